@@ -1,0 +1,32 @@
+# `make demo` and `make test` set themselves up; everything lives in .venv and build/.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+SOURCES := $(shell find kernels -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o -name 'CMakeLists.txt' 2>/dev/null) CMakeLists.txt pyproject.toml
+
+export ORT_DISABLE_TELEMETRY ?= 1
+
+.PHONY: setup test lint demo bench clean
+
+setup: $(STAMP)
+
+# torch is installed first and pinned, so that nothing below pulls a build with gigabytes of CUDA libraries.
+$(STAMP): $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet "scikit-build-core>=0.10" "nanobind>=2.4" cmake ninja
+	$(BIN)/python -m pip install --quiet --no-build-isolation -e ".[export,bench,dev]"
+	touch $@
+
+test: $(STAMP) lint
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf build $(VENV) demo

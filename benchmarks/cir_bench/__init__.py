@@ -1,0 +1,1 @@
+"""Benchmarks, data sets and evaluation protocols."""

@@ -1,0 +1,1 @@
+"""Scorers: exact top-k of QueryTerms over gallery rows."""

@@ -1,0 +1,202 @@
+"""What goes into a scorer and what comes out: the one contract behind every system and backend.
+
+A query of any composed-retrieval system is a small set of J terms, each a numerator n_j and, for
+weighted systems, a weight w_j >= 0, both in R^D. Over a gallery row t
+
+    term_j(q, t) = (n_j . t) / sqrt(w_j . t^2)      with weights
+    term_j(q, t) =  n_j . t                         without (rows of cosine systems have unit length)
+    score(q, t)  = sum_j term_j(q, t)
+
+ARTEMIS (Delmas et al., ICLR 2022, eq. 1, 2, 4) is J = 2 with weights: implicit similarity has
+n = a*a*r / |a*r|, w = a*a and explicit matching n = b*l2(T m), w = b*b. The squared norm w.t^2 is
+clamped from below, so an all-zero row scores 0; a row whose score is NaN is never ranked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from cir_infer.errors import ScoringError
+
+__all__ = ["QueryTerms", "Rows", "Scorer", "TopK"]
+
+_ROW_TYPES = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.int8))
+
+
+@dataclass(frozen=True)
+class QueryTerms:
+    """Q queries as J terms each.
+
+    Attributes:
+        numerators: float32 (Q, J, D).
+        weights: float32 (Q, J, D), finite and not negative, or None for plain dot products. Any
+            positive factor of n_j and sqrt(w_j) together leaves the score as it is.
+        names: the J terms' names, e.g. ("implicit_similarity", "explicit_matching").
+
+    Raises:
+        ScoringError: shapes or dtypes differ from the above, or a value is not finite.
+    """
+
+    numerators: npt.NDArray[np.float32]
+    weights: npt.NDArray[np.float32] | None
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        n, w = self.numerators, self.weights
+        if n.ndim != 3 or n.dtype != np.float32:
+            raise ScoringError(f"numerators are {n.dtype} {n.shape}; expected float32 (Q, J, D)")
+        if len(self.names) != n.shape[1] or n.shape[1] < 1:
+            raise ScoringError(
+                f"{len(self.names)} term names for {n.shape[1]} terms; expected one name a term"
+            )
+        if not np.isfinite(n).all():
+            raise ScoringError("a numerator holds NaN or infinity; expected finite query terms")
+        if w is None:
+            return
+        if w.shape != n.shape or w.dtype != np.float32:
+            raise ScoringError(
+                f"weights are {w.dtype} {w.shape}; expected float32 {n.shape}, as the numerators"
+            )
+        if not np.isfinite(w).all() or (w < 0).any():
+            raise ScoringError("a weight is negative, NaN or infinite; expected finite weights >= 0")
+
+    @property
+    def queries(self) -> int:
+        """Q, the number of queries."""
+        return int(self.numerators.shape[0])
+
+    @property
+    def dimension(self) -> int:
+        """D, the length of a row."""
+        return int(self.numerators.shape[2])
+
+    def __getitem__(self, index: int | slice) -> QueryTerms:
+        """The chosen queries, always with a leading query axis."""
+        if isinstance(index, int):
+            index = slice(index, index + 1 or None)
+        return QueryTerms(
+            self.numerators[index], None if self.weights is None else self.weights[index], self.names
+        )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Gallery rows as one or more C-contiguous blocks; row numbers run through the blocks in order.
+
+    Attributes:
+        blocks: arrays (n_i, D), all of one type: float32, float16 or int8. May be memory-mapped.
+        scales: for int8 only, float32 (n_i,) a block: row = int8 * scale. Weighted terms do not
+            need it (they are invariant to a row's scale); plain dot products do.
+
+    Raises:
+        ScoringError: mixed types or widths, a type that no kernel reads, scales missing or stray.
+    """
+
+    blocks: tuple[npt.NDArray[Any], ...]
+    scales: tuple[npt.NDArray[np.float32], ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.blocks:
+            raise ScoringError("no row blocks; expected at least one (it may have zero rows)")
+        first = self.blocks[0]
+        if first.dtype not in _ROW_TYPES:
+            raise ScoringError(f"rows are {first.dtype}; expected float32, float16 or int8")
+        for block in self.blocks:
+            if block.ndim != 2 or block.shape[1] != first.shape[1] or block.dtype != first.dtype:
+                raise ScoringError(
+                    f"a row block is {block.dtype} {block.shape}; expected {first.dtype} (n, {first.shape[-1]}) "
+                    "like the first"
+                )
+            if not block.flags.c_contiguous:
+                raise ScoringError("a row block is not C-contiguous; pass numpy.ascontiguousarray(block)")
+        if (first.dtype == np.int8) != (self.scales is not None):
+            raise ScoringError("scales belong to int8 rows, and int8 rows need them")
+        if self.scales is not None:
+            lengths = [len(block) for block in self.blocks]
+            if [s.shape for s in self.scales] != [(n,) for n in lengths] or any(
+                s.dtype != np.float32 for s in self.scales
+            ):
+                raise ScoringError(f"int8 scales do not fit; expected float32 arrays of lengths {lengths}")
+
+    @staticmethod
+    def of(array: npt.NDArray[Any], scales: npt.NDArray[np.float32] | None = None) -> Rows:
+        """One array (N, D) as rows."""
+        return Rows((array,), None if scales is None else (scales,))
+
+    @property
+    def count(self) -> int:
+        """N, the number of rows."""
+        return sum(len(block) for block in self.blocks)
+
+    @property
+    def dimension(self) -> int:
+        """D, the length of a row."""
+        return int(self.blocks[0].shape[1])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The stored type of a row."""
+        return self.blocks[0].dtype
+
+    def take(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """The chosen rows as float32 (n, D), scales applied. Row numbers must be in range."""
+        wanted = np.asarray(rows, dtype=np.int64)
+        starts = np.cumsum([0, *(len(block) for block in self.blocks)])
+        if wanted.size and (wanted.min() < 0 or wanted.max() >= starts[-1]):
+            raise ScoringError(f"row {int(wanted.max())} asked of {int(starts[-1])} rows")
+        out = np.empty((len(wanted), self.dimension), np.float32)
+        which = np.searchsorted(starts, wanted, side="right") - 1
+        for b in np.unique(which):
+            at = which == b
+            local = wanted[at] - starts[b]
+            out[at] = self.blocks[b][local]
+            if self.scales is not None:
+                out[at] *= self.scales[b][local, None]
+        return out
+
+
+class TopK(NamedTuple):
+    """The best rows of each query, best first; equal scores are ordered by the smaller row number.
+
+    Attributes:
+        scores: float32 (Q, k), -inf where fewer than k rows qualify.
+        rows: int64 (Q, k), -1 where fewer than k rows qualify.
+        terms: float32 (Q, k, J), each term of the score, NaN where fewer than k rows qualify.
+    """
+
+    scores: npt.NDArray[np.float32]
+    rows: npt.NDArray[np.int64]
+    terms: npt.NDArray[np.float32]
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Exact top-k over a fixed set of rows. Implementations may be called from several threads."""
+
+    @property
+    def name(self) -> str:
+        """The backend in a word or two, e.g. "reference" or "cpu (avx512)"."""
+        ...
+
+    def topk(self, terms: QueryTerms, k: int, allow: npt.NDArray[np.uint8] | None = None) -> TopK:
+        """The k best rows of each query.
+
+        Args:
+            terms: Q queries over the rows' dimension D.
+            k: at least 1; may exceed the number of rows (the rest stays empty).
+            allow: uint8 (ceil(N / 8),), bit r % 8 (least significant first, as
+                `numpy.packbits(..., bitorder="little")`) of byte r // 8 says whether row r may
+                be returned; None allows every row.
+
+        Returns:
+            See `TopK`. Its width is always k.
+
+        Raises:
+            ScoringError: k < 1, another dimension than the rows', a mask of another length or type.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Host side: models, checkpoints, training and export. Needs torch."""
