@@ -107,10 +107,10 @@ class Rows:
         if first.dtype not in _ROW_TYPES:
             raise ScoringError(f"rows are {first.dtype}; expected float32, float16 or int8")
         for block in self.blocks:
-            if block.ndim != 2 or block.shape[1] != first.shape[1] or block.dtype != first.dtype:
+            if block.ndim != 2 or block.shape[1:] != first.shape[1:] or block.dtype != first.dtype:
                 raise ScoringError(
-                    f"a row block is {block.dtype} {block.shape}; expected {first.dtype} (n, {first.shape[-1]}) "
-                    "like the first"
+                    f"a row block is {block.dtype} {block.shape}; "
+                    f"expected {first.dtype} (n, {first.shape[-1]}) like the first"
                 )
             if not block.flags.c_contiguous:
                 raise ScoringError("a row block is not C-contiguous; pass numpy.ascontiguousarray(block)")

@@ -28,7 +28,7 @@ def term_scores(terms: QueryTerms, rows: npt.NDArray[np.float64]) -> npt.NDArray
     """
     numerators = terms.numerators.astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
-        values = numerators @ rows.T
+        values: npt.NDArray[np.float64] = numerators @ rows.T
         if terms.weights is not None:
             squared_norms = terms.weights.astype(np.float64) @ (rows * rows).T
             values /= np.sqrt(np.maximum(squared_norms, SQUARED_NORM_FLOOR))
