@@ -8,8 +8,9 @@ weighted systems, a weight w_j >= 0, both in R^D. Over a gallery row t
     score(q, t)  = sum_j term_j(q, t)
 
 ARTEMIS (Delmas et al., ICLR 2022, eq. 1, 2, 4) is J = 2 with weights: implicit similarity has
-n = a*a*r / |a*r|, w = a*a and explicit matching n = b*l2(T m), w = b*b. The squared norm w.t^2 is
-clamped from below, so an all-zero row scores 0; a row whose score is NaN is never ranked.
+n = a*a*r / |a*r|, w = a*a and explicit matching n = b*l2(T m), w = b*b. A term whose squared norm
+w.t^2 is 0 is 0, so an all-zero row scores 0. A row that holds NaN or infinity, or of which a term
+or the score is beyond float32, is never ranked.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from cir_infer.scoring.validation import check_query
 __all__ = ["SQUARED_NORM_FLOOR", "ReferenceScorer", "term_scores"]
 
 SQUARED_NORM_FLOOR = 1e-200
-"""Clamp of w.t^2 in float64: below any non-zero value that float32 rows and weights can give."""
+"""Below any w.t^2 but zero that float32 rows and weights can give: a term below it is 0."""
 
 _CHUNK_VALUES = 1 << 22
 
@@ -32,6 +32,7 @@ def term_scores(terms: QueryTerms, rows: npt.NDArray[np.float64]) -> npt.NDArray
         if terms.weights is not None:
             squared_norms = terms.weights.astype(np.float64) @ (rows * rows).T
             values /= np.sqrt(np.maximum(squared_norms, SQUARED_NORM_FLOOR))
+            values[squared_norms < SQUARED_NORM_FLOOR] = 0
     values[:, :, ~np.isfinite(rows).all(axis=1)] = np.nan
     return values
 
@@ -58,8 +59,10 @@ class ReferenceScorer:
             number = np.arange(start, min(start + step, n))
             by_term = term_scores(terms, self._rows.take(number).astype(np.float64))
             # Compared as float32, the type of the answer, so that ties are ties on every backend.
-            scores = by_term.sum(axis=1).astype(np.float32).astype(np.float64)
-            scores[np.isnan(scores)] = -np.inf
+            with np.errstate(over="ignore", invalid="ignore"):
+                by_term = by_term.astype(np.float32).astype(np.float64)
+                scores = by_term.sum(axis=1).astype(np.float32).astype(np.float64)
+            scores[~np.isfinite(scores)] = -np.inf
             if allowed is not None:
                 scores[:, ~allowed[number]] = -np.inf
             best_scores = np.concatenate([best_scores, scores], axis=1)
