@@ -1,0 +1,175 @@
+"""The self-describing model file: configuration, weights, tokeniser and preprocessing in one `model.pt`.
+
+A zip of tensors and plain values in PyTorch's format. It is read with `weights_only=True`: nothing in it
+can execute.
+
+    {"format": "cir-model", "version": 1, "created_by": "cir-infer 0.1.0",
+     "config": {...}, "weights": {name: tensor}, "tokenizer": "...", "image": {...}, "text": {...},
+     "provenance": {...}}
+
+`image` and `text` are the same objects as in a bundle's manifest.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from cir_export.models import RetrievalModel, build_model
+from cir_infer import __version__
+from cir_infer.errors import CheckpointError, CirError
+
+__all__ = ["TrainedModel", "load_model", "read_checkpoint", "restore_weights", "save_model"]
+
+FORMAT = "cir-model"
+VERSION = 1
+_PARTS = {"config": dict, "weights": dict, "tokenizer": str, "image": dict, "text": dict, "provenance": dict}
+
+
+@dataclass
+class TrainedModel:
+    """A model with all that turns images and texts into its inputs.
+
+    Attributes:
+        model: in evaluation mode, float32.
+        tokenizer: with cleaning and special tokens inside.
+        image: preprocessing, `image` of a bundle's manifest.
+        text: `text` of a bundle's manifest.
+        provenance: where the weights come from: plain values, e.g. the data set, epochs and recall.
+    """
+
+    model: RetrievalModel
+    tokenizer: Tokenizer
+    image: dict[str, Any]
+    text: dict[str, Any]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def save_model(path: str | os.PathLike[str], trained: TrainedModel, precision: str = "float32") -> None:
+    """Writes a model file; an existing file is replaced at once or not at all.
+
+    Args:
+        path: where to.
+        trained: what to write; `trained.model.config` must be what `build_model` was given.
+        precision: "float32" or "float16", of the floating-point weights.
+
+    Raises:
+        CheckpointError: the file cannot be written, or a weight does not fit into float16.
+    """
+    dtype = {"float32": torch.float32, "float16": torch.float16}[precision]
+    weights = {}
+    for name, tensor in trained.model.state_dict().items():
+        stored = tensor.detach().cpu()
+        if stored.is_floating_point():
+            stored = stored.to(dtype)
+            if not torch.isfinite(stored).all():
+                raise CheckpointError(f"weight {name} holds NaN or a value beyond {precision}; not written")
+        weights[name] = stored
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "created_by": f"cir-infer {__version__}",
+        "config": trained.model.config,
+        "weights": weights,
+        "tokenizer": trained.tokenizer.to_str(),
+        "image": trained.image,
+        "text": trained.text,
+        "provenance": trained.provenance,
+    }
+    path = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                torch.save(content, file)
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Any:
+    """Reads what `torch.save` wrote, plain values and tensors only, onto the CPU.
+
+    Raises:
+        CheckpointError: no such file, not a checkpoint, cut short, or holding anything that is not plain
+            data; nothing of it is executed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not a file; expected a checkpoint")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, KeyError and more.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint; it is damaged, not a checkpoint, or holds more than "
+            f"plain data ({reason})"
+        ) from error
+
+
+def load_model(path: str | os.PathLike[str]) -> TrainedModel:
+    """Reads a model file. The model is in evaluation mode, float32, on the CPU.
+
+    Raises:
+        CheckpointError: not a model file, of a newer version, or its parts do not fit each other.
+    """
+    return model_from_content(read_checkpoint(path), str(path))
+
+
+def model_from_content(content: Any, where: str) -> TrainedModel:
+    """As `load_model`, from what `read_checkpoint` gave."""
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(f"{where} is not a model file of cir-train; expected format {FORMAT!r}")
+    if content.get("version") != VERSION:
+        raise CheckpointError(
+            f"{where} is a model file of version {content.get('version')!r}; this release reads {VERSION}"
+        )
+    for part, kind in _PARTS.items():
+        if not isinstance(content.get(part), kind):
+            raise CheckpointError(f"{where}: {part!r} is missing or not a {kind.__name__}")
+    try:
+        model = build_model(content["config"])
+    except CirError as error:
+        raise CheckpointError(f"{where}: {error}") from error
+    restore_weights(model, content["weights"], where)
+    try:
+        tokenizer = Tokenizer.from_str(content["tokenizer"])
+    except Exception as error:  # tokenizers raises bare Exception.
+        raise CheckpointError(f"{where}: its tokenizer cannot be read ({error})") from error
+    return TrainedModel(model, tokenizer, content["image"], content["text"], content["provenance"])
+
+
+def restore_weights(model: RetrievalModel, weights: Mapping[str, Any], where: str) -> None:
+    """Loads every weight into a model, which goes into evaluation mode.
+
+    Raises:
+        CheckpointError: a weight is missing, unknown, of another shape, or not finite.
+    """
+    expected = model.state_dict()
+    for name, tensor in expected.items():
+        found = weights.get(name)
+        if not isinstance(found, Tensor):
+            raise CheckpointError(f"{where}: weight {name} is missing; expected shape {tuple(tensor.shape)}")
+        if found.shape != tensor.shape:
+            raise CheckpointError(
+                f"{where}: weight {name} has shape {tuple(found.shape)}; expected {tuple(tensor.shape)}"
+            )
+        if found.is_floating_point() and not torch.isfinite(found).all():
+            raise CheckpointError(f"{where}: weight {name} holds NaN or infinity")
+    unknown = sorted(set(weights) - set(expected))
+    if unknown:
+        raise CheckpointError(f"{where}: weight {unknown[0]} does not belong to system {model.system!r}")
+    model.load_state_dict(dict(weights))
+    model.float().eval()

@@ -1,0 +1,142 @@
+"""What every composed-retrieval system is to training, export and parity: four functions and a score.
+
+A system encodes a gallery image into a row, a reference image and a text into whatever it composes,
+and composes them into J terms over a row. `cir_infer.scoring.contract` holds the same algebra for the
+runtime.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["SQUARED_NORM_FLOOR", "RetrievalModel", "Terms", "pairwise_scores", "unit"]
+
+SQUARED_NORM_FLOOR = 1e-20
+"""Clamp of a squared norm: a zero vector scores 0 and has a finite gradient, in float32."""
+
+INITIAL_LOGIT_SCALE = 2.65926
+"""Logarithm of gamma at the start of training: scores are multiplied by exp(2.65926) = 14.29."""
+
+
+class Terms(NamedTuple):
+    """n queries as J terms each, over gallery rows of D values.
+
+    Attributes:
+        numerators: float (n, J, D).
+        weights: float (n, J, D), not negative, at most 1 and 1 somewhere in each term; None for systems
+            whose terms are plain dot products.
+    """
+
+    numerators: Tensor
+    weights: Tensor | None
+
+
+def unit(x: Tensor) -> Tensor:
+    """Divides the last axis by its Euclidean norm; a zero vector stays zero."""
+    return x * torch.rsqrt((x * x).sum(-1, keepdim=True).clamp_min(SQUARED_NORM_FLOOR))
+
+
+def pairwise_scores(terms: Terms, rows: Tensor) -> Tensor:
+    """Scores of n queries over N rows, differentiable, in float32 whatever the autocast type.
+
+    score = sum_j (n_j . t) / sqrt(w_j . t^2), or sum_j n_j . t without weights.
+
+    Args:
+        terms: n queries.
+        rows: (N, D), as `RetrievalModel.encode_gallery` gives them.
+
+    Returns:
+        float32 (n, N).
+    """
+    with torch.autocast(rows.device.type, enabled=False):
+        # float16 would underflow: see SQUARED_NORM_FLOOR and the flat attention of trained models.
+        numerators, rows = terms.numerators.float(), rows.float()
+        values = numerators @ rows.T
+        if terms.weights is not None:
+            squared_norms = terms.weights.float() @ (rows * rows).T
+            values = values * torch.rsqrt(squared_norms.clamp_min(SQUARED_NORM_FLOOR))
+        return values.sum(1)
+
+
+class RetrievalModel(nn.Module, ABC):
+    """Base of every system.
+
+    Class attributes:
+        system: the name in a configuration and in a bundle, e.g. "artemis".
+        term_names: the J terms' names.
+        weighted: whether `Terms.weights` is present.
+        reference_is_gallery_row: whether `encode_reference` gives the gallery row of the same image. If
+            so the runtime refines a hit from the stored row, and no reference graph is exported.
+        composes: which of "reference" and "text" `compose` reads; the compose graph has these inputs.
+
+    Attributes:
+        embedding_dim: D, the length of a gallery row.
+        logit_scale: the learnable logarithm of gamma, which multiplies scores in the training loss only.
+        config: what `build_model` was given.
+    """
+
+    system: ClassVar[str]
+    term_names: ClassVar[tuple[str, ...]]
+    weighted: ClassVar[bool] = False
+    reference_is_gallery_row: ClassVar[bool] = True
+    composes: ClassVar[tuple[str, ...]] = ("reference", "text")
+
+    def __init__(self, embedding_dim: int) -> None:
+        super().__init__()
+        self.embedding_dim = embedding_dim
+        self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
+        self.config: dict[str, Any] = {}
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: Mapping[str, Any]) -> RetrievalModel:
+        """Builds the system with fresh weights.
+
+        Raises:
+            UsageError: a key is unknown or missing, or a value does not fit.
+        """
+
+    @abstractmethod
+    def encode_gallery(self, images: Tensor) -> Tensor:
+        """Gallery rows.
+
+        Args:
+            images: uint8 (n, H, W, 3) RGB, or float (n, F) for models on pre-extracted features.
+
+        Returns:
+            float (n, D); of unit length for systems that score with a plain cosine.
+        """
+
+    def encode_reference(self, images: Tensor) -> Tensor:
+        """What `compose` takes as the reference: (n, ...). The gallery row unless a system says otherwise."""
+        return self.encode_gallery(images)
+
+    @abstractmethod
+    def encode_text(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Text embeddings.
+
+        Args:
+            tokens: int (n, T), padded on the right.
+            lengths: int (n,), at least 1 and at most T.
+
+        Returns:
+            float (n, H). Does not depend on what stands beyond a text's length.
+        """
+
+    @abstractmethod
+    def compose(self, reference: Tensor, text: Tensor) -> Terms:
+        """The query's terms from `encode_reference` (n, ...) and `encode_text` (n, H)."""
+
+    def trunks(self) -> list[nn.Module]:
+        """Pre-trained trunks, which training may keep frozen for its first epochs."""
+        return []
+
+    def forward(self, images: Tensor, tokens: Tensor, lengths: Tensor, targets: Tensor) -> Tensor:
+        """Scores of n queries against N target images: float32 (n, N)."""
+        terms = self.compose(self.encode_reference(images), self.encode_text(tokens, lengths))
+        return pairwise_scores(terms, self.encode_gallery(targets))

@@ -1,0 +1,161 @@
+"""Image encoders: bytes or pre-extracted features to an embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cir_export.models.base import unit
+from cir_export.models.configuration import parse
+from cir_export.models.encoders.pooling import GeM, GridPool
+from cir_export.models.encoders.resnet import RESNETS, ResNet
+from cir_export.models.encoders.small import SmallTrunk
+from cir_infer.errors import UsageError
+
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "FeatureEncoder",
+    "FeatureSettings",
+    "PixelEncoder",
+    "PixelNormalization",
+    "PixelSettings",
+    "build_image_encoder",
+    "build_trunk",
+]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class PixelNormalization(nn.Module):
+    """uint8 NHWC to normalised NCHW: (value / 255 - mean) / std.
+
+    Part of the encoder, so that training, parity and the exported graph share it and a device receives
+    bytes.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 (n, H, W, 3) to float32 (n, 3, H, W)."""
+        return (images.permute(0, 3, 1, 2).float() / 255.0 - self.mean) / self.std
+
+
+@dataclass(frozen=True)
+class PixelSettings:
+    """`image` of a configuration for models that see pixels.
+
+    Attributes:
+        trunk: "small" or a ResNet's name, see `RESNETS`.
+        size: height and width of the trunk's input in pixels.
+        pooling: "gem", or "grid" to keep position.
+        grid: cells a side of grid pooling.
+        channels: of the small trunk's stages.
+        mean: of the channels of the training images, in 0..1.
+        std: their standard deviation, in 0..1.
+    """
+
+    trunk: str = "resnet50"
+    size: int = 224
+    pooling: str = "gem"
+    grid: int = 3
+    channels: tuple[int, ...] = (32, 64, 128)
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """`image` of a configuration for models on pre-extracted features.
+
+    Attributes:
+        features: F, the length of a feature vector.
+        normalize: whether the embedding is divided by its norm (CIRR's public models do not).
+    """
+
+    features: int
+    normalize: bool = False
+
+
+class PixelEncoder(nn.Module):
+    """Normalisation, trunk, pooling, linear layer, unit length (ARTEMIS, sec. 4: GeM and D = 512)."""
+
+    def __init__(self, settings: PixelSettings, embedding_dim: int) -> None:
+        super().__init__()
+        self.normalize = PixelNormalization(settings.mean, settings.std)
+        self.trunk = build_trunk(settings)
+        width = self.trunk.channels[-1]
+        if settings.pooling == "gem":
+            self.pool: nn.Module = GeM()
+        else:
+            self.pool = GridPool(settings.grid)
+            width *= settings.grid**2
+        self.project = nn.Linear(width, embedding_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 (n, H, W, 3) to float (n, D) of unit length."""
+        return unit(self.project(self.pool(self.trunk(self.normalize(images)))).float())
+
+
+class FeatureEncoder(nn.Module):
+    """A linear layer over features that were extracted beforehand."""
+
+    def __init__(self, settings: FeatureSettings, embedding_dim: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(settings.features, embedding_dim)
+        self.to_unit = settings.normalize
+
+    def forward(self, features: Tensor) -> Tensor:
+        """From float (n, F) to float (n, D)."""
+        rows: Tensor = self.project(features).float()
+        return unit(rows) if self.to_unit else rows
+
+
+def build_trunk(settings: PixelSettings) -> ResNet | SmallTrunk:
+    """The trunk alone, for systems that read convolutional maps.
+
+    Raises:
+        UsageError: a setting is unknown or does not fit the others.
+    """
+    if len(settings.mean) != 3 or len(settings.std) != 3 or min(settings.std) <= 0:
+        raise UsageError(
+            f"image: mean {settings.mean} and std {settings.std}; expected three values, std > 0"
+        )
+    if settings.pooling not in ("gem", "grid"):
+        raise UsageError(f"image.pooling: {settings.pooling!r} is not known; expected 'gem' or 'grid'")
+    if settings.trunk != "small" and settings.trunk not in RESNETS:
+        raise UsageError(
+            f"image.trunk: {settings.trunk!r} is not known; expected small, {', '.join(RESNETS)}"
+        )
+    trunk = SmallTrunk(settings.channels) if settings.trunk == "small" else ResNet(settings.trunk)
+    side = settings.size
+    for _ in range(len(trunk.channels) if settings.trunk == "small" else 5):
+        side = (side + 1) // 2
+    if settings.size < 1 or (settings.pooling == "grid" and (settings.grid < 1 or side % settings.grid)):
+        raise UsageError(
+            f"image.size: {settings.size} gives a map of {side} x {side}; expected a multiple of the grid's "
+            f"{settings.grid}"
+        )
+    return trunk
+
+
+def build_image_encoder(values: Mapping[str, Any], embedding_dim: int) -> PixelEncoder | FeatureEncoder:
+    """The encoder that `image` of a configuration describes: on features if it has that key, else on pixels.
+
+    Raises:
+        UsageError: a key or value does not fit.
+    """
+    if isinstance(values, Mapping) and "features" in values:
+        return FeatureEncoder(parse(FeatureSettings, values, "image"), embedding_dim)
+    return PixelEncoder(parse(PixelSettings, values, "image"), embedding_dim)

@@ -1,0 +1,92 @@
+"""Word-level text encoders: tokens to a unit vector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cir_export.models.base import unit
+from cir_export.models.configuration import parse
+from cir_export.models.encoders.recurrent import Recurrent
+from cir_infer.errors import UsageError
+
+__all__ = ["BiGRUEncoder", "LSTMEncoder", "TextSettings", "build_text_encoder"]
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """`text` of a configuration.
+
+    Attributes:
+        vocabulary_size: V, the number of word vectors, special tokens included.
+        encoder: "bigru" or "lstm".
+        word_dim: length of a word vector.
+        hidden: of the LSTM; the BiGRU has half the embedding's dimension each way.
+        dropout: before the LSTM's linear layer, in training.
+    """
+
+    vocabulary_size: int
+    encoder: str = "bigru"
+    word_dim: int = 300
+    hidden: int = 1024
+    dropout: float = 0.1
+
+
+class BiGRUEncoder(nn.Module):
+    """Word vectors, a bidirectional GRU, its two last states side by side, unit length."""
+
+    def __init__(self, settings: TextSettings, embedding_dim: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(settings.vocabulary_size, settings.word_dim)
+        self.rnn = Recurrent("gru", settings.word_dim, embedding_dim // 2, bidirectional=True)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """From int (n, T) and int (n,) to float (n, D) of unit length."""
+        _, last = self.rnn(self.embed(tokens), lengths)
+        return unit(last.float())
+
+
+class LSTMEncoder(nn.Module):
+    """Word vectors, an LSTM, its maximum over a text's own steps, linear layer, unit length.
+
+    The authors' code runs over the padding as well, so a text's embedding depends on the longest one of
+    its batch. Lengths that count the padding reproduce that.
+    """
+
+    def __init__(self, settings: TextSettings, embedding_dim: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(settings.vocabulary_size, settings.word_dim)
+        self.rnn = Recurrent("lstm", settings.word_dim, settings.hidden)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.project = nn.Linear(settings.hidden, embedding_dim)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """From int (n, T) and int (n,) to float (n, D) of unit length."""
+        outputs, _ = self.rnn(self.embed(tokens), lengths)
+        steps = torch.arange(tokens.shape[1], device=tokens.device)
+        # An LSTM's outputs lie in (-1, 1), so -2 never wins.
+        valid = (steps[None, :] < lengths[:, None].to(tokens.device)).unsqueeze(-1)
+        longest = torch.where(valid, outputs, torch.full_like(outputs, -2.0)).amax(1)
+        return unit(self.project(self.dropout(longest)).float())
+
+
+def build_text_encoder(values: Mapping[str, Any], embedding_dim: int) -> BiGRUEncoder | LSTMEncoder:
+    """The encoder that `text` of a configuration describes.
+
+    Raises:
+        UsageError: a key or value does not fit.
+    """
+    settings = parse(TextSettings, values, "text")
+    if min(settings.vocabulary_size, settings.word_dim, settings.hidden) < 1:
+        raise UsageError("text: a size is 0; expected vocabulary_size, word_dim and hidden of at least 1")
+    if settings.encoder == "lstm":
+        return LSTMEncoder(settings, embedding_dim)
+    if settings.encoder != "bigru":
+        raise UsageError(f"text.encoder: {settings.encoder!r} is not known; expected 'bigru' or 'lstm'")
+    if embedding_dim % 2:
+        raise UsageError(f"embedding_dim: {embedding_dim} is odd; a BiGRU has half of it each way")
+    return BiGRUEncoder(settings, embedding_dim)

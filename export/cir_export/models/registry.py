@@ -1,0 +1,47 @@
+"""Which systems there are, and how a configuration becomes a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cir_export.models import artemis
+from cir_export.models.base import RetrievalModel
+from cir_infer.errors import UsageError
+
+__all__ = ["MODELS", "build_model"]
+
+MODELS: dict[str, type[RetrievalModel]] = {
+    model.system: model
+    for model in (
+        artemis.Artemis,
+        artemis.ImplicitSimilarityOnly,
+        artemis.ExplicitMatchingOnly,
+        artemis.ImageOnly,
+        artemis.TextOnly,
+        artemis.LateFusion,
+    )
+}
+"""Every system by its name."""
+
+
+def build_model(config: Mapping[str, Any]) -> RetrievalModel:
+    """Builds the system that `config["system"]` names, with fresh weights.
+
+    Example:
+        >>> model = build_model({
+        ...     "system": "artemis",
+        ...     "embedding_dim": 512,
+        ...     "image": {"trunk": "small", "pooling": "grid", "size": 72},
+        ...     "text": {"encoder": "bigru", "vocabulary_size": 120, "word_dim": 300},
+        ... })
+
+    Raises:
+        UsageError: the system is unknown, or its configuration does not fit.
+    """
+    system = config.get("system")
+    if not isinstance(system, str) or system not in MODELS:
+        raise UsageError(f"system {system!r} is not known; expected one of {', '.join(sorted(MODELS))}")
+    model = MODELS[system].from_config(config)
+    model.config = dict(config)
+    return model

@@ -1,0 +1,48 @@
+"""Preprocessing of the systems, as `image` and `text` of a bundle's manifest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["feature_input", "padded_crop", "plain_resize", "word_text"]
+
+
+def padded_crop(size: int = 224, resize: int = 256) -> dict[str, Any]:
+    """ARTEMIS: pad with white to a square, resize, crop the centre."""
+    return {
+        "kind": "pixels",
+        "height": size,
+        "width": size,
+        "exif_orientation": False,
+        "steps": [
+            {"op": "to_rgb"},
+            {"op": "pad_square", "fill": 255, "rounding": "artemis"},
+            {"op": "resize", "size": resize, "interpolation": "bilinear"},
+            {"op": "center_crop", "size": size},
+        ],
+    }
+
+
+def plain_resize(size: int) -> dict[str, Any]:
+    """Square images, such as rendered scenes, at once to size x size; others are padded with white first."""
+    return {
+        "kind": "pixels",
+        "height": size,
+        "width": size,
+        "exif_orientation": True,
+        "steps": [
+            {"op": "to_rgb"},
+            {"op": "pad_square", "fill": 255, "rounding": "artemis"},
+            {"op": "resize", "size": [size, size], "interpolation": "bilinear"},
+        ],
+    }
+
+
+def feature_input(size: int) -> dict[str, Any]:
+    """Pre-extracted features of `size` values."""
+    return {"kind": "features", "size": size}
+
+
+def word_text(max_tokens: int = 512) -> dict[str, Any]:
+    """Word-level texts of `cir_export.tokenization`; two captions become a pair."""
+    return {"pad_id": 0, "unk_id": 4, "max_tokens": max_tokens, "captions": "pair"}
