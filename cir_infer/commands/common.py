@@ -1,0 +1,124 @@
+"""What every command shares: parser, exit codes, JSON and table output.
+
+    parser = CirParser("cir-query", "Answer a query.", example="cir-query artemis.cir dress.jpg 'in red'")
+
+    @run_command
+    def main(arguments: Sequence[str] | None = None) -> int | None: ...
+
+Exit codes: 0, 1 for a failure (one line on stderr), 2 for wrong usage, 130 when interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from cir_infer import __version__
+from cir_infer.errors import CirError, UsageError
+
+__all__ = ["CirParser", "format_table", "print_json", "run_command"]
+
+Main = Callable[[Sequence[str] | None], int | None]
+
+
+class CirParser(argparse.ArgumentParser):
+    """An `ArgumentParser` with the flags that every command has: --json, --verbose, --version.
+
+    Args:
+        prog: the command's name.
+        description: one paragraph: what it does.
+        example: one or more command lines, shown at the end of --help.
+    """
+
+    def __init__(self, prog: str, description: str, example: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=f"example:\n  {example.strip()}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+        self.add_argument("-v", "--verbose", action="store_true", help="say on stderr what is being done")
+        self.add_argument("--version", action="version", version=f"{prog} {__version__}")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, then send the SDK's log lines to stderr: warnings, and with --verbose what it does."""
+        parsed = super().parse_args(args, namespace)
+        logging.basicConfig(level=logging.WARNING, format=f"{self.prog}: %(message)s")
+        logging.getLogger("cir_infer").setLevel(logging.INFO if parsed.verbose else logging.WARNING)
+        return parsed
+
+
+def run_command(main: Main) -> Callable[..., int]:
+    """Turn a `main(arguments=None)` into a console entry point that ends with an exit code."""
+
+    @functools.wraps(main)
+    def entry(arguments: Sequence[str] | None = None) -> int:
+        # Pillow warns about images of half the size that this SDK refuses; see cir_infer.images.
+        warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
+        try:
+            code = main(arguments) or 0
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            _complain("interrupted")
+            return 130
+        except BrokenPipeError:
+            # The reader of our output (head, less) has left; keep the interpreter's last flush quiet.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except CirError as error:
+            _complain(str(error))
+            return 2 if isinstance(error, UsageError) else 1
+        except (OSError, MemoryError) as error:
+            _complain(str(error) or type(error).__name__)
+            return 1
+        return code
+
+    return entry
+
+
+def _complain(message: str) -> None:
+    name = os.path.basename(sys.argv[0]) or "cir"  # noqa: PTH119
+    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print one JSON object on stdout; NumPy numbers and paths are written as plain values."""
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Text columns under a header and a rule.
+
+    Args:
+        header: the columns' titles.
+        rows: cells, one a column.
+        right: the columns that are flush right (numbers).
+    """
+    lines = [list(header), *[list(row) for row in rows]]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    text = [
+        "  ".join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    text.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(text)
