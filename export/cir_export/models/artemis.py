@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from cir_export.models.base import RetrievalModel, Terms, unit
 from cir_export.models.configuration import parse
 from cir_export.models.encoders.image import FeatureEncoder, PixelEncoder, build_image_encoder
-from cir_export.models.encoders.text import BiGRUEncoder, LSTMEncoder, build_text_encoder
+from cir_export.models.encoders.text import TextEncoder, build_text_encoder
 from cir_infer.errors import UsageError
 
 __all__ = [
@@ -62,7 +62,7 @@ class ArtemisModules(RetrievalModel):
         self,
         embedding_dim: int,
         image_encoder: PixelEncoder | FeatureEncoder,
-        text_encoder: BiGRUEncoder | LSTMEncoder,
+        text_encoder: TextEncoder,
     ) -> None:
         super().__init__(embedding_dim)
         self.image_encoder = image_encoder
@@ -121,7 +121,7 @@ class Artemis(ArtemisModules):
 
     system: ClassVar[str] = "artemis"
     term_names: ClassVar[tuple[str, ...]] = ("implicit_similarity", "explicit_matching")
-    weighted: ClassVar[bool] = True
+    weighted = True
 
     def compose(self, reference: Tensor, text: Tensor) -> Terms:
         """See `RetrievalModel.compose`."""
@@ -134,7 +134,7 @@ class ImplicitSimilarityOnly(ArtemisModules):
 
     system: ClassVar[str] = "is-only"
     term_names: ClassVar[tuple[str, ...]] = ("implicit_similarity",)
-    weighted: ClassVar[bool] = True
+    weighted = True
 
     def compose(self, reference: Tensor, text: Tensor) -> Terms:
         """See `RetrievalModel.compose`."""
@@ -147,7 +147,7 @@ class ExplicitMatchingOnly(ArtemisModules):
 
     system: ClassVar[str] = "em-only"
     term_names: ClassVar[tuple[str, ...]] = ("explicit_matching",)
-    weighted: ClassVar[bool] = True
+    weighted = True
     composes: ClassVar[tuple[str, ...]] = ("text",)
 
     def compose(self, reference: Tensor, text: Tensor) -> Terms:  # noqa: ARG002

@@ -69,7 +69,8 @@ class RetrievalModel(nn.Module, ABC):
     Class attributes:
         system: the name in a configuration and in a bundle, e.g. "artemis".
         term_names: the J terms' names.
-        weighted: whether `Terms.weights` is present.
+        weighted: whether `Terms.weights` is present; a system may set it in an instance. Weights of ones
+            make a term the cosine on rows that are not of unit length.
         reference_is_gallery_row: whether `encode_reference` gives the gallery row of the same image. If
             so the runtime refines a hit from the stored row, and no reference graph is exported.
         composes: which of "reference" and "text" `compose` reads; the compose graph has these inputs.
@@ -82,7 +83,7 @@ class RetrievalModel(nn.Module, ABC):
 
     system: ClassVar[str]
     term_names: ClassVar[tuple[str, ...]]
-    weighted: ClassVar[bool] = False
+    weighted: bool = False
     reference_is_gallery_row: ClassVar[bool] = True
     composes: ClassVar[tuple[str, ...]] = ("reference", "text")
 

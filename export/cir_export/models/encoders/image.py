@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cir_export.models.base import unit
 from cir_export.models.configuration import parse
-from cir_export.models.encoders.pooling import GeM, GridPool
+from cir_export.models.encoders.pooling import GeM, GridPool, MeanPool
 from cir_export.models.encoders.resnet import RESNETS, ResNet
 from cir_export.models.encoders.small import SmallTrunk
 from cir_infer.errors import UsageError
@@ -59,11 +59,12 @@ class PixelSettings:
     Attributes:
         trunk: "small" or a ResNet's name, see `RESNETS`.
         size: height and width of the trunk's input in pixels.
-        pooling: "gem", or "grid" to keep position.
+        pooling: "gem", "mean", or "grid" to keep position.
         grid: cells a side of grid pooling.
         channels: of the small trunk's stages.
         mean: of the channels of the training images, in 0..1.
         std: their standard deviation, in 0..1.
+        normalize: whether the embedding is divided by its norm (TIRG's public models do not).
     """
 
     trunk: str = "resnet50"
@@ -73,6 +74,7 @@ class PixelSettings:
     channels: tuple[int, ...] = (32, 64, 128)
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    normalize: bool = True
 
 
 @dataclass(frozen=True)
@@ -98,14 +100,26 @@ class PixelEncoder(nn.Module):
         width = self.trunk.channels[-1]
         if settings.pooling == "gem":
             self.pool: nn.Module = GeM()
+        elif settings.pooling == "mean":
+            self.pool = MeanPool()
         else:
             self.pool = GridPool(settings.grid)
             width *= settings.grid**2
         self.project = nn.Linear(width, embedding_dim)
+        self.to_unit = settings.normalize
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """The maps of every stage of the trunk, fine to coarse: uint8 (n, H, W, 3) to (n, C_l, H_l, W_l)."""
+        return self.trunk.maps(self.normalize(images))
+
+    def embed(self, last_map: Tensor) -> Tensor:
+        """The embedding (n, D) of a last map (n, C, h, w)."""
+        rows: Tensor = self.project(self.pool(last_map)).float()
+        return unit(rows) if self.to_unit else rows
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 (n, H, W, 3) to float (n, D) of unit length."""
-        return unit(self.project(self.pool(self.trunk(self.normalize(images)))).float())
+        """uint8 (n, H, W, 3) to float (n, D), of unit length unless the settings say otherwise."""
+        return self.embed(self.trunk(self.normalize(images)))
 
 
 class FeatureEncoder(nn.Module):
@@ -132,8 +146,8 @@ def build_trunk(settings: PixelSettings) -> ResNet | SmallTrunk:
         raise UsageError(
             f"image: mean {settings.mean} and std {settings.std}; expected three values, std > 0"
         )
-    if settings.pooling not in ("gem", "grid"):
-        raise UsageError(f"image.pooling: {settings.pooling!r} is not known; expected 'gem' or 'grid'")
+    if settings.pooling not in ("gem", "mean", "grid"):
+        raise UsageError(f"image.pooling: {settings.pooling!r} is not known; expected gem, mean or grid")
     if settings.trunk != "small" and settings.trunk not in RESNETS:
         raise UsageError(
             f"image.trunk: {settings.trunk!r} is not known; expected small, {', '.join(RESNETS)}"

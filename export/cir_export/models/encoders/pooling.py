@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["GeM", "GridPool"]
+__all__ = ["GeM", "GridPool", "MeanPool"]
 
 
 class GeM(nn.Module):
@@ -20,6 +20,14 @@ class GeM(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             x = x.float().clamp_min(1e-6)
             return (x * x * x).mean((-2, -1)).pow(1.0 / 3.0)
+
+
+class MeanPool(nn.Module):
+    """The mean over positions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, C, H, W) to (n, C)."""
+        return x.mean((-2, -1))
 
 
 class GridPool(nn.Module):

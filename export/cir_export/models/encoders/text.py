@@ -14,7 +14,14 @@ from cir_export.models.configuration import parse
 from cir_export.models.encoders.recurrent import Recurrent
 from cir_infer.errors import UsageError
 
-__all__ = ["BiGRUEncoder", "LSTMEncoder", "TextSettings", "build_text_encoder"]
+__all__ = [
+    "BiGRUEncoder",
+    "LSTMEncoder",
+    "LastStateLSTMEncoder",
+    "TextEncoder",
+    "TextSettings",
+    "build_text_encoder",
+]
 
 
 @dataclass(frozen=True)
@@ -23,10 +30,12 @@ class TextSettings:
 
     Attributes:
         vocabulary_size: V, the number of word vectors, special tokens included.
-        encoder: "bigru" or "lstm".
+        encoder: "bigru", "lstm" (maximum over the steps) or "lstm-last" (last step).
         word_dim: length of a word vector.
         hidden: of the LSTM; the BiGRU has half the embedding's dimension each way.
         dropout: before the LSTM's linear layer, in training.
+        normalize: whether the embedding is divided by its norm (TIRG's public models do not); always for
+            "bigru" and "lstm".
     """
 
     vocabulary_size: int
@@ -34,6 +43,7 @@ class TextSettings:
     word_dim: int = 300
     hidden: int = 1024
     dropout: float = 0.1
+    normalize: bool = True
 
 
 class BiGRUEncoder(nn.Module):
@@ -74,7 +84,28 @@ class LSTMEncoder(nn.Module):
         return unit(self.project(self.dropout(longest)).float())
 
 
-def build_text_encoder(values: Mapping[str, Any], embedding_dim: int) -> BiGRUEncoder | LSTMEncoder:
+class LastStateLSTMEncoder(nn.Module):
+    """Word vectors, an LSTM, its output at a text's last word, linear layer (Vo et al., CVPR 2019)."""
+
+    def __init__(self, settings: TextSettings, embedding_dim: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(settings.vocabulary_size, settings.word_dim)
+        self.rnn = Recurrent("lstm", settings.word_dim, settings.hidden)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.project = nn.Linear(settings.hidden, embedding_dim)
+        self.to_unit = settings.normalize
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Tokens (n, T) and lengths (n,) to float (n, D), of unit length if the settings say so."""
+        _, last = self.rnn(self.embed(tokens), lengths)
+        text: Tensor = self.project(self.dropout(last)).float()
+        return unit(text) if self.to_unit else text
+
+
+TextEncoder = BiGRUEncoder | LSTMEncoder | LastStateLSTMEncoder
+
+
+def build_text_encoder(values: Mapping[str, Any], embedding_dim: int) -> TextEncoder:
     """The encoder that `text` of a configuration describes.
 
     Raises:
@@ -83,10 +114,16 @@ def build_text_encoder(values: Mapping[str, Any], embedding_dim: int) -> BiGRUEn
     settings = parse(TextSettings, values, "text")
     if min(settings.vocabulary_size, settings.word_dim, settings.hidden) < 1:
         raise UsageError("text: a size is 0; expected vocabulary_size, word_dim and hidden of at least 1")
+    if settings.encoder == "lstm-last":
+        return LastStateLSTMEncoder(settings, embedding_dim)
+    if not settings.normalize:
+        raise UsageError(f"text.normalize: {settings.encoder!r} always gives unit vectors")
     if settings.encoder == "lstm":
         return LSTMEncoder(settings, embedding_dim)
     if settings.encoder != "bigru":
-        raise UsageError(f"text.encoder: {settings.encoder!r} is not known; expected 'bigru' or 'lstm'")
+        raise UsageError(
+            f"text.encoder: {settings.encoder!r} is not known; expected bigru, lstm or lstm-last"
+        )
     if embedding_dim % 2:
         raise UsageError(f"embedding_dim: {embedding_dim} is odd; a BiGRU has half of it each way")
     return BiGRUEncoder(settings, embedding_dim)
