@@ -2,8 +2,8 @@
 
 The protocol of a sub-command module:
 
-    EXAMPLE: str                                         # one line, shown at the end of --help
-    def add_arguments(parser: argparse.ArgumentParser) -> None
+    EXAMPLE: str                                         # a command line, shown at the end of --help
+    def add_arguments(parser: argparse.ArgumentParser) -> None    # --json and --verbose are there already
     def run(args: argparse.Namespace) -> int             # the exit code; raises CirError on failure
 
 and one line in `SUBCOMMANDS` below.
@@ -16,7 +16,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from cir_infer.errors import CirError, UsageError
+from cir_infer import __version__
+from cir_infer.commands.common import CirParser, run_command
 
 __all__ = ["SUBCOMMANDS", "main"]
 
@@ -27,38 +28,30 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
 """Sub-command -> (module, one line of help)."""
 
 
-def _parser(chosen: str | None) -> argparse.ArgumentParser:
-    """The parser; only the chosen sub-command's module is imported, so `--help` stays quick."""
+@run_command
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `cir-bench`: 0 done, 1 failed (one line on stderr), 2 wrong usage, 130 interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] not in SUBCOMMANDS:
+        _overview().parse_args(given)
+    name, *rest = given
+    module_name, summary = SUBCOMMANDS[name]
+    module = importlib.import_module(module_name)
+    parser = CirParser(f"cir-bench {name}", f"{summary.capitalize()}.", example=module.EXAMPLE)
+    module.add_arguments(parser)
+    return int(module.run(parser.parse_args(rest)))
+
+
+def _overview() -> argparse.ArgumentParser:
+    """What answers --help, --version and a command that does not exist; it never returns from a parse."""
+    listing = "\n".join(f"  {name:<10}{summary}" for name, (_, summary) in SUBCOMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="cir-bench",
         description="Data sets, protocols and measurements of cir-infer.",
-        epilog="example: cir-bench scenes /data/scenes --gallery 5000 --seed 0",
+        epilog=f"commands:\n{listing}\n\nexample:\n  cir-bench scenes /data/scenes --gallery 5000 --seed 0",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    subparsers = parser.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
-    for name, (module_name, summary) in SUBCOMMANDS.items():
-        sub = subparsers.add_parser(name, help=summary, description=summary.capitalize() + ".")
-        if name == chosen:
-            module = importlib.import_module(module_name)
-            sub.epilog = f"example: {module.EXAMPLE}"
-            module.add_arguments(sub)
-            sub.set_defaults(run=module.run)
+    parser.add_argument("--version", action="version", version=f"cir-bench {__version__}")
+    parser.add_argument("command", choices=SUBCOMMANDS, help="see below; cir-bench COMMAND --help says more")
+    parser.add_argument("arguments", nargs="*", help="of the command")
     return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run `cir-bench`.
-
-    Returns:
-        0 done, 1 failed (one line on stderr), 2 wrong usage, 130 interrupted.
-    """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    chosen = next((a for a in arguments if not a.startswith("-")), None)
-    args = _parser(chosen).parse_args(arguments)
-    try:
-        return int(args.run(args))
-    except CirError as error:
-        print(f"cir-bench {args.subcommand}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-    except KeyboardInterrupt:
-        print(f"cir-bench {args.subcommand}: interrupted", file=sys.stderr)
-        return 130

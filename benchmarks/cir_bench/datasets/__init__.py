@@ -1,0 +1,1 @@
+"""Data sets of composed image retrieval: readers, and one that is generated."""
