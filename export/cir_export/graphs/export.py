@@ -1,0 +1,255 @@
+"""Exports the graphs of a bundle: image, reference where it differs, text, compose.
+
+docs/architecture.md says what goes in and out. Every batch and length axis is dynamic, the opset is 17,
+and nothing is unrolled; all of that is asserted on what the exporter wrote.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from onnx import ModelProto, TensorProto
+from torch import Tensor, nn
+
+from cir_export.graphs.opset import OPSET, lower_opset
+from cir_export.graphs.recurrent import with_onnx_recurrent
+from cir_export.models import RetrievalModel
+from cir_infer.errors import ExportError
+
+__all__ = ["Graph", "check_graph", "export_graphs"]
+
+_SAMPLES = 3
+_CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
+_INPUT_TYPES = {
+    torch.uint8: TensorProto.UINT8,
+    torch.int32: TensorProto.INT32,
+    torch.float32: TensorProto.FLOAT,
+}
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A graph to export.
+
+    Attributes:
+        name: "image", "reference", "text" or "compose".
+        module: called with the inputs in order; gives a tensor or a tuple of tensors.
+        inputs: samples by input name, with a batch of at least 2.
+        axes: names of the dynamic axes by input name.
+        outputs: names.
+    """
+
+    name: str
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    axes: dict[str, dict[int, str]]
+    outputs: tuple[str, ...]
+
+
+class _Image(nn.Module):
+    def __init__(self, model: RetrievalModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.model.encode_gallery(image)
+
+
+class _Reference(_Image):
+    def forward(self, image: Tensor) -> Tensor:
+        return self.model.encode_reference(image)
+
+
+class _Text(nn.Module):
+    def __init__(self, model: RetrievalModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        return self.model.encode_text(tokens, lengths)
+
+
+class _Compose(nn.Module):
+    def __init__(self, model: RetrievalModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        given: dict[str, Any] = dict(zip(self.model.composes, inputs, strict=True))
+        reference: Any = given.get("reference")  # None for a system that does not read it
+        text: Any = given.get("text")
+        terms = self.model.compose(reference, text)
+        return tuple(part for part in terms if part is not None)
+
+
+def export_graphs(model: RetrievalModel, image: dict[str, Any]) -> dict[str, bytes]:
+    """Exports every graph of a model.
+
+    Args:
+        model: in evaluation mode; it is left as it is.
+        image: what its image graph takes, `image` of a bundle's manifest.
+
+    Returns:
+        ONNX models by graph name.
+
+    Raises:
+        ExportError: PyTorch cannot export a part of the model, or what it wrote is not what a bundle
+            needs.
+    """
+    model = with_onnx_recurrent(model).cpu().eval()
+    return {graph.name: _export(graph).SerializeToString() for graph in _graphs(model, image)}
+
+
+def _graphs(model: RetrievalModel, image: dict[str, Any]) -> list[Graph]:
+    if image["kind"] == "features":
+        images = torch.rand(_SAMPLES, image["size"])
+    else:
+        shape = (_SAMPLES, image["height"], image["width"], 3)
+        images = torch.randint(0, 256, shape, dtype=torch.uint8)
+    tokens = torch.ones(_SAMPLES, 7, dtype=torch.int32)
+    lengths = torch.tensor([7, 3, 1], dtype=torch.int32)
+    batch = {0: "n"}
+    with torch.no_grad():
+        composed = {
+            "reference": model.encode_reference(images),
+            "text": model.encode_text(tokens, lengths),
+        }
+    graphs = [Graph("image", _Image(model), {"image": images}, {"image": batch}, ("embedding",))]
+    if not model.reference_is_gallery_row:
+        graphs.append(
+            Graph("reference", _Reference(model), {"image": images}, {"image": batch}, ("reference",))
+        )
+    graphs.append(
+        Graph(
+            "text",
+            _Text(model),
+            {"tokens": tokens, "lengths": lengths},
+            {"tokens": {0: "n", 1: "t"}, "lengths": batch},
+            ("text",),
+        )
+    )
+    graphs.append(
+        Graph(
+            "compose",
+            _Compose(model),
+            {name: composed[name] for name in model.composes},
+            dict.fromkeys(model.composes, batch),
+            ("numerators", "weights") if model.weighted else ("numerators",),
+        )
+    )
+    return graphs
+
+
+def _export(graph: Graph) -> ModelProto:
+    names = sorted({name for axes in graph.axes.values() for name in axes.values()})
+    dims = {name: torch.export.Dim(name, min=1) for name in names}
+    shapes: tuple[Any, ...] = tuple(
+        {axis: dims[name] for axis, name in graph.axes[key].items()} for key in graph.inputs
+    )
+    if isinstance(graph.module, _Compose):
+        shapes = (shapes,)  # one entry for all of *inputs
+    try:
+        with _quiet():
+            # torch.onnx.export alone would fall back to an export with frozen axes, and say nothing.
+            program = torch.export.export(graph.module, tuple(graph.inputs.values()), dynamic_shapes=shapes)
+            exported = torch.onnx.export(
+                program,
+                dynamic_shapes=shapes,
+                input_names=list(graph.inputs),
+                output_names=list(graph.outputs),
+                opset_version=OPSET + 1,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        raise ExportError(
+            f"PyTorch cannot export the {graph.name} graph: {reason[0] if reason else type(error).__name__}"
+        ) from error
+    assert exported is not None
+    model = exported.model_proto
+    _strip(model)
+    lower_opset(model)
+    check_graph(model, graph)
+    return model
+
+
+def check_graph(model: ModelProto, graph: Graph) -> None:
+    """Asserts that a graph has the inputs, outputs, dynamic axes, opset and operators that a bundle needs.
+
+    Raises:
+        ExportError: it has not; the exporter is known to freeze axes without an error.
+    """
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    if opsets != {"": OPSET}:
+        raise ExportError(f"the {graph.name} graph has opsets {opsets}; expected {OPSET} alone")
+    for node in model.graph.node:
+        if node.op_type in _CONTROL_FLOW or node.domain:
+            raise ExportError(
+                f"the {graph.name} graph has a node {node.domain}{node.op_type}; "
+                "expected no control flow and standard operators only"
+            )
+    for kind, values, names in (
+        ("inputs", model.graph.input, tuple(graph.inputs)),
+        ("outputs", model.graph.output, graph.outputs),
+    ):
+        if tuple(value.name for value in values) != names:
+            raise ExportError(
+                f"the {graph.name} graph has {kind} {[v.name for v in values]}; expected {names}"
+            )
+    for value in model.graph.input:
+        sample, axes = graph.inputs[value.name], graph.axes[value.name]
+        expected = [axes.get(axis, size) for axis, size in enumerate(sample.shape)]
+        found = [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        if found != expected or value.type.tensor_type.elem_type != _INPUT_TYPES[sample.dtype]:
+            raise ExportError(
+                f"the {graph.name} graph's input {value.name} has shape {found}; expected {expected}"
+            )
+    for value in model.graph.output:
+        dims = value.type.tensor_type.shape.dim
+        if value.type.tensor_type.elem_type != TensorProto.FLOAT or not dims or dims[0].dim_param != "n":
+            raise ExportError(f"the {graph.name} graph's output {value.name} is not float32 (n, ...)")
+        if any(not dim.dim_value for dim in list(dims)[1:]):
+            raise ExportError(
+                f"the {graph.name} graph's output {value.name} has a second axis of unknown length"
+            )
+
+
+def _strip(model: ModelProto) -> None:
+    """Drops the exporter's notes, among them source paths of the machine it ran on."""
+    model.doc_string = ""
+    model.producer_version = ""
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.graph.value_info[:]
+    for item in (
+        *model.graph.node,
+        *model.graph.input,
+        *model.graph.output,
+        *model.graph.initializer,
+    ):
+        item.doc_string = ""
+        del item.metadata_props[:]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporter's notes on opsets and torchvision, which a user can do nothing about, to itself."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
