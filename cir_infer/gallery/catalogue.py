@@ -1,0 +1,497 @@
+"""The catalogue: one SQLite file that says what the gallery holds.
+
+Items are numbered by a key that is never used twice. An item's row never changes: replacing or
+removing an item buries its key (a bit in `tombstones`), so whoever still reads an older
+generation finds everything as it was. A commit is one SQLite transaction in WAL mode with
+synchronous=FULL: when it returns, the log is on the disk.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from queue import Empty, LifoQueue
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cir_infer.errors import GalleryError
+from cir_infer.gallery import metadata as meta
+from cir_infer.gallery.segments import SegmentEntry
+
+__all__ = ["FORMAT_VERSION", "Catalogue", "Encoding", "ItemRecord", "State"]
+
+FORMAT_VERSION = 1
+APPLICATION_ID = 0x43495247  # "CIRG"
+CHUNK = 32768
+"""Keys whose burial is recorded in one blob of CHUNK / 8 bytes."""
+
+_SCHEMA = {
+    "header": "CREATE TABLE header (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
+    "encodings": "CREATE TABLE encodings (encoding INTEGER PRIMARY KEY, fingerprint TEXT, "
+    "dimension INTEGER NOT NULL, dtype TEXT NOT NULL, coarse INTEGER NOT NULL)",
+    "items": "CREATE TABLE items (key INTEGER PRIMARY KEY, id TEXT NOT NULL, metadata TEXT, source TEXT, "
+    "stamp TEXT)",
+    "items_by_id": "CREATE INDEX items_by_id ON items (id)",
+    "fields": "CREATE TABLE fields (field INTEGER PRIMARY KEY, name TEXT NOT NULL)",
+    "fields_by_name": "CREATE UNIQUE INDEX fields_by_name ON fields (name)",
+    "attributes": "CREATE TABLE attributes (field INTEGER NOT NULL, value NOT NULL, key INTEGER NOT NULL, "
+    "PRIMARY KEY (field, value, key)) WITHOUT ROWID",
+    "segments": "CREATE TABLE segments (number INTEGER PRIMARY KEY, encoding INTEGER NOT NULL, "
+    "first_key INTEGER NOT NULL, last_key INTEGER NOT NULL, rows INTEGER NOT NULL, bytes INTEGER NOT NULL, "
+    "sha256 TEXT NOT NULL, retired INTEGER)",
+    "tombstones": "CREATE TABLE tombstones (chunk INTEGER PRIMARY KEY, bits BLOB NOT NULL)",
+    "garbage": "CREATE TABLE garbage (generation INTEGER NOT NULL, keys BLOB NOT NULL)",
+}
+_SEGMENT = "number, first_key, last_key, rows, bytes, sha256"
+_LOOKUP = 500  # ids or keys asked for in one statement; SQLite's oldest limit is 999
+
+
+class Encoding(NamedTuple):
+    """What the rows mean and how they are stored.
+
+    Attributes:
+        number: which encoding of this gallery, counting from 1.
+        fingerprint: of the bundle that encoded the rows, None where nobody said.
+        dimension: D.
+        dtype: "float32", "float16" or "int8".
+        coarse: whether an int8 copy is kept beside the rows.
+    """
+
+    number: int
+    fingerprint: str | None
+    dimension: int
+    dtype: str
+    coarse: bool
+
+
+class State(NamedTuple):
+    """One generation of the gallery, as the catalogue has it.
+
+    Attributes:
+        generation: counts commits.
+        next_key: every key of this generation is smaller.
+        encoding: of the rows.
+        segments: in the order of keys.
+        buried: bits by key // CHUNK, for the chunks that have any.
+    """
+
+    generation: int
+    next_key: int
+    encoding: Encoding
+    segments: list[SegmentEntry]
+    buried: dict[int, bytes]
+
+
+class ItemRecord(NamedTuple):
+    """One item to be stored: its id, metadata as JSON, the path it came from, and its stamp."""
+
+    id: str
+    metadata: str | None
+    source: str | None
+    stamp: str | None
+
+
+class Catalogue:
+    """The SQLite side of a gallery.
+
+    Reading connections are pooled, so threads read side by side; the writing connection belongs
+    to whoever holds the writer lock.
+    """
+
+    def __init__(self, path: Path, *, immutable: bool = False) -> None:
+        self._path = path
+        self._immutable = immutable
+        self._pool: LifoQueue[sqlite3.Connection] = LifoQueue(maxsize=16)
+        self._writer: sqlite3.Connection | None = None
+        self._closed = False
+        if path.is_symlink() or not path.is_file():
+            raise GalleryError(
+                f"{path.parent}: not a gallery (no {path.name} in it); create one with cir-index "
+                "or Gallery.create"
+            )
+        try:
+            with self.reading() as connection:
+                self._check(connection)
+        except BaseException:
+            self.close()
+            raise
+
+    @staticmethod
+    def create(path: Path, encoding: Encoding) -> None:
+        """Write an empty catalogue, durable when this returns.
+
+        Raises:
+            GalleryError: the disk is full or fails.
+        """
+        connection = None
+        try:
+            connection = _connect(path, "rwc")
+            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("BEGIN IMMEDIATE")
+            for statement in _SCHEMA.values():
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+            connection.execute("INSERT INTO encodings VALUES (?, ?, ?, ?, ?)", encoding)
+            header = {"generation": 1, "next_key": 1, "next_segment": 1, "encoding": encoding.number}
+            connection.executemany("INSERT INTO header VALUES (?, ?)", header.items())
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise _told(path, "creating the catalogue", error) from error
+        finally:
+            if connection is not None:
+                connection.close()
+
+    # ---- connections
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection for reading, given back at the end of the block; SQLite errors become GalleryError."""
+        if self._closed:
+            raise GalleryError(f"{self._path.parent}: this gallery is closed; open it again")
+        connection = None
+        try:
+            try:
+                connection = self._pool.get_nowait()
+            except Empty:
+                connection = self._open_reader()
+            yield connection
+        except (sqlite3.Error, sqlite3.Warning) as error:
+            raise _told(self._path, "reading the catalogue", error) from error
+        finally:
+            if connection is not None:
+                self._give_back(connection)
+
+    def _open_reader(self) -> sqlite3.Connection:
+        connection = _connect(self._path, "ro&immutable=1" if self._immutable else "rw")
+        connection.execute("PRAGMA query_only = ON")
+        return connection
+
+    def _give_back(self, connection: sqlite3.Connection) -> None:
+        with suppress(sqlite3.Error):
+            if connection.in_transaction:
+                connection.rollback()
+        if not self._closed:
+            with suppress(Exception):
+                self._pool.put_nowait(connection)
+                return
+        connection.close()
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """A write transaction: committed and on the disk at the end of the block, or as if never begun.
+
+        The caller holds the writer lock.
+
+        Raises:
+            GalleryError: the transaction failed; nothing of it is visible.
+        """
+        if self._closed:
+            raise GalleryError(f"{self._path.parent}: this gallery is closed; open it again")
+        committing = False
+        try:
+            if self._writer is None:
+                self._writer = _connect(self._path, "rw")
+                self._writer.execute("PRAGMA synchronous = FULL")
+                self._writer.execute("PRAGMA cache_size = -65536")
+                self._writer.execute("PRAGMA journal_size_limit = 67108864")
+            self._writer.execute("BEGIN IMMEDIATE")
+            yield self._writer
+            self._writer.execute("UPDATE header SET value = value + 1 WHERE name = 'generation'")
+            committing = True
+            self._writer.execute("COMMIT")
+        except BaseException as error:
+            self._abandon(fence=committing)
+            if isinstance(error, (sqlite3.Error, sqlite3.Warning)):
+                raise _told(self._path, "writing the catalogue", error) from error
+            raise
+
+    def _abandon(self, *, fence: bool) -> None:
+        """Roll back; after a failed COMMIT also overwrite what it left in the log.
+
+        A commit whose last fsync failed may lie complete in the log, and a crash would bring it
+        back. One more commit takes its place there.
+        """
+        if self._writer is None:
+            return
+        with suppress(sqlite3.Error):
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+        if fence:
+            with suppress(sqlite3.Error):
+                self._writer.execute("BEGIN IMMEDIATE")
+                self._writer.execute("UPDATE header SET value = value + 1 WHERE name = 'generation'")
+                self._writer.execute("COMMIT")
+            with suppress(sqlite3.Error):
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+
+    def close(self) -> None:
+        """Close every connection that is not in use; the others close when given back."""
+        self._closed = True
+        if self._writer is not None:
+            with suppress(sqlite3.Error):
+                self._writer.close()
+            self._writer = None
+        while True:
+            try:
+                self._pool.get_nowait().close()
+            except Empty:
+                return
+
+    # ---- reading
+
+    def _check(self, connection: sqlite3.Connection) -> None:
+        parent = self._path.parent
+        if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+            raise GalleryError(f"{parent}: its catalogue is not that of a gallery; check the path")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version != FORMAT_VERSION:
+            raise GalleryError(
+                f"{parent}: found gallery format {version}, this version reads format {FORMAT_VERSION}; "
+                "upgrade cir-infer"
+            )
+        # Anything else than our own statements could hold triggers or views that run on our queries.
+        found = dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'"))
+        if found != _SCHEMA:
+            raise GalleryError(
+                f"{parent}: its catalogue has foreign or missing tables; restore it from a copy"
+            )
+
+    def generation(self) -> int:
+        """The number of the newest commit."""
+        with self.reading() as connection:
+            return _header(connection, "generation")
+
+    def state(self) -> State:
+        """The newest generation, read in one transaction."""
+        with self.reading() as connection:
+            connection.execute("BEGIN")
+            encoding = _encoding(connection, _header(connection, "encoding"))
+            return State(
+                _header(connection, "generation"),
+                _header(connection, "next_key"),
+                encoding,
+                segments_of(connection, encoding.number),
+                dict(connection.execute("SELECT chunk, bits FROM tombstones")),
+            )
+
+    def keys_of(self, item: str) -> list[int]:
+        """Every key that the id has or had, ascending."""
+        with self.reading() as connection:
+            return [
+                key
+                for (key,) in connection.execute("SELECT key FROM items WHERE id = ? ORDER BY key", (item,))
+            ]
+
+    def column(self, name: str, keys: Sequence[int]) -> dict[int, Any]:
+        """One column of the items ("id", "metadata", "source", "stamp") for some keys."""
+        assert name in ("id", "metadata", "source", "stamp")
+        found: dict[int, Any] = {}
+        with self.reading() as connection:
+            for chunk in _chunks(keys):
+                marks = ",".join("?" * len(chunk))
+                found.update(
+                    connection.execute(f"SELECT key, {name} FROM items WHERE key IN ({marks})", chunk)
+                )
+        return found
+
+
+# ---- statements inside a transaction
+
+
+def segments_of(connection: sqlite3.Connection, encoding: int) -> list[SegmentEntry]:
+    """The segments of an encoding that are not retired, in the order of their keys."""
+    rows = connection.execute(
+        f"SELECT {_SEGMENT} FROM segments WHERE encoding = ? AND retired IS NULL ORDER BY first_key",
+        (encoding,),
+    )
+    return [_entry(row) for row in rows]
+
+
+def live_keys(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, int]:
+    """The live key of each id that has one."""
+    candidates: list[tuple[str, int]] = []
+    for chunk in _chunks(ids):
+        marks = ",".join("?" * len(chunk))
+        candidates += connection.execute(f"SELECT id, key FROM items WHERE id IN ({marks})", chunk)
+    dead = buried(connection, [key for _, key in candidates])
+    return {item: key for (item, key), gone in zip(candidates, dead, strict=True) if not gone}
+
+
+def buried(connection: sqlite3.Connection, keys: Sequence[int]) -> list[bool]:
+    """Whether each key is buried."""
+    chunks: dict[int, bytes] = {}
+    for chunk in {key // CHUNK for key in keys}:
+        found = connection.execute("SELECT bits FROM tombstones WHERE chunk = ?", (chunk,)).fetchone()
+        chunks[chunk] = found[0] if found else b""
+    return [_bit(chunks[key // CHUNK], key % CHUNK) for key in keys]
+
+
+def set_buried(connection: sqlite3.Connection, keys: Iterable[int], value: bool) -> None:
+    """Bury keys, or forget that they were buried once their items are gone."""
+    by_chunk: dict[int, list[int]] = {}
+    for key in keys:
+        by_chunk.setdefault(key // CHUNK, []).append(key % CHUNK)
+    for chunk, places in by_chunk.items():
+        found = connection.execute("SELECT bits FROM tombstones WHERE chunk = ?", (chunk,)).fetchone()
+        flags = unpack_chunk(found[0] if found else b"")
+        flags[places] = value
+        if flags.any():
+            bits = np.packbits(flags, bitorder="little").tobytes()
+            connection.execute("INSERT OR REPLACE INTO tombstones VALUES (?, ?)", (chunk, bits))
+        else:
+            connection.execute("DELETE FROM tombstones WHERE chunk = ?", (chunk,))
+
+
+def unpack_chunk(bits: bytes) -> npt.NDArray[np.bool_]:
+    """A blob of `tombstones` as CHUNK truth values."""
+    flags = np.zeros(CHUNK, np.bool_)
+    known = np.unpackbits(np.frombuffer(bits[: CHUNK // 8], np.uint8), bitorder="little")
+    flags[: len(known)] = known
+    return flags
+
+
+def insert_items(connection: sqlite3.Connection, first_key: int, items: Sequence[ItemRecord]) -> None:
+    """Store items under consecutive keys, with the attributes that filters look up."""
+    connection.executemany(
+        "INSERT INTO items VALUES (?, ?, ?, ?, ?)", ((first_key + i, *item) for i, item in enumerate(items))
+    )
+    numbers: dict[str, int] = {}
+    rows = []
+    for key, item in enumerate(items, first_key):
+        if item.metadata is None:
+            continue
+        for name, value in meta.attributes_of(meta.decode(item.metadata)):
+            if name not in numbers:
+                numbers[name] = _field(connection, name)
+            rows.append((numbers[name], value, key))
+    # In the order of the index, so that a large commit writes it front to back.
+    rows.sort(key=lambda row: (row[0], isinstance(row[1], str), row[1], row[2]))
+    connection.executemany("INSERT OR IGNORE INTO attributes VALUES (?, ?, ?)", rows)
+
+
+def delete_items(connection: sqlite3.Connection, keys: Sequence[int]) -> None:
+    """Forget buried items for good: their attributes, their burial and themselves."""
+    for chunk in _chunks(keys):
+        marks = ",".join("?" * len(chunk))
+        for key, text in connection.execute(
+            f"SELECT key, metadata FROM items WHERE key IN ({marks}) AND metadata IS NOT NULL", chunk
+        ).fetchall():
+            connection.executemany(
+                "DELETE FROM attributes WHERE field = (SELECT field FROM fields WHERE name = ?) "
+                "AND value = ? AND key = ?",
+                [(name, value, key) for name, value in meta.attributes_of(meta.decode(text))],
+            )
+        connection.execute(f"DELETE FROM items WHERE key IN ({marks})", chunk)
+    set_buried(connection, keys, False)
+
+
+def insert_segment(connection: sqlite3.Connection, encoding: int, entry: SegmentEntry) -> None:
+    """Make a segment part of an encoding."""
+    connection.execute(
+        f"INSERT INTO segments ({_SEGMENT}, encoding) VALUES (?, ?, ?, ?, ?, ?, ?)", (*entry, encoding)
+    )
+
+
+def set_header(connection: sqlite3.Connection, name: str, value: int) -> None:
+    """Set one number of the header."""
+    connection.execute("UPDATE header SET value = ? WHERE name = ?", (value, name))
+
+
+def header(connection: sqlite3.Connection, name: str) -> int:
+    """One number of the header."""
+    return _header(connection, name)
+
+
+def _header(connection: sqlite3.Connection, name: str) -> int:
+    row = connection.execute("SELECT value FROM header WHERE name = ?", (name,)).fetchone()
+    if row is None or not isinstance(row[0], int):
+        raise GalleryError(
+            f"the catalogue is damaged: no {name} in its header; restore the gallery from a copy"
+        )
+    return int(row[0])
+
+
+def _encoding(connection: sqlite3.Connection, number: int) -> Encoding:
+    row = connection.execute("SELECT * FROM encodings WHERE encoding = ?", (number,)).fetchone()
+    if (
+        row is None
+        or not (row[1] is None or isinstance(row[1], str))
+        or not (isinstance(row[2], int) and 0 < row[2] <= 1 << 20)
+        or row[3] not in ("float32", "float16", "int8")
+    ):
+        raise GalleryError(
+            "the catalogue is damaged: its encoding makes no sense; restore the gallery from a copy"
+        )
+    return Encoding(row[0], row[1], row[2], row[3], bool(row[4]))
+
+
+def _entry(row: tuple[Any, ...]) -> SegmentEntry:
+    entry = SegmentEntry(*row)
+    numbers = entry[:5]
+    if (
+        not all(isinstance(value, int) and 0 < value < 1 << 62 for value in numbers)
+        or not isinstance(entry.sha256, str)
+        or not entry.rows <= entry.last_key - entry.first_key + 1
+    ):
+        raise GalleryError(
+            "the catalogue is damaged: a segment makes no sense; restore the gallery from a copy"
+        )
+    return entry
+
+
+def _field(connection: sqlite3.Connection, name: str) -> int:
+    row = connection.execute("SELECT field FROM fields WHERE name = ?", (name,)).fetchone()
+    if row is None:
+        return int(connection.execute("INSERT INTO fields (name) VALUES (?)", (name,)).lastrowid or 0)
+    return int(row[0])
+
+
+def _bit(bits: bytes, place: int) -> bool:
+    return place // 8 < len(bits) and bool(bits[place // 8] >> (place % 8) & 1)
+
+
+def _chunks(values: Sequence[Any]) -> Iterator[list[Any]]:
+    for start in range(0, len(values), _LOOKUP):
+        yield list(values[start : start + _LOOKUP])
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    from urllib.parse import quote
+
+    connection = sqlite3.connect(
+        f"file:{quote(str(path.absolute()))}?mode={mode}",
+        uri=True,
+        timeout=30,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    try:
+        # The file may come from anywhere: nothing in it may call functions, and its pages are checked.
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("PRAGMA cell_size_check = ON")
+        connection.execute("PRAGMA mmap_size = 0")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _told(path: Path, action: str, error: Exception) -> GalleryError:
+    text = str(error)
+    if "full" in text:
+        return GalleryError(
+            f"{path}: the disk is full, so {action} failed; free some space and try again "
+            "(the gallery is as it was before)"
+        )
+    if "malformed" in text or "not a database" in text or "encrypted" in text:
+        return GalleryError(
+            f"{path}: {action} failed: the file is damaged ({text}); restore the gallery from a copy"
+        )
+    return GalleryError(f"{path}: {action} failed: {text}")

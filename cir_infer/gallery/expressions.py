@@ -1,0 +1,177 @@
+"""Filter expressions as text, for the command line.
+
+    category = dress and price < 50
+    brand in (acme, "Tom & Co") or not (colour prefix "light ")
+    size.height >= 3.5 and note is null and tags != "last season"
+
+Grammar, lowest precedence first; keywords in any case:
+
+    expression := term { "or" term }
+    term       := factor { "and" factor }
+    factor     := "not" factor | "(" expression ")" | comparison
+    comparison := field ( "=" | "==" | "!=" | "<" | "<=" | ">" | ">=" | "prefix" ) value
+                | field [ "not" ] "in" "(" [ value { "," value } ] ")"
+                | field "is" [ "not" ] "null"
+    field      := word | quoted
+    value      := number | "true" | "false" | word | quoted
+
+A word is letters and digits of any script, `_`, `.`, `-` and `+`; anything else, and text that reads
+like a number or a keyword, goes in single or double quotes, where a backslash escapes the next
+character.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from cir_infer.errors import UsageError
+from cir_infer.gallery import filters
+from cir_infer.gallery.metadata import Scalar
+
+__all__ = ["parse_text"]
+
+MAX_TEXT = 100_000
+_TOKEN = re.compile(
+    r"""\s*(?:(?P<quoted>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?P<symbol><=|>=|!=|==|[=<>(),])|(?P<word>[\w.+\-]+))""",
+    re.DOTALL,
+)
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_KEYWORDS = ("and", "or", "not", "in", "is", "null", "prefix", "true", "false")
+
+
+class _Token(NamedTuple):
+    kind: str  # "quoted", "symbol", "word", "keyword" or "end"
+    text: str
+    at: int
+
+
+def parse_text(text: str) -> filters.Filter:
+    """Read a line of text, see the grammar above.
+
+    Raises:
+        UsageError: it does not follow the grammar; the message says where.
+    """
+    if len(text) > MAX_TEXT:
+        raise UsageError(f"where is {len(text):,} characters long; expected at most {MAX_TEXT:,}")
+    parser = _Parser(text)
+    tree = parser.expression(0)
+    if parser.next.kind != "end":
+        parser.fail("and, or, or the end")
+    return tree
+
+
+class _Parser:
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+        self._budget = [filters.MAX_TERMS]
+        self.next = self._scan()
+
+    def fail(self, expected: str) -> None:
+        found = "the end" if self.next.kind == "end" else repr(self.next.text)[:60]
+        raise UsageError(f"where: expected {expected} at character {self.next.at + 1}, found {found}")
+
+    def expression(self, depth: int) -> filters.Filter:
+        parts = [self._term(depth)]
+        while self._accept("keyword", "or"):
+            parts.append(self._term(depth))
+        return parts[0] if len(parts) == 1 else filters.AnyOf(tuple(parts))
+
+    def _term(self, depth: int) -> filters.Filter:
+        parts = [self._factor(depth)]
+        while self._accept("keyword", "and"):
+            parts.append(self._factor(depth))
+        return parts[0] if len(parts) == 1 else filters.All(tuple(parts))
+
+    def _factor(self, depth: int) -> filters.Filter:
+        if depth > filters.MAX_DEPTH:
+            raise UsageError(f"where is nested more than {filters.MAX_DEPTH} deep")
+        if self._accept("keyword", "not"):
+            return filters.Negation(self._factor(depth + 1))
+        if self._accept("symbol", "("):
+            inner = self.expression(depth + 1)
+            self._expect("symbol", ")")
+            return inner
+        return self._comparison()
+
+    def _comparison(self) -> filters.Filter:
+        if self.next.kind not in ("word", "quoted") or not self.next.text:
+            self.fail("a field's name")
+        field = self._take().text
+        token = self._take()
+        if token.kind == "symbol" and token.text in ("=", "==", "!=", "<", "<=", ">", ">="):
+            return filters.comparison(field, token.text.replace("==", "="), self._value(), self._budget)
+        if token.kind == "keyword":
+            if token.text == "prefix":
+                value = self._value()
+                return filters.comparison(field, "prefix", value, self._budget)
+            if token.text == "is":
+                negated = self._accept("keyword", "not")
+                self._expect("keyword", "null")
+                return filters.comparison(field, "null", not negated, self._budget)
+            if token.text == "in":
+                return filters.comparison(field, "in", self._values(), self._budget)
+            if token.text == "not":
+                self._expect("keyword", "in")
+                return filters.comparison(field, "not in", self._values(), self._budget)
+        self.next = token
+        self.fail(f"an operator after {field!r:.40}")
+        raise AssertionError  # fail always raises
+
+    def _values(self) -> list[Scalar]:
+        self._expect("symbol", "(")
+        values: list[Scalar] = []
+        if self._accept("symbol", ")"):
+            return values
+        values.append(self._value())
+        while self._accept("symbol", ","):
+            values.append(self._value())
+        self._expect("symbol", ")")
+        return values
+
+    def _value(self) -> Scalar:
+        if self.next.kind == "keyword" and self.next.text in ("true", "false"):
+            return self._take().text == "true"
+        if self.next.kind not in ("word", "quoted"):
+            self.fail("a value")
+        token = self._take()
+        if token.kind == "word" and _NUMBER.fullmatch(token.text):
+            if len(token.text) < 20 and token.text.lstrip("+-").isdigit():
+                return int(token.text)
+            return float(token.text)
+        return token.text
+
+    def _accept(self, kind: str, text: str) -> bool:
+        if self.next.kind == kind and self.next.text == text:
+            self._take()
+            return True
+        return False
+
+    def _expect(self, kind: str, text: str) -> None:
+        if not self._accept(kind, text):
+            self.fail(repr(text))
+
+    def _take(self) -> _Token:
+        token, self.next = self.next, self._scan()
+        return token
+
+    def _scan(self) -> _Token:
+        match = _TOKEN.match(self._text, self._at)
+        if match is None:
+            rest = self._text[self._at :].lstrip()
+            at = len(self._text) - len(rest)
+            if rest:
+                raise UsageError(
+                    f"where: found {rest[:20]!r} at character {at + 1}; put text with other characters "
+                    "than letters, digits, _ . - into quotes"
+                )
+            return _Token("end", "", at)
+        self._at = match.end()
+        kind = str(match.lastgroup)
+        text = match[kind]
+        if kind == "quoted":
+            return _Token(kind, re.sub(r"\\(.)", r"\1", text[1:-1], flags=re.DOTALL), match.start(kind))
+        if kind == "word" and text.lower() in _KEYWORDS:
+            return _Token("keyword", text.lower(), match.start(kind))
+        return _Token(kind, text, match.start(kind))

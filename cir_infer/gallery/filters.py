@@ -1,0 +1,263 @@
+"""Filters on metadata: from an expression to a mask of rows.
+
+An expression is a dictionary or a line of text (see `expressions`); both become the same small
+tree. Each comparison is one parameterised SQL query over the index of attributes; and, or and not
+are bit operations. A field that an item lacks (or that is null) satisfies no comparison, and `not`
+turns that around: there are two truth values, no third.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cir_infer.errors import UsageError
+from cir_infer.gallery.catalogue import Catalogue
+from cir_infer.gallery.metadata import Scalar
+
+__all__ = ["All", "AnyOf", "Filter", "FilterCache", "Is", "Negation", "Where", "parse"]
+
+Where = Mapping[str, Any] | str
+"""What the public API takes as `where`."""
+
+_CACHE_BYTES = 64 << 20
+MAX_DEPTH = 64
+MAX_TERMS = 10_000
+
+
+@dataclass(frozen=True)
+class Is:
+    """One comparison of a field: operator "=", "<", "<=", ">", ">=", "prefix" or "exists"."""
+
+    field: str
+    operator: str
+    value: Scalar | None = None
+
+
+@dataclass(frozen=True)
+class Negation:
+    """Everything that the part does not match."""
+
+    part: Filter
+
+
+@dataclass(frozen=True)
+class All:
+    """What every part matches; everything where there is none."""
+
+    parts: tuple[Filter, ...]
+
+
+@dataclass(frozen=True)
+class AnyOf:
+    """What at least one part matches; nothing where there is none."""
+
+    parts: tuple[Filter, ...]
+
+
+Filter = Is | Negation | All | AnyOf
+
+
+def parse(where: Where) -> Filter:
+    """Read an expression.
+
+    Args:
+        where: a dictionary: `{"category": "dress", "price": {"<": 50, ">=": 10}, "brand": ["a", "b"]}`,
+            every entry of which must hold. A value is a scalar (equal), None (absent or null), a
+            list, tuple or set (one of these), or a dictionary of operators: "=", "!=", "<", "<=",
+            ">", ">=", "in", "not in", "prefix", "null" (True or False). "$and" and "$or" take
+            lists of dictionaries, "$not" takes one. Or text, see `expressions.parse_text`.
+
+    Raises:
+        UsageError: it is no such expression; the message quotes the part that is wrong.
+    """
+    if isinstance(where, str):
+        from cir_infer.gallery.expressions import parse_text
+
+        return parse_text(where)
+    budget = [MAX_TERMS]
+    return _mapping(where, 0, budget)
+
+
+def _mapping(where: Any, depth: int, budget: list[int]) -> Filter:
+    if not isinstance(where, Mapping):
+        raise UsageError(f"where is {where!r:.80}; expected a dictionary of fields or a line of text")
+    if depth > MAX_DEPTH:
+        raise UsageError(f"where is nested more than {MAX_DEPTH} deep")
+    parts: list[Filter] = []
+    for name, value in where.items():
+        if name in ("$and", "$or"):
+            if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Sequence):
+                raise UsageError(f"where: {name} takes a list of dictionaries, found {value!r:.80}")
+            inner = tuple(_mapping(part, depth + 1, budget) for part in value)
+            parts.append(All(inner) if name == "$and" else AnyOf(inner))
+        elif name == "$not":
+            parts.append(Negation(_mapping(value, depth + 1, budget)))
+        elif not isinstance(name, str) or not name or name.startswith("$"):
+            raise UsageError(
+                f"where names the field {name!r:.80}; expected a field's name, $and, $or or $not"
+            )
+        elif isinstance(value, Mapping):
+            parts += [comparison(name, operator, operand, budget) for operator, operand in value.items()]
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            parts.append(comparison(name, "in", value, budget))
+        else:
+            parts.append(comparison(name, "=", value, budget))
+    return parts[0] if len(parts) == 1 else All(tuple(parts))
+
+
+def comparison(field: str, operator: Any, value: Any, budget: list[int]) -> Filter:
+    """One operator applied to one field, as a tree of `Is`.
+
+    Args:
+        field: its name.
+        operator: as in `parse`.
+        value: its right-hand side.
+        budget: one number, how many more comparisons this expression may have; counted down.
+
+    Raises:
+        UsageError: no such operator, or a value that it cannot take.
+    """
+    budget[0] -= 1
+    if budget[0] < 0:
+        raise UsageError(f"where has more than {MAX_TERMS:,} comparisons")
+    _checked_text(field, "a field's name")
+    if operator == "null":
+        if not isinstance(value, bool):
+            raise UsageError(f'where: {field}: "null" takes true or false, found {value!r:.80}')
+        return Negation(Is(field, "exists")) if value else Is(field, "exists")
+    if operator in ("in", "not in"):
+        if not isinstance(value, (list, tuple, set, frozenset)):
+            raise UsageError(f'where: {field}: "{operator}" takes a list of values, found {value!r:.80}')
+        # Sets have no order of their own; a fixed one lets equal expressions share a cached answer.
+        values = sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value
+        one_of = AnyOf(tuple(comparison(field, "=", element, budget) for element in values))
+        return one_of if operator == "in" else Negation(one_of)
+    if value is None and operator in ("=", "!="):
+        return Negation(Is(field, "exists")) if operator == "=" else Is(field, "exists")
+    if operator == "!=":
+        return Negation(Is(field, "=", _scalar(field, value)))
+    if operator == "prefix":
+        if not isinstance(value, str):
+            raise UsageError(f'where: {field}: "prefix" takes text, found {value!r:.80}')
+        return Is(field, "prefix", _checked_text(value, "a prefix"))
+    if operator in ("=", "<", "<=", ">", ">="):
+        return Is(field, operator, _scalar(field, value))
+    raise UsageError(
+        f"where: {field}: unknown operator {operator!r:.40}; "
+        "expected =, !=, <, <=, >, >=, in, not in, prefix or null"
+    )
+
+
+def _scalar(field: str, value: Any) -> Scalar:
+    if isinstance(value, str):
+        return _checked_text(value, f"the value of {field}")
+    if isinstance(value, (bool, int, np.integer, np.bool_)):
+        number = int(value)
+        # A number that no stored integer can equal still compares rightly as a float.
+        return number if -(1 << 63) <= number < 1 << 63 else float(max(min(number, 10**300), -(10**300)))
+    if isinstance(value, (float, np.floating)) and float(value) == float(value):
+        return float(value)
+    raise UsageError(
+        f"where: {field} is compared with {value!r:.80}; expected text, a number, true, false or null"
+    )
+
+
+def _checked_text(text: str, what: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"where: {what} is not valid Unicode: {text!r:.80}") from None
+    return text
+
+
+class FilterCache:
+    """Answers of single comparisons, by key; shared by all snapshots of a gallery and its threads.
+
+    An item's metadata never changes under its key, so an answer stays right for the keys that it
+    covers and only newer keys have to be looked up.
+    """
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        self._answers: OrderedDict[Is, npt.NDArray[np.bool_]] = OrderedDict()
+        self._lock = Lock()
+
+    def matches(self, tree: Filter, next_key: int) -> npt.NDArray[np.bool_]:
+        """Which keys below next_key the filter matches, as bool (next_key,); do not write to it."""
+        if isinstance(tree, Is):
+            return self._leaf(tree, next_key)
+        if isinstance(tree, Negation):
+            return ~self.matches(tree.part, next_key)
+        out = np.full(next_key, isinstance(tree, All), np.bool_)
+        for part in tree.parts:
+            if isinstance(tree, All):
+                out &= self.matches(part, next_key)
+            else:
+                out |= self.matches(part, next_key)
+        return out
+
+    def _leaf(self, leaf: Is, next_key: int) -> npt.NDArray[np.bool_]:
+        with self._lock:
+            known = self._answers.get(leaf)
+            if known is not None:
+                self._answers.move_to_end(leaf)
+        if known is not None and len(known) >= next_key:
+            return known[:next_key]
+        start = 0 if known is None else len(known)
+        answer = np.zeros(next_key, np.bool_)
+        if known is not None:
+            answer[:start] = known
+        answer[self._look_up(leaf, start, next_key)] = True
+        with self._lock:
+            current = self._answers.get(leaf)
+            if current is None or len(current) < next_key:
+                self._answers[leaf] = answer
+            size = sum(entry.nbytes for entry in self._answers.values())
+            while size > _CACHE_BYTES and len(self._answers) > 1:
+                size -= self._answers.popitem(last=False)[1].nbytes
+        return answer
+
+    def _look_up(self, leaf: Is, start: int, end: int) -> npt.NDArray[np.int64]:
+        condition, parameters = _condition(leaf)
+        with self._catalogue.reading() as connection:
+            field = connection.execute("SELECT field FROM fields WHERE name = ?", (leaf.field,)).fetchone()
+            if field is None:
+                return np.empty(0, np.int64)
+            keys = connection.execute(
+                f"SELECT key FROM attributes WHERE field = ? AND {condition} AND key >= ? AND key < ?",
+                (field[0], *parameters, start, end),
+            )
+            return np.fromiter((key for (key,) in keys), np.int64)
+
+
+def _condition(leaf: Is) -> tuple[str, tuple[Scalar, ...]]:
+    # SQLite orders numbers before text, so a range needs a bound on its open side to stay in its type.
+    value = leaf.value
+    if leaf.operator == "exists" or value is None:
+        return "1", ()
+    if leaf.operator == "=":
+        return "value = ?", (value,)
+    if leaf.operator == "prefix":
+        assert isinstance(value, str)
+        bound = _after_prefix(value)
+        return ("value >= ? AND value < ?", (value, bound)) if bound else ("value >= ?", (value,))
+    if leaf.operator in ("<", "<="):
+        return (f"value {leaf.operator} ?" + (" AND value >= ''" if isinstance(value, str) else ""), (value,))
+    return (f"value {leaf.operator} ?" + ("" if isinstance(value, str) else " AND value < ''"), (value,))
+
+
+def _after_prefix(prefix: str) -> str:
+    """The smallest text behind everything that starts with the prefix; empty where there is none."""
+    while prefix:
+        last = ord(prefix[-1])
+        if last < 0x10FFFF:
+            return prefix[:-1] + chr(0xE000 if last == 0xD7FF else last + 1)
+        prefix = prefix[:-1]
+    return ""

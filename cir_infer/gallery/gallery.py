@@ -1,0 +1,536 @@
+"""The gallery as its users see it: create, open, add, remove, compact, read."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from cir_infer.errors import GalleryError, UsageError
+from cir_infer.gallery import catalogue as tables
+from cir_infer.gallery import files, filters, vectors
+from cir_infer.gallery import metadata as meta
+from cir_infer.gallery.locks import EVERYTHING, Pin, WriterLock
+from cir_infer.gallery.segments import Segment, SegmentEntry, Tensor, open_segment, write_segment
+from cir_infer.gallery.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from cir_infer.engine import Engine
+
+__all__ = ["Existing", "Gallery"]
+
+Existing = Literal["error", "replace", "skip"]
+
+CATALOGUE = "catalogue.sqlite"
+ROWS = "rows"
+READERS = "readers"
+LOCK = "writer.lock"
+_BULK = 1 << 17
+
+
+class Gallery:
+    """Rows, ids and metadata in a folder, with the guarantees of a database (docs/gallery.md).
+
+    Every call that changes the gallery is one commit: when it returns, the change is on the disk
+    and visible to new snapshots; when it raises or the machine dies, nothing of it is there. One
+    process writes at a time, any number read. Threads may share a Gallery.
+
+        gallery = Gallery.create("shop.gallery", engine)
+        gallery.add(["a.jpg", "b.jpg"], ids=["a", "b"], metadata=[{"price": 20}, {"price": 35}])
+        gallery.snapshot().matching("price < 30")        # 1
+    """
+
+    def __init__(self, path: str | Path, engine: Engine | None = None, *, read_only: bool = False) -> None:
+        self._path = Path(path)
+        self._engine = engine
+        self._read_only = read_only
+        self._closed = False
+        if not self._path.is_dir():
+            found = "a file" if self._path.exists() else "nothing"
+            raise GalleryError(
+                f"{self._path}: found {found}, expected the folder of a gallery; "
+                "create one with cir-index or Gallery.create"
+            )
+        self._rows_folder = self._path / ROWS
+        self._readers = self._path / READERS
+        self._lock = WriterLock(self._path / LOCK)
+        self._pins = os.access(self._readers, os.W_OK)
+        self._catalogue = tables.Catalogue(self._path / CATALOGUE)
+        self._cache = filters.FilterCache(self._catalogue)
+        self._opening = Lock()
+        self._snapshot: Snapshot | None = None
+        self._segments: dict[int, Segment] = {}
+        self._swept = False
+
+    # ---- making and opening
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        engine: Engine | None = None,
+        dtype: str = "float16",
+        *,
+        coarse: bool = False,
+        dimension: int | None = None,
+        fingerprint: str | None = None,
+    ) -> Gallery:
+        """Make an empty gallery.
+
+        Args:
+            path: a folder that does not exist yet.
+            engine: gives the dimension and the fingerprint of the rows.
+            dtype: how rows are stored: "float32", "float16" or "int8" (with one scale a row).
+            coarse: also keep an int8 copy of each row, for scorers that scan it first.
+            dimension: D, where there is no engine.
+            fingerprint: of the bundle that will encode the rows, where there is no engine.
+
+        Raises:
+            UsageError: neither an engine nor a dimension, or no such row type.
+            GalleryError: the path exists, or the disk is full or fails.
+        """
+        vectors.check_row_type(dtype, coarse)
+        if engine is not None:
+            if dimension not in (None, engine.dimension):
+                raise UsageError(
+                    f"dimension is {dimension}, the engine's rows have {engine.dimension}; leave it out"
+                )
+            dimension, fingerprint = engine.dimension, engine.fingerprint
+        if dimension is None or not 0 < dimension <= 1 << 20:
+            raise UsageError(f"dimension is {dimension}; pass an engine, or a dimension from 1 to {1 << 20}")
+        path = Path(path)
+        if path.exists() or path.is_symlink():
+            raise GalleryError(f"{path}: already exists; open it with Gallery.open, or choose another path")
+        # Built under another name, so that a gallery is whole or not there.
+        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        try:
+            with files.told_as_gallery_error("creating the gallery", path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                for folder in (draft, draft / ROWS, draft / READERS):
+                    folder.mkdir()
+                (draft / READERS / EVERYTHING).touch()
+                tables.Catalogue.create(
+                    draft / CATALOGUE, tables.Encoding(1, fingerprint, dimension, dtype, coarse)
+                )
+                for folder in (draft / READERS, draft / ROWS, draft):
+                    files.sync_folder(folder)
+                files.rename(draft, path)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        return cls(path, engine)
+
+    @classmethod
+    def open(cls, path: str | Path, engine: Engine | None = None, read_only: bool = False) -> Gallery:
+        """Open a gallery.
+
+        Args:
+            path: its folder.
+            engine: the engine that will query or add; its bundle must be the one that encoded the
+                rows. A gallery without a fingerprint only has to have its dimension.
+            read_only: refuse every change.
+
+        Raises:
+            GalleryError: not a gallery, damaged, of a newer format, or encoded by another bundle.
+        """
+        gallery = cls(path, engine, read_only=read_only)
+        try:
+            gallery.snapshot()
+            if engine is not None:
+                gallery.check_engine(engine)
+        except BaseException:
+            gallery.close()
+            raise
+        return gallery
+
+    @classmethod
+    def from_arrays(
+        cls,
+        path: str | Path,
+        *,
+        ids: Sequence[str],
+        vectors: npt.NDArray[Any],
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+        sources: Sequence[str | None] | None = None,
+        engine: Engine | None = None,
+        dtype: str = "float16",
+        coarse: bool = False,
+        fingerprint: str | None = None,
+    ) -> Gallery:
+        """Make a gallery of rows that were computed elsewhere, e.g. a memory-mapped `.npy`.
+
+        Args:
+            path: a folder that does not exist yet.
+            ids: N distinct strings.
+            vectors: (N, D) numbers.
+            metadata: N dictionaries (or None).
+            sources: N paths of images (or None).
+            engine: the engine that the rows are for; stamps the gallery with its fingerprint.
+            dtype: see `create`.
+            coarse: see `create`.
+            fingerprint: of the bundle, where there is no engine.
+
+        Raises:
+            GalleryError: see `add_vectors` and `create`. Nothing is left at the path.
+        """
+        shape = np.shape(vectors)
+        if len(shape) != 2 or not shape[1] or shape[0] != len(ids):
+            raise GalleryError(f"vectors have shape {shape} for {len(ids)} ids; expected ({len(ids)}, D)")
+        meta.checked_ids(ids)
+        path = Path(path)
+        if path.exists() or path.is_symlink():
+            raise GalleryError(f"{path}: already exists; open it with Gallery.open, or choose another path")
+        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        try:
+            with cls.create(
+                draft, engine, dtype, coarse=coarse, dimension=int(shape[1]), fingerprint=fingerprint
+            ) as gallery:
+                for start in range(0, len(ids), _BULK):
+                    part = slice(start, start + _BULK)
+                    gallery.add_vectors(
+                        ids=ids[part],
+                        vectors=vectors[part],
+                        metadata=None if metadata is None else metadata[part],
+                        sources=None if sources is None else sources[part],
+                    )
+            with files.told_as_gallery_error("creating the gallery", path):
+                files.rename(draft, path)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        return cls.open(path, engine)
+
+    def close(self) -> None:
+        """Close the catalogue. Snapshots keep their rows, but can no longer look up items."""
+        self._closed = True
+        self._snapshot = None
+        self._segments.clear()
+        self._catalogue.close()
+
+    def __enter__(self) -> Gallery:
+        return self
+
+    def __exit__(self, kind: object, value: object, traceback: object) -> None:
+        self.close()
+
+    # ---- reading
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._path
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the bundle that encoded the rows, None where nobody said."""
+        return self.snapshot().fingerprint
+
+    @property
+    def dimension(self) -> int:
+        """D, the length of a row."""
+        return self.snapshot().dimension
+
+    @property
+    def dtype(self) -> str:
+        """The stored type of a row: "float32", "float16" or "int8"."""
+        return str(self.snapshot().rows.dtype)
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of all live items in the order in which they were added (a new list each time)."""
+        snapshot = self.snapshot()
+        return snapshot.ids(snapshot.live_rows())
+
+    def __len__(self) -> int:
+        return self.snapshot().count
+
+    def __contains__(self, item: object) -> bool:
+        return isinstance(item, str) and self.snapshot().row(item) is not None
+
+    def __repr__(self) -> str:
+        if self._closed:
+            return f"<Gallery {self._path}, closed>"
+        return f"<Gallery {self._path}: {len(self):,} rows x {self.dimension} {self.dtype}>"
+
+    def check_engine(self, engine: Engine) -> None:
+        """Raise `GalleryError` unless the engine's bundle is the one that encoded the rows."""
+        snapshot = self.snapshot()
+        if snapshot.fingerprint is None:
+            if engine.dimension != snapshot.dimension:
+                raise GalleryError(
+                    f"{self._path}: its rows have {snapshot.dimension} dimensions, the bundle's "
+                    f"{engine.dimension}; use the bundle that made the rows"
+                )
+        elif engine.fingerprint != snapshot.fingerprint:
+            raise GalleryError(
+                f"{self._path}: its rows were encoded by bundle {snapshot.fingerprint}, this bundle is "
+                f"{engine.fingerprint}; use the other bundle, or change the gallery over with "
+                "`cir-index --reencode`"
+            )
+
+    def snapshot(self) -> Snapshot:
+        """The newest generation. The same object until there is a newer one.
+
+        Raises:
+            GalleryError: the gallery is damaged or closed.
+        """
+        current = self._snapshot
+        generation = self._catalogue.generation()
+        if current is not None and current.generation == generation:
+            return current
+        with self._opening:
+            current = self._snapshot
+            if current is not None and current.generation >= self._catalogue.generation():
+                return current
+            self._snapshot = self._open_snapshot()
+            return self._snapshot
+
+    def _open_snapshot(self) -> Snapshot:
+        while True:
+            pin = None
+            if self._pins:
+                with files.told_as_gallery_error("announcing a reader", self._readers):
+                    pin = Pin(self._readers, self._catalogue.generation())
+            try:
+                state = self._catalogue.state()
+                segments = {entry.number: self._segment(entry, state.encoding) for entry in state.segments}
+            except GalleryError:
+                if pin is not None:
+                    pin.release()
+                # Before the pin was set, a compaction may have taken a segment away.
+                if self._catalogue.generation() != state.generation:
+                    continue
+                raise
+            except BaseException:
+                if pin is not None:
+                    pin.release()
+                raise
+            self._segments = segments
+            return Snapshot(state, list(segments.values()), self._catalogue, self._cache, pin)
+
+    def _segment(self, entry: SegmentEntry, encoding: tables.Encoding) -> Segment:
+        known = self._segments.get(entry.number)
+        if known is not None and known.entry == entry:
+            return known
+        return open_segment(self._rows_folder, entry, encoding.dimension, encoding.dtype, encoding.coarse)
+
+    # ---- writing
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Stay the one writer for the length of the block, over several commits.
+
+        Raises:
+            GalleryError: somebody else is writing, or the gallery is open read-only.
+        """
+        if self._read_only:
+            raise GalleryError(f"{self._path}: open for reading only; open it without read_only to change it")
+        with self._lock.held():
+            yield
+
+    def add(
+        self,
+        images: Sequence[Any],
+        *,
+        ids: Sequence[str],
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+        existing: Existing = "error",
+        batch_size: int = 32,
+    ) -> int:
+        """Encode images and add them, in one commit.
+
+        Args:
+            images: n paths, bytes, PIL images or uint8 (H, W, 3) arrays. The path of an image is
+                kept as its source. They are all decoded and encoded before the commit, so add a
+                large collection in parts, or with `cir-index`.
+            ids: n distinct strings.
+            metadata: n dictionaries of JSON values (or None).
+            existing: see `add_vectors`. With "skip", images of ids held already are not encoded.
+            batch_size: how many images the encoder takes at a time.
+
+        Returns:
+            How many items were added or replaced.
+
+        Raises:
+            UsageError: the gallery was opened without an engine.
+            ImageError: an image cannot be decoded.
+            GalleryError: see `add_vectors`.
+        """
+        if self._engine is None:
+            raise UsageError(
+                "this gallery was opened without an engine; pass engine= to open, or use add_vectors"
+            )
+        checked = meta.checked_ids(ids)
+        images = list(images)
+        if len(images) != len(checked) or (metadata is not None and len(metadata) != len(checked)):
+            raise GalleryError(
+                f"{len(images)} images, {len(checked)} ids and "
+                f"{len(checked) if metadata is None else len(metadata)} metadata; expected one of each"
+            )
+        with self.writing():
+            with self._catalogue.reading() as connection:
+                held = tables.live_keys(connection, checked) if existing != "replace" else {}
+            if held and existing == "error":
+                raise self._held(held, checked)
+            keep = [i for i, item in enumerate(checked) if item not in held]
+            if not keep:
+                return 0
+            return self.add_vectors(
+                ids=[checked[i] for i in keep],
+                vectors=self._engine.encode_images([images[i] for i in keep], batch_size=batch_size),
+                metadata=None if metadata is None else [metadata[i] for i in keep],
+                sources=[str(images[i]) if isinstance(images[i], (str, os.PathLike)) else None for i in keep],
+                existing=existing,
+            )
+
+    def _held(self, held: Mapping[str, int], ids: Sequence[str]) -> GalleryError:
+        first = next(item for item in ids if item in held)
+        return GalleryError(
+            f"{self._path}: already holds id {first!r} ({len(held)} of {len(ids)} ids in this call); "
+            "pass existing='replace' or existing='skip'"
+        )
+
+    def add_vectors(
+        self,
+        *,
+        ids: Sequence[str],
+        vectors: npt.NDArray[Any],
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+        sources: Sequence[str | None] | None = None,
+        stamps: Sequence[str | None] | None = None,
+        existing: Existing = "error",
+    ) -> int:
+        """Add items whose vectors are known, in one commit.
+
+        Args:
+            ids: n distinct strings.
+            vectors: (n, D) finite numbers, none all zero.
+            metadata: n dictionaries of JSON values (or None).
+            sources: n paths of images (or None).
+            stamps: n texts that say which version of its source an item was made of; kept for
+                `cir-index`, which skips what has not changed.
+            existing: what to do with an id that the gallery holds: "error" refuses the whole call,
+                "replace" puts the new item in its place (an upsert), "skip" keeps the old one.
+
+        Returns:
+            How many items were added or replaced.
+
+        Raises:
+            GalleryError: see `vectors.checked_vectors`, `metadata.encode`; an id is held already;
+                another writer; the disk is full or fails. The gallery is as it was before.
+        """
+        if existing not in ("error", "replace", "skip"):
+            raise UsageError(f"existing is {existing!r}; expected error, replace or skip")
+        checked = meta.checked_ids(ids)
+        for name, column in (("metadata", metadata), ("sources", sources), ("stamps", stamps)):
+            if column is not None and len(column) != len(checked):
+                raise GalleryError(
+                    f"{name} has {len(column)} entries for {len(checked)} ids; expected one for each"
+                )
+        items = [
+            tables.ItemRecord(
+                item,
+                meta.encode(None if metadata is None else metadata[i], item),
+                None if sources is None else sources[i],
+                None if stamps is None else stamps[i],
+            )
+            for i, item in enumerate(checked)
+        ]
+        return self._commit(items, vectors, existing)
+
+    def _commit(self, items: list[tables.ItemRecord], array: Any, existing: Existing) -> int:
+        with self.writing():
+            encoding = self._encoding()
+            rows = vectors.checked_vectors(
+                array, [item.id for item in items], encoding.dimension, encoding.dtype
+            )
+            with self._catalogue.reading() as connection:
+                held = tables.live_keys(connection, [item.id for item in items])
+            if held and existing == "error":
+                raise self._held(held, [item.id for item in items])
+            if held and existing == "skip":
+                kept = [i for i, item in enumerate(items) if item.id not in held]
+                items, rows, held = [items[i] for i in kept], rows[kept], {}
+            if not items:
+                return 0
+            stored, scales = vectors.to_rows(rows, encoding.dtype)
+            with self._catalogue.reading() as connection:
+                first_key = tables.header(connection, "next_key")
+            tensors = self._tensors(encoding, stored, scales)
+            entry = self._write_segment(tensors, first_key, first_key + len(items) - 1, len(items))
+            with self._catalogue.writing() as connection:
+                tables.insert_items(connection, first_key, items)
+                tables.set_buried(connection, held.values(), True)
+                tables.insert_segment(connection, encoding.number, entry)
+                tables.set_header(connection, "next_key", entry.last_key + 1)
+                tables.set_header(connection, "next_segment", entry.number + 1)
+            return len(items)
+
+    def remove(self, ids: Sequence[str], *, missing: Literal["error", "skip"] = "error") -> int:
+        """Remove items, in one commit.
+
+        Args:
+            ids: distinct strings.
+            missing: what to do with an id that the gallery does not hold: "error" refuses the
+                whole call, "skip" passes over it.
+
+        Returns:
+            How many items were removed.
+
+        Raises:
+            GalleryError: an id is not held, another writer, the disk is full or fails.
+        """
+        checked = meta.checked_ids(ids)
+        with self.writing():
+            with self._catalogue.reading() as connection:
+                held = tables.live_keys(connection, checked)
+            if missing == "error" and len(held) < len(checked):
+                first = next(item for item in checked if item not in held)
+                raise GalleryError(
+                    f"{self._path}: holds no id {first!r} ({len(checked) - len(held)} of {len(checked)} "
+                    "ids in this call); pass missing='skip'"
+                )
+            if held:
+                with self._catalogue.writing() as connection:
+                    tables.set_buried(connection, held.values(), True)
+            return len(held)
+
+    def _encoding(self) -> tables.Encoding:
+        return self._catalogue.state().encoding
+
+    def _tensors(
+        self, encoding: tables.Encoding, stored: npt.NDArray[Any], scales: npt.NDArray[np.float32] | None
+    ) -> list[Tensor]:
+        tensors = [Tensor("rows", encoding.dtype, stored.shape, [stored])]
+        if scales is not None:
+            tensors.append(Tensor("scales", "float32", scales.shape, [scales]))
+        if encoding.coarse:
+            coarse, coarse_scales = vectors.quantise(stored)
+            tensors.append(Tensor("coarse", "int8", coarse.shape, [coarse]))
+            tensors.append(Tensor("coarse_scales", "float32", coarse_scales.shape, [coarse_scales]))
+        return tensors
+
+    def _write_segment(self, tensors: list[Tensor], first_key: int, last_key: int, rows: int) -> SegmentEntry:
+        """Rows on the disk, their name on the disk; not yet in the catalogue."""
+        with self._catalogue.reading() as connection:
+            number = tables.header(connection, "next_segment")
+        entry = SegmentEntry(number, first_key, last_key, rows, 0, "")
+        with files.told_as_gallery_error("writing rows", self._rows_folder):
+            while (self._rows_folder / entry.name).exists():
+                entry = entry._replace(number=entry.number + 1)
+            path = self._rows_folder / entry.name
+            try:
+                size, checksum = write_segment(path, tensors)
+                files.sync_folder(self._rows_folder)
+            except BaseException:
+                files.remove(path)
+                raise
+        return entry._replace(bytes=size, sha256=checksum)

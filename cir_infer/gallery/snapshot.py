@@ -1,0 +1,216 @@
+"""A snapshot: one generation of a gallery, unchanged for as long as it is held."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cir_infer.errors import GalleryError
+from cir_infer.gallery import catalogue as tables
+from cir_infer.gallery import filters
+from cir_infer.gallery import metadata as meta
+from cir_infer.gallery.locks import Pin
+from cir_infer.gallery.segments import Segment
+from cir_infer.scoring.contract import Rows
+
+__all__ = ["Mask", "RowNumbers", "Snapshot"]
+
+Mask = npt.NDArray[np.uint8]
+RowNumbers = Sequence[int] | npt.NDArray[np.int64]
+
+
+class Snapshot:
+    """One generation of a gallery, for reading, from any number of threads.
+
+    Row numbers run through all stored rows in the order in which items were added, removed items
+    included; `live` says which of them count. Adding, removing and compacting do not touch a
+    snapshot, in this process or another.
+
+    Attributes:
+        generation: the commit it shows.
+        fingerprint: of the bundle that encoded the rows, None where nobody said.
+        dimension: D.
+        rows: all rows, memory-mapped.
+        coarse: an int8 copy of the same rows, where the gallery keeps one, else None.
+        live: uint8 (ceil(N / 8),), bit r % 8 of byte r // 8 (least significant first) says whether
+            row r counts; None where all do.
+        count: how many rows count.
+    """
+
+    def __init__(
+        self,
+        state: tables.State,
+        segments: Sequence[Segment],
+        store: tables.Catalogue,
+        cache: filters.FilterCache,
+        pin: Pin | None,
+    ) -> None:
+        self.generation = state.generation
+        self.fingerprint = state.encoding.fingerprint
+        self.dimension = state.encoding.dimension
+        self._next_key = state.next_key
+        self._segments = segments
+        self._catalogue = store
+        self._cache = cache
+        self._masks: dict[filters.Filter, Mask] = {}
+        if pin is not None:
+            weakref.finalize(self, pin.release)
+        self._first_keys = np.array([segment.entry.first_key for segment in segments], np.int64)
+        self._starts = np.cumsum([0, *(segment.entry.rows for segment in segments)])
+        encoding = state.encoding
+        self.rows = _rows(
+            [s.rows for s in segments], [s.scales for s in segments], encoding.dtype, self.dimension
+        )
+        self.coarse: Rows | None = None
+        if encoding.coarse:
+            self.coarse = _rows(
+                [s.coarse for s in segments], [s.coarse_scales for s in segments], "int8", self.dimension
+            )
+        self._alive = self._live_rows(state)
+        total = int(self._starts[-1])
+        self.count = total if self._alive is None else int(np.count_nonzero(self._alive))
+        self.live: Mask | None = None if self._alive is None else np.packbits(self._alive, bitorder="little")
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __repr__(self) -> str:
+        return f"<Snapshot {self.generation}: {self.count:,} rows x {self.dimension} {self.rows.dtype}>"
+
+    def _live_rows(self, state: tables.State) -> npt.NDArray[np.bool_] | None:
+        if not state.buried or not self._segments:
+            return None
+        buried = np.zeros((state.next_key // tables.CHUNK + 1) * tables.CHUNK, np.bool_)
+        for chunk, bits in state.buried.items():
+            if 0 <= chunk <= state.next_key // tables.CHUNK:
+                buried[chunk * tables.CHUNK : (chunk + 1) * tables.CHUNK] = tables.unpack_chunk(bits)
+        dead = self._gather(buried)
+        return ~dead if dead.any() else None
+
+    def _gather(self, by_key: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if not self._segments:
+            return by_key[:0]
+        return np.concatenate([segment.by_key(by_key) for segment in self._segments])
+
+    # ---- rows to items
+
+    def ids(self, rows: RowNumbers) -> list[str]:
+        """The ids of rows.
+
+        Raises:
+            GalleryError: a row number is out of range.
+        """
+        return [str(value) for value in self._column("id", rows)]
+
+    def metadata(self, rows: RowNumbers) -> list[dict[str, Any]]:
+        """The metadata of rows, an empty dictionary where an item has none."""
+        return [meta.decode(value) for value in self._column("metadata", rows)]
+
+    def sources(self, rows: RowNumbers) -> list[str | None]:
+        """Where the images of rows came from (a path), None where nobody said."""
+        return self._column("source", rows)
+
+    def vector(self, row: int) -> npt.NDArray[np.float32]:
+        """One row as float32 (D,)."""
+        self._keys([row])
+        vector: npt.NDArray[np.float32] = self.rows.take([row])[0]
+        return vector
+
+    def _column(self, name: str, rows: RowNumbers) -> list[Any]:
+        keys = [int(key) for key in self._keys(rows)]
+        values = self._catalogue.column(name, keys)
+        try:
+            return [values[key] for key in keys]
+        except KeyError as error:
+            raise GalleryError(
+                f"the catalogue has no item {error}; run verify, restore the gallery from a copy"
+            ) from None
+
+    def _keys(self, rows: RowNumbers) -> npt.NDArray[np.int64]:
+        wanted = np.asarray(rows, np.int64).reshape(-1)
+        total = int(self._starts[-1])
+        if wanted.size and (wanted.min() < 0 or wanted.max() >= total):
+            bad = int(wanted.min()) if wanted.min() < 0 else int(wanted.max())
+            raise GalleryError(f"row {bad} asked of a snapshot with {total} rows")
+        which = np.searchsorted(self._starts, wanted, side="right") - 1
+        out = np.empty(len(wanted), np.int64)
+        for number in np.unique(which):
+            at = which == number
+            offsets = wanted[at] - self._starts[number]
+            segment = self._segments[number]
+            out[at] = segment.entry.first_key + offsets if segment.keys is None else segment.keys[offsets]
+        return out
+
+    # ---- items to rows
+
+    def row(self, item: str) -> int | None:
+        """The row of an id, None where the gallery does not hold it (now)."""
+        for key in reversed(self._catalogue.keys_of(item)):
+            place = self._row_of(key)
+            if place is not None and (self._alive is None or self._alive[place]):
+                return place
+        return None
+
+    def _row_of(self, key: int) -> int | None:
+        number = int(np.searchsorted(self._first_keys, key, side="right")) - 1
+        if number < 0 or key > self._segments[number].entry.last_key:
+            return None
+        segment = self._segments[number]
+        if segment.keys is None:
+            return int(self._starts[number]) + key - segment.entry.first_key
+        offset = int(np.searchsorted(segment.keys, key))
+        return int(self._starts[number]) + offset if segment.keys[offset] == key else None
+
+    # ---- filters
+
+    def where(self, expression: filters.Where | None) -> Mask | None:
+        """The live rows that an expression matches.
+
+        Args:
+            expression: see `filters.parse`; None matches every live row.
+
+        Returns:
+            uint8 (ceil(N / 8),) as `live`; None where every row of the snapshot qualifies because
+            nothing was asked and nothing was removed. Do not write to it.
+
+        Raises:
+            UsageError: the expression is malformed.
+        """
+        if expression is None:
+            return self.live
+        tree = filters.parse(expression)
+        mask = self._masks.get(tree)
+        if mask is None:
+            matched = self._gather(self._cache.matches(tree, self._next_key))
+            if self._alive is not None:
+                matched = matched & self._alive
+            mask = np.packbits(matched, bitorder="little")
+            mask.flags.writeable = False
+            if len(self._masks) >= 64:
+                self._masks.clear()
+            self._masks[tree] = mask
+        return mask
+
+    def matching(self, expression: filters.Where | None) -> int:
+        """How many live rows an expression matches, exactly."""
+        if expression is None:
+            return self.count
+        mask = self.where(expression)
+        assert mask is not None
+        return int(np.unpackbits(mask).sum(dtype=np.int64))
+
+    def live_rows(self) -> npt.NDArray[np.int64]:
+        """The numbers of the live rows, ascending, int64 (count,)."""
+        if self._alive is None:
+            return np.arange(int(self._starts[-1]), dtype=np.int64)
+        return np.flatnonzero(self._alive)
+
+
+def _rows(blocks: Sequence[Any], scales: Sequence[Any], dtype: str, dimension: int) -> Rows:
+    if not blocks:
+        blocks, scales = [np.empty((0, dimension), np.dtype(dtype))], [np.empty(0, np.float32)]
+    return Rows(tuple(blocks), tuple(scales) if dtype == "int8" else None)

@@ -1,0 +1,80 @@
+"""From vectors to stored rows: the checks that keep a gallery clean, and the three row types."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cir_infer.errors import GalleryError, UsageError
+
+__all__ = ["ROW_TYPES", "check_row_type", "checked_vectors", "quantise", "to_rows"]
+
+ROW_TYPES = ("float32", "float16", "int8")
+_FLOAT16_MAX = float(np.finfo(np.float16).max)
+_FLOAT16_NORMAL = float(np.finfo(np.float16).smallest_normal)
+
+
+def check_row_type(dtype: str, coarse: bool) -> None:
+    """Raise `UsageError` unless a gallery can store rows so."""
+    if dtype not in ROW_TYPES:
+        raise UsageError(f"dtype is {dtype!r}; expected one of {', '.join(ROW_TYPES)}")
+    if coarse and dtype == "int8":
+        raise UsageError("coarse=True adds an int8 copy, which int8 rows already are; choose one of the two")
+
+
+def checked_vectors(vectors: Any, ids: Sequence[str], dimension: int, dtype: str) -> npt.NDArray[np.float32]:
+    """The vectors as C-contiguous float32 (n, D), each fit to be stored as `dtype`.
+
+    Raises:
+        GalleryError: not n vectors of D numbers; one holds NaN or infinity, is zero, or leaves the
+            range of the row type. The message names the id of the first.
+    """
+    try:
+        array = np.asarray(vectors)
+        if array.dtype.kind not in "fiu":
+            raise ValueError(f"an array of {array.dtype}")
+    except (ValueError, TypeError) as error:
+        raise GalleryError(f"vectors are no array of numbers ({error}); expected (n, {dimension})") from None
+    if array.shape != (len(ids), dimension):
+        raise GalleryError(
+            f"vectors have shape {array.shape} for {len(ids)} ids; expected ({len(ids)}, {dimension}), "
+            "the dimension of this gallery"
+        )
+    with np.errstate(over="ignore"):
+        array = np.ascontiguousarray(array, np.float32)
+    peak = np.abs(array).max(axis=1, initial=0.0)
+
+    def refuse(bad: npt.NDArray[np.bool_], problem: str) -> None:
+        if bad.any():
+            first = int(np.argmax(bad))
+            more = f" (and {int(bad.sum()) - 1} more)" if bad.sum() > 1 else ""
+            raise GalleryError(f"the vector of id {ids[first]!r}{more} {problem}")
+
+    refuse(~np.isfinite(peak), "holds NaN or infinity (as float32); expected finite numbers")
+    refuse(peak == 0, "is zero everywhere, so it has no direction to compare; leave the item out")
+    if dtype == "float16":
+        remedy = "scale the vectors, or create the gallery with dtype='float32'"
+        refuse(peak > _FLOAT16_MAX, f"holds a value beyond float16 ({_FLOAT16_MAX:g}); {remedy}")
+        refuse(peak < _FLOAT16_NORMAL, f"is too small for float16 (below {_FLOAT16_NORMAL:.1e}); {remedy}")
+    return array
+
+
+def quantise(vectors: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Rows as int8 with one scale each, the largest magnitude at 127: row ~ int8 * scale."""
+    rows = np.asarray(vectors, np.float32)
+    peak = np.abs(rows).max(axis=1, initial=0.0)
+    # The smallest normal number keeps the division finite for rows of tiny values.
+    scales = np.maximum(peak / np.float32(127), np.finfo(np.float32).tiny).astype(np.float32)
+    return np.rint(rows / scales[:, None]).astype(np.int8), scales
+
+
+def to_rows(
+    vectors: npt.NDArray[np.float32], dtype: str
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32] | None]:
+    """Checked vectors in the stored type, with scales for int8."""
+    if dtype == "int8":
+        return quantise(vectors)
+    return np.ascontiguousarray(vectors, np.dtype(dtype)), None
