@@ -1,0 +1,176 @@
+"""What counts as an image, and how it is read: a path, bytes, a Pillow image or a uint8 array.
+
+Formats are a fixed list of plain decoders; EPS, PDF and the like, for which Pillow would start other
+programs, are not among them. An image that cannot be decoded completely is an `ImageError`.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from cir_infer.errors import ImageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["MAX_PIXELS", "ImageLike", "check_pixels", "describe_image", "load_features", "load_image"]
+
+ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]"
+"""A path, an encoded image as bytes, a Pillow image, or uint8 (H, W, C) with C = 1, 3 or 4. For a
+bundle on pre-extracted features: the features (F,), or the path of a .npy file that holds them."""
+
+MAX_PIXELS = 1 << 27
+"""The largest image, 134 megapixels, that is decoded or made on the way by padding or resizing
+(400 MB as RGB). Larger ones, often decompression bombs, are an `ImageError`."""
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "JPEG2000", "AVIF")
+
+
+def load_image(image: ImageLike, exif_orientation: bool = False) -> Image.Image:
+    """Decode an image completely, in its own mode.
+
+    Args:
+        image: see `ImageLike`.
+        exif_orientation: turn it upright as its EXIF tag says.
+
+    Raises:
+        ImageError: no such file, not an image, truncated, above `MAX_PIXELS`, or an array of
+            another type or shape.
+    """
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    from PIL import Image, UnidentifiedImageError
+
+    name = describe_image(image)
+    try:
+        if isinstance(image, Image.Image):
+            return _decode(image, name, exif_orientation)
+        with _stream(image) as stream:
+            return _decode(Image.open(stream, formats=_formats()), name, exif_orientation)
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise _too_large(name, str(error)) from error
+    except UnidentifiedImageError as error:
+        raise ImageError(
+            f"{name} is not an image that can be read; expected one of {', '.join(_formats())}"
+        ) from error
+    except MemoryError as error:
+        raise ImageError(f"{name} does not fit into memory; scale it down first") from error
+    except Exception as error:  # decoders answer damage with OSError, SyntaxError, struct.error, ...
+        raise ImageError(
+            f"{name} is truncated or damaged ({error}); save it again or leave it out"
+        ) from error
+
+
+def load_features(image: ImageLike, size: int) -> npt.NDArray[np.float32]:
+    """Pre-extracted features as float32 (size,).
+
+    Args:
+        image: an array of numbers, or the path of a .npy file that holds one.
+        size: F, the number of features that the bundle takes.
+
+    Raises:
+        ImageError: not such an array, another size, or a value that is not finite.
+    """
+    what = f"this bundle takes pre-extracted features: {size} numbers, as an array or a .npy file"
+    if isinstance(image, (str, os.PathLike)):
+        try:
+            array = np.load(_existing(image), allow_pickle=False)
+        except ImageError:
+            raise
+        except Exception as error:
+            raise ImageError(f"{image} is not a .npy file ({error}); {what}") from error
+    else:
+        array = image
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
+        raise ImageError(f"{describe_image(image)} is not an array of numbers; {what}")
+    if array.shape not in ((size,), (1, size)):
+        raise ImageError(f"{describe_image(image)} has shape {array.shape}; {what}")
+    features = array.reshape(size).astype(np.float32)
+    if not np.isfinite(features).all():
+        raise ImageError(f"{describe_image(image)} holds NaN or infinity; {what}")
+    return features
+
+
+def check_pixels(width: int, height: int, name: str) -> None:
+    """Raise `ImageError` for an empty image and for one above `MAX_PIXELS`."""
+    if width < 1 or height < 1:
+        raise ImageError(f"{name} is empty ({width} x {height} pixels)")
+    if width * height > MAX_PIXELS:
+        raise _too_large(name, f"{width} x {height} pixels")
+
+
+def describe_image(image: object) -> str:
+    """The image's name in a message: its path, or what it is."""
+    if isinstance(image, (str, os.PathLike)):
+        return os.fspath(image)
+    if isinstance(image, np.ndarray):
+        return f"the {image.dtype} array {image.shape}"
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return f"the image of {len(image)} bytes"
+    return getattr(image, "filename", None) or f"the {type(image).__name__}"
+
+
+def _stream(image: object) -> IO[bytes]:
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return io.BytesIO(image)
+    if isinstance(image, (str, os.PathLike)):
+        return _existing(image).open("rb")
+    raise ImageError(
+        "an image is a path, bytes, a Pillow image or a uint8 (height, width, 3) array; "
+        f"got {type(image).__name__}"
+    )
+
+
+def _decode(image: Image.Image, name: str, exif_orientation: bool) -> Image.Image:
+    check_pixels(image.width, image.height, name)
+    image.load()
+    if not exif_orientation:
+        return image
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(image)
+
+
+def _too_large(name: str, found: str) -> ImageError:
+    return ImageError(
+        f"{name} is too large ({found}); at most {MAX_PIXELS} pixels are accepted, scale it down first"
+    )
+
+
+def _existing(path: str | os.PathLike[str]) -> Path:
+    file = Path(path)
+    try:
+        if file.is_file():
+            return file
+        found = "is not a file" if file.exists() else "does not exist"
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
+        raise ImageError(f"{path!r} is not a usable path ({error})") from error
+    raise ImageError(f"{file} {found}; expected an image file")
+
+
+def _from_array(array: npt.NDArray[Any]) -> Image.Image:
+    from PIL import Image
+
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in (1, 3, 4):
+        raise ImageError(
+            f"{describe_image(array)} is not an image; expected uint8 (height, width, 3), values 0..255"
+        )
+    check_pixels(array.shape[1], array.shape[0], describe_image(array))
+    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)

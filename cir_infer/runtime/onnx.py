@@ -1,0 +1,122 @@
+"""ONNX Runtime on the CPU or on CUDA.
+
+ONNX Runtime falls back to the CPU without an error when a GPU provider cannot start, so a session is
+judged by the providers that it really has, never by those that the library lists.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from cir_infer.errors import BundleError, DeviceError
+from cir_infer.runtime.graph import Array, Tensor
+
+# Since 1.29 ONNX Runtime sends telemetry unless told otherwise before it is imported; a user who has
+# set the variable, to anything, has decided.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import onnxruntime as ort
+
+__all__ = ["OnnxBackend", "OnnxGraph"]
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_TYPES: dict[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(uint8)": np.dtype(np.uint8),
+    "tensor(int32)": np.dtype(np.int32),
+    "tensor(int64)": np.dtype(np.int64),
+}
+_ERRORS_ONLY = 3
+
+
+class OnnxBackend:
+    """ONNX Runtime with one execution provider.
+
+    Args:
+        device: "cpu" or "cuda".
+        threads: threads inside an operator; None lets ONNX Runtime take the physical cores.
+
+    Raises:
+        DeviceError: this build of ONNX Runtime has no such provider.
+    """
+
+    def __init__(self, device: Literal["cpu", "cuda"], threads: int | None = None) -> None:
+        self.device: str = device
+        self._threads = threads
+        self._provider = _PROVIDERS[device]
+        if self._provider not in ort.get_available_providers():
+            raise DeviceError(
+                f"the installed onnxruntime {ort.__version__} has no {self._provider}; install "
+                "onnxruntime-gpu in place of onnxruntime (never both), or use device='cpu'"
+            )
+        if device == "cuda" and hasattr(ort, "preload_dlls"):
+            # CUDA and cuDNN that came as pip packages are not on the loader's path.
+            ort.preload_dlls()
+
+    def load(self, name: str, model: bytes) -> OnnxGraph:
+        """See `Backend.load`."""
+        options = ort.SessionOptions()
+        options.log_severity_level = _ERRORS_ONLY
+        options.inter_op_num_threads = 1
+        if self._threads is not None:
+            options.intra_op_num_threads = self._threads
+        try:
+            session = ort.InferenceSession(model, options, providers=[self._provider])
+        except Exception as error:  # the binding's exceptions share no base class of their own
+            raise BundleError(
+                f"ONNX Runtime {ort.__version__} cannot load the {name} graph: {_first_line(error)}"
+            ) from error
+        if session.get_providers()[0] != self._provider:
+            raise DeviceError(
+                f"ONNX Runtime could not start {self._provider} for the {name} graph and offered "
+                f"{session.get_providers()}; check the driver, CUDA and cuDNN against what onnxruntime-gpu "
+                f"{ort.__version__} needs, or use device='cpu'"
+            )
+        return OnnxGraph(name, session)
+
+    def describe(self) -> dict[str, Any]:
+        """See `Backend.describe`."""
+        return {
+            "library": f"onnxruntime {ort.__version__}",
+            "provider": self._provider,
+            "threads": self._threads,
+        }
+
+
+class OnnxGraph:
+    """An inference session; ONNX Runtime lets threads share one."""
+
+    def __init__(self, name: str, session: ort.InferenceSession) -> None:
+        self._name = name
+        self._session = session
+        self.inputs = tuple(_tensor(name, info) for info in session.get_inputs())
+        self.outputs = tuple(_tensor(name, info) for info in session.get_outputs())
+        self._output_names = [tensor.name for tensor in self.outputs]
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """See `Graph.run`."""
+        try:
+            values = self._session.run(self._output_names, dict(feeds))
+        except Exception as error:
+            raise DeviceError(
+                f"ONNX Runtime failed in the {self._name} graph: {_first_line(error)}"
+            ) from error
+        return dict(zip(self._output_names, values, strict=True))
+
+
+def _tensor(graph: str, info: Any) -> Tensor:
+    if info.type not in _TYPES:
+        raise BundleError(
+            f"the {graph} graph has {info.name!r} of type {info.type}; expected {sorted(_TYPES)}"
+        )
+    shape = tuple(length if isinstance(length, int) else None for length in info.shape)
+    return Tensor(info.name, _TYPES[info.type], shape)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]
