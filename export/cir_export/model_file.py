@@ -23,11 +23,19 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from cir_export.container import read_container
 from cir_export.models import RetrievalModel, build_model
 from cir_infer import __version__
 from cir_infer.errors import CheckpointError, CirError
 
-__all__ = ["TrainedModel", "load_model", "read_checkpoint", "restore_weights", "save_model"]
+__all__ = [
+    "TrainedModel",
+    "is_model_file",
+    "load_model",
+    "model_from_content",
+    "restore_weights",
+    "save_model",
+]
 
 FORMAT = "cir-model"
 VERSION = 1
@@ -99,38 +107,23 @@ def save_model(path: str | os.PathLike[str], trained: TrainedModel, precision: s
         raise CheckpointError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> Any:
-    """Reads what `torch.save` wrote, plain values and tensors only, onto the CPU.
-
-    Raises:
-        CheckpointError: no such file, not a checkpoint, cut short, or holding anything that is not plain
-            data; nothing of it is executed.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path} is not a file; expected a checkpoint")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, KeyError and more.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"{path} cannot be read as a checkpoint; it is damaged, not a checkpoint, or holds more than "
-            f"plain data ({reason})"
-        ) from error
-
-
 def load_model(path: str | os.PathLike[str]) -> TrainedModel:
     """Reads a model file. The model is in evaluation mode, float32, on the CPU.
 
     Raises:
         CheckpointError: not a model file, of a newer version, or its parts do not fit each other.
     """
-    return model_from_content(read_checkpoint(path), str(path))
+    return model_from_content(read_container(path), str(path))
+
+
+def is_model_file(content: Any) -> bool:
+    """Whether this is the content of a model file, of any version."""
+    return isinstance(content, dict) and content.get("format") == FORMAT
 
 
 def model_from_content(content: Any, where: str) -> TrainedModel:
-    """As `load_model`, from what `read_checkpoint` gave."""
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    """As `load_model`, from what `read_container` gave."""
+    if not is_model_file(content):
         raise CheckpointError(f"{where} is not a model file of cir-train; expected format {FORMAT!r}")
     if content.get("version") != VERSION:
         raise CheckpointError(

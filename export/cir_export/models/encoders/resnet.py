@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
 from torch import Tensor, nn
 
-__all__ = ["RESNETS", "ResNet"]
+__all__ = ["RESNETS", "ResNet", "resnet_name"]
 
 
 class _BasicBlock(nn.Module):
@@ -28,13 +32,15 @@ class _BasicBlock(nn.Module):
 class _Bottleneck(nn.Module):
     expansion = 4
 
-    def __init__(self, inputs: int, width: int, stride: int) -> None:
+    def __init__(self, inputs: int, width: int, stride: int, groups: int = 1, group_width: int = 64) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)  # ResNet v1.5, as torchvision
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        inner = width * group_width // 64 * groups
+        self.conv1 = nn.Conv2d(inputs, inner, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+        # The stride is here, not in conv1: ResNet v1.5, as in torchvision.
+        self.conv2 = nn.Conv2d(inner, inner, 3, stride, 1, groups=groups, bias=False)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = nn.Conv2d(inner, 4 * width, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(4 * width)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(inputs, 4 * width, stride)
@@ -52,14 +58,39 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
 
-RESNETS: dict[str, tuple[type[_BasicBlock | _Bottleneck], tuple[int, int, int, int]]] = {
-    "resnet18": (_BasicBlock, (2, 2, 2, 2)),
-    "resnet34": (_BasicBlock, (3, 4, 6, 3)),
-    "resnet50": (_Bottleneck, (3, 4, 6, 3)),
-    "resnet101": (_Bottleneck, (3, 4, 23, 3)),
-    "resnet152": (_Bottleneck, (3, 8, 36, 3)),
+class _Shape(NamedTuple):
+    """Blocks a stage, their kind, and for ResNeXt and Wide ResNet the groups of the middle convolution."""
+
+    depths: tuple[int, int, int, int]
+    bottleneck: bool = True
+    groups: int = 1
+    group_width: int = 64
+
+
+RESNETS: dict[str, _Shape] = {
+    "resnet18": _Shape((2, 2, 2, 2), bottleneck=False),
+    "resnet34": _Shape((3, 4, 6, 3), bottleneck=False),
+    "resnet50": _Shape((3, 4, 6, 3)),
+    "resnet101": _Shape((3, 4, 23, 3)),
+    "resnet152": _Shape((3, 8, 36, 3)),
+    "resnext50_32x4d": _Shape((3, 4, 6, 3), groups=32, group_width=4),
+    "resnext101_32x8d": _Shape((3, 4, 23, 3), groups=32, group_width=8),
+    "resnext101_64x4d": _Shape((3, 4, 23, 3), groups=64, group_width=4),
+    "wide_resnet50_2": _Shape((3, 4, 6, 3), group_width=128),
+    "wide_resnet101_2": _Shape((3, 4, 23, 3), group_width=128),
 }
-"""Block and blocks a stage, by torchvision's names."""
+"""Every ResNet of torchvision by its name there."""
+
+
+def resnet_name(weights: Mapping[str, Tensor]) -> str | None:
+    """Which ResNet these weights are, by torchvision's names without fc; None if it is none."""
+
+    def shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+    found = shapes(weights)
+    with torch.device("meta"):
+        return next((name for name in RESNETS if shapes(ResNet(name).state_dict()) == found), None)
 
 
 class ResNet(nn.Module):
@@ -71,19 +102,24 @@ class ResNet(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        block, depths = RESNETS[name]
+        shape = RESNETS[name]
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        self.channels = tuple(block.expansion * width for width in (64, 128, 256, 512))
+        expansion = _Bottleneck.expansion if shape.bottleneck else _BasicBlock.expansion
+        self.channels = tuple(expansion * width for width in (64, 128, 256, 512))
         inputs = 64
         stages = []
-        for width, depth, stride in zip((64, 128, 256, 512), depths, (1, 2, 2, 2), strict=True):
-            blocks = []
+        for width, depth, stride in zip((64, 128, 256, 512), shape.depths, (1, 2, 2, 2), strict=True):
+            blocks: list[nn.Module] = []
             for index in range(depth):
-                blocks.append(block(inputs, width, stride if index == 0 else 1))
-                inputs = block.expansion * width
+                step = stride if index == 0 else 1
+                if shape.bottleneck:
+                    blocks.append(_Bottleneck(inputs, width, step, shape.groups, shape.group_width))
+                else:
+                    blocks.append(_BasicBlock(inputs, width, step))
+                inputs = expansion * width
             stages.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         for module in self.modules():

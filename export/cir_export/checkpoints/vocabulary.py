@@ -1,0 +1,92 @@
+"""Vocabulary files beside public checkpoints: a pickled word list, or JSON.
+
+Such a pickle holds one object of the authors' class `Vocabulary`. It is read by an unpickler that can
+build that one class, as plain data, and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+from cir_infer.errors import CheckpointError
+
+__all__ = ["load_vocabulary"]
+
+_CLASSES = {("__main__", "Vocabulary"), ("vocab", "Vocabulary")}
+"""Where pickles say the class lives: the script that built it, run or imported."""
+
+_MAX_BYTES = 64 << 20
+
+
+def load_vocabulary(path: str | os.PathLike[str]) -> dict[str, int]:
+    """Token ids by word.
+
+    Args:
+        path: a pickle of naver/artemis (`<data>_vocab.pkl`), or JSON: a table of ids by word or a list of
+            words in the order of their ids.
+
+    Raises:
+        CheckpointError: no such file, neither of the two, or ids that are not 0, 1, 2, ... each once.
+    """
+    path = Path(path)
+    if not path.is_file():
+        found = "is not a file" if path.exists() else "does not exist"
+        raise CheckpointError(f"vocabulary {path} {found}; expected a pickle or JSON file")
+    if path.stat().st_size > _MAX_BYTES:
+        raise CheckpointError(f"vocabulary {path} has more than {_MAX_BYTES >> 20} MB; that is no word list")
+    content = path.read_bytes()
+    is_json = content.lstrip()[:1] in (b"{", b"[")
+    vocabulary = _from_json(content, path) if is_json else _from_pickle(content, path)
+    if sorted(vocabulary.values()) != list(range(len(vocabulary))) or not vocabulary:
+        raise CheckpointError(f"vocabulary {path}: ids are not 0..{len(vocabulary) - 1}, each once")
+    return vocabulary
+
+
+def _from_json(content: bytes, path: Path) -> dict[str, int]:
+    try:
+        values = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"vocabulary {path} is not valid JSON ({error})") from error
+    if isinstance(values, list) and len(set(map(str, values))) == len(values):
+        values = {word: index for index, word in enumerate(values) if isinstance(word, str)}
+    return _checked(values, path)
+
+
+def _from_pickle(content: bytes, path: Path) -> dict[str, int]:
+    import io
+
+    class Vocabulary:
+        """Takes the place of the authors' class; made anew for each file, so that no file can alter it."""
+
+    class OneClassUnpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            if (module, name) in _CLASSES:
+                return Vocabulary
+            raise CheckpointError(
+                f"vocabulary {path} refers to {module}.{name}; expected the class Vocabulary alone. "
+                "Nothing of it was executed"
+            )
+
+    try:
+        found = OneClassUnpickler(io.BytesIO(content)).load()
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged pickle raises almost anything
+        raise CheckpointError(f"vocabulary {path} is neither JSON nor a readable pickle ({error})") from error
+    if type(found) is not Vocabulary:
+        raise CheckpointError(
+            f"vocabulary {path} holds a {type(found).__name__}; expected an object of class Vocabulary"
+        )
+    return _checked(vars(found).get("word2idx"), path)
+
+
+def _checked(values: Any, path: Path) -> dict[str, int]:
+    if not isinstance(values, dict) or not all(
+        type(word) is str and type(index) is int for word, index in values.items()
+    ):
+        raise CheckpointError(f"vocabulary {path} has no table of token ids by word")
+    return values

@@ -1,0 +1,41 @@
+"""Reads what `torch.save` wrote without executing any of it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cir_infer.errors import CheckpointError
+
+__all__ = ["read_container"]
+
+
+def read_container(path: str | os.PathLike[str]) -> Any:
+    """The content of a checkpoint, on the CPU: tensors, plain values and `argparse.Namespace`.
+
+    Raises:
+        CheckpointError: no such file, not a checkpoint, cut short, or holding anything else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        found = "is not a file" if path.exists() else "does not exist"
+        raise CheckpointError(f"{path} {found}; expected a checkpoint")
+    try:
+        # The public repositories keep their options as a Namespace, which only holds values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # RuntimeError, UnpicklingError, EOFError, KeyError and more
+        raise CheckpointError(f"{path} {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    if "Unsupported global" in text or "unsupported" in text.lower() or "weights_only" in text.lower():
+        named = next((line.strip() for line in text.splitlines() if "GLOBAL" in line), "")
+        return f"holds more than tensors and plain values and was not loaded. {named}".strip()
+    first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+    return f"is not a checkpoint, or is cut short ({first})"
