@@ -1,0 +1,50 @@
+"""Files for CIRR's test server, which alone knows the answers of the test split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from cir_bench.protocols.contract import Part, Protocol, RowNumbers
+
+__all__ = ["write_submission"]
+
+_NAMES, _SUBSET_NAMES = 50, 3
+
+
+def write_submission(
+    folder: Path, protocol: Protocol, part: Part, rankings: Mapping[str, RowNumbers]
+) -> list[Path]:
+    """Write recall.json and recall_subset.json: the first 50 names a query, and the first 3 of its subset.
+
+    Args:
+        folder: created where it does not exist.
+        protocol: one with a `submission` version.
+        part: the gallery and its queries.
+        rankings: by query key, rows best first, from `metrics.ranking_of`.
+
+    Returns:
+        The paths written.
+    """
+    recall: dict[str, list[str] | str] = {}
+    subset: dict[str, list[str] | str] = {}
+    for query in part.queries:
+        ranking = rankings[query.key]
+        recall[query.key] = [part.ids[row] for row in ranking[:_NAMES]]
+        if query.subset is not None:
+            members = ranking[: protocol.subset_depth]
+            members = members[np.isin(members, query.subset)]
+            subset[query.key] = [part.ids[row] for row in members[:_SUBSET_NAMES]]
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for metric, answers in (("recall", recall), ("recall_subset", subset)):
+        if not answers:
+            continue
+        path = folder / f"{metric}.json"
+        tail = {"version": protocol.submission, "metric": metric}
+        path.write_text(json.dumps({**answers, **tail}), encoding="utf-8")
+        written.append(path)
+    return written
