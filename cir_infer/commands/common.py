@@ -1,4 +1,4 @@
-"""What every command shares: parser, exit codes, JSON and table output.
+"""What every command shares: parser, exit codes, JSON output.
 
     parser = CirParser("cir-query", "Answer a query.", example="cir-query artemis.cir dress.jpg 'in red'")
 
@@ -23,7 +23,7 @@ from typing import Any
 from cir_infer import __version__
 from cir_infer.errors import CirError, UsageError
 
-__all__ = ["CirParser", "format_table", "print_json", "run_command"]
+__all__ = ["CirParser", "print_json", "run_command"]
 
 Main = Callable[[Sequence[str] | None], int | None]
 
@@ -101,24 +101,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")
-
-
-def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Text columns under a header and a rule.
-
-    Args:
-        header: the columns' titles.
-        rows: cells, one a column.
-        right: the columns that are flush right (numbers).
-    """
-    lines = [list(header), *[list(row) for row in rows]]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    text = [
-        "  ".join(
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
-    text.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(text)

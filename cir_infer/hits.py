@@ -1,0 +1,111 @@
+"""The answer to a query: hits, best first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+from cir_infer.tables import format_table
+
+__all__ = ["Hit", "Hits"]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One item of the gallery in the answer to a query. Also a reference for the next query.
+
+    The terms are attributes too: `hit.implicit_similarity`, `hit.explicit_matching` for ARTEMIS.
+
+    Attributes:
+        id: the item's id.
+        rank: its place, from 1; 0 for an item that was not found by a query (`Searcher.item`).
+        score: the sum of the terms.
+        terms: each term of the score by name.
+        metadata: the item's metadata.
+        source: where the item's image came from (a path), None where the gallery does not know.
+    """
+
+    id: str
+    rank: int = 0
+    score: float = 0.0
+    terms: Mapping[str, float] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    source: str | None = None
+
+    def __getattr__(self, name: str) -> float:
+        terms = self.__dict__.get("terms", {})
+        if name not in terms:
+            raise AttributeError(f"a Hit has no attribute {name!r}; its terms are {sorted(terms)}")
+        return float(terms[name])
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.rank, self.score))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as `cir-query --json` prints them."""
+        return {
+            "id": self.id,
+            "rank": self.rank,
+            "score": self.score,
+            "terms": dict(self.terms),
+            "metadata": dict(self.metadata),
+            "source": self.source,
+        }
+
+
+class Hits(Sequence[Hit]):
+    """Hits, best first. Indexing gives a `Hit`, a slice gives `Hits`, printing gives a table."""
+
+    def __init__(self, hits: Iterable[Hit]) -> None:
+        self._hits = tuple(hits)
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids, best first."""
+        return [hit.id for hit in self._hits]
+
+    @property
+    def scores(self) -> list[float]:
+        """The scores, best first."""
+        return [hit.score for hit in self._hits]
+
+    def __len__(self) -> int:
+        return len(self._hits)
+
+    @overload
+    def __getitem__(self, index: int) -> Hit: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Hits: ...
+
+    def __getitem__(self, index: int | slice) -> Hit | Hits:
+        return Hits(self._hits[index]) if isinstance(index, slice) else self._hits[index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Hits) and self._hits == other._hits
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.ids))
+
+    def __repr__(self) -> str:
+        if not self._hits:
+            return "no hits"
+        names = list(self._hits[0].terms) if len(self._hits[0].terms) > 1 else []
+        header = ["rank", "score", *(name.replace("_", " ") for name in names), "id", "metadata"]
+        rows = [
+            [
+                str(hit.rank),
+                f"{hit.score:.4f}",
+                *(f"{hit.terms[name]:.4f}" for name in names),
+                hit.id,
+                _metadata(hit.metadata),
+            ]
+            for hit in self._hits
+        ]
+        return format_table(header, rows, right=range(2 + len(names)))
+
+
+def _metadata(metadata: Mapping[str, Any]) -> str:
+    text = ", ".join(f"{key}: {value}" for key, value in metadata.items())
+    return text if len(text) <= 60 else text[:57] + "..."

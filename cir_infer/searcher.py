@@ -1,0 +1,264 @@
+"""A searcher: an engine plus a gallery. Reference image and text in, ranked hits out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from threading import Lock
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from cir_infer.bundle import Bundle
+from cir_infer.engine import Engine
+from cir_infer.errors import GalleryError, UsageError
+from cir_infer.gallery import Gallery, Snapshot
+from cir_infer.gallery.filters import Where
+from cir_infer.hits import Hit, Hits
+from cir_infer.images import ImageLike
+from cir_infer.scoring import make_scorer
+from cir_infer.scoring.contract import QueryTerms, Scorer
+from cir_infer.texts import Text
+
+__all__ = ["Reference", "Searcher"]
+
+Reference: TypeAlias = "ImageLike | Hit | None"
+"""An image, a Hit to refine, or None for a system that reads only the text."""
+
+
+class Searcher:
+    """Answers queries over a gallery. Threads may share one.
+
+    Args:
+        bundle: a bundle's path, a `Bundle`, or an `Engine` to share.
+        gallery: a gallery or its path; by default the bundle's own, its path with the ending
+            ".gallery".
+        device: where the graphs run, see `Engine`; not together with an `Engine`.
+        scorer: see `cir_infer.scoring.make_scorer`.
+
+    Attributes:
+        engine: the engine.
+        gallery: the gallery. Items that are added or removed show from the next query on.
+
+    Raises:
+        BundleError, DeviceError: see `Engine`.
+        GalleryError: the gallery is missing or damaged, or was encoded by another bundle.
+        UsageError: contradicting arguments.
+    """
+
+    def __init__(
+        self,
+        bundle: Engine | Bundle | str | os.PathLike[str],
+        gallery: Gallery | str | os.PathLike[str] | None = None,
+        device: str = "auto",
+        scorer: str = "auto",
+    ) -> None:
+        if isinstance(bundle, Engine) and device != "auto":
+            raise UsageError(f"device={device!r} cannot change an Engine that is already on its device")
+        self.engine = bundle if isinstance(bundle, Engine) else Engine(bundle, device)
+        if isinstance(gallery, Gallery):
+            gallery.check_engine(self.engine)
+            self.gallery = gallery
+        else:
+            path = Path(self.engine.path).with_suffix(".gallery") if gallery is None else Path(gallery)
+            self.gallery = Gallery.open(path, self.engine, read_only=True)
+        self._backend = scorer
+        self._lock = Lock()
+        self._current: tuple[Snapshot, Scorer] | None = None
+        self._beside = ThreadPoolExecutor(thread_name_prefix="cir-text")
+
+    def query(
+        self,
+        image: Reference,
+        text: Text | None,
+        k: int = 10,
+        where: Where | None = None,
+        exclude: Iterable[str] | None = None,
+    ) -> Hits:
+        """The k items that best match a reference image changed as a text says.
+
+        Args:
+            image: see `Reference`. A Hit is refined: its gallery row is the reference embedding, no
+                image is encoded, and the Hit itself is not among the answers.
+            text: the modification, or a list of captions; None for a system that reads no text.
+            k: how many hits; fewer come back where fewer items qualify.
+            where: a filter on metadata, see docs/gallery.md. One that leaves nothing gives no hits.
+            exclude: ids that must not be answered, e.g. the reference's own; unknown ids are ignored.
+
+        Raises:
+            ImageError: the image cannot be read.
+            TextError: the text is empty, too long, or nothing in it can be read.
+            GalleryError: the gallery is empty, or a Hit is no longer in it.
+            UsageError: k < 1, a malformed filter, or a Hit where the system needs the image.
+        """
+        return next(self.query_batch([image], [text], k, where, exclude))
+
+    def query_batch(
+        self,
+        images: Iterable[Reference],
+        texts: Iterable[Text | None],
+        k: int = 10,
+        where: Where | None = None,
+        exclude: Iterable[str] | None = None,
+        batch_size: int = 32,
+    ) -> Iterator[Hits]:
+        """The answers to many queries, in order, all over the gallery as it is now.
+
+        Args:
+            images: one reference a query, see `query`.
+            texts: one text a query.
+            k: how many hits for each.
+            where: a filter on metadata for all of them.
+            exclude: ids that no query may answer.
+            batch_size: queries encoded and scored together.
+
+        Yields:
+            `Hits`, one for each query.
+
+        Raises:
+            UsageError: as many images as texts were expected; and as `query`.
+        """
+        if type(k) is not int or k < 1:
+            raise UsageError(f"k is {k!r}; expected a whole number of at least 1")
+        if isinstance(exclude, str):
+            raise UsageError(f'exclude is a text; expected a list of ids, e.g. exclude=["{exclude}"]')
+        snapshot = self.gallery.snapshot()
+        if snapshot.count == 0:
+            raise GalleryError(
+                f"the gallery {self.gallery.path} is empty; add images with cir-index or add()"
+            )
+        allow = _without(snapshot, snapshot.where(where), exclude)
+        return self._answers(zip(images, texts, strict=True), snapshot, k, allow, batch_size)
+
+    def item(self, id: str) -> Hit:
+        """An item of the gallery as a Hit, to refine it without a query before.
+
+        Raises:
+            GalleryError: there is no such item.
+        """
+        snapshot = self.gallery.snapshot()
+        row = self._row(snapshot, id)
+        return Hit(id, metadata=snapshot.metadata([row])[0], source=snapshot.sources([row])[0])
+
+    def describe(self) -> dict[str, Any]:
+        """Engine, gallery and scorer, as plain values that JSON can hold."""
+        snapshot = self.gallery.snapshot()
+        return {
+            **self.engine.describe(),
+            "gallery": str(self.gallery.path),
+            "rows": snapshot.count,
+            "row_type": str(snapshot.rows.dtype),
+            "scorer": self._scorer(snapshot).name,
+        }
+
+    def _answers(
+        self,
+        queries: Iterator[tuple[Reference, Text | None]],
+        snapshot: Snapshot,
+        k: int,
+        allow: npt.NDArray[np.uint8] | None,
+        batch_size: int,
+    ) -> Iterator[Hits]:
+        scorer = self._scorer(snapshot)
+        while batch := _next(queries, batch_size):
+            references = [reference for reference, _ in batch]
+            terms = self._terms(references, [text for _, text in batch], snapshot)
+            own = [self._row(snapshot, hit.id) if isinstance(hit, Hit) else -1 for hit in references]
+            # A refined Hit is left out of its own answer only, so one more is asked for.
+            wanted = min(k + (max(own) >= 0), snapshot.count)
+            top = scorer.topk(terms, wanted, allow)
+            keep = (top.rows >= 0) & (top.rows != np.array(own)[:, None])
+            chosen = [np.flatnonzero(kept)[:k] for kept in keep]
+            for places, scores, rows, parts in zip(chosen, top.scores, top.rows, top.terms, strict=True):
+                yield _hits(snapshot, terms.names, scores[places], rows[places], parts[places])
+
+    def _terms(
+        self, references: Sequence[Reference], texts: Sequence[Text | None], snapshot: Snapshot
+    ) -> QueryTerms:
+        engine = self.engine
+        text = None
+        if engine.needs_text:
+            if None in texts:
+                raise UsageError(f"the system {engine.manifest.system!r} needs a text for every query")
+            text = self._beside.submit(engine.encode_texts, [text for text in texts if text is not None])
+        embeddings = self._references(references, snapshot) if engine.needs_reference else None
+        return engine.compose(embeddings, None if text is None else text.result())
+
+    def _references(self, references: Sequence[Reference], snapshot: Snapshot) -> npt.NDArray[np.float32]:
+        """Reference embeddings: gallery rows for Hits, the encoder for images."""
+        engine = self.engine
+        hits = {place: hit for place, hit in enumerate(references) if isinstance(hit, Hit)}
+        if hits and not engine.row_is_reference:
+            hit = next(iter(hits.values()))
+            raise UsageError(
+                f"the system {engine.manifest.system!r} sees reference images with an encoder of its own, "
+                f"so a Hit cannot be refined from its row; pass the image of {hit.id!r} instead"
+            )
+        images = [image for image in references if not isinstance(image, Hit) and image is not None]
+        if len(images) + len(hits) != len(references):
+            raise UsageError(f"the system {engine.manifest.system!r} needs a reference image for every query")
+        encoded = iter(engine.encode_references(images, max(1, len(images))) if images else ())
+        rows = [
+            snapshot.vector(self._row(snapshot, hits[place].id)) if place in hits else next(encoded)
+            for place in range(len(references))
+        ]
+        return np.stack(rows)
+
+    def _row(self, snapshot: Snapshot, id: str) -> int:
+        row = snapshot.row(id)
+        if row is None:
+            raise GalleryError(f"the gallery {self.gallery.path} holds no item {id!r} (any more)")
+        return row
+
+    def _scorer(self, snapshot: Snapshot) -> Scorer:
+        with self._lock:
+            if self._current is None or self._current[0] is not snapshot:
+                self._current = (snapshot, make_scorer(snapshot.rows, self._backend))
+            return self._current[1]
+
+
+def _next(queries: Iterator[tuple[Reference, Text | None]], size: int) -> list[tuple[Reference, Text | None]]:
+    try:
+        return list(islice(queries, size))
+    except ValueError as error:
+        raise UsageError(f"as many images as texts were expected ({error})") from error
+
+
+def _without(
+    snapshot: Snapshot, allow: npt.NDArray[np.uint8] | None, exclude: Iterable[str] | None
+) -> npt.NDArray[np.uint8] | None:
+    """The mask `allow` with the rows of some ids cleared."""
+    rows = [row for row in map(snapshot.row, exclude or ()) if row is not None]
+    if not rows:
+        return allow
+    if allow is None:
+        allow = np.packbits(np.ones(snapshot.rows.count, np.bool_), bitorder="little")
+    allow = allow.copy()
+    for row in rows:
+        allow[row // 8] &= ~np.uint8(1 << row % 8)
+    return allow
+
+
+def _hits(
+    snapshot: Snapshot,
+    names: Sequence[str],
+    scores: npt.NDArray[np.float32],
+    rows: npt.NDArray[np.int64],
+    terms: npt.NDArray[np.float32],
+) -> Hits:
+    items = zip(snapshot.ids(rows), snapshot.metadata(rows), snapshot.sources(rows), strict=True)
+    return Hits(
+        Hit(
+            id,
+            place + 1,
+            float(scores[place]),
+            dict(zip(names, terms[place].tolist(), strict=True)),
+            data,
+            source,
+        )
+        for place, (id, data, source) in enumerate(items)
+    )
