@@ -1,0 +1,88 @@
+"""`make demo`: from the committed model to answered queries, with the commands a user would type.
+
+Every line that starts with `$` is a command run as shown. Prints at the end where the pictures are.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from cir_bench.datasets.scenes.reader import Query, ScenesDataset
+
+KINDS = ("colour", "shape", "place", "add", "remove")
+"""One query of each of these kinds of modification is asked."""
+
+
+def run(*command: str | Path, quiet: bool = False) -> str:
+    """Run one of our commands from this environment, shown first; its standard output."""
+    words = [str(word) for word in command]
+    print(f"\n$ {shlex.join(words)}", flush=True)
+    program = Path(sys.executable).with_name(words[0])
+    started = time.perf_counter()
+    done = subprocess.run(
+        [program, *words[1:]], check=False, text=True, stdout=subprocess.PIPE if quiet else None
+    )
+    if done.returncode:
+        raise SystemExit(f"demo: {words[0]} failed with exit code {done.returncode}")
+    print(f"  ({time.perf_counter() - started:.1f} s)", flush=True)
+    return done.stdout or ""
+
+
+def ask(bundle: Path, query: Query, scenes: Path, sheet: Path) -> bool:
+    """Ask one query of the test split and say where its target came; whether it came first."""
+    answer = json.loads(
+        run(
+            "cir-query", bundle, scenes / f"{query.reference}.png", query.text,
+            "--exclude", f"{query.reference}.png", "--sheet", sheet, "--json",
+            quiet=True,
+        )
+    )  # fmt: skip
+    ranks = [hit["rank"] for hit in answer["hits"] if hit["id"] == f"{query.target}.png"]
+    place = f"rank {ranks[0]}" if ranks else f"not among the first {len(answer['hits'])}"
+    print(f'  {query.kind}: "{query.text}" -> the annotated target {query.target} is at {place}')
+    return ranks == [1]
+
+
+def main() -> None:
+    """Generate, export, index, ask."""
+    folder = Path("demo")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    started = time.perf_counter()
+    data, bundle = folder / "scenes", folder / "artemis.cir"
+    # Another seed than the model's own data set: neither these scenes nor these queries were seen before.
+    run(
+        "cir-bench",
+        "scenes",
+        data,
+        "--gallery",
+        "5000",
+        "--train-queries",
+        "0",
+        "--views",
+        "shaded",
+        "--seed",
+        "7",
+    )
+    run("cir-export", "models/artemis-scenes/model.pt", "-o", bundle)
+    scenes = data / "test" / "shaded"
+    run("cir-index", bundle, scenes)
+    queries = ScenesDataset.open(data).split("test").queries
+    chosen = [next(query for query in queries if query.kind == kind) for kind in KINDS]
+    sheets = [folder / "sheets" / f"{number}-{query.kind}.png" for number, query in enumerate(chosen, 1)]
+    sheets[0].parent.mkdir()
+    first = [ask(bundle, query, scenes, sheet) for query, sheet in zip(chosen, sheets, strict=True)]
+    print(f"\nFound at rank 1 among 5,000 scenes: {sum(first)} of {len(first)} targets.")
+    print(f"Contact sheets, in {time.perf_counter() - started:.0f} s altogether:")
+    for sheet in sheets:
+        print(f"  {sheet}")
+
+
+if __name__ == "__main__":
+    main()
