@@ -21,6 +21,7 @@ from cir_export.graphs.opset import OPSET, lower_opset
 from cir_export.graphs.recurrent import with_onnx_recurrent
 from cir_export.models import RetrievalModel
 from cir_infer.errors import ExportError
+from cir_infer.progress import progress_bar
 
 __all__ = ["Graph", "check_graph", "export_graphs"]
 
@@ -88,12 +89,13 @@ class _Compose(nn.Module):
         return tuple(part for part in terms if part is not None)
 
 
-def export_graphs(model: RetrievalModel, image: dict[str, Any]) -> dict[str, bytes]:
+def export_graphs(model: RetrievalModel, image: dict[str, Any], progress: bool = False) -> dict[str, bytes]:
     """Exports every graph of a model.
 
     Args:
         model: in evaluation mode; it is left as it is.
         image: what its image graph takes, `image` of a bundle's manifest.
+        progress: show a bar on a terminal.
 
     Returns:
         ONNX models by graph name.
@@ -103,7 +105,11 @@ def export_graphs(model: RetrievalModel, image: dict[str, Any]) -> dict[str, byt
             needs.
     """
     model = with_onnx_recurrent(model).cpu().eval()
-    return {graph.name: _export(graph).SerializeToString() for graph in _graphs(model, image)}
+    graphs = _graphs(model, image)
+    return {
+        graph.name: _export(graph).SerializeToString()
+        for graph in progress_bar(graphs, len(graphs), "exporting", "graph", progress)
+    }
 
 
 def _graphs(model: RetrievalModel, image: dict[str, Any]) -> list[Graph]:

@@ -1,0 +1,124 @@
+"""`cir-export`: a trained model becomes a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cir_infer.commands.common import CirParser, print_json, run_command
+from cir_infer.tables import format_table
+
+__all__ = ["main"]
+
+
+@run_command
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Exports a model, verifies the result against PyTorch, and writes it."""
+    parser = CirParser(
+        "cir-export",
+        "Export a trained model into a bundle (.cir). What kind of checkpoint it is shows in its content. "
+        "The exported graphs are compared with PyTorch on images and texts; a bundle that differs is not "
+        "written.",
+        "cir-export model.pt -o shop.cir\n  cir-export ckpt.pth --vocab fashionIQ_vocab.pkl -o artemis.cir",
+    )
+    parser.add_argument(
+        "model", metavar="MODEL", help="model.pt of cir-train, or a public repository's checkpoint"
+    )
+    parser.add_argument(
+        "--vocab", metavar="FILE", help="the vocabulary of a checkpoint that does not hold it"
+    )
+    parser.add_argument(
+        "--images", metavar="DIR", help="images to verify with; rendered and generated ones if left out"
+    )
+    parser.add_argument("-o", "--output", metavar="BUNDLE", help="default: MODEL with the suffix .cir")
+    options = parser.parse_args(arguments)
+
+    from cir_export.checkpoints import load_trained
+    from cir_export.export import ParityError, export_bundle
+    from cir_export.model_file import TrainedModel
+    from cir_export.verification import Check, draw_samples
+
+    def show(trained: TrainedModel) -> None:
+        print(f"{options.model}: {_origin(trained.provenance)}")
+        print("\n".join(f"  {name:<14} {value}" for name, value in _facts(trained).items()), flush=True)
+
+    def show_checks(checks: Sequence[Check], source: str) -> None:
+        rows = [
+            [
+                check.what,
+                check.compared,
+                f"{check.difference:.1e}" if check.limit else f"{check.difference:.0f}",
+                f"{check.limit:.0e}" if check.limit else "0",
+                "ok" if check.passed else "DIFFERS",
+            ]
+            for check in checks
+        ]
+        header = ["PyTorch against the bundle", "compared", "difference", "limit", ""]
+        print(f"\n{format_table(header, rows, right=[2, 3])}\n  on {source}\n", flush=True)
+
+    trained = load_trained(options.model, options.vocab)
+    if not options.json:
+        show(trained)
+    samples = draw_samples(trained.image, trained.text, trained.tokenizer, options.images)
+    output = options.output or Path(options.model).with_suffix(".cir")
+    try:
+        report = export_bundle(trained, output, samples, progress=not options.json)
+    except ParityError as error:
+        if not options.json:
+            show_checks(error.checks, samples.source)
+        raise
+    if options.json:
+        print_json(
+            {
+                "bundle": report.path,
+                "bytes": report.path.stat().st_size,
+                "fingerprint": report.manifest.fingerprint,
+                "config": trained.model.config,
+                "parameters": _parameters(trained),
+                "vocabulary": trained.tokenizer.get_vocab_size(),
+                "image": trained.image,
+                "text": trained.text,
+                "provenance": trained.provenance,
+                "parity": report.manifest.parity,
+            }
+        )
+        return
+    show_checks(report.checks, samples.source)
+    print(f"wrote {report.path}, {report.path.stat().st_size / 1e6:.1f} MB")
+
+
+def _origin(provenance: dict[str, Any]) -> str:
+    plain = {key: value for key, value in provenance.items() if isinstance(value, str | int | float)}
+    return ", ".join(f"{key} {value}" for key, value in plain.items()) or "a model file"
+
+
+def _facts(trained: Any) -> dict[str, str]:
+    """What was found, for a reader: system, encoders, sizes, vocabulary, preprocessing."""
+    model, config = trained.model, trained.model.config
+    facts = {
+        "system": f"{model.system}: {', '.join(model.term_names)}"
+        + (" (weighted)" if model.weighted else " (dot products)"),
+    }
+    for part in ("image", "text"):
+        if isinstance(config.get(part), dict):
+            facts[f"{part} encoder"] = _settings(config[part])
+    facts["rows"] = f"{model.embedding_dim} values"
+    facts["parameters"] = f"{_parameters(trained) / 1e6:.2f} million"
+    facts["vocabulary"] = f"{trained.tokenizer.get_vocab_size()} tokens"
+    if trained.image["kind"] == "features":
+        facts["preprocessing"] = f"pre-extracted features of {trained.image['size']} values"
+    else:
+        steps = [_settings(step, step["op"]) for step in trained.image["steps"]]
+        facts["preprocessing"] = f"{', '.join(steps)}; {trained.image['height']} x {trained.image['width']}"
+    facts["texts"] = _settings(trained.text)
+    return facts
+
+
+def _settings(values: dict[str, Any], name: str = "") -> str:
+    shown = [f"{key}={value}" for key, value in values.items() if key != "op"]
+    return " ".join([name, *shown] if name else shown)
+
+
+def _parameters(trained: Any) -> int:
+    return sum(parameter.numel() for parameter in trained.model.parameters())

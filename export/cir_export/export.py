@@ -1,0 +1,122 @@
+"""From a trained model to a bundle: export, verify, and only then write."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cir_export.graphs import export_graphs
+from cir_export.model_file import TrainedModel
+from cir_export.verification import Check, Samples, compare
+from cir_infer import __version__
+from cir_infer.bundle import write_bundle
+from cir_infer.engine import Engine
+from cir_infer.errors import BundleError, ExportError
+from cir_infer.manifest import FORMAT, FORMAT_VERSION, TOKENIZER_NAME, Manifest
+from cir_infer.manifest_reader import read_manifest
+
+__all__ = ["ExportReport", "ParityError", "export_bundle"]
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export wrote and how it was verified.
+
+    Attributes:
+        path: the bundle.
+        manifest: as written.
+        checks: the comparison with PyTorch, all passed.
+        samples: what was compared with.
+    """
+
+    path: Path
+    manifest: Manifest
+    checks: tuple[Check, ...]
+    samples: Samples
+
+
+class ParityError(ExportError):
+    """The exported graphs disagree with the model.
+
+    Attributes:
+        checks: the whole comparison.
+    """
+
+    def __init__(self, checks: list[Check]) -> None:
+        self.checks = tuple(checks)
+        failed = [check for check in checks if not check.passed]
+        super().__init__(
+            f"the exported graphs disagree with PyTorch and no bundle was written: {failed[0].what} "
+            f"differs by {failed[0].difference:.1e}, at most {failed[0].limit:.0e} is accepted "
+            f"({len(failed)} of {len(checks)} checks failed)"
+        )
+
+
+def export_bundle(
+    trained: TrainedModel, path: str | os.PathLike[str], samples: Samples, progress: bool = False
+) -> ExportReport:
+    """Exports a model into a bundle, which is written only if it agrees with the model.
+
+    Args:
+        trained: the model with its tokeniser and preprocessing.
+        path: where to; an existing file is replaced at once or not at all.
+        samples: what to verify with.
+        progress: show a bar on a terminal.
+
+    Raises:
+        ExportError: the model cannot be exported, the graphs disagree with it (`ParityError`), or the
+            file cannot be written.
+    """
+    path = Path(path)
+    graphs = export_graphs(trained.model, trained.image, progress)
+    members = {f"{name}.onnx": content for name, content in graphs.items()}
+    members[TOKENIZER_NAME] = trained.tokenizer.to_str().encode()
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+            # Verified as a device will read it, by the runtime, before anything has the final name.
+            unverified = Path(scratch) / "unverified.cir"
+            write_bundle(unverified, _manifest(trained, members, {}), members)
+            checks = compare(trained, Engine(unverified, device="cpu"), samples)
+        if not all(check.passed for check in checks):
+            raise ParityError(checks)
+        parity = {"images": samples.source, "checks": [check.to_json() for check in checks]}
+        manifest = write_bundle(path, _manifest(trained, members, parity), members)
+    except BundleError as error:
+        raise ExportError(f"the model does not make a valid bundle: {error}") from error
+    except OSError as error:
+        raise ExportError(f"{path} cannot be written: {error.strerror or error}") from error
+    return ExportReport(path, manifest, tuple(checks), samples)
+
+
+def _manifest(trained: TrainedModel, members: dict[str, bytes], parity: dict[str, Any]) -> Manifest:
+    model = trained.model
+    return read_manifest(
+        json.dumps(
+            {
+                "format": FORMAT,
+                "version": FORMAT_VERSION,
+                "system": model.system,
+                "created_by": f"cir-infer {__version__}",
+                "embedding_dim": model.embedding_dim,
+                "terms": list(model.term_names),
+                "weighted": model.weighted,
+                "precision": "float32",
+                "image": trained.image,
+                "text": trained.text,
+                "graphs": {
+                    name.removesuffix(".onnx"): name for name in sorted(members) if name.endswith(".onnx")
+                },
+                "members": {
+                    name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+                    for name, content in members.items()
+                },
+                "parity": parity,
+                "provenance": trained.provenance,
+            }
+        )
+    )

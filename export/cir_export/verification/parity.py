@@ -1,0 +1,168 @@
+"""PyTorch against the bundle, opened by the runtime itself: embeddings, terms, scores and top-10 lists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cir_export.model_file import TrainedModel
+from cir_export.verification.samples import Samples
+from cir_infer.engine import Engine
+from cir_infer.preprocess import preprocess
+from cir_infer.scoring.contract import QueryTerms, Rows
+from cir_infer.scoring.reference import ReferenceScorer, term_scores
+from cir_infer.texts import TextReader
+
+__all__ = ["TOLERANCE", "Check", "compare"]
+
+TOLERANCE = 1e-4
+"""Largest accepted difference, relative to the largest value of the vector it occurs in."""
+
+_TIE = 1e-6
+"""Scores closer than this, a few roundings of float32, have no order that two programs must share."""
+
+_BATCH = 16
+_K = 10
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the comparison.
+
+    Attributes:
+        what: what was compared.
+        compared: how many, e.g. "48 images".
+        difference: the largest relative difference, or the number of lists that differ.
+        limit: the largest that passes.
+    """
+
+    what: str
+    compared: str
+    difference: float
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the difference is within the limit; NaN is not."""
+        return self.difference <= self.limit
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for a manifest."""
+        difference = self.difference if np.isfinite(self.difference) else None
+        return {**asdict(self), "difference": difference, "passed": self.passed}
+
+
+def compare(trained: TrainedModel, engine: Engine, samples: Samples) -> list[Check]:
+    """Runs the same images and texts through PyTorch and through the engine.
+
+    Both see the same pixels and tokens, those of the runtime's preprocessing and tokeniser. Texts run
+    through the engine one at a time and in batches of different lengths.
+    """
+    model = trained.model
+    images, texts = samples.images, samples.texts
+    queries = np.arange(len(texts)) % len(images)
+    pixels = [torch.from_numpy(np.array(preprocess(image, engine.manifest.image))) for image in images]
+    with torch.inference_mode():
+        rows = _batched(model.encode_gallery, pixels)
+        references = rows if model.reference_is_gallery_row else _batched(model.encode_reference, pixels)
+        text = _encode_texts(trained, engine, samples)
+        terms = model.compose(torch.from_numpy(references[queries]), torch.from_numpy(text))
+    expected = QueryTerms(
+        terms.numerators.numpy(), None if terms.weights is None else terms.weights.numpy(), model.term_names
+    )
+    found_rows = engine.encode_images(images, batch_size=_BATCH)
+    found_references = found_rows if engine.row_is_reference else engine.encode_references(images, _BATCH)
+    found_text = engine.encode_texts(texts, batch_size=_BATCH)
+    found = engine.compose(
+        found_references[queries] if engine.needs_reference else None,
+        found_text if engine.needs_text else None,
+    )
+    images_said, texts_said = f"{len(images)} images", f"{len(texts)} texts"
+    checks = [Check("gallery rows", images_said, _relative(found_rows, rows), TOLERANCE)]
+    if not engine.row_is_reference:
+        flat = [part.reshape(len(images), -1) for part in (found_references, references)]
+        checks.append(Check("reference embeddings", images_said, _relative(*flat), TOLERANCE))
+    alone = engine.encode_texts(texts, batch_size=1)
+    checks += [
+        Check("texts in mixed batches", texts_said, _relative(found_text, text), TOLERANCE),
+        Check("texts one by one", texts_said, _relative(alone, text), TOLERANCE),
+    ]
+    checks += _compare_terms(expected, found)
+    checks += _compare_scores(expected, found, rows, found_rows)
+    return checks
+
+
+def _encode_texts(trained: TrainedModel, engine: Engine, samples: Samples) -> Array:
+    spec = engine.manifest.text
+    assert spec is not None  # every exported model has a text graph
+    ids, lengths = TextReader(trained.tokenizer.to_str().encode(), spec).read(samples.texts)
+    parts = [
+        trained.model.encode_text(
+            torch.from_numpy(ids[start : start + _BATCH]), torch.from_numpy(lengths[start : start + _BATCH])
+        )
+        for start in range(0, len(ids), _BATCH)
+    ]
+    return torch.cat(parts).numpy()
+
+
+def _batched(encode: Callable[[Tensor], Tensor], items: Sequence[Tensor]) -> Array:
+    starts = range(0, len(items), _BATCH)
+    return torch.cat([encode(torch.stack(list(items[start : start + _BATCH]))) for start in starts]).numpy()
+
+
+def _compare_terms(expected: QueryTerms, found: QueryTerms) -> list[Check]:
+    checks = []
+    for number, name in enumerate(expected.names):
+        for part, a, b in (
+            ("numerator", found.numerators, expected.numerators),
+            ("weight", found.weights, expected.weights),
+        ):
+            if a is not None and b is not None:
+                difference = _relative(a[:, number], b[:, number])
+                checks.append(Check(f"{name}: {part}", f"{expected.queries} queries", difference, TOLERANCE))
+    return checks
+
+
+def _compare_scores(expected: QueryTerms, found: QueryTerms, rows: Array, found_rows: Array) -> list[Check]:
+    values = [
+        term_scores(*pair) for pair in ((expected, rows.astype(float)), (found, found_rows.astype(float)))
+    ]
+    size = f"{expected.queries} x {len(rows)}"
+    checks = [
+        Check(f"{name}: score", size, _relative(values[1][:, number], values[0][:, number]), TOLERANCE)
+        for number, name in enumerate(expected.names)
+    ]
+    scores = values[0].sum(1)
+    k = min(_K, len(rows))
+    lists = [
+        ReferenceScorer(Rows.of(part)).topk(terms, k).rows
+        for terms, part in ((expected, rows), (found, found_rows))
+    ]
+    differing = sum(
+        not _same_order(scores[query], lists[0][query], lists[1][query]) for query in range(len(scores))
+    )
+    return [*checks, Check(f"top-{k} lists that differ", f"{expected.queries} queries", differing, 0)]
+
+
+def _same_order(scores: Array, expected: Array, found: Array) -> bool:
+    """Whether two lists agree at every rank, but for scores that are equal up to rounding."""
+    ties = np.abs(scores[expected] - scores[found]) <= _TIE * np.maximum(1.0, np.abs(scores[expected]))
+    return bool(((expected == found) | ties).all())
+
+
+def _relative(found: Array, expected: Array) -> float:
+    """The largest difference, each vector's divided by its own largest value."""
+    if found.shape != expected.shape:
+        return float("inf")
+    scale = np.abs(expected).max(-1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        difference = np.abs(found.astype(float) - expected) / np.where(scale > 0, scale, 1.0)
+    return float(difference.max()) if np.isfinite(difference).all() else float("inf")

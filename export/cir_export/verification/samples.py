@@ -1,0 +1,131 @@
+"""Images and texts to verify an export with, the same on every run.
+
+Images are the user's own, or rendered scenes and photograph-like pictures in many sizes; texts have
+every length from one word up and are mixed, so that batches hold short and long ones.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from cir_bench.datasets.scenes.generation import Plan, draw_splits
+from cir_bench.datasets.scenes.rendering import VIEWS, render
+from cir_infer.errors import UsageError
+from cir_infer.images import ImageLike
+from cir_infer.texts import Text
+
+__all__ = ["Samples", "draw_samples"]
+
+IMAGES = 48
+TEXTS = 40
+_LONGEST = 96
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What an export is verified with; query i is image i modulo their number with text i.
+
+    Attributes:
+        images: as `Engine.encode_images` takes them.
+        texts: as `Engine.encode_texts` takes them.
+        source: where the images come from, in words.
+    """
+
+    images: Sequence[ImageLike]
+    texts: Sequence[Text]
+    source: str
+
+
+def draw_samples(
+    image: dict[str, Any],
+    text: dict[str, Any],
+    tokenizer: Tokenizer,
+    folder: str | os.PathLike[str] | None = None,
+) -> Samples:
+    """Images and texts for a model.
+
+    Args:
+        image: `image` of its manifest.
+        text: `text` of its manifest.
+        tokenizer: its tokeniser.
+        folder: the user's images (of a model on features: .npy files); the first 48 by name.
+
+    Raises:
+        UsageError: the folder holds no image.
+    """
+    drawn = draw_splits(Plan(train_queries=0, validation_queries=0, test_queries=8, gallery=IMAGES))["test"]
+    sentences = [query.text for query in drawn.queries]
+    images: Sequence[ImageLike]
+    if folder is not None:
+        suffixes = {".npy"} if image["kind"] == "features" else _SUFFIXES
+        images = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in suffixes)[:IMAGES]
+        source = str(folder)
+        if not images:
+            raise UsageError(f"{folder} holds no file of type {', '.join(sorted(suffixes))}")
+    elif image["kind"] == "features":
+        images = [_features(image["size"], number) for number in range(IMAGES)]
+        source = "generated features"
+    else:
+        scenes = [
+            render(scene, VIEWS[number % len(VIEWS)])
+            for number, scene in enumerate(drawn.scenes[: IMAGES // 2])
+        ]
+        images = [*scenes, *(_photograph(number) for number in range(IMAGES - len(scenes)))]
+        source = "rendered scenes and generated photographs"
+    return Samples(images, _texts(text, tokenizer, sentences), source)
+
+
+def _texts(text: dict[str, Any], tokenizer: Tokenizer, sentences: Sequence[str]) -> list[Text]:
+    """Texts of 1, 2, 3, ... words and a few long ones, in mixed order, some with an unknown word."""
+    vocabulary = sorted(word for word in tokenizer.get_vocab() if word.isascii() and word.isalpha())
+    random = np.random.RandomState(7)
+    lengths = [*range(1, TEXTS - len(sentences) - 2), _LONGEST // 2, _LONGEST]
+    texts: list[Text] = [*sentences]
+    for number, length in enumerate(lengths):
+        words = [str(random.choice(vocabulary)) for _ in range(length)] if vocabulary else ["it"] * length
+        if number % 7 == 3:
+            words[random.randint(length)] = "zzunheardof"
+        if text["captions"] == "pair" and number % 4 == 1:
+            texts.append([" ".join(words[: length // 2 + 1]), " ".join(words[length // 2 + 1 :] or ["or"])])
+        else:
+            texts.append(" ".join(words))
+    fitting = [one for one in texts if _tokens(tokenizer, one) <= text["max_tokens"]]
+    return [fitting[index] for index in random.permutation(len(fitting))]
+
+
+def _tokens(tokenizer: Tokenizer, text: Text) -> int:
+    return len(tokenizer.encode(text if isinstance(text, str) else " ".join(text)).ids) + 1
+
+
+def _features(size: int, number: int) -> npt.NDArray[np.float32]:
+    """Like a pooled rectified map: not negative, most values small, some zero."""
+    draw = np.random.RandomState(number).standard_normal(size)
+    return np.maximum(draw - 0.3, 0).astype(np.float32)
+
+
+def _photograph(number: int) -> npt.NDArray[np.uint8]:
+    """A picture with a photograph's spectrum (amplitude about 1 / frequency), light, edges and odd sizes."""
+    random = np.random.RandomState(1000 + number)
+    height, width = (int(side) for side in random.randint(90, 420, 2))
+    fy, fx = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]
+    amplitude = 1.0 / np.maximum(np.hypot(fy, fx), 1.0 / max(height, width))
+    phases = np.exp(2j * np.pi * random.uniform(size=(3, *amplitude.shape)))
+    planes = np.fft.irfft2(amplitude * phases, s=(height, width))
+    planes /= planes.std((1, 2), keepdims=True)
+    light = np.tensordot(random.uniform(-1, 1, (3, 3)), planes, axes=1) * 40 + random.uniform(
+        60, 200, (3, 1, 1)
+    )
+    top, left = random.randint(height // 2), random.randint(width // 2)
+    light[:, top : top + height // 3, left : left + width // 3] = random.uniform(0, 255, (3, 1, 1))
+    if number % 8 == 7:
+        light[:] = light.mean(0)
+    return np.ascontiguousarray(np.clip(light, 0, 255).astype(np.uint8).transpose(1, 2, 0))
