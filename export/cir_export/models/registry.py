@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cir_export.models import artemis
+from cir_export.models import artemis, clip4cir, tirg
+from cir_export.models.attribute_as_operator import AttributeAsOperator
 from cir_export.models.base import RetrievalModel
+from cir_export.models.concatenation import Concatenation
+from cir_export.models.film import Film
+from cir_export.models.mrn import Mrn
+from cir_export.models.parameter_hashing import ParameterHashing
+from cir_export.models.relationship import Relationship
+from cir_export.models.sac import Sac
+from cir_export.models.show_and_tell import ShowAndTell
 from cir_infer.errors import UsageError
 
 __all__ = ["MODELS", "build_model"]
@@ -20,6 +28,18 @@ MODELS: dict[str, type[RetrievalModel]] = {
         artemis.ImageOnly,
         artemis.TextOnly,
         artemis.LateFusion,
+        tirg.Tirg,
+        tirg.TirgLastConvolution,
+        Sac,
+        clip4cir.Clip4CirSum,
+        clip4cir.Clip4CirCombiner,
+        Concatenation,
+        ShowAndTell,
+        ParameterHashing,
+        AttributeAsOperator,
+        Relationship,
+        Mrn,
+        Film,
     )
 }
 """Every system by its name."""

@@ -1,0 +1,282 @@
+"""CLIP's two towers (Radford et al., ICML 2021): ModifiedResNet or ViT for images, a transformer for texts.
+
+Parameter names are OpenAI's, so that their weights, open_clip's and CLIP4Cir's load as they are.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cir_export.models.encoders.image import PixelNormalization
+from cir_infer.errors import UsageError
+
+__all__ = ["CLIP_MEAN", "CLIP_STD", "Clip", "ClipSettings"]
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """Sizes of both towers.
+
+    Attributes:
+        embed_dim: of both embeddings.
+        image_size: height and width of the input in pixels.
+        vision_layers: blocks of each of the ResNet's four stages, or one number: layers of a ViT.
+        vision_width: of the image tower.
+        vision_heads: of the ResNet's attention pooling, or of the ViT.
+        patch_size: of a ViT; 0 for a ResNet.
+        context_length: longest text in tokens.
+        vocabulary_size: tokens.
+        text_width: of the text tower.
+        text_heads: of the text tower.
+        text_layers: of the text tower.
+        activation: "quick_gelu" (OpenAI's weights) or "gelu" (most of open_clip's).
+        mean: of the channels, in 0..1.
+        std: their standard deviation, in 0..1.
+    """
+
+    embed_dim: int
+    image_size: int
+    vision_layers: tuple[int, ...]
+    vision_width: int
+    vision_heads: int
+    patch_size: int
+    context_length: int
+    vocabulary_size: int
+    text_width: int
+    text_heads: int
+    text_layers: int
+    activation: str = "quick_gelu"
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
+
+
+class _QuickGelu(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    """Multi-head attention of (n, S, W) over (n, T, W)."""
+    q, k, v = (x.view(x.shape[0], x.shape[1], heads, -1).transpose(1, 2) for x in (queries, keys, values))
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)
+    if mask is not None:
+        scores = scores + mask
+    attended: Tensor = torch.softmax(scores, -1) @ v
+    return attended.transpose(1, 2).flatten(2)
+
+
+class _Attention(nn.Module):
+    """Self-attention under the parameter names of `torch.nn.MultiheadAttention`."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.normal_(self.in_proj_weight, std=width**-0.5)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        q, k, v = nn.functional.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, 2)
+        return self.out_proj(_attend(q, k, v, self.heads, mask))  # type: ignore[no-any-return]
+
+
+class _ResidualAttentionBlock(nn.Module):
+    def __init__(self, width: int, heads: int, activation: str) -> None:
+        super().__init__()
+        self.attn = _Attention(width, heads)
+        self.ln_1 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            OrderedDict(
+                c_fc=nn.Linear(width, 4 * width),
+                gelu=_QuickGelu() if activation == "quick_gelu" else nn.GELU(),
+                c_proj=nn.Linear(4 * width, width),
+            )
+        )
+        self.ln_2 = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), mask)
+        return x + self.mlp(self.ln_2(x))  # type: ignore[no-any-return]
+
+
+class _Transformer(nn.Module):
+    def __init__(self, width: int, layers: int, heads: int, activation: str) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(
+            _ResidualAttentionBlock(width, heads, activation) for _ in range(layers)
+        )
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        for block in self.resblocks:
+            x = block(x, mask)
+        return x
+
+
+class _Bottleneck(nn.Module):
+    """A ResNet-D bottleneck: strides are average pooling, in the shortcut too."""
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.avgpool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample: nn.Module = nn.Identity()
+        if stride > 1 or inputs != 4 * width:
+            self.downsample = nn.Sequential(
+                OrderedDict(
+                    [
+                        ("-1", nn.AvgPool2d(stride)),
+                        ("0", nn.Conv2d(inputs, 4 * width, 1, bias=False)),
+                        ("1", nn.BatchNorm2d(4 * width)),
+                    ]
+                )
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.avgpool(self.relu(self.bn2(self.conv2(y))))
+        return self.relu(self.bn3(self.conv3(y)) + self.downsample(x))  # type: ignore[no-any-return]
+
+
+class _AttentionPool(nn.Module):
+    """Attention of the mean over positions over all positions and itself."""
+
+    def __init__(self, side: int, width: int, heads: int, outputs: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.positional_embedding = nn.Parameter(torch.randn(side * side + 1, width) / width**0.5)
+        self.k_proj = nn.Linear(width, width)
+        self.q_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.c_proj = nn.Linear(width, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(2).transpose(1, 2)
+        x = torch.cat([x.mean(1, keepdim=True), x], 1) + self.positional_embedding
+        pooled = _attend(self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x), self.heads)
+        return self.c_proj(pooled.squeeze(1))  # type: ignore[no-any-return]
+
+
+class _ModifiedResNet(nn.Module):
+    """CLIP's ResNet: a stem of three convolutions, ResNet-D bottlenecks, attention pooling."""
+
+    def __init__(self, settings: ClipSettings) -> None:
+        super().__init__()
+        width = settings.vision_width
+        self.conv1 = nn.Conv2d(3, width // 2, 3, 2, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width // 2)
+        self.conv2 = nn.Conv2d(width // 2, width // 2, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width // 2)
+        self.conv3 = nn.Conv2d(width // 2, width, 3, 1, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.avgpool = nn.AvgPool2d(2)
+        inputs = width
+        stages = []
+        for index, depth in enumerate(settings.vision_layers):
+            blocks = []
+            for block in range(depth):
+                stride = 2 if index > 0 and block == 0 else 1
+                blocks.append(_Bottleneck(inputs, width * 2**index, stride))
+                inputs = 4 * width * 2**index
+            stages.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.attnpool = _AttentionPool(
+            settings.image_size // 32, inputs, settings.vision_heads, settings.embed_dim
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
+            x = self.relu(norm(conv(x)))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(self.avgpool(x)))))
+        return self.attnpool(x)  # type: ignore[no-any-return]
+
+
+class _VisionTransformer(nn.Module):
+    """CLIP's ViT: the class token's last state, projected."""
+
+    def __init__(self, settings: ClipSettings) -> None:
+        super().__init__()
+        width, patches = settings.vision_width, (settings.image_size // settings.patch_size) ** 2
+        self.conv1 = nn.Conv2d(3, width, settings.patch_size, settings.patch_size, bias=False)
+        self.class_embedding = nn.Parameter(torch.randn(width) * width**-0.5)
+        self.positional_embedding = nn.Parameter(torch.randn(patches + 1, width) * width**-0.5)
+        self.ln_pre = nn.LayerNorm(width)
+        self.transformer = _Transformer(
+            width, settings.vision_layers[0], settings.vision_heads, settings.activation
+        )
+        self.ln_post = nn.LayerNorm(width)
+        self.proj = nn.Parameter(torch.randn(width, settings.embed_dim) * width**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.class_embedding.expand(x.shape[0], 1, -1), x], 1) + self.positional_embedding
+        x = self.transformer(self.ln_pre(x))
+        return self.ln_post(x[:, 0]) @ self.proj  # type: ignore[no-any-return]
+
+
+class Clip(nn.Module):
+    """Both towers, without normalisation of the embeddings."""
+
+    def __init__(self, settings: ClipSettings) -> None:
+        super().__init__()
+        _check(settings)
+        self.settings = settings
+        self.normalize = PixelNormalization(settings.mean, settings.std)
+        self.visual = _VisionTransformer(settings) if settings.patch_size else _ModifiedResNet(settings)
+        width = settings.text_width
+        self.transformer = _Transformer(width, settings.text_layers, settings.text_heads, settings.activation)
+        self.token_embedding = nn.Embedding(settings.vocabulary_size, width)
+        self.positional_embedding = nn.Parameter(torch.randn(settings.context_length, width) * 0.01)
+        self.ln_final = nn.LayerNorm(width)
+        self.text_projection = nn.Parameter(torch.randn(width, settings.embed_dim) * width**-0.5)
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """uint8 (n, H, W, 3) to float (n, D), not normalised."""
+        features: Tensor = self.visual(self.normalize(images))
+        return features
+
+    def encode_text(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Tokens (n, T), T up to the context, to float (n, D): the feature at each text's last token."""
+        steps = torch.arange(tokens.shape[1], device=tokens.device)
+        # Indexed, not sliced, so that an exported graph sets no bound to the length.
+        x = self.token_embedding(tokens) + self.positional_embedding[steps]
+        # -1e9 and not -inf: the softmax is the same, and no kernel has to handle infinities.
+        mask = (steps[None, :] > steps[:, None]).to(x.dtype) * -1e9
+        x = self.ln_final(self.transformer(x, mask))
+        last = (lengths.to(x.device).long() - 1)[:, None, None].expand(-1, 1, x.shape[2])
+        return x.gather(1, last).squeeze(1) @ self.text_projection  # type: ignore[no-any-return]
+
+
+def _check(s: ClipSettings) -> None:
+    sizes = (
+        s.embed_dim, s.image_size, s.vision_width, s.vision_heads, s.context_length, s.vocabulary_size,
+        s.text_width, s.text_heads, s.text_layers, *s.vision_layers,
+    )  # fmt: skip
+    if min(sizes) < 1:
+        raise UsageError("clip: a size is 0; expected at least 1")
+    if s.activation not in ("quick_gelu", "gelu"):
+        raise UsageError(f"clip.activation: {s.activation!r} is not known; expected quick_gelu or gelu")
+    if len(s.vision_layers) != (1 if s.patch_size else 4):
+        raise UsageError(
+            f"clip.vision_layers: {s.vision_layers}; expected 1 number for a ViT, 4 for a ResNet"
+        )
+    if s.image_size % (s.patch_size or 32):
+        raise UsageError(f"clip.image_size: {s.image_size} is not a multiple of {s.patch_size or 32}")
+    pooled = s.vision_width if s.patch_size else 32 * s.vision_width
+    if pooled % s.vision_heads or s.text_width % s.text_heads:
+        raise UsageError("clip: a width is not a multiple of its heads")

@@ -1,0 +1,101 @@
+"""TIRG (Vo et al., "Composing Text and Image for Image Retrieval: An Empirical Odyssey", CVPR 2019).
+
+For a reference r and a text m, [r; m] their concatenation, s the sigmoid (eq. 1 to 3):
+
+    q = w_g * s(W_g2 ReLU([r; m])) o r + w_r * W_r3 ReLU(W_r2 ReLU([r; m]))       w_g = 1, w_r = 10 at first
+
+with a batch norm of the concatenation in front of each branch, as in the authors' code. The score is the
+cosine of q and the row. `TirgLastConvolution` does the same on the trunk's last map, with 3 x 3
+convolutions and the text at every position; then pooling and the last linear layer make the vector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from cir_export.models.cosine import CosineModel, EncoderSettings, MapCosineModel
+from cir_infer.errors import UsageError
+
+__all__ = ["Tirg", "TirgLastConvolution", "TirgSettings"]
+
+_INITIAL_WEIGHTS = (1.0, 10.0)
+
+
+@dataclass(frozen=True)
+class TirgSettings(EncoderSettings):
+    """Configuration of TIRG.
+
+    Attributes:
+        score: "cosine", or "dot" with rows that are not of unit length, as in ARTEMIS' own TIRG on
+            pre-extracted features.
+    """
+
+    score: str = "cosine"
+
+
+class Tirg(CosineModel):
+    """TIRG on vectors."""
+
+    system: ClassVar[str] = "tirg"
+    settings_type: ClassVar[type[EncoderSettings]] = TirgSettings
+
+    def __init__(self, settings: TirgSettings) -> None:
+        super().__init__(settings)
+        if settings.score not in ("cosine", "dot"):
+            raise UsageError(f"model.score: {settings.score!r} is not known; expected 'cosine' or 'dot'")
+        if settings.score == "dot":
+            self.weighted = False
+        dim = settings.embedding_dim
+        self.branch_weights = nn.Parameter(torch.tensor(_INITIAL_WEIGHTS))
+        self.gate = nn.Sequential(nn.BatchNorm1d(2 * dim), nn.ReLU(), nn.Linear(2 * dim, dim))
+        self.residual = nn.Sequential(
+            nn.BatchNorm1d(2 * dim),
+            nn.ReLU(),
+            nn.Linear(2 * dim, 2 * dim),
+            nn.ReLU(),
+            nn.Linear(2 * dim, dim),
+        )
+
+    def compose_vector(self, reference: Tensor, text: Tensor) -> Tensor:
+        """See `CosineModel.compose_vector`."""
+        both = torch.cat([reference, text], 1)
+        gated = torch.sigmoid(self.gate(both)) * reference
+        query: Tensor = self.branch_weights[0] * gated + self.branch_weights[1] * self.residual(both)
+        return query
+
+
+class TirgLastConvolution(MapCosineModel):
+    """TIRG on the last convolutional map: a gallery row cannot serve as the reference."""
+
+    system: ClassVar[str] = "tirg-last-convolution"
+
+    def __init__(self, settings: EncoderSettings) -> None:
+        super().__init__(settings)
+        channels, dim = self.image_encoder.trunk.channels[-1], settings.embedding_dim
+        self.branch_weights = nn.Parameter(torch.tensor(_INITIAL_WEIGHTS))
+        self.gate = _map_branch(channels, dim)
+        self.residual = _map_branch(channels, dim)
+
+    def compose_vector(self, reference: Tensor, text: Tensor) -> Tensor:
+        """See `CosineModel.compose_vector`."""
+        tiled = text[:, :, None, None].expand(-1, -1, reference.shape[2], reference.shape[3])
+        both = torch.cat([reference, tiled], 1)
+        gated = torch.sigmoid(self.gate(both)) * reference
+        return self.image_encoder.embed(
+            self.branch_weights[0] * gated + self.branch_weights[1] * self.residual(both)
+        )
+
+
+def _map_branch(channels: int, dim: int) -> nn.Sequential:
+    # The authors' code has no ReLU between this batch norm and the first convolution.
+    both = channels + dim
+    return nn.Sequential(
+        nn.BatchNorm2d(both),
+        nn.Conv2d(both, both, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(both, channels, 3, padding=1),
+    )
