@@ -137,7 +137,8 @@ typedef void *dev;
 int nvmlInit_v2(void) { return 0; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned i, dev *d) { *d = (dev)0x1234567890; return i == 0 ? 0 : 2; }
 int nvmlSystemGetDriverVersion(char *s, unsigned n) { strncpy(s, "580.0", n); return 0; }
-int nvmlDeviceGetName(dev d, char *s, unsigned n) { strncpy(s, "Test GPU", n); return d != (dev)0x1234567890; }
+int nvmlDeviceGetName(dev d, char *s, unsigned n) { strncpy(s, "Test GPU", n);
+  return d != (dev)0x1234567890; }
 int nvmlDeviceGetMemoryInfo(dev d, unsigned long long *m) {
   m[0] = 16ull << 30; m[1] = 0; m[2] = 3ull << 30; return 0;
 }
