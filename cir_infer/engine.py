@@ -109,6 +109,20 @@ class Engine:
         """
         return self._encode("image", "embedding", images, batch_size, progress)
 
+    def encode_prepared(self, batch: Array) -> Floats:
+        """Gallery rows of one batch that `cir_infer.preprocess.preprocess` has prepared elsewhere.
+
+        Args:
+            batch: uint8 (n, H, W, 3), or float32 (n, F) for a bundle on features.
+
+        Returns:
+            float32 (n, D).
+
+        Raises:
+            DeviceError: the device failed.
+        """
+        return self._graphs["image"].run({"image": batch})["embedding"]
+
     def encode_references(self, images: Iterable[ImageLike], batch_size: int = 32) -> Floats:
         """Reference embeddings, as the query side sees images.
 

@@ -301,6 +301,14 @@ class Catalogue:
                 )
         return found
 
+    def sourced(self, root: str) -> list[tuple[str, int, str]]:
+        """(id, key, source) of the items, buried ones too, whose source begins with `root`."""
+        with self.reading() as connection:
+            return connection.execute(
+                "SELECT id, key, source FROM items WHERE substr(source, 1, ?) = ? ORDER BY key",
+                (len(root), root),
+            ).fetchall()
+
 
 # ---- statements inside a transaction
 

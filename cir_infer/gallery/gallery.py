@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +25,22 @@ from cir_infer.gallery.snapshot import Snapshot
 if TYPE_CHECKING:
     from cir_infer.engine import Engine
 
-__all__ = ["Existing", "Gallery"]
+__all__ = ["Existing", "Gallery", "Held"]
 
 Existing = Literal["error", "replace", "skip"]
+
+
+class Held(NamedTuple):
+    """An item of the gallery, to whoever may replace it.
+
+    Attributes:
+        key: grows with every item added or replaced, and is never used twice.
+        stamp: which version of its source it was made of, None where nobody said.
+    """
+
+    key: int
+    stamp: str | None
+
 
 CATALOGUE = "catalogue.sqlite"
 ROWS = "rows"
@@ -261,8 +274,15 @@ class Gallery:
         return f"<Gallery {self._path}: {len(self):,} rows x {self.dimension} {self.dtype}>"
 
     def check_engine(self, engine: Engine) -> None:
-        """Raise `GalleryError` unless the engine's bundle is the one that encoded the rows."""
-        snapshot = self.snapshot()
+        """Raise `GalleryError` unless the engine's bundle is the one that encoded the rows.
+
+        From then on `snapshot` makes the same check, so that a gallery that is changed over to
+        another bundle under a running query service is noticed.
+        """
+        self._check(engine, self.snapshot())
+        self._engine = engine
+
+    def _check(self, engine: Engine, snapshot: Snapshot) -> None:
         if snapshot.fingerprint is None:
             if engine.dimension != snapshot.dimension:
                 raise GalleryError(
@@ -291,6 +311,8 @@ class Gallery:
             if current is not None and current.generation >= self._catalogue.generation():
                 return current
             self._snapshot = self._open_snapshot()
+            if self._engine is not None:
+                self._check(self._engine, self._snapshot)
             return self._snapshot
 
     def _open_snapshot(self) -> Snapshot:
@@ -502,6 +524,25 @@ class Gallery:
                 with self._catalogue.writing() as connection:
                     tables.set_buried(connection, held.values(), True)
             return len(held)
+
+    @property
+    def next_key(self) -> int:
+        """The key that the next item will get; for indexers."""
+        return self._catalogue.state().next_key
+
+    def held(self, ids: Sequence[str]) -> dict[str, Held]:
+        """What the catalogue has of those ids that the gallery holds; for indexers."""
+        with self._catalogue.reading() as connection:
+            keys = tables.live_keys(connection, ids)
+        stamps = self._catalogue.column("stamp", list(keys.values()))
+        return {item: Held(key, stamps[key]) for item, key in keys.items()}
+
+    def items_from(self, root: str) -> Iterator[tuple[str, int, str]]:
+        """(id, key, source) of every item whose source begins with `root`; for indexers."""
+        snapshot = self.snapshot()
+        for item, key, source in self._catalogue.sourced(root):
+            if snapshot.holds(key):
+                yield item, key, source
 
     def _encoding(self) -> tables.Encoding:
         return self._catalogue.state().encoding

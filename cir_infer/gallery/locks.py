@@ -12,10 +12,14 @@ from threading import RLock
 
 from cir_infer.errors import GalleryError
 
-__all__ = ["EVERYTHING", "Pin", "WriterLock", "oldest_pin"]
+__all__ = ["EVERYTHING", "GalleryBusyError", "Pin", "WriterLock", "oldest_pin"]
 
 EVERYTHING = "0"
 """The pin file that is there from the start and protects every generation."""
+
+
+class GalleryBusyError(GalleryError):
+    """Somebody else is writing to the gallery at the moment."""
 
 
 class WriterLock:
@@ -35,7 +39,8 @@ class WriterLock:
         """Hold the lock inside the block.
 
         Raises:
-            GalleryError: another process (or another Gallery object) is writing.
+            GalleryBusyError: another process (or another Gallery object) is writing.
+            GalleryError: the lock cannot be taken at all.
         """
         with self._threads:
             if self._depth == 0:
@@ -65,7 +70,7 @@ class WriterLock:
             os.close(fd)
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise GalleryError(f"{self._path}: cannot be locked: {error.strerror}") from error
-            raise GalleryError(
+            raise GalleryBusyError(
                 f"{self._path.parent}: {holder} is writing to this gallery; one writer at a time, "
                 "so wait for it to end and try again"
             ) from None

@@ -150,9 +150,8 @@ class Snapshot:
     def row(self, item: str) -> int | None:
         """The row of an id, None where the gallery does not hold it (now)."""
         for key in reversed(self._catalogue.keys_of(item)):
-            place = self._row_of(key)
-            if place is not None and (self._alive is None or self._alive[place]):
-                return place
+            if self.holds(key):
+                return self._row_of(key)
         return None
 
     def _row_of(self, key: int) -> int | None:
@@ -164,6 +163,11 @@ class Snapshot:
             return int(self._starts[number]) + key - segment.entry.first_key
         offset = int(np.searchsorted(segment.keys, key))
         return int(self._starts[number]) + offset if segment.keys[offset] == key else None
+
+    def holds(self, key: int) -> bool:
+        """Whether the item of a key is among the live rows."""
+        place = self._row_of(key)
+        return place is not None and (self._alive is None or bool(self._alive[place]))
 
     # ---- filters
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, UsageError
 
-__all__ = ["ROW_TYPES", "check_row_type", "checked_vectors", "quantise", "to_rows"]
+__all__ = ["ROW_TYPES", "check_row_type", "checked_vectors", "faults", "quantise", "to_rows"]
 
 ROW_TYPES = ("float32", "float16", "int8")
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
@@ -29,8 +29,8 @@ def checked_vectors(vectors: Any, ids: Sequence[str], dimension: int, dtype: str
     """The vectors as C-contiguous float32 (n, D), each fit to be stored as `dtype`.
 
     Raises:
-        GalleryError: not n vectors of D numbers; one holds NaN or infinity, is zero, or leaves the
-            range of the row type. The message names the id of the first.
+        GalleryError: not n vectors of D numbers, or one of them cannot be stored (see `faults`).
+            The message names the id of the first.
     """
     try:
         array = np.asarray(vectors)
@@ -45,21 +45,40 @@ def checked_vectors(vectors: Any, ids: Sequence[str], dimension: int, dtype: str
         )
     with np.errstate(over="ignore"):
         array = np.ascontiguousarray(array, np.float32)
-    peak = np.abs(array).max(axis=1, initial=0.0)
-
-    def refuse(bad: npt.NDArray[np.bool_], problem: str) -> None:
-        if bad.any():
-            first = int(np.argmax(bad))
-            more = f" (and {int(bad.sum()) - 1} more)" if bad.sum() > 1 else ""
-            raise GalleryError(f"the vector of id {ids[first]!r}{more} {problem}")
-
-    refuse(~np.isfinite(peak), "holds NaN or infinity (as float32); expected finite numbers")
-    refuse(peak == 0, "is zero everywhere, so it has no direction to compare; leave the item out")
-    if dtype == "float16":
-        remedy = "scale the vectors, or create the gallery with dtype='float32'"
-        refuse(peak > _FLOAT16_MAX, f"holds a value beyond float16 ({_FLOAT16_MAX:g}); {remedy}")
-        refuse(peak < _FLOAT16_NORMAL, f"is too small for float16 (below {_FLOAT16_NORMAL:.1e}); {remedy}")
+    bad = faults(array, dtype)
+    if bad:
+        first = min(bad)
+        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+        raise GalleryError(f"the vector of id {ids[first]!r}{more} {bad[first]}")
     return array
+
+
+def faults(vectors: npt.NDArray[np.float32], dtype: str) -> dict[int, str]:
+    """Which vectors cannot be stored, and why: NaN or infinity, zero, beyond the range of the row type.
+
+    Args:
+        vectors: float32 (n, D).
+        dtype: the row type.
+
+    Returns:
+        By the vector's number, how the sentence "the vector of ... " goes on.
+    """
+    peak = np.abs(vectors).max(axis=1, initial=0.0)
+    remedy = "scale the vectors, or create the gallery with dtype='float32'"
+    found: dict[int, str] = {}
+    problems = [
+        (~np.isfinite(peak), "holds NaN or infinity (as float32); expected finite numbers"),
+        (peak == 0, "is zero everywhere, so it has no direction to compare; leave the item out"),
+    ]
+    if dtype == "float16":
+        problems += [
+            (peak > _FLOAT16_MAX, f"holds a value beyond float16 ({_FLOAT16_MAX:g}); {remedy}"),
+            (peak < _FLOAT16_NORMAL, f"is too small for float16 (below {_FLOAT16_NORMAL:.1e}); {remedy}"),
+        ]
+    for bad, text in problems:
+        for number in np.flatnonzero(bad):
+            found.setdefault(int(number), text)
+    return found
 
 
 def quantise(vectors: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
