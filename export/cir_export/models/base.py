@@ -133,6 +133,16 @@ class RetrievalModel(nn.Module, ABC):
     def compose(self, reference: Tensor, text: Tensor) -> Terms:
         """The query's terms from `encode_reference` (n, ...) and `encode_text` (n, H)."""
 
+    def own_loss(self, reference: Tensor, text: Tensor, targets: Tensor) -> Tensor | None:  # noqa: ARG002
+        """A system's own loss of a batch of queries, each with its target; None for batch classification.
+
+        Args:
+            reference: (B, ...) as `encode_reference` gives them.
+            text: (B, H) as `encode_text` gives them.
+            targets: uint8 (B, H, W, 3).
+        """
+        return None
+
     def trunks(self) -> list[nn.Module]:
         """Pre-trained trunks, which training may keep frozen for its first epochs."""
         return []

@@ -219,10 +219,9 @@ class Sac(RetrievalModel):
         """See `RetrievalModel.trunks`."""
         return [self.trunk]
 
-    def loss(self, images: Tensor, tokens: Tensor, lengths: Tensor, targets: Tensor) -> Tensor:
-        """See `RetrievalModel.loss`: soft triplet, discriminator and consistency."""
-        text = self.encode_text(tokens, lengths)
-        composed = self.delta * unit(self.composed_features(self.encode_reference(images), text).float())
+    def own_loss(self, reference: Tensor, text: Tensor, targets: Tensor) -> Tensor:
+        """See `RetrievalModel.own_loss`: soft triplet, discriminator and consistency, in float32."""
+        composed = self.delta * unit(self.composed_features(reference, text).float())
         target = self.delta * unit(self.target_features(targets).float())
         return (
             _soft_triplet(composed, target)
