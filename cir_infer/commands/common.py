@@ -51,7 +51,9 @@ class CirParser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, then send the SDK's log lines to stderr: warnings, and with --verbose what it does."""
-        parsed = super().parse_args(args, namespace)
+        # Flags may stand between positional arguments; argparse cannot do that with sub-commands.
+        parse = self.parse_intermixed_args if self._subparsers is None else super().parse_args
+        parsed = parse(args, namespace)
         logging.basicConfig(level=logging.WARNING, format=f"{self.prog}: %(message)s")
         logging.getLogger("cir_infer").setLevel(logging.INFO if parsed.verbose else logging.WARNING)
         return parsed
