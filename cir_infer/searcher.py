@@ -134,6 +134,11 @@ class Searcher:
         allow = _without(snapshot, snapshot.where(where), exclude)
         return self._answers(zip(images, texts, strict=True), snapshot, k, allow, batch_size)
 
+    @property
+    def scorer(self) -> Scorer:
+        """What scores the gallery as it is now."""
+        return self._scorer(self.gallery.snapshot())
+
     def item(self, id: str) -> Hit:
         """An item of the gallery as a Hit, to refine it without a query before.
 
