@@ -9,7 +9,7 @@ synchronous=FULL: when it returns, the log is on the disk.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, LifoQueue
@@ -22,7 +22,7 @@ from cir_infer.errors import GalleryError
 from cir_infer.gallery import metadata as meta
 from cir_infer.gallery.segments import SegmentEntry
 
-__all__ = ["FORMAT_VERSION", "Catalogue", "Encoding", "ItemRecord", "State"]
+__all__ = ["FORMAT_VERSION", "Catalogue", "Change", "Connection", "Encoding", "ItemRecord", "State"]
 
 FORMAT_VERSION = 1
 APPLICATION_ID = 0x43495247  # "CIRG"
@@ -48,6 +48,11 @@ _SCHEMA = {
 }
 _SEGMENT = "number, first_key, last_key, rows, bytes, sha256"
 _LOOKUP = 500  # ids or keys asked for in one statement; SQLite's oldest limit is 999
+
+
+Connection = sqlite3.Connection
+Change = Callable[[Connection], None]
+"""Statements that belong into one transaction."""
 
 
 class Encoding(NamedTuple):
@@ -150,7 +155,7 @@ class Catalogue:
     # ---- connections
 
     @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
+    def reading(self) -> Iterator[Connection]:
         """A connection for reading, given back at the end of the block; SQLite errors become GalleryError."""
         if self._closed:
             raise GalleryError(f"{self._path.parent}: this gallery is closed; open it again")
@@ -172,7 +177,7 @@ class Catalogue:
         connection.execute("PRAGMA query_only = ON")
         return connection
 
-    def _give_back(self, connection: sqlite3.Connection) -> None:
+    def _give_back(self, connection: Connection) -> None:
         with suppress(sqlite3.Error):
             if connection.in_transaction:
                 connection.rollback()
@@ -183,10 +188,11 @@ class Catalogue:
         connection.close()
 
     @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
+    def writing(self, *, visible: bool = True) -> Iterator[Connection]:
         """A write transaction: committed and on the disk at the end of the block, or as if never begun.
 
-        The caller holds the writer lock.
+        The caller holds the writer lock. With visible=False it is no new generation: no snapshot
+        may show the difference.
 
         Raises:
             GalleryError: the transaction failed; nothing of it is visible.
@@ -202,7 +208,8 @@ class Catalogue:
                 self._writer.execute("PRAGMA journal_size_limit = 67108864")
             self._writer.execute("BEGIN IMMEDIATE")
             yield self._writer
-            self._writer.execute("UPDATE header SET value = value + 1 WHERE name = 'generation'")
+            if visible:
+                self._writer.execute("UPDATE header SET value = value + 1 WHERE name = 'generation'")
             committing = True
             self._writer.execute("COMMIT")
         except BaseException as error:
@@ -246,7 +253,7 @@ class Catalogue:
 
     # ---- reading
 
-    def _check(self, connection: sqlite3.Connection) -> None:
+    def _check(self, connection: Connection) -> None:
         parent = self._path.parent
         if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
             raise GalleryError(f"{parent}: its catalogue is not that of a gallery; check the path")
@@ -266,20 +273,13 @@ class Catalogue:
     def generation(self) -> int:
         """The number of the newest commit."""
         with self.reading() as connection:
-            return _header(connection, "generation")
+            return header(connection, "generation")
 
     def state(self) -> State:
         """The newest generation, read in one transaction."""
         with self.reading() as connection:
             connection.execute("BEGIN")
-            encoding = _encoding(connection, _header(connection, "encoding"))
-            return State(
-                _header(connection, "generation"),
-                _header(connection, "next_key"),
-                encoding,
-                segments_of(connection, encoding.number),
-                dict(connection.execute("SELECT chunk, bits FROM tombstones")),
-            )
+            return read_state(connection)
 
     def keys_of(self, item: str) -> list[int]:
         """Every key that the id has or had, ascending."""
@@ -313,7 +313,19 @@ class Catalogue:
 # ---- statements inside a transaction
 
 
-def segments_of(connection: sqlite3.Connection, encoding: int) -> list[SegmentEntry]:
+def read_state(connection: Connection) -> State:
+    """The generation that this transaction sees."""
+    encoding = _encoding(connection, header(connection, "encoding"))
+    return State(
+        header(connection, "generation"),
+        header(connection, "next_key"),
+        encoding,
+        segments_of(connection, encoding.number),
+        dict(connection.execute("SELECT chunk, bits FROM tombstones")),
+    )
+
+
+def segments_of(connection: Connection, encoding: int) -> list[SegmentEntry]:
     """The segments of an encoding that are not retired, in the order of their keys."""
     rows = connection.execute(
         f"SELECT {_SEGMENT} FROM segments WHERE encoding = ? AND retired IS NULL ORDER BY first_key",
@@ -322,7 +334,7 @@ def segments_of(connection: sqlite3.Connection, encoding: int) -> list[SegmentEn
     return [_entry(row) for row in rows]
 
 
-def live_keys(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, int]:
+def live_keys(connection: Connection, ids: Sequence[str]) -> dict[str, int]:
     """The live key of each id that has one."""
     candidates: list[tuple[str, int]] = []
     for chunk in _chunks(ids):
@@ -332,7 +344,7 @@ def live_keys(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, i
     return {item: key for (item, key), gone in zip(candidates, dead, strict=True) if not gone}
 
 
-def buried(connection: sqlite3.Connection, keys: Sequence[int]) -> list[bool]:
+def buried(connection: Connection, keys: Sequence[int]) -> list[bool]:
     """Whether each key is buried."""
     chunks: dict[int, bytes] = {}
     for chunk in {key // CHUNK for key in keys}:
@@ -341,7 +353,7 @@ def buried(connection: sqlite3.Connection, keys: Sequence[int]) -> list[bool]:
     return [_bit(chunks[key // CHUNK], key % CHUNK) for key in keys]
 
 
-def set_buried(connection: sqlite3.Connection, keys: Iterable[int], value: bool) -> None:
+def set_buried(connection: Connection, keys: Iterable[int], value: bool) -> None:
     """Bury keys, or forget that they were buried once their items are gone."""
     by_chunk: dict[int, list[int]] = {}
     for key in keys:
@@ -365,7 +377,7 @@ def unpack_chunk(bits: bytes) -> npt.NDArray[np.bool_]:
     return flags
 
 
-def insert_items(connection: sqlite3.Connection, first_key: int, items: Sequence[ItemRecord]) -> None:
+def insert_items(connection: Connection, first_key: int, items: Sequence[ItemRecord]) -> None:
     """Store items under consecutive keys, with the attributes that filters look up."""
     connection.executemany(
         "INSERT INTO items VALUES (?, ?, ?, ?, ?)", ((first_key + i, *item) for i, item in enumerate(items))
@@ -384,7 +396,7 @@ def insert_items(connection: sqlite3.Connection, first_key: int, items: Sequence
     connection.executemany("INSERT OR IGNORE INTO attributes VALUES (?, ?, ?)", rows)
 
 
-def delete_items(connection: sqlite3.Connection, keys: Sequence[int]) -> None:
+def delete_items(connection: Connection, keys: Sequence[int]) -> None:
     """Forget buried items for good: their attributes, their burial and themselves."""
     for chunk in _chunks(keys):
         marks = ",".join("?" * len(chunk))
@@ -400,24 +412,74 @@ def delete_items(connection: sqlite3.Connection, keys: Sequence[int]) -> None:
     set_buried(connection, keys, False)
 
 
-def insert_segment(connection: sqlite3.Connection, encoding: int, entry: SegmentEntry) -> None:
+def segment_numbers(connection: Connection) -> list[int]:
+    """The numbers of all segments, retired ones too."""
+    return [number for (number,) in connection.execute("SELECT number FROM segments")]
+
+
+def retire(connection: Connection, segments: Iterable[SegmentEntry], dropped: npt.NDArray[np.int64]) -> None:
+    """Take segments out of the next generation; whoever reads an older one still needs them.
+
+    Args:
+        connection: in a write transaction.
+        segments: which.
+        dropped: the keys of the buried rows that no other segment takes over, int64.
+    """
+    next_generation = header(connection, "generation") + 1
+    connection.executemany(
+        "UPDATE segments SET retired = ? WHERE number = ?",
+        [(next_generation, entry.number) for entry in segments],
+    )
+    if len(dropped):
+        connection.execute(
+            "INSERT INTO garbage VALUES (?, ?)", (next_generation, dropped.astype("<i8").tobytes())
+        )
+
+
+def forget_retired(connection: Connection, oldest_reader: int | None) -> list[SegmentEntry]:
+    """Forget retired segments and dropped items that no reader needs.
+
+    Args:
+        connection: in a write transaction.
+        oldest_reader: the oldest generation that is being read, None for none.
+
+    Returns:
+        The segments whose files can go once this is committed.
+    """
+    limit = header(connection, "generation") if oldest_reader is None else oldest_reader
+    doomed = connection.execute(f"SELECT {_SEGMENT} FROM segments WHERE retired <= ?", (limit,)).fetchall()
+    connection.execute("DELETE FROM segments WHERE retired <= ?", (limit,))
+    # The rows of an unfinished re-encoding may still name dropped items.
+    if not pending(connection):
+        blobs = connection.execute("SELECT keys FROM garbage WHERE generation <= ?", (limit,)).fetchall()
+        for (blob,) in blobs:
+            delete_items(connection, np.frombuffer(blob, "<i8").tolist())
+        connection.execute("DELETE FROM garbage WHERE generation <= ?", (limit,))
+    return [_entry(row) for row in doomed]
+
+
+def pending(connection: Connection) -> list[Encoding]:
+    """Encodings that are being prepared to take the place of the current one."""
+    current = header(connection, "encoding")
+    numbers = connection.execute("SELECT encoding FROM encodings WHERE encoding > ?", (current,)).fetchall()
+    return [_encoding(connection, number) for (number,) in numbers]
+
+
+def insert_segment(connection: Connection, encoding: int, entry: SegmentEntry) -> None:
     """Make a segment part of an encoding."""
     connection.execute(
         f"INSERT INTO segments ({_SEGMENT}, encoding) VALUES (?, ?, ?, ?, ?, ?, ?)", (*entry, encoding)
     )
+    setheader(connection, "next_segment", entry.number + 1)
 
 
-def set_header(connection: sqlite3.Connection, name: str, value: int) -> None:
+def setheader(connection: Connection, name: str, value: int) -> None:
     """Set one number of the header."""
     connection.execute("UPDATE header SET value = ? WHERE name = ?", (value, name))
 
 
-def header(connection: sqlite3.Connection, name: str) -> int:
+def header(connection: Connection, name: str) -> int:
     """One number of the header."""
-    return _header(connection, name)
-
-
-def _header(connection: sqlite3.Connection, name: str) -> int:
     row = connection.execute("SELECT value FROM header WHERE name = ?", (name,)).fetchone()
     if row is None or not isinstance(row[0], int):
         raise GalleryError(
@@ -426,7 +488,7 @@ def _header(connection: sqlite3.Connection, name: str) -> int:
     return int(row[0])
 
 
-def _encoding(connection: sqlite3.Connection, number: int) -> Encoding:
+def _encoding(connection: Connection, number: int) -> Encoding:
     row = connection.execute("SELECT * FROM encodings WHERE encoding = ?", (number,)).fetchone()
     if (
         row is None
@@ -454,7 +516,7 @@ def _entry(row: tuple[Any, ...]) -> SegmentEntry:
     return entry
 
 
-def _field(connection: sqlite3.Connection, name: str) -> int:
+def _field(connection: Connection, name: str) -> int:
     row = connection.execute("SELECT field FROM fields WHERE name = ?", (name,)).fetchone()
     if row is None:
         return int(connection.execute("INSERT INTO fields (name) VALUES (?)", (name,)).lastrowid or 0)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -16,11 +13,13 @@ import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, UsageError
 from cir_infer.gallery import catalogue as tables
-from cir_infer.gallery import files, filters, vectors
 from cir_infer.gallery import metadata as meta
-from cir_infer.gallery.locks import EVERYTHING, Pin, WriterLock
-from cir_infer.gallery.segments import Segment, SegmentEntry, Tensor, open_segment, write_segment
+from cir_infer.gallery import vectors
+from cir_infer.gallery.compaction import Compaction, compact
+from cir_infer.gallery.segments import Tensor
 from cir_infer.gallery.snapshot import Snapshot
+from cir_infer.gallery.store import Store, drafted
+from cir_infer.gallery.verification import Verification, verify
 
 if TYPE_CHECKING:
     from cir_infer.engine import Engine
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Existing", "Gallery", "Held"]
 
 Existing = Literal["error", "replace", "skip"]
+
+_BULK = 1 << 17
 
 
 class Held(NamedTuple):
@@ -40,13 +41,6 @@ class Held(NamedTuple):
 
     key: int
     stamp: str | None
-
-
-CATALOGUE = "catalogue.sqlite"
-ROWS = "rows"
-READERS = "readers"
-LOCK = "writer.lock"
-_BULK = 1 << 17
 
 
 class Gallery:
@@ -62,26 +56,10 @@ class Gallery:
     """
 
     def __init__(self, path: str | Path, engine: Engine | None = None, *, read_only: bool = False) -> None:
-        self._path = Path(path)
+        self._store = Store(Path(path), read_only)
         self._engine = engine
-        self._read_only = read_only
+        self._expected = None if engine is None else engine.fingerprint
         self._closed = False
-        if not self._path.is_dir():
-            found = "a file" if self._path.exists() else "nothing"
-            raise GalleryError(
-                f"{self._path}: found {found}, expected the folder of a gallery; "
-                "create one with cir-index or Gallery.create"
-            )
-        self._rows_folder = self._path / ROWS
-        self._readers = self._path / READERS
-        self._lock = WriterLock(self._path / LOCK)
-        self._pins = os.access(self._readers, os.W_OK)
-        self._catalogue = tables.Catalogue(self._path / CATALOGUE)
-        self._cache = filters.FilterCache(self._catalogue)
-        self._opening = Lock()
-        self._snapshot: Snapshot | None = None
-        self._segments: dict[int, Segment] = {}
-        self._swept = False
 
     # ---- making and opening
 
@@ -119,26 +97,7 @@ class Gallery:
             dimension, fingerprint = engine.dimension, engine.fingerprint
         if dimension is None or not 0 < dimension <= 1 << 20:
             raise UsageError(f"dimension is {dimension}; pass an engine, or a dimension from 1 to {1 << 20}")
-        path = Path(path)
-        if path.exists() or path.is_symlink():
-            raise GalleryError(f"{path}: already exists; open it with Gallery.open, or choose another path")
-        # Built under another name, so that a gallery is whole or not there.
-        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        try:
-            with files.told_as_gallery_error("creating the gallery", path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                for folder in (draft, draft / ROWS, draft / READERS):
-                    folder.mkdir()
-                (draft / READERS / EVERYTHING).touch()
-                tables.Catalogue.create(
-                    draft / CATALOGUE, tables.Encoding(1, fingerprint, dimension, dtype, coarse)
-                )
-                for folder in (draft / READERS, draft / ROWS, draft):
-                    files.sync_folder(folder)
-                files.rename(draft, path)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
+        Store.create(Path(path), tables.Encoding(1, fingerprint, dimension, dtype, coarse))
         return cls(path, engine)
 
     @classmethod
@@ -198,35 +157,26 @@ class Gallery:
         if len(shape) != 2 or not shape[1] or shape[0] != len(ids):
             raise GalleryError(f"vectors have shape {shape} for {len(ids)} ids; expected ({len(ids)}, D)")
         meta.checked_ids(ids)
-        path = Path(path)
-        if path.exists() or path.is_symlink():
-            raise GalleryError(f"{path}: already exists; open it with Gallery.open, or choose another path")
-        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        try:
-            with cls.create(
+        with (
+            drafted(Path(path)) as draft,
+            cls.create(
                 draft, engine, dtype, coarse=coarse, dimension=int(shape[1]), fingerprint=fingerprint
-            ) as gallery:
-                for start in range(0, len(ids), _BULK):
-                    part = slice(start, start + _BULK)
-                    gallery.add_vectors(
-                        ids=ids[part],
-                        vectors=vectors[part],
-                        metadata=None if metadata is None else metadata[part],
-                        sources=None if sources is None else sources[part],
-                    )
-            with files.told_as_gallery_error("creating the gallery", path):
-                files.rename(draft, path)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
+            ) as gallery,
+        ):
+            for start in range(0, len(ids), _BULK):
+                part = slice(start, start + _BULK)
+                gallery.add_vectors(
+                    ids=ids[part],
+                    vectors=vectors[part],
+                    metadata=None if metadata is None else metadata[part],
+                    sources=None if sources is None else sources[part],
+                )
         return cls.open(path, engine)
 
     def close(self) -> None:
         """Close the catalogue. Snapshots keep their rows, but can no longer look up items."""
         self._closed = True
-        self._snapshot = None
-        self._segments.clear()
-        self._catalogue.close()
+        self._store.close()
 
     def __enter__(self) -> Gallery:
         return self
@@ -239,7 +189,7 @@ class Gallery:
     @property
     def path(self) -> Path:
         """The folder."""
-        return self._path
+        return self._store.path
 
     @property
     def fingerprint(self) -> str | None:
@@ -270,8 +220,8 @@ class Gallery:
 
     def __repr__(self) -> str:
         if self._closed:
-            return f"<Gallery {self._path}, closed>"
-        return f"<Gallery {self._path}: {len(self):,} rows x {self.dimension} {self.dtype}>"
+            return f"<Gallery {self.path}, closed>"
+        return f"<Gallery {self.path}: {len(self):,} rows x {self.dimension} {self.dtype}>"
 
     def check_engine(self, engine: Engine) -> None:
         """Raise `GalleryError` unless the engine's bundle is the one that encoded the rows.
@@ -279,19 +229,19 @@ class Gallery:
         From then on `snapshot` makes the same check, so that a gallery that is changed over to
         another bundle under a running query service is noticed.
         """
-        self._check(engine, self.snapshot())
-        self._engine = engine
+        self._check(engine, self._store.snapshot())
+        self._engine, self._expected = engine, engine.fingerprint
 
     def _check(self, engine: Engine, snapshot: Snapshot) -> None:
         if snapshot.fingerprint is None:
             if engine.dimension != snapshot.dimension:
                 raise GalleryError(
-                    f"{self._path}: its rows have {snapshot.dimension} dimensions, the bundle's "
+                    f"{self.path}: its rows have {snapshot.dimension} dimensions, the bundle's "
                     f"{engine.dimension}; use the bundle that made the rows"
                 )
         elif engine.fingerprint != snapshot.fingerprint:
             raise GalleryError(
-                f"{self._path}: its rows were encoded by bundle {snapshot.fingerprint}, this bundle is "
+                f"{self.path}: its rows were encoded by bundle {snapshot.fingerprint}, this bundle is "
                 f"{engine.fingerprint}; use the other bundle, or change the gallery over with "
                 "`cir-index --reencode`"
             )
@@ -302,47 +252,10 @@ class Gallery:
         Raises:
             GalleryError: the gallery is damaged or closed.
         """
-        current = self._snapshot
-        generation = self._catalogue.generation()
-        if current is not None and current.generation == generation:
-            return current
-        with self._opening:
-            current = self._snapshot
-            if current is not None and current.generation >= self._catalogue.generation():
-                return current
-            self._snapshot = self._open_snapshot()
-            if self._engine is not None:
-                self._check(self._engine, self._snapshot)
-            return self._snapshot
-
-    def _open_snapshot(self) -> Snapshot:
-        while True:
-            pin = None
-            if self._pins:
-                with files.told_as_gallery_error("announcing a reader", self._readers):
-                    pin = Pin(self._readers, self._catalogue.generation())
-            try:
-                state = self._catalogue.state()
-                segments = {entry.number: self._segment(entry, state.encoding) for entry in state.segments}
-            except GalleryError:
-                if pin is not None:
-                    pin.release()
-                # Before the pin was set, a compaction may have taken a segment away.
-                if self._catalogue.generation() != state.generation:
-                    continue
-                raise
-            except BaseException:
-                if pin is not None:
-                    pin.release()
-                raise
-            self._segments = segments
-            return Snapshot(state, list(segments.values()), self._catalogue, self._cache, pin)
-
-    def _segment(self, entry: SegmentEntry, encoding: tables.Encoding) -> Segment:
-        known = self._segments.get(entry.number)
-        if known is not None and known.entry == entry:
-            return known
-        return open_segment(self._rows_folder, entry, encoding.dimension, encoding.dtype, encoding.coarse)
+        snapshot = self._store.snapshot()
+        if self._engine is not None and snapshot.fingerprint != self._expected:
+            self._check(self._engine, snapshot)
+        return snapshot
 
     # ---- writing
 
@@ -353,9 +266,7 @@ class Gallery:
         Raises:
             GalleryError: somebody else is writing, or the gallery is open read-only.
         """
-        if self._read_only:
-            raise GalleryError(f"{self._path}: open for reading only; open it without read_only to change it")
-        with self._lock.held():
+        with self._store.writing():
             yield
 
     def add(
@@ -398,7 +309,7 @@ class Gallery:
                 f"{len(checked) if metadata is None else len(metadata)} metadata; expected one of each"
             )
         with self.writing():
-            with self._catalogue.reading() as connection:
+            with self._store.catalogue.reading() as connection:
                 held = tables.live_keys(connection, checked) if existing != "replace" else {}
             if held and existing == "error":
                 raise self._held(held, checked)
@@ -416,7 +327,7 @@ class Gallery:
     def _held(self, held: Mapping[str, int], ids: Sequence[str]) -> GalleryError:
         first = next(item for item in ids if item in held)
         return GalleryError(
-            f"{self._path}: already holds id {first!r} ({len(held)} of {len(ids)} ids in this call); "
+            f"{self.path}: already holds id {first!r} ({len(held)} of {len(ids)} ids in this call); "
             "pass existing='replace' or existing='skip'"
         )
 
@@ -474,7 +385,7 @@ class Gallery:
             rows = vectors.checked_vectors(
                 array, [item.id for item in items], encoding.dimension, encoding.dtype
             )
-            with self._catalogue.reading() as connection:
+            with self._store.catalogue.reading() as connection:
                 held = tables.live_keys(connection, [item.id for item in items])
             if held and existing == "error":
                 raise self._held(held, [item.id for item in items])
@@ -484,16 +395,20 @@ class Gallery:
             if not items:
                 return 0
             stored, scales = vectors.to_rows(rows, encoding.dtype)
-            with self._catalogue.reading() as connection:
+            with self._store.catalogue.reading() as connection:
                 first_key = tables.header(connection, "next_key")
-            tensors = self._tensors(encoding, stored, scales)
-            entry = self._write_segment(tensors, first_key, first_key + len(items) - 1, len(items))
-            with self._catalogue.writing() as connection:
+            last_key = first_key + len(items) - 1
+            entry = self._store.write_segment(
+                row_tensors(encoding, stored, scales), first_key, last_key, len(items)
+            )
+
+            def change(connection: tables.Connection) -> None:
                 tables.insert_items(connection, first_key, items)
                 tables.set_buried(connection, held.values(), True)
                 tables.insert_segment(connection, encoding.number, entry)
-                tables.set_header(connection, "next_key", entry.last_key + 1)
-                tables.set_header(connection, "next_segment", entry.number + 1)
+                tables.set_header(connection, "next_key", last_key + 1)
+
+            self._store.commit(change)
             return len(items)
 
     def remove(self, ids: Sequence[str], *, missing: Literal["error", "skip"] = "error") -> int:
@@ -512,66 +427,75 @@ class Gallery:
         """
         checked = meta.checked_ids(ids)
         with self.writing():
-            with self._catalogue.reading() as connection:
+            with self._store.catalogue.reading() as connection:
                 held = tables.live_keys(connection, checked)
             if missing == "error" and len(held) < len(checked):
                 first = next(item for item in checked if item not in held)
                 raise GalleryError(
-                    f"{self._path}: holds no id {first!r} ({len(checked) - len(held)} of {len(checked)} "
+                    f"{self.path}: holds no id {first!r} ({len(checked) - len(held)} of {len(checked)} "
                     "ids in this call); pass missing='skip'"
                 )
             if held:
-                with self._catalogue.writing() as connection:
-                    tables.set_buried(connection, held.values(), True)
+                self._store.commit(lambda connection: tables.set_buried(connection, held.values(), True))
             return len(held)
+
+    def compact(self) -> Compaction:
+        """Drop the rows of removed and replaced items, and merge small segments, while others read.
+
+        Snapshots that are held keep showing what they showed; the space that they need is freed by
+        the first commit or compaction after they are let go.
+
+        Returns:
+            What was done.
+
+        Raises:
+            GalleryError: another writer, or the disk is full or fails.
+        """
+        return compact(self._store)
+
+    def verify(self) -> Verification:
+        """Read everything and check that it fits together: checksums, rows, items, filters.
+
+        Returns:
+            What was read, and every problem that was found.
+
+        Raises:
+            GalleryError: the gallery cannot be read at all.
+        """
+        return verify(self._store)
 
     @property
     def next_key(self) -> int:
         """The key that the next item will get; for indexers."""
-        return self._catalogue.state().next_key
+        return self._store.catalogue.state().next_key
 
     def held(self, ids: Sequence[str]) -> dict[str, Held]:
         """What the catalogue has of those ids that the gallery holds; for indexers."""
-        with self._catalogue.reading() as connection:
+        with self._store.catalogue.reading() as connection:
             keys = tables.live_keys(connection, ids)
-        stamps = self._catalogue.column("stamp", list(keys.values()))
+        stamps = self._store.catalogue.column("stamp", list(keys.values()))
         return {item: Held(key, stamps[key]) for item, key in keys.items()}
 
     def items_from(self, root: str) -> Iterator[tuple[str, int, str]]:
         """(id, key, source) of every item whose source begins with `root`; for indexers."""
         snapshot = self.snapshot()
-        for item, key, source in self._catalogue.sourced(root):
+        for item, key, source in self._store.catalogue.sourced(root):
             if snapshot.holds(key):
                 yield item, key, source
 
     def _encoding(self) -> tables.Encoding:
-        return self._catalogue.state().encoding
+        return self._store.catalogue.state().encoding
 
-    def _tensors(
-        self, encoding: tables.Encoding, stored: npt.NDArray[Any], scales: npt.NDArray[np.float32] | None
-    ) -> list[Tensor]:
-        tensors = [Tensor("rows", encoding.dtype, stored.shape, [stored])]
-        if scales is not None:
-            tensors.append(Tensor("scales", "float32", scales.shape, [scales]))
-        if encoding.coarse:
-            coarse, coarse_scales = vectors.quantise(stored)
-            tensors.append(Tensor("coarse", "int8", coarse.shape, [coarse]))
-            tensors.append(Tensor("coarse_scales", "float32", coarse_scales.shape, [coarse_scales]))
-        return tensors
 
-    def _write_segment(self, tensors: list[Tensor], first_key: int, last_key: int, rows: int) -> SegmentEntry:
-        """Rows on the disk, their name on the disk; not yet in the catalogue."""
-        with self._catalogue.reading() as connection:
-            number = tables.header(connection, "next_segment")
-        entry = SegmentEntry(number, first_key, last_key, rows, 0, "")
-        with files.told_as_gallery_error("writing rows", self._rows_folder):
-            while (self._rows_folder / entry.name).exists():
-                entry = entry._replace(number=entry.number + 1)
-            path = self._rows_folder / entry.name
-            try:
-                size, checksum = write_segment(path, tensors)
-                files.sync_folder(self._rows_folder)
-            except BaseException:
-                files.remove(path)
-                raise
-        return entry._replace(bytes=size, sha256=checksum)
+def row_tensors(
+    encoding: tables.Encoding, stored: npt.NDArray[Any], scales: npt.NDArray[np.float32] | None
+) -> list[Tensor]:
+    """Rows in the stored type as the tensors of a segment, with the coarse copy where one is kept."""
+    tensors = [Tensor("rows", encoding.dtype, stored.shape, [stored])]
+    if scales is not None:
+        tensors.append(Tensor("scales", "float32", scales.shape, [scales]))
+    if encoding.coarse:
+        coarse, coarse_scales = vectors.quantise(stored)
+        tensors.append(Tensor("coarse", "int8", coarse.shape, [coarse]))
+        tensors.append(Tensor("coarse_scales", "float32", coarse_scales.shape, [coarse_scales]))
+    return tensors

@@ -106,6 +106,13 @@ class Pin:
                 return
             os.close(fd)
 
+    @classmethod
+    def none(cls) -> Pin:
+        """A pin that holds nothing, where writers are kept out by other means."""
+        pin = cls.__new__(cls)
+        pin._fd = -1
+        return pin
+
     def release(self) -> None:
         """Let go; further calls do nothing."""
         if self._fd >= 0:

@@ -47,7 +47,7 @@ class Snapshot:
         segments: Sequence[Segment],
         store: tables.Catalogue,
         cache: filters.FilterCache,
-        pin: Pin | None,
+        pin: Pin,
     ) -> None:
         self.generation = state.generation
         self.fingerprint = state.encoding.fingerprint
@@ -57,8 +57,7 @@ class Snapshot:
         self._catalogue = store
         self._cache = cache
         self._masks: dict[filters.Filter, Mask] = {}
-        if pin is not None:
-            weakref.finalize(self, pin.release)
+        weakref.finalize(self, pin.release)
         self._first_keys = np.array([segment.entry.first_key for segment in segments], np.int64)
         self._starts = np.cumsum([0, *(segment.entry.rows for segment in segments)])
         encoding = state.encoding

@@ -1,0 +1,154 @@
+"""Verification: does everything in a gallery fit together, down to the last bit?"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from cir_infer.errors import GalleryError
+from cir_infer.gallery import catalogue as tables
+from cir_infer.gallery import metadata as meta
+from cir_infer.gallery.segments import Segment, SegmentEntry
+from cir_infer.gallery.store import Store, dead_rows
+
+__all__ = ["Verification", "verify"]
+
+_BLOCK = 8 << 20
+_MAX_PROBLEMS = 100
+
+
+@dataclass
+class Verification:
+    """What a verification found.
+
+    Attributes:
+        rows: live rows.
+        segments: files that were read.
+        bytes: bytes that were read from them.
+        problems: one line each, at most 100; empty for a sound gallery.
+    """
+
+    rows: int = 0
+    segments: int = 0
+    bytes: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether no problem was found."""
+        return not self.problems
+
+
+def verify(store: Store) -> Verification:
+    """Read everything: checksums and values of rows, SQLite's own check, rows, items, attributes.
+
+    Raises:
+        GalleryError: the gallery cannot be read at all.
+    """
+    report = Verification()
+    pinned = store.snapshot()  # keeps the files of this generation while they are read
+    with store.catalogue.reading() as connection:
+        connection.execute("BEGIN")
+        for problem in _problems(store, connection, report):
+            report.problems.append(problem)
+            if len(report.problems) == _MAX_PROBLEMS:
+                break
+    del pinned
+    return report
+
+
+def _problems(store: Store, connection: tables.Connection, report: Verification) -> Iterator[str]:
+    for (text,) in connection.execute("PRAGMA integrity_check"):
+        if text != "ok":
+            yield f"catalogue: {text}"
+    state = tables.read_state(connection)
+    alive = np.zeros(state.next_key, np.bool_)
+    last = 0
+    for segment in _opened(store, state.encoding, state.segments):
+        if isinstance(segment, str):
+            yield segment
+            continue
+        name = f"{store.rows / segment.entry.name}"
+        if segment.entry.first_key <= last or segment.entry.last_key >= state.next_key:
+            yield f"{name}: its keys overlap with another segment's"
+            continue
+        last = segment.entry.last_key
+        yield from (f"{name}: {problem}" for problem in _segment_problems(store, segment, report))
+        alive[segment.all_keys()[~dead_rows(segment, state.buried)]] = True
+    for encoding in tables.pending(connection):
+        for segment in _opened(store, encoding, tables.segments_of(connection, encoding.number)):
+            if isinstance(segment, str):
+                yield segment
+            else:
+                yield from _segment_problems(store, segment, report)
+    report.rows = int(alive.sum())
+    yield from _item_problems(connection, alive)
+
+
+def _opened(
+    store: Store, encoding: tables.Encoding, entries: Sequence[SegmentEntry]
+) -> Iterator[Segment | str]:
+    for entry in entries:
+        try:
+            yield store.segment(entry, encoding)
+        except GalleryError as error:
+            yield str(error)
+
+
+def _segment_problems(store: Store, segment: Segment, report: Verification) -> Iterator[str]:
+    report.segments += 1
+    report.bytes += segment.entry.bytes
+    digest = hashlib.sha256()
+    try:
+        with (store.rows / segment.entry.name).open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    except OSError as error:
+        yield f"cannot be read: {error.strerror}"
+        return
+    if digest.hexdigest() != segment.entry.sha256:
+        yield "its contents were altered (another sha256 than the catalogue's); restore it from a copy"
+    for start in range(0, len(segment.rows), 1 << 14):
+        block = np.abs(segment.rows[start : start + (1 << 14)].astype(np.float32)).max(axis=1)
+        if not np.isfinite(block).all() or not block.all():
+            yield "a row is zero or not finite"
+            break
+    for scales in (segment.scales, segment.coarse_scales):
+        if scales is not None and not (np.isfinite(scales).all() and (scales > 0).all()):
+            yield "a scale is not a positive number"
+    if segment.keys is not None and (np.diff(segment.keys) <= 0).any():
+        yield "its keys do not ascend"
+
+
+def _item_problems(connection: tables.Connection, alive: npt.NDArray[np.bool_]) -> Iterator[str]:
+    """Every live row has an item with an id of its own, and filters see what its metadata says."""
+    fields = {name: number for number, name in connection.execute("SELECT field, name FROM fields")}
+    met = expected = 0
+    for key, item, text in connection.execute("SELECT key, id, metadata FROM items ORDER BY key"):
+        met += bool(0 <= key < len(alive) and alive[key])
+        try:
+            pairs = {(fields.get(name), value) for name, value in meta.attributes_of(meta.decode(text))}
+        except (GalleryError, TypeError, ValueError) as error:
+            yield f"item {item!r}: its metadata is damaged ({error})"
+            continue
+        expected += len(pairs)
+        for number, value in pairs:
+            found = connection.execute(
+                "SELECT 1 FROM attributes WHERE field = ? AND value = ? AND key = ?", (number, value, key)
+            ).fetchone()
+            if found is None:
+                yield f"item {item!r}: a filter would not see {value!r:.60} of its metadata"
+    if met != int(alive.sum()):
+        yield f"{int(alive.sum()) - met} rows have no item"
+    stored = connection.execute("SELECT count(*) FROM attributes").fetchone()[0]
+    if stored != expected:
+        yield f"{stored} attributes for filters, the metadata has {expected}"
+    for item, keys in connection.execute(
+        "SELECT id, group_concat(key) FROM items GROUP BY id HAVING count(*) > 1"
+    ):
+        if sum(bool(alive[int(key)]) for key in keys.split(",") if int(key) < len(alive)) > 1:
+            yield f"item {item!r} is there twice"
