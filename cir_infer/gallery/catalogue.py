@@ -470,10 +470,10 @@ def insert_segment(connection: Connection, encoding: int, entry: SegmentEntry) -
     connection.execute(
         f"INSERT INTO segments ({_SEGMENT}, encoding) VALUES (?, ?, ?, ?, ?, ?, ?)", (*entry, encoding)
     )
-    setheader(connection, "next_segment", entry.number + 1)
+    set_header(connection, "next_segment", entry.number + 1)
 
 
-def setheader(connection: Connection, name: str, value: int) -> None:
+def set_header(connection: Connection, name: str, value: int) -> None:
     """Set one number of the header."""
     connection.execute("UPDATE header SET value = ? WHERE name = ?", (value, name))
 
