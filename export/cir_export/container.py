@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ def read_container(path: str | os.PathLike[str]) -> Any:
         raise CheckpointError(f"{path} {found}; expected a checkpoint")
     try:
         # The public repositories keep their options as a Namespace, which only holds values.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # notes on pickle protocols; what matters is an error
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # RuntimeError, UnpicklingError, EOFError, KeyError and more
         raise CheckpointError(f"{path} {_reason(error)}") from error

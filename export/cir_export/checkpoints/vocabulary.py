@@ -16,8 +16,16 @@ from cir_infer.errors import CheckpointError
 
 __all__ = ["load_vocabulary"]
 
-_CLASSES = {("__main__", "Vocabulary"), ("vocab", "Vocabulary")}
+_CLASSES = {
+    ("__main__", "Vocabulary"),
+    ("vocab", "Vocabulary"),
+    ("__main__", "SimpleVocab"),
+    ("text_model", "SimpleVocab"),
+}
 """Where pickles say the class lives: the script that built it, run or imported."""
+
+_TABLES = ("word2idx", "word2id")
+"""What naver/artemis and google/tirg call the table of ids by word."""
 
 _MAX_BYTES = 64 << 20
 
@@ -26,8 +34,9 @@ def load_vocabulary(path: str | os.PathLike[str]) -> dict[str, int]:
     """Token ids by word.
 
     Args:
-        path: a pickle of naver/artemis (`<data>_vocab.pkl`), or JSON: a table of ids by word or a list of
-            words in the order of their ids.
+        path: a pickle of naver/artemis (`<data>_vocab.pkl`) or of google/tirg's `SimpleVocab`, or JSON: a
+            table of ids by word, that table under the name word2idx or word2id, or a list of words in the
+            order of their ids.
 
     Raises:
         CheckpointError: no such file, neither of the two, or ids that are not 0, 1, 2, ... each once.
@@ -51,8 +60,12 @@ def _from_json(content: bytes, path: Path) -> dict[str, int]:
         values = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"vocabulary {path} is not valid JSON ({error})") from error
-    if isinstance(values, list) and len(set(map(str, values))) == len(values):
-        values = {word: index for index, word in enumerate(values) if isinstance(word, str)}
+    if isinstance(values, list) and all(isinstance(word, str) for word in values):
+        if len(set(values)) != len(values):
+            raise CheckpointError(f"vocabulary {path} lists a word twice")
+        values = {word: index for index, word in enumerate(values)}
+    if isinstance(values, dict):
+        values = next((values[name] for name in _TABLES if isinstance(values.get(name), dict)), values)
     return _checked(values, path)
 
 
@@ -67,8 +80,8 @@ def _from_pickle(content: bytes, path: Path) -> dict[str, int]:
             if (module, name) in _CLASSES:
                 return Vocabulary
             raise CheckpointError(
-                f"vocabulary {path} refers to {module}.{name}; expected the class Vocabulary alone. "
-                "Nothing of it was executed"
+                f"vocabulary {path} refers to {module}.{name}; expected the class Vocabulary or "
+                "SimpleVocab alone. Nothing of it was executed"
             )
 
     try:
@@ -81,7 +94,8 @@ def _from_pickle(content: bytes, path: Path) -> dict[str, int]:
         raise CheckpointError(
             f"vocabulary {path} holds a {type(found).__name__}; expected an object of class Vocabulary"
         )
-    return _checked(vars(found).get("word2idx"), path)
+    attributes = vars(found)
+    return _checked(next((attributes[name] for name in _TABLES if name in attributes), None), path)
 
 
 def _checked(values: Any, path: Path) -> dict[str, int]:

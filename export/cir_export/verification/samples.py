@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from cir_bench.datasets.scenes.generation import Plan, draw_splits
 from cir_bench.datasets.scenes.rendering import VIEWS, render
+from cir_bench.datasets.scenes.scene import CELLS, COLOURS, SHAPES, SIZES, Object, Scene
 from cir_infer.errors import UsageError
 from cir_infer.images import ImageLike
 from cir_infer.texts import Text
@@ -27,6 +27,12 @@ __all__ = ["Samples", "draw_samples"]
 IMAGES = 48
 TEXTS = 40
 _LONGEST = 96
+_SENTENCES = (
+    "is cream in color and more formal",
+    "Has longer sleeves, a V-neck & no belt!",
+    "the small red cube moves to the top left",
+    "replace the blue sphere with 2 green ones",
+)
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
 
@@ -62,8 +68,6 @@ def draw_samples(
     Raises:
         UsageError: the folder holds no image.
     """
-    drawn = draw_splits(Plan(train_queries=0, validation_queries=0, test_queries=8, gallery=IMAGES))["test"]
-    sentences = [query.text for query in drawn.queries]
     images: Sequence[ImageLike]
     if folder is not None:
         suffixes = {".npy"} if image["kind"] == "features" else _SUFFIXES
@@ -75,21 +79,18 @@ def draw_samples(
         images = [_features(image["size"], number) for number in range(IMAGES)]
         source = "generated features"
     else:
-        scenes = [
-            render(scene, VIEWS[number % len(VIEWS)])
-            for number, scene in enumerate(drawn.scenes[: IMAGES // 2])
-        ]
+        scenes = [_scene(number) for number in range(IMAGES // 2)]
         images = [*scenes, *(_photograph(number) for number in range(IMAGES - len(scenes)))]
         source = "rendered scenes and generated photographs"
-    return Samples(images, _texts(text, tokenizer, sentences), source)
+    return Samples(images, _texts(text, tokenizer), source)
 
 
-def _texts(text: dict[str, Any], tokenizer: Tokenizer, sentences: Sequence[str]) -> list[Text]:
+def _texts(text: dict[str, Any], tokenizer: Tokenizer) -> list[Text]:
     """Texts of 1, 2, 3, ... words and a few long ones, in mixed order, some with an unknown word."""
     vocabulary = sorted(word for word in tokenizer.get_vocab() if word.isascii() and word.isalpha())
     random = np.random.RandomState(7)
-    lengths = [*range(1, TEXTS - len(sentences) - 2), _LONGEST // 2, _LONGEST]
-    texts: list[Text] = [*sentences]
+    lengths = [*range(1, TEXTS - len(_SENTENCES) - 1), _LONGEST // 2, _LONGEST]
+    texts: list[Text] = [*_SENTENCES]
     for number, length in enumerate(lengths):
         words = [str(random.choice(vocabulary)) for _ in range(length)] if vocabulary else ["it"] * length
         if number % 7 == 3:
@@ -110,6 +111,16 @@ def _features(size: int, number: int) -> npt.NDArray[np.float32]:
     """Like a pooled rectified map: not negative, most values small, some zero."""
     draw = np.random.RandomState(number).standard_normal(size)
     return np.maximum(draw - 0.3, 0).astype(np.float32)
+
+
+def _scene(number: int) -> npt.NDArray[np.uint8]:
+    """Two to five objects on the grid, flat or shaded."""
+    random = np.random.RandomState(2000 + number)
+    cells: list[Object | None] = [None] * CELLS
+    for cell in random.permutation(CELLS)[: random.randint(2, 6)]:
+        kinds = (kind[random.randint(len(kind))] for kind in (SHAPES, COLOURS, SIZES))
+        cells[cell] = Object(*kinds)
+    return render(Scene(tuple(cells)), VIEWS[number % len(VIEWS)])
 
 
 def _photograph(number: int) -> npt.NDArray[np.uint8]:

@@ -95,8 +95,8 @@ class PixelEncoder(nn.Module):
 
     def __init__(self, settings: PixelSettings, embedding_dim: int) -> None:
         super().__init__()
-        self.normalize = PixelNormalization(settings.mean, settings.std)
         self.trunk = build_trunk(settings)
+        self.normalize = PixelNormalization(settings.mean, settings.std)
         width = self.trunk.channels[-1]
         if settings.pooling == "gem":
             self.pool: nn.Module = GeM()

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cir_export.checkpoints import load_trained
+from cir_export.model_file import TrainedModel, load_model, save_model
+from cir_export.models import build_model
+from cir_export.preprocessing import plain_resize, word_text
+from cir_export.tokenization import build_tokenizer, token_batch, vocabulary_from_texts
+from cir_infer.errors import CheckpointError
+from tests.export.test_models import batch, config
+
+
+@pytest.fixture
+def trained() -> TrainedModel:
+    torch.manual_seed(0)
+    vocabulary = vocabulary_from_texts(["a red dress", "with longer sleeves"])
+    text = {"encoder": "bigru", "vocabulary_size": len(vocabulary), "word_dim": 10}
+    model = build_model(config(text=text)).eval()
+    # Statistics as training leaves them, so that a lost buffer shows.
+    model.image_encoder.trunk.stages[0].bn1.running_mean.fill_(0.25)
+    provenance = {"data": "scenes", "recall": {"1": 0.7}}
+    return TrainedModel(model, build_tokenizer(vocabulary), plain_resize(24), word_text(), provenance)
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    content = torch.load(path, weights_only=True) | changes
+    torch.save({key: value for key, value in content.items() if value is not None}, path)
+
+
+def test_a_model_survives_its_file(trained: TrainedModel, tmp_path: Path) -> None:
+    save_model(tmp_path / "model.pt", trained)
+    found = load_trained(tmp_path / "model.pt")
+    assert (found.image, found.text, found.provenance) == (trained.image, trained.text, trained.provenance)
+    assert not found.model.training
+    images, _, _ = batch()
+    tokens, lengths = token_batch(found.tokenizer, ["a red dress"] * 5)
+    assert tokens.tolist() == token_batch(trained.tokenizer, ["a red dress"] * 5)[0].tolist()
+    with torch.no_grad():
+        expected = trained.model(images, tokens, lengths, images)
+        torch.testing.assert_close(found.model(images, tokens, lengths, images), expected, rtol=0, atol=0)
+
+
+def test_float16_halves_the_file_and_loads_as_float32(trained: TrainedModel, tmp_path: Path) -> None:
+    save_model(tmp_path / "full.pt", trained)
+    save_model(tmp_path / "half.pt", trained, "float16")
+    sizes = [
+        sum(w.numel() * w.element_size() for w in torch.load(tmp_path / name)["weights"].values())
+        for name in ("full.pt", "half.pt")
+    ]
+    assert sizes[1] < 0.55 * sizes[0]
+    found = load_model(tmp_path / "half.pt").model
+    for name, value in found.state_dict().items():
+        exact = trained.model.state_dict()[name]
+        assert value.dtype == exact.dtype
+        torch.testing.assert_close(value, exact, rtol=1e-3, atol=1e-4)
+
+
+def test_a_weight_beyond_float16_is_refused_and_nothing_is_written(
+    trained: TrainedModel, tmp_path: Path
+) -> None:
+    with torch.no_grad():
+        trained.model.transform.bias[0] = 1e6
+    with pytest.raises(CheckpointError, match=r"transform\.bias"):
+        save_model(tmp_path / "model.pt", trained, "float16")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unwritable_place_is_said_to_be_one(trained: TrainedModel, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        save_model(tmp_path / "missing" / "model.pt", trained)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 2}, "version 2"),
+        ({"tokenizer": None}, "'tokenizer' is missing"),
+        ({"tokenizer": "{}"}, "tokenizer cannot be read"),
+        ({"weights": {}}, "weight logit_scale is missing"),
+        ({"config": {"system": "unheard-of"}}, "unheard-of"),
+        ({"image": [1]}, "'image'"),
+    ],
+)
+def test_a_damaged_model_file_says_what_is_wrong(
+    trained: TrainedModel, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    save_model(tmp_path / "model.pt", trained)
+    rewrite(tmp_path / "model.pt", **change)
+    with pytest.raises(CheckpointError, match=message):
+        load_model(tmp_path / "model.pt")
+
+
+def test_weights_that_do_not_fit_are_named(trained: TrainedModel, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    for name, value, message in (
+        (
+            "transform.weight",
+            torch.zeros(24, 23),
+            r"has shape \(24, 23\); expected \(24, 24\)",
+        ),
+        ("stray", torch.zeros(1), "weight stray does not belong"),
+        ("transform.weight", torch.full((24, 24), torch.nan), r"transform\.weight holds NaN"),
+    ):
+        save_model(path, trained)
+        weights = torch.load(path, weights_only=True)["weights"]
+        rewrite(path, weights=weights | {name: value})
+        with pytest.raises(CheckpointError, match=message):
+            load_model(path)
+
+
+def test_other_files_are_not_model_files(tmp_path: Path) -> None:
+    path = tmp_path / "other.pt"
+    torch.save({"state_dict": {}}, path)
+    with pytest.raises(CheckpointError, match="not a model file"):
+        load_model(path)
+    torch.save(argparse.Namespace(a=1), path)
+    with pytest.raises(CheckpointError, match="Namespace"):
+        load_trained(path)

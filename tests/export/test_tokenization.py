@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cir_export.tokenization import SPECIALS, build_tokenizer, token_batch, vocabulary_from_texts
+from cir_infer.errors import UsageError
+
+# What NLTK 3.9 makes of the text after the authors' cleaning.
+CLEANED = [
+    ("It isn't (red)!", ["it", "isnt", "(", "red", ")"]),
+    ("dark-blue/red\\dress", ["dark", "blue", "red", "dress"]),
+    ("I'm 3/4  a.b.c.", ["im", "abc"]),
+    ("cannot CANNOT cannots", ["can", "not", "can", "not", "cannots"]),
+    ("gimme gonna gotta lemme wanna", ["gim", "me", "gon", "na", "got", "ta", "lem", "me", "wan", "na"]),
+    ("(wanna) wannabe", ["(", "wan", "na", ")", "wannabe"]),
+    ("dress\tcode", ["dresscode"]),
+    ("d\u00e9coll\u00e9 \u65e5\u672c", ["dcoll"]),
+    ("<end> <and>", ["end", "and"]),
+    (" ( ", ["("]),
+    ("... ! 42", []),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), CLEANED)
+def test_texts_are_cleaned_and_split_as_the_authors_do(text: str, expected: list[str]) -> None:
+    vocabulary = {word: index for index, word in enumerate([*SPECIALS, *dict.fromkeys(expected)])}
+    tokenizer = build_tokenizer(vocabulary)
+    assert tokenizer.encode(text, add_special_tokens=False).tokens == expected
+
+
+def test_one_text_and_a_pair_get_their_special_tokens() -> None:
+    tokenizer = build_tokenizer(vocabulary_from_texts(["is red"]))
+    assert tokenizer.encode("is red").ids == [1, 5, 6, 3]
+    assert tokenizer.encode("is", "huge red").ids == [1, 5, 2, 4, 6, 3]
+
+
+def test_words_are_numbered_by_first_occurrence_after_the_special_tokens() -> None:
+    vocabulary = vocabulary_from_texts(["is red, is Blue", "cannot be red"])
+    assert list(vocabulary) == [*SPECIALS, "is", "red", "blue", "can", "not", "be"]
+    assert list(vocabulary.values()) == list(range(11))
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.text(max_size=60))
+def test_no_text_can_type_a_special_token(text: str) -> None:
+    tokenizer = build_tokenizer(vocabulary_from_texts(["start end and pad unk"]))
+    ids = tokenizer.encode(text).ids
+    assert ids[0] == 1 and ids[-1] == 3
+    assert not {0, 1, 2, 3} & set(ids[1:-1])
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.lists(st.text(alphabet="abc XY-/()'", max_size=30), min_size=1, max_size=6))
+def test_a_vocabulary_knows_every_word_of_its_texts(texts: list[str]) -> None:
+    try:
+        tokenizer = build_tokenizer(vocabulary_from_texts(texts))
+    except UsageError:
+        return  # no word in any of them
+    assert all(4 not in tokenizer.encode(text).ids for text in texts)
+
+
+def test_batches_are_padded_on_the_right() -> None:
+    tokenizer = build_tokenizer(vocabulary_from_texts(["is red"]))
+    tokens, lengths = token_batch(tokenizer, ["red", ("is", "red"), "is red"])
+    assert tokens.tolist() == [[1, 6, 3, 0, 0], [1, 5, 2, 6, 3], [1, 5, 6, 3, 0]]
+    assert lengths.tolist() == [3, 5, 4]
+
+
+def test_bad_vocabularies_are_refused() -> None:
+    with pytest.raises(UsageError, match="no word"):
+        vocabulary_from_texts(["...", "12"])
+    with pytest.raises(UsageError, match="<unk>"):
+        build_tokenizer({"<pad>": 0, "<start>": 1, "<and>": 2, "<end>": 3, "red": 4})
+    with pytest.raises(UsageError, match=r"0\.\.5"):
+        build_tokenizer({word: index for index, word in enumerate(SPECIALS)} | {"red": 6})
