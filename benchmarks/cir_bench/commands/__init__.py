@@ -22,6 +22,7 @@ from cir_infer.commands.common import CirParser, run_command
 __all__ = ["SUBCOMMANDS", "main"]
 
 SUBCOMMANDS: dict[str, tuple[str, str]] = {
+    "ablation": ("cir_bench.commands.ablation", "train ARTEMIS and its parts alike, and tabulate recall"),
     "scenes": ("cir_bench.commands.scenes", "generate the composed-retrieval data set of scenes"),
     "scoring": ("cir_bench.commands.scoring", "time exact scorers against the read roofline"),
 }

@@ -13,7 +13,7 @@ from cir_infer.progress import progress_bar
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
-EXAMPLE = "cir-bench scenes /data/scenes --gallery 5000 --train-queries 20000 --seed 0"
+EXAMPLE = "cir-bench scenes /data/scenes --gallery 5000 --train-families 1500 --seed 0"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--test-queries", default.test_queries, "queries over held-out compositions"),
         ("--hard-negatives", default.hard_negatives, "for each target, scenes that differ in one attribute"),
         ("--validation-queries", default.validation_queries, "queries over compositions as in training"),
-        ("--train-queries", default.train_queries, "queries to train on; 0 for none"),
+        ("--train-families", default.train_families, "groups of 16 training scenes, 32 queries each"),
         ("--seed", default.seed, "everything is drawn from it"),
         ("--image-size", default.image_size, "pixels a side"),
         ("--jobs", os.cpu_count() or 1, "processes that render; do not change the result"),
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     if args.jobs < 1:
         raise UsageError(f"--jobs {args.jobs}; expected 1 or more")
     plan = Plan(
-        train_queries=args.train_queries,
+        train_families=args.train_families,
         validation_queries=args.validation_queries,
         test_queries=args.test_queries,
         gallery=args.gallery,

@@ -21,7 +21,7 @@ from cir_export.models.base import pairwise_scores
 from cir_export.preprocessing import plain_resize, word_text
 from cir_export.tokenization import build_tokenizer, vocabulary_from_texts
 from cir_export.training.configuration import TrainingConfig
-from cir_export.training.data import QuerySet, query_set, reference_batches
+from cir_export.training.data import QuerySet, query_set, family_batches
 from cir_export.training.evaluation import evaluate
 from cir_export.training.loss import batch_classification_loss
 from cir_export.training.optimisation import build_optimizer, freeze_trunks, learning_rate
@@ -129,12 +129,10 @@ def train(
     for entry in state.log:
         report(entry)
 
-    steps_per_epoch = sum(
-        1 for _ in reference_batches(data.train.references, settings.references_per_batch, 0, 0)
-    )
+    steps_per_epoch = sum(1 for _ in family_batches(data.train.families, settings.families_per_batch, 0, 0))
     if not steps_per_epoch:
         raise TrainingError(
-            f"the training split has fewer than the {settings.references_per_batch} references of a batch"
+            f"the training split has fewer than the {settings.families_per_batch} families of a batch"
         )
 
     def remember() -> None:
@@ -145,9 +143,7 @@ def train(
     while state.step < settings.epochs * steps_per_epoch:
         epoch, done = divmod(state.step, steps_per_epoch)
         freeze_trunks(model, epoch < settings.frozen_epochs)
-        batches = list(
-            reference_batches(data.train.references, settings.references_per_batch, settings.seed, epoch)
-        )
+        batches = list(family_batches(data.train.families, settings.families_per_batch, settings.seed, epoch))
         for batch in batches[done:]:
             wall, cpu = time.perf_counter(), time.process_time()
             rate = learning_rate(settings, state.step, steps_per_epoch)
@@ -202,27 +198,38 @@ def train(
 
 
 def _batch_loss(model: RetrievalModel, queries: QuerySet, batch: Tensor, device: torch.device) -> Tensor:
-    """The system's own loss, or batch classification; each reference is encoded once."""
+    """The system's own loss, or batch classification over the batch's distinct targets.
+
+    Every image is encoded once, whatever its roles.
+    """
     lengths = queries.lengths[batch]
     tokens = queries.tokens[batch, : int(lengths.max())]
     text = model.encode_text(tokens.to(device), lengths.to(device))
-    references, which = queries.references[batch].unique(return_inverse=True)
-    images, which = queries.images[references].to(device), which.to(device)
-    targets = queries.images[queries.targets[batch]].to(device)
+    references = queries.references[batch]
+    targets, own = torch.unique(queries.targets[batch], return_inverse=True)
     if "reference" not in model.composes:
-        rows = model.encode_gallery(targets)
-        encoded = rows  # not read
+        rows = model.encode_gallery(queries.images[targets].to(device))
+        seen = rows[own.to(device)]  # not read
     elif model.reference_is_gallery_row:
-        rows, distinct = model.encode_gallery(torch.cat([targets, images])).split([len(batch), len(images)])
-        encoded = distinct[which]
+        images = torch.unique(torch.cat([targets, references]))
+        encoded = model.encode_gallery(queries.images[images].to(device))
+        rows = encoded[torch.searchsorted(images, targets).to(device)]
+        seen = encoded[torch.searchsorted(images, references).to(device)]
     else:
-        encoded = model.encode_reference(images)[which]
-        own = model.own_loss(encoded, text, targets)
-        if own is not None:
-            return own
-        rows = model.encode_gallery(targets)
-    scores = pairwise_scores(model.compose(encoded, text), rows)
-    return batch_classification_loss(scores, model.logit_scale)
+        distinct, which = torch.unique(references, return_inverse=True)
+        seen = model.encode_reference(queries.images[distinct].to(device))[which.to(device)]
+        # A system's own loss pairs queries and targets one to one: the first query of each target.
+        first = torch.full((len(targets),), len(batch)).scatter_reduce(
+            0, own, torch.arange(len(batch)), "amin"
+        )
+        loss = model.own_loss(
+            seen[first.to(device)], text[first.to(device)], queries.images[targets].to(device)
+        )
+        if loss is not None:
+            return loss
+        rows = model.encode_gallery(queries.images[targets].to(device))
+    scores = pairwise_scores(model.compose(seen, text), rows)
+    return batch_classification_loss(scores, own.to(device), model.logit_scale)
 
 
 def _load(config: TrainingConfig) -> _Data:

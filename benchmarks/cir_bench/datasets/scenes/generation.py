@@ -12,7 +12,7 @@ from typing import Any
 
 from cir_bench.datasets.scenes import layout
 from cir_bench.datasets.scenes.dice import Dice
-from cir_bench.datasets.scenes.modifications import KINDS, draw_modification
+from cir_bench.datasets.scenes.modifications import KINDS, Edit, describe, draw_edit
 from cir_bench.datasets.scenes.reader import Query
 from cir_bench.datasets.scenes.rendering import VIEWS, render
 from cir_bench.datasets.scenes.scene import CELLS, COLOURS, HELD_OUT, SHAPES, SIZES, Object, Scene
@@ -23,38 +23,40 @@ __all__ = ["Plan", "draw_splits", "generate"]
 OBJECTS = (2, 5)
 """Fewest and most objects of a reference."""
 
+_QUERIES_PER_REFERENCE = 2
+"""Of validation and test: few, so that many references are tried."""
+
+_EDITS = 4
+"""Edits of a family; it has 2 ** _EDITS scenes."""
+
 
 @dataclass(frozen=True)
 class Plan:
     """What to generate.
 
     Attributes:
-        train_queries: queries of the training split.
+        train_families: families of the training split, see `_draw_families`.
         validation_queries: queries of the validation split; its gallery is as small as they allow.
         test_queries: queries of the test split.
         gallery: scenes of the test split, i.e. rows of its gallery.
         hard_negatives: for each query outside training, scenes one attribute away from its target.
-        queries_per_reference: queries that share a reference.
         seed: everything is drawn from it.
         image_size: width and height of the pictures in pixels.
         views: the views to render.
     """
 
-    train_queries: int = 20000
+    train_families: int = 1500
     validation_queries: int = 400
     test_queries: int = 1000
     gallery: int = 5000
     hard_negatives: int = 3
-    queries_per_reference: int = 4
     seed: int = 0
     image_size: int = 128
     views: tuple[str, ...] = VIEWS
 
     def __post_init__(self) -> None:
-        if min(self.train_queries, self.validation_queries, self.test_queries, self.hard_negatives) < 0:
-            raise UsageError("a number of queries or hard negatives is negative")
-        if self.queries_per_reference < 1:
-            raise UsageError(f"{self.queries_per_reference} queries a reference; expected 1 or more")
+        if min(self.train_families, self.validation_queries, self.test_queries, self.hard_negatives) < 0:
+            raise UsageError("a number of families, queries or hard negatives is negative")
         if not 32 <= self.image_size <= 1024:
             raise UsageError(f"an image size of {self.image_size} pixels; expected 32 to 1024")
         if not self.views or any(v not in VIEWS for v in self.views):
@@ -107,6 +109,7 @@ class _DrawnQuery:
     text: str
     target: int
     kind: str
+    family: int | None = None
     hard_negatives: list[int] = field(default_factory=list)
 
 
@@ -117,39 +120,92 @@ def draw_splits(plan: Plan) -> dict[str, Drawn]:
     query does, so it cannot occur in training.
     """
     return {
-        "train": _draw_split(plan, "train", plan.train_queries, 0, 0.0),
-        "validation": _draw_split(
+        "train": _draw_families(plan),
+        "validation": _draw_queries(
             plan, "validation", plan.validation_queries, plan.least_gallery(plan.validation_queries), 0.0
         ),
-        "test": _draw_split(plan, "test", plan.test_queries, plan.gallery, 0.5),
+        "test": _draw_queries(plan, "test", plan.test_queries, plan.gallery, 0.5),
     }
 
 
-def _draw_split(plan: Plan, name: str, queries: int, gallery: int, held_out: float) -> Drawn:
-    """One split; one with a gallery has hard negatives and is filled up to the gallery's size."""
+def _draw_families(plan: Plan) -> Drawn:
+    """The training split: families of scenes that are one edit apart.
 
-    def allowed(obj: Object) -> bool:
-        return held_out > 0 or not obj.held_out
+    A family is a scene under every subset of a few edits that commute. A query goes from each scene to
+    each one with one edit more, so its target's other neighbours, one edit away, are in the family: within
+    a batch they are hard negatives of the same kind as those of the test gallery.
+    """
+    dice, pool, drawn = Dice("train", plan.seed), _Pool(), list[_DrawnQuery]()
+    families = 0
+    while families < plan.train_families:
+        edits, scenes = _draw_family(dice)
+        if any(scene.held_out or scene in pool for scene in scenes):
+            continue
+        rows = [pool.add(scene) for scene in scenes]
+        for subset, scene in enumerate(scenes):
+            for bit, edit in enumerate(edits):
+                target = subset | 1 << bit
+                if target != subset:
+                    text = describe(scene, edit, dice)
+                    drawn.append(_DrawnQuery(rows[subset], text, rows[target], edit.kind, families))
+        families += 1
+    return _named("train", pool.scenes, drawn, list(range(len(pool.scenes))))
+
+
+def _draw_family(dice: Dice) -> tuple[list[Edit], list[Scene]]:
+    """Edits, and the scenes under each subset of them; bit i of a scene's number stands for edit i."""
+    base = _draw_scene(dice, held_out=0.0)
+    edits: list[Edit] = []
+    while len(edits) < _EDITS:
+        kind = dice.choice(KINDS)
+        if kind == "remove" and len(base.occupied) - sum(e.kind == "remove" for e in edits) < 2:
+            continue
+        if kind == "place" and not base.empty:
+            continue
+        edit = draw_edit(base, kind, dice)
+        if not any(edit.touches & other.touches for other in edits):
+            edits.append(edit)
+    scenes = [base]
+    for edit in edits:
+        scenes += [edit.apply(scene) for scene in scenes]
+    return edits, scenes
+
+
+def _draw_queries(plan: Plan, name: str, queries: int, gallery: int, held_out: float) -> Drawn:
+    """A split with a gallery: queries, hard negatives for each, and other scenes up to the gallery's size."""
+
+    def allowed(scene: Scene) -> bool:
+        return held_out > 0 or not scene.held_out
 
     def accepted(target: Scene) -> bool:
-        return held_out == 0 or target.held_out
+        return target not in pool and target.held_out == (held_out > 0)
 
     dice, pool, drawn = Dice(name, plan.seed), _Pool(), list[_DrawnQuery]()
     while len(drawn) < queries:
         reference = _draw_scene(dice, held_out)
-        if reference not in pool:
-            wanted = min(plan.queries_per_reference, queries - len(drawn))
-            drawn += _draw_queries(reference, wanted, pool, dice, allowed, accepted)
-    if gallery:
-        for query in drawn:
-            target, reference = pool.scenes[query.target], pool.scenes[query.reference]
-            for negative in _hard_negatives(target, reference, plan.hard_negatives, dice, allowed):
-                query.hard_negatives.append(pool.add(negative))
+        if reference in pool:
+            continue
+        kinds = dice.shuffled([k for k in KINDS if k != "remove" or len(reference.occupied) > 1])
+        for kind in kinds[: min(_QUERIES_PER_REFERENCE, queries - len(drawn))]:
+            edit = draw_edit(reference, kind, dice)
+            if accepted(edit.apply(reference)):
+                text = describe(reference, edit, dice)
+                drawn.append(_DrawnQuery(pool.add(reference), text, pool.add(edit.apply(reference)), kind))
+    for query in drawn:
+        target, reference = pool.scenes[query.target], pool.scenes[query.reference]
+        found: list[Scene] = []
+        while len(found) < plan.hard_negatives:
+            negative = draw_edit(target, dice.choice(_SINGLE_ATTRIBUTES), dice).apply(target)
+            if negative != reference and negative not in found and allowed(negative):
+                found.append(negative)
+        query.hard_negatives.extend(map(pool.add, found))
     while len(pool.scenes) < gallery:
         pool.add(_draw_scene(dice, held_out))
-    # In the order of drawing, ids would tell which scenes belong together; training may know.
-    order = dice.shuffled(range(len(pool.scenes))) if gallery else list(range(len(pool.scenes)))
-    return _named(name, pool.scenes, drawn, order)
+    # In the order of drawing, ids would tell which scenes belong together.
+    return _named(name, pool.scenes, drawn, dice.shuffled(range(len(pool.scenes))))
+
+
+_SINGLE_ATTRIBUTES = ("colour", "size", "shape", "place")
 
 
 def _named(split: str, scenes: Sequence[Scene], drawn: Iterable[_DrawnQuery], order: list[int]) -> Drawn:
@@ -157,7 +213,14 @@ def _named(split: str, scenes: Sequence[Scene], drawn: Iterable[_DrawnQuery], or
     ids = [f"{split}-{i:06d}" for i in range(len(order))]
     id_of = dict(zip(order, ids, strict=True))
     queries = [
-        Query(id_of[q.reference], q.text, id_of[q.target], q.kind, tuple(id_of[n] for n in q.hard_negatives))
+        Query(
+            id_of[q.reference],
+            q.text,
+            id_of[q.target],
+            q.kind,
+            q.family,
+            tuple(id_of[n] for n in q.hard_negatives),
+        )
         for q in drawn
     ]
     return Drawn(ids, [scenes[i] for i in order], queries)
@@ -177,55 +240,6 @@ def _draw_scene(dice: Dice, held_out: float) -> Scene:
 
 _HELD_OUT = tuple(sorted(HELD_OUT))
 _SEEN = tuple((s, c) for s in SHAPES for c in COLOURS if (s, c) not in HELD_OUT)
-
-
-def _draw_queries(
-    reference: Scene,
-    wanted: int,
-    pool: _Pool,
-    dice: Dice,
-    allowed: Callable[[Object], bool],
-    accepted: Callable[[Scene], bool],
-) -> list[_DrawnQuery]:
-    """Queries that share a reference, of different kinds as far as possible, with different targets."""
-    found: list[_DrawnQuery] = []
-    for kind in (dice.shuffled(KINDS) * wanted)[: 8 * wanted]:
-        if len(found) == wanted:
-            break
-        if kind == "remove" and len(reference.occupied) < 2:
-            continue
-        try:
-            modification = draw_modification(reference, kind, dice, allowed)
-        except ValueError:
-            continue
-        if accepted(modification.target) and modification.target not in pool:
-            row = pool.add(reference)
-            found.append(_DrawnQuery(row, modification.text, pool.add(modification.target), kind))
-    return found
-
-
-def _hard_negatives(
-    target: Scene, reference: Scene, wanted: int, dice: Dice, allowed: Callable[[Object], bool]
-) -> list[Scene]:
-    """Scenes one attribute away from the target, none of them the reference."""
-    found: list[Scene] = []
-    while len(found) < wanted:
-        neighbour = _one_attribute_away(target, dice)
-        if neighbour != reference and neighbour not in found and all(map(allowed, neighbour.objects)):
-            found.append(neighbour)
-    return found
-
-
-def _one_attribute_away(scene: Scene, dice: Dice) -> Scene:
-    """The scene with one object's colour, size, shape or place changed."""
-    cell = dice.choice(scene.occupied)
-    attribute = dice.choice(("colour", "size", "shape", "place"))
-    if attribute == "place":
-        return scene.moved(cell, dice.choice(scene.empty))
-    values = {"colour": COLOURS, "size": SIZES, "shape": SHAPES}[attribute]
-    obj = scene.at(cell)
-    others = [v for v in values if v != getattr(obj, attribute)]
-    return scene.put(cell, obj.changed(attribute, dice.choice(others)))
 
 
 def generate(
@@ -318,6 +332,8 @@ def _query_to_json(query: Query) -> dict[str, Any]:
         "target": query.target,
         "kind": query.kind,
     }
+    if query.family is not None:
+        entry["family"] = query.family
     if query.hard_negatives:
         entry["hard_negatives"] = list(query.hard_negatives)
     return entry

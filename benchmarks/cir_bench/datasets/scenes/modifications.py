@@ -6,13 +6,12 @@ object of the reference only, and every new value is named.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from cir_bench.datasets.scenes.dice import Dice
 from cir_bench.datasets.scenes.scene import CELLS, COLOURS, SHAPES, SIZES, Object, Scene
 
-__all__ = ["KINDS", "NOUNS", "PLACES", "SIZE_WORDS", "Modification", "draw_modification"]
+__all__ = ["KINDS", "Edit", "describe", "draw_edit"]
 
 KINDS = ("add", "remove", "colour", "size", "shape", "place")
 
@@ -40,148 +39,133 @@ _ANY = ("object", "thing")
 
 
 @dataclass(frozen=True)
-class Modification:
-    """One edit of a reference: its kind, the sentence that asks for it, the scene that answers it."""
+class Edit:
+    """One change of a scene.
+
+    Attributes:
+        kind: one of `KINDS`.
+        cell: the cell whose object changes; for "add", the cell that receives one.
+        new: the object that is in the cell afterwards; None for "remove" and "place".
+        destination: for "place", the cell that the object goes to.
+    """
 
     kind: str
-    text: str
-    target: Scene
+    cell: int
+    new: Object | None = None
+    destination: int | None = None
+
+    def apply(self, scene: Scene) -> Scene:
+        """The changed scene. An attribute changes alone: other attributes are the scene's own."""
+        if self.destination is not None:
+            return scene.moved(self.cell, self.destination)
+        if self.new is None or self.kind == "add":
+            return scene.put(self.cell, self.new)
+        return scene.put(self.cell, scene.at(self.cell).changed(self.kind, getattr(self.new, self.kind)))
+
+    @property
+    def touches(self) -> frozenset[tuple[int, str]]:
+        """The attributes of cells that the edit reads or writes; edits that share none commute."""
+        if self.kind in _VALUES:
+            return frozenset({(self.cell, self.kind)})
+        cells = {self.cell} if self.destination is None else {self.cell, self.destination}
+        return frozenset((cell, attribute) for cell in cells for attribute in _VALUES)
 
 
-def draw_modification(
-    reference: Scene, kind: str, dice: Dice, allowed: Callable[[Object], bool]
-) -> Modification:
-    """A random modification of one kind.
+_VALUES = {"colour": COLOURS, "size": SIZES, "shape": SHAPES}
 
-    Args:
-        reference: the scene to modify; needs an empty cell for "add" and "place", an object otherwise.
-        kind: one of `KINDS`.
-        dice: the source of every choice.
-        allowed: which objects the target may hold anew.
+
+def draw_edit(scene: Scene, kind: str, dice: Dice) -> Edit:
+    """A random edit of one kind.
 
     Raises:
-        ValueError: the scene admits no modification of this kind.
+        ValueError: the scene admits none: no object to change, or no empty cell.
     """
-    return _DRAW[kind](reference, dice, allowed)
-
-
-def _add(scene: Scene, dice: Dice, allowed: Callable[[Object], bool]) -> Modification:
-    cell = dice.choice(scene.empty)
-    new = dice.choice([o for o in _ALL if allowed(o)])
-    what, where = _indefinite(_in_words(new, dice)), _place(cell, dice)
-    template = dice.choice(
-        (
-            "add {what} to the {where}",
-            "put {what} in the {where}",
-            "place {what} at the {where}",
-            "there is also {what} in the {where}",
-            "with {what} in the {where}",
-            "has {what} added at the {where}",
-        )
-    )
-    return Modification("add", template.format(what=what, where=where), scene.put(cell, new))
-
-
-def _remove(scene: Scene, dice: Dice, _: Callable[[Object], bool]) -> Modification:
+    if not (scene.empty if kind == "add" else scene.occupied) or (kind == "place" and not scene.empty):
+        raise ValueError(f"the scene admits no edit of kind {kind}")
+    if kind == "add":
+        new = Object(dice.choice(SHAPES), dice.choice(COLOURS), dice.choice(SIZES))
+        return Edit(kind, dice.choice(scene.empty), new)
     cell = dice.choice(scene.occupied)
-    template = dice.choice(
-        (
-            "remove {what}",
-            "take away {what}",
-            "delete {what}",
-            "without {what}",
-            "{what} is gone",
-            "get rid of {what}",
+    if kind == "place":
+        return Edit(kind, cell, destination=dice.choice(scene.empty))
+    if kind == "remove":
+        return Edit(kind, cell)
+    obj = scene.at(cell)
+    others = [v for v in _VALUES[kind] if v != getattr(obj, kind)]
+    return Edit(kind, cell, obj.changed(kind, dice.choice(others)))
+
+
+def describe(reference: Scene, edit: Edit, dice: Dice) -> str:
+    """A sentence that asks for the edit and, of this reference, for no other one."""
+    words: dict[str, str] = {}
+    templates = _SENTENCES[edit.kind]
+    if edit.kind == "add":
+        assert edit.new is not None
+        words["what"], words["where"] = _indefinite(_in_words(edit.new, dice)), _place(edit.cell, dice)
+    else:
+        words["what"] = _mention(reference, edit.cell, dice)
+    if edit.destination is not None:
+        words["where"] = _place(edit.destination, dice)
+    if edit.kind in _VALUES:
+        assert edit.new is not None
+        value = getattr(edit.new, edit.kind)
+        if edit.kind == "size":
+            templates += _GROW if value == "large" else _SHRINK
+        words["new"] = dice.choice(
+            {"size": SIZE_WORDS, "shape": NOUNS}.get(edit.kind, {value: (value,)})[value]
         )
-    )
-    return Modification("remove", template.format(what=_mention(scene, cell, dice)), scene.put(cell, None))
+    return dice.choice(templates).format(**words)
 
 
-def _colour(scene: Scene, dice: Dice, allowed: Callable[[Object], bool]) -> Modification:
-    cell, new = _changed(scene, "colour", COLOURS, dice, allowed)
-    template = dice.choice(
-        (
-            "make {what} {new}",
-            "paint {what} {new}",
-            "change the color of {what} to {new}",
-            "{what} is now {new}",
-            "{what} turns {new}",
-            "color {what} in {new}",
-        )
-    )
-    text = template.format(what=_mention(scene, cell, dice), new=new.colour)
-    return Modification("colour", text, scene.put(cell, new))
-
-
-def _size(scene: Scene, dice: Dice, allowed: Callable[[Object], bool]) -> Modification:
-    cell, new = _changed(scene, "size", SIZES, dice, allowed)
-    templates = [
+_SENTENCES = {
+    "add": (
+        "add {what} to the {where}",
+        "put {what} in the {where}",
+        "place {what} at the {where}",
+        "there is also {what} in the {where}",
+        "with {what} in the {where}",
+        "has {what} added at the {where}",
+    ),
+    "remove": (
+        "remove {what}",
+        "take away {what}",
+        "delete {what}",
+        "without {what}",
+        "{what} is gone",
+        "get rid of {what}",
+    ),
+    "colour": (
+        "make {what} {new}",
+        "paint {what} {new}",
+        "change the color of {what} to {new}",
+        "{what} is now {new}",
+        "{what} turns {new}",
+        "color {what} in {new}",
+    ),
+    "size": (
         "make {what} {new}",
         "{what} is now {new}",
         "{what} becomes {new}",
         "change the size of {what} to {new}",
-    ]
-    templates += (
-        ["enlarge {what}", "make {what} bigger", "make {what} larger"]
-        if new.size == "large"
-        else ["shrink {what}", "make {what} smaller"]
-    )
-    text = dice.choice(templates).format(
-        what=_mention(scene, cell, dice), new=dice.choice(SIZE_WORDS[new.size])
-    )
-    return Modification("size", text, scene.put(cell, new))
-
-
-def _shape(scene: Scene, dice: Dice, allowed: Callable[[Object], bool]) -> Modification:
-    cell, new = _changed(scene, "shape", SHAPES, dice, allowed)
-    template = dice.choice(
-        (
-            "turn {what} into a {new}",
-            "change {what} to a {new}",
-            "{what} becomes a {new}",
-            "{what} is a {new} instead",
-            "change the shape of {what} to a {new}",
-            "swap {what} for a {new} of the same color and size",
-        )
-    )
-    text = template.format(what=_mention(scene, cell, dice), new=dice.choice(NOUNS[new.shape]))
-    return Modification("shape", text, scene.put(cell, new))
-
-
-def _move(scene: Scene, dice: Dice, _: Callable[[Object], bool]) -> Modification:
-    cell, destination = dice.choice(scene.occupied), dice.choice(scene.empty)
-    template = dice.choice(
-        (
-            "move {what} to the {where}",
-            "shift {what} to the {where}",
-            "bring {what} to the {where}",
-            "{what} is now in the {where}",
-            "{what} goes to the {where}",
-        )
-    )
-    text = template.format(what=_mention(scene, cell, dice), where=_place(destination, dice))
-    return Modification("place", text, scene.moved(cell, destination))
-
-
-_DRAW = {"add": _add, "remove": _remove, "colour": _colour, "size": _size, "shape": _shape, "place": _move}
-_ALL = tuple(Object(s, c, z) for s in SHAPES for c in COLOURS for z in SIZES)
-
-
-def _changed(
-    scene: Scene, attribute: str, values: tuple[str, ...], dice: Dice, allowed: Callable[[Object], bool]
-) -> tuple[int, Object]:
-    """A cell and its object with another value of the attribute."""
-    options = [
-        (cell, new)
-        for cell in scene.occupied
-        for value in values
-        if value != getattr(scene.at(cell), attribute)
-        for new in [scene.at(cell).changed(attribute, value)]
-        if allowed(new)
-    ]
-    if not options:
-        raise ValueError(f"no object of the scene may change its {attribute}")
-    return dice.choice(options)
+    ),
+    "shape": (
+        "turn {what} into a {new}",
+        "change {what} to a {new}",
+        "{what} becomes a {new}",
+        "{what} is a {new} instead",
+        "change the shape of {what} to a {new}",
+        "swap {what} for a {new} of the same color and size",
+    ),
+    "place": (
+        "move {what} to the {where}",
+        "shift {what} to the {where}",
+        "bring {what} to the {where}",
+        "{what} is now in the {where}",
+        "{what} goes to the {where}",
+    ),
+}
+_GROW = ("enlarge {what}", "make {what} bigger", "make {what} larger")
+_SHRINK = ("shrink {what}", "make {what} smaller")
 
 
 def _in_words(obj: Object, dice: Dice) -> str:

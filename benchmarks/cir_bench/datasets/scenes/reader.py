@@ -25,6 +25,8 @@ class Query:
         text: the modifier.
         target: id of the one scene of the split that answers.
         kind: what is modified, one of `modifications.KINDS`.
+        family: number of the family that the query belongs to (training only): its scenes are near
+            each other and should share a batch.
         hard_negatives: ids of scenes that differ from the target by one attribute (not in training).
     """
 
@@ -32,6 +34,7 @@ class Query:
     text: str
     target: str
     kind: str
+    family: int | None = None
     hard_negatives: tuple[str, ...] = ()
 
 
@@ -144,6 +147,7 @@ def _query(entry: dict[str, Any]) -> Query:
         text=str(entry["text"]),
         target=str(entry["target"]),
         kind=str(entry["kind"]),
+        family=int(entry["family"]) if "family" in entry else None,
         hard_negatives=tuple(map(str, entry.get("hard_negatives", ()))),
     )
 

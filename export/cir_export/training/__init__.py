@@ -1,0 +1,1 @@
+"""Training of composed-retrieval models: `cir-train` (docs/training.md)."""
