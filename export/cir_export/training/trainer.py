@@ -21,7 +21,7 @@ from cir_export.models.base import pairwise_scores
 from cir_export.preprocessing import plain_resize, word_text
 from cir_export.tokenization import build_tokenizer, vocabulary_from_texts
 from cir_export.training.configuration import TrainingConfig
-from cir_export.training.data import QuerySet, query_set, family_batches
+from cir_export.training.data import QuerySet, family_batches, query_set
 from cir_export.training.evaluation import evaluate
 from cir_export.training.loss import batch_classification_loss
 from cir_export.training.optimisation import build_optimizer, freeze_trunks, learning_rate
