@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, LifoQueue
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -533,8 +534,6 @@ def _chunks(values: Sequence[Any]) -> Iterator[list[Any]]:
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    from urllib.parse import quote
-
     connection = sqlite3.connect(
         f"file:{quote(str(path.absolute()))}?mode={mode}",
         uri=True,

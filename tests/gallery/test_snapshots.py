@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cir_infer.errors import GalleryError
+from cir_infer.gallery import Gallery, Snapshot, compaction
+from tests.gallery.support import filled, names, rows_of, vectors
+
+
+def contents(snapshot: Snapshot) -> dict[str, tuple[bytes, dict]]:
+    rows = snapshot.live_rows()
+    stored = snapshot.rows.take(rows)
+    return {
+        item: (vector.tobytes(), data)
+        for item, vector, data in zip(snapshot.ids(rows), stored, snapshot.metadata(rows), strict=True)
+    }
+
+
+def row_files(gallery: Gallery) -> list[str]:
+    return sorted(path.name for path in (gallery.path / "rows").iterdir())
+
+
+def test_a_snapshot_stays_the_same_through_every_change(tmp_path: Path) -> None:
+    gallery = filled(tmp_path / "g", 20)
+    snapshot = gallery.snapshot()
+    before = contents(snapshot)
+    expected = snapshot.matching("number < 10")
+    gallery.remove(names(5))
+    gallery.add_vectors(
+        ids=["i7", "x"], vectors=vectors(2, 5), metadata=[{"number": 1}] * 2, existing="replace"
+    )
+    gallery.compact()
+    gallery.remove(names(20)[10:])
+    gallery.compact()
+    assert contents(snapshot) == before
+    assert snapshot.matching("number < 10") == expected and snapshot.matching("parity = odd") == 10
+    assert snapshot.row("i7") == 7 and snapshot.row("x") is None and snapshot.row("i0") == 0
+    assert set(gallery.ids) == {"i5", "i6", "i7", "i8", "i9", "x"}
+
+
+def test_the_newest_snapshot_is_shared_until_there_is_a_newer_one(tmp_path: Path) -> None:
+    gallery = filled(tmp_path / "g")
+    first = gallery.snapshot()
+    assert gallery.snapshot() is first
+    gallery.remove(["i1"])
+    second = gallery.snapshot()
+    assert second is not first and second.generation > first.generation
+
+
+def test_readers_in_other_processes_are_isolated(tmp_path: Path) -> None:
+    gallery = filled(tmp_path / "g", 20)
+    code = (
+        "import sys; from cir_infer.gallery import Gallery\n"
+        "snapshot = Gallery.open(sys.argv[1], read_only=True).snapshot()\n"
+        "print('holding', flush=True); sys.stdin.readline()\n"
+        "rows = snapshot.live_rows()\n"
+        "matching = snapshot.matching('number >= 15')\n"
+        "print(','.join(snapshot.ids(rows)), matching, snapshot.rows.take(rows).sum())\n"
+    )
+    expected = gallery.snapshot().rows.take(range(20)).sum()
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(gallery.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout is not None and other.stdin is not None
+        assert other.stdout.readline() == "holding\n"
+        gallery.remove(names(20)[3:])
+        gallery.compact()
+        assert len(row_files(gallery)) == 2  # the reader still needs the old one
+        other.stdin.write("\n")
+        other.stdin.flush()
+        ids, matching, total = other.stdout.readline().split()
+    assert ids == ",".join(names(20)) and matching == "5" and total == str(expected)
+    gallery.remove(["i0"])  # any commit sweeps up behind a reader that is gone
+    assert len(row_files(gallery)) == 1
+    assert gallery.verify().ok
+
+
+def test_compaction_keeps_rows_in_order_and_frees_the_rest(tmp_path: Path) -> None:
+    gallery = filled(tmp_path / "g", 0, coarse=True)
+    rows = vectors(60)
+    for start in range(0, 60, 10):
+        part = slice(start, start + 10)
+        gallery.add_vectors(
+            ids=names(60)[part], vectors=rows[part], metadata=[{"n": n} for n in range(60)[part]]
+        )
+    gallery.remove(names(60)[::3])
+    kept = [item for item in names(60) if item not in names(60)[::3]]
+    before = contents(gallery.snapshot())
+    report = gallery.compact()
+    assert (report.segments_before, report.segments_after, report.rows_dropped) == (6, 1, 20)
+    snapshot = gallery.snapshot()
+    assert snapshot.rows.count == snapshot.count == 40 and snapshot.live is None
+    assert gallery.ids == kept and contents(snapshot) == before
+    assert snapshot.row("i59") == 39 and snapshot.row("i57") is None
+    assert snapshot.matching({"n": {">=": 30}}) == 20
+    assert snapshot.coarse is not None and snapshot.coarse.count == 40
+    np.testing.assert_allclose(snapshot.coarse.take(range(40)), snapshot.rows.take(range(40)), atol=0.03)
+    assert len(row_files(gallery)) == 1 and gallery.verify().ok
+    with gallery._store.catalogue.reading() as connection:
+        assert connection.execute("SELECT count(*) FROM items").fetchone() == (40,)
+        assert connection.execute("SELECT count(*) FROM attributes").fetchone() == (40,)
+    assert gallery.compact().rows_dropped == 0  # nothing left to do
+
+
+def test_compaction_leaves_large_clean_segments_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction, "SMALL", 10)
+    gallery = filled(tmp_path / "g", 0)
+    for prefix, count in (("a", 20), ("b", 5), ("c", 5), ("d", 20), ("e", 20)):
+        gallery.add_vectors(ids=names(count, prefix), vectors=vectors(count))
+    gallery.remove(["d3"])
+    files = row_files(gallery)
+    report = gallery.compact()
+    assert (report.segments_before, report.segments_after, report.rows_dropped) == (5, 3, 1)
+    assert files[0] in row_files(gallery) and files[4] in row_files(gallery)
+    order = names(20, "a") + names(5, "b") + names(5, "c") + names(20, "d") + names(20, "e")
+    assert gallery.ids == [item for item in order if item != "d3"]
+
+
+def test_compacting_everything_away(tmp_path: Path) -> None:
+    gallery = filled(tmp_path / "g", 5)
+    gallery.remove(names(5))
+    assert gallery.compact().rows_dropped == 5
+    assert len(gallery) == 0 and row_files(gallery) == [] and gallery.verify().ok
+    gallery.add_vectors(ids=names(3), vectors=vectors(3))
+    assert gallery.ids == names(3)
+
+
+def test_masks_have_one_bit_a_row(tmp_path: Path) -> None:
+    gallery = filled(tmp_path / "g", 13)
+    snapshot = gallery.snapshot()
+    mask = snapshot.where("parity = even")
+    assert mask is not None and mask.dtype == np.uint8 and mask.shape == (2,)
+    assert rows_of(mask, 13) == list(range(0, 13, 2))
+    assert snapshot.where(None) is None
+    gallery.remove(["i2"])
+    snapshot = gallery.snapshot()
+    assert rows_of(snapshot.where(None), 13) == [row for row in range(13) if row != 2]
+    assert rows_of(snapshot.where("parity = even"), 13) == [0, 4, 6, 8, 10, 12]
+    assert snapshot.where("parity = even") is snapshot.where({"parity": "even"})
+    assert rows_of(snapshot.where("parity = blue"), 13) == [] and snapshot.matching("parity = blue") == 0
+
+
+def test_rows_out_of_range_are_refused(tmp_path: Path) -> None:
+    snapshot = filled(tmp_path / "g", 3).snapshot()
+    for rows in ([3], [-1]):
+        with pytest.raises(GalleryError, match=f"row {rows[0]} asked"):
+            snapshot.ids(rows)
+    with pytest.raises(GalleryError, match="row 3 asked"):
+        snapshot.vector(3)
