@@ -32,6 +32,7 @@ SYSTEMS = {
     "late-fusion": "late-fusion",
     "cross-modal": "text-only",
     "visual-search": "image-only",
+    "TIRG": "tirg",
 }
 """Systems by `args.model_version`."""
 
@@ -48,6 +49,11 @@ _RENAMED = {
     "Attention_EM.attention.2.": "attention_em.out.",
     "Attention_IS.attention.0.": "attention_is.hidden.",
     "Attention_IS.attention.2.": "attention_is.out.",
+    "gated_feature_composer.1.": "gate.0.",
+    "gated_feature_composer.3.": "gate.2.",
+    "res_info_composer.1.": "residual.0.",
+    "res_info_composer.3.": "residual.2.",
+    "res_info_composer.5.": "residual.4.",
 }
 """Our prefixes of weight names by the authors'; the first that fits holds."""
 
@@ -84,7 +90,9 @@ def load_artemis(
         raise CheckpointError(
             f"{where}: model_version {version!r} is not known; expected one of {', '.join(SYSTEMS)}"
         )
-    config = {"system": SYSTEMS[version], **_encoders(weights, where)}
+    config: dict[str, Any] = {"system": SYSTEMS[version], **_encoders(weights, where)}
+    if version == "TIRG":
+        config["score"] = "dot"  # l2(q) . t, and features give rows that are not of unit length
     try:
         model = build_model(config)
     except CirError as error:
@@ -137,6 +145,8 @@ def _renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     # The authors multiply scores by exp(temperature) in training, too.
     if "temperature" in renamed:
         renamed["logit_scale"] = renamed.pop("temperature").reshape(())
+    if "a" in renamed:
+        renamed["branch_weights"] = renamed.pop("a")
     return renamed
 
 

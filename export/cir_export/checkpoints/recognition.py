@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from cir_export.checkpoints.artemis import is_artemis, load_artemis
-from cir_export.container import read_container
+from cir_export.checkpoints.clip4cir import is_clip4cir, load_clip4cir
+from cir_export.checkpoints.files import read_checkpoint_file
+from cir_export.checkpoints.tirg import is_tirg, load_tirg
 from cir_export.model_file import TrainedModel, is_model_file, model_from_content
 from cir_infer.errors import CheckpointError
 
@@ -13,28 +16,49 @@ __all__ = ["load_trained"]
 
 
 def load_trained(
-    path: str | os.PathLike[str], vocabulary: str | os.PathLike[str] | None = None
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    vocabulary: str | os.PathLike[str] | None = None,
+    image_size: tuple[int, int] | None = None,
+    round_clip_to_float16: bool = False,
 ) -> TrainedModel:
     """Loads a trained model: `cir-train`'s model file or a public repository's checkpoint.
 
     Args:
-        path: the file.
+        paths: the file, or the files that make one model together, in any order (CLIP4Cir).
         vocabulary: the vocabulary file of checkpoints that do not hold it.
+        image_size: height and width of the images of a checkpoint that does not say it (TIRG on CSS).
+        round_clip_to_float16: see `load_clip4cir`.
 
     Raises:
         CheckpointError: not a checkpoint, of an unknown layout, or its parts do not fit.
     """
-    content, where = read_container(path), str(path)
+    files = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    contents = [(read_checkpoint_file(path), str(path)) for path in files]
+    if any(is_clip4cir(content) for content, _ in contents):
+        _refuse(contents[0][1], vocabulary is not None, "holds no vocabulary of its own; CLIP's is built in")
+        _refuse(contents[0][1], image_size is not None, "says its image size; leave --image-size out")
+        return load_clip4cir(contents, round_clip_to_float16)
+    content, where = contents[0]
+    _refuse(where, round_clip_to_float16, "holds no CLIP, whose weights could be rounded")
+    if len(contents) > 1:
+        raise CheckpointError(f"{where} is a model of its own; give {contents[1][1]} in a call of its own")
+    if is_tirg(content):
+        return load_tirg(content, where, vocabulary, image_size)
+    _refuse(where, image_size is not None, "says its image size; leave --image-size out")
     if is_model_file(content):
-        if vocabulary is not None:
-            raise CheckpointError(f"{where} holds its own tokenizer; leave the vocabulary file out")
+        _refuse(where, vocabulary is not None, "holds its own tokenizer; leave the vocabulary file out")
         return model_from_content(content, where)
     if is_artemis(content):
         return load_artemis(content, where, vocabulary)
     raise CheckpointError(
         f"{where} is a checkpoint of an unknown layout ({_shown(content)}); expected a model file of "
-        "cir-train or a checkpoint of naver/artemis"
+        "cir-train or a checkpoint of naver/artemis, google/tirg or CLIP4Cir"
     )
+
+
+def _refuse(where: str, condition: bool, reason: str) -> None:
+    if condition:
+        raise CheckpointError(f"{where} {reason}")
 
 
 def _shown(content: object) -> str:

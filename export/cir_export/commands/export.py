@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cir_infer.commands.common import CirParser, print_json, run_command
+from cir_infer.errors import UsageError
 from cir_infer.tables import format_table
 
 __all__ = ["main"]
@@ -20,13 +21,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "Export a trained model into a bundle (.cir). What kind of checkpoint it is shows in its content. "
         "The exported graphs are compared with PyTorch on images and texts; a bundle that differs is not "
         "written.",
-        "cir-export model.pt -o shop.cir\n  cir-export ckpt.pth --vocab fashionIQ_vocab.pkl -o artemis.cir",
+        "cir-export model.pt -o shop.cir\n  cir-export ckpt.pth --vocab fashionIQ_vocab.pkl -o artemis.cir\n"
+        "  cir-export combiner.pt tuned_clip_best.pt -o clip4cir.cir",
     )
     parser.add_argument(
-        "model", metavar="MODEL", help="model.pt of cir-train, or a public repository's checkpoint"
+        "model",
+        metavar="MODEL",
+        nargs="+",
+        help="model.pt of cir-train, or a public repository's checkpoint; several files where a model has "
+        "several, in any order: CLIP4Cir's Combiner, CLIP and training_hyperparameters.json",
     )
     parser.add_argument(
         "--vocab", metavar="FILE", help="the vocabulary of a checkpoint that does not hold it"
+    )
+    parser.add_argument(
+        "--image-size", metavar="HxW", help="for a TIRG of CSS, which sees images as they are: their size"
+    )
+    parser.add_argument(
+        "--round-clip-to-float16",
+        action="store_true",
+        help="round CLIP's weights as CLIP4Cir's code does on a GPU, to reproduce its figures there",
     )
     parser.add_argument(
         "--images", metavar="DIR", help="images to verify with; rendered and generated ones if left out"
@@ -40,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from cir_export.verification import Check, draw_samples
 
     def show(trained: TrainedModel) -> None:
-        print(f"{options.model}: {_origin(trained.provenance)}")
+        print(f"{' '.join(options.model)}: {_origin(trained.provenance)}")
         print("\n".join(f"  {name:<14} {value}" for name, value in _facts(trained).items()), flush=True)
 
     def show_checks(checks: Sequence[Check], source: str) -> None:
@@ -57,11 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         header = ["PyTorch against the bundle", "compared", "difference", "limit", ""]
         print(f"\n{format_table(header, rows, right=[2, 3])}\n  on {source}\n", flush=True)
 
-    trained = load_trained(options.model, options.vocab)
+    trained = load_trained(
+        options.model, options.vocab, _image_size(options.image_size), options.round_clip_to_float16
+    )
     if not options.json:
         show(trained)
     samples = draw_samples(trained.image, trained.text, trained.tokenizer, options.images)
-    output = options.output or Path(options.model).with_suffix(".cir")
+    output = options.output or Path(options.model[0]).with_suffix(".cir")
     try:
         report = export_bundle(trained, output, samples, progress=not options.json)
     except ParityError as error:
@@ -88,6 +104,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"wrote {report.path}, {report.path.stat().st_size / 1e6:.1f} MB")
 
 
+def _image_size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdecimal() and 1 <= int(side) <= 4096 for side in sides):
+        raise UsageError(f"--image-size {text}; expected HEIGHTxWIDTH in pixels, e.g. 320x480")
+    return int(sides[0]), int(sides[1])
+
+
 def _origin(provenance: dict[str, Any]) -> str:
     plain = {key: value for key, value in provenance.items() if isinstance(value, str | int | float)}
     return ", ".join(f"{key} {value}" for key, value in plain.items()) or "a model file"
@@ -100,7 +125,7 @@ def _facts(trained: Any) -> dict[str, str]:
         "system": f"{model.system}: {', '.join(model.term_names)}"
         + (" (weighted)" if model.weighted else " (dot products)"),
     }
-    for part in ("image", "text"):
+    for part in ("image", "text", "clip"):
         if isinstance(config.get(part), dict):
             facts[f"{part} encoder"] = _settings(config[part])
     facts["rows"] = f"{model.embedding_dim} values"

@@ -30,6 +30,8 @@ MODELS: dict[str, type[RetrievalModel]] = {
         artemis.LateFusion,
         tirg.Tirg,
         tirg.TirgLastConvolution,
+        tirg.TirgImageOnly,
+        tirg.TirgTextOnly,
         Sac,
         clip4cir.Clip4CirSum,
         clip4cir.Clip4CirCombiner,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from cir_export.models.cosine import CosineModel, EncoderSettings, MapCosineModel
 from cir_infer.errors import UsageError
 
-__all__ = ["Tirg", "TirgLastConvolution", "TirgSettings"]
+__all__ = ["Tirg", "TirgImageOnly", "TirgLastConvolution", "TirgSettings", "TirgTextOnly"]
 
 _INITIAL_WEIGHTS = (1.0, 10.0)
 
@@ -88,6 +88,28 @@ class TirgLastConvolution(MapCosineModel):
         return self.image_encoder.embed(
             self.branch_weights[0] * gated + self.branch_weights[1] * self.residual(both)
         )
+
+
+class TirgImageOnly(CosineModel):
+    """The reference's embedding, with TIRG's encoders and no others."""
+
+    system: ClassVar[str] = "tirg-image-only"
+    composes: ClassVar[tuple[str, ...]] = ("reference",)
+
+    def compose_vector(self, reference: Tensor, text: Tensor) -> Tensor:  # noqa: ARG002
+        """See `CosineModel.compose_vector`."""
+        return reference
+
+
+class TirgTextOnly(CosineModel):
+    """The text's embedding, with TIRG's encoders and no others."""
+
+    system: ClassVar[str] = "tirg-text-only"
+    composes: ClassVar[tuple[str, ...]] = ("text",)
+
+    def compose_vector(self, reference: Tensor, text: Tensor) -> Tensor:  # noqa: ARG002
+        """See `CosineModel.compose_vector`."""
+        return text
 
 
 def _map_branch(channels: int, dim: int) -> nn.Sequential:

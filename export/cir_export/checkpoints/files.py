@@ -1,0 +1,62 @@
+"""Reads a file of a checkpoint, whatever it is: PyTorch, TorchScript, safetensors or JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from cir_export.checkpoints.torchscript import is_torchscript, read_torchscript
+from cir_export.container import read_container
+from cir_infer.errors import CheckpointError
+
+__all__ = ["TORCHSCRIPT", "read_checkpoint_file"]
+
+TORCHSCRIPT = "torchscript"
+"""The one key of what is returned for a TorchScript archive; its value are the weights by name."""
+
+_MAX_JSON = 1 << 20
+
+
+def read_checkpoint_file(path: str | os.PathLike[str]) -> Any:
+    """The content of one file, on the CPU. Nothing in it is executed.
+
+    Returns:
+        What `torch.save` was given; `{"torchscript": weights}`; the weights by name of a safetensors file;
+        the table of a JSON file.
+
+    Raises:
+        CheckpointError: no such file, none of these, cut short, or holding more than plain data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return read_container(path)  # which says what is wrong
+    with path.open("rb") as file:
+        start = file.read(16)
+    if start.lstrip()[:1] == b"{":
+        return _json(path)
+    if start[8:9] == b"{":
+        return _safetensors(path)
+    if is_torchscript(path):
+        return {TORCHSCRIPT: read_torchscript(path)}
+    return read_container(path)
+
+
+def _json(path: Path) -> Any:
+    if path.stat().st_size > _MAX_JSON:
+        raise CheckpointError(f"{path} has more than {_MAX_JSON >> 20} MB; that is no table of settings")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error})") from error
+
+
+def _safetensors(path: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError, KeyError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors ({error})") from error
