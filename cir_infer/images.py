@@ -41,8 +41,8 @@ def load_image(image: ImageLike, exif_orientation: bool = False) -> Image.Image:
         exif_orientation: turn it upright as its EXIF tag says.
 
     Raises:
-        ImageError: no such file, not an image, truncated, above `MAX_PIXELS`, or an array of
-            another type or shape.
+        ImageError: no such file, not an image, truncated, above `MAX_PIXELS`, more than 8 bits a
+            channel, or an array of another type or shape.
     """
     if isinstance(image, np.ndarray):
         return _from_array(image)
@@ -132,6 +132,9 @@ def _stream(image: object) -> IO[bytes]:
 
 def _decode(image: Image.Image, name: str, exif_orientation: bool) -> Image.Image:
     check_pixels(image.width, image.height, name)
+    if image.mode == "F" or image.mode.startswith("I"):
+        # Pillow would clip these at 255 on the way to RGB: a white picture, and no error.
+        raise ImageError(f"{name} has more than 8 bits a channel (mode {image.mode}); save it as 8-bit")
     image.load()
     if not exif_orientation:
         return image

@@ -64,8 +64,8 @@ def run_command(main: Main) -> Callable[..., int]:
 
     @functools.wraps(main)
     def entry(arguments: Sequence[str] | None = None) -> int:
-        # Pillow warns about images of half the size that this SDK refuses; see cir_infer.images.
-        warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
+        # Pillow warns of large images and odd EXIF data that this SDK reads (or refuses by an error).
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         try:
             code = main(arguments) or 0
             sys.stdout.flush()

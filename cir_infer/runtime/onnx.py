@@ -63,6 +63,8 @@ class OnnxBackend:
         options = ort.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         options.inter_op_num_threads = 1
+        # A bundle holds all its weights: a graph must not pull files of this machine into its tensors.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
         try:

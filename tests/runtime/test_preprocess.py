@@ -1,0 +1,143 @@
+"""Preprocessing: the authors' tensors bit for bit, and torchvision's geometry for every size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cir_infer.errors import ImageError
+from cir_infer.manifest import CenterCrop, PadSquare, PixelInput, Resize, Step, TargetPad, ToRgb
+from cir_infer.preprocess import preprocess
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "preprocessing"
+"""Inputs of the authors' own eval transforms, as bytes (before / 255 and normalisation)."""
+
+AUTHORS: dict[str, tuple[int, tuple[Step, ...]]] = {
+    "artemis": (224, (ToRgb(), PadSquare(255), Resize(256), CenterCrop(224))),
+    "clip4cir_targetpad288": (288, (TargetPad(1.25), Resize(288, "bicubic"), CenterCrop(288), ToRgb())),
+    "clip4cir_squarepad224": (
+        224,
+        (PadSquare(0, "clip4cir"), Resize(224, "bicubic"), CenterCrop(224), ToRgb()),
+    ),
+    "tirg": (224, (ToRgb(), Resize(224), CenterCrop(224))),
+}
+
+sides = st.integers(1, 60)
+few = settings(derandomize=True, max_examples=60, deadline=None)
+
+
+@pytest.mark.parametrize("case", AUTHORS)
+def test_the_authors_tensors_bit_for_bit(case: str) -> None:
+    size, steps = AUTHORS[case]
+    golden = np.load(GOLDEN / f"{case}.npz")
+    for name in golden:
+        out = preprocess(GOLDEN / f"{name}.jpg", PixelInput(size, size, steps))
+        np.testing.assert_array_equal(out, golden[name], err_msg=name)
+
+
+def picture(width: int, height: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+
+
+@few
+@given(width=sides, height=sides, fill=st.integers(0, 255))
+def test_padding_as_artemis_pads(width: int, height: int, fill: int) -> None:
+    side = max(width, height)
+    image = picture(width, height)
+    out = preprocess(image, PixelInput(side, side, (ToRgb(), PadSquare(fill, "artemis"))))
+    left, top = (side - width) // 2, (side - height) // 2
+    expected = np.full((side, side, 3), fill, np.uint8)
+    expected[top : top + height, left : left + width] = image
+    np.testing.assert_array_equal(out, expected)
+
+
+@few
+@given(width=sides, height=sides)
+def test_padding_as_clip4cir_pads(width: int, height: int) -> None:
+    side = max(width, height)
+    across, down = int((side - width) / 2), int((side - height) / 2)
+    image = picture(width, height)
+    spec = PixelInput(height + 2 * down, width + 2 * across, (PadSquare(0, "clip4cir"), ToRgb()))
+    out = preprocess(image, spec)
+    assert out.any(axis=(1, 2)).sum() <= height
+    np.testing.assert_array_equal(out[down : down + height, across : across + width], image)
+    assert out.astype(int).sum() == image.astype(int).sum(), "the border is black"
+
+
+@few
+@given(width=sides, height=sides, ratio=st.floats(1, 4))
+def test_target_padding_brings_the_ratio_down(width: int, height: int, ratio: float) -> None:
+    longer, shorter = max(width, height), min(width, height)
+    short = shorter if longer / shorter < ratio else shorter + 2 * max(int((longer / ratio - shorter) / 2), 0)
+    size = (short, longer) if width > height else (longer, short)
+    out = preprocess(picture(width, height), PixelInput(*size, (TargetPad(ratio), ToRgb())))
+    assert longer / short < ratio or short >= shorter
+    assert out.shape == (*size, 3)
+
+
+@few
+@given(width=sides, height=sides, size=st.integers(1, 40), kind=st.sampled_from(["bilinear", "bicubic"]))
+def test_resizing_as_torchvision_resizes(width: int, height: int, size: int, kind: str) -> None:
+    longer = int(size * max(width, height) / min(width, height))
+    new = (size, longer) if width <= height else (longer, size)
+    image = picture(width, height)
+    out = preprocess(image, PixelInput(new[1], new[0], (ToRgb(), Resize(size, kind))))  # type: ignore[arg-type]
+    expected = Image.fromarray(image).resize(new, getattr(Image.Resampling, kind.upper()))
+    np.testing.assert_array_equal(out, np.asarray(expected))
+
+
+def test_resizing_to_height_and_width() -> None:
+    out = preprocess(picture(20, 10), PixelInput(6, 14, (ToRgb(), Resize((6, 14)))))
+    assert out.shape == (6, 14, 3)
+
+
+@few
+@given(width=sides, height=sides, size=st.integers(1, 60))
+def test_cropping_as_torchvision_crops(width: int, height: int, size: int) -> None:
+    image = picture(width, height)
+    # torchvision's center_crop: zeros around images that are too small, then round half to even.
+    left, top = max(size - width, 0) // 2, max(size - height, 0) // 2
+    padded = np.zeros((max(height, size), max(width, size), 3), np.uint8)
+    padded[top : top + height, left : left + width] = image
+    y, x = int(round((len(padded) - size) / 2.0)), int(round((padded.shape[1] - size) / 2.0))  # noqa: RUF046
+    out = preprocess(image, PixelInput(size, size, (ToRgb(), CenterCrop(size))))
+    np.testing.assert_array_equal(out, padded[y : y + size, x : x + size])
+
+
+@few
+@given(width=sides, height=sides, mode=st.sampled_from(["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"]))
+def test_every_pipeline_gives_its_size(width: int, height: int, mode: str) -> None:
+    image = Image.fromarray(picture(width, height)).convert(mode)
+    for size, steps in AUTHORS.values():
+        out = preprocess(image, PixelInput(size, size, steps))
+        assert out.shape == (size, size, 3)
+        assert out.dtype == np.uint8
+
+
+def test_a_palette_image_is_padded_in_its_palette() -> None:
+    image = Image.fromarray(picture(9, 5)).convert("P")
+    out = preprocess(image, PixelInput(9, 9, (PadSquare(0), ToRgb())))
+    np.testing.assert_array_equal(out[2:7], np.asarray(image.convert("RGB")))
+    first_colour = image.getpalette()[:3]  # type: ignore[index]
+    np.testing.assert_array_equal(out[0], np.full((9, 3), first_colour))
+
+
+def test_extreme_shapes_are_refused_before_memory_is_taken() -> None:
+    line = np.zeros((1, 40_000, 3), np.uint8)
+    with pytest.raises(ImageError, match=r"padded.*too large"):
+        preprocess(line, PixelInput(8, 8, (ToRgb(), PadSquare(), Resize(8))))
+    with pytest.raises(ImageError, match=r"resized.*too large"):
+        preprocess(line, PixelInput(8, 8, (ToRgb(), Resize(256), CenterCrop(8))))
+
+
+def test_a_bundle_that_does_not_resize_takes_its_size_only() -> None:
+    spec = PixelInput(8, 8, (ToRgb(),))
+    image = picture(8, 8)
+    np.testing.assert_array_equal(preprocess(image, spec), image)
+    with pytest.raises(ImageError, match="exactly 8 x 8"):
+        preprocess(picture(9, 8), spec)

@@ -1,0 +1,169 @@
+"""cir-query as a user types it: output, exit codes, one line for a failure."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cir_infer.commands import common
+from cir_infer.commands.common import run_command
+from cir_infer.commands.query import main
+from cir_infer.errors import GalleryError
+
+
+@pytest.fixture
+def query(bundle: Path, gallery_path: Path, pictures: list[Path]) -> list[str]:
+    return [str(bundle), str(pictures[0]), "is red"]
+
+
+def test_a_table(query: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*query, "-k", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:2] == ["rank", "score"]
+    assert len(lines) == 5
+
+
+def test_json(query: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main([*query, "and longer", "-k", "4", "--where", "colour = red", "--exclude", "sku-1", "--json"])
+        == 0
+    )
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["text"] == ["is red", "and longer"]
+    assert len(answer["hits"]) == 4
+    assert answer["hits"][0].keys() == {"id", "rank", "score", "terms", "metadata", "source"}
+    assert all(hit["metadata"]["colour"] == "red" and hit["id"] != "sku-1" for hit in answer["hits"])
+
+
+def test_flags_may_stand_anywhere(query: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    bundle, image, text = query
+    outputs = []
+    for order in (
+        ["-k", "2", bundle, image, text],
+        [bundle, "-k", "2", image, text],
+        [bundle, image, "-k", "2", text],
+    ):
+        assert main(order) == 0
+        outputs.append(capsys.readouterr().out)
+    assert len(set(outputs)) == 1
+
+
+def test_refining_an_item(query: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([query[0], "sku-5", "is red", "--refine", "--json", "-k", "40"]) == 0
+    found = [hit["id"] for hit in json.loads(capsys.readouterr().out)["hits"]]
+    assert len(found) == 39
+    assert "sku-5" not in found
+    assert main([query[0], "no-such-id", "is red", "--refine"]) == 1
+    assert "no item 'no-such-id'" in capsys.readouterr().err
+
+
+def test_a_contact_sheet(query: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sheet = tmp_path / "sheet.png"
+    assert main([*query, "--sheet", str(sheet)]) == 0
+    assert str(sheet) in capsys.readouterr().out
+    with Image.open(sheet) as image:
+        assert image.format == "PNG"
+        assert image.info["dpi"] == pytest.approx((144, 144), abs=0.1)
+    assert main([*query, "--sheet", str(tmp_path / "no" / "folder.png")]) == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "told"),
+    [
+        ({0: "nothing.cir"}, 1, "does not exist"),
+        ({1: "nothing.png"}, 1, "nothing.png does not exist"),
+        ({2: " "}, 1, "empty"),
+        ({3: "-k", 4: "0"}, 2, "k is 0"),
+        ({3: "--where", 4: "colour ="}, 2, "where:"),
+        ({3: "--gallery", 4: "nothing.gallery"}, 1, "nothing.gallery"),
+        ({3: "--device", 4: "abacus"}, 2, "abacus"),
+        ({3: "--no-such-flag"}, 2, "--no-such-flag"),
+        ({3: "-k", 4: "many"}, 2, "many"),
+    ],
+)
+def test_failures_are_one_line(
+    query: list[str], capsys: pytest.CaptureFixture[str], change: dict[int, str], code: int, told: str
+) -> None:
+    words = {**dict(enumerate(query)), **change}
+    try:
+        found = main(list(words.values()))
+    except SystemExit as usage:  # argparse leaves by itself
+        found = int(usage.code or 0)
+    output = capsys.readouterr()
+    assert found == code
+    assert told in output.err
+    assert "Traceback" not in output.err
+    assert output.out == ""
+    if "usage:" not in output.err:
+        assert len(output.err.strip().splitlines()) == 1
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    program = "import sys; from cir_infer.commands.query import main; sys.exit(main())"
+    return subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_as_a_process(query: list[str]) -> None:
+    answer = run(*query, "--json", "-k", "1")
+    assert answer.returncode == 0
+    assert json.loads(answer.stdout)["hits"][0]["rank"] == 1
+    assert answer.stderr == ""
+    assert "example:" in run("--help").stdout
+    assert run().returncode == 2
+    assert run("--version").stdout.startswith("cir-query 0.")
+
+
+def test_auto_says_what_it_took_when_asked(query: list[str]) -> None:
+    answer = run(*query, "--verbose")
+    assert answer.returncode == 0
+    assert "device auto" in answer.stderr
+
+
+def test_an_interrupt_and_a_closed_pipe(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @run_command
+    def interrupted(arguments: object = None) -> int:
+        raise KeyboardInterrupt
+
+    assert interrupted() == 130
+    assert capsys.readouterr().err.strip().endswith("interrupted")
+
+
+def test_output_into_a_pipe_that_closes(query: list[str]) -> None:
+    program = "import sys; from cir_infer.commands.query import main; sys.exit(main())"
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = subprocess.run(
+        [sys.executable, "-c", program, *query], stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writer)
+    assert process.returncode == 1
+    assert process.stderr == ""
+
+
+def test_a_message_of_many_lines_becomes_one(capsys: pytest.CaptureFixture[str]) -> None:
+    @run_command
+    def failing(arguments: object = None) -> int:
+        raise GalleryError("first\n  second")
+
+    assert failing() == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_plain_values(capsys: pytest.CaptureFixture[str]) -> None:
+    import numpy as np
+
+    common.print_json({"a": np.float32(0.5), "b": np.arange(2), "c": Path("x"), "d": "é"})
+    assert json.loads(capsys.readouterr().out) == {"a": 0.5, "b": [0, 1], "c": "x", "d": "é"}
+    with pytest.raises(ValueError, match="JSON"):
+        common.print_json({"a": float("nan")})

@@ -1,0 +1,67 @@
+"""The contact sheet: one is drawn for every answer, with the pictures in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cir_infer import Hit, Hits
+from cir_infer.sheet import contact_sheet
+
+TERMS = {"implicit_similarity": 0.9, "explicit_matching": -0.1}
+
+
+def picture(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (30, 20)) -> str:
+    Image.new("RGB", size, colour).save(path)
+    return str(path)
+
+
+def share(sheet: Image.Image, colour: tuple[int, int, int]) -> float:
+    pixels = np.asarray(sheet, np.int16)
+    return float((np.abs(pixels - colour).max(axis=2) <= 2).mean())
+
+
+def test_every_picture_is_on_it(tmp_path: Path) -> None:
+    colours = [(200, 10, 10), (10, 200, 10), (10, 10, 200), (200, 200, 10)]
+    files = [picture(tmp_path / f"{i}.png", colour) for i, colour in enumerate(colours)]
+    hits = Hits(Hit(str(i), i + 1, 0.8, TERMS, {}, file) for i, file in enumerate(files[1:]))
+    sheet = contact_sheet(files[0], "is red", hits)
+    assert sheet.mode == "RGB"
+    assert share(sheet, colours[0]) > share(sheet, colours[1]) > 0.02
+    assert share(sheet, colours[1]) == pytest.approx(share(sheet, colours[3]), rel=0.05)
+    framed = contact_sheet(files[0], "is red", hits, correct=["1"])
+    assert share(framed, (0x2E, 0x7D, 0x4F)) > share(sheet, (0x2E, 0x7D, 0x4F))
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 6, 23, 150])
+def test_any_number_of_hits(count: int) -> None:
+    hits = Hits(Hit(f"id {i}", i + 1, 0.5, TERMS) for i in range(count))
+    sheet = contact_sheet(np.zeros((4, 4, 3), np.uint8), "is red", hits)
+    assert sheet.width > 500
+    assert sheet.height < 13_000
+
+
+@pytest.mark.parametrize(
+    "text", ["", None, ["one", "two"], "深い赤 Красный", "a" * 100_000, "word " * 10_000, "🙂", "a\nb"]
+)
+def test_any_text(text: str | list[str] | None) -> None:
+    assert contact_sheet(b"not an image", text, Hits([])).width > 500
+
+
+def test_missing_broken_and_odd_pictures(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"junk")
+    Image.new("RGBA", (4, 300), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    Image.new("P", (300, 4)).save(tmp_path / "flat.png")
+    sources = [None, "/nowhere.png", *(str(path) for path in sorted(tmp_path.iterdir()))]
+    hits = Hits(
+        Hit("x" * 300, i + 1, 0.5, {"similarity": 0.5}, {}, source) for i, source in enumerate(sources)
+    )
+    sheet = contact_sheet(hits[0], "is red", hits)
+    assert share(sheet, (255, 0, 0)) == 0, "what is transparent shows the card"
+
+
+def test_features_have_no_picture() -> None:
+    assert contact_sheet(np.zeros(12, np.float32), "is red", Hits([])).width > 500

@@ -1,0 +1,140 @@
+"""Texts as tokens: joining, limits, and every text a user may type."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from cir_infer.errors import BundleError, TextError
+from cir_infer.manifest import TextInput
+from cir_infer.texts import MAX_CHARACTERS, TextReader
+from tests.bundles import SPECIALS, WORDS, tokenizer_json
+
+PAD, START, AND, END, UNK = range(5)
+ID = {word: len(SPECIALS) + i for i, word in enumerate(WORDS)}
+
+
+def reader(captions: str = "pair", max_tokens: int = 64, unk_id: int | None = UNK) -> TextReader:
+    return TextReader(tokenizer_json(), TextInput(PAD, unk_id, max_tokens, captions))
+
+
+def ids(text: object, captions: str = "pair") -> list[int]:
+    tokens = reader(captions).read([text])  # type: ignore[list-item]
+    assert tokens.ids.shape == (1, tokens.lengths[0])
+    return tokens.ids[0].tolist()
+
+
+def test_one_text_and_a_pair() -> None:
+    assert ids("is red") == [START, ID["is"], ID["red"], END]
+    pair = [START, ID["is"], ID["red"], AND, ID["longer"], END]
+    assert ids(["is red", "longer"]) == pair
+    assert ids(["is red", "longer", "is a third caption that nobody reads"]) == pair
+    assert ids(["is red"]) == ids("is red")
+    assert ids(("is red", "")) == [START, ID["is"], ID["red"], AND, END]
+
+
+def test_joined_captions() -> None:
+    assert ids(["is red", "longer", "blue"], " and ") == ids("is red and longer and blue")
+
+
+def test_clip4cirs_sentence() -> None:
+    words = {"Is": 0, "is": 1, "red": 2, "and": 3, "longer": 4, "red.": 5, ".": 6, "?": 7}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    clip = TextReader(tokenizer.to_str().encode(), TextInput(0, None, 77, "and:clip4cir"))
+    assert clip.read([["is red.", "longer? "]]).ids.tolist() == [[0, 2, 3, 4]]
+    assert clip.read(["is red."]).ids.tolist() == [[1, 5]], "one caption is left as it is"
+
+
+def test_a_batch_is_padded_to_its_longest() -> None:
+    tokens = reader().read(["red", "is more red", "blue"])
+    assert tokens.lengths.tolist() == [3, 5, 3]
+    assert tokens.ids.tolist()[0] == [START, ID["red"], END, PAD, PAD]
+    assert str(tokens.ids.dtype) == str(tokens.lengths.dtype) == "int32"
+    assert reader().read([]).ids.shape == (0, 0)
+
+
+def test_words_are_cleaned_inside_the_tokenizer() -> None:
+    assert ids("  Is-RED!!  ") == ids("is red")
+
+
+@pytest.mark.parametrize("text", ["", "  \n\t", [], ["", ""], ()])
+def test_empty(text: object) -> None:
+    with pytest.raises(TextError, match="empty"):
+        ids(text)
+
+
+@pytest.mark.parametrize("text", ["1234 !?", "深い赤のドレス", "красное платье", "🙂", "-"])
+def test_nothing_that_the_model_can_read(text: str) -> None:
+    with pytest.raises(TextError, match="can be read"):
+        ids(text)
+
+
+@pytest.mark.parametrize("text", [None, 3, b"is red", ["is red", None], [["is red"]], {"a": 1}])
+def test_not_a_text(text: object) -> None:
+    with pytest.raises(TextError, match="a string or a list of captions"):
+        ids(text)
+
+
+def test_a_bare_string_is_not_a_batch() -> None:
+    with pytest.raises(TextError, match="list of texts"):
+        reader().read("is red")
+
+
+def test_too_long() -> None:
+    assert reader(max_tokens=12).read(["red " * 10]).lengths.tolist() == [12]
+    with pytest.raises(TextError, match=r"13 tokens.*at most 12"):
+        reader(max_tokens=12).read(["red " * 11])
+    with pytest.raises(TextError, match="10002 tokens"):
+        reader(max_tokens=512).read(["red " * 10_000])
+    with pytest.raises(TextError, match="characters"):
+        reader().read(["a" * (MAX_CHARACTERS + 1)])
+
+
+def test_unknown_words(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "cir_infer"):
+        assert ids("is chartreuse") == [START, ID["is"], UNK, END]
+        assert not caplog.records
+        assert ids("chartreuse paisley") == [START, UNK, UNK, END]
+    assert len(caplog.records) == 1
+    assert "chartreuse paisley" in caplog.text
+
+
+def test_no_text_is_named_in_full_however_long() -> None:
+    with pytest.raises(TextError) as caught:
+        reader().read(["red " * 10_000])
+    assert len(str(caught.value)) < 250
+
+
+def test_a_lone_surrogate() -> None:
+    with pytest.raises(TextError, match="tokenised"):
+        ids("is \ud800 red")
+
+
+@pytest.mark.parametrize("junk", [b"", b"{}", b"\xff", b'{"version": "1.0"}', b"[" * 1000])
+def test_a_broken_tokenizer(junk: bytes) -> None:
+    with pytest.raises(BundleError, match=r"tokenizer\.json"):
+        TextReader(junk, TextInput(0, None, 8))
+
+
+def test_truncation_and_padding_inside_the_file_are_ignored() -> None:
+    tokenizer = Tokenizer.from_str(tokenizer_json().decode())
+    tokenizer.enable_truncation(3)
+    tokenizer.enable_padding(length=20)
+    plain = TextReader(tokenizer.to_str().encode(), TextInput(PAD, UNK, 64))
+    assert plain.read(["is more red"]).ids.tolist() == reader().read(["is more red"]).ids.tolist()
+
+
+@settings(derandomize=True, max_examples=200, deadline=None)
+@given(text=st.text(max_size=200) | st.lists(st.text(max_size=50), max_size=4))
+def test_any_text_is_tokens_or_a_text_error(text: str | list[str]) -> None:
+    try:
+        tokens = reader().read([text])
+    except TextError:
+        return
+    assert 3 <= tokens.lengths[0] <= 64
+    assert set(tokens.ids[0].tolist()) <= set(range(len(SPECIALS) + len(WORDS)))

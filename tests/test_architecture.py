@@ -1,0 +1,139 @@
+"""The import rules of docs/architecture.md, read from the source; and what `import cir_infer` loads."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = {
+    "cir_infer": ROOT / "cir_infer",
+    "cir_export": ROOT / "export" / "cir_export",
+    "cir_bench": ROOT / "benchmarks" / "cir_bench",
+}
+SHARED_BENCH = ("cir_bench.datasets", "cir_bench.recall")
+"""The parts of cir_bench that cir_export may import; they import only cir_infer, and never torch."""
+HEAVY = ("torch", "onnxruntime", "tokenizers", "PIL", "numpy", "tqdm", "pycuda", "tensorrt", "sqlite3")
+
+
+def modules() -> list[tuple[str, Path]]:
+    found = []
+    for package, folder in PACKAGES.items():
+        for path in sorted(folder.rglob("*.py")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            found.append((".".join([package, *(part for part in parts if part != "__init__")]), path))
+    return found
+
+
+def imports(tree: ast.AST, module: str, top_level: bool = False) -> Iterator[str]:
+    """Names of the modules that are imported; relative imports made absolute."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = ".".join([*module.split(".")[: -node.level], *([base] if base else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif top_level and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for other in node.orelse:
+                yield from imports(other, module, top_level)
+        else:
+            yield from imports(node, module, top_level)
+
+
+def below(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+ALL = modules()
+
+
+def of(*packages: str) -> list[tuple[str, Path]]:
+    return [(module, path) for module, path in ALL if below(module, *packages)]
+
+
+def imported(module: str, path: Path, top_level: bool = False) -> list[str]:
+    return list(imports(ast.parse(path.read_text("utf-8")), module, top_level))
+
+
+def test_there_is_something_to_check() -> None:
+    assert {module for module, _ in ALL} >= {"cir_infer.engine", "cir_export", "cir_bench"}
+    tree = ast.parse("from . import a\ndef f():\n    import torch\n")
+    assert list(imports(tree, "p.m")) == ["p.a", "torch"]
+    assert list(imports(tree, "p.m", top_level=True)) == ["p.a"]
+
+
+@pytest.mark.parametrize(("module", "path"), of("cir_infer"), ids=lambda value: str(value))
+def test_the_runtime_imports_neither_torch_nor_the_host_side(module: str, path: Path) -> None:
+    wrong = [
+        name
+        for name in imported(module, path)
+        if below(name, "torch", "torchvision", "cir_export", "cir_bench")
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(("module", "path"), of("cir_export"), ids=lambda value: str(value))
+def test_export_uses_only_the_shared_part_of_bench(module: str, path: Path) -> None:
+    wrong = [
+        name
+        for name in imported(module, path)
+        if below(name, "cir_bench") and not below(name, *SHARED_BENCH) and name != "cir_bench"
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(("module", "path"), of(*SHARED_BENCH), ids=lambda value: str(value))
+def test_the_shared_part_of_bench_needs_neither_torch_nor_export(module: str, path: Path) -> None:
+    names = imported(module, path)
+    wrong = [name for name in names if below(name, "torch", "cir_export")]
+    wrong += [name for name in names if below(name, "cir_bench") and not below(name, *SHARED_BENCH)]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(("module", "path"), of("cir_bench"), ids=lambda value: str(value))
+def test_bench_imports_torch_and_export_inside_functions(module: str, path: Path) -> None:
+    wrong = [name for name in imported(module, path, top_level=True) if below(name, "torch", "cir_export")]
+    assert wrong == []
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    program = f"import sys, cir_infer; print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_answering_a_query_loads_no_torch() -> None:
+    program = "import sys, cir_infer.searcher, cir_infer.commands.query; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("decided", [None, "0", "1"])
+def test_telemetry_is_off_unless_the_user_decided(decided: str | None) -> None:
+    import os
+
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    if decided is not None:
+        environment["ORT_DISABLE_TELEMETRY"] = decided
+    program = "import cir_infer.runtime.onnx, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.strip() == (decided or "1")
+
+
+def test_every_public_name_resolves() -> None:
+    import cir_infer
+
+    assert all(getattr(cir_infer, name) is not None for name in cir_infer.__all__)
+    with pytest.raises(AttributeError, match="nothing"):
+        cir_infer.nothing  # noqa: B018
