@@ -1,10 +1,11 @@
-"""What a measured fraction of the roofline predicts for devices that were not at hand. Never a measurement.
+"""What is to be expected of devices that were not at hand. Predicted, never measured, and labelled so.
 
     scoring: bytes of the rows / (published bandwidth x the fraction of the read bandwidth reached here)
-    encoder: multiply-accumulates / (published rate x the fraction of the matrix rate reached here)
+    encoder: not before multiply-accumulates / published rate
 
-A fraction carries over as far as the other device's caches, launch costs and library are alike; batches
-of one reach a smaller fraction on a large GPU than on a small one. Take these as what to expect at best.
+Scoring is bound by memory, so its fraction of the roofline carries over as far as launch costs and caches
+allow. An encoder's fraction of the peak does not carry over from a CPU to a GPU, and one image fills a
+large GPU badly, so for encoders only the floor is given.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["DEVICES", "Device", "predict_encoder", "predict_scan", "prediction_table"]
+__all__ = ["DEVICES", "Device", "encoder_floor", "predict_scan", "prediction_table"]
 
 
 @dataclass(frozen=True)
@@ -51,30 +52,27 @@ def predict_scan(device: Device, row_bytes: float, fraction: float) -> float:
     return 1e3 * row_bytes / (device.bandwidth * fraction)
 
 
-def predict_encoder(device: Device, macs: float, fraction: float, precision: str) -> float:
-    """Milliseconds for so many multiply-accumulates at `fraction` of the matrix rate of a precision."""
+def encoder_floor(device: Device, macs: float, precision: str) -> float:
+    """Milliseconds that so many multiply-accumulates take at the published rate of a precision."""
     rate = device.float16 if precision == "float16" else device.float32
-    return 1e3 * macs / (rate * fraction)
+    return 1e3 * macs / rate
 
 
-def prediction_table(
-    *, scan_bytes: float, scan_fraction: float, encoder_macs: float, encoder_fraction: float
-) -> list[dict[str, Any]]:
+def prediction_table(*, scan_bytes: float, scan_fraction: float, encoder_macs: float) -> list[dict[str, Any]]:
     """One entry a device, labelled as predicted.
 
     Args:
         scan_bytes: of the rows that a query reads.
         scan_fraction: of the read bandwidth, measured.
         encoder_macs: of one image.
-        encoder_fraction: of the matrix rate, measured.
     """
     return [
         {
             "device": device.name,
             "kind": "predicted",
             "scan_ms": predict_scan(device, scan_bytes, scan_fraction),
-            "encoder_float32_ms": predict_encoder(device, encoder_macs, encoder_fraction, "float32"),
-            "encoder_float16_ms": predict_encoder(device, encoder_macs, encoder_fraction, "float16"),
+            "encoder_float32_floor_ms": encoder_floor(device, encoder_macs, "float32"),
+            "encoder_float16_floor_ms": encoder_floor(device, encoder_macs, "float16"),
         }
         for device in DEVICES
     ]

@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from cir_bench.graph_cost import graph_cost
-from cir_bench.predictions import DEVICES, predict_encoder, predict_scan, prediction_table
+from cir_bench.predictions import DEVICES, encoder_floor, predict_scan, prediction_table
 from cir_bench.roofline import matrix_rate, read_bandwidth
 from tests.bundles import DIM, FEATURES, HIDDEN, SIDE, artemis_graph, image_graph, text_graph
 
@@ -49,10 +49,10 @@ def test_predictions_are_arithmetic_on_published_figures():
     t4 = DEVICES[0]
     assert predict_scan(t4, 1024e6, 1.0) == pytest.approx(3.2)
     assert predict_scan(t4, 1024e6, 0.5) == pytest.approx(6.4)
-    assert predict_encoder(t4, 4.05e9, 0.5, "float32") == pytest.approx(2.0)
-    table = prediction_table(scan_bytes=1e9, scan_fraction=0.9, encoder_macs=4e9, encoder_fraction=0.3)
+    assert encoder_floor(t4, 4.05e9, "float32") == pytest.approx(1.0)
+    table = prediction_table(scan_bytes=1e9, scan_fraction=0.9, encoder_macs=4e9)
     assert {entry["kind"] for entry in table} == {"predicted"}
-    assert all(entry["encoder_float16_ms"] < entry["encoder_float32_ms"] for entry in table)
+    assert all(entry["encoder_float16_floor_ms"] < entry["encoder_float32_floor_ms"] for entry in table)
 
 
 def test_this_machine_reads_and_multiplies_at_a_possible_rate():

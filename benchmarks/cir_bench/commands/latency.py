@@ -1,0 +1,104 @@
+"""`cir-bench latency`: how fast and how steady a bundle answers over a gallery."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from cir_infer.commands.common import print_json
+from cir_infer.errors import UsageError
+
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = """cir-bench latency artemis.cir shop.gallery
+  cir-bench latency artemis.cir shop.gallery --rate 5 --rate 10 --workers 2 --output jetson.json"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="the bundle (.cir)")
+    parser.add_argument("gallery", metavar="GALLERY", type=Path, help="the gallery that it encoded")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or tensorrt (default auto)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads inside an operator")
+    parser.add_argument("-k", "--k", type=int, default=10, metavar="N", help="hits a query (default 10)")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="for the stages (default 10); half for each load",
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="references; default: the gallery's own images"
+    )
+    parser.add_argument("--texts", type=Path, metavar="FILE", help="texts, one a line; default: generated")
+    parser.add_argument(
+        "--batch",
+        type=int,
+        action="append",
+        metavar="N",
+        help="queries a batch, repeatable (default 1, 8, 32)",
+    )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        action="append",
+        metavar="R",
+        help="open-loop requests a second, repeatable; 0: none (default: 20%% to 95%% of the closed loop's)",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="threads that answer requests (default 1)"
+    )
+    parser.add_argument("--starts", type=int, default=5, metavar="N", help="cold starts to time (default 5)")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="also write the JSON here")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print."""
+    from cir_bench.latency.measurement import Settings, measure_latency
+    from cir_bench.report.text import latency_text
+    from cir_bench.results import ensure_writable, to_json, write_text
+
+    _check(args)
+    ensure_writable(args.output)
+    rates = None if args.rate is None else tuple(rate for rate in args.rate if rate > 0)
+    result: dict[str, Any] = measure_latency(
+        Settings(
+            bundle=args.bundle,
+            gallery=args.gallery,
+            device=args.device,
+            threads=args.threads,
+            k=args.k,
+            seconds=args.seconds,
+            images=args.images,
+            texts=args.texts,
+            batches=tuple(args.batch or (1, 8, 32)),
+            rates=rates,
+            workers=args.workers,
+            starts=args.starts,
+        )
+    )
+    if args.output is not None:
+        write_text(args.output, to_json(result))
+    if args.json:
+        print_json(result)
+    else:
+        print(latency_text(result))
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    for flag, value, least in (
+        ("--k", args.k, 1),
+        ("--threads", args.threads or 1, 1),
+        ("--workers", args.workers, 1),
+        ("--starts", args.starts, 0),
+        *(("--batch", size, 1) for size in args.batch or ()),
+    ):
+        if value < least:
+            raise UsageError(f"{flag} {value}; expected {least} or more")
+    if args.seconds <= 0:
+        raise UsageError(f"--seconds {args.seconds}; expected a positive number")
+    if any(rate < 0 for rate in args.rate or ()):
+        raise UsageError(f"--rate {min(args.rate)}; expected requests a second, or 0 for no open loop")

@@ -1,0 +1,128 @@
+"""What is asked while latency is measured: images and texts, different from query to query."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cir_infer.bundle import Bundle
+from cir_infer.errors import UsageError
+from cir_infer.gallery import Snapshot
+from cir_infer.images import ImageLike
+from cir_infer.manifest import FeatureInput
+from cir_infer.texts import Text
+
+__all__ = ["Workload", "draw_workload", "photograph"]
+
+_QUERIES = 64
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+_PHOTOGRAPH = (1000, 750)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Queries to ask, over and over.
+
+    Attributes:
+        images: references: paths, or encoded images as bytes (features for a bundle on features).
+        texts: as many modifier texts.
+        source: where both come from, in words.
+    """
+
+    images: Sequence[ImageLike]
+    texts: Sequence[Text]
+    source: str
+
+
+def draw_workload(
+    bundle: Bundle, snapshot: Snapshot, folder: Path | None = None, texts: Path | None = None, seed: int = 0
+) -> Workload:
+    """Queries for a bundle over a gallery.
+
+    Args:
+        bundle: its tokenizer's words make the texts.
+        snapshot: its items' own images are the references, where they are still on the disk.
+        folder: images to take instead.
+        texts: a file with one text a line to take instead.
+        seed: of the draw.
+
+    Raises:
+        UsageError: the folder holds no image, or the file no text.
+    """
+    random = np.random.default_rng(seed)
+    images, origin = _images(bundle, snapshot, folder, random)
+    if texts is not None:
+        lines = [line.strip() for line in texts.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if not lines:
+            raise UsageError(f"{texts} holds no text; expected one a line")
+        chosen: list[Text] = list(itertools.islice(itertools.cycle(lines), len(images)))
+        return Workload(images, chosen, f"{origin}; texts of a file")
+    return Workload(images, _texts(bundle, len(images), random), f"{origin}; texts of 4 to 12 known words")
+
+
+def photograph(width: int, height: int, seed: int) -> bytes:
+    """A JPEG with a photograph's spectrum and grain, at quality 88: it costs what a photograph costs.
+
+    Args:
+        width: pixels.
+        height: pixels.
+        seed: of the picture.
+    """
+    from PIL import Image
+
+    random = np.random.default_rng(seed)
+    fy, fx = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]
+    amplitude = 1.0 / np.maximum(np.hypot(fy, fx), 1.0 / max(height, width)) ** 1.2
+    phases = np.exp(2j * np.pi * random.uniform(size=(3, *amplitude.shape)))
+    planes = np.fft.irfft2(amplitude * phases, s=(height, width))
+    planes = 128 + 48 * planes / planes.std((1, 2), keepdims=True) + random.normal(0, 4, planes.shape)
+    pixels = np.clip(planes, 0, 255).astype(np.uint8).transpose(1, 2, 0)
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
+
+
+def _images(
+    bundle: Bundle, snapshot: Snapshot, folder: Path | None, random: np.random.Generator
+) -> tuple[Sequence[ImageLike], str]:
+    if folder is not None:
+        found: list[ImageLike] = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in _SUFFIXES]
+        if not found:
+            raise UsageError(f"{folder} holds no image ({', '.join(sorted(_SUFFIXES))})")
+        return found[:_QUERIES], "images of a folder"
+    spec = bundle.manifest.image
+    if isinstance(spec, FeatureInput):
+        features = np.abs(random.standard_normal((_QUERIES, spec.size))).astype(np.float32)
+        return list(features), "generated features"
+    live = snapshot.live_rows()
+    rows = random.choice(live, min(_QUERIES, len(live)), replace=False)
+    sources = [source for source in snapshot.sources(rows) if source is not None and os.path.isfile(source)]  # noqa: PTH113
+    if len(sources) == len(rows):
+        return sources, "images of the gallery"
+    width, height = _PHOTOGRAPH
+    pictures = [photograph(width, height, seed) for seed in range(8)]
+    return pictures * (_QUERIES // 8), f"generated photographs, {width} x {height} JPEG"
+
+
+def _texts(bundle: Bundle, count: int, random: np.random.Generator) -> list[Text]:
+    if bundle.manifest.text is None:
+        return [""] * count
+    vocabulary = json.loads(bundle.tokenizer())["model"]["vocab"]
+    # BPE marks the end of a word; word-level vocabularies hold whole words.
+    words = sorted(
+        {
+            plain
+            for word in vocabulary
+            if (plain := word.removesuffix("</w>")).isascii() and plain.isalpha() and len(plain) > 2
+        }
+    )
+    if not words:
+        words = ["longer", "darker", "sleeves"]
+    return [" ".join(random.choice(words, random.integers(4, 13)).tolist()) for _ in range(count)]

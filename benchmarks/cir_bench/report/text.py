@@ -1,0 +1,141 @@
+"""Results on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cir_bench.latency.cold_start import STEPS
+from cir_bench.latency.stages import STAGES
+from cir_infer.tables import format_table
+
+__all__ = ["doubts_text", "latency_text", "machine_line", "significant"]
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A number with so many significant digits, never in powers of ten: 0.0123, 1.23, 123, 12300."""
+    if value == 0:
+        return "0"
+    places = max(0, digits - 1 - int(f"{abs(value):e}".split("e")[1]))
+    rounded = float(f"{value:.{digits - 1}e}")
+    return f"{rounded:,.{places}f}"
+
+
+def machine_line(result: Mapping[str, Any]) -> str:
+    """The machine in a line."""
+    machine = result["machine"]
+    cpu = machine.get("cpu", {})
+    parts = [str(machine.get("name", "an unnamed machine"))]
+    if cpu.get("cores"):
+        parts.append(f"{cpu['cores']} cores")
+    jetson = machine.get("jetson", {})
+    if jetson.get("power_mode"):
+        parts.append(f"power mode {jetson['power_mode']}, L4T {jetson['l4t']}")
+    parts += [f"{gpu['name']}, driver {gpu['driver']}" for gpu in machine.get("gpus", [])]
+    return ", ".join(dict.fromkeys(parts))
+
+
+def doubts_text(result: Mapping[str, Any]) -> list[str]:
+    """One line for each reason not to trust the figures."""
+    return [f"warning: {doubt}" for doubt in result.get("doubts", [])]
+
+
+def latency_text(result: Mapping[str, Any]) -> str:
+    """A latency result as tables."""
+    bundle, gallery = result["bundle"], result["gallery"]
+    backend = bundle["backend"]
+    lines = [
+        f"{bundle['system']} {bundle['precision']}, {_shape(bundle['image'])}, on {bundle['device']} "
+        f"({backend.get('library', '')}); {gallery['rows']:,} rows x {gallery['dimension']} "
+        f"{gallery['row_type']}, scorer {gallery['scorer']}, k = {result['settings']['k']}",
+        f"{machine_line(result)}; commit {result['commit']}; {result['settings']['workload']}",
+        "",
+    ]
+    rows = [
+        [name, *(significant(stage[f"{key}_ms"]) for key in _COLUMNS), str(stage["samples"]), STAGES[name]]
+        for name, stage in result["stages"].items()
+    ]
+    header = ["ms", *_COLUMNS, "samples", "what"]
+    lines += [format_table(header, rows, right=range(1, 7)), ""]
+    for name, share in result["shares_of_encoder"].items():
+        lines.append(f"{name}: {share:.3f} of the image encoder's own time")
+    lines += ["", _batches(result["batches"])]
+    if result["load"]:
+        lines += ["", _load(result["load"])]
+    if result["cold_start"]:
+        steps = result["cold_start"]["steps_ms"]
+        parts = ", ".join(f"{name} {significant(steps[name])}" for name in STEPS)
+        total = significant(result["cold_start"]["to_first_answer_ms"])
+        lines += ["", f"cold start to the first answer: {total} ms ({parts})"]
+    lines += ["", *_limits(result), *doubts_text(result)]
+    return "\n".join(lines)
+
+
+_COLUMNS = ("p50", "p90", "p95", "p99", "max")
+
+
+def _shape(image: list[int]) -> str:
+    return f"{image[0]} features" if len(image) == 1 else f"{image[1]} x {image[0]} pixels"
+
+
+def _batches(batches: list[dict[str, Any]]) -> str:
+    rows = [
+        [
+            str(batch["size"]),
+            significant(batch["per_query_ms"]),
+            significant(batch["throughput_per_s"]),
+            significant(batch["batch"]["p99_ms"]),
+        ]
+        for batch in batches
+    ]
+    return format_table(["batch", "ms a query", "queries/s", "p99 of a batch, ms"], rows, right=range(4))
+
+
+def _load(points: list[dict[str, Any]]) -> str:
+    rows = [
+        [
+            significant(point["rate_per_s"]),
+            significant(point["throughput_per_s"]),
+            *(significant(point["latency"][f"{key}_ms"]) for key in ("p50", "p99", "max")),
+            significant(point["service"]["p50_ms"]),
+            "" if point["kept_up"] else "fell behind",
+        ]
+        for point in points
+    ]
+    header = ["requests/s", "answered/s", "p50", "p99", "max", "without waiting", ""]
+    return format_table(header, rows, right=range(6))
+
+
+def _limits(result: Mapping[str, Any]) -> list[str]:
+    roofline, memory = result["roofline"], result["memory"]
+    lines = []
+    if "score_fraction" in roofline:
+        cached = " (rows this few lie in the cache)" if roofline["rows_fit_in_cache"] else ""
+        lines.append(
+            f"scoring reaches {roofline['score_fraction']:.2f} of the "
+            f"{roofline['read_bytes_per_s'] / 1e9:.1f} GB/s that {roofline['threads']} threads read "
+            f"here{cached}"
+        )
+    if "encoder_fraction" in roofline:
+        lines.append(
+            f"the image encoder reaches {roofline['encoder_fraction']:.2f} of the "
+            f"{roofline['matrix_macs_per_s'] / 1e9:.0f} GMAC/s of matrix products here"
+        )
+    if memory["peak_host_bytes"]:
+        lines.append(f"peak host memory {memory['peak_host_bytes'] / 2**20:.0f} MiB")
+    if memory["peak_device_bytes"]:
+        lines.append(f"peak device memory {memory['peak_device_bytes'] / 2**20:.0f} MiB, everyone's")
+    lines += [f"{name}: {watts:.1f} W" for name, watts in result["sensors"]["watts"].items()]
+    if roofline.get("predictions"):
+        rows = [
+            [
+                entry["device"],
+                significant(entry["scan_ms"]),
+                f"> {significant(entry['encoder_float32_floor_ms'])}",
+                f"> {significant(entry['encoder_float16_floor_ms'])}",
+            ]
+            for entry in roofline["predictions"]
+        ]
+        header = ["predicted, not measured", "scoring, ms", "encoder float32, ms", "encoder float16, ms"]
+        lines += ["", format_table(header, rows, right=range(1, 4)), ""]
+    return lines

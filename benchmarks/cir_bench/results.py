@@ -1,0 +1,90 @@
+"""Result files: one JSON object a measurement, with the machine, the commit and the moment.
+
+    {"kind": "latency", "machine": {...}, "commit": "...", "created": "...", ...}
+
+What `cir-bench scoring --json` writes is read too; it has no `kind`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cir_infer.errors import UsageError
+
+__all__ = ["KINDS", "ensure_writable", "read_result", "to_json", "write_text"]
+
+KINDS = ("latency", "compare", "table7", "accuracy", "scoring")
+_SCORING = {"machine", "commit", "rows", "dim", "queries", "k", "results"}
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Read a result file.
+
+    Raises:
+        UsageError: it is missing, not JSON, or not a result of `cir-bench`.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read as JSON ({error}); expected what cir-bench wrote") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} holds no JSON object; expected what cir-bench --json printed")
+    if "kind" not in content and set(content) >= _SCORING:
+        content["kind"] = "scoring"
+    if content.get("kind") not in KINDS:
+        raise UsageError(
+            f"{path} is no result of cir-bench (kind {content.get('kind')!r}); "
+            f"expected one of {', '.join(KINDS)}"
+        )
+    missing = {"machine", "commit"} - set(content)
+    if missing:
+        raise UsageError(f"{path} lacks {', '.join(sorted(missing))}; measure again with this release")
+    if not isinstance(content["machine"], Mapping):
+        content["machine"] = {"name": str(content["machine"])}
+    return content
+
+
+def to_json(result: Mapping[str, Any]) -> str:
+    """The text of a result file."""
+    return json.dumps(result, ensure_ascii=False, allow_nan=False, indent=1, default=_plain) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file completely or not at all.
+
+    Raises:
+        UsageError: its folder does not exist or cannot be written.
+    """
+    try:
+        handle, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            Path(draft).chmod(0o644)
+            Path(draft).replace(path)
+        except BaseException:
+            Path(draft).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def ensure_writable(path: Path | None) -> None:
+    """Refuse an output file whose folder does not exist before minutes are spent on measuring.
+
+    Raises:
+        UsageError: there is no such folder.
+    """
+    if path is not None and not path.resolve().parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.resolve().parent}; create it first")
