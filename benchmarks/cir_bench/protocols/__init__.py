@@ -9,7 +9,7 @@ from cir_infer.errors import UsageError
 
 __all__ = ["DATASETS", "protocol", "protocol_names"]
 
-DATASETS: tuple[str, ...] = ()
+DATASETS = ("shoes", "mitstates", "css", "birds", "scenes")
 """Modules of this package that offer `PROTOCOLS: tuple[Protocol, ...]`; the names' part before the slash."""
 
 
