@@ -7,7 +7,7 @@ SOURCES := $(shell find kernels -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o
 
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: setup test lint demo bench clean
+.PHONY: setup test lint demo stress bench clean
 
 setup: $(STAMP)
 
@@ -34,6 +34,10 @@ clean:
 # Under five minutes on two cores: 5,000 scenes, the committed model exported, indexed and asked.
 demo: $(STAMP)
 	$(BIN)/python tools/demo.py
+
+# The long tests: thousands of crashes and power cuts, minutes of load, a hundred thousand hostile inputs.
+stress: $(STAMP)
+	nice -n 15 $(BIN)/python -m pytest -m slow -rA
 
 bench: $(STAMP)
 	$(BIN)/cir-bench scoring

@@ -1,0 +1,81 @@
+"""The gallery survives crashes: kill -9, failing disks, full disks, power cuts. See docs/gallery.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parent.parent
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or not shutil.which("cc"), reason="needs Linux and a C compiler"
+)
+
+
+@pytest.fixture(scope="module")
+def layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file layer that fails on command, compiled."""
+    library = tmp_path_factory.mktemp("faults") / "faults.so"
+    command = ["cc", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    subprocess.run([*command, "-o", str(library), str(HERE / "faults.c"), "-ldl"], check=True)
+    return library
+
+
+def crash(layer: Path, folder: Path, *arguments: str) -> dict[str, Any]:
+    environment = os.environ | {"LD_PRELOAD": str(layer), "PYTHONPATH": str(REPOSITORY)}
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.gallery.crash", arguments[0], str(folder), *arguments[1:]],
+        env=environment,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    report: dict[str, Any] = json.loads(result.stdout)
+    print(json.dumps(report))
+    assert report["violations"] == []
+    return report
+
+
+def test_killed_at_random_moments(layer: Path, tmp_path: Path) -> None:
+    report = crash(layer, tmp_path, "kills", "--count", "12")
+    assert report["kills"] == 12
+
+
+@pytest.mark.parametrize("scenario", ["replace", "compact"])
+def test_failing_at_operations_of_a_commit(layer: Path, tmp_path: Path, scenario: str) -> None:
+    actions = ["kill", "torn write", "EIO once", "ENOSPC from then on"]
+    report = crash(layer, tmp_path, "faults", "--scenarios", scenario, "--actions", *actions, "--stride", "9")
+    assert report["points"][scenario] > 30
+    ends = {outcome.rpartition(" ")[2] for outcome in report["outcomes"]}
+    assert ends == {"killed", "refused", "acknowledged"}
+
+
+def test_power_cut_in_the_middle(layer: Path, tmp_path: Path) -> None:
+    report = crash(layer, tmp_path, "power", "--count", "6", "--stride", "29")
+    assert report["examined"] > 20
+
+
+@pytest.mark.slow
+def test_killed_at_hundreds_of_random_moments(layer: Path, tmp_path: Path) -> None:
+    report = crash(layer, tmp_path, "kills", "--count", "500", "--seed", "1")
+    assert report["kills"] == 500 and len(report["outcomes"]) >= 2
+
+
+@pytest.mark.slow
+def test_failing_at_every_operation_of_every_commit(layer: Path, tmp_path: Path) -> None:
+    crash(layer, tmp_path, "faults")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_power_cut_behind_every_operation(layer: Path, tmp_path: Path, seed: int) -> None:
+    crash(layer, tmp_path, "power", "--count", "25", "--variants", "3", "--seed", str(seed))
