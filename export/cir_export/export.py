@@ -16,7 +16,7 @@ from cir_export.verification import Check, Samples, compare
 from cir_infer import __version__
 from cir_infer.bundle import write_bundle
 from cir_infer.engine import Engine
-from cir_infer.errors import BundleError, ExportError
+from cir_infer.errors import BundleError, DeviceError, ExportError
 from cir_infer.manifest import FORMAT, FORMAT_VERSION, TOKENIZER_NAME, Manifest
 from cir_infer.manifest_reader import read_manifest
 
@@ -73,6 +73,8 @@ def export_bundle(
             file cannot be written.
     """
     path = Path(path)
+    _check_target(path)
+    _check_inputs(trained)
     graphs = export_graphs(trained.model, trained.image, progress)
     members = {f"{name}.onnx": content for name, content in graphs.items()}
     members[TOKENIZER_NAME] = trained.tokenizer.to_str().encode()
@@ -86,11 +88,26 @@ def export_bundle(
             raise ParityError(checks)
         parity = {"images": samples.source, "checks": [check.to_json() for check in checks]}
         manifest = write_bundle(path, _manifest(trained, members, parity), members)
-    except BundleError as error:
+    except (BundleError, DeviceError) as error:
         raise ExportError(f"the model does not make a valid bundle: {error}") from error
     except OSError as error:
         raise ExportError(f"{path} cannot be written: {error.strerror or error}") from error
     return ExportReport(path, manifest, tuple(checks), samples)
+
+
+def _check_target(path: Path) -> None:
+    if path.is_dir() or not path.parent.is_dir():
+        found = "it is a folder" if path.is_dir() else f"{path.parent} is not a folder"
+        raise ExportError(f"{path} cannot be written: {found}")
+
+
+def _check_inputs(trained: TrainedModel) -> None:
+    """Preprocessing that a manifest cannot hold should show before minutes of work, not after."""
+    members = dict.fromkeys(("image.onnx", "text.onnx", "compose.onnx", TOKENIZER_NAME), b"x")
+    try:
+        _manifest(trained, members, {})
+    except BundleError as error:
+        raise ExportError(f"the model does not make a valid bundle: {error}") from error
 
 
 def _manifest(trained: TrainedModel, members: dict[str, bytes], parity: dict[str, Any]) -> Manifest:

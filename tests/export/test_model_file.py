@@ -13,7 +13,7 @@ from cir_export.models import build_model
 from cir_export.preprocessing import plain_resize, word_text
 from cir_export.tokenization import build_tokenizer, token_batch, vocabulary_from_texts
 from cir_infer.errors import CheckpointError
-from tests.export.test_models import batch, config
+from tests.export.tiny import batch, config
 
 
 @pytest.fixture

@@ -14,26 +14,9 @@ from cir_export.models.encoders.resnet import RESNETS, ResNet, resnet_name
 from cir_infer.errors import UsageError
 from cir_infer.scoring.contract import QueryTerms
 from cir_infer.scoring.reference import term_scores
+from tests.export.tiny import batch, config
 
 ABLATION = ("artemis", "is-only", "em-only", "image-only", "text-only", "late-fusion")
-
-
-def config(system: str = "artemis", **changes: object) -> dict[str, object]:
-    values: dict[str, object] = {
-        "system": system,
-        "embedding_dim": 24,
-        "image": {"trunk": "small", "pooling": "grid", "size": 24, "channels": [4, 6, 8]},
-        "text": {"encoder": "bigru", "vocabulary_size": 30, "word_dim": 10},
-    }
-    return values | changes
-
-
-def batch(seed: int = 0, n: int = 5) -> tuple[Tensor, Tensor, Tensor]:
-    random = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 256, (n, 24, 24, 3), dtype=torch.uint8, generator=random)
-    tokens = torch.randint(0, 30, (n, 9), generator=random)
-    lengths = torch.randint(1, 10, (n,), generator=random)
-    return images, tokens, lengths
 
 
 def l2(x: Tensor) -> Tensor:

@@ -175,10 +175,8 @@ def _export(graph: Graph) -> ModelProto:
                 verbose=False,
             )
     except Exception as error:
-        reason = str(error).strip().splitlines()
-        raise ExportError(
-            f"PyTorch cannot export the {graph.name} graph: {reason[0] if reason else type(error).__name__}"
-        ) from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ExportError(f"PyTorch cannot export the {graph.name} graph: {reason[:400]}") from error
     assert exported is not None
     model = exported.model_proto
     _strip(model)

@@ -1,0 +1,192 @@
+"""cir-export from end to end: a model becomes a bundle that agrees with it, or an error and no bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cir_export.commands.export import main
+from cir_export.export import ParityError, export_bundle
+from cir_export.model_file import TrainedModel, save_model
+from cir_export.models import Terms, build_model
+from cir_export.models.artemis import Artemis
+from cir_export.preprocessing import feature_input, plain_resize, word_text
+from cir_export.tokenization import build_tokenizer, vocabulary_from_texts
+from cir_export.verification import draw_samples
+from cir_infer import Engine, Searcher
+from cir_infer.bundle import Bundle
+from cir_infer.errors import ExportError, UsageError
+from cir_infer.gallery import Gallery
+from tests.export.conftest import GOLDEN
+from tests.export.tiny import config
+
+VOCABULARY = vocabulary_from_texts(["the small red cube moves to top left and is blue or green with ring"])
+
+
+def trained(**changes: Any) -> TrainedModel:
+    torch.manual_seed(0)
+    text = {"encoder": "bigru", "vocabulary_size": len(VOCABULARY), "word_dim": 10}
+    model = build_model(config(text=text, **changes)).eval()
+    image = feature_input(12) if "image" in changes else plain_resize(24)
+    return TrainedModel(model, build_tokenizer(VOCABULARY), image, word_text(), {"data": "none"})
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = trained()
+    path = tmp_path_factory.mktemp("bundle") / "small.cir"
+    export_bundle(model, path, draw_samples(model.image, model.text, model.tokenizer))
+    return path
+
+
+def test_a_bundle_holds_what_the_model_said(bundle: Path) -> None:
+    opened = Bundle(bundle)
+    opened.verify()
+    manifest = opened.manifest
+    assert manifest.system == "artemis" and manifest.terms == ("implicit_similarity", "explicit_matching")
+    assert manifest.weighted and manifest.embedding_dim == 24 and manifest.precision == "float32"
+    assert set(manifest.graphs) == {"image", "text", "compose"}
+    assert manifest.provenance == {"data": "none"}
+    checks = manifest.parity["checks"]
+    assert all(check["passed"] for check in checks)
+    assert {"gallery rows", "texts one by one", "top-10 lists that differ"} <= {c["what"] for c in checks}
+
+
+def test_a_query_runs_on_it_without_torch_models(bundle: Path, tmp_path: Path) -> None:
+    model = trained()
+    samples = draw_samples(model.image, model.text, model.tokenizer)
+    engine = Engine(bundle, device="cpu", threads=1)
+    with Gallery.create(tmp_path / "g.gallery", engine, dtype="float32") as gallery:
+        gallery.add(list(samples.images), ids=[str(number) for number in range(len(samples.images))])
+        hits = Searcher(engine, gallery).query(samples.images[5], "the red cube", k=3, exclude=["5"])
+    assert len(hits) == 3 and set(hits[0].terms) == {"implicit_similarity", "explicit_matching"}
+    assert hits[0].score == pytest.approx(sum(hits[0].terms.values()), abs=1e-6)
+
+
+def test_equal_models_make_equal_bundles(bundle: Path, tmp_path: Path) -> None:
+    model = trained()
+    export_bundle(model, tmp_path / "again.cir", draw_samples(model.image, model.text, model.tokenizer))
+    assert (tmp_path / "again.cir").read_bytes() == bundle.read_bytes()
+
+
+class WrongWhenExported(Artemis):
+    """Another sign in an exported graph than in PyTorch, as a faulty exporter would write it."""
+
+    def compose(self, reference: Tensor, text: Tensor) -> Terms:
+        terms = super().compose(reference, text)
+        return Terms(-terms.numerators, terms.weights) if torch.compiler.is_exporting() else terms
+
+
+def test_graphs_that_disagree_are_not_written(tmp_path: Path) -> None:
+    model = trained(image={"features": 12})
+    faulty = WrongWhenExported.from_config(model.model.config).eval()
+    faulty.load_state_dict(model.model.state_dict())
+    model.model = faulty
+    kept = tmp_path / "small.cir"
+    kept.write_bytes(b"the last good one")
+    with pytest.raises(ParityError, match="no bundle was written") as caught:
+        export_bundle(model, kept, draw_samples(model.image, model.text, model.tokenizer))
+    differing = {check.what: check.difference for check in caught.value.checks if not check.passed}
+    assert "implicit_similarity: numerator" in differing and "implicit_similarity: weight" not in differing
+    assert differing["top-10 lists that differ"] == 40
+    assert kept.read_bytes() == b"the last good one"
+    assert [path.name for path in tmp_path.iterdir()] == ["small.cir"]
+
+
+def test_preprocessing_that_does_not_fit_the_model_is_refused(tmp_path: Path) -> None:
+    model = trained()
+    samples = draw_samples(model.image, model.text, model.tokenizer)
+    model.image = plain_resize(24) | {"steps": [{"op": "to_rgb"}, {"op": "sharpen"}]}
+    with pytest.raises(ExportError, match="sharpen"):
+        export_bundle(model, tmp_path / "s.cir", samples)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_said_to_be_one(tmp_path: Path) -> None:
+    model = trained()
+    samples = draw_samples(model.image, model.text, model.tokenizer)
+    with pytest.raises(ExportError, match="cannot be written"):
+        export_bundle(model, tmp_path / "none" / "s.cir", samples)
+
+
+# ---- samples
+
+
+def test_samples_are_the_same_every_time_and_of_every_length() -> None:
+    model = trained()
+    first, second = (draw_samples(model.image, model.text, model.tokenizer) for _ in range(2))
+    assert first.texts == second.texts
+    for a, b in zip(first.images, second.images, strict=True):
+        np.testing.assert_array_equal(a, b)
+    lengths = {len((text if isinstance(text, str) else " ".join(text)).split()) for text in first.texts}
+    assert len(set(range(1, 35)) & lengths) >= 30 and max(lengths) > 90
+    assert any(isinstance(text, list) for text in first.texts)
+    assert len({np.asarray(image).shape for image in first.images}) > 10
+
+
+def test_texts_never_exceed_what_the_model_reads() -> None:
+    model = trained()
+    samples = draw_samples(model.image, word_text(max_tokens=9), model.tokenizer)
+    for text in samples.texts:
+        pair = (text, None) if isinstance(text, str) else text
+        assert len(model.tokenizer.encode(*pair).ids) <= 9
+
+
+def test_a_folder_of_images_is_used_and_an_empty_one_refused(tmp_path: Path) -> None:
+    model = trained()
+    with pytest.raises(UsageError, match="holds no file"):
+        draw_samples(model.image, model.text, model.tokenizer, tmp_path)
+    for number in range(3):
+        Image.fromarray(np.full((30, 40, 3), 60 * number, np.uint8)).save(tmp_path / f"{number}.png")
+    samples = draw_samples(model.image, model.text, model.tokenizer, tmp_path)
+    assert [Path(str(image)).name for image in samples.images] == ["0.png", "1.png", "2.png"]
+
+
+# ---- the command
+
+
+def test_the_command_prints_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_model(tmp_path / "model.pt", trained())
+    assert main([str(tmp_path / "model.pt")]) == 0
+    shown = capsys.readouterr().out
+    for expected in ("artemis", "trunk=small", "encoder=bigru", f"{len(VOCABULARY)} tokens", "resize", "ok"):
+        assert expected in shown
+    assert Bundle(tmp_path / "model.cir").manifest.system == "artemis"
+
+
+def test_the_command_answers_in_json_for_a_public_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = GOLDEN / "cirr_feat_bigru_small"
+    arguments = [
+        str(case / "ckpt.pth"),
+        "--vocab",
+        str(case / "cirr_vocab.pkl"),
+        "-o",
+        str(tmp_path / "a.cir"),
+    ]
+    assert main([*arguments, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["config"]["system"] == "artemis" and answer["vocabulary"] == 46
+    assert answer["provenance"]["format"] == "naver/artemis"
+    assert answer["fingerprint"] == Bundle(tmp_path / "a.cir").manifest.fingerprint
+    assert all(check["passed"] for check in answer["parity"]["checks"])
+
+
+def test_failures_are_one_line_and_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "none.pt")]) == 1
+    assert capsys.readouterr().err.strip().count("\n") == 0
+    (tmp_path / "empty").mkdir()
+    save_model(tmp_path / "model.pt", trained())
+    assert main([str(tmp_path / "model.pt"), "--images", str(tmp_path / "empty")]) == 2
+    assert "holds no file" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0 and "example" in capsys.readouterr().out
