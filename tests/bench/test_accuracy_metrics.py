@@ -52,9 +52,9 @@ def test_subset_recall_ranks_members_only_and_loses_those_beyond_the_depth():
     assert judge(shallow, query, ranking).values["R_sub@2"] == 0.0
 
 
-def test_a_soft_target_is_no_hit_of_the_subset_metric():
+def test_a_soft_target_earns_its_gain_in_the_subset_metric_too():
     query = Query("q", 0, ("x",), correct=rows(7, 6), gains=np.array([1.0, 0.5]), subset=rows(5, 6, 7))
-    assert judge(protocol(subset_ks=(1,)), query, rows(6, 7)).values["R_sub@1"] == 0.0
+    assert judge(protocol(subset_ks=(1,)), query, rows(6, 7)).values["R_sub@1"] == 0.5
 
 
 def test_other_criteria_have_their_own_recall():

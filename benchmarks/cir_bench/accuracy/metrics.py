@@ -44,8 +44,8 @@ def judge(protocol: Protocol, query: Query, ranking: RowNumbers) -> Outcome:
     """Judge one ranking.
 
     A query's value for R@K is the largest gain among the first K; with hard targets that is 1 or 0. The
-    subset metric ranks the members of `query.subset` by where they stand in `ranking`, and counts only
-    full gains; members beyond `protocol.subset_depth` are lost, as with their authors.
+    subset metric ranks the members of `query.subset` by where they stand in `ranking`, and counts gains
+    alike; members beyond `protocol.subset_depth` are lost, as with their authors.
 
     Args:
         protocol: says which metrics.
@@ -67,7 +67,7 @@ def judge(protocol: Protocol, query: Query, ranking: RowNumbers) -> Outcome:
         members = ranking[: protocol.subset_depth]
         members = members[np.isin(members, query.subset)]
         for k in protocol.subset_ks:
-            values[f"R_sub@{k}"] = float(any(gain_of.get(row) == 1.0 for row in members[:k].tolist()))
+            values[f"R_sub@{k}"] = max((gain_of.get(row, 0.0) for row in members[:k].tolist()), default=0.0)
     return Outcome(values, int(places[0]) + 1 if places.size else None)
 
 
