@@ -13,10 +13,11 @@ go strictly by row number.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -81,6 +82,40 @@ def pack(allowed: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
     return np.packbits(allowed, bitorder="little")
 
 
+class Definition(NamedTuple):
+    """What the definition says of every row, and how far rounding may move it."""
+
+    by_term: Array
+    """float64 (Q, J, N)."""
+    slack_by_term: Array
+    ranked: npt.NDArray[np.bool_]
+    """(Q, N): a row that may be returned, if the mask lets it."""
+    groups: list[npt.NDArray[np.int64]]
+    """Row numbers (ascending) whose stored rows are the same bytes; groups of one left out."""
+
+
+_definitions: dict[bytes, Definition] = {}
+"""Every backend is asked the same cases, and the definition takes longer than their answers."""
+
+
+def define(terms: QueryTerms, rows: Rows, tolerance: float) -> Definition:
+    digest = hashlib.blake2b(repr((terms.numerators.shape, rows.dtype, tolerance)).encode())
+    for array in (terms.numerators, terms.weights, *rows.blocks, *(rows.scales or ())):
+        digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+    key = digest.digest()
+    if key not in _definitions:
+        values = rows.take(np.arange(rows.count)).astype(np.float64)
+        by_term = term_scores(terms, values)
+        finite = np.isfinite(values).all(axis=1)
+        magnitudes = QueryTerms(np.abs(terms.numerators), terms.weights, terms.names)
+        sizes = term_scores(magnitudes, np.abs(np.where(finite[:, None], values, 0)))
+        with np.errstate(invalid="ignore"):
+            ranked = np.abs(by_term.sum(axis=1)) <= FLOAT32_MAX
+            ranked &= (np.abs(by_term) <= FLOAT32_MAX).all(axis=1)
+        _definitions[key] = Definition(by_term, tolerance * sizes + ABSOLUTE, ranked, _identity(rows))
+    return _definitions[key]
+
+
 def check_topk(
     got: TopK,
     terms: QueryTerms,
@@ -95,22 +130,11 @@ def check_topk(
     assert got.rows.shape == (q, k) and got.rows.dtype == np.int64
     assert got.terms.shape == (q, k, j) and got.terms.dtype == np.float32
 
-    values = rows.take(np.arange(n)).astype(np.float64)
-    by_term = term_scores(terms, values)
-    finite = np.isfinite(values).all(axis=1)
-    sizes = term_scores(
-        QueryTerms(np.abs(terms.numerators), terms.weights, terms.names),
-        np.abs(np.where(finite[:, None], values, 0)),
-    )
-    slack_by_term = tolerance * sizes + ABSOLUTE
+    by_term, slack_by_term, ranked, groups = define(terms, rows, tolerance)
     slack = slack_by_term.sum(axis=1)
     exact = by_term.sum(axis=1)
-    allowed = (
-        np.ones(n, bool) if allow is None else np.unpackbits(allow, count=n, bitorder="little").astype(bool)
-    )
-    with np.errstate(invalid="ignore"):
-        ranked = allowed & (np.abs(exact) <= FLOAT32_MAX) & (np.abs(by_term) <= FLOAT32_MAX).all(axis=1)
-    identity = _identity(rows)
+    if allow is not None:
+        ranked = ranked & np.unpackbits(allow, count=n, bitorder="little").astype(bool)
 
     for i in range(q):
         found = min(k, int(ranked[i].sum()))
@@ -120,13 +144,15 @@ def check_topk(
         assert np.isnan(got.terms[i, found:]).all(), "terms beyond the rows that qualify must be NaN"
         assert ((best >= 0) & (best < n)).all() and len(set(best.tolist())) == found
         assert ranked[i, best].all(), "a row that is masked, NaN or infinite was ranked"
-        np.testing.assert_array_less(np.abs(scores - exact[i, best]), slack[i, best] + 1e-300)
-        assert (np.abs(got.terms[i, :found] - by_term[i][:, best].T) <= slack_by_term[i][:, best].T).all(), (
-            "a term differs from the definition"
+        assert (np.abs(scores - exact[i, best]) <= slack[i, best]).all(), (
+            "a score differs from the definition"
         )
+        error = np.abs(got.terms[i, :found] - by_term[i][:, best].T)
+        assert (error <= slack_by_term[i][:, best].T).all(), "a term differs from the definition"
         # Best first; equal scores by the smaller row number.
-        assert (np.diff(scores) <= 0).all(), "scores are not in descending order"
-        assert (np.diff(best)[np.diff(scores) == 0] > 0).all(), "a tie is not in the order of row numbers"
+        steps = np.diff(scores)
+        assert (steps <= 0).all(), "scores are not in descending order"
+        assert (np.diff(best)[steps == 0] > 0).all(), "a tie is not in the order of row numbers"
         # No row left out beats a returned one by more than rounding.
         left = ranked[i].copy()
         left[best] = False
@@ -134,24 +160,24 @@ def check_topk(
             floor = (exact[i, best] + slack[i, best]).min()
             assert (exact[i] - slack[i])[left].max() <= floor, "a better row was left out"
         # Identical rows score identically, and the smaller row number is the one returned.
-        for group in identity:
-            members = group[ranked[i, group]]
-            taken = np.isin(members, best)
+        place = np.full(n, -1)
+        place[best] = np.arange(found)
+        for group in groups:
+            at = place[group[ranked[i, group]]]
+            taken = at >= 0
             assert not (np.diff(taken.astype(int)) > 0).any(), "of identical rows, a later one was returned"
-            at = np.isin(best, members)
-            assert len(np.unique(scores[at])) <= 1, "identical rows have different scores"
+            assert len(set(scores[at[taken]].tolist())) <= 1, "identical rows have different scores"
 
 
 def _identity(rows: Rows) -> list[npt.NDArray[np.int64]]:
-    """Groups of row numbers (ascending) whose stored rows are the same bytes, groups of one left out."""
-    groups: dict[bytes, list[int]] = {}
+    members: dict[bytes, list[int]] = {}
     number = 0
     for b, block in enumerate(rows.blocks):
         for i in range(len(block)):
             key = block[i].tobytes() + (b"" if rows.scales is None else rows.scales[b][i].tobytes())
-            groups.setdefault(key, []).append(number)
+            members.setdefault(key, []).append(number)
             number += 1
-    return [np.array(g, np.int64) for g in groups.values() if len(g) > 1]
+    return [np.array(g, np.int64) for g in members.values() if len(g) > 1]
 
 
 class ScorerConformance:
@@ -215,10 +241,10 @@ class ScorerConformance:
 
     def test_many_rows(self, row_type: str) -> None:
         rng = np.random.default_rng(5)
-        rows = rows_of(rng.standard_normal((20_000, 64)), row_type, cuts=[9_001, 9_003])
-        for q, k in ((1, 50), (3, 1000), (40, 50)):
+        rows = rows_of(rng.standard_normal((8_000, 64)), row_type, cuts=[3_001, 3_003])
+        for q, k in ((1, 50), (3, 1000), (20, 50)):
             self.check(rows, random_terms(rng, q, 2, 64, True), k)
-        self.check(rows, random_terms(rng, 1, 1, 64, False), 20_000)
+        self.check(rows, random_terms(rng, 1, 1, 64, False), 8_000)
 
     def test_rows_that_get_better_and_better(self, row_type: str) -> None:
         """The running threshold rises with every row: the worst case for a top-k inside the scan."""
@@ -273,10 +299,10 @@ class ScorerConformance:
     @pytest.mark.parametrize("q", [1, 2, 24])
     def test_duplicates_go_by_row_number(self, row_type: str, q: int) -> None:
         rng = np.random.default_rng(q)
-        values = rng.standard_normal((7, 80))[rng.integers(0, 7, 4001)]
-        rows = rows_of(values, row_type, cuts=[333, 2000])
-        allow = pack(rng.random(4001) < 0.7)
-        for k in (1, 10, 700, 4001):
+        values = rng.standard_normal((7, 80))[rng.integers(0, 7, 1501)]
+        rows = rows_of(values, row_type, cuts=[333, 1000])
+        allow = pack(rng.random(1501) < 0.7)
+        for k in (1, 10, 300, 1501):
             self.check(rows, random_terms(rng, q, 2, 80, True), k)
             self.check(rows, random_terms(rng, q, 1, 80, False), k, allow)
 

@@ -1,0 +1,185 @@
+"""The native scorer on the CPU: exact top-k at the price of reading the gallery once.
+
+The instruction set is chosen when a scorer is made: AVX-512 with or without VNNI, AVX2, NEON, or
+portable C++. See kernels/score/README.md for how it works and how fast it is.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cir_infer.errors import DeviceError, UsageError
+from cir_infer.scoring.contract import QueryTerms, Rows, TopK
+from cir_infer.scoring.validation import check_query
+
+__all__ = ["CpuScorer", "Int8Scorer", "Int8Statistics", "instruction_sets"]
+
+
+def _native() -> Any:
+    """The compiled module."""
+    try:
+        from cir_infer.scoring import _kernels
+    except ImportError as error:
+        raise DeviceError(
+            f"the compiled scoring kernels cannot be loaded ({error}); this looks like a source checkout "
+            "that was not built: run `pip install -e .` in it (needs a C++17 compiler), or name the slow "
+            'scorer "reference" explicitly'
+        ) from error
+    return _kernels
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """The instruction sets that this machine can run, best first.
+
+    Raises:
+        DeviceError: the native module is not built.
+    """
+    return tuple(_native().instruction_sets())
+
+
+def _usable_cores() -> int:
+    """Cores that this process may use: containers and `taskset` often leave fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class _Settings(NamedTuple):
+    threads: int
+    instruction_set: str
+
+
+def _settings(threads: int | None, instruction_set: str | None) -> _Settings:
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads is {threads}; expected at least 1, or None for every core")
+    known = instruction_sets()
+    if instruction_set is not None and instruction_set not in known:
+        raise DeviceError(
+            f"this machine cannot run the instruction set {instruction_set!r}; it has {', '.join(known)}"
+        )
+    return _Settings(threads or _usable_cores(), instruction_set or known[0])
+
+
+def _view(rows: Rows) -> Any:
+    return _native().Gallery(list(rows.blocks), list(rows.scales or ()))
+
+
+def _arrays(terms: QueryTerms) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+    weights = terms.weights
+    return np.ascontiguousarray(terms.numerators), None if weights is None else np.ascontiguousarray(weights)
+
+
+class CpuScorer:
+    """Exact top-k over rows as they are stored, in one pass over them for each block of queries.
+
+    Sums are float32 (float32 and int8 rows may reach float32's limits: such rows are computed in
+    double precision). Memory beyond the rows and the answer does not grow with the gallery. Threads
+    may share a scorer; no state changes.
+
+    Args:
+        rows: the gallery, kept and not copied.
+        threads: how many threads a call may use; None for every core that the process may use.
+        instruction_set: one of `instruction_sets()`; None for the best.
+
+    Raises:
+        DeviceError: the native module is not built, or the machine lacks the instruction set.
+        UsageError: threads < 1.
+    """
+
+    def __init__(self, rows: Rows, *, threads: int | None = None, instruction_set: str | None = None) -> None:
+        self._settings = _settings(threads, instruction_set)
+        self._rows = rows
+        self._gallery = _view(rows)
+
+    @property
+    def name(self) -> str:
+        """E.g. "cpu (avx512vnni)"."""
+        return f"cpu ({self._settings.instruction_set})"
+
+    def topk(self, terms: QueryTerms, k: int, allow: npt.NDArray[np.uint8] | None = None) -> TopK:
+        """See `Scorer.topk`."""
+        check_query(terms, k, allow, self._rows.count, self._rows.dimension)
+        mask = None if allow is None else np.ascontiguousarray(allow)
+        return TopK(*_native().topk(self._gallery, *_arrays(terms), int(k), mask, *self._settings))
+
+    def read_all(self) -> int:
+        """Sum every byte of the rows, as 32-bit words, with the scorer's threads: the read roofline."""
+        return int(_native().read_all(self._gallery, *self._settings))
+
+
+class Int8Statistics(NamedTuple):
+    """What an `Int8Scorer` has done so far.
+
+    Attributes:
+        queries: answered.
+        extended: of these, how many needed more than the first list.
+        exhaustive: how many ended in a scan of the stored rows (small galleries go there directly).
+        rescored: stored rows read for the lists.
+    """
+
+    queries: int
+    extended: int
+    exhaustive: int
+    rescored: int
+
+
+class Int8Scorer:
+    """Exact top-k that reads an int8 copy of the rows and a short list of the rows themselves.
+
+    The scan computes an upper bound of every row's score, with a proof in place of an estimate (see
+    kernels/score/bounded.cpp); rows of the highest bounds are re-scored as stored. The list is
+    extended until no row outside it can belong to the answer, so the answer is that of `CpuScorer`.
+
+    The copy takes dimension + 4 bytes a row, and building it one pass over the rows. int8 rows are
+    their own copy. Threads may share a scorer.
+
+    Args:
+        rows: the gallery, kept.
+        threads: how many threads a call may use; None for every core that the process may use.
+        instruction_set: one of `instruction_sets()`; None for the best.
+        first_list: rows that are re-scored first; None chooses by k, and scans a small gallery as stored.
+
+    Raises:
+        DeviceError: the native module is not built, or the machine lacks the instruction set.
+        UsageError: threads < 1 or first_list < 1.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        *,
+        threads: int | None = None,
+        instruction_set: str | None = None,
+        first_list: int | None = None,
+    ) -> None:
+        if first_list is not None and first_list < 1:
+            raise UsageError(f"first_list is {first_list}; expected at least 1, or None to choose by k")
+        self._settings = _settings(threads, instruction_set)
+        self._first_list = first_list or 0
+        self._rows = rows
+        self._index = _native().Int8Index(_view(rows), *self._settings)
+
+    @property
+    def name(self) -> str:
+        """E.g. "cpu exact from int8 (avx512vnni)"."""
+        return f"cpu exact from int8 ({self._settings.instruction_set})"
+
+    def topk(self, terms: QueryTerms, k: int, allow: npt.NDArray[np.uint8] | None = None) -> TopK:
+        """See `Scorer.topk`."""
+        check_query(terms, k, allow, self._rows.count, self._rows.dimension)
+        mask = None if allow is None else np.ascontiguousarray(allow)
+        return TopK(*self._index.topk(*_arrays(terms), int(k), mask, *self._settings, self._first_list))
+
+    @property
+    def statistics(self) -> Int8Statistics:
+        """Counts over all calls so far."""
+        return Int8Statistics(*self._index.statistics())
+
+    @property
+    def copy_bytes(self) -> int:
+        """Memory of the int8 copy; 0 where the rows are int8 themselves."""
+        return int(self._index.bytes())

@@ -1,0 +1,56 @@
+// Which instruction sets were compiled in, and which of them this machine can run.
+#include "score.h"
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <cpuid.h>
+#define CIR_X86 1
+#endif
+
+namespace cir {
+namespace {
+
+#ifdef CIR_X86
+struct Features {
+    bool avx2 = false, avx512 = false, vnni = false;
+
+    Features() {
+        unsigned a, b, c, d;
+        if (!__get_cpuid(1, &a, &b, &c, &d)) return;
+        const bool osxsave = c >> 27 & 1, fma = c >> 12 & 1, f16c = c >> 29 & 1;
+        if (!osxsave) return;
+        // The operating system must save the registers too.
+        unsigned low, high;
+        __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+        const bool ymm = (low & 0x6) == 0x6, zmm = (low & 0xe6) == 0xe6;
+        if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
+        avx2 = ymm && fma && f16c && (b >> 5 & 1);
+        avx512 = avx2 && zmm && (b >> 16 & 1) && (b >> 17 & 1) && (b >> 30 & 1) && (b >> 31 & 1);  // F DQ BW VL
+        vnni = avx512 && (c >> 11 & 1);
+    }
+};
+#endif
+
+}  // namespace
+
+std::vector<const Kernels*> available_kernels() {
+    std::vector<const Kernels*> out;
+#ifdef CIR_X86
+    static const Features features;
+    if (features.vnni) out.push_back(kAvx512Vnni);
+    if (features.avx512) out.push_back(kAvx512);
+    if (features.avx2) out.push_back(kAvx2);
+#elif defined(__aarch64__)
+    out.push_back(kNeon);
+#endif
+    out.push_back(kSerial);
+    return out;
+}
+
+const Kernels* kernels_by_name(const std::string& name) {
+    for (const Kernels* kernels : available_kernels()) {
+        if (kernels->name == name) return kernels;
+    }
+    return nullptr;
+}
+
+}  // namespace cir

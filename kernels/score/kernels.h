@@ -1,0 +1,102 @@
+// What one instruction set provides: plain functions on prepared terms. They allocate nothing, own no threads and
+// know nothing of blocks, masks or top-k.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace cir {
+
+enum RowType { kFloat32 = 0, kFloat16 = 1, kInt8 = 2 };
+constexpr int kRowTypes = 3;
+
+// Terms are padded with zeros to a multiple of this many values, which every vector width divides.
+constexpr int kPad = 64;
+
+// A term of a query, scaled by powers of two so that neither sum leaves float32's range for rows of ordinary size:
+//     term = factor * (n . t) / sqrt(w . t^2)        or, without weights,        factor * scale_t * (n . t)
+// A squared norm outside these limits (or a sum that is not finite) makes the result NaN, and the caller computes the
+// term in double precision instead.
+constexpr float kSquaredNormMin = 1e-28f;
+constexpr float kSquaredNormMax = 1e+30f;
+
+// J terms of one query for `Kernels::rows`.
+struct RowTerms {
+    const float* n;       // [pairs][padded]
+    const float* w;       // [pairs][padded], or null for plain dot products
+    const float* factor;  // [pairs]
+    int pairs;
+    int dimension;
+    int padded;
+};
+
+// Up to `Kernels::max_pairs` terms, of one or several queries, for `Kernels::tile`.
+struct TileTerms {
+    const float* packed;  // weighted: [dimension][pairs] as n, w, n, w ...; plain: [dimension][pairs]
+    const float* factor;  // [pairs]
+    int pairs;
+    int dimension;
+    bool weighted;
+};
+
+// J terms of one query in integers for `Kernels::bounds`; see bounded.cpp for where the constants come from. With
+// T_j = n_j . q + margin_j a row's true score is at most
+//     sum_j factor_j * T_j / sqrt(w_j . q^2 -+ doubt_j)     or, without weights,     sum_j factor_j * scale * T_j
+// where -+ is minus for T_j >= 0.
+struct BoundTerms {
+    const int16_t* n;  // [pairs][padded]
+    const int16_t* w;  // [pairs][padded], or null
+    const float* factor;
+    const float* margin;
+    const float* doubt;
+    const float* squared_norm_min;  // below it the bound does not hold, and the result is NaN
+    int pairs;
+    int dimension;
+    int padded;
+};
+
+struct Kernels {
+    const char* name;
+
+    // Rows of a packed tile, and the most terms that one call of `tile` takes.
+    int tile_rows;
+    int max_pairs_weighted;
+    int max_pairs_plain;
+    // 32-bit lanes over which `bounds` spreads a sum; the integers are chosen so that no lane overflows.
+    int integer_lanes;
+
+    // Terms of the rows base[index[i] * dimension ...], i < count, into out[pair * stride + i]. A row's result
+    // depends on its values alone, not on its place. `scales` (by row number within base) may be null.
+    void (*rows[kRowTypes])(const void* base, const float* scales, const int32_t* index, int count,
+                            const RowTerms& terms, float* out, int stride);
+
+    // tile_rows rows, times their scales unless null, transposed: values[d * tile_rows + i], and their squares
+    // unless null. Fewer rows than that repeat the last.
+    void (*pack[kRowTypes])(const void* base, const float* scales, const int32_t* index, int count, int dimension,
+                            float* values, float* squares);
+
+    // Terms of a packed tile into out[pair * tile_rows + i].
+    void (*tile)(const float* values, const float* squares, const TileTerms& terms, float* out);
+
+    // Upper bounds of the scores of int8 rows.
+    void (*bounds)(const int8_t* base, const float* scales, const int32_t* index, int count, const BoundTerms& terms,
+                   float* out);
+
+    // sums[i] = the sum over pairs of terms[pair * stride + i]; whether any is above the threshold or NaN.
+    bool (*sum_above)(const float* terms, int pairs, int stride, int count, float threshold, float* sums);
+
+    // Values as float32, without scales.
+    void (*widen[kRowTypes])(const void* values, int count, float* out);
+
+    // Sum of the bytes as 32-bit words: the read roofline.
+    uint64_t (*sum)(const void* bytes, size_t size);
+};
+
+// One per file; only those of the target architecture are compiled.
+extern const Kernels* const kSerial;
+extern const Kernels* const kAvx2;
+extern const Kernels* const kAvx512;
+extern const Kernels* const kAvx512Vnni;
+extern const Kernels* const kNeon;
+
+}  // namespace cir

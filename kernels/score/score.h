@@ -1,0 +1,97 @@
+// Exact top-k of query terms over gallery rows: the interface of the native scorer.
+//
+// Everything here is plain memory that the caller owns. Calls are independent of each other and may run at once.
+// Errors of shape and type are the caller's to find; what cannot be (memory) is thrown as std::bad_alloc.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace cir {
+
+struct Block {
+    const void* rows;     // [count][dimension] of the gallery's type
+    const float* scales;  // [count] for int8, else null
+    int64_t count;
+};
+
+struct Gallery {
+    RowType type;
+    int dimension;
+    std::vector<Block> blocks;
+
+    int64_t count() const;
+};
+
+struct Query {
+    const float* numerators;  // [queries][terms][dimension]
+    const float* weights;     // the same shape, or null
+    int64_t queries;
+    int terms;
+};
+
+struct Answer {
+    float* scores;  // [queries][k], -inf where fewer rows qualify
+    int64_t* rows;  // [queries][k], -1 there
+    float* terms;   // [queries][k][terms], NaN there
+};
+
+struct Options {
+    const Kernels* kernels;
+    int threads;           // at least 1
+    const uint8_t* allow;  // bit r % 8 of byte r / 8, or null
+};
+
+// The instruction sets that this machine can run, best first; and one of them by name, null if it cannot.
+std::vector<const Kernels*> available_kernels();
+const Kernels* kernels_by_name(const std::string& name);
+
+// Reads every row (that is allowed) in its stored type.
+void topk(const Gallery& gallery, const Query& query, int64_t k, const Options& options, const Answer& answer);
+
+// An int8 copy of a gallery together with what is known of its error. `topk` scans the copy and re-scores a short
+// list in the gallery itself; the list is long enough by proof, or is extended until it is.
+class Int8Index {
+public:
+    struct Statistics {
+        int64_t queries;    // answered
+        int64_t extended;   // for which the first list was too short
+        int64_t exhaustive; // that ended in a scan of the gallery itself
+        int64_t rescored;   // rows read from the gallery
+    };
+
+    // Copies the rows. An int8 gallery is its own copy.
+    Int8Index(const Gallery& gallery, int threads, const Kernels* kernels);
+
+    // `list` rows are re-scored first; 0 chooses by k, and gives a small gallery to a plain scan.
+    void topk(const Query& query, int64_t k, int64_t list, const Options& options, const Answer& answer);
+    Statistics statistics() const;
+    int64_t bytes() const;  // of the copy
+
+    // What holds for every row t = scale * (q + e), |q_i| <= 127:
+    struct Errors {
+        double error_norm2;     // sum e_i^2
+        double error_spread;    // | e^2 - mean(e^2) |
+        double error_max;       // max |e_i|
+        double norm2;           // sum q_i^2
+        double square_spread;   // | q^2 - mean(q^2) |
+    };
+
+private:
+    struct Scan;
+    Gallery gallery_, copy_;
+    std::vector<std::unique_ptr<int8_t[]>> values_;
+    std::vector<std::unique_ptr<float[]>> scales_;
+    Errors errors_{};
+    std::atomic<int64_t> queries_{0}, extended_{0}, exhaustive_{0}, rescored_{0};
+};
+
+// Sums all bytes of the gallery: what reading it once costs.
+uint64_t read_all(const Gallery& gallery, const Options& options);
+
+}  // namespace cir
