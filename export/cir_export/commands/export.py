@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from cir_infer.commands.common import CirParser, print_json, run_command
-from cir_infer.errors import UsageError
+from cir_infer.errors import ExportError, UsageError
 from cir_infer.tables import format_table
 
 __all__ = ["main"]
@@ -22,15 +23,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "The exported graphs are compared with PyTorch on images and texts; a bundle that differs is not "
         "written.",
         "cir-export model.pt -o shop.cir\n  cir-export ckpt.pth --vocab fashionIQ_vocab.pkl -o artemis.cir\n"
-        "  cir-export combiner.pt tuned_clip_best.pt -o clip4cir.cir",
+        "  cir-export combiner.pt tuned_clip_best.pt -o clip4cir.cir\n"
+        "  cir-export my_package.my_module:MyModel --weights w.pt --vocab tokenizer.json",
     )
     parser.add_argument(
         "model",
         metavar="MODEL",
         nargs="+",
         help="model.pt of cir-train, or a public repository's checkpoint; several files where a model has "
-        "several, in any order: CLIP4Cir's Combiner, CLIP and training_hyperparameters.json",
+        "several, in any order: CLIP4Cir's Combiner, CLIP and training_hyperparameters.json; or "
+        "package.module:Name, your own module, which is imported (docs/systems.md)",
     )
+    parser.add_argument("--weights", metavar="FILE", help="state_dict of package.module:Name")
     parser.add_argument(
         "--vocab", metavar="FILE", help="the vocabulary of a checkpoint that does not hold it"
     )
@@ -47,8 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("-o", "--output", metavar="BUNDLE", help="default: MODEL with the suffix .cir")
     options = parser.parse_args(arguments)
+    missing = [name for name in ("torch", "onnx", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise ExportError(f"cir-export needs {missing[0]}; install it with: pip install 'cir-infer[export]'")
 
-    from cir_export.checkpoints import load_trained
     from cir_export.export import ParityError, export_bundle
     from cir_export.model_file import TrainedModel
     from cir_export.verification import Check, draw_samples
@@ -71,13 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         header = ["PyTorch against the bundle", "compared", "difference", "limit", ""]
         print(f"\n{format_table(header, rows, right=[2, 3])}\n  on {source}\n", flush=True)
 
-    trained = load_trained(
-        options.model, options.vocab, _image_size(options.image_size), options.round_clip_to_float16
-    )
+    trained = _load(options)
     if not options.json:
         show(trained)
     samples = draw_samples(trained.image, trained.text, trained.tokenizer, options.images)
-    output = options.output or Path(options.model[0]).with_suffix(".cir")
+    output = options.output or Path(options.model[0].rpartition(":")[2]).with_suffix(".cir")
     try:
         report = export_bundle(trained, output, samples, progress=not options.json)
     except ParityError as error:
@@ -102,6 +106,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     show_checks(report.checks, samples.source)
     print(f"wrote {report.path}, {report.path.stat().st_size / 1e6:.1f} MB")
+
+
+def _load(options: Any) -> Any:
+    from cir_export.bring_your_own import is_module_path, load_module
+    from cir_export.checkpoints import load_trained
+
+    first = options.model[0]
+    if is_module_path(first) and not Path(first).exists():
+        if len(options.model) > 1:
+            raise UsageError(f"{first} is a model of its own; leave {options.model[1]} out")
+        return load_module(first, options.weights, options.vocab)
+    if options.weights is not None:
+        raise UsageError("--weights belongs to package.module:Name; a checkpoint holds its weights")
+    return load_trained(
+        options.model, options.vocab, _image_size(options.image_size), options.round_clip_to_float16
+    )
 
 
 def _image_size(text: str | None) -> tuple[int, int] | None:
