@@ -23,6 +23,7 @@ __all__ = ["SUBCOMMANDS", "main"]
 
 SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "ablation": ("cir_bench.commands.ablation", "train ARTEMIS and its parts alike, and tabulate recall"),
+    "accuracy": ("cir_bench.commands.accuracy", "recall of a bundle on a data set, under a protocol"),
     "latency": ("cir_bench.commands.latency", "time a bundle over a gallery: stages, load, cold start"),
     "scenes": ("cir_bench.commands.scenes", "generate the composed-retrieval data set of scenes"),
     "scoring": ("cir_bench.commands.scoring", "time exact scorers against the read roofline"),

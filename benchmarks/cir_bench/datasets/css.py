@@ -4,19 +4,18 @@
                                               "objects_img": [...], "labels": [...]}}
     images/css_{split}_{number:06d}.png
 
-The .npy file is a pickle. It is read by an unpickler that can build plain values and NumPy arrays of
-numbers, and nothing else: a file that asks for anything more is refused before anything happens.
+The .npy file is a pickle inside; see `plain_pickle`.
 """
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 
 from cir_bench.datasets.files import existing
+from cir_bench.datasets.plain_pickle import load_plain
 from cir_infer.errors import DatasetError
 
 __all__ = ["SPLITS", "Modification", "Split", "read_split"]
@@ -67,28 +66,11 @@ def read_split(root: Path, split: str) -> Split:
     return Split(images, labels, modifications)
 
 
-# NumPy moved these between modules; an array and a number know their own.
-_CONSTRUCTORS = {"_reconstruct": np.empty(0).__reduce__()[0], "scalar": np.float64(0).__reduce__()[0]}
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Builds plain values and NumPy arrays of numbers; refuses every other class by its name."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Look up one of the few constructors of NumPy arrays."""
-        if module.split(".")[0] == "numpy" and name in ("dtype", "ndarray"):
-            return getattr(np, name)
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name in _CONSTRUCTORS:
-            return _CONSTRUCTORS[name]
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no data set needs")
-
-
 def _read_object(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             _skip_npy_header(file)
-            # Files of Python 2: their strings are bytes of an encoding that keeps every byte.
-            content = _PlainUnpickler(file, encoding="latin1").load()
+            content = load_plain(file)
     except Exception as error:  # a damaged pickle answers with anything
         raise DatasetError(f"{path} cannot be read ({error}); download it again") from error
     if isinstance(content, np.ndarray) and content.shape in ((), (1,)):

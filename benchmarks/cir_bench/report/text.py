@@ -9,7 +9,7 @@ from cir_bench.latency.cold_start import STEPS
 from cir_bench.latency.stages import STAGES
 from cir_infer.tables import format_table
 
-__all__ = ["doubts_text", "latency_text", "machine_line", "significant"]
+__all__ = ["accuracy_text", "doubts_text", "latency_text", "machine_line", "significant"]
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -138,4 +138,54 @@ def _limits(result: Mapping[str, Any]) -> list[str]:
         ]
         header = ["predicted, not measured", "scoring, ms", "encoder float32, ms", "encoder float16, ms"]
         lines += ["", format_table(header, rows, right=range(1, 4)), ""]
+    return lines
+
+
+def accuracy_text(result: Mapping[str, Any]) -> str:
+    """An accuracy result as a table, one row a part."""
+    bundle, protocol = result["bundle"], result["protocol"]
+    lines = [
+        f"{bundle['system']} {bundle['precision']} on {bundle['device']}, rows "
+        f"{result['settings']['row_type']}; {protocol['name']}, split {protocol['split']}; "
+        f"commit {result['commit']}",
+        f"protocol: {protocol['source']}",
+        "",
+    ]
+    if "measure" not in result:
+        return "\n".join([*lines, "no answers are published for this split; nothing to measure"])
+    names = list(result["mean"])
+    rows = [
+        [part["name"], f"{part['rows']:,}", f"{part['queries']:,}", *_metrics(part["metrics"], names)]
+        for part in result["parts"]
+    ]
+    if len(rows) > 1:
+        rows.append(["mean", "", "", *_metrics(result["mean"], names)])
+        rows.append(["all queries", "", "", *_metrics(result["pooled"], names)])
+    header = ["", "gallery", "queries", *(name.replace("_", " ") for name in names)]
+    measure = result["measure"]
+    lines += [
+        format_table(header, rows, right=range(1, len(header))),
+        "",
+        f"measure, mean of {' and '.join(measure['metrics'])}: {measure['value']:.2f}",
+    ]
+    if "drift" in result:
+        lines += ["", *_drift(result["drift"])]
+    return "\n".join([*lines, *doubts_text(result)])
+
+
+def _metrics(metrics: Mapping[str, float], names: list[str]) -> list[str]:
+    return [f"{metrics[name]:.2f}" if name in metrics else "" for name in names]
+
+
+def _drift(drift: Mapping[str, Any]) -> list[str]:
+    agreement, cosine = drift["top10_agreement"], drift["embedding_cosine"]
+    lines = [
+        f"against {drift['against']['precision']} on {drift['against']['device']}: first ten agree "
+        f"{100 * agreement['mean']:.2f}% (worst query {100 * agreement['worst']:.0f}%), same first "
+        f"{100 * drift['same_top1']:.2f}%, embeddings' cosine {cosine['mean']:.6f} "
+        f"(worst {cosine['worst']:.6f})"
+    ]
+    for part, metrics in drift["metrics"].items():
+        changes = ", ".join(f"{n} {d:+.2f}" for n, d in metrics.items() if n.startswith("R"))
+        lines.append(f"  {part}: {changes} points")
     return lines

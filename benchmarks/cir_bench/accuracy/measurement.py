@@ -1,0 +1,147 @@
+"""One accuracy measurement, whole: every part of a split, the authors' measure, drift, submission."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cir_bench.accuracy.drift import drift_between
+from cir_bench.accuracy.evaluation import Evaluated, Options, evaluate
+from cir_bench.accuracy.metrics import measure_of, metrics_of
+from cir_bench.accuracy.submission import write_submission
+from cir_bench.machine import stamp
+from cir_bench.protocols.contract import Part, Protocol
+from cir_infer.engine import Engine
+from cir_infer.errors import UsageError
+
+__all__ = ["Measured", "measure_accuracy"]
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What was measured.
+
+    Attributes:
+        result: as plain values.
+        evaluated: the parts, with their rankings.
+        submissions: files written for a test server.
+    """
+
+    result: dict[str, Any]
+    evaluated: tuple[Evaluated, ...]
+    submissions: tuple[Path, ...]
+
+
+def measure_accuracy(
+    engine: Engine,
+    protocol: Protocol,
+    root: Path,
+    split: str | None = None,
+    options: Options | None = None,
+    against: Engine | None = None,
+    submission: Path | None = None,
+) -> Measured:
+    """Evaluate a bundle on a data set.
+
+    Args:
+        engine: the bundle on its device.
+        protocol: whose way to evaluate.
+        root: the data set's folder.
+        split: one of the protocol's; None takes its first.
+        options: how to evaluate.
+        against: the same model in float32; its recall is measured too, with float32 rows, and the result
+            says what changed.
+        submission: folder for the test server's files.
+
+    Raises:
+        UsageError: the protocol has no such split, or none of the asked files can be made of it.
+        DatasetError: the data set is not in its published layout.
+    """
+    options = options or Options()
+    split = split or protocol.splits[0]
+    if split not in protocol.splits:
+        raise UsageError(
+            f"{protocol.name} has no split {split!r}; expected one of {', '.join(protocol.splits)}"
+        )
+    if submission is not None and protocol.submission is None:
+        raise UsageError(f"{protocol.name} has no test server; leave --submission out")
+    parts = protocol.load(root, split)
+    evaluated = _evaluate_all(engine, protocol, parts, split, options)
+    submissions: list[Path] = []
+    if submission is not None:
+        for done in evaluated:
+            rankings = {q.key: r[r >= 0] for q, r in zip(done.part.queries, done.rankings, strict=True)}
+            submissions += write_submission(submission, protocol, done.part, rankings)
+    result: dict[str, Any] = {
+        "kind": "accuracy",
+        **stamp(),
+        "bundle": _describe(engine),
+        "protocol": {"name": protocol.name, "source": protocol.source, "split": split},
+        "settings": {
+            "row_type": options.row_type,
+            "authors_batch": options.authors_batch,
+        },
+        "parts": [
+            {
+                "name": done.part.name,
+                "rows": len(done.part.ids),
+                "queries": len(done.part.queries),
+                "metrics": done.metrics,
+            }
+            for done in evaluated
+        ],
+        **_summary(protocol, evaluated),
+        "doubts": _doubts(evaluated),
+    }
+    if against is not None:
+        plain = replace(options, row_type="float32")
+        baseline = _evaluate_all(against, protocol, parts, split, plain)
+        result["drift"] = {"against": _describe(against), **drift_between(baseline, evaluated)}
+    return Measured(result, evaluated, tuple(submissions))
+
+
+def _evaluate_all(
+    engine: Engine, protocol: Protocol, parts: Sequence[Part], split: str, options: Options
+) -> tuple[Evaluated, ...]:
+    if options.folder is not None:
+        name = protocol.name.split("/")[0]
+        options = replace(options, folder=options.folder / f"{name}-{split}-{engine.fingerprint[:12]}")
+    return tuple(evaluate(engine, protocol, part, options) for part in parts)
+
+
+def _summary(protocol: Protocol, evaluated: Sequence[Evaluated]) -> dict[str, Any]:
+    """Mean over parts, over all queries alike, and the authors' measure; nothing without answers."""
+    judged = [done for done in evaluated if done.outcomes]
+    if not judged:
+        return {}
+    names = judged[0].metrics
+    return {
+        "mean": {name: float(np.mean([done.metrics[name] for done in judged])) for name in names},
+        "pooled": metrics_of([outcome for done in judged for outcome in done.outcomes]),
+        "measure": {
+            "metrics": list(protocol.measure),
+            "value": measure_of(protocol, [done.metrics for done in judged]),
+        },
+    }
+
+
+def _doubts(evaluated: Sequence[Evaluated]) -> list[str]:
+    """Few queries make a recall uncertain: its standard error is sqrt(p (1 - p) / n)."""
+    return [
+        f"{done.part.name}: {len(done.outcomes)} queries; a recall of 50% is uncertain by "
+        f"{50 / len(done.outcomes) ** 0.5:.1f} points (one standard error)"
+        for done in evaluated
+        if 0 < len(done.outcomes) < 1000
+    ]
+
+
+def _describe(engine: Engine) -> dict[str, Any]:
+    about = engine.describe()
+    return {
+        **{name: about[name] for name in ("system", "precision", "fingerprint", "dimension", "device")},
+        "library": about["backend"].get("library"),
+    }
