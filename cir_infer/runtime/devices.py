@@ -6,7 +6,7 @@ import ctypes
 import functools
 import logging
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from cir_infer.errors import DeviceError, UsageError
 from cir_infer.runtime.graph import Backend, Graph
@@ -80,19 +80,27 @@ def _load(backend: Backend, models: Mapping[str, bytes]) -> OpenedGraphs:
     return OpenedGraphs(backend, {name: backend.load(name, model) for name, model in models.items()})
 
 
-def _open_cpu(threads: int | None) -> Backend:
-    from cir_infer.runtime.onnx import OnnxBackend
+def _open_onnx(device: Literal["cpu", "cuda"], threads: int | None) -> Backend:
+    try:
+        from cir_infer.runtime.onnx import OnnxBackend
+    except (ImportError, AttributeError) as error:
+        # AttributeError is what is left after one of onnxruntime and onnxruntime-gpu was removed.
+        raise DeviceError(
+            f"ONNX Runtime cannot be imported ({error}); uninstall onnxruntime and "
+            "onnxruntime-gpu and install one of them again"
+        ) from error
+    return OnnxBackend(device, threads)
 
-    return OnnxBackend("cpu", threads)
+
+def _open_cpu(threads: int | None) -> Backend:
+    return _open_onnx("cpu", threads)
 
 
 def _open_cuda(threads: int | None) -> Backend:
     reason = missing_gpu()
     if reason is not None:
         raise DeviceError(f"device 'cuda' cannot be used: {reason}; use device='cpu'")
-    from cir_infer.runtime.onnx import OnnxBackend
-
-    return OnnxBackend("cuda", threads)
+    return _open_onnx("cuda", threads)
 
 
 def _open_tensorrt(threads: int | None) -> Backend:  # noqa: ARG001

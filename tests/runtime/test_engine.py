@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -186,6 +188,17 @@ def test_an_unused_gpu_deserves_a_warning(
     with caplog.at_level(logging.INFO, "cir_infer"):
         assert Engine(bundle, device="auto").describe()["device"] == "cpu"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_a_broken_onnxruntime_is_told(bundle: Path) -> None:
+    program = (
+        "import sys; sys.modules['onnxruntime'] = None\n"
+        "from cir_infer import CirError, Engine\n"
+        "try: Engine(sys.argv[1], device='cpu')\n"
+        "except CirError as error: print(type(error).__name__, error)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, bundle], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("DeviceError ONNX Runtime cannot be imported")
 
 
 # ---- graphs that are not what they should be
