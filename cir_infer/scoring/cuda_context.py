@@ -1,0 +1,216 @@
+"""PyCUDA behind `Device`: the primary context, the compiled kernels, memory and streams.
+
+PyTorch, ONNX Runtime and TensorRT use the device's primary context as well, so memory and streams of theirs
+and ours work together. Nothing is created at import, and `pycuda.autoinit` is never imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from cir_infer.errors import DeviceError
+from cir_infer.runtime.devices import missing_gpu
+from cir_infer.scoring.cuda_arguments import THREADS
+from cir_infer.scoring.cuda_device import Device, Stream
+
+__all__ = ["FATBIN", "open_device"]
+
+FATBIN = Path(__file__).with_name("cuda_kernels.fatbin")
+"""The kernels compiled for all architectures; `make fatbin`, or an install that finds nvcc, writes it."""
+
+T = TypeVar("T")
+
+
+@functools.cache
+def open_device(ordinal: int = 0) -> Device:
+    """The GPU of that number, opened once a process.
+
+    Raises:
+        DeviceError: no driver, no such GPU, PyCUDA or the compiled kernels missing, or a GPU that they
+            do not cover; the message says what to do.
+    """
+    reason = missing_gpu()  # PyCUDA answers a missing driver with an ImportError from its core
+    if reason is not None:
+        raise DeviceError(f"the CUDA scorer cannot be used: {reason}; use the CPU scorer")
+    try:
+        import pycuda.driver as driver
+    except ImportError as error:
+        raise DeviceError(
+            f"the CUDA scorer needs PyCUDA, which cannot be imported ({error}); pip install 'cir-infer[gpu]'"
+        ) from error
+    if not FATBIN.exists():
+        raise DeviceError(
+            f"the CUDA kernels were not compiled when cir-infer was installed ({FATBIN.name} is missing); "
+            "install again where nvcc is on the PATH, or run `make fatbin` in the sources there and copy the "
+            f"file to {FATBIN.parent}"
+        )
+    return _CudaDevice(driver, ordinal, FATBIN.read_bytes())
+
+
+def _explained(what: str, driver: Any, act: Callable[[], T]) -> T:
+    """Runs a call of PyCUDA and turns its errors into ours."""
+    try:
+        return act()
+    except driver.MemoryError as error:
+        raise DeviceError(
+            f"{what}: the GPU is out of memory ({error}); free GPU memory or lower CudaScorer's memory"
+        ) from error
+    except driver.Error as error:
+        raise DeviceError(f"{what}: {error}; if it persists, check the GPU with nvidia-smi") from error
+
+
+class _DeviceMemory:
+    def __init__(self, allocation: Any) -> None:
+        self._allocation = allocation
+        self.address = int(allocation)
+
+    def free(self) -> None:
+        self._allocation.free()
+
+
+class _HostMemory:
+    """Page-locked memory, allocated (`PagelockedHostAllocation`) or registered (`RegisteredHostMemory`)."""
+
+    def __init__(self, array: npt.NDArray[Any], keep: object = None) -> None:
+        owner: Any = array.base
+        self._owner = owner
+        self._keep = keep
+        self._plain = array.reshape(-1).view(np.uint8)
+        self.address = int(owner.get_device_pointer())
+
+    @property
+    def array(self) -> npt.NDArray[np.uint8]:
+        return self._plain
+
+    def free(self) -> None:
+        # Views of the array may live on in searches that are being closed; they are not touched any more.
+        release = getattr(self._owner, "unregister", None) or self._owner.free
+        release()
+
+
+class _CudaDevice:
+    """One GPU through PyCUDA; a `Device`. Make one with `open_device`."""
+
+    def __init__(self, driver: Any, ordinal: int, fatbin: bytes) -> None:
+        self._driver = driver
+        opening = "opening the GPU"
+        _explained(opening, driver, driver.init)
+        if not 0 <= ordinal < driver.Device.count():
+            raise DeviceError(
+                f"GPU {ordinal} was asked for; this machine has {driver.Device.count()}, counted from 0"
+            )
+        gpu = driver.Device(ordinal)
+        attribute = driver.device_attribute
+        self.name = str(gpu.name())
+        major, minor = gpu.compute_capability()
+        self.architecture = 10 * major + minor
+        self.multiprocessors = int(gpu.get_attribute(attribute.MULTIPROCESSOR_COUNT))
+        self.shared_bytes = int(gpu.get_attribute(attribute.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN))
+        self.integrated = bool(gpu.get_attribute(attribute.INTEGRATED))
+        if self.architecture < 75:
+            raise DeviceError(
+                f"{self.name} has compute capability {major}.{minor}; the kernels need 7.5 (Turing) or "
+                "later, use the CPU scorer"
+            )
+        self._context = _explained(opening, driver, gpu.retain_primary_context)
+        self._functions: dict[str, Any] = {}
+        with self.active():
+            self._module = _explained(
+                f"loading the kernels for {self.name} (compute capability {major}.{minor})",
+                driver,
+                lambda: driver.module_from_buffer(fatbin),
+            )
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        self._context.push()
+        try:
+            yield
+        except self._driver.Error as error:
+            raise DeviceError(f"{self.name} failed: {error}; check the GPU with nvidia-smi") from error
+        finally:
+            self._driver.Context.pop()
+
+    def free_bytes(self) -> int:
+        free, _ = self._driver.mem_get_info()
+        return int(free)
+
+    def allocate(self, nbytes: int) -> _DeviceMemory:
+        return _DeviceMemory(
+            _explained(
+                f"allocating {nbytes} bytes on {self.name}",
+                self._driver,
+                lambda: self._driver.mem_alloc(nbytes),
+            )
+        )
+
+    def allocate_host(self, nbytes: int) -> _HostMemory:
+        flags = self._driver.host_alloc_flags.DEVICEMAP | self._driver.host_alloc_flags.PORTABLE
+        array = _explained(
+            f"allocating {nbytes} bytes of page-locked host memory",
+            self._driver,
+            lambda: self._driver.pagelocked_empty(nbytes, np.uint8, mem_flags=flags),
+        )
+        return _HostMemory(array)
+
+    def map_host(self, array: npt.NDArray[Any]) -> _HostMemory | None:
+        flags = self._driver.mem_host_register_flags.DEVICEMAP | self._driver.mem_host_register_flags.PORTABLE
+        try:
+            return _HostMemory(self._driver.register_host_memory(array, flags), keep=array)
+        except self._driver.Error:
+            return None  # read-only file mappings, on most drivers; the caller copies
+
+    def new_stream(self) -> Stream:
+        return self._driver.Stream(1)  # CU_STREAM_NON_BLOCKING: the legacy default stream does not hold it up
+
+    def upload(self, address: int, array: npt.NDArray[Any], stream: Stream) -> None:
+        self._driver.memcpy_htod_async(address, array, stream)
+
+    def download(self, array: npt.NDArray[Any], address: int, stream: Stream) -> None:
+        self._driver.memcpy_dtoh_async(array, address, stream)
+        self.synchronize(stream)
+
+    def zero(self, address: int, nbytes: int, stream: Stream) -> None:
+        self._driver.memset_d8_async(address, 0, nbytes, stream)
+
+    def launch(
+        self,
+        kernel: str,
+        grid: tuple[int, int],
+        shared_bytes: int,
+        arguments: ctypes.Structure,
+        stream: Stream,
+    ) -> None:
+        function = self._functions.get(kernel)
+        if function is None:
+            function = self._module.get_function(kernel)
+            function.prepare([f"{ctypes.sizeof(arguments)}s"])
+            function.set_attribute(
+                self._driver.function_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES, self.shared_bytes
+            )
+            self._functions[kernel] = function
+        function.prepared_async_call(
+            grid, (THREADS, 1, 1), stream, bytes(arguments), shared_size=shared_bytes
+        )
+
+    def record(self, stream: Stream) -> Any:
+        event = self._driver.Event(self._driver.event_flags.DISABLE_TIMING)
+        event.record(stream)
+        return event
+
+    def wait(self, stream: Stream, event: Any) -> None:
+        stream.wait_for_event(event)
+
+    def synchronize(self, stream: Stream) -> None:
+        if stream is None:
+            self._driver.Context.synchronize()
+        else:
+            stream.synchronize()

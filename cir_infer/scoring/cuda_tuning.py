@@ -1,0 +1,44 @@
+"""Where the tensor-core kernel takes over from the exact one, by GPU architecture.
+
+`make gpu-check` measures both kernels on either side and prints the entry for its GPU; architectures
+without an entry use `UNMEASURED`, which follows from counting: the exact kernel spends about nine float32
+operations an element and query, so a handful of queries outweighs reading the rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["MEASURED", "UNMEASURED", "Tuning", "tuning_for"]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """When a batch goes through the tensor cores, and how its rows are staged.
+
+    Attributes:
+        queries: from this many queries on.
+        rows: from this many rows on; below, launches outweigh arithmetic.
+        first_rows: rows that are scored exactly at first, in all queries of a batch together, to know what a
+            row must reach; each query takes at least `least_first_rows` and twice k.
+        least_first_rows: see `first_rows`.
+        list_capacity: candidates that a query may list between two exact passes, at least; small
+            batches get more.
+        source: what was measured, or that nothing was.
+    """
+
+    queries: int
+    rows: int
+    first_rows: int = 32_768
+    least_first_rows: int = 1024
+    list_capacity: int = 4096
+    source: str = "unmeasured"
+
+
+UNMEASURED = Tuning(queries=4, rows=32_768)
+MEASURED: dict[int, Tuning] = {}
+
+
+def tuning_for(architecture: int) -> Tuning:
+    """The measured tuning of an architecture (compute capability times ten), or the default."""
+    return MEASURED.get(architecture, UNMEASURED)

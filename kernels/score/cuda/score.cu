@@ -1,0 +1,4 @@
+// Every kernel of the CUDA scorer, one translation unit and one fatbin. Read README.md beside this first.
+#include "gallery.cuh"
+#include "scan.cuh"
+#include "shortlist.cuh"

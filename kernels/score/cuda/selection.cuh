@@ -1,0 +1,161 @@
+// Keys that order rows, and the selection of the largest ones by one block.
+#pragma once
+
+#include <device.cuh>
+
+// A score and a row number in one word: higher scores first, then smaller rows. 0 stands for "not ranked".
+CIR_DEVICE uint64_t key_of(float score, uint32_t row) {
+    if (!(fabsf(score) <= device::from_bits(0x7f7fffffu))) return 0;  // NaN and infinities
+    const uint32_t b = device::bits(score + 0.0f);        // -0 becomes +0, so that the two tie
+    const uint32_t ordered = (b & 0x80000000u) ? ~b : (b | 0x80000000u);
+    return (static_cast<uint64_t>(ordered) << 32) | static_cast<uint32_t>(~row);
+}
+CIR_DEVICE float score_of(uint64_t key) {
+    const uint32_t ordered = static_cast<uint32_t>(key >> 32);
+    return device::from_bits((ordered & 0x80000000u) ? (ordered & 0x7fffffffu) : ~ordered);
+}
+CIR_DEVICE uint32_t row_of(uint64_t key) { return ~static_cast<uint32_t>(key); }
+
+constexpr int kBins = 256;
+
+// Shared by the threads of a block while they select.
+struct Selection {
+    uint64_t least[32];   // per warp
+    uint64_t most[32];
+    uint32_t bins[kBins];
+    uint32_t digit;       // bin in which the k-th key lies
+    uint32_t above;       // keys in higher bins
+    uint32_t inside;      // keys in that bin
+    uint32_t kept;
+};
+
+// The smallest of the threads' values, for every thread of the block.
+CIR_DEVICE uint64_t least_of_block(uint64_t least, Selection& s) {
+    for (int step = 16; step > 0; step >>= 1) {
+        const uint64_t other = device::from_lane_xor(least, step);
+        least = other < least ? other : least;
+    }
+    if (device::lane() == 0) s.least[device::warp()] = least;
+    device::barrier();
+    for (int w = 0; w < device::threads() / 32; ++w) least = s.least[w] < least ? s.least[w] : least;
+    return least;
+}
+
+// A bound that exactly k of n > k distinct keys reach. `at(i)` reads key i; every thread of the block calls this.
+//
+// Radix selection, most significant digit first. Scores of one query share their leading bits, so the digits start
+// at the first bit in which the smallest and the largest key differ: two or three passes instead of eight.
+template <class At>
+CIR_DEVICE uint64_t bound_of_largest(At at, uint32_t n, uint32_t k, Selection& s) {
+    uint64_t least = ~0ull, most = 0;
+    for (uint32_t i = device::thread(); i < n; i += device::threads()) {
+        const uint64_t key = at(i);
+        least = key < least ? key : least;
+        most = key > most ? key : most;
+    }
+    for (int step = 16; step > 0; step >>= 1) {
+        const uint64_t other_least = device::from_lane_xor(least, step), other_most = device::from_lane_xor(most, step);
+        least = other_least < least ? other_least : least;
+        most = other_most > most ? other_most : most;
+    }
+    if (device::lane() == 0) {
+        s.least[device::warp()] = least;
+        s.most[device::warp()] = most;
+    }
+    device::barrier();
+    for (int w = 0; w < device::threads() / 32; ++w) {
+        least = s.least[w] < least ? s.least[w] : least;
+        most = s.most[w] > most ? s.most[w] : most;
+    }
+
+    int high = 64 - device::leading_zeros(least ^ most);  // bits [high, 64) are common; least != most
+    uint64_t bound = high == 64 ? 0 : (most >> high) << high;
+    uint32_t wanted = k;
+    while (true) {
+        const int low = high > 8 ? high - 8 : 0;
+        const uint32_t digits = 1u << (high - low);
+        for (int i = device::thread(); i < kBins; i += device::threads()) s.bins[i] = 0;
+        device::barrier();
+        for (uint32_t i = device::thread(); i < n; i += device::threads()) {
+            const uint64_t key = at(i);
+            const bool same = high == 64 || (key >> high) == (bound >> high);
+            if (same) device::add(&s.bins[static_cast<uint32_t>(key >> low) & (digits - 1)], 1);
+        }
+        device::barrier();
+        if (device::warp() == 0) {
+            // Lane l sums the l-th eight bins from the top; the running total finds the bin of the k-th key.
+            const int top = kBins - 1 - 8 * device::lane();
+            uint32_t sum = 0;
+            for (int i = 0; i < 8; ++i) sum += s.bins[top - i];
+            uint32_t running = sum;
+            for (int distance = 1; distance < 32; distance <<= 1) {
+                const uint32_t below = device::from_lane_below(running, distance);
+                if (device::lane() >= distance) running += below;
+            }
+            uint32_t above = running - sum;
+            if (above < wanted && wanted <= running) {
+                for (int i = 0; i < 8; ++i) {
+                    const uint32_t inside = s.bins[top - i];
+                    if (above + inside >= wanted) {
+                        s.digit = static_cast<uint32_t>(top - i);
+                        s.above = above;
+                        s.inside = inside;
+                        break;
+                    }
+                    above += inside;
+                }
+            }
+        }
+        device::barrier();
+        bound |= static_cast<uint64_t>(s.digit) << low;
+        wanted -= s.above;
+        const bool whole = s.inside == wanted;
+        device::barrier();
+        if (whole || low == 0) return bound > 0 ? bound : 1;  // 0 is no key
+        high = low;
+    }
+}
+
+constexpr uint32_t kBuffer = 2048;  // most keys that a block holds
+constexpr uint32_t kThreads = 256;
+
+// Moves the k largest of the n > k keys in shared memory to its front; returns a bound that exactly they reach.
+CIR_DEVICE uint64_t keep_largest(uint64_t* keys, uint32_t n, uint32_t k, Selection& s) {
+    const uint64_t bound = bound_of_largest([keys](uint32_t i) { return keys[i]; }, n, k, s);
+    uint64_t mine[kBuffer / kThreads];
+#pragma unroll
+    for (uint32_t i = 0; i < kBuffer / kThreads; ++i) {
+        const uint32_t at = i * kThreads + device::thread();
+        mine[i] = at < n ? keys[at] : 0;
+    }
+    if (device::thread() == 0) s.kept = 0;
+    device::barrier();
+#pragma unroll
+    for (uint32_t i = 0; i < kBuffer / kThreads; ++i) {
+        if (mine[i] >= bound) keys[device::add(&s.kept, 1)] = mine[i];
+    }
+    device::barrier();
+    return bound;
+}
+
+// Bitonic sort of n keys, largest first; room for the next power of two.
+CIR_DEVICE void sort_descending(uint64_t* keys, uint32_t n) {
+    uint32_t size = 2;
+    while (size < n) size <<= 1;
+    for (uint32_t i = n + device::thread(); i < size; i += device::threads()) keys[i] = 0;
+    device::barrier();
+    for (uint32_t run = 2; run <= size; run <<= 1) {
+        for (uint32_t distance = run >> 1; distance > 0; distance >>= 1) {
+            for (uint32_t i = device::thread(); i < size / 2; i += device::threads()) {
+                const uint32_t a = 2 * i - (i & (distance - 1)), b = a + distance;
+                const bool descending = (a & run) == 0;
+                const uint64_t x = keys[a], y = keys[b];
+                if ((x < y) == descending) {
+                    keys[a] = y;
+                    keys[b] = x;
+                }
+            }
+            device::barrier();
+        }
+    }
+}

@@ -1,0 +1,61 @@
+// Kernels with planted mistakes, one each: the machine must find them all, or its silence about ours means nothing.
+#include <device.cuh>
+
+struct FaultyArguments {
+    uint32_t* out;
+    uint32_t count;
+};
+
+CIR_KERNEL(correct, FaultyArguments, 64, 1) {
+    auto* shared = reinterpret_cast<uint32_t*>(device::shared());
+    shared[device::thread()] = device::thread();
+    device::barrier();
+    args.out[device::thread()] = shared[63 - device::thread()];
+}
+
+CIR_KERNEL(writes_beyond_the_end, FaultyArguments, 64, 1) { args.out[args.count + device::thread() / 63 * 4] = 1; }
+
+CIR_KERNEL(reads_before_the_start, FaultyArguments, 64, 1) {
+    args.out[0] = args.out[-1024 - static_cast<int>(args.count)];
+}
+
+CIR_KERNEL(uses_more_shared_memory_than_it_asked_for, FaultyArguments, 64, 1) {
+    reinterpret_cast<uint32_t*>(device::shared())[device::thread() + 4] = 1;
+}
+
+CIR_KERNEL(forgets_a_barrier, FaultyArguments, 64, 1) {
+    auto* shared = reinterpret_cast<uint32_t*>(device::shared());
+    shared[device::thread()] = device::thread();
+    args.out[device::thread()] = shared[63 - device::thread()];
+}
+
+CIR_KERNEL(reads_what_nothing_wrote, FaultyArguments, 64, 1) {
+    auto* shared = reinterpret_cast<uint32_t*>(device::shared());
+    if (device::thread() != 5) shared[device::thread()] = device::thread();
+    device::barrier();
+    args.out[device::thread()] = shared[device::thread()];
+}
+
+CIR_KERNEL(half_the_block_skips_a_barrier, FaultyArguments, 64, 1) {
+    if (device::thread() < 32) device::barrier();
+    args.out[device::thread()] = 1;
+}
+
+CIR_KERNEL(lanes_take_different_barriers, FaultyArguments, 64, 1) {
+    if (device::thread() % 2 == 0) {
+        device::barrier();
+    } else {
+        device::barrier();
+    }
+    args.out[device::thread()] = 1;
+}
+
+CIR_KERNEL(a_lane_misses_a_shuffle, FaultyArguments, 64, 1) {
+    uint32_t v = device::thread();
+    if (device::lane() != 3) v = device::from_lane_xor(v, 1);
+    args.out[device::thread()] = v;
+}
+
+CIR_KERNEL(loads_a_vector_from_an_odd_address, FaultyArguments, 64, 1) {
+    args.out[device::thread()] = device::load16(args.out + 1).word[0];
+}

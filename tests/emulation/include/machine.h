@@ -1,0 +1,35 @@
+// A small CUDA machine on the CPU: blocks one after the other, threads as fibres, warps and barriers in between.
+//
+// It checks what a GPU would not report by itself: accesses outside an allocation or beyond the shared memory asked
+// for (guard pages), barriers and warp operations that not all threads reach together, and, by running a kernel under
+// several schedules and fillings of fresh memory, results that depend on a race or on memory that nothing wrote.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace machine {
+
+struct Context {
+    int thread, threads;
+    uint32_t block_x, block_y, grid_x;
+    unsigned char* shared;
+};
+extern Context current;  // of the running fibre
+
+// Waits for the other 31 lanes at the same line; the last one to arrive calls `combine` with what each lane brought.
+void meet_warp(int line, void* brought, void (*combine)(void** lanes));
+// Waits for all threads of the block at the same line; true if any thread said so.
+bool meet_block(int line, bool mine);
+
+using Body = void (*)(const void* arguments);
+struct Kernel {
+    Kernel(const char* name, size_t argument_bytes, int threads, Body body);
+    const char* name;
+    size_t argument_bytes;
+    int threads;
+    Body body;
+    Kernel* next;
+};
+
+}  // namespace machine

@@ -1,0 +1,2 @@
+// The CUDA scorer as it is, compiled for the machine.
+#include "score.cu"
