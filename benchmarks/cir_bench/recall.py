@@ -47,7 +47,8 @@ def ranks_of_targets(
     ahead = (values > own) | ((values == own) & rows_before)
     if excluded is not None:
         ahead[queries, excluded] = False
-    return 1 + ahead.sum(axis=1, dtype=np.int64)
+    ranks: npt.NDArray[np.int64] = 1 + ahead.sum(axis=1, dtype=np.int64)
+    return ranks
 
 
 def recall_at(ranks: npt.NDArray[np.int64], ks: Sequence[int] = (1, 5, 10)) -> dict[int, float]:

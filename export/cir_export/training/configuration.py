@@ -45,6 +45,8 @@ class TrainingSettings:
         families_per_batch: a batch holds so many families with all their queries; the scenes of a family
             are hard negatives of each other.
         learning_rate: of AdamW, at its peak.
+        temperature_rate: the temperature's learning rate, as a multiple of `learning_rate`. Adam moves its
+            logarithm by at most that much a step, so a short training needs more than 1.
         weight_decay: of AdamW, on matrices and kernels.
         warmup_steps: steps over which the learning rate rises from 0.
         schedule: "cosine" down to 0, or "halving" every `halving_epochs` epochs (ARTEMIS, sec. 4).
@@ -58,6 +60,7 @@ class TrainingSettings:
     epochs: int
     families_per_batch: int = 4
     learning_rate: float = 5e-4
+    temperature_rate: float = 1.0
     weight_decay: float = 0.01
     warmup_steps: int = 0
     schedule: str = "halving"
@@ -82,6 +85,10 @@ class TrainingSettings:
                 raise UsageError(f"training.{name}: {getattr(self, name)}; expected at least 1")
         if not 0 < self.learning_rate < 1:
             raise UsageError(f"training.learning_rate: {self.learning_rate}; expected between 0 and 1")
+        if not 0 < self.temperature_rate <= 100:
+            raise UsageError(
+                f"training.temperature_rate: {self.temperature_rate}; expected above 0, up to 100"
+            )
         if not 0 <= self.weight_decay < 1:
             raise UsageError(f"training.weight_decay: {self.weight_decay}; expected from 0 to below 1")
 

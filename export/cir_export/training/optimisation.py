@@ -13,12 +13,16 @@ __all__ = ["build_optimizer", "freeze_trunks", "learning_rate"]
 
 
 def build_optimizer(model: RetrievalModel, settings: TrainingSettings) -> torch.optim.AdamW:
-    """AdamW that decays matrices and kernels, but no bias, normalisation or temperature."""
-    parameters = list(model.parameters())
+    """AdamW that decays matrices and kernels, but no bias, normalisation or temperature.
+
+    Each group's "rate" is its learning rate as a multiple of the configured one.
+    """
+    others = [p for p in model.parameters() if p is not model.logit_scale]
     return torch.optim.AdamW(
         [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": [p for p in others if p.ndim > 1], "weight_decay": settings.weight_decay, "rate": 1.0},
+            {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0, "rate": 1.0},
+            {"params": [model.logit_scale], "weight_decay": 0.0, "rate": settings.temperature_rate},
         ],
         lr=settings.learning_rate,
     )

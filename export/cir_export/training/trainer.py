@@ -148,7 +148,7 @@ def train(
             wall, cpu = time.perf_counter(), time.process_time()
             rate = learning_rate(settings, state.step, steps_per_epoch)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["rate"]
             with torch.autocast(
                 chosen.type, _AUTOCAST.get(settings.precision), enabled=settings.precision in _AUTOCAST
             ):

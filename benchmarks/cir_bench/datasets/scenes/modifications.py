@@ -6,6 +6,7 @@ object of the reference only, and every new value is named.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cir_bench.datasets.scenes.dice import Dice
@@ -24,6 +25,11 @@ NOUNS = {
     "star": ("star",),
 }
 SIZE_WORDS = {"small": ("small", "small", "little"), "large": ("large", "large", "big")}
+_VALUE_WORDS: dict[str, Mapping[str, tuple[str, ...]]] = {
+    "size": SIZE_WORDS,
+    "shape": NOUNS,
+    "colour": {colour: (colour,) for colour in COLOURS},
+}
 PLACES = (
     ("top left", "upper left", "top left corner"),
     ("top center", "top middle", "upper center"),
@@ -111,9 +117,7 @@ def describe(reference: Scene, edit: Edit, dice: Dice) -> str:
         value = getattr(edit.new, edit.kind)
         if edit.kind == "size":
             templates += _GROW if value == "large" else _SHRINK
-        words["new"] = dice.choice(
-            {"size": SIZE_WORDS, "shape": NOUNS}.get(edit.kind, {value: (value,)})[value]
-        )
+        words["new"] = dice.choice(_VALUE_WORDS[edit.kind][value])
     return dice.choice(templates).format(**words)
 
 

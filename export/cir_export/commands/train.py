@@ -1,0 +1,77 @@
+"""`cir-train`: train a model as a TOML file says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cir_infer.commands.common import CirParser, print_json, run_command
+from cir_infer.errors import UsageError
+
+__all__ = ["main"]
+
+
+def _parser() -> CirParser:
+    parser = CirParser(
+        "cir-train",
+        "Train a composed-retrieval model and write model.pt and log.jsonl. An interrupted training "
+        "continues when the same command is given again.",
+        example="cir-train models/artemis-scenes/config.toml --data data/scenes",
+    )
+    parser.add_argument("config", type=Path, help="TOML file, see docs/training.md")
+    parser.add_argument(
+        "--data", type=Path, help="folder of the data set (default: data.path of the TOML file)"
+    )
+    parser.add_argument("-o", "--out", type=Path, help="folder to write (default: the TOML file's)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    parser.add_argument("--threads", type=int, help="processor threads (default: PyTorch's choice)")
+    parser.add_argument("--restart", action="store_true", help="forget an interrupted training")
+    return parser
+
+
+@run_command
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `cir-train`."""
+    args = _parser().parse_args(arguments)
+    if args.threads is not None and args.threads < 1:
+        raise UsageError(f"--threads {args.threads}; expected at least 1")
+
+    import torch
+
+    from cir_export.training.configuration import read_config
+    from cir_export.training.trainer import train
+
+    config = read_config(args.config)
+    if args.data is not None:
+        config = config.with_data(args.data)
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    out = args.out or args.config.parent
+    end = train(config, out, args.device, args.restart, report=(lambda _: None) if args.json else _say)
+    if args.json:
+        print_json(end)
+    return 0
+
+
+def _say(entry: dict[str, Any]) -> None:
+    """One line an entry of the log."""
+    if entry["event"] == "start":
+        print(
+            f"{entry['model']['system']}: {entry['parameters']:,} parameters, "
+            f"{entry['train']['queries']:,} queries",
+            flush=True,
+        )
+        return
+    found = entry["validation" if entry["event"] == "epoch" else "test"]
+    recall = "  ".join(f"R@{k} {share:.3f}" for k, share in found["recall"].items())
+    if entry["event"] == "epoch":
+        print(
+            f"epoch {entry['epoch']:3d}  loss {entry['loss']:.3f}  {recall}  {entry['seconds']:.0f} s",
+            flush=True,
+        )
+    else:
+        print(
+            f"test, {found['queries']:,} queries in {found['gallery']:,} images, "
+            f"epoch {entry['best_epoch']}: {recall}"
+        )

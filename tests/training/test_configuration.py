@@ -1,0 +1,68 @@
+"""Configurations: what is read, and what is refused with which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cir_export.training.configuration import read_config
+from cir_infer.errors import TrainingError
+
+GOOD = """
+[data]
+path = "scenes"
+[model]
+system = "artemis"
+[model.image]
+trunk = "small"
+size = 24
+[model.text]
+encoder = "bigru"
+[training]
+epochs = 2
+"""
+
+
+def _read(folder: Path, text: str):
+    path = folder / "config.toml"
+    path.write_text(text, encoding="utf-8")
+    return read_config(path)
+
+
+def test_paths_are_relative_to_the_file_and_defaults_are_the_papers(tmp_path):
+    config = _read(tmp_path, GOOD)
+    assert Path(config.data.path) == (tmp_path / "scenes").resolve()
+    assert (config.training.learning_rate, config.training.schedule) == (5e-4, "halving")
+    assert config.training.halving_epochs == 10
+
+
+def test_the_digest_ignores_where_the_data_lie(tmp_path):
+    config = _read(tmp_path, GOOD)
+    assert config.with_data(tmp_path / "elsewhere").digest == config.digest
+    assert _read(tmp_path, GOOD.replace("epochs = 2", "epochs = 3")).digest != config.digest
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("epochs = 2", "epochs = 0"), "epochs: 0; expected at least 1"),
+        (("epochs = 2", ""), "'epochs' is missing"),
+        (("epochs = 2", 'epochs = "2"'), "is not of type int"),
+        (("epochs = 2", "epochs = 2\nschedule = 'linear'"), "expected one of cosine, halving"),
+        (("epochs = 2", "epochs = 2\nprecision = 'int8'"), "expected one of float32"),
+        (("epochs = 2", "epochs = 2\nlearning_rate = -1.0"), "expected between 0 and 1"),
+        (("epochs = 2", "epochs = 2\nepoch = 3"), "unknown key 'epoch'"),
+        (("[training]", "[trainings]"), "expected data, model and training"),
+        (("[model.text]", "[model.words]"), "no table text"),
+        (("epochs = 2", "epochs ="), "is not TOML"),
+    ],
+)
+def test_a_wrong_configuration_is_one_clear_error(tmp_path, change, words):
+    with pytest.raises(TrainingError, match=words):
+        _read(tmp_path, GOOD.replace(*change))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(TrainingError, match=r"nowhere\.toml cannot be read"):
+        read_config(tmp_path / "nowhere.toml")

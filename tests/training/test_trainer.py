@@ -1,0 +1,193 @@
+"""A whole, tiny training: it learns, repeats itself, survives interruptions, and names what is wrong."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cir_bench.commands.ablation import table
+from cir_bench.datasets.scenes.generation import Plan, generate
+from cir_export.commands.train import main
+from cir_export.model_file import load_model
+from cir_export.training import trainer
+from cir_export.training.configuration import DataSettings, TrainingConfig, TrainingSettings
+from cir_export.training.trainer import TrainingFiles, train
+from cir_infer.errors import DatasetError, TrainingError
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    root = tmp_path_factory.mktemp("scenes") / "data"
+    plan = Plan(
+        train_families=8, validation_queries=8, test_queries=8, gallery=40, image_size=32, views=("shaded",)
+    )
+    generate(root, plan, jobs=1)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _config(scenes, system="artemis", **training):
+    return TrainingConfig(
+        DataSettings(str(scenes)),
+        {
+            "system": system,
+            "embedding_dim": 32,
+            "image": {"trunk": "small", "size": 24, "channels": [8, 16], "pooling": "grid"},
+            "text": {"encoder": "lstm", "word_dim": 16, "hidden": 32, "dropout": 0.2},
+        },
+        TrainingSettings(
+            **{"epochs": 2, "families_per_batch": 2, "learning_rate": 5e-3, "schedule": "cosine", **training}
+        ),
+    )
+
+
+class _Interrupted(Exception):
+    pass
+
+
+def _weights(folder):
+    return torch.load(TrainingFiles(folder).model, weights_only=True)["weights"]
+
+
+def _same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_training_is_deterministic_and_its_loss_falls(scenes, tmp_path):
+    entries = []
+    train(_config(scenes, epochs=4), tmp_path / "a", "cpu", report=entries.append)
+    train(_config(scenes, epochs=4), tmp_path / "b", "cpu")
+    train(_config(scenes, epochs=4, seed=1), tmp_path / "c", "cpu")
+    assert _same(_weights(tmp_path / "a"), _weights(tmp_path / "b"))
+    assert not _same(_weights(tmp_path / "a"), _weights(tmp_path / "c"))
+    losses = [e["loss"] for e in entries if e["event"] == "epoch"]
+    assert len(losses) == 4
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("stop_at", [3, 4, 6])
+def test_an_interrupted_training_continues_to_the_same_bits(scenes, tmp_path, monkeypatch, stop_at):
+    """Inside an epoch (4 steps each), at its end, and inside the last one; dropout included."""
+    monkeypatch.setattr(trainer, "_STATE_EVERY", 1)
+    train(_config(scenes), tmp_path / "whole", "cpu")
+
+    original, calls = trainer._batch_loss, []
+
+    def interrupted(*args):
+        if len(calls) == stop_at:
+            raise _Interrupted
+        calls.append(1)
+        return original(*args)
+
+    monkeypatch.setattr(trainer, "_batch_loss", interrupted)
+    with pytest.raises(_Interrupted):
+        train(_config(scenes), tmp_path / "parts", "cpu")
+    assert TrainingFiles(tmp_path / "parts").state.exists()
+    monkeypatch.setattr(trainer, "_batch_loss", original)
+    torch.manual_seed(999)  # what a new process starts with does not matter
+    train(_config(scenes), tmp_path / "parts", "cpu")
+
+    assert _same(_weights(tmp_path / "whole"), _weights(tmp_path / "parts"))
+    logs = [
+        [json.loads(line) for line in TrainingFiles(tmp_path / name).log.read_text().splitlines()]
+        for name in ("whole", "parts")
+    ]
+    for whole, parts in zip(*logs, strict=True):
+        for entry in (whole, parts):
+            entry.pop("seconds", None)
+            entry.pop("cpu_seconds", None)
+        assert whole == parts
+    assert not TrainingFiles(tmp_path / "parts").state.exists()
+
+
+def test_the_stored_model_describes_itself(scenes, tmp_path):
+    end = train(_config(scenes, weights="float16"), tmp_path, "cpu")
+    stored = load_model(TrainingFiles(tmp_path).model)
+    assert stored.provenance["test"] == end["test"]
+    assert stored.provenance["epoch"] == end["best_epoch"]
+    assert stored.image["height"] == 24
+    assert end["test"]["queries"] == 8
+    assert end["test"]["gallery"] == 40
+    assert end["bytes"] == TrainingFiles(tmp_path).model.stat().st_size
+    half = [t.dtype for t in _weights(tmp_path).values() if t.is_floating_point()]
+    assert set(half) == {torch.float16}
+
+
+@pytest.mark.parametrize("system", ["image-only", "text-only", "late-fusion", "is-only", "em-only"])
+def test_every_part_of_the_ablation_trains(scenes, tmp_path, system):
+    end = train(_config(scenes, system, epochs=1, precision="bfloat16"), tmp_path, "cpu")
+    assert end["system"] == system
+    row = table([end]).splitlines()[4]
+    assert f"{100 * end['test']['recall']['1']:.1f}" in row
+
+
+def test_another_configuration_does_not_continue_a_state(scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "_STATE_EVERY", 1)
+    original, calls = trainer._batch_loss, []
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise _Interrupted
+        return original(*args)
+
+    monkeypatch.setattr(trainer, "_batch_loss", interrupted)
+    with pytest.raises(_Interrupted):
+        train(_config(scenes), tmp_path, "cpu")
+    monkeypatch.setattr(trainer, "_batch_loss", original)
+    with pytest.raises(TrainingError, match=r"another configuration.*--restart"):
+        train(_config(scenes, learning_rate=1e-3), tmp_path, "cpu")
+    state = TrainingFiles(tmp_path).state
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(TrainingError, match="cannot be read as a training state"):
+        train(_config(scenes), tmp_path, "cpu")
+    train(_config(scenes, epochs=1), tmp_path, "cpu", restart=True)
+    assert not state.exists()
+
+
+def test_what_cannot_be_trained_is_refused_with_a_remedy(scenes, tmp_path):
+    good = _config(scenes)
+    with pytest.raises(TrainingError, match="float16 needs a GPU"):
+        train(_config(scenes, precision="float16"), tmp_path, "cpu")
+    with pytest.raises(TrainingError, match="device 'gpu' cannot be used"):
+        train(good, tmp_path, "gpu")
+    with pytest.raises(TrainingError, match="fewer than the 9 families"):
+        train(_config(scenes, families_per_batch=9), tmp_path, "cpu")
+    with pytest.raises(TrainingError, match="views shaded, not 'flat'"):
+        train(replace(good, data=DataSettings(str(scenes), "flat")), tmp_path, "cpu")
+    with pytest.raises(TrainingError, match="system 'astemir' is not known"):
+        train(_config(scenes, "astemir"), tmp_path, "cpu")
+    with pytest.raises(TrainingError, match=r"image\.size"):
+        train(replace(good, model={**good.model, "image": {"size": "big"}}), tmp_path, "cpu")
+    with pytest.raises(DatasetError, match="cir-bench scenes"):
+        train(good.with_data(tmp_path / "nothing"), tmp_path, "cpu")
+
+
+def test_a_diverging_training_stops(scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "batch_classification_loss", lambda scores, *_: scores.sum() * float("nan"))
+    with pytest.raises(TrainingError, match="the loss is nan at step 1; lower"):
+        train(_config(scenes), tmp_path, "cpu")
+
+
+def test_the_command_trains_and_prints_one_json_object(scenes, tmp_path, capsys):
+    (tmp_path / "config.toml").write_text(
+        '[data]\npath = "nowhere"\n[model]\nsystem = "artemis"\nembedding_dim = 16\n'
+        '[model.image]\ntrunk = "small"\nsize = 24\nchannels = [4, 8]\npooling = "grid"\n'
+        '[model.text]\nencoder = "bigru"\nword_dim = 8\n[training]\nepochs = 1\n'
+    )
+    code = main([str(tmp_path / "config.toml"), "--data", str(scenes), "-o", str(tmp_path / "o"), "--json"])
+    assert code == 0
+    assert json.loads(capsys.readouterr().out)["event"] == "end"
+    assert main([str(tmp_path / "config.toml")]) == 1
+    assert "generate one: cir-bench scenes" in capsys.readouterr().err
+    assert main([str(tmp_path / "config.toml"), "--threads", "0"]) == 2
