@@ -36,10 +36,11 @@ class Engine:
         bundle: the bundle, or its path.
         device: "auto", "cpu", "cuda" or "tensorrt". A device asked for by name is used or refused;
             "auto" says through `logging` what it took.
-        threads: CPU threads inside an operator; None lets the backend choose.
+        threads: CPU threads inside an operator, and of a scorer; None lets the backend choose.
 
     Attributes:
         manifest: what the bundle says about itself.
+        threads: as given.
 
     Raises:
         BundleError: the bundle is missing, damaged or of a newer format, or its graphs are not what
@@ -52,6 +53,7 @@ class Engine:
     ) -> None:
         self._bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
         self.manifest: Manifest = self._bundle.manifest
+        self.threads = threads
         spec = self.manifest.text
         self._texts = None if spec is None else TextReader(self._bundle.tokenizer(), spec)
         models = {name: self._bundle.graph(name) for name in self.manifest.graphs}

@@ -222,7 +222,7 @@ class Searcher:
     def _scorer(self, snapshot: Snapshot) -> Scorer:
         with self._lock:
             if self._current is None or self._current[0] is not snapshot:
-                self._current = (snapshot, make_scorer(snapshot.rows, self._backend))
+                self._current = (snapshot, make_scorer(snapshot.rows, self._backend, self.engine.threads))
             return self._current[1]
 
 

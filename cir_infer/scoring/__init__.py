@@ -11,20 +11,32 @@ if TYPE_CHECKING:
 
 __all__ = ["SCORERS", "make_scorer"]
 
-SCORERS = ("auto", "reference")
+SCORERS = ("auto", "cpu", "cpu-int8", "reference")
 
 
-def make_scorer(rows: Rows, backend: str = "auto") -> Scorer:
-    """A scorer over fixed rows.
+def make_scorer(rows: Rows, backend: str = "auto", threads: int | None = None) -> Scorer:
+    """A scorer over fixed rows. All of them give the same, exact answer.
 
     Args:
         rows: the gallery.
-        backend: one of `SCORERS`; "auto" takes the fastest that this machine has.
+        backend: "cpu" reads the rows as they are stored; "cpu-int8" reads an int8 copy, which it
+            makes and keeps in memory, and re-scores a proven short list; "reference" is the
+            definition in NumPy, for checking; "auto" is "cpu".
+        threads: CPU threads of a call; None for every core that the process may use.
 
     Raises:
         UsageError: an unknown backend.
+        DeviceError: the backend cannot be used on this machine.
     """
-    if backend in ("auto", "reference"):
+    if backend in ("auto", "cpu"):
+        from cir_infer.scoring.cpu import CpuScorer
+
+        return CpuScorer(rows, threads=threads)
+    if backend == "cpu-int8":
+        from cir_infer.scoring.cpu import Int8Scorer
+
+        return Int8Scorer(rows, threads=threads)
+    if backend == "reference":
         from cir_infer.scoring.reference import ReferenceScorer
 
         return ReferenceScorer(rows)

@@ -156,6 +156,18 @@ def test_a_device_for_an_engine_that_has_one(engine: Engine, gallery_path: Path)
         Searcher(engine, gallery_path, device="cpu")
 
 
+@pytest.mark.parametrize("scorer", ["cpu", "cpu-int8", "reference"])
+def test_every_scorer_gives_the_same_answer(
+    engine: Engine, gallery_path: Path, pictures: list[Path], scorer: str
+) -> None:
+    auto, named = Searcher(engine, gallery_path), Searcher(engine, gallery_path, scorer=scorer)
+    assert named.describe()["scorer"].split()[0] == scorer.split("-")[0]
+    for image in pictures[:5]:
+        expected, found = auto.query(image, "is red", k=40), named.query(image, "is red", k=40)
+        assert found.ids == expected.ids
+        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
+
+
 def test_unknown_scorer(engine: Engine, gallery_path: Path, pictures: list[Path]) -> None:
     with pytest.raises(UsageError, match="scorer"):
         Searcher(engine, gallery_path, scorer="abacus").query(pictures[0], "is red")
