@@ -165,14 +165,9 @@ def _pixels(root):
     }
 
 
-def _texts(root):
-    return {p.name + p.parent.name: p.read_text() for p in root.rglob("*.json*")}
-
-
 def test_files_do_not_depend_on_the_number_of_processes(tmp_path):
     generate(tmp_path / "one", SMALL, jobs=1)
     generate(tmp_path / "two", SMALL, jobs=2)
-    assert {k.replace("one", "") for k in _texts(tmp_path / "one")}
     assert _pixels(tmp_path / "one") == _pixels(tmp_path / "two")
     for name in layout.SPLITS:
         for path in (layout.scenes, layout.queries):

@@ -28,14 +28,6 @@ def scenes(tmp_path_factory):
     return root
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def _config(scenes, system="artemis", **training):
     return TrainingConfig(
         DataSettings(str(scenes)),

@@ -123,6 +123,12 @@ def table(results: list[dict[str, Any]]) -> str:
         minutes = [f"{sum(r[k] for r in runs) / len(runs) / 60:.1f}" for k in ("seconds", "cpu_seconds")]
         cells += [str(len(runs)), f"{runs[0]['parameters']:,}", *minutes]
         lines.append(f"| {label} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "Recall is in per cent, measured on the stored weights of the epoch with the best validation R@1. With "
+        "several trainings it is their mean and range, and minutes are their mean. Wall minutes include all "
+        "else that the machine did meanwhile; CPU minutes are processor time of all threads.",
+    ]
     kinds = list(first["recall_at_1_by_kind"])
     lines += [
         "",
