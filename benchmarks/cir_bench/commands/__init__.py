@@ -29,6 +29,7 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "report": ("cir_bench.commands.report", "results as a page, as the README's section; regressions"),
     "scenes": ("cir_bench.commands.scenes", "generate the composed-retrieval data set of scenes"),
     "scoring": ("cir_bench.commands.scoring", "time exact scorers against the read roofline"),
+    "systems": ("cir_bench.commands.systems", "train every system alike: recall, parameters, time"),
     "table7": ("cir_bench.commands.table7", "replay the efficiency table of the ARTEMIS paper"),
 }
 """Sub-command -> (module, one line of help)."""

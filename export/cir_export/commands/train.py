@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,16 @@ def _parser() -> CirParser:
     parser.add_argument(
         "--data", type=Path, help="folder of the data set (default: data.path of the TOML file)"
     )
+    parser.add_argument(
+        "--system",
+        help="train this system instead of the TOML file's, over the same encoders (docs/systems.md)",
+    )
+    parser.add_argument(
+        "--initial",
+        type=Path,
+        metavar="MODEL",
+        help="model.pt to start from, e.g. of stage 1: weights of the same name and shape are taken",
+    )
     parser.add_argument("-o", "--out", type=Path, help="folder to write (default: the TOML file's)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     parser.add_argument("--threads", type=int, help="processor threads (default: PyTorch's choice)")
@@ -40,15 +51,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import torch
 
     from cir_export.training.configuration import read_config
+    from cir_export.training.systems import model_for_system
     from cir_export.training.trainer import train
 
     config = read_config(args.config)
     if args.data is not None:
         config = config.with_data(args.data)
+    if args.system is not None:
+        config = replace(config, model=model_for_system(config.model, args.system))
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     out = args.out or args.config.parent
-    end = train(config, out, args.device, args.restart, report=(lambda _: None) if args.json else _say)
+    report = (lambda _: None) if args.json else _say
+    end = train(config, out, args.device, args.restart, report, args.initial)
     if args.json:
         print_json(end)
     return 0

@@ -141,6 +141,6 @@ def read_config(path: Path) -> TrainingConfig:
     except UsageError as error:
         raise TrainingError(f"{path}: {error}") from error
     model = tables["model"]
-    if not isinstance(model, dict) or not isinstance(model.get("text"), dict):
-        raise TrainingError(f"{path}: model has no table text; expected system, image and text")
+    if not isinstance(model, dict) or not isinstance(model.get("clip", model.get("text")), dict):
+        raise TrainingError(f"{path}: model has no table text; expected system, image and text, or clip")
     return TrainingConfig(DataSettings(str((path.parent / data.path).resolve()), data.view), model, training)

@@ -26,8 +26,10 @@ from cir_export.training.evaluation import evaluate
 from cir_export.training.loss import batch_classification_loss
 from cir_export.training.optimisation import build_optimizer, freeze_trunks, learning_rate
 from cir_export.training.state import TrainingState, load_state, save_state
+from cir_export.training.systems import image_size, max_tokens, with_vocabulary
 from cir_infer.errors import CirError, TrainingError, UsageError
 from cir_infer.manifest import PadSquare, PixelInput, Resize, ToRgb
+from cir_infer.progress import progress_bar
 
 __all__ = ["TrainingFiles", "train"]
 
@@ -80,6 +82,7 @@ def train(
     device: str = "auto",
     restart: bool = False,
     report: Callable[[dict[str, Any]], None] = lambda _: None,
+    initial: Path | None = None,
 ) -> dict[str, Any]:
     """Train, or continue the interrupted training of the same configuration in the folder.
 
@@ -92,6 +95,7 @@ def train(
         device: "auto" (a GPU if there is one), or a PyTorch device.
         restart: forget an interrupted training.
         report: called with every entry of the log.
+        initial: a model file; weights of the same name and shape start from it.
 
     Returns:
         The last entry of the log, with the recall of the stored model on the test split.
@@ -104,7 +108,9 @@ def train(
     settings, files = config.training, TrainingFiles(folder)
     chosen = _device(device, settings.precision)
     data = _load(config)
-    digest = hashlib.sha256(f"{config.digest} {data.digest}".encode()).hexdigest()
+    start = None if initial is None else load_model(initial).model.state_dict()
+    begun = "" if initial is None else f" {hashlib.sha256(initial.read_bytes()).hexdigest()}"
+    digest = hashlib.sha256(f"{config.digest} {data.digest}{begun}".encode()).hexdigest()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -113,7 +119,10 @@ def train(
         files.state.unlink(missing_ok=True)
 
     torch.manual_seed(settings.seed)
-    model = _build(config, data).to(chosen)
+    model = _build(config, data)
+    if start is not None:
+        _start_from(model, start, str(initial))
+    model.to(chosen)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(model, settings)
     # float16 gradients underflow without a scale; the other precisions need none.
@@ -144,7 +153,10 @@ def train(
         epoch, done = divmod(state.step, steps_per_epoch)
         freeze_trunks(model, epoch < settings.frozen_epochs)
         batches = list(family_batches(data.train.families, settings.families_per_batch, settings.seed, epoch))
-        for batch in batches[done:]:
+        bar = progress_bar(
+            batches[done:], len(batches) - done, description=f"epoch {epoch + 1}", unit="batch"
+        )
+        for batch in bar:
             wall, cpu = time.perf_counter(), time.process_time()
             rate = learning_rate(settings, state.step, steps_per_epoch)
             for group in optimizer.param_groups:
@@ -239,7 +251,7 @@ def _load(config: TrainingConfig) -> _Data:
             f"{dataset.root} has the views {', '.join(dataset.views)}, not {config.data.view!r}; "
             "change data.view or generate that view"
         )
-    size = config.model.get("image", {}).get("size")
+    size = image_size(config.model)
     if not isinstance(size, int) or not 8 <= size <= 1024:
         raise TrainingError(f"model.image.size: {size!r}; expected pixels a side, from 8 to 1024")
     spec = PixelInput(
@@ -255,16 +267,28 @@ def _load(config: TrainingConfig) -> _Data:
     for split in splits.values():
         digest.update(repr((split.ids, [s.to_json() for s in split.scenes], split.queries)).encode())
     return _Data(
-        **sets, tokenizer=tokenizer, image=plain_resize(size), text=word_text(), digest=digest.hexdigest()
+        **sets,
+        tokenizer=tokenizer,
+        image=plain_resize(size),
+        text=word_text(max_tokens(config.model)),
+        digest=digest.hexdigest(),
     )
 
 
 def _build(config: TrainingConfig, data: _Data) -> RetrievalModel:
-    text = {**config.model["text"], "vocabulary_size": data.tokenizer.get_vocab_size()}
     try:
-        return build_model({**config.model, "text": text})
+        return build_model(with_vocabulary(config.model, data.tokenizer.get_vocab_size()))
     except UsageError as error:
         raise TrainingError(f"model: {error}") from error
+
+
+def _start_from(model: RetrievalModel, weights: dict[str, Tensor], where: str) -> None:
+    """Takes over the weights of another model that have the same names and shapes."""
+    own = model.state_dict()
+    shared = {n: w for n, w in weights.items() if n in own and own[n].shape == w.shape and w.ndim}
+    if not shared:
+        raise TrainingError(f"{where} shares no weight with system {model.system!r}")
+    model.load_state_dict(shared, strict=False)
 
 
 def _device(name: str, precision: str) -> torch.device:

@@ -1,0 +1,199 @@
+"""`cir-bench systems`: every system trained alike: recall, parameters and the time of a query."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cir_infer.commands.common import print_json
+from cir_infer.errors import TrainingError, UsageError
+
+__all__ = ["EXAMPLE", "add_arguments", "run", "table"]
+
+EXAMPLE = "cir-bench systems models/systems/config.toml --data data/scenes -o systems --threads 2"
+
+SYSTEMS = {
+    "image-only": "image only",
+    "text-only": "text only",
+    "late-fusion": "late fusion",
+    "concatenation": "concatenation",
+    "show-and-tell": "Show and Tell",
+    "attribute-as-operator": "attribute as operator",
+    "parameter-hashing": "parameter hashing",
+    "relationship": "Relationship",
+    "mrn": "MRN",
+    "film": "FiLM",
+    "tirg": "TIRG",
+    "tirg-last-convolution": "TIRG, last convolution",
+    "sac": "SAC",
+    "clip4cir-sum": "CLIP4Cir, stage 1 (sum), small CLIP",
+    "clip4cir-combiner": "CLIP4Cir, stage 2 (Combiner), small CLIP",
+    "is-only": "ARTEMIS, IS only",
+    "em-only": "ARTEMIS, EM only",
+    "artemis": "ARTEMIS",
+}
+"""System -> its row in the table."""
+
+_STAGE_1 = {"clip4cir-combiner": "clip4cir-sum"}
+"""Systems that start from another's weights and train nothing of its trunk."""
+
+_ROUNDS, _GALLERY = 40, 5000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument("config", type=Path, help="TOML file of cir-train; its system is replaced")
+    parser.add_argument("--data", type=Path, help="folder of the data set (default: the TOML file's)")
+    parser.add_argument(
+        "-o", "--out", type=Path, required=True, help="folder for the trainings and the table"
+    )
+    parser.add_argument(
+        "--systems",
+        nargs="+",
+        choices=SYSTEMS,
+        default=list(SYSTEMS),
+        metavar="NAME",
+        help=f"what to train, in this order (default: all of {', '.join(SYSTEMS)})",
+    )
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="processor threads (default: PyTorch's choice)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: auto)")
+    parser.add_argument(
+        "--table-only", action="store_true", help="train nothing; tabulate the trainings that are finished"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train what is not trained yet, then write recall.json and recall.md.
+
+    Finished trainings are kept and an interrupted one continues, so the command may be given again.
+    """
+    if args.threads is not None and args.threads < 1:
+        raise UsageError(f"--threads {args.threads}; expected at least 1")
+    import torch
+
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    results = {}
+    for system in args.systems:
+        end = _finished(args.out / system / "log.jsonl")
+        if end is None and not args.table_only:
+            end = _train(args, system)
+        if end is not None:
+            results[system] = end
+            if not args.json:
+                print(f"{system}: R@1 {end['test']['recall']['1']:.3f}", flush=True)
+    if not results:
+        raise TrainingError(f"{args.out} holds no finished training")
+    # Only what is in the table is timed, all in one run, so that the times can be compared.
+    for system, milliseconds in _query_times({name: args.out / name for name in results}).items():
+        results[system]["query_ms"] = milliseconds
+    (args.out / "recall.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (args.out / "recall.md").write_text(table(results), encoding="utf-8")
+    if args.json:
+        print_json({"trainings": results})
+    else:
+        print(f"\n{table(results)}")
+    return 0
+
+
+def _train(args: argparse.Namespace, system: str) -> dict[str, Any]:
+    from cir_export.training.configuration import read_config
+    from cir_export.training.systems import model_for_system
+    from cir_export.training.trainer import train
+
+    config = read_config(args.config)
+    if args.data is not None:
+        config = config.with_data(args.data)
+    config = replace(config, model=model_for_system(config.model, system))
+    initial = None
+    if system in _STAGE_1:
+        initial = args.out / _STAGE_1[system] / "model.pt"
+        if not initial.is_file():
+            raise TrainingError(f"{system} starts from {_STAGE_1[system]}; train that first")
+        config = replace(config, training=replace(config.training, frozen_epochs=config.training.epochs))
+    return train(config, args.out / system, args.device, initial=initial)
+
+
+def _finished(log: Path) -> dict[str, Any] | None:
+    """The last entry of a finished training's log."""
+    if not log.is_file():
+        return None
+    try:
+        end: dict[str, Any] = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
+        return end if end["event"] == "end" else None
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise TrainingError(f"{log} is damaged ({error}); remove its folder") from error
+
+
+def _query_times(folders: dict[str, Path]) -> dict[str, float]:
+    """Median milliseconds of one query through each system's bundle, on one core.
+
+    From a decoded image and a text to the ten best of 5,000 rows. The systems take turns, so that whatever
+    else the machine does falls on all of them.
+    """
+    queries = {system: _query(folder) for system, folder in folders.items()}
+    times: dict[str, list[float]] = {system: [] for system in queries}
+    for _ in range(_ROUNDS):
+        for system, query in queries.items():
+            start = time.perf_counter()
+            query()
+            times[system].append(1000 * (time.perf_counter() - start))
+    return {system: round(float(np.median(values[5:])), 2) for system, values in times.items()}
+
+
+def _query(folder: Path) -> Callable[[], object]:
+    from cir_export.export import export_bundle
+    from cir_export.model_file import load_model
+    from cir_export.verification import draw_samples
+    from cir_infer.engine import Engine
+    from cir_infer.scoring import make_scorer
+    from cir_infer.scoring.contract import Rows
+
+    bundle = folder / "model.cir"
+    if not bundle.is_file():
+        trained = load_model(folder / "model.pt")
+        export_bundle(trained, bundle, draw_samples(trained.image, trained.text, trained.tokenizer))
+    engine = Engine(bundle, device="cpu", threads=1)
+    rows = np.random.default_rng(0).standard_normal((_GALLERY, engine.dimension)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    scorer = make_scorer(Rows.of(rows))
+    image = np.random.default_rng(1).integers(0, 256, (96, 96, 3), np.uint8)
+
+    def query() -> object:
+        reference = engine.encode_references([image]) if engine.needs_reference else None
+        text = engine.encode_texts(["make the small red cube blue"]) if engine.needs_text else None
+        return scorer.topk(engine.compose(reference, text), 10)
+
+    return query
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """The table in Markdown: a row a system."""
+    first = next(iter(results.values()))["test"]
+    lines = [
+        f"{first['queries']:,} queries over held-out compositions in a gallery of {first['gallery']:,} "
+        "scenes with hard negatives; the reference is excluded. One seed each, the same budget.",
+        "",
+        "| system | R@1 | R@5 | R@10 | parameters | query, ms | CPU minutes of training |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for system, label in SYSTEMS.items():
+        if system in results:
+            end = results[system]
+            recall = [f"{100 * end['test']['recall'][k]:.1f}" for k in ("1", "5", "10")]
+            rest = [
+                f"{end['parameters']:,}",
+                f"{end['query_ms']:.1f}",
+                f"{end['cpu_seconds'] / 60:.1f}",
+            ]
+            lines.append(f"| {label} | {' | '.join(recall + rest)} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,75 @@
+"""What each system needs of a configuration that was written for another: `cir-train --system NAME`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cir_export.models import MODELS
+from cir_infer.errors import UsageError
+
+__all__ = ["image_size", "max_tokens", "model_for_system", "with_vocabulary"]
+
+_CLIP = {
+    "embed_dim": 256,
+    "image_size": 96,
+    "vision_layers": [1, 1, 1, 1],
+    "vision_width": 16,
+    "vision_heads": 8,
+    "patch_size": 0,
+    "context_length": 64,
+    "text_width": 128,
+    "text_heads": 4,
+    "text_layers": 2,
+}
+"""A CLIP that trains on two CPU cores: its last map of 96 pixels is the 3 x 3 grid of the scenes."""
+
+
+def model_for_system(model: Mapping[str, Any], system: str) -> dict[str, Any]:
+    """The `[model]` table with another system, over the same trunk and text encoder where it has such.
+
+    Args:
+        model: the table of some system on pixels.
+        system: the other system's name.
+
+    Raises:
+        UsageError: the system is not known.
+    """
+    if system not in MODELS:
+        raise UsageError(f"--system {system!r} is not known; expected one of {', '.join(sorted(MODELS))}")
+    if system == model.get("system"):
+        return dict(model)
+    if system.startswith("clip4cir-"):
+        return {"system": system, "clip": dict(model.get("clip", _CLIP))}
+    if "image" not in model or "text" not in model:
+        raise UsageError(f"--system {system}: the configuration has no image and text encoder to share")
+    image, text, dim = dict(model["image"]), dict(model["text"]), model.get("embedding_dim", 512)
+    changed = {"system": system, "embedding_dim": dim, "image": image, "text": text}
+    if system == "show-and-tell":
+        text["encoder"] = "lstm-last"
+        text.setdefault("hidden", dim)
+    elif system == "sac":
+        changed["text"] = {"hidden": dim} | {k: v for k, v in text.items() if k in ("word_dim", "hidden")}
+    elif system == "relationship" and image.get("pooling") == "grid":
+        changed["cells"] = image.get("grid", 3)
+    return changed
+
+
+def with_vocabulary(model: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """The table with the size of the vocabulary in its place."""
+    part = "clip" if "clip" in model else "text"
+    return {**model, part: {**model.get(part, {}), "vocabulary_size": size}}
+
+
+def image_size(model: Mapping[str, Any]) -> Any:
+    """Height and width of the images, as the table says it, or None."""
+    if "clip" in model:
+        return model["clip"].get("image_size")
+    return model.get("image", {}).get("size")
+
+
+def max_tokens(model: Mapping[str, Any]) -> int:
+    """The longest text that the system reads."""
+    if "clip" in model:
+        return int(model["clip"].get("context_length", _CLIP["context_length"]))
+    return int(model.get("max_words", 64)) if model.get("system") == "show-and-tell" else 512
