@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-SOURCES := $(shell find kernels -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o -name 'CMakeLists.txt' 2>/dev/null) CMakeLists.txt pyproject.toml
+SOURCES := $(shell find kernels -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o -name '*.cu*' -o -name 'CMakeLists.txt' 2>/dev/null) CMakeLists.txt pyproject.toml
 
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: setup test lint demo stress bench clean
+.PHONY: setup test lint demo stress bench fatbin cuda-check gpu-check clean
 
 setup: $(STAMP)
 
@@ -41,3 +41,15 @@ stress: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/cir-bench scoring
+
+# The CUDA kernels for every architecture, beside the Python code. Needs nvcc, no GPU.
+fatbin:
+	$(PYTHON) tools/build_cuda.py
+
+# The same, and fails on spilled registers, local memory, or a difference from kernels/score/cuda/resources.json.
+cuda-check:
+	$(PYTHON) tools/build_cuda.py --check
+
+# Offline, on a machine with a GPU, with the packages that are there: docs/gpu-check.md.
+gpu-check:
+	$(PYTHON) tools/gpu_check.py

@@ -16,6 +16,7 @@ __all__ = [
     "THREADS",
     "PackArguments",
     "QuantiseArguments",
+    "ReadArguments",
     "ScanArguments",
     "Segment",
     "ShortlistArguments",
@@ -138,3 +139,9 @@ class QuantiseArguments(ctypes.Structure):
         ("vectors", c_uint32),
         ("quantised_bytes", c_uint32),
     )
+
+
+class ReadArguments(ctypes.Structure):
+    """Of the kernel that only reads, for benchmarks."""
+
+    _fields_ = (("data", c_void_p), ("mixed", c_void_p), ("vectors", c_uint32))

@@ -34,7 +34,6 @@ _WARPS = 8
 _BLOCKS_OF_SCAN = 2
 """Blocks of the exact kernel on a multiprocessor: what its registers allow."""
 _TILES_OF_WARP = 8
-_MOST_LISTED = 1 << 24
 _WIDEST_GRID = 65_535
 
 
@@ -215,7 +214,7 @@ class CudaSearch:
         return max(self._tuning.least_first_rows, 2 * self._found, share)
 
     def _list_capacity(self) -> int:
-        most = min(1 << 14, _MOST_LISTED // self._queries)
+        most = min(1 << 14, self._tuning.most_listed // self._queries)
         return max(self._tuning.list_capacity, most, 8 * self._found)
 
     @property

@@ -22,8 +22,9 @@ class Tuning:
         first_rows: rows that are scored exactly at first, in all queries of a batch together, to know what a
             row must reach; each query takes at least `least_first_rows` and twice k.
         least_first_rows: see `first_rows`.
-        list_capacity: candidates that a query may list between two exact passes, at least; small
-            batches get more.
+        list_capacity: candidates that a query may list between two exact passes, at least.
+        most_listed: candidates of all queries together; what it leaves a query beyond `list_capacity`, up
+            to 16,384, lets small batches do with fewer passes.
         source: what was measured, or that nothing was.
     """
 
@@ -32,6 +33,7 @@ class Tuning:
     first_rows: int = 32_768
     least_first_rows: int = 1024
     list_capacity: int = 4096
+    most_listed: int = 1 << 24
     source: str = "unmeasured"
 
 

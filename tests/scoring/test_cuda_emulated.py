@@ -14,7 +14,7 @@ from tests.emulation.emulated import EmulatedDevice
 from tests.scoring.conformance import ScorerConformance, pack, random_terms, rows_of
 
 NEVER = Tuning(queries=10**9, rows=0)
-ALWAYS = Tuning(queries=1, rows=0, first_rows=16, least_first_rows=8, list_capacity=64)
+ALWAYS = Tuning(queries=1, rows=0, first_rows=16, least_first_rows=8, list_capacity=64, most_listed=0)
 
 
 class EmulatedConformance(ScorerConformance):

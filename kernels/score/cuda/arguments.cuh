@@ -105,3 +105,9 @@ struct QuantiseArguments {
     uint32_t vectors;
     uint32_t quantised_bytes;  // of a row
 };
+
+struct ReadArguments {
+    const void* data;
+    uint32_t* mixed;           // (blocks * 256,)
+    uint32_t vectors;          // of 16 bytes; below 2^31
+};

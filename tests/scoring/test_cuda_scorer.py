@@ -1,0 +1,263 @@
+"""Where rows lie, which kernels run, and what happens when lists, memory or the GPU do not suffice."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cir_infer.errors import DeviceError, ScoringError
+from cir_infer.runtime.devices import missing_gpu
+from cir_infer.scoring import cuda
+from cir_infer.scoring.contract import QueryTerms, Rows, Scorer
+from cir_infer.scoring.cuda import CudaScorer
+from cir_infer.scoring.cuda_arguments import ReadArguments
+from cir_infer.scoring.cuda_context import open_device
+from cir_infer.scoring.cuda_tuning import MEASURED, UNMEASURED, Tuning, tuning_for
+from tests.emulation.emulated import EmulatedDevice
+from tests.scoring.conformance import check_topk, pack, random_terms, rows_of
+
+NEVER = Tuning(queries=10**9, rows=0)
+ALWAYS = Tuning(queries=1, rows=0, first_rows=64, least_first_rows=64, list_capacity=256, most_listed=0)
+
+
+def gallery(row_type: str = "float16", n: int = 900, d: int = 72, cuts: tuple[int, ...] = (200,)) -> Rows:
+    return rows_of(np.random.default_rng(n + d).standard_normal((n, d)), row_type, cuts)
+
+
+def same(a: Any, b: Any) -> None:
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_is_a_scorer() -> None:
+    assert isinstance(CudaScorer(gallery(), device=EmulatedDevice()), Scorer)
+
+
+@pytest.mark.parametrize("row_type", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_every_placement_gives_the_same_answer(row_type: str, weighted: bool) -> None:
+    rows = gallery(row_type)
+    terms = random_terms(np.random.default_rng(1), 3, 2, 72, weighted)
+    allow = pack(np.random.default_rng(2).random(900) < 0.8)
+    expected = CudaScorer(rows, device=EmulatedDevice(), tuning=NEVER).topk(terms, 40, allow)
+    check_topk(expected, terms, rows, 40, allow)
+    for device, memory, placement in [
+        (EmulatedDevice(), 40_000, "streamed"),
+        (EmulatedDevice(integrated=True), None, "shared"),
+        (EmulatedDevice(integrated=True, mappable=False), None, "shared"),
+    ]:
+        for tuning in (NEVER, ALWAYS):
+            scorer = CudaScorer(rows, device=device, memory=memory, tuning=tuning)
+            assert placement in scorer.name
+            same(scorer.topk(terms, 40, allow), expected)
+
+
+def test_streamed_rows_pass_through_two_buffers() -> None:
+    rows, device = gallery(d=64), EmulatedDevice()
+    scorer = CudaScorer(rows, device=device, memory=2 * 100 * 128, tuning=NEVER)
+    terms = random_terms(np.random.default_rng(1), 1, 2, 64, True)
+    check_topk(scorer.topk(terms, 10), terms, rows, 10)
+    assert device.launched == ["scan_f16_ratio2"] * 9  # 900 rows, 100 at a time
+
+
+def test_streamed_rows_serve_a_k_beyond_one_pass() -> None:
+    rows = gallery(n=1300, d=16)
+    scorer = CudaScorer(rows, device=EmulatedDevice(), memory=30_000, tuning=NEVER)
+    terms = random_terms(np.random.default_rng(1), 2, 1, 16, False)
+    check_topk(scorer.topk(terms, 1200), terms, rows, 1200)
+
+
+def test_an_int8_shadow_answers_for_rows_that_stay_on_the_host() -> None:
+    rows = gallery("float32", n=1500)
+    scorer = CudaScorer(rows, device=EmulatedDevice(), memory=1500 * 80 + 1000, tuning=ALWAYS, scan="int8")
+    assert scorer.name == "cuda (sm_75, int8 scan, streamed)"
+    for weighted in (True, False):
+        terms = random_terms(np.random.default_rng(1), 2, 2, 72, weighted)
+        check_topk(scorer.topk(terms, 8), terms, rows, 8)
+    assert scorer.statistics.batched == 4
+
+
+def test_integrated_memory_is_not_copied() -> None:
+    rows, device = gallery(d=64), EmulatedDevice(integrated=True)
+    scorer = CudaScorer(rows, device=device, tuning=NEVER)
+    # The GPU reads the caller's memory: what changes there changes the answer.
+    terms = random_terms(np.random.default_rng(1), 1, 1, 64, False)
+    rows.blocks[1][5] = (100 * terms.numerators[0, 0]).astype(np.float16)
+    assert scorer.topk(terms, 1).rows[0, 0] == 205
+
+
+@pytest.mark.parametrize("tuning", [NEVER, ALWAYS])
+@pytest.mark.parametrize("row_type", ["float16", "int8"])
+def test_no_result_depends_on_a_race_or_on_memory_nothing_wrote(row_type: str, tuning: Tuning) -> None:
+    rows = gallery(row_type, n=500, d=48)
+    terms = random_terms(np.random.default_rng(1), 3, 2, 48, True)
+    answers = []
+    for schedule, filling in [(0, 0xFF), (1, 0x00), (2, 0xA5), (3, 0xFF), (4, 0x3C)]:
+        device = EmulatedDevice(schedule=schedule, filling=filling)
+        answers.append(CudaScorer(rows, device=device, tuning=tuning).topk(terms, 30))
+    check_topk(answers[0], terms, rows, 30)
+    for answer in answers[1:]:
+        same(answer, answers[0])
+
+
+@pytest.mark.parametrize(
+    ("shared_bytes", "kernels"),
+    [
+        (15_000, {"scan_f16_ratio_any"}),
+        (20_000, {"scan_f16_ratio_any", "few_f16_ratio2", "pack_ratio"}),
+        (24_000, {"scan_f16_ratio2", "few_f16_ratio2", "pack_ratio"}),
+        (65_536, {"scan_f16_ratio2", "many_f16_ratio2", "pack_ratio"}),
+        (232_448, {"scan_f16_ratio2", "many_f16_ratio2", "pack_ratio"}),
+    ],
+)
+def test_kernels_fit_the_shared_memory_there_is(shared_bytes: int, kernels: set[str]) -> None:
+    rows, device = gallery(d=256, n=400), EmulatedDevice(shared_bytes=shared_bytes)
+    terms = random_terms(np.random.default_rng(1), 40, 2, 256, True)
+    check_topk(CudaScorer(rows, device=device, tuning=ALWAYS).topk(terms, 5), terms, rows, 5)
+    assert {k for k in device.launched if not k.startswith("survey")} == kernels
+
+
+def test_one_query_of_a_gallery_in_one_piece_is_one_launch() -> None:
+    rows, device = gallery(), EmulatedDevice()
+    scorer = CudaScorer(rows, device=device)
+    device.launched.clear()
+    scorer.topk(random_terms(np.random.default_rng(1), 1, 2, 72, True), 50)
+    assert device.launched == ["scan_f16_ratio2"]
+
+
+def test_lists_that_overflow_are_rescued() -> None:
+    """Rows that get better and better: every row of a stage beats the floor of the one before."""
+    rng = np.random.default_rng(3)
+    terms = random_terms(rng, 3, 1, 32, False)
+    # Only the first query's floor rises; the lists of the others suffice.
+    rise = np.linspace(-1, 1, 2000)[:, None] * terms.numerators[0, 0]
+    rows = rows_of(rise + 1e-3 * rng.standard_normal((2000, 32)), "float16")
+    scorer = CudaScorer(rows, device=EmulatedDevice(), tuning=ALWAYS)
+    for _ in range(2):
+        check_topk(scorer.topk(terms, 20), terms, rows, 20)
+    assert scorer.statistics.rescued >= 2
+    assert scorer.statistics.queries == scorer.statistics.batched == 6
+
+
+@pytest.mark.parametrize("scan", ["stored", "int8"])
+def test_random_rows_need_no_rescue(scan: Any) -> None:
+    rows = gallery("float16", n=4000, d=64)
+    scorer = CudaScorer(rows, device=EmulatedDevice(), tuning=ALWAYS, scan=scan)
+    for weighted in (True, False):
+        terms = random_terms(np.random.default_rng(4), 9, 2, 64, weighted)
+        check_topk(scorer.topk(terms, 10), terms, rows, 10)
+    assert scorer.statistics == (18, 18, 0)
+
+
+def test_scales_that_are_zero_negative_or_not_finite() -> None:
+    rng = np.random.default_rng(5)
+    scales = rng.standard_normal(300).astype(np.float32)
+    scales[::7] = 0
+    scales[3::31] = np.nan
+    scales[5::31] = np.inf
+    rows = Rows.of(rng.integers(-127, 128, (300, 64)).astype(np.int8), scales)
+    for tuning in (NEVER, ALWAYS):
+        scorer = CudaScorer(rows, device=EmulatedDevice(), tuning=tuning)
+        for weighted in (True, False):
+            terms = random_terms(rng, 9, 1, 64, weighted)
+            check_topk(scorer.topk(terms, 12), terms, rows, 12)
+
+
+def test_a_large_batch_is_answered_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "_MOST_QUERIES", 4)
+    rows = gallery(n=100)
+    terms = random_terms(np.random.default_rng(1), 10, 2, 72, True)
+    check_topk(CudaScorer(rows, device=EmulatedDevice()).topk(terms, 5), terms, rows, 5)
+
+
+def test_a_prepared_search_reads_terms_where_they_are() -> None:
+    rows, device = gallery(), EmulatedDevice()
+    with CudaScorer(rows, device=device, tuning=ALWAYS) as scorer:
+        terms = random_terms(np.random.default_rng(1), 2, 2, 72, True)
+        expected = scorer.topk(terms, 10)
+        search = scorer.prepare(2, 2, True, 10)
+        assert terms.weights is not None
+        device.upload(search.numerators, terms.numerators, None)
+        device.upload(search.weights, terms.weights, None)
+        for _ in range(3):
+            search.launch(None)
+            same(search.result(), expected)
+        search.close()
+        with pytest.raises(ScoringError, match="expected 1 to 4096 queries"):
+            scorer.prepare(0, 2, True, 10)
+
+
+def test_memory_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, live = EmulatedDevice(), set()
+
+    def allocate(nbytes: int, real: Any = device.allocate) -> Any:
+        memory = real(nbytes)
+        live.add(memory.address)
+        free = memory.free
+        memory.free = lambda: (live.discard(memory.address), free())
+        return memory
+
+    device.allocate = device.allocate_host = allocate
+    scorer = CudaScorer(gallery(n=80), device=device)
+    for k in range(1, 20):  # more shapes than are kept
+        scorer.topk(random_terms(np.random.default_rng(1), 1, 2, 72, True), k)
+    held = len(live)
+    for k in range(1, 20):
+        scorer.topk(random_terms(np.random.default_rng(1), 1, 2, 72, True), k)
+    assert len(live) == held
+    scorer.close()
+    scorer.close()
+    assert not live
+    with pytest.raises(ScoringError, match="closed"):
+        scorer.topk(random_terms(np.random.default_rng(1), 1, 2, 72, True), 1)
+    forgotten = CudaScorer(gallery(n=80), device=device)
+    forgotten.topk(random_terms(np.random.default_rng(1), 1, 2, 72, True), 3)
+    assert live
+    del forgotten
+    gc.collect()
+    assert not live
+
+
+def test_requests_that_make_no_sense() -> None:
+    with pytest.raises(ScoringError, match="scan is 'fast'"):
+        CudaScorer(gallery(), device=EmulatedDevice(), scan="fast")  # type: ignore[arg-type]
+    with pytest.raises(ScoringError, match="int8 shadow of int8 rows"):
+        CudaScorer(gallery("int8"), device=EmulatedDevice(), scan="int8")
+    with pytest.raises(DeviceError, match="no room for two rows"):
+        CudaScorer(gallery(), device=EmulatedDevice(), memory=100)
+    with pytest.raises(DeviceError, match="shadow of 900 rows"):
+        CudaScorer(gallery(), device=EmulatedDevice(), memory=100, scan="int8")
+
+
+@pytest.mark.skipif(missing_gpu() is None, reason="this machine has a GPU")
+def test_a_machine_without_a_gpu_is_told_so() -> None:
+    with pytest.raises(DeviceError, match=r"no NVIDIA driver.*use the CPU scorer"):
+        open_device()
+
+
+def test_untuned_architectures_say_so() -> None:
+    assert tuning_for(1) is UNMEASURED and UNMEASURED.source == "unmeasured"
+    assert all(t.source != "unmeasured" for t in MEASURED.values())
+
+
+def test_no_rows_and_no_queries() -> None:
+    empty = CudaScorer(Rows.of(np.empty((0, 8), np.float16)), device=EmulatedDevice())
+    got = empty.topk(random_terms(np.random.default_rng(0), 2, 1, 8, False), 3)
+    assert (got.rows == -1).all() and got.terms.shape == (2, 3, 1)
+    none = QueryTerms(np.empty((0, 1, 72), np.float32), None, ("a",))
+    assert CudaScorer(gallery(), device=EmulatedDevice()).topk(none, 3).rows.shape == (0, 3)
+
+
+@pytest.mark.parametrize("vectors", [1, 700, 5000])
+def test_the_read_kernel_reads_every_byte(vectors: int) -> None:
+    device = EmulatedDevice()
+    data, mixed = device.allocate(vectors * 16), device.allocate(2 * 256 * 4)
+    words = np.random.default_rng(0).integers(0, 2**32, vectors * 4, dtype=np.uint32)
+    device.upload(data.address, words, None)
+    device.launch("read_bytes", (2, 1), 0, ReadArguments(data.address, mixed.address, vectors), None)
+    assert np.bitwise_xor.reduce(mixed.array.view(np.uint32)) == np.bitwise_xor.reduce(words)
+    data.free()
+    mixed.free()

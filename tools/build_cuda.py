@@ -1,0 +1,186 @@
+#!/usr/bin/env python3
+"""Compile the CUDA kernels for every architecture into one fatbin, and hold their resources to a table.
+
+    tools/build_cuda.py                                 write cir_infer/scoring/cuda_kernels.fatbin
+    tools/build_cuda.py --check                         also fail on spills or a difference from the table
+    tools/build_cuda.py --update                        write the table anew, after a change meant to move it
+    tools/build_cuda.py --architectures 90 --no-ptx     for one GPU only
+
+Needs nvcc 12.8 or later and nothing else; no GPU, no package of this repository.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+KERNELS = ROOT / "kernels" / "score" / "cuda"
+FATBIN = ROOT / "cir_infer" / "scoring" / "cuda_kernels.fatbin"
+TABLE = KERNELS / "resources.json"
+
+ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 110, 120)
+# The kernels distinguish Turing from everything later and nothing else, so two front-end passes are enough.
+VIRTUAL = {arch: 75 if arch < 80 else 80 for arch in ARCHITECTURES}
+
+# Warps, blocks and KiB of shared memory of a multiprocessor (CUDA C++ Programming Guide).
+LIMITS = {
+    75: (32, 16, 64), 80: (64, 32, 164), 86: (48, 16, 100), 87: (48, 16, 164), 89: (48, 24, 100),
+    90: (64, 32, 228), 100: (64, 32, 228), 110: (48, 24, 228), 120: (48, 24, 100),
+}  # fmt: skip
+THREADS = 256
+REGISTERS = 65_536
+# What a usual launch asks for (k = 50, J = 2 with weights, D = 512, float16 rows): occupancy is given for it.
+SCAN_SHARED = 1696 + 1024 * 8 + 4 * 512 * 4
+FEW_SHARED = 4 * 8 * 512 * 2
+MANY_SHARED = 64 * 512 * 2
+
+
+def sources_hash() -> str:
+    """Of every kernel source, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(KERNELS.glob("*.cu*")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def compile_fatbin(output: Path, architectures: tuple[int, ...], ptx: bool, jobs: int) -> str:
+    """Run nvcc; returns what the assembler said of registers and memory."""
+    nvcc = os.environ.get("NVCC") or shutil.which("nvcc")
+    if nvcc is None:
+        sys.exit("error: nvcc is not on the PATH; install the CUDA toolkit 12.8 or later, or set NVCC")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    targets = [f"-gencode=arch=compute_{VIRTUAL[a]},code=sm_{a}" for a in architectures]
+    if ptx:
+        targets.append("-gencode=arch=compute_80,code=compute_80")
+    half = output.with_suffix(f".{os.getpid()}")
+    command = [
+        nvcc,
+        "-std=c++17",
+        "-O3",
+        f"-I{KERNELS}",
+        *targets,
+        "-fatbin",
+        "-Xptxas",
+        "-v",
+        "--threads",
+        str(jobs),
+    ]
+    try:
+        done = subprocess.run(
+            [*command, "-o", str(half), str(KERNELS / "score.cu")], capture_output=True, text=True
+        )
+        if done.returncode != 0:
+            sys.exit(f"error: nvcc failed\n{done.stderr[-4000:]}")
+        half.replace(output)
+    finally:
+        half.unlink(missing_ok=True)
+    return done.stderr + done.stdout
+
+
+def resources(log: str) -> dict[str, dict[str, dict[str, int]]]:
+    """Kernel -> architecture -> registers, local memory, spills, blocks and warps of a multiprocessor."""
+    pattern = re.compile(
+        r"Compiling entry function '(?P<kernel>\w+)' for 'sm_(?P<arch>\d+)a?'.*?"
+        r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
+        r"(?P<loads>\d+) bytes spill loads.*?"
+        r"Used (?P<registers>\d+) registers",
+        re.DOTALL,
+    )
+    table: dict[str, dict[str, dict[str, int]]] = {}
+    for m in pattern.finditer(log):
+        kernel, arch, registers = m["kernel"], int(m["arch"]), int(m["registers"])
+        shared = shared_of(kernel)
+        blocks = occupancy(arch, registers, shared)
+        table.setdefault(kernel, {})[f"sm_{arch}"] = {
+            "registers": registers,
+            "stack_bytes": int(m["stack"]),
+            "spill_bytes": int(m["stores"]) + int(m["loads"]),
+            "shared_bytes": shared,
+            "blocks": blocks,
+            "warps": blocks * THREADS // 32,
+        }
+    return {kernel: dict(sorted(by_arch.items())) for kernel, by_arch in sorted(table.items())}
+
+
+def shared_of(kernel: str) -> int:
+    """Dynamic shared memory of the usual launch; no kernel has static shared memory."""
+    if kernel.startswith("scan"):
+        return SCAN_SHARED - (4 * 512 * 4 if kernel.endswith("any") else 0)
+    if kernel.startswith("few"):
+        return FEW_SHARED
+    if kernel.startswith("many"):
+        return MANY_SHARED
+    return 384 if kernel.startswith("pack") else 0
+
+
+def occupancy(arch: int, registers: int, shared: int) -> int:
+    """Blocks of 256 threads that fit one multiprocessor."""
+    warps, blocks, kib = LIMITS[arch]
+    registers_of_warp = -(-registers * 32 // 256) * 256
+    by_registers = REGISTERS // registers_of_warp // (THREADS // 32)
+    reserved = 0 if arch == 75 else 1024  # the system's share of every block, from Ampere on
+    by_shared = kib * 1024 // (shared + reserved) if shared + reserved else blocks
+    return min(warps // (THREADS // 32), blocks, by_registers, by_shared)
+
+
+def complaints(found: dict[str, dict[str, dict[str, int]]], architectures: tuple[int, ...]) -> list[str]:
+    """What is wrong with the kernels as compiled, against the rules and the committed table."""
+    said = []
+    for kernel, by_arch in found.items():
+        for arch, use in by_arch.items():
+            if use["spill_bytes"] or use["stack_bytes"]:
+                said.append(f"{kernel} for {arch} uses {use['stack_bytes']} bytes of local memory")
+            if use["blocks"] < 1:
+                said.append(f"{kernel} for {arch} does not fit a multiprocessor")
+    committed = json.loads(TABLE.read_text()) if TABLE.exists() else {"kernels": {}}
+    for kernel in sorted(set(found) | set(committed["kernels"])):
+        for arch in (f"sm_{a}" for a in architectures):
+            now, before = (t.get(kernel, {}).get(arch) for t in (found, committed["kernels"]))
+            if now != before:
+                said.append(f"{kernel} for {arch}: {now} now, {before} in {TABLE.name}")
+    return said
+
+
+def main() -> None:
+    """See the top of this file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=FATBIN, help="where the fatbin goes")
+    parser.add_argument(
+        "--architectures", type=int, nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES)
+    )
+    parser.add_argument("--no-ptx", action="store_true", help="no PTX for architectures to come")
+    parser.add_argument("--jobs", type=int, default=2, help="compilers at a time")
+    parser.add_argument(
+        "--check", action="store_true", help="fail on spills, or on a difference from the table"
+    )
+    parser.add_argument("--update", action="store_true", help="write the table")
+    args = parser.parse_args()
+    architectures = tuple(args.architectures)
+    log = compile_fatbin(args.output, architectures, not args.no_ptx, args.jobs)
+    found = resources(log)
+    print(
+        f"{args.output}: {args.output.stat().st_size} bytes, {len(found)} kernels for "
+        f"{len(architectures)} architectures"
+    )
+    if args.update:
+        if architectures != ARCHITECTURES:
+            sys.exit("error: --update writes the whole table; leave out --architectures")
+        TABLE.write_text(json.dumps({"sources": sources_hash(), "kernels": found}, indent=1) + "\n")
+    if args.check or args.update:
+        said = complaints(found, architectures)
+        if said:
+            sys.exit("error: " + "\n       ".join(said))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+#!/usr/bin/env python3
+"""Everything that only a GPU can tell, in one offline run: `make gpu-check`. See docs/gpu-check.md.
+
+Builds the kernels where nvcc is there, runs the conformance suite on the GPU, then compute-sanitizer, then
+the benchmark, and writes benchmarks/results/<gpu>-<date>.json. A step that fails is recorded and the next
+one still runs; the exit code is 1 if any failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "tools")]
+
+import build_cuda  # noqa: E402
+
+TESTS = "tests/scoring/test_cuda_gpu.py"
+SANITIZED = "random_rows or duplicates or overflow or streamed"
+QUICK = ((15_000, 1), (1_000_000, 1), (1_000_000, 64), (100_000, 1024))
+FULL = tuple((n, q) for n in (15_000, 100_000, 1_000_000, 10_000_000) for q in (1, 8, 64, 1024))
+
+
+def run(name: str, command: list[str], limit: float, log: Path) -> dict[str, Any]:
+    """One step as a process of its own, its output in a log and its end on the terminal."""
+    print(f"== {name}: {' '.join(command)}", flush=True)
+    begun = time.monotonic()
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths, "ORT_DISABLE_TELEMETRY": "1"}
+    try:
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=limit,
+            errors="replace",
+        )
+        output, code = done.stdout + done.stderr, done.returncode
+    except subprocess.TimeoutExpired as expired:
+        output, code = f"stopped after {limit:.0f} s\n{expired.stdout or ''}", 124
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"== {name}\n{output}\n")
+    print("\n".join(output.splitlines()[-12:]), flush=True)
+    return {"passed": code == 0, "exit_code": code, "seconds": round(time.monotonic() - begun, 1)}
+
+
+def build(limit: float, log: Path) -> dict[str, Any]:
+    """The fatbin for this GPU, or the one that is already there."""
+    if os.environ.get("NVCC") or shutil.which("nvcc"):
+        architecture = compute_capability()
+        only = ["--architectures", str(architecture)] if architecture in build_cuda.ARCHITECTURES else []
+        return run("build", [sys.executable, "tools/build_cuda.py", *only, "--jobs", "2"], limit, log)
+    present = build_cuda.FATBIN.exists()
+    return {
+        "passed": present,
+        "skipped": "no nvcc; " + ("a fatbin is there" if present else "no fatbin either"),
+    }
+
+
+def compute_capability() -> int:
+    """Times ten, from nvidia-smi; 0 if it does not say."""
+    asked = subprocess.run(
+        ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = re.match(r"(\d+)\.(\d+)", asked.stdout)
+    return int(found[1]) * 10 + int(found[2]) if found else 0
+
+
+def sanitize(limit: float, log: Path) -> dict[str, Any]:
+    """The GPU tests of small sizes under compute-sanitizer's memcheck and racecheck."""
+    tool = shutil.which("compute-sanitizer")
+    if tool is None:
+        return {"passed": False, "skipped": "compute-sanitizer is not on the PATH"}
+    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-x", TESTS, "-k", SANITIZED]
+    return {
+        check: run(check, [tool, "--tool", check, "--error-exitcode", "9", *tests], limit / 2, log)
+        for check in ("memcheck", "racecheck")
+    }
+
+
+def benchmark(cases: tuple[tuple[int, int], ...], limit: float) -> dict[str, Any]:
+    """Every case until the time is up; what was left out is named."""
+    from cir_bench import cuda_scoring
+
+    out: dict[str, Any] = {"cases": [], "left_out": [], "predictions": []}
+    end = time.monotonic() + limit
+    for rows, queries in cases:
+        if time.monotonic() > end:
+            out["left_out"].append({"rows": rows, "queries": queries})
+            continue
+        case = cuda_scoring.Case(rows, queries=queries)
+        dtypes = ("float16", "float32", "int8") if rows <= 1_000_000 else ("float16",)
+        try:
+            results = cuda_scoring.measure(case, dtypes)
+        except Exception as error:  # the other cases are still worth having
+            out["left_out"].append({"rows": rows, "queries": queries, "error": repr(error)})
+            continue
+        out["cases"].append(
+            {"rows": rows, "dim": case.dim, "queries": queries, "k": case.k, "results": results}
+        )
+        for entry in results:
+            print(f"  {rows:>10} rows {queries:>5} queries  {json.dumps(entry)}", flush=True)
+    ours = [
+        entry["of_roofline"]
+        for case in out["cases"]
+        if case["rows"] == 1_000_000 and case["queries"] == 1
+        for entry in case["results"]
+        if entry["name"] == "cir/cuda" and entry["dtype"] == "float16" and entry.get("of_roofline")
+    ]
+    if ours:
+        # Predictions, not measurements: 85% of each GPU's nominal bandwidth, times ours over the roofline.
+        for name, bandwidth in cuda_scoring.PREDICTED_BANDWIDTH.items():
+            milliseconds = 1_000_000 * 1024 / (0.85 * bandwidth) * ours[0] * 1e3
+            out["predictions"].append(
+                {"gpu": name, "rows": 1_000_000, "queries": 1, "predicted_ms": milliseconds}
+            )
+    if time.monotonic() < end:
+        tuning = cuda_scoring.crossover()
+        out["crossover"] = {"queries": tuning.queries, "rows": tuning.rows, "source": tuning.source}
+    return out
+
+
+def main() -> None:
+    """See the top of this file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=9.0, help="for everything together")
+    parser.add_argument("--full", action="store_true", help="all sizes of the benchmark instead of four")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the result and its log")
+    args = parser.parse_args()
+    for module in ("pycuda", "pytest", "hypothesis"):
+        if importlib.util.find_spec(module) is None:
+            sys.exit(
+                f"error: {module} is not installed here; see docs/gpu-check.md for how to carry it offline"
+            )
+    from cir_bench.machine import stamp
+    from cir_infer.errors import CirError
+    from cir_infer.scoring.cuda_context import open_device
+
+    args.output.mkdir(parents=True, exist_ok=True)
+    total = 60 * args.minutes
+    log = args.output / "gpu-check.log"
+    log.write_text("")
+    result: dict[str, Any] = {"kind": "gpu-check", **stamp(), "sources": build_cuda.sources_hash()}
+    result["build"] = build(0.3 * total, log)
+    try:
+        gpu = open_device().name
+    except CirError as error:
+        sys.exit(f"error: {error}")
+    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", TESTS]
+    result["conformance"] = run("conformance", pytest, 0.25 * total, log)
+    result["sanitizer"] = sanitize(0.3 * total, log)
+    result["benchmark"] = benchmark(FULL if args.full else QUICK, 0.35 * total)
+    name = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
+    day = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    path = args.output / f"{name}-{day}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"wrote {path}")
+    steps = [result["build"], result["conformance"], *_leaves(result["sanitizer"])]
+    wrong = [
+        e for case in result["benchmark"]["cases"] for e in case["results"] if "wrong" in e.get("skipped", "")
+    ]
+    sys.exit(0 if all(step["passed"] for step in steps) and not wrong else 1)
+
+
+def _leaves(step: dict[str, Any]) -> list[dict[str, Any]]:
+    return [step] if "passed" in step else list(step.values())
+
+
+if __name__ == "__main__":
+    main()
