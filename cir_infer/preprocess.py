@@ -6,6 +6,7 @@ that a model sees the same bytes here as there. Dividing by 255 and normalising 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from cir_infer.errors import ImageError
 from cir_infer.images import ImageLike, check_pixels, describe_image, load_features, load_image
 from cir_infer.manifest import CenterCrop, FeatureInput, PadSquare, PixelInput, Resize, Step, TargetPad
+from cir_infer.resampling import Border, resize_padded_square
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,8 +42,7 @@ def preprocess(
         return load_features(image, spec.size)
     picture = load_image(image, spec.exif_orientation)
     try:
-        for step in spec.steps:
-            picture = _apply(step, picture, describe_image(image))
+        picture = _run(spec.steps, picture, describe_image(image))
     except (ValueError, OSError, MemoryError) as error:  # Pillow cannot resample or convert this mode
         raise ImageError(
             f"{describe_image(image)} cannot be prepared ({error}); save it as 8-bit RGB"
@@ -54,60 +55,92 @@ def preprocess(
     return np.asarray(picture)
 
 
+def _run(steps: Sequence[Step], image: Image.Image, name: str) -> Image.Image:
+    """The steps in order; padding to a square, resizing and cropping it are one step, to the same bytes."""
+    while steps:
+        fused = _padded_square(steps, image, name)
+        if fused is None:
+            image, steps = _apply(steps[0], image, name), steps[1:]
+        else:
+            image, steps = fused, steps[3:]
+    return image
+
+
+def _padded_square(steps: Sequence[Step], image: Image.Image, name: str) -> Image.Image | None:
+    """The first three steps in one go; None where they are others, or their order of rounding is open."""
+    if len(steps) < 3 or image.mode not in ("L", "RGB"):
+        return None
+    pad, resize, crop = steps[:3]
+    if not (isinstance(pad, PadSquare) and isinstance(resize, Resize) and isinstance(crop, CenterCrop)):
+        return None
+    border = _border(pad, image.size)
+    padded = (image.width + border[0] + border[2], image.height + border[1] + border[3])
+    size = _resized(resize, padded)
+    if padded[0] != padded[1] or size[0] != size[1] or crop.size > size[0] or (size[0] - crop.size) % 2:
+        return None
+    check_pixels(*padded, f"{name}, padded,")
+    check_pixels(*size, f"{name}, resized,")
+    margin = (size[0] - crop.size) // 2
+    return resize_padded_square(image, border, pad.fill, size[0], margin, _filter(resize))
+
+
 def _apply(step: Step, image: Image.Image, name: str) -> Image.Image:
-    if isinstance(step, PadSquare):
-        return _pad_square(image, step, name)
-    if isinstance(step, TargetPad):
-        return _target_pad(image, step.ratio, name)
+    """One step by itself, on an image of any mode."""
+    if isinstance(step, (PadSquare, TargetPad)):
+        return _pad(image, _border(step, image.size), step.fill if isinstance(step, PadSquare) else 0, name)
     if isinstance(step, Resize):
-        return _resize(image, step, name)
+        size = _resized(step, image.size)
+        check_pixels(*size, f"{name}, resized,")
+        return image.resize(size, _filter(step))
     if isinstance(step, CenterCrop):
         return _center_crop(image, step.size, name)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _pad_square(image: Image.Image, step: PadSquare, name: str) -> Image.Image:
-    width, height = image.size
+def _border(step: PadSquare | TargetPad, size: tuple[int, int]) -> Border:
+    width, height = size
+    if isinstance(step, TargetPad):
+        longer = max(width, height)
+        if longer / min(width, height) < step.ratio:
+            return (0, 0, 0, 0)
+        target = longer / step.ratio
+        across, down = max(int((target - width) / 2), 0), max(int((target - height) / 2), 0)
+        return (across, down, across, down)
     across, down = max(height - width, 0), max(width - height, 0)
     left, top = across // 2, down // 2
     if step.rounding == "clip4cir":
-        return _pad(image, (left, top, left, top), step.fill, name)
-    return _pad(image, (left, top, across - left, down - top), step.fill, name)
+        return (left, top, left, top)
+    return (left, top, across - left, down - top)
 
 
-def _target_pad(image: Image.Image, ratio: float, name: str) -> Image.Image:
-    width, height = image.size
-    longer = max(width, height)
-    if longer / min(width, height) < ratio:
-        return image
-    target = longer / ratio
-    across, down = max(int((target - width) / 2), 0), max(int((target - height) / 2), 0)
-    return _pad(image, (across, down, across, down), 0, name)
+def _resized(step: Resize, size: tuple[int, int]) -> tuple[int, int]:
+    """Width and height after resizing."""
+    if isinstance(step.size, tuple):
+        return (step.size[1], step.size[0])
+    shorter, longer = sorted(size)
+    longer = int(step.size * longer / shorter)
+    return (step.size, longer) if size[0] <= size[1] else (longer, step.size)
 
 
-def _resize(image: Image.Image, step: Resize, name: str) -> Image.Image:
+def _filter(step: Resize) -> Image.Resampling:
     from PIL import Image
 
-    if isinstance(step.size, tuple):
-        height, width = step.size
-    else:
-        shorter, longer = sorted(image.size)
-        longer = int(step.size * longer / shorter)
-        width, height = (step.size, longer) if image.width <= image.height else (longer, step.size)
-    check_pixels(width, height, f"{name}, resized,")
-    filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-    return image.resize((width, height), filters[step.interpolation])
+    return {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[step.interpolation]
 
 
 def _center_crop(image: Image.Image, size: int, name: str) -> Image.Image:
     across, down = max(size - image.width, 0), max(size - image.height, 0)
     image = _pad(image, (across // 2, down // 2, (across + 1) // 2, (down + 1) // 2), 0, name)
+    return image.crop(_crop_box(size, image.size))
+
+
+def _crop_box(crop: int, size: tuple[int, int]) -> Border:
     # torchvision rounds half to even, as Python does.
-    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
-    return image.crop((left, top, left + size, top + size))
+    left, top = round((size[0] - crop) / 2), round((size[1] - crop) / 2)
+    return (left, top, left + crop, top + crop)
 
 
-def _pad(image: Image.Image, border: tuple[int, int, int, int], fill: int, name: str) -> Image.Image:
+def _pad(image: Image.Image, border: Border, fill: int, name: str) -> Image.Image:
     """Borders (left, top, right, bottom) of one value in every channel, in a palette of one index."""
     from PIL import Image
 

@@ -63,8 +63,8 @@ _PADS = st.sampled_from(
     width=st.integers(1, 400),
     height=st.integers(1, 400),
     pad=_PADS,
-    size=st.sampled_from([64, 61, 128, 32, (64, 48), (50, 64)]),
-    crop=st.sampled_from([None, 28, 31, 32]),
+    size=st.sampled_from([64, 60, 61, 128, 32, (64, 64), (64, 48), (50, 64)]),
+    crop=st.sampled_from([None, 28, 28, 31, 32]),
     interpolation=st.sampled_from(["bilinear", "bicubic"]),
 )
 def test_in_one_go_is_one_by_one(width, height, pad, size, crop, interpolation):
