@@ -6,34 +6,31 @@ A figure is worth reporting as a fraction of these; a fraction travels to other 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from cir_bench.timing import repeat
+from cir_infer.scoring.contract import Rows
+from cir_infer.scoring.cpu import CpuScorer
 
 __all__ = ["matrix_rate", "read_bandwidth"]
 
-_READ_BYTES = 512 << 20
-_SIDE = 1536
+_READ_BYTES = 256 << 20
+_SIDE = 1024
 _CHAIN = 4
 
 
 def read_bandwidth(threads: int, seconds: float = 1.0) -> float:
     """Bytes a second at which `threads` threads can read memory that is in no cache.
 
-    Each thread forms the dot product of its part with itself: one read of every byte and two
-    operations on it. The best run counts, since anything else that happens only slows it down.
+    The native module sums every byte, which is all that it does. The best run counts, since anything
+    else that happens only slows it down.
+
+    Raises:
+        DeviceError: the native module is not built.
     """
-    block = np.ones(_READ_BYTES // 4, np.float32)
-    parts = np.array_split(block, threads)
-    with ThreadPoolExecutor(threads) as pool:
-
-        def read() -> None:
-            for _ in pool.map(lambda part: float(np.dot(part, part)), parts):
-                pass
-
-        taken = repeat(read, seconds=seconds, at_least=5)
+    scorer = CpuScorer(Rows.of(np.ones((_READ_BYTES // 2048, 512), np.float32)), threads=threads)
+    taken = repeat(scorer.read_all, seconds=seconds, at_least=5)
     return 1e3 * _READ_BYTES / float(taken.min())
 
 

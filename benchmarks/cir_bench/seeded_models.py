@@ -6,14 +6,23 @@ Latency does not depend on what weights say (they are finite and not denormal), 
 from __future__ import annotations
 
 import itertools
+import logging
 import string
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cir_export.model_file import TrainedModel
 
-__all__ = ["FASHIONIQ_WORDS", "seeded_model", "vocabulary_words", "write_seeded_bundle"]
+__all__ = [
+    "FASHIONIQ_WORDS",
+    "seeded_model",
+    "unknown_words_expected",
+    "vocabulary_words",
+    "write_seeded_bundle",
+]
 
 FASHIONIQ_WORDS = 3775
 """Words of the public FashionIQ vocabulary, without the special tokens."""
@@ -71,5 +80,18 @@ def write_seeded_bundle(
 
     trained = seeded_model(system, trunk, text, seed)
     samples = draw_samples(trained.image, trained.text, trained.tokenizer)
-    export_bundle(trained, path, samples)
+    with unknown_words_expected():
+        export_bundle(trained, path, samples)
     return path
+
+
+@contextmanager
+def unknown_words_expected() -> Iterator[None]:
+    """Texts of words that a made-up vocabulary does not hold are no news meanwhile."""
+    logger = logging.getLogger("cir_infer.texts")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -165,17 +165,18 @@ def _roofline(
 ) -> dict[str, Any]:
     """Scoring and encoder as fractions of what this machine can do, and what that predicts for others."""
     cores = threads or result["machine"]["cpu"]["cores"]
+    seconds = min(1.0, result["settings"]["seconds"] / 5)
     row_bytes = sum(block.nbytes for block in rows.blocks)
     roofline: dict[str, Any] = {"row_bytes": row_bytes, "threads": cores}
     if device == "cpu":
-        roofline["read_bytes_per_s"] = read_bandwidth(cores)
+        roofline["read_bytes_per_s"] = read_bandwidth(cores, seconds)
         roofline["score_fraction"] = (
             1e3 * row_bytes / roofline["read_bytes_per_s"] / percentile(samples["score"], 50)
         )
         roofline["rows_fit_in_cache"] = row_bytes < 64 << 20
     if "image" in samples and result["bundle"]["precision"] == "float32":
         macs = result["bundle"]["macs"]["image"]
-        roofline["matrix_macs_per_s"] = matrix_rate("cpu" if device == "cpu" else "cuda", threads)
+        roofline["matrix_macs_per_s"] = matrix_rate("cpu" if device == "cpu" else "cuda", threads, seconds)
         roofline["encoder_fraction"] = (
             1e3 * macs / roofline["matrix_macs_per_s"] / percentile(samples["image"], 50)
         )

@@ -9,7 +9,15 @@ from cir_bench.latency.cold_start import STEPS
 from cir_bench.latency.stages import STAGES
 from cir_infer.tables import format_table
 
-__all__ = ["accuracy_text", "doubts_text", "latency_text", "machine_line", "significant"]
+__all__ = [
+    "accuracy_text",
+    "compare_text",
+    "doubts_text",
+    "latency_text",
+    "machine_line",
+    "significant",
+    "table7_text",
+]
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -189,3 +197,73 @@ def _drift(drift: Mapping[str, Any]) -> list[str]:
         changes = ", ".join(f"{n} {d:+.2f}" for n, d in metrics.items() if n.startswith("R"))
         lines.append(f"  {part}: {changes} points")
     return lines
+
+
+def compare_text(result: Mapping[str, Any]) -> str:
+    """A comparison as one table for each of its parts."""
+    bundle, settings = result["bundle"], result["settings"]
+    lines = [
+        f"{bundle['system']} {bundle['precision']}, {_shape(bundle['image'])}, on {bundle['device']}; "
+        f"{settings['rows']:,} rows, k = {settings['k']}, {settings['threads']} threads; "
+        f"verified equal first: {result['verified']}",
+        f"{machine_line(result)}; commit {result['commit']}",
+    ]
+    for name, ways in result["comparisons"].items():
+        rows = [
+            [
+                way,
+                significant(found["p50_ms"]),
+                significant(found["p99_ms"]),
+                significant(found["times_ours"]["median"]),
+                f"{significant(found['times_ours']['p10'])} to {significant(found['times_ours']['p90'])}",
+            ]
+            for way, found in ways.items()
+        ]
+        lines += [
+            "",
+            format_table([name, "p50 ms", "p99 ms", "x ours", "middle 80%"], rows, right=range(1, 5)),
+        ]
+    return "\n".join([*lines, *([""] if result["doubts"] else []), *doubts_text(result)])
+
+
+def table7_text(result: Mapping[str, Any]) -> str:
+    """The replayed table, the paper's beside it."""
+    settings, encoders, paper = result["settings"], result["encoders"], result["paper"]
+    base = paper["encoders"]["seconds"]
+    queries, images = sum(settings["queries"].values()), sum(settings["galleries"].values())
+    rows = [
+        [
+            "encoders alone",
+            f"{encoders['giga_macs']:.3f}",
+            f"{encoders['mega_parameters']:.2f}",
+            significant(encoders["seconds"]),
+            "",
+            f"{base:.2f} s",
+        ]
+    ]
+    for name, system in result["systems"].items():
+        known = paper[name]["seconds"] - base
+        for way, label in (("authors", "the authors' way"), ("ours", system["scorer"])):
+            added = system[way]["seconds"]
+            rows.append(
+                [
+                    f"{name}, {label}",
+                    f"+{system['giga_macs']:.3f}",
+                    f"+{system['mega_parameters']:.2f}",
+                    significant(encoders["seconds"] + added),
+                    f"+{significant(added)}",
+                    f"+{known:.2f} s" if way == "authors" else "",
+                ]
+            )
+    header = ["", "GMAC", "M parameters", "total s", "scoring adds, s", "paper, T4"]
+    lines = [
+        f"{settings['data']}: {images:,} images, {queries:,} queries; {settings['device']}, "
+        f"{settings['threads']} threads",
+        f"{machine_line(result)}; commit {result['commit']}",
+        "",
+        format_table(header, rows, right=range(1, 6)),
+        "",
+    ]
+    for name, system in result["systems"].items():
+        lines.append(f"{name}: the authors' way takes {significant(system['authors_over_ours'])} times ours")
+    return "\n".join([*lines, *doubts_text(result)])

@@ -1,0 +1,70 @@
+"""`cir-bench compare`: ours against PyTorch, torch.compile, ONNX Runtime alone and the literal loop."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cir_infer.commands.common import print_json
+from cir_infer.errors import UsageError
+
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = """cir-bench compare model.pt --rows 100000
+  cir-bench compare --seeded resnet50 --device cuda --output compare.json"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument("model", metavar="MODEL", nargs="?", help="what cir-export takes")
+    parser.add_argument(
+        "--vocab", metavar="FILE", help="the vocabulary of a checkpoint that does not hold it"
+    )
+    parser.add_argument(
+        "--seeded", metavar="TRUNK", help="instead of a model: random ARTEMIS on resnet18 or resnet50"
+    )
+    parser.add_argument("--rows", type=int, default=15_000, metavar="N", help="gallery rows (default 15000)")
+    parser.add_argument("-k", "--k", type=int, default=50, metavar="N", help="hits a query (default 50)")
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, metavar="S", help="each comparison (default 10)"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or tensorrt (default cpu)")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="CPU threads, for all alike (default: cores)"
+    )
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="also write the JSON here")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare and print."""
+    from cir_bench.compare.measurement import Settings, measure_comparison
+    from cir_bench.report.text import compare_text
+    from cir_bench.results import ensure_writable, to_json, write_text
+    from cir_bench.seeded_models import seeded_model
+
+    if (args.model is None) == (args.seeded is None):
+        raise UsageError("expected either MODEL or --seeded TRUNK")
+    for flag, value in (("--rows", args.rows), ("--k", args.k), ("--threads", args.threads or 1)):
+        if value < 1:
+            raise UsageError(f"{flag} {value}; expected 1 or more")
+    if args.k > args.rows:
+        raise UsageError(f"--k {args.k} of --rows {args.rows}; expected fewer hits than rows")
+    ensure_writable(args.output)
+    if args.seeded is not None:
+        trained = seeded_model(trunk=args.seeded)
+    else:
+        from cir_export.checkpoints import load_trained
+
+        trained = load_trained(args.model, args.vocab)
+    result = measure_comparison(
+        trained,
+        Settings(args.rows, args.k, args.seconds, args.device, args.threads, not args.no_compile),
+    )
+    if args.output is not None:
+        write_text(args.output, to_json(result))
+    if args.json:
+        print_json(result)
+    else:
+        print(compare_text(result))
+    return 0

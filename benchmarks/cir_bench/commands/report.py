@@ -1,0 +1,76 @@
+"""`cir-bench report`: results across machines and commits as a page, and the README's section."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cir_infer.commands.common import print_json
+from cir_infer.errors import UsageError
+
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = """cir-bench report benchmarks/results/*.json --output report.html
+  cir-bench report benchmarks/results/*.json --readme README.md"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument("results", metavar="JSON", type=Path, nargs="+", help="what cir-bench wrote")
+    parser.add_argument("-o", "--output", type=Path, metavar="HTML", help="write the page here")
+    parser.add_argument("--title", default="cir-infer: measured", help="heads the page")
+    parser.add_argument(
+        "--readme", type=Path, metavar="FILE", help="write the performance section of this README"
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="with --readme: write nothing, fail if the section is out of date",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write what was asked for and print the regressions; 1 where --check finds a difference."""
+    from cir_bench.report.page import report_page
+    from cir_bench.report.readme import performance_section, replace_section
+    from cir_bench.report.regressions import group_key, regressions
+    from cir_bench.results import ensure_writable, read_result, write_text
+
+    if args.check and args.readme is None:
+        raise UsageError("--check needs --readme")
+    ensure_writable(args.output)
+    results = {path.name: read_result(path) for path in args.results}
+    if len(results) != len(args.results):
+        raise UsageError("two results have the same file name; rename one of them")
+    written: list[Path] = []
+    if args.output is not None:
+        write_text(args.output, report_page(list(results.values()), args.title))
+        written.append(args.output)
+    stale = False
+    if args.readme is not None:
+        text = replace_section(args.readme, performance_section(results))
+        if args.check:
+            stale = text != args.readme.read_text(encoding="utf-8")
+        else:
+            write_text(args.readme, text)
+            written.append(args.readme)
+    worse = regressions(list(results.values()))
+    if args.json:
+        print_json(
+            {
+                "results": {name: group_key(result) for name, result in results.items()},
+                "written": written,
+                "readme_is_current": None if not args.check else not stale,
+                "regressions": [vars(change) for change in worse],
+            }
+        )
+    else:
+        for name, result in results.items():
+            print(f"{name}: {group_key(result)}")
+        for change in worse:
+            print(f"regression: {change}")
+        for path in written:
+            print(f"wrote {path}")
+        if stale:
+            print(f"{args.readme}: out of date; run the same command without --check")
+    return 1 if stale else 0

@@ -1,0 +1,79 @@
+"""`cir-bench table7`: the efficiency table of the ARTEMIS paper, replayed on this machine."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cir_infer.commands.common import print_json
+from cir_infer.errors import UsageError
+
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = """cir-bench table7
+  cir-bench table7 --data /data/fashionIQ --all --device cuda --output table7.json"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="FashionIQ; default: generated, of its shape"
+    )
+    parser.add_argument(
+        "--images", type=int, default=512, metavar="N", help="images to encode, scaled to all (default 512)"
+    )
+    parser.add_argument(
+        "--queries",
+        type=int,
+        default=64,
+        metavar="N",
+        help="queries a category to loop over the authors' way, scaled to all (default 64)",
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="scale nothing: every image, every query, both ways"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or tensorrt (default cpu)")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="CPU threads, for all alike (default: cores)"
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path(".cache/table7"),
+        metavar="DIR",
+        help="keeps the two bundles (260 MB)",
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="also write the JSON here")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Replay and print."""
+    from cir_bench.report.text import table7_text
+    from cir_bench.results import ensure_writable, to_json, write_text
+    from cir_bench.table7.measurement import Settings, measure_table7
+
+    for flag, value in (
+        ("--images", args.images),
+        ("--queries", args.queries),
+        ("--threads", args.threads or 1),
+    ):
+        if value < 1:
+            raise UsageError(f"{flag} {value}; expected 1 or more")
+    ensure_writable(args.output)
+    result = measure_table7(
+        Settings(
+            folder=args.work,
+            root=args.data,
+            images=None if args.all else args.images,
+            queries=None if args.all else args.queries,
+            device=args.device,
+            threads=args.threads,
+        )
+    )
+    if args.output is not None:
+        write_text(args.output, to_json(result))
+    if args.json:
+        print_json(result)
+    else:
+        print(table7_text(result))
+    return 0

@@ -1,0 +1,1 @@
+"""Ours against what one would use otherwise, interleaved in one run."""

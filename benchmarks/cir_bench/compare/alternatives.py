@@ -1,0 +1,213 @@
+"""The alternatives: each answers the same query, from a prepared image and tokens to the first k rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cir_bench.torch_scoring import literal_scores, ranked, two_product_scores
+from cir_infer.engine import Engine
+from cir_infer.scoring import make_scorer
+from cir_infer.scoring.contract import Rows, Scorer
+
+if TYPE_CHECKING:
+    import torch
+
+    from cir_export.model_file import TrainedModel
+
+__all__ = ["Alternative", "Question", "alternatives"]
+
+Answer = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A query before any encoder.
+
+    Attributes:
+        image: uint8 (1, H, W, 3), or float32 (1, F).
+        text: the modifier.
+        tokens: the same text as int64 (1, T).
+        lengths: int64 (1,).
+    """
+
+    image: npt.NDArray[Any]
+    text: str
+    tokens: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """One way to answer, in whole and in its parts.
+
+    Attributes:
+        name: what a report calls it.
+        answer: question to the first k row numbers, on the host.
+        encode: the image encoder alone.
+        score: terms of the last answered question to the first k, alone; None where another alternative
+            scores alike.
+    """
+
+    name: str
+    answer: Callable[[Question], Answer]
+    encode: Callable[[Question], object]
+    score: Callable[[], object] | None = None
+
+
+def alternatives(
+    engine: Engine, trained: TrainedModel, rows: npt.NDArray[np.float32], k: int, compiled: bool, threads: int
+) -> list[Alternative]:
+    """Ours first, then the others.
+
+    Args:
+        engine: a bundle exported from `trained`.
+        trained: the model.
+        rows: float32 (N, D), the gallery.
+        k: hits a query.
+        compiled: also torch.compile.
+        threads: for PyTorch on the CPU.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    device = torch.device("cpu" if engine.describe()["device"] == "cpu" else "cuda")
+    model = trained.model.to(device)
+    found = [
+        _Ours(engine, make_scorer(Rows.of(rows)), k).alternative(),
+        _RuntimeAlone(engine, rows, k).alternative(),
+        _Torch("PyTorch eager, two products", model, rows, k, device, literal=False).alternative(),
+        _Torch("PyTorch eager, literal loop", model, rows, k, device, literal=True).alternative(),
+    ]
+    if compiled:
+        pair = _Torch("torch.compile, two products", model, rows, k, device, literal=False, compiled=True)
+        found.append(pair.alternative())
+    return found
+
+
+class _Ours:
+    """The SDK: its engine and its scorer."""
+
+    def __init__(self, engine: Engine, scorer: Scorer, k: int) -> None:
+        self._engine, self._scorer, self._k = engine, scorer, k
+        self._terms: Any = None
+
+    def alternative(self) -> Alternative:
+        return Alternative(f"cir-infer, {self._scorer.name}", self._answer, self._encode, self._score)
+
+    def _answer(self, question: Question) -> Answer:
+        engine = self._engine
+        reference = self._encode(question) if engine.needs_reference else None
+        text = engine.encode_texts([question.text]) if engine.needs_text else None
+        self._terms = engine.compose(reference, text)
+        return self._score()
+
+    def _encode(self, question: Question) -> npt.NDArray[np.float32]:
+        return self._engine.encode_prepared(question.image)
+
+    def _score(self) -> Answer:
+        rows: Answer = self._scorer.topk(self._terms, self._k).rows[0]
+        return rows
+
+
+class _RuntimeAlone:
+    """The same graphs in ONNX Runtime, with the two products and the selection in NumPy."""
+
+    def __init__(self, engine: Engine, rows: npt.NDArray[np.float32], k: int) -> None:
+        self._engine, self._k = engine, k
+        self._rows, self._squares = rows, rows * rows
+        self._terms: Any = None
+
+    def alternative(self) -> Alternative:
+        return Alternative("ONNX Runtime, NumPy scoring", self._answer, self._encode, self._score)
+
+    def _answer(self, question: Question) -> Answer:
+        engine = self._engine
+        reference = self._encode(question) if engine.needs_reference else None
+        text = engine.encode_texts([question.text]) if engine.needs_text else None
+        self._terms = engine.compose(reference, text)
+        return self._score()
+
+    def _encode(self, question: Question) -> npt.NDArray[np.float32]:
+        return self._engine.encode_prepared(question.image)
+
+    def _score(self) -> Answer:
+        values = self._terms.numerators[0] @ self._rows.T
+        if self._terms.weights is not None:
+            norms = self._terms.weights[0] @ self._squares.T
+            values = values / np.sqrt(np.maximum(norms, 1e-20))
+        scores = values.sum(0)
+        best = (
+            np.argpartition(-scores, self._k - 1)[: self._k]
+            if self._k < len(scores)
+            else np.arange(len(scores))
+        )
+        return best[np.lexsort((best, -scores[best]))]
+
+
+class _Torch:
+    """The model in PyTorch, with one of two ways to score."""
+
+    def __init__(
+        self,
+        name: str,
+        model: Any,
+        rows: npt.NDArray[np.float32],
+        k: int,
+        device: torch.device,
+        literal: bool,
+        compiled: bool = False,
+    ) -> None:
+        import torch
+
+        self._name, self._k, self._device, self._literal = name, k, device, literal
+        self._model = model
+        wrap: Callable[[Any], Any] = torch.compile if compiled else lambda function: function
+        self._encode_reference = wrap(model.encode_reference)
+        self._products = wrap(two_product_scores)
+        self._rows = torch.from_numpy(rows).to(device)
+        self._squares = self._rows * self._rows
+        self._terms: Any = None
+
+    def alternative(self) -> Alternative:
+        return Alternative(self._name, self._answer, self._encode, self._score)
+
+    def _answer(self, question: Question) -> Answer:
+        import torch
+
+        with torch.inference_mode():
+            text = self._model.encode_text(
+                torch.from_numpy(question.tokens).to(self._device), torch.from_numpy(question.lengths)
+            )
+            self._terms = self._model.compose(self._reference(question), text)
+        return self._score()
+
+    def _encode(self, question: Question) -> object:
+        import torch
+
+        with torch.inference_mode():
+            return self._reference(question).cpu()
+
+    def _reference(self, question: Question) -> Any:
+        import torch
+
+        return self._encode_reference(torch.from_numpy(question.image).to(self._device))
+
+    def _score(self) -> Answer:
+        import torch
+
+        terms = self._terms
+        with torch.inference_mode():
+            if self._literal:
+                scores = literal_scores(
+                    terms.numerators[0], None if terms.weights is None else terms.weights[0], self._rows
+                )
+                found = ranked(scores, self._k)
+            else:
+                found = self._products(terms.numerators, terms.weights, self._rows, self._squares)[0]
+                found = found.topk(min(self._k, len(self._rows))).indices
+            return found.cpu().numpy()

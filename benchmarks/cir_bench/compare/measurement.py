@@ -1,0 +1,167 @@
+"""Ours against the alternatives: equal answers first, then times in turn, then ratios with their spread."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cir_bench import trust
+from cir_bench.compare.alternatives import Alternative, Question, alternatives
+from cir_bench.machine import stamp
+from cir_bench.seeded_models import unknown_words_expected
+from cir_bench.sensors import Sensors, summarise_readings
+from cir_bench.timing import interleave, ratio, summarise
+from cir_infer.bundle import Bundle
+from cir_infer.engine import Engine
+from cir_infer.errors import ScoringError
+from cir_infer.manifest import FeatureInput
+from cir_infer.preprocess import preprocess
+from cir_infer.scoring.contract import Rows
+from cir_infer.scoring.reference import ReferenceScorer
+from cir_infer.texts import TextReader
+
+if TYPE_CHECKING:
+    from cir_export.model_file import TrainedModel
+
+__all__ = ["Settings", "measure_comparison"]
+
+_QUESTIONS = 8
+_TIE = 2e-5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to compare.
+
+    Attributes:
+        rows: gallery rows, random directions of unit length.
+        k: hits a query.
+        seconds: how long to time each of the three comparisons.
+        device: as for `Engine`.
+        threads: CPU threads for all alike; None takes every core.
+        compiled: also torch.compile.
+    """
+
+    rows: int = 15_000
+    k: int = 50
+    seconds: float = 10.0
+    device: str = "cpu"
+    threads: int | None = None
+    compiled: bool = True
+
+
+def measure_comparison(trained: TrainedModel, settings: Settings) -> dict[str, Any]:
+    """Compare on one model.
+
+    Args:
+        trained: the model; it is exported for ours.
+        settings: how.
+
+    Raises:
+        ScoringError: an alternative answers otherwise than the definition; nothing is timed then.
+        ExportError: the model cannot be exported.
+    """
+    from cir_export.export import export_bundle
+    from cir_export.verification import draw_samples
+
+    head = stamp()
+    threads = settings.threads or int(head["machine"]["cpu"]["cores"])
+    with tempfile.TemporaryDirectory() as folder, unknown_words_expected():
+        path = Path(folder) / "compared.cir"
+        samples = draw_samples(trained.image, trained.text, trained.tokenizer)
+        export_bundle(trained, path, samples)
+        engine = Engine(path, settings.device, threads)
+        questions = _questions(engine, Bundle(path), samples.images, samples.texts)
+    random = np.random.default_rng(0)
+    rows = random.standard_normal((settings.rows, engine.dimension)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    ways = alternatives(engine, trained, rows, settings.k, settings.compiled, threads)
+    _verify(engine, rows, questions, ways)
+
+    with Sensors() as sensors:
+        whole = interleave(
+            {way.name: _in_turn(way.answer, questions) for way in ways}, seconds=settings.seconds
+        )
+        encoders = interleave(
+            {way.name: _in_turn(way.encode, questions) for way in ways}, seconds=settings.seconds
+        )
+        scorers = interleave(
+            {way.name: way.score for way in ways if way.score is not None}, seconds=settings.seconds
+        )
+    readings = summarise_readings(sensors.readings)
+    ours = ways[0].name
+    return {
+        "kind": "compare",
+        **head,
+        "bundle": {
+            key: engine.describe()[key] for key in ("system", "precision", "device", "image", "backend")
+        },
+        "settings": {"rows": settings.rows, "k": settings.k, "threads": threads},
+        "ours": ours,
+        "verified": f"{len(questions)} queries, the first {settings.k} rows of each alternative",
+        "comparisons": {
+            name: {
+                way: {**summarise(taken[way]), "times_ours": ratio(taken[way], taken[ours])} for way in taken
+            }
+            for name, taken in (
+                ("query: prepared image and text to rows", whole),
+                ("image encoder", encoders),
+                ("scoring and top-k", scorers),
+            )
+        },
+        "sensors": readings,
+        "doubts": trust.doubts_about_machine(readings),
+    }
+
+
+def _questions(engine: Engine, bundle: Bundle, images: Sequence[Any], texts: Sequence[Any]) -> list[Question]:
+    spec = engine.manifest.image
+    reader = None if engine.manifest.text is None else TextReader(bundle.tokenizer(), engine.manifest.text)
+    plain = [text for text in texts if isinstance(text, str)][:_QUESTIONS]
+    questions = []
+    for number, text in enumerate(plain):
+        image = images[number % len(images)]
+        prepared = image if isinstance(spec, FeatureInput) else preprocess(image, spec)
+        ids = np.zeros((1, 1), np.int32) if reader is None else reader.read([text]).ids
+        lengths = np.array([ids.shape[1]], np.int64)
+        questions.append(Question(np.asarray(prepared)[None], text, ids.astype(np.int64), lengths))
+    return questions
+
+
+def _in_turn(call: Any, questions: Sequence[Question]) -> Any:
+    """A call without arguments that asks the questions one after the other."""
+    state = {"next": 0}
+
+    def ask() -> None:
+        call(questions[state["next"] % len(questions)])
+        state["next"] += 1
+
+    return ask
+
+
+def _verify(
+    engine: Engine, rows: npt.NDArray[np.float32], questions: Sequence[Question], ways: Sequence[Alternative]
+) -> None:
+    """Every alternative ranks as the float64 definition does, but for scores that are equal in float32."""
+    definition = ReferenceScorer(Rows.of(rows))
+    for question in questions:
+        reference = engine.encode_prepared(question.image) if engine.needs_reference else None
+        text = engine.encode_texts([question.text]) if engine.needs_text else None
+        every = definition.topk(engine.compose(reference, text), len(rows))
+        score_of = np.empty(len(rows))
+        score_of[every.rows[0]] = every.scores[0]
+        for way in ways:
+            found = way.answer(question)
+            wanted = every.scores[0][: len(found)]
+            error = float(np.abs(score_of[found] - wanted).max())
+            if len(set(found.tolist())) != len(found) or error > _TIE:
+                raise ScoringError(
+                    f"{way.name} does not rank as the definition does (a score is off by {error:.1e}, "
+                    f"at most {_TIE:.0e} is accepted); nothing was timed"
+                )

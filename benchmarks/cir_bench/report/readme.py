@@ -1,0 +1,192 @@
+"""The README's performance section, written from the committed results and from nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cir_bench.report.text import machine_line, significant
+from cir_infer.errors import UsageError
+
+__all__ = ["BEGIN", "END", "performance_section", "replace_section"]
+
+BEGIN = "<!-- performance:begin -->"
+END = "<!-- performance:end -->"
+
+Result = Mapping[str, Any]
+
+
+def performance_section(results: Mapping[str, Result]) -> str:
+    """Tables of all results, as Markdown.
+
+    Args:
+        results: by the name of their file below benchmarks/results/.
+    """
+    if not results:
+        return "No results are committed yet.\n"
+    blocks = [
+        _block(
+            "One query end to end (`cir-bench latency`)", _LATENCY, _latency_rows(_of(results, "latency"))
+        ),
+        _block(
+            "Against the alternatives, interleaved, verified equal first (`cir-bench compare`)",
+            _COMPARE,
+            _compare_rows(_of(results, "compare")),
+        ),
+        _block("Exact scoring (`cir-bench scoring`)", _SCORING, _scoring_rows(_of(results, "scoring"))),
+        _block(
+            "What scoring adds to encoding all of FashionIQ's validation split (`cir-bench table7`)",
+            _TABLE7,
+            _table7_rows(_of(results, "table7")),
+        ),
+        _block("Recall (`cir-bench accuracy`)", _ACCURACY, _accuracy_rows(_of(results, "accuracy"))),
+    ]
+    machines = sorted({machine_line(result) for result in results.values()})
+    doubted = sorted(name for name, result in results.items() if result.get("doubts"))
+    text = "\n".join(block for block in blocks if block)
+    text += f"\nMeasured on: {'; '.join(machines)}. Files in `benchmarks/results/`; commits are in them.\n"
+    if doubted:
+        text += (
+            f"Their own warnings (few samples, busy machine, scaled figures) apply: {', '.join(doubted)}.\n"
+        )
+    return text
+
+
+def replace_section(path: Path, section: str) -> str:
+    """The text of a README with its performance section replaced.
+
+    Raises:
+        UsageError: the file or one of its markers is missing.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise UsageError(f"{path} lacks the lines {BEGIN} and {END}; put them where the section belongs")
+    head, rest = text.split(BEGIN)
+    _, tail = rest.split(END)
+    return f"{head}{BEGIN}\n{section}{END}{tail}"
+
+
+_LATENCY = ("machine", "model", "rows", "query p50", "p99", "over the encoder", "refined hit", "cold start")
+_COMPARE = ("machine", "model", "rows", "what", "times ours", "middle 80%")
+_SCORING = ("machine", "rows", "queries", "what", "rows as", "ms", "of roofline")
+_TABLE7 = ("machine", "system", "authors' way", "ours", "times ours", "paper, T4")
+_ACCURACY = ("model", "protocol", "gallery", "queries", "recall")
+
+
+def _of(results: Mapping[str, Result], kind: str) -> list[Result]:
+    return [results[name] for name in sorted(results) if results[name]["kind"] == kind]
+
+
+def _block(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return ""
+    lines = [f"**{title}**", "", f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _machine(result: Result) -> str:
+    machine = result["machine"]
+    cores = machine.get("cpu", {}).get("cores")
+    on_gpu = bool(machine.get("gpus"))
+    return str(machine["name"]) if on_gpu or not cores else f"{machine['name']}, {cores} cores"
+
+
+def _model(bundle: Result) -> str:
+    image = bundle["image"]
+    size = f"{image[0]} features" if len(image) == 1 else f"{image[0]} px"
+    macs = bundle.get("macs", {}).get("image")
+    work = f", {significant(macs / 1e9)} GMAC" if macs else ""
+    return f"{bundle['system']} {bundle['precision']}, {size}{work}"
+
+
+def _latency_rows(results: Sequence[Result]) -> list[list[str]]:
+    rows = []
+    for result in results:
+        stages, cold = result["stages"], result["cold_start"]
+        share = result["shares_of_encoder"].get("query")
+        refine = stages.get("refine")
+        rows.append(
+            [
+                _machine(result),
+                _model(result["bundle"]),
+                f"{result['gallery']['rows']:,} {result['gallery']['row_type']}",
+                f"{significant(stages['query']['p50_ms'])} ms",
+                f"{significant(stages['query']['p99_ms'])} ms",
+                "" if share is None else f"{share:.2f}x",
+                "" if refine is None else f"{significant(refine['p50_ms'])} ms",
+                "" if not cold else f"{significant(cold['to_first_answer_ms'])} ms",
+            ]
+        )
+    return rows
+
+
+def _compare_rows(results: Sequence[Result]) -> list[list[str]]:
+    rows = []
+    for result in results:
+        for part, ways in result["comparisons"].items():
+            for name, found in ways.items():
+                if name == result["ours"]:
+                    continue
+                times = found["times_ours"]
+                rows.append(
+                    [
+                        _machine(result),
+                        _model(result["bundle"]),
+                        f"{result['settings']['rows']:,}",
+                        f"{part.split(':')[0]}: {name}",
+                        f"{significant(times['median'])}x",
+                        f"{significant(times['p10'])} to {significant(times['p90'])}",
+                    ]
+                )
+    return rows
+
+
+def _scoring_rows(results: Sequence[Result]) -> list[list[str]]:
+    return [
+        [
+            _machine(result),
+            f"{result['rows']:,} x {result['dim']}",
+            f"{result['queries']:,}",
+            entry["name"],
+            str(entry["dtype"]),
+            significant(entry["median_ms"]),
+            "" if entry.get("of_roofline") is None else f"{entry['of_roofline']:.2f}",
+        ]
+        for result in results
+        for entry in result["results"]
+    ]
+
+
+def _table7_rows(results: Sequence[Result]) -> list[list[str]]:
+    return [
+        [
+            _machine(result),
+            name,
+            f"+{significant(system['authors']['seconds'])} s",
+            f"+{significant(system['ours']['seconds'])} s",
+            f"{significant(system['authors_over_ours'])}x",
+            f"+{result['paper'][name]['seconds'] - result['paper']['encoders']['seconds']:.2f} s",
+        ]
+        for result in results
+        for name, system in result["systems"].items()
+    ]
+
+
+def _accuracy_rows(results: Sequence[Result]) -> list[list[str]]:
+    return [
+        [
+            f"{result['bundle']['system']} {result['bundle']['precision']}, "
+            f"rows {result['settings']['row_type']}",
+            f"{result['protocol']['name']}, {result['protocol']['split']}",
+            f"{sum(part['rows'] for part in result['parts']):,}",
+            f"{sum(part['queries'] for part in result['parts']):,}",
+            ", ".join(f"{n} {v:.2f}" for n, v in result["mean"].items() if n.startswith("R")),
+        ]
+        for result in results
+        if "mean" in result
+    ]

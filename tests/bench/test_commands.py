@@ -1,0 +1,205 @@
+"""The commands on tiny real bundles and galleries: what they measure, write and refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cir_bench.commands import main
+from cir_infer import Engine, Gallery
+from tests.bench import layouts
+from tests.bundles import DIM, write_tiny_bundle
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory) -> tuple[Path, Path]:
+    """A bundle, and a gallery of 40 images that it encoded."""
+    folder = tmp_path_factory.mktemp("shop")
+    bundle = write_tiny_bundle(folder / "tiny.cir")
+    images = []
+    for number in range(40):
+        images.append(folder / "images" / f"{number}.png")
+        layouts.picture(images[-1], number)
+    with Gallery.create(folder / "tiny.gallery", Engine(bundle, "cpu")) as gallery:
+        gallery.add(images, ids=[path.name for path in images])
+    return bundle, folder / "tiny.gallery"
+
+
+@pytest.fixture(scope="module")
+def latency(shop, tmp_path_factory) -> dict:
+    """A short measurement, as written to a file."""
+    output = tmp_path_factory.mktemp("latency") / "latency.json"
+    quick = ["--seconds", "0.2", "--batch", "4", "--rate", "50", "--workers", "2", "--starts", "1", "-k", "5"]
+    assert main(["latency", *map(str, shop), *quick, "--device", "cpu", "--output", str(output)]) == 0
+    return json.loads(output.read_text())
+
+
+def test_latency_times_every_stage_and_the_whole(latency: dict):
+    stages = latency["stages"]
+    assert set(stages) == {
+        "decode", "preprocess", "image", "text", "compose", "score", "lookup", "query", "refine"
+    }  # fmt: skip
+    for stage in stages.values():
+        assert 0 < stage["p50_ms"] <= stage["p90_ms"] <= stage["p99_ms"] <= stage["max_ms"]
+        assert stage["samples"] >= 30
+    assert latency["settings"]["workload"].startswith("images of the gallery")
+    assert latency["gallery"]["rows"] == 40
+
+
+def test_latency_under_load_from_cold_and_against_the_machine(latency: dict):
+    (point,) = latency["load"]
+    assert point["rate_per_s"] == 50
+    assert point["latency"]["p50_ms"] >= 0
+    assert latency["batches"][0]["size"] == 4
+    assert latency["cold_start"]["to_first_answer_ms"] > latency["cold_start"]["steps_ms"]["interpreter"]
+    assert latency["roofline"]["score_fraction"] > 0
+    assert {entry["kind"] for entry in latency["roofline"]["predictions"]} == {"predicted"}
+    assert any("p99 needs" in doubt for doubt in latency["doubts"])
+    assert latency["commit"]
+
+
+def test_latency_prints_tables_and_warnings(shop, capsys):
+    quick = ["--seconds", "0.1", "--batch", "2", "--rate", "0", "--starts", "0", "--device", "cpu"]
+    assert main(["latency", *map(str, shop), *quick]) == 0
+    printed = capsys.readouterr().out
+    assert "end to end: image and text to hits" in printed
+    assert "predicted, not measured" in printed
+    assert "warning: " in printed
+    assert "requests/s" not in printed
+
+
+@pytest.mark.parametrize("system", ["separate", "text-only", "image-only", "features"])
+def test_latency_of_every_kind_of_system(system: str, tmp_path: Path, capsys):
+    bundle = write_tiny_bundle(tmp_path / "tiny.cir", system)
+    rows = np.random.default_rng(0).normal(size=(30, DIM)).astype(np.float32)
+    Gallery.from_arrays(
+        tmp_path / "g.gallery", ids=[str(i) for i in range(30)], vectors=rows, engine=Engine(bundle, "cpu")
+    ).close()
+    quick = ["--seconds", "0.1", "--batch", "2", "--rate", "20", "--starts", "1", "--device", "cpu", "--json"]
+    if system != "features":
+        layouts.picture(tmp_path / "images" / "a.png", 1)
+        quick += ["--images", str(tmp_path / "images")]
+    assert main(["latency", str(bundle), str(tmp_path / "g.gallery"), *quick]) == 0
+    stages = json.loads(capsys.readouterr().out)["stages"]
+    assert ("image" in stages) == (system != "text-only")
+    assert ("text" in stages) == (system != "image-only")
+    assert ("refine" in stages) == (system not in ("separate", "text-only"))
+
+
+def test_the_report_of_a_latency_is_one_page_that_needs_nothing_else(latency: dict, tmp_path: Path, capsys):
+    source, page = tmp_path / "latency.json", tmp_path / "report.html"
+    source.write_text(json.dumps(latency))
+    assert main(["report", str(source), "--output", str(page)]) == 0
+    text = page.read_text()
+    assert text.count("<svg") >= 5
+    assert "http" not in text.replace("http-equiv", "")
+    assert "<script" not in text
+    assert str(page) in capsys.readouterr().out
+
+
+def test_accuracy_writes_a_result_and_a_page_of_failures(tmp_path: Path, capsys):
+    bundle = write_tiny_bundle(tmp_path / "tiny.cir")
+    root = layouts.shoes(tmp_path / "shoes")
+    output, failures = tmp_path / "accuracy.json", tmp_path / "failures.html"
+    arguments = [
+        "accuracy",
+        str(bundle),
+        str(root),
+        "--protocol",
+        "shoes",
+        "--resume",
+        str(tmp_path / "kept"),
+    ]
+    more = [
+        "--row-type",
+        "int8",
+        "--against",
+        str(bundle),
+        "--failures",
+        str(failures),
+        "--output",
+        str(output),
+    ]
+    assert main([*arguments, *more]) == 0
+    printed = capsys.readouterr().out
+    assert "R@10" in printed
+    assert "first ten agree" in printed
+    result = json.loads(output.read_text())
+    assert result["parts"][0]["queries"] == 2
+    assert result["drift"]["embedding_cosine"]["worst"] == pytest.approx(1.0)
+    assert failures.read_text().startswith("<!doctype html>")
+    assert "http" not in failures.read_text()
+
+
+def test_accuracy_goes_on_where_it_stopped(tmp_path: Path, capsys):
+    bundle = write_tiny_bundle(tmp_path / "tiny.cir")
+    root = layouts.shoes(tmp_path / "shoes")
+    arguments = [
+        "accuracy",
+        str(bundle),
+        str(root),
+        "--protocol",
+        "shoes",
+        "--resume",
+        str(tmp_path / "kept"),
+    ]
+    assert main([*arguments, "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    for image in (root / "images").rglob("*.jpg"):
+        image.unlink()
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["parts"] == first["parts"]
+
+
+def test_accuracy_lists_its_protocols(capsys):
+    assert main(["accuracy", "--protocols"]) == 0
+    assert "fashioniq/clip4cir" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["latency", "no.cir", "no.gallery"], 1, "no.cir"),
+        (["latency", "{bundle}", "no.gallery", "--device", "cpu"], 1, "no.gallery"),
+        (["latency", "{bundle}", "{gallery}", "--seconds", "0"], 2, "--seconds"),
+        (["latency", "{bundle}", "{gallery}", "--batch", "0"], 2, "--batch"),
+        (["latency", "{bundle}", "{gallery}", "--rate", "-1"], 2, "--rate"),
+        (["latency", "{bundle}", "{gallery}", "--output", "/no/such/folder/x.json"], 2, "no folder"),
+        (["latency", "{bundle}", "{gallery}", "--device", "gpu"], 2, "gpu"),
+        (["accuracy", "{bundle}"], 2, "--protocol"),
+        (["accuracy", "{bundle}", ".", "--protocol", "imagenet"], 2, "imagenet"),
+        (["accuracy", "{bundle}", "/no/such/data", "--protocol", "shoes"], 1, "/no/such/data"),
+        (["accuracy", "{bundle}", ".", "--protocol", "shoes", "--split", "moon"], 2, "moon"),
+        (["accuracy", "{bundle}", ".", "--protocol", "shoes", "--submission", "x"], 2, "--submission"),
+        (["accuracy", "{bundle}", ".", "--protocol", "shoes", "--batch-size", "0"], 2, "--batch-size"),
+        (["compare"], 2, "MODEL"),
+        (["compare", "no-model.pt"], 1, "no-model.pt"),
+        (["compare", "m.pt", "--k", "5", "--rows", "3"], 2, "--rows"),
+        (["table7", "--queries", "0"], 2, "--queries"),
+        (["report", "/no/such/file.json"], 2, "/no/such/file.json"),
+        (["report", "{bundle}"], 2, "tiny.cir"),
+        (["report", "{bundle}", "--check"], 2, "--readme"),
+    ],
+)
+def test_bad_input_is_one_line(shop, capsys, arguments: list[str], code: int, message: str):
+    bundle, gallery = shop
+    given = [argument.format(bundle=bundle, gallery=gallery) for argument in arguments]
+    try:
+        found = main(given)
+    except SystemExit as error:
+        found = error.code
+    assert found == code
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("name", ["latency", "accuracy", "compare", "table7", "report"])
+def test_help_shows_an_example(name: str, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([name, "--help"])
+    assert stopped.value.code == 0
+    assert f"cir-bench {name}" in capsys.readouterr().out.split("example")[1]
