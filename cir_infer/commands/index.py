@@ -8,7 +8,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,14 +35,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     engine = Engine(options.bundle, options.device)
     suffixes = frozenset((".npy",)) if isinstance(engine.manifest.image, FeatureInput) else SUFFIXES
-    sources = open_sources(options.sources, suffixes)
     path = Path(options.gallery) if options.gallery else Path(options.bundle).with_suffix(".gallery")
+    if options.reencode:
+        return _reencode(path, engine, options)
+    sources = open_sources(options.sources, suffixes)
     with _open_gallery(path, engine, options) as gallery:
         if options.watch is not None:
             return _watch(gallery, engine, sources, options)
         report = _run(gallery, engine, sources, options)
         _tell(report, gallery, options)
         return 1 if report.broken else 0
+
+
+def _reencode(path: Path, engine: Engine, options: argparse.Namespace) -> int:
+    from cir_infer.gallery import Gallery
+    from cir_infer.indexing.reencode import reencode
+
+    with Gallery.open(path) as gallery:
+        if gallery.fingerprint == engine.fingerprint and options.dtype in (None, gallery.dtype):
+            raise GalleryError(f"{path}: this bundle ({engine.fingerprint}) has encoded its rows already")
+        with _bar(lambda: len(gallery), "re-encoding") as on_item:
+            report = reencode(
+                gallery,
+                engine,
+                dtype=options.dtype,
+                coarse=options.coarse or None,
+                workers=options.workers,
+                batch_size=options.batch_size,
+                drop_broken=options.drop_broken,
+                on_item=on_item,
+            )
+        _tell(report, gallery, options)
+        if report.broken and not options.drop_broken:
+            raise GalleryError(
+                f"{path}: is as it was, because {len(report.broken):,} of its images cannot be encoded anew; "
+                "put them right and run this again, or pass --drop-broken to remove them"
+            )
+    return 0
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -51,12 +81,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "so a run that was stopped is continued by running it again.",
         example="cir-index artemis.cir photos/ --gallery shop.gallery\n"
         "  cir-index artemis.cir catalogue.jsonl 'extra/**/*.jpg' shard-*.tar\n"
-        "  cir-index artemis.cir photos/ --watch",
+        "  cir-index artemis.cir photos/ --watch\n"
+        "  cir-index better.cir --gallery shop.gallery --reencode",
     )
     parser.add_argument("bundle", help="the bundle (.cir) that encodes the images")
     parser.add_argument(
         "sources",
-        nargs="+",
+        nargs="*",
         metavar="source",
         help="a folder, a pattern in quotes, a manifest (.csv, .jsonl, .parquet) or a shard (.tar)",
     )
@@ -95,7 +126,21 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="where to list images that could not be indexed, one JSON object a line "
         "(default: the gallery's name with .broken.jsonl)",
     )
+    parser.add_argument(
+        "--reencode",
+        action="store_true",
+        help="encode the images of an existing gallery with another bundle, then change over at once",
+    )
+    parser.add_argument(
+        "--drop-broken",
+        action="store_true",
+        help="with --reencode: remove items whose image cannot be encoded any more, instead of giving up",
+    )
     options: argparse.Namespace = parser.parse_args(arguments)
+    if options.reencode and (options.sources or options.prune or options.watch is not None):
+        raise UsageError("--reencode takes the images that the gallery knows: no sources, --prune or --watch")
+    if not options.reencode and not options.sources:
+        raise UsageError("no source of images; name a folder, a pattern, a manifest or a shard")
     if options.workers is None:
         options.workers = max(1, min(8, (os.cpu_count() or 2) - 1))
     if options.workers < 0 or options.batch_size < 1 or (options.watch is not None and not options.watch > 0):
@@ -126,25 +171,35 @@ def _run(
 ) -> Report:
     from cir_infer.indexing.run import index
 
-    prune = options.prune or options.watch is not None
-    run = functools.partial(
-        index,
-        gallery,
-        engine,
-        sources,
-        workers=options.workers,
-        batch_size=options.batch_size,
-        prune=prune,
-        known_broken=known_broken,
-    )
-    if quiet or not sys.stderr.isatty():
-        return run()
+    counts = functools.partial(_total, sources)
+    with _bar(counts, "indexing", enabled=not quiet) as on_item:
+        return index(
+            gallery,
+            engine,
+            sources,
+            workers=options.workers,
+            batch_size=options.batch_size,
+            prune=options.prune or options.watch is not None,
+            known_broken=known_broken,
+            on_item=on_item,
+        )
+
+
+def _total(sources: Sequence[Source]) -> int | None:
+    counts = [source.count() for source in sources]
+    return None if None in counts else sum(count or 0 for count in counts)
+
+
+@contextmanager
+def _bar(total: Callable[[], int | None], what: str, enabled: bool = True) -> Iterator[Callable[[], object]]:
+    """A progress bar with rate and remaining time, on a terminal only."""
+    if not enabled or not sys.stderr.isatty():
+        yield lambda: None
+        return
     from tqdm import tqdm
 
-    counts = [source.count() for source in sources]
-    total = None if None in counts else sum(count or 0 for count in counts)
-    with tqdm(total=total, desc="indexing", unit="image", leave=False) as bar:
-        return run(on_item=bar.update)
+    with tqdm(total=total(), desc=what, unit="image", leave=False) as bar:
+        yield bar.update
 
 
 def _watch(gallery: Gallery, engine: Engine, sources: Sequence[Source], options: argparse.Namespace) -> int:

@@ -466,6 +466,25 @@ def pending(connection: Connection) -> list[Encoding]:
     return [_encoding(connection, number) for (number,) in numbers]
 
 
+def begin_encoding(connection: Connection, encoding: Encoding) -> None:
+    """Make room for an encoding that is to take the place of the current one, instead of any other such."""
+    current = header(connection, "encoding")
+    connection.execute("DELETE FROM segments WHERE encoding > ?", (current,))
+    connection.execute("DELETE FROM encodings WHERE encoding > ?", (current,))
+    connection.execute("INSERT INTO encodings VALUES (?, ?, ?, ?, ?)", encoding)
+
+
+def adopt(connection: Connection, encoding: int) -> None:
+    """Make an encoding the current one; its predecessor's segments are retired already."""
+    set_header(connection, "encoding", encoding)
+    connection.execute("DELETE FROM encodings WHERE encoding < ?", (encoding,))
+
+
+def delete_segments(connection: Connection, segments: Iterable[SegmentEntry]) -> None:
+    """Forget segments that no reader can have seen."""
+    connection.executemany("DELETE FROM segments WHERE number = ?", [(entry.number,) for entry in segments])
+
+
 def insert_segment(connection: Connection, encoding: int, entry: SegmentEntry) -> None:
     """Make a segment part of an encoding."""
     connection.execute(

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.gallery import catalogue as tables
-from cir_infer.gallery.segments import Segment, SegmentEntry, Tensor
+from cir_infer.gallery.segments import Segment, SegmentEntry
 from cir_infer.gallery.store import Store, dead_rows
+from cir_infer.gallery.tensors import Tensor
 
 __all__ = ["Compaction", "compact", "merge"]
 

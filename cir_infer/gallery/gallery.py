@@ -14,9 +14,9 @@ import numpy.typing as npt
 from cir_infer.errors import GalleryError, UsageError
 from cir_infer.gallery import catalogue as tables
 from cir_infer.gallery import metadata as meta
-from cir_infer.gallery import vectors
 from cir_infer.gallery.compaction import Compaction, compact
-from cir_infer.gallery.segments import Tensor
+from cir_infer.gallery.reencoding import Reencoding
+from cir_infer.gallery.rows import check_row_type, checked_vectors, row_tensors, to_rows
 from cir_infer.gallery.snapshot import Snapshot
 from cir_infer.gallery.store import Store, drafted
 from cir_infer.gallery.verification import Verification, verify
@@ -88,7 +88,7 @@ class Gallery:
             UsageError: neither an engine nor a dimension, or no such row type.
             GalleryError: the path exists, or the disk is full or fails.
         """
-        vectors.check_row_type(dtype, coarse)
+        check_row_type(dtype, coarse)
         if engine is not None:
             if dimension not in (None, engine.dimension):
                 raise UsageError(
@@ -229,19 +229,20 @@ class Gallery:
         From then on `snapshot` makes the same check, so that a gallery that is changed over to
         another bundle under a running query service is noticed.
         """
-        self._check(engine, self._store.snapshot())
+        snapshot = self._store.snapshot()
+        self._check(engine, snapshot.fingerprint, snapshot.dimension)
         self._engine, self._expected = engine, engine.fingerprint
 
-    def _check(self, engine: Engine, snapshot: Snapshot) -> None:
-        if snapshot.fingerprint is None:
-            if engine.dimension != snapshot.dimension:
+    def _check(self, engine: Engine, fingerprint: str | None, dimension: int) -> None:
+        if fingerprint is None:
+            if engine.dimension != dimension:
                 raise GalleryError(
-                    f"{self.path}: its rows have {snapshot.dimension} dimensions, the bundle's "
+                    f"{self.path}: its rows have {dimension} dimensions, the bundle's "
                     f"{engine.dimension}; use the bundle that made the rows"
                 )
-        elif engine.fingerprint != snapshot.fingerprint:
+        elif engine.fingerprint != fingerprint:
             raise GalleryError(
-                f"{self.path}: its rows were encoded by bundle {snapshot.fingerprint}, this bundle is "
+                f"{self.path}: its rows were encoded by bundle {fingerprint}, this bundle is "
                 f"{engine.fingerprint}; use the other bundle, or change the gallery over with "
                 "`cir-index --reencode`"
             )
@@ -254,7 +255,7 @@ class Gallery:
         """
         snapshot = self._store.snapshot()
         if self._engine is not None and snapshot.fingerprint != self._expected:
-            self._check(self._engine, snapshot)
+            self._check(self._engine, snapshot.fingerprint, snapshot.dimension)
         return snapshot
 
     # ---- writing
@@ -357,7 +358,7 @@ class Gallery:
             How many items were added or replaced.
 
         Raises:
-            GalleryError: see `vectors.checked_vectors`, `metadata.encode`; an id is held already;
+            GalleryError: see `rows.faults`, `metadata.encode`; an id is held already;
                 another writer; the disk is full or fails. The gallery is as it was before.
         """
         if existing not in ("error", "replace", "skip"):
@@ -382,9 +383,9 @@ class Gallery:
     def _commit(self, items: list[tables.ItemRecord], array: Any, existing: Existing) -> int:
         with self.writing():
             encoding = self._encoding()
-            rows = vectors.checked_vectors(
-                array, [item.id for item in items], encoding.dimension, encoding.dtype
-            )
+            if self._engine is not None:
+                self._check(self._engine, encoding.fingerprint, encoding.dimension)
+            rows = checked_vectors(array, [item.id for item in items], encoding.dimension, encoding.dtype)
             with self._store.catalogue.reading() as connection:
                 held = tables.live_keys(connection, [item.id for item in items])
             if held and existing == "error":
@@ -394,7 +395,7 @@ class Gallery:
                 items, rows, held = [items[i] for i in kept], rows[kept], {}
             if not items:
                 return 0
-            stored, scales = vectors.to_rows(rows, encoding.dtype)
+            stored, scales = to_rows(rows, encoding.dtype)
             with self._store.catalogue.reading() as connection:
                 first_key = tables.header(connection, "next_key")
             last_key = first_key + len(items) - 1
@@ -464,6 +465,22 @@ class Gallery:
         """
         return verify(self._store)
 
+    def reencoding(self, engine: Engine, dtype: str | None = None, coarse: bool | None = None) -> Reencoding:
+        """Begin, or go on, to make all rows anew with another bundle (`cir-index --reencode` drives this).
+
+        Args:
+            engine: of the new bundle.
+            dtype: of the new rows, by default that of the old ones.
+            coarse: see `create`, by default as it was.
+        """
+        encoding = self._encoding()
+        dtype = dtype or encoding.dtype
+        coarse = (encoding.coarse and dtype != "int8") if coarse is None else coarse
+        check_row_type(dtype, coarse)
+        return Reencoding(
+            self._store, tables.Encoding(0, engine.fingerprint, engine.dimension, dtype, coarse)
+        )
+
     @property
     def next_key(self) -> int:
         """The key that the next item will get; for indexers."""
@@ -476,6 +493,12 @@ class Gallery:
         stamps = self._store.catalogue.column("stamp", list(keys.values()))
         return {item: Held(key, stamps[key]) for item, key in keys.items()}
 
+    def sources_of(self, keys: Sequence[int]) -> list[tuple[int, str, str | None]]:
+        """(key, id, source) of some keys, without those that are forgotten; for indexers."""
+        ids = self._store.catalogue.column("id", keys)
+        sources = self._store.catalogue.column("source", keys)
+        return [(key, ids[key], sources[key]) for key in keys if key in ids]
+
     def items_from(self, root: str) -> Iterator[tuple[str, int, str]]:
         """(id, key, source) of every item whose source begins with `root`; for indexers."""
         snapshot = self.snapshot()
@@ -485,17 +508,3 @@ class Gallery:
 
     def _encoding(self) -> tables.Encoding:
         return self._store.catalogue.state().encoding
-
-
-def row_tensors(
-    encoding: tables.Encoding, stored: npt.NDArray[Any], scales: npt.NDArray[np.float32] | None
-) -> list[Tensor]:
-    """Rows in the stored type as the tensors of a segment, with the coarse copy where one is kept."""
-    tensors = [Tensor("rows", encoding.dtype, stored.shape, [stored])]
-    if scales is not None:
-        tensors.append(Tensor("scales", "float32", scales.shape, [scales]))
-    if encoding.coarse:
-        coarse, coarse_scales = vectors.quantise(stored)
-        tensors.append(Tensor("coarse", "int8", coarse.shape, [coarse]))
-        tensors.append(Tensor("coarse_scales", "float32", coarse_scales.shape, [coarse_scales]))
-    return tensors

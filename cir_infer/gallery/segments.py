@@ -1,9 +1,6 @@
 """A segment: the rows of one commit in one file, memory-mapped.
 
-The file is a safetensors file, so any reader of that format opens it: eight bytes with the length
-of a JSON header (little endian), the header, the tensors. The header is padded with spaces so
-that every tensor starts at a multiple of 64 bytes; where a tensor's length would break that, a
-`_pad` tensor of bytes fills the gap. Tensors:
+The file is a safetensors file (tensors.py), so any reader of that format opens it:
 
     rows            (n, D)  float32, float16 or int8
     scales          (n,)    float32, with int8 rows: row = int8 * scale
@@ -14,8 +11,6 @@ that every tensor starts at a multiple of 64 bytes; where a tensor's length woul
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,14 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import GalleryError
-from cir_infer.gallery.files import NewFile, map_file
+from cir_infer.gallery.files import map_file
+from cir_infer.gallery.tensors import read_header, view
 
-__all__ = ["Segment", "SegmentEntry", "Tensor", "open_segment", "write_segment"]
-
-_ALIGN = 64
-_MAX_HEADER = 1 << 16
-_NAMES = {"float32": "F32", "float16": "F16", "int8": "I8", "int64": "I64", "uint8": "U8"}
-_TYPES = {name: np.dtype(dtype) for dtype, name in _NAMES.items()}
+__all__ = ["Segment", "SegmentEntry", "open_segment"]
 
 
 class SegmentEntry(NamedTuple):
@@ -57,15 +48,6 @@ class SegmentEntry(NamedTuple):
     def name(self) -> str:
         """The file's name inside the folder of rows."""
         return f"{self.number:010d}.safetensors"
-
-
-class Tensor(NamedTuple):
-    """One array to be written, in pieces along its first axis so that it need not fit in memory."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    pieces: Iterable[npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -101,44 +83,6 @@ class Segment:
         return values[self.entry.first_key : self.entry.last_key + 1]
 
 
-def write_segment(path: Path, tensors: Sequence[Tensor]) -> tuple[int, str]:
-    """Write and fsync a segment file; the caller syncs the folder.
-
-    Returns:
-        The size in bytes and the sha256 in hexadecimal.
-
-    Raises:
-        OSError: the disk is full or fails. The file may be left behind half written.
-    """
-    header: dict[str, Any] = {}
-    padding: list[int] = []
-    offset = 0
-    for index, tensor in enumerate(tensors):
-        size = int(np.prod(tensor.shape, dtype=np.int64)) * np.dtype(tensor.dtype).itemsize
-        header[tensor.name] = {
-            "dtype": _NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + size],
-        }
-        offset += size
-        gap = -offset % _ALIGN if index + 1 < len(tensors) else 0
-        if gap:
-            header[f"_pad{index}"] = {"dtype": "U8", "shape": [gap], "data_offsets": [offset, offset + gap]}
-        offset += gap
-        padding.append(gap)
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % _ALIGN)
-    with NewFile(path) as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for tensor, gap in zip(tensors, padding, strict=True):
-            for piece in tensor.pieces:
-                file.write(np.ascontiguousarray(piece, np.dtype(tensor.dtype)))
-            if gap:
-                file.write(bytes(gap))
-        checksum = file.sync()
-        return file.bytes, checksum
-
-
 def open_segment(folder: Path, entry: SegmentEntry, dimension: int, dtype: str, coarse: bool) -> Segment:
     """Map a segment after checking that its header, size and the catalogue agree.
 
@@ -163,11 +107,16 @@ def open_segment(folder: Path, entry: SegmentEntry, dimension: int, dtype: str, 
     if entry.last_key - entry.first_key + 1 != entry.rows:
         expected["keys"] = ("int64", (entry.rows,))
     try:
-        arrays = _read_tensors(mapped, expected)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        found = read_header(mapped)
+        for name, (kind, shape) in expected.items():
+            info = found.get(name)
+            if info is None or info.dtype != kind or info.shape != shape or info.start % info.dtype.itemsize:
+                raise ValueError(f"expected {name} as aligned {kind} {shape}")
+    except ValueError as error:
         raise GalleryError(
             f"{path}: not the segment that the catalogue describes ({error}); restore the gallery from a copy"
         ) from error
+    arrays = {name: view(mapped, found[name]) for name in expected}
     keys = arrays.get("keys")
     if keys is not None and (keys[0] != entry.first_key or keys[-1] != entry.last_key):
         raise GalleryError(
@@ -176,27 +125,3 @@ def open_segment(folder: Path, entry: SegmentEntry, dimension: int, dtype: str, 
     return Segment(
         entry, keys, arrays["rows"], arrays.get("scales"), arrays.get("coarse"), arrays.get("coarse_scales")
     )
-
-
-def _read_tensors(
-    mapped: Any, expected: dict[str, tuple[str, tuple[int, ...]]]
-) -> dict[str, npt.NDArray[Any]]:
-    length = int.from_bytes(mapped[:8], "little")
-    if len(mapped) < 8 or length > min(_MAX_HEADER, len(mapped) - 8):
-        raise ValueError("its header is cut short or absurdly long")
-    header = json.loads(mapped[8 : 8 + length])
-    if not isinstance(header, dict) or {name for name in header if not name.startswith("_")} != set(expected):
-        raise ValueError(f"expected the tensors {', '.join(expected)}")
-    arrays = {}
-    for name, (dtype, shape) in expected.items():
-        found = header[name]
-        start, end = (int(value) for value in found["data_offsets"])
-        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        if found["dtype"] != _NAMES[dtype] or tuple(found["shape"]) != shape:
-            raise ValueError(f"{name} is {found['dtype']} {found['shape']}, expected {dtype} {shape}")
-        at = 8 + length + start
-        if start < 0 or end - start != size or at + size > len(mapped) or at % np.dtype(dtype).itemsize:
-            raise ValueError(f"{name} does not lie inside the file")
-        count = size // np.dtype(dtype).itemsize
-        arrays[name] = np.frombuffer(mapped, np.dtype(dtype), count, at).reshape(shape)
-    return arrays

@@ -29,8 +29,9 @@ from cir_infer.errors import GalleryError
 from cir_infer.gallery import catalogue as tables
 from cir_infer.gallery import files, filters
 from cir_infer.gallery.locks import EVERYTHING, Pin, WriterLock, oldest_pin
-from cir_infer.gallery.segments import Segment, SegmentEntry, Tensor, open_segment, write_segment
+from cir_infer.gallery.segments import Segment, SegmentEntry, open_segment
 from cir_infer.gallery.snapshot import Snapshot
+from cir_infer.gallery.tensors import Tensor, write_tensors
 
 __all__ = ["Store", "drafted"]
 
@@ -215,7 +216,7 @@ class Store:
         path = self.rows / entry.name
         with files.told_as_gallery_error("writing rows", path):
             try:
-                size, checksum = write_segment(path, tensors)
+                size, checksum = write_tensors(path, tensors)
                 files.sync_folder(self.rows)
             except BaseException:
                 files.remove(path)

@@ -18,7 +18,7 @@ from cir_infer.gallery import Gallery
 from cir_infer.gallery.gallery import Held
 from cir_infer.gallery.metadata import checked_ids
 from cir_infer.gallery.metadata import encode as encode_metadata
-from cir_infer.gallery.vectors import faults
+from cir_infer.gallery.rows import faults
 from cir_infer.indexing.decoding import Decoders
 from cir_infer.indexing.items import Broken, Item
 from cir_infer.indexing.sources import Source

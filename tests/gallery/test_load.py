@@ -96,7 +96,8 @@ class GalleryUnderLoad(RuleBasedStateMachine):
         assert errors == []
 
 
-def run(examples: int, steps: int) -> None:
+def run(threads: int, examples: int, steps: int) -> None:
+    GalleryUnderLoad.threads = threads
     run_state_machine_as_test(
         GalleryUnderLoad,
         settings=settings(
@@ -112,12 +113,12 @@ def run(examples: int, steps: int) -> None:
 
 
 def test_queries_beside_changes_see_what_the_model_says() -> None:
-    run(examples=4, steps=15)
+    run(threads=4, examples=4, steps=15)
 
 
 @pytest.mark.slow
 def test_queries_beside_thousands_of_changes() -> None:
-    run(examples=60, steps=60)
+    run(threads=16, examples=60, steps=60)
 
 
 def load(path: Path, threads: int, enough: Callable[[int], bool]) -> tuple[Readers, Writer, list[int]]:
@@ -147,7 +148,7 @@ def load(path: Path, threads: int, enough: Callable[[int], bool]) -> tuple[Reade
 
 
 def test_load_for_a_moment(tmp_path: Path) -> None:
-    readers, writer, _ = load(tmp_path / "g", 4, lambda changes: changes >= 30)
+    readers, writer, _ = load(tmp_path / "g", 4, lambda changes: changes >= 20)
     assert readers.errors == [] and readers.checks > 0
     assert writer.gallery.verify().ok
 

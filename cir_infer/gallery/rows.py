@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, UsageError
+from cir_infer.gallery.catalogue import Encoding
+from cir_infer.gallery.tensors import Tensor
 
-__all__ = ["ROW_TYPES", "check_row_type", "checked_vectors", "faults", "quantise", "to_rows"]
+__all__ = ["ROW_TYPES", "check_row_type", "checked_vectors", "faults", "quantise", "row_tensors", "to_rows"]
 
 ROW_TYPES = ("float32", "float16", "int8")
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
@@ -97,3 +99,29 @@ def to_rows(
     if dtype == "int8":
         return quantise(vectors)
     return np.ascontiguousarray(vectors, np.dtype(dtype)), None
+
+
+def row_tensors(
+    encoding: Encoding,
+    stored: npt.NDArray[Any],
+    scales: npt.NDArray[np.float32] | None,
+    keys: npt.NDArray[np.int64] | None = None,
+) -> list[Tensor]:
+    """Rows as the tensors of a segment.
+
+    Args:
+        encoding: of the gallery; says whether a coarse copy is kept.
+        stored: (n, D) in the stored type.
+        scales: float32 (n,) for int8 rows.
+        keys: int64 (n,) ascending; None where they are consecutive.
+    """
+    tensors = [Tensor("rows", encoding.dtype, stored.shape, [stored])]
+    if scales is not None:
+        tensors.append(Tensor("scales", "float32", scales.shape, [scales]))
+    if encoding.coarse:
+        coarse, coarse_scales = quantise(stored)
+        tensors.append(Tensor("coarse", "int8", coarse.shape, [coarse]))
+        tensors.append(Tensor("coarse_scales", "float32", coarse_scales.shape, [coarse_scales]))
+    if keys is not None and keys[-1] - keys[0] + 1 != len(keys):
+        tensors.append(Tensor("keys", "int64", keys.shape, [keys]))
+    return tensors
