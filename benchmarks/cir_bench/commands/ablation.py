@@ -125,7 +125,7 @@ def table(results: list[dict[str, Any]]) -> str:
         lines.append(f"| {label} | {' | '.join(cells)} |")
     lines += [
         "",
-        "Recall is in per cent, measured on the stored weights of the epoch with the best validation R@1. With "
+        "Recall is in per cent, measured on the stored weights of the epoch of the best validation R@1. With "
         "several trainings it is their mean and range, and minutes are their mean. Wall minutes include all "
         "else that the machine did meanwhile; CPU minutes are processor time of all threads.",
     ]

@@ -1,0 +1,79 @@
+"""`cir-bench ablation`: trains what is missing, keeps what is done, and tabulates both."""
+
+from __future__ import annotations
+
+import json
+
+from cir_bench.commands import main
+from cir_bench.commands.ablation import table
+from cir_bench.datasets.scenes.generation import Plan, generate
+
+CONFIG = """
+[data]
+path = "scenes"
+[model]
+system = "artemis"
+embedding_dim = 16
+[model.image]
+trunk = "small"
+size = 24
+channels = [4, 8]
+pooling = "grid"
+[model.text]
+encoder = "bigru"
+word_dim = 8
+[training]
+epochs = 1
+families_per_batch = 2
+"""
+
+
+def _result(system, seed, recall):
+    return {
+        "system": system,
+        "seed": seed,
+        "parameters": 1000,
+        "seconds": 60.0,
+        "cpu_seconds": 90.0,
+        "test": {
+            "queries": 10,
+            "gallery": 50,
+            "recall": {"1": recall, "5": 0.9, "10": 1.0},
+            "recall_at_1_by_kind": {"add": recall},
+        },
+    }
+
+
+def test_finished_trainings_are_kept(tmp_path, capsys):
+    plan = Plan(
+        train_families=2, validation_queries=4, test_queries=4, gallery=20, image_size=32, views=("shaded",)
+    )
+    generate(tmp_path / "scenes", plan, jobs=1)
+    (tmp_path / "config.toml").write_text(CONFIG)
+    command = ["ablation", str(tmp_path / "config.toml"), "-o", str(tmp_path / "out"), "--device", "cpu"]
+    command += ["--systems", "text-only", "artemis", "--artemis-seeds", "2", "--threads", "1", "--json"]
+    assert main(command) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert [(r["system"], r["seed"]) for r in first["trainings"]] == [
+        ("text-only", 0),
+        ("artemis", 0),
+        ("artemis", 1),
+    ]
+    stamps = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("model.pt")}
+    assert len(stamps) == 3
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out) == first
+    assert stamps == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("model.pt")}
+    assert (tmp_path / "out" / "recall.md").read_text() == table(first["trainings"])
+
+    log = tmp_path / "out" / "text-only-0" / "log.jsonl"
+    log.write_text("not json\n")
+    assert main(command) == 1
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_several_seeds_give_their_mean_and_range():
+    text = table([_result("artemis", 0, 0.7), _result("artemis", 1, 0.8), _result("image-only", 0, 0.125)])
+    assert "| ARTEMIS | 75.0 (70.0 to 80.0) | 90.0 (90.0 to 90.0) | 100.0 (100.0 to 100.0) | 2 |" in text
+    assert "| image only | 12.5 | 90.0 | 100.0 | 1 | 1,000 | 1.0 | 1.5 |" in text
+    assert text.index("image only") < text.index("ARTEMIS")
