@@ -160,15 +160,20 @@ class _Page:
         else:
             fitted = _fitted(loaded, side * SCALE)
             box.paste(fitted, ((box.width - fitted.width) // 2, (box.height - fitted.height) // 2))
-        # Drawn four times as large and scaled down: Pillow does not smooth corners by itself.
-        mask = Image.new("L", (box.width * 4, box.height * 4), 0)
-        ImageDraw.Draw(mask).rounded_rectangle(
-            (0, 0, mask.width - 1, mask.height - 1), RADIUS * SCALE * 4, 255
-        )
-        self.image.paste(box, (x * SCALE, y * SCALE), mask.resize(box.size, Image.Resampling.LANCZOS))
+        self.image.paste(box, (x * SCALE, y * SCALE), _rounded(side * SCALE))
         if frame is not None:
             edge = (x * SCALE - 5, y * SCALE - 5, (x + side) * SCALE + 4, (y + side) * SCALE + 4)
             self._draw.rounded_rectangle(edge, RADIUS * SCALE + 4, outline=frame, width=5)
+
+
+@functools.cache
+def _rounded(side: int) -> Image.Image:
+    """The mask of a square with round corners; drawn four times as large, as Pillow does not smooth them."""
+    from PIL import Image, ImageDraw
+
+    mask = Image.new("L", (side * 4, side * 4), 0)
+    ImageDraw.Draw(mask).rounded_rectangle((0, 0, side * 4 - 1, side * 4 - 1), RADIUS * SCALE * 4, 255)
+    return mask.resize((side, side), Image.Resampling.LANCZOS)
 
 
 def _loaded(source: Reference) -> Image.Image | str:
