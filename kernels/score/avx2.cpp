@@ -68,6 +68,12 @@ struct Avx2 {
     static I square16(I v) { return _mm256_mullo_epi16(v, v); }
     static I madd(I sum, I a, I b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
     static V to_float(I v) { return _mm256_cvtepi32_ps(v); }
+
+    using Words = I;
+    static I add_words(I sum, const char* p) {
+        return _mm256_add_epi32(sum, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    }
+    static Words words(I v) { return v; }
 };
 
 constexpr Kernels kTable = kernels_of<Avx2>("avx2");

@@ -85,6 +85,10 @@ struct Avx512 {
     static I square16(I v) { return _mm512_mullo_epi16(v, v); }
     static I madd(I sum, I a, I b) { return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)); }
     static V to_float(I v) { return _mm512_cvtepi32_ps(v); }
+
+    using Words = I;
+    static I add_words(I sum, const char* p) { return _mm512_add_epi32(sum, _mm512_loadu_si512(p)); }
+    static Words words(I v) { return v; }
 };
 
 }  // namespace

@@ -63,6 +63,12 @@ struct Neon {
         return {sum.half, vmlal_high_s16(low, a.half, b.half)};
     }
     static V to_float(I v) { return vcvtq_f32_s32(v.whole); }
+
+    using Words = int32x4_t;
+    static I add_words(I sum, const char* p) {
+        return {sum.half, vaddq_s32(sum.whole, vreinterpretq_s32_s8(vld1q_s8(reinterpret_cast<const int8_t*>(p))))};
+    }
+    static Words words(I v) { return v.whole; }
 };
 
 constexpr Kernels kTable = kernels_of<Neon>("neon");

@@ -110,6 +110,18 @@ struct Serial {
         for (int i = 0; i < kWidth; ++i) f.lane[i] = static_cast<float>(v.lane[i]);
         return f;
     }
+
+    using Words = I;
+    static I add_words(const I& sum, const char* p) {
+        uint32_t words[kWidth], sums[kWidth];
+        std::memcpy(words, p, sizeof words);
+        std::memcpy(sums, sum.lane, sizeof sums);
+        for (int i = 0; i < kWidth; ++i) sums[i] += words[i];
+        I v;
+        std::memcpy(v.lane, sums, sizeof sums);
+        return v;
+    }
+    static Words words(const I& v) { return v; }
 };
 
 constexpr Kernels kTable = kernels_of<Serial>("serial");
