@@ -14,7 +14,7 @@ from cir_bench.accuracy.metrics import Outcome, judge, metrics_of, ranking_of
 from cir_bench.protocols.contract import Part, Protocol, RowNumbers
 from cir_infer.engine import Engine
 from cir_infer.errors import UsageError
-from cir_infer.gallery.vectors import quantise
+from cir_infer.gallery.rows import quantise
 from cir_infer.progress import progress_bar
 from cir_infer.scoring import make_scorer
 from cir_infer.scoring.contract import QueryTerms, Rows
