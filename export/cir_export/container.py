@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,8 @@ def read_container(path: str | os.PathLike[str]) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    text = str(error)
-    if "Unsupported global" in text or "unsupported" in text.lower() or "weights_only" in text.lower():
-        named = next((line.strip() for line in text.splitlines() if "GLOBAL" in line), "")
-        return f"holds more than tensors and plain values and was not loaded. {named}".strip()
-    first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-    return f"is not a checkpoint, or is cut short ({first})"
+    """One line in place of PyTorch's page, which recommends to switch the protection off."""
+    named = re.search(r"GLOBAL (\S+)", str(error))
+    if named:
+        return f"holds more than tensors and plain values ({named[1]}) and was not loaded"
+    return "is not a checkpoint, or is damaged or cut short; expected a file that torch.save wrote"

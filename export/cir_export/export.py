@@ -12,6 +12,7 @@ from typing import Any
 
 from cir_export.graphs import export_graphs
 from cir_export.model_file import TrainedModel
+from cir_export.preprocessing import check_inputs
 from cir_export.verification import Check, Samples, compare
 from cir_infer import __version__
 from cir_infer.bundle import write_bundle
@@ -74,7 +75,7 @@ def export_bundle(
     """
     path = Path(path)
     _check_target(path)
-    _check_inputs(trained)
+    _check_inputs(trained)  # now, not after minutes of work
     graphs = export_graphs(trained.model, trained.image, progress)
     members = {f"{name}.onnx": content for name, content in graphs.items()}
     members[TOKENIZER_NAME] = trained.tokenizer.to_str().encode()
@@ -102,12 +103,20 @@ def _check_target(path: Path) -> None:
 
 
 def _check_inputs(trained: TrainedModel) -> None:
-    """Preprocessing that a manifest cannot hold should show before minutes of work, not after."""
-    members = dict.fromkeys(("image.onnx", "text.onnx", "compose.onnx", TOKENIZER_NAME), b"x")
     try:
-        _manifest(trained, members, {})
+        check_inputs(trained.image, trained.text)
+        json.dumps(trained.provenance, allow_nan=False)
     except BundleError as error:
         raise ExportError(f"the model does not make a valid bundle: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise ExportError(f"the model's provenance is not plain JSON ({error})") from error
+    expected = trained.model.config.get("image")
+    size = expected.get("size") if isinstance(expected, dict) else None
+    if size is not None and [trained.image.get("height"), trained.image.get("width")] != [size, size]:
+        raise ExportError(
+            f"the model's encoder takes images of {size} x {size} and its preprocessing gives "
+            f"{trained.image.get('height')} x {trained.image.get('width')}"
+        )
 
 
 def _manifest(trained: TrainedModel, members: dict[str, bytes], parity: dict[str, Any]) -> Manifest:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from cir_export.container import read_container
 from cir_export.models import RetrievalModel, build_model
+from cir_export.preprocessing import check_inputs
 from cir_infer import __version__
 from cir_infer.errors import CheckpointError, CirError
 
@@ -133,6 +134,7 @@ def model_from_content(content: Any, where: str) -> TrainedModel:
         if not isinstance(content.get(part), kind):
             raise CheckpointError(f"{where}: {part!r} is missing or not a {kind.__name__}")
     try:
+        check_inputs(content["image"], content["text"])
         model = build_model(content["config"])
     except CirError as error:
         raise CheckpointError(f"{where}: {error}") from error

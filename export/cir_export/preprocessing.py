@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-__all__ = ["feature_input", "padded_crop", "plain_resize", "word_text"]
+from cir_infer.errors import BundleError
+from cir_infer.manifest import FORMAT, FORMAT_VERSION, TOKENIZER_NAME
+from cir_infer.manifest_reader import read_manifest
+
+__all__ = ["check_inputs", "feature_input", "padded_crop", "plain_resize", "word_text"]
 
 
 def padded_crop(size: int = 224, resize: int = 256) -> dict[str, Any]:
@@ -46,3 +51,34 @@ def feature_input(size: int) -> dict[str, Any]:
 def word_text(max_tokens: int = 512) -> dict[str, Any]:
     """Word-level texts of `cir_export.tokenization`; two captions become a pair."""
     return {"pad_id": 0, "unk_id": 4, "max_tokens": max_tokens, "captions": "pair"}
+
+
+def check_inputs(image: dict[str, Any], text: dict[str, Any]) -> None:
+    """Asserts that a manifest can hold these two.
+
+    Raises:
+        BundleError: a field is unknown, missing or of a wrong value; the message names it.
+    """
+    files = {"image": "image.onnx", "text": "text.onnx", "compose": "compose.onnx"}
+    members = {name: {"bytes": 1, "sha256": "0" * 64} for name in (*files.values(), TOKENIZER_NAME)}
+    manifest = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "system": "any",
+        "created_by": "any",
+        "embedding_dim": 1,
+        "terms": ["any"],
+        "weighted": False,
+        "precision": "float32",
+        "image": image,
+        "text": text,
+        "graphs": files,
+        "members": members,
+        "parity": {},
+        "provenance": {},
+    }
+    try:
+        content = json.dumps(manifest)
+    except (TypeError, ValueError) as error:
+        raise BundleError(f"the preprocessing is not plain JSON ({error})") from error
+    read_manifest(content)

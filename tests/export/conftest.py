@@ -32,6 +32,14 @@ class Case:
     captions: list[list[str]]
 
 
+def with_version(case: str, version: str, folder: Path) -> Path:
+    """A copy of a case's checkpoint whose options say another version; all of them share their weights."""
+    content = torch.load(GOLDEN / case / "ckpt.pth", weights_only=False)
+    content["args"].model_version = version
+    torch.save(content, folder / "ckpt.pth")
+    return folder / "ckpt.pth"
+
+
 @pytest.fixture(scope="session")
 def golden(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Case]:
     """golden(case, version): the case's checkpoint, its options saying another of the versions if given."""
@@ -39,14 +47,8 @@ def golden(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Case]:
     @cache
     def load(case: str, version: str) -> Case:
         folder = GOLDEN / case
-        checkpoint = folder / "ckpt.pth"
         scratch = tmp_path_factory.mktemp(f"{case}_{version}")
-        if version != "ARTEMIS":
-            content = torch.load(checkpoint, weights_only=False)
-            content["args"].model_version = version
-            checkpoint = scratch / "ckpt.pth"
-            torch.save(content, checkpoint)
-        trained = load_trained(checkpoint, folder / "cirr_vocab.pkl")
+        trained = load_trained(with_version(case, version, scratch), folder / "cirr_vocab.pkl")
         drawn = draw_samples(trained.image, trained.text, trained.tokenizer)
         samples = Samples(drawn.images[:12], drawn.texts[:8], drawn.source)
         export_bundle(trained, scratch / "model.cir", samples)

@@ -13,16 +13,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cir_export.checkpoints import load_trained
 from cir_export.export import export_bundle
+from cir_export.models import pairwise_scores
+from cir_export.tokenization import token_batch
 from cir_export.verification import Samples
 from cir_infer import Engine, Gallery, Searcher
 from cir_infer.bundle import Bundle
 from cir_infer.scoring.contract import Rows
 from cir_infer.scoring.reference import ReferenceScorer, term_scores
 from cir_infer.texts import TextReader
-from tests.export.conftest import Case
+from tests.export.conftest import GOLDEN, Case, with_version
 
 CASES = ("cirr_feat_bigru_small", "cirr_feat_lstm_small")
 VERSIONS = ("ARTEMIS", "EM-only", "IS-only", "late-fusion", "cross-modal", "visual-search")
@@ -31,12 +34,10 @@ SHARED = Path(__file__).parents[3] / "shared" / "golden"
 Golden = Callable[..., Case]
 
 
-def _scores(case: Case, queries: slice, text: np.ndarray) -> np.ndarray:
+def _scores(case: Case, text: np.ndarray) -> np.ndarray:
     engine = case.engine
     rows = engine.encode_images(list(case.answers["gallery_features"]))
-    references = engine.encode_references(
-        list(case.answers["gallery_features"][case.answers["ref_index"][queries]])
-    )
+    references = engine.encode_references(list(case.answers["gallery_features"][case.answers["ref_index"]]))
     terms = engine.compose(references, text)
     return term_scores(terms, rows.astype(np.float64)).sum(1)
 
@@ -65,7 +66,7 @@ def test_padding_to_the_batch_reproduces_the_authors_batches(golden: Golden, nam
     case = golden(name)
     text = case.engine.encode_texts(case.captions, batch_size=8, pad_to_batch="lstm" in name)
     np.testing.assert_allclose(text, case.answers["txt_emb_official_batches"], atol=1e-5, rtol=0)
-    scores = _scores(case, slice(None), text)
+    scores = _scores(case, text)
     np.testing.assert_allclose(scores, case.answers["scores_all/ARTEMIS_official_batches"], atol=1e-4, rtol=0)
 
 
@@ -77,40 +78,58 @@ def test_the_lstm_does_not_read_padding_by_default(golden: Golden) -> None:
     assert np.abs(padded - alone).max() > 1e-3
 
 
-@pytest.mark.parametrize(
-    ("name", "version"),
-    [(CASES[0], version) for version in VERSIONS] + [(CASES[1], "ARTEMIS"), (CASES[1], "late-fusion")],
-)
-def test_scores_and_ranks_of_every_version(golden: Golden, tmp_path: Path, name: str, version: str) -> None:
-    case = golden(name, version)
-    expected = case.answers[f"scores/{version}"]
-    queries = slice(0, len(expected))
-    # These five queries were one batch of the authors' code, which their lstm reads with its padding.
-    text = case.engine.encode_texts(case.captions[queries], batch_size=5, pad_to_batch="lstm" in name)
-    np.testing.assert_allclose(_scores(case, queries, text), expected, atol=1e-4, rtol=0)
-    if version == "ARTEMIS":
-        expected = case.answers["scores_all/ARTEMIS_single"][queries]
-    elif "lstm" in name:
-        return
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_version_loads_and_scores_as_the_authors_do(tmp_path: Path, version: str) -> None:
+    """In PyTorch, for both text encoders; the five queries were one batch, which the lstm reads padded."""
+    for name in CASES:
+        trained = load_trained(with_version(name, version, tmp_path), GOLDEN / name / "cirr_vocab.pkl")
+        with np.load(GOLDEN / name / "golden.npz") as answers:
+            expected, references = answers[f"scores/{version}"], answers["ref_index"]
+            features = torch.from_numpy(answers["gallery_features"])
+        captions = json.loads((GOLDEN / name / "queries.json").read_text())["captions"][: len(expected)]
+        tokens, lengths = token_batch(trained.tokenizer, [caption for (caption,) in captions])
+        if "lstm" in name:
+            lengths[:] = tokens.shape[1]
+        with torch.inference_mode():
+            rows = trained.model.encode_gallery(features)
+            text = trained.model.encode_text(tokens, lengths)
+            scores = pairwise_scores(trained.model.compose(rows[references[: len(expected)]], text), rows)
+        np.testing.assert_allclose(scores, expected, atol=1e-4, rtol=0)
 
-    # The same through the searcher, over a gallery on disk, the reference excluded.
+
+@pytest.mark.parametrize(
+    ("name", "version", "key"),
+    [
+        (CASES[0], "ARTEMIS", "scores/ARTEMIS"),
+        (CASES[0], "EM-only", "scores/EM-only"),
+        (CASES[0], "visual-search", "scores/visual-search"),
+        (CASES[1], "ARTEMIS", "scores_all/ARTEMIS_single"),
+    ],
+)
+def test_scores_and_ranks_through_the_searcher(
+    golden: Golden, tmp_path: Path, name: str, version: str, key: str
+) -> None:
+    """Exported, over a gallery on disk, the reference excluded; one version reads no image, one no text."""
+    case = golden(name, version)
+    expected = case.answers[key]
     ids = case.answers["gallery_names"].tolist()
     features = list(case.answers["gallery_features"])
     with Gallery.create(tmp_path / "shop.gallery", case.engine, dtype="float32") as gallery:
         gallery.add(features, ids=ids)
         searcher = Searcher(case.engine, gallery)
-        for query, reference in enumerate(case.answers["ref_index"][queries]):
+        for query, reference in enumerate(case.answers["ref_index"][: len(expected)]):
             hits = searcher.query(
                 features[reference], case.captions[query], k=len(ids), exclude=[ids[reference]]
             )
-            order = np.argsort(-expected[query], kind="stable")
-            assert [hit.id for hit in hits] == [ids[row] for row in order if row != reference]
+            order = [row for row in np.argsort(-expected[query], kind="stable") if row != reference]
+            assert [hit.id for hit in hits] == [ids[row] for row in order]
+            np.testing.assert_allclose([hit.score for hit in hits], expected[query][order], atol=1e-4)
 
 
 def test_all_scores_of_single_sentences(golden: Golden) -> None:
     for name in CASES:
         case = golden(name)
-        scores = _scores(case, slice(None), case.engine.encode_texts(case.captions))
+        scores = _scores(case, case.engine.encode_texts(case.captions))
         np.testing.assert_allclose(scores, case.answers["scores_all/ARTEMIS_single"], atol=1e-4, rtol=0)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +72,6 @@ def test_a_query_runs_on_it_without_torch_models(bundle: Path, tmp_path: Path) -
     assert hits[0].score == pytest.approx(sum(hits[0].terms.values()), abs=1e-6)
 
 
-def test_equal_models_make_equal_bundles(bundle: Path, tmp_path: Path) -> None:
-    model = trained()
-    export_bundle(model, tmp_path / "again.cir", draw_samples(model.image, model.text, model.tokenizer))
-    assert (tmp_path / "again.cir").read_bytes() == bundle.read_bytes()
-
-
 class WrongWhenExported(Artemis):
     """Another sign in an exported graph than in PyTorch, as a faulty exporter would write it."""
 
@@ -107,6 +103,18 @@ def test_preprocessing_that_does_not_fit_the_model_is_refused(tmp_path: Path) ->
     with pytest.raises(ExportError, match="sharpen"):
         export_bundle(model, tmp_path / "s.cir", samples)
     assert not list(tmp_path.iterdir())
+
+
+def test_preprocessing_to_another_size_and_odd_provenance_are_refused(tmp_path: Path) -> None:
+    model = trained()
+    samples = draw_samples(model.image, model.text, model.tokenizer)
+    model.image = plain_resize(32)
+    with pytest.raises(ExportError, match=r"24 x 24 .* 32 x 32"):
+        export_bundle(model, tmp_path / "s.cir", samples)
+    model = trained()
+    model.provenance["recall"] = float("nan")
+    with pytest.raises(ExportError, match="provenance"):
+        export_bundle(model, tmp_path / "s.cir", samples)
 
 
 def test_a_place_that_cannot_be_written_is_said_to_be_one(tmp_path: Path) -> None:
@@ -152,13 +160,16 @@ def test_a_folder_of_images_is_used_and_an_empty_one_refused(tmp_path: Path) -> 
 # ---- the command
 
 
-def test_the_command_prints_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_what_it_found(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     save_model(tmp_path / "model.pt", trained())
     assert main([str(tmp_path / "model.pt")]) == 0
     shown = capsys.readouterr().out
     for expected in ("artemis", "trunk=small", "encoder=bigru", f"{len(VOCABULARY)} tokens", "resize", "ok"):
         assert expected in shown
-    assert Bundle(tmp_path / "model.cir").manifest.system == "artemis"
+    # Equal models make equal bundles, and so equal fingerprints.
+    assert (tmp_path / "model.cir").read_bytes() == bundle.read_bytes()
 
 
 def test_the_command_answers_in_json_for_a_public_checkpoint(
@@ -183,6 +194,8 @@ def test_the_command_answers_in_json_for_a_public_checkpoint(
 def test_failures_are_one_line_and_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "none.pt")]) == 1
     assert capsys.readouterr().err.strip().count("\n") == 0
+    assert main([str(Path(__file__))]) == 1
+    assert "is not a checkpoint" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     save_model(tmp_path / "model.pt", trained())
     assert main([str(tmp_path / "model.pt"), "--images", str(tmp_path / "empty")]) == 2
@@ -190,3 +203,11 @@ def test_failures_are_one_line_and_an_exit_code(tmp_path: Path, capsys: pytest.C
     with pytest.raises(SystemExit) as stopped:
         main(["--help"])
     assert stopped.value.code == 0 and "example" in capsys.readouterr().out
+
+
+def test_without_the_extra_the_command_says_what_to_install(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None\n"
+    code += "from cir_export.commands.export import main; sys.exit(main(['model.pt']))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert ended.returncode == 1 and "cir-infer[export]" in ended.stderr
+    assert "Traceback" not in ended.stderr

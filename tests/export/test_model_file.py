@@ -85,6 +85,9 @@ def test_an_unwritable_place_is_said_to_be_one(trained: TrainedModel, tmp_path: 
         ({"weights": {}}, "weight logit_scale is missing"),
         ({"config": {"system": "unheard-of"}}, "unheard-of"),
         ({"image": [1]}, "'image'"),
+        ({"image": {}}, "image.kind is missing"),
+        ({"image": {"kind": "features", "size": b"12"}}, "not plain JSON"),
+        ({"text": {"pad_id": -1, "unk_id": 4, "max_tokens": 9, "captions": "pair"}}, "pad_id"),
     ],
 )
 def test_a_damaged_model_file_says_what_is_wrong(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -84,13 +85,14 @@ RESNETS: dict[str, _Shape] = {
 
 def resnet_name(weights: Mapping[str, Tensor]) -> str | None:
     """Which ResNet these weights are, by torchvision's names without fc; None if it is none."""
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    return next((name for name in RESNETS if _shapes(name) == found), None)
 
-    def shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
-    found = shapes(weights)
+@cache
+def _shapes(name: str) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
-        return next((name for name in RESNETS if shapes(ResNet(name).state_dict()) == found), None)
+        return {key: tuple(tensor.shape) for key, tensor in ResNet(name).state_dict().items()}
 
 
 class ResNet(nn.Module):
