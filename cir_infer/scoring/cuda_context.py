@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,23 +78,52 @@ class _DeviceMemory:
 
 
 class _HostMemory:
-    """Page-locked memory, allocated (`PagelockedHostAllocation`) or registered (`RegisteredHostMemory`)."""
+    """Page-locked memory of PyCUDA's."""
 
-    def __init__(self, array: npt.NDArray[Any], keep: object = None) -> None:
-        owner: Any = array.base
-        self._owner = owner
-        self._keep = keep
-        self._plain = array.reshape(-1).view(np.uint8)
-        self.address = int(owner.get_device_pointer())
-
-    @property
-    def array(self) -> npt.NDArray[np.uint8]:
-        return self._plain
+    def __init__(self, array: npt.NDArray[np.uint8]) -> None:
+        self.array = array
+        allocation: Any = array.base
+        self._allocation = allocation
+        self.address = int(allocation.get_device_pointer())
 
     def free(self) -> None:
-        # Views of the array may live on in searches that are being closed; they are not touched any more.
-        release = getattr(self._owner, "unregister", None) or self._owner.free
-        release()
+        # Views of the array may live on in what is being closed; nothing touches them any more.
+        self._allocation.free()
+
+
+class _RegisteredMemory:
+    """The caller's memory, page-locked in place.
+
+    PyCUDA's `register_host_memory` crashes with NumPy 2 (it sets an array's base twice), so the driver
+    itself is asked.
+    """
+
+    _PORTABLE, _DEVICEMAP, _READ_ONLY = 1, 2, 8
+
+    def __init__(self, array: npt.NDArray[Any]) -> None:
+        self._driver = ctypes.CDLL("libcuda.so.1")
+        self._start = ctypes.c_void_p(array.ctypes.data)
+        flags = self._PORTABLE | self._DEVICEMAP | (0 if array.flags.writeable else self._READ_ONLY)
+        address = ctypes.c_uint64()
+        status = self._driver.cuMemHostRegister_v2(self._start, ctypes.c_size_t(array.nbytes), flags)
+        if status != 0:
+            raise OSError(status, "the driver does not map this memory")
+        status = self._driver.cuMemHostGetDevicePointer_v2(ctypes.byref(address), self._start, 0)
+        if status != 0:
+            self.free()
+            raise OSError(status, "the driver has no address for this memory")
+        self.array = array.reshape(-1).view(np.uint8)  # also keeps it alive
+        self.address = address.value
+
+    def free(self) -> None:
+        self._driver.cuMemHostUnregister(self._start)
+
+
+def _leave(context: Any, held: list[Any]) -> None:
+    """Drops what needs the context, then the context: PyCUDA's own end of it warns about primary contexts."""
+    held.clear()
+    context.push()
+    context.detach()
 
 
 class _CudaDevice:
@@ -123,11 +153,14 @@ class _CudaDevice:
         self._context = _explained(opening, driver, gpu.retain_primary_context)
         self._functions: dict[str, Any] = {}
         with self.active():
-            self._module = _explained(
+            module = _explained(
                 f"loading the kernels for {self.name} (compute capability {major}.{minor})",
                 driver,
                 lambda: driver.module_from_buffer(fatbin),
             )
+        self._held = [module, self._functions]
+        # Finalizers run newest first at exit: every scorer has let go by then.
+        weakref.finalize(self, _leave, self._context, self._held)
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
@@ -161,12 +194,11 @@ class _CudaDevice:
         )
         return _HostMemory(array)
 
-    def map_host(self, array: npt.NDArray[Any]) -> _HostMemory | None:
-        flags = self._driver.mem_host_register_flags.DEVICEMAP | self._driver.mem_host_register_flags.PORTABLE
+    def map_host(self, array: npt.NDArray[Any]) -> _RegisteredMemory | None:
         try:
-            return _HostMemory(self._driver.register_host_memory(array, flags), keep=array)
-        except self._driver.Error:
-            return None  # read-only file mappings, on most drivers; the caller copies
+            return _RegisteredMemory(array)
+        except OSError:
+            return None  # file mappings, on some drivers; the caller copies
 
     def new_stream(self) -> Stream:
         return self._driver.Stream(1)  # CU_STREAM_NON_BLOCKING: the legacy default stream does not hold it up
@@ -191,7 +223,7 @@ class _CudaDevice:
     ) -> None:
         function = self._functions.get(kernel)
         if function is None:
-            function = self._module.get_function(kernel)
+            function = self._held[0].get_function(kernel)
             function.prepare([f"{ctypes.sizeof(arguments)}s"])
             function.set_attribute(
                 self._driver.function_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES, self.shared_bytes
