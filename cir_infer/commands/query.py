@@ -74,9 +74,8 @@ def _parser() -> CirParser:
         "--refine", action="store_true", help="IMAGE is the id of an item in the gallery; no image is encoded"
     )
     parser.add_argument("--sheet", metavar="PNG", type=Path, help="write a contact sheet")
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda", "tensorrt"), default="auto", help="where the graphs run (default auto)"
-    )
+    devices = ("auto", "cpu", "cuda", "tensorrt")
+    parser.add_argument("--device", choices=devices, default="auto", help="where graphs run (default auto)")
     return parser
 
 
