@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from cir_infer.errors import GalleryError
 
-__all__ = ["NewFile", "map_file", "remove", "rename", "sync_folder", "told_as_gallery_error"]
+__all__ = ["NewFile", "map_file", "remove", "rename", "sync_folder", "sync_tree", "told_as_gallery_error"]
 
 _CHUNK = 8 << 20
 
@@ -87,6 +87,16 @@ def sync_folder(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make everything below a folder durable."""
+    for path in (*folder.rglob("*"), folder):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def rename(old: Path, new: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -19,6 +19,7 @@ from cir_infer.gallery.reencoding import Reencoding
 from cir_infer.gallery.rows import check_row_type, checked_vectors, row_tensors, to_rows
 from cir_infer.gallery.snapshot import Snapshot
 from cir_infer.gallery.store import Store, drafted
+from cir_infer.gallery.transfer import PART, Part, export_rows, import_rows
 from cir_infer.gallery.verification import Verification, verify
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["Existing", "Gallery", "Held"]
 
 Existing = Literal["error", "replace", "skip"]
-
-_BULK = 1 << 17
 
 
 class Held(NamedTuple):
@@ -157,21 +156,75 @@ class Gallery:
         if len(shape) != 2 or not shape[1] or shape[0] != len(ids):
             raise GalleryError(f"vectors have shape {shape} for {len(ids)} ids; expected ({len(ids)}, D)")
         meta.checked_ids(ids)
-        with (
-            drafted(Path(path)) as draft,
-            cls.create(
-                draft, engine, dtype, coarse=coarse, dimension=int(shape[1]), fingerprint=fingerprint
-            ) as gallery,
-        ):
-            for start in range(0, len(ids), _BULK):
-                part = slice(start, start + _BULK)
-                gallery.add_vectors(
-                    ids=ids[part],
-                    vectors=vectors[part],
-                    metadata=None if metadata is None else metadata[part],
-                    sources=None if sources is None else sources[part],
-                )
+        metadata = [None] * len(ids) if metadata is None else metadata
+        sources = [None] * len(ids) if sources is None else sources
+        for name, column in (("metadata", metadata), ("sources", sources)):
+            if len(column) != len(ids):
+                raise GalleryError(f"{name} has {len(column)} entries for {len(ids)} ids; expected one each")
+        slices = (slice(start, start + PART) for start in range(0, max(len(ids), 1), PART))
+        parts = (Part(ids[s], vectors[s], metadata[s], sources[s]) for s in slices)
+        return cls._build(Path(path), parts, engine, dtype, coarse, fingerprint)
+
+    @classmethod
+    def import_from(
+        cls,
+        path: str | Path,
+        source: str | Path,
+        *,
+        engine: Engine | None = None,
+        dtype: str = "float16",
+        coarse: bool = False,
+        fingerprint: str | None = None,
+    ) -> Gallery:
+        """Make a gallery of rows in a clip-retrieval folder or a safetensors file (see `transfer`).
+
+        Args:
+            path: a folder that does not exist yet.
+            source: the folder or file.
+            engine: the engine that the rows are for; stamps the gallery with its fingerprint.
+            dtype: see `create`.
+            coarse: see `create`.
+            fingerprint: of the bundle, where there is no engine.
+
+        Raises:
+            GalleryError: the source cannot be read, or see `from_arrays`. Nothing is left at the path.
+        """
+        return cls._build(Path(path), import_rows(Path(source)), engine, dtype, coarse, fingerprint)
+
+    @classmethod
+    def _build(
+        cls,
+        path: Path,
+        parts: Iterable[Part],
+        engine: Engine | None,
+        dtype: str,
+        coarse: bool,
+        fingerprint: str | None,
+    ) -> Gallery:
+        with drafted(path) as draft:
+            gallery: Gallery | None = None
+            try:
+                for part in parts:
+                    if gallery is None:
+                        dimension = int(part.vectors.shape[1])
+                        gallery = cls.create(
+                            draft, engine, dtype, coarse=coarse, dimension=dimension, fingerprint=fingerprint
+                        )
+                    gallery.add_vectors(
+                        ids=part.ids, vectors=part.vectors, metadata=part.metadata, sources=part.sources
+                    )
+            finally:
+                if gallery is not None:
+                    gallery.close()
         return cls.open(path, engine)
+
+    def export(self, target: str | Path) -> None:
+        """Write all items to a `.safetensors` file, or to a folder as clip-retrieval lays it out.
+
+        Raises:
+            GalleryError: the target exists, the disk is full, or pyarrow is missing (for folders).
+        """
+        export_rows(self.snapshot(), Path(target))
 
     def close(self) -> None:
         """Close the catalogue. Snapshots keep their rows, but can no longer look up items."""

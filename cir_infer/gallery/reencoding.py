@@ -65,20 +65,24 @@ class Reencoding:
         """Add new rows of items, in one commit.
 
         Args:
-            keys: n distinct ones of `missing`.
+            keys: n distinct ones; those that are not `missing` (any more) are passed over.
             vectors: float32 (n, D) of the new bundle.
 
         Raises:
             GalleryError: see `Gallery.add_vectors`.
         """
-        order = np.argsort(np.asarray(keys, np.int64))
-        ascending = np.asarray(keys, np.int64)[order]
-        names = [f"(key {key})" for key in ascending]
-        checked = checked_vectors(
-            np.asarray(vectors)[order], names, self._encoding.dimension, self._encoding.dtype
-        )
+        wanted = np.asarray(keys, np.int64)
         with self._store.writing():
-            tensors = row_tensors(self._encoding, *to_rows(checked, self._encoding.dtype), ascending)
+            order = np.argsort(wanted)
+            order = order[np.isin(wanted[order], self.missing())]
+            ascending = wanted[order]
+            if not len(ascending):
+                return
+            names = [f"(key {key})" for key in ascending]
+            rows = checked_vectors(
+                np.asarray(vectors)[order], names, self._encoding.dimension, self._encoding.dtype
+            )
+            tensors = row_tensors(self._encoding, *to_rows(rows, self._encoding.dtype), ascending)
             entry = self._store.write_segment(tensors, int(ascending[0]), int(ascending[-1]), len(ascending))
             self._store.commit(
                 lambda connection: tables.insert_segment(connection, self._encoding.number, entry)

@@ -95,6 +95,11 @@ class Snapshot:
             return by_key[:0]
         return np.concatenate([segment.by_key(by_key) for segment in self._segments])
 
+    @property
+    def segment_count(self) -> int:
+        """How many files the rows lie in; a compaction makes few of many."""
+        return len(self._segments)
+
     # ---- rows to items
 
     def ids(self, rows: RowNumbers) -> list[str]:

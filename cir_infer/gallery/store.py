@@ -279,21 +279,24 @@ class Store:
 
 @contextmanager
 def drafted(path: Path) -> Iterator[Path]:
-    """Build a folder under another name; it gets its own at the end of the block, all at once.
+    """Build a folder or file under another name; it gets its own at the end of the block, all at once.
 
     Raises:
         GalleryError: the path exists, the disk is full or fails. Nothing is left.
     """
     if path.exists() or path.is_symlink():
-        raise GalleryError(f"{path}: already exists; open it with Gallery.open, or choose another path")
+        raise GalleryError(f"{path}: already exists; open it, or choose another path")
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with files.told_as_gallery_error("creating the gallery", path):
+        with files.told_as_gallery_error("writing it", path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield draft
             files.rename(draft, path)
     except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
+        if draft.is_dir():
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            files.remove(draft)
         raise
 
 

@@ -135,8 +135,9 @@ class _Run:
         if not self._done:
             return
         self._work.add(self._done, np.concatenate(self._rows))
-        for _ in self._done:
-            self.report.replaced += 1
-            self._on_item()
+        count = len(self._done)
         self._done, self._rows = [], []
+        self.report.replaced += count
         self._committed = time.perf_counter()
+        for _ in range(count):
+            self._on_item()

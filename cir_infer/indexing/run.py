@@ -114,7 +114,7 @@ def index(
             for source in sources:
                 for batch in decoders.batches(run.due(source), batch_size):
                     for item, reason in batch.failed:
-                        run.fail(item.broken(reason))
+                        run.give_up(item, reason)
                     run.encode(batch.items, batch.images)
         except BaseException:
             with suppress(CirError):
@@ -190,10 +190,14 @@ class _Run:
         return True
 
     def fail(self, broken: Broken) -> None:
-        """Leave an item out, and remember why."""
-        self._queued.pop(broken.id, None)
+        """Remember why something is left out."""
         self.report.broken.append(broken)
         self._on_item()
+
+    def give_up(self, item: Item, reason: str) -> None:
+        """Leave out an item that was due."""
+        del self._queued[item.id]
+        self.fail(item.broken(reason))
 
     def encode(self, items: list[Item], images: npt.NDArray[Any]) -> None:
         """Encode a batch; commit when enough has come together."""
@@ -204,7 +208,7 @@ class _Run:
             bad = faults(rows, self._gallery.dtype)
             for number, item in enumerate(items):
                 if number in bad:
-                    self.fail(item.broken(f"its vector {bad[number]}"))
+                    self.give_up(item, f"its vector {bad[number]}")
             good = [number for number in range(len(items)) if number not in bad]
             self._items += [items[number] for number in good]
             self._rows.append(rows[good])
@@ -224,13 +228,13 @@ class _Run:
             stamps=[item.stamp for item in self._items],
             existing="replace",
         )
-        for item in self._items:
-            replaced = self._queued.pop(item.id)
-            self.report.replaced += replaced
-            self.report.added += not replaced
-            self._on_item()
-        self._items, self._rows = [], []
+        done, self._items, self._rows = self._items, [], []
+        replaced = sum(self._queued.pop(item.id) for item in done)
+        self.report.replaced += replaced
+        self.report.added += len(done) - replaced
         self._committed = time.perf_counter()
+        for _ in done:
+            self._on_item()
 
     def prune(self, sources: Sequence[Source]) -> None:
         """Remove what came from these sources and was not met again, unless it could not be read."""

@@ -53,7 +53,9 @@ def test_killed_at_random_moments(layer: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("scenario", ["replace", "compact"])
 def test_failing_at_operations_of_a_commit(layer: Path, tmp_path: Path, scenario: str) -> None:
     actions = ["kill", "torn write", "EIO once", "ENOSPC from then on"]
-    report = crash(layer, tmp_path, "faults", "--scenarios", scenario, "--actions", *actions, "--stride", "17")
+    report = crash(
+        layer, tmp_path, "faults", "--scenarios", scenario, "--actions", *actions, "--stride", "17"
+    )
     assert report["points"][scenario] > 30
     ends = {outcome.rpartition(" ")[2] for outcome in report["outcomes"]}
     assert ends == {"killed", "refused", "acknowledged"}
