@@ -16,7 +16,7 @@ from cir_infer.errors import DeviceError, UsageError
 from cir_infer.scoring.contract import QueryTerms, Rows, TopK
 from cir_infer.scoring.validation import check_query
 
-__all__ = ["CpuScorer", "Int8Scorer", "Int8Statistics", "instruction_sets"]
+__all__ = ["CpuScorer", "Int8Scorer", "Int8Statistics", "instruction_sets", "usable_cores"]
 
 
 def _native() -> Any:
@@ -41,7 +41,7 @@ def instruction_sets() -> tuple[str, ...]:
     return tuple(_native().instruction_sets())
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
     """Cores that this process may use: containers and `taskset` often leave fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -61,7 +61,7 @@ def _settings(threads: int | None, instruction_set: str | None) -> _Settings:
         raise DeviceError(
             f"this machine cannot run the instruction set {instruction_set!r}; it has {', '.join(known)}"
         )
-    return _Settings(threads or _usable_cores(), instruction_set or known[0])
+    return _Settings(threads or usable_cores(), instruction_set or known[0])
 
 
 def _view(rows: Rows) -> Any:

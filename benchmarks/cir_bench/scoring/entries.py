@@ -1,0 +1,207 @@
+"""What is timed: our kernels, the rooflines, and the alternatives.
+
+An entry answers all queries of the workload. Its name says whose it is: `cir/` ours, `roofline/` what the
+machine can do at best, else the library.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cir_bench.scoring.workload import Workload, aligned_copy, quantise
+from cir_infer.scoring.contract import QueryTerms, Rows, Scorer
+from cir_infer.scoring.cpu import CpuScorer, Int8Scorer
+
+__all__ = ["Entry", "alternatives", "ours", "rooflines"]
+
+_SGEMM_SIDE = 2048
+
+
+@dataclass
+class Entry:
+    """One thing to time.
+
+    Attributes:
+        name: e.g. "cir/cpu".
+        dtype: the type of the rows that it reads.
+        call: answers every query; returns what `verify` takes.
+        verify: whether the answer is right; None for a roofline, which has no answer.
+        standing_bytes: memory that it keeps beyond the rows.
+        per_query: it loops over queries, so that some of them may be timed for all.
+    """
+
+    name: str
+    dtype: str
+    call: Callable[[int], Any]
+    verify: Callable[[Any], bool] | None = None
+    standing_bytes: int = 0
+    per_query: bool = False
+
+
+def ours(work: Workload, dtypes: tuple[str, ...]) -> Iterator[Entry]:
+    """`cir/cpu` on every type of rows, and `cir/exact-from-int8` on float32 (or else float16) rows."""
+    for dtype in dtypes:
+        rows = _rows(work, dtype)
+        scorer: Scorer = (
+            Int8Scorer(rows, threads=work.threads)
+            if dtype == "int8"
+            else CpuScorer(rows, threads=work.threads)
+        )
+        yield _scorer("cir/cpu", dtype, scorer, work, rows, 0)
+        yield _reading(dtype, CpuScorer(rows, threads=work.threads))
+        if dtype in ("float32", "float16") and dtype == next(d for d in dtypes if d != "int8"):
+            fast = Int8Scorer(rows, threads=work.threads)
+            yield _scorer("cir/exact-from-int8", dtype, fast, work, rows, fast.copy_bytes)
+
+
+def _rows(work: Workload, dtype: str) -> Rows:
+    if dtype == "int8":
+        return quantise(work.values)
+    return Rows.of(work.values if dtype == "float32" else aligned_copy(work.values, dtype))
+
+
+def _reading(dtype: str, scorer: CpuScorer) -> Entry:
+    return Entry("roofline/read", dtype, lambda _: scorer.read_all())
+
+
+def _scorer(name: str, dtype: str, scorer: Scorer, work: Workload, rows: Rows, standing: int) -> Entry:
+    return Entry(
+        name,
+        dtype,
+        lambda _: scorer.topk(work.terms, work.k),
+        lambda answer: work.is_best(answer.rows, answer.scores, rows),
+        standing,
+    )
+
+
+def rooflines(work: Workload) -> Iterator[Entry]:
+    """Besides reading, which comes with each type of rows: a matrix product, for batches."""
+    if len(work.terms.numerators) > 1 and importlib.util.find_spec("torch"):
+        import torch
+
+        torch.set_num_threads(work.threads)
+        side = torch.ones(_SGEMM_SIDE, _SGEMM_SIDE)
+        yield Entry("roofline/sgemm", "float32", lambda _: side @ side)
+
+
+def alternatives(work: Workload) -> Iterator[Entry]:
+    """The same answer by other means, and one dot product by libraries that can do no more."""
+    stored = Rows.of(work.values)
+    if importlib.util.find_spec("torch"):
+        yield from _torch(work, stored)
+    yield _numpy(work, stored)
+    plain = QueryTerms(work.dots[:, None], None, ("dot",))
+    if importlib.util.find_spec("faiss"):
+        yield _faiss(work, stored, plain)
+    if importlib.util.find_spec("usearch"):
+        yield _usearch(work, stored, plain)
+
+
+def _torch(work: Workload, stored: Rows) -> Iterator[Entry]:
+    import torch
+
+    from cir_bench.torch_scoring import literal_scores, ranked, two_product_scores
+
+    torch.set_num_threads(work.threads)
+    rows = torch.from_numpy(work.values)
+    numerators = torch.from_numpy(work.terms.numerators)
+    weights = None if work.terms.weights is None else torch.from_numpy(work.terms.weights)
+
+    @torch.inference_mode()
+    def literal(queries: int) -> Any:
+        one = [
+            ranked(literal_scores(numerators[q], None if weights is None else weights[q], rows), work.k)
+            for q in range(queries)
+        ]
+        return torch.stack(one).numpy()
+
+    yield Entry(
+        "torch/literal",
+        "float32",
+        literal,
+        lambda best: work.is_best(best, None, stored, tolerance=1e-4),
+        per_query=True,
+    )
+
+    squares = rows * rows
+
+    @torch.inference_mode()
+    def products(_: int) -> Any:
+        # The whole score matrix, but no larger a part of it than the literal form's temporaries.
+        step = max(1, (1 << 28) // len(rows))
+        parts = []
+        for start in range(0, len(numerators), step):
+            part = slice(start, start + step)
+            w = None if weights is None else weights[part]
+            parts.append(two_product_scores(numerators[part], w, rows, squares).topk(work.k).indices)
+        return torch.cat(parts).numpy()
+
+    yield Entry(
+        "torch/two-products",
+        "float32",
+        products,
+        lambda best: work.is_best(best, None, stored, tolerance=1e-4),
+        work.values.nbytes,
+    )
+
+
+def _numpy(work: Workload, stored: Rows) -> Entry:
+    squares = work.values * work.values
+
+    def run(queries: int) -> Any:
+        best = np.empty((queries, work.k), np.int64)
+        for q in range(queries):
+            scores = np.zeros(len(work.values), np.float32)
+            for j in range(work.terms.numerators.shape[1]):
+                term = work.values @ work.terms.numerators[q, j]
+                if work.terms.weights is not None:
+                    term /= np.sqrt(squares @ work.terms.weights[q, j])
+                scores += term
+            top = np.argpartition(scores, -work.k)[-work.k :]
+            best[q] = top[np.argsort(-scores[top], kind="stable")]
+        return best
+
+    return Entry(
+        "numpy/matrix-vector",
+        "float32",
+        run,
+        lambda best: work.is_best(best, None, stored, tolerance=1e-4),
+        squares.nbytes,
+        per_query=True,
+    )
+
+
+def _faiss(work: Workload, stored: Rows, plain: QueryTerms) -> Entry:
+    import faiss
+
+    faiss.omp_set_num_threads(work.threads)
+    index = faiss.IndexFlatIP(work.values.shape[1])
+    index.add(work.values)
+    return Entry(
+        "faiss/IndexFlatIP, one dot",
+        "float32",
+        lambda _: index.search(work.dots, work.k),
+        lambda answer: work.is_best(answer[1], None, stored, plain, tolerance=1e-4),
+        work.values.nbytes,
+    )
+
+
+def _usearch(work: Workload, stored: Rows, plain: QueryTerms) -> Entry:
+    from usearch.compiled import MetricKind
+    from usearch.index import search
+
+    def run(_: int) -> Any:
+        found = search(work.values, work.dots, work.k, MetricKind.IP, exact=True, threads=work.threads)
+        return np.asarray(found.keys).astype(np.int64).reshape(len(work.dots), work.k)
+
+    return Entry(
+        "usearch/exact, one dot",
+        "float32",
+        run,
+        lambda best: work.is_best(best, None, stored, plain, tolerance=1e-4),
+    )

@@ -1,0 +1,131 @@
+"""What is scored: rows, ARTEMIS-like terms, and the float64 answer that every entry is held against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cir_infer.scoring.contract import QueryTerms, Rows
+from cir_infer.scoring.reference import term_scores
+
+__all__ = ["Workload", "aligned_copy", "artemis_terms", "quantise", "unit_rows"]
+
+_CHUNK = 1 << 15
+_VERIFIED_QUERIES = 4
+
+
+def aligned_copy(values: npt.NDArray[Any], dtype: Any = None) -> npt.NDArray[Any]:
+    """A copy that starts on a cache line, as the memory-mapped segments of a gallery do."""
+    kind = np.dtype(dtype or values.dtype)
+    raw = np.empty(values.size * kind.itemsize + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    out = raw[start : start + values.size * kind.itemsize].view(kind).reshape(values.shape)
+    for first in range(0, len(values), _CHUNK):
+        out[first : first + _CHUNK] = values[first : first + _CHUNK]
+    return out
+
+
+def unit_rows(count: int, dim: int, seed: int) -> npt.NDArray[np.float32]:
+    """Random directions: float32 (count, dim). No embedding of images is harder to tell apart."""
+    rng = np.random.default_rng(seed)
+    out = aligned_copy(np.empty((count, dim), np.float32))
+    for start in range(0, count, _CHUNK):
+        part = rng.standard_normal((min(_CHUNK, count - start), dim), dtype=np.float32)
+        out[start : start + _CHUNK] = part / np.linalg.norm(part, axis=1, keepdims=True)
+    return out
+
+
+def artemis_terms(queries: int, dim: int, seed: int, peak: float = 0.5) -> QueryTerms:
+    """Terms as of a trained ARTEMIS, whose softmax attention is nearly flat (`peak` scales its logits)."""
+    rng = np.random.default_rng(seed)
+    logits = peak * rng.standard_normal((queries, 2, dim))
+    a = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    a /= a.sum(axis=-1, keepdims=True)
+    r = rng.standard_normal((queries, 2, dim))
+    n = a * a * r / np.linalg.norm(a * r, axis=-1, keepdims=True)
+    names = ("implicit_similarity", "explicit_matching")
+    return QueryTerms(n.astype(np.float32), (a * a).astype(np.float32), names)
+
+
+def quantise(values: npt.NDArray[np.float32]) -> Rows:
+    """The values as int8 rows with a scale each."""
+    out = aligned_copy(np.empty(values.shape, np.int8))
+    scales = np.empty(len(values), np.float32)
+    for start in range(0, len(values), _CHUNK):
+        part = values[start : start + _CHUNK]
+        scale = np.abs(part).max(axis=1) / 127
+        scales[start : start + _CHUNK] = scale
+        out[start : start + _CHUNK] = np.rint(part / scale[:, None])
+    return Rows.of(out, scales)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One size.
+
+    Attributes:
+        values: float32 (N, D), unit rows.
+        terms: Q queries.
+        k: results a query.
+        threads: that every entry may use.
+    """
+
+    values: npt.NDArray[np.float32]
+    terms: QueryTerms
+    k: int
+    threads: int
+    _exact: dict[tuple[int, int], npt.NDArray[np.float64]] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def dots(self) -> npt.NDArray[np.float32]:
+        """float32 (Q, D): one vector a query, for what can do no more than one dot product."""
+        return np.ascontiguousarray(self.terms.numerators.sum(axis=1))
+
+    @property
+    def flops(self) -> int:
+        """Useful floating-point operations: the products with rows and squares, 2 each."""
+        q, j, d = self.terms.numerators.shape
+        return int(2 * 2 * q * j * d * len(self.values))
+
+    def is_best(
+        self,
+        rows: npt.NDArray[np.int64],
+        scores: npt.NDArray[np.float32] | None,
+        stored: Rows,
+        terms: QueryTerms | None = None,
+        tolerance: float = 2e-5,
+    ) -> bool:
+        """Whether rows (Q', k) and scores are the k best by the definition, up to the tolerance.
+
+        The first queries are checked. A score may differ from the definition's by the tolerance times
+        the range of scores, and no row left out may be better than a returned one by more.
+        """
+        checked = min(_VERIFIED_QUERIES, len(rows))
+        exact = self._definition(terms or self.terms, stored)
+        for q in range(checked):
+            slack = tolerance * float(np.abs(exact[q]).max())
+            chosen = rows[q]
+            if len(set(chosen.tolist())) != len(chosen) or chosen.min() < 0:
+                return False
+            floor = np.partition(exact[q], -len(chosen))[-len(chosen)]
+            if exact[q][chosen].min() < floor - slack:
+                return False
+            if scores is not None and np.abs(scores[q] - exact[q][chosen]).max() > slack:
+                return False
+        return True
+
+    def _definition(self, terms: QueryTerms, stored: Rows) -> npt.NDArray[np.float64]:
+        """Scores (Q', N) of the first queries, computed once for all entries that read the same rows."""
+        key = (id(stored.blocks[0]), id(terms))
+        if key not in self._exact:
+            parts = []
+            for start in range(0, stored.count, _CHUNK):
+                number = np.arange(start, min(start + _CHUNK, stored.count))
+                values = stored.take(number).astype(np.float64)
+                parts.append(term_scores(terms[:_VERIFIED_QUERIES], values).sum(axis=1))
+            self._exact[key] = np.concatenate(parts, axis=1)
+        return self._exact[key]
