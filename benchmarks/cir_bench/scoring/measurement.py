@@ -37,8 +37,8 @@ def measure(
         One object an entry: `name`, `dtype`, `verified`, `median_ms`, `p10_ms`, `p90_ms` (of all queries
         together), `of_roofline` (against reading the same type of rows; of the bytes that a scan of int8
         rows reads where the copy is int8), `extra_bytes` beyond the rows (memory in use during a call, the
-        answer included, and copies that it keeps, which `copy_bytes` tells apart); `queries_timed` where a loop over queries
-        was timed on fewer and scaled; `of_sgemm` for batches.
+        answer included, and copies that it keeps, which `copy_bytes` tells apart); `queries_timed` where
+        a loop over queries was timed on fewer and scaled; `of_sgemm` for batches.
 
     Raises:
         ScoringError: one of our own entries does not verify.
