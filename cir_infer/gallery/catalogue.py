@@ -21,14 +21,12 @@ import numpy.typing as npt
 
 from cir_infer.errors import GalleryError
 from cir_infer.gallery import metadata as meta
-from cir_infer.gallery.segments import SegmentEntry
+from cir_infer.gallery.segments import CHUNK, SegmentEntry, unpack_chunk
 
 __all__ = ["FORMAT_VERSION", "Catalogue", "Change", "Connection", "Encoding", "ItemRecord", "State"]
 
 FORMAT_VERSION = 1
 APPLICATION_ID = 0x43495247  # "CIRG"
-CHUNK = 32768
-"""Keys whose burial is recorded in one blob of CHUNK / 8 bytes."""
 
 _SCHEMA = {
     "header": "CREATE TABLE header (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
@@ -368,14 +366,6 @@ def set_buried(connection: Connection, keys: Iterable[int], value: bool) -> None
             connection.execute("INSERT OR REPLACE INTO tombstones VALUES (?, ?)", (chunk, bits))
         else:
             connection.execute("DELETE FROM tombstones WHERE chunk = ?", (chunk,))
-
-
-def unpack_chunk(bits: bytes) -> npt.NDArray[np.bool_]:
-    """A blob of `tombstones` as CHUNK truth values."""
-    flags = np.zeros(CHUNK, np.bool_)
-    known = np.unpackbits(np.frombuffer(bits[: CHUNK // 8], np.uint8), bitorder="little")
-    flags[: len(known)] = known
-    return flags
 
 
 def insert_items(connection: Connection, first_key: int, items: Sequence[ItemRecord]) -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cir_infer.gallery import catalogue as tables
 from cir_infer.gallery.segments import Segment, SegmentEntry
-from cir_infer.gallery.store import Store, dead_rows
+from cir_infer.gallery.store import Store
 from cir_infer.gallery.tensors import Tensor
 
 __all__ = ["Compaction", "compact", "merge"]
@@ -51,8 +51,8 @@ def compact(store: Store) -> Compaction:
         state = store.catalogue.state()
         segments = [store.segment(entry, state.encoding) for entry in state.segments]
         report.segments_before = report.segments_after = len(segments)
-        for group in _groups(segments, [int(dead_rows(s, state.buried).sum()) for s in segments]):
-            dead = [dead_rows(segment, state.buried) for segment in group]
+        for group in _groups(segments, [int(s.buried(state.buried).sum()) for s in segments]):
+            dead = [segment.buried(state.buried) for segment in group]
             entry = merge(store, state.encoding, group, dead)
             dropped = np.concatenate([s.all_keys()[d] for s, d in zip(group, dead, strict=True)])
             store.commit(_exchange(state.encoding, group, entry, dropped))

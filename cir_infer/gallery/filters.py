@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -177,52 +177,86 @@ def _checked_text(text: str, what: str) -> str:
     return text
 
 
-class FilterCache:
-    """Answers of single comparisons, by key; shared by all snapshots of a gallery and its threads.
+class KeyedRows(Protocol):
+    """What a filter has to know of a snapshot."""
 
-    An item's metadata never changes under its key, so an answer stays right for the keys that it
-    covers and only newer keys have to be looked up.
+    @property
+    def generation(self) -> int:
+        """The commit it shows."""
+        ...
+
+    @property
+    def next_key(self) -> int:
+        """Every key in it is smaller."""
+        ...
+
+    def rows_of(self, keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The row of each key, -1 for those that are not in it."""
+        ...
+
+    @property
+    def row_count(self) -> int:
+        """How many rows it has, buried ones included."""
+        ...
+
+
+class _Answer(NamedTuple):
+    generation: int
+    end: int  # the answer covers the keys below
+    keys: npt.NDArray[np.int64]  # ascending, those of that generation's rows
+
+
+class FilterCache:
+    """Answers of single comparisons, shared by all snapshots of a gallery and its threads.
+
+    An item's metadata never changes under its key, so an answer for one generation needs only the
+    newer keys to become that for a later one.
     """
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
-        self._answers: OrderedDict[Is, npt.NDArray[np.bool_]] = OrderedDict()
+        self._answers: OrderedDict[Is, _Answer] = OrderedDict()
         self._lock = Lock()
 
-    def matches(self, tree: Filter, next_key: int) -> npt.NDArray[np.bool_]:
-        """Which keys below next_key the filter matches, as bool (next_key,); do not write to it."""
+    def matches(self, tree: Filter, rows: KeyedRows) -> npt.NDArray[np.bool_]:
+        """Which rows a filter matches, buried ones included, as bool (N,)."""
         if isinstance(tree, Is):
-            return self._leaf(tree, next_key)
+            return self._leaf(tree, rows)
         if isinstance(tree, Negation):
-            return ~self.matches(tree.part, next_key)
-        out = np.full(next_key, isinstance(tree, All), np.bool_)
+            return ~self.matches(tree.part, rows)
+        out = np.full(rows.row_count, isinstance(tree, All), np.bool_)
         for part in tree.parts:
             if isinstance(tree, All):
-                out &= self.matches(part, next_key)
+                out &= self.matches(part, rows)
             else:
-                out |= self.matches(part, next_key)
+                out |= self.matches(part, rows)
         return out
 
-    def _leaf(self, leaf: Is, next_key: int) -> npt.NDArray[np.bool_]:
+    def _leaf(self, leaf: Is, rows: KeyedRows) -> npt.NDArray[np.bool_]:
         with self._lock:
             known = self._answers.get(leaf)
             if known is not None:
                 self._answers.move_to_end(leaf)
-        if known is not None and len(known) >= next_key:
-            return known[:next_key]
-        start = 0 if known is None else len(known)
-        answer = np.zeros(next_key, np.bool_)
-        if known is not None:
-            answer[:start] = known
-        answer[self._look_up(leaf, start, next_key)] = True
+        if known is None or known.generation > rows.generation:
+            known = _Answer(0, 0, np.empty(0, np.int64))
+        keys = known.keys
+        if known.end < rows.next_key:
+            keys = np.concatenate([keys, self._look_up(leaf, known.end, rows.next_key)])
+        places = rows.rows_of(keys)
+        out = np.zeros(rows.row_count, np.bool_)
+        out[places[places >= 0]] = True
+        if known.generation < rows.generation:
+            self._remember(leaf, _Answer(rows.generation, rows.next_key, keys[places >= 0]))
+        return out
+
+    def _remember(self, leaf: Is, answer: _Answer) -> None:
         with self._lock:
             current = self._answers.get(leaf)
-            if current is None or len(current) < next_key:
+            if current is None or current.generation < answer.generation:
                 self._answers[leaf] = answer
-            size = sum(entry.nbytes for entry in self._answers.values())
+            size = sum(entry.keys.nbytes for entry in self._answers.values())
             while size > _CACHE_BYTES and len(self._answers) > 1:
-                size -= self._answers.popitem(last=False)[1].nbytes
-        return answer
+                size -= self._answers.popitem(last=False)[1].keys.nbytes
 
     def _look_up(self, leaf: Is, start: int, end: int) -> npt.NDArray[np.int64]:
         condition, parameters = _condition(leaf)
@@ -230,11 +264,12 @@ class FilterCache:
             field = connection.execute("SELECT field FROM fields WHERE name = ?", (leaf.field,)).fetchone()
             if field is None:
                 return np.empty(0, np.int64)
-            keys = connection.execute(
+            found = connection.execute(
                 f"SELECT key FROM attributes WHERE field = ? AND {condition} AND key >= ? AND key < ?",
                 (field[0], *parameters, start, end),
             )
-            return np.fromiter((key for (key,) in keys), np.int64)
+            # An item with a list may match more than once.
+            return np.unique(np.fromiter((key for (key,) in found), np.int64))
 
 
 def _condition(leaf: Is) -> tuple[str, tuple[Scalar, ...]]:

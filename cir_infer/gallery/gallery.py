@@ -552,12 +552,12 @@ class Gallery:
         sources = self._store.catalogue.column("source", keys)
         return [(key, ids[key], sources[key]) for key in keys if key in ids]
 
-    def items_from(self, root: str) -> Iterator[tuple[str, int, str]]:
+    def items_from(self, root: str) -> list[tuple[str, int, str]]:
         """(id, key, source) of every item whose source begins with `root`; for indexers."""
         snapshot = self.snapshot()
-        for item, key, source in self._store.catalogue.sourced(root):
-            if snapshot.holds(key):
-                yield item, key, source
+        found = self._store.catalogue.sourced(root)
+        live = snapshot.holds(np.array([key for _, key, _ in found], np.int64))
+        return [entry for entry, here in zip(found, live, strict=True) if here]
 
     def _encoding(self) -> tables.Encoding:
         return self._store.catalogue.state().encoding

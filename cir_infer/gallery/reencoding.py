@@ -16,7 +16,7 @@ from cir_infer.gallery import catalogue as tables
 from cir_infer.gallery.compaction import merge
 from cir_infer.gallery.rows import checked_vectors, row_tensors, to_rows
 from cir_infer.gallery.segments import Segment
-from cir_infer.gallery.store import Store, dead_rows
+from cir_infer.gallery.store import Store
 
 __all__ = ["Reencoding"]
 
@@ -109,7 +109,7 @@ class Reencoding:
             with store.catalogue.reading() as connection:
                 entries = tables.segments_of(connection, encoding.number)
             new = [store.segment(entry, encoding) for entry in entries]
-            dead = [dead_rows(segment, state.buried) for segment in new]
+            dead = [segment.buried(state.buried) for segment in new]
             merged = None
             if any(flags.any() for flags in dead) or _overlap(new):
                 merged = merge(store, encoding, new, dead)
@@ -136,7 +136,7 @@ class Reencoding:
         live = [np.empty(0, np.int64)]
         for entry in state.segments:
             segment = self._store.segment(entry, state.encoding)
-            live.append(segment.all_keys()[~dead_rows(segment, state.buried)])
+            live.append(segment.all_keys()[~segment.buried(state.buried)])
         return np.concatenate(live)
 
 

@@ -11,6 +11,7 @@ The file is a safetensors file (tensors.py), so any reader of that format opens 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,10 @@ from cir_infer.errors import GalleryError
 from cir_infer.gallery.files import map_file
 from cir_infer.gallery.tensors import read_header, view
 
-__all__ = ["Segment", "SegmentEntry", "open_segment"]
+__all__ = ["CHUNK", "Segment", "SegmentEntry", "open_segment", "unpack_chunk"]
+
+CHUNK = 32768
+"""Keys whose burial is recorded in one blob of CHUNK / 8 bytes."""
 
 
 class SegmentEntry(NamedTuple):
@@ -76,11 +80,43 @@ class Segment:
             return self.keys
         return np.arange(self.entry.first_key, self.entry.last_key + 1, dtype=np.int64)
 
-    def by_key(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Of an array indexed by key, the part that belongs to these rows, in their order."""
-        if self.keys is not None:
-            return values[self.keys]
-        return values[self.entry.first_key : self.entry.last_key + 1]
+    def places(self, keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The place of each key among the rows, -1 for those that are not here."""
+        if self.keys is None:
+            found = keys - self.entry.first_key
+            return np.where((found >= 0) & (found < self.entry.rows), found, -1)
+        found = np.searchsorted(self.keys, keys)
+        inside = np.minimum(found, self.entry.rows - 1)
+        return np.where(self.keys[inside] == keys, inside, -1)
+
+    def buried(self, chunks: Mapping[int, bytes]) -> npt.NDArray[np.bool_]:
+        """Which rows are buried, bool (n,).
+
+        Args:
+            chunks: bits by key // CHUNK, as in `State`. Chunks of keys that are not here cost little.
+        """
+        out = np.zeros(self.entry.rows, np.bool_)
+        first, last = self.entry.first_key, self.entry.last_key
+        for chunk in chunks:
+            start = chunk * CHUNK
+            if start > last or start + CHUNK <= first:
+                continue
+            flags = unpack_chunk(chunks[chunk])
+            if self.keys is None:
+                low, high = max(first, start), min(last + 1, start + CHUNK)
+                out[low - first : high - first] = flags[low - start : high - start]
+            else:
+                part = slice(*np.searchsorted(self.keys, (start, start + CHUNK)))
+                out[part] = flags[np.clip(self.keys[part] - start, 0, CHUNK - 1)]
+        return out
+
+
+def unpack_chunk(bits: bytes) -> npt.NDArray[np.bool_]:
+    """The burial bits of CHUNK keys as truth values; missing bits are clear."""
+    flags = np.zeros(CHUNK, np.bool_)
+    known = np.unpackbits(np.frombuffer(bits[: CHUNK // 8], np.uint8), bitorder="little")
+    flags[: len(known)] = known
+    return flags
 
 
 def open_segment(folder: Path, entry: SegmentEntry, dimension: int, dtype: str, coarse: bool) -> Segment:

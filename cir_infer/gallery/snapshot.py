@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,7 @@ class Snapshot:
         live: uint8 (ceil(N / 8),), bit r % 8 of byte r // 8 (least significant first) says whether
             row r counts; None where all do.
         count: how many rows count.
+        next_key: every item key in it is smaller; see the catalogue.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Snapshot:
         self.generation = state.generation
         self.fingerprint = state.encoding.fingerprint
         self.dimension = state.encoding.dimension
-        self._next_key = state.next_key
+        self.next_key = state.next_key
         self._segments = segments
         self._catalogue = store
         self._cache = cache
@@ -69,7 +70,7 @@ class Snapshot:
             self.coarse = _rows(
                 [s.coarse for s in segments], [s.coarse_scales for s in segments], "int8", self.dimension
             )
-        self._alive = self._live_rows(state)
+        self._alive = self._live_rows(state.buried)
         total = int(self._starts[-1])
         self.count = total if self._alive is None else int(np.count_nonzero(self._alive))
         self.live: Mask | None = None if self._alive is None else np.packbits(self._alive, bitorder="little")
@@ -80,20 +81,16 @@ class Snapshot:
     def __repr__(self) -> str:
         return f"<Snapshot {self.generation}: {self.count:,} rows x {self.dimension} {self.rows.dtype}>"
 
-    def _live_rows(self, state: tables.State) -> npt.NDArray[np.bool_] | None:
-        if not state.buried or not self._segments:
+    def _live_rows(self, buried: Mapping[int, bytes]) -> npt.NDArray[np.bool_] | None:
+        if not buried or not self._segments:
             return None
-        buried = np.zeros((state.next_key // tables.CHUNK + 1) * tables.CHUNK, np.bool_)
-        for chunk, bits in state.buried.items():
-            if 0 <= chunk <= state.next_key // tables.CHUNK:
-                buried[chunk * tables.CHUNK : (chunk + 1) * tables.CHUNK] = tables.unpack_chunk(bits)
-        dead = self._gather(buried)
+        dead = np.concatenate([segment.buried(buried) for segment in self._segments])
         return ~dead if dead.any() else None
 
-    def _gather(self, by_key: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        if not self._segments:
-            return by_key[:0]
-        return np.concatenate([segment.by_key(by_key) for segment in self._segments])
+    @property
+    def row_count(self) -> int:
+        """How many rows there are, those of removed items included."""
+        return int(self._starts[-1])
 
     @property
     def segment_count(self) -> int:
@@ -153,25 +150,28 @@ class Snapshot:
 
     def row(self, item: str) -> int | None:
         """The row of an id, None where the gallery does not hold it (now)."""
-        for key in reversed(self._catalogue.keys_of(item)):
-            if self.holds(key):
-                return self._row_of(key)
+        keys = np.array(self._catalogue.keys_of(item), np.int64)
+        for place in self.rows_of(keys)[::-1]:
+            if place >= 0 and (self._alive is None or self._alive[place]):
+                return int(place)
         return None
 
-    def _row_of(self, key: int) -> int | None:
-        number = int(np.searchsorted(self._first_keys, key, side="right")) - 1
-        if number < 0 or key > self._segments[number].entry.last_key:
-            return None
-        segment = self._segments[number]
-        if segment.keys is None:
-            return int(self._starts[number]) + key - segment.entry.first_key
-        offset = int(np.searchsorted(segment.keys, key))
-        return int(self._starts[number]) + offset if segment.keys[offset] == key else None
+    def rows_of(self, keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The rows of item keys, buried ones included, -1 for keys that are not here."""
+        out = np.full(len(keys), -1, np.int64)
+        which = np.searchsorted(self._first_keys, keys, side="right") - 1
+        for number in np.unique(which[which >= 0]):
+            here = which == number
+            places = self._segments[number].places(keys[here])
+            out[here] = np.where(places >= 0, places + self._starts[number], -1)
+        return out
 
-    def holds(self, key: int) -> bool:
-        """Whether the item of a key is among the live rows."""
-        place = self._row_of(key)
-        return place is not None and (self._alive is None or bool(self._alive[place]))
+    def holds(self, keys: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which item keys are among the live rows."""
+        places = self.rows_of(keys)
+        if self._alive is None:
+            return places >= 0
+        return (places >= 0) & self._alive[places]
 
     # ---- filters
 
@@ -193,7 +193,7 @@ class Snapshot:
         tree = filters.parse(expression)
         mask = self._masks.get(tree)
         if mask is None:
-            matched = self._gather(self._cache.matches(tree, self._next_key))
+            matched = self._cache.matches(tree, self)
             if self._alive is not None:
                 matched = matched & self._alive
             mask = np.packbits(matched, bitorder="little")

@@ -23,8 +23,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 
-import numpy as np
-
 from cir_infer.errors import GalleryError
 from cir_infer.gallery import catalogue as tables
 from cir_infer.gallery import files, filters
@@ -298,14 +296,3 @@ def drafted(path: Path) -> Iterator[Path]:
         else:
             files.remove(draft)
         raise
-
-
-def dead_rows(segment: Segment, buried: dict[int, bytes]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Which rows of a segment are buried, bool (n,)."""
-    first, last = segment.entry.first_key, segment.entry.last_key
-    chunks = range(first // tables.CHUNK, last // tables.CHUNK + 1)
-    flags = np.concatenate([tables.unpack_chunk(buried.get(chunk, b"")) for chunk in chunks])
-    base = chunks[0] * tables.CHUNK
-    if segment.keys is None:
-        return flags[first - base : last + 1 - base]
-    return flags[segment.keys - base]

@@ -13,7 +13,7 @@ from cir_infer.errors import GalleryError
 from cir_infer.gallery import catalogue as tables
 from cir_infer.gallery import metadata as meta
 from cir_infer.gallery.segments import Segment, SegmentEntry
-from cir_infer.gallery.store import Store, dead_rows
+from cir_infer.gallery.store import Store
 
 __all__ = ["Verification", "verify"]
 
@@ -78,7 +78,7 @@ def _problems(store: Store, connection: tables.Connection, report: Verification)
             continue
         last = segment.entry.last_key
         yield from (f"{name}: {problem}" for problem in _segment_problems(store, segment, report))
-        alive[segment.all_keys()[~dead_rows(segment, state.buried)]] = True
+        alive[segment.all_keys()[~segment.buried(state.buried)]] = True
     for encoding in tables.pending(connection):
         for segment in _opened(store, encoding, tables.segments_of(connection, encoding.number)):
             if isinstance(segment, str):

@@ -248,4 +248,4 @@ def test_cached_answers_stay_within_their_budget(tmp_path: Path, monkeypatch: py
     snapshot = gallery.snapshot()
     for bound in range(99):
         assert snapshot.matching({"n": {"<": bound}}) == bound
-    assert sum(answer.nbytes for answer in gallery._store._cache._answers.values()) <= 1000
+    assert sum(answer.keys.nbytes for answer in gallery._store._cache._answers.values()) <= 1000
