@@ -26,6 +26,9 @@ __all__ = ["clip_config", "clip_weights", "is_open_clip_config", "round_to_float
 
 _TELLING = ("visual.conv1.weight", "token_embedding.weight", "text_projection")
 
+_TEXT_TOWER = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
+_TOWERS = ("visual.", *_TEXT_TOWER)
+
 _NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "logit_scale", "logit_bias", "attn_mask")
 
 
@@ -48,6 +51,9 @@ def clip_weights(content: Any) -> tuple[dict[str, Tensor], bool] | None:
     weights = {_openai_name(name): value for name, value in named.items() if isinstance(value, Tensor)}
     if not all(name in weights for name in _TELLING):
         return None
+    if TORCHSCRIPT in content:
+        # An archive also holds tensors that are no weights, such as masks.
+        weights = {n: w for n, w in weights.items() if n.startswith(_TOWERS) and not n.endswith("attn_mask")}
     openai = "CLIP" in content or "input_resolution" in named or TORCHSCRIPT in content
     return {name: value for name, value in weights.items() if name not in _NOT_WEIGHTS}, openai
 
@@ -55,11 +61,7 @@ def clip_weights(content: Any) -> tuple[dict[str, Tensor], bool] | None:
 def _openai_name(name: str) -> str:
     name = name.removeprefix("module.")
     inner = name.removeprefix("text.")
-    return (
-        inner
-        if inner.startswith(("transformer.", "token_embedding.", "positional_", "ln_final.", "text_p"))
-        else name
-    )
+    return inner if inner.startswith(_TEXT_TOWER) else name
 
 
 def clip_config(

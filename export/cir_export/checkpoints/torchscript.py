@@ -57,10 +57,11 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
     try:
         with zipfile.ZipFile(path) as archive:
             files = {_inner(info.filename): info for info in archive.infolist()}
-            if any(info.compress_type != zipfile.ZIP_STORED for info in files.values()):
-                raise CheckpointError(f"{path} is not a TorchScript archive: it holds compressed files")
 
             def read(name: str) -> bytes:
+                # PyTorch stores what it maps into memory; a compressed member could be a bomb.
+                if files[name].compress_type != zipfile.ZIP_STORED:
+                    raise CheckpointError(f"{path}: {name} is compressed; no TorchScript archive has it so")
                 return archive.read(files[name])
 
             root = _unpickler(path, read).load()

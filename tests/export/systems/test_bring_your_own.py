@@ -1,0 +1,157 @@
+"""The module of docs/systems.md, exported and queried as a user would; errors that say what is missing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cir_export.bring_your_own import is_module_path, load_module
+from cir_export.commands.export import main
+from cir_infer import Gallery, Searcher
+from cir_infer.errors import CheckpointError, ExportError, UsageError
+
+DOCS = Path(__file__).parents[3] / "docs" / "systems.md"
+
+
+def example_source() -> str:
+    return DOCS.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The documentation's module as my_models.py in the working directory."""
+    (tmp_path / "my_models.py").write_text(example_source(), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    sys.modules.pop("my_models", None)
+    return tmp_path
+
+
+def test_the_documented_example_is_thirty_lines() -> None:
+    code = [line for line in example_source().splitlines() if line.strip()]
+    assert len(code) <= 30
+
+
+@torch.no_grad()
+def test_the_documented_example_exports_and_answers(module: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(1)
+    built = load_module("my_models:ComposeAeLike").model.module
+    torch.save({"state_dict": {f"module.{n}": v for n, v in built.state_dict().items()}}, module / "w.pt")
+    torch.manual_seed(2)  # weights come from the file, not from the constructor
+    assert main(["my_models:ComposeAeLike", "--weights", "w.pt"]) == 0
+    said = capsys.readouterr().out
+    assert "module my_models:ComposeAeLike" in said
+    assert "reference embeddings" in said
+    searcher_gallery = Gallery.create(module / "g.gallery", _engine(module))
+    images = [np.random.default_rng(i).integers(0, 256, (70, 50, 3), np.uint8) for i in range(6)]
+    searcher_gallery.add(images, ids=[f"item {i}" for i in range(6)])
+    searcher = Searcher(_engine(module), searcher_gallery)
+    hits = searcher.query(images[2], "make it red", k=6)
+    pixels = torch.stack([_prepared(image, built.image) for image in images])
+    tokens = torch.tensor([built.tokenizer.encode("make it red").ids])
+    query = built.encode_query(pixels[2:3], tokens, torch.tensor([tokens.shape[1]]))
+    expected = torch.nn.functional.cosine_similarity(query, built.encode_gallery(pixels))
+    assert {hit.id: hit.score for hit in hits} == pytest.approx(
+        {f"item {i}": float(score) for i, score in enumerate(expected)}, abs=1e-3
+    )
+    with pytest.raises(UsageError, match="pass the image of"):
+        searcher.query(hits[0], "make it red")
+
+
+def _engine(folder: Path):
+    from cir_infer import Engine
+
+    return Engine(folder / "ComposeAeLike.cir", device="cpu", threads=1)
+
+
+def _prepared(image: np.ndarray, spec: dict) -> torch.Tensor:
+    from cir_infer.preprocess import preprocess
+    from tests.export.systems.test_clip4cir import _pixels
+
+    return torch.tensor(preprocess(image, _pixels(spec)))
+
+
+def test_what_is_a_module_path() -> None:
+    assert is_module_path("a.b.c:Model")
+    for other in ("model.pt", "C:\\models\\model.pt", "a.b", ":Model", "a b:Model", "a:b:c"):
+        assert not is_module_path(other)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("", "has no Model; expected a class or function"),
+        ("Model = 3", "cannot be called without arguments"),
+        ("def Model(): return 3", "gives a int; expected a torch.nn.Module"),
+        ("class Model(nn.Module):\n def __init__(self, dim): super().__init__()", "point at a function"),
+        ("class Model(nn.Module): pass", r"no method encode_gallery\(images\).* and no encode_query"),
+        ("class Model(Base):\n encode_query = None", r"no method encode_query\(images, tokens, lengths\)"),
+        ("class Model(Base):\n image = None", "no attribute image"),
+        ("class Model(Base):\n tokenizer = None", "no attribute tokenizer"),
+        (
+            "class Model(Base):\n def encode_gallery(self, x): return torch.zeros(3, 4)\n"
+            " def encode_query(self, x, t, n): return torch.zeros(2, 4)",
+            r"encode_gallery gives \(3, 4\) for 2 images; expected \(2, D\)",
+        ),
+        (
+            "class Model(Base):\n def encode_query(self, x, t, n): return x @ x",
+            "fails on two images",
+        ),
+        (
+            "class Model(Base):\n def encode_query(self, x, t, n): return torch.zeros(2, 5)",
+            r"numerators are \(2, 1, 5\); expected \(2, 1, 4\)",
+        ),
+        (
+            "class Model(Base):\n def terms(self, q): return q[:, None].repeat(1, 2, 1), None",
+            r"numerators are \(2, 2, 4\); expected \(2, 1, 4\).*term_names",
+        ),
+    ],
+)
+def test_errors_say_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, said: str
+) -> None:
+    (tmp_path / "theirs.py").write_text(
+        "import torch\nfrom torch import nn\nfrom cir_export.preprocessing import plain_resize\n"
+        "from cir_export.tokenization import build_tokenizer, vocabulary_from_texts\n"
+        "class Base(nn.Module):\n"
+        " image = plain_resize(8)\n"
+        " tokenizer = build_tokenizer(vocabulary_from_texts(['red']))\n"
+        " def encode_gallery(self, x): return x.float().mean((1, 2)) @ torch.ones(3, 4)\n"
+        " def encode_query(self, x, t, n): return self.encode_gallery(x) + n[:, None]\n" + source
+    )
+    monkeypatch.chdir(tmp_path)
+    sys.modules.pop("theirs", None)
+    with pytest.raises(ExportError, match=said):
+        load_module("theirs:Model")
+
+
+def test_a_module_that_is_not_there_and_weights_that_do_not_fit(module: Path) -> None:
+    with pytest.raises(ExportError, match="nowhere cannot be imported"):
+        load_module("nowhere:Model")
+    good = load_module("my_models:ComposeAeLike").model.module.state_dict()
+    cases = {
+        "weight decode.bias is missing": {n: v for n, v in good.items() if n != "decode.bias"},
+        "weight decode.bias has shape": {**good, "decode.bias": torch.zeros(3)},
+        "weight extra does not belong": {**good, "extra": torch.zeros(3)},
+        "no table of weights": {"epoch": 3},
+    }
+    for said, content in cases.items():
+        torch.save(content, module / "w.pt")
+        with pytest.raises(CheckpointError, match=said):
+            load_module("my_models:ComposeAeLike", module / "w.pt")
+
+
+def test_the_command_ends_with_one_line(module: Path) -> None:
+    call = [sys.executable, "-c", "import sys; from cir_export.commands.export import main; sys.exit(main())"]
+    for arguments, code, said in (
+        (["my_models:Other"], 1, "has no Other"),
+        (["model.pt", "--weights", "w.pt"], 2, "--weights belongs to package.module:Name"),
+        (["model.pt", "--image-size", "12"], 2, "expected HEIGHTxWIDTH"),
+    ):
+        done = subprocess.run([*call, *arguments], capture_output=True, text=True, cwd=module, check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
+        assert said in done.stderr
