@@ -39,8 +39,9 @@ demo: $(STAMP)
 stress: $(STAMP)
 	nice -n 15 $(BIN)/python -m pytest -m slow -rA
 
+# Every figure of the README on this machine; some 15 minutes on two quiet cores.
 bench: $(STAMP)
-	$(BIN)/cir-bench scoring
+	$(BIN)/python tools/measure.py
 
 # The CUDA kernels for every architecture, beside the Python code. Needs nvcc, no GPU.
 fatbin:

@@ -17,7 +17,7 @@ from cir_infer.images import ImageLike, load_image
 __all__ = ["failures_page"]
 
 _SIDE = 132
-_SHOWN = 6
+_SHOWN = 5
 
 _STYLE = """
 body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1180px;padding:0 1rem}

@@ -130,7 +130,7 @@ def _questions(engine: Engine, bundle: Bundle, images: Sequence[Any], texts: Seq
         prepared = image if isinstance(spec, FeatureInput) else preprocess(image, spec)
         ids = np.zeros((1, 1), np.int32) if reader is None else reader.read([text]).ids
         lengths = np.array([ids.shape[1]], np.int64)
-        questions.append(Question(np.asarray(prepared)[None], text, ids.astype(np.int64), lengths))
+        questions.append(Question(np.array(prepared)[None], text, ids.astype(np.int64), lengths))
     return questions
 
 

@@ -34,10 +34,11 @@ margin:0 0 1.3rem}
 .tile{border:1px solid var(--line);border-radius:9px;padding:.6rem .8rem}
 .tile b{display:block;font-size:1.35rem;font-weight:650;font-variant-numeric:tabular-nums}
 .tile span{color:var(--soft);font-size:.8rem}
+.pairs{display:grid;grid-template-columns:repeat(auto-fit,minmax(460px,1fr));gap:0 1.5rem}
 .wide{overflow-x:auto}
 table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums;width:100%}
 th{font-weight:600;color:var(--soft);text-align:left;white-space:nowrap}
-th,td{padding:.32rem .8rem .32rem 0;border-bottom:1px solid var(--line);vertical-align:top}
+th,td{padding:.32rem 1.1rem .32rem 0;border-bottom:1px solid var(--line);vertical-align:top}
 td.n,th.n{text-align:right;white-space:nowrap}tr.ours td{color:var(--ours);font-weight:600}
 ul.doubts,ul.worse{margin:1rem 0 0;padding:.6rem .9rem .6rem 1.9rem;border-radius:9px;font-size:.88rem}
 ul.doubts{background:var(--warnbg);color:var(--warn)}ul.worse{background:var(--badbg);color:var(--bad)}

@@ -110,10 +110,11 @@ def _latency(result: Result) -> str:
             numbers=range(1, 7),
         )
     )
-    parts += ["<h3>Distribution</h3>", _distribution(result), "<h3>Over time</h3>", _steadiness(result)]
+    plots = [("Distribution", _distribution(result)), ("Over time", _steadiness(result))]
     if load:
-        parts += ["<h3>Latency against load, waiting included</h3>", _load(load)]
-    parts += ["<h3>Batches</h3>", _batches(result["batches"])]
+        plots.append(("Latency against load, waiting included", _load(load)))
+    plots.append(("Batches", _batches(result["batches"])))
+    parts.append(_side_by_side(plots))
     if cold:
         steps = [
             Bar(f"{name}: {STEPS[name]}", cold["steps_ms"][name], f"{significant(cold['steps_ms'][name])} ms")
@@ -139,7 +140,7 @@ def _steadiness(result: Result) -> str:
         Line(name, [(10 * (i + 1), value) for i, value in enumerate(values)], kinds[name])
         for name, values in result["steadiness_ms"].items()
     ]
-    return lines(series, "% of the run", "median of a tenth, ms", height=220)
+    return lines(series, "% of the run", "median of a tenth, ms")
 
 
 def _load(points: Sequence[Result]) -> str:
@@ -380,6 +381,11 @@ def _picture(bundle: Result) -> str:
 
 def _count(number: int, one: str, many: str) -> str:
     return f"{number:,} {one if number == 1 else many}"
+
+
+def _side_by_side(blocks: Sequence[tuple[str, str]]) -> str:
+    cells = "".join(f"<div><h3>{html.escape(name)}</h3>{content}</div>" for name, content in blocks)
+    return f"<div class='pairs'>{cells}</div>"
 
 
 def _tiles(tiles: Sequence[tuple[str, str]]) -> str:

@@ -96,11 +96,11 @@ def bars(items: Sequence[Bar], unit: str, logarithmic: bool = False) -> str:
             reach = max(end, x2)
             parts.append(f"<path class='whisker' d='M{x1:.1f} {y + 13}H{x2:.1f}M{x2:.1f} {y + 9}v8'/>")
         parts.append(f"<text class='value' x='{reach + 6:.1f}' y='{y + 17}'>{html.escape(item.text)}</text>")
-    return _svg(height, parts)
+    return _svg(_WIDTH, height, parts)
 
 
 def lines(
-    series: Sequence[Line], x_name: str, y_name: str, logarithmic: bool = False, height: int = 300
+    series: Sequence[Line], x_name: str, y_name: str, logarithmic: bool = False, width: int = 500
 ) -> str:
     """Lines over a common scale, with a legend above.
 
@@ -109,23 +109,23 @@ def lines(
         x_name: names the horizontal scale.
         y_name: names the vertical scale.
         logarithmic: the vertical scale.
-        height: in pixels.
+        width: in pixels.
     """
-    left, right, top, bottom = 64, 16, 34, 46
+    left, right, top, bottom, height = 60, 16, 34, 46, 280
     xs = [x for line in series for x, _ in line.points]
     ys = [y for line in series for _, y in line.points]
-    x_ticks = nice_ticks(min(xs), max(xs), 7)
+    x_ticks = nice_ticks(min(xs), max(xs), 6)
     if logarithmic:
         start = 10.0 ** math.floor(math.log10(min(y for y in ys if y > 0)) - 1e-9)
         y_ticks = _powers(start, max(ys))
     else:
         y_ticks = nice_ticks(0.0, max(ys))
-    across = _scale(x_ticks[0], x_ticks[-1], left, _WIDTH - right, False)
+    across = _scale(x_ticks[0], x_ticks[-1], left, width - right, False)
     down = _scale(y_ticks[0], y_ticks[-1], height - bottom, top, logarithmic)
     parts = [
         _grid_vertical(x_ticks, across, top, height - bottom + 4),
-        _grid_horizontal(y_ticks, down, left, _WIDTH - right),
-        _axis_name(x_name, left, _WIDTH - right, height),
+        _grid_horizontal(y_ticks, down, left, width - right),
+        _axis_name(x_name, left, width - right, height),
         f"<text class='axis' transform='translate(14 {(top + height - bottom) / 2:.0f}) rotate(-90)' "
         f"text-anchor='middle'>{html.escape(y_name)}</text>",
     ]
@@ -145,12 +145,12 @@ def lines(
             f"<text class='label' x='{x + 20:.0f}' y='16'>{html.escape(line.name)}</text>"
         )
         x += 36 + 7.2 * len(line.name)
-    return _svg(height, parts)
+    return _svg(width, height, parts)
 
 
-def _svg(height: int, parts: Sequence[str]) -> str:
+def _svg(width: int, height: int, parts: Sequence[str]) -> str:
     return (
-        f"<svg viewBox='0 0 {_WIDTH} {height}' width='{_WIDTH}' height='{height}' role='img'>"
+        f"<svg viewBox='0 0 {width} {height}' width='{width}' height='{height}' role='img'>"
         f"{''.join(parts)}</svg>"
     )
 

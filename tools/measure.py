@@ -1,0 +1,159 @@
+"""`make bench`: every measurement of the README on this machine, into benchmarks/results/, then the README.
+
+Takes some 15 minutes on two quiet cores. Every line that starts with `$` is a command run as shown; single
+ones can be run by name: `python tools/measure.py latency accuracy`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from cir_bench.machine import describe_machine
+from cir_bench.seeded_models import write_seeded_bundle
+from cir_infer import Engine, Gallery
+
+WORK = Path(".cache/measure")
+RESULTS = Path("benchmarks/results")
+MODEL = "models/artemis-scenes/model.pt"
+ROWS = 15_000
+
+
+def run(*command: str | Path, into: Path | None = None) -> None:
+    """Run one of our commands from this environment, shown first; its output may go into a file."""
+    words = [str(word) for word in command]
+    print(f"\n$ {shlex.join(words)}{f' > {into}' if into else ''}", flush=True)
+    program = Path(sys.executable).with_name(words[0])
+    done = subprocess.run([program, *words[1:]], check=False, stdout=subprocess.PIPE if into else None)
+    if done.returncode:
+        raise SystemExit(f"measure: {words[0]} failed with exit code {done.returncode}")
+    if into is not None:
+        into.write_bytes(done.stdout)
+
+
+def result(kind: str) -> Path:
+    """Where a result of today on this machine goes."""
+    machine = re.sub(r"[^a-z0-9]+", "-", str(describe_machine()["name"]).lower()).strip("-")
+    return RESULTS / f"{kind}-{machine}-{datetime.date.today():%Y%m%d}.json"
+
+
+def scenes() -> Path:
+    """The scenes on which the committed model is evaluated."""
+    data = WORK / "scenes"
+    if not (data / "scenes.json").is_file():
+        run("cir-bench", "scenes", data, "--gallery", "5000", "--views", "shaded", "--seed", "0")
+    return data
+
+
+def exported() -> Path:
+    """The committed model's bundle."""
+    bundle = WORK / "artemis-scenes.cir"
+    if not bundle.is_file():
+        run("cir-export", MODEL, "-o", bundle)
+    return bundle
+
+
+def seeded() -> Path:
+    """ARTEMIS of the paper's size: ResNet-50, BiGRU, 224 pixels, random weights."""
+    bundle = WORK / "artemis-resnet50.cir"
+    return bundle if bundle.is_file() else write_seeded_bundle(bundle, text="bigru")
+
+
+def gallery(bundle: Path) -> Path:
+    """Rows of random directions; what they say changes no time."""
+    path = bundle.with_suffix(f".{ROWS}.gallery")
+    if not path.is_dir():
+        engine = Engine(bundle, "cpu")
+        rows = np.random.default_rng(0).standard_normal((ROWS, engine.dimension)).astype(np.float32)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        Gallery.from_arrays(path, ids=[str(row) for row in range(ROWS)], vectors=rows, engine=engine).close()
+    return path
+
+
+def scoring() -> None:
+    """Exact scorers at 400,000 rows: one query, and 64 at once."""
+    for queries in ("1", "64"):
+        command = ("cir-bench", "scoring", "--rows", "400000", "--queries", queries, "--json")
+        run(*command, into=result(f"scoring-{queries}"))
+
+
+def latency() -> None:
+    """The committed model and the paper's size, 15,000 rows each."""
+    images = scenes() / "test" / "shaded"
+    run(
+        "cir-bench", "latency", exported(), gallery(exported()), "--device", "cpu", "--images", images,
+        "--output", result("latency-scenes"),
+    )  # fmt: skip
+    run(
+        "cir-bench", "latency", seeded(), gallery(seeded()), "--device", "cpu", "--seconds", "40",
+        "--output", result("latency-resnet50"),
+    )  # fmt: skip
+
+
+def compare() -> None:
+    """Against PyTorch, torch.compile and ONNX Runtime alone."""
+    run("cir-bench", "compare", MODEL, "--rows", str(ROWS), "--output", result("compare-scenes"))
+    run(
+        "cir-bench",
+        "compare",
+        "--seeded",
+        "resnet50",
+        "--rows",
+        str(ROWS),
+        "--output",
+        result("compare-resnet50"),
+    )
+
+
+def table7() -> None:
+    """The paper's efficiency table."""
+    run("cir-bench", "table7", "--work", WORK / "table7", "--output", result("table7"))
+
+
+def accuracy() -> None:
+    """The committed model on the held-out compositions."""
+    for row_type in ("float32", "int8"):
+        run(
+            "cir-bench", "accuracy", exported(), scenes(), "--protocol", "scenes/shaded",
+            "--row-type", row_type, "--resume", WORK / "embeddings",
+            "--output", result(f"accuracy-scenes-{row_type}"),
+        )  # fmt: skip
+
+
+def report() -> None:
+    """The README's performance section, and a page with plots."""
+    found = sorted(RESULTS.glob("*.json"))
+    run("cir-bench", "report", *found, "--readme", "README.md", "--output", WORK / "report.html")
+
+
+STEPS: dict[str, Callable[[], None]] = {
+    "scoring": scoring,
+    "latency": latency,
+    "compare": compare,
+    "table7": table7,
+    "accuracy": accuracy,
+    "report": report,
+}
+
+
+def main() -> None:
+    """Run the steps that were named, or all."""
+    names = sys.argv[1:] or list(STEPS)
+    unknown = [name for name in names if name not in STEPS]
+    if unknown:
+        raise SystemExit(f"measure: no step {unknown[0]!r}; expected some of {', '.join(STEPS)}")
+    WORK.mkdir(parents=True, exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        STEPS[name]()
+
+
+if __name__ == "__main__":
+    main()
