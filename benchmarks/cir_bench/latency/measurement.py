@@ -61,7 +61,7 @@ class Settings:
 
 
 def measure_latency(settings: Settings) -> dict[str, Any]:
-    """Measure and return the result, as plain values (docs: README of this folder).
+    """Measure and return the result, as plain values (docs/benchmarks.md).
 
     Raises:
         CirError: bundle, gallery, device or workload are not what they should be.
