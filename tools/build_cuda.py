@@ -68,6 +68,7 @@ def compile_fatbin(output: Path, architectures: tuple[int, ...], ptx: bool, jobs
         f"-I{KERNELS}",
         *targets,
         "-fatbin",
+        "--compress-mode=size",
         "-Xptxas",
         "-v",
         "--threads",

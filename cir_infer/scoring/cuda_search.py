@@ -233,8 +233,8 @@ class CudaSearch:
         _, _, steps = self._scanned()
         group_bytes = steps * self._tiles * 256
         wide = _TILES_OF_WARP // self._tiles
-        shapes = [("many", wide, warps, 4) for warps in (4, 2, 1)]
-        shapes += [("few", 1, warps, 2 if self._tiles == 4 else 4) for warps in (4, 2, 1)]
+        shapes = [("many", wide, warps, 3) for warps in (4, 2, 1)]
+        shapes += [("few", 1, warps, 2) for warps in (4, 2, 1)]
         for family, groups, warps, row_tiles in shapes:
             queries = 8 * groups * warps
             fits = groups * warps * group_bytes <= self._device.shared_bytes

@@ -9,7 +9,6 @@
 #include "exact_terms.cuh"
 #include "selection.cuh"
 
-constexpr int kWarps = static_cast<int>(kThreads) / 32;
 constexpr uint32_t kRowsOfRound = kWarps * kRowsOfWarp;
 
 struct ScanShared {

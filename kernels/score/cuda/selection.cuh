@@ -118,6 +118,7 @@ CIR_DEVICE uint64_t bound_of_largest(At at, uint32_t n, uint32_t k, Selection& s
 
 constexpr uint32_t kBuffer = 2048;  // most keys that a block holds
 constexpr uint32_t kThreads = 256;
+constexpr int kWarps = static_cast<int>(kThreads) / 32;
 
 // Moves the k largest of the n > k keys in shared memory to its front; returns a bound that exactly they reach.
 CIR_DEVICE uint64_t keep_largest(uint64_t* keys, uint32_t n, uint32_t k, Selection& s) {

@@ -98,17 +98,21 @@ CIR_DEVICE void shortlist(const ShortlistArguments& args) {
                                 static_cast<size_t>(row < args.count ? row : args.count - 1) * args.vectors + lane % 4;
             }
         }
-        float sums[kRowTiles][kGroups * kTiles][4] = {};
-        for (uint32_t vector = 0; vector < args.vectors; vector += 4) {
+        const auto fetch = [&](uint32_t vector, device::Vector16 (&to)[kRowTiles][2]) {
             const bool inside = vector + lane % 4 < args.vectors;
-            device::Vector16 values[kRowTiles][2] = {};  // zeros beyond the row
 #pragma unroll
             for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
-                    if (inside) values[m][half] = device::load16(rows[m][half] + vector);
+                    to[m][half] = inside ? device::load16(rows[m][half] + vector) : device::Vector16{};
                 }
             }
+        };
+        float sums[kRowTiles][kGroups * kTiles][4] = {};
+        device::Vector16 values[kRowTiles][2], next[kRowTiles][2];
+        fetch(0, values);
+        for (uint32_t vector = 0; vector < args.vectors; vector += 4) {
+            fetch(vector + 4, next);  // under way while the tensor cores work on this one
             const auto* step_operands = mine + static_cast<size_t>(vector / 4) * kSteps * kTiles * 32;
 #pragma unroll
             for (int s = 0; s < kSteps; ++s) {
@@ -142,6 +146,11 @@ CIR_DEVICE void shortlist(const ShortlistArguments& args) {
                         }
                     }
                 }
+            }
+#pragma unroll
+            for (int m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+                for (int half = 0; half < 2; ++half) values[m][half] = next[m][half];
             }
         }
 
@@ -341,19 +350,21 @@ CIR_DEVICE void pack(const PackArguments& args) {
 CIR_KERNEL(pack_dot, PackArguments, kThreads, 2) { pack<false>(args); }
 CIR_KERNEL(pack_ratio, PackArguments, kThreads, 2) { pack<true>(args); }
 
-constexpr int kTilesOfWarp = 8;  // of 8 columns, for a full batch
+// `few` takes 8 queries a warp and is bound by memory; `many` takes 8 tiles of columns and is bound by arithmetic.
+constexpr int kRowTilesOfFew = 2;
+constexpr int kRowTilesOfMany = 3;
+constexpr int kTilesOfMany = 8;
 
 #define CIR_SHORTLIST(name, Type, terms, weighted, row_tiles, groups, blocks) \
     CIR_KERNEL(name, ShortlistArguments, kThreads, blocks) { shortlist<Type, terms, weighted, row_tiles, groups>(args); }
 
-// `few` takes 8 queries a warp and is bound by memory, `many` takes 8 tiles of columns and is bound by arithmetic.
-#define CIR_SHORTLISTS(suffix, Type)                                   \
-    CIR_SHORTLIST(few_##suffix##_dot1, Type, 1, false, 4, 1, 2)        \
-    CIR_SHORTLIST(few_##suffix##_ratio1, Type, 1, true, 4, 1, 2)       \
-    CIR_SHORTLIST(few_##suffix##_ratio2, Type, 2, true, 2, 1, 2)       \
-    CIR_SHORTLIST(many_##suffix##_dot1, Type, 1, false, 4, kTilesOfWarp, 1)      \
-    CIR_SHORTLIST(many_##suffix##_ratio1, Type, 1, true, 4, kTilesOfWarp / 2, 1) \
-    CIR_SHORTLIST(many_##suffix##_ratio2, Type, 2, true, 4, kTilesOfWarp / 4, 1)
+#define CIR_SHORTLISTS(suffix, Type)                                                                   \
+    CIR_SHORTLIST(few_##suffix##_dot1, Type, 1, false, kRowTilesOfFew, 1, 2)                           \
+    CIR_SHORTLIST(few_##suffix##_ratio1, Type, 1, true, kRowTilesOfFew, 1, 2)                          \
+    CIR_SHORTLIST(few_##suffix##_ratio2, Type, 2, true, kRowTilesOfFew, 1, 2)                          \
+    CIR_SHORTLIST(many_##suffix##_dot1, Type, 1, false, kRowTilesOfMany, kTilesOfMany, 1)              \
+    CIR_SHORTLIST(many_##suffix##_ratio1, Type, 1, true, kRowTilesOfMany, kTilesOfMany / 2, 1)         \
+    CIR_SHORTLIST(many_##suffix##_ratio2, Type, 2, true, kRowTilesOfMany, kTilesOfMany / 4, 1)
 
 CIR_SHORTLISTS(f32, Float32)
 CIR_SHORTLISTS(f16, Float16)
