@@ -58,17 +58,8 @@ def main() -> None:
     data, bundle = folder / "scenes", folder / "artemis.cir"
     # Another seed than the model's own data set: neither these scenes nor these queries were seen before.
     run(
-        "cir-bench",
-        "scenes",
+        *shlex.split("cir-bench scenes --gallery 5000 --train-families 0 --validation-queries 0 --seed 7"),
         data,
-        "--gallery",
-        "5000",
-        "--train-queries",
-        "0",
-        "--views",
-        "shaded",
-        "--seed",
-        "7",
     )
     run("cir-export", "models/artemis-scenes/model.pt", "-o", bundle)
     scenes = data / "test" / "shaded"
