@@ -1,0 +1,155 @@
+"""The alternatives that ours is compared with really do the same; what does not is refused, not timed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cir_bench.commands import main
+from cir_bench.compare import measurement
+from cir_bench.report.page import report_page
+from cir_bench.report.text import table7_text
+from cir_bench.seeded_models import seeded_model
+from cir_bench.table7.paper import GALLERIES, PAPER, QUERIES
+from cir_bench.table7.workload import fashioniq_shaped, real_fashioniq
+from cir_bench.torch_scoring import literal_scores, ranked, two_product_scores
+from cir_export.model_file import TrainedModel, save_model
+from cir_export.models import build_model
+from cir_export.preprocessing import plain_resize, word_text
+from cir_export.tokenization import build_tokenizer, vocabulary_from_texts
+from cir_infer.errors import DatasetError
+from cir_infer.scoring.contract import QueryTerms, Rows
+from cir_infer.scoring.reference import ReferenceScorer
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory) -> Path:
+    """A tiny ARTEMIS with random weights."""
+    vocabulary = vocabulary_from_texts(["is red and larger", "the blue cone is gone", "move it to the left"])
+    torch.manual_seed(0)
+    model = build_model(
+        {
+            "system": "artemis",
+            "embedding_dim": 24,
+            "image": {"trunk": "small", "pooling": "grid", "size": 24, "channels": [4, 6, 8]},
+            "text": {"encoder": "bigru", "vocabulary_size": len(vocabulary), "word_dim": 10},
+        }
+    ).eval()
+    path = tmp_path_factory.mktemp("model") / "model.pt"
+    save_model(path, TrainedModel(model, build_tokenizer(vocabulary), plain_resize(24), word_text()))
+    return path
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_both_ways_of_pytorch_are_the_definition(weighted: bool):
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(200, 32)).astype(np.float32)
+    numerators = random.normal(size=(3, 2, 32)).astype(np.float32)
+    weights = random.uniform(0.1, 1, size=(3, 2, 32)).astype(np.float32) if weighted else None
+    wanted = ReferenceScorer(Rows.of(rows)).topk(QueryTerms(numerators, weights, ("a", "b")), 20)
+    t = torch.from_numpy(rows)
+    n = torch.from_numpy(numerators)
+    w = None if weights is None else torch.from_numpy(weights)
+    products = two_product_scores(n, w, t, t * t)
+    for query in range(3):
+        literal = literal_scores(n[query], None if w is None else w[query], t)
+        torch.testing.assert_close(literal, products[query], atol=2e-5, rtol=1e-4)
+        assert ranked(literal, 20).tolist() == wanted.rows[query].tolist()
+        np.testing.assert_allclose(literal.sort(descending=True).values[:20], wanted.scores[query], atol=1e-5)
+
+
+def test_compare_verifies_times_and_relates(model_file: Path, capsys):
+    quick = ["--rows", "300", "--k", "10", "--seconds", "0.1", "--no-compile", "--json"]
+    assert main(["compare", str(model_file), *quick]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert "8 queries" in result["verified"]
+    for ways in result["comparisons"].values():
+        assert len(ways) == 4
+        assert ways[result["ours"]]["times_ours"]["median"] == 1.0
+        for found in ways.values():
+            assert (
+                0 < found["times_ours"]["p10"] <= found["times_ours"]["median"] <= found["times_ours"]["p90"]
+            )
+    assert "literal loop" in report_page([result])
+
+
+def test_an_alternative_that_ranks_otherwise_is_not_timed(model_file: Path, monkeypatch, capsys):
+    real = measurement.alternatives
+
+    def one_wrong(*arguments):
+        ways = real(*arguments)
+        wrong = ways[1]
+        return [ways[0], type(wrong)("broken", lambda q: wrong.answer(q)[::-1].copy(), wrong.encode)]
+
+    monkeypatch.setattr(measurement, "alternatives", one_wrong)
+    assert main(["compare", str(model_file), "--rows", "300", "--k", "10", "--seconds", "0.1"]) == 1
+    captured = capsys.readouterr()
+    assert "broken does not rank as the definition does" in captured.err
+    assert captured.out == ""
+
+
+def test_the_replayed_split_has_fashioniq_s_shape():
+    categories = fashioniq_shaped()
+    assert {c.name: len(c.images) for c in categories} == GALLERIES
+    assert {c.name: len(c.texts) for c in categories} == QUERIES
+    assert all(0 <= min(c.references) <= max(c.references) < len(c.images) for c in categories)
+    tokens = [3 + len(first.split()) + len(second.split()) for c in categories for first, second in c.texts]
+    assert 5 <= min(tokens) <= max(tokens) <= 27
+    assert np.mean(tokens) == pytest.approx(13.7, abs=0.7)
+    with pytest.raises(DatasetError):
+        real_fashioniq(Path("/no/such/data"))
+
+
+def test_the_table_prints_ours_beside_the_paper_s():
+    timed = {"seconds": 2.0, "measured": 10, "of": 100, "scaled": True}
+    result = {
+        "kind": "table7",
+        "machine": {"name": "A machine", "cpu": {"cores": 2}},
+        "commit": "aaaaaaa",
+        "settings": {
+            "data": "generated",
+            "device": "cpu",
+            "threads": 2,
+            "galleries": GALLERIES,
+            "queries": QUERIES,
+        },
+        "encoders": {
+            "giga_macs": 8.29,
+            "mega_parameters": 31.6,
+            "images": timed,
+            "texts": timed,
+            "seconds": 100.0,
+        },
+        "systems": {
+            "artemis": {
+                "giga_macs": 0.001,
+                "mega_parameters": 1.31,
+                "scorer": "cpu",
+                "authors": {**timed, "seconds": 50.0},
+                "ours": {**timed, "seconds": 0.5},
+                "authors_over_ours": 100.0,
+                "same_first": 1.0,
+            }
+        },
+        "paper": {name: row._asdict() for name, row in PAPER.items()},
+        "doubts": ["scaled"],
+    }
+    text = table7_text(result)
+    assert "+8.78 s" in text
+    assert "114.09 s" in text
+    assert "150" in text
+    assert "takes 100 times ours" in text
+    assert "+8.78" in report_page([result])
+
+
+def test_a_seeded_model_has_the_paper_s_size():
+    model = seeded_model().model
+    encoders = [model.image_encoder, model.text_encoder]
+    counted = sum(p.numel() for module in encoders for p in module.parameters()) / 1e6
+    everything = sum(p.numel() for p in model.parameters()) / 1e6
+    assert counted == pytest.approx(PAPER["encoders"].mega_parameters, abs=0.02)
+    assert everything - counted == pytest.approx(PAPER["artemis"].mega_parameters, abs=0.01)
