@@ -198,6 +198,28 @@ def _assert_same(found: torch.nn.Module, expected: torch.nn.Module) -> None:
         assert torch.equal(a, b), name
 
 
+@torch.no_grad()
+def test_a_vit_is_pytorchs_own_attention_over_patches() -> None:
+    model = clip(**VIT)
+    visual = model.visual
+    images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    mean, std = torch.tensor(model.settings.mean), torch.tensor(model.settings.std)
+    pixels = ((images / 255 - mean) / std).permute(0, 3, 1, 2)
+    patches = torch.nn.functional.unfold(pixels, 16, stride=16).transpose(1, 2)
+    x = patches @ visual.conv1.weight.flatten(1).T
+    x = torch.cat([visual.class_embedding.repeat(2, 1, 1), x], 1) + visual.positional_embedding
+    x = visual.ln_pre(x)
+    for block in visual.transformer.resblocks:
+        attention = torch.nn.MultiheadAttention(64, 1, batch_first=True)
+        attention.load_state_dict(block.attn.state_dict())
+        y = block.ln_1(x)
+        x = x + attention(y, y, y, need_weights=False)[0]
+        y = block.mlp.c_fc(block.ln_2(x))
+        x = x + block.mlp.c_proj(y * torch.sigmoid(1.702 * y))
+    expected = visual.ln_post(x[:, 0]) @ visual.proj
+    torch.testing.assert_close(model.encode_image(images), expected, atol=1e-5, rtol=1e-4)
+
+
 def test_rounding_touches_what_clip_holds_in_float16() -> None:
     weights = weights_of(clip())
     rounded = round_to_float16(weights)

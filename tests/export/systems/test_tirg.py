@@ -240,3 +240,23 @@ def test_a_model_of_css_needs_the_size_of_its_images(tmp_path: Path, vocabulary:
         load_trained(tmp_path / "c.pth", vocabulary)
     image = load_trained(tmp_path / "c.pth", vocabulary, image_size=(96, 128)).image
     assert (image["height"], image["width"], image["steps"]) == (96, 128, [{"op": "to_rgb"}])
+
+
+def test_parts_that_do_not_fit_are_named(tmp_path: Path, vocabulary: Path) -> None:
+    path = tmp_path / "c.pth"
+    for change, said in (
+        ({"composer.m.2.weight": torch.zeros(3, 3)}, r"mlp\.2\.weight has shape \(3, 3\)"),
+        ({"composer.m.2.weight": None}, r"mlp\.2\.weight is missing"),
+        ({"stray": torch.zeros(1)}, "stray does not belong"),
+        ({"composer.m.2.bias": torch.full((1024,), torch.nan)}, "NaN"),
+        ({"img_model.layer1.0.conv1.weight": torch.zeros(1)}, "not a ResNet"),
+        ({"text_model.lstm.weight_hh_l0": torch.zeros(4)}, "missing or not a matrix"),
+        ({"img_model.fc.0.bias": "text"}, "not a table of tensors"),
+    ):
+        _checkpoint(path, "concatenation", "concat")
+        content = torch.load(path, weights_only=False)
+        content["model_state_dict"].update(change)
+        content["model_state_dict"] = {n: v for n, v in content["model_state_dict"].items() if v is not None}
+        torch.save(content, path)
+        with pytest.raises(CheckpointError, match=said):
+            load_trained(path, vocabulary)
