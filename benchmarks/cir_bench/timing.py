@@ -187,16 +187,27 @@ class OpenLoop:
         latency_ms: (requests,) from the moment a request was due until its answer, waiting included.
         service_ms: (requests,) from its start until its answer: what a closed loop would have reported.
         seconds: from the first due moment until the last answer.
+        due_seconds: from the first due moment until the last.
     """
 
     latency_ms: Milliseconds
     service_ms: Milliseconds
     seconds: float
+    due_seconds: float
 
     @property
     def throughput(self) -> float:
         """Answers a second."""
         return len(self.latency_ms) / self.seconds
+
+    @property
+    def kept_up(self) -> bool:
+        """Whether the last answer came soon after the last request: in five service times or 5% of the run.
+
+        Where it did not, the queue grew, and the latencies say how long the run was.
+        """
+        behind = self.seconds - self.due_seconds
+        return behind <= max(5e-3 * percentile(self.service_ms, 50), 0.05 * self.due_seconds)
 
 
 def open_loop(
@@ -252,7 +263,9 @@ def open_loop(
             thread.join()
     if failures:
         raise failures[0]
-    return OpenLoop(1e3 * (ended - due), 1e3 * (ended - started), float(ended.max() - due[0]))
+    return OpenLoop(
+        1e3 * (ended - due), 1e3 * (ended - started), float(ended.max() - due[0]), float(due[-1] - due[0])
+    )
 
 
 @contextmanager

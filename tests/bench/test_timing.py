@@ -125,6 +125,14 @@ def test_an_overloaded_open_loop_charges_the_waiting():
     assert run.service_ms == pytest.approx([15] * 5)
 
 
+@pytest.mark.parametrize(("service", "kept_up"), [(0.004, True), (0.009, True), (0.015, False)])
+def test_a_run_says_whether_it_kept_up(service: float, kept_up: bool):
+    clock = Clock()
+    due = np.arange(100) * 0.010
+    run = open_loop(lambda: clock.pass_(service), due, clock=clock, sleep=clock.pass_)
+    assert run.kept_up is kept_up
+
+
 def test_a_stall_is_charged_to_every_request_that_it_delayed():
     clock = Clock()
     services = iter([0.001, 0.100, *[0.001] * 18])

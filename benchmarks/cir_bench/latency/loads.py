@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cir_bench.latency.workload import Workload
-from cir_bench.timing import OpenLoop, arrivals_at, open_loop, repeat, summarise
+from cir_bench.timing import arrivals_at, open_loop, repeat, summarise
 from cir_infer.images import ImageLike
 from cir_infer.searcher import Searcher
 from cir_infer.texts import Text
@@ -93,18 +93,10 @@ def load_curve(
                 "throughput_per_s": run.throughput,
                 "latency": summarise(run.latency_ms),
                 "service": summarise(run.service_ms),
-                "kept_up": _kept_up(run),
+                "kept_up": run.kept_up,
             }
         )
     return points
-
-
-def _kept_up(run: OpenLoop) -> bool:
-    """Whether the last quarter waited about as long as the second; a growing queue waits ever longer."""
-    quarter = max(1, len(run.latency_ms) // 4)
-    early = run.latency_ms[quarter : 2 * quarter].mean() if quarter > 1 else run.latency_ms.mean()
-    late = run.latency_ms[-quarter:].mean()
-    return bool(late <= 3 * early + run.service_ms.mean())
 
 
 class _Locked:
