@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cir_bench.scoring.workload import artemis_terms, quantise, unit_rows
 from cir_bench.timing import percentile
 from cir_infer.scoring.contract import QueryTerms, Rows, TopK
 from cir_infer.scoring.cuda import CudaScorer
@@ -25,7 +26,7 @@ from cir_infer.scoring.cuda_search import CudaSearch
 from cir_infer.scoring.cuda_tuning import Tuning
 from cir_infer.scoring.reference import term_scores
 
-__all__ = ["PREDICTED_BANDWIDTH", "Case", "artemis_terms", "crossover", "measure"]
+__all__ = ["PREDICTED_BANDWIDTH", "Case", "crossover", "measure"]
 
 PREDICTED_BANDWIDTH = {
     "T4": 320e9,
@@ -53,17 +54,6 @@ class Case:
     samples: int = 30
 
 
-def artemis_terms(queries: int, dim: int, seed: int) -> QueryTerms:
-    """Terms like those of a trained ARTEMIS: nearly flat softmax attention (spec of the scores: eq. 1, 2)."""
-    rng = np.random.default_rng(seed)
-    logits = 0.5 * rng.standard_normal((queries, 2, dim))
-    a = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    a /= a.sum(axis=-1, keepdims=True)
-    r = rng.standard_normal((queries, 2, dim))
-    n = a * a * r / np.linalg.norm(a * r, axis=-1, keepdims=True)
-    return QueryTerms(n.astype(np.float32), (a * a).astype(np.float32), ("implicit", "explicit"))
-
-
 def measure(case: Case, dtypes: Sequence[str] = ("float16", "float32", "int8")) -> list[dict[str, Any]]:
     """Time every entry of a case.
 
@@ -75,8 +65,7 @@ def measure(case: Case, dtypes: Sequence[str] = ("float16", "float32", "int8")) 
     Raises:
         DeviceError: no usable GPU.
     """
-    values = np.random.default_rng(7).standard_normal((case.rows, case.dim), dtype=np.float32)
-    values /= np.linalg.norm(values, axis=1, keepdims=True)
+    values = unit_rows(case.rows, case.dim, 7)
     terms = artemis_terms(case.queries, case.dim, 11)
     entries: list[_Entry] = []
     try:
@@ -92,7 +81,7 @@ def measure(case: Case, dtypes: Sequence[str] = ("float16", "float32", "int8")) 
 def crossover(dim: int = 512, rows: int = 200_000, k: int = 50) -> Tuning:
     """Measure where the tensor cores overtake the exact kernel on this GPU, for `cuda_tuning.MEASURED`."""
     device = open_device()
-    values = np.random.default_rng(7).standard_normal((rows, dim), dtype=np.float32).astype(np.float16)
+    values = unit_rows(rows, dim, 7).astype(np.float16)
     never, always = Tuning(10**9, 0), Tuning(1, 0)
 
     def faster(count: int, queries: int) -> bool:
@@ -190,10 +179,7 @@ def _ours(case: Case, values: npt.NDArray[np.float32], terms: QueryTerms, dtype:
 
 
 def _stored(values: npt.NDArray[np.float32], dtype: str) -> Rows:
-    if dtype != "int8":
-        return Rows.of(values.astype(dtype))
-    scales = (np.abs(values).max(axis=1) / 127).astype(np.float32)
-    return Rows.of(np.rint(values / scales[:, None]).astype(np.int8), scales)
+    return quantise(values) if dtype == "int8" else Rows.of(values.astype(dtype))
 
 
 def _verify(answer: TopK, terms: QueryTerms, rows: Rows) -> bool:
