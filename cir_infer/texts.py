@@ -87,6 +87,13 @@ class TextReader:
             encoding = self._tokenizer.encode(first, second)
         except Exception as error:  # e.g. a lone surrogate, which is no Unicode text
             raise TextError(f"the text {shown} cannot be tokenised ({error})") from error
+        except BaseException as error:
+            # A tokenizer that contradicts itself makes its Rust code panic, which is no `Exception`.
+            if type(error).__name__ != "PanicException":
+                raise
+            raise BundleError(
+                f"the bundle's tokenizer contradicts itself ({error}); export the model again"
+            ) from error
         words = [
             token
             for token, special in zip(encoding.ids, encoding.special_tokens_mask, strict=True)

@@ -315,13 +315,20 @@ class Catalogue:
 def read_state(connection: Connection) -> State:
     """The generation that this transaction sees."""
     encoding = _encoding(connection, header(connection, "encoding"))
+    buried = dict(connection.execute("SELECT chunk, bits FROM tombstones"))
+    if not all(isinstance(chunk, int) and isinstance(bits, bytes) for chunk, bits in buried.items()):
+        raise _damaged("its list of removed items makes no sense")
     return State(
         header(connection, "generation"),
         header(connection, "next_key"),
         encoding,
         segments_of(connection, encoding.number),
-        dict(connection.execute("SELECT chunk, bits FROM tombstones")),
+        buried,
     )
+
+
+def _damaged(what: str) -> GalleryError:
+    return GalleryError(f"the catalogue is damaged ({what}); restore the gallery from a copy")
 
 
 def segments_of(connection: Connection, encoding: int) -> list[SegmentEntry]:
@@ -492,9 +499,7 @@ def header(connection: Connection, name: str) -> int:
     """One number of the header."""
     row = connection.execute("SELECT value FROM header WHERE name = ?", (name,)).fetchone()
     if row is None or not isinstance(row[0], int):
-        raise GalleryError(
-            f"the catalogue is damaged: no {name} in its header; restore the gallery from a copy"
-        )
+        raise _damaged(f"no {name} in its header")
     return int(row[0])
 
 
@@ -506,9 +511,7 @@ def _encoding(connection: Connection, number: int) -> Encoding:
         or not (isinstance(row[2], int) and 0 < row[2] <= 1 << 20)
         or row[3] not in ("float32", "float16", "int8")
     ):
-        raise GalleryError(
-            "the catalogue is damaged: its encoding makes no sense; restore the gallery from a copy"
-        )
+        raise _damaged("its encoding makes no sense")
     return Encoding(row[0], row[1], row[2], row[3], bool(row[4]))
 
 
@@ -520,9 +523,7 @@ def _entry(row: tuple[Any, ...]) -> SegmentEntry:
         or not isinstance(entry.sha256, str)
         or not entry.rows <= entry.last_key - entry.first_key + 1
     ):
-        raise GalleryError(
-            "the catalogue is damaged: a segment makes no sense; restore the gallery from a copy"
-        )
+        raise _damaged("a segment makes no sense")
     return entry
 
 

@@ -81,8 +81,10 @@ def parse(where: Where) -> Filter:
         from cir_infer.gallery.expressions import parse_text
 
         return parse_text(where)
-    budget = [MAX_TERMS]
-    return _mapping(where, 0, budget)
+    try:
+        return _mapping(where, 0, [MAX_TERMS])
+    except RecursionError:  # even to show a value takes some depth
+        raise UsageError("where holds a value that is nested too deep") from None
 
 
 def _mapping(where: Any, depth: int, budget: list[int]) -> Filter:

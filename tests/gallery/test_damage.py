@@ -1,0 +1,142 @@
+"""Damaged and forged galleries are noticed: what matters for reading at once, the rest by verify."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cir_infer.errors import GalleryError
+from cir_infer.gallery import Gallery
+from tests.gallery.support import filled, vectors
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    gallery = filled(tmp_path / "g", 10)
+    gallery.add_vectors(ids=["x", "y"], vectors=vectors(2))
+    gallery.remove(["i3"])
+    gallery.close()
+    return tmp_path / "g"
+
+
+def segment(path: Path, number: int = 1) -> Path:
+    return path / "rows" / f"{number:010d}.safetensors"
+
+
+def edit(path: Path, *statements: str) -> None:
+    connection = sqlite3.connect(path / "catalogue.sqlite")
+    with connection:
+        for statement in statements:
+            connection.execute(statement)
+    connection.close()
+
+
+def cut(path: Path) -> None:
+    os.truncate(segment(path), segment(path).stat().st_size - 1)
+
+
+def lose(path: Path) -> None:
+    segment(path).unlink()
+
+
+def link(path: Path) -> None:
+    segment(path).rename(path / "elsewhere")
+    segment(path).symlink_to(path / "elsewhere")
+
+
+def pipe(path: Path) -> None:
+    segment(path).unlink()
+    os.mkfifo(segment(path))
+
+
+def swap(path: Path) -> None:
+    shutil.copy(segment(path, 2), segment(path, 1))
+
+
+def absurd_header(path: Path) -> None:
+    data = segment(path).read_bytes()
+    segment(path).write_bytes((1 << 60).to_bytes(8, "little") + data[8:])
+
+
+def empty_catalogue(path: Path) -> None:
+    (path / "catalogue.sqlite").write_bytes(b"")
+
+
+def no_database(path: Path) -> None:
+    (path / "catalogue.sqlite").write_bytes(b"text" * 5000)
+
+
+def linked_catalogue(path: Path) -> None:
+    (path / "catalogue.sqlite").rename(path / "elsewhere")
+    (path / "catalogue.sqlite").symlink_to(path / "elsewhere")
+
+
+def trigger(path: Path) -> None:
+    edit(path, "CREATE TRIGGER t AFTER INSERT ON items BEGIN DELETE FROM items; END")
+
+
+def view(path: Path) -> None:
+    edit(path, "DROP TABLE garbage", "CREATE VIEW garbage AS SELECT 1 AS generation, x'' AS keys")
+
+
+def impossible_segment(path: Path) -> None:
+    edit(path, "UPDATE segments SET rows = 1 << 61, last_key = 1 << 61 WHERE number = 1")
+
+
+def impossible_width(path: Path) -> None:
+    edit(path, "UPDATE encodings SET dimension = 1 << 40")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut, lose, link, pipe, swap, absurd_header, empty_catalogue, no_database, linked_catalogue,
+        trigger, view, impossible_segment, impossible_width,
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_refused_when_opening(path: Path, damage: Callable[[Path], None]) -> None:
+    damage(path)
+    with pytest.raises(GalleryError, match=r"(copy|create one|check the path)"):
+        Gallery.open(path)
+
+
+def flip(path: Path) -> None:
+    data = bytearray(segment(path).read_bytes())
+    data[-1] ^= 1
+    segment(path).write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (flip, "contents were altered"),
+        (lambda path: edit(path, "UPDATE items SET metadata = '{\"number\": 77}' WHERE id = 'i5'"), "filter"),
+        (lambda path: edit(path, "UPDATE items SET metadata = '{' WHERE id = 'i5'"), "metadata is damaged"),
+        (lambda path: edit(path, "DELETE FROM attributes WHERE key = 5"), "filter"),
+        (lambda path: edit(path, "UPDATE items SET id = 'i4' WHERE id = 'i5'"), "'i4' is there twice"),
+        (lambda path: edit(path, "DELETE FROM items WHERE id = 'i5'"), "1 rows have no item"),
+    ],
+)
+def test_verify_finds_what_does_not_fit(path: Path, damage: Callable[[Path], None], message: str) -> None:
+    with Gallery.open(path) as gallery:
+        assert gallery.verify().problems == []
+    damage(path)
+    with Gallery.open(path) as gallery:
+        report = gallery.verify()
+        assert not report.ok and any(message in problem for problem in report.problems), report.problems
+
+
+def test_leftovers_of_a_crash_are_swept_by_the_next_commit(path: Path) -> None:
+    leftover = segment(path, 3)
+    leftover.write_bytes(b"half written")
+    with Gallery.open(path) as gallery:
+        gallery.add_vectors(ids=["z"], vectors=vectors(1))
+        assert sorted(file.name for file in (path / "rows").iterdir()) == [
+            segment(path, number).name for number in (1, 2, 4)
+        ]
+        assert gallery.verify().ok
