@@ -131,6 +131,13 @@ def benchmark(cases: tuple[tuple[int, int], ...], limit: float) -> dict[str, Any
             out["predictions"].append(
                 {"gpu": name, "rows": 1_000_000, "queries": 1, "predicted_ms": milliseconds}
             )
+    out["call"] = cuda_scoring.call_latency()
+    out["gemm_flops"] = cuda_scoring.gemm_rate()
+    for case in out["cases"]:
+        for entry in case["results"]:
+            if out["gemm_flops"] and entry["name"] == "cir/cuda" and "median_ms" in entry:
+                useful = 2 * 4 * case["rows"] * case["dim"] * case["queries"]
+                entry["of_gemm_rate"] = useful / (entry["median_ms"] * 1e-3) / out["gemm_flops"]
     if time.monotonic() < end:
         tuning = cuda_scoring.crossover()
         out["crossover"] = {"queries": tuning.queries, "rows": tuning.rows, "source": tuning.source}

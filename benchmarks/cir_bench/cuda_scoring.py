@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ from cir_infer.scoring.cuda_search import CudaSearch
 from cir_infer.scoring.cuda_tuning import Tuning
 from cir_infer.scoring.reference import term_scores
 
-__all__ = ["PREDICTED_BANDWIDTH", "Case", "crossover", "measure"]
+__all__ = ["PREDICTED_BANDWIDTH", "Case", "call_latency", "crossover", "gemm_rate", "measure"]
 
 PREDICTED_BANDWIDTH = {
     "T4": 320e9,
@@ -99,6 +100,47 @@ def crossover(dim: int = 512, rows: int = 200_000, k: int = 50) -> Tuning:
     queries = next((q for q in (1, 2, 3, 4, 6, 8, 16, 32) if faster(rows, q)), 64)
     least_rows = next((n for n in (4096, 8192, 16_384, 32_768, 65_536) if faster(n, 4 * queries)), 131_072)
     return Tuning(queries, least_rows, source=f"{device.name}, D = {dim}, k = {k}, float16")
+
+
+def call_latency(rows: int = 15_000, dim: int = 512, k: int = 50, calls: int = 500) -> dict[str, float]:
+    """Milliseconds of one whole call from Python, the terms on the GPU: launch, wait, answer as arrays."""
+    device = open_device()
+    terms = artemis_terms(1, dim, 5)
+    with CudaScorer(Rows.of(unit_rows(rows, dim, 7).astype(np.float16))) as scorer:
+        search = _filled(scorer, terms, k)
+        spent = []
+        with device.active():
+            stream = device.new_stream()
+            for _ in range(calls):
+                begun = time.perf_counter()
+                search.launch(stream)
+                device.synchronize(stream)
+                search.result()
+                spent.append((time.perf_counter() - begun) * 1e3)
+            search.close()
+    return {"rows": rows, "median_ms": percentile(spent, 50), "p90_ms": percentile(spent, 90)}
+
+
+def gemm_rate(size: int = 8192) -> float | None:
+    """Operations a second of PyTorch's float16 matrix product, the rate that batches are held against."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    event: Any = torch.cuda.Event
+    a, b = (torch.randn(size, size, device="cuda", dtype=torch.float16) for _ in range(2))
+    spent = []
+    for i in range(13):
+        start, end = event(enable_timing=True), event(enable_timing=True)
+        start.record()
+        torch.matmul(a, b)
+        end.record()
+        end.synchronize()
+        if i >= 3:
+            spent.append(start.elapsed_time(end))
+    return float(2 * size**3 / (percentile(spent, 50) * 1e-3))
 
 
 @dataclasses.dataclass
