@@ -1,8 +1,25 @@
 #include "avx512.h"
 
 namespace cir {
+
+void avx512vnni_bounds(const int8_t* base, const float* scales, const int32_t* index, int count,
+                       const BoundTerms& terms, float* out);  // avx512vnni.cpp
+
 namespace {
+
 constexpr Kernels kTable = kernels_of<Avx512>("avx512");
+
+constexpr Kernels with_vnni() {
+    Kernels table = kTable;
+    table.name = "avx512vnni";
+    table.bounds = avx512vnni_bounds;
+    return table;
 }
+constexpr Kernels kVnniTable = with_vnni();
+
+}  // namespace
+
 const Kernels* const kAvx512 = &kTable;
+const Kernels* const kAvx512Vnni = &kVnniTable;
+
 }  // namespace cir

@@ -1,14 +1,18 @@
+// What VNNI adds to AVX-512: integer products that accumulate in one instruction.
 #include "avx512.h"
 
 namespace cir {
 namespace {
 
-// Multiply pairs and accumulate in one instruction.
 struct Avx512Vnni : Avx512 {
     static I madd(I sum, I a, I b) { return _mm512_dpwssd_epi32(sum, a, b); }
 };
 
-constexpr Kernels kTable = kernels_of<Avx512Vnni>("avx512vnni");
 }  // namespace
-const Kernels* const kAvx512Vnni = &kTable;
+
+void avx512vnni_bounds(const int8_t* base, const float* scales, const int32_t* index, int count,
+                       const BoundTerms& terms, float* out) {
+    bounds<Avx512Vnni>(base, scales, index, count, terms, out);
+}
+
 }  // namespace cir

@@ -33,7 +33,6 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr double kUnit = 1.0 / (1 << 24);  // float32 rounds by at most so much of a value
 constexpr int64_t kQueryBlock = 64;
-constexpr int kChunkRows = 1024;
 
 // The first list: on the hardest data measured (README.md) it is long enough for every query.
 int64_t first_list(int64_t k) { return 4 * k + 64; }
@@ -233,14 +232,14 @@ Int8Index::Int8Index(const Gallery& gallery, int threads, const Kernels* kernels
             copy_.blocks.push_back(block);
             continue;
         }
-        values_.emplace_back(new int8_t[count * length]);
-        scales_.emplace_back(new float[count]);
+        values_.push_back(large_array<int8_t>(count * length));
+        scales_.push_back(large_array<float>(count));
         copy_.blocks.push_back({values_.back().get(), scales_.back().get(), block.count});
     }
     threads = useful_threads(threads, static_cast<double>(gallery.count()) * gallery.dimension);
     std::vector<Errors> errors(static_cast<size_t>(threads), Errors{});
     std::vector<std::vector<float>> row(static_cast<size_t>(threads), std::vector<float>(length));
-    Chunks chunks(gallery, kChunkRows);
+    Chunks chunks(gallery, 1024);
     in_parallel(threads, [&](int thread) {
         Errors& mine = errors[static_cast<size_t>(thread)];
         float* values = row[static_cast<size_t>(thread)].data();
@@ -284,7 +283,7 @@ struct Int8Index::Scan {
 
     const Gallery& copy;
     const Options& options;
-    int threads;
+    int threads, chunk;
     std::vector<Workspace> work;
     std::vector<Hit> merged;
     int64_t room;
@@ -294,10 +293,12 @@ struct Int8Index::Scan {
         : copy(copy), options(options), room(HitList::room(list, rows)) {
         threads = useful_threads(options.threads, static_cast<double>(rows) * copy.dimension * terms *
                                                       static_cast<double>(queries));
+        // Several queries pass over a chunk: it has to stay in the first-level cache, or nearly.
+        chunk = std::min(chunk_rows(copy, threads), queries > 1 ? 128 : std::numeric_limits<int>::max());
         work.resize(static_cast<size_t>(threads));
         for (Workspace& w : work) {
-            w.index.resize(kChunkRows);
-            w.bounds.resize(kChunkRows);
+            w.index.resize(static_cast<size_t>(chunk));
+            w.bounds.resize(static_cast<size_t>(chunk));
             w.hits.resize(queries * static_cast<size_t>(room));
             w.lists.resize(queries);
             for (size_t q = 0; q < queries; ++q) {
@@ -311,37 +312,41 @@ struct Int8Index::Scan {
     }
 
     void run(const std::vector<IntegerTerms>& terms) {
-        const int64_t rows = copy.count();
-        const int64_t fair = rows / (static_cast<int64_t>(threads) * 16) / 64 * 64;
-        Chunks chunks(copy, static_cast<int>(std::clamp<int64_t>(fair, 64, terms.size() > 1 ? 128 : kChunkRows)));
+        Chunks chunks(copy, chunk);
         in_parallel(threads, [&](int thread) {
             Workspace& w = work[static_cast<size_t>(thread)];
-            for (Chunk chunk; chunks.next(chunk);) {
-                const int allowed = allowed_rows(chunk, options.allow, w.index.data());
+            for (Chunk at; chunks.next(at);) {
+                const int allowed = allowed_rows(at, options.allow, w.index.data());
                 if (allowed == 0) continue;
                 for (size_t q = 0; q < terms.size(); ++q) {
-                    if (terms[q].usable) collect(chunk, allowed, terms[q].view, w, w.lists[q]);
+                    if (terms[q].usable) collect(at, allowed, terms[q].view, w, w.lists[q]);
                 }
             }
         });
     }
 
-    void collect(const Chunk& chunk, int allowed, const BoundTerms& terms, Workspace& w, HitList& list) const {
-        const auto* base = static_cast<const int8_t*>(copy.blocks.empty() ? nullptr : chunk.block->rows) +
-                           static_cast<ptrdiff_t>(chunk.start) * copy.dimension;
-        const float* scales = chunk.block->scales + chunk.start;
+    void collect(const Chunk& at, int allowed, const BoundTerms& terms, Workspace& w, HitList& list) const {
+        const auto* base = static_cast<const int8_t*>(copy.blocks.empty() ? nullptr : at.block->rows) +
+                           static_cast<ptrdiff_t>(at.start) * copy.dimension;
+        const float* scales = at.block->scales + at.start;
+        constexpr int kGroup = 64;
         float* bounds = w.bounds.data();
         options.kernels->bounds(base, scales, w.index.data(), allowed, terms, bounds);
-        if (!options.kernels->sum_above(bounds, 1, 0, allowed, list.threshold, bounds)) return;
-        for (int i = 0; i < allowed; ++i) {
-            float bound = bounds[i];
-            if (bound <= list.threshold) continue;
-            if (!std::isfinite(bound)) {
-                const int8_t* row = base + static_cast<ptrdiff_t>(w.index[static_cast<size_t>(i)]) * copy.dimension;
-                bound = all_zero(row, copy.dimension) ? 0 : kInfinity;
+        for (int start = 0; start < allowed; start += kGroup) {
+            const int end = std::min(start + kGroup, allowed);
+            float* group = bounds + start;
+            if (!options.kernels->sum_above(group, 1, 0, end - start, list.threshold, group)) continue;
+            for (int i = start; i < end; ++i) {
+                float bound = bounds[i];
                 if (bound <= list.threshold) continue;
+                const int32_t row = w.index[static_cast<size_t>(i)];
+                if (!std::isfinite(bound)) {
+                    const bool zero = all_zero(base + static_cast<ptrdiff_t>(row) * copy.dimension, copy.dimension);
+                    bound = zero ? 0 : kInfinity;
+                    if (bound <= list.threshold) continue;
+                }
+                list.push(bound, at.first_row + row);
             }
-            list.push(bound, chunk.first_row + w.index[static_cast<size_t>(i)]);
         }
     }
 

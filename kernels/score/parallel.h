@@ -35,6 +35,18 @@ inline int useful_threads(int threads, double multiplications) {
     return static_cast<int>(std::clamp(multiplications / 500e3, 1.0, static_cast<double>(std::max(threads, 1))));
 }
 
+inline size_t row_bytes(RowType type, int dimension) {
+    return static_cast<size_t>(dimension) * (type == kFloat32 ? 4 : type == kFloat16 ? 2 : 1);
+}
+
+// Rows of a chunk when few queries are asked: megabytes, so that the start of a chunk, which nothing prefetches, does
+// not count; but several chunks a thread, so that all end together.
+inline int chunk_rows(const Gallery& gallery, int threads) {
+    const int64_t fair = gallery.count() / (static_cast<int64_t>(threads) * 8) / 64 * 64;
+    const int64_t large = static_cast<int64_t>((4 << 20) / row_bytes(gallery.type, gallery.dimension)) / 64 * 64;
+    return static_cast<int>(std::clamp<int64_t>(fair, 64, std::max<int64_t>(large, 64)));
+}
+
 struct Chunk {
     const Block* block;
     int64_t start;      // within the block
@@ -73,10 +85,6 @@ private:
     std::vector<int64_t> ends_, first_rows_;
     std::atomic<int64_t> next_{0};
 };
-
-inline size_t row_bytes(RowType type, int dimension) {
-    return static_cast<size_t>(dimension) * (type == kFloat32 ? 4 : type == kFloat16 ? 2 : 1);
-}
 
 inline const char* row_address(const Block& block, RowType type, int dimension, int64_t row) {
     return static_cast<const char*>(block.rows) + static_cast<size_t>(row) * row_bytes(type, dimension);

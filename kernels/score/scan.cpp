@@ -1,6 +1,7 @@
 // The scan of a gallery in its stored type: chunks of rows, blocks of queries, top-k behind a running threshold.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "hits.h"
@@ -49,11 +50,13 @@ private:
         const PreparedTerms terms(query_, first, count, gallery_.dimension);
         const bool tiled = count >= kTileQueries;
         const PreparedTerms::Tiles tiles = tiled ? terms.tiles(*options_.kernels) : PreparedTerms::Tiles{};
-        const int chunk_rows = chunk_size(tiled);
+        // Several queries pass over a chunk: it has to stay in the second-level cache.
+        const int most = query_.queries > 1 ? 256 : std::numeric_limits<int>::max();
+        const int rows = std::min(chunk_rows(gallery_, threads_), most);
         std::vector<Workspace> work(static_cast<size_t>(threads_));
-        for (Workspace& w : work) prepare(w, count, chunk_rows, tiled);
+        for (Workspace& w : work) prepare(w, count, rows, tiled);
 
-        Chunks chunks(gallery_, chunk_rows);
+        Chunks chunks(gallery_, rows);
         in_parallel(threads_, [&](int thread) {
             Workspace& w = work[static_cast<size_t>(thread)];
             for (Chunk chunk; chunks.next(chunk);) {
@@ -67,12 +70,6 @@ private:
             }
         });
         finish(terms, first, work);
-    }
-
-    // Large enough that the next chunk's start does not matter, small enough that all threads end together.
-    int chunk_size(bool tiled) const {
-        const int64_t fair = rows_ / (static_cast<int64_t>(threads_) * 16) / 64 * 64;
-        return static_cast<int>(std::clamp<int64_t>(fair, 64, tiled || query_.queries > 1 ? 256 : 1024));
     }
 
     void prepare(Workspace& w, int64_t count, int chunk_rows, bool tiled) {
@@ -136,15 +133,22 @@ private:
 
     void collect(const Chunk& chunk, const int32_t* index, int count, const float* terms, int stride, int64_t q,
                  Workspace& w, HitList& list) {
+        constexpr int kGroup = 64;
         float* sums = w.sums.data();
-        if (!options_.kernels->sum_above(terms, query_.terms, stride, count, list.threshold, sums)) return;
-        for (int i = 0; i < count; ++i) {
-            float score = sums[i];
-            if (score <= list.threshold) continue;
-            if (!std::isfinite(score)) {
-                score = careful_score(gallery_, *chunk.block, chunk.start + index[i], query_, q, nullptr);
+        for (int start = 0; start < count; start += kGroup) {
+            const int end = std::min(start + kGroup, count);
+            if (!options_.kernels->sum_above(terms + start, query_.terms, stride, end - start, list.threshold,
+                                             sums + start)) {
+                continue;
             }
-            if (score > list.threshold) list.push(score, chunk.first_row + index[i]);
+            for (int i = start; i < end; ++i) {
+                float score = sums[i];
+                if (score <= list.threshold) continue;
+                if (!std::isfinite(score)) {
+                    score = careful_score(gallery_, *chunk.block, chunk.start + index[i], query_, q, nullptr);
+                }
+                if (score > list.threshold) list.push(score, chunk.first_row + index[i]);
+            }
         }
     }
 

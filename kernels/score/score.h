@@ -6,11 +6,11 @@
 
 #include <atomic>
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "kernels.h"
+#include "large_array.h"
 
 namespace cir {
 
@@ -85,8 +85,8 @@ public:
 private:
     struct Scan;
     Gallery gallery_, copy_;
-    std::vector<std::unique_ptr<int8_t[]>> values_;
-    std::vector<std::unique_ptr<float[]>> scales_;
+    std::vector<LargeArray<int8_t>> values_;
+    std::vector<LargeArray<float>> scales_;
     Errors errors_{};
     std::atomic<int64_t> queries_{0}, extended_{0}, exhaustive_{0}, rescored_{0};
 };
