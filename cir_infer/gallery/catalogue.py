@@ -91,10 +91,10 @@ class State(NamedTuple):
 
 
 class ItemRecord(NamedTuple):
-    """One item to be stored: its id, metadata as JSON, the path it came from, and its stamp."""
+    """One item to be stored: its id, metadata, the path it came from, and its stamp."""
 
     id: str
-    metadata: str | None
+    metadata: meta.Encoded
     source: str | None
     stamp: str | None
 
@@ -378,17 +378,16 @@ def set_buried(connection: Connection, keys: Iterable[int], value: bool) -> None
 def insert_items(connection: Connection, first_key: int, items: Sequence[ItemRecord]) -> None:
     """Store items under consecutive keys, with the attributes that filters look up."""
     connection.executemany(
-        "INSERT INTO items VALUES (?, ?, ?, ?, ?)", ((first_key + i, *item) for i, item in enumerate(items))
+        "INSERT INTO items VALUES (?, ?, ?, ?, ?)",
+        ((key, i.id, i.metadata.text, i.source, i.stamp) for key, i in enumerate(items, first_key)),
     )
-    numbers: dict[str, int] = {}
-    rows = []
-    for key, item in enumerate(items, first_key):
-        if item.metadata is None:
-            continue
-        for name, value in meta.attributes_of(meta.decode(item.metadata)):
-            if name not in numbers:
-                numbers[name] = _field(connection, name)
-            rows.append((numbers[name], value, key))
+    names = {name for item in items for name, _ in item.metadata.attributes}
+    numbers = {name: _field(connection, name) for name in sorted(names)}
+    rows = [
+        (numbers[name], value, key)
+        for key, item in enumerate(items, first_key)
+        for name, value in item.metadata.attributes
+    ]
     # In the order of the index, so that a large commit writes it front to back.
     rows.sort(key=lambda row: (row[0], isinstance(row[1], str), row[1], row[2]))
     connection.executemany("INSERT OR IGNORE INTO attributes VALUES (?, ?, ?)", rows)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from cir_infer.errors import GalleryError, UsageError
 
-__all__ = ["MAX_TEXT", "Scalar", "attributes_of", "checked_ids", "decode", "encode"]
+__all__ = ["MAX_TEXT", "Encoded", "Scalar", "attributes_of", "checked_ids", "decode", "encode"]
 
 Scalar = str | int | float
 """A value that a filter can compare; truth values are the integers 0 and 1."""
@@ -42,19 +42,25 @@ def checked_ids(ids: Sequence[str]) -> list[str]:
     return checked
 
 
-def encode(metadata: Mapping[str, Any] | None, item: str) -> str | None:
-    """Metadata as JSON text, None where there is none.
+class Encoded(NamedTuple):
+    """Metadata as it is stored: JSON text (None where there is none), and what of it can be filtered."""
+
+    text: str | None
+    attributes: Sequence[tuple[str, Scalar]]
+
+
+def encode(metadata: Mapping[str, Any] | None, item: str) -> Encoded:
+    """Metadata as it is stored.
 
     Raises:
         GalleryError: it is no mapping of strings to JSON values; the message names the item.
     """
     if not metadata:
-        return None
+        return Encoded(None, ())
     if not isinstance(metadata, Mapping):
         raise GalleryError(f"metadata of id {item!r} is {type(metadata).__name__}; expected a dictionary")
     try:
-        for _ in attributes_of(metadata):
-            pass
+        attributes = list(attributes_of(metadata))
         text = json.dumps(metadata, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
         raise GalleryError(f"metadata of id {item!r} cannot be stored: {error}") from None
@@ -62,7 +68,7 @@ def encode(metadata: Mapping[str, Any] | None, item: str) -> str | None:
         raise GalleryError(
             f"metadata of id {item!r} is {len(text):,} characters of JSON; expected at most {MAX_TEXT:,}"
         )
-    return text
+    return Encoded(text, attributes)
 
 
 def decode(text: str | None) -> dict[str, Any]:
