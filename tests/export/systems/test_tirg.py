@@ -8,6 +8,7 @@ import pickle
 import sys
 import types
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import torch
 from torch.nn import functional
 
 from cir_export.checkpoints import load_trained
-from cir_export.checkpoints.tirg import vocabulary_of_texts
+from cir_export.checkpoints.tirg import load_tirg, vocabulary_of_texts
+from cir_export.model_file import TrainedModel
 from cir_export.models import build_model
 from cir_infer.errors import CheckpointError
 from cir_infer.scoring.contract import Rows
@@ -64,13 +66,14 @@ def test_google_tirg_gives_the_authors_answers(tmp_path: Path) -> None:
         assert_same_ranking(found, answers["cos"])
 
 
-def _checkpoint(path: Path, system: str, name: str, legacy: bool = False, **options: Any) -> dict[str, Any]:
-    """A checkpoint in the authors' container with random weights; gives the weights."""
+@cache
+def _weights(system: str) -> dict[str, torch.Tensor]:
+    """Random weights under the authors' names."""
     torch.manual_seed(5)
     image = {"trunk": "resnet18", "pooling": "mean", "size": 224, "normalize": False}
     words = {"vocabulary_size": 9, "encoder": "lstm-last", "word_dim": 512, "hidden": 512, "normalize": False}
     model = build_model({"system": system, "image": image, "text": words})
-    weights: dict[str, Any] = {"normalization_layer.norm_s": torch.tensor([4.0])}
+    weights = {"normalization_layer.norm_s": torch.tensor([4.0])}
     for key, value in model.state_dict().items():
         if value.is_floating_point() and "running_var" not in key:
             value = value + 0.05 * torch.randn(value.shape)
@@ -78,12 +81,19 @@ def _checkpoint(path: Path, system: str, name: str, legacy: bool = False, **opti
             if key.startswith(ours):
                 weights[theirs + key.removeprefix(ours)] = value
                 break
-    if system.startswith("tirg-l") or system == "tirg":
+    if system == "tirg-last-convolution":
         weights["a"] = torch.tensor([0.8, 3.0, 1.0, 1.0])
-    options = {"model": name, "dataset": "fashion200k", "embed_dim": 512} | options
-    content = {"it": 7, "opt": argparse.Namespace(**options), "model_state_dict": weights}
-    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
     return weights
+
+
+def _content(system: str, name: str, **options: Any) -> dict[str, Any]:
+    """A checkpoint in the authors' container."""
+    options = {"model": name, "dataset": "fashion200k", "embed_dim": 512} | options
+    return {"it": 7, "opt": argparse.Namespace(**options), "model_state_dict": dict(_weights(system))}
+
+
+def _load(vocabulary: Path | None, name: str = "concat", **more: Any) -> TrainedModel:
+    return load_tirg(_content("concatenation", name), "c.pth", vocabulary, **more)
 
 
 def _prefixes(system: str) -> list[tuple[str, str]]:
@@ -120,7 +130,8 @@ def vocabulary(tmp_path: Path) -> Path:
 def test_the_other_models_are_their_formulas(
     tmp_path: Path, vocabulary: Path, system: str, name: str, legacy: bool
 ) -> None:
-    weights = _checkpoint(tmp_path / "c.pth", system, name, legacy)
+    content, weights = _content(system, name), _weights(system)
+    torch.save(content, tmp_path / "c.pth", _use_new_zipfile_serialization=not legacy)
     trained = load_trained(tmp_path / "c.pth", vocabulary)
     model = trained.model
     assert model.system == system
@@ -175,27 +186,24 @@ def test_texts_are_cleaned_as_by_the_authors() -> None:
     assert list(occurrence)[:5] == ["<UNK>", "replace", "blue", "with", "red"]
 
 
-def test_without_a_vocabulary_the_trap_is_explained(tmp_path: Path) -> None:
-    _checkpoint(tmp_path / "c.pth", "concatenation", "concat")
+def test_without_a_vocabulary_the_trap_is_explained() -> None:
     with pytest.raises(CheckpointError, match=r"word2id .* JSON"):
-        load_trained(tmp_path / "c.pth")
+        _load(None)
 
 
 def test_training_texts_are_taken_only_where_their_order_is_certain(tmp_path: Path) -> None:
-    _checkpoint(tmp_path / "c.pth", "concatenation", "concat")
     texts = tmp_path / "texts.txt"
     texts.write_text("blue red\nwhite with\nsheer a tshirt caf\n")
     with pytest.raises(CheckpointError, match="ambiguous"):
-        load_trained(tmp_path / "c.pth", texts)
+        _load(texts)
     texts.write_text("a b c\nd e f\ng h\n")
-    assert load_trained(tmp_path / "c.pth", texts).tokenizer.encode("h, B!").ids == [8, 2]
+    assert _load(texts).tokenizer.encode("h, B!").ids == [8, 2]
     texts.write_text("a b c\n")
     with pytest.raises(CheckpointError, match=r"has 4 words and .* has word vectors for 9"):
-        load_trained(tmp_path / "c.pth", texts)
+        _load(texts)
 
 
 def test_a_vocabulary_is_read_from_a_pickled_simple_vocab(tmp_path: Path, vocabulary: Path) -> None:
-    _checkpoint(tmp_path / "c.pth", "concatenation", "concat")
     module = types.ModuleType("text_model")
     module.SimpleVocab = type("SimpleVocab", (), {"__module__": "text_model"})  # type: ignore[attr-defined]
     instance = module.SimpleVocab()
@@ -206,7 +214,7 @@ def test_a_vocabulary_is_read_from_a_pickled_simple_vocab(tmp_path: Path, vocabu
         (tmp_path / "vocab.pkl").write_bytes(pickle.dumps(instance))
     finally:
         del sys.modules["text_model"]
-    loaded = load_trained(tmp_path / "c.pth", tmp_path / "vocab.pkl")
+    loaded = _load(tmp_path / "vocab.pkl")
     assert loaded.tokenizer.encode("sheer RED").ids == [5, 2]
 
 
@@ -219,32 +227,31 @@ def test_a_vocabulary_is_read_from_a_pickled_simple_vocab(tmp_path: Path, vocabu
     ],
 )
 def test_a_vocabulary_that_is_not_its_own_is_refused(tmp_path: Path, words: list[str], said: str) -> None:
-    _checkpoint(tmp_path / "c.pth", "concatenation", "concat")
     (tmp_path / "v.json").write_text(json.dumps(words))
     with pytest.raises(CheckpointError, match=said):
-        load_trained(tmp_path / "c.pth", tmp_path / "v.json")
+        _load(tmp_path / "v.json")
 
 
-def test_options_and_weights_must_agree(tmp_path: Path, vocabulary: Path) -> None:
-    _checkpoint(tmp_path / "c.pth", "concatenation", "tirg")
+def test_options_and_weights_must_agree(vocabulary: Path) -> None:
     with pytest.raises(CheckpointError, match=r"opt\.model is 'tirg' but its weights are those of 'concat'"):
-        load_trained(tmp_path / "c.pth", vocabulary)
-    _checkpoint(tmp_path / "c.pth", "tirg-image-only", "film")
+        _load(vocabulary, "tirg")
     with pytest.raises(CheckpointError, match="model 'film' is not known"):
-        load_trained(tmp_path / "c.pth", vocabulary)
+        load_tirg(_content("tirg-image-only", "film"), "c.pth", vocabulary)
 
 
-def test_a_model_of_css_needs_the_size_of_its_images(tmp_path: Path, vocabulary: Path) -> None:
-    _checkpoint(tmp_path / "c.pth", "tirg-image-only", "imgonly", dataset="css3d")
+def test_a_model_of_css_needs_the_size_of_its_images(vocabulary: Path) -> None:
+    content = _content("tirg-image-only", "imgonly", dataset="css3d")
     with pytest.raises(CheckpointError, match="--image-size"):
-        load_trained(tmp_path / "c.pth", vocabulary)
-    image = load_trained(tmp_path / "c.pth", vocabulary, image_size=(96, 128)).image
+        load_tirg(content, "c.pth", vocabulary)
+    image = load_tirg(content, "c.pth", vocabulary, image_size=(96, 128)).image
     assert (image["height"], image["width"], image["steps"]) == (96, 128, [{"op": "to_rgb"}])
+    with pytest.raises(CheckpointError, match="sees images of 224 x 224"):
+        _load(vocabulary, image_size=(96, 128))
 
 
-def test_parts_that_do_not_fit_are_named(tmp_path: Path, vocabulary: Path) -> None:
-    path = tmp_path / "c.pth"
-    for change, said in (
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
         ({"composer.m.2.weight": torch.zeros(3, 3)}, r"mlp\.2\.weight has shape \(3, 3\)"),
         ({"composer.m.2.weight": None}, r"mlp\.2\.weight is missing"),
         ({"stray": torch.zeros(1)}, "stray does not belong"),
@@ -252,11 +259,11 @@ def test_parts_that_do_not_fit_are_named(tmp_path: Path, vocabulary: Path) -> No
         ({"img_model.layer1.0.conv1.weight": torch.zeros(1)}, "not a ResNet"),
         ({"text_model.lstm.weight_hh_l0": torch.zeros(4)}, "missing or not a matrix"),
         ({"img_model.fc.0.bias": "text"}, "not a table of tensors"),
-    ):
-        _checkpoint(path, "concatenation", "concat")
-        content = torch.load(path, weights_only=False)
-        content["model_state_dict"].update(change)
-        content["model_state_dict"] = {n: v for n, v in content["model_state_dict"].items() if v is not None}
-        torch.save(content, path)
-        with pytest.raises(CheckpointError, match=said):
-            load_trained(path, vocabulary)
+    ],
+)
+def test_parts_that_do_not_fit_are_named(vocabulary: Path, change: dict[str, Any], said: str) -> None:
+    content = _content("concatenation", "concat")
+    changed = content["model_state_dict"] | change
+    content["model_state_dict"] = {name: value for name, value in changed.items() if value is not None}
+    with pytest.raises(CheckpointError, match=said):
+        load_tirg(content, "c.pth", vocabulary)
