@@ -30,7 +30,10 @@ def heading(result: Result) -> str:
     if kind == "table7":
         return "Table 7 of the ARTEMIS paper, replayed"
     if kind == "accuracy":
-        return f"Accuracy: {bundle['system']} {bundle['precision']}, {result['protocol']['name']}"
+        rows = result["settings"]["row_type"]
+        return (
+            f"Accuracy: {bundle['system']} {bundle['precision']}, {rows} rows, {result['protocol']['name']}"
+        )
     if kind == "compare":
         return f"Comparison: {bundle['system']}, {_picture(bundle)}, {result['settings']['rows']:,} rows"
     rows = f"{result['gallery']['rows']:,} rows"
@@ -117,7 +120,7 @@ def _latency(result: Result) -> str:
     parts.append(_side_by_side(plots))
     if cold:
         steps = [
-            Bar(f"{name}: {STEPS[name]}", cold["steps_ms"][name], f"{significant(cold['steps_ms'][name])} ms")
+            Bar(STEPS[name], cold["steps_ms"][name], f"{significant(cold['steps_ms'][name])} ms")
             for name in STEPS
         ]
         parts += ["<h3>Cold start</h3>", bars(steps, "ms, median of fresh processes")]

@@ -1,0 +1,180 @@
+"""Plots, regressions and the README's section: what they say about results of known content."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cir_bench.commands import main
+from cir_bench.report.page import report_page
+from cir_bench.report.readme import BEGIN, END, performance_section, replace_section
+from cir_bench.report.regressions import regressions
+from cir_bench.report.svg import Bar, Line, bars, lines, nice_ticks
+from cir_bench.report.text import significant
+from cir_bench.results import read_result
+from cir_infer.errors import UsageError
+
+ROOT = Path(__file__).parents[2]
+RESULTS = sorted((ROOT / "benchmarks/results").glob("*.json"))
+
+SCORING = {
+    "machine": {"name": "A machine", "cpu": {"cores": 2}},
+    "commit": "aaaaaaa",
+    "created": "2026-01-01T00:00:00+00:00",
+    "rows": 1000,
+    "dim": 512,
+    "queries": 1,
+    "k": 50,
+    "results": [
+        {"name": "cir/cpu", "dtype": "float16", "verified": True, "median_ms": 1.0, "p10_ms": 0.9,
+         "p90_ms": 1.2, "of_roofline": 1.05, "extra_bytes": 0},
+        {"name": "literal PyTorch", "dtype": "float32", "verified": True, "median_ms": 40.0, "p10_ms": 38.0,
+         "p90_ms": 44.0, "of_roofline": 36.0, "extra_bytes": 9},
+    ],
+}  # fmt: skip
+
+ACCURACY = {
+    "kind": "accuracy",
+    "machine": {"name": "A machine"},
+    "commit": "aaaaaaa",
+    "created": "2026-01-01T00:00:00+00:00",
+    "bundle": {"system": "artemis", "precision": "float32"},
+    "protocol": {"name": "scenes/shaded", "source": "<generated>", "split": "test"},
+    "settings": {"row_type": "float32", "authors_batch": None},
+    "parts": [{"name": "all", "rows": 5000, "queries": 1000, "metrics": {"R@1": 75.8}}],
+    "mean": {"R@1": 75.8},
+    "pooled": {"R@1": 75.8},
+    "measure": {"metrics": ["R@1"], "value": 75.8},
+    "doubts": ["a <doubt>"],
+}
+
+
+def scoring(**changes) -> dict:
+    result = copy.deepcopy({**SCORING, "kind": "scoring"})
+    result["results"][0].update({k: v for k, v in changes.items() if k.endswith("_ms")})
+    result.update({k: v for k, v in changes.items() if not k.endswith("_ms")})
+    return result
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0"), (0.01234, "0.0123"), (1.0, "1.00"), (123.456, "123"), (12345.6, "12,300")]
+)
+def test_numbers_are_printed_with_three_digits(value, text):
+    assert significant(value) == text
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
+def test_ticks_are_few_ascending_and_cover_the_values(low, span):
+    ticks = nice_ticks(low, low + span)
+    assert ticks == sorted(set(ticks))
+    slack = 1e-8 * (abs(low) + span)
+    assert ticks[0] <= low + slack
+    assert ticks[-1] >= low + span - slack
+    assert 2 <= len(ticks) <= 9
+
+
+def test_plots_are_well_formed_and_keep_their_proportions():
+    plot = ElementTree.fromstring(bars([Bar("a & b", 10, "10", 5, 20), Bar("<c>", 5, "5")], "ms"))
+    long, short = (float(rect.get("width")) for rect in plot.iter("rect"))
+    assert long == pytest.approx(2 * short, rel=1e-2)
+    assert "a & b" in [text.text for text in plot.iter("text")]
+    line = ElementTree.fromstring(lines([Line("x", [(0, 1), (1, 10), (2, 100)])], "x", "y", logarithmic=True))
+    heights = [float(dot.get("cy")) for dot in line.iter("circle")]
+    assert heights[0] - heights[1] == pytest.approx(heights[1] - heights[2], abs=0.2), (
+        "equal steps in decades"
+    )
+
+
+def test_what_became_slower_is_named_and_noise_is_not():
+    old, noisy = scoring(), scoring(commit="bbbbbbb", created="2026-01-02", median_ms=1.15, p10_ms=0.95)
+    slow = scoring(commit="ccccccc", created="2026-01-03", median_ms=1.3, p10_ms=1.25)
+    assert regressions([old, noisy]) == []
+    (change,) = regressions([slow, old])
+    assert (change.before, change.after, change.commits) == (1.0, 1.3, ("aaaaaaa", "ccccccc"))
+    assert "cir/cpu float16" in str(change)
+    elsewhere = scoring(commit="ccccccc", machine={"name": "Another"}, median_ms=9.0, p10_ms=9.0)
+    assert regressions([old, elsewhere]) == [], "another machine is not comparable"
+
+
+def test_lost_recall_is_a_regression_of_half_a_point():
+    worse, same = copy.deepcopy(ACCURACY), copy.deepcopy(ACCURACY)
+    worse.update(mean={"R@1": 75.1}, created="2026-01-02", commit="bbbbbbb")
+    same.update(mean={"R@1": 75.5}, created="2026-01-02", commit="bbbbbbb")
+    assert len(regressions([ACCURACY, worse])) == 1
+    assert regressions([ACCURACY, same]) == []
+
+
+def test_the_page_holds_results_warnings_and_regressions_escaped():
+    slow = scoring(commit="ccccccc", created="2026-01-03", median_ms=1.3, p10_ms=1.25)
+    page = report_page([scoring(), slow, ACCURACY], "A & B")
+    assert "<title>A &amp; B</title>" in page
+    assert "Regressions" in page
+    assert "a &lt;doubt&gt;" in page
+    assert "&lt;generated&gt;" in page
+    assert page.count("<section id=") == 3
+    assert not re.search(r"(src|href)=['\"](?!#|data:)", page)
+
+
+def test_the_readme_section_is_replaced_between_its_markers(tmp_path: Path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# A\n\n{BEGIN}\nold\n{END}\nafter\n")
+    section = performance_section({"s.json": scoring(), "a.json": ACCURACY})
+    text = replace_section(readme, section)
+    assert text.startswith(f"# A\n\n{BEGIN}\n")
+    assert text.endswith(f"{END}\nafter\n")
+    assert "old" not in text
+    assert "| A machine, 2 cores | 1,000 x 512 | 1 | cir/cpu | float16 | 1.00 | 1.05 |" in text
+    assert "R@1 75.80" in text
+    assert "1 of 2 carry warnings" in text
+
+
+@pytest.mark.parametrize("text", ["no markers", f"{END}{BEGIN}", f"{BEGIN}{BEGIN}{END}"])
+def test_a_readme_without_its_markers_is_refused(tmp_path: Path, text: str):
+    readme = tmp_path / "README.md"
+    readme.write_text(text)
+    with pytest.raises(UsageError, match="performance:begin"):
+        replace_section(readme, "x")
+
+
+def test_check_tells_a_stale_section(tmp_path: Path, capsys):
+    result, readme = tmp_path / "s.json", tmp_path / "README.md"
+    result.write_text(json.dumps(SCORING))
+    readme.write_text(f"{BEGIN}\nold\n{END}\n")
+    command = ["report", str(result), "--readme", str(readme)]
+    assert main([*command, "--check"]) == 1
+    assert "out of date" in capsys.readouterr().out
+    assert main(command) == 0
+    assert main([*command, "--check", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.split("README.md\n")[-1])["readme_is_current"] is True
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "JSON"),
+        ("[1]", "no JSON object"),
+        ('{"kind": "x"}', "no result"),
+        ('{"kind": "latency"}', "lacks"),
+    ],
+)
+def test_files_that_are_no_results_are_refused(tmp_path: Path, content: str, message: str):
+    path = tmp_path / "x.json"
+    path.write_text(content)
+    with pytest.raises(UsageError, match=message):
+        read_result(path)
+
+
+def test_the_committed_readme_says_what_the_committed_results_say():
+    results = {path.name: read_result(path) for path in RESULTS}
+    readme = ROOT / "README.md"
+    assert replace_section(readme, performance_section(results)) == readme.read_text(encoding="utf-8"), (
+        "run: cir-bench report benchmarks/results/*.json --readme README.md"
+    )
