@@ -40,6 +40,7 @@ class Engine:
 
     Attributes:
         manifest: what the bundle says about itself.
+        device_asked: the `device` argument; `device` is what came of it.
         threads: as given.
 
     Raises:
@@ -57,6 +58,7 @@ class Engine:
         spec = self.manifest.text
         self._texts = None if spec is None else TextReader(self._bundle.tokenizer(), spec)
         models = {name: self._bundle.graph(name) for name in self.manifest.graphs}
+        self.device_asked = device
         self._backend, self._graphs = open_graphs(models, device, threads)
         for name, graph in self._graphs.items():
             check_signature(name, graph, self.manifest)
@@ -66,6 +68,11 @@ class Engine:
     def path(self) -> str:
         """The bundle's path."""
         return str(self._bundle.path)
+
+    @property
+    def device(self) -> str:
+        """Where the graphs run: "cpu" or "cuda"."""
+        return self._backend.device
 
     @property
     def fingerprint(self) -> str:
@@ -215,7 +222,7 @@ class Engine:
             "image": [image.size] if isinstance(image, FeatureInput) else [image.height, image.width, 3],
             "graphs": sorted(manifest.graphs),
             "refines_without_image": self.row_is_reference,
-            "device": self._backend.device,
+            "device": self.device,
             "backend": self._backend.describe(),
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,16 +16,18 @@ import numpy.typing as npt
 
 from cir_infer.bundle import Bundle
 from cir_infer.engine import Engine
-from cir_infer.errors import GalleryError, UsageError
+from cir_infer.errors import DeviceError, GalleryError, UsageError
 from cir_infer.gallery import Gallery, Snapshot
 from cir_infer.gallery.filters import Where
 from cir_infer.hits import Hit, Hits
 from cir_infer.images import ImageLike
 from cir_infer.scoring import make_scorer
-from cir_infer.scoring.contract import QueryTerms, Scorer
+from cir_infer.scoring.contract import QueryTerms, Rows, Scorer
 from cir_infer.texts import Text
 
 __all__ = ["Reference", "Searcher"]
+
+_log = logging.getLogger(__name__)
 
 Reference: TypeAlias = "ImageLike | Hit | None"
 """An image, a Hit to refine, or None for a system that reads only the text."""
@@ -38,7 +41,7 @@ class Searcher:
         gallery: a gallery or its path; by default the bundle's own, its path with the ending
             ".gallery".
         device: where the graphs run, see `Engine`; not together with an `Engine`.
-        scorer: see `cir_infer.scoring.make_scorer`.
+        scorer: see `cir_infer.scoring.make_scorer`; "auto" scores on the engine's device.
 
     Attributes:
         engine: the engine.
@@ -222,8 +225,23 @@ class Searcher:
     def _scorer(self, snapshot: Snapshot) -> Scorer:
         with self._lock:
             if self._current is None or self._current[0] is not snapshot:
-                self._current = (snapshot, make_scorer(snapshot.rows, self._backend, self.engine.threads))
+                # The old scorer is let go first: a GPU may not hold two galleries.
+                self._current = None
+                self._current = (snapshot, self._new_scorer(snapshot.rows))
             return self._current[1]
+
+    def _new_scorer(self, rows: Rows) -> Scorer:
+        """A scorer on the engine's device, unless another was asked for by name."""
+        engine = self.engine
+        if self._backend != "auto" or engine.device == "cpu":
+            return make_scorer(rows, self._backend, engine.threads)
+        try:
+            return make_scorer(rows, "cuda")
+        except DeviceError as error:
+            if engine.device_asked != "auto":
+                raise
+            _log.warning("scoring on the CPU (%s)", error)
+            return make_scorer(rows, "cpu", engine.threads)
 
 
 def _next(queries: Iterator[tuple[Reference, Text | None]], size: int) -> list[tuple[Reference, Text | None]]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SCORERS", "make_scorer"]
 
-SCORERS = ("auto", "cpu", "cpu-int8", "reference")
+SCORERS = ("auto", "cpu", "cpu-int8", "cuda", "cuda-int8", "reference")
 
 
 def make_scorer(rows: Rows, backend: str = "auto", threads: int | None = None) -> Scorer:
@@ -20,8 +20,9 @@ def make_scorer(rows: Rows, backend: str = "auto", threads: int | None = None) -
     Args:
         rows: the gallery.
         backend: "cpu" reads the rows as they are stored; "cpu-int8" reads an int8 copy, which it
-            makes and keeps in memory, and re-scores a proven short list; "reference" is the
-            definition in NumPy, for checking; "auto" is "cpu".
+            makes and keeps in memory, and re-scores a proven short list; "cuda" and "cuda-int8" are
+            the same on an NVIDIA GPU; "reference" is the definition in NumPy, for checking; "auto"
+            is "cpu" (a `Searcher` takes "cuda" where its engine runs on the GPU).
         threads: CPU threads of a call; None for every core that the process may use.
 
     Raises:
@@ -36,6 +37,10 @@ def make_scorer(rows: Rows, backend: str = "auto", threads: int | None = None) -
         from cir_infer.scoring.cpu import Int8Scorer
 
         return Int8Scorer(rows, threads=threads)
+    if backend in ("cuda", "cuda-int8"):
+        from cir_infer.scoring.cuda import CudaScorer
+
+        return CudaScorer(rows, scan="int8" if backend == "cuda-int8" else "stored")
     if backend == "reference":
         from cir_infer.scoring.reference import ReferenceScorer
 
