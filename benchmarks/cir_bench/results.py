@@ -2,7 +2,8 @@
 
     {"kind": "latency", "machine": {...}, "commit": "...", "created": "...", ...}
 
-What `cir-bench scoring --json` writes is read too; it has no `kind`.
+What `cir-bench scoring --json` writes is read too; it has no `kind`. What `make gpu-check` writes counts as
+one scoring result for each case of its benchmark.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cir_infer.errors import UsageError
 
-__all__ = ["KINDS", "ensure_writable", "read_result", "to_json", "write_text"]
+__all__ = ["KINDS", "ensure_writable", "read_result", "read_results", "to_json", "write_text"]
 
 KINDS = ("latency", "compare", "table7", "accuracy", "scoring")
+GPU_CHECK = "gpu-check"
 _SCORING = {"machine", "commit", "rows", "dim", "queries", "k", "results"}
 
 
@@ -36,7 +38,7 @@ def read_result(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} holds no JSON object; expected what cir-bench --json printed")
     if "kind" not in content and set(content) >= _SCORING:
         content["kind"] = "scoring"
-    if content.get("kind") not in KINDS:
+    if content.get("kind") not in (*KINDS, GPU_CHECK):
         raise UsageError(
             f"{path} is no result of cir-bench (kind {content.get('kind')!r}); "
             f"expected one of {', '.join(KINDS)}"
@@ -47,6 +49,30 @@ def read_result(path: Path) -> dict[str, Any]:
     if not isinstance(content["machine"], Mapping):
         content["machine"] = {"name": str(content["machine"])}
     return content
+
+
+def read_results(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """Results by the names of their files; the cases of a GPU check by name and case.
+
+    Raises:
+        UsageError: see `read_result`; and two files of one name.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        if path.name in found:
+            raise UsageError(f"two results have the file name {path.name}; rename one of them")
+        result = read_result(path)
+        if result["kind"] != GPU_CHECK:
+            found[path.name] = result
+            continue
+        head: dict[str, Any] = {
+            name: result[name] for name in ("machine", "commit", "created") if name in result
+        }
+        for case in result.get("benchmark", {}).get("cases", []):
+            timed = [entry for entry in case["results"] if "median_ms" in entry]
+            name = f"{path.name}, {case['rows']} x {case['queries']}"
+            found[name] = {"kind": "scoring", **head, **case, "results": timed}
+    return found
 
 
 def to_json(result: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from cir_bench.report.readme import BEGIN, END, performance_section, replace_sec
 from cir_bench.report.regressions import regressions
 from cir_bench.report.svg import Bar, Line, bars, lines, nice_ticks
 from cir_bench.report.text import significant
-from cir_bench.results import read_result
+from cir_bench.results import read_result, read_results
 from cir_infer.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -131,7 +131,10 @@ def test_the_readme_section_is_replaced_between_its_markers(tmp_path: Path):
     assert text.startswith(f"# A\n\n{BEGIN}\n")
     assert text.endswith(f"{END}\nafter\n")
     assert "old" not in text
-    assert "| A machine, 2 cores | 1,000 x 512 | 1 | cir/cpu | float16 | 1.00 | 1.05 |" in text
+    assert (
+        "| A machine, 2 cores | 1,000 x 512 | 1 | cir/cpu, float16 | 1.00 | 1.05x | literal PyTorch 40.0x |"
+        in text
+    )
     assert "R@1 75.80" in text
     assert "1 of 2 carry warnings" in text
 
@@ -172,8 +175,19 @@ def test_files_that_are_no_results_are_refused(tmp_path: Path, content: str, mes
         read_result(path)
 
 
+def test_a_gpu_check_counts_as_its_scoring_cases(tmp_path: Path):
+    path = tmp_path / "gpu.json"
+    case = {name: SCORING[name] for name in ("rows", "dim", "queries", "k")}
+    entries = [*SCORING["results"], {"name": "cuVS", "dtype": "float16", "skipped": "not installed"}]
+    head = {"kind": "gpu-check", "machine": {"name": "A GPU"}, "commit": "c", "created": "2026-01-01"}
+    path.write_text(json.dumps({**head, "benchmark": {"cases": [{**case, "results": entries}]}}))
+    (found,) = read_results([path]).values()
+    assert (found["kind"], found["machine"]["name"], len(found["results"])) == ("scoring", "A GPU", 2)
+    assert "A GPU" in report_page([found])
+
+
 def test_the_committed_readme_says_what_the_committed_results_say():
-    results = {path.name: read_result(path) for path in RESULTS}
+    results = read_results(RESULTS)
     readme = ROOT / "README.md"
     assert replace_section(readme, performance_section(results)) == readme.read_text(encoding="utf-8"), (
         "run: cir-bench report benchmarks/results/*.json --readme README.md"

@@ -34,14 +34,12 @@ def run(args: argparse.Namespace) -> int:
     from cir_bench.report.page import report_page
     from cir_bench.report.readme import performance_section, replace_section
     from cir_bench.report.regressions import group_key, regressions
-    from cir_bench.results import ensure_writable, read_result, write_text
+    from cir_bench.results import ensure_writable, read_results, write_text
 
     if args.check and args.readme is None:
         raise UsageError("--check needs --readme")
     ensure_writable(args.output)
-    results = {path.name: read_result(path) for path in args.results}
-    if len(results) != len(args.results):
-        raise UsageError("two results have the same file name; rename one of them")
+    results = read_results(args.results)
     written: list[Path] = []
     if args.output is not None:
         write_text(args.output, report_page(list(results.values()), args.title))
