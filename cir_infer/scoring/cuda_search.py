@@ -6,6 +6,7 @@ import ctypes
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,7 +45,8 @@ class _Launch(NamedTuple):
     arguments: ctypes.Structure
 
 
-class _Span(NamedTuple):
+@dataclass(frozen=True)
+class _Span:
     """Rows [first, first + count) and where kernels find the first of them."""
 
     address: int
