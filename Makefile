@@ -7,7 +7,7 @@ SOURCES := $(shell find kernels -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o
 
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: setup test lint demo stress bench fatbin cuda-check gpu-check clean
+.PHONY: setup test lint demo stress bench fatbin cuda-check gpu-check clean neon-check
 
 setup: $(STAMP)
 
@@ -42,6 +42,14 @@ stress: $(STAMP)
 # Every figure of the README on this machine; some 15 minutes on two quiet cores.
 bench: $(STAMP)
 	$(BIN)/python tools/measure.py
+
+# The NEON kernels, cross-compiled and run through the conformance suite by an emulator. Needs Debian's
+# g++-aarch64-linux-gnu and qemu-user-static.
+neon-check: $(STAMP)
+	$(BIN)/cmake -S . -B build/neon -G Ninja -DCMAKE_TOOLCHAIN_FILE=kernels/score/aarch64.cmake -DCIR_CASE_RUNNER=ON
+	$(BIN)/cmake --build build/neon
+	CIR_CASE_RUNNER="qemu-aarch64-static build/neon/cir_score_cases" \
+	  $(BIN)/python -m pytest tests/scoring/test_other_machine.py
 
 # The CUDA kernels for every architecture, beside the Python code. Needs nvcc, no GPU.
 fatbin:

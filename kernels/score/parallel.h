@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <cstring>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -93,9 +94,17 @@ inline const char* row_address(const Block& block, RowType type, int dimension, 
 // Numbers, counted from the start of the chunk, of the rows that the mask allows.
 inline int allowed_rows(const Chunk& chunk, const uint8_t* allow, int32_t* index) {
     int count = 0;
-    for (int i = 0; i < chunk.count; ++i) {
+    for (int i = 0; i < chunk.count;) {
         const int64_t row = chunk.first_row + i;
-        index[count] = i;
+        if (allow && row % 8 == 0 && i + 64 <= chunk.count) {
+            uint64_t bits;
+            std::memcpy(&bits, allow + row / 8, sizeof bits);
+            if (bits == 0) {
+                i += 64;
+                continue;
+            }
+        }
+        index[count] = i++;
         count += allow ? allow[row >> 3] >> (row & 7) & 1 : 1;
     }
     return count;

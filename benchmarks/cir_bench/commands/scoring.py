@@ -36,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="types of rows for our kernels (default: all)",
     )
     parser.add_argument(
+        "--linearised",
+        choices=("usearch", "faiss"),
+        help="time the linearised first stage with this library's HNSW graph, over rows that have neighbours",
+    )
+    parser.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", help="where to score (default cpu)"
     )
 
@@ -65,17 +70,21 @@ def run(args: argparse.Namespace) -> int:
 
 def _on_cpu(args: argparse.Namespace) -> list[dict[str, Any]]:
     from cir_bench.scoring.measurement import measure
-    from cir_bench.scoring.workload import Workload, artemis_terms, unit_rows
+    from cir_bench.scoring.workload import Workload, artemis_terms, latent_rows, unit_rows
     from cir_infer.scoring.cpu import usable_cores
 
     def progress(what: str) -> None:
         if sys.stderr.isatty():
             print(f"{what} ...", file=sys.stderr)
 
-    values = unit_rows(args.rows, args.dim, args.seed)
-    terms = artemis_terms(args.queries, args.dim, args.seed + 1)
+    if args.linearised:
+        values = latent_rows(args.rows, args.dim, args.seed)
+        terms = artemis_terms(args.queries, args.dim, args.seed + 1, near=values)
+    else:
+        values = unit_rows(args.rows, args.dim, args.seed)
+        terms = artemis_terms(args.queries, args.dim, args.seed + 1)
     work = Workload(values, terms, args.k, args.threads or usable_cores())
-    return measure(work, tuple(args.dtype), args.rounds, progress)
+    return measure(work, tuple(args.dtype), args.rounds, progress, args.linearised)
 
 
 def _on_cuda(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -106,6 +115,8 @@ def _print_table(report: dict[str, Any]) -> None:
         roof = "" if r["of_roofline"] is None else f"{r['of_roofline']:.2f}"
         ratios = " ".join(f"{r['median_ms'] / base:18.2f}" for base in mine.values())
         notes = [f"{r['of_sgemm']:.2f} of SGEMM"] if "of_sgemm" in r else []
+        if "recall" in r:
+            notes.append(f"recall@{report['k']} {r['recall']:.3f}, lowest {r['recall_lowest']:.2f}")
         if "queries_timed" in r:
             notes.append(f"{r['queries_timed']} queries timed, scaled")
         print(

@@ -7,17 +7,25 @@ machine can do at best, else the library.
 from __future__ import annotations
 
 import importlib.util
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from cir_bench.scoring.workload import Workload, aligned_copy, quantise
+from cir_bench.scoring.workload import Workload, aligned_copy, artemis_terms, quantise
 from cir_infer.scoring.contract import QueryTerms, Rows, Scorer
 from cir_infer.scoring.cpu import CpuScorer, Int8Scorer
+from cir_infer.scoring.linearised import (
+    Candidates,
+    LinearisedScorer,
+    faiss_candidates,
+    recall,
+    usearch_candidates,
+)
 
-__all__ = ["Entry", "alternatives", "ours", "rooflines"]
+__all__ = ["Entry", "alternatives", "linearised", "ours", "rooflines"]
 
 _SGEMM_SIDE = 2048
 
@@ -33,6 +41,7 @@ class Entry:
         verify: whether the answer is right; None for a roofline, which has no answer.
         standing_bytes: memory that it keeps beyond the rows.
         per_query: it loops over queries, so that some of them may be timed for all.
+        facts: more to report, e.g. a measured recall.
     """
 
     name: str
@@ -41,6 +50,7 @@ class Entry:
     verify: Callable[[Any], bool] | None = None
     standing_bytes: int = 0
     per_query: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def ours(work: Workload, dtypes: tuple[str, ...]) -> Iterator[Entry]:
@@ -57,6 +67,10 @@ def ours(work: Workload, dtypes: tuple[str, ...]) -> Iterator[Entry]:
         if dtype in ("float32", "float16") and dtype == next(d for d in dtypes if d != "int8"):
             fast = Int8Scorer(rows, threads=work.threads)
             yield _scorer("cir/exact-from-int8", dtype, fast, work, rows, fast.copy_bytes)
+            if "int8" not in dtypes:
+                copy = aligned_copy(np.zeros(work.values.shape, np.int8))
+                scales = np.ones(len(copy), np.float32)
+                yield _reading("int8", CpuScorer(Rows.of(copy, scales), threads=work.threads))
 
 
 def _rows(work: Workload, dtype: str) -> Rows:
@@ -77,6 +91,51 @@ def _scorer(name: str, dtype: str, scorer: Scorer, work: Workload, rows: Rows, s
         lambda answer: work.is_best(answer.rows, answer.scores, rows),
         standing,
     )
+
+
+def linearised(work: Workload, library: str) -> Entry:
+    """`cir/linearised`: candidates from an HNSW graph, scores exact, recall measured."""
+    rows = Rows.of(work.values)
+    start = time.perf_counter()
+    if library == "usearch":
+        from usearch.index import Index
+
+        index = Index(ndim=work.values.shape[1], metric="ip", dtype="f16", expansion_search=256)
+        index.add(np.arange(len(work.values)), work.values, threads=work.threads)
+        candidates = usearch_candidates(index)
+    else:
+        import faiss
+
+        faiss.omp_set_num_threads(work.threads)
+        graph = faiss.IndexHNSWFlat(work.values.shape[1], 16, faiss.METRIC_INNER_PRODUCT)
+        graph.hnsw.efSearch = 256
+        graph.add(work.values)
+        candidates = faiss_candidates(graph)
+    built = time.perf_counter() - start
+    exact = CpuScorer(rows, threads=work.threads)
+    scorer = LinearisedScorer(exact, rows, candidates)
+    measured = artemis_terms(100, work.values.shape[1], 5, near=work.values)
+    shares = recall(scorer, exact, measured, work.k)
+    flat = LinearisedScorer(exact, rows, _flat_candidates(exact))
+    facts = {
+        "recall": float(shares.mean()),
+        "recall_lowest": float(shares.min()),
+        "recall_queries": len(shares),
+        "recall_without_index_loss": float(recall(flat, exact, measured[:20], work.k).mean()),
+        "build_s": built,
+    }
+    return Entry(
+        f"cir/linearised, {library} HNSW",
+        "float32",
+        lambda _: scorer.topk(work.terms, work.k),
+        lambda answer: bool((answer.rows >= 0).all()),
+        facts=facts,
+    )
+
+
+def _flat_candidates(exact: CpuScorer) -> Candidates:
+    """An index that misses nothing: what the linearisation itself loses."""
+    return lambda queries, count: exact.topk(QueryTerms(queries[:, None], None, ("dot",)), count).rows
 
 
 def rooflines(work: Workload) -> Iterator[Entry]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from cir_bench.machine import peak_host_bytes, reset_peak_host_bytes
-from cir_bench.scoring.entries import Entry, alternatives, ours, rooflines
+from cir_bench.scoring.entries import Entry, alternatives, linearised, ours, rooflines
 from cir_bench.scoring.workload import Workload
 from cir_bench.timing import percentile, quiet_collector
 from cir_infer.errors import ScoringError
@@ -23,7 +23,11 @@ _LEAST_ROUNDS = 3
 
 
 def measure(
-    work: Workload, dtypes: tuple[str, ...], rounds: int, progress: Callable[[str], object]
+    work: Workload,
+    dtypes: tuple[str, ...],
+    rounds: int,
+    progress: Callable[[str], object],
+    first_stage: str | None = None,
 ) -> list[dict[str, Any]]:
     """Time every entry.
 
@@ -32,6 +36,8 @@ def measure(
         dtypes: types of rows for our kernels.
         rounds: how often each entry is called, in turn; slow entries stop when their time is up.
         progress: told what is being done.
+        first_stage: library whose HNSW graph proposes candidates for `cir/linearised`; it is then timed
+            against our exact scan and the read roofline alone.
 
     Returns:
         One object an entry: `name`, `dtype`, `verified`, `median_ms`, `p10_ms`, `p90_ms` (of all queries
@@ -47,7 +53,13 @@ def measure(
     entries: list[Entry] = []
     extra: dict[int, int] = {}
     timed: dict[int, int] = {}
-    for source in (ours(work, dtypes), rooflines(work), alternatives(work)):
+    sources: list[Iterable[Entry]] = [ours(work, dtypes), rooflines(work)]
+    if first_stage:
+        progress(f"building a graph of {len(work.values):,} rows with {first_stage}")
+        sources.append([linearised(work, first_stage)])
+    else:
+        sources.append(alternatives(work))
+    for source in sources:
         for entry in source:
             progress(f"verifying {entry.name} on {entry.dtype} rows")
             timed[id(entry)] = _verified(entry, queries)
@@ -125,6 +137,7 @@ def _results(
             "of_roofline": median / roofline if roofline else None,
             "extra_bytes": extra[id(entry)] + entry.standing_bytes,
             "copy_bytes": entry.standing_bytes,
+            **entry.facts,
         }
         if timed[id(entry)] != queries:
             out["queries_timed"] = timed[id(entry)]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from cir_infer.scoring.contract import QueryTerms, Rows
 from cir_infer.scoring.reference import term_scores
 
-__all__ = ["Workload", "aligned_copy", "artemis_terms", "quantise", "unit_rows"]
+__all__ = ["Workload", "aligned_copy", "artemis_terms", "latent_rows", "quantise", "unit_rows"]
 
 _CHUNK = 1 << 15
 _VERIFIED_QUERIES = 4
@@ -39,13 +39,43 @@ def unit_rows(count: int, dim: int, seed: int) -> npt.NDArray[np.float32]:
     return out
 
 
-def artemis_terms(queries: int, dim: int, seed: int, peak: float = 0.5) -> QueryTerms:
-    """Terms as of a trained ARTEMIS, whose softmax attention is nearly flat (`peak` scales its logits)."""
+def latent_rows(count: int, dim: int, seed: int, latent: int = 24) -> npt.NDArray[np.float32]:
+    """Unit rows on a curved surface of few dimensions, as embeddings are: float32 (count, dim).
+
+    Random directions have no neighbours, so no index can find them; these have.
+    """
+    rng = np.random.default_rng(seed)
+    first = rng.standard_normal((latent, dim), dtype=np.float32) / np.sqrt(np.float32(latent))
+    second = rng.standard_normal((dim, dim), dtype=np.float32) / np.sqrt(np.float32(dim))
+    out = aligned_copy(np.empty((count, dim), np.float32))
+    for start in range(0, count, _CHUNK):
+        z = rng.standard_normal((min(_CHUNK, count - start), latent), dtype=np.float32)
+        part = np.tanh(2 * z @ first) @ second
+        out[start : start + _CHUNK] = part / np.linalg.norm(part, axis=1, keepdims=True)
+    return out
+
+
+def artemis_terms(
+    queries: int, dim: int, seed: int, peak: float = 0.5, near: npt.NDArray[np.float32] | None = None
+) -> QueryTerms:
+    """Terms as of a trained ARTEMIS, whose softmax attention is nearly flat.
+
+    Args:
+        queries: Q.
+        dim: D.
+        seed: of the draw.
+        peak: scale of the attention's logits.
+        near: (N, D) rows; reference and text embeddings are then one of them each, with some noise, as
+            embeddings of a trained model lie where the gallery's do. None for random directions.
+    """
     rng = np.random.default_rng(seed)
     logits = peak * rng.standard_normal((queries, 2, dim))
     a = np.exp(logits - logits.max(axis=-1, keepdims=True))
     a /= a.sum(axis=-1, keepdims=True)
     r = rng.standard_normal((queries, 2, dim))
+    if near is not None:
+        chosen = near[rng.integers(0, len(near), queries)].astype(np.float64)[:, None]
+        r = chosen / np.linalg.norm(chosen, axis=-1, keepdims=True) + 0.3 * r / np.sqrt(dim)
     n = a * a * r / np.linalg.norm(a * r, axis=-1, keepdims=True)
     names = ("implicit_similarity", "explicit_matching")
     return QueryTerms(n.astype(np.float32), (a * a).astype(np.float32), names)

@@ -1,0 +1,80 @@
+"""The native scorer compiled for another machine and run by an emulator, through the same suite.
+
+`make neon-check` sets CIR_CASE_RUNNER to the command that runs kernels/score/case_runner.cpp, e.g.
+"qemu-aarch64-static build/neon/cir_score_cases"; without it there is nothing to check here.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from cir_infer.scoring.contract import QueryTerms, Rows, Scorer, TopK
+from cir_infer.scoring.validation import check_query
+from tests.scoring.conformance import ScorerConformance
+
+RUNNER = shlex.split(os.environ.get("CIR_CASE_RUNNER", ""))
+pytestmark = pytest.mark.skipif(not RUNNER, reason="CIR_CASE_RUNNER is not set; run `make neon-check`")
+
+ROW_TYPES = [np.float32, np.float16, np.int8]
+
+
+class EmulatedScorer:
+    """Hands each case to the runner and reads the answer back."""
+
+    name = "emulated"
+
+    def __init__(self, rows: Rows, instruction_set: str, first_list: int | None) -> None:
+        self._rows = rows
+        self._instruction_set = instruction_set
+        self._first_list = first_list
+
+    def topk(self, terms: QueryTerms, k: int, allow: npt.NDArray[np.uint8] | None = None) -> TopK:
+        rows = self._rows
+        check_query(terms, k, allow, rows.count, rows.dimension)
+        q, j, _ = terms.numerators.shape
+        exact_from_int8, threads = self._first_list is not None, 2
+        head = [ROW_TYPES.index(rows.dtype.type), rows.dimension, len(rows.blocks), q, j, k]
+        head += [
+            terms.weights is not None,
+            allow is not None,
+            exact_from_int8,
+            threads,
+            self._first_list or 0,
+        ]
+        case = [np.array(head, np.int64)]
+        for b, block in enumerate(rows.blocks):
+            case += [np.array([len(block)], np.int64), block]
+            if rows.scales is not None:
+                case.append(rows.scales[b])
+        case += [array for array in (terms.numerators, terms.weights, allow) if array is not None]
+        done = subprocess.run(
+            [*RUNNER, self._instruction_set],
+            input=b"".join(np.ascontiguousarray(array).tobytes() for array in case),
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        scores, numbers, by_term = np.split(
+            np.frombuffer(done.stdout, np.uint8), np.cumsum([4 * q * k, 8 * q * k])
+        )
+        return TopK(
+            scores.view(np.float32).reshape(q, k),
+            numbers.view(np.int64).reshape(q, k),
+            by_term.view(np.float32).reshape(q, k, j),
+        )
+
+
+class TestNeon(ScorerConformance):
+    def make(self, rows: Rows) -> Scorer:
+        return EmulatedScorer(rows, "neon", None)
+
+
+class TestNeonExactFromInt8(ScorerConformance):
+    def make(self, rows: Rows) -> Scorer:
+        return EmulatedScorer(rows, "neon", 3)
