@@ -21,7 +21,7 @@ $(STAMP): $(SOURCES)
 	touch $@
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

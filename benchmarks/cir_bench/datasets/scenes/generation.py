@@ -6,6 +6,7 @@ import json
 import multiprocessing
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -268,6 +269,11 @@ def generate(
         return _write(root, plan, jobs, progress)
     except OSError as error:
         raise DatasetError(f"cannot write the data set to {root}: {error}") from error
+    except BrokenProcessPool as error:
+        raise DatasetError(
+            "a process that renders died, perhaps for want of memory; ask for fewer jobs. A script that "
+            'calls this must do so below `if __name__ == "__main__":`'
+        ) from error
 
 
 def _write(
