@@ -1,30 +1,37 @@
 """Decoding in worker processes, a few batches ahead of the encoder.
 
-A worker that dies (an image that brings a decoder down, or the kernel killing it for memory) costs
-the image that did it, not the run: its batch is tried again image by image.
+A worker that dies (an image that brings a decoder down, or the kernel killing it for memory) or
+hangs costs the image that did it, not the run: its batch is tried again image by image.
 """
 
 from __future__ import annotations
 
-import multiprocessing
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, TimeoutError
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from cir_infer.errors import CirError
-from cir_infer.indexing.items import Item
-from cir_infer.manifest import FeatureInput, PixelInput
-from cir_infer.preprocess import preprocess
+import cir_infer
+from cir_infer.errors import DeviceError
+from cir_infer.indexing.items import Item, Location
+from cir_infer.indexing.worker import prepare
+from cir_infer.manifest import Manifest
 
 __all__ = ["Decoded", "Decoders"]
 
-_PATIENCE = 120.0
+_PATIENCE = 60.0
 """Seconds for one image before its worker is given up."""
 
 
@@ -46,102 +53,158 @@ class Decoders:
     """A pool of processes that read and prepare images.
 
     Args:
-        spec: the bundle's `image`, which says how.
+        manifest: of the bundle; says how images are prepared.
         workers: processes; 0 decodes in this one.
     """
 
-    def __init__(self, spec: PixelInput | FeatureInput, workers: int) -> None:
-        self._spec = spec
+    def __init__(self, manifest: Manifest, workers: int) -> None:
+        self._manifest = manifest
         self._workers = workers
-        self._pool: ProcessPoolExecutor | None = None
+        # A thread for each process: it sends, waits and receives, and nothing of that holds the GIL.
+        self._threads = ThreadPoolExecutor(max(1, workers), thread_name_prefix="cir-decode")
+        self._own = threading.local()
+        self._running: list[_Worker] = []
+        self._stopping = False
 
     def __enter__(self) -> Decoders:
         return self
 
     def __exit__(self, kind: object, value: object, traceback: object) -> None:
-        self._stop(kill=kind is not None)
+        self._stopping = kind is not None
+        if self._stopping:
+            for worker in list(self._running):
+                worker.kill()
+        self._threads.shutdown(cancel_futures=True)
+        for worker in self._running:
+            worker.close()
 
     def batches(self, items: Iterable[Item], size: int) -> Iterator[Decoded]:
-        """The items in batches of at most `size`, decoded, in order."""
+        """The items in batches of at most `size`, decoded, in order.
+
+        Raises:
+            DeviceError: a worker cannot be started.
+        """
         remaining = iter(items)
-        waiting: deque[tuple[list[Item], Future[_Result] | None]] = deque()
+        waiting: deque[Future[Decoded]] = deque()
         while True:
             while len(waiting) < 2 * self._workers + 1 and (batch := list(islice(remaining, size))):
-                waiting.append((batch, self._submit(batch) if self._workers else None))
+                waiting.append(self._threads.submit(self._decode, batch))
             if not waiting:
                 return
-            batch, future = waiting.popleft()
-            try:
-                result = (
-                    _decode(batch, self._spec) if future is None else future.result(_PATIENCE * len(batch))
-                )
-            except (BrokenProcessPool, TimeoutError):
-                self._stop(kill=True)
-                result = self._one_by_one(batch)
-                waiting = deque((other, self._submit(other)) for other, _ in waiting)
-            yield _decoded(batch, result)
+            yield waiting.popleft().result()
 
-    def _one_by_one(self, batch: Sequence[Item]) -> _Result:
-        results = []
-        for item in batch:
-            try:
-                results.append(self._submit([item]).result(_PATIENCE))
-            except (BrokenProcessPool, TimeoutError):
-                self._stop(kill=True)
-                results.append(([None], ["its decoder crashed or hung; leave the image out"]))
-        return [array for arrays, _ in results for array in arrays], [
-            text for _, texts in results for text in texts
-        ]
-
-    def _submit(self, batch: Sequence[Item]) -> Future[_Result]:
-        while True:
-            if self._pool is None:
-                # Spawned, not forked: the encoder's threads do not survive a fork.
-                context = multiprocessing.get_context("spawn")
-                self._pool = ProcessPoolExecutor(self._workers, context, initializer=_begin)
-            try:
-                return self._pool.submit(_decode, batch, self._spec)
-            except BrokenProcessPool:
-                self._stop(kill=True)
-
-    def _stop(self, kill: bool) -> None:
-        if self._pool is None:
-            return
-        pool, self._pool = self._pool, None
-        if kill:
-            for process in list((pool._processes or {}).values()):
-                process.kill()
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-_Result = tuple[list[npt.NDArray[Any] | None], list[str | None]]
-
-
-def _begin() -> None:
-    # An interrupt is for the parent, which then stops its workers.
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _decode(batch: Sequence[Item], spec: PixelInput | FeatureInput) -> _Result:
-    arrays: list[npt.NDArray[Any] | None] = []
-    reasons: list[str | None] = []
-    for item in batch:
+    def _decode(self, batch: list[Item]) -> Decoded:
+        locations = [item.location for item in batch]
+        if not self._workers:
+            return _decoded(batch, *prepare(locations, self._manifest.image))
         try:
-            if isinstance(spec, FeatureInput):
-                arrays.append(preprocess(item.location.path, spec))
-            else:
-                arrays.append(preprocess(item.location.read(), spec))
-            reasons.append(None)
-        except CirError as error:
-            arrays.append(None)
-            reasons.append(str(error))
-    return arrays, reasons
+            return _decoded(batch, *self._ask(locations))
+        except _WorkerDiedError:
+            pass
+        good: list[npt.NDArray[Any]] = []
+        reasons: list[str | None] = []
+        for location in locations:
+            try:
+                images, reason = self._ask([location])
+                good += list(images)
+                reasons += reason
+            except _WorkerDiedError:
+                reasons.append("its decoder crashed or hung; leave the image out")
+        return _decoded(batch, np.stack(good) if good else np.empty(0, np.uint8), reasons)
+
+    def _ask(self, locations: list[Location]) -> tuple[npt.NDArray[Any], list[str | None]]:
+        if self._stopping:
+            raise _WorkerDiedError
+        worker: _Worker | None = getattr(self._own, "worker", None)
+        if worker is None:
+            worker = self._own.worker = _Worker(self._manifest)
+            self._running.append(worker)
+        try:
+            return worker.ask(locations)
+        except _WorkerDiedError:
+            self._own.worker = None
+            self._running.remove(worker)
+            worker.kill()
+            worker.close()
+            raise
 
 
-def _decoded(batch: Sequence[Item], result: _Result) -> Decoded:
-    good = [(item, array) for item, array in zip(batch, result[0], strict=True) if array is not None]
-    failed = [(item, text) for item, text in zip(batch, result[1], strict=True) if text is not None]
-    images = np.stack([array for _, array in good]) if good else np.empty((0,), np.uint8)
-    return Decoded([item for item, _ in good], images, failed)
+class _WorkerDiedError(Exception):
+    """A worker ended, or was ended, before it answered."""
+
+
+class _Worker:
+    """One process of `worker`, for one thread."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        # The package is found where this one was, whatever the parent did to its path.
+        home = str(Path(cir_infer.__file__).parents[1])
+        path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "cir_infer.indexing.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": path},
+        )
+        assert self._process.stdin is not None
+        self._requests = self._process.stdin
+        self._answers = cast(io.BufferedReader, self._process.stdout)
+        try:
+            self._send(json.loads(manifest.to_json()))
+            started = self._answers.readline() == b"ready\n"
+        except OSError:
+            started = False
+        if not started:
+            self.kill()
+            self.close()
+            raise DeviceError(
+                f"a decoding process cannot be started ({sys.executable} -m cir_infer.indexing.worker); "
+                "see the message above, or decode in this process with 0 workers"
+            )
+
+    def ask(self, locations: list[Location]) -> tuple[npt.NDArray[Any], list[str | None]]:
+        """Have images prepared, see `worker.prepare`.
+
+        Raises:
+            _WorkerDiedError: the process ended or took too long; it is of no more use.
+        """
+        timer = threading.Timer(_PATIENCE * len(locations), self.kill)
+        timer.start()
+        try:
+            self._send([[location.path, location.offset, location.size] for location in locations])
+            head = self._answers.readline()
+            if not head.endswith(b"\n"):
+                raise _WorkerDiedError
+            said = json.loads(head)
+            images = np.empty(said["shape"], said["dtype"])
+            if self._answers.readinto(images.reshape(-1).view(np.uint8).data) != images.nbytes:
+                raise _WorkerDiedError
+            return images, said["reasons"]
+        except OSError as error:
+            raise _WorkerDiedError from error
+        finally:
+            timer.cancel()
+
+    def _send(self, value: Any) -> None:
+        self._requests.write(json.dumps(value).encode() + b"\n")
+        self._requests.flush()
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """Let the process end by itself, and wait for that."""
+        with suppress(OSError):
+            self._requests.close()
+        self._process.wait()
+        self._answers.close()
+
+
+def _decoded(batch: Sequence[Item], images: npt.NDArray[Any], reasons: Sequence[str | None]) -> Decoded:
+    pairs = list(zip(batch, reasons, strict=True))
+    return Decoded(
+        [item for item, reason in pairs if reason is None],
+        images,
+        [(item, reason) for item, reason in pairs if reason is not None],
+    )

@@ -59,7 +59,7 @@ def reencode(
     started = time.perf_counter()
     work = gallery.reencoding(engine, dtype, coarse)
     run = _Run(gallery, engine, work, on_item)
-    with Decoders(engine.manifest.image, workers) as decoders:
+    with Decoders(engine.manifest, workers) as decoders:
         while True:
             keys = [key for key in work.missing().tolist() if key not in run.given_up]
             try:

@@ -109,7 +109,7 @@ def index(
     """
     run = _Run(gallery, engine, known_broken, on_item)
     started = time.perf_counter()
-    with gallery.writing(), Decoders(engine.manifest.image, workers) as decoders:
+    with gallery.writing(), Decoders(engine.manifest, workers) as decoders:
         try:
             for source in sources:
                 for batch in decoders.batches(run.due(source), batch_size):

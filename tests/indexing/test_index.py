@@ -13,11 +13,9 @@ import pytest
 from cir_infer.commands import gallery as gallery_command
 from cir_infer.commands.index import main
 from cir_infer.engine import Engine
-from cir_infer.errors import GalleryError
+from cir_infer.errors import DeviceError, GalleryError
 from cir_infer.gallery import Gallery
 from cir_infer.indexing import run as indexing
-from cir_infer.indexing.decoding import Decoders
-from cir_infer.indexing.items import Item, Location
 from cir_infer.indexing.reencode import reencode
 from cir_infer.indexing.run import index
 from cir_infer.indexing.sources import open_source
@@ -132,25 +130,57 @@ def test_broken_items_do_not_stop_the_rest(tmp_path: Path, engine: Engine) -> No
     assert all(broken.source for broken in report.broken)
 
 
-class Bomb(Item):
-    """An item whose decoder goes down with it."""
+HOSTILE = """
+import os, sys, time
+if "cir_infer.indexing.worker" in sys.orig_argv:
+    from cir_infer.indexing.items import Location
+    read = Location.read
+    def hostile(self):
+        if self.path.endswith("2.png"): {deed}
+        return read(self)
+    Location.read = hostile
+"""
 
-    def __reduce__(self) -> tuple:
-        return os._exit, (3,)
+
+@pytest.mark.parametrize(
+    ("deed", "batch_size", "patience"), [("os._exit(3)", 4, 600.0), ("time.sleep(1000)", 1, 3.0)]
+)
+def test_a_decoder_that_dies_or_hangs_costs_only_its_image(
+    tmp_path: Path, engine: Engine, monkeypatch, deed: str, batch_size: int, patience: float
+) -> None:
+    # Stands in for native code that goes down with one image.
+    (tmp_path / "sitecustomize.py").write_text(HOSTILE.format(deed=deed))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr("cir_infer.indexing.decoding._PATIENCE", patience)
+    folder = folder_of(tmp_path / "f", 6)
+    gallery = Gallery.create(tmp_path / "g", engine)
+    report = index(gallery, engine, [open_source(str(folder))], workers=2, batch_size=batch_size)
+    assert [(broken.id, "crashed or hung" in broken.reason) for broken in report.broken] == [("2.png", True)]
+    assert_rows_are_those_of(gallery, engine, {k: v for k, v in images_of(6).items() if k != "2.png"})
 
 
-def test_a_decoder_that_dies_costs_only_its_image(tmp_path: Path, engine: Engine) -> None:
-    folder_of(tmp_path / "f", 6)
-    items = [Item(path.name, Location(str(path)), "") for path in sorted((tmp_path / "f").rglob("*.png"))]
-    items.insert(3, Bomb("bomb", Location("bomb"), ""))
-    with Decoders(engine.manifest.image, 1) as decoders:
-        batches = list(decoders.batches(items, 4))
-    assert [item.id for batch in batches for item in batch.items] == [
-        item.id for item in items if item.id != "bomb"
-    ]
-    assert [(item.id, "crashed" in reason) for batch in batches for item, reason in batch.failed] == [
-        ("bomb", True)
-    ]
+def test_a_worker_that_cannot_start_is_an_error(tmp_path: Path, engine: Engine, monkeypatch) -> None:
+    folder = folder_of(tmp_path / "f", 3)
+    gallery = Gallery.create(tmp_path / "g", engine)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(DeviceError, match="cannot be started"):
+        index(gallery, engine, [open_source(str(folder))], workers=2)
+    assert len(gallery) == 0
+
+
+def test_a_script_without_a_main_guard_can_index(tmp_path: Path, bundle: Path) -> None:
+    folder = folder_of(tmp_path / "f", 5)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from cir_infer import Engine, Gallery\n"
+        "from cir_infer.indexing.run import index\n"
+        "from cir_infer.indexing.sources import open_source\n"
+        f"engine = Engine({str(bundle)!r})\n"
+        f"gallery = Gallery.create({str(tmp_path / 'g')!r}, engine)\n"
+        f"print(index(gallery, engine, [open_source({str(folder)!r})], workers=2).added)\n"
+    )
+    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
+    assert result.stdout == "5\n", result.stderr
 
 
 def test_an_interrupted_run_keeps_what_was_encoded(tmp_path: Path, engine: Engine) -> None:
