@@ -24,7 +24,9 @@ def reason() -> str:
     return ""
 
 
-pytestmark = pytest.mark.skipif(bool(reason()), reason=reason())
+if reason():
+    # At once, and not for each of a thousand cases.
+    pytest.skip(reason(), allow_module_level=True)
 
 NEVER = Tuning(queries=10**9, rows=0)
 ALWAYS = Tuning(queries=1, rows=0, first_rows=16, least_first_rows=8, list_capacity=64, most_listed=0)
