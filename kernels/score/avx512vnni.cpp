@@ -5,7 +5,11 @@ namespace cir {
 namespace {
 
 struct Avx512Vnni : Avx512 {
-    static I madd(I sum, I a, I b) { return _mm512_dpwssd_epi32(sum, a, b); }
+    // As assembly, because GCC 12 surrounds the intrinsic with copies of its accumulators.
+    static I madd(I sum, I a, I b) {
+        __asm__("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+        return sum;
+    }
 };
 
 }  // namespace

@@ -21,6 +21,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "hits.h"
 #include "parallel.h"
@@ -60,7 +61,7 @@ double centred(const Spread& x, double y_sum, double y_deviation) {
 
 // J terms of a query in integers, and what they prove.
 struct IntegerTerms {
-    std::vector<int16_t> n, w;
+    LineVector<int16_t> n, w;
     std::vector<float> factor, margin, doubt, least;
     double slack = 0;
     bool usable = true;
@@ -298,6 +299,7 @@ struct Int8Index::Scan {
         work.resize(static_cast<size_t>(threads));
         for (Workspace& w : work) {
             w.index.resize(static_cast<size_t>(chunk));
+            std::iota(w.index.begin(), w.index.end(), 0);
             w.bounds.resize(static_cast<size_t>(chunk));
             w.hits.resize(queries * static_cast<size_t>(room));
             w.lists.resize(queries);

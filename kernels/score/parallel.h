@@ -91,12 +91,14 @@ inline const char* row_address(const Block& block, RowType type, int dimension, 
     return static_cast<const char*>(block.rows) + static_cast<size_t>(row) * row_bytes(type, dimension);
 }
 
-// Numbers, counted from the start of the chunk, of the rows that the mask allows.
+// Numbers, counted from the start of the chunk, of the rows that the mask allows. `index` holds 0, 1, 2 ... when a
+// scan begins, and without a mask it stays so.
 inline int allowed_rows(const Chunk& chunk, const uint8_t* allow, int32_t* index) {
+    if (!allow) return chunk.count;
     int count = 0;
     for (int i = 0; i < chunk.count;) {
         const int64_t row = chunk.first_row + i;
-        if (allow && row % 8 == 0 && i + 64 <= chunk.count) {
+        if (row % 8 == 0 && i + 64 <= chunk.count) {
             uint64_t bits;
             std::memcpy(&bits, allow + row / 8, sizeof bits);
             if (bits == 0) {
@@ -105,7 +107,7 @@ inline int allowed_rows(const Chunk& chunk, const uint8_t* allow, int32_t* index
             }
         }
         index[count] = i++;
-        count += allow ? allow[row >> 3] >> (row & 7) & 1 : 1;
+        count += allow[row >> 3] >> (row & 7) & 1;
     }
     return count;
 }

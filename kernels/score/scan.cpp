@@ -21,9 +21,7 @@ constexpr size_t kHitBytes = 64 << 20;
 // What one thread needs, allocated before the threads start.
 struct Workspace {
     std::vector<int32_t> index;
-    std::vector<float> terms, sums, packed;
-    float* values = nullptr;   // within packed, aligned to a cache line
-    float* squares = nullptr;
+    LineVector<float> terms, sums, values, squares;
     std::vector<HitList> lists;  // one a query
     std::vector<Hit> hits;
 };
@@ -76,13 +74,12 @@ private:
         const size_t tile = static_cast<size_t>(options_.kernels->tile_rows);
         const size_t rows = std::max(static_cast<size_t>(chunk_rows), tile);
         w.index.resize(rows);
+        std::iota(w.index.begin(), w.index.end(), 0);
         w.sums.resize(rows);
         if (tiled) {
             const size_t size = tile * static_cast<size_t>(gallery_.dimension);
-            w.packed.resize(2 * size + 16);
-            const auto address = reinterpret_cast<uintptr_t>(w.packed.data());
-            w.values = w.packed.data() + (64 - address % 64) % 64 / sizeof(float);
-            w.squares = query_.weights ? w.values + size : nullptr;
+            w.values.resize(size);
+            if (query_.weights) w.squares.resize(size);
             w.terms.resize(static_cast<size_t>(count) * static_cast<size_t>(query_.terms) * tile);
         } else {
             w.terms.resize(static_cast<size_t>(query_.terms) * rows);
@@ -117,10 +114,11 @@ private:
         for (int start = 0; start < allowed; start += tile) {
             const int count = std::min(tile, allowed - start);
             const int32_t* index = w.index.data() + start;
-            kernels.pack[gallery_.type](base, scales, index, count, gallery_.dimension, w.values, w.squares);
+            kernels.pack[gallery_.type](base, scales, index, count, gallery_.dimension, w.values.data(),
+                                        query_.weights ? w.squares.data() : nullptr);
             float* to = w.terms.data();
             for (const TileTerms& group : tiles.groups) {
-                kernels.tile(w.values, w.squares, group, to);
+                kernels.tile(w.values.data(), w.squares.data(), group, to);
                 to += static_cast<ptrdiff_t>(group.pairs) * tile;
             }
             const float* from = w.terms.data();

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "kernels.h"
-#include "large_array.h"
+#include "memory.h"
 
 namespace cir {
 

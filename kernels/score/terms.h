@@ -19,7 +19,7 @@ public:
 
     // The same terms, [max_pairs] at a time, for `Kernels::tile`.
     struct Tiles {
-        std::vector<float> packed;
+        LineVector<float> packed;
         std::vector<TileTerms> groups;  // in the order of queries, then terms
     };
     Tiles tiles(const Kernels& kernels) const;
@@ -28,7 +28,7 @@ private:
     int64_t count_;
     int pairs_, dimension_, padded_;
     bool weighted_;
-    std::vector<float> n_, w_, factor_;
+    LineVector<float> n_, w_, factor_;
 };
 
 int padded_dimension(int dimension);
