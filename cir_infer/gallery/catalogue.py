@@ -23,7 +23,16 @@ from cir_infer.errors import GalleryError
 from cir_infer.gallery import metadata as meta
 from cir_infer.gallery.segments import CHUNK, SegmentEntry, unpack_chunk
 
-__all__ = ["FORMAT_VERSION", "Catalogue", "Change", "Connection", "Encoding", "ItemRecord", "State"]
+__all__ = [
+    "FORMAT_VERSION",
+    "Catalogue",
+    "Change",
+    "Connection",
+    "Encoding",
+    "ItemRecord",
+    "OutcomeUnknownError",
+    "State",
+]
 
 FORMAT_VERSION = 1
 APPLICATION_ID = 0x43495247  # "CIRG"
@@ -52,6 +61,10 @@ _LOOKUP = 500  # ids or keys asked for in one statement; SQLite's oldest limit i
 Connection = sqlite3.Connection
 Change = Callable[[Connection], None]
 """Statements that belong into one transaction."""
+
+
+class OutcomeUnknownError(GalleryError):
+    """A commit failed in its last step, on a disk that cannot take back what it was given either."""
 
 
 class Encoding(NamedTuple):
@@ -194,7 +207,8 @@ class Catalogue:
         may show the difference.
 
         Raises:
-            GalleryError: the transaction failed; nothing of it is visible.
+            OutcomeUnknownError: the disk died under the very last step.
+            GalleryError: the transaction failed; nothing of it is visible, now or later.
         """
         if self._closed:
             raise GalleryError(f"{self._path.parent}: this gallery is closed; open it again")
@@ -212,30 +226,37 @@ class Catalogue:
             committing = True
             self._writer.execute("COMMIT")
         except BaseException as error:
-            self._abandon(fence=committing)
-            if isinstance(error, (sqlite3.Error, sqlite3.Warning)):
-                raise _told(self._path, "writing the catalogue", error) from error
-            raise
+            self._roll_back()
+            if not isinstance(error, (sqlite3.Error, sqlite3.Warning)):
+                raise
+            if committing and not self._overwrite() and not _wrote_too_little(error):
+                raise OutcomeUnknownError(
+                    f"{self._path.parent}: the disk failed in the last step of a commit and keeps failing "
+                    f"({error}); whether the change is there shows when the gallery is opened again"
+                ) from error
+            raise _told(self._path, "writing the catalogue", error) from error
 
-    def _abandon(self, *, fence: bool) -> None:
-        """Roll back; after a failed COMMIT also overwrite what it left in the log.
+    def _roll_back(self) -> None:
+        with suppress(sqlite3.Error):
+            if self._writer is not None and self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
 
-        A commit whose last fsync failed may lie complete in the log, and a crash would bring it
-        back. One more commit takes its place there.
+    def _overwrite(self) -> bool:
+        """Make sure that a commit that failed stays failed; False if that failed too.
+
+        If only its last fsync failed, it lies complete in the log, and the next process that reads
+        the log would find it. One more commit takes its place there.
         """
         if self._writer is None:
-            return
-        with suppress(sqlite3.Error):
-            if self._writer.in_transaction:
-                self._writer.execute("ROLLBACK")
-        if fence:
-            with suppress(sqlite3.Error):
-                self._writer.execute("BEGIN IMMEDIATE")
-                self._writer.execute("UPDATE header SET value = value + 1 WHERE name = 'generation'")
-                self._writer.execute("COMMIT")
-            with suppress(sqlite3.Error):
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
+            return True
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+            self._writer.execute("UPDATE header SET value = value + 1 WHERE name = 'generation'")
+            self._writer.execute("COMMIT")
+        except sqlite3.Error:
+            self._roll_back()
+            return False
+        return True
 
     def close(self) -> None:
         """Close every connection that is not in use; the others close when given back."""
@@ -559,6 +580,15 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _wrote_too_little(error: Exception) -> bool:
+    """Whether a COMMIT failed before its last frame was in the log: a write failed, not the fsync behind it.
+
+    Python 3.10 does not tell write and fsync apart, but for a full disk.
+    """
+    write_failed = (13, 778)  # SQLITE_FULL, SQLITE_IOERR_WRITE
+    return getattr(error, "sqlite_errorcode", None) in write_failed or "full" in str(error)
 
 
 def _told(path: Path, action: str, error: Exception) -> GalleryError:

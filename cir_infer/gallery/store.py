@@ -227,7 +227,8 @@ class Store:
         The caller holds the writer lock.
 
         Raises:
-            GalleryError: the commit failed; nothing of it is visible.
+            OutcomeUnknownError: the disk died under the last step; it is there or not, but whole.
+            GalleryError: the commit failed; nothing of it is visible, now or later.
         """
         try:
             with self.catalogue.writing() as connection:

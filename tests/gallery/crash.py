@@ -28,6 +28,7 @@ import numpy as np
 
 from cir_infer.errors import CirError
 from cir_infer.gallery import Gallery
+from cir_infer.gallery.catalogue import OutcomeUnknownError
 from tests.gallery.replay import Disk, read_record
 
 DIM = 8
@@ -42,7 +43,7 @@ ACTIONS = {
     "EIO from then on": (STICKY, 5),
     "ENOSPC from then on": (STICKY, 28),
 }
-ACKNOWLEDGED, REFUSED, BROKEN = 0, 10, 11
+ACKNOWLEDGED, REFUSED, BROKEN, UNKNOWN = 0, 10, 11, 12
 
 
 class Faults:
@@ -232,11 +233,14 @@ def commit_under_fault(
         with Gallery.open(place) as gallery:
             try:
                 change(gallery)
-            except CirError:
+            except CirError as error:
                 if what != STICKY:
-                    os._exit(REFUSED)  # dies at once, closing nothing
+                    known = not isinstance(error, OutcomeUnknownError)
+                    os._exit(REFUSED if known else UNKNOWN)  # dies at once, closing nothing
                 raise
             os.write(pipe, b"acknowledged")
+    except OutcomeUnknownError:
+        return UNKNOWN
     except CirError:
         if what != STICKY:
             return REFUSED
@@ -275,6 +279,8 @@ def run_faults(folder: Path, names: list[str], actions: list[str], stride: int) 
                 outcome, allowed = "killed", [base, after]
             elif code == REFUSED:
                 outcome, allowed = "refused", [base | PROBE if what == STICKY else base]
+            elif code == UNKNOWN:
+                outcome, allowed = "unknown", [base, after]
             else:
                 outcome, allowed = "broken", []
             problem = examine(place, allowed) if allowed else f"exit code {code}"
