@@ -7,6 +7,8 @@ import numpy.typing as npt
 _F32 = npt.NDArray[np.float32]
 _Answer = tuple[_F32, npt.NDArray[np.int64], _F32]
 
+source_hash: str
+
 class Gallery:
     def __init__(self, blocks: list[npt.NDArray[Any]], scales: list[_F32]) -> None: ...
 

@@ -16,7 +16,7 @@ from cir_infer.errors import DeviceError, UsageError
 from cir_infer.scoring.contract import QueryTerms, Rows, TopK
 from cir_infer.scoring.validation import check_query
 
-__all__ = ["CpuScorer", "Int8Scorer", "Int8Statistics", "instruction_sets", "usable_cores"]
+__all__ = ["CpuScorer", "Int8Scorer", "Int8Statistics", "instruction_sets", "kernels_hash", "usable_cores"]
 
 
 def _native() -> Any:
@@ -39,6 +39,15 @@ def instruction_sets() -> tuple[str, ...]:
         DeviceError: the native module is not built.
     """
     return tuple(_native().instruction_sets())
+
+
+def kernels_hash() -> str:
+    """SHA-256 over the sources that the native module was built from, for results of measurements.
+
+    Raises:
+        DeviceError: the native module is not built.
+    """
+    return str(_native().source_hash)
 
 
 def usable_cores() -> int:

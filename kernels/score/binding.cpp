@@ -76,6 +76,8 @@ nb::tuple answered(const Floats& numerators, const std::optional<Floats>& weight
 }  // namespace
 
 NB_MODULE(_kernels, m) {
+    m.attr("source_hash") = CIR_SOURCE_HASH;
+
     nb::class_<GalleryView>(m, "Gallery")
         .def(nb::init<std::vector<Values>, std::vector<Floats>>(), nb::arg("blocks"), nb::arg("scales"));
 

@@ -9,6 +9,7 @@ from typing import Any
 from cir_bench.machine import stamp
 from cir_infer.commands.common import print_json
 from cir_infer.errors import UsageError
+from cir_infer.scoring.cpu import kernels_hash
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -55,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     results = _on_cuda(args) if args.device == "cuda" else _on_cpu(args)
     report = {
         **stamp(),
+        **({"kernels_sha256": kernels_hash()} if args.device == "cpu" else {}),
         "rows": args.rows,
         "dim": args.dim,
         "queries": args.queries,
