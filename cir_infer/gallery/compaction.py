@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from cir_infer.errors import GalleryError
 from cir_infer.gallery import catalogue as tables
 from cir_infer.gallery.segments import Segment, SegmentEntry
 from cir_infer.gallery.store import Store
 from cir_infer.gallery.tensors import Tensor
 
-__all__ = ["Compaction", "compact", "merge"]
+__all__ = ["Compaction", "compact", "merge", "merge_newest"]
 
 SMALL = 1 << 16
 """Segments of fewer rows are worth merging with their neighbours."""
 LARGE = 1 << 20
 """Segments are not merged beyond this many rows."""
+MANY = 64
+"""So many small segments are merged on the way."""
 _BLOCK = 1 << 14
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -52,29 +58,52 @@ def compact(store: Store) -> Compaction:
         segments = [store.segment(entry, state.encoding) for entry in state.segments]
         report.segments_before = report.segments_after = len(segments)
         for group in _groups(segments, [int(s.buried(state.buried).sum()) for s in segments]):
-            dead = [segment.buried(state.buried) for segment in group]
-            entry = merge(store, state.encoding, group, dead)
-            dropped = np.concatenate([s.all_keys()[d] for s, d in zip(group, dead, strict=True)])
-            store.commit(_exchange(state.encoding, group, entry, dropped))
-            report.segments_after += (entry is not None) - len(group)
-            report.rows_dropped += len(dropped)
+            kept, dropped = _replace(store, state, group)
+            report.segments_after += (kept > 0) - len(group)
+            report.rows_dropped += dropped
         store.forget_snapshot()
         store.tidy()
     return report
 
 
-def _exchange(
-    encoding: tables.Encoding,
-    old: Sequence[Segment],
-    new: SegmentEntry | None,
-    dropped: npt.NDArray[np.int64],
-) -> tables.Change:
-    def change(connection: tables.Connection) -> None:
-        tables.retire(connection, [segment.entry for segment in old], dropped)
-        if new is not None:
-            tables.insert_segment(connection, encoding.number, new)
+def merge_newest(store: Store) -> None:
+    """Merge the newest segments if there are many small ones, so that many small commits stay cheap to read.
 
-    return change
+    Of the newest segments those are taken that are at most twice as large as all behind them together,
+    so that a row is rewritten only a few times however small the commits are. What fails here is
+    logged and tried again by the next commit: the gallery is whole either way. The caller holds the
+    writer lock.
+    """
+    try:
+        state = store.catalogue.state()
+        if sum(entry.rows < SMALL for entry in state.segments) < MANY:
+            return
+        newest: list[SegmentEntry] = []
+        rows = 0
+        for entry in reversed(state.segments):
+            if entry.rows >= SMALL or (newest and entry.rows > 2 * rows):
+                break
+            newest.insert(0, entry)
+            rows += entry.rows
+        if len(newest) > 1:
+            _replace(store, state, [store.segment(entry, state.encoding) for entry in newest])
+    except GalleryError as error:
+        _log.warning("%s: small commits are not merged for now: %s", store.path, error)
+
+
+def _replace(store: Store, state: tables.State, group: Sequence[Segment]) -> tuple[int, int]:
+    """Put one segment in the place of some neighbours; how many rows it keeps and drops."""
+    dead = [segment.buried(state.buried) for segment in group]
+    entry = merge(store, state.encoding, group, dead)
+    dropped = np.concatenate([s.all_keys()[gone] for s, gone in zip(group, dead, strict=True)])
+
+    def change(connection: tables.Connection) -> None:
+        tables.retire(connection, [segment.entry for segment in group], dropped)
+        if entry is not None:
+            tables.insert_segment(connection, state.encoding.number, entry)
+
+    store.commit(change)
+    return 0 if entry is None else entry.rows, len(dropped)
 
 
 def _groups(segments: Sequence[Segment], dead: Sequence[int]) -> Iterator[list[Segment]]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from cir_infer.errors import GalleryError, UsageError
 from cir_infer.gallery import catalogue as tables
 from cir_infer.gallery import metadata as meta
-from cir_infer.gallery.compaction import Compaction, compact
+from cir_infer.gallery.compaction import Compaction, compact, merge_newest
 from cir_infer.gallery.reencoding import Reencoding
 from cir_infer.gallery.rows import check_row_type, checked_vectors, row_tensors, to_rows
 from cir_infer.gallery.snapshot import Snapshot
@@ -463,6 +463,7 @@ class Gallery:
                 tables.set_header(connection, "next_key", last_key + 1)
 
             self._store.commit(change)
+            merge_newest(self._store)
             return len(items)
 
     def remove(self, ids: Sequence[str], *, missing: Literal["error", "skip"] = "error") -> int:

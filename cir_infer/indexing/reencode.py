@@ -77,6 +77,7 @@ def reencode(
             # Items that were added since the last look are missing still.
             if work.finish(drop=run.given_up):
                 run.report.removed = len(run.given_up)
+                gallery.compact()
                 break
     run.report.seconds = time.perf_counter() - started
     return run.report

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from cir_infer.errors import CirError
-from cir_infer.gallery import Gallery
+from cir_infer.gallery import Gallery, compaction
 from cir_infer.gallery.catalogue import OutcomeUnknownError
 from tests.gallery.replay import Disk, read_record
 
@@ -418,6 +418,7 @@ def run_power(folder: Path, changes: int, seed: int, variants: int, stride: int)
 
 
 def main() -> None:
+    compaction.MANY = 4  # so that small commits are merged here, too
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=["faults", "kills", "power"])
     parser.add_argument("folder", type=Path)

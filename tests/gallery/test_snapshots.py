@@ -157,3 +157,23 @@ def test_rows_out_of_range_are_refused(tmp_path: Path) -> None:
             snapshot.ids(rows)
     with pytest.raises(GalleryError, match="row 3 asked"):
         snapshot.vector(3)
+
+
+def test_many_small_commits_stay_few_segments(tmp_path: Path) -> None:
+    gallery = filled(tmp_path / "g", 0)
+    rows = vectors(150)
+    held = gallery.snapshot()
+    most = 0
+    for number in range(150):
+        gallery.add_vectors(ids=[f"i{number}"], vectors=rows[number : number + 1], metadata=[{"n": number}])
+        if number % 10 == 5:
+            gallery.remove([f"i{number - 3}"])
+        most = max(most, gallery.snapshot().segment_count)
+    assert most <= 64 + 8 and held.count == 0
+    kept = [number for number in range(150) if (number + 3) % 10 != 5]
+    snapshot = gallery.snapshot()
+    assert gallery.ids == [f"i{number}" for number in kept] and snapshot.matching("n >= 0") == len(kept)
+    np.testing.assert_array_equal(snapshot.rows.take(snapshot.live_rows()), rows[kept].astype(np.float16))
+    del held, snapshot
+    gallery.compact()
+    assert gallery.verify().ok and len(row_files(gallery)) == 1
