@@ -25,6 +25,7 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "ablation": ("cir_bench.commands.ablation", "train ARTEMIS and its parts alike, and tabulate recall"),
     "accuracy": ("cir_bench.commands.accuracy", "recall of a bundle on a data set, under a protocol"),
     "compare": ("cir_bench.commands.compare", "ours against PyTorch, ONNX Runtime and the literal loop"),
+    "gallery": ("cir_bench.commands.gallery", "what the store costs: open, filter, compact, index"),
     "latency": ("cir_bench.commands.latency", "time a bundle over a gallery: stages, load, cold start"),
     "report": ("cir_bench.commands.report", "results as a page, as the README's section; regressions"),
     "scenes": ("cir_bench.commands.scenes", "generate the composed-retrieval data set of scenes"),
