@@ -115,6 +115,13 @@ class Workload:
         """float32 (Q, D): one vector a query, for what can do no more than one dot product."""
         return np.ascontiguousarray(self.terms.numerators.sum(axis=1))
 
+    @cached_property
+    def squares(self) -> npt.NDArray[np.float32]:
+        """float32 (N, D): what a matrix product needs beside the rows."""
+        out = aligned_copy(self.values)
+        out *= out
+        return out
+
     @property
     def flops(self) -> int:
         """Useful floating-point operations: the products with rows and squares, 2 each."""
