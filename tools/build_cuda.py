@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compile the CUDA kernels for every architecture into one fatbin, and hold their resources to a table.
 
-    tools/build_cuda.py                                 write cir_infer/scoring/cuda_kernels.fatbin
+    tools/build_cuda.py                                 write cir_infer/scoring/cuda/kernels.fatbin
     tools/build_cuda.py --check                         also fail on spills or a difference from the table
     tools/build_cuda.py --update                        write the table anew, after a change meant to move it
     tools/build_cuda.py --architectures 90 --no-ptx     for one GPU only
@@ -23,7 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS = ROOT / "kernels" / "score" / "cuda"
-FATBIN = ROOT / "cir_infer" / "scoring" / "cuda_kernels.fatbin"
+FATBIN = ROOT / "cir_infer" / "scoring" / "cuda" / "kernels.fatbin"
 TABLE = KERNELS / "resources.json"
 
 ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 110, 120)

@@ -160,7 +160,7 @@ def main() -> None:
             )
     from cir_bench.machine import stamp
     from cir_infer.errors import CirError
-    from cir_infer.scoring.cuda_context import open_device
+    from cir_infer.scoring.cuda.context import open_device
 
     args.output.mkdir(parents=True, exist_ok=True)
     total = 60 * args.minutes

@@ -21,10 +21,10 @@ from cir_bench.scoring.workload import artemis_terms, quantise, unit_rows
 from cir_bench.timing import percentile
 from cir_infer.scoring.contract import QueryTerms, Rows, TopK
 from cir_infer.scoring.cuda import CudaScorer
-from cir_infer.scoring.cuda_arguments import ReadArguments
-from cir_infer.scoring.cuda_context import open_device
-from cir_infer.scoring.cuda_search import CudaSearch
-from cir_infer.scoring.cuda_tuning import Tuning
+from cir_infer.scoring.cuda.arguments import ReadArguments
+from cir_infer.scoring.cuda.context import open_device
+from cir_infer.scoring.cuda.search import CudaSearch
+from cir_infer.scoring.cuda.tuning import Tuning
 from cir_infer.scoring.reference import term_scores
 
 __all__ = ["PREDICTED_BANDWIDTH", "Case", "call_latency", "crossover", "gemm_rate", "measure"]
@@ -80,7 +80,7 @@ def measure(case: Case, dtypes: Sequence[str] = ("float16", "float32", "int8")) 
 
 
 def crossover(dim: int = 512, rows: int = 200_000, k: int = 50) -> Tuning:
-    """Measure where the tensor cores overtake the exact kernel on this GPU, for `cuda_tuning.MEASURED`."""
+    """Measure where the tensor cores overtake the exact kernel on this GPU, for `tuning.MEASURED`."""
     device = open_device()
     values = unit_rows(rows, dim, 7).astype(np.float16)
     never, always = Tuning(10**9, 0), Tuning(1, 0)

@@ -9,7 +9,7 @@ import pytest
 
 from cir_infer.scoring.contract import Rows, TopK
 from cir_infer.scoring.cuda import CudaScorer
-from cir_infer.scoring.cuda_tuning import Tuning
+from cir_infer.scoring.cuda.tuning import Tuning
 from tests.emulation.emulated import EmulatedDevice
 from tests.scoring.conformance import ScorerConformance, pack, random_terms, rows_of
 

@@ -10,12 +10,12 @@ import pytest
 
 from cir_infer.errors import DeviceError, ScoringError
 from cir_infer.runtime.devices import missing_gpu
-from cir_infer.scoring import cuda
 from cir_infer.scoring.contract import QueryTerms, Rows, Scorer
 from cir_infer.scoring.cuda import CudaScorer
-from cir_infer.scoring.cuda_arguments import ReadArguments
-from cir_infer.scoring.cuda_context import open_device
-from cir_infer.scoring.cuda_tuning import MEASURED, UNMEASURED, Tuning, tuning_for
+from cir_infer.scoring.cuda import scorer as scorer_module
+from cir_infer.scoring.cuda.arguments import ReadArguments
+from cir_infer.scoring.cuda.context import open_device
+from cir_infer.scoring.cuda.tuning import MEASURED, UNMEASURED, Tuning, tuning_for
 from tests.emulation.emulated import EmulatedDevice
 from tests.scoring.conformance import check_topk, pack, random_terms, rows_of
 
@@ -167,7 +167,7 @@ def test_scales_that_are_zero_negative_or_not_finite() -> None:
 
 
 def test_a_large_batch_is_answered_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "_MOST_QUERIES", 4)
+    monkeypatch.setattr(scorer_module, "_MOST_QUERIES", 4)
     rows = gallery(n=100)
     terms = random_terms(np.random.default_rng(1), 10, 2, 72, True)
     check_topk(CudaScorer(rows, device=EmulatedDevice()).topk(terms, 5), terms, rows, 5)

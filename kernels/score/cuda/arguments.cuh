@@ -1,4 +1,4 @@
-// What the launcher hands to a kernel. cir_infer/scoring/cuda_arguments.py mirrors these structures field by field;
+// What the launcher hands to a kernel. cir_infer/scoring/cuda/arguments.py mirrors these structures field by field;
 // pointers come first and every other field has 4 bytes, so that neither side pads.
 #pragma once
 

@@ -19,12 +19,12 @@ import numpy.typing as npt
 
 from cir_infer.errors import DeviceError
 from cir_infer.runtime.devices import missing_gpu
-from cir_infer.scoring.cuda_arguments import THREADS
-from cir_infer.scoring.cuda_device import Device, Stream
+from cir_infer.scoring.cuda.arguments import THREADS
+from cir_infer.scoring.cuda.device import Device, Stream
 
 __all__ = ["FATBIN", "open_device"]
 
-FATBIN = Path(__file__).with_name("cuda_kernels.fatbin")
+FATBIN = Path(__file__).with_name("kernels.fatbin")
 """The kernels compiled for all architectures; `make fatbin`, or an install that finds nvcc, writes it."""
 
 T = TypeVar("T")

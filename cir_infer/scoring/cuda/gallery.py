@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from cir_infer.errors import DeviceError, ScoringError
 from cir_infer.scoring.contract import Rows
-from cir_infer.scoring.cuda_arguments import QuantiseArguments, SurveyArguments
-from cir_infer.scoring.cuda_device import Device, HostMemory, Memory, Stream
+from cir_infer.scoring.cuda.arguments import QuantiseArguments, SurveyArguments
+from cir_infer.scoring.cuda.device import Device, HostMemory, Memory, Stream
 
 __all__ = ["Chunk", "CudaGallery", "Piece", "RowType"]
 

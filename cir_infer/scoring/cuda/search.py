@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cir_infer.scoring.contract import QueryTerms, TopK
-from cir_infer.scoring.cuda_arguments import (
+from cir_infer.scoring.cuda.arguments import (
     BELOW,
     FINISH,
     MAX_FUSED_K,
@@ -25,9 +25,9 @@ from cir_infer.scoring.cuda_arguments import (
     Segment,
     ShortlistArguments,
 )
-from cir_infer.scoring.cuda_device import HostMemory, Memory, Stream
-from cir_infer.scoring.cuda_gallery import Chunk, CudaGallery
-from cir_infer.scoring.cuda_tuning import Tuning
+from cir_infer.scoring.cuda.device import HostMemory, Memory, Stream
+from cir_infer.scoring.cuda.gallery import Chunk, CudaGallery
+from cir_infer.scoring.cuda.tuning import Tuning
 
 __all__ = ["CudaSearch"]
 

@@ -1,4 +1,4 @@
-"""What the CUDA scorer needs of a GPU. `cuda_context` gives it through PyCUDA, tests through an emulation."""
+"""What the CUDA scorer needs of a GPU. `context` gives it through PyCUDA, tests through an emulation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exact top-k on an NVIDIA GPU. See kernels/score/cuda/README.md for how and why."""
+"""The CUDA scorer: calls, threads, and what is kept between them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from cir_infer.errors import DeviceError, ScoringError
 from cir_infer.scoring.contract import QueryTerms, Rows, TopK
-from cir_infer.scoring.cuda_device import Device, Stream
-from cir_infer.scoring.cuda_gallery import CudaGallery
-from cir_infer.scoring.cuda_search import CudaSearch
-from cir_infer.scoring.cuda_tuning import Tuning, tuning_for
+from cir_infer.scoring.cuda.device import Device, Stream
+from cir_infer.scoring.cuda.gallery import CudaGallery
+from cir_infer.scoring.cuda.search import CudaSearch
+from cir_infer.scoring.cuda.tuning import Tuning, tuning_for
 from cir_infer.scoring.validation import check_query
 
 __all__ = ["CudaScorer", "CudaStatistics"]
@@ -78,7 +78,7 @@ class CudaScorer:
         self._searches: OrderedDict[tuple[int, int, bool, int, bool], CudaSearch] = OrderedDict()
         self._queries = self._batched = self._rescued_before = 0
         if device is None:
-            from cir_infer.scoring.cuda_context import open_device
+            from cir_infer.scoring.cuda.context import open_device
 
             device = open_device()
         self._device = device
