@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from cir_bench.machine import stamp
@@ -42,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="time the linearised first stage with this library's HNSW graph, over rows that have neighbours",
     )
     parser.add_argument(
+        "--every-instruction-set",
+        action="store_true",
+        help="time our kernels once for each instruction set of this machine, and no alternative",
+    )
+    parser.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", help="where to score (default cpu)"
     )
 
@@ -73,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 def _on_cpu(args: argparse.Namespace) -> list[dict[str, Any]]:
     from cir_bench.scoring.measurement import measure
     from cir_bench.scoring.workload import Workload, artemis_terms, latent_rows, unit_rows
-    from cir_infer.scoring.cpu import usable_cores
+    from cir_infer.scoring.cpu import instruction_sets, usable_cores
 
     def progress(what: str) -> None:
         if sys.stderr.isatty():
@@ -86,7 +92,8 @@ def _on_cpu(args: argparse.Namespace) -> list[dict[str, Any]]:
         values = unit_rows(args.rows, args.dim, args.seed)
         terms = artemis_terms(args.queries, args.dim, args.seed + 1)
     work = Workload(values, terms, args.k, args.threads or usable_cores())
-    return measure(work, tuple(args.dtype), args.rounds, progress, args.linearised)
+    each = instruction_sets() if args.every_instruction_set else ()
+    return measure(work, tuple(args.dtype), args.rounds, progress, args.linearised, each)
 
 
 def _on_cuda(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -103,28 +110,32 @@ def _print_table(report: dict[str, Any]) -> None:
         f"{'query' if report['queries'] == 1 else 'queries'}, k = {report['k']}"
     )
     timed = [r for r in report["results"] if "median_ms" in r]
-    mine = {
-        (r["name"], r["dtype"]): r["median_ms"]
-        for r in timed
-        if (r["name"], r["dtype"]) in (("cir/cpu", "float32"), ("cir/exact-from-int8", "float32"))
-    }
-    headings = ["x cir/cpu float32", "x exact-from-int8"]
+    ours = list(dict.fromkeys(name for r in timed for name in r.get("over_ours", {})))
     print(
-        f"{'':28} {'rows as':8} {'median ms':>10} {'p10':>9} {'p90':>9} {'of roof':>8} {'extra MB':>9} "
-        + " ".join(f"{h:>18}" for h in headings[: len(mine)])
+        f"{'':36} {'rows as':8} {'median ms':>10} {'p10':>9} {'p90':>9} {'of roof':>8} {'extra MB':>9} "
+        + " ".join(f"{'x ' + name.removeprefix('cir/'):>27}" for name in ours)
     )
     for r in timed:
         roof = "" if r["of_roofline"] is None else f"{r['of_roofline']:.2f}"
-        ratios = " ".join(f"{r['median_ms'] / base:18.2f}" for base in mine.values())
-        notes = [f"{r['of_sgemm']:.2f} of SGEMM"] if "of_sgemm" in r else []
-        if "recall" in r:
-            notes.append(f"recall@{report['k']} {r['recall']:.3f}, lowest {r['recall_lowest']:.2f}")
-        if "queries_timed" in r:
-            notes.append(f"{r['queries_timed']} queries timed, scaled")
+        over = r.get("over_ours", {})
+        ratios = " ".join(f"{over[name]['median']:27.2f}" if over else " " * 27 for name in ours)
         print(
-            f"{r['name']:28} {r['dtype']:8} {r['median_ms']:10.2f} {r['p10_ms']:9.2f} {r['p90_ms']:9.2f} "
-            f"{roof:>8} {r['extra_bytes'] / 1e6:9.1f} {ratios}  {', '.join(notes)}".rstrip()
+            f"{r['name']:36} {r['dtype']:8} {r['median_ms']:10.2f} {r['p10_ms']:9.2f} {r['p90_ms']:9.2f} "
+            f"{roof:>8} {r['extra_bytes'] / 1e6:9.1f} {ratios}  {', '.join(_notes(r, report))}".rstrip()
         )
     for r in report["results"]:
         if "skipped" in r:
-            print(f"{r['name']:28} {r['dtype']:8} skipped: {r['skipped']}")
+            print(f"{r['name']:36} {r['dtype']:8} skipped: {r['skipped']}")
+
+
+def _notes(result: dict[str, Any], report: dict[str, Any]) -> Iterator[str]:
+    if "of_sgemm" in result:
+        yield f"{result['of_sgemm']:.2f} of SGEMM"
+    if "in_cache_ms" in result:
+        yield f"{result['in_cache_ms']:.1f} ms from cache"
+    if "score_error" in result:
+        yield f"error {result['score_error']:.0e}"
+    if "recall" in result:
+        yield f"recall@{report['k']} {result['recall']:.3f}, lowest {result['recall_lowest']:.2f}"
+    if "queries_timed" in result:
+        yield f"{result['queries_timed']} queries timed, scaled"

@@ -9,13 +9,14 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from cir_bench.scoring.workload import Workload, aligned_copy, artemis_terms, quantise
-from cir_infer.scoring.contract import QueryTerms, Rows, Scorer
+from cir_infer.scoring.contract import QueryTerms, Rows, Scorer, TopK
 from cir_infer.scoring.cpu import CpuScorer, Int8Scorer
 from cir_infer.scoring.linearised import (
     Candidates,
@@ -25,9 +26,9 @@ from cir_infer.scoring.linearised import (
     usearch_candidates,
 )
 
-__all__ = ["Entry", "alternatives", "linearised", "ours", "rooflines"]
+__all__ = ["SGEMM_SIDE", "Entry", "alternatives", "linearised", "ours", "rooflines"]
 
-_SGEMM_SIDE = 2048
+SGEMM_SIDE = 2048
 
 
 @dataclass
@@ -42,6 +43,8 @@ class Entry:
         standing_bytes: memory that it keeps beyond the rows.
         per_query: it loops over queries, so that some of them may be timed for all.
         facts: more to report, e.g. a measured recall.
+        reads: the type of the rows that a scan reads, where it is not `dtype`.
+        in_cache: seconds that the same scan takes for all rows if they never leave a core's cache.
     """
 
     name: str
@@ -51,26 +54,38 @@ class Entry:
     standing_bytes: int = 0
     per_query: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
+    reads: str = ""
+    in_cache: Callable[[], float] | None = None
+
+    def __post_init__(self) -> None:
+        self.reads = self.reads or self.dtype
 
 
-def ours(work: Workload, dtypes: tuple[str, ...]) -> Iterator[Entry]:
+def ours(work: Workload, dtypes: tuple[str, ...], instruction_sets: tuple[str, ...] = ()) -> Iterator[Entry]:
     """`cir/cpu` on every type of rows, and `cir/exact-from-int8` on float32 (or else float16) rows."""
-    for dtype in dtypes:
-        rows = _rows(work, dtype)
-        scorer: Scorer = (
-            Int8Scorer(rows, threads=work.threads)
-            if dtype == "int8"
-            else CpuScorer(rows, threads=work.threads)
-        )
-        yield _scorer("cir/cpu", dtype, scorer, work, rows, 0)
+    stored = {dtype: _rows(work, dtype) for dtype in dtypes}
+    for dtype, rows in stored.items():
         yield _reading(dtype, CpuScorer(rows, threads=work.threads))
-        if dtype in ("float32", "float16") and dtype == next(d for d in dtypes if d != "int8"):
-            fast = Int8Scorer(rows, threads=work.threads)
-            yield _scorer("cir/exact-from-int8", dtype, fast, work, rows, fast.copy_bytes)
-            if "int8" not in dtypes:
-                copy = aligned_copy(np.zeros(work.values.shape, np.int8))
-                scales = np.ones(len(copy), np.float32)
-                yield _reading("int8", CpuScorer(Rows.of(copy, scales), threads=work.threads))
+    exact = next((d for d in dtypes if d != "int8"), None)
+    if exact and "int8" not in dtypes:
+        copy = Rows.of(
+            aligned_copy(np.zeros(work.values.shape, np.int8)), np.ones(len(work.values), np.float32)
+        )
+        yield _reading("int8", CpuScorer(copy, threads=work.threads))
+    for isa in instruction_sets or (None,):
+        suffix = "" if isa is None else f" ({isa})"
+        for dtype, rows in stored.items():
+            scorer: Scorer = (
+                Int8Scorer(rows, threads=work.threads, instruction_set=isa)
+                if dtype == "int8"
+                else CpuScorer(rows, threads=work.threads, instruction_set=isa)
+            )
+            entry = _scorer("cir/cpu" + suffix, dtype, scorer, work, rows, 0)
+            yield replace(entry, in_cache=partial(_in_cache, work, dtype, isa))
+        if exact:
+            fast = Int8Scorer(stored[exact], threads=work.threads, instruction_set=isa)
+            entry = _scorer("cir/exact-from-int8" + suffix, exact, fast, work, stored[exact], fast.copy_bytes)
+            yield replace(entry, reads="int8")
 
 
 def _rows(work: Workload, dtype: str) -> Rows:
@@ -84,13 +99,30 @@ def _reading(dtype: str, scorer: CpuScorer) -> Entry:
 
 
 def _scorer(name: str, dtype: str, scorer: Scorer, work: Workload, rows: Rows, standing: int) -> Entry:
-    return Entry(
-        name,
-        dtype,
-        lambda _: scorer.topk(work.terms, work.k),
-        lambda answer: work.is_best(answer.rows, answer.scores, rows),
-        standing,
-    )
+    facts: dict[str, Any] = {}
+
+    def verify(answer: TopK) -> bool:
+        facts["score_error"] = work.error(answer.rows, answer.scores)
+        return work.is_best(answer.rows, answer.scores, rows)
+
+    return Entry(name, dtype, lambda _: scorer.topk(work.terms, work.k), verify, standing, facts=facts)
+
+
+def _in_cache(work: Workload, dtype: str, instruction_set: str | None) -> float:
+    """Seconds for all rows and threads, from the slope between two small galleries on one thread."""
+    few, many = 60, 360
+    seconds = []
+    for count in (few, many):
+        part = replace(work, values=aligned_copy(work.values[:count]))
+        scorer = CpuScorer(_rows(part, dtype), threads=1, instruction_set=instruction_set)
+        tries = []
+        for _ in range(30):
+            start = time.perf_counter()
+            for _ in range(50):
+                scorer.topk(work.terms, min(work.k, few))
+            tries.append((time.perf_counter() - start) / 50)
+        seconds.append(float(np.median(tries)))
+    return (seconds[1] - seconds[0]) / (many - few) * len(work.values) / work.threads
 
 
 def linearised(work: Workload, library: str) -> Entry:
@@ -144,7 +176,7 @@ def rooflines(work: Workload) -> Iterator[Entry]:
         import torch
 
         torch.set_num_threads(work.threads)
-        side = torch.ones(_SGEMM_SIDE, _SGEMM_SIDE)
+        side = torch.ones(SGEMM_SIDE, SGEMM_SIDE)
         yield Entry("roofline/sgemm", "float32", lambda _: side @ side)
 
 

@@ -155,6 +155,18 @@ class Workload:
                 return False
         return True
 
+    def error(self, rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]) -> float:
+        """Largest difference of scores (Q', k) from the definition on `values`, over the largest score."""
+        exact = self._definition(self.terms, self._unrounded)
+        checked = range(min(_VERIFIED_QUERIES, len(rows)))
+        return max(
+            float(np.abs(scores[q] - exact[q][rows[q]]).max() / np.abs(exact[q]).max()) for q in checked
+        )
+
+    @cached_property
+    def _unrounded(self) -> Rows:
+        return Rows.of(self.values)
+
     def _definition(self, terms: QueryTerms, stored: Rows) -> npt.NDArray[np.float64]:
         """Scores (Q', N) of the first queries, computed once for all entries that read the same rows."""
         key = (id(stored.blocks[0]), id(terms))
