@@ -107,7 +107,6 @@ def _info(gallery: Any, options: argparse.Namespace) -> None:
         "rows": snapshot.rows.count,
         "dimension": snapshot.dimension,
         "dtype": str(snapshot.rows.dtype),
-        "coarse": snapshot.coarse is not None,
         "segments": snapshot.segment_count,
         "generation": snapshot.generation,
         "fingerprint": snapshot.fingerprint,

@@ -59,7 +59,6 @@ def _reencode(path: Path, engine: Engine, options: argparse.Namespace) -> int:
                 gallery,
                 engine,
                 dtype=options.dtype,
-                coarse=options.coarse or None,
                 workers=options.workers,
                 batch_size=options.batch_size,
                 drop_broken=options.drop_broken,
@@ -99,9 +98,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--dtype",
         choices=("float32", "float16", "int8"),
         help="how a new gallery stores its rows (default: float16)",
-    )
-    parser.add_argument(
-        "--coarse", action="store_true", help="a new gallery also keeps an int8 copy of its rows"
     )
     parser.add_argument(
         "--workers", type=int, metavar="N", help="decoding processes (default: one for each spare core)"
@@ -152,7 +148,7 @@ def _open_gallery(path: Path, engine: Engine, options: argparse.Namespace) -> Ga
     from cir_infer.gallery import Gallery
 
     if not path.exists():
-        return Gallery.create(path, engine, options.dtype or "float16", coarse=options.coarse)
+        return Gallery.create(path, engine, options.dtype or "float16")
     gallery = Gallery.open(path, engine)
     if options.dtype not in (None, gallery.dtype):
         found = gallery.dtype

@@ -40,7 +40,7 @@ APPLICATION_ID = 0x43495247  # "CIRG"
 _SCHEMA = {
     "header": "CREATE TABLE header (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
     "encodings": "CREATE TABLE encodings (encoding INTEGER PRIMARY KEY, fingerprint TEXT, "
-    "dimension INTEGER NOT NULL, dtype TEXT NOT NULL, coarse INTEGER NOT NULL)",
+    "dimension INTEGER NOT NULL, dtype TEXT NOT NULL)",
     "items": "CREATE TABLE items (key INTEGER PRIMARY KEY, id TEXT NOT NULL, metadata TEXT, source TEXT, "
     "stamp TEXT)",
     "items_by_id": "CREATE INDEX items_by_id ON items (id)",
@@ -75,14 +75,12 @@ class Encoding(NamedTuple):
         fingerprint: of the bundle that encoded the rows, None where nobody said.
         dimension: D.
         dtype: "float32", "float16" or "int8".
-        coarse: whether an int8 copy is kept beside the rows.
     """
 
     number: int
     fingerprint: str | None
     dimension: int
     dtype: str
-    coarse: bool
 
 
 class State(NamedTuple):
@@ -154,7 +152,7 @@ class Catalogue:
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
-            connection.execute("INSERT INTO encodings VALUES (?, ?, ?, ?, ?)", encoding)
+            connection.execute("INSERT INTO encodings VALUES (?, ?, ?, ?)", encoding)
             header = {"generation": 1, "next_key": 1, "next_segment": 1, "encoding": encoding.number}
             connection.executemany("INSERT INTO header VALUES (?, ?)", header.items())
             connection.execute("COMMIT")
@@ -488,7 +486,7 @@ def begin_encoding(connection: Connection, encoding: Encoding) -> None:
     current = header(connection, "encoding")
     connection.execute("DELETE FROM segments WHERE encoding > ?", (current,))
     connection.execute("DELETE FROM encodings WHERE encoding > ?", (current,))
-    connection.execute("INSERT INTO encodings VALUES (?, ?, ?, ?, ?)", encoding)
+    connection.execute("INSERT INTO encodings VALUES (?, ?, ?, ?)", encoding)
 
 
 def adopt(connection: Connection, encoding: int) -> None:
@@ -532,7 +530,7 @@ def _encoding(connection: Connection, number: int) -> Encoding:
         or row[3] not in ("float32", "float16", "int8")
     ):
         raise _damaged("its encoding makes no sense")
-    return Encoding(row[0], row[1], row[2], row[3], bool(row[4]))
+    return Encoding(*row)
 
 
 def _entry(row: tuple[Any, ...]) -> SegmentEntry:

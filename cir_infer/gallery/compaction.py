@@ -165,8 +165,6 @@ def merge(
     names = {"rows": encoding.dtype}
     if encoding.dtype == "int8":
         names["scales"] = "float32"
-    if encoding.coarse:
-        names |= {"coarse": "int8", "coarse_scales": "float32"}
     tensors = []
     for name, dtype in names.items():
         shape = (len(keys), *getattr(segments[0], name).shape[1:])

@@ -69,7 +69,6 @@ class Gallery:
         engine: Engine | None = None,
         dtype: str = "float16",
         *,
-        coarse: bool = False,
         dimension: int | None = None,
         fingerprint: str | None = None,
     ) -> Gallery:
@@ -79,7 +78,6 @@ class Gallery:
             path: a folder that does not exist yet.
             engine: gives the dimension and the fingerprint of the rows.
             dtype: how rows are stored: "float32", "float16" or "int8" (with one scale a row).
-            coarse: also keep an int8 copy of each row, for scorers that scan it first.
             dimension: D, where there is no engine.
             fingerprint: of the bundle that will encode the rows, where there is no engine.
 
@@ -87,7 +85,7 @@ class Gallery:
             UsageError: neither an engine nor a dimension, or no such row type.
             GalleryError: the path exists, or the disk is full or fails.
         """
-        check_row_type(dtype, coarse)
+        check_row_type(dtype)
         if engine is not None:
             if dimension not in (None, engine.dimension):
                 raise UsageError(
@@ -96,7 +94,7 @@ class Gallery:
             dimension, fingerprint = engine.dimension, engine.fingerprint
         if dimension is None or not 0 < dimension <= 1 << 20:
             raise UsageError(f"dimension is {dimension}; pass an engine, or a dimension from 1 to {1 << 20}")
-        Store.create(Path(path), tables.Encoding(1, fingerprint, dimension, dtype, coarse))
+        Store.create(Path(path), tables.Encoding(1, fingerprint, dimension, dtype))
         return cls(path, engine)
 
     @classmethod
@@ -133,7 +131,6 @@ class Gallery:
         sources: Sequence[str | None] | None = None,
         engine: Engine | None = None,
         dtype: str = "float16",
-        coarse: bool = False,
         fingerprint: str | None = None,
     ) -> Gallery:
         """Make a gallery of rows that were computed elsewhere, e.g. a memory-mapped `.npy`.
@@ -146,7 +143,6 @@ class Gallery:
             sources: N paths of images (or None).
             engine: the engine that the rows are for; stamps the gallery with its fingerprint.
             dtype: see `create`.
-            coarse: see `create`.
             fingerprint: of the bundle, where there is no engine.
 
         Raises:
@@ -163,7 +159,7 @@ class Gallery:
                 raise GalleryError(f"{name} has {len(column)} entries for {len(ids)} ids; expected one each")
         slices = (slice(start, start + PART) for start in range(0, max(len(ids), 1), PART))
         parts = (Part(ids[s], vectors[s], metadata[s], sources[s]) for s in slices)
-        return cls._build(Path(path), parts, engine, dtype, coarse, fingerprint)
+        return cls._build(Path(path), parts, engine, dtype, fingerprint)
 
     @classmethod
     def import_from(
@@ -173,7 +169,6 @@ class Gallery:
         *,
         engine: Engine | None = None,
         dtype: str = "float16",
-        coarse: bool = False,
         fingerprint: str | None = None,
     ) -> Gallery:
         """Make a gallery of rows in a clip-retrieval folder or a safetensors file (see `transfer`).
@@ -183,13 +178,12 @@ class Gallery:
             source: the folder or file.
             engine: the engine that the rows are for; stamps the gallery with its fingerprint.
             dtype: see `create`.
-            coarse: see `create`.
             fingerprint: of the bundle, where there is no engine.
 
         Raises:
             GalleryError: the source cannot be read, or see `from_arrays`. Nothing is left at the path.
         """
-        return cls._build(Path(path), import_rows(Path(source)), engine, dtype, coarse, fingerprint)
+        return cls._build(Path(path), import_rows(Path(source)), engine, dtype, fingerprint)
 
     @classmethod
     def _build(
@@ -198,7 +192,6 @@ class Gallery:
         parts: Iterable[Part],
         engine: Engine | None,
         dtype: str,
-        coarse: bool,
         fingerprint: str | None,
     ) -> Gallery:
         with drafted(path) as draft:
@@ -208,7 +201,7 @@ class Gallery:
                     if gallery is None:
                         dimension = int(part.vectors.shape[1])
                         gallery = cls.create(
-                            draft, engine, dtype, coarse=coarse, dimension=dimension, fingerprint=fingerprint
+                            draft, engine, dtype, dimension=dimension, fingerprint=fingerprint
                         )
                     gallery.add_vectors(
                         ids=part.ids, vectors=part.vectors, metadata=part.metadata, sources=part.sources
@@ -453,7 +446,7 @@ class Gallery:
                 first_key = tables.header(connection, "next_key")
             last_key = first_key + len(items) - 1
             entry = self._store.write_segment(
-                row_tensors(encoding, stored, scales), first_key, last_key, len(items)
+                row_tensors(encoding.dtype, stored, scales), first_key, last_key, len(items)
             )
 
             def change(connection: tables.Connection) -> None:
@@ -519,21 +512,17 @@ class Gallery:
         """
         return verify(self._store)
 
-    def reencoding(self, engine: Engine, dtype: str | None = None, coarse: bool | None = None) -> Reencoding:
+    def reencoding(self, engine: Engine, dtype: str | None = None) -> Reencoding:
         """Begin, or go on, to make all rows anew with another bundle (`cir-index --reencode` drives this).
 
         Args:
             engine: of the new bundle.
             dtype: of the new rows, by default that of the old ones.
-            coarse: see `create`, by default as it was.
         """
         encoding = self._encoding()
         dtype = dtype or encoding.dtype
-        coarse = (encoding.coarse and dtype != "int8") if coarse is None else coarse
-        check_row_type(dtype, coarse)
-        return Reencoding(
-            self._store, tables.Encoding(0, engine.fingerprint, engine.dimension, dtype, coarse)
-        )
+        check_row_type(dtype)
+        return Reencoding(self._store, tables.Encoding(0, engine.fingerprint, engine.dimension, dtype))
 
     @property
     def next_key(self) -> int:

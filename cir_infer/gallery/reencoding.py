@@ -82,7 +82,7 @@ class Reencoding:
             rows = checked_vectors(
                 np.asarray(vectors)[order], names, self._encoding.dimension, self._encoding.dtype
             )
-            tensors = row_tensors(self._encoding, *to_rows(rows, self._encoding.dtype), ascending)
+            tensors = row_tensors(self._encoding.dtype, *to_rows(rows, self._encoding.dtype), ascending)
             entry = self._store.write_segment(tensors, int(ascending[0]), int(ascending[-1]), len(ascending))
             self._store.commit(
                 lambda connection: tables.insert_segment(connection, self._encoding.number, entry)

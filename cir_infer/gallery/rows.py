@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, UsageError
-from cir_infer.gallery.catalogue import Encoding
 from cir_infer.gallery.tensors import Tensor
 
 __all__ = ["ROW_TYPES", "check_row_type", "checked_vectors", "faults", "quantise", "row_tensors", "to_rows"]
@@ -19,12 +18,10 @@ _FLOAT16_MAX = float(np.finfo(np.float16).max)
 _FLOAT16_NORMAL = float(np.finfo(np.float16).smallest_normal)
 
 
-def check_row_type(dtype: str, coarse: bool) -> None:
+def check_row_type(dtype: str) -> None:
     """Raise `UsageError` unless a gallery can store rows so."""
     if dtype not in ROW_TYPES:
         raise UsageError(f"dtype is {dtype!r}; expected one of {', '.join(ROW_TYPES)}")
-    if coarse and dtype == "int8":
-        raise UsageError("coarse=True adds an int8 copy, which int8 rows already are; choose one of the two")
 
 
 def checked_vectors(vectors: Any, ids: Sequence[str], dimension: int, dtype: str) -> npt.NDArray[np.float32]:
@@ -102,7 +99,7 @@ def to_rows(
 
 
 def row_tensors(
-    encoding: Encoding,
+    dtype: str,
     stored: npt.NDArray[Any],
     scales: npt.NDArray[np.float32] | None,
     keys: npt.NDArray[np.int64] | None = None,
@@ -110,18 +107,14 @@ def row_tensors(
     """Rows as the tensors of a segment.
 
     Args:
-        encoding: of the gallery; says whether a coarse copy is kept.
+        dtype: the row type.
         stored: (n, D) in the stored type.
         scales: float32 (n,) for int8 rows.
         keys: int64 (n,) ascending; None where they are consecutive.
     """
-    tensors = [Tensor("rows", encoding.dtype, stored.shape, [stored])]
+    tensors = [Tensor("rows", dtype, stored.shape, [stored])]
     if scales is not None:
         tensors.append(Tensor("scales", "float32", scales.shape, [scales]))
-    if encoding.coarse:
-        coarse, coarse_scales = quantise(stored)
-        tensors.append(Tensor("coarse", "int8", coarse.shape, [coarse]))
-        tensors.append(Tensor("coarse_scales", "float32", coarse_scales.shape, [coarse_scales]))
     if keys is not None and keys[-1] - keys[0] + 1 != len(keys):
         tensors.append(Tensor("keys", "int64", keys.shape, [keys]))
     return tensors

@@ -4,8 +4,6 @@ The file is a safetensors file (tensors.py), so any reader of that format opens 
 
     rows            (n, D)  float32, float16 or int8
     scales          (n,)    float32, with int8 rows: row = int8 * scale
-    coarse          (n, D)  int8, optional quick copy of the rows
-    coarse_scales   (n,)    float32, with coarse
     keys            (n,)    int64 ascending, only where the keys of the rows are not consecutive
 """
 
@@ -63,16 +61,12 @@ class Segment:
         keys: int64 (n,) ascending, or None where they are first_key, first_key + 1, ...
         rows: (n, D) in the gallery's row type.
         scales: float32 (n,) for int8 rows.
-        coarse: int8 (n, D) or None.
-        coarse_scales: float32 (n,) or None.
     """
 
     entry: SegmentEntry
     keys: npt.NDArray[np.int64] | None
     rows: npt.NDArray[Any]
     scales: npt.NDArray[np.float32] | None
-    coarse: npt.NDArray[np.int8] | None
-    coarse_scales: npt.NDArray[np.float32] | None
 
     def all_keys(self) -> npt.NDArray[np.int64]:
         """The keys of all rows, int64 (n,)."""
@@ -119,7 +113,7 @@ def unpack_chunk(bits: bytes) -> npt.NDArray[np.bool_]:
     return flags
 
 
-def open_segment(folder: Path, entry: SegmentEntry, dimension: int, dtype: str, coarse: bool) -> Segment:
+def open_segment(folder: Path, entry: SegmentEntry, dimension: int, dtype: str) -> Segment:
     """Map a segment after checking that its header, size and the catalogue agree.
 
     The contents are not read; `Gallery.verify` compares checksums.
@@ -137,9 +131,6 @@ def open_segment(folder: Path, entry: SegmentEntry, dimension: int, dtype: str, 
     expected: dict[str, tuple[str, tuple[int, ...]]] = {"rows": (dtype, (entry.rows, dimension))}
     if dtype == "int8":
         expected["scales"] = ("float32", (entry.rows,))
-    if coarse:
-        expected["coarse"] = ("int8", (entry.rows, dimension))
-        expected["coarse_scales"] = ("float32", (entry.rows,))
     if entry.last_key - entry.first_key + 1 != entry.rows:
         expected["keys"] = ("int64", (entry.rows,))
     try:
@@ -158,6 +149,4 @@ def open_segment(folder: Path, entry: SegmentEntry, dimension: int, dtype: str, 
         raise GalleryError(
             f"{path}: its keys are not those of the catalogue; restore the gallery from a copy"
         )
-    return Segment(
-        entry, keys, arrays["rows"], arrays.get("scales"), arrays.get("coarse"), arrays.get("coarse_scales")
-    )
+    return Segment(entry, keys, arrays["rows"], arrays.get("scales"))

@@ -35,7 +35,6 @@ class Snapshot:
         fingerprint: of the bundle that encoded the rows, None where nobody said.
         dimension: D.
         rows: all rows, memory-mapped.
-        coarse: an int8 copy of the same rows, where the gallery keeps one, else None.
         live: uint8 (ceil(N / 8),), bit r % 8 of byte r // 8 (least significant first) says whether
             row r counts; None where all do.
         count: how many rows count.
@@ -65,11 +64,6 @@ class Snapshot:
         self.rows = _rows(
             [s.rows for s in segments], [s.scales for s in segments], encoding.dtype, self.dimension
         )
-        self.coarse: Rows | None = None
-        if encoding.coarse:
-            self.coarse = _rows(
-                [s.coarse for s in segments], [s.coarse_scales for s in segments], "int8", self.dimension
-            )
         self._alive = self._live_rows(state.buried)
         total = int(self._starts[-1])
         self.count = total if self._alive is None else int(np.count_nonzero(self._alive))

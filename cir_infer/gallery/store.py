@@ -182,7 +182,7 @@ class Store:
         known = self._segments.get(entry.number)
         if known is not None and known.entry == entry:
             return known
-        return open_segment(self.rows, entry, encoding.dimension, encoding.dtype, encoding.coarse)
+        return open_segment(self.rows, entry, encoding.dimension, encoding.dtype)
 
     # ---- writing
 

@@ -117,9 +117,9 @@ def _segment_problems(store: Store, segment: Segment, report: Verification) -> I
         if not np.isfinite(block).all() or not block.all():
             yield "a row is zero or not finite"
             break
-    for scales in (segment.scales, segment.coarse_scales):
-        if scales is not None and not (np.isfinite(scales).all() and (scales > 0).all()):
-            yield "a scale is not a positive number"
+    scales = segment.scales
+    if scales is not None and not (np.isfinite(scales).all() and (scales > 0).all()):
+        yield "a scale is not a positive number"
     if segment.keys is not None and (np.diff(segment.keys) <= 0).any():
         yield "its keys do not ascend"
 

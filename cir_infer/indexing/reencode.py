@@ -28,7 +28,6 @@ def reencode(
     engine: Engine,
     *,
     dtype: str | None = None,
-    coarse: bool | None = None,
     workers: int = 1,
     batch_size: int = 32,
     drop_broken: bool = False,
@@ -43,7 +42,6 @@ def reencode(
         gallery: opened without an engine.
         engine: of the new bundle.
         dtype: of the new rows, by default as before.
-        coarse: whether to keep an int8 copy, by default as before.
         workers: decoding processes; 0 decodes in this one.
         batch_size: images in one run of the encoder.
         drop_broken: switch although some images cannot be encoded any more, and remove those items.
@@ -57,7 +55,7 @@ def reencode(
         GalleryError: another writer, a full disk.
     """
     started = time.perf_counter()
-    work = gallery.reencoding(engine, dtype, coarse)
+    work = gallery.reencoding(engine, dtype)
     run = _Run(gallery, engine, work, on_item)
     with Decoders(engine.manifest, workers) as decoders:
         while True:

@@ -45,7 +45,7 @@ class Target:
 def sample_gallery(path: Path) -> None:
     """A closed gallery with every feature of the format in it."""
     rng = np.random.default_rng(0)
-    with Gallery.create(path, dimension=8, coarse=True) as gallery:
+    with Gallery.create(path, dimension=8) as gallery:
         for part in range(4):
             gallery.add_vectors(
                 ids=[f"{part}-{n}" for n in range(6)],

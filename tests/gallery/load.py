@@ -34,7 +34,7 @@ class Writer:
     """Changes a gallery and keeps the history of what it holds."""
 
     def __init__(self, path: Path) -> None:
-        self.gallery = Gallery.create(path, dimension=DIM, coarse=True)
+        self.gallery = Gallery.create(path, dimension=DIM)
         self.states: list[State] = [{}]
         self.begun = self.acknowledged = 0
         self._version = 0

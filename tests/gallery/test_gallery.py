@@ -28,13 +28,10 @@ def picture(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "coarse"),
-    [("float32", False), ("float32", True), ("float16", False), ("float16", True), ("int8", False)],
-)
-def test_rows_come_back_as_they_were_added(tmp_path: Path, dtype: str, coarse: bool) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_rows_come_back_as_they_were_added(tmp_path: Path, dtype: str) -> None:
     rows = vectors(50) * 3
-    with filled(tmp_path / "g", 0, dtype=dtype, coarse=coarse) as gallery:
+    with filled(tmp_path / "g", 0, dtype=dtype) as gallery:
         gallery.add_vectors(ids=names(30), vectors=rows[:30])
         gallery.add_vectors(ids=names(20, "j"), vectors=rows[30:])
     snapshot = Gallery.open(tmp_path / "g").snapshot()
@@ -42,10 +39,6 @@ def test_rows_come_back_as_they_were_added(tmp_path: Path, dtype: str, coarse: b
     assert snapshot.rows.dtype == dtype and snapshot.dimension == DIM
     error = np.abs(snapshot.rows.take(range(50)) - rows).max()
     assert error <= TOLERANCE[dtype] * np.abs(rows).max()
-    assert (snapshot.coarse is not None) == coarse
-    if snapshot.coarse is not None:
-        assert snapshot.coarse.dtype == np.int8
-        assert np.abs(snapshot.coarse.take(range(50)) - rows).max() <= 0.02 * np.abs(rows).max()
     np.testing.assert_array_equal(snapshot.vector(31), snapshot.rows.take([31])[0])
     assert snapshot.ids([31, 0]) == ["j1", "i0"]
     assert snapshot.row("j1") == 31 and snapshot.row("nobody") is None
@@ -188,8 +181,6 @@ def test_creating_needs_a_free_path_and_a_shape(tmp_path: Path) -> None:
         Gallery.create(tmp_path / "h")
     with pytest.raises(UsageError, match="dtype is 'float64'"):
         Gallery.create(tmp_path / "h", dimension=4, dtype="float64")
-    with pytest.raises(UsageError, match="coarse"):
-        Gallery.create(tmp_path / "h", dimension=4, dtype="int8", coarse=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["g"]
 
 
