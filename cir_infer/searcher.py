@@ -149,8 +149,8 @@ class Searcher:
             GalleryError: there is no such item.
         """
         snapshot = self.gallery.snapshot()
-        row = self._row(snapshot, id)
-        return Hit(id, metadata=snapshot.metadata([row])[0], source=snapshot.sources([row])[0])
+        item = snapshot.items([self._row(snapshot, id)])[0]
+        return Hit(id, metadata=item.metadata, source=item.source)
 
     def describe(self) -> dict[str, Any]:
         """Engine, gallery and scorer, as plain values that JSON can hold."""
@@ -273,15 +273,9 @@ def _hits(
     rows: npt.NDArray[np.int64],
     terms: npt.NDArray[np.float32],
 ) -> Hits:
-    items = zip(snapshot.ids(rows), snapshot.metadata(rows), snapshot.sources(rows), strict=True)
     return Hits(
-        Hit(
-            id,
-            place + 1,
-            float(scores[place]),
-            dict(zip(names, terms[place].tolist(), strict=True)),
-            data,
-            source,
+        Hit(item.id, place, score, dict(zip(names, parts, strict=True)), item.metadata, item.source)
+        for place, (item, score, parts) in enumerate(
+            zip(snapshot.items(rows), scores.tolist(), terms.tolist(), strict=True), start=1
         )
-        for place, (id, data, source) in enumerate(items)
     )

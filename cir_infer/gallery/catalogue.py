@@ -307,16 +307,17 @@ class Catalogue:
                 for (key,) in connection.execute("SELECT key FROM items WHERE id = ? ORDER BY key", (item,))
             ]
 
-    def column(self, name: str, keys: Sequence[int]) -> dict[int, Any]:
-        """One column of the items ("id", "metadata", "source", "stamp") for some keys."""
-        assert name in ("id", "metadata", "source", "stamp")
-        found: dict[int, Any] = {}
+    def columns(self, names: Sequence[str], keys: Sequence[int]) -> dict[int, tuple[Any, ...]]:
+        """Some columns of the items ("id", "metadata", "source", "stamp") for some keys."""
+        assert set(names) <= {"id", "metadata", "source", "stamp"}
+        found: dict[int, tuple[Any, ...]] = {}
         with self.reading() as connection:
             for chunk in _chunks(keys):
                 marks = ",".join("?" * len(chunk))
-                found.update(
-                    connection.execute(f"SELECT key, {name} FROM items WHERE key IN ({marks})", chunk)
+                rows = connection.execute(
+                    f"SELECT key, {', '.join(names)} FROM items WHERE key IN ({marks})", chunk
                 )
+                found.update((row[0], row[1:]) for row in rows)
         return found
 
     def sourced(self, root: str) -> list[tuple[str, int, str]]:

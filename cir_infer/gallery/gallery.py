@@ -533,14 +533,13 @@ class Gallery:
         """What the catalogue has of those ids that the gallery holds; for indexers."""
         with self._store.catalogue.reading() as connection:
             keys = tables.live_keys(connection, ids)
-        stamps = self._store.catalogue.column("stamp", list(keys.values()))
-        return {item: Held(key, stamps[key]) for item, key in keys.items()}
+        stamps = self._store.catalogue.columns(("stamp",), list(keys.values()))
+        return {item: Held(key, stamps[key][0]) for item, key in keys.items()}
 
     def sources_of(self, keys: Sequence[int]) -> list[tuple[int, str, str | None]]:
         """(key, id, source) of some keys, without those that are forgotten; for indexers."""
-        ids = self._store.catalogue.column("id", keys)
-        sources = self._store.catalogue.column("source", keys)
-        return [(key, ids[key], sources[key]) for key in keys if key in ids]
+        found = self._store.catalogue.columns(("id", "source"), keys)
+        return [(key, *found[key]) for key in keys if key in found]
 
     def items_from(self, root: str) -> list[tuple[str, int, str]]:
         """(id, key, source) of every item whose source begins with `root`; for indexers."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +17,24 @@ from cir_infer.gallery.locks import Pin
 from cir_infer.gallery.segments import Segment
 from cir_infer.scoring.contract import Rows
 
-__all__ = ["Mask", "RowNumbers", "Snapshot"]
+__all__ = ["Item", "Mask", "RowNumbers", "Snapshot"]
 
 Mask = npt.NDArray[np.uint8]
 RowNumbers = Sequence[int] | npt.NDArray[np.int64]
+
+
+class Item(NamedTuple):
+    """What the gallery says about a row.
+
+    Attributes:
+        id: the item's id.
+        metadata: its metadata, an empty dictionary where it has none.
+        source: where its image came from (a path), None where nobody said.
+    """
+
+    id: str
+    metadata: dict[str, Any]
+    source: str | None
 
 
 class Snapshot:
@@ -93,21 +107,30 @@ class Snapshot:
 
     # ---- rows to items
 
+    def items(self, rows: RowNumbers) -> list[Item]:
+        """Everything about rows, in one look-up.
+
+        Raises:
+            GalleryError: a row number is out of range.
+        """
+        found = self._columns(("id", "metadata", "source"), rows)
+        return [Item(str(item), meta.decode(data), source) for item, data, source in found]
+
     def ids(self, rows: RowNumbers) -> list[str]:
         """The ids of rows.
 
         Raises:
             GalleryError: a row number is out of range.
         """
-        return [str(value) for value in self._column("id", rows)]
+        return [str(item) for (item,) in self._columns(("id",), rows)]
 
     def metadata(self, rows: RowNumbers) -> list[dict[str, Any]]:
         """The metadata of rows, an empty dictionary where an item has none."""
-        return [meta.decode(value) for value in self._column("metadata", rows)]
+        return [meta.decode(data) for (data,) in self._columns(("metadata",), rows)]
 
     def sources(self, rows: RowNumbers) -> list[str | None]:
         """Where the images of rows came from (a path), None where nobody said."""
-        return self._column("source", rows)
+        return [source for (source,) in self._columns(("source",), rows)]
 
     def vector(self, row: int) -> npt.NDArray[np.float32]:
         """One row as float32 (D,)."""
@@ -115,9 +138,9 @@ class Snapshot:
         vector: npt.NDArray[np.float32] = self.rows.take([row])[0]
         return vector
 
-    def _column(self, name: str, rows: RowNumbers) -> list[Any]:
+    def _columns(self, names: Sequence[str], rows: RowNumbers) -> list[tuple[Any, ...]]:
         keys = [int(key) for key in self._keys(rows)]
-        values = self._catalogue.column(name, keys)
+        values = self._catalogue.columns(names, keys)
         try:
             return [values[key] for key in keys]
         except KeyError as error:

@@ -108,4 +108,4 @@ def _one_round(searcher: Searcher, image: ImageLike, text: Text, k: int, watch: 
     scorer = searcher.scorer
     top = watch.time("score", lambda: scorer.topk(terms, min(k, snapshot.count), snapshot.live))
     rows = top.rows[0]
-    watch.time("lookup", lambda: (snapshot.ids(rows), snapshot.metadata(rows), snapshot.sources(rows)))
+    watch.time("lookup", lambda: snapshot.items(rows))
