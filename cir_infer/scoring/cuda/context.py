@@ -22,7 +22,7 @@ from cir_infer.runtime.devices import missing_gpu
 from cir_infer.scoring.cuda.arguments import THREADS
 from cir_infer.scoring.cuda.device import Device, Stream
 
-__all__ = ["FATBIN", "open_device"]
+__all__ = ["FATBIN", "open_device", "open_gpu"]
 
 FATBIN = Path(__file__).with_name("kernels.fatbin")
 """The kernels compiled for all architectures; `make fatbin`, or an install that finds nvcc, writes it."""
@@ -31,29 +31,41 @@ T = TypeVar("T")
 
 
 @functools.cache
-def open_device(ordinal: int = 0) -> Device:
-    """The GPU of that number, opened once a process.
+def open_gpu(ordinal: int = 0) -> _CudaDevice:
+    """The GPU of that number for memory, streams and captures, opened once a process; no kernels are needed.
 
     Raises:
-        DeviceError: no driver, no such GPU, PyCUDA or the compiled kernels missing, or a GPU that they
-            do not cover; the message says what to do.
+        DeviceError: no driver, no such GPU, PyCUDA missing, or a GPU that is too old.
     """
     reason = missing_gpu()  # PyCUDA answers a missing driver with an ImportError from its core
     if reason is not None:
-        raise DeviceError(f"the CUDA scorer cannot be used: {reason}; use the CPU scorer")
+        raise DeviceError(f"the GPU cannot be used: {reason}; use the CPU")
     try:
         import pycuda.driver as driver
     except ImportError as error:
         raise DeviceError(
-            f"the CUDA scorer needs PyCUDA, which cannot be imported ({error}); pip install 'cir-infer[gpu]'"
+            f"the GPU needs PyCUDA, which cannot be imported ({error}); pip install 'cir-infer[gpu]'"
         ) from error
+    return _CudaDevice(driver, ordinal)
+
+
+@functools.cache
+def open_device(ordinal: int = 0) -> Device:
+    """The GPU of that number with the kernels, opened once a process.
+
+    Raises:
+        DeviceError: as `open_gpu`, or the compiled kernels are missing or do not cover the GPU; the message
+            says what to do.
+    """
+    device = open_gpu(ordinal)
     if not FATBIN.exists():
         raise DeviceError(
             f"the CUDA kernels were not compiled when cir-infer was installed ({FATBIN.name} is missing); "
             "install again where nvcc is on the PATH, or run `make fatbin` in the sources there and copy the "
             f"file to {FATBIN.parent}"
         )
-    return _CudaDevice(driver, ordinal, FATBIN.read_bytes())
+    device.load_kernels(FATBIN.read_bytes())
+    return device
 
 
 def _explained(what: str, driver: Any, act: Callable[[], T]) -> T:
@@ -119,6 +131,47 @@ class _RegisteredMemory:
         self._driver.cuMemHostUnregister(self._start)
 
 
+class _CapturedGraph:
+    """A CUDA graph; a `Replay`. PyCUDA has no names for these functions, so the driver itself is asked."""
+
+    _THREAD_LOCAL = 1
+    """What other threads do meanwhile, such as allocating, does not break the capture."""
+
+    def __init__(self, stream: int, enqueue: Callable[[], None]) -> None:
+        self._driver = ctypes.CDLL("libcuda.so.1")
+        self._stream = ctypes.c_void_p(stream)
+        self._executable = ctypes.c_void_p()
+        graph = ctypes.c_void_p()
+        self._ask("cuStreamBeginCapture_v2", self._stream, ctypes.c_int(self._THREAD_LOCAL))
+        try:
+            enqueue()
+        except BaseException:
+            self._driver.cuStreamEndCapture(self._stream, ctypes.byref(graph))
+            if graph:
+                self._driver.cuGraphDestroy(graph)
+            raise
+        self._ask("cuStreamEndCapture", self._stream, ctypes.byref(graph))
+        try:
+            self._ask(
+                "cuGraphInstantiateWithFlags", ctypes.byref(self._executable), graph, ctypes.c_ulonglong(0)
+            )
+        finally:
+            self._driver.cuGraphDestroy(graph)
+
+    def launch(self) -> None:
+        self._ask("cuGraphLaunch", self._executable, self._stream)
+
+    def close(self) -> None:
+        if self._executable:
+            self._driver.cuGraphExecDestroy(self._executable)
+            self._executable = ctypes.c_void_p()
+
+    def _ask(self, function: str, *arguments: Any) -> None:
+        status = getattr(self._driver, function)(*arguments)
+        if status != 0:
+            raise DeviceError(f"a CUDA graph failed: {function} answered error {status} of the driver")
+
+
 def _leave(context: Any, held: list[Any]) -> None:
     """Drops what needs the context, then the context: PyCUDA's own end of it warns about primary contexts."""
     held.clear()
@@ -127,9 +180,9 @@ def _leave(context: Any, held: list[Any]) -> None:
 
 
 class _CudaDevice:
-    """One GPU through PyCUDA; a `Device`. Make one with `open_device`."""
+    """One GPU through PyCUDA; a `Device`. Get it from `open_device` or `open_gpu`."""
 
-    def __init__(self, driver: Any, ordinal: int, fatbin: bytes) -> None:
+    def __init__(self, driver: Any, ordinal: int) -> None:
         self._driver = driver
         opening = "opening the GPU"
         _explained(opening, driver, driver.init)
@@ -152,15 +205,20 @@ class _CudaDevice:
             )
         self._context = _explained(opening, driver, gpu.retain_primary_context)
         self._functions: dict[str, Any] = {}
+        self._held: list[Any] = [self._functions]
+        # Finalizers run newest first at exit: every scorer and plan has let go by then.
+        weakref.finalize(self, _leave, self._context, self._held)
+
+    def load_kernels(self, fatbin: bytes) -> None:
+        """Make the compiled kernels of a fatbin ready for `launch`."""
+        major, minor = divmod(self.architecture, 10)
         with self.active():
             module = _explained(
                 f"loading the kernels for {self.name} (compute capability {major}.{minor})",
-                driver,
-                lambda: driver.module_from_buffer(fatbin),
+                self._driver,
+                lambda: self._driver.module_from_buffer(fatbin),
             )
-        self._held = [module, self._functions]
-        # Finalizers run newest first at exit: every scorer has let go by then.
-        weakref.finalize(self, _leave, self._context, self._held)
+        self._held.append(module)
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
@@ -223,7 +281,7 @@ class _CudaDevice:
     ) -> None:
         function = self._functions.get(kernel)
         if function is None:
-            function = self._held[0].get_function(kernel)
+            function = self._held[-1].get_function(kernel)
             function.prepare([f"{ctypes.sizeof(arguments)}s"])
             function.set_attribute(
                 self._driver.function_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES, self.shared_bytes
@@ -232,6 +290,12 @@ class _CudaDevice:
         function.prepared_async_call(
             grid, (THREADS, 1, 1), stream, bytes(arguments), shared_size=shared_bytes
         )
+
+    def handle(self, stream: Stream) -> int:
+        return 0 if stream is None else int(stream.handle)
+
+    def capture(self, stream: Stream, enqueue: Callable[[], None]) -> _CapturedGraph:
+        return _CapturedGraph(self.handle(stream), enqueue)
 
     def record(self, stream: Stream) -> Any:
         event = self._driver.Event(self._driver.event_flags.DISABLE_TIMING)

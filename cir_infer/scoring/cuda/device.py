@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Device", "HostMemory", "Memory", "Stream"]
+__all__ = ["Device", "HostMemory", "Memory", "Replay", "Stream"]
 
 Stream = Any
 """Opaque: what `Device.new_stream` gave, or a PyCUDA stream of the caller's."""
@@ -34,6 +35,18 @@ class HostMemory(Memory, Protocol):
     @property
     def array(self) -> npt.NDArray[np.uint8]:
         """The same bytes as the host sees them."""
+        ...
+
+
+class Replay(Protocol):
+    """Captured work."""
+
+    def launch(self) -> None:
+        """Enqueue all of it again, on the stream it was captured from."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it; no launch may be under way."""
         ...
 
 
@@ -94,6 +107,18 @@ class Device(Protocol):
         stream: Stream,
     ) -> None:
         """Starts a kernel with blocks of 256 threads."""
+        ...
+
+    def handle(self, stream: Stream) -> int:
+        """The driver's own handle of a stream, for libraries that enqueue on it."""
+        ...
+
+    def capture(self, stream: Stream, enqueue: Callable[[], None]) -> Replay:
+        """What `enqueue` puts on the stream, as one CUDA graph instead of being run.
+
+        Raises:
+            DeviceError: the driver cannot capture it.
+        """
         ...
 
     def record(self, stream: Stream) -> Any:
