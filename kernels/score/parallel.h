@@ -5,30 +5,98 @@
 #include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <deque>
+#include <vector>
+
+#if defined(__linux__)
+#include <pthread.h>
+#include <sched.h>
+#else
 #include <system_error>
 #include <thread>
-#include <vector>
+#endif
 
 #include "score.h"
 
 namespace cir {
 
+// A thread that runs f(i) and is not started on the core of its maker. Left alone, the scheduler puts one call in ten
+// on it, measured on two cores, and moves it away milliseconds later: by then a scan is over, on one core.
+template <class F>
+class Helper {
+public:
+    Helper(const F& f, int i) : f_(&f), i_(i) {}
+    Helper(const Helper&) = delete;
+    Helper& operator=(const Helper&) = delete;
+
+#if defined(__linux__)
+    bool start(const cpu_set_t* elsewhere) {
+        pthread_attr_t attributes;
+        if (pthread_attr_init(&attributes) != 0) return false;
+        if (elsewhere) pthread_attr_setaffinity_np(&attributes, sizeof *elsewhere, elsewhere);
+        // A core may be taken from the process in between: then anywhere will do.
+        started_ = pthread_create(&thread_, &attributes, run, this) == 0 || pthread_create(&thread_, nullptr, run, this) == 0;
+        pthread_attr_destroy(&attributes);
+        return started_;
+    }
+
+    ~Helper() {
+        if (started_) pthread_join(thread_, nullptr);
+    }
+
+private:
+    static void* run(void* self) {
+        const Helper& helper = *static_cast<const Helper*>(self);
+        (*helper.f_)(helper.i_);
+        return nullptr;
+    }
+
+    pthread_t thread_{};
+    bool started_ = false;
+#else
+    bool start() {
+        try {
+            thread_ = std::thread(*f_, i_);
+        } catch (const std::system_error&) {
+            return false;
+        }
+        return true;
+    }
+
+    ~Helper() {
+        if (thread_.joinable()) thread_.join();
+    }
+
+private:
+    std::thread thread_;
+#endif
+    const F* f_;
+    int i_;
+};
+
 // f(0), f(1) ... f(threads - 1) at once, f(0) in the caller. A thread costs some 20 microseconds to start, and a
 // call that needs more than one takes far longer than that; in return there is no pool to own, to share between
-// concurrent calls, or to lose in a fork. `f` must not throw.
+// concurrent calls, or to lose in a fork. Where the machine has no more threads, the others take its share.
+// `f` must not throw.
 template <class F>
 void in_parallel(int threads, const F& f) {
-    std::vector<std::thread> others;
-    others.reserve(static_cast<size_t>(std::max(threads - 1, 0)));
+    std::deque<Helper<F>> others;  // destroyed, i.e. joined, after f(0)
+#if defined(__linux__)
+    cpu_set_t cores;
+    const int here = sched_getcpu();
+    const bool known = threads > 1 && here >= 0 && here < CPU_SETSIZE &&
+                       sched_getaffinity(0, sizeof cores, &cores) == 0 && CPU_COUNT(&cores) > 1;
+    if (known) CPU_CLR(here, &cores);
+#endif
     for (int i = 1; i < threads; ++i) {
-        try {
-            others.emplace_back(f, i);
-        } catch (const std::system_error&) {
-            break;  // the machine has no more threads: the others take its share
-        }
+        others.emplace_back(f, i);
+#if defined(__linux__)
+        if (!others.back().start(known ? &cores : nullptr)) break;
+#else
+        if (!others.back().start()) break;
+#endif
     }
     f(0);
-    for (std::thread& other : others) other.join();
 }
 
 // As many threads as have work for some tens of microseconds.

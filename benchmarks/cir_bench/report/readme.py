@@ -177,7 +177,9 @@ def _scoring_rows(results: Sequence[Result]) -> list[list[str]]:
 
 
 def _relative(other: Result, ours: Result) -> str:
-    return f"{other['name']} {significant(other['median_ms'] / ours['median_ms'])}x"
+    beside = other.get("over_ours", {}).get(f"{ours['name']} {ours['dtype']}")
+    ratio = beside["median"] if beside else other["median_ms"] / ours["median_ms"]
+    return f"{other['name']} {significant(ratio)}x"
 
 
 def _table7_rows(results: Sequence[Result]) -> list[list[str]]:
