@@ -247,6 +247,9 @@ class Engine:
 
     def _batches(self, images: Iterable[ImageLike], size: int) -> Iterator[Array]:
         """Prepared batches (n, ...); while the graph runs on one, threads prepare the next."""
+        if isinstance(images, Sequence) and len(images) == 1:
+            yield self._prepare(0, images[0])[None]  # nothing to do meanwhile, so no thread to wake
+            return
         numbered = enumerate(images)
         waiting: deque[list[Future[Array]]] = deque()
         try:
