@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cir_export.model_file import TrainedModel
-from cir_export.verification.samples import Samples
+from cir_export.samples import Samples
 from cir_infer.engine import Engine
 from cir_infer.preprocess import preprocess
 from cir_infer.scoring.contract import QueryTerms, Rows

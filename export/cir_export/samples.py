@@ -22,7 +22,7 @@ from cir_infer.errors import UsageError
 from cir_infer.images import ImageLike
 from cir_infer.texts import Text
 
-__all__ = ["Samples", "draw_samples"]
+__all__ = ["Samples", "draw_samples", "image_files"]
 
 IMAGES = 48
 TEXTS = 40
@@ -70,11 +70,8 @@ def draw_samples(
     """
     images: Sequence[ImageLike]
     if folder is not None:
-        suffixes = {".npy"} if image["kind"] == "features" else _SUFFIXES
-        images = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in suffixes)[:IMAGES]
+        images = image_files(folder, image)[:IMAGES]
         source = str(folder)
-        if not images:
-            raise UsageError(f"{folder} holds no file of type {', '.join(sorted(suffixes))}")
     elif image["kind"] == "features":
         images = [_features(image["size"], number) for number in range(IMAGES)]
         source = "generated features"
@@ -83,6 +80,19 @@ def draw_samples(
         images = [*scenes, *(_photograph(number) for number in range(IMAGES - len(scenes)))]
         source = "rendered scenes and generated photographs"
     return Samples(images, _texts(text, tokenizer), source)
+
+
+def image_files(folder: str | os.PathLike[str], image: dict[str, Any]) -> list[Path]:
+    """The user's images below a folder, by name; of a model on features: .npy files.
+
+    Raises:
+        UsageError: there are none.
+    """
+    suffixes = {".npy"} if image["kind"] == "features" else _SUFFIXES
+    found = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in suffixes)
+    if not found:
+        raise UsageError(f"{folder} holds no file of type {', '.join(sorted(suffixes))}")
+    return found
 
 
 def _texts(text: dict[str, Any], tokenizer: Tokenizer) -> list[Text]:
