@@ -39,7 +39,7 @@ def open_gpu(ordinal: int = 0) -> _CudaDevice:
     """
     reason = missing_gpu()  # PyCUDA answers a missing driver with an ImportError from its core
     if reason is not None:
-        raise DeviceError(f"the GPU cannot be used: {reason}; use device='cpu' or the CPU scorer")
+        raise DeviceError(f"the GPU cannot be used: {reason}; use the CPU scorer or device='cpu'")
     try:
         import pycuda.driver as driver
     except ImportError as error:
