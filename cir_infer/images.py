@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,16 @@ from cir_infer.errors import ImageError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["MAX_PIXELS", "ImageLike", "check_pixels", "describe_image", "load_features", "load_image"]
+__all__ = [
+    "MAX_PIXELS",
+    "Decoded",
+    "ImageLike",
+    "check_pixels",
+    "decode_image",
+    "describe_image",
+    "load_features",
+    "load_image",
+]
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]"
 """A path, an encoded image as bytes, a Pillow image, or uint8 (H, W, C) with C = 1, 3 or 4. For a
@@ -30,22 +40,54 @@ MAX_PIXELS = 1 << 27
 """The largest image, 134 megapixels, that is decoded or made on the way by padding or resizing
 (400 MB as RGB). Larger ones, often decompression bombs, are an `ImageError`."""
 
+Size = tuple[int, int]
+"""Width and height."""
+
+_ORIENTATION = 0x0112
+_ROTATED = (5, 6, 7, 8)
+"""Values of EXIF's orientation that turn an image by a quarter."""
+
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "JPEG2000", "AVIF")
 
 
+class Decoded(NamedTuple):
+    """A decoded image.
+
+    Attributes:
+        image: the pixels.
+        size: width and height of the whole picture.
+        part: 1, or 2, 4, 8 where a JPEG was decoded at 1/2, 1/4, 1/8 of that; `image.size` is then
+            rounded up.
+    """
+
+    image: Image.Image
+    size: Size
+    part: int = 1
+
+
 def load_image(image: ImageLike, exif_orientation: bool = False) -> Image.Image:
-    """Decode an image completely, in its own mode.
+    """Decode an image completely, in its own mode; see `decode_image`."""
+    return decode_image(image, exif_orientation).image
+
+
+def decode_image(
+    image: ImageLike, exif_orientation: bool = False, reduction: Callable[[Size], int] | None = None
+) -> Decoded:
+    """Decode an image, in its own mode.
 
     Args:
         image: see `ImageLike`.
         exif_orientation: turn it upright as its EXIF tag says.
+        reduction: says by its upright size at which part of it a JPEG may be decoded: 1, 2, 4 or 8 for
+            1, 1/2, 1/4, 1/8. A Pillow image is the caller's and is decoded whole.
 
     Raises:
         ImageError: no such file, not an image, truncated, above `MAX_PIXELS`, more than 8 bits a
             channel, or an array of another type or shape.
     """
     if isinstance(image, np.ndarray):
-        return _from_array(image)
+        array = _from_array(image)
+        return Decoded(array, array.size)
     from PIL import Image, UnidentifiedImageError
 
     name = describe_image(image)
@@ -53,7 +95,7 @@ def load_image(image: ImageLike, exif_orientation: bool = False) -> Image.Image:
         if isinstance(image, Image.Image):
             return _decode(image, name, exif_orientation)
         with _stream(image) as stream:
-            return _decode(Image.open(stream, formats=_formats()), name, exif_orientation)
+            return _decode(Image.open(stream, formats=_formats()), name, exif_orientation, reduction)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -130,17 +172,28 @@ def _stream(image: object) -> IO[bytes]:
     )
 
 
-def _decode(image: Image.Image, name: str, exif_orientation: bool) -> Image.Image:
+def _decode(
+    image: Image.Image,
+    name: str,
+    exif_orientation: bool,
+    reduction: Callable[[Size], int] | None = None,
+) -> Decoded:
     check_pixels(image.width, image.height, name)
     if image.mode == "F" or image.mode.startswith("I"):
         # Pillow would clip these at 255 on the way to RGB: a white picture, and no error.
         raise ImageError(f"{name} has more than 8 bits a channel (mode {image.mode}); save it as 8-bit")
+    rotated = exif_orientation and image.getexif().get(_ORIENTATION) in _ROTATED
+    size = (image.height, image.width) if rotated else image.size
+    part = 1
+    if reduction is not None and image.format in ("JPEG", "MPO"):
+        part = reduction(size)
+        image.draft(None, (image.width // part, image.height // part))
     image.load()
-    if not exif_orientation:
-        return image
-    from PIL import ImageOps
+    if exif_orientation:
+        from PIL import ImageOps
 
-    return ImageOps.exif_transpose(image)
+        image = ImageOps.exif_transpose(image)
+    return Decoded(image, size, part)
 
 
 def _too_large(name: str, found: str) -> ImageError:

@@ -24,6 +24,7 @@ __all__ = [
     "PadSquare",
     "PixelInput",
     "Resize",
+    "ScaledJpeg",
     "Step",
     "TargetPad",
     "TextInput",
@@ -35,6 +36,17 @@ FORMAT = "cir-bundle"
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class ScaledJpeg:
+    """Decode a JPEG at 1/2, 1/4 or 1/8 of its size, as far as the first resize still makes it smaller.
+
+    A decoder that scales skips most of its work. Later steps aim at the sizes that the whole picture would
+    have. What is no JPEG, or was decoded before, is taken whole. Always the first step where it occurs.
+    """
+
+    op: ClassVar[str] = "scaled_jpeg"
 
 
 @dataclass(frozen=True)
@@ -91,7 +103,7 @@ class CenterCrop:
     size: int = 224
 
 
-Step = ToRgb | PadSquare | TargetPad | Resize | CenterCrop
+Step = ScaledJpeg | ToRgb | PadSquare | TargetPad | Resize | CenterCrop
 
 
 @dataclass(frozen=True)

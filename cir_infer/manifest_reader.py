@@ -25,6 +25,7 @@ from cir_infer.manifest import (
     PadSquare,
     PixelInput,
     Resize,
+    ScaledJpeg,
     Step,
     TargetPad,
     TextInput,
@@ -38,7 +39,9 @@ PRECISIONS = ("float32", "float16", "int8")
 MAX_SIDE = 8192
 """Longest image side, in pixels, that a manifest may ask for."""
 
-_STEPS: dict[str, type[Step]] = {s.op: s for s in (ToRgb, PadSquare, TargetPad, Resize, CenterCrop)}
+_STEPS: dict[str, type[Step]] = {
+    s.op: s for s in (ScaledJpeg, ToRgb, PadSquare, TargetPad, Resize, CenterCrop)
+}
 
 
 class _Reader:
@@ -187,7 +190,21 @@ def _read_image(reader: _Reader) -> PixelInput | FeatureInput:
     reader.done()
     if sum(isinstance(step, ToRgb) for step in pixels.steps) != 1:
         raise BundleError("manifest: image.steps must hold the step to_rgb exactly once")
+    _check_scaling(pixels.steps)
     return pixels
+
+
+def _check_scaling(steps: tuple[Step, ...]) -> None:
+    """Scaled decoding leaves out what the first resize throws away, so nothing before it may count pixels."""
+    if not any(isinstance(step, ScaledJpeg) for step in steps):
+        return
+    after = [step for step in steps[1:] if not isinstance(step, (ToRgb, PadSquare, TargetPad))]
+    if not isinstance(steps[0], ScaledJpeg) or not after or not isinstance(after[0], Resize):
+        raise BundleError(
+            "manifest: image.steps must begin with scaled_jpeg where it occurs, and resize before it crops"
+        )
+    if any(isinstance(step, ScaledJpeg) for step in steps[1:]):
+        raise BundleError("manifest: image.steps holds scaled_jpeg more than once")
 
 
 def _read_step(reader: _Reader) -> Step:
@@ -208,7 +225,7 @@ def _read_step(reader: _Reader) -> Step:
     elif op is CenterCrop:
         step = CenterCrop(reader.whole("size", 1, MAX_SIDE))
     else:
-        step = ToRgb()
+        step = op()
     reader.done()
     return step
 

@@ -7,20 +7,53 @@ that a model sees the same bytes here as there. Dividing by 255 and normalising 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import ImageError
-from cir_infer.images import ImageLike, check_pixels, describe_image, load_features, load_image
-from cir_infer.manifest import CenterCrop, FeatureInput, PadSquare, PixelInput, Resize, Step, TargetPad
+from cir_infer.images import Decoded, ImageLike, check_pixels, decode_image, describe_image, load_features
+from cir_infer.manifest import (
+    CenterCrop,
+    FeatureInput,
+    PadSquare,
+    PixelInput,
+    Resize,
+    ScaledJpeg,
+    Step,
+    TargetPad,
+    ToRgb,
+)
 from cir_infer.resampling import Border, resize_padded_square
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["preprocess"]
+__all__ = ["decode", "prepare", "preprocess"]
+
+
+class _Picture(NamedTuple):
+    """A picture between two steps.
+
+    Attributes:
+        image: the pixels.
+        size: what it would measure, decoded whole.
+        part: how much smaller it was decoded, see `Decoded`; 1 from the first resize on.
+        at: where its left and top edge lie in `image`, whose borders are rounded up to whole pixels.
+    """
+
+    image: Image.Image
+    size: tuple[int, int]
+    part: int = 1
+    at: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Its edges in `image`."""
+        (left, top), (width, height) = self.at, self.size
+        return (left, top, left + width / self.part, top + height / self.part)
 
 
 def preprocess(
@@ -40,61 +73,120 @@ def preprocess(
     """
     if isinstance(spec, FeatureInput):
         return load_features(image, spec.size)
-    picture = load_image(image, spec.exif_orientation)
+    return prepare(decode(image, spec), spec, describe_image(image))
+
+
+def decode(image: ImageLike, spec: PixelInput) -> Decoded:
+    """The first half of `preprocess`: the decoded image, at a part of its size where the bundle says so.
+
+    Raises:
+        ImageError: the image cannot be read.
+    """
+    scaled = bool(spec.steps) and isinstance(spec.steps[0], ScaledJpeg)
+    return decode_image(image, spec.exif_orientation, partial(_reduction, spec.steps) if scaled else None)
+
+
+def prepare(decoded: Decoded, spec: PixelInput, name: str = "the image") -> npt.NDArray[np.uint8]:
+    """The second half of `preprocess`: the steps on a decoded image, uint8 (height, width, 3).
+
+    Raises:
+        ImageError: the steps do not bring it to the bundle's size.
+    """
     try:
-        picture = _run(spec.steps, picture, describe_image(image))
+        picture = _run(spec.steps, decoded, name)
     except (ValueError, OSError, MemoryError) as error:  # Pillow cannot resample or convert this mode
-        raise ImageError(
-            f"{describe_image(image)} cannot be prepared ({error}); save it as 8-bit RGB"
-        ) from error
+        raise ImageError(f"{name} cannot be prepared ({error}); save it as 8-bit RGB") from error
     if picture.size != (spec.width, spec.height):
         raise ImageError(
-            f"{describe_image(image)} is {picture.width} x {picture.height} pixels; this bundle does not "
+            f"{name} is {picture.width} x {picture.height} pixels; this bundle does not "
             f"resize and takes exactly {spec.width} x {spec.height}"
         )
     return np.asarray(picture)
 
 
-def _run(steps: Sequence[Step], image: Image.Image, name: str) -> Image.Image:
+def _reduction(steps: Sequence[Step], size: tuple[int, int]) -> int:
+    """The largest of 1, 2, 4, 8 that leaves both sides at least as long as the first resize makes them."""
+    for step in steps:
+        if isinstance(step, (PadSquare, TargetPad)):
+            size = _grown(size, _border(step, size))
+        elif isinstance(step, Resize):
+            target = _resized(step, size)
+            return next(part for part in (8, 4, 2, 1) if _fits(size, target, part) or part == 1)
+    return 1
+
+
+def _fits(size: tuple[int, int], target: tuple[int, int], part: int) -> bool:
+    return size[0] >= part * target[0] and size[1] >= part * target[1]
+
+
+def _run(steps: Sequence[Step], decoded: Decoded, name: str) -> Image.Image:
     """The steps in order; padding to a square, resizing and cropping it are one step, to the same bytes."""
+    picture = _Picture(*decoded)
     while steps:
-        fused = _padded_square(steps, image, name)
+        fused = _padded_square(steps, picture, name)
         if fused is None:
-            image, steps = _apply(steps[0], image, name), steps[1:]
+            picture, steps = _apply(steps[0], picture, name), steps[1:]
         else:
-            image, steps = fused, steps[3:]
-    return image
+            picture, steps = _Picture(fused, fused.size), steps[3:]
+    return picture.image
 
 
-def _padded_square(steps: Sequence[Step], image: Image.Image, name: str) -> Image.Image | None:
+def _padded_square(steps: Sequence[Step], picture: _Picture, name: str) -> Image.Image | None:
     """The first three steps in one go; None where they are others, or their order of rounding is open."""
-    if len(steps) < 3 or image.mode not in ("L", "RGB"):
+    if len(steps) < 3 or picture.image.mode not in ("L", "RGB"):
         return None
     pad, resize, crop = steps[:3]
     if not (isinstance(pad, PadSquare) and isinstance(resize, Resize) and isinstance(crop, CenterCrop)):
         return None
-    border = _border(pad, image.size)
-    padded = (image.width + border[0] + border[2], image.height + border[1] + border[3])
-    size = _resized(resize, padded)
-    if padded[0] != padded[1] or size[0] != size[1] or crop.size > size[0] or (size[0] - crop.size) % 2:
+    border, padded = _padding(pad, picture)
+    size = _resized(resize, padded.size)
+    if (
+        padded.size[0] != padded.size[1]
+        or size[0] != size[1]
+        or crop.size > size[0]
+        or (size[0] - crop.size) % 2
+    ):
         return None
-    check_pixels(*padded, f"{name}, padded,")
+    check_pixels(*padded.size, f"{name}, padded,")
     check_pixels(*size, f"{name}, resized,")
     margin = (size[0] - crop.size) // 2
-    return resize_padded_square(image, border, pad.fill, size[0], margin, _filter(resize))
+    return resize_padded_square(picture.image, border, pad.fill, padded.box, size[0], margin, _filter(resize))
 
 
-def _apply(step: Step, image: Image.Image, name: str) -> Image.Image:
+def _apply(step: Step, picture: _Picture, name: str) -> _Picture:
     """One step by itself, on an image of any mode."""
+    image = picture.image
     if isinstance(step, (PadSquare, TargetPad)):
-        return _pad(image, _border(step, image.size), step.fill if isinstance(step, PadSquare) else 0, name)
+        fill = step.fill if isinstance(step, PadSquare) else 0
+        border, padded = _padding(step, picture)
+        return padded._replace(image=_pad(image, border, fill, name))
     if isinstance(step, Resize):
-        size = _resized(step, image.size)
+        size = _resized(step, picture.size)
         check_pixels(*size, f"{name}, resized,")
-        return image.resize(size, _filter(step))
+        return _Picture(image.resize(size, _filter(step), picture.box), size)
     if isinstance(step, CenterCrop):
-        return _center_crop(image, step.size, name)
-    return image if image.mode == "RGB" else image.convert("RGB")
+        image = _center_crop(image, step.size, name)
+        return _Picture(image, image.size)
+    if isinstance(step, ToRgb) and image.mode != "RGB":
+        image = image.convert("RGB")
+    return picture._replace(image=image)
+
+
+def _padding(step: PadSquare | TargetPad, picture: _Picture) -> tuple[Border, _Picture]:
+    """A step's border in whole pixels of the image, and where the padded picture will lie in it."""
+    left, top, right, bottom = _border(step, picture.size)
+    part, (x, y) = picture.part, picture.at
+    border = (_up(left, part), _up(top, part), _up(right, part), _up(bottom, part))
+    size = _grown(picture.size, (left, top, right, bottom))
+    return border, picture._replace(size=size, at=(x + border[0] - left / part, y + border[1] - top / part))
+
+
+def _up(length: int, part: int) -> int:
+    return -(-length // part)
+
+
+def _grown(size: tuple[int, int], border: Border) -> tuple[int, int]:
+    return size[0] + border[0] + border[2], size[1] + border[1] + border[3]
 
 
 def _border(step: PadSquare | TargetPad, size: tuple[int, int]) -> Border:

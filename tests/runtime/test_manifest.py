@@ -20,6 +20,7 @@ from cir_infer.manifest import (
     PadSquare,
     PixelInput,
     Resize,
+    ScaledJpeg,
     Step,
     TargetPad,
     TextInput,
@@ -176,6 +177,29 @@ def test_any_value_anywhere_is_read_back_or_refused(path: str, value: object) ->
     except BundleError:
         return
     assert read_manifest(manifest.to_json()) == manifest
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        (ToRgb(), ScaledJpeg(), Resize(8)),
+        (ScaledJpeg(), ToRgb(), CenterCrop(8), Resize(8)),
+        (ScaledJpeg(), ToRgb(), PadSquare()),
+        (ScaledJpeg(), ScaledJpeg(), ToRgb(), Resize(8)),
+    ],
+)
+def test_scaled_decoding_comes_first_and_before_a_resize(steps: tuple[Step, ...]) -> None:
+    with pytest.raises(BundleError, match="scaled_jpeg"):
+        read_manifest(replace(sealed(), image=PixelInput(8, 8, steps)).to_json())
+
+
+def test_rows_of_scaled_decoding_are_others() -> None:
+    exact, scaled = (
+        replace(sealed(), image=PixelInput(8, 8, (*first, ToRgb(), Resize((8, 8)))))
+        for first in ((), (ScaledJpeg(),))
+    )
+    assert exact.fingerprint != scaled.fingerprint
+    assert read_manifest(scaled.to_json()) == scaled
 
 
 def test_nan_has_no_json_form() -> None:

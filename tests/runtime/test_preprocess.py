@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cir_infer.errors import ImageError
-from cir_infer.manifest import CenterCrop, PadSquare, PixelInput, Resize, Step, TargetPad, ToRgb
-from cir_infer.preprocess import preprocess
+from cir_infer.manifest import CenterCrop, PadSquare, PixelInput, Resize, ScaledJpeg, Step, TargetPad, ToRgb
+from cir_infer.preprocess import decode, preprocess
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "preprocessing"
 """Inputs of the authors' own eval transforms, as bytes (before / 255 and normalisation)."""
@@ -141,3 +142,75 @@ def test_a_bundle_that_does_not_resize_takes_its_size_only() -> None:
     np.testing.assert_array_equal(preprocess(image, spec), image)
     with pytest.raises(ImageError, match="exactly 8 x 8"):
         preprocess(picture(9, 8), spec)
+
+
+def jpeg(width: int, height: int, seed: int = 0, **options: object) -> bytes:
+    """A smooth picture as a JPEG."""
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x / (9 + seed + c)) * np.cos(y / (7 + 2 * c)) for c in range(3)]
+    buffer = io.BytesIO()
+    Image.fromarray((127 + 100 * np.stack(waves, -1)).astype(np.uint8)).save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+PIPELINES: dict[str, tuple[Step, ...]] = {
+    "artemis": (ToRgb(), PadSquare(255), Resize(64), CenterCrop(56)),
+    "square pad of clip4cir": (PadSquare(0, "clip4cir"), Resize(56, "bicubic"), CenterCrop(56), ToRgb()),
+    "target pad": (TargetPad(1.25), Resize(56, "bicubic"), CenterCrop(56), ToRgb()),
+    "no pad": (ToRgb(), Resize(56), CenterCrop(56)),
+    "stretched": (ToRgb(), Resize((56, 56))),
+}
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+@settings(derandomize=True, max_examples=25, deadline=None)
+@given(width=st.integers(20, 700), height=st.integers(20, 700))
+def test_scaled_jpegs_are_close_to_whole_ones_at_every_size(name: str, width: int, height: int) -> None:
+    steps = PIPELINES[name]
+    encoded = jpeg(width, height)
+    whole = preprocess(encoded, PixelInput(56, 56, steps)).astype(int)
+    scaled = preprocess(encoded, PixelInput(56, 56, (ScaledJpeg(), *steps))).astype(int)
+    # Filtered twice instead of once; with edges a pixel off, it would be 7 and more.
+    assert np.abs(whole - scaled).mean() < 4
+
+
+@pytest.mark.parametrize(("width", "height", "part"), [(1000, 750, 2), (2048, 2048, 8), (2047, 9, 4)])
+def test_a_jpeg_is_decoded_at_the_smallest_size_that_the_resize_still_shrinks(
+    width: int, height: int, part: int
+) -> None:
+    spec = PixelInput(224, 224, (ScaledJpeg(), ToRgb(), PadSquare(255), Resize(256), CenterCrop(224)))
+    decoded = decode(jpeg(width, height), spec)
+    assert decoded.size == (width, height)
+    assert decoded.image.size == (-(-width // part), -(-height // part))
+
+
+def test_the_size_to_resize_to_is_that_of_the_whole_picture() -> None:
+    # At 3/8 of 752 the shorter side would be rounded up, and the longer one come out a pixel off.
+    steps: tuple[Step, ...] = (ToRgb(), Resize(90))
+    for width, height in ((1001, 751), (999, 733), (751, 1003)):
+        encoded = jpeg(width, height)
+        shape = (90, int(90 * width / height)) if width > height else (int(90 * height / width), 90)
+        spec = PixelInput(shape[0], shape[1], (ScaledJpeg(), *steps))
+        assert decode(encoded, spec).image.size != (width, height)
+        assert preprocess(encoded, spec).shape == (*shape, 3)
+
+
+def test_a_turned_jpeg_is_scaled_by_its_upright_size() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    encoded = jpeg(1024, 256, exif=exif.tobytes())
+    steps = (ScaledJpeg(), ToRgb(), Resize((256, 64)))  # upright it is 1024 high, 256 wide
+    decoded = decode(encoded, PixelInput(256, 64, steps, exif_orientation=True))
+    assert decoded.size == (256, 1024)
+    assert decoded.image.size == (64, 256)
+
+
+def test_what_is_no_jpeg_or_was_decoded_before_is_taken_whole() -> None:
+    spec = PixelInput(56, 56, (ScaledJpeg(), *PIPELINES["artemis"]))
+    whole = PixelInput(56, 56, PIPELINES["artemis"])
+    pixels = picture(400, 300)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    opened = Image.open(io.BytesIO(jpeg(400, 300)))
+    for image in (pixels, buffer.getvalue(), opened):
+        np.testing.assert_array_equal(preprocess(image, spec), preprocess(image, whole))
