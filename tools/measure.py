@@ -78,10 +78,22 @@ def gallery(bundle: Path) -> Path:
 
 
 def scoring() -> None:
-    """Exact scorers at 400,000 rows: one query, and 64 at once."""
-    for queries in ("1", "64"):
-        command = ("cir-bench", "scoring", "--rows", "400000", "--queries", queries, "--json")
-        run(*command, into=result(f"scoring-{queries}"))
+    """Exact scorers: one query and 64 at once, FashionIQ's shirts, and every instruction set."""
+    for name, rows, queries, rounds in (
+        ("400k-1", 400_000, 1, 21),
+        ("1m-1", 1_000_000, 1, 15),
+        ("400k-64", 400_000, 64, 7),
+        ("1m-64", 1_000_000, 64, 4),
+        ("6346-4076", 6_346, 4_076, 5),
+    ):
+        _scoring(name, rows, queries, rounds)
+    _scoring("sets-200k-1", 200_000, 1, 9, "--every-instruction-set")
+    _scoring("sets-50k-64", 50_000, 64, 7, "--every-instruction-set")
+
+
+def _scoring(name: str, rows: int, queries: int, rounds: int, *more: str) -> None:
+    size = ("--rows", str(rows), "--queries", str(queries), "--rounds", str(rounds))
+    run("cir-bench", "scoring", *size, "--json", *more, into=result(f"scoring-{name}"))
 
 
 def latency() -> None:
