@@ -18,10 +18,14 @@ from cir_infer.images import ImageLike
 from cir_infer.manifest import FeatureInput, Manifest
 from cir_infer.preprocess import preprocess
 from cir_infer.progress import progress_bar
+from cir_infer.runtime.chains import Chains
 from cir_infer.runtime.devices import open_graphs
 from cir_infer.runtime.graph import Array
+from cir_infer.runtime.plan_policy import PlanPolicy
+from cir_infer.runtime.plan_policy import missing_plan as chosen_policy
+from cir_infer.runtime.samples import Samples, sample_feeds
 from cir_infer.runtime.signature import check_signature
-from cir_infer.scoring.contract import QueryTerms
+from cir_infer.scoring.contract import QueryTerms, Scorer
 from cir_infer.texts import Text, TextReader
 
 __all__ = ["Engine"]
@@ -34,9 +38,11 @@ class Engine:
 
     Args:
         bundle: the bundle, or its path.
-        device: "auto", "cpu", "cuda" or "tensorrt". A device asked for by name is used or refused;
-            "auto" says through `logging` what it took.
+        device: "auto", "cpu", "cuda", "tensorrt", or "ort-tensorrt" for ONNX Runtime's TensorRT provider. A
+            device asked for by name is used or refused; "auto" says through `logging` what it took.
         threads: CPU threads inside an operator, and of a scorer; None lets the backend choose.
+        missing_plan: where "tensorrt" finds no plan for this GPU: "build" it, once, in minutes; run on
+            "onnxruntime" instead; "refuse". None is $CIR_MISSING_PLAN, or "build".
 
     Attributes:
         manifest: what the bundle says about itself.
@@ -50,7 +56,11 @@ class Engine:
     """
 
     def __init__(
-        self, bundle: Bundle | str | os.PathLike[str], device: str = "auto", threads: int | None = None
+        self,
+        bundle: Bundle | str | os.PathLike[str],
+        device: str = "auto",
+        threads: int | None = None,
+        missing_plan: str | None = None,
     ) -> None:
         self._bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
         self.manifest: Manifest = self._bundle.manifest
@@ -59,7 +69,10 @@ class Engine:
         self._texts = None if spec is None else TextReader(self._bundle.tokenizer(), spec)
         models = {name: self._bundle.graph(name) for name in self.manifest.graphs}
         self.device_asked = device
-        self._backend, self._graphs = open_graphs(models, device, threads)
+        policy = PlanPolicy(
+            chosen_policy(missing_plan), self.manifest.precision, spec.max_tokens if spec is not None else 1
+        )
+        self._backend, self._graphs = open_graphs(models, device, threads, policy)
         for name, graph in self._graphs.items():
             check_signature(name, graph, self.manifest)
         self._decoders = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="cir-decode")
@@ -71,7 +84,7 @@ class Engine:
 
     @property
     def device(self) -> str:
-        """Where the graphs run: "cpu" or "cuda"."""
+        """Where the graphs run: "cpu", "cuda", "tensorrt" or "ort-tensorrt"."""
         return self._backend.device
 
     @property
@@ -205,6 +218,41 @@ class Engine:
             )
         outputs = graph.run(feeds)
         return QueryTerms(outputs["numerators"], outputs.get("weights"), self.manifest.terms)
+
+    def prepare(self, image: ImageLike) -> Array:
+        """One image as the encoders read it, without a batch axis.
+
+        Returns:
+            uint8 (H, W, 3), or float32 (F,) for a bundle on features.
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
+        return self._prepare(0, image)
+
+    def warm_up(self) -> Samples:
+        """Run every graph once, so that later calls find kernels loaded and buffers taken.
+
+        Returns:
+            The inputs and embeddings of the run; random ones, of no meaning.
+
+        Raises:
+            DeviceError: the device failed.
+        """
+        made: dict[str, Array] = {}
+        for name, graph in self._graphs.items():
+            if name != "compose":
+                feeds = sample_feeds(graph.inputs, 1, 8)
+                made.update(feeds)
+                made.update(graph.run(feeds))
+        reference = made.get("reference", made["embedding"])
+        text = made.get("text")
+        self.compose(reference if self.needs_reference else None, text)
+        return Samples(made["image"], reference, text)
+
+    def chains(self, scorer: Scorer) -> Chains | None:
+        """What answers single queries in one launch, None where graphs and scorer do not share a GPU."""
+        return self._backend.chains(self._graphs, scorer, self.manifest.terms)
 
     def describe(self) -> dict[str, Any]:
         """The bundle, the device and what runs on it, as plain values that JSON can hold."""

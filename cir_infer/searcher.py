@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -21,8 +21,9 @@ from cir_infer.gallery import Gallery, Snapshot
 from cir_infer.gallery.filters import Where
 from cir_infer.hits import Hit, Hits
 from cir_infer.images import ImageLike
+from cir_infer.runtime.chains import Chains
 from cir_infer.scoring import make_scorer
-from cir_infer.scoring.contract import QueryTerms, Rows, Scorer
+from cir_infer.scoring.contract import QueryTerms, Rows, Scorer, TopK
 from cir_infer.texts import Text
 
 __all__ = ["Reference", "Searcher"]
@@ -71,7 +72,7 @@ class Searcher:
             self.gallery = Gallery.open(path, self.engine, read_only=True)
         self._backend = scorer
         self._lock = Lock()
-        self._current: tuple[Snapshot, Scorer] | None = None
+        self._current: tuple[Snapshot, Scorer, Chains | None] | None = None
         self._beside = ThreadPoolExecutor(thread_name_prefix="cir-text")
 
     def query(
@@ -140,7 +141,33 @@ class Searcher:
     @property
     def scorer(self) -> Scorer:
         """What scores the gallery as it is now."""
-        return self._scorer(self.gallery.snapshot())
+        return self._scorer(self.gallery.snapshot())[0]
+
+    def warm_up(self, k: int = 10) -> None:
+        """Do now what the first query would do: load kernels, take buffers, capture CUDA graphs.
+
+        Args:
+            k: as later queries will ask for.
+
+        Raises:
+            GalleryError: the gallery is empty.
+            DeviceError: the device failed.
+        """
+        snapshot = self.gallery.snapshot()
+        if snapshot.count == 0:
+            raise GalleryError(f"the gallery {self.gallery.path} is empty; there is nothing to warm up with")
+        samples = self.engine.warm_up()
+        scorer, chains = self._scorer(snapshot)
+        if chains is None:
+            scorer.topk(self.engine.compose(samples.reference, samples.text), min(k, snapshot.count))
+            return
+        text = None if samples.text is None else samples.text[0]
+        if not self.engine.needs_reference:
+            chains.topk(None, None, text, min(k, snapshot.count), None)
+            return
+        chains.topk(samples.image[0], None, text, min(k, snapshot.count), None)
+        if self.engine.row_is_reference and samples.reference is not None:
+            chains.topk(None, samples.reference[0], text, min(k + 1, snapshot.count), None)
 
     def item(self, id: str) -> Hit:
         """An item of the gallery as a Hit, to refine it without a query before.
@@ -160,7 +187,7 @@ class Searcher:
             "gallery": str(self.gallery.path),
             "rows": snapshot.count,
             "row_type": str(snapshot.rows.dtype),
-            "scorer": self._scorer(snapshot).name,
+            "scorer": self._scorer(snapshot)[0].name,
         }
 
     def _answers(
@@ -171,44 +198,77 @@ class Searcher:
         allow: npt.NDArray[np.uint8] | None,
         batch_size: int,
     ) -> Iterator[Hits]:
-        scorer = self._scorer(snapshot)
+        scorer, chains = self._scorer(snapshot)
         while batch := _next(queries, batch_size):
             references = [reference for reference, _ in batch]
-            terms = self._terms(references, [text for _, text in batch], snapshot)
+            texts = [text for _, text in batch]
             own = [self._row(snapshot, hit.id) if isinstance(hit, Hit) else -1 for hit in references]
             # A refined Hit is left out of its own answer only, so one more is asked for.
             wanted = min(k + (max(own) >= 0), snapshot.count)
-            top = scorer.topk(terms, wanted, allow)
+            if chains is not None and len(batch) == 1:
+                top = self._chained(chains, references[0], texts[0], snapshot, wanted, allow)
+            else:
+                top = scorer.topk(self._terms(references, texts, snapshot), wanted, allow)
             keep = (top.rows >= 0) & (top.rows != np.array(own)[:, None])
             chosen = [np.flatnonzero(kept)[:k] for kept in keep]
             for places, scores, rows, parts in zip(chosen, top.scores, top.rows, top.terms, strict=True):
-                yield _hits(snapshot, terms.names, scores[places], rows[places], parts[places])
+                names = self.engine.manifest.terms
+                yield _hits(snapshot, names, scores[places], rows[places], parts[places])
+
+    def _chained(
+        self,
+        chains: Chains,
+        reference: Reference,
+        text: Text | None,
+        snapshot: Snapshot,
+        k: int,
+        allow: npt.NDArray[np.uint8] | None,
+    ) -> TopK:
+        """One query in one launch; the text is encoded while the image is prepared."""
+        pending = self._texts([text])
+        image = row = None
+        if self.engine.needs_reference:
+            self._check_references([reference])
+            if isinstance(reference, Hit):
+                row = snapshot.vector(self._row(snapshot, reference.id))
+            elif reference is not None:
+                image = self.engine.prepare(reference)
+        return chains.topk(image, row, None if pending is None else pending.result()[0], k, allow)
 
     def _terms(
         self, references: Sequence[Reference], texts: Sequence[Text | None], snapshot: Snapshot
     ) -> QueryTerms:
         engine = self.engine
-        text = None
-        if engine.needs_text:
-            if None in texts:
-                raise UsageError(f"the system {engine.manifest.system!r} needs a text for every query")
-            text = self._beside.submit(engine.encode_texts, [text for text in texts if text is not None])
+        text = self._texts(texts)
         embeddings = self._references(references, snapshot) if engine.needs_reference else None
         return engine.compose(embeddings, None if text is None else text.result())
 
-    def _references(self, references: Sequence[Reference], snapshot: Snapshot) -> npt.NDArray[np.float32]:
-        """Reference embeddings: gallery rows for Hits, the encoder for images."""
+    def _texts(self, texts: Sequence[Text | None]) -> Future[npt.NDArray[np.float32]] | None:
+        """Text embeddings, encoded beside what the caller does next; None if the system reads no text."""
         engine = self.engine
-        hits = {place: hit for place, hit in enumerate(references) if isinstance(hit, Hit)}
-        if hits and not engine.row_is_reference:
-            hit = next(iter(hits.values()))
+        if not engine.needs_text:
+            return None
+        if None in texts:
+            raise UsageError(f"the system {engine.manifest.system!r} needs a text for every query")
+        return self._beside.submit(engine.encode_texts, [text for text in texts if text is not None])
+
+    def _check_references(self, references: Sequence[Reference]) -> None:
+        engine = self.engine
+        hit = next((hit for hit in references if isinstance(hit, Hit)), None)
+        if hit is not None and not engine.row_is_reference:
             raise UsageError(
                 f"the system {engine.manifest.system!r} sees reference images with an encoder of its own, "
                 f"so a Hit cannot be refined from its row; pass the image of {hit.id!r} instead"
             )
-        images = [image for image in references if not isinstance(image, Hit) and image is not None]
-        if len(images) + len(hits) != len(references):
+        if any(reference is None for reference in references):
             raise UsageError(f"the system {engine.manifest.system!r} needs a reference image for every query")
+
+    def _references(self, references: Sequence[Reference], snapshot: Snapshot) -> npt.NDArray[np.float32]:
+        """Reference embeddings: gallery rows for Hits, the encoder for images."""
+        self._check_references(references)
+        engine = self.engine
+        hits = {place: hit for place, hit in enumerate(references) if isinstance(hit, Hit)}
+        images = [image for image in references if not isinstance(image, Hit) and image is not None]
         encoded = iter(engine.encode_references(images, max(1, len(images))) if images else ())
         rows = [
             snapshot.vector(self._row(snapshot, hits[place].id)) if place in hits else next(encoded)
@@ -222,13 +282,14 @@ class Searcher:
             raise GalleryError(f"the gallery {self.gallery.path} holds no item {id!r} (any more)")
         return row
 
-    def _scorer(self, snapshot: Snapshot) -> Scorer:
+    def _scorer(self, snapshot: Snapshot) -> tuple[Scorer, Chains | None]:
         with self._lock:
             if self._current is None or self._current[0] is not snapshot:
                 # The old scorer is let go first: a GPU may not hold two galleries.
                 self._current = None
-                self._current = (snapshot, self._new_scorer(snapshot.rows))
-            return self._current[1]
+                scorer = self._new_scorer(snapshot.rows)
+                self._current = (snapshot, scorer, self.engine.chains(scorer))
+            return self._current[1:]
 
     def _new_scorer(self, rows: Rows) -> Scorer:
         """A scorer on the engine's device, unless another was asked for by name."""

@@ -88,12 +88,16 @@ def table(module: Any, version: str) -> dict[str, Any]:
             continue
         bases = [base.__name__ for base in kind.__mro__[1:-1] if base.__name__ != "pybind11_object"]
         values = sorted(getattr(kind, "__members__", {}))
+        nested = {k: v for k, v in vars(kind).items() if isinstance(v, type) and hasattr(v, "__members__")}
+        exported = sorted(k for k, v in vars(kind).items() if k not in values and type(v) in nested.values())
         members: dict[str, Any] = {}
         for key in sorted(vars(kind)):
             shown = key in ("__init__", "__len__", "__getitem__", "__bool__") or not key.startswith("_")
             if shown and key not in values and (described := member(key, vars(kind)[key])):
                 members[key] = described
         classes[name] = {"bases": bases, "values": values, "members": members}
+        if exported:
+            classes[name]["exported"] = {"from": sorted(nested), "values": exported}
     return {"version": version, "classes": classes}
 
 

@@ -10,10 +10,11 @@ from typing import Literal, NamedTuple
 
 from cir_infer.errors import DeviceError, UsageError
 from cir_infer.runtime.graph import Backend, Graph
+from cir_infer.runtime.plan_policy import PlanPolicy, PlanUnavailableError
 
 __all__ = ["DEVICES", "OpenedGraphs", "missing_gpu", "open_graphs"]
 
-DEVICES = ("auto", "cpu", "cuda", "tensorrt")
+DEVICES = ("auto", "cpu", "cuda", "tensorrt", "ort-tensorrt")
 
 _log = logging.getLogger(__name__)
 
@@ -25,37 +26,60 @@ class OpenedGraphs(NamedTuple):
     graphs: dict[str, Graph]
 
 
-def open_graphs(models: Mapping[str, bytes], device: str, threads: int | None) -> OpenedGraphs:
+def open_graphs(
+    models: Mapping[str, bytes], device: str, threads: int | None, policy: PlanPolicy | None = None
+) -> OpenedGraphs:
     """Load graphs on a device.
 
     Args:
         models: serialised ONNX models by graph name.
-        device: "cpu", "cuda" or "tensorrt" is used or refused; "auto" takes CUDA where it works and
-            the CPU elsewhere, and says through `logging` what it took.
+        device: "cpu", "cuda", "tensorrt" or "ort-tensorrt" is used or refused; "auto" takes the first of
+            TensorRT, CUDA and the CPU that works, and says through `logging` what it took.
         threads: CPU threads inside an operator; None leaves it to the backend.
+        policy: of TensorRT plans.
 
     Raises:
         UsageError: an unknown device or a senseless number of threads.
         DeviceError: the device cannot be used; the message says why and what to do.
         BundleError: a model cannot be read.
     """
+    policy = PlanPolicy() if policy is None else policy
     if device not in DEVICES:
         raise UsageError(f"device is {device!r}; expected one of {', '.join(DEVICES)}")
     if threads is not None and (type(threads) is not int or threads < 1):
         raise UsageError(f"threads is {threads!r}; expected a whole number of at least 1, or None")
-    if device != "auto":
-        return _load(_OPENERS[device](threads), models)
+    if device == "auto":
+        return _first_that_works(("tensorrt", "cuda", "cpu"), models, threads, policy)
     try:
-        opened = _load(_open_cuda(threads), models)
-    except DeviceError as error:
-        opened = _load(_open_cpu(threads), models)
-        # A GPU that stays unused deserves a warning; a machine without one does not.
-        _log.log(
-            logging.INFO if missing_gpu() else logging.WARNING, "device auto: taking the CPU (%s)", error
-        )
-    else:
-        _log.info("device auto: taking CUDA through ONNX Runtime")
+        return _load(_OPENERS[device](threads, policy), models)
+    except PlanUnavailableError as error:
+        if policy.missing != "onnxruntime":
+            raise
+        _log.warning("device %s: taking ONNX Runtime, as was asked for in this case (%s)", device, error)
+        return _first_that_works(("cuda", "cpu"), models, threads, policy)
+
+
+def _first_that_works(
+    devices: tuple[str, ...], models: Mapping[str, bytes], threads: int | None, policy: PlanPolicy
+) -> OpenedGraphs:
+    refusals: list[str] = []
+    for device in devices[:-1]:
+        try:
+            opened = _load(_OPENERS[device](threads, policy), models)
+        except DeviceError as error:
+            refusals.append(str(error))
+        else:
+            _log.info("device auto: taking %s%s", device, _because(refusals))
+            return opened
+    opened = _load(_OPENERS[devices[-1]](threads, policy), models)
+    # A GPU that stays unused deserves a warning; a machine without one does not.
+    level = logging.INFO if missing_gpu() else logging.WARNING
+    _log.log(level, "device auto: taking the CPU%s", _because(refusals))
     return opened
+
+
+def _because(refusals: list[str]) -> str:
+    return f" ({'; '.join(refusals)})" if refusals else ""
 
 
 @functools.cache
@@ -80,7 +104,14 @@ def _load(backend: Backend, models: Mapping[str, bytes]) -> OpenedGraphs:
     return OpenedGraphs(backend, {name: backend.load(name, model) for name, model in models.items()})
 
 
-def _open_onnx(device: Literal["cpu", "cuda"], threads: int | None) -> Backend:
+def _open_onnx(
+    device: Literal["cpu", "cuda", "ort-tensorrt"],
+    threads: int | None,
+    policy: PlanPolicy,  # noqa: ARG001
+) -> Backend:
+    reason = None if device == "cpu" else missing_gpu()
+    if reason is not None:
+        raise DeviceError(f"device {device!r} cannot be used: {reason}; use device='cpu'")
     try:
         from cir_infer.runtime.onnx import OnnxBackend
     except (ImportError, AttributeError) as error:
@@ -92,26 +123,26 @@ def _open_onnx(device: Literal["cpu", "cuda"], threads: int | None) -> Backend:
     return OnnxBackend(device, threads)
 
 
-def _open_cpu(threads: int | None) -> Backend:
-    return _open_onnx("cpu", threads)
-
-
-def _open_cuda(threads: int | None) -> Backend:
-    reason = missing_gpu()
+def _open_tensorrt(threads: int | None, policy: PlanPolicy) -> Backend:
+    reason = missing_gpu()  # TensorRT's runtime crashes without a driver
     if reason is not None:
-        raise DeviceError(f"device 'cuda' cannot be used: {reason}; use device='cpu'")
-    return _open_onnx("cuda", threads)
+        raise DeviceError(f"device 'tensorrt' cannot be used: {reason}; use device='cpu'")
+    from cir_infer.scoring.cuda.context import open_gpu
+
+    gpu = open_gpu(0)
+    try:
+        from cir_infer.runtime.tensorrt.backend import TensorRTBackend
+    except ImportError as error:
+        raise DeviceError(
+            f"device 'tensorrt' cannot be used: {error}; install TensorRT 8.6 or later for this Python "
+            "(docs/deploy.md), or use device='cuda' or device='cpu'"
+        ) from error
+    return TensorRTBackend(policy, threads, gpu)
 
 
-def _open_tensorrt(threads: int | None) -> Backend:  # noqa: ARG001
-    raise DeviceError(
-        f"device 'tensorrt' cannot be used: {missing_gpu() or 'this version runs no TensorRT plans'}; "
-        "use device='cuda' or device='cpu'"
-    )
-
-
-_OPENERS: dict[str, Callable[[int | None], Backend]] = {
-    "cpu": _open_cpu,
-    "cuda": _open_cuda,
+_OPENERS: dict[str, Callable[[int | None, PlanPolicy], Backend]] = {
+    "cpu": functools.partial(_open_onnx, "cpu"),
+    "cuda": functools.partial(_open_onnx, "cuda"),
+    "ort-tensorrt": functools.partial(_open_onnx, "ort-tensorrt"),
     "tensorrt": _open_tensorrt,
 }

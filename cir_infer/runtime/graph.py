@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from cir_infer.runtime.chains import Chains
+    from cir_infer.scoring.contract import Scorer
 
 __all__ = ["Array", "Backend", "Graph", "Tensor"]
 
@@ -63,6 +67,16 @@ class Backend(Protocol):
         Raises:
             BundleError: the model cannot be read.
             DeviceError: the device cannot run it.
+        """
+        ...
+
+    def chains(self, graphs: Mapping[str, Graph], scorer: Scorer, names: tuple[str, ...]) -> Chains | None:
+        """What answers single queries in one launch, None where graphs and scorer do not share a GPU.
+
+        Args:
+            graphs: those that this backend loaded.
+            scorer: over the gallery.
+            names: the terms' names.
         """
         ...
 

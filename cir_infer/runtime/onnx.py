@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from cir_infer.errors import BundleError, DeviceError
-from cir_infer.runtime.graph import Array, Tensor
+from cir_infer.runtime.graph import Array, Graph, Tensor
+
+if TYPE_CHECKING:
+    from cir_infer.scoring.contract import Scorer
 
 # Since 1.29 ONNX Runtime sends telemetry unless told otherwise before it is imported; a user who has
 # set the variable, to anything, has decided.
@@ -23,7 +26,11 @@ import onnxruntime as ort
 
 __all__ = ["OnnxBackend", "OnnxGraph"]
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "ort-tensorrt": "TensorrtExecutionProvider",
+}
 _TYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
@@ -40,14 +47,14 @@ class OnnxBackend:
     """ONNX Runtime with one execution provider.
 
     Args:
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda", or "ort-tensorrt" for the TensorRT provider, which keeps engines of its own.
         threads: threads inside an operator; None lets ONNX Runtime take the physical cores.
 
     Raises:
         DeviceError: this build of ONNX Runtime has no such provider.
     """
 
-    def __init__(self, device: Literal["cpu", "cuda"], threads: int | None = None) -> None:
+    def __init__(self, device: Literal["cpu", "cuda", "ort-tensorrt"], threads: int | None = None) -> None:
         self.device: str = device
         self._threads = threads
         self._provider = _PROVIDERS[device]
@@ -56,7 +63,7 @@ class OnnxBackend:
                 f"the installed onnxruntime {ort.__version__} has no {self._provider}; install "
                 "onnxruntime-gpu in place of onnxruntime (never both), or use device='cpu'"
             )
-        if device == "cuda" and hasattr(ort, "preload_dlls"):
+        if device != "cpu" and hasattr(ort, "preload_dlls"):
             # CUDA and cuDNN that came as pip packages are not on the loader's path.
             ort.preload_dlls()
 
@@ -74,7 +81,7 @@ class OnnxBackend:
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
-            session = ort.InferenceSession(model, options, providers=[self._provider])
+            session = ort.InferenceSession(model, options, providers=self._wanted())
         except Exception as error:  # the binding's exceptions share no base class of their own
             raise BundleError(
                 f"ONNX Runtime {ort.__version__} cannot load the {name} graph: {_first_line(error)}"
@@ -86,6 +93,25 @@ class OnnxBackend:
                 f"{ort.__version__} needs, or use device='cpu'"
             )
         return OnnxGraph(name, session)
+
+    def chains(self, graphs: Mapping[str, Graph], scorer: Scorer, names: tuple[str, ...]) -> None:
+        """See `Backend.chains`: sessions give their results back to the host."""
+
+    def _wanted(self) -> list[str | tuple[str, dict[str, Any]]]:
+        """The provider with its options; CUDA takes what TensorRT's does not know."""
+        if self.device != "ort-tensorrt":
+            return [self._provider]
+        from cir_infer.runtime.tensorrt.plan_cache import PlanCache, cache_folder
+
+        # Types are the graph's, as in our own plans; ONNX Runtime names engines by graph, GPU and version.
+        folder = str(PlanCache(cache_folder()).folder)
+        options = {
+            "trt_engine_cache_enable": True,
+            "trt_engine_cache_path": folder,
+            "trt_timing_cache_enable": True,
+            "trt_timing_cache_path": folder,
+        }
+        return [(self._provider, options), _PROVIDERS["cuda"]]
 
     def describe(self) -> dict[str, Any]:
         """See `Backend.describe`."""

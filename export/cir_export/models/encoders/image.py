@@ -49,7 +49,8 @@ class PixelNormalization(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 (n, H, W, 3) to float32 (n, 3, H, W)."""
-        return (images.permute(0, 3, 1, 2).float() / 255.0 - self.mean) / self.std
+        # TensorRT reads bytes only to cast them, so that comes first.
+        return (images.float().permute(0, 3, 1, 2) / 255.0 - self.mean) / self.std
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,164 @@
+"""Builds plans in a process of their own: an exhausted or crashing build does not take this one down."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cir_infer.errors import BundleError, DeviceError
+from cir_infer.runtime.tensorrt.api import BuiltPlan
+from cir_infer.runtime.tensorrt.profiles import Limits
+
+__all__ = ["build_apart", "build_progress", "try_apart", "workspace_for"]
+
+_log = logging.getLogger(__name__)
+
+_LEAST_WORKSPACE = 64 << 20
+_MOST_WORKSPACE = 4 << 30
+
+Report = Callable[[float, str], None]
+
+
+def workspace_for(free: int, integrated: bool) -> int:
+    """Scratch memory that building may use, in bytes.
+
+    A builder's tactics beyond a few hundred MiB seldom win, and memory that is asked for is taken while they
+    are tried. On an integrated GPU the host's own programs live in the same memory.
+
+    Args:
+        free: GPU bytes that are free now.
+        integrated: whether host and GPU share their memory.
+    """
+    share = free // 4 if integrated else free // 2
+    return max(_LEAST_WORKSPACE, min(_MOST_WORKSPACE, share))
+
+
+@contextmanager
+def build_progress(what: str) -> Iterator[Report]:
+    """A bar on a terminal, a line in the log for each tenth elsewhere; both with the time that is left."""
+    begun, shown = time.monotonic(), 0.0
+
+    def log(share: float, phase: str) -> None:
+        nonlocal shown
+        if share >= shown + 0.1:
+            shown = share
+            left = (time.monotonic() - begun) * (1 - share) / share
+            _log.info("%s: %.0f%%, about %.0f s left (%s)", what, 100 * share, left, phase)
+
+    if not sys.stderr.isatty():
+        yield log
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=100, desc=what, unit="%", leave=False) as bar:
+        yield lambda share, _: bar.update(min(100, round(100 * share)) - bar.n)
+
+
+def build_apart(
+    name: str, model: bytes, limits: Limits, workspace: int, timings: bytes, report: Report
+) -> tuple[BuiltPlan, float]:
+    """Build a plan in a process of its own.
+
+    Returns:
+        The plan and the seconds that it took.
+
+    Raises:
+        BundleError: TensorRT cannot read the graph.
+        DeviceError: it cannot be built, or the process died; the message says of what.
+    """
+    with tempfile.TemporaryDirectory(prefix="cir-plan-") as scratch:
+        folder = Path(scratch)
+        graph, plan, kept = folder / "graph.onnx", folder / "plan", folder / "timings"
+        graph.write_bytes(model)
+        kept.write_bytes(timings)
+        job = {
+            "task": "build",
+            "name": name,
+            "graph": str(graph),
+            "plan": str(plan),
+            "timings": str(kept),
+            "limits": limits.to_json(),
+            "workspace": workspace,
+        }
+        done = _run(job, f"building the plan of the {name} graph", report)
+        return BuiltPlan(plan.read_bytes(), kept.read_bytes()), float(done["seconds"])
+
+
+def try_apart(name: str, plan: bytes) -> None:
+    """Let a process of its own read a plan, so that a crash is only its own.
+
+    Raises:
+        DeviceError: TensorRT refuses the plan, or died of it.
+    """
+    with tempfile.TemporaryDirectory(prefix="cir-plan-") as scratch:
+        path = Path(scratch) / "plan"
+        path.write_bytes(plan)
+        job = {"task": "try", "name": name, "plan": str(path)}
+        _run(job, f"trying the plan of the {name} graph", lambda *_: None)
+
+
+def _run(job: dict[str, Any], what: str, report: Report) -> dict[str, Any]:
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "cir_infer.runtime.tensorrt.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            text=True,
+        )
+        assert worker.stdin is not None and worker.stdout is not None
+        answer: dict[str, Any] = {}
+        try:
+            with worker.stdin as stdin:
+                stdin.write(json.dumps(job))
+            for line in worker.stdout:
+                answer = _answer(line) or answer
+                if "progress" in answer:
+                    report(float(answer["progress"]), str(answer.get("phase", "")))
+            code = worker.wait()
+        except BrokenPipeError:
+            code = worker.wait()
+        except BaseException:
+            worker.kill()  # e.g. an interrupt: nobody waits for the build any more
+            worker.wait()
+            raise
+        finally:
+            worker.stdout.close()
+        complaints.seek(0)
+        said = " ".join(complaints.read()[-600:].split())
+    if "done" in answer:
+        return dict(answer["done"])
+    if "error" in answer:
+        kind = BundleError if answer.get("kind") == "BundleError" else DeviceError
+        raise kind(str(answer["error"]))
+    raise DeviceError(f"{what}: {_death(code)}{f' ({said})' if said else ''}")
+
+
+def _answer(line: str) -> dict[str, Any]:
+    """A line of the worker's; TensorRT's libraries may print others."""
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _death(code: int) -> str:
+    """What an exit code says, and what to do."""
+    if code == -signal.SIGKILL:
+        return (
+            "the process was killed, most likely because memory ran out; close other programs, add swap, or "
+            "set CIR_PLAN_BATCH to a smaller number"
+        )
+    if code < 0:
+        return f"TensorRT crashed (signal {-code}); use device='cuda' or device='cpu'"
+    return f"the process ended with code {code}"

@@ -1,0 +1,60 @@
+"""TensorRT 8.6: batches are asked for by a flag, and types by flags and a constraint on every layer.
+
+8.6 has no strongly typed networks. A flag alone would let the builder run any layer in float16, also those
+that the graph keeps in float32; so every layer is bound to the type that the graph gives its output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorrt as trt
+
+__all__ = ["TYPING", "create_network", "set_types", "watch"]
+
+TYPING = "bound layer by layer"
+
+
+def create_network(builder: trt.Builder) -> trt.INetworkDefinition:
+    """An empty network whose tensors have their batch axis."""
+    return builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH))
+
+
+def set_types(network: trt.INetworkDefinition, config: trt.IBuilderConfig) -> None:
+    """Bind every layer that computes with floats to the type of the graph."""
+    # Contexts of one plan share a profile only where this is on; later versions always allow it.
+    config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    quantised = (trt.LayerType.QUANTIZE, trt.LayerType.DEQUANTIZE)
+    if any(layer.type in quantised for layer in layers):
+        config.set_flag(trt.BuilderFlag.INT8)
+        # Explicit quantisation types the layers around it.
+        return
+    half = [
+        layer
+        for layer in layers
+        if any(layer.get_output(i).dtype == trt.DataType.HALF for i in range(layer.num_outputs))
+    ]
+    if not half:
+        return
+    config.set_flag(trt.BuilderFlag.FP16)
+    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    untyped = (
+        trt.LayerType.CONSTANT,
+        trt.LayerType.SHAPE,
+        trt.LayerType.CAST,
+        trt.LayerType.TRIP_LIMIT,
+        trt.LayerType.ITERATOR,
+    )
+    for layer in layers:
+        if layer.num_outputs == 0 or layer.type in untyped:
+            continue
+        kind = layer.get_output(0).dtype
+        if kind in (trt.DataType.HALF, trt.DataType.FLOAT):
+            layer.precision = kind
+            layer.set_output_type(0, kind)
+
+
+def watch(config: trt.IBuilderConfig, report: Callable[[float, str], None]) -> object:  # noqa: ARG001
+    """8.6 does not tell how far a build has come."""
+    return None

@@ -1,0 +1,94 @@
+"""A new plan against ONNX Runtime on the CPU, before anyone relies on it; and where the text encoder runs."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from cir_infer.errors import DeviceError
+from cir_infer.runtime.graph import Array, Graph
+from cir_infer.runtime.samples import sample_feeds
+
+__all__ = ["LEAST_COSINE", "check_parity", "choose_placement"]
+
+LEAST_COSINE = 0.999
+"""Both sides run the same graph in the same types; what is left is the order of sums."""
+
+_LENGTHS = (1, 2, 7, 24)
+_TIMED_LENGTHS = (8, 20)
+_TIMED_RUNS = 30
+
+
+def check_parity(
+    name: str, plan: Graph, reference: Graph, most_rows: int, most_tokens: int
+) -> dict[str, Any]:
+    """Compare a plan with the same graph elsewhere: one row and several, texts of every kind of length.
+
+    Args:
+        name: the graph's name.
+        plan: what is to be trusted.
+        reference: what is trusted, ONNX Runtime on the CPU.
+        most_rows: the plan's largest batch.
+        most_tokens: the plan's longest text.
+
+    Returns:
+        The worst cosine between rows of outputs and the largest difference, with what was compared.
+
+    Raises:
+        DeviceError: they differ.
+    """
+    is_text = any(tensor.name == "tokens" for tensor in plan.inputs)
+    lengths = [length for length in _LENGTHS if length <= most_tokens] if is_text else [1]
+    shapes = [(rows, length) for length in lengths for rows in (1, min(3, most_rows))]
+    worst, largest = 1.0, 0.0
+    for rows, tokens in shapes:
+        feeds = sample_feeds(plan.inputs, rows, tokens, seed=rows + 7 * tokens)
+        expected, found = reference.run(feeds), plan.run(feeds)
+        for output, value in expected.items():
+            cosine, difference = _compared(value, found[output])
+            worst, largest = min(worst, cosine), max(largest, difference)
+            if not cosine >= LEAST_COSINE:  # also NaN
+                raise DeviceError(
+                    f"the plan of the {name} graph gives another {output!r} than ONNX Runtime on the CPU: "
+                    f"cosine {cosine:.5f} over {rows} rows, expected at least {LEAST_COSINE}; use "
+                    "device='cuda', or a bundle of another precision"
+                )
+    return {"worst_cosine": worst, "largest_difference": largest, "shapes": [list(shape) for shape in shapes]}
+
+
+def _compared(expected: Array, found: Array) -> tuple[float, float]:
+    if expected.shape != found.shape:
+        return float("nan"), float("inf")
+    a = expected.reshape(len(expected), -1).astype(np.float64)
+    b = found.reshape(len(found), -1).astype(np.float64)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    both_zero = (np.abs(a).max(1) == 0) & (np.abs(b).max(1) == 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cosines = np.where(both_zero, 1.0, (a * b).sum(1) / norms)
+    return float(cosines.min()), float(np.abs(a - b).max())
+
+
+def choose_placement(plan: Graph, cpu: Graph) -> dict[str, Any]:
+    """Time one text on either side, by turns, and take the faster.
+
+    Returns:
+        {"chosen": "tensorrt" or "cpu", "tensorrt_ms", "cpu_ms": medians over the lengths, "lengths"}.
+    """
+    times: dict[str, list[float]] = {"tensorrt": [], "cpu": []}
+    sides = {"tensorrt": plan, "cpu": cpu}
+    for length in _TIMED_LENGTHS:
+        feeds = sample_feeds(plan.inputs, 1, length)
+        for run in range(_TIMED_RUNS):
+            for name, graph in sides.items():
+                begun = time.perf_counter()
+                graph.run(feeds)
+                if run >= _TIMED_RUNS // 5:  # the first fifth warms up
+                    times[name].append(1e3 * (time.perf_counter() - begun))
+    medians = {name: float(np.median(values)) for name, values in times.items()}
+    return {
+        "chosen": min(medians, key=lambda name: medians[name]),
+        **{f"{name}_ms": round(median, 4) for name, median in medians.items()},
+        "lengths": list(_TIMED_LENGTHS),
+    }

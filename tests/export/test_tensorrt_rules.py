@@ -1,0 +1,103 @@
+"""What TensorRT's parser asks of a graph, held for what the exporter writes: no GPU needed to know it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, numpy_helper
+
+from cir_export.checkpoints import load_trained
+from cir_export.graphs import export_graphs
+from cir_export.models import build_model
+from cir_export.preprocessing import plain_resize
+from tests.export.tiny import config
+
+ROOT = Path(__file__).parents[2]
+OPERATORS: dict[str, Any] = json.loads((Path(__file__).parent / "tensorrt_operators.json").read_text())
+DYNAMIC = {
+    "image": {"image": ["n", None, None, None]},
+    "text": {"tokens": ["n", "t"], "lengths": ["n"]},
+    "compose": {"reference": ["n", None], "text": ["n", None]},
+}
+
+
+def graphs_of(model: str) -> dict[str, bytes]:
+    if model == "artemis-scenes":
+        trained = load_trained([ROOT / "models" / model / "model.pt"])
+        return export_graphs(trained.model, trained.image)
+    trunk, encoder = model.split("-")
+    torch.manual_seed(0)
+    image = {"trunk": trunk, "size": 64, "pooling": "gem"}
+    text = {"encoder": encoder, "vocabulary_size": 30, "word_dim": 10}
+    text |= {"hidden": 12} if encoder == "lstm" else {}
+    return export_graphs(build_model(config(image=image, text=text)).eval(), plain_resize(64))
+
+
+@pytest.fixture(scope="module", params=["artemis-scenes", "resnet18-lstm", "resnet50-bigru"])
+def graphs(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return {name: onnx.load_from_string(content) for name, content in graphs_of(request.param).items()}
+
+
+def nodes(graph: Any) -> Iterator[Any]:
+    """All nodes, also those inside of others."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from nodes(attribute.g)
+
+
+def test_opset_operators_and_control_flow(graphs: dict[str, Any]) -> None:
+    for model in graphs.values():
+        assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 17)]
+        used = {node.op_type for node in nodes(model.graph)}
+        assert not used & {"If", "Loop", "Scan"}
+        for version in ("8.6", "10"):
+            assert used <= set(OPERATORS[version]["operators"]), version
+
+
+def test_only_batches_and_lengths_are_dynamic(graphs: dict[str, Any]) -> None:
+    for name, model in graphs.items():
+        for value in model.graph.input:
+            dims = [dim.dim_param or None for dim in value.type.tensor_type.shape.dim]
+            assert dims == DYNAMIC[name][value.name]
+
+
+def test_bytes_are_cast_before_anything_else(graphs: dict[str, Any]) -> None:
+    """TensorRT has uint8 for inputs only: the one operator that reads it is Cast."""
+    graph = graphs["image"].graph
+    assert graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
+    readers = [node for node in graph.node if graph.input[0].name in node.input]
+    assert [node.op_type for node in readers] == ["Cast"]
+
+
+def test_what_tensorrt_wants_constant_is_constant(graphs: dict[str, Any]) -> None:
+    for model in graphs.values():
+        constants = {tensor.name for tensor in model.graph.initializer}
+        constants |= {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
+        for node in nodes(model.graph):
+            if node.op_type in ("ReduceSum", "Squeeze", "Unsqueeze") and len(node.input) > 1:
+                assert node.input[1] in constants, node.op_type
+
+
+def test_recurrent_operators_are_in_the_form_that_is_imported(graphs: dict[str, Any]) -> None:
+    found = [node for node in nodes(graphs["text"].graph) if node.op_type in ("GRU", "LSTM")]
+    assert len(found) == 1
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in found[0].attribute}
+    assert attributes.get("layout", 0) == 0 and attributes.get("input_forget", 0) == 0
+    assert "activations" not in attributes and "clip" not in attributes
+
+
+def test_weights_are_inside_and_finite(graphs: dict[str, Any]) -> None:
+    for model in graphs.values():
+        for tensor in model.graph.initializer:
+            assert tensor.data_location == TensorProto.DEFAULT
+            value = numpy_helper.to_array(tensor)
+            assert not np.issubdtype(value.dtype, np.floating) or np.isfinite(value).all()

@@ -1,0 +1,61 @@
+"""A machine with an emulated GPU and a TensorRT of each version: real names, real arithmetic on the CPU."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cir_infer.runtime import tensorrt as package
+from tests.runtime.tensorrt.gpu import CapturingDevice
+
+HERE = Path(__file__).parent
+FAKE = HERE / "fake"
+BOUND = ("api", "backend", "building", "chain", "plan_graph", "typed_by_flags", "typed_by_graph")
+"""Modules that import `tensorrt`, or one another that does."""
+VERSIONS = ("8.6.0", "10.3.0", "10.13.0.35", "11.4.0.106")
+
+
+def forget_tensorrt() -> None:
+    """Modules hold what they imported of one version."""
+    sys.modules.pop("tensorrt", None)
+    for name in BOUND:
+        sys.modules.pop(f"{package.__name__}.{name}", None)
+        vars(package).pop(name, None)
+
+
+@pytest.fixture(params=["10.3.0"])
+def version(request: pytest.FixtureRequest) -> str:
+    """The version of TensorRT; tests that care are parametrised over all."""
+    return str(request.param)
+
+
+@pytest.fixture
+def tensorrt(version: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """TensorRT is installed, here and in child processes, with an empty plan cache; gives its folder."""
+    monkeypatch.setenv("CIR_FAKE_TENSORRT", version)
+    monkeypatch.setenv("CIR_PLAN_CACHE", str(tmp_path / "plans"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FAKE), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.syspath_prepend(str(FAKE))
+    forget_tensorrt()
+    yield tmp_path / "plans"
+    forget_tensorrt()
+
+
+@pytest.fixture
+def gpu(tensorrt: Path, monkeypatch: pytest.MonkeyPatch) -> CapturingDevice:
+    """A GPU is there: the emulated one."""
+    from cir_infer.runtime import devices
+    from cir_infer.scoring.cuda import context
+
+    device = CapturingDevice()
+    monkeypatch.setattr(devices, "missing_gpu", lambda: None)
+    monkeypatch.setattr(context, "open_gpu", lambda ordinal=0: device)
+    monkeypatch.setattr(context, "open_device", lambda ordinal=0: device)
+    from cir_infer.runtime.tensorrt import backend
+
+    monkeypatch.setattr(backend, "driver_version", lambda: "12060")
+    return device
