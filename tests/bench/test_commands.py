@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from cir_bench.commands import main
+from cir_bench.latency.stages import STAGES
+from cir_bench.latency.transfers import BoundEncoder, time_transfers, why_no_transfers
 from cir_infer import Engine, Gallery
+from cir_infer.bundle import Bundle
 from tests.bench import layouts
 from tests.bundles import DIM, write_tiny_bundle
 
@@ -47,6 +50,22 @@ def test_latency_times_every_stage_and_the_whole(latency: dict):
         assert stage["samples"] >= 30
     assert latency["settings"]["workload"].startswith("images of the gallery")
     assert latency["gallery"]["rows"] == 40
+
+
+def test_latency_says_that_a_cpu_has_no_transfers_and_times_them_where_there_are(latency: dict, shop):
+    assert "do not exist" in latency["transfers"]
+    assert why_no_transfers("cuda") is None
+    engine = Engine(shop[0], "cpu")
+    graph = Bundle(shop[0]).graph("image")
+    batches = np.random.default_rng(0).integers(0, 256, (2, 1, 8, 8, 3), np.uint8)
+    bound = BoundEncoder(graph, "cpu", batches[0])
+    bound.upload(batches[1])
+    bound.run()
+    np.testing.assert_array_equal(bound.download(), engine.encode_prepared(batches[1]))
+    taken = time_transfers(graph, "cpu", batches[0], seconds=0.05)
+    assert list(taken) == ["host-to-device", "image on device", "device-to-host"]
+    assert set(taken) < set(STAGES)
+    assert all((times > 0).all() for times in taken.values())
 
 
 def test_latency_under_load_from_cold_and_against_the_machine(latency: dict):

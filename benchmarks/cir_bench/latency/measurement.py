@@ -11,6 +11,7 @@ from cir_bench.graph_cost import graph_cost
 from cir_bench.latency.cold_start import time_cold_start
 from cir_bench.latency.loads import LOADS, load_curve, time_batches
 from cir_bench.latency.stages import STAGES, time_stages
+from cir_bench.latency.transfers import time_transfers, why_no_transfers
 from cir_bench.latency.workload import Workload, draw_workload
 from cir_bench.machine import peak_host_bytes, reset_peak_host_bytes, stamp
 from cir_bench.nvml import Nvml
@@ -20,6 +21,7 @@ from cir_bench.sensors import Sensors, summarise_readings
 from cir_bench.timing import Milliseconds, percentile, steadiness, summarise
 from cir_infer.bundle import Bundle
 from cir_infer.engine import Engine
+from cir_infer.preprocess import preprocess
 from cir_infer.searcher import Searcher
 
 __all__ = ["Settings", "measure_latency"]
@@ -83,6 +85,10 @@ def measure_latency(settings: Settings) -> dict[str, Any]:
         rates = tuple(round(1e3 / percentile(samples["query"], 50) * share, 2) for share in LOADS)
     load = load_curve(searcher, workload, settings.k, rates, settings.seconds / 2, settings.workers)
     peak = peak_host_bytes()
+    no_transfers = why_no_transfers(device)
+    if no_transfers is None and engine.needs_reference:
+        batch = preprocess(workload.images[0], engine.manifest.image)[None]
+        samples |= time_transfers(bundle.graph("image"), device, batch, settings.seconds / 5)
     result = {
         "kind": "latency",
         **stamp(),
@@ -101,6 +107,7 @@ def measure_latency(settings: Settings) -> dict[str, Any]:
             "workload": workload.source,
         },
         "stages": {name: summarise(samples[name]) for name in STAGES if name in samples},
+        "transfers": no_transfers,
         "steadiness_ms": {name: steadiness(samples[name]) for name in ("query", "refine") if name in samples},
         "distribution_ms": {
             name: [percentile(samples[name], q) for q in range(1, 101)]

@@ -16,9 +16,10 @@ import numpy as np
 from cir_bench.latency.workload import Workload
 from cir_bench.timing import Milliseconds, quiet_collector
 from cir_infer.hits import Hit
-from cir_infer.images import ImageLike, load_image
+from cir_infer.images import ImageLike
 from cir_infer.manifest import PixelInput
-from cir_infer.preprocess import preprocess
+from cir_infer.preprocess import decode, prepare, preprocess
+from cir_infer.runtime.graph import Array
 from cir_infer.searcher import Searcher
 from cir_infer.texts import Text
 
@@ -28,6 +29,9 @@ STAGES = {
     "decode": "read and decode the image",
     "preprocess": "pad, resize, crop",
     "image": "image encoder, transfers included",
+    "host-to-device": "copy of the prepared image, alone",
+    "image on device": "image encoder between the copies",
+    "device-to-host": "copy of the embedding, alone",
     "reference": "decode, preprocess and the query side's own image encoder",
     "text": "tokenizer and text encoder, beside the image",
     "compose": "query terms",
@@ -94,11 +98,12 @@ def _one_round(searcher: Searcher, image: ImageLike, text: Text, k: int, watch: 
     reference = words = None
     if engine.needs_reference:
         spec = engine.manifest.image
-        loaded: ImageLike = image
         if isinstance(spec, PixelInput):
-            loaded = watch.time("decode", lambda: load_image(image, spec.exif_orientation))
-        batch = watch.time("preprocess", lambda: preprocess(loaded, spec))[None]
-        reference = watch.time("image", lambda: engine.encode_prepared(batch))
+            decoded = watch.time("decode", lambda: decode(image, spec))
+            prepared: Array = watch.time("preprocess", lambda: prepare(decoded, spec))
+        else:
+            prepared = watch.time("preprocess", lambda: preprocess(image, spec))
+        reference = watch.time("image", lambda: engine.encode_prepared(prepared[None]))
         if not engine.row_is_reference:
             # The query side has an encoder of its own, behind the same preprocessing.
             reference = watch.time("reference", lambda: engine.encode_references([image], 1))

@@ -113,6 +113,8 @@ def _latency(result: Result) -> str:
             numbers=range(1, 7),
         )
     )
+    if result.get("transfers"):
+        parts.append(f"<p class='sub'>{html.escape(result['transfers'])}</p>")
     plots = [("Distribution", _distribution(result)), ("Over time", _steadiness(result))]
     if load:
         plots.append(("Latency against load, waiting included", _load(load)))

@@ -65,6 +65,8 @@ def latency_text(result: Mapping[str, Any]) -> str:
     ]
     header = ["ms", *_COLUMNS, "samples", "what"]
     lines += [format_table(header, rows, right=range(1, 7)), ""]
+    if result.get("transfers"):
+        lines.append(result["transfers"])
     for name, share in result["shares_of_encoder"].items():
         lines.append(f"{name}: {share:.3f} of the image encoder's own time")
     lines += ["", _batches(result["batches"])]
