@@ -3,7 +3,8 @@
 
     tools/build_cuda.py                                 write cir_infer/scoring/cuda/kernels.fatbin
     tools/build_cuda.py --check                         also fail on spills or a difference from the table
-    tools/build_cuda.py --update                        write the table anew, after a change meant to move it
+    tools/build_cuda.py --update                        write the table anew, after a change meant to move it,
+                                                        and its summary in kernels/score/cuda/README.md
     tools/build_cuda.py --architectures 90 --no-ptx     for one GPU only
 
 Needs nvcc 12.8 or later and nothing else; no GPU, no package of this repository.
@@ -25,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 KERNELS = ROOT / "kernels" / "score" / "cuda"
 FATBIN = ROOT / "cir_infer" / "scoring" / "cuda" / "kernels.fatbin"
 TABLE = KERNELS / "resources.json"
+README = KERNELS / "README.md"
+BEGIN, END = "<!-- resources:begin -->\n", "<!-- resources:end -->\n"
 
 ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 110, 120)
 # The kernels distinguish Turing from everything later and nothing else, so two front-end passes are enough.
@@ -150,6 +153,34 @@ def complaints(found: dict[str, dict[str, dict[str, int]]], architectures: tuple
     return said
 
 
+def summary(table: dict[str, dict[str, dict[str, int]]]) -> str:
+    """The table by families of kernels, as Markdown: ranges over architectures and variants."""
+    lines = [
+        "| kernels | registers | shared memory | blocks of 256 threads a multiprocessor | warps |",
+        "|---|---|---|---|---|",
+    ]
+    families: dict[str, list[dict[str, int]]] = {}
+    for kernel, by_arch in table.items():
+        stem, *rest = kernel.split("_")
+        family = (
+            f"{stem}_*_any" if rest[-1:] == ["any"] else f"{stem}_*" if rest and stem != "read" else kernel
+        )
+        families.setdefault(family, []).extend(by_arch.values())
+    for family, uses in sorted(families.items()):
+        cells = []
+        for key in ("registers", "shared_bytes", "blocks", "warps"):
+            low, high = min(use[key] for use in uses), max(use[key] for use in uses)
+            cells.append(f"{low:,}" if low == high else f"{low:,} to {high:,}")
+        lines.append(f"| `{family}` | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def with_summary(text: str, table: dict[str, dict[str, dict[str, int]]]) -> str:
+    """The kernels' README with its summary replaced."""
+    head, rest = text.split(BEGIN)
+    return head + BEGIN + summary(table) + END + rest.split(END)[1]
+
+
 def main() -> None:
     """See the top of this file."""
     parser = argparse.ArgumentParser(
@@ -177,6 +208,7 @@ def main() -> None:
         if architectures != ARCHITECTURES:
             sys.exit("error: --update writes the whole table; leave out --architectures")
         TABLE.write_text(json.dumps({"sources": sources_hash(), "kernels": found}, indent=1) + "\n")
+        README.write_text(with_summary(README.read_text(), found))
     if args.check or args.update:
         said = complaints(found, architectures)
         if said:

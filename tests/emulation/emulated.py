@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,30 +22,52 @@ ROOT = HERE.parents[1]
 KERNELS = ROOT / "kernels" / "score" / "cuda"
 
 
-@functools.cache
-def machine() -> ctypes.PyDLL:
-    """The compiled machine; PyDLL, so that threads take turns as they do at a GPU's driver."""
+def build(checked: bool, kernels: Path = KERNELS) -> Path:
+    """Compile the machine with kernels, unless that has been done: a shared library.
+
+    Args:
+        checked: look at every access to memory; several times slower.
+        kernels: the folder of score.cu.
+    """
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     assert compiler is not None, "the emulation needs a C++ compiler; install g++ or set CXX"
-    sources = sorted([*HERE.rglob("*.cpp"), *HERE.rglob("*.h"), *HERE.rglob("*.cuh"), *KERNELS.glob("*.cu*")])
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
-    library = ROOT / "build" / "emulation" / f"machine-{digest}.so"
-    if not library.exists():
-        library.parent.mkdir(parents=True, exist_ok=True)
-        half = library.with_suffix(f".{os.getpid()}")
-        units = [str(path) for path in sorted(HERE.glob("*.cpp"))]
-        flags = ["-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-Wno-unknown-pragmas"]
-        includes = [f"-I{HERE / 'include'}", f"-I{KERNELS}"]
-        built = subprocess.run(
-            [compiler, *flags, *includes, "-o", str(half), *units], capture_output=True, text=True
-        )
-        assert built.returncode == 0, built.stderr[-4000:]
-        half.replace(library)
-    loaded = ctypes.PyDLL(str(library))
+    sources = sorted([*HERE.rglob("*.cpp"), *HERE.rglob("*.h"), *HERE.rglob("*.cuh"), *kernels.glob("*.cu*")])
+    text = b"".join(path.read_bytes() for path in [*sources, Path(__file__)])
+    digest = hashlib.sha256(text).hexdigest()[:16]
+    home = ROOT / "build" / "emulation" if kernels == KERNELS else kernels
+    library = home / f"{'checked' if checked else 'machine'}-{digest}.so"
+    if library.exists():
+        return library
+    home.mkdir(parents=True, exist_ok=True)
+    flags = ["-std=c++17", "-fPIC", "-Wno-unknown-pragmas", f"-I{HERE / 'include'}", f"-I{kernels}"]
+    flags += ["-O1" if checked else "-O3", "-march=native"]
+    with tempfile.TemporaryDirectory(dir=home) as folder:
+        objects = []
+        for unit in sorted(HERE.glob("*.cpp")):
+            # Only what runs on the GPU is looked at, not the machine itself.
+            watched = ["-fsanitize=thread"] if checked and unit.stem in ("kernels", "faulty") else []
+            objects.append(f"{folder}/{unit.stem}.o")
+            _compile(compiler, *flags, *watched, "-c", "-o", objects[-1], str(unit))
+        _compile(compiler, "-shared", "-o", f"{folder}/machine.so", *objects)
+        Path(folder, "machine.so").replace(library)
+    return library
+
+
+def _compile(*command: str) -> None:
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr[-4000:]
+
+
+@functools.cache
+def machine(checked: bool = False, kernels: Path = KERNELS) -> ctypes.PyDLL:
+    """The compiled machine; PyDLL, so that threads take turns as they do at a GPU's driver."""
+    loaded = ctypes.PyDLL(str(build(checked, kernels)))
     loaded.machine_allocate.argtypes = [ctypes.c_size_t]
     loaded.machine_allocate.restype = ctypes.c_void_p
     loaded.machine_free.argtypes = [ctypes.c_void_p]
     loaded.machine_free.restype = None
+    loaded.machine_written.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    loaded.machine_written.restype = None
     loaded.machine_fill_fresh_memory_with.argtypes = [ctypes.c_ubyte]
     loaded.machine_launch.argtypes = [
         ctypes.c_char_p,
@@ -66,8 +89,9 @@ class KernelFault(AssertionError):
 class EmulatedMemory:
     """An allocation between two pages that must not be touched."""
 
-    def __init__(self, nbytes: int) -> None:
-        self.address = int(machine().machine_allocate(nbytes))
+    def __init__(self, machine: ctypes.PyDLL, nbytes: int) -> None:
+        self._machine = machine
+        self.address = int(machine.machine_allocate(nbytes))
         self.array = np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(self.address))
         self._free = False
 
@@ -75,7 +99,7 @@ class EmulatedMemory:
         assert not self._free, "freed twice"
         self._free = True
         del self.array
-        machine().machine_free(self.address)
+        self._machine.machine_free(self.address)
 
 
 class MappedMemory:
@@ -90,7 +114,7 @@ class MappedMemory:
 
 
 class EmulatedDevice:
-    """A GPU of a few multiprocessors. `schedule` and `filling` are those of machine.cpp."""
+    """A GPU of a few multiprocessors. `schedule`, `filling`: machine.cpp; `checked`: checks.cpp."""
 
     name = "an emulated GPU"
 
@@ -104,6 +128,8 @@ class EmulatedDevice:
         schedule: int = 0,
         filling: int = 0xFF,
         mappable: bool = True,
+        checked: bool = False,
+        kernels: Path = KERNELS,
     ) -> None:
         self.architecture = architecture
         self.multiprocessors = multiprocessors
@@ -113,6 +139,7 @@ class EmulatedDevice:
         self._schedule = schedule
         self._filling = filling
         self._mappable = mappable
+        self._machine = machine(checked, kernels)
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
@@ -122,10 +149,13 @@ class EmulatedDevice:
         return 8 << 30
 
     def allocate(self, nbytes: int) -> EmulatedMemory:
-        machine().machine_fill_fresh_memory_with(self._filling)
-        return EmulatedMemory(nbytes)
+        self._machine.machine_fill_fresh_memory_with(self._filling)
+        return EmulatedMemory(self._machine, nbytes)
 
-    allocate_host = allocate
+    def allocate_host(self, nbytes: int) -> EmulatedMemory:
+        memory = self.allocate(nbytes)
+        self._machine.machine_written(memory.address, nbytes)  # in Python, unseen
+        return memory
 
     def map_host(self, array: npt.NDArray[Any]) -> MappedMemory | None:
         return MappedMemory(array) if self._mappable else None
@@ -136,12 +166,14 @@ class EmulatedDevice:
     def upload(self, address: int, array: npt.NDArray[Any], stream: object) -> None:
         source = np.ascontiguousarray(array)
         ctypes.memmove(address, source.ctypes.data, source.nbytes)
+        self._machine.machine_written(address, source.nbytes)
 
     def download(self, array: npt.NDArray[Any], address: int, stream: object) -> None:
         ctypes.memmove(array.ctypes.data, address, array.nbytes)
 
     def zero(self, address: int, nbytes: int, stream: object) -> None:
         ctypes.memset(address, 0, nbytes)
+        self._machine.machine_written(address, nbytes)
 
     def launch(
         self,
@@ -153,9 +185,9 @@ class EmulatedDevice:
     ) -> None:
         assert shared_bytes <= self.shared_bytes, f"{kernel} asks for {shared_bytes} bytes of shared memory"
         self.launched.append(kernel)
-        machine().machine_fill_fresh_memory_with(self._filling)
+        self._machine.machine_fill_fresh_memory_with(self._filling)
         packed = bytes(arguments)
-        said = machine().machine_launch(
+        said = self._machine.machine_launch(
             kernel.encode(), *grid, shared_bytes, packed, len(packed), self._schedule
         )
         if said:

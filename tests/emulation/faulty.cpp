@@ -59,3 +59,51 @@ CIR_KERNEL(a_lane_misses_a_shuffle, FaultyArguments, 64, 1) {
 CIR_KERNEL(loads_a_vector_from_an_odd_address, FaultyArguments, 64, 1) {
     args.out[device::thread()] = device::load16(args.out + 1).word[0];
 }
+
+CIR_KERNEL(writes_one_beyond_the_end, FaultyArguments, 64, 1) {
+    args.out[device::thread()] = 1;
+    if (device::thread() == 63) args.out[args.count] = 1;
+}
+
+CIR_KERNEL(reads_one_before_the_start, FaultyArguments, 64, 1) { args.out[device::thread()] = args.out[-1]; }
+
+CIR_KERNEL(reads_memory_of_the_gpu_that_nothing_wrote, FaultyArguments, 64, 1) {
+    if (device::thread() < 32) args.out[device::thread()] = args.out[63 - device::thread()];
+}
+
+CIR_KERNEL(writes_what_others_still_read, FaultyArguments, 64, 1) {
+    auto* shared = reinterpret_cast<uint32_t*>(device::shared());
+    shared[device::thread()] = device::thread();
+    device::barrier();
+    if (device::thread() < 32) args.out[device::thread()] = shared[63 - device::thread()];
+    else shared[device::thread()] = 0;
+}
+
+CIR_KERNEL(counts, FaultyArguments, 64, 1) {
+    auto* shared = reinterpret_cast<uint32_t*>(device::shared());
+    if (device::thread() == 0) *shared = 0;
+    device::barrier();
+    const uint32_t place = device::add(shared, 1);
+    device::barrier();
+    args.out[place] = *shared;
+}
+
+CIR_KERNEL(reads_a_count_that_others_raise, FaultyArguments, 64, 1) {
+    auto* shared = reinterpret_cast<uint32_t*>(device::shared());
+    if (device::thread() == 0) *shared = 0;
+    device::barrier();
+    device::add(shared, 1);
+    args.out[device::thread()] = *shared;
+}
+
+CIR_KERNEL(counts_from_nothing, FaultyArguments, 64, 1) {
+    args.out[device::thread()] = device::add(reinterpret_cast<uint32_t*>(device::shared()), 1);
+}
+
+// A shuffle lets the lanes meet and orders no memory.
+CIR_KERNEL(takes_a_shuffle_for_a_barrier, FaultyArguments, 64, 1) {
+    auto* shared = reinterpret_cast<uint32_t*>(device::shared());
+    shared[device::thread()] = device::thread();
+    device::ballot(true);
+    args.out[device::thread()] = shared[device::thread() ^ 1];
+}

@@ -29,10 +29,9 @@ constexpr size_t kPage = 4096;
 
 // ---- memory: every allocation ends at a page that must not be touched ----
 
-struct Allocation {
+struct Allocation : Extent {
     unsigned char* pages;
     size_t page_bytes;
-    size_t bytes;
 };
 std::map<uintptr_t, Allocation> allocations;
 unsigned char filling = 0xff;
@@ -47,6 +46,7 @@ unsigned char* guarded(size_t bytes, Allocation& made) {
     mprotect(made.pages + kPage, inside, PROT_READ | PROT_WRITE);
     unsigned char* at = made.pages + kPage + inside - (bytes + 15) / 16 * 16;  // vectors want 16-byte addresses
     std::memset(made.pages + kPage, filling, inside);
+    made.start = reinterpret_cast<uintptr_t>(at);
     return at;
 }
 
@@ -139,6 +139,10 @@ void finish_fibre() {
 void fail(std::string what) {
     if (failure.empty()) failure = std::move(what);
 }
+std::string place() {
+    return "in block (" + std::to_string(current.block_x) + ", " + std::to_string(current.block_y) + "), thread " +
+           std::to_string(current.thread);
+}
 std::string where(int thread) { return "thread " + std::to_string(thread) + " (line " + std::to_string(fibres[thread].line) + ")"; }
 
 // ---- faults ----
@@ -169,10 +173,8 @@ std::string describe_fault() {
             near = text;
         }
     }
-    std::snprintf(text, sizeof text, "%s in block (%u, %u), thread %d: ",
-                  fault_signal == SIGSEGV || fault_signal == SIGBUS ? "an access outside of memory" : "a misaligned access or a trap",
-                  current.block_x, current.block_y, current.thread);
-    return text + near;
+    const bool outside = fault_signal == SIGSEGV || fault_signal == SIGBUS;
+    return (outside ? "an access outside of memory " : "a misaligned access or a trap ") + place() + ": " + near;
 }
 
 // ---- one block ----
@@ -217,6 +219,7 @@ void run_block(std::mt19937& dice) {
                 }
             }
             waiting_block = 0;
+            pass_barrier();
             for (int i = 0; i < n; ++i) fibres[i].state = State::ready;
             continue;
         }
@@ -244,6 +247,21 @@ void run_block(std::mt19937& dice) {
 }
 
 }  // namespace
+
+uintptr_t stack_start = 0, stack_end = 0;
+
+Extent* extent_of(uintptr_t address) {
+    auto next = allocations.upper_bound(address);
+    if (next != allocations.end() && address >= reinterpret_cast<uintptr_t>(next->second.pages)) return &next->second;
+    if (next == allocations.begin()) return nullptr;
+    Allocation& before = std::prev(next)->second;
+    return address < reinterpret_cast<uintptr_t>(before.pages) + before.page_bytes ? &before : nullptr;
+}
+
+void stop(std::string what) {
+    fail(what + "; " + place() + ", after line " + std::to_string(fibres[running].line));
+    leave(running);
+}
 
 void meet_warp(int line, void* brought, void (*combine)(void** lanes)) {
     const int me = running, first = me / 32 * 32;
@@ -310,7 +328,9 @@ extern "C" {
 void* machine_allocate(size_t bytes) {
     Allocation made;
     unsigned char* at = guarded(bytes, made);
-    allocations[reinterpret_cast<uintptr_t>(at)] = made;
+    made.written.assign(bytes, 0);
+    allocations[made.start] = std::move(made);
+    forget_extents();
     return at;
 }
 
@@ -319,9 +339,17 @@ void machine_free(void* at) {
     if (found == allocations.end()) std::abort();
     munmap(found->second.pages, found->second.page_bytes);
     allocations.erase(found);
+    forget_extents();
 }
 
 void machine_fill_fresh_memory_with(unsigned char value) { filling = value; }
+
+// The host has written these bytes.
+void machine_written(void* at, size_t bytes) {
+    Extent* extent = extent_of(reinterpret_cast<uintptr_t>(at));
+    if (extent == nullptr) return;
+    std::memset(extent->written.data() + (reinterpret_cast<uintptr_t>(at) - extent->start), 1, bytes);
+}
 
 // Runs a kernel; "" or what went wrong. Schedules: 0 threads in order, 1 in reverse, from 2 on at random by that seed.
 const char* machine_launch(const char* name, unsigned grid_x, unsigned grid_y, size_t shared_bytes, const void* arguments,
@@ -338,6 +366,8 @@ const char* machine_launch(const char* name, unsigned grid_x, unsigned grid_y, s
     if (stacks == nullptr) {
         stacks = static_cast<unsigned char*>(mmap(nullptr, kMostThreads * kStackBytes, PROT_READ | PROT_WRITE,
                                                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+        stack_start = reinterpret_cast<uintptr_t>(stacks);
+        stack_end = stack_start + kMostThreads * kStackBytes;
     }
     static unsigned char signal_stack[64 << 10];
     stack_t alternative{}, before{};
@@ -362,7 +392,9 @@ const char* machine_launch(const char* name, unsigned grid_x, unsigned grid_y, s
     for (const unsigned block : blocks) {
         std::memset(shared.pages + kPage, filling, shared.page_bytes - 2 * kPage);
         current = {0, kernel->threads, block % grid_x, block / grid_x, grid_x, memory};
+        watch_block(memory, shared_bytes, shared.pages, shared.page_bytes);
         run_block_or_fault(dice);
+        unwatch();
         if (!failure.empty()) break;
     }
     munmap(shared.pages, shared.page_bytes);

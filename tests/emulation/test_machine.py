@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ class Arguments(ctypes.Structure):
     _fields_ = (("out", ctypes.c_void_p), ("count", ctypes.c_uint32))
 
 
-def run(kernel: str, shared_bytes: int = 64 * 4, **device: int) -> list[int]:
+def run(kernel: str, shared_bytes: int = 64 * 4, **device: Any) -> list[int]:
     machine = EmulatedDevice(**device)
     memory = machine.allocate(64 * 4)
     try:
@@ -24,15 +25,17 @@ def run(kernel: str, shared_bytes: int = 64 * 4, **device: int) -> list[int]:
         memory.free()
 
 
-def test_a_correct_kernel_passes_under_every_schedule() -> None:
+@pytest.mark.parametrize("checked", [False, True])
+def test_a_correct_kernel_passes_under_every_schedule(checked: bool) -> None:
     for schedule in range(5):
-        assert run("correct", schedule=schedule) == list(range(63, -1, -1))
+        assert run("correct", schedule=schedule, checked=checked) == list(range(63, -1, -1))
+        assert run("counts", schedule=schedule, checked=checked) == [64] * 64
 
 
 @pytest.mark.parametrize(
     ("kernel", "said"),
     [
-        ("writes_beyond_the_end", r"outside of memory.*\+256 bytes from the start of an allocation of 256"),
+        ("writes_beyond_the_end", r"outside of memory.*256 (bytes from the start )?of an allocation of 256"),
         ("reads_before_the_start", "outside of memory"),
         ("half_the_block_skips_a_barrier", "wait for others that never come"),
         ("lanes_take_different_barriers", "different barriers"),
@@ -41,8 +44,55 @@ def test_a_correct_kernel_passes_under_every_schedule() -> None:
     ],
 )
 def test_a_fault_is_reported(kernel: str, said: str) -> None:
+    for checked in (False, True):
+        with pytest.raises(KernelFault, match=said):
+            run(kernel, checked=checked)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "said"),
+    [
+        ("writes_one_beyond_the_end", r"it writes 4 bytes at 260 of an allocation of 260; .* thread 63"),
+        ("reads_one_before_the_start", "it reads 4 bytes at -4 of an allocation"),
+        ("reads_memory_of_the_gpu_that_nothing_wrote", "memory that nothing wrote: it reads 4 bytes at"),
+        ("reads_what_nothing_wrote", "shared memory that nothing wrote: byte 20 is read; .* thread 5"),
+        ("counts_from_nothing", "shared memory that nothing wrote"),
+        ("forgets_a_barrier", "shared memory that nothing wrote|a race"),
+        (
+            "writes_what_others_still_read",
+            "a race: byte .* is (written, and thread .* reads|read, and thread .* writes) it",
+        ),
+        ("reads_a_count_that_others_raise", "a race: byte 0"),
+        ("takes_a_shuffle_for_a_barrier", "a race"),
+    ],
+)
+@pytest.mark.parametrize("schedule", range(4))
+def test_the_checked_machine_finds_it_under_every_schedule(kernel: str, said: str, schedule: int) -> None:
+    """Also where the result is right by luck, and within the last bytes that a guard page does not cover."""
+    machine = EmulatedDevice(checked=True, schedule=schedule)
+    memory = machine.allocate(65 * 4)
     with pytest.raises(KernelFault, match=said):
-        run(kernel)
+        machine.launch(kernel, (1, 1), 64 * 4, Arguments(memory.address, 65), None)
+    memory.free()
+
+
+def test_shared_memory_ends_to_the_byte() -> None:
+    run("uses_more_shared_memory_than_it_asked_for", shared_bytes=68 * 4, checked=True)
+    with pytest.raises(KernelFault, match="it writes 4 bytes at 268 of 268 of shared memory"):
+        run("uses_more_shared_memory_than_it_asked_for", shared_bytes=67 * 4, checked=True)
+
+
+def test_bytes_that_the_host_wrote_may_be_read() -> None:
+    machine = EmulatedDevice(checked=True)
+    memory = machine.allocate(64 * 4)
+    kernel, arguments = "reads_memory_of_the_gpu_that_nothing_wrote", Arguments(memory.address, 64)
+    machine.zero(memory.address, 32 * 4, None)
+    with pytest.raises(KernelFault, match="nothing wrote"):
+        machine.launch(kernel, (1, 1), 0, arguments, None)
+    machine.upload(memory.address + 32 * 4, np.arange(32, dtype=np.uint32), None)
+    machine.launch(kernel, (1, 1), 0, arguments, None)
+    assert memory.array.view(np.uint32)[:2].tolist() == [31, 30]
+    memory.free()
 
 
 def test_shared_memory_ends_where_the_launch_said() -> None:

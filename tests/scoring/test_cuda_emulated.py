@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -67,49 +68,51 @@ class EmulatedConformance(ScorerConformance):
                 np.testing.assert_array_equal(a, b)
 
 
-def exact(rows: Rows) -> CudaScorer:
-    return CudaScorer(rows, device=EmulatedDevice(), tuning=NEVER)
+class EveryPath(EmulatedConformance):
+    """What a subclass runs: which kernels, and whether every access to memory is looked at."""
+
+    tuning = NEVER
+    scan: Literal["stored", "int8"] = "stored"
+    checked = False
+
+    def make(self, rows: Rows) -> CudaScorer:
+        return CudaScorer(
+            rows, device=EmulatedDevice(checked=self.checked), tuning=self.tuning, scan=self.scan
+        )
 
 
-def tensor_cores(rows: Rows) -> CudaScorer:
-    return CudaScorer(rows, device=EmulatedDevice(), tuning=ALWAYS)
+# Each path runs the whole suite on one row type here; under `-m slow` on all that it reads, and checked.
 
 
-def int8_shadow(rows: Rows) -> CudaScorer:
-    return CudaScorer(rows, device=EmulatedDevice(), tuning=ALWAYS, scan="int8")
-
-
-# Each path runs the whole suite on one row type here and on the others under `-m slow`.
-
-
-class TestExactKernel(EmulatedConformance):
+class TestExactKernel(EveryPath):
     row_types = ("float16",)
-    make = staticmethod(exact)
 
 
-class TestTensorCores(EmulatedConformance):
+class TestTensorCores(EveryPath):
     row_types = ("int8",)
-    make = staticmethod(tensor_cores)
+    tuning = ALWAYS
 
 
-class TestInt8Shadow(EmulatedConformance):
+class TestInt8Shadow(EveryPath):
     row_types = ("float32",)
-    make = staticmethod(int8_shadow)
+    tuning = ALWAYS
+    scan = "int8"
 
 
 @pytest.mark.slow
-class TestExactKernelOnOtherRows(EmulatedConformance):
-    row_types = ("float32", "int8")
-    make = staticmethod(exact)
+class TestExactKernelChecked(EveryPath):
+    checked = True
 
 
 @pytest.mark.slow
-class TestTensorCoresOnOtherRows(EmulatedConformance):
+class TestTensorCoresChecked(EveryPath):
+    tuning = ALWAYS
+    checked = True
+
+
+@pytest.mark.slow
+class TestInt8ShadowChecked(EveryPath):
     row_types = ("float32", "float16")
-    make = staticmethod(tensor_cores)
-
-
-@pytest.mark.slow
-class TestInt8ShadowOfFloat16(EmulatedConformance):
-    row_types = ("float16",)
-    make = staticmethod(int8_shadow)
+    tuning = ALWAYS
+    scan = "int8"
+    checked = True

@@ -65,6 +65,25 @@ def test_streamed_rows(row_type: str) -> None:
         check_topk(scorer.topk(terms, 50), terms, rows, 50)
 
 
+def test_streamed_searches_may_follow_each_other_without_waiting() -> None:
+    rng = np.random.default_rng(4)
+    rows = rows_of(rng.standard_normal((30_000, 128)), "float16")
+    terms = random_terms(rng, 1, 2, 128, True)
+    scorer, device = CudaScorer(rows, memory=1 << 20, tuning=NEVER), open_device()
+    search = scorer.prepare(1, 2, True, 50)
+    assert terms.weights is not None
+    with device.active():
+        device.upload(search.numerators, terms.numerators, None)
+        device.upload(search.weights, terms.weights, None)
+        device.synchronize(None)
+        stream = device.new_stream()
+        for _ in range(20):
+            search.launch(stream)
+        device.synchronize(stream)
+        check_topk(search.result(), terms, rows, 50)
+        search.close()
+
+
 def test_large_batches_agree_with_the_exact_kernel_bit_for_bit() -> None:
     rng = np.random.default_rng(1)
     rows = rows_of(rng.standard_normal((200_000, 512)), "float16")

@@ -39,6 +39,12 @@ def test_the_table_is_of_these_sources_and_shows_no_spill() -> None:
             assert use["blocks"] >= 1, (kernel, arch)
 
 
+def test_the_kernels_readme_summarises_the_table() -> None:
+    table, text = json.loads(build_cuda.TABLE.read_text())["kernels"], build_cuda.README.read_text()
+    assert build_cuda.with_summary(text, table) == text, "run tools/build_cuda.py --update"
+    assert build_cuda.summary(table).count("\n| `scan_*` |") == 1
+
+
 def test_the_compilers_report_is_read() -> None:
     log = """
 ptxas info    : Compiling entry function 'scan_f16_ratio2' for 'sm_90'

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,9 @@ import pytest
 from cir_infer.errors import DeviceError, ScoringError
 from cir_infer.runtime.devices import missing_gpu
 from cir_infer.scoring.contract import QueryTerms, Rows, Scorer
-from cir_infer.scoring.cuda import CudaScorer
+from cir_infer.scoring.cuda import CudaScorer, context
 from cir_infer.scoring.cuda import scorer as scorer_module
-from cir_infer.scoring.cuda.arguments import ReadArguments
+from cir_infer.scoring.cuda.arguments import ReadArguments, Segment
 from cir_infer.scoring.cuda.context import open_device
 from cir_infer.scoring.cuda.tuning import MEASURED, UNMEASURED, Tuning, tuning_for
 from tests.emulation.emulated import EmulatedDevice
@@ -45,9 +47,9 @@ def test_every_placement_gives_the_same_answer(row_type: str, weighted: bool) ->
     expected = CudaScorer(rows, device=EmulatedDevice(), tuning=NEVER).topk(terms, 40, allow)
     check_topk(expected, terms, rows, 40, allow)
     for device, memory, placement in [
-        (EmulatedDevice(), 40_000, "streamed"),
-        (EmulatedDevice(integrated=True), None, "shared"),
-        (EmulatedDevice(integrated=True, mappable=False), None, "shared"),
+        (EmulatedDevice(checked=True), 40_000, "streamed"),
+        (EmulatedDevice(checked=True, integrated=True), None, "shared"),
+        (EmulatedDevice(checked=True, integrated=True, mappable=False), None, "shared"),
     ]:
         for tuning in (NEVER, ALWAYS):
             scorer = CudaScorer(rows, device=device, memory=memory, tuning=tuning)
@@ -61,6 +63,72 @@ def test_streamed_rows_pass_through_two_buffers() -> None:
     terms = random_terms(np.random.default_rng(1), 1, 2, 64, True)
     check_topk(scorer.topk(terms, 10), terms, rows, 10)
     assert device.launched == ["scan_f16_ratio2"] * 9  # 900 rows, 100 at a time
+
+
+class Timeline(EmulatedDevice):
+    """Knows which work of several streams is ordered, and fails where two pieces that must be are not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.streams = 1
+        self.now: dict[int, dict[int, int]] = {0: {}}  # stream -> what it has seen of each stream
+        self.touched: dict[int, list[tuple[int, int, bool]]] = {}  # buffer -> stream, moment, whether written
+        self.at_once = 0
+
+    def new_stream(self) -> int:  # type: ignore[override]
+        self.streams += 1
+        self.now[self.streams] = {}
+        return self.streams
+
+    def step(self, stream: Any, buffer: int, writes: bool) -> None:
+        own, seen = stream or 0, self.now[stream or 0]
+        seen[own] = seen.get(own, 0) + 1
+        for other, moment, wrote in self.touched.get(buffer, []):
+            if other != own and (writes or wrote):
+                assert seen.get(other, 0) >= moment, "a buffer is written while it is read"
+        self.touched.setdefault(buffer, []).append((own, seen[own], writes))
+        self.at_once += any(
+            moment > seen.get(s, 0) for b in self.touched.values() for s, moment, _ in b if s != own
+        )
+
+    def upload(self, address: int, array: Any, stream: Any) -> None:
+        super().upload(address, array, stream)
+        self.step(stream, address, True)
+
+    def launch(self, kernel: str, grid: Any, shared_bytes: int, arguments: Any, stream: Any) -> None:
+        super().launch(kernel, grid, shared_bytes, arguments, stream)
+        table = ctypes.cast(arguments.segments, ctypes.POINTER(Segment))
+        self.step(stream, table[arguments.segment].rows, False)
+
+    def record(self, stream: Any) -> Any:
+        return dict(self.now[stream or 0])
+
+    def wait(self, stream: Any, event: Any) -> None:
+        seen = self.now[stream or 0]
+        for other, moment in event.items():
+            seen[other] = max(seen.get(other, 0), moment)
+
+    def synchronize(self, stream: Any) -> None:
+        for seen in self.now.values():
+            self.wait(None, seen)
+
+
+def test_streamed_copies_run_under_the_scans_and_never_into_what_is_being_read() -> None:
+    rows, device = gallery(d=64), Timeline()
+    scorer = CudaScorer(rows, device=device, memory=2 * 100 * 128, tuning=NEVER)
+    terms = random_terms(np.random.default_rng(1), 1, 2, 64, True)
+    search = scorer.prepare(1, 2, True, 10)
+    assert terms.weights is not None
+    device.upload(search.numerators, terms.numerators, None)
+    device.upload(search.weights, terms.weights, None)
+    stream = device.new_stream()
+    device.wait(stream, device.record(None))
+    device.at_once = 0
+    for _ in range(2):  # the second follows without waiting for the first
+        search.launch(stream)
+    assert device.at_once > 8
+    check_topk(search.result(), terms, rows, 10)
+    search.close()
 
 
 def test_streamed_rows_serve_a_k_beyond_one_pass() -> None:
@@ -96,7 +164,7 @@ def test_no_result_depends_on_a_race_or_on_memory_nothing_wrote(row_type: str, t
     terms = random_terms(np.random.default_rng(1), 3, 2, 48, True)
     answers = []
     for schedule, filling in [(0, 0xFF), (1, 0x00), (2, 0xA5), (3, 0xFF), (4, 0x3C)]:
-        device = EmulatedDevice(schedule=schedule, filling=filling)
+        device = EmulatedDevice(schedule=schedule, filling=filling, checked=True)
         answers.append(CudaScorer(rows, device=device, tuning=tuning).topk(terms, 30))
     check_topk(answers[0], terms, rows, 30)
     for answer in answers[1:]:
@@ -135,7 +203,7 @@ def test_lists_that_overflow_are_rescued() -> None:
     # Only the first query's floor rises; the lists of the others suffice.
     rise = np.linspace(-1, 1, 2000)[:, None] * terms.numerators[0, 0]
     rows = rows_of(rise + 1e-3 * rng.standard_normal((2000, 32)), "float16")
-    scorer = CudaScorer(rows, device=EmulatedDevice(), tuning=ALWAYS)
+    scorer = CudaScorer(rows, device=EmulatedDevice(checked=True), tuning=ALWAYS)
     for _ in range(2):
         check_topk(scorer.topk(terms, 20), terms, rows, 20)
     assert scorer.statistics.rescued >= 2
@@ -230,6 +298,18 @@ def test_requests_that_make_no_sense() -> None:
         CudaScorer(gallery(), device=EmulatedDevice(), memory=100)
     with pytest.raises(DeviceError, match="shadow of 900 rows"):
         CudaScorer(gallery(), device=EmulatedDevice(), memory=100, scan="int8")
+
+
+def test_kernels_that_were_not_compiled_are_named_with_the_ways_to_get_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(context, "open_gpu", lambda ordinal: None)
+    monkeypatch.setattr(context, "FATBIN", tmp_path / "kernels.fatbin")
+    with pytest.raises(DeviceError) as caught:
+        open_device.__wrapped__()
+    said = str(caught.value)
+    assert "kernels.fatbin is missing" in said and str(tmp_path) in said
+    assert "nvcc is on the PATH" in said and "make fatbin" in said
 
 
 @pytest.mark.skipif(missing_gpu() is None, reason="this machine has a GPU")

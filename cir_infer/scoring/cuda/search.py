@@ -67,7 +67,8 @@ class CudaSearch:
     `numerators` and `weights`, float32 (Q, J, D) in GPU memory, and the mask from `allow`; the caller fills
     them on the stream, or lets `upload` do it. All state between launches is left clean by the launches.
 
-    A search belongs to one stream at a time. Make one with `CudaScorer.prepare`.
+    A search belongs to one stream at a time; searches of a streamed gallery share its two buffers, so they
+    must not overlap either. Make one with `CudaScorer.prepare`.
 
     Attributes:
         numerators: address of float32 (Q, J, D).
@@ -133,6 +134,9 @@ class CudaSearch:
         copy_stream = self._gallery.copy_stream
         consumed: dict[int, Any] = {}
         chunk: Chunk | None = None
+        if self._gallery.chunks:
+            # An earlier launch may still read the buffers; and a capture must see where copies branch off.
+            device.wait(copy_stream, device.record(stream))
         for step in self._launches:
             if isinstance(step, Chunk):
                 if chunk is not None:

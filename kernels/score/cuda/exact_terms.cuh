@@ -59,7 +59,8 @@ struct Query {
 
 CIR_DEVICE int padded_terms(int term_count, int at_once) { return (term_count + at_once - 1) / at_once * at_once; }
 
-// Fills `prepared`; `scratch` has one float a warp. Every thread of the block calls this.
+// Fills `prepared`, to be read after the caller's next barrier; `scratch` has one float a warp. Every thread of the
+// block calls this.
 template <class Type, int kAtOnce, bool kWeighted>
 CIR_DEVICE void prepare_terms(const Query& query, float* prepared, float* scratch) {
     const int slots = query.vectors * Type::kWidth;
@@ -89,7 +90,6 @@ CIR_DEVICE void prepare_terms(const Query& query, float* prepared, float* scratc
             if (kWeighted) to[slots + slot] = in_row ? device::scaled(device::load(w + i), 2 * shift) : 0.0f;
         }
     }
-    device::barrier();
 }
 
 // Sums kCount values over the warp, halving their number with each of the first steps: afterwards the bits of a lane

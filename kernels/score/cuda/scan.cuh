@@ -129,7 +129,6 @@ CIR_DEVICE void scan(const ScanArguments& args) {
         }
     }
 
-    device::barrier();
     uint32_t held = shared.count;
     device::barrier();
     if (held > k) {
@@ -158,7 +157,7 @@ CIR_DEVICE void scan(const ScanArguments& args) {
         if (survivors[i] > floor) merged[shared.base + slots[i]] = survivors[i];
     }
     device::fence();
-    device::barrier();
+    device::barrier();  // every thread's keys are out before the ticket is taken
     if (device::thread() == 0) {
         shared.is_last = device::add(args.tickets + q, 1) + 1 == device::grid_x();
         shared.count = 0;

@@ -110,7 +110,6 @@ CIR_DEVICE uint64_t bound_of_largest(At at, uint32_t n, uint32_t k, Selection& s
         bound |= static_cast<uint64_t>(s.digit) << low;
         wanted -= s.above;
         const bool whole = s.inside == wanted;
-        device::barrier();
         if (whole || low == 0) return bound > 0 ? bound : 1;  // 0 is no key
         high = low;
     }
@@ -120,7 +119,8 @@ constexpr uint32_t kBuffer = 2048;  // most keys that a block holds
 constexpr uint32_t kThreads = 256;
 constexpr int kWarps = static_cast<int>(kThreads) / 32;
 
-// Moves the k largest of the n > k keys in shared memory to its front; returns a bound that exactly they reach.
+// Moves the k largest of the n > k keys in shared memory to its front, to be read after the caller's next barrier;
+// returns a bound that exactly they reach.
 CIR_DEVICE uint64_t keep_largest(uint64_t* keys, uint32_t n, uint32_t k, Selection& s) {
     const uint64_t bound = bound_of_largest([keys](uint32_t i) { return keys[i]; }, n, k, s);
     uint64_t mine[kBuffer / kThreads];
@@ -135,7 +135,6 @@ CIR_DEVICE uint64_t keep_largest(uint64_t* keys, uint32_t n, uint32_t k, Selecti
     for (uint32_t i = 0; i < kBuffer / kThreads; ++i) {
         if (mine[i] >= bound) keys[device::add(&s.kept, 1)] = mine[i];
     }
-    device::barrier();
     return bound;
 }
 

@@ -15,6 +15,14 @@
 
 #define CIR_DEVICE inline
 
+// The machine's own accesses are none of the kernel's.
+#define CIR_UNWATCHED __attribute__((no_sanitize("thread"), noinline))
+#ifdef __SANITIZE_THREAD__
+#define CIR_ATOMIC(where) machine::access_atomically(where, sizeof *(where))
+#else
+#define CIR_ATOMIC(where)
+#endif
+
 namespace device {
 
 struct alignas(16) Vector16 {
@@ -78,13 +86,20 @@ CIR_DEVICE uint32_t ballot(bool mine, int line = __builtin_LINE()) {
     return vote.result;
 }
 
-CIR_DEVICE uint32_t add(uint32_t* where, uint32_t amount) {
+CIR_UNWATCHED CIR_DEVICE uint32_t add(uint32_t* where, uint32_t amount) {
+    CIR_ATOMIC(where);
     const uint32_t before = *where;
     *where = before + amount;
     return before;
 }
-CIR_DEVICE void raise(uint32_t* where, uint32_t value) { *where = *where < value ? value : *where; }
-CIR_DEVICE void raise(uint64_t* where, uint64_t value) { *where = *where < value ? value : *where; }
+CIR_UNWATCHED CIR_DEVICE void raise(uint32_t* where, uint32_t value) {
+    CIR_ATOMIC(where);
+    *where = *where < value ? value : *where;
+}
+CIR_UNWATCHED CIR_DEVICE void raise(uint64_t* where, uint64_t value) {
+    CIR_ATOMIC(where);
+    *where = *where < value ? value : *where;
+}
 CIR_DEVICE uint64_t load_fresh(const uint64_t* where) { return *where; }
 CIR_DEVICE uint32_t load_fresh(const uint32_t* where) { return *where; }
 CIR_DEVICE Vector16 load16(const void* where) {
@@ -143,7 +158,7 @@ struct Tiles {
     float* c;
     const uint32_t *a, *b;
 };
-CIR_DEVICE void multiply_lanes(void** lanes) {
+CIR_UNWATCHED CIR_DEVICE void multiply_lanes(void** lanes) {
     float a[16][16], b[16][8];
     for (int lane = 0; lane < 32; ++lane) {
         const auto& from = *static_cast<Tiles*>(lanes[lane]);

@@ -2,11 +2,14 @@
 //
 // It checks what a GPU would not report by itself: accesses outside an allocation or beyond the shared memory asked
 // for (guard pages), barriers and warp operations that not all threads reach together, and, by running a kernel under
-// several schedules and fillings of fresh memory, results that depend on a race or on memory that nothing wrote.
+// several schedules and fillings of fresh memory, results that depend on a race or on memory that nothing wrote. The
+// checked build looks at every access besides; see checks.cpp.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace machine {
 
@@ -21,6 +24,27 @@ extern Context current;  // of the running fibre
 void meet_warp(int line, void* brought, void (*combine)(void** lanes));
 // Waits for all threads of the block at the same line; true if any thread said so.
 bool meet_block(int line, bool mine);
+
+// ---- for checks.cpp ----
+
+struct Extent {
+    uintptr_t start;
+    size_t bytes;
+    std::vector<unsigned char> written;  // of each byte, in the checked build
+};
+// The allocation whose pages hold an address, guards included; null for memory of the host.
+Extent* extent_of(uintptr_t address);
+extern uintptr_t stack_start, stack_end;  // of the fibres
+// Ends the launch with a fault of the running thread.
+void stop(std::string what);
+
+// Shared memory of a block begins; the pages that hold it are nobody else's.
+void watch_block(const unsigned char* shared, size_t size, const unsigned char* pages, size_t page_bytes);
+void pass_barrier();
+void unwatch();
+void forget_extents();
+// A read-modify-write that threads may do at once.
+void access_atomically(const void* where, size_t size);
 
 using Body = void (*)(const void* arguments);
 struct Kernel {

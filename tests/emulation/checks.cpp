@@ -1,0 +1,150 @@
+// What compute-sanitizer's memcheck, initcheck and racecheck would say, said here.
+//
+// The checked build compiles the kernels with -fsanitize=thread, which calls a function before every access to memory,
+// and these are those functions in place of the sanitizer's own. An access must lie inside an allocation to the byte;
+// memory that is read must have been written; and no two threads may touch the same byte of shared memory between two
+// barriers if one of them writes. Shuffles order no memory, so they count for nothing here. The plain build has no calls.
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "include/machine.h"
+
+namespace machine {
+namespace {
+
+constexpr int kMany = -1;
+
+struct Byte {
+    uint64_t written = 0, read = 0;  // the interval between barriers, counted over all blocks and launches
+    int writer = 0, reader = 0;      // a thread, or kMany
+    bool atomically = false;         // how it was written
+};
+
+std::vector<Byte> bytes;
+uintptr_t shared_start = 0, shared_end = 0, pages_start = 0, pages_end = 0;
+uint64_t interval = 1, first_of_block = 1;
+bool watching = false;
+
+struct Found {
+    uintptr_t page = 0;
+    Extent* extent = nullptr;
+};
+Found known[256];
+
+Extent* extent_at(uintptr_t address) {
+    const uintptr_t page = address >> 12;
+    Found& found = known[page % 256];
+    if (found.page != page || found.extent == nullptr) found = {page, extent_of(address)};
+    return found.extent;
+}
+
+std::string text(uintptr_t at, size_t size, const char* does, uintptr_t start) {
+    return std::string(does) + " " + std::to_string(size) + " bytes at " +
+           std::to_string(static_cast<long>(at - start)) + " of ";
+}
+
+void check_shared(uintptr_t at, size_t size, bool writes, bool atomic) {
+    if (at < shared_start || at + size > shared_end) {
+        stop("an access outside of memory: it " + text(at, size, writes ? "writes" : "reads", shared_start) +
+             std::to_string(shared_end - shared_start) + " of shared memory");
+        return;
+    }
+    const int me = current.thread;
+    for (size_t i = at - shared_start; i < at + size - shared_start; ++i) {
+        Byte& byte = bytes[i];
+        const bool fresh = byte.written == interval;
+        const bool ordered = atomic && byte.atomically;
+        if ((!writes || atomic) && byte.written < first_of_block) {
+            stop("shared memory that nothing wrote: byte " + std::to_string(i) + " is read");
+            return;
+        }
+        if (fresh && byte.writer != me && !ordered) {
+            stop("a race: byte " + std::to_string(i) + " of shared memory is " + (writes ? "written" : "read") +
+                 ", and thread " + std::to_string(byte.writer) + " writes it with no barrier between");
+            return;
+        }
+        if (writes && !atomic && byte.read == interval && byte.reader != me) {
+            stop("a race: byte " + std::to_string(i) + " of shared memory is written, and " +
+                 (byte.reader == kMany ? "other threads read" : "thread " + std::to_string(byte.reader) + " reads") +
+                 " it with no barrier between");
+            return;
+        }
+        if (writes && atomic && byte.read == interval && byte.reader != me) {
+            stop("a race: byte " + std::to_string(i) + " of shared memory is counted up, and another thread reads it");
+            return;
+        }
+        if (writes) {
+            byte.atomically = atomic && (!fresh || byte.atomically);
+            byte.writer = me;
+            byte.written = interval;
+        } else {
+            byte.reader = byte.read == interval && byte.reader != me ? kMany : me;
+            byte.read = interval;
+        }
+    }
+}
+
+void check(const void* where, size_t size, bool writes, bool atomic = false) {
+    if (!watching) return;
+    const auto at = reinterpret_cast<uintptr_t>(where);
+    if (at >= stack_start && at < stack_end) return;
+    if (at >= pages_start && at < pages_end) {
+        check_shared(at, size, writes, atomic);
+        return;
+    }
+    Extent* extent = extent_at(at);
+    if (extent == nullptr) return;  // of the host
+    if (at < extent->start || at + size > extent->start + extent->bytes) {
+        stop("an access outside of memory: it " + text(at, size, writes ? "writes" : "reads", extent->start) +
+             "an allocation of " + std::to_string(extent->bytes));
+        return;
+    }
+    auto* state = extent->written.data() + (at - extent->start);
+    if ((!writes || atomic) && std::find(state, state + size, 0) != state + size) {
+        stop("memory that nothing wrote: it " + text(at, size, "reads", extent->start) + "an allocation of " +
+             std::to_string(extent->bytes));
+        return;
+    }
+    if (writes) std::fill(state, state + size, 1);
+}
+
+}  // namespace
+
+void watch_block(const unsigned char* shared, size_t size, const unsigned char* pages, size_t page_bytes) {
+    shared_start = reinterpret_cast<uintptr_t>(shared);
+    shared_end = shared_start + size;
+    pages_start = reinterpret_cast<uintptr_t>(pages);
+    pages_end = pages_start + page_bytes;
+    if (bytes.size() < size) bytes.resize(size);
+    first_of_block = ++interval;
+    watching = true;
+}
+void pass_barrier() { ++interval; }
+void unwatch() { watching = false; }
+void forget_extents() { std::fill(std::begin(known), std::end(known), Found{}); }
+void access_atomically(const void* where, size_t size) { check(where, size, true, true); }
+
+}  // namespace machine
+
+// The names that compilers call. Kernels have no virtual functions and use no std::atomic, so the rest is not needed.
+extern "C" {
+
+void __tsan_init() {}
+void __tsan_func_entry(void*) {}
+void __tsan_func_exit() {}
+void __tsan_read_range(void* at, size_t size) { machine::check(at, size, false); }
+void __tsan_write_range(void* at, size_t size) { machine::check(at, size, true); }
+
+#define CIR_ACCESS(size)                                                            \
+    void __tsan_read##size(void* at) { machine::check(at, size, false); }            \
+    void __tsan_write##size(void* at) { machine::check(at, size, true); }            \
+    void __tsan_unaligned_read##size(void* at) { machine::check(at, size, false); }  \
+    void __tsan_unaligned_write##size(void* at) { machine::check(at, size, true); }
+CIR_ACCESS(1)
+CIR_ACCESS(2)
+CIR_ACCESS(4)
+CIR_ACCESS(8)
+CIR_ACCESS(16)
+}

@@ -1,0 +1,102 @@
+"""Every barrier of the kernels has a reason, and the checked machine notices when it is missing."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cir_infer.scoring.cuda import CudaScorer
+from cir_infer.scoring.cuda.tuning import Tuning
+from tests.emulation.emulated import KERNELS, EmulatedDevice, KernelFault
+from tests.scoring.conformance import check_topk, random_terms, rows_of
+
+NEVER = Tuning(queries=10**9, rows=0)
+ALWAYS = Tuning(queries=1, rows=0, first_rows=64, least_first_rows=64, list_capacity=256, most_listed=0)
+BARRIER = re.compile(r"^\s*device::barrier\(\);")
+
+BEYOND = "every thread's keys are out before the ticket is taken"
+"""Orders memory between blocks, which the machine runs one after the other."""
+
+OTHERS = {
+    "a row too many": (
+        "scan.cuh",
+        "const uint32_t index = at < count ? at : base;",
+        "const uint32_t index = at;",
+    ),
+    "a vector too many": ("gallery.cuh", "v < args.vectors; v += 32", "v <= args.vectors; v += 32"),
+    "a key too many": (
+        "selection.cuh",
+        "mine[i] = at < n ? keys[at] : 0;",
+        "mine[i] = at <= n ? keys[at] : 0;",
+    ),
+    "an operand too many": (
+        "shortlist.cuh",
+        "i < block_groups * group_vectors",
+        "i <= block_groups * group_vectors",
+    ),
+    "bins that nobody cleared": ("selection.cuh", "s.bins[i] = 0;", "(void)i;"),
+    "a count that nobody cleared": (
+        "scan.cuh",
+        "if (device::thread() == 0) shared.count = 0;\n    if con",
+        "if con",
+    ),
+    "a count without atomics": ("selection.cuh", "keys[device::add(&s.kept, 1)]", "keys[s.kept++]"),
+}
+
+
+def barriers() -> list[tuple[str, int]]:
+    found = []
+    for path in sorted(KERNELS.glob("*.cuh")):
+        for number, line in enumerate(path.read_text().split("\n")):
+            if BARRIER.match(line) and BEYOND not in line:
+                found.append((path.name, number))
+    return found
+
+
+def exercise(kernels: Path) -> None:
+    """Small galleries through every kernel that shares memory."""
+    for schedule in (0, 1, 2):
+        for row_type, tuning, n, k, weighted, d in (
+            ("float16", NEVER, 900, 40, True, 72),
+            ("float16", NEVER, 2600, 600, False, 24),
+            ("float32", ALWAYS, 900, 40, True, 40),
+            ("int8", ALWAYS, 700, 300, False, 24),
+        ):
+            rows = rows_of(np.random.default_rng(0).standard_normal((n, d)), row_type, (200,))
+            terms = random_terms(np.random.default_rng(1), 3, 2, d, weighted)
+            device = EmulatedDevice(checked=True, schedule=schedule, kernels=kernels)
+            check_topk(CudaScorer(rows, device=device, tuning=tuning).topk(terms, k), terms, rows, k)
+
+
+def planted(folder: Path, name: str, text: str) -> Path:
+    for path in KERNELS.glob("*.cu*"):
+        shutil.copy(path, folder)
+    (folder / name).write_text(text)
+    return folder
+
+
+def test_the_kernels_as_they_are_pass_every_check() -> None:
+    exercise(KERNELS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "number"), barriers())
+def test_a_missing_barrier_is_found(tmp_path: Path, name: str, number: int) -> None:
+    lines = (KERNELS / name).read_text().split("\n")
+    lines[number] = ""
+    with pytest.raises(KernelFault, match=r"a race|nothing wrote"):
+        exercise(planted(tmp_path, name, "\n".join(lines)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mistake", sorted(OTHERS))
+def test_a_planted_mistake_is_found(tmp_path: Path, mistake: str) -> None:
+    name, right, wrong = OTHERS[mistake]
+    text = (KERNELS / name).read_text()
+    assert text.count(right) >= 1, "the kernels have changed; plant this mistake anew"
+    with pytest.raises(KernelFault, match=r"a race|nothing wrote|outside of memory"):
+        exercise(planted(tmp_path, name, text.replace(right, wrong, 1)))
