@@ -30,7 +30,6 @@ import build_cuda  # noqa: E402
 TESTS = "tests/scoring/test_cuda_gpu.py"
 SANITIZED = "random_rows or duplicates or overflow or streamed"
 QUICK = ((15_000, 1), (1_000_000, 1), (1_000_000, 64), (100_000, 1024))
-FULL = tuple((n, q) for n in (15_000, 100_000, 1_000_000, 10_000_000) for q in (1, 8, 64, 1024))
 
 
 def run(name: str, command: list[str], limit: float, log: Path) -> dict[str, Any]:
@@ -95,52 +94,23 @@ def sanitize(limit: float, log: Path) -> dict[str, Any]:
     }
 
 
-def benchmark(cases: tuple[tuple[int, int], ...], limit: float) -> dict[str, Any]:
-    """Every case until the time is up; what was left out is named."""
-    from cir_bench import cuda_scoring
+def benchmark(sizes: tuple[tuple[int, int], ...], limit: float) -> dict[str, Any]:
+    """Every size until the time is up; what was left out is named."""
+    from cir_bench.cuda_scoring import reached, sweep
 
-    out: dict[str, Any] = {"cases": [], "left_out": [], "predictions": []}
-    end = time.monotonic() + limit
-    for rows, queries in cases:
-        if time.monotonic() > end:
-            out["left_out"].append({"rows": rows, "queries": queries})
-            continue
-        case = cuda_scoring.Case(rows, queries=queries)
-        dtypes = ("float16", "float32", "int8") if rows <= 1_000_000 else ("float16",)
-        try:
-            results = cuda_scoring.measure(case, dtypes)
-        except Exception as error:  # the other cases are still worth having
-            out["left_out"].append({"rows": rows, "queries": queries, "error": repr(error)})
-            continue
-        out["cases"].append(
-            {"rows": rows, "dim": case.dim, "queries": queries, "k": case.k, "results": results}
+    out = sweep(sizes, seconds=limit, progress=lambda line: print(f"  {line}", flush=True))
+    for target, figure in reached(out):
+        said = (
+            "open"
+            if figure is None
+            else f"{figure:.3g}{target.unit}, {'met' if target.met(figure) else 'MISSED'}"
         )
-        for entry in results:
-            print(f"  {rows:>10} rows {queries:>5} queries  {json.dumps(entry)}", flush=True)
-    ours = [
-        entry["of_roofline"]
-        for case in out["cases"]
-        if case["rows"] == 1_000_000 and case["queries"] == 1
-        for entry in case["results"]
-        if entry["name"] == "cir/cuda" and entry["dtype"] == "float16" and entry.get("of_roofline")
-    ]
-    if ours:
-        # Predictions, not measurements: 85% of each GPU's nominal bandwidth, times ours over the roofline.
-        for name, bandwidth in cuda_scoring.PREDICTED_BANDWIDTH.items():
-            milliseconds = 1_000_000 * 1024 / (0.85 * bandwidth) * ours[0] * 1e3
-            out["predictions"].append(
-                {"gpu": name, "rows": 1_000_000, "queries": 1, "predicted_ms": milliseconds}
-            )
-    out["call"] = cuda_scoring.call_latency()
-    out["gemm_flops"] = cuda_scoring.gemm_rate()
-    for case in out["cases"]:
-        for entry in case["results"]:
-            if out["gemm_flops"] and entry["name"] == "cir/cuda" and "median_ms" in entry:
-                useful = 2 * 4 * case["rows"] * case["dim"] * case["queries"]
-                entry["of_gemm_rate"] = useful / (entry["median_ms"] * 1e-3) / out["gemm_flops"]
-    if time.monotonic() < end:
-        tuning = cuda_scoring.crossover()
-        out["crossover"] = {"queries": tuning.queries, "rows": tuning.rows, "source": tuning.source}
+        print(f"  {target.what} ({target.wanted}): {said}")
+    for entry in out["predictions"]:
+        print(
+            f"  predicted, not measured: {entry['gpu']}, {entry['rows']:,} rows, one query: "
+            f"{entry['scan_ms']:.2f} ms"
+        )
     return out
 
 
@@ -158,6 +128,7 @@ def main() -> None:
             sys.exit(
                 f"error: {module} is not installed here; see docs/gpu-check.md for how to carry it offline"
             )
+    from cir_bench.cuda_scoring import SIZES
     from cir_bench.machine import stamp
     from cir_infer.errors import CirError
     from cir_infer.scoring.cuda.context import open_device
@@ -175,7 +146,11 @@ def main() -> None:
     pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", TESTS]
     result["conformance"] = run("conformance", pytest, 0.25 * total, log)
     result["sanitizer"] = sanitize(0.3 * total, log)
-    result["benchmark"] = benchmark(FULL if args.full else QUICK, 0.35 * total)
+    try:
+        result["benchmark"] = benchmark(SIZES if args.full else QUICK, 0.35 * total)
+    except Exception as error:  # what the steps before have found is kept
+        print(f"the benchmark failed: {error!r}", flush=True)
+        result["benchmark"] = {"cases": [], "error": repr(error)}
     name = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
     day = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     path = args.output / f"{name}-{day}.json"
@@ -185,7 +160,8 @@ def main() -> None:
     wrong = [
         e for case in result["benchmark"]["cases"] for e in case["results"] if "wrong" in e.get("skipped", "")
     ]
-    sys.exit(0 if all(step["passed"] for step in steps) and not wrong else 1)
+    failed = "error" in result["benchmark"] or not all(step["passed"] for step in steps)
+    sys.exit(1 if failed or wrong else 0)
 
 
 def _leaves(step: dict[str, Any]) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from cir_infer.errors import UsageError
 
-__all__ = ["KINDS", "ensure_writable", "read_result", "read_results", "to_json", "write_text"]
+__all__ = ["KINDS", "ensure_writable", "gpu_checks", "read_result", "read_results", "to_json", "write_text"]
 
 KINDS = ("latency", "compare", "table7", "accuracy", "scoring")
 GPU_CHECK = "gpu-check"
@@ -73,6 +73,16 @@ def read_results(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
             name = f"{path.name}, {case['rows']} x {case['queries']}"
             found[name] = {"kind": "scoring", **head, **case, "results": timed}
     return found
+
+
+def gpu_checks(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """What `make gpu-check` wrote, among results, by the names of their files.
+
+    Raises:
+        UsageError: see `read_result`.
+    """
+    found = {path.name: read_result(path) for path in paths}
+    return {name: result for name, result in found.items() if result["kind"] == GPU_CHECK}
 
 
 def to_json(result: Mapping[str, Any]) -> str:

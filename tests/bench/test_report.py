@@ -14,11 +14,19 @@ from hypothesis import strategies as st
 
 from cir_bench.commands import main
 from cir_bench.report.page import report_page
-from cir_bench.report.readme import BEGIN, END, performance_section, replace_section
+from cir_bench.report.readme import (
+    BEGIN,
+    END,
+    GPU_BEGIN,
+    GPU_END,
+    gpu_section,
+    performance_section,
+    replace_section,
+)
 from cir_bench.report.regressions import regressions
 from cir_bench.report.svg import Bar, Line, bars, lines, nice_ticks
 from cir_bench.report.text import significant
-from cir_bench.results import read_result, read_results
+from cir_bench.results import gpu_checks, read_result, read_results
 from cir_infer.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -123,11 +131,9 @@ def test_the_page_holds_results_warnings_and_regressions_escaped():
     assert not re.search(r"(src|href)=['\"](?!#|data:)", page)
 
 
-def test_the_readme_section_is_replaced_between_its_markers(tmp_path: Path):
-    readme = tmp_path / "README.md"
-    readme.write_text(f"# A\n\n{BEGIN}\nold\n{END}\nafter\n")
+def test_the_readme_section_is_replaced_between_its_markers():
     section = performance_section({"s.json": scoring(), "a.json": ACCURACY})
-    text = replace_section(readme, section)
+    text = replace_section(f"# A\n\n{BEGIN}\nold\n{END}\nafter\n", section)
     assert text.startswith(f"# A\n\n{BEGIN}\n")
     assert text.endswith(f"{END}\nafter\n")
     assert "old" not in text
@@ -140,11 +146,16 @@ def test_the_readme_section_is_replaced_between_its_markers(tmp_path: Path):
 
 
 @pytest.mark.parametrize("text", ["no markers", f"{END}{BEGIN}", f"{BEGIN}{BEGIN}{END}"])
-def test_a_readme_without_its_markers_is_refused(tmp_path: Path, text: str):
-    readme = tmp_path / "README.md"
-    readme.write_text(text)
+def test_a_readme_without_its_markers_is_refused(text: str):
     with pytest.raises(UsageError, match="performance:begin"):
-        replace_section(readme, "x")
+        replace_section(text, "x")
+
+
+def test_a_readme_that_is_not_there_is_refused(tmp_path: Path, capsys):
+    result = tmp_path / "s.json"
+    result.write_text(json.dumps(SCORING))
+    assert main(["report", str(result), "--readme", str(tmp_path / "none.md")]) == 2
+    assert "none.md cannot be read" in capsys.readouterr().err
 
 
 def test_check_tells_a_stale_section(tmp_path: Path, capsys):
@@ -187,8 +198,34 @@ def test_a_gpu_check_counts_as_its_scoring_cases(tmp_path: Path):
 
 
 def test_the_committed_readme_says_what_the_committed_results_say():
-    results = read_results(RESULTS)
-    readme = ROOT / "README.md"
-    assert replace_section(readme, performance_section(results)) == readme.read_text(encoding="utf-8"), (
-        "run: cir-bench report benchmarks/results/*.json --readme README.md"
-    )
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = replace_section(readme, performance_section(read_results(RESULTS)))
+    text = replace_section(text, gpu_section(gpu_checks(RESULTS)), GPU_BEGIN, GPU_END)
+    assert text == readme, "run: cir-bench report benchmarks/results/*.json --readme README.md"
+
+
+def test_the_gpu_section_is_open_until_a_gpu_was_there():
+    section = gpu_section({})
+    assert section.count("| open |") == 11 and "make gpu-check" in section
+
+
+def test_the_gpu_section_says_what_gpus_reached(tmp_path: Path):
+    def check(over_roofline: float, **steps: object) -> dict:
+        entry = {"name": "cir/cuda", "dtype": "float16", "median_ms": 1.0, "of_roofline": over_roofline}
+        case = {"rows": 1_000_000, "dim": 512, "queries": 1, "k": 50, "results": [entry]}
+        head = {"kind": "gpu-check", "machine": {"name": "A GPU", "gpus": [{}]}, "commit": "abc"}
+        return {**head, "created": "2026-01-02T03:04:05", **steps, "benchmark": {"cases": [case]}}
+
+    sanitizer = {"memcheck": {"passed": True}, "racecheck": {"passed": False}}
+    paths = [tmp_path / name for name in ("good.json", "slow.json", "sweep.json", "s.json")]
+    paths[0].write_text(json.dumps(check(1.0, conformance={"passed": True}, sanitizer=sanitizer)))
+    paths[1].write_text(json.dumps(check(2.0, conformance={"passed": False}, sanitizer={"passed": False})))
+    paths[2].write_text(json.dumps(check(1.0)))  # a sweep alone has checked nothing
+    paths[3].write_text(json.dumps(SCORING))
+    section = gpu_section(gpu_checks(paths))
+    assert "| CUDA scorer | wanted | A GPU, 2026-01-02 | A GPU, 2026-01-02 |" in section
+    assert "| conformance suite | passes | passes | **fails** |" in section
+    assert "| compute-sanitizer racecheck | passes | **fails** | not run |" in section
+    assert "share of the read bandwidth | at least 0.9 | 1.00 | 0.500 (missed) |" in section
+    assert "From `good.json` (abc), `slow.json` (abc)." in section
+    assert {result["kind"] for result in read_results(paths).values()} == {"scoring"}

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, metavar="HTML", help="write the page here")
     parser.add_argument("--title", default="cir-infer: measured", help="heads the page")
     parser.add_argument(
-        "--readme", type=Path, metavar="FILE", help="write the performance section of this README"
+        "--readme", type=Path, metavar="FILE", help="write the sections of figures of this README"
     )
     parser.add_argument(
         "--check",
@@ -32,9 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write what was asked for and print the regressions; 1 where --check finds a difference."""
     from cir_bench.report.page import report_page
-    from cir_bench.report.readme import performance_section, replace_section
+    from cir_bench.report.readme import (
+        GPU_BEGIN,
+        GPU_END,
+        gpu_section,
+        performance_section,
+        read_readme,
+        replace_section,
+    )
     from cir_bench.report.regressions import group_key, regressions
-    from cir_bench.results import ensure_writable, read_results, write_text
+    from cir_bench.results import ensure_writable, gpu_checks, read_results, write_text
 
     if args.check and args.readme is None:
         raise UsageError("--check needs --readme")
@@ -46,9 +53,12 @@ def run(args: argparse.Namespace) -> int:
         written.append(args.output)
     stale = False
     if args.readme is not None:
-        text = replace_section(args.readme, performance_section(results))
+        before = read_readme(args.readme)
+        text = replace_section(before, performance_section(results))
+        if GPU_BEGIN in text:
+            text = replace_section(text, gpu_section(gpu_checks(args.results)), GPU_BEGIN, GPU_END)
         if args.check:
-            stale = text != args.readme.read_text(encoding="utf-8")
+            stale = text != before
         else:
             write_text(args.readme, text)
             written.append(args.readme)

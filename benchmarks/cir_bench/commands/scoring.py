@@ -50,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", help="where to score (default cpu)"
     )
+    parser.add_argument(
+        "--sweep",
+        action="store_true",
+        help="with --device cuda: 15k, 100k, 1M and 10M rows by 1, 8, 64 and 1,024 queries, and predictions "
+        "for other GPUs",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"--{name} {getattr(args, name)}; expected 1 or more")
     if args.k > args.rows:
         raise UsageError(f"--k {args.k} of {args.rows} rows; expected no more than the rows")
+    if args.sweep:
+        return _sweep(args)
     results = _on_cuda(args) if args.device == "cuda" else _on_cpu(args)
     report = {
         **stamp(),
@@ -101,6 +109,35 @@ def _on_cuda(args: argparse.Namespace) -> list[dict[str, Any]]:
 
     case = Case(args.rows, args.dim, args.queries, args.k, args.rounds)
     return measure(case, tuple(args.dtype))
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    """Every size; tables, or one object that `cir-bench report` reads."""
+    from cir_bench.cuda_scoring import sweep
+
+    if args.device != "cuda":
+        raise UsageError("--sweep measures a GPU; add --device cuda, or measure one size")
+    head = stamp()
+    tell = sys.stderr.isatty() or args.verbose
+    found = sweep(
+        dim=args.dim,
+        k=args.k,
+        samples=args.rounds,
+        progress=lambda line: print(line, file=sys.stderr) if tell else None,
+    )
+    if args.json:
+        print_json({"kind": "gpu-check", **head, "benchmark": found})
+        return 0
+    for case in found["cases"]:
+        _print_table({**head, **case})
+    for size in found["left_out"]:
+        print(f"left out: {size['rows']:,} rows, {size['queries']:,} queries: {size['why']}")
+    for entry in found["predictions"]:
+        print(
+            f"predicted, not measured: {entry['gpu']}, {entry['rows']:,} rows, one query: "
+            f"{entry['scan_ms']:.2f} ms"
+        )
+    return 0
 
 
 def _print_table(report: dict[str, Any]) -> None:

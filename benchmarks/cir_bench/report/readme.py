@@ -1,4 +1,4 @@
-"""The README's performance section, written from the committed results and from nothing else."""
+"""The README's sections of figures, written from the committed results and from nothing else."""
 
 from __future__ import annotations
 
@@ -6,13 +6,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cir_bench.cuda_scoring.reach import reached
 from cir_bench.report.text import machine_line, significant
 from cir_infer.errors import UsageError
 
-__all__ = ["BEGIN", "END", "performance_section", "replace_section"]
+__all__ = [
+    "BEGIN",
+    "END",
+    "GPU_BEGIN",
+    "GPU_END",
+    "gpu_section",
+    "performance_section",
+    "read_readme",
+    "replace_section",
+]
 
 BEGIN = "<!-- performance:begin -->"
 END = "<!-- performance:end -->"
+GPU_BEGIN = "<!-- gpu:begin -->"
+GPU_END = "<!-- gpu:end -->"
 
 Result = Mapping[str, Any]
 
@@ -52,21 +64,69 @@ def performance_section(results: Mapping[str, Result]) -> str:
     return text
 
 
-def replace_section(path: Path, section: str) -> str:
-    """The text of a README with its performance section replaced.
+def gpu_section(checks: Mapping[str, Result]) -> str:
+    """What the CUDA scorer is to reach and what GPU checks measured, as Markdown.
+
+    Args:
+        checks: from `results.gpu_checks`.
+    """
+    named = [(name, check) for name, check in sorted(checks.items()) if "conformance" in check]
+    heads = [f"{_machine(check)}, {str(check['created'])[:10]}" for _, check in named] or ["no GPU yet"]
+    lines = [f"| CUDA scorer | wanted | {' | '.join(heads)} |", f"|---|---|{'---|' * len(heads)}"]
+    for what, *path in (
+        ("conformance suite", "conformance"),
+        ("compute-sanitizer memcheck", "sanitizer", "memcheck"),
+        ("compute-sanitizer racecheck", "sanitizer", "racecheck"),
+    ):
+        cells = [_step(check, path) for _, check in named] or ["open"]
+        lines.append(f"| {what} | passes | {' | '.join(cells)} |")
+    columns = [reached(check.get("benchmark", {})) for _, check in named] or [reached({})]
+    for row in zip(*columns, strict=True):
+        cells = [
+            "open"
+            if figure is None
+            else f"{significant(figure)}{target.unit}{'' if target.met(figure) else ' (missed)'}"
+            for target, figure in row
+        ]
+        lines.append(f"| {row[0][0].what} | {row[0][0].wanted} | {' | '.join(cells)} |")
+    files = ", ".join(f"`{name}` ({check['commit']})" for name, check in named)
+    filled_by = "`make gpu-check` on any CUDA machine fills the last column."
+    lines += ["", f"From {files}." if named else filled_by]
+    return "\n".join(lines) + "\n"
+
+
+def _step(check: Result, path: Sequence[str]) -> str:
+    step: Any = check
+    for name in path:
+        step = step.get(name, {})
+    if "passed" not in step:
+        return "not run"
+    return "passes" if step["passed"] else "**fails**"
+
+
+def replace_section(text: str, section: str, begin: str = BEGIN, end: str = END) -> str:
+    """A README with one section replaced.
 
     Raises:
-        UsageError: the file or one of its markers is missing.
+        UsageError: one of its markers is missing.
+    """
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise UsageError(f"the README lacks the lines {begin} and {end}; put them where the section belongs")
+    head, rest = text.split(begin)
+    _, tail = rest.split(end)
+    return f"{head}{begin}\n{section}{end}{tail}"
+
+
+def read_readme(path: Path) -> str:
+    """Its text.
+
+    Raises:
+        UsageError: it cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise UsageError(f"{path} lacks the lines {BEGIN} and {END}; put them where the section belongs")
-    head, rest = text.split(BEGIN)
-    _, tail = rest.split(END)
-    return f"{head}{BEGIN}\n{section}{END}{tail}"
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
 
 
 _LATENCY = ("machine", "model", "rows", "query p50", "p99", "over the encoder", "refined hit", "cold start")
@@ -157,6 +217,8 @@ def _scoring_rows(results: Sequence[Result]) -> list[list[str]]:
             for entry in result["results"]
             if not entry["name"].startswith("cir/") and "roofline" not in entry["name"] and entry["verified"]
         ]
+        if not others:  # instruction sets side by side: kernels/score/README.md has those
+            continue
         others.sort(key=lambda entry: float(entry["median_ms"]))
         for entry in result["results"]:
             if not entry["name"].startswith("cir/"):
