@@ -30,6 +30,9 @@ __all__ = ["Reference", "Searcher"]
 
 _log = logging.getLogger(__name__)
 
+_Pending: TypeAlias = "Future[npt.NDArray[np.float32]] | None"
+"""Text embeddings on their way; None for a system that reads no text."""
+
 Reference: TypeAlias = "ImageLike | Hit | None"
 """An image, a Hit to refine, or None for a system that reads only the text."""
 
@@ -201,14 +204,14 @@ class Searcher:
         scorer, chains = self._scorer(snapshot)
         while batch := _next(queries, batch_size):
             references = [reference for reference, _ in batch]
-            texts = [text for _, text in batch]
+            pending = self._texts([text for _, text in batch])
             own = [self._row(snapshot, hit.id) if isinstance(hit, Hit) else -1 for hit in references]
             # A refined Hit is left out of its own answer only, so one more is asked for.
             wanted = min(k + (max(own) >= 0), snapshot.count)
             if chains is not None and len(batch) == 1:
-                top = self._chained(chains, references[0], texts[0], snapshot, wanted, allow)
+                top = self._chained(chains, references[0], own[0], pending, snapshot, wanted, allow)
             else:
-                top = scorer.topk(self._terms(references, texts, snapshot), wanted, allow)
+                top = scorer.topk(self._terms(references, own, pending, snapshot), wanted, allow)
             keep = (top.rows >= 0) & (top.rows != np.array(own)[:, None])
             chosen = [np.flatnonzero(kept)[:k] for kept in keep]
             for places, scores, rows, parts in zip(chosen, top.scores, top.rows, top.terms, strict=True):
@@ -219,31 +222,30 @@ class Searcher:
         self,
         chains: Chains,
         reference: Reference,
-        text: Text | None,
+        own: int,
+        text: _Pending,
         snapshot: Snapshot,
         k: int,
         allow: npt.NDArray[np.uint8] | None,
     ) -> TopK:
         """One query in one launch; the text is encoded while the image is prepared."""
-        pending = self._texts([text])
         image = row = None
         if self.engine.needs_reference:
             self._check_references([reference])
             if isinstance(reference, Hit):
-                row = snapshot.vector(self._row(snapshot, reference.id))
+                row = snapshot.vector(own)
             elif reference is not None:
                 image = self.engine.prepare(reference)
-        return chains.topk(image, row, None if pending is None else pending.result()[0], k, allow)
+        return chains.topk(image, row, None if text is None else text.result()[0], k, allow)
 
     def _terms(
-        self, references: Sequence[Reference], texts: Sequence[Text | None], snapshot: Snapshot
+        self, references: Sequence[Reference], own: Sequence[int], text: _Pending, snapshot: Snapshot
     ) -> QueryTerms:
         engine = self.engine
-        text = self._texts(texts)
-        embeddings = self._references(references, snapshot) if engine.needs_reference else None
+        embeddings = self._references(references, own, snapshot) if engine.needs_reference else None
         return engine.compose(embeddings, None if text is None else text.result())
 
-    def _texts(self, texts: Sequence[Text | None]) -> Future[npt.NDArray[np.float32]] | None:
+    def _texts(self, texts: Sequence[Text | None]) -> _Pending:
         """Text embeddings, encoded beside what the caller does next; None if the system reads no text."""
         engine = self.engine
         if not engine.needs_text:
@@ -263,18 +265,14 @@ class Searcher:
         if any(reference is None for reference in references):
             raise UsageError(f"the system {engine.manifest.system!r} needs a reference image for every query")
 
-    def _references(self, references: Sequence[Reference], snapshot: Snapshot) -> npt.NDArray[np.float32]:
+    def _references(
+        self, references: Sequence[Reference], own: Sequence[int], snapshot: Snapshot
+    ) -> npt.NDArray[np.float32]:
         """Reference embeddings: gallery rows for Hits, the encoder for images."""
         self._check_references(references)
-        engine = self.engine
-        hits = {place: hit for place, hit in enumerate(references) if isinstance(hit, Hit)}
         images = [image for image in references if not isinstance(image, Hit) and image is not None]
-        encoded = iter(engine.encode_references(images, max(1, len(images))) if images else ())
-        rows = [
-            snapshot.vector(self._row(snapshot, hits[place].id)) if place in hits else next(encoded)
-            for place in range(len(references))
-        ]
-        return np.stack(rows)
+        encoded = iter(self.engine.encode_references(images, max(1, len(images))) if images else ())
+        return np.stack([snapshot.vector(row) if row >= 0 else next(encoded) for row in own])
 
     def _row(self, snapshot: Snapshot, id: str) -> int:
         row = snapshot.row(id)
