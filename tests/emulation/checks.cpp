@@ -6,6 +6,7 @@
 // barriers if one of them writes. Shuffles order no memory, so they count for nothing here. The plain build has no calls.
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -134,6 +135,16 @@ extern "C" {
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
+// Clang's names for what its optimiser makes of loops.
+void* __tsan_memset(void* to, int value, size_t size) {
+    machine::check(to, size, true);
+    return std::memset(to, value, size);
+}
+void* __tsan_memcpy(void* to, const void* from, size_t size) {
+    machine::check(from, size, false);
+    machine::check(to, size, true);
+    return std::memcpy(to, from, size);
+}
 void __tsan_read_range(void* at, size_t size) { machine::check(at, size, false); }
 void __tsan_write_range(void* at, size_t size) { machine::check(at, size, true); }
 

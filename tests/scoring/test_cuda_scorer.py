@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -305,11 +307,28 @@ def test_kernels_that_were_not_compiled_are_named_with_the_ways_to_get_them(
 ) -> None:
     monkeypatch.setattr(context, "open_gpu", lambda ordinal: None)
     monkeypatch.setattr(context, "FATBIN", tmp_path / "kernels.fatbin")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DeviceError) as caught:
         open_device.__wrapped__()
     said = str(caught.value)
     assert "kernels.fatbin is missing" in said and str(tmp_path) in said
     assert "nvcc is on the PATH" in said and "make fatbin" in said
+
+
+def test_compiled_kernels_are_found_beside_the_sources_and_beside_the_native_module(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An editable install puts what it compiles elsewhere than the sources."""
+    loaded: list[bytes] = []
+    monkeypatch.setattr(context, "open_gpu", lambda ordinal: SimpleNamespace(load_kernels=loaded.append))
+    monkeypatch.setattr(context, "FATBIN", tmp_path / "sources" / "kernels.fatbin")
+    native = SimpleNamespace(origin=str(tmp_path / "installed" / "_kernels.so"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: native)
+    for folder, content in ((tmp_path / "installed" / "cuda", b"installed"), (tmp_path / "sources", b"made")):
+        folder.mkdir(parents=True)
+        (folder / "kernels.fatbin").write_bytes(content)
+        open_device.__wrapped__()
+    assert loaded == [b"installed", b"made"]
 
 
 @pytest.mark.skipif(missing_gpu() is None, reason="this machine has a GPU")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import importlib.util
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ from cir_infer.scoring.cuda.device import Device, Stream
 __all__ = ["FATBIN", "open_device", "open_gpu"]
 
 FATBIN = Path(__file__).with_name("kernels.fatbin")
-"""The kernels compiled for all architectures; `make fatbin`, or an install that finds nvcc, writes it."""
+"""The kernels compiled for all architectures, as `make fatbin` or an install that finds nvcc writes them."""
 
 T = TypeVar("T")
 
@@ -58,14 +59,23 @@ def open_device(ordinal: int = 0) -> Device:
             says what to do.
     """
     device = open_gpu(ordinal)
-    if not FATBIN.exists():
-        raise DeviceError(
-            f"the CUDA kernels were not compiled when cir-infer was installed ({FATBIN.name} is missing); "
-            "install again where nvcc is on the PATH, or run `make fatbin` in the sources there and copy the "
-            f"file to {FATBIN.parent}"
-        )
-    device.load_kernels(FATBIN.read_bytes())
+    fatbin = _compiled_kernels().read_bytes()
+    device.load_kernels(fatbin)
     return device
+
+
+def _compiled_kernels() -> Path:
+    """The fatbin: beside this file, or in an editable install beside the native module."""
+    native = importlib.util.find_spec("cir_infer.scoring._kernels")
+    installed = [] if native is None or native.origin is None else [Path(native.origin).parent / "cuda"]
+    for folder in (FATBIN.parent, *installed):
+        if (folder / FATBIN.name).exists():
+            return folder / FATBIN.name
+    raise DeviceError(
+        f"the CUDA kernels were not compiled when cir-infer was installed ({FATBIN.name} is missing); "
+        "install again where nvcc is on the PATH, or run `make fatbin` in the sources there and copy the "
+        f"file to {FATBIN.parent}"
+    )
 
 
 def _explained(what: str, driver: Any, act: Callable[[], T]) -> T:

@@ -17,6 +17,11 @@
 
 // The machine's own accesses are none of the kernel's.
 #define CIR_UNWATCHED __attribute__((no_sanitize("thread"), noinline))
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define __SANITIZE_THREAD__  // as GCC names it
+#endif
+#endif
 #ifdef __SANITIZE_THREAD__
 #define CIR_ATOMIC(where) machine::access_atomically(where, sizeof *(where))
 #else
