@@ -8,6 +8,8 @@ import sys
 import warnings
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 import build_cuda  # noqa: E402
@@ -64,10 +66,23 @@ ptxas info    : Used 128 registers, used 1 barriers, 8 bytes cumulative stack si
     assert any("local memory" in said for said in build_cuda.complaints(found, (90,)))
 
 
+def warn_of_older_kernels(path: Path) -> None:
+    result = json.loads(path.read_text())
+    if result.get("kind") == "gpu-check" and result.get("sources") != build_cuda.sources_hash():
+        warnings.warn(f"{path.name} was measured with older CUDA kernels; run make gpu-check", stacklevel=2)
+
+
 def test_committed_measurements_are_of_these_kernels() -> None:
     for path in sorted(RESULTS.glob("*.json")):
-        result = json.loads(path.read_text())
-        if result.get("kind") == "gpu-check" and result["sources"] != build_cuda.sources_hash():
-            warnings.warn(
-                f"{path.name} was measured with older CUDA kernels; run make gpu-check", stacklevel=1
-            )
+        warn_of_older_kernels(path)
+
+
+def test_a_measurement_of_older_kernels_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a-gpu.json"
+    path.write_text(json.dumps({"kind": "gpu-check", "sources": build_cuda.sources_hash()}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_older_kernels(path)
+    path.write_text(json.dumps({"kind": "gpu-check", "sources": "0" * 64}))
+    with pytest.warns(UserWarning, match=r"a-gpu\.json was measured with older CUDA kernels"):
+        warn_of_older_kernels(path)
