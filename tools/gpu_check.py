@@ -36,7 +36,8 @@ def run(name: str, command: list[str], limit: float, log: Path) -> dict[str, Any
     """One step as a process of its own, its output in a log and its end on the terminal."""
     print(f"== {name}: {' '.join(command)}", flush=True)
     begun = time.monotonic()
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])
+    ours = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "export")]
+    paths = os.pathsep.join([*ours, os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths, "ORT_DISABLE_TELEMETRY": "1"}
     try:
         done = subprocess.run(
@@ -114,6 +115,21 @@ def benchmark(sizes: tuple[tuple[int, int], ...], limit: float) -> dict[str, Any
     return out
 
 
+def engines(minutes: float, output: Path, log: Path) -> dict[str, Any]:
+    """TensorRT plans, in a process of their own; skipped, and said so, where something is not installed."""
+    for module in ("tensorrt", "onnxruntime", "tokenizers", "torch", "onnx", "onnxscript"):
+        if importlib.util.find_spec(module) is None:
+            print(f"== engines: skipped, {module} is not installed", flush=True)
+            return {"passed": True, "skipped": f"{module} is not installed"}
+    found = output / "engines.json"
+    check = [sys.executable, "-m", "cir_bench.engine_check", "--minutes", str(minutes)]
+    step = run("engines", [*check, "--output", str(found)], 60 * minutes + 300, log)
+    if found.exists():
+        step["found"] = json.loads(found.read_text())
+        found.unlink()
+    return step
+
+
 def main() -> None:
     """See the top of this file."""
     parser = argparse.ArgumentParser(
@@ -121,6 +137,7 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=9.0, help="for everything together")
     parser.add_argument("--full", action="store_true", help="all sizes of the benchmark instead of four")
+    parser.add_argument("--engine-minutes", type=float, default=9.0, help="for TensorRT plans, besides")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the result and its log")
     args = parser.parse_args()
     for module in ("pycuda", "pytest", "hypothesis"):
@@ -151,12 +168,13 @@ def main() -> None:
     except Exception as error:  # what the steps before have found is kept
         print(f"the benchmark failed: {error!r}", flush=True)
         result["benchmark"] = {"cases": [], "error": repr(error)}
+    result["engines"] = engines(args.engine_minutes, args.output, log)
     name = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
     day = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     path = args.output / f"{name}-{day}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"wrote {path}")
-    steps = [result["build"], result["conformance"], *_leaves(result["sanitizer"])]
+    steps = [result["build"], result["conformance"], *_leaves(result["sanitizer"]), result["engines"]]
     wrong = [
         e for case in result["benchmark"]["cases"] for e in case["results"] if "wrong" in e.get("skipped", "")
     ]

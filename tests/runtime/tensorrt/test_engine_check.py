@@ -1,0 +1,125 @@
+"""The engine part of `make gpu-check` on the emulated GPU: it passes there, and fails when it should."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cir_bench.engine_check import steps
+from cir_bench.engine_check.reach import reached
+from cir_bench.engine_check.subject import Subject, open_subject
+from tests.runtime.tensorrt.gpu import CapturingDevice
+
+
+@pytest.fixture
+def subject(gpu: CapturingDevice, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Subject:
+    from cir_bench.latency import workload
+
+    monkeypatch.setattr(workload, "_PHOTOGRAPH", (48, 36))
+    return open_subject(bundle, tmp_path, rows=300)
+
+
+def test_every_step_passes_on_plans_that_are_right(subject: Subject, gpu: CapturingDevice) -> None:
+    assert steps.parity(subject, 12)["passed"]
+    cache = steps.cache(subject)
+    assert cache["passed"] and "damaged" in cache["damage"] and "'batch': 32" in cache["mismatch"]
+    captured = steps.captured(subject, 0.1)
+    assert captured["passed"] and captured["chains"][0]["cuda_graph"]
+    threads = steps.threads(subject, 40, free_bytes=lambda: (1 << 30) - gpu.live_bytes)
+    assert threads["passed"] and threads["different_answers"] == 0 and threads["memory_grown_bytes"] == 0
+    latency = steps.latency(subject, 0.1, {"other": lambda: None})
+    assert {"query", "scoring", "refined hit", "text encoder"} <= set(latency["stages_ms"])
+    assert latency["ratios"]["other over query"]["median"] < 1
+    drift = steps.drift(subject, subject, 20)
+    assert drift["passed"] and drift["worst_cosine"] > 1 - 1e-6 and drift["top10_agreement"] == 1
+
+
+def test_wrong_embeddings_and_wrong_answers_fail(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = subject.searcher.engine
+    encode = engine.encode_images
+    with monkeypatch.context() as wrong:
+        wrong.setattr(engine, "encode_images", lambda *asked: encode(*asked)[:, ::-1].copy())
+        assert not steps.parity(subject, 6)["passed"]
+        assert not steps.drift(subject, open_like(subject), 12)["passed"]
+
+    answers = iter(range(10**6))
+    query = type(subject.searcher).query
+
+    def unsteady(self: Any, image: Any, text: Any, k: int) -> Any:
+        hits = query(self, image, text, k)
+        return hits[1:] if next(answers) % 70 == 69 else hits
+
+    monkeypatch.setattr(type(subject.searcher), "query", unsteady)
+    found = steps.threads(subject, 100, workers=2)
+    assert not found["passed"] and found["different_answers"] > 0
+
+
+def open_like(subject: Subject) -> Any:
+    """The CPU's engine in the place of the searcher's."""
+
+    class Exact:
+        class searcher:
+            engine = subject.cpu
+
+    return Exact
+
+
+def test_memory_that_grows_fails(subject: Subject) -> None:
+    left = iter([1 << 30, 1 << 29])
+    assert not steps.threads(subject, 10, free_bytes=lambda: next(left))["passed"]
+
+
+def test_targets_are_read_from_the_result() -> None:
+    assert all(target["met"] is None for target in reached({}))
+    ratios = {
+        "torch eager float32 over query": {"median": 12.0},
+        "query over query with its text encoded before": {"median": 1.08},
+    }
+    result = {
+        "bundles": {
+            "resnet50-bigru-float16": {"latency": {"ratios": ratios}, "drift": {"worst_cosine": 0.99995}}
+        }
+    }
+    found = {target["target"]: target["met"] for target in reached(result)}
+    assert found["PyTorch eager float32 over ours, float16"] is True
+    assert found["what the text adds to a query"] is False
+    assert found["float16 against float32: worst cosine"] is True
+    assert found["cold start to the first answer, s"] is None
+
+
+def test_pytorchs_baseline_answers_as_the_engine(tmp_path: Path) -> None:
+    """On PyTorch's CPU, with the model that the bundle was exported from."""
+    import torch
+
+    from cir_bench.engine_check.baselines import torch_answer
+    from cir_export.export import export_bundle
+    from cir_export.model_file import TrainedModel
+    from cir_export.models import build_model
+    from cir_export.preprocessing import plain_resize, word_text
+    from cir_export.tokenization import build_tokenizer, vocabulary_from_texts
+    from cir_export.verification import draw_samples
+    from cir_infer.engine import Engine
+    from cir_infer.scoring.contract import Rows
+    from cir_infer.scoring.reference import ReferenceScorer
+    from tests.export.tiny import config
+
+    torch.manual_seed(0)
+    words = vocabulary_from_texts(["a small red cube moves left and is blue"])
+    text = {"encoder": "bigru", "vocabulary_size": len(words), "word_dim": 10}
+    trained = TrainedModel(
+        build_model(config(text=text)).eval(), build_tokenizer(words), plain_resize(24), word_text(), {}
+    )
+    path = tmp_path / "model.cir"
+    export_bundle(trained, path, draw_samples(trained.image, trained.text, trained.tokenizer))
+    engine = Engine(path, device="cpu", threads=1)
+    random = np.random.default_rng(0)
+    rows = random.standard_normal((200, 24), dtype=np.float32)
+    image = random.integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    answer = torch_answer(
+        trained, engine.prepare, image, "a small red cube", rows, 10, "cpu", half=False, compiled=False
+    )
+    terms = engine.compose(engine.encode_images([image]), engine.encode_texts(["a small red cube"]))
+    assert answer().tolist() == ReferenceScorer(Rows.of(rows)).topk(terms, 10).rows[0].tolist()
