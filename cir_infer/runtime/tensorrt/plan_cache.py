@@ -10,7 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cir_infer.errors import DeviceError
@@ -103,9 +103,16 @@ class PlanCache:
 
     @contextmanager
     def building(self, name: str, key: PlanKey) -> Iterator[None]:
-        """Hold the lock of one plan; other processes wait, and find it built. It dies with the process."""
+        """Hold the lock of one plan; other processes wait, and find it built. It dies with the process.
+
+        A folder that cannot be written to, e.g. in a read-only image, is read without a lock.
+        """
         lock = self.path(name, key).with_suffix(".lock")
-        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError:
+            yield
+            return
         try:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -136,8 +143,9 @@ class PlanCache:
             return None
 
     def note_checked(self, name: str, key: PlanKey, driver: str) -> None:
-        """Remember that the plan loads with this driver."""
-        write_sealed(self.path(name, key).with_suffix(".driver"), driver.encode())
+        """Remember that the plan loads with this driver, where the folder can be written to."""
+        with suppress(OSError):
+            write_sealed(self.path(name, key).with_suffix(".driver"), driver.encode())
 
     def seconds_of_last_build(self, name: str, key: PlanKey) -> float | None:
         """How long the newest plan of such a graph took on this GPU; None if there is none."""

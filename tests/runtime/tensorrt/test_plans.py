@@ -106,6 +106,19 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_folder() == Path("~/.cache/cir-infer/plans").expanduser()
 
 
+def test_plans_of_a_folder_that_cannot_be_written_to_are_read(tmp_path: Path) -> None:
+    cache = PlanCache(tmp_path / "plans")
+    plan = PlanFile(KEY.to_json(), {}, b"plan")
+    path = cache.store("image", KEY, plan)
+    for suffix in (".lock", ".driver"):
+        path.with_suffix(suffix).mkdir()  # whoever runs this may write anywhere, but not over a folder
+    with cache.building("image", KEY):
+        assert cache.find("image", KEY) == plan
+    cache.note_checked("image", KEY, "12060")
+    assert cache.checked_with("image", KEY) is None
+    assert [p for p in cache.folder.iterdir() if p.name.startswith(".")] == []
+
+
 def test_the_release_of_a_jetson(tmp_path: Path) -> None:
     path = tmp_path / "nv_tegra_release"
     assert l4t_release(path) is None
