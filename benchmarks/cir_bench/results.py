@@ -22,6 +22,15 @@ __all__ = ["KINDS", "ensure_writable", "gpu_checks", "read_result", "read_result
 KINDS = ("latency", "compare", "table7", "accuracy", "scoring")
 GPU_CHECK = "gpu-check"
 _SCORING = {"machine", "commit", "rows", "dim", "queries", "k", "results"}
+_HOLDS: dict[str, set[str]] = {
+    "latency": {"bundle", "gallery", "settings", "stages", "steadiness_ms", "distribution_ms"}
+    | {"shares_of_encoder", "batches", "load", "cold_start", "memory", "energy_per_query_joules", "roofline"},
+    "compare": {"bundle", "settings", "ours", "comparisons"},
+    "table7": {"encoders", "paper", "settings", "systems"},
+    "accuracy": {"bundle", "mean", "parts", "protocol", "settings"},
+    "scoring": _SCORING,
+}
+"""What a report reads of each kind."""
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -43,7 +52,7 @@ def read_result(path: Path) -> dict[str, Any]:
             f"{path} is no result of cir-bench (kind {content.get('kind')!r}); "
             f"expected one of {', '.join(KINDS)}"
         )
-    missing = {"machine", "commit"} - set(content)
+    missing = {"machine", "commit", *_HOLDS.get(content["kind"], ())} - set(content)
     if missing:
         raise UsageError(f"{path} lacks {', '.join(sorted(missing))}; measure again with this release")
     if not isinstance(content["machine"], Mapping):

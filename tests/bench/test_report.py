@@ -177,6 +177,7 @@ def test_check_tells_a_stale_section(tmp_path: Path, capsys):
         ("[1]", "no JSON object"),
         ('{"kind": "x"}', "no result"),
         ('{"kind": "latency"}', "lacks"),
+        ('{"kind": "latency", "machine": {}, "commit": "x"}', "lacks .*stages"),
     ],
 )
 def test_files_that_are_no_results_are_refused(tmp_path: Path, content: str, message: str):

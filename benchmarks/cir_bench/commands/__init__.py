@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name, *rest = given
     module_name, summary = SUBCOMMANDS[name]
     module = importlib.import_module(module_name)
-    parser = CirParser(f"cir-bench {name}", f"{summary.capitalize()}.", example=module.EXAMPLE)
+    parser = CirParser(f"cir-bench {name}", f"{summary[0].upper()}{summary[1:]}.", example=module.EXAMPLE)
     module.add_arguments(parser)
     return int(module.run(parser.parse_args(rest)))
 

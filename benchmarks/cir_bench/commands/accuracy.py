@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cir_bench.commands.numbers import at_least_one
 from cir_infer.commands.common import print_json
 from cir_infer.errors import UsageError
 
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--protocols", action="store_true", help="list the protocols and stop")
     parser.add_argument("--split", metavar="NAME", help="default: the one that the authors report")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or tensorrt (default auto)")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads inside an operator")
+    parser.add_argument("--threads", type=at_least_one, metavar="N", help="CPU threads inside an operator")
     parser.add_argument("--scorer", default="auto", help="see cir_infer.scoring.make_scorer (default auto)")
     parser.add_argument(
         "--row-type",
@@ -31,11 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how rows are stored: float32, float16 or int8 (default float32)",
     )
     parser.add_argument(
-        "--batch-size", type=int, default=32, metavar="N", help="images at a time (default 32)"
+        "--batch-size", type=at_least_one, default=32, metavar="N", help="images at a time (default 32)"
     )
     parser.add_argument(
         "--authors-batch",
-        type=int,
+        type=at_least_one,
         metavar="N",
         help="texts in batches of N whose padding the LSTM reads, as naver/artemis evaluates (its N: 32)",
     )
@@ -64,9 +65,6 @@ def run(args: argparse.Namespace) -> int:
         return _list_protocols(args.json)
     if args.bundle is None or args.root is None or args.protocol is None:
         raise UsageError("expected BUNDLE, DATA and --protocol NAME; --protocols lists the names")
-    for flag, value in (("--batch-size", args.batch_size), ("--authors-batch", args.authors_batch or 1)):
-        if value < 1:
-            raise UsageError(f"{flag} {value}; expected 1 or more")
     ensure_writable(args.output)
     ensure_writable(args.failures)
     measured = measure_accuracy(

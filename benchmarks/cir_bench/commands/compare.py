@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cir_bench.commands.numbers import at_least_one, positive
 from cir_infer.commands.common import print_json
 from cir_infer.errors import UsageError
 
@@ -23,14 +24,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seeded", metavar="TRUNK", help="instead of a model: random ARTEMIS on resnet18 or resnet50"
     )
-    parser.add_argument("--rows", type=int, default=15_000, metavar="N", help="gallery rows (default 15000)")
-    parser.add_argument("-k", "--k", type=int, default=50, metavar="N", help="hits a query (default 50)")
     parser.add_argument(
-        "--seconds", type=float, default=10.0, metavar="S", help="each comparison (default 10)"
+        "--rows", type=at_least_one, default=15_000, metavar="N", help="gallery rows (default 15000)"
+    )
+    parser.add_argument(
+        "-k", "--k", type=at_least_one, default=50, metavar="N", help="hits a query (default 50)"
+    )
+    parser.add_argument(
+        "--seconds", type=positive, default=10.0, metavar="S", help="each comparison (default 10)"
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or tensorrt (default cpu)")
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="CPU threads, for all alike (default: cores)"
+        "--threads", type=at_least_one, metavar="N", help="CPU threads, for all alike (default: cores)"
     )
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="also write the JSON here")
@@ -45,9 +50,6 @@ def run(args: argparse.Namespace) -> int:
 
     if (args.model is None) == (args.seeded is None):
         raise UsageError("expected either MODEL or --seeded TRUNK")
-    for flag, value in (("--rows", args.rows), ("--k", args.k), ("--threads", args.threads or 1)):
-        if value < 1:
-            raise UsageError(f"{flag} {value}; expected 1 or more")
     if args.k > args.rows:
         raise UsageError(f"--k {args.k} of --rows {args.rows}; expected fewer hits than rows")
     ensure_writable(args.output)

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from cir_bench.commands.numbers import at_least_one, not_negative, positive, rate
 from cir_infer.commands.common import print_json
-from cir_infer.errors import UsageError
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -20,11 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="the bundle (.cir)")
     parser.add_argument("gallery", metavar="GALLERY", type=Path, help="the gallery that it encoded")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or tensorrt (default auto)")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads inside an operator")
-    parser.add_argument("-k", "--k", type=int, default=10, metavar="N", help="hits a query (default 10)")
+    parser.add_argument("--threads", type=at_least_one, metavar="N", help="CPU threads inside an operator")
+    parser.add_argument(
+        "-k", "--k", type=at_least_one, default=10, metavar="N", help="hits a query (default 10)"
+    )
     parser.add_argument(
         "--seconds",
-        type=float,
+        type=positive,
         default=10.0,
         metavar="S",
         help="for the stages (default 10); half for each load",
@@ -35,22 +37,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--texts", type=Path, metavar="FILE", help="texts, one a line; default: generated")
     parser.add_argument(
         "--batch",
-        type=int,
+        type=at_least_one,
         action="append",
         metavar="N",
         help="queries a batch, repeatable (default 1, 8, 32)",
     )
     parser.add_argument(
         "--rate",
-        type=float,
+        type=rate,
         action="append",
         metavar="R",
         help="open-loop requests a second, repeatable; 0: none (default: 20%% to 95%% of the closed loop's)",
     )
     parser.add_argument(
-        "--workers", type=int, default=1, metavar="N", help="threads that answer requests (default 1)"
+        "--workers",
+        type=at_least_one,
+        default=1,
+        metavar="N",
+        help="threads that answer requests (default 1)",
     )
-    parser.add_argument("--starts", type=int, default=5, metavar="N", help="cold starts to time (default 5)")
+    parser.add_argument(
+        "--starts", type=not_negative, default=5, metavar="N", help="cold starts to time (default 5)"
+    )
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="also write the JSON here")
 
 
@@ -60,7 +68,6 @@ def run(args: argparse.Namespace) -> int:
     from cir_bench.report.text import latency_text
     from cir_bench.results import ensure_writable, to_json, write_text
 
-    _check(args)
     ensure_writable(args.output)
     rates = None if args.rate is None else tuple(rate for rate in args.rate if rate > 0)
     result: dict[str, Any] = measure_latency(
@@ -86,19 +93,3 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(latency_text(result))
     return 0
-
-
-def _check(args: argparse.Namespace) -> None:
-    for flag, value, least in (
-        ("--k", args.k, 1),
-        ("--threads", args.threads or 1, 1),
-        ("--workers", args.workers, 1),
-        ("--starts", args.starts, 0),
-        *(("--batch", size, 1) for size in args.batch or ()),
-    ):
-        if value < least:
-            raise UsageError(f"{flag} {value}; expected {least} or more")
-    if args.seconds <= 0:
-        raise UsageError(f"--seconds {args.seconds}; expected a positive number")
-    if any(rate < 0 for rate in args.rate or ()):
-        raise UsageError(f"--rate {min(args.rate)}; expected requests a second, or 0 for no open loop")

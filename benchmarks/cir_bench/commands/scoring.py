@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from cir_bench.commands.numbers import at_least_one, not_negative
 from cir_bench.machine import stamp
 from cir_infer.commands.common import print_json
 from cir_infer.errors import UsageError
@@ -28,8 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--rounds", 15, "how often each entry is timed, in turn with the others"),
         ("--seed", 0, "rows and queries are drawn from it"),
     ):
-        parser.add_argument(flag, type=int, default=value, metavar="N", help=f"{what} (default {value})")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: every usable core)")
+        kind = not_negative if flag == "--seed" else at_least_one
+        parser.add_argument(flag, type=kind, default=value, metavar="N", help=f"{what} (default {value})")
+    parser.add_argument(
+        "--threads", type=at_least_one, metavar="N", help="CPU threads (default: every usable core)"
+    )
     parser.add_argument(
         "--dtype",
         nargs="+",
@@ -60,9 +64,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Verify, time, print."""
-    for name in ("rows", "dim", "queries", "k", "rounds"):
-        if getattr(args, name) < 1:
-            raise UsageError(f"--{name} {getattr(args, name)}; expected 1 or more")
     if args.k > args.rows:
         raise UsageError(f"--k {args.k} of {args.rows} rows; expected no more than the rows")
     if args.sweep:

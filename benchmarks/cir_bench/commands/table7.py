@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cir_bench.commands.numbers import at_least_one
 from cir_infer.commands.common import print_json
-from cir_infer.errors import UsageError
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -20,11 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, metavar="DIR", help="FashionIQ; default: generated, of its shape"
     )
     parser.add_argument(
-        "--images", type=int, default=512, metavar="N", help="images to encode, scaled to all (default 512)"
+        "--images",
+        type=at_least_one,
+        default=512,
+        metavar="N",
+        help="images to encode, scaled to all (default 512)",
     )
     parser.add_argument(
         "--queries",
-        type=int,
+        type=at_least_one,
         default=64,
         metavar="N",
         help="queries a category to loop over the authors' way, scaled to all (default 64)",
@@ -34,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or tensorrt (default cpu)")
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="CPU threads, for all alike (default: cores)"
+        "--threads", type=at_least_one, metavar="N", help="CPU threads, for all alike (default: cores)"
     )
     parser.add_argument(
         "--work",
@@ -52,13 +56,6 @@ def run(args: argparse.Namespace) -> int:
     from cir_bench.results import ensure_writable, to_json, write_text
     from cir_bench.table7.measurement import Settings, measure_table7
 
-    for flag, value in (
-        ("--images", args.images),
-        ("--queries", args.queries),
-        ("--threads", args.threads or 1),
-    ):
-        if value < 1:
-            raise UsageError(f"{flag} {value}; expected 1 or more")
     ensure_writable(args.output)
     result = measure_table7(
         Settings(

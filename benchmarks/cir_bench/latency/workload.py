@@ -59,12 +59,20 @@ def draw_workload(
     random = np.random.default_rng(seed)
     images, origin = _images(bundle, snapshot, folder, random)
     if texts is not None:
-        lines = [line.strip() for line in texts.read_text(encoding="utf-8").splitlines() if line.strip()]
-        if not lines:
-            raise UsageError(f"{texts} holds no text; expected one a line")
+        lines = _lines(texts)
         chosen: list[Text] = list(itertools.islice(itertools.cycle(lines), len(images)))
         return Workload(images, chosen, f"{origin}; texts of a file")
     return Workload(images, _texts(bundle, len(images), random), f"{origin}; texts of 4 to 12 known words")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        found = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read as text ({error}); expected one text a line") from error
+    if not found:
+        raise UsageError(f"{path} holds no text; expected one a line")
+    return found
 
 
 def photograph(width: int, height: int, seed: int) -> bytes:
