@@ -93,7 +93,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--gallery", metavar="FOLDER", help="the gallery (default: the bundle's name with .gallery)"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or tensorrt (default: auto)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, tensorrt, ort-tensorrt")
     parser.add_argument(
         "--dtype",
         choices=("float32", "float16", "int8"),

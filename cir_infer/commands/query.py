@@ -74,7 +74,7 @@ def _parser() -> CirParser:
         "--refine", action="store_true", help="IMAGE is the id of an item in the gallery; no image is encoded"
     )
     parser.add_argument("--sheet", metavar="PNG", type=Path, help="write a contact sheet")
-    devices = ("auto", "cpu", "cuda", "tensorrt")
+    devices = ("auto", "cpu", "cuda", "tensorrt", "ort-tensorrt")
     parser.add_argument("--device", choices=devices, default="auto", help="where graphs run (default auto)")
     return parser
 
