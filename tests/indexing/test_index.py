@@ -287,7 +287,11 @@ def test_watch_keeps_a_folder_in_step(tmp_path: Path, bundle: Path, engine: Engi
     folder = folder_of(tmp_path / "f", 4)
     arguments = [str(bundle), str(folder), "--gallery", str(tmp_path / "g"), "--watch", "0.05", "--json"]
     with subprocess.Popen(
-        command(*arguments, "--workers", "1"), stdout=subprocess.PIPE, text=True
+        command(*arguments, "--workers", "1"),
+        stdout=subprocess.PIPE,
+        text=True,
+        # A shell starts its background jobs with the signal ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         try:
             wait_for(lambda: Gallery.open(tmp_path / "g", engine), 4)
