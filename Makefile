@@ -7,7 +7,7 @@ SOURCES := $(shell find kernels -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o
 
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: setup test lint demo stress bench fatbin cuda-check gpu-check clean neon-check
+.PHONY: setup test lint demo stress bench fatbin cuda-check gpu-check clean neon-check tensorrt-check
 
 setup: $(STAMP)
 
@@ -62,3 +62,7 @@ cuda-check:
 # Offline, on a machine with a GPU, with the packages that are there: docs/gpu-check.md.
 gpu-check:
 	$(PYTHON) tools/gpu_check.py
+
+# Our TensorRT calls against the real Python bindings of 10 and 11 (1.3 MB each, downloaded once). Needs no GPU.
+tensorrt-check: $(STAMP)
+	$(BIN)/python tools/tensorrt_check.py
