@@ -23,7 +23,7 @@ __all__ = ["STEPS", "time_cold_start"]
 
 STEPS = {
     "interpreter": "start of Python, without this SDK",
-    "imports": "import cir_infer and what a query needs",
+    "imports": "import what a query needs",
     "open": "open bundle, device and gallery",
     "first": "the first answer",
     "second": "the second answer",

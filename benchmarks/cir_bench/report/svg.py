@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 __all__ = ["Bar", "Line", "bars", "lines", "nice_ticks"]
 
-_WIDTH = 720
+_WIDTH = 960
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def bars(items: Sequence[Bar], unit: str, logarithmic: bool = False) -> str:
         unit: names the scale.
         logarithmic: for values that span orders of magnitude; bars then start at a power of ten.
     """
-    left, right, step, top = 250, 100, 26, 4
+    left, right, step, top = 290, 100, 26, 4
     height = top + step * len(items) + 40
     longest = max(max(item.value, item.high or 0.0) for item in items) or 1.0
     if logarithmic:
@@ -86,7 +86,7 @@ def bars(items: Sequence[Bar], unit: str, logarithmic: bool = False) -> str:
         end = place(item.value)
         parts.append(
             f"<text class='label' x='{left - 8}' y='{y + 17}' text-anchor='end'>"
-            f"{_short(item.label, 38)}</text>"
+            f"{_short(item.label, 45)}</text>"
             f"<rect class='bar {item.kind}' x='{left}' y='{y + 5}' width='{max(1.0, end - left):.1f}' "
             f"height='16' rx='2'><title>{html.escape(f'{item.label}: {item.text}')}</title></rect>"
         )
