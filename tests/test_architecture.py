@@ -16,7 +16,12 @@ PACKAGES = {
     "cir_export": ROOT / "export" / "cir_export",
     "cir_bench": ROOT / "benchmarks" / "cir_bench",
 }
-SHARED_BENCH = ("cir_bench.datasets", "cir_bench.recall")
+SHARED_BENCH = (
+    "cir_bench.datasets",
+    "cir_bench.protocols",
+    "cir_bench.recall",
+    *(f"cir_bench.accuracy.{name}" for name in ("drift", "encoding", "evaluation", "metrics")),
+)
 """The parts of cir_bench that cir_export may import; they import only cir_infer, and never torch."""
 HEAVY = ("torch", "onnxruntime", "tokenizers", "PIL", "numpy", "tqdm", "pycuda", "tensorrt", "sqlite3")
 

@@ -13,6 +13,7 @@ from typing import Any
 from cir_export.graphs import export_graphs
 from cir_export.model_file import TrainedModel
 from cir_export.preprocessing import check_inputs
+from cir_export.targets import check_target
 from cir_export.verification import Check, Samples, compare
 from cir_infer import __version__
 from cir_infer.bundle import write_bundle
@@ -74,7 +75,7 @@ def export_bundle(
             file cannot be written.
     """
     path = Path(path)
-    _check_target(path)
+    check_target(path)
     _check_inputs(trained)  # now, not after minutes of work
     graphs = export_graphs(trained.model, trained.image, progress)
     members = {f"{name}.onnx": content for name, content in graphs.items()}
@@ -94,12 +95,6 @@ def export_bundle(
     except OSError as error:
         raise ExportError(f"{path} cannot be written: {error.strerror or error}") from error
     return ExportReport(path, manifest, tuple(checks), samples)
-
-
-def _check_target(path: Path) -> None:
-    if path.is_dir() or not path.parent.is_dir():
-        found = "it is a folder" if path.is_dir() else f"{path.parent} is not a folder"
-        raise ExportError(f"{path} cannot be written: {found}")
 
 
 def _check_inputs(trained: TrainedModel) -> None:

@@ -22,7 +22,7 @@ from cir_infer.errors import UsageError
 from cir_infer.images import ImageLike
 from cir_infer.texts import Text
 
-__all__ = ["Samples", "draw_samples", "image_files"]
+__all__ = ["Samples", "draw_images", "draw_samples", "image_files"]
 
 IMAGES = 48
 TEXTS = 40
@@ -68,18 +68,21 @@ def draw_samples(
     Raises:
         UsageError: the folder holds no image.
     """
-    images: Sequence[ImageLike]
-    if folder is not None:
-        images = image_files(folder, image)[:IMAGES]
-        source = str(folder)
-    elif image["kind"] == "features":
-        images = [_features(image["size"], number) for number in range(IMAGES)]
-        source = "generated features"
-    else:
-        scenes = [_scene(number) for number in range(IMAGES // 2)]
-        images = [*scenes, *(_photograph(number) for number in range(IMAGES - len(scenes)))]
-        source = "rendered scenes and generated photographs"
+    images, source = draw_images(image, folder)
     return Samples(images, _texts(text, tokenizer), source)
+
+
+def draw_images(
+    image: dict[str, Any], folder: str | os.PathLike[str] | None = None
+) -> tuple[Sequence[ImageLike], str]:
+    """The images of `draw_samples`, and where they come from, in words."""
+    if folder is not None:
+        return image_files(folder, image)[:IMAGES], str(folder)
+    if image["kind"] == "features":
+        return [_features(image["size"], number) for number in range(IMAGES)], "generated features"
+    scenes = [_scene(number) for number in range(IMAGES // 2)]
+    photographs = [_photograph(number) for number in range(IMAGES - len(scenes))]
+    return [*scenes, *photographs], "rendered scenes and generated photographs"
 
 
 def image_files(folder: str | os.PathLike[str], image: dict[str, Any]) -> list[Path]:

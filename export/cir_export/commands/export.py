@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from cir_export.commands.lowering import (
+    add_lowering_arguments,
+    check_lowering,
+    default_output,
+    lower,
+    lowered_json,
+    shown_lowering,
+)
+from cir_export.plans import build_plans, is_bundle, require_gpu, shown_plans
+from cir_export.targets import check_target
 from cir_infer.commands.common import CirParser, print_json, run_command
 from cir_infer.errors import ExportError, UsageError
 from cir_infer.tables import format_table
@@ -24,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "written.",
         "cir-export model.pt -o shop.cir\n  cir-export ckpt.pth --vocab fashionIQ_vocab.pkl -o artemis.cir\n"
         "  cir-export combiner.pt tuned_clip_best.pt -o clip4cir.cir\n"
-        "  cir-export my_package.my_module:MyModel --weights w.pt --vocab tokenizer.json",
+        "  cir-export my_package.my_module:MyModel --weights w.pt --vocab tokenizer.json\n"
+        "  cir-export artemis.cir --precision int8 --calibrate photos -o artemis-int8.cir\n"
+        "  cir-export artemis.cir --tensorrt",
     )
     parser.add_argument(
         "model",
@@ -49,11 +62,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--images", metavar="DIR", help="images to verify with; rendered and generated ones if left out"
     )
-    parser.add_argument("-o", "--output", metavar="BUNDLE", help="default: MODEL with the suffix .cir")
+    parser.add_argument("-o", "--output", metavar="BUNDLE", help="default: MODEL.cir, MODEL-int8.cir")
+    parser.add_argument(
+        "--tensorrt",
+        action="store_true",
+        help="also build the TensorRT plans for the GPU of this machine; MODEL may be a bundle, whose plans "
+        "are then built without torch, on the device itself",
+    )
+    add_lowering_arguments(parser)
     options = parser.parse_args(arguments)
-    missing = [name for name in ("torch", "onnx", "onnxscript") if find_spec(name) is None]
-    if missing:
-        raise ExportError(f"cir-export needs {missing[0]}; install it with: pip install 'cir-infer[export]'")
+    check_lowering(options)
+    if options.tensorrt:
+        require_gpu()
+    if is_bundle(options.model):
+        _convert(options, options.model[0])
+        return
+    _require("torch", "onnx", "onnxscript")
 
     from cir_export.export import ParityError, export_bundle
     from cir_export.model_file import TrainedModel
@@ -81,14 +105,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.json:
         show(trained)
     samples = draw_samples(trained.image, trained.text, trained.tokenizer, options.images)
-    output = options.output or Path(options.model[0].rpartition(":")[2]).with_suffix(".cir")
-    try:
-        report = export_bundle(trained, output, samples, progress=not options.json)
-    except ParityError as error:
+    output = Path(options.output or default_output(options.model[0], options.precision))
+    check_target(output)
+    with TemporaryDirectory(prefix="cir-export-") as scratch:
+        lowered = options.precision != "float32"
+        exported = Path(scratch) / output.name if lowered else output
+        try:
+            report = export_bundle(trained, exported, samples, progress=not options.json)
+        except ParityError as error:
+            if not options.json:
+                show_checks(error.checks, samples.source)
+            raise
         if not options.json:
-            show_checks(error.checks, samples.source)
-        raise
+            show_checks(report.checks, samples.source)
+        if lowered:
+            _convert(options, exported, output)
+            return
     if options.json:
+        plans = {"plans": build_plans(report.path)} if options.tensorrt else {}
         print_json(
             {
                 "bundle": report.path,
@@ -101,11 +135,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "text": trained.text,
                 "provenance": trained.provenance,
                 "parity": report.manifest.parity,
+                **plans,
             }
         )
         return
-    show_checks(report.checks, samples.source)
     print(f"wrote {report.path}, {report.path.stat().st_size / 1e6:.1f} MB")
+    if options.tensorrt:
+        print(shown_plans(build_plans(report.path)))
+
+
+def _convert(options: Any, bundle: str | Path, output: Path | None = None) -> None:
+    """What is made of a bundle: one of another precision, plans, or plans of that."""
+    answer: dict[str, Any] = {}
+    if options.precision != "float32":
+        _require("onnx")
+        output = output or Path(options.output or default_output(str(bundle), options.precision))
+        report = lower(options, bundle, output, progress=not options.json)
+        bundle, answer = report.path, lowered_json(report)
+        if not options.json:
+            print(shown_lowering(report))
+    elif not options.tensorrt:
+        raise UsageError(f"{bundle} is a bundle; say --precision float16 or int8, --tensorrt, or both")
+    if options.tensorrt and not options.json:
+        print(shown_plans(build_plans(bundle)))
+    if options.json:
+        plans = {"plans": build_plans(bundle)} if options.tensorrt else {}
+        print_json({"bundle": str(bundle), **answer, **plans})
+
+
+def _require(*modules: str) -> None:
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise ExportError(f"cir-export needs {missing[0]}; install it with: pip install 'cir-infer[export]'")
 
 
 def _load(options: Any) -> Any:

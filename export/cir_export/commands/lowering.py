@@ -1,0 +1,202 @@
+"""The part of `cir-export` that writes bundles in float16 and int8: flags, and what is printed."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cir_infer.errors import UsageError
+from cir_infer.tables import format_table
+
+if TYPE_CHECKING:
+    from cir_export.precision import ConversionReport
+    from cir_export.precision.blame import LayerError
+    from cir_export.precision.fidelity import Fidelity
+    from cir_export.precision.recall import RecallDrift
+
+__all__ = [
+    "add_lowering_arguments",
+    "check_lowering",
+    "default_output",
+    "lower",
+    "lowered_json",
+    "shown_lowering",
+]
+
+_LAYERS_SHOWN = 8
+
+
+def add_lowering_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    group = parser.add_argument_group("precision (docs/precision.md)")
+    group.add_argument(
+        "--precision",
+        choices=("float32", "float16", "int8"),
+        default="float32",
+        help="of the encoders; MODEL may then be a float32 bundle, and no torch is needed (default float32)",
+    )
+    group.add_argument(
+        "--int8-for",
+        choices=("cpu", "tensorrt"),
+        help="what will run int8: ONNX Runtime on a CPU, or TensorRT; each wants another form (default cpu)",
+    )
+    group.add_argument(
+        "--calibrate", metavar="DIR", help="images like those of your gallery, for int8's ranges: hundreds"
+    )
+    group.add_argument(
+        "--labelled", metavar="DATA", type=Path, help="a labelled data set: its recall decides what passes"
+    )
+    group.add_argument("--protocol", metavar="NAME", help="its protocol, see cir-bench accuracy --protocols")
+    group.add_argument("--split", metavar="NAME", help="its split; default: the one that the authors report")
+    group.add_argument(
+        "--allow-loss", type=float, metavar="POINTS", help="points of R@10 that may be lost (default 0.5)"
+    )
+    group.add_argument(
+        "--keep-float32",
+        metavar="LAYER",
+        nargs="+",
+        default=[],
+        help="layers that stay float32: names, beginnings of names up to a dot, or patterns with * and ?",
+    )
+
+
+def check_lowering(options: Any) -> None:
+    """Refuse flags that contradict each other, before anything takes time.
+
+    Raises:
+        UsageError: a flag belongs to another one that is missing.
+    """
+    lowered, int8 = options.precision != "float32", options.precision == "int8"
+    judged = options.protocol or options.split or options.allow_loss is not None
+    for wrong, message in (
+        (options.int8_for and not int8, "--int8-for belongs to --precision int8"),
+        (options.calibrate and not int8, "--calibrate belongs to --precision int8; see --images"),
+        (options.labelled and not lowered, "--labelled belongs to --precision float16 or int8"),
+        (options.keep_float32 and not lowered, "--keep-float32 belongs to --precision float16 or int8"),
+        (judged and not options.labelled, "--protocol, --split and --allow-loss belong to --labelled DATA"),
+        (
+            options.labelled and not options.protocol,
+            "--labelled needs --protocol NAME; cir-bench accuracy --protocols lists them",
+        ),
+        (
+            int8 and not options.calibrate,
+            "int8 needs images like those of your gallery to find its ranges; give a folder with --calibrate",
+        ),
+    ):
+        if wrong:
+            raise UsageError(message)
+
+
+def default_output(model: str, precision: str) -> Path:
+    """MODEL.cir, or MODEL-int8.cir, so that none takes the other's place."""
+    path = Path(model.rpartition(":")[2])
+    return path.with_name(f"{path.stem}{'' if precision == 'float32' else f'-{precision}'}.cir")
+
+
+def lower(options: Any, source: str | Path, output: str | Path, progress: bool) -> ConversionReport:
+    """Convert a float32 bundle as the flags say.
+
+    Raises:
+        UsageError: a layer, a folder of images or a split does not exist as named.
+        PrecisionError: it loses too much; unless --json was given the whole measurement is printed first.
+    """
+    from cir_bench.protocols import protocol
+    from cir_export.precision import (
+        Labelled,
+        Lowering,
+        PrecisionError,
+        calibration_images,
+        convert_bundle,
+        samples_for,
+    )
+    from cir_infer.bundle import Bundle
+
+    bundle = Bundle(source)
+    labelled = None
+    if options.labelled is not None:
+        labelled = Labelled.open(options.labelled, protocol(options.protocol), options.split)
+    calibration = None if options.calibrate is None else calibration_images(bundle, options.calibrate)
+    loss = {} if options.allow_loss is None else {"allowed_loss": options.allow_loss}
+    lowering = Lowering(options.precision, options.int8_for or "cpu", options.keep_float32, **loss)
+    try:
+        return convert_bundle(
+            source,
+            output,
+            lowering,
+            samples_for(bundle, options.images, calibration),
+            calibration,
+            labelled,
+            progress,
+        )
+    except PrecisionError as error:
+        if not options.json:
+            print(_measurement(options.precision, error.fidelity, error.drift, {}))
+            print(_layers(error.layers), flush=True)
+        raise
+
+
+def lowered_json(report: ConversionReport) -> dict[str, Any]:
+    """What was written, as plain values."""
+    return {
+        "bundle": report.path,
+        "bytes": report.path.stat().st_size,
+        "bytes_float32": report.bytes_before,
+        "fingerprint": report.manifest.fingerprint,
+        "precision": report.manifest.precision,
+        "provenance": report.manifest.provenance,
+        "parity": report.manifest.parity,
+    }
+
+
+def shown_lowering(report: ConversionReport) -> str:
+    """What was measured, for a reader."""
+    manifest = report.manifest
+    size = report.path.stat().st_size
+    text = _measurement(
+        manifest.precision, report.fidelity, report.drift, manifest.parity["precision"]["limits"]
+    )
+    if report.kept:
+        text += f"\n  in float32: {', '.join(report.kept)}"
+    share = size / report.bytes_before
+    return f"{text}\n\nwrote {report.path}, {size / 1e6:.1f} MB ({share:.0%} of float32)"
+
+
+def _measurement(
+    precision: str, fidelity: Fidelity, drift: RecallDrift | None, limits: dict[str, float]
+) -> str:
+    figures = (
+        ("cosine of image embeddings, mean", fidelity.cosine_mean, "{:.6f}", None),
+        ("cosine of image embeddings, worst", fidelity.cosine_worst, "{:.6f}", "cosine_worst"),
+        ("cosine of text embeddings, worst", fidelity.text_cosine_worst, "{:.6f}", "cosine_worst"),
+        ("score error, mean", fidelity.score_error_mean, "{:.1e}", None),
+        ("score error, worst", fidelity.score_error_worst, "{:.1e}", None),
+        ("agreement of the first ten", fidelity.top10_agreement, "{:.2%}", "top10_agreement"),
+    )
+    rows = [
+        [what, shown.format(value), f">= {limits[limit]:g}" if limit in limits else ""]
+        for what, value, shown, limit in figures
+        if value is not None
+    ]
+    notes = [f"on {fidelity.images} images, {fidelity.queries} queries: {fidelity.source}"]
+    if not fidelity.finite:
+        rows.append(["embeddings", "not finite", ""])
+    if drift is not None:
+        for part, changes in drift.drift["metrics"].items():
+            recalls = {name: change for name, change in changes.items() if name.startswith("R")}
+            rows += [[f"{name}, {part}", f"{change:+.2f}", ""] for name, change in recalls.items()]
+        asked = f">= {-limits['loss']:g}" if "loss" in limits else ""
+        judged = f"{drift.metric}: {drift.before:.2f} to {drift.after:.2f}"
+        rows.append([judged, f"{-drift.loss:+.2f}", asked])
+        notes.append(f"recall on {drift.queries} queries of {drift.protocol}, {drift.split}")
+    header = [f"{precision} against float32", "measured", "asked"]
+    return f"\n{format_table(header, rows, right=[1])}\n  " + "\n  ".join(notes)
+
+
+def _layers(layers: Sequence[LayerError]) -> str:
+    rows = [
+        [error.layer, error.graph, "overflows" if error.cosine_worst < 0 else f"{error.cosine_worst:.6f}"]
+        for error in layers[:_LAYERS_SHOWN]
+    ]
+    return "\n" + format_table(["layer, lowered alone", "graph", "worst cosine"], rows, right=[2]) + "\n"

@@ -1,0 +1,21 @@
+"""Bundles in float16 and int8: converted, measured against float32, and refused where they lose too much."""
+
+from cir_export.precision.calibration import Calibration, calibration_images, samples_for
+from cir_export.precision.conversion import ConversionReport, Lowering, convert_bundle
+from cir_export.precision.gate import PrecisionError
+from cir_export.precision.graphs import PRECISIONS
+from cir_export.precision.int8 import FORMS
+from cir_export.precision.recall import Labelled
+
+__all__ = [
+    "FORMS",
+    "PRECISIONS",
+    "Calibration",
+    "ConversionReport",
+    "Labelled",
+    "Lowering",
+    "PrecisionError",
+    "calibration_images",
+    "convert_bundle",
+    "samples_for",
+]

@@ -1,0 +1,83 @@
+"""Which layers a precision hurts most: each is lowered alone and the encoder's output compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto
+
+from cir_export.precision.fidelity import cosines
+from cir_export.precision.graphs import LoweredGraph
+from cir_export.samples import Samples
+from cir_infer.bundle import Bundle
+from cir_infer.preprocess import preprocess
+from cir_infer.progress import progress_bar
+from cir_infer.runtime.graph import Array
+from cir_infer.runtime.onnx import OnnxBackend
+from cir_infer.texts import TextReader
+
+__all__ = ["LayerError", "layer_errors"]
+
+_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """What one layer alone costs.
+
+    Attributes:
+        graph: the graph that it is in.
+        layer: its name.
+        cosine_worst: the smallest cosine between the encoder's outputs; -1 where one is not finite.
+    """
+
+    graph: str
+    layer: str
+    cosine_worst: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def layer_errors(
+    bundle: Bundle, graphs: Sequence[LoweredGraph], samples: Samples, progress: bool = False
+) -> list[LayerError]:
+    """The layers of all lowered graphs, the worst first.
+
+    Args:
+        bundle: the float32 bundle.
+        graphs: its lowered graphs.
+        samples: the first few images and texts are used.
+        progress: show a bar on a terminal.
+    """
+    backend = OnnxBackend("cpu")
+    feeds = {graph.name: _feeds(bundle, graph.name, samples) for graph in graphs}
+    exact = {graph.name: _run(backend, graph.original, feeds[graph.name]) for graph in graphs}
+    pairs = [(graph, layer) for graph in graphs for layer in graph.layers if layer not in graph.kept]
+    found = []
+    for graph, layer in progress_bar(pairs, len(pairs), "comparing", "layer", progress):
+        output = _run(backend, graph.alone(layer), feeds[graph.name])
+        finite = bool(np.isfinite(output).all())
+        found.append(
+            LayerError(graph.name, layer, float(cosines(exact[graph.name], output).min()) if finite else -1.0)
+        )
+    return sorted(found, key=lambda error: error.cosine_worst)
+
+
+def _feeds(bundle: Bundle, name: str, samples: Samples) -> dict[str, Array]:
+    manifest = bundle.manifest
+    if name == "text":
+        assert manifest.text is not None
+        ids, lengths = TextReader(bundle.tokenizer(), manifest.text).read(samples.texts[:_SAMPLES])
+        return {"tokens": ids, "lengths": lengths}
+    return {"image": np.stack([preprocess(image, manifest.image) for image in samples.images[:_SAMPLES]])}
+
+
+def _run(backend: OnnxBackend, model: ModelProto, feeds: dict[str, Array]) -> Array:
+    graph = backend.load("lowered", model.SerializeToString())
+    outputs = graph.run({tensor.name: feeds[tensor.name] for tensor in graph.inputs})
+    return next(iter(outputs.values()))

@@ -1,0 +1,93 @@
+"""The images that int8 is calibrated with, and those that it is then judged on: never the same."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tokenizers import Tokenizer
+
+from cir_export.samples import Samples, draw_images, draw_samples, image_files
+from cir_infer.bundle import Bundle
+from cir_infer.errors import UsageError
+from cir_infer.images import ImageLike
+
+__all__ = ["Calibration", "calibration_images", "samples_for"]
+
+T = TypeVar("T")
+
+_CALIBRATED = 256
+_JUDGED = 128
+_FEWEST = 32
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Images whose extremes become int8's ranges.
+
+    Attributes:
+        images: as `cir_infer.preprocess.preprocess` takes them.
+        held_out: images of the same kind that int8 is judged on.
+        source: where they come from.
+    """
+
+    images: Sequence[ImageLike]
+    held_out: Sequence[ImageLike]
+    source: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for a manifest: the folder's name, not its place on this machine."""
+        return {"images": len(self.images), "source": Path(self.source).name}
+
+
+def calibration_images(bundle: Bundle, folder: str | os.PathLike[str]) -> Calibration:
+    """The user's images, at most 256 to calibrate with and 128 to judge by, evenly from the whole folder.
+
+    Raises:
+        UsageError: there are fewer than 32.
+    """
+    files = image_files(folder, _image(bundle))
+    if len(files) < _FEWEST:
+        raise UsageError(
+            f"{folder} holds {len(files)} images; int8 needs at least {_FEWEST} to be calibrated and judged, "
+            "better some hundreds"
+        )
+    held_out = files[::4]
+    rest = [file for number, file in enumerate(files) if number % 4]
+    return Calibration(_evenly(rest, _CALIBRATED), _evenly(held_out, _JUDGED), str(folder))
+
+
+def samples_for(
+    bundle: Bundle, folder: str | os.PathLike[str] | None, calibration: Calibration | None
+) -> Samples:
+    """Images and texts to compare two precisions on.
+
+    The images are the user's own (`folder`), else those held out of the calibration, else generated.
+    """
+    manifest = json.loads(bundle.manifest.to_json())
+    image, text = manifest["image"], manifest["text"]
+    if text is None:
+        images, source = draw_images(image, folder)
+        drawn = Samples(images, (), source)
+    else:
+        tokenizer = Tokenizer.from_str(bundle.tokenizer().decode())
+        drawn = draw_samples(image, text, tokenizer, folder)
+    if folder is None and calibration is not None:
+        source = f"{len(calibration.held_out)} images of {Path(calibration.source).name} held out"
+        return Samples(calibration.held_out, drawn.texts, source)
+    return drawn
+
+
+def _image(bundle: Bundle) -> dict[str, Any]:
+    image: dict[str, Any] = json.loads(bundle.manifest.to_json())["image"]
+    return image
+
+
+def _evenly(items: Sequence[T], count: int) -> list[T]:
+    if len(items) <= count:
+        return list(items)
+    return [items[number * len(items) // count] for number in range(count)]

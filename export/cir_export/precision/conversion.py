@@ -1,0 +1,196 @@
+"""A float32 bundle becomes one of another precision: lower, open, measure, judge, and only then write."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto
+
+from cir_export.precision.blame import layer_errors
+from cir_export.precision.calibration import Calibration
+from cir_export.precision.fidelity import Fidelity, measure_fidelity
+from cir_export.precision.gate import ALLOWED_LOSS, LIMITS, PrecisionError, objections
+from cir_export.precision.graphs import LoweredGraph, PrecisionName, lower_graphs
+from cir_export.precision.int8 import Form
+from cir_export.precision.recall import Labelled, RecallDrift, measure_drift
+from cir_export.samples import Samples
+from cir_export.targets import check_target
+from cir_infer.bundle import Bundle, write_bundle
+from cir_infer.engine import Engine
+from cir_infer.errors import BundleError, ExportError, UsageError
+from cir_infer.manifest import Manifest
+from cir_infer.preprocess import preprocess
+from cir_infer.progress import progress_bar
+from cir_infer.runtime.graph import Array
+
+__all__ = ["ConversionReport", "Lowering", "convert_bundle"]
+
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """Which precision, and what it may cost.
+
+    Attributes:
+        precision: "float16" or "int8".
+        form: what will run int8: "cpu" for ONNX Runtime, or "tensorrt".
+        keep_float32: patterns of layers that stay float32.
+        allowed_loss: points of R@10, judged on a labelled set.
+    """
+
+    precision: PrecisionName
+    form: Form = "cpu"
+    keep_float32: Sequence[str] = ()
+    allowed_loss: float = ALLOWED_LOSS
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What a conversion wrote and how it was judged.
+
+    Attributes:
+        path: the bundle.
+        manifest: as written; its parity report has all of this under "precision".
+        bytes_before: size of the float32 bundle.
+        kept: layers that stayed float32.
+        fidelity: against the float32 bundle.
+        drift: recall before and after, where there was a labelled set.
+    """
+
+    path: Path
+    manifest: Manifest
+    bytes_before: int
+    kept: tuple[str, ...]
+    fidelity: Fidelity
+    drift: RecallDrift | None
+
+
+def convert_bundle(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    lowering: Lowering,
+    samples: Samples,
+    calibration: Calibration | None = None,
+    labelled: Labelled | None = None,
+    progress: bool = False,
+) -> ConversionReport:
+    """Writes a bundle in another precision if it stays close enough to the float32 one.
+
+    Needs no torch.
+
+    Args:
+        source: a float32 bundle.
+        target: where to; an existing file is replaced at once or not at all.
+        lowering: which precision, and what it may cost.
+        samples: what both bundles are compared on; none of it is calibrated with.
+        calibration: images whose extremes become int8's ranges.
+        labelled: a data set whose recall decides; None lets cosines and agreement decide.
+        progress: show bars on a terminal.
+
+    Raises:
+        UsageError: int8 without calibration, a layer that does not exist, or a bundle that is not float32.
+        PrecisionError: it loses too much; nothing is written, and the error names the layers.
+        ExportError: a converter fails, or the file cannot be written.
+    """
+    bundle, target = Bundle(source), Path(target)
+    _check(bundle, target, lowering, calibration)
+    spec = bundle.manifest.image
+
+    def batches() -> Iterable[Array]:
+        assert calibration is not None  # only int8 asks
+        images = calibration.images
+        for start in progress_bar(
+            range(0, len(images), _BATCH), len(images), "calibrating", "image", progress, _BATCH
+        ):
+            yield np.stack([preprocess(image, spec) for image in images[start : start + _BATCH]])
+
+    graphs = lower_graphs(bundle, lowering.precision, lowering.form, lowering.keep_float32, batches)
+    kept = tuple(layer for graph in graphs for layer in graph.layers if layer in graph.kept)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
+            exact = Engine(bundle, device="cpu")
+            Engine(
+                _written(bundle, Path(scratch) / "lowered.cir", lowering, graphs), device="cpu"
+            )  # it opens
+            judged = _written(bundle, Path(scratch) / "judged.cir", lowering, graphs, judged=True)
+            fidelity, drift = _measure(exact, Engine(judged, device="cpu"), samples, labelled)
+        refused = objections(lowering.precision, fidelity, drift, lowering.allowed_loss)
+        if refused:
+            layers = layer_errors(bundle, graphs, samples, progress)
+            raise PrecisionError(lowering.precision, refused, fidelity, drift, layers)
+        report = {
+            "precision": {
+                "source": bundle.manifest.fingerprint,
+                "form": lowering.form if lowering.precision == "int8" else None,
+                "float32_layers": list(kept),
+                "calibration": None if calibration is None else calibration.to_json(),
+                "judged_by": "recall" if drift else "cosine and top-10 agreement",
+                "limits": _limits(lowering, drift),
+                "fidelity": fidelity.to_json(),
+                "recall": None if drift is None else drift.to_json(),
+            }
+        }
+        path = _written(bundle, target, lowering, graphs, report)
+    except OSError as error:
+        raise ExportError(f"{target} cannot be written: {error.strerror or error}") from error
+    size = Path(source).stat().st_size
+    return ConversionReport(path, Bundle(path).manifest, size, kept, fidelity, drift)
+
+
+def _check(bundle: Bundle, target: Path, lowering: Lowering, calibration: Calibration | None) -> None:
+    found = bundle.manifest.precision
+    if found != "float32":
+        raise UsageError(f"{bundle.path} is {found} already; convert the float32 bundle that it was made of")
+    if lowering.precision == "int8" and calibration is None:
+        raise UsageError(
+            "int8 needs images like those of your gallery to find its ranges; give a folder with --calibrate"
+        )
+    if not lowering.allowed_loss >= 0:
+        raise UsageError(f"a loss of {lowering.allowed_loss} points is allowed; expected 0 or more")
+    check_target(target)
+    if target.exists() and target.samefile(bundle.path):
+        raise UsageError(f"{target} is the float32 bundle itself; choose another name with -o")
+
+
+def _written(
+    bundle: Bundle,
+    path: Path,
+    lowering: Lowering,
+    graphs: Sequence[LoweredGraph],
+    report: dict[str, Any] | None = None,
+    judged: bool = False,
+) -> Path:
+    manifest = bundle.manifest
+    members = {name: bundle.read(name) for name in manifest.members}
+    for graph in graphs:
+        model: ModelProto = graph.judged if judged else graph.model
+        members[manifest.graphs[graph.name]] = model.SerializeToString(deterministic=True)
+    lowered = replace(manifest, precision=lowering.precision, parity={**manifest.parity, **(report or {})})
+    try:
+        write_bundle(path, lowered, members)
+    except BundleError as error:
+        raise ExportError(f"the lowered graphs do not make a valid bundle: {error}") from error
+    return path
+
+
+def _measure(
+    exact: Engine, lowered: Engine, samples: Samples, labelled: Labelled | None
+) -> tuple[Fidelity, RecallDrift | None]:
+    fidelity = measure_fidelity(exact, lowered, samples)
+    # Recall of embeddings that are not finite means nothing.
+    drift = measure_drift(exact, lowered, labelled) if labelled is not None and fidelity.finite else None
+    return fidelity, drift
+
+
+def _limits(lowering: Lowering, drift: RecallDrift | None) -> dict[str, float]:
+    if drift is not None:
+        return {"loss": lowering.allowed_loss}
+    limits = LIMITS[lowering.precision]
+    return {"cosine_worst": limits.cosine, "top10_agreement": limits.agreement}

@@ -1,0 +1,98 @@
+"""What a precision may cost, and the refusal of one that costs more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cir_export.precision.blame import LayerError
+from cir_export.precision.fidelity import Fidelity
+from cir_export.precision.graphs import PrecisionName
+from cir_export.precision.recall import RecallDrift
+from cir_infer.errors import ExportError
+
+__all__ = ["ALLOWED_LOSS", "LIMITS", "Limits", "PrecisionError", "objections"]
+
+ALLOWED_LOSS = 0.5
+"""Points of R@10 that may be lost on a labelled set."""
+
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What passes where there is no labelled set: the smallest cosine and agreement."""
+
+    cosine: float
+    agreement: float
+
+
+LIMITS: dict[PrecisionName, Limits] = {"float16": Limits(0.9999, 0.99), "int8": Limits(0.995, 0.9)}
+"""Float16's are what its rounding leaves of a sound model; int8's were held against the recall that they
+cost (docs/precision.md)."""
+
+
+class PrecisionError(ExportError):
+    """A precision loses more than is allowed.
+
+    Attributes:
+        fidelity: the measurement.
+        drift: recall before and after, where there was a labelled set.
+        layers: every layer that was lowered, with what it alone costs, the worst first.
+    """
+
+    def __init__(
+        self,
+        precision: PrecisionName,
+        reasons: Sequence[str],
+        fidelity: Fidelity,
+        drift: RecallDrift | None,
+        layers: Sequence[LayerError],
+    ) -> None:
+        self.fidelity, self.drift, self.layers = fidelity, drift, tuple(layers)
+        worst = self.layers[:_NAMED]
+        named = ", ".join(
+            f"{error.layer} ({'overflows' if error.cosine_worst < 0 else f'cosine {error.cosine_worst:.5f}'})"
+            for error in worst
+        )
+        names = " ".join(error.layer.split(" (")[0] for error in worst)
+        remedies = [f"keep them in float32 (--keep-float32 {names})"]
+        if precision == "int8":
+            remedies.append("calibrate on more images like those of your gallery")
+        remedies.append(
+            "allow more (--allow-loss)" if drift else "judge by recall (--labelled DATA --protocol NAME)"
+        )
+        super().__init__(
+            f"{precision} loses too much and no bundle was written: {'; '.join(reasons)}. The layers that "
+            f"hurt most, each alone: {named}; {', or '.join(remedies)}"
+        )
+
+
+def objections(
+    precision: PrecisionName, fidelity: Fidelity, drift: RecallDrift | None, allowed_loss: float
+) -> list[str]:
+    """Why a precision is refused; nothing where it passes.
+
+    Recall decides where it was measured; cosines and agreement stand in for it elsewhere. Embeddings that
+    are not finite never pass.
+    """
+    if not fidelity.finite:
+        return [f"embeddings of {fidelity.source} are not finite (a value exceeds what {precision} can hold)"]
+    if drift is not None:
+        if drift.loss <= allowed_loss:
+            return []
+        return [
+            f"{drift.metric} on {drift.protocol} ({drift.split}) falls from {drift.before:.2f} to "
+            f"{drift.after:.2f} and {allowed_loss:g} points are allowed"
+        ]
+    limits = LIMITS[precision]
+    measured = (
+        ("the worst cosine of an image's embedding", fidelity.cosine_worst, limits.cosine),
+        ("the worst cosine of a text's embedding", fidelity.text_cosine_worst, limits.cosine),
+        ("the agreement of the first ten", fidelity.top10_agreement, limits.agreement),
+    )
+    return [
+        f"{what} is {found:.5f} and {limit:g} is asked"
+        for what, found, limit in measured
+        if found is not None and not found >= limit
+    ]

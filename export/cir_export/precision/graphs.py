@@ -1,0 +1,132 @@
+"""Every graph of a bundle in another precision.
+
+`compose` makes query terms, whose attention weights and squares leave float16's range: it stays float32.
+Float16 takes the encoders of images and texts; int8 only that of images, because a text encoder is a small
+part of a query's time and its recurrent state forgets nothing, errors included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import onnx
+from onnx import ModelProto
+
+from cir_export.precision.float16 import rounded, to_float16
+from cir_export.precision.int8 import Form, only, quantisable, to_int8
+from cir_export.precision.islands import float32_islands
+from cir_export.precision.layers import layers_of, matching, name_nodes, owners_of
+from cir_infer.bundle import Bundle
+from cir_infer.errors import UsageError
+from cir_infer.runtime.graph import Array
+
+__all__ = ["PRECISIONS", "LoweredGraph", "PrecisionName", "lower_graphs"]
+
+PrecisionName = Literal["float16", "int8"]
+PRECISIONS: tuple[PrecisionName, ...] = ("float16", "int8")
+
+_LOWERED = {"float16": ("image", "reference", "text"), "int8": ("image", "reference")}
+
+
+@dataclass(frozen=True)
+class LoweredGraph:
+    """One graph in another precision.
+
+    Attributes:
+        name: "image", "reference" or "text".
+        original: the float32 graph.
+        model: what the bundle will hold.
+        judged: what is judged on this machine's CPU: `model`, or the float32 graph with its roundings.
+        layers: the layers that could be lowered, in order.
+        kept: those of them that stayed float32.
+        alone: gives a graph in which one layer alone is lowered.
+    """
+
+    name: str
+    original: ModelProto
+    model: ModelProto
+    judged: ModelProto
+    layers: tuple[str, ...]
+    kept: frozenset[str]
+    alone: Callable[[str], ModelProto] = field(repr=False)
+
+
+def lower_graphs(
+    bundle: Bundle,
+    precision: PrecisionName,
+    form: Form,
+    float32: Sequence[str],
+    images: Callable[[], Iterable[Array]],
+) -> list[LoweredGraph]:
+    """Lowers the graphs of a float32 bundle that a precision is for.
+
+    Args:
+        bundle: in float32.
+        precision: the new one.
+        form: what will run int8.
+        float32: patterns of layers that stay float32.
+        images: gives prepared batches to calibrate int8 with, anew at every call.
+
+    Raises:
+        UsageError: a pattern names no layer of any graph.
+        ExportError: a converter fails.
+    """
+    originals = {
+        name: _named(bundle.graph(name)) for name in _LOWERED[precision] if name in bundle.manifest.graphs
+    }
+    layers = {
+        name: quantisable(model, layers_of(model)) if precision == "int8" else layers_of(model)
+        for name, model in originals.items()
+    }
+    every = [layer for found in layers.values() for layer in found.values()]
+    kept = matching(every, float32)
+    if kept.issuperset(every):
+        raise UsageError("--keep-float32 names every layer; leave --precision out instead")
+    if precision == "float16":
+        return [_float16(name, model, layers[name], kept) for name, model in originals.items()]
+    return [_int8(name, model, layers[name], kept, form, images()) for name, model in originals.items()]
+
+
+def _named(content: bytes) -> ModelProto:
+    model = onnx.load_from_string(content)
+    name_nodes(model)
+    return model
+
+
+def _float16(name: str, model: ModelProto, layers: dict[str, str], kept: set[str]) -> LoweredGraph:
+    owners = owners_of(model, layers)
+    islands = float32_islands(model)
+    nodes = [node.name for node in model.graph.node]
+
+    def keeping(lowered: Callable[[str], bool]) -> ModelProto:
+        return to_float16(model, islands | {node for node in nodes if not lowered(owners[node])})
+
+    half = keeping(lambda owner: owner not in kept)
+    return LoweredGraph(
+        name,
+        model,
+        half,
+        rounded(half),
+        tuple(layer for node, layer in layers.items() if node not in islands),
+        frozenset(kept.intersection(layers.values())),
+        lambda layer: rounded(keeping(lambda owner: owner == layer)),
+    )
+
+
+def _int8(
+    name: str, model: ModelProto, layers: dict[str, str], kept: set[str], form: Form, images: Iterable[Array]
+) -> LoweredGraph:
+    own = kept.intersection(layers.values())
+    quantised = model if own.issuperset(layers.values()) else to_int8(model, layers, own, images, form)
+    nodes = {layer: node for node, layer in layers.items()}
+    return LoweredGraph(
+        name,
+        model,
+        quantised,
+        quantised,
+        tuple(layers.values()),
+        frozenset(own),
+        lambda layer: only(quantised, model, {nodes[layer]}),
+    )

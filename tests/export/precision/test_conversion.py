@@ -1,0 +1,276 @@
+"""A precision becomes a bundle, or an error that names layers and no bundle."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cir_bench.datasets.scenes.generation import Plan, generate
+from cir_bench.protocols import protocol
+from cir_export.commands.export import main
+from cir_export.export import export_bundle
+from cir_export.model_file import load_model
+from cir_export.precision import (
+    Calibration,
+    Labelled,
+    Lowering,
+    PrecisionError,
+    calibration_images,
+    convert_bundle,
+    samples_for,
+)
+from cir_export.samples import Samples, draw_samples
+from cir_infer import Engine
+from cir_infer.bundle import Bundle
+from cir_infer.errors import DatasetError, ExportError, GalleryError, UsageError
+from cir_infer.gallery import Gallery
+from tests.export.precision.bundles import convolutional, photographs
+
+ROOT = Path(__file__).parents[3]
+MODEL = ROOT / "models" / "artemis-scenes" / "model.pt"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return photographs(tmp_path_factory.mktemp("photos") / "photos")
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes") / "scenes"
+    plan = Plan(3, 2, 24, gallery=120, seed=3, image_size=72, views=("shaded",))
+    generate(folder, plan, jobs=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The committed model as a float32 bundle."""
+    model = load_model(MODEL)
+    path = tmp_path_factory.mktemp("trained") / "artemis.cir"
+    drawn = draw_samples(model.image, model.text, model.tokenizer)
+    export_bundle(model, path, Samples(drawn.images[:12], drawn.texts[:8], drawn.source))
+    return path
+
+
+def convert(source: Path, target: Path, lowering: Lowering, photos: Path | None = None) -> Any:
+    bundle = Bundle(source)
+    calibration = None if photos is None else calibration_images(bundle, photos)
+    return convert_bundle(source, target, lowering, samples_for(bundle, photos, None), calibration)
+
+
+# ---- the committed model
+
+
+@pytest.mark.parametrize(
+    ("lowering", "cosine"),
+    [
+        (Lowering("float16"), 0.9999),
+        (Lowering("int8"), 0.999),
+        (Lowering("int8", "tensorrt"), 0.999),
+    ],
+    ids=["float16", "int8", "int8-tensorrt"],
+)
+def test_the_committed_model_keeps_its_recall(
+    trained: Path, scenes: Path, tmp_path: Path, lowering: Lowering, cosine: float
+) -> None:
+    bundle = Bundle(trained)
+    images = None if lowering.precision == "float16" else calibration_images(bundle, scenes / "train")
+    samples = samples_for(bundle, scenes / "test", None)
+    labelled = Labelled.open(scenes, protocol("scenes/shaded"), "test")
+    report = convert_bundle(trained, tmp_path / "low.cir", lowering, samples, images, labelled)
+    fidelity, drift = report.fidelity, report.drift
+    assert fidelity.cosine_worst >= cosine and fidelity.top10_agreement >= 0.95
+    assert drift is not None and drift.queries == 24 and drift.before > 80 and abs(drift.loss) <= 0.5
+    written = Bundle(tmp_path / "low.cir").manifest
+    assert written.precision == lowering.precision and written.provenance == bundle.manifest.provenance
+    assert written.parity["checks"] == bundle.manifest.parity["checks"]
+    said = written.parity["precision"]
+    assert said["judged_by"] == "recall" and said["recall"]["after"] == drift.after
+    assert said["source"] == bundle.manifest.fingerprint != written.fingerprint
+    described = Engine(tmp_path / "low.cir", device="cpu", threads=1).describe()
+    assert described["precision"] == lowering.precision
+    if lowering.form == "cpu":
+        assert (tmp_path / "low.cir").stat().st_size < 0.9 * trained.stat().st_size
+
+
+def test_a_gallery_of_another_precision_is_refused(trained: Path, scenes: Path, tmp_path: Path) -> None:
+    convert(trained, tmp_path / "half.cir", Lowering("float16"))
+    image = next(iter(sorted((scenes / "test").rglob("*.png"))))
+    with Gallery.create(tmp_path / "g.gallery", Engine(trained, device="cpu")) as gallery:
+        gallery.add([image], ids=["one"])
+    with pytest.raises(GalleryError, match="encoded by bundle"):
+        Gallery.open(tmp_path / "g.gallery", Engine(tmp_path / "half.cir", device="cpu"))
+
+
+# ---- the gate
+
+
+def test_an_overflow_is_refused_and_its_layer_named(photos: Path, tmp_path: Path) -> None:
+    source = convolutional(tmp_path / "hot.cir", scale=6e4)
+    target = tmp_path / "half.cir"
+    target.write_bytes(b"the last good one")
+    with pytest.raises(PrecisionError, match=r"not finite.*m\.first \(overflows\)") as caught:
+        convert(source, target, Lowering("float16"))
+    assert caught.value.layers[0].layer == "m.first" and not caught.value.fidelity.finite
+    assert target.read_bytes() == b"the last good one"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["half.cir", "hot.cir"]
+    # What follows the layer reads its large values, so both stay: the message leads there.
+    report = convert(source, target, Lowering("float16", keep_float32=("m.first", "m.second")))
+    assert report.kept == ("m.first", "m.second") and report.fidelity.cosine_worst > 0.9999
+    assert Bundle(target).manifest.parity["precision"]["float32_layers"] == ["m.first", "m.second"]
+
+
+@pytest.mark.parametrize("form", ["cpu", "tensorrt"])
+def test_an_outlier_is_refused_and_its_layer_named(photos: Path, tmp_path: Path, form: Any) -> None:
+    source = convolutional(tmp_path / "outlier.cir", outlier=3000.0)
+    with pytest.raises(PrecisionError, match=r"hurt most.*m\.second .*--keep-float32") as caught:
+        convert(source, tmp_path / "low.cir", Lowering("int8", form), photos)
+    assert caught.value.layers[0].layer == "m.second"
+    assert [path.name for path in tmp_path.iterdir()] == ["outlier.cir"]
+    kept = Lowering("int8", form, keep_float32=("m.second", "m.first"))
+    report = convert(source, tmp_path / "low.cir", kept, photos)
+    assert report.fidelity.cosine_worst > caught.value.fidelity.cosine_worst
+
+
+def test_recall_decides_where_it_was_measured(trained: Path, scenes: Path, tmp_path: Path) -> None:
+    bundle = Bundle(trained)
+    black = [np.zeros((40, 40, 3), np.uint8) for _ in range(32)]
+    useless = Calibration(black, black, "black")  # its ranges hold nothing of a scene
+    labelled = Labelled.open(scenes, protocol("scenes/shaded"), "test")
+    samples = samples_for(bundle, scenes / "test", None)
+    arguments = (samples, useless, labelled)
+    with pytest.raises(
+        PrecisionError, match=r"R@10 on scenes/shaded \(test\) falls from .*--allow-loss"
+    ) as caught:
+        convert_bundle(trained, tmp_path / "low.cir", Lowering("int8"), *arguments)
+    assert caught.value.drift is not None and caught.value.drift.loss > 0.5
+    allowed = Lowering("int8", allowed_loss=caught.value.drift.loss)
+    report = convert_bundle(trained, tmp_path / "low.cir", allowed, *arguments)
+    assert report.manifest.parity["precision"]["limits"] == {"loss": caught.value.drift.loss}
+
+
+# ---- what is asked for wrongly
+
+
+def test_images_are_never_calibrated_and_judged_with(photos: Path, tmp_path: Path) -> None:
+    bundle = Bundle(convolutional(tmp_path / "small.cir"))
+    images = calibration_images(bundle, photos)
+    assert len(images.images) == 36 and len(images.held_out) == 12
+    assert set(images.images).isdisjoint(images.held_out)
+    assert samples_for(bundle, None, images).images == images.held_out
+    few = photographs(tmp_path / "few", 31)
+    with pytest.raises(UsageError, match="holds 31 images"):
+        calibration_images(bundle, few)
+
+
+def test_only_float32_is_converted(photos: Path, tmp_path: Path) -> None:
+    source = convolutional(tmp_path / "small.cir")
+    with pytest.raises(UsageError, match="--calibrate"):
+        convert(source, tmp_path / "low.cir", Lowering("int8"))
+    with pytest.raises(UsageError, match="itself"):
+        convert(source, source, Lowering("float16"))
+    with pytest.raises(ExportError, match="not a folder"):
+        convert(source, tmp_path / "none" / "low.cir", Lowering("float16"))
+    convert(source, tmp_path / "low.cir", Lowering("float16"))
+    with pytest.raises(UsageError, match="is float16 already"):
+        convert(tmp_path / "low.cir", tmp_path / "lower.cir", Lowering("float16"))
+    with pytest.raises(UsageError, match="points"):
+        convert(source, tmp_path / "low.cir", Lowering("float16", allowed_loss=float("nan")))
+
+
+def test_a_split_without_answers_judges_nothing(scenes: Path) -> None:
+    with pytest.raises(UsageError, match="no split"):
+        Labelled.open(scenes, protocol("scenes"), "nowhere")
+    with pytest.raises(DatasetError):
+        Labelled.open(scenes / "train", protocol("scenes"), None)
+
+
+def test_an_interrupted_calibration_leaves_nothing(photos: Path, tmp_path: Path) -> None:
+    source = convolutional(tmp_path / "small.cir")
+    bundle = Bundle(source)
+    images = calibration_images(bundle, photos)
+
+    class Stopped(list[Any]):
+        def __getitem__(self, part: Any) -> Any:
+            if isinstance(part, slice) and part.start:
+                raise KeyboardInterrupt
+            return super().__getitem__(part)
+
+    stopped = Calibration(Stopped(images.images), images.held_out, "photos")
+    with pytest.raises(KeyboardInterrupt):
+        convert_bundle(
+            source, tmp_path / "low.cir", Lowering("int8"), samples_for(bundle, None, stopped), stopped
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["small.cir"]
+
+
+# ---- the command
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--precision", "int8"], "--calibrate"),
+        (["--precision", "float16", "--calibrate", "x"], "--calibrate belongs"),
+        (["--int8-for", "tensorrt"], "--int8-for belongs"),
+        (["--keep-float32", "a"], "--keep-float32 belong"),
+        (["--precision", "float16", "--allow-loss", "1"], "belong to --labelled"),
+        (["--precision", "float16", "--labelled", "x"], "--protocol NAME"),
+        ([], "is a bundle"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_wrong_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    source = convolutional(tmp_path / "small.cir")
+    assert main([str(source), *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["small.cir"]
+
+
+def test_the_command_converts_without_torch(photos: Path, tmp_path: Path) -> None:
+    convolutional(tmp_path / "small.cir")
+    code = "import sys; sys.modules['torch'] = None\n"
+    code += "from cir_export.commands.export import main; sys.exit(main(sys.argv[1:]))"
+    flags = ["small.cir", "--precision", "int8", "--calibrate", str(photos), "--json"]
+    done = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["bundle"] == "small-int8.cir" and answer["bytes"] < answer["bytes_float32"]
+    assert answer["fingerprint"] == Bundle(tmp_path / "small-int8.cir").manifest.fingerprint
+    assert answer["parity"]["precision"]["calibration"] == {"images": 36, "source": photos.name}
+
+
+def test_the_command_prints_what_it_measured(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = convolutional(tmp_path / "small.cir", outlier=3000.0)
+    assert main([str(source), "--precision", "float16"]) == 0
+    shown = capsys.readouterr().out
+    for expected in ("float16 against float32", "cosine of image embeddings, worst", ">= 0.9999", "wrote"):
+        assert expected in shown
+    assert main([str(source), "--precision", "int8", "--calibrate", str(photos)]) == 1
+    answer = capsys.readouterr()
+    assert answer.err.strip().count("\n") == 0 and "no bundle was written" in answer.err
+    assert "m.second" in answer.out and "layer, lowered alone" in answer.out
+    assert not (tmp_path / "small-int8.cir").exists()
+
+
+def test_the_command_goes_from_a_model_to_float16(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from cir_export.model_file import save_model
+    from tests.export.test_export import trained as tiny
+
+    save_model(tmp_path / "model.pt", tiny())
+    assert main([str(tmp_path / "model.pt"), "--precision", "float16"]) == 0
+    shown = capsys.readouterr().out
+    assert "PyTorch against the bundle" in shown and "float16 against float32" in shown
+    manifest = Bundle(tmp_path / "model-float16.cir").manifest
+    assert manifest.precision == "float16" and all(check["passed"] for check in manifest.parity["checks"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model-float16.cir", "model.pt"]
