@@ -174,13 +174,16 @@ class _Chain:
         The replay must give the eager answer to the same query; where it does not, or the driver cannot
         capture, queries stay eager, which is slower and right.
         """
+        replay: Replay | None = None
         try:
             replay = self._device.capture(self._stream, self._enqueue)
             replay.launch()
-            self._device.synchronize(self._stream)
         except DeviceError as error:
             _log.warning("queries are not replayed as CUDA graphs (%s)", error)
+            if replay is not None:
+                replay.close()
             return
+        self._device.synchronize(self._stream)
         found = self._search.result()
         scale = max(1e-6, float(np.abs(expected.scores[np.isfinite(expected.scores)]).max(initial=0.0)))
         same = np.array_equal(found.rows, expected.rows) and np.allclose(

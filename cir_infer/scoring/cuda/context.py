@@ -305,7 +305,10 @@ class _CudaDevice:
         return 0 if stream is None else int(stream.handle)
 
     def capture(self, stream: Stream, enqueue: Callable[[], None]) -> _CapturedGraph:
-        return _CapturedGraph(self.handle(stream), enqueue)
+        try:
+            return _CapturedGraph(self.handle(stream), enqueue)
+        except self._driver.Error as error:
+            raise DeviceError(f"a CUDA graph failed: {error}") from error
 
     def record(self, stream: Stream) -> Any:
         event = self._driver.Event(self._driver.event_flags.DISABLE_TIMING)
