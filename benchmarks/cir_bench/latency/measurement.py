@@ -21,6 +21,7 @@ from cir_bench.sensors import Sensors, summarise_readings
 from cir_bench.timing import Milliseconds, percentile, steadiness, summarise
 from cir_infer.bundle import Bundle
 from cir_infer.engine import Engine
+from cir_infer.manifest import PixelInput, ScaledJpeg
 from cir_infer.preprocess import preprocess
 from cir_infer.searcher import Searcher
 
@@ -141,6 +142,7 @@ def _describe(bundle: Bundle, engine: Engine) -> dict[str, Any]:
         "fingerprint": manifest.fingerprint,
         "bytes": bundle.path.stat().st_size,
         "image": about["image"],
+        "scaled_jpeg": isinstance(manifest.image, PixelInput) and ScaledJpeg() in manifest.image.steps,
         "device": about["device"],
         "backend": about["backend"],
         "macs": {name: cost.macs for name, cost in costs.items()},

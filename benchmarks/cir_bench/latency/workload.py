@@ -78,6 +78,8 @@ def _lines(path: Path) -> list[str]:
 def photograph(width: int, height: int, seed: int) -> bytes:
     """A JPEG with a photograph's spectrum and grain, at quality 88: it costs what a photograph costs.
 
+    1000 x 750 take some 146 kB, 1.6 bits a pixel; decoding time follows the bits.
+
     Args:
         width: pixels.
         height: pixels.
@@ -87,10 +89,11 @@ def photograph(width: int, height: int, seed: int) -> bytes:
 
     random = np.random.default_rng(seed)
     fy, fx = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]
-    amplitude = 1.0 / np.maximum(np.hypot(fy, fx), 1.0 / max(height, width)) ** 1.2
+    amplitude = 1.0 / np.maximum(np.hypot(fy, fx), 1.0 / max(height, width)) ** 1.5
     phases = np.exp(2j * np.pi * random.uniform(size=(3, *amplitude.shape)))
     planes = np.fft.irfft2(amplitude * phases, s=(height, width))
-    planes = 128 + 48 * planes / planes.std((1, 2), keepdims=True) + random.normal(0, 4, planes.shape)
+    grain = random.normal(0, 2, planes.shape[1:])
+    planes = 128 + 48 * planes / planes.std((1, 2), keepdims=True) + grain
     pixels = np.clip(planes, 0, 255).astype(np.uint8).transpose(1, 2, 0)
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "JPEG", quality=88)

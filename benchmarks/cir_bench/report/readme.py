@@ -158,6 +158,8 @@ def _machine(result: Result) -> str:
 def _model(bundle: Result) -> str:
     image = bundle["image"]
     size = f"{image[0]} features" if len(image) == 1 else f"{image[0]} px"
+    if bundle.get("scaled_jpeg"):
+        size += ", scaled JPEGs"
     macs = bundle.get("macs", {}).get("image")
     work = f", {significant(macs / 1e9)} GMAC" if macs else ""
     return f"{bundle['system']} {bundle['precision']}, {size}{work}"

@@ -77,9 +77,10 @@ def group_key(result: dict[str, Any]) -> str:
     about = json.dumps(settings, sort_keys=True)
     bundle = result.get("bundle", {})
     gallery = result.get("gallery", {})
+    scaled = ", scaled JPEGs" if bundle.get("scaled_jpeg") else ""
     size = f", {gallery['rows']:,} {gallery['row_type']} rows" if gallery else ""
     return (
-        f"{kind} {bundle.get('system', '')} {bundle.get('precision', '')}{size} on {machine} {about}"
+        f"{kind} {bundle.get('system', '')} {bundle.get('precision', '')}{scaled}{size} on {machine} {about}"
     ).replace("  ", " ")
 
 

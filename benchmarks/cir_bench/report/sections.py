@@ -387,7 +387,9 @@ _CONTENT: dict[str, Callable[[Result], str]] = {
 
 def _picture(bundle: Result) -> str:
     image = bundle["image"]
-    return f"{image[0]} features" if len(image) == 1 else f"{image[0]} px"
+    if len(image) == 1:
+        return f"{image[0]} features"
+    return f"{image[0]} px, scaled JPEGs" if bundle.get("scaled_jpeg") else f"{image[0]} px"
 
 
 def _count(number: int, one: str, many: str) -> str:
