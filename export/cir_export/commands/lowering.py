@@ -188,7 +188,7 @@ def _measurement(
             rows += [[f"{name}, {part}", f"{change:+.2f}", ""] for name, change in recalls.items()]
         asked = f">= {-limits['loss']:g}" if "loss" in limits else ""
         judged = f"{drift.metric}: {drift.before:.2f} to {drift.after:.2f}"
-        rows.append([judged, f"{-drift.loss:+.2f}", asked])
+        rows.append([judged, f"{0 - drift.loss:+.2f}", asked])
         notes.append(f"recall on {drift.queries} queries of {drift.protocol}, {drift.split}")
     header = [f"{precision} against float32", "measured", "asked"]
     return f"\n{format_table(header, rows, right=[1])}\n  " + "\n  ".join(notes)

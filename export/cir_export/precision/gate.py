@@ -28,8 +28,8 @@ class Limits:
 
 
 LIMITS: dict[PrecisionName, Limits] = {"float16": Limits(0.9999, 0.99), "int8": Limits(0.995, 0.9)}
-"""Float16's are what its rounding leaves of a sound model; int8's were held against the recall that they
-cost (docs/precision.md)."""
+"""Float16's are what its rounding leaves of a sound model. Int8's leave room for a sound one, whose worst
+cosine is 0.999 and more (docs/precision.md), and none for a layer that its ranges do not fit."""
 
 
 class PrecisionError(ExportError):
