@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from cir_export.commands.fast_jpeg import add_fast_jpeg_argument, check_fast_jpeg, make_fast_jpeg
 from cir_export.commands.lowering import (
     add_lowering_arguments,
     check_lowering,
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "  cir-export combiner.pt tuned_clip_best.pt -o clip4cir.cir\n"
         "  cir-export my_package.my_module:MyModel --weights w.pt --vocab tokenizer.json\n"
         "  cir-export artemis.cir --precision int8 --calibrate photos -o artemis-int8.cir\n"
+        "  cir-export artemis.cir --fast-jpeg --images photos -o artemis-fast.cir\n"
         "  cir-export artemis.cir --tensorrt",
     )
     parser.add_argument(
@@ -69,9 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="also build the TensorRT plans for the GPU of this machine; MODEL may be a bundle, whose plans "
         "are then built without torch, on the device itself",
     )
+    add_fast_jpeg_argument(parser)
     add_lowering_arguments(parser)
     options = parser.parse_args(arguments)
     check_lowering(options)
+    check_fast_jpeg(options, is_bundle(options.model))
     if options.tensorrt:
         require_gpu()
     if is_bundle(options.model):
@@ -145,8 +149,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _convert(options: Any, bundle: str | Path, output: Path | None = None) -> None:
-    """What is made of a bundle: one of another precision, plans, or plans of that."""
+    """What is made of a bundle: one of another precision or preprocessing, plans, or plans of that."""
     answer: dict[str, Any] = {}
+    if options.fast_jpeg:
+        _require("onnx")
+        answer = make_fast_jpeg(options)
+        if options.json:
+            print_json(answer)
+        return
     if options.precision != "float32":
         _require("onnx")
         output = output or Path(options.output or default_output(str(bundle), options.precision))
@@ -155,7 +165,7 @@ def _convert(options: Any, bundle: str | Path, output: Path | None = None) -> No
         if not options.json:
             print(shown_lowering(report))
     elif not options.tensorrt:
-        raise UsageError(f"{bundle} is a bundle; say --precision float16 or int8, --tensorrt, or both")
+        raise UsageError(f"{bundle} is a bundle; say --precision float16 or int8, --fast-jpeg, or --tensorrt")
     if options.tensorrt and not options.json:
         print(shown_plans(build_plans(bundle)))
     if options.json:
