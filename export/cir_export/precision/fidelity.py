@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -63,9 +63,9 @@ def measure_fidelity(exact: Engine, lowered: Engine, samples: Samples) -> Fideli
     if not exact.row_is_reference:
         references = _pair(exact, lowered, lambda engine: engine.encode_references(images, _BATCH))
     read = _pair(exact, lowered, lambda engine: engine.encode_texts(texts, 1)) if exact.needs_text else None
-    found = Fidelity(len(images), queries, samples.source)
+    broken = Fidelity(len(images), queries, samples.source, finite=False)
     if not all(np.isfinite(part).all() for part in (*rows, *references, *(read or ()))):
-        return Fidelity(len(images), queries, samples.source, finite=False)
+        return broken
     try:
         terms = [
             engine.compose(
@@ -77,13 +77,13 @@ def measure_fidelity(exact: Engine, lowered: Engine, samples: Samples) -> Fideli
             )
         ]
     except ScoringError:  # terms of finite embeddings that are not finite
-        return Fidelity(len(images), queries, samples.source, finite=False)
+        return broken
     angles = np.concatenate([cosines(*rows), cosines(*references)])
     errors = np.abs(np.subtract(*(_scores(*pair) for pair in zip(terms, rows, strict=True))))
     return Fidelity(
-        found.images,
-        found.queries,
-        found.source,
+        len(images),
+        queries,
+        samples.source,
         cosine_mean=float(angles.mean()),
         cosine_worst=float(angles.min()),
         text_cosine_worst=None if read is None else float(cosines(*read).min()),
@@ -101,7 +101,7 @@ def cosines(a: Array, b: Array) -> Array:
     return np.where(norms > 0, (left * right).sum(1) / np.where(norms > 0, norms, 1.0), 1.0)
 
 
-def _pair(exact: Engine, lowered: Engine, encode: Any) -> tuple[Array, Array]:
+def _pair(exact: Engine, lowered: Engine, encode: Callable[[Engine], Array]) -> tuple[Array, Array]:
     return encode(exact), encode(lowered)
 
 

@@ -55,7 +55,8 @@ class PrecisionError(ExportError):
             f"{error.layer} ({'overflows' if error.cosine_worst < 0 else f'cosine {error.cosine_worst:.5f}'})"
             for error in worst
         )
-        names = " ".join(error.layer.split(" (")[0] for error in worst)
+        # A layer may be in two graphs, or at work twice in one: a name keeps it everywhere.
+        names = " ".join(dict.fromkeys(error.layer.split(" (")[0] for error in worst))
         remedies = [f"keep them in float32 (--keep-float32 {names})"]
         if precision == "int8":
             remedies.append("calibrate on more images like those of your gallery")

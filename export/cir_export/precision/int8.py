@@ -26,7 +26,7 @@ from onnxruntime.quantization import (
 )
 
 from cir_export.precision.layers import owners_of
-from cir_infer.errors import ExportError
+from cir_infer.errors import CirError, ExportError
 from cir_infer.runtime.graph import Array
 
 __all__ = ["FORMS", "Form", "only", "quantisable", "to_int8"]
@@ -94,9 +94,9 @@ def to_int8(
                 calibrate_method=CalibrationMethod.MinMax,
                 extra_options=dict(_OPTIONS[form]),
             )
+        except CirError:  # an image that cannot be read
+            raise
         except Exception as error:  # it fails in any way; an interruption is no Exception
-            if isinstance(error.__cause__, ExportError):
-                raise
             raise ExportError(f"the quantiser of ONNX Runtime fails: {_first_line(error)}") from error
         quantised = onnx.load(path)
     _strip(quantised)

@@ -27,9 +27,10 @@ from cir_export.precision import (
 )
 from cir_export.samples import Samples, draw_samples
 from cir_infer import Engine
-from cir_infer.bundle import Bundle
+from cir_infer.bundle import Bundle, write_bundle
 from cir_infer.errors import DatasetError, ExportError, GalleryError, UsageError
 from cir_infer.gallery import Gallery
+from tests.bundles import FEATURES, manifest_of, members_of
 from tests.export.precision.bundles import convolutional, photographs
 
 ROOT = Path(__file__).parents[3]
@@ -107,6 +108,27 @@ def test_a_gallery_of_another_precision_is_refused(trained: Path, scenes: Path, 
         gallery.add([image], ids=["one"])
     with pytest.raises(GalleryError, match="encoded by bundle"):
         Gallery.open(tmp_path / "g.gallery", Engine(tmp_path / "half.cir", device="cpu"))
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+@pytest.mark.parametrize("system", ["cosine", "separate", "features", "text-only", "image-only"])
+def test_every_kind_of_system_is_converted(photos: Path, tmp_path: Path, system: str, precision: Any) -> None:
+    source = tmp_path / "plain.cir"
+    write_bundle(source, manifest_of(system), members_of(system))
+    images = photos
+    if system == "features":
+        images = tmp_path / "features"
+        images.mkdir()
+        for number in range(40):
+            values = np.random.default_rng(number).normal(size=FEATURES).astype(np.float32)
+            np.save(images / f"{number}.npy", values)
+    calibration = calibration_images(Bundle(source), images) if precision == "int8" else None
+    samples = samples_for(Bundle(source), images, None)
+    report = convert_bundle(source, tmp_path / "low.cir", Lowering(precision), samples, calibration)
+    engine = Engine(tmp_path / "low.cir", device="cpu", threads=1)
+    assert engine.describe()["precision"] == precision and report.fidelity.cosine_worst > 0.99
+    assert engine.encode_images(samples.images[:2]).dtype == np.float32
+    assert (report.fidelity.text_cosine_worst is None) == (system == "image-only")
 
 
 # ---- the gate
