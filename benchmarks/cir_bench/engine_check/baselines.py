@@ -57,7 +57,7 @@ def torch_answer(
 
     def answer() -> npt.NDArray[np.int64]:
         with torch.inference_mode(), torch.autocast(device, torch.float16, enabled=half):
-            pixels = torch.from_numpy(prepare(image)[None]).to(place)
+            pixels = torch.from_numpy(prepare(image)[None].copy()).to(place)
             encoding = trained.tokenizer.encode(text)
             tokens = torch.tensor([encoding.ids], device=place)
             embedded = model.encode_text(tokens, torch.tensor([len(encoding.ids)]))
