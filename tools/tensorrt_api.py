@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 CLASSES = (
-    "Builder", "BuilderFlag", "DataType", "IBuilderConfig", "ICudaEngine", "IExecutionContext", "IHostMemory",
+    "Builder", "BuilderFlag", "DataType", "ExecutionContextAllocationStrategy", "IBuilderConfig",
+    "ICudaEngine", "IExecutionContext", "IHostMemory",
     "ILayer", "ILogger", "INetworkDefinition", "IOptimizationProfile", "IProgressMonitor", "ITensor",
     "ITimingCache", "LayerType", "MemoryPoolType", "NetworkDefinitionCreationFlag", "OnnxParser",
     "ParserError", "PreviewFeature", "Runtime", "TensorIOMode",

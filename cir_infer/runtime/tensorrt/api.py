@@ -25,9 +25,21 @@ MAJOR = int(VERSION.split(".")[0])
 if tuple(int(part) for part in VERSION.split(".")[:2]) < (8, 6):
     raise ImportError(f"tensorrt {VERSION} is too old; cir-infer needs 8.6 or later")
 if MAJOR >= 10:
-    from cir_infer.runtime.tensorrt.typed_by_graph import TYPING, create_network, set_types, watch
+    from cir_infer.runtime.tensorrt.typed_by_graph import (
+        TYPING,
+        create_context,
+        create_network,
+        set_types,
+        watch,
+    )
 else:
-    from cir_infer.runtime.tensorrt.typed_by_flags import TYPING, create_network, set_types, watch
+    from cir_infer.runtime.tensorrt.typed_by_flags import (
+        TYPING,
+        create_context,
+        create_network,
+        set_types,
+        watch,
+    )
 
 _KEPT_LINES = 20
 _TYPES: dict[str, np.dtype[Any]] = {
@@ -173,7 +185,7 @@ class LoadedPlan:
         Raises:
             DeviceError: no memory for it, or no such profile.
         """
-        context = self._engine.create_execution_context()
+        context = create_context(self._engine)
         if context is None:
             raise DeviceError(
                 f"TensorRT has no memory to run the {self._name} graph{self._log.said()}; free GPU memory"

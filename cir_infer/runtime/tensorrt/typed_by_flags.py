@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import tensorrt as trt
 
-__all__ = ["TYPING", "create_network", "set_types", "watch"]
+__all__ = ["TYPING", "create_context", "create_network", "set_types", "watch"]
 
 TYPING = "bound layer by layer"
 
@@ -53,6 +53,11 @@ def set_types(network: trt.INetworkDefinition, config: trt.IBuilderConfig) -> No
         if kind in (trt.DataType.HALF, trt.DataType.FLOAT):
             layer.precision = kind
             layer.set_output_type(0, kind)
+
+
+def create_context(engine: trt.ICudaEngine) -> trt.IExecutionContext | None:
+    """A context; its memory is that of the plan's largest profile, whichever it runs."""
+    return engine.create_execution_context()
 
 
 def watch(config: trt.IBuilderConfig, report: Callable[[float, str], None]) -> object:  # noqa: ARG001

@@ -1,4 +1,4 @@
-"""TensorRT 10 and later: the graph's own types are kept, and building reports its progress."""
+"""TensorRT 10 and later: the graph's own types, progress while building, memory for each profile."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import tensorrt as trt
 
-__all__ = ["TYPING", "create_network", "set_types", "watch"]
+__all__ = ["TYPING", "create_context", "create_network", "set_types", "watch"]
 
 TYPING = "strongly typed"
 
@@ -18,6 +18,11 @@ def create_network(builder: trt.Builder) -> trt.INetworkDefinition:
 
 def set_types(network: trt.INetworkDefinition, config: trt.IBuilderConfig) -> None:
     """Nothing to do: the network was created strongly typed."""
+
+
+def create_context(engine: trt.ICudaEngine) -> trt.IExecutionContext | None:
+    """A context with memory for the profile that it will run, not for the largest one of the plan."""
+    return engine.create_execution_context(trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE)
 
 
 def watch(config: trt.IBuilderConfig, report: Callable[[float, str], None]) -> object:

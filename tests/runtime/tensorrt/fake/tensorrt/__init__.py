@@ -95,6 +95,8 @@ def _enum(name: str) -> Any:
 BuilderFlag = _enum("BuilderFlag")
 DataType = _enum("DataType")
 LayerType = _enum("LayerType")
+if "ExecutionContextAllocationStrategy" in _TABLE:
+    ExecutionContextAllocationStrategy = _enum("ExecutionContextAllocationStrategy")
 MemoryPoolType = _enum("MemoryPoolType")
 NetworkDefinitionCreationFlag = _enum("NetworkDefinitionCreationFlag")
 PreviewFeature = _enum("PreviewFeature")
@@ -460,7 +462,8 @@ class ICudaEngine:
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
         return [tuple(shape) for shape in self._header["profiles"][profile_index][name]]
 
-    def create_execution_context(self) -> IExecutionContext:
+    def create_execution_context(self, strategy: Any = 0) -> IExecutionContext:
+        assert _MAJOR < 10 or strategy == ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
         return IExecutionContext(self)
 
 
