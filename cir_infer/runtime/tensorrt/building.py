@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import cir_infer
 from cir_infer.errors import BundleError, DeviceError
 from cir_infer.runtime.tensorrt.api import BuiltPlan
 from cir_infer.runtime.tensorrt.profiles import Limits
@@ -107,6 +109,9 @@ def try_apart(name: str, plan: bytes) -> None:
 
 
 def _run(job: dict[str, Any], what: str, report: Report) -> dict[str, Any]:
+    # The package is found where this one was, whatever the parent did to its path.
+    home = str(Path(cir_infer.__file__).parents[1])
+    path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:
         worker = subprocess.Popen(
             [sys.executable, "-m", "cir_infer.runtime.tensorrt.worker"],
@@ -114,6 +119,7 @@ def _run(job: dict[str, Any], what: str, report: Report) -> dict[str, Any]:
             stdout=subprocess.PIPE,
             stderr=complaints,
             text=True,
+            env=os.environ | {"PYTHONPATH": path},
         )
         assert worker.stdin is not None and worker.stdout is not None
         answer: dict[str, Any] = {}
