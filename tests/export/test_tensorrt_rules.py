@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ from onnx import TensorProto, numpy_helper
 from cir_export.checkpoints import load_trained
 from cir_export.graphs import export_graphs
 from cir_export.models import build_model
+from cir_export.precision.float16 import to_float16
+from cir_export.precision.islands import float32_islands
+from cir_export.precision.layers import name_nodes
 from cir_export.preprocessing import plain_resize
 from tests.export.tiny import config
 
@@ -40,9 +44,29 @@ def graphs_of(model: str) -> dict[str, bytes]:
     return export_graphs(build_model(config(image=image, text=text)).eval(), plain_resize(64))
 
 
-@pytest.fixture(scope="module", params=["artemis-scenes", "resnet18-lstm", "resnet50-bigru"])
+@functools.cache
+def exported(model: str) -> dict[str, Any]:
+    return {name: onnx.load_from_string(content) for name, content in graphs_of(model).items()}
+
+
+def halved(graph: Any) -> Any:
+    """As `cir-export --precision float16` writes it."""
+    named = onnx.ModelProto()
+    named.CopyFrom(graph)
+    name_nodes(named)
+    return to_float16(named, float32_islands(named))
+
+
+@pytest.fixture(
+    scope="module",
+    params=["artemis-scenes", "artemis-scenes float16", "resnet18-lstm", "resnet50-bigru float16"],
+)
 def graphs(request: pytest.FixtureRequest) -> dict[str, Any]:
-    return {name: onnx.load_from_string(content) for name, content in graphs_of(request.param).items()}
+    model, _, precision = request.param.partition(" ")
+    found = dict(exported(model))
+    if precision:
+        found.update({name: halved(found[name]) for name in ("image", "text")})
+    return found
 
 
 def nodes(graph: Any) -> Iterator[Any]:
@@ -61,6 +85,20 @@ def test_opset_operators_and_control_flow(graphs: dict[str, Any]) -> None:
         assert not used & {"If", "Loop", "Scan"}
         for version in ("8.6", "10"):
             assert used <= set(OPERATORS[version]["operators"]), version
+
+
+def test_types_are_written_out(graphs: dict[str, Any]) -> None:
+    """A strongly typed network has no casts of its own: both sides of an operator are of one type."""
+    for model in graphs.values():
+        onnx.checker.check_model(model, full_check=True)
+        kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
+        for value in onnx.shape_inference.infer_shapes(model).graph.value_info:
+            kinds[value.name] = value.type.tensor_type.elem_type
+        kinds.update({tensor.name: tensor.data_type for tensor in model.graph.initializer})
+        floats = (TensorProto.FLOAT, TensorProto.FLOAT16)
+        for node in nodes(model.graph):
+            given = {kinds[name] for name in node.input if kinds.get(name) in floats}
+            assert len(given) <= 1, (node.op_type, node.name)
 
 
 def test_only_batches_and_lengths_are_dynamic(graphs: dict[str, Any]) -> None:

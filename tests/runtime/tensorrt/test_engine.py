@@ -239,6 +239,24 @@ def test_the_tensorrt_provider_of_onnx_runtime_is_refused_where_it_is_missing(
         Engine(bundle, device="ort-tensorrt")
 
 
+@pytest.mark.parametrize("device", ["cuda", "ort-tensorrt"])
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_session_is_judged_by_the_providers_that_it_has(
+    device: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library that lists providers which it cannot start falls back to the CPU and says nothing."""
+    import onnxruntime
+
+    from cir_infer.runtime import devices
+
+    listed = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setenv("CIR_PLAN_CACHE", str(tmp_path / "plans"))
+    monkeypatch.setattr(devices, "missing_gpu", lambda: None)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
+    with pytest.raises(DeviceError, match=r"could not start \w+ExecutionProvider for the \w+ graph"):
+        Engine(bundle, device=device)
+
+
 def test_words_that_are_no_policy_are_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"'sometimes'.*build, onnxruntime, refuse"):
         Engine(bundle, device="cpu", missing_plan="sometimes")
