@@ -115,14 +115,16 @@ def benchmark(sizes: tuple[tuple[int, int], ...], limit: float) -> dict[str, Any
     return out
 
 
-def engines(minutes: float, output: Path, log: Path) -> dict[str, Any]:
+def engines(minutes: float, bundles: Path | None, output: Path, log: Path) -> dict[str, Any]:
     """TensorRT plans, in a process of their own; skipped, and said so, where something is not installed."""
-    for module in ("tensorrt", "onnxruntime", "tokenizers", "torch", "onnx", "onnxscript"):
+    needed = ["tensorrt", "onnxruntime", "tokenizers", "PIL"]
+    for module in (*needed, *(("torch", "onnx", "onnxscript") if bundles is None else ())):
         if importlib.util.find_spec(module) is None:
             print(f"== engines: skipped, {module} is not installed", flush=True)
             return {"passed": True, "skipped": f"{module} is not installed"}
     found = output / "engines.json"
     check = [sys.executable, "-m", "cir_bench.engine_check", "--minutes", str(minutes)]
+    check += [] if bundles is None else ["--bundles", str(bundles.resolve())]
     step = run("engines", [*check, "--output", str(found)], 60 * minutes + 300, log)
     if found.exists():
         step["found"] = json.loads(found.read_text())
@@ -138,6 +140,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.0, help="for everything together")
     parser.add_argument("--full", action="store_true", help="all sizes of the benchmark instead of four")
     parser.add_argument("--engine-minutes", type=float, default=9.0, help="for TensorRT plans, besides")
+    parser.add_argument("--bundles", type=Path, help="for the plans, where torch is not installed")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the result and its log")
     args = parser.parse_args()
     for module in ("pycuda", "pytest", "hypothesis"):
@@ -168,7 +171,7 @@ def main() -> None:
     except Exception as error:  # what the steps before have found is kept
         print(f"the benchmark failed: {error!r}", flush=True)
         result["benchmark"] = {"cases": [], "error": repr(error)}
-    result["engines"] = engines(args.engine_minutes, args.output, log)
+    result["engines"] = engines(args.engine_minutes, args.bundles, args.output, log)
     name = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
     day = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     path = args.output / f"{name}-{day}.json"

@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from cir_bench.engine_check import steps
+from cir_bench.engine_check.models import MAIN, MODELS, bundle_path, export_model, lower_model, trained_model
 from cir_bench.engine_check.reach import reached
 from cir_bench.engine_check.subject import K, Subject, open_subject
 from cir_infer.errors import CirError
 from cir_infer.runtime.devices import missing_gpu
-
-ROOT = Path(__file__).parents[3]
-ENCODERS = ("resnet18-lstm", "resnet18-bigru", "resnet50-lstm", "resnet50-bigru")
 
 
 class Check:
@@ -101,15 +99,6 @@ def cold_start(subject: Subject, device: str) -> dict[str, Any]:
     return {"passed": True, "seconds": found["to_first_answer_ms"] / 1e3, **found}
 
 
-def lowered(bundle: Path, target: Path) -> Path:
-    """The bundle in float16."""
-    from cir_export.commands.export import main as export
-
-    if export([str(bundle), "--precision", "float16", "-o", str(target)]) != 0:
-        raise CirError(f"{bundle.name} could not be converted to float16; see above")
-    return target
-
-
 def torch_others(trained: Any, subject: Subject) -> dict[str, Callable[[], object]]:
     """The PyTorch baselines that this machine has."""
     import torch
@@ -139,16 +128,21 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the gallery of the largest model")
     parser.add_argument("--images", type=int, default=1000, help="for parity")
     parser.add_argument("--queries", type=int, default=10_000, help="from 8 threads")
-    parser.add_argument("--only", choices=("artemis-scenes", *ENCODERS), help="one model")
+    parser.add_argument("--only", choices=MODELS, help="one model")
     parser.add_argument("--device", default="tensorrt", choices=("tensorrt", "cpu"), help="cpu: a rehearsal")
-    parser.add_argument("--output", type=Path, required=True, help="JSON")
+    parser.add_argument("--bundles", type=Path, help="take bundles from this folder instead of exporting")
+    parser.add_argument("--write-bundles", type=Path, metavar="FOLDER", help="write them there, and end")
+    parser.add_argument("--output", type=Path, default=Path("engines.json"), help="JSON")
     args = parser.parse_args()
+    models = (args.only,) if args.only else MODELS
+    if args.write_bundles is not None:
+        write_bundles(models, args.write_bundles)
+        return 0
     if args.device != "cpu" and (reason := missing_gpu()):
         sys.exit(f"error: {reason}; engines are checked on a machine with a GPU")
     check = Check(args.minutes, args.device)
     with tempfile.TemporaryDirectory(prefix="cir-engines-") as scratch:
-        # The largest first: it is what the targets are about.
-        for model in (args.only,) if args.only else (*reversed(ENCODERS), "artemis-scenes"):
+        for model in models:
             check_model(check, model, Path(scratch), args)
     check.result["reach"] = reached(check.result)
     for target in check.result["reach"]:
@@ -159,46 +153,47 @@ def main() -> int:
     return 0 if found and all(step["passed"] for step in found) else 1
 
 
-def check_model(check: Check, model: str, folder: Path, args: argparse.Namespace) -> None:
-    """One model in float32 and in float16."""
-    try:
-        from cir_bench.seeded_models import seeded_model
-        from cir_export.checkpoints import load_trained
-        from cir_export.export import export_bundle
-        from cir_export.verification import draw_samples
+def write_bundles(models: tuple[str, ...], folder: Path) -> None:
+    """What a machine without torch needs for its check."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for model in models:
+        path, half = (bundle_path(folder, model, precision) for precision in ("float32", "float16"))
+        export_model(trained_model(model), path)
+        lower_model(path, half)
 
-        if model == "artemis-scenes":
-            trained = load_trained([ROOT / "models" / model / "model.pt"])
-        else:
-            trunk, text = model.split("-")
-            trained = seeded_model("artemis", trunk, text)
-        path = folder / f"{model}-float32.cir"
-        export_bundle(trained, path, draw_samples(trained.image, trained.text, trained.tokenizer))
+
+def check_model(check: Check, model: str, scratch: Path, args: argparse.Namespace) -> None:
+    """One model in float32 and in float16."""
+    trained: Any = None
+    folder = scratch if args.bundles is None else args.bundles
+    exact_path, half_path = (bundle_path(folder, model, precision) for precision in ("float32", "float16"))
+    try:
+        if args.bundles is None:
+            trained = trained_model(model)
+            export_model(trained, exact_path)
+            lower_model(exact_path, half_path)
     except (ImportError, CirError) as error:
-        check.skip(f"{model}: it cannot be exported here ({error})")
-        return
-    rows = args.rows if model == "resnet50-bigru" else min(args.rows, 15_000)
-    exact = opened(check, f"{model}-float32", path, folder, rows)
+        check.skip(f"{model}: it cannot be exported here ({error}); bring its bundles with --bundles")
+    rows = args.rows if model == MAIN else min(args.rows, 15_000)
+    exact = opened(check, f"{model}-float32", exact_path, scratch, rows)
     if exact is not None:
         check_subject(check, f"{model}-float32", exact, args.images, args.queries)
-    try:
-        half = lowered(path, folder / f"{model}-float16.cir")
-    except (CirError, SystemExit) as error:
-        check.skip(f"{model}-float16: {error}")
-        return
-    subject = opened(check, f"{model}-float16", half, folder, rows)
-    if subject is None:
-        return
-    others = torch_others(trained, subject) if model == "resnet50-bigru" else {}
     name = f"{model}-float16"
-    check_subject(check, name, subject, args.images, args.queries, others)
+    half = opened(check, name, half_path, scratch, rows)
+    if half is None:
+        return
+    others = torch_others(trained, half) if model == MAIN and trained is not None else {}
+    check_subject(check, name, half, args.images, args.queries, others)
     if exact is not None:
-        check.step(name, "drift", lambda: steps.drift(subject, exact, args.images))
-    check.step(name, "cold_start", lambda: cold_start(subject, check.device))
+        check.step(name, "drift", lambda: steps.drift(half, exact, args.images))
+    check.step(name, "cold_start", lambda: cold_start(half, check.device))
 
 
 def opened(check: Check, name: str, path: Path, folder: Path, rows: int) -> Subject | None:
     """The bundle on its device, its plans built; None, and recorded, where that fails."""
+    if not path.exists():
+        check.skip(f"{name}: no bundle {path.name}")
+        return None
     subjects: list[Subject] = []
 
     def act() -> dict[str, Any]:

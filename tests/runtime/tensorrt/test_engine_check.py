@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +126,36 @@ def test_pytorchs_baseline_answers_as_the_engine(tmp_path: Path) -> None:
     )
     terms = engine.compose(engine.encode_images([image]), engine.encode_texts(["a small red cube"]))
     assert answer().tolist() == ReferenceScorer(Rows.of(rows)).topk(terms, 10).rows[0].tolist()
+
+
+def test_the_whole_check_with_bundles_that_were_brought(
+    gpu: CapturingDevice,
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """All of it but the cold start, whose fresh process finds no GPU: recorded, and the exit code says so."""
+    from cir_bench.engine_check import __main__ as command
+    from cir_bench.latency import workload
+
+    monkeypatch.setattr(workload, "_PHOTOGRAPH", (48, 36))
+    monkeypatch.setattr(command, "missing_gpu", lambda: None)
+    for precision in ("float32", "float16"):
+        shutil.copy(bundle, tmp_path / f"artemis-scenes-{precision}.cir")
+    output = tmp_path / "engines.json"
+    sizes = ["--rows", "200", "--images", "12", "--queries", "24"]
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["check", "--bundles", str(tmp_path), "--only", "artemis-scenes", *sizes, "--output", str(output)],
+    )
+    assert command.main() == 1
+    found = json.loads(output.read_text())["bundles"]
+    steps_of = found["artemis-scenes-float16"]
+    assert set(steps_of) == {
+        *("open", "plans", "parity", "cache", "captured", "threads", "latency", "drift", "cold_start")
+    }
+    failed = {name for name, step in steps_of.items() if not step["passed"]}
+    assert failed == {"cold_start"} and "no NVIDIA driver" in steps_of["cold_start"]["error"]
+    assert "worst cosine: open" in capsys.readouterr().out, "targets are those of the largest model"
