@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from typing import Any
@@ -67,7 +68,7 @@ def mutate_json(rng: random.Random, value: Any) -> Any:
     for _ in range(rng.choice((1, 1, 2))):
         places = list(_places(value))
         if not places:
-            return rng.choice(_WEIRD)
+            return weird(rng)
         holder, key = rng.choice(places)
         kind = rng.randrange(5)
         if kind == 0:
@@ -84,13 +85,13 @@ def mutate_json(rng: random.Random, value: Any) -> Any:
             for _ in range(rng.choice((30, 300))):
                 holder[key] = [holder[key]]
         else:
-            holder[key] = rng.choice(_WEIRD)
+            holder[key] = weird(rng)
     return value
 
 
 def weird(rng: random.Random) -> Any:
-    """Some value that nobody expects."""
-    return rng.choice(_WEIRD)
+    """Some value that nobody expects, a copy: the next mutation may change it."""
+    return copy.deepcopy(rng.choice(_WEIRD))
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
