@@ -21,7 +21,7 @@ from cir_infer.runtime.tensorrt.plan_cache import PlanCache, cache_folder, l4t_r
 from cir_infer.runtime.tensorrt.plan_file import PlanFile, PlanKey
 from cir_infer.runtime.tensorrt.plan_graph import PlanGraph
 from cir_infer.runtime.tensorrt.profiles import Limits
-from cir_infer.runtime.tensorrt.verification import check_parity, choose_placement
+from cir_infer.runtime.tensorrt.verification import LEAST_COSINE, check_parity, choose_placement
 from cir_infer.scoring.contract import Scorer
 from cir_infer.scoring.cuda import CudaScorer
 from cir_infer.scoring.cuda.device import Device
@@ -149,7 +149,8 @@ class TensorRTBackend:
         facts: dict[str, Any] = {"seconds": seconds, "workspace": workspace, "driver": driver_version()}
         plan = built.plan
         try:
-            facts["parity"] = check_parity(name, graph, cpu, self._limits.batch, self._limits.tokens)
+            least = LEAST_COSINE.get(self._policy.precision, LEAST_COSINE["int8"])
+            facts["parity"] = check_parity(name, graph, cpu, self._limits.batch, self._limits.tokens, least)
             if name == "text":
                 facts["placement"] = choose_placement(graph, cpu)
         except DeviceError as error:
