@@ -1,12 +1,15 @@
-// What compute-sanitizer's memcheck, initcheck and racecheck would say, said here.
+// What compute-sanitizer's memcheck, initcheck and racecheck would say, said here, and what blocks owe each other.
 //
 // The checked build compiles the kernels with -fsanitize=thread, which calls a function before every access to memory,
 // and these are those functions in place of the sanitizer's own. An access must lie inside an allocation to the byte;
 // memory that is read must have been written; and no two threads may touch the same byte of shared memory between two
-// barriers if one of them writes. Shuffles order no memory, so they count for nothing here. The plain build has no calls.
+// barriers if one of them writes. Shuffles order no memory, so they count for nothing here. What another block writes in
+// the same launch must be read past the first-level cache, and only after that block has ordered it: a fence by whoever
+// wrote, a barrier unless the same thread goes on, and an atomic by which others can know. The plain build has no calls.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -28,6 +31,16 @@ uintptr_t shared_start = 0, shared_end = 0, pages_start = 0, pages_end = 0;
 uint64_t interval = 1, first_of_block = 1;
 bool watching = false;
 
+constexpr int kMostThreads = 1024;
+struct Block {
+    uint64_t fenced[kMostThreads] = {};   // by thread: the interval of its last fence
+    uint64_t ordered[kMostThreads] = {};  // by thread: its writes up to this interval can be known of by others
+};
+std::vector<std::unique_ptr<Block>> blocks;  // of this launch, as they come
+uint32_t block_number = kHost.block, first_of_launch = 2;
+
+enum class Kind { read, write, atomic, fresh, constant };
+
 struct Found {
     uintptr_t page = 0;
     Extent* extent = nullptr;
@@ -46,7 +59,8 @@ std::string text(uintptr_t at, size_t size, const char* does, uintptr_t start) {
            std::to_string(static_cast<long>(at - start)) + " of ";
 }
 
-void check_shared(uintptr_t at, size_t size, bool writes, bool atomic) {
+void check_shared(uintptr_t at, size_t size, Kind kind) {
+    const bool atomic = kind == Kind::atomic, writes = atomic || kind == Kind::write;
     if (at < shared_start || at + size > shared_end) {
         stop("an access outside of memory: it " + text(at, size, writes ? "writes" : "reads", shared_start) +
              std::to_string(shared_end - shared_start) + " of shared memory");
@@ -56,12 +70,12 @@ void check_shared(uintptr_t at, size_t size, bool writes, bool atomic) {
     for (size_t i = at - shared_start; i < at + size - shared_start; ++i) {
         Byte& byte = bytes[i];
         const bool fresh = byte.written == interval;
-        const bool ordered = atomic && byte.atomically;
+        const bool both_atomic = atomic && byte.atomically;
         if ((!writes || atomic) && byte.written < first_of_block) {
             stop("shared memory that nothing wrote: byte " + std::to_string(i) + " is read");
             return;
         }
-        if (fresh && byte.writer != me && !ordered) {
+        if (fresh && byte.writer != me && !both_atomic) {
             stop("a race: byte " + std::to_string(i) + " of shared memory is " + (writes ? "written" : "read") +
                  ", and thread " + std::to_string(byte.writer) + " writes it with no barrier between");
             return;
@@ -87,12 +101,40 @@ void check_shared(uintptr_t at, size_t size, bool writes, bool atomic) {
     }
 }
 
-void check(const void* where, size_t size, bool writes, bool atomic = false) {
+bool of_another_block(const Origin& origin) {
+    return origin.block >= first_of_launch && origin.block != block_number;
+}
+bool ordered(const Origin& origin) {
+    return blocks[origin.block - first_of_launch]->ordered[origin.thread] >= origin.interval;
+}
+
+// What is wrong with touching a byte of GPU memory, or null.
+const char* complaint(const Origin& origin, Kind kind) {
+    if (kind != Kind::write && origin.block == 0) return "memory that nothing wrote";
+    if (kind == Kind::constant && origin.block >= first_of_launch) return "read-only data that this launch writes";
+    if (!of_another_block(origin)) return nullptr;
+    if (kind == Kind::read) return "what another block writes, read as if it could not change";
+    if (kind != Kind::atomic && !ordered(origin)) {
+        return "what another block writes, with no fence, barrier and atomic between";
+    }
+    return nullptr;
+}
+
+// An atomic by which other blocks can know of what was fenced before it.
+void order_writes() {
+    Block& block = *blocks.back();
+    for (int t = 0; t < current.threads; ++t) {
+        if (block.fenced[t] < interval || t == current.thread) block.ordered[t] = block.fenced[t];
+    }
+}
+
+void check(const void* where, size_t size, Kind kind) {
     if (!watching) return;
+    const bool writes = kind == Kind::write || kind == Kind::atomic;
     const auto at = reinterpret_cast<uintptr_t>(where);
     if (at >= stack_start && at < stack_end) return;
     if (at >= pages_start && at < pages_end) {
-        check_shared(at, size, writes, atomic);
+        check_shared(at, size, kind);
         return;
     }
     Extent* extent = extent_at(at);
@@ -102,13 +144,20 @@ void check(const void* where, size_t size, bool writes, bool atomic = false) {
              "an allocation of " + std::to_string(extent->bytes));
         return;
     }
-    auto* state = extent->written.data() + (at - extent->start);
-    if ((!writes || atomic) && std::find(state, state + size, 0) != state + size) {
-        stop("memory that nothing wrote: it " + text(at, size, "reads", extent->start) + "an allocation of " +
-             std::to_string(extent->bytes));
-        return;
+    Origin* origins = extent->origins.data() + (at - extent->start);
+    for (size_t i = 0; i < size; ++i) {
+        const char* wrong = complaint(origins[i], kind);
+        if (wrong != nullptr) {
+            stop(std::string(wrong) + ": it " + text(at, size, writes ? "writes" : "reads", extent->start) + "an allocation of " +
+                 std::to_string(extent->bytes));
+            return;
+        }
     }
-    if (writes) std::fill(state, state + size, 1);
+    if (kind == Kind::write) std::fill_n(origins, size, Origin{interval, block_number, current.thread});
+    if (kind == Kind::atomic) {
+        std::fill_n(origins, size, Origin{0, block_number, 0});
+        order_writes();
+    }
 }
 
 }  // namespace
@@ -120,12 +169,23 @@ void watch_block(const unsigned char* shared, size_t size, const unsigned char* 
     pages_end = pages_start + page_bytes;
     if (bytes.size() < size) bytes.resize(size);
     first_of_block = ++interval;
+    ++block_number;
+    blocks.push_back(std::make_unique<Block>());
     watching = true;
+}
+void begin_launch() {
+    first_of_launch = block_number + 1;
+    blocks.clear();
 }
 void pass_barrier() { ++interval; }
 void unwatch() { watching = false; }
 void forget_extents() { std::fill(std::begin(known), std::end(known), Found{}); }
-void access_atomically(const void* where, size_t size) { check(where, size, true, true); }
+void access_atomically(const void* where, size_t size) { check(where, size, Kind::atomic); }
+void read_past_the_first_cache(const void* where, size_t size) { check(where, size, Kind::fresh); }
+void read_what_no_one_writes(const void* where, size_t size) { check(where, size, Kind::constant); }
+void pass_fence() {
+    if (watching) blocks.back()->fenced[current.thread] = interval;
+}
 
 }  // namespace machine
 
@@ -137,22 +197,22 @@ void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
 // Clang's names for what its optimiser makes of loops.
 void* __tsan_memset(void* to, int value, size_t size) {
-    machine::check(to, size, true);
+    machine::check(to, size, machine::Kind::write);
     return std::memset(to, value, size);
 }
 void* __tsan_memcpy(void* to, const void* from, size_t size) {
-    machine::check(from, size, false);
-    machine::check(to, size, true);
+    machine::check(from, size, machine::Kind::read);
+    machine::check(to, size, machine::Kind::write);
     return std::memcpy(to, from, size);
 }
-void __tsan_read_range(void* at, size_t size) { machine::check(at, size, false); }
-void __tsan_write_range(void* at, size_t size) { machine::check(at, size, true); }
+void __tsan_read_range(void* at, size_t size) { machine::check(at, size, machine::Kind::read); }
+void __tsan_write_range(void* at, size_t size) { machine::check(at, size, machine::Kind::write); }
 
 #define CIR_ACCESS(size)                                                            \
-    void __tsan_read##size(void* at) { machine::check(at, size, false); }            \
-    void __tsan_write##size(void* at) { machine::check(at, size, true); }            \
-    void __tsan_unaligned_read##size(void* at) { machine::check(at, size, false); }  \
-    void __tsan_unaligned_write##size(void* at) { machine::check(at, size, true); }
+    void __tsan_read##size(void* at) { machine::check(at, size, machine::Kind::read); }            \
+    void __tsan_write##size(void* at) { machine::check(at, size, machine::Kind::write); }            \
+    void __tsan_unaligned_read##size(void* at) { machine::check(at, size, machine::Kind::read); }  \
+    void __tsan_unaligned_write##size(void* at) { machine::check(at, size, machine::Kind::write); }
 CIR_ACCESS(1)
 CIR_ACCESS(2)
 CIR_ACCESS(4)

@@ -40,7 +40,7 @@ def build(checked: bool, kernels: Path = KERNELS) -> Path:
         return library
     home.mkdir(parents=True, exist_ok=True)
     flags = ["-std=c++17", "-fPIC", "-Wno-unknown-pragmas", f"-I{HERE / 'include'}", f"-I{kernels}"]
-    flags += ["-O1" if checked else "-O3", "-march=native"]
+    flags += ["-march=native", *(["-O1", "-DCIR_CHECKED"] if checked else ["-O3"])]
     with tempfile.TemporaryDirectory(dir=home) as folder:
         objects = []
         for unit in sorted(HERE.glob("*.cpp")):

@@ -107,3 +107,28 @@ CIR_KERNEL(takes_a_shuffle_for_a_barrier, FaultyArguments, 64, 1) {
     device::ballot(true);
     args.out[device::thread()] = shared[device::thread() ^ 1];
 }
+
+// Each block leaves its part; the last one to finish adds all parts up.
+template <bool kFence, bool kBarrier, class Read>
+void add_up(const FaultyArguments& args, Read read) {
+    uint32_t *ticket = args.out, *parts = args.out + 1, *sums = parts + device::grid_x() * 64;
+    auto* last = reinterpret_cast<uint32_t*>(device::shared());
+    parts[device::block_x() * 64 + device::thread()] = device::thread();
+    if (kFence) device::fence();
+    if (kBarrier) device::barrier();
+    if (device::thread() == 0) *last = device::add(ticket, 1) + 1 == device::grid_x();
+    device::barrier();
+    if (!*last) return;
+    uint32_t sum = 0;
+    for (uint32_t i = 0; i < device::grid_x() * 64; ++i) sum += read(parts + i);
+    sums[device::thread()] = sum;
+}
+uint32_t fresh(const uint32_t* where) { return device::load_fresh(where); }
+uint32_t plain(const uint32_t* where) { return *where; }
+uint32_t constant(const uint32_t* where) { return device::bits(device::load(reinterpret_cast<const float*>(where))); }
+
+CIR_KERNEL(last_block_adds_up, FaultyArguments, 64, 1) { add_up<true, true>(args, fresh); }
+CIR_KERNEL(orders_nothing_by_a_fence, FaultyArguments, 64, 1) { add_up<false, true>(args, fresh); }
+CIR_KERNEL(takes_the_ticket_before_others_have_written, FaultyArguments, 64, 1) { add_up<true, false>(args, fresh); }
+CIR_KERNEL(reads_other_blocks_from_a_cache, FaultyArguments, 64, 1) { add_up<true, true>(args, plain); }
+CIR_KERNEL(reads_other_blocks_as_constants, FaultyArguments, 64, 1) { add_up<true, true>(args, constant); }

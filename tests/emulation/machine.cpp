@@ -1,5 +1,6 @@
 #include "include/machine.h"
 
+#include <algorithm>
 #include <csetjmp>
 #include <csignal>
 #include <cstdio>
@@ -328,7 +329,9 @@ extern "C" {
 void* machine_allocate(size_t bytes) {
     Allocation made;
     unsigned char* at = guarded(bytes, made);
-    made.written.assign(bytes, 0);
+#ifdef CIR_CHECKED
+    made.origins.assign(bytes, Origin{});
+#endif
     allocations[made.start] = std::move(made);
     forget_extents();
     return at;
@@ -347,8 +350,8 @@ void machine_fill_fresh_memory_with(unsigned char value) { filling = value; }
 // The host has written these bytes.
 void machine_written(void* at, size_t bytes) {
     Extent* extent = extent_of(reinterpret_cast<uintptr_t>(at));
-    if (extent == nullptr) return;
-    std::memset(extent->written.data() + (reinterpret_cast<uintptr_t>(at) - extent->start), 1, bytes);
+    if (extent == nullptr || extent->origins.empty()) return;
+    std::fill_n(extent->origins.begin() + static_cast<long>(reinterpret_cast<uintptr_t>(at) - extent->start), bytes, kHost);
 }
 
 // Runs a kernel; "" or what went wrong. Schedules: 0 threads in order, 1 in reverse, from 2 on at random by that seed.
@@ -389,6 +392,7 @@ const char* machine_launch(const char* name, unsigned grid_x, unsigned grid_y, s
     if (schedule >= 2) {
         for (size_t i = blocks.size(); i > 1; --i) std::swap(blocks[i - 1], blocks[dice() % i]);
     }
+    begin_launch();
     for (const unsigned block : blocks) {
         std::memset(shared.pages + kPage, filling, shared.page_bytes - 2 * kPage);
         current = {0, kernel->threads, block % grid_x, block / grid_x, grid_x, memory};

@@ -111,6 +111,39 @@ def test_memory_that_nothing_wrote_shows_as_a_result_that_depends_on_its_filling
     assert len(answers) == 2
 
 
+def add_up(kernel: str, **device: Any) -> list[int]:
+    machine = EmulatedDevice(**device)
+    memory = machine.allocate((1 + 3 * 64 + 64) * 4)
+    try:
+        machine.zero(memory.address, 4, None)
+        machine.launch(kernel, (3, 1), 4, Arguments(memory.address, 0), None)
+        return [int(v) for v in memory.array.view(np.uint32)[1 + 3 * 64 :]]
+    finally:
+        memory.free()
+
+
+@pytest.mark.parametrize("checked", [False, True])
+def test_the_last_block_may_read_what_the_others_left(checked: bool) -> None:
+    for schedule in range(4):
+        assert add_up("last_block_adds_up", checked=checked, schedule=schedule) == [3 * 2016] * 64
+
+
+@pytest.mark.parametrize(
+    ("kernel", "said"),
+    [
+        ("orders_nothing_by_a_fence", "with no fence, barrier and atomic between: it reads"),
+        ("takes_the_ticket_before_others_have_written", "with no fence, barrier and atomic between"),
+        ("reads_other_blocks_from_a_cache", "read as if it could not change: it reads 4 bytes"),
+        ("reads_other_blocks_as_constants", "read-only data that this launch writes"),
+    ],
+)
+def test_blocks_owe_each_other_order(kernel: str, said: str) -> None:
+    """On a GPU such a mistake shows once in a million launches; here at once."""
+    for schedule in range(4):
+        with pytest.raises(KernelFault, match=said):
+            add_up(kernel, checked=True, schedule=schedule)
+
+
 def test_an_argument_structure_of_another_size_is_refused() -> None:
     class Longer(ctypes.Structure):
         _fields_ = (("out", ctypes.c_void_p), ("count", ctypes.c_uint64), ("more", ctypes.c_uint64))

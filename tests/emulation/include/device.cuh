@@ -15,17 +15,18 @@
 
 #define CIR_DEVICE inline
 
-// The machine's own accesses are none of the kernel's.
-#define CIR_UNWATCHED __attribute__((no_sanitize("thread"), noinline))
 #if defined(__has_feature)
 #if __has_feature(thread_sanitizer)
 #define __SANITIZE_THREAD__  // as GCC names it
 #endif
 #endif
 #ifdef __SANITIZE_THREAD__
-#define CIR_ATOMIC(where) machine::access_atomically(where, sizeof *(where))
+// For accesses that say what they are, and for the machine's own; nothing that returns a structure.
+#define CIR_UNWATCHED __attribute__((no_sanitize("thread"), noinline))
+#define CIR_CHECK(what) machine::what
 #else
-#define CIR_ATOMIC(where)
+#define CIR_UNWATCHED
+#define CIR_CHECK(what)
 #endif
 
 namespace device {
@@ -48,7 +49,7 @@ CIR_DEVICE unsigned char* shared() { return machine::current.shared; }
 
 CIR_DEVICE void barrier(int line = __builtin_LINE()) { machine::meet_block(line, false); }
 CIR_DEVICE bool barrier_or(bool mine, int line = __builtin_LINE()) { return machine::meet_block(line, mine); }
-CIR_DEVICE void fence() {}
+CIR_DEVICE void fence() { CIR_CHECK(pass_fence()); }
 
 template <class V>
 struct Exchange {
@@ -92,27 +93,40 @@ CIR_DEVICE uint32_t ballot(bool mine, int line = __builtin_LINE()) {
 }
 
 CIR_UNWATCHED CIR_DEVICE uint32_t add(uint32_t* where, uint32_t amount) {
-    CIR_ATOMIC(where);
+    CIR_CHECK(access_atomically(where, sizeof *where));
     const uint32_t before = *where;
     *where = before + amount;
     return before;
 }
 CIR_UNWATCHED CIR_DEVICE void raise(uint32_t* where, uint32_t value) {
-    CIR_ATOMIC(where);
+    CIR_CHECK(access_atomically(where, sizeof *where));
     *where = *where < value ? value : *where;
 }
 CIR_UNWATCHED CIR_DEVICE void raise(uint64_t* where, uint64_t value) {
-    CIR_ATOMIC(where);
+    CIR_CHECK(access_atomically(where, sizeof *where));
     *where = *where < value ? value : *where;
 }
-CIR_DEVICE uint64_t load_fresh(const uint64_t* where) { return *where; }
-CIR_DEVICE uint32_t load_fresh(const uint32_t* where) { return *where; }
+CIR_UNWATCHED CIR_DEVICE uint64_t load_fresh(const uint64_t* where) {
+    CIR_CHECK(read_past_the_first_cache(where, sizeof *where));
+    return *where;
+}
+CIR_UNWATCHED CIR_DEVICE uint32_t load_fresh(const uint32_t* where) {
+    CIR_CHECK(read_past_the_first_cache(where, sizeof *where));
+    return *where;
+}
 CIR_DEVICE Vector16 load16(const void* where) {
     if (reinterpret_cast<uintptr_t>(where) % 16 != 0) __builtin_trap();  // a GPU refuses as well
+    CIR_CHECK(read_what_no_one_writes(where, 16));
     return *static_cast<const Vector16*>(where);
 }
-CIR_DEVICE float load(const float* where) { return *where; }
-CIR_DEVICE uint8_t load(const uint8_t* where) { return *where; }
+CIR_DEVICE float load(const float* where) {
+    CIR_CHECK(read_what_no_one_writes(where, sizeof *where));
+    return *where;
+}
+CIR_DEVICE uint8_t load(const uint8_t* where) {
+    CIR_CHECK(read_what_no_one_writes(where, sizeof *where));
+    return *where;
+}
 
 CIR_DEVICE int leading_zeros(uint64_t v) { return v == 0 ? 64 : __builtin_clzll(v); }
 CIR_DEVICE int trailing_zeros(uint32_t v) { return v == 0 ? -1 : __builtin_ctz(v); }

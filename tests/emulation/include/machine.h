@@ -27,10 +27,17 @@ bool meet_block(int line, bool mine);
 
 // ---- for checks.cpp ----
 
+// Who wrote a byte last.
+struct Origin {
+    uint64_t interval;  // between barriers, counted over all blocks; 0: ordered before whoever reads it
+    uint32_t block;     // counted over all launches; 0: nobody
+    int32_t thread;
+};
+constexpr Origin kHost{0, 1, 0};
 struct Extent {
     uintptr_t start;
     size_t bytes;
-    std::vector<unsigned char> written;  // of each byte, in the checked build
+    std::vector<Origin> origins;  // of each byte, in the checked build
 };
 // The allocation whose pages hold an address, guards included; null for memory of the host.
 Extent* extent_of(uintptr_t address);
@@ -43,8 +50,12 @@ void watch_block(const unsigned char* shared, size_t size, const unsigned char* 
 void pass_barrier();
 void unwatch();
 void forget_extents();
-// A read-modify-write that threads may do at once.
+void begin_launch();
+// How a kernel reaches memory otherwise than by plain reads and writes.
 void access_atomically(const void* where, size_t size);
+void read_past_the_first_cache(const void* where, size_t size);
+void read_what_no_one_writes(const void* where, size_t size);
+void pass_fence();
 
 using Body = void (*)(const void* arguments);
 struct Kernel {
