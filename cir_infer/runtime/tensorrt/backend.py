@@ -63,11 +63,15 @@ class TensorRTBackend:
         """See `Backend.load`.
 
         Raises:
+            DeviceError: the plan cannot be built, or answers otherwise than ONNX Runtime.
             PlanUnavailableError: there is no plan to use, and the policy is not to build one.
         """
         key = self._key(model)
         with self._cache.building(name, key):
             found = self._cache.find(name, key)
+            if isinstance(found, PlanFile) and "refused" in found.built:
+                path = self._cache.path(name, key)
+                raise DeviceError(f"{found.built['refused']} (kept in {path}; delete it to try again)")
             graph = None if isinstance(found, str) else self._open(name, key, found, model)
             if graph is None or isinstance(found, str):
                 reason = found if isinstance(found, str) else "TensorRT refuses the plan that was built"
@@ -155,7 +159,10 @@ class TensorRTBackend:
                 facts["placement"] = choose_placement(graph, cpu)
         except DeviceError as error:
             if name != "text":
-                raise
+                # Whoever comes next shall not build for minutes to find out again.
+                facts["refused"] = str(error)
+                path = self._cache.store(name, key, PlanFile(key.to_json(), facts, b""))
+                raise DeviceError(f"{error} (kept in {path}; delete it to try again)") from error
             # A recurrent encoder that TensorRT gets wrong runs beside the image encoder, on the CPU.
             _log.warning("the text encoder stays on the CPU: %s", error)
             facts["placement"] = {"chosen": "cpu", "reason": str(error)}

@@ -223,7 +223,6 @@ def test_a_plan_that_cannot_be_read_never_takes_the_process_down(
         ("crash while building", r"TensorRT crashed \(signal 11\); use device='cuda'"),
         ("killed while building", "memory ran out; close other programs, add swap, or set CIR_PLAN_BATCH"),
         ("out of memory", r"4096 MiB of workspace: Error Code 2: OutOfMemory.*free GPU memory"),
-        ("wrong plans", "gives another 'numerators' than ONNX Runtime on the CPU"),
     ],
 )
 def test_a_build_that_fails_says_why(
@@ -233,6 +232,24 @@ def test_a_build_that_fails_says_why(
     with pytest.raises(DeviceError, match=said):
         Engine(bundle, device="tensorrt")
     assert list(tensorrt.glob("*.plan")) == []
+
+
+def test_a_plan_that_answers_otherwise_is_refused_and_not_built_again(
+    gpu: CapturingDevice,
+    tensorrt: Path,
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("CIR_FAKE_TENSORRT_FAULT", "wrong plans")
+    said = r"gives another 'numerators' than ONNX Runtime on the CPU.*delete it to try again"
+    for attempt in range(2):
+        with pytest.raises(DeviceError, match=said):
+            Engine(bundle, device="tensorrt")
+        assert builds(caplog) == 1, attempt
+    monkeypatch.delenv("CIR_FAKE_TENSORRT_FAULT")
+    next(tensorrt.glob("compose-*.plan")).unlink()
+    assert Engine(bundle, device="tensorrt").device == "tensorrt"
 
 
 def test_a_text_encoder_that_is_wrong_in_tensorrt_stays_on_the_cpu(
