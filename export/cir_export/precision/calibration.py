@@ -76,7 +76,9 @@ def samples_for(
     else:
         tokenizer = Tokenizer.from_str(bundle.tokenizer().decode())
         drawn = draw_samples(image, text, tokenizer, folder)
-    if folder is None and calibration is not None:
+    if folder is not None:  # its name; its place on this machine is nobody's business
+        return Samples(drawn.images, drawn.texts, Path(folder).name)
+    if calibration is not None:
         source = f"{len(calibration.held_out)} images of {Path(calibration.source).name} held out"
         return Samples(calibration.held_out, drawn.texts, source)
     return drawn

@@ -87,12 +87,14 @@ def test_the_committed_model_keeps_its_recall(
     labelled = Labelled.open(scenes, protocol("scenes/shaded"), "test")
     report = convert_bundle(trained, tmp_path / "low.cir", lowering, samples, images, labelled)
     fidelity, drift = report.fidelity, report.drift
-    assert fidelity.cosine_worst >= cosine and fidelity.top10_agreement >= 0.95
+    assert fidelity.cosine_worst is not None and fidelity.cosine_worst >= cosine
+    assert fidelity.top10_agreement is not None and fidelity.top10_agreement >= 0.95
     assert drift is not None and drift.queries == 24 and drift.before > 80 and abs(drift.loss) <= 0.5
     written = Bundle(tmp_path / "low.cir").manifest
     assert written.precision == lowering.precision and written.provenance == bundle.manifest.provenance
     assert written.parity["checks"] == bundle.manifest.parity["checks"]
     said = written.parity["precision"]
+    assert said["fidelity"]["source"] == "test" and str(scenes) not in json.dumps(said)
     assert said["judged_by"] == "recall" and said["recall"]["after"] == drift.after
     assert said["source"] == bundle.manifest.fingerprint != written.fingerprint
     described = Engine(tmp_path / "low.cir", device="cpu", threads=1).describe()
@@ -126,7 +128,8 @@ def test_every_kind_of_system_is_converted(photos: Path, tmp_path: Path, system:
     samples = samples_for(Bundle(source), images, None)
     report = convert_bundle(source, tmp_path / "low.cir", Lowering(precision), samples, calibration)
     engine = Engine(tmp_path / "low.cir", device="cpu", threads=1)
-    assert engine.describe()["precision"] == precision and report.fidelity.cosine_worst > 0.99
+    assert engine.describe()["precision"] == precision
+    assert report.fidelity.cosine_worst is not None and report.fidelity.cosine_worst > 0.99
     assert engine.encode_images(samples.images[:2]).dtype == np.float32
     assert (report.fidelity.text_cosine_worst is None) == (system == "image-only")
 

@@ -46,7 +46,8 @@ def run(model: ModelProto, feeds: dict[str, np.ndarray], optimise: bool = True) 
     options.log_severity_level = 3
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return ort.InferenceSession(model.SerializeToString(), options).run(None, feeds)[0]
+    outputs: list[np.ndarray] = ort.InferenceSession(model.SerializeToString(), options).run(None, feeds)
+    return outputs[0]
 
 
 def test_layers_have_the_names_of_their_weights(bundle: Bundle) -> None:
