@@ -71,6 +71,10 @@ def check_lowering(options: Any) -> None:
     lowered, int8 = options.precision != "float32", options.precision == "int8"
     judged = options.protocol or options.split or options.allow_loss is not None
     for wrong, message in (
+        (
+            options.tensorrt and int8 and options.int8_for != "tensorrt",
+            "TensorRT cannot read int8 for a CPU; add --int8-for tensorrt",
+        ),
         (options.int8_for and not int8, "--int8-for belongs to --precision int8"),
         (options.calibrate and not int8, "--calibrate belongs to --precision int8; see --images"),
         (options.labelled and not lowered, "--labelled belongs to --precision float16 or int8"),

@@ -245,6 +245,7 @@ def test_an_interrupted_calibration_leaves_nothing(photos: Path, tmp_path: Path)
         (["--precision", "int8"], "--calibrate"),
         (["--precision", "float16", "--calibrate", "x"], "--calibrate belongs"),
         (["--int8-for", "tensorrt"], "--int8-for belongs"),
+        (["--precision", "int8", "--calibrate", "x", "--tensorrt"], "--int8-for tensorrt"),
         (["--keep-float32", "a"], "--keep-float32 belong"),
         (["--precision", "float16", "--allow-loss", "1"], "belong to --labelled"),
         (["--precision", "float16", "--labelled", "x"], "--protocol NAME"),
