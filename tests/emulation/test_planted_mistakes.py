@@ -67,7 +67,7 @@ def barriers() -> list[tuple[str, int]]:
 
 
 def exercise(kernels: Path) -> None:
-    """Small galleries through every kernel that shares memory."""
+    """Small galleries through every kernel that shares memory, several blocks for each query."""
     for schedule in (0, 1, 2):
         for row_type, tuning, n, k, weighted, d in (
             ("float16", NEVER, 900, 40, True, 72),
@@ -77,7 +77,7 @@ def exercise(kernels: Path) -> None:
         ):
             rows = rows_of(np.random.default_rng(0).standard_normal((n, d)), row_type, (200,))
             terms = random_terms(np.random.default_rng(1), 3, 2, d, weighted)
-            device = EmulatedDevice(checked=True, schedule=schedule, kernels=kernels)
+            device = EmulatedDevice(checked=True, schedule=schedule, kernels=kernels, multiprocessors=8)
             check_topk(CudaScorer(rows, device=device, tuning=tuning).topk(terms, k), terms, rows, k)
 
 
