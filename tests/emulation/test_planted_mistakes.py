@@ -67,8 +67,8 @@ def barriers() -> list[tuple[str, int]]:
 
 
 def exercise(kernels: Path) -> None:
-    """Small galleries through every kernel that shares memory, several blocks for each query."""
-    for schedule in (0, 1, 2):
+    """Small galleries through every kernel that shares memory, one and several blocks for each query."""
+    for schedule, multiprocessors in ((0, 2), (1, 2), (0, 8), (2, 8)):
         for row_type, tuning, n, k, weighted, d in (
             ("float16", NEVER, 900, 40, True, 72),
             ("float16", NEVER, 2600, 600, False, 24),
@@ -77,7 +77,9 @@ def exercise(kernels: Path) -> None:
         ):
             rows = rows_of(np.random.default_rng(0).standard_normal((n, d)), row_type, (200,))
             terms = random_terms(np.random.default_rng(1), 3, 2, d, weighted)
-            device = EmulatedDevice(checked=True, schedule=schedule, kernels=kernels, multiprocessors=8)
+            device = EmulatedDevice(
+                checked=True, schedule=schedule, kernels=kernels, multiprocessors=multiprocessors
+            )
             check_topk(CudaScorer(rows, device=device, tuning=tuning).topk(terms, k), terms, rows, k)
 
 
