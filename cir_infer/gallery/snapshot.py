@@ -114,7 +114,7 @@ class Snapshot:
             GalleryError: a row number is out of range.
         """
         found = self._columns(("id", "metadata", "source"), rows)
-        return [Item(str(item), meta.decode(data), source) for item, data, source in found]
+        return [Item(_text(item, "id"), meta.decode(data), _source(source)) for item, data, source in found]
 
     def ids(self, rows: RowNumbers) -> list[str]:
         """The ids of rows.
@@ -122,7 +122,7 @@ class Snapshot:
         Raises:
             GalleryError: a row number is out of range.
         """
-        return [str(item) for (item,) in self._columns(("id",), rows)]
+        return [_text(item, "id") for (item,) in self._columns(("id",), rows)]
 
     def metadata(self, rows: RowNumbers) -> list[dict[str, Any]]:
         """The metadata of rows, an empty dictionary where an item has none."""
@@ -130,7 +130,7 @@ class Snapshot:
 
     def sources(self, rows: RowNumbers) -> list[str | None]:
         """Where the images of rows came from (a path), None where nobody said."""
-        return [source for (source,) in self._columns(("source",), rows)]
+        return [_source(source) for (source,) in self._columns(("source",), rows)]
 
     def vector(self, row: int) -> npt.NDArray[np.float32]:
         """One row as float32 (D,)."""
@@ -239,3 +239,14 @@ def _rows(blocks: Sequence[Any], scales: Sequence[Any], dtype: str, dimension: i
     if not blocks:
         blocks, scales = [np.empty((0, dimension), np.dtype(dtype))], [np.empty(0, np.float32)]
     return Rows(tuple(blocks), tuple(scales) if dtype == "int8" else None)
+
+
+def _source(value: Any) -> str | None:
+    return None if value is None else _text(value, "source")
+
+
+def _text(value: Any, what: str) -> str:
+    """A value of a column of texts, in which SQLite keeps bytes as well if a stranger wrote them."""
+    if not isinstance(value, str):
+        raise GalleryError(f"a stored {what} is damaged (not a text); run verify")
+    return value

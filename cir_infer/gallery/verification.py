@@ -128,8 +128,12 @@ def _item_problems(connection: tables.Connection, alive: npt.NDArray[np.bool_]) 
     """Every live row has an item with an id of its own, and filters see what its metadata says."""
     fields = {name: number for number, name in connection.execute("SELECT field, name FROM fields")}
     met = expected = 0
-    for key, item, text in connection.execute("SELECT key, id, metadata FROM items ORDER BY key"):
+    for key, item, source, text in connection.execute(
+        "SELECT key, id, source, metadata FROM items ORDER BY key"
+    ):
         met += bool(0 <= key < len(alive) and alive[key])
+        if not isinstance(item, str) or not isinstance(source, (str, type(None))):
+            yield f"item {item!r:.60}: its id or its source is not a text"
         try:
             pairs = {(fields.get(name), value) for name, value in meta.attributes_of(meta.decode(text))}
         except (GalleryError, TypeError, ValueError) as error:

@@ -131,6 +131,16 @@ def test_verify_finds_what_does_not_fit(path: Path, damage: Callable[[Path], Non
         assert not report.ok and any(message in problem for problem in report.problems), report.problems
 
 
+@pytest.mark.parametrize("column", ["id", "source"])
+def test_bytes_where_a_text_belongs_are_damage(path: Path, column: str) -> None:
+    edit(path, f"UPDATE items SET {column} = x'ff00' WHERE id = 'i5'")
+    with Gallery.open(path) as gallery:
+        snapshot = gallery.snapshot()
+        with pytest.raises(GalleryError, match=f"a stored {column} is damaged"):
+            snapshot.items(snapshot.live_rows())
+        assert any("not a text" in problem for problem in gallery.verify().problems)
+
+
 def test_leftovers_of_a_crash_are_swept_by_the_next_commit(path: Path) -> None:
     leftover = segment(path, 3)
     leftover.write_bytes(b"half written")
