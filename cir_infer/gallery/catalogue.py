@@ -101,6 +101,10 @@ class State(NamedTuple):
     buried: dict[int, bytes]
 
 
+_SQLITE_ERRORS = (sqlite3.Error, sqlite3.Warning, UnicodeDecodeError)
+"""What reading a damaged file raises; the last where the bytes of a text are none."""
+
+
 class ItemRecord(NamedTuple):
     """One item to be stored: its id, metadata, the path it came from, and its stamp."""
 
@@ -176,7 +180,7 @@ class Catalogue:
             except Empty:
                 connection = self._open_reader()
             yield connection
-        except (sqlite3.Error, sqlite3.Warning) as error:
+        except _SQLITE_ERRORS as error:
             raise _told(self._path, "reading the catalogue", error) from error
         finally:
             if connection is not None:
@@ -225,7 +229,7 @@ class Catalogue:
             self._writer.execute("COMMIT")
         except BaseException as error:
             self._roll_back()
-            if not isinstance(error, (sqlite3.Error, sqlite3.Warning)):
+            if not isinstance(error, _SQLITE_ERRORS):
                 raise
             if committing and not self._overwrite() and not _wrote_too_little(error):
                 raise OutcomeUnknownError(
@@ -597,7 +601,8 @@ def _told(path: Path, action: str, error: Exception) -> GalleryError:
             f"{path}: the disk is full, so {action} failed; free some space and try again "
             "(the gallery is as it was before)"
         )
-    if "malformed" in text or "not a database" in text or "encrypted" in text:
+    foreign = isinstance(error, UnicodeDecodeError)
+    if foreign or "malformed" in text or "not a database" in text or "encrypted" in text:
         return GalleryError(
             f"{path}: {action} failed: the file is damaged ({text}); restore the gallery from a copy"
         )

@@ -131,6 +131,15 @@ def test_verify_finds_what_does_not_fit(path: Path, damage: Callable[[Path], Non
         assert not report.ok and any(message in problem for problem in report.problems), report.problems
 
 
+def test_a_schema_that_is_no_text_is_damage(path: Path) -> None:
+    file = path / "catalogue.sqlite"
+    data = file.read_bytes()
+    file.write_bytes(data.replace(b"CREATE TABLE tombstones", b"CREATE TABLE tombst\xffnes", 1))
+    assert file.read_bytes() != data
+    with pytest.raises(GalleryError, match="restore"):
+        Gallery.open(path)
+
+
 @pytest.mark.parametrize("column", ["id", "source"])
 def test_bytes_where_a_text_belongs_are_damage(path: Path, column: str) -> None:
     edit(path, f"UPDATE items SET {column} = x'ff00' WHERE id = 'i5'")
