@@ -70,7 +70,10 @@ class Engine:
         models = {name: self._bundle.graph(name) for name in self.manifest.graphs}
         self.device_asked = device
         policy = PlanPolicy(
-            chosen_policy(missing_plan), self.manifest.precision, spec.max_tokens if spec is not None else 1
+            chosen_policy(missing_plan),
+            self.manifest.precision,
+            self.manifest.int8_form,
+            spec.max_tokens if spec is not None else 1,
         )
         self._backend, self._graphs = open_graphs(models, device, threads, policy)
         for name, graph in self._graphs.items():

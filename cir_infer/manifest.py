@@ -195,6 +195,13 @@ class Manifest:
         digest = self.members[self.graphs["image"]].sha256
         return hashlib.sha256(f"{digest}\n{canonical_json(_image_to_json(self.image))}".encode()).hexdigest()
 
+    @property
+    def int8_form(self) -> str | None:
+        """What int8 graphs were made for, "cpu" or "tensorrt"; None in other precisions, or if not said."""
+        lowering = self.parity.get("precision")
+        form = lowering.get("form") if isinstance(lowering, dict) else None
+        return form if self.precision == "int8" and isinstance(form, str) else None
+
     def to_json(self) -> str:
         """The canonical JSON text.
 

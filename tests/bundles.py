@@ -217,6 +217,11 @@ def manifest_of(system: str, **changes: Any) -> Manifest:
     return Manifest(**{**values, **changes})
 
 
+def int8_made_for(form: str) -> dict[str, Any]:
+    """The fields of the manifest by which a bundle says which form its int8 graphs have."""
+    return {"precision": "int8", "parity": {"precision": {"form": form}}}
+
+
 def write_tiny_bundle(path: Path, system: str = "artemis", **changes: Any) -> Path:
     """A bundle of one kind of system at `path`; `changes` replace fields of its manifest."""
     write_bundle(path, manifest_of(system, **changes), members_of(system))

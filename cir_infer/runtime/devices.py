@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from cir_infer.errors import DeviceError, UsageError
 from cir_infer.runtime.graph import Backend, Graph
+from cir_infer.runtime.int8_form import note_slow_form, refuse_other_form
 from cir_infer.runtime.plan_policy import PlanPolicy, PlanUnavailableError
 
 __all__ = ["DEVICES", "OpenedGraphs", "missing_gpu", "open_graphs"]
@@ -48,6 +49,14 @@ def open_graphs(
         raise UsageError(f"device is {device!r}; expected one of {', '.join(DEVICES)}")
     if threads is not None and (type(threads) is not int or threads < 1):
         raise UsageError(f"threads is {threads!r}; expected a whole number of at least 1, or None")
+    opened = _opened(models, device, threads, policy)
+    note_slow_form(opened.backend.device, policy.int8_form)
+    return opened
+
+
+def _opened(
+    models: Mapping[str, bytes], device: str, threads: int | None, policy: PlanPolicy
+) -> OpenedGraphs:
     if device == "auto":
         return _first_that_works(("tensorrt", "cuda", "cpu"), models, threads, policy)
     try:
@@ -107,11 +116,13 @@ def _load(backend: Backend, models: Mapping[str, bytes]) -> OpenedGraphs:
 def _open_onnx(
     device: Literal["cpu", "cuda", "ort-tensorrt"],
     threads: int | None,
-    policy: PlanPolicy,  # noqa: ARG001
+    policy: PlanPolicy,
 ) -> Backend:
     reason = None if device == "cpu" else missing_gpu()
     if reason is not None:
         raise DeviceError(f"device {device!r} cannot be used: {reason}; use device='cpu'")
+    if device == "ort-tensorrt":
+        refuse_other_form(device, policy.int8_form)
     try:
         from cir_infer.runtime.onnx import OnnxBackend
     except (ImportError, AttributeError) as error:
@@ -127,6 +138,7 @@ def _open_tensorrt(threads: int | None, policy: PlanPolicy) -> Backend:
     reason = missing_gpu()  # TensorRT's runtime crashes without a driver
     if reason is not None:
         raise DeviceError(f"device 'tensorrt' cannot be used: {reason}; use device='cpu'")
+    refuse_other_form("tensorrt", policy.int8_form)
     from cir_infer.scoring.cuda.context import open_gpu
 
     gpu = open_gpu(0)

@@ -24,11 +24,13 @@ class PlanPolicy:
         missing: "build" builds a plan that is missing, damaged or of another GPU or version, which takes
             minutes; "onnxruntime" runs all graphs on ONNX Runtime instead; "refuse" is an error.
         precision: the bundle's.
+        int8_form: the bundle's, see `Manifest.int8_form`.
         tokens: the most tokens of a text.
     """
 
     missing: str = "build"
     precision: str = "float32"
+    int8_form: str | None = None
     tokens: int = 512
 
 
