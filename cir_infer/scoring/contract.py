@@ -157,7 +157,8 @@ class Rows:
             local = wanted[at] - starts[b]
             out[at] = self.blocks[b][local]
             if self.scales is not None:
-                out[at] *= self.scales[b][local, None]
+                with np.errstate(over="ignore", invalid="ignore"):  # rows that are never ranked
+                    out[at] *= self.scales[b][local, None]
         return out
 
 

@@ -77,6 +77,7 @@ def test_compare_verifies_times_and_relates(model_file: Path, capsys):
     assert "literal loop" in report_page([result])
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch.compile's own imports
 def test_an_alternative_that_ranks_otherwise_is_not_timed(model_file: Path, monkeypatch, capsys):
     real = measurement.alternatives
 

@@ -164,6 +164,7 @@ def test_rn50x4_is_recognised_by_its_shapes() -> None:
     assert own == {name: shape for name, shape in shapes.items() if name != "logit_scale"}
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # CLIP is published as TorchScript
 @pytest.mark.parametrize("sizes", [SIZES, VIT], ids=["resnet", "vit"])
 def test_every_layout_gives_the_same_model(tmp_path: Path, sizes: dict[str, Any]) -> None:
     model = clip(**sizes)
@@ -302,6 +303,7 @@ def test_a_torchscript_archive_cannot_run_code(tmp_path: Path) -> None:
             read_checkpoint_file(_archive(tmp_path / "evil.pt", b"c" + module + b"\n" + name + b"\n."))
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # CLIP is published as TorchScript
 def test_damaged_archives_are_refused(tmp_path: Path) -> None:
     traced = torch.jit.trace(torch.nn.Linear(3, 2), torch.zeros(1, 3))
     torch.jit.save(traced, tmp_path / "ok.pt")
