@@ -39,7 +39,7 @@ demo: $(STAMP)
 stress: $(STAMP)
 	nice -n 15 $(BIN)/python -m pytest -m slow -rA
 
-# Every figure of the README on this machine; some 15 minutes on two quiet cores.
+# Every figure of the README on this machine; some 30 minutes on two quiet cores.
 bench: $(STAMP)
 	$(BIN)/python tools/measure.py
 

@@ -136,6 +136,7 @@ def linearised(work: Workload, library: str) -> Entry:
         index = Index(ndim=work.values.shape[1], metric="ip", dtype="f16", expansion_search=256)
         index.add(np.arange(len(work.values)), work.values, threads=work.threads)
         candidates = usearch_candidates(index)
+        size = {"index_bytes": int(index.memory_usage)}
     else:
         import faiss
 
@@ -144,6 +145,7 @@ def linearised(work: Workload, library: str) -> Entry:
         graph.hnsw.efSearch = 256
         graph.add(work.values)
         candidates = faiss_candidates(graph)
+        size = {}  # FAISS does not tell
     built = time.perf_counter() - start
     exact = CpuScorer(rows, threads=work.threads)
     scorer = LinearisedScorer(exact, rows, candidates)
@@ -156,6 +158,7 @@ def linearised(work: Workload, library: str) -> Entry:
         "recall_queries": len(shares),
         "recall_without_index_loss": float(recall(flat, exact, measured[:20], work.k).mean()),
         "build_s": built,
+        **size,
     }
     return Entry(
         f"cir/linearised, {library} HNSW",
