@@ -58,10 +58,9 @@ def run(name: str, command: list[str], limit: float, log: Path) -> dict[str, Any
     return {"passed": code == 0, "exit_code": code, "seconds": round(time.monotonic() - begun, 1)}
 
 
-def build(limit: float, log: Path) -> dict[str, Any]:
-    """The fatbin for this GPU, or the one that is already there."""
+def build(architecture: int, limit: float, log: Path) -> dict[str, Any]:
+    """The fatbin for a GPU of this compute capability (times ten), or the one that is already there."""
     if os.environ.get("NVCC") or shutil.which("nvcc"):
-        architecture = compute_capability()
         only = ["--architectures", str(architecture)] if architecture in build_cuda.ARCHITECTURES else []
         return run("build", [sys.executable, "tools/build_cuda.py", *only, "--jobs", "2"], limit, log)
     present = build_cuda.FATBIN.exists()
@@ -69,18 +68,6 @@ def build(limit: float, log: Path) -> dict[str, Any]:
         "passed": present,
         "skipped": "no nvcc; " + ("a fatbin is there" if present else "no fatbin either"),
     }
-
-
-def compute_capability() -> int:
-    """Times ten, from nvidia-smi; 0 if it does not say."""
-    asked = subprocess.run(
-        ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    found = re.match(r"(\d+)\.(\d+)", asked.stdout)
-    return int(found[1]) * 10 + int(found[2]) if found else 0
 
 
 def sanitize(limit: float, log: Path) -> dict[str, Any]:
@@ -151,14 +138,18 @@ def main() -> None:
     from cir_bench.cuda_scoring import SIZES
     from cir_bench.machine import stamp
     from cir_infer.errors import CirError
-    from cir_infer.scoring.cuda.context import open_device
+    from cir_infer.scoring.cuda.context import open_device, open_gpu
 
+    try:
+        architecture = open_gpu().architecture
+    except CirError as error:
+        sys.exit(f"error: {error}")
     args.output.mkdir(parents=True, exist_ok=True)
     total = 60 * args.minutes
     log = args.output / "gpu-check.log"
     log.write_text("")
     result: dict[str, Any] = {"kind": "gpu-check", **stamp(), "sources": build_cuda.sources_hash()}
-    result["build"] = build(0.3 * total, log)
+    result["build"] = build(architecture, 0.3 * total, log)
     try:
         gpu = open_device().name
     except CirError as error:
