@@ -96,12 +96,13 @@ def prepare(decoded: Decoded, spec: PixelInput, name: str = "the image") -> npt.
         picture = _run(spec.steps, decoded, name)
     except (ValueError, OSError, MemoryError) as error:  # Pillow cannot resample or convert this mode
         raise ImageError(f"{name} cannot be prepared ({error}); save it as 8-bit RGB") from error
-    if picture.size != (spec.width, spec.height):
+    height, width = picture.shape[:2]
+    if (width, height) != (spec.width, spec.height):
         raise ImageError(
-            f"{name} is {picture.width} x {picture.height} pixels; this bundle does not "
+            f"{name} is {width} x {height} pixels; this bundle does not "
             f"resize and takes exactly {spec.width} x {spec.height}"
         )
-    return np.asarray(picture)
+    return picture
 
 
 def _reduction(steps: Sequence[Step], size: tuple[int, int]) -> int:
@@ -119,23 +120,22 @@ def _fits(size: tuple[int, int], target: tuple[int, int], part: int) -> bool:
     return size[0] >= part * target[0] and size[1] >= part * target[1]
 
 
-def _run(steps: Sequence[Step], decoded: Decoded, name: str) -> Image.Image:
-    """The steps in order; padding to a square, resizing and cropping it are one step, to the same bytes."""
+def _run(steps: Sequence[Step], decoded: Decoded, name: str) -> npt.NDArray[np.uint8]:
+    """The steps in order; the last three, where they crop a padded square, in one go to the same bytes."""
     picture = _Picture(*decoded)
     while steps:
         fused = _padded_square(steps, picture, name)
-        if fused is None:
-            picture, steps = _apply(steps[0], picture, name), steps[1:]
-        else:
-            picture, steps = _Picture(fused, fused.size), steps[3:]
-    return picture.image
+        if fused is not None:
+            return fused
+        picture, steps = _apply(steps[0], picture, name), steps[1:]
+    return np.asarray(picture.image)
 
 
-def _padded_square(steps: Sequence[Step], picture: _Picture, name: str) -> Image.Image | None:
-    """The first three steps in one go; None where they are others, or their order of rounding is open."""
-    if len(steps) < 3 or picture.image.mode not in ("L", "RGB"):
+def _padded_square(steps: Sequence[Step], picture: _Picture, name: str) -> npt.NDArray[np.uint8] | None:
+    """The last three steps in one go; None where they are others, or their order of rounding is open."""
+    if len(steps) != 3 or picture.image.mode != "RGB":
         return None
-    pad, resize, crop = steps[:3]
+    pad, resize, crop = steps
     if not (isinstance(pad, PadSquare) and isinstance(resize, Resize) and isinstance(crop, CenterCrop)):
         return None
     border, padded = _padding(pad, picture)
@@ -150,7 +150,8 @@ def _padded_square(steps: Sequence[Step], picture: _Picture, name: str) -> Image
     check_pixels(*padded.size, f"{name}, padded,")
     check_pixels(*size, f"{name}, resized,")
     margin = (size[0] - crop.size) // 2
-    return resize_padded_square(picture.image, border, pad.fill, padded.box, size[0], margin, _filter(resize))
+    pixels = np.asarray(picture.image)
+    return resize_padded_square(pixels, border, pad.fill, padded.box, size[0], margin, resize.interpolation)
 
 
 def _apply(step: Step, picture: _Picture, name: str) -> _Picture:

@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cir_infer.errors import DeviceError
 from cir_infer.manifest import CenterCrop, PadSquare, PixelInput, Resize, Step, TargetPad, ToRgb
 from cir_infer.preprocess import preprocess
+from cir_infer.resampling import resize_padded_square
 
 
 def picture(width: int, height: int, seed: int) -> np.ndarray:
@@ -85,3 +87,58 @@ def test_the_usual_steps_at_the_usual_sizes(width, height):
     pixels = picture(width, height, 0)
     found = preprocess(pixels, PixelInput(224, 224, steps))
     np.testing.assert_array_equal(found, one_by_one(pixels, steps))
+
+
+def instruction_sets() -> list[str]:
+    """Those that this machine can run."""
+    names = []
+    for name in ("avx2", "baseline"):
+        try:
+            resize_padded_square(picture(2, 2, 0), (0, 0, 0, 0), 0, (0, 0, 2, 2), 2, 0, "bilinear", name)
+        except DeviceError:
+            continue
+        names.append(name)
+    return names
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(
+    width=st.integers(1, 300),
+    height=st.integers(1, 300),
+    border=st.tuples(*[st.integers(0, 40)] * 4),
+    part=st.tuples(*[st.floats(0, 0.4)] * 2),
+    size=st.integers(1, 90),
+    crop=st.floats(0, 0.9),
+    interpolation=st.sampled_from(["bilinear", "bicubic"]),
+    values=st.sampled_from(["any", "extreme"]),
+)
+def test_every_instruction_set_gives_the_bytes_of_pillow(
+    width, height, border, part, size, crop, interpolation, values
+):
+    pixels = picture(width, height, width * 1000 + height)
+    if values == "extreme":  # bicubic sums leave 0 to 255 and must be clipped
+        pixels = np.where(pixels > 127, 255, 0).astype(np.uint8)
+    left, top, right, bottom = border
+    whole = (width + left + right, height + top + bottom)
+    side = min(whole)
+    # An edge between pixels, as of a JPEG that was decoded at a part of its size.
+    box = (part[0] * side / 2, part[1] * side / 2, side - part[0], side - part[1])
+    margin = int(crop * size / 2)
+    padded = Image.new("RGB", whole, (9, 9, 9))
+    padded.paste(Image.fromarray(pixels), (left, top))
+    # In two steps, as Pillow chooses their order by the shape, and ours is rows first.
+    rows_first = padded.resize(
+        (size, whole[1]), Image.Resampling[interpolation.upper()], (box[0], 0, box[2], whole[1])
+    )
+    wanted = rows_first.resize(
+        (size, size), Image.Resampling[interpolation.upper()], (0, box[1], size, box[3])
+    )
+    wanted = wanted.crop((margin, margin, size - margin, size - margin))
+    for name in instruction_sets():
+        found = resize_padded_square(pixels, border, 9, box, size, margin, interpolation, name)
+        np.testing.assert_array_equal(found, np.asarray(wanted))
+
+
+def test_an_instruction_set_that_is_not_there_is_refused():
+    with pytest.raises(DeviceError, match="cannot run sse17"):
+        resize_padded_square(picture(2, 2, 0), (0, 0, 0, 0), 0, (0, 0, 2, 2), 2, 0, "bilinear", "sse17")

@@ -1,0 +1,49 @@
+// Python sees `cir_infer._resample` through cir_infer/resampling.py, which checks sizes first.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+
+#include "resample.h"
+
+namespace nb = nanobind;
+
+namespace {
+
+using Pixels = nb::ndarray<const uint8_t, nb::shape<-1, -1, 3>, nb::c_contig, nb::device::cpu>;
+
+}  // namespace
+
+NB_MODULE(_resample, m) {
+    m.def(
+        "resize_square",
+        [](const Pixels& pixels, std::tuple<int, int, int, int> border, int fill,
+           std::tuple<float, float, float, float> box, int size, int margin, bool cubic,
+           const std::string& instruction_set) {
+            const cir::Picture picture{pixels.data(), static_cast<int>(pixels.shape(1)),
+                                       static_cast<int>(pixels.shape(0))};
+            const auto [left, top, right, bottom] = border;
+            const auto [x0, y0, x1, y1] = box;
+            const cir::Square square{left, top, right, bottom, static_cast<uint8_t>(fill), x0, y0, x1, y1,
+                                     size, margin,
+                                     cubic ? cir::Filter::kBicubic : cir::Filter::kBilinear};
+            const size_t side = static_cast<size_t>(size - 2 * margin);
+            std::unique_ptr<uint8_t[]> out(new uint8_t[side * side * 3]);
+            bool known;
+            {
+                nb::gil_scoped_release released;
+                known = cir::resize_square(picture, square, instruction_set.c_str(), out.get());
+            }
+            if (!known) throw std::invalid_argument("this machine cannot run " + instruction_set);
+            uint8_t* raw = out.release();
+            nb::capsule owner(raw, [](void* p) noexcept { delete[] static_cast<uint8_t*>(p); });
+            return nb::ndarray<nb::numpy, uint8_t, nb::ndim<3>>(raw, {side, side, 3}, owner);
+        },
+        nb::arg("pixels"), nb::arg("border"), nb::arg("fill"), nb::arg("box"), nb::arg("size"), nb::arg("margin"),
+        nb::arg("cubic"), nb::arg("instruction_set") = "");
+}
