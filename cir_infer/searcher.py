@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -30,8 +31,8 @@ __all__ = ["Reference", "Searcher"]
 
 _log = logging.getLogger(__name__)
 
-_Pending: TypeAlias = "Future[npt.NDArray[np.float32]] | None"
-"""Text embeddings on their way; None for a system that reads no text."""
+_Pending: TypeAlias = "Callable[[], npt.NDArray[np.float32]] | None"
+"""Waits for text embeddings; None for a system that reads no text."""
 
 Reference: TypeAlias = "ImageLike | Hit | None"
 """An image, a Hit to refine, or None for a system that reads only the text."""
@@ -204,7 +205,7 @@ class Searcher:
         scorer, chains = self._scorer(snapshot)
         while batch := _next(queries, batch_size):
             references = [reference for reference, _ in batch]
-            pending = self._texts([text for _, text in batch])
+            pending = self._texts(references, [text for _, text in batch])
             own = [self._row(snapshot, hit.id) if isinstance(hit, Hit) else -1 for hit in references]
             # A refined Hit is left out of its own answer only, so one more is asked for.
             wanted = min(k + (max(own) >= 0), snapshot.count)
@@ -236,23 +237,26 @@ class Searcher:
                 row = snapshot.vector(own)
             elif reference is not None:
                 image = self.engine.prepare(reference)
-        return chains.topk(image, row, None if text is None else text.result()[0], k, allow)
+        return chains.topk(image, row, None if text is None else text()[0], k, allow)
 
     def _terms(
         self, references: Sequence[Reference], own: Sequence[int], text: _Pending, snapshot: Snapshot
     ) -> QueryTerms:
         engine = self.engine
         embeddings = self._references(references, own, snapshot) if engine.needs_reference else None
-        return engine.compose(embeddings, None if text is None else text.result())
+        return engine.compose(embeddings, None if text is None else text())
 
-    def _texts(self, texts: Sequence[Text | None]) -> _Pending:
-        """Text embeddings, encoded beside what the caller does next; None if the system reads no text."""
+    def _texts(self, references: Sequence[Reference], texts: Sequence[Text | None]) -> _Pending:
+        """Text embeddings, encoded beside the images; where there are none, once they are asked for."""
         engine = self.engine
         if not engine.needs_text:
             return None
         if None in texts:
             raise UsageError(f"the system {engine.manifest.system!r} needs a text for every query")
-        return self._beside.submit(engine.encode_texts, [text for text in texts if text is not None])
+        encode = partial(engine.encode_texts, [text for text in texts if text is not None])
+        images = any(not isinstance(reference, Hit) for reference in references)
+        # A thread costs a refined Hit more than it saves.
+        return self._beside.submit(encode).result if images and engine.needs_reference else encode
 
     def _check_references(self, references: Sequence[Reference]) -> None:
         engine = self.engine
