@@ -55,7 +55,11 @@ def shown_plans(backend: dict[str, Any]) -> str:
         notes += [f"worst cosine {parity['worst_cosine']:.6f}"] if parity else []
         if "placement" in facts:
             placement = facts["placement"]
-            times = [f"{side} {placement[f'{side}_ms']:.2f} ms" for side in ("cpu", "tensorrt") if parity]
-            notes.append(f"runs on {placement['chosen']} ({', '.join(times) or placement['reason']})")
+            sides = ("cpu", "tensorrt", "kernel")
+            times = [
+                f"{side} {placement[f'{side}_ms']:.2f} ms" for side in sides if f"{side}_ms" in placement
+            ]
+            times += [f"not {side}: {why}" for side, why in placement["refused"].items()]
+            notes.append(f"runs on {placement['chosen']} ({', '.join(times)})")
         lines.append(f"  {name:<10} {', '.join(notes)}")
     return "\n".join(lines)

@@ -26,18 +26,23 @@ struct Byte {
     bool atomically = false;         // how it was written
 };
 
-std::vector<Byte> bytes;
-uintptr_t shared_start = 0, shared_end = 0, pages_start = 0, pages_end = 0;
-uint64_t interval = 1, first_of_block = 1;
 bool watching = false;
+uint64_t intervals = 1;  // so far
 
 constexpr int kMostThreads = 1024;
 struct Block {
+    uint32_t number;
+    uint64_t first, interval;  // between barriers
+    uintptr_t shared_start, shared_end, pages_start, pages_end;
+    std::vector<Byte>* bytes;
     uint64_t fenced[kMostThreads] = {};   // by thread: the interval of its last fence
     uint64_t ordered[kMostThreads] = {};  // by thread: its writes up to this interval can be known of by others
 };
 std::vector<std::unique_ptr<Block>> blocks;  // of this launch, as they come
 uint32_t block_number = kHost.block, first_of_launch = 2;
+Block* now = nullptr;                              // the block that runs
+std::vector<Block*> slots;                         // those on the GPU
+std::vector<std::unique_ptr<std::vector<Byte>>> bytes_of_slot;
 
 enum class Kind { read, write, atomic, fresh, constant };
 
@@ -61,17 +66,19 @@ std::string text(uintptr_t at, size_t size, const char* does, uintptr_t start) {
 
 void check_shared(uintptr_t at, size_t size, Kind kind) {
     const bool atomic = kind == Kind::atomic, writes = atomic || kind == Kind::write;
-    if (at < shared_start || at + size > shared_end) {
-        stop("an access outside of memory: it " + text(at, size, writes ? "writes" : "reads", shared_start) +
-             std::to_string(shared_end - shared_start) + " of shared memory");
+    if (at < now->shared_start || at + size > now->shared_end) {
+        stop("an access outside of memory: it " + text(at, size, writes ? "writes" : "reads", now->shared_start) +
+             std::to_string(now->shared_end - now->shared_start) + " of shared memory");
         return;
     }
+    std::vector<Byte>& bytes = *now->bytes;
+    const uint64_t interval = now->interval;
     const int me = current.thread;
-    for (size_t i = at - shared_start; i < at + size - shared_start; ++i) {
+    for (size_t i = at - now->shared_start; i < at + size - now->shared_start; ++i) {
         Byte& byte = bytes[i];
         const bool fresh = byte.written == interval;
         const bool both_atomic = atomic && byte.atomically;
-        if ((!writes || atomic) && byte.written < first_of_block) {
+        if ((!writes || atomic) && byte.written < now->first) {
             stop("shared memory that nothing wrote: byte " + std::to_string(i) + " is read");
             return;
         }
@@ -102,7 +109,7 @@ void check_shared(uintptr_t at, size_t size, Kind kind) {
 }
 
 bool of_another_block(const Origin& origin) {
-    return origin.block >= first_of_launch && origin.block != block_number;
+    return origin.block >= first_of_launch && origin.block != now->number;
 }
 bool ordered(const Origin& origin) {
     return blocks[origin.block - first_of_launch]->ordered[origin.thread] >= origin.interval;
@@ -122,9 +129,9 @@ const char* complaint(const Origin& origin, Kind kind) {
 
 // An atomic by which other blocks can know of what was fenced before it.
 void order_writes() {
-    Block& block = *blocks.back();
+    Block& block = *now;
     for (int t = 0; t < current.threads; ++t) {
-        if (block.fenced[t] < interval || t == current.thread) block.ordered[t] = block.fenced[t];
+        if (block.fenced[t] < block.interval || t == current.thread) block.ordered[t] = block.fenced[t];
     }
 }
 
@@ -133,7 +140,7 @@ void check(const void* where, size_t size, Kind kind) {
     const bool writes = kind == Kind::write || kind == Kind::atomic;
     const auto at = reinterpret_cast<uintptr_t>(where);
     if (at >= stack_start && at < stack_end) return;
-    if (at >= pages_start && at < pages_end) {
+    if (at >= now->pages_start && at < now->pages_end) {
         check_shared(at, size, kind);
         return;
     }
@@ -153,38 +160,51 @@ void check(const void* where, size_t size, Kind kind) {
             return;
         }
     }
-    if (kind == Kind::write) std::fill_n(origins, size, Origin{interval, block_number, current.thread});
+    if (kind == Kind::write) std::fill_n(origins, size, Origin{now->interval, now->number, current.thread});
     if (kind == Kind::atomic) {
-        std::fill_n(origins, size, Origin{0, block_number, 0});
+        std::fill_n(origins, size, Origin{0, now->number, 0});
         order_writes();
     }
 }
 
 }  // namespace
 
-void watch_block(const unsigned char* shared, size_t size, const unsigned char* pages, size_t page_bytes) {
-    shared_start = reinterpret_cast<uintptr_t>(shared);
-    shared_end = shared_start + size;
-    pages_start = reinterpret_cast<uintptr_t>(pages);
-    pages_end = pages_start + page_bytes;
-    if (bytes.size() < size) bytes.resize(size);
-    first_of_block = ++interval;
-    ++block_number;
+void watch_block(int slot, const unsigned char* shared, size_t size, const unsigned char* pages, size_t page_bytes) {
+    if (slots.size() <= static_cast<size_t>(slot)) {
+        slots.resize(slot + 1);
+        bytes_of_slot.resize(slot + 1);
+    }
+    auto& bytes = bytes_of_slot[slot];
+    if (bytes == nullptr) bytes = std::make_unique<std::vector<Byte>>();
+    if (bytes->size() < size) bytes->resize(size);
     blocks.push_back(std::make_unique<Block>());
+    now = slots[slot] = blocks.back().get();
+    now->number = ++block_number;
+    now->first = now->interval = ++intervals;
+    now->shared_start = reinterpret_cast<uintptr_t>(shared);
+    now->shared_end = now->shared_start + size;
+    now->pages_start = reinterpret_cast<uintptr_t>(pages);
+    now->pages_end = now->pages_start + page_bytes;
+    now->bytes = bytes.get();
     watching = true;
+}
+void switch_to_block(int slot) {
+    if (watching) now = slots[slot];
 }
 void begin_launch() {
     first_of_launch = block_number + 1;
     blocks.clear();
 }
-void pass_barrier() { ++interval; }
+void pass_barrier() {
+    if (watching) now->interval = ++intervals;
+}
 void unwatch() { watching = false; }
 void forget_extents() { std::fill(std::begin(known), std::end(known), Found{}); }
 void access_atomically(const void* where, size_t size) { check(where, size, Kind::atomic); }
 void read_past_the_first_cache(const void* where, size_t size) { check(where, size, Kind::fresh); }
 void read_what_no_one_writes(const void* where, size_t size) { check(where, size, Kind::constant); }
 void pass_fence() {
-    if (watching) blocks.back()->fenced[current.thread] = interval;
+    if (watching) now->fenced[current.thread] = now->interval;
 }
 
 }  // namespace machine

@@ -20,6 +20,8 @@ import numpy.typing as npt
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 KERNELS = ROOT / "kernels" / "score" / "cuda"
+RECURRENT = ROOT / "kernels" / "recurrent" / "cuda"
+BUILD = ROOT / "build" / "emulation"
 
 
 def build(checked: bool, kernels: Path = KERNELS) -> Path:
@@ -27,29 +29,42 @@ def build(checked: bool, kernels: Path = KERNELS) -> Path:
 
     Args:
         checked: look at every access to memory; several times slower.
-        kernels: the folder of score.cu.
+        kernels: the folder of score.cu, or of recurrent.cu.
     """
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     assert compiler is not None, "the emulation needs a C++ compiler; install g++ or set CXX"
-    sources = sorted([*HERE.rglob("*.cpp"), *HERE.rglob("*.h"), *HERE.rglob("*.cuh"), *kernels.glob("*.cu*")])
+    machinery = sorted([*HERE.rglob("*.cpp"), *HERE.rglob("*.h"), *HERE.rglob("*.cuh")])
+    sources = [*machinery, *sorted(kernels.glob("*.cu*"))]
     text = b"".join(path.read_bytes() for path in [*sources, Path(__file__)])
     digest = hashlib.sha256(text).hexdigest()[:16]
-    home = ROOT / "build" / "emulation" if kernels == KERNELS else kernels
-    library = home / f"{'checked' if checked else 'machine'}-{digest}.so"
+    home = BUILD if kernels in (KERNELS, RECURRENT) else kernels
+    name = "checked" if checked else "machine"
+    library = home / f"{name}-{digest}.so"
     if library.exists():
         return library
     home.mkdir(parents=True, exist_ok=True)
-    flags = ["-std=c++17", "-fPIC", "-Wno-unknown-pragmas", f"-I{HERE / 'include'}", f"-I{kernels}"]
-    flags += ["-march=native", *(["-O1", "-DCIR_CHECKED"] if checked else ["-O3"])]
+    BUILD.mkdir(parents=True, exist_ok=True)
+    flags = ["-std=c++17", "-fPIC", "-Wno-unknown-pragmas", f"-I{HERE / 'include'}", "-march=native"]
+    flags += ["-O1", "-DCIR_CHECKED"] if checked else ["-O3"]
+    # Only what runs on the GPU is looked at, not the machine itself.
+    watched = [*flags, *(["-fsanitize=thread"] if checked else [])]
+    own = hashlib.sha256(b"".join(path.read_bytes() for path in [*machinery, Path(__file__)])).hexdigest()[
+        :16
+    ]
     with tempfile.TemporaryDirectory(dir=home) as folder:
-        objects = []
-        for unit in sorted(HERE.glob("*.cpp")):
-            # Only what runs on the GPU is looked at, not the machine itself.
-            watched = ["-fsanitize=thread"] if checked and unit.stem in ("kernels", "faulty") else []
-            objects.append(f"{folder}/{unit.stem}.o")
-            _compile(compiler, *flags, *watched, "-c", "-o", objects[-1], str(unit))
-        _compile(compiler, "-shared", "-o", f"{folder}/machine.so", *objects)
-        Path(folder, "machine.so").replace(library)
+        made = Path(folder)
+        objects = [made / "kernels.o"]
+        unit = next(kernels.glob("*.cu")).name
+        ours = [*watched, f"-I{kernels}", f'-DCIR_KERNELS="{unit}"']
+        _compile(compiler, *ours, "-c", "-o", str(objects[0]), str(HERE / "kernels.cpp"))
+        for part, chosen in (("machine", flags), ("checks", flags), ("faulty", watched)):
+            objects.append(BUILD / f"{name}-{part}-{own}.o")
+            if not objects[-1].exists():
+                half = objects[-1].with_suffix(f".{os.getpid()}")
+                _compile(compiler, *chosen, "-c", "-o", str(half), str(HERE / f"{part}.cpp"))
+                half.replace(objects[-1])
+        _compile(compiler, "-shared", "-o", str(made / "machine.so"), *map(str, objects))
+        (made / "machine.so").replace(library)
     return library
 
 
@@ -77,6 +92,7 @@ def machine(checked: bool = False, kernels: Path = KERNELS) -> ctypes.PyDLL:
         ctypes.c_char_p,
         ctypes.c_size_t,
         ctypes.c_uint,
+        ctypes.c_bool,
     ]
     loaded.machine_launch.restype = ctypes.c_char_p
     return loaded
@@ -139,6 +155,8 @@ class EmulatedDevice:
         self._schedule = schedule
         self._filling = filling
         self._mappable = mappable
+        self._checked = checked
+        self._kernels = kernels
         self._machine = machine(checked, kernels)
 
     @contextlib.contextmanager
@@ -183,12 +201,28 @@ class EmulatedDevice:
         arguments: ctypes.Structure,
         stream: object,
     ) -> None:
+        self._launch(self._machine, kernel, grid, shared_bytes, arguments, together=False)
+
+    def cooperative(self, kernel: str) -> EmulatedCooperation:
+        # Memory of another machine is the host's to this one: it is used as it is, and not checked.
+        ours = "recurrent.cu" in [path.name for path in self._kernels.glob("*.cu")]
+        return EmulatedCooperation(self, kernel, self._machine if ours else machine(self._checked, RECURRENT))
+
+    def _launch(
+        self,
+        on: ctypes.PyDLL,
+        kernel: str,
+        grid: tuple[int, int],
+        shared_bytes: int,
+        arguments: ctypes.Structure,
+        together: bool,
+    ) -> None:
         assert shared_bytes <= self.shared_bytes, f"{kernel} asks for {shared_bytes} bytes of shared memory"
         self.launched.append(kernel)
-        self._machine.machine_fill_fresh_memory_with(self._filling)
+        on.machine_fill_fresh_memory_with(self._filling)
         packed = bytes(arguments)
-        said = self._machine.machine_launch(
-            kernel.encode(), *grid, shared_bytes, packed, len(packed), self._schedule
+        said = on.machine_launch(
+            kernel.encode(), *grid, shared_bytes, packed, len(packed), self._schedule, together
         )
         if said:
             raise KernelFault(said.decode())
@@ -201,3 +235,23 @@ class EmulatedDevice:
 
     def synchronize(self, stream: object) -> None:
         pass
+
+
+class EmulatedCooperation:
+    """A kernel whose blocks are on the machine all at once: one a multiprocessor."""
+
+    version = "emulated"
+
+    def __init__(self, device: EmulatedDevice, kernel: str, on: ctypes.PyDLL) -> None:
+        self._device = device
+        self._kernel = kernel
+        self._on = on
+
+    def most_blocks(self, shared_bytes: int) -> int:
+        return self._device.multiprocessors if shared_bytes <= self._device.shared_bytes else 0
+
+    def launch(
+        self, grid: tuple[int, int], shared_bytes: int, arguments: ctypes.Structure, stream: object
+    ) -> None:
+        assert grid[0] * grid[1] <= self._device.multiprocessors, "blocks that wait must all be there"
+        self._device._launch(self._on, self._kernel, grid, shared_bytes, arguments, together=True)

@@ -1,2 +1,2 @@
-// The CUDA scorer as it is, compiled for the machine.
-#include "score.cu"
+// The kernels of one folder as they are, compiled for the machine.
+#include CIR_KERNELS

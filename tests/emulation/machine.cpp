@@ -24,7 +24,7 @@ Context current;
 
 namespace {
 
-constexpr int kMostThreads = 1024;
+constexpr int kMostFibres = 8192;
 constexpr size_t kStackBytes = 64 << 10;
 constexpr size_t kPage = 4096;
 
@@ -53,7 +53,7 @@ unsigned char* guarded(size_t bytes, Allocation& made) {
 
 // ---- fibres ----
 
-enum class State { ready, at_warp, at_block, done };
+enum class State { ready, at_warp, at_block, at_count, done };
 struct Fibre {
 #ifdef __x86_64__
     void* stack_pointer;
@@ -62,17 +62,30 @@ struct Fibre {
 #endif
     State state;
     int line;
-    bool said;
     void* brought;
+    const uint32_t* count;  // what it waits for, and
+    uint32_t wanted;        // from which value on it goes on
 };
 struct Warp {
     int arrived;
 };
+// A block that is on the GPU; its fibres are consecutive.
+struct Block {
+    Context context;
+    Allocation shared;
+    int first, slot;
+    int waiting = 0;
+    // Two flags by turns: a fast thread may be at the next barrier before a slow one has read this one's.
+    bool said[2] = {};
+    unsigned turn = 0;
+    bool done = false;
+};
 
-Fibre fibres[kMostThreads];
-Warp warps[kMostThreads / 32];
+Fibre fibres[kMostFibres];
+Warp warps[kMostFibres / 32];
 unsigned char* stacks = nullptr;
-int running = 0, waiting_block = 0;
+int running = 0;  // a fibre
+Block* block = nullptr;  // its block
 unsigned schedule = 0;
 const Kernel* kernel = nullptr;
 const void* kernel_arguments = nullptr;
@@ -144,7 +157,10 @@ std::string place() {
     return "in block (" + std::to_string(current.block_x) + ", " + std::to_string(current.block_y) + "), thread " +
            std::to_string(current.thread);
 }
-std::string where(int thread) { return "thread " + std::to_string(thread) + " (line " + std::to_string(fibres[thread].line) + ")"; }
+// Of a fibre of this block.
+std::string where(int fibre) {
+    return "thread " + std::to_string(fibre - block->first) + " (line " + std::to_string(fibres[fibre].line) + ")";
+}
 
 // ---- faults ----
 
@@ -178,69 +194,114 @@ std::string describe_fault() {
     return (outside ? "an access outside of memory " : "a misaligned access or a trap ") + place() + ": " + near;
 }
 
-// ---- one block ----
+// ---- blocks ----
 
-void run_block(std::mt19937& dice) {
-    const int n = kernel->threads;
+// One pass over the threads of a block, each as far as it comes; whether anything moved.
+bool advance(Block& current_block, std::mt19937& dice) {
+    block = &current_block;
+    const int n = kernel->threads, first = block->first;
+    current = block->context;
+    switch_to_block(block->slot);
     std::vector<int> order(n);
-    for (int i = 0; i < n; ++i) order[i] = schedule == 1 ? n - 1 - i : i;
-    for (auto& w : warps) w.arrived = 0;
-    waiting_block = 0;
-    for (int i = 0; i < n; ++i) {
-        make_fibre(i);
-        fibres[i].state = State::ready;
-        fibres[i].line = 0;
+    for (int i = 0; i < n; ++i) order[i] = first + (schedule == 1 ? n - 1 - i : i);
+    if (schedule >= 2) {
+        for (int i = n - 1; i > 0; --i) std::swap(order[i], order[dice() % (i + 1)]);
     }
+    bool moved = false;
+    int done = 0, counting = 0;
+    for (const int i : order) {
+        Fibre& fibre = fibres[i];
+        if (fibre.state == State::at_count && *fibre.count >= fibre.wanted) fibre.state = State::ready;
+        // Under schedule 0 and 1 a warp runs as far as it can before the next one starts.
+        while (fibre.state == State::ready) {
+            moved = true;
+            running = i;
+            current.thread = i - first;
+            resume(i);
+            if (!failure.empty()) return false;
+            if (schedule >= 2) break;
+        }
+        done += fibre.state == State::done;
+        counting += fibre.state == State::at_count;
+    }
+    block->done = done == n;
+    if (moved || block->done || counting > 0) return moved;
+    if (block->waiting == n) {
+        for (int i = first; i < first + n; ++i) {
+            if (fibres[i].line != fibres[first].line) {
+                fail("a block waits at different barriers: " + where(first) + ", " + where(i));
+                return false;
+            }
+        }
+        block->waiting = 0;
+        pass_barrier();
+        for (int i = first; i < first + n; ++i) fibres[i].state = State::ready;
+        return true;
+    }
+    int left = -1, other = -1;
+    for (int i = first; i < first + n; ++i) {
+        if (fibres[i].state == State::at_warp || fibres[i].state == State::at_block) left = left < 0 ? i : left;
+        if (left >= 0 && fibres[i].state != fibres[left].state) other = i;
+    }
+    fail("threads wait for others that never come: " + where(left) + " waits for its " +
+         (fibres[left].state == State::at_warp ? "warp" : "block") +
+         (other >= 0 ? ", " + where(other) + (fibres[other].state == State::done ? " has returned" : " waits elsewhere") : ""));
+    return false;
+}
+
+// The blocks that are on the GPU together, by turns until all are done. Under schedule 0 and 1 a block runs as far as
+// it can before the next one starts; from 2 on they take turns at random.
+void run_resident(std::vector<Block>& resident, std::mt19937& dice) {
+    std::vector<size_t> order(resident.size());
+    for (size_t i = 0; i < order.size(); ++i) order[i] = i;
     while (true) {
         if (schedule >= 2) {
-            // Whole warps in random order, and lanes within them.
-            for (int i = n - 1; i > 0; --i) std::swap(order[i], order[dice() % (i + 1)]);
+            for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[dice() % i]);
         }
-        bool moved = false;
-        int done = 0;
-        for (const int i : order) {
-            // Under schedule 0 and 1 a warp runs as far as it can before the next one starts.
-            while (fibres[i].state == State::ready) {
+        bool moved = false, left = false;
+        for (const size_t i : order) {
+            while (!resident[i].done && advance(resident[i], dice)) {
                 moved = true;
-                running = i;
-                current.thread = i;
-                resume(i);
-                if (!failure.empty()) return;
                 if (schedule >= 2) break;
             }
-            done += fibres[i].state == State::done;
+            if (!failure.empty()) return;
+            left |= !resident[i].done;
         }
+        if (!left) return;
         if (moved) continue;
-        if (done == n) return;
-        if (waiting_block == n) {
-            for (int i = 1; i < n; ++i) {
-                if (fibres[i].line != fibres[0].line) {
-                    fail("a block waits at different barriers: " + where(0) + ", " + where(i));
-                    return;
-                }
+        for (Block& b : resident) {
+            for (int i = b.first; i < b.first + kernel->threads; ++i) {
+                if (b.done || fibres[i].state != State::at_count) continue;
+                block = &b;
+                fail("blocks wait for others that never come: block (" + std::to_string(b.context.block_x) + ", " +
+                     std::to_string(b.context.block_y) + "), " + where(i) + " waits for a count of " +
+                     std::to_string(fibres[i].wanted) + " that stands at " + std::to_string(*fibres[i].count));
+                return;
             }
-            waiting_block = 0;
-            pass_barrier();
-            for (int i = 0; i < n; ++i) fibres[i].state = State::ready;
-            continue;
         }
-        int left = -1, other = -1;
-        for (int i = 0; i < n; ++i) {
-            if (fibres[i].state == State::at_warp || fibres[i].state == State::at_block) left = left < 0 ? i : left;
-            if (left >= 0 && fibres[i].state != fibres[left].state) other = i;
-        }
-        fail("threads wait for others that never come: " + where(left) + " waits for its " +
-             (fibres[left].state == State::at_warp ? "warp" : "block") +
-             (other >= 0 ? ", " + where(other) + (fibres[other].state == State::done ? " has returned" : " waits elsewhere") : ""));
-        return;
     }
 }
 
+void begin_block(Block& made, int slot, unsigned number, unsigned grid_x, size_t shared_bytes) {
+    const int n = kernel->threads;
+    unsigned char* memory = guarded(shared_bytes, made.shared);
+    made.slot = slot;
+    made.first = slot * n;
+    made.context = {0, n, number % grid_x, number / grid_x, grid_x, memory};
+    for (int i = made.first; i < made.first + n; ++i) {
+        make_fibre(i);
+        fibres[i].state = State::ready;
+        fibres[i].line = 0;
+        warps[i / 32].arrived = 0;
+    }
+    watch_block(slot, memory, shared_bytes, made.shared.pages, made.shared.page_bytes);
+}
+
 // The fault handler jumps back to here; nothing of this frame is used after that.
-[[gnu::noinline]] void run_block_or_fault(std::mt19937& dice) {
+[[gnu::noinline]] void run_or_fault(std::vector<Block>& resident, std::mt19937& dice) {
     if (sigsetjmp(fault_return, 1) == 0) {
         inside_kernel = 1;
-        run_block(dice);
+        run_resident(resident, dice);
     } else {
         fail(describe_fault());
     }
@@ -275,7 +336,8 @@ void meet_warp(int line, void* brought, void (*combine)(void** lanes)) {
         for (int i = 1; i < 32 && schedule < 2; ++i) {
             const int next = first + (schedule == 0 ? me - first + i : me - first + 32 - i) % 32;
             if (fibres[next].state == State::ready) {
-                running = current.thread = next;
+                running = next;
+                current.thread = next - block->first;
                 hand_over(me, next);
                 return;
             }
@@ -297,21 +359,29 @@ void meet_warp(int line, void* brought, void (*combine)(void** lanes)) {
 }
 
 bool meet_block(int line, bool mine) {
-    // Two flags by turns: a fast thread may be at the next barrier before a slow one has read this one's.
-    static bool said[2];
-    static unsigned turn;
     const int me = running;
-    if (waiting_block == 0) {
-        turn ^= 1;
-        said[turn] = false;
+    Block& here = *block;
+    if (here.waiting == 0) {
+        here.turn ^= 1;
+        here.said[here.turn] = false;
     }
-    const unsigned my_turn = turn;
-    said[my_turn] |= mine;
+    const unsigned my_turn = here.turn;
+    here.said[my_turn] |= mine;
     fibres[me].line = line;
     fibres[me].state = State::at_block;
-    ++waiting_block;
+    ++here.waiting;
     leave(me);
-    return said[my_turn];
+    return here.said[my_turn];
+}
+
+void wait_for_count(int line, const uint32_t* count, uint32_t wanted) {
+    if (*count >= wanted) return;
+    const int me = running;
+    fibres[me].line = line;
+    fibres[me].count = count;
+    fibres[me].wanted = wanted;
+    fibres[me].state = State::at_count;
+    leave(me);
 }
 
 static Kernel* kernels = nullptr;
@@ -355,8 +425,9 @@ void machine_written(void* at, size_t bytes) {
 }
 
 // Runs a kernel; "" or what went wrong. Schedules: 0 threads in order, 1 in reverse, from 2 on at random by that seed.
+// `together`: all blocks are on the GPU at once, as a cooperative launch has them; else one after the other.
 const char* machine_launch(const char* name, unsigned grid_x, unsigned grid_y, size_t shared_bytes, const void* arguments,
-                           size_t argument_bytes, unsigned wanted_schedule) {
+                           size_t argument_bytes, unsigned wanted_schedule, bool together) {
     static std::mutex one_at_a_time;
     static std::string answer;
     const std::lock_guard<std::mutex> lock(one_at_a_time);
@@ -366,11 +437,14 @@ const char* machine_launch(const char* name, unsigned grid_x, unsigned grid_y, s
     while (kernel != nullptr && std::strcmp(kernel->name, name) != 0) kernel = kernel->next;
     if (kernel == nullptr) return "there is no such kernel";
     if (kernel->argument_bytes != argument_bytes) return "the argument structure has another size";
+    const size_t grid = static_cast<size_t>(grid_x) * grid_y, at_once = together ? grid : 1;
+    if (at_once * kernel->threads > kMostFibres) return "more blocks at once than this machine has room for";
     if (stacks == nullptr) {
-        stacks = static_cast<unsigned char*>(mmap(nullptr, kMostThreads * kStackBytes, PROT_READ | PROT_WRITE,
+        stacks = static_cast<unsigned char*>(mmap(nullptr, kMostFibres * kStackBytes, PROT_READ | PROT_WRITE,
                                                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+        if (stacks == MAP_FAILED) std::abort();
         stack_start = reinterpret_cast<uintptr_t>(stacks);
-        stack_end = stack_start + kMostThreads * kStackBytes;
+        stack_end = stack_start + kMostFibres * kStackBytes;
     }
     static unsigned char signal_stack[64 << 10];
     stack_t alternative{}, before{};
@@ -385,23 +459,19 @@ const char* machine_launch(const char* name, unsigned grid_x, unsigned grid_y, s
 
     kernel_arguments = arguments;
     std::mt19937 dice(schedule);
-    Allocation shared;
-    unsigned char* memory = guarded(shared_bytes, shared);
-    std::vector<unsigned> blocks(static_cast<size_t>(grid_x) * grid_y);
-    for (unsigned i = 0; i < blocks.size(); ++i) blocks[i] = schedule == 1 ? static_cast<unsigned>(blocks.size()) - 1 - i : i;
+    std::vector<unsigned> order(grid);
+    for (unsigned i = 0; i < grid; ++i) order[i] = schedule == 1 ? static_cast<unsigned>(grid) - 1 - i : i;
     if (schedule >= 2) {
-        for (size_t i = blocks.size(); i > 1; --i) std::swap(blocks[i - 1], blocks[dice() % i]);
+        for (size_t i = grid; i > 1; --i) std::swap(order[i - 1], order[dice() % i]);
     }
     begin_launch();
-    for (const unsigned block : blocks) {
-        std::memset(shared.pages + kPage, filling, shared.page_bytes - 2 * kPage);
-        current = {0, kernel->threads, block % grid_x, block / grid_x, grid_x, memory};
-        watch_block(memory, shared_bytes, shared.pages, shared.page_bytes);
-        run_block_or_fault(dice);
+    for (size_t done = 0; done < grid && failure.empty(); done += at_once) {
+        std::vector<Block> resident(at_once);
+        for (size_t i = 0; i < at_once; ++i) begin_block(resident[i], static_cast<int>(i), order[done + i], grid_x, shared_bytes);
+        run_or_fault(resident, dice);
         unwatch();
-        if (!failure.empty()) break;
+        for (Block& b : resident) munmap(b.shared.pages, b.shared.page_bytes);
     }
-    munmap(shared.pages, shared.page_bytes);
     for (int i = 0; i < 3; ++i) sigaction(signals[i], &old[i], nullptr);
     sigaltstack(&before, nullptr);
     answer = failure.empty() ? "" : std::string(name) + ": " + failure;

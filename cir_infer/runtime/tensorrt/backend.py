@@ -9,13 +9,21 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from cir_infer.errors import DeviceError, UsageError
+from cir_infer.errors import CirError, DeviceError, UsageError
 from cir_infer.runtime.chains import Chains
 from cir_infer.runtime.graph import Graph
 from cir_infer.runtime.onnx import OnnxBackend
 from cir_infer.runtime.plan_policy import PlanPolicy, PlanUnavailableError
+from cir_infer.runtime.recurrent.encoder import RecurrentEncoder
+from cir_infer.runtime.recurrent.opening import open_encoder
 from cir_infer.runtime.tensorrt.api import TYPING, VERSION
-from cir_infer.runtime.tensorrt.building import build_apart, build_progress, try_apart, workspace_for
+from cir_infer.runtime.tensorrt.building import (
+    build_apart,
+    build_progress,
+    check_encoder_apart,
+    try_apart,
+    workspace_for,
+)
 from cir_infer.runtime.tensorrt.chain import QueryChains
 from cir_infer.runtime.tensorrt.plan_cache import PlanCache, cache_folder, l4t_release
 from cir_infer.runtime.tensorrt.plan_file import PlanFile, PlanKey
@@ -74,7 +82,7 @@ class TensorRTBackend:
                 raise DeviceError(f"{found.built['refused']} (kept in {path}; delete it to try again)")
             graph = None if isinstance(found, str) else self._open(name, key, found, model)
             if graph is None or isinstance(found, str):
-                reason = found if isinstance(found, str) else "TensorRT refuses the plan that was built"
+                reason = found if isinstance(found, str) else "what was built cannot be used any more"
                 if self._policy.missing != "build":
                     raise PlanUnavailableError(
                         f"{reason}; build it with `cir-export BUNDLE --tensorrt`, or let it be built with "
@@ -115,18 +123,28 @@ class TensorRTBackend:
         )
 
     def _open(self, name: str, key: PlanKey, found: PlanFile, model: bytes) -> Graph | None:
-        """A cached plan, ready to run; None if TensorRT refuses it.
+        """A cached plan, or what was chosen in its place, ready to run; None if it cannot be used.
 
-        A plan that this driver has never loaded is first tried in a process of its own.
+        What this driver has never loaded is first tried in a process of its own.
         """
-        if found.built.get("placement", {}).get("chosen") == "cpu":
+        chosen = found.built.get("placement", {}).get("chosen")
+        if chosen == "cpu":
             return self._cpu.load(name, model)
         try:
             driver = driver_version()
-            if self._cache.checked_with(name, key) != driver:
-                try_apart(name, found.plan)
+            unknown = self._cache.checked_with(name, key) != driver
+            graph: Graph
+            if chosen == "kernel":
+                graph = self._open_kernel(model, unknown)[0]
+                if graph.version != found.built["kernel"]["version"]:
+                    raise DeviceError("the recurrent kernel is another than the one that was measured")
+            else:
+                if unknown:
+                    try_apart(name, found.plan)
+                graph = PlanGraph(name, found.plan, self._gpu)
+            if unknown:
                 self._cache.note_checked(name, key, driver)
-            return PlanGraph(name, found.plan, self._gpu)
+            return graph
         except DeviceError as error:
             _log.warning("the plan of the %s graph cannot be used: %s", name, error)
             return None
@@ -152,28 +170,46 @@ class TensorRTBackend:
         cpu = self._cpu.load(name, model)
         facts: dict[str, Any] = {"seconds": seconds, "workspace": workspace, "driver": driver_version()}
         plan = built.plan
+        candidates: dict[str, Graph] = {"cpu": cpu}
+        refused: dict[str, str] = {}
         try:
-            least = LEAST_COSINE.get(self._policy.precision, LEAST_COSINE["int8"])
-            facts["parity"] = check_parity(name, graph, cpu, self._limits.batch, self._limits.tokens, least)
-            if name == "text":
-                facts["placement"] = choose_placement(graph, cpu)
+            facts["parity"] = check_parity(
+                name, graph, cpu, self._limits.batch, self._limits.tokens, self._least()
+            )
+            candidates["tensorrt"] = graph
         except DeviceError as error:
             if name != "text":
                 # Whoever comes next shall not build for minutes to find out again.
                 facts["refused"] = str(error)
                 path = self._cache.store(name, key, PlanFile(key.to_json(), facts, b""))
                 raise DeviceError(f"{error} (kept in {path}; delete it to try again)") from error
-            # A recurrent encoder that TensorRT gets wrong runs beside the image encoder, on the CPU.
-            _log.warning("the text encoder stays on the CPU: %s", error)
-            facts["placement"] = {"chosen": "cpu", "reason": str(error)}
-        if facts.get("placement", {}).get("chosen") == "cpu":
-            graph, plan = cpu, b""
+            # A recurrent encoder that TensorRT gets wrong runs elsewhere.
+            _log.warning("the text encoder does not run in TensorRT: %s", error)
+            refused["tensorrt"] = str(error)
+        if name == "text":
+            try:
+                candidates["kernel"], facts["kernel"] = self._open_kernel(model, check=True)
+            except CirError as error:
+                refused["kernel"] = str(error)
+                _log.info("the text encoder does not run in the recurrent kernel: %s", error)
+            facts["placement"] = choose_placement(candidates, refused)
+            chosen = facts["placement"]["chosen"]
+            graph = candidates[chosen]
+            plan = plan if chosen == "tensorrt" else b""
         file = PlanFile(key.to_json(), facts, plan)
         path = self._cache.store(name, key, file)
-        if plan:
+        if graph is not cpu:
             self._cache.note_checked(name, key, facts["driver"])
         _log.warning("built the plan of the %s graph in %.0f s: %s", name, seconds, path)
         return file, graph
+
+    def _open_kernel(self, model: bytes, check: bool) -> tuple[RecurrentEncoder, dict[str, Any]]:
+        """The text encoder as the recurrent kernel, and if asked for, how it compares with ONNX Runtime."""
+        found = check_encoder_apart(model, self._limits.tokens, self._least()) if check else {}
+        return open_encoder(model, self._gpu, self._limits.tokens), found
+
+    def _least(self) -> float:
+        return LEAST_COSINE.get(self._policy.precision, LEAST_COSINE["int8"])
 
 
 def driver_version() -> str:

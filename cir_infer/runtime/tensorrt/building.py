@@ -1,4 +1,4 @@
-"""Builds plans in a process of their own: an exhausted or crashing build does not take this one down."""
+"""Builds and tries in a process of its own: if that runs out of memory or crashes, this one goes on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cir_infer.errors import BundleError, DeviceError
 from cir_infer.runtime.tensorrt.api import BuiltPlan
 from cir_infer.runtime.tensorrt.profiles import Limits
 
-__all__ = ["build_apart", "build_progress", "try_apart", "workspace_for"]
+__all__ = ["build_apart", "build_progress", "check_encoder_apart", "try_apart", "workspace_for"]
 
 _log = logging.getLogger(__name__)
 
@@ -108,7 +108,29 @@ def try_apart(name: str, plan: bytes) -> None:
         _run(job, f"trying the plan of the {name} graph", lambda *_: None)
 
 
-def _run(job: dict[str, Any], what: str, report: Report) -> dict[str, Any]:
+def check_encoder_apart(model: bytes, tokens: int, least: float) -> dict[str, Any]:
+    """Let a process of its own compare the recurrent kernel with ONNX Runtime on the CPU.
+
+    Args:
+        model: the text graph.
+        tokens: most tokens of a text.
+        least: see `check_encoder`.
+
+    Returns:
+        What `check_encoder` does.
+
+    Raises:
+        DeviceError: the kernel does not compute this graph, answers otherwise, or died.
+        BundleError: the graph cannot be read.
+    """
+    with tempfile.TemporaryDirectory(prefix="cir-plan-") as scratch:
+        path = Path(scratch) / "graph.onnx"
+        path.write_bytes(model)
+        job = {"task": "encode", "graph": str(path), "tokens": tokens, "least": least}
+        return _run(job, "checking the recurrent kernel", lambda *_: None, "the recurrent kernel")
+
+
+def _run(job: dict[str, Any], what: str, report: Report, who: str = "TensorRT") -> dict[str, Any]:
     # The package is found where this one was, whatever the parent did to its path.
     home = str(Path(cir_infer.__file__).parents[1])
     path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
@@ -146,7 +168,7 @@ def _run(job: dict[str, Any], what: str, report: Report) -> dict[str, Any]:
     if "error" in answer:
         kind = BundleError if answer.get("kind") == "BundleError" else DeviceError
         raise kind(str(answer["error"]))
-    raise DeviceError(f"{what}: {_death(code)}{f' ({said})' if said else ''}")
+    raise DeviceError(f"{what}: {_death(code, who)}{f' ({said})' if said else ''}")
 
 
 def _answer(line: str) -> dict[str, Any]:
@@ -158,7 +180,7 @@ def _answer(line: str) -> dict[str, Any]:
     return answer if isinstance(answer, dict) else {}
 
 
-def _death(code: int) -> str:
+def _death(code: int, who: str) -> str:
     """What an exit code says, and what to do."""
     if code == -signal.SIGKILL:
         return (
@@ -166,5 +188,5 @@ def _death(code: int) -> str:
             "set CIR_PLAN_BATCH to a smaller number"
         )
     if code < 0:
-        return f"TensorRT crashed (signal {-code}); use device='cuda' or device='cpu'"
+        return f"{who} crashed (signal {-code}); use device='cuda' or device='cpu'"
     return f"the process ended with code {code}"

@@ -76,8 +76,8 @@ class PlanFile:
 
     Attributes:
         key: as plain values.
-        built: by whom, in how many seconds, with what workspace; `parity` with ONNX Runtime; and
-            `placement` where that was a choice.
+        built: by whom, in how many seconds, with what workspace; `parity` with ONNX Runtime; and `kernel`
+            and `placement` of a text graph, where these were a choice.
         plan: what TensorRT serialised; empty if the placement is elsewhere.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -72,18 +73,25 @@ def _compared(expected: Array, found: Array) -> tuple[float, float]:
     return float(cosines.min()), float(np.abs(a - b).max())
 
 
-def choose_placement(plan: Graph, cpu: Graph) -> dict[str, Any]:
-    """Time one text on either side, by turns, and take the faster.
+def choose_placement(candidates: Mapping[str, Graph], refused: Mapping[str, str]) -> dict[str, Any]:
+    """Time one text on every side, by turns, and take the fastest.
+
+    Args:
+        candidates: by name: "cpu" (ONNX Runtime), and what was found to be right of "tensorrt" and "kernel".
+        refused: the others, and why.
 
     Returns:
-        {"chosen": "tensorrt" or "cpu", "tensorrt_ms", "cpu_ms": medians over the lengths, "lengths"}.
+        {"chosen": a candidate's name, "cpu_ms" and so on: medians over the lengths, "lengths", "refused"}; no
+        times where there is nothing to choose from.
     """
-    times: dict[str, list[float]] = {"tensorrt": [], "cpu": []}
-    sides = {"tensorrt": plan, "cpu": cpu}
+    if len(candidates) == 1:
+        return {"chosen": next(iter(candidates)), "refused": dict(refused)}
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    inputs = next(iter(candidates.values())).inputs
     for length in _TIMED_LENGTHS:
-        feeds = sample_feeds(plan.inputs, 1, length)
+        feeds = sample_feeds(inputs, 1, length)
         for run in range(_TIMED_RUNS):
-            for name, graph in sides.items():
+            for name, graph in candidates.items():
                 begun = time.perf_counter()
                 graph.run(feeds)
                 if run >= _TIMED_RUNS // 5:  # the first fifth warms up
@@ -93,4 +101,5 @@ def choose_placement(plan: Graph, cpu: Graph) -> dict[str, Any]:
         "chosen": min(medians, key=lambda name: medians[name]),
         **{f"{name}_ms": round(median, 4) for name, median in medians.items()},
         "lengths": list(_TIMED_LENGTHS),
+        "refused": dict(refused),
     }

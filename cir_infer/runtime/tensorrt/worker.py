@@ -1,4 +1,4 @@
-"""The process that builds plans, and tries unknown ones: if TensorRT dies, only this process does.
+"""The process that builds plans and tries what is unknown: if TensorRT or a kernel dies, only this one does.
 
 Reads one JSON job on stdin and answers with JSON lines on stdout: {"progress": 0.4, "phase": "..."} any
 number of times, then {"done": {...}} or {"error": "...", "kind": "BundleError"}. Files carry what is large.
@@ -61,7 +61,19 @@ def _try(job: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-_TASKS = {"build": _build, "try": _try}
+def _encode(job: dict[str, Any]) -> dict[str, Any]:
+    """Whether the recurrent kernel gives what ONNX Runtime gives."""
+    from cir_infer.runtime.onnx import OnnxBackend
+    from cir_infer.runtime.recurrent.opening import check_encoder, open_encoder
+    from cir_infer.scoring.cuda.context import open_gpu
+
+    model = Path(job["graph"]).read_bytes()
+    reference = OnnxBackend("cpu", 1).load("text", model)
+    encoder = open_encoder(model, open_gpu(), job["tokens"])
+    return check_encoder(encoder, reference, job["tokens"], job["least"])
+
+
+_TASKS = {"build": _build, "try": _try, "encode": _encode}
 
 if __name__ == "__main__":
     sys.exit(main())

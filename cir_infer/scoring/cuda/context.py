@@ -21,12 +21,16 @@ import numpy.typing as npt
 from cir_infer.errors import DeviceError
 from cir_infer.runtime.devices import missing_gpu
 from cir_infer.scoring.cuda.arguments import THREADS
+from cir_infer.scoring.cuda.cooperative import CooperativeFunction, CooperativeModule
 from cir_infer.scoring.cuda.device import Device, Stream
 
-__all__ = ["FATBIN", "open_device", "open_gpu"]
+__all__ = ["FATBIN", "RECURRENT_FATBIN", "open_device", "open_gpu"]
 
 FATBIN = Path(__file__).with_name("kernels.fatbin")
 """The kernels compiled for all architectures, as `make fatbin` or an install that finds nvcc writes them."""
+
+RECURRENT_FATBIN = FATBIN.with_name("recurrent.fatbin")
+"""Those of kernels/recurrent/cuda likewise."""
 
 T = TypeVar("T")
 
@@ -59,22 +63,22 @@ def open_device(ordinal: int = 0) -> Device:
             says what to do.
     """
     device = open_gpu(ordinal)
-    fatbin = _compiled_kernels().read_bytes()
+    fatbin = _compiled(FATBIN).read_bytes()
     device.load_kernels(fatbin)
     return device
 
 
-def _compiled_kernels() -> Path:
-    """The fatbin: beside this file, or in an editable install beside the native module."""
+def _compiled(fatbin: Path) -> Path:
+    """A fatbin: beside this file, or in an editable install beside the native module."""
     native = importlib.util.find_spec("cir_infer.scoring._kernels")
     installed = [] if native is None or native.origin is None else [Path(native.origin).parent / "cuda"]
-    for folder in (FATBIN.parent, *installed):
-        if (folder / FATBIN.name).exists():
-            return folder / FATBIN.name
+    for folder in (fatbin.parent, *installed):
+        if (folder / fatbin.name).exists():
+            return folder / fatbin.name
     raise DeviceError(
-        f"the CUDA kernels were not compiled when cir-infer was installed ({FATBIN.name} is missing); "
+        f"the CUDA kernels were not compiled when cir-infer was installed ({fatbin.name} is missing); "
         "install again where nvcc is on the PATH, or run `make fatbin` in the sources there and copy the "
-        f"file to {FATBIN.parent}"
+        f"file to {fatbin.parent}"
     )
 
 
@@ -215,6 +219,7 @@ class _CudaDevice:
             )
         self._context = _explained(opening, driver, gpu.retain_primary_context)
         self._functions: dict[str, Any] = {}
+        self._cooperative: CooperativeModule | None = None
         self._held: list[Any] = [self._functions]
         # Finalizers run newest first at exit: every scorer and plan has let go by then.
         weakref.finalize(self, _leave, self._context, self._held)
@@ -300,6 +305,12 @@ class _CudaDevice:
         function.prepared_async_call(
             grid, (THREADS, 1, 1), stream, bytes(arguments), shared_size=shared_bytes
         )
+
+    def cooperative(self, kernel: str) -> CooperativeFunction:
+        if self._cooperative is None:
+            fatbin = _compiled(RECURRENT_FATBIN).read_bytes()
+            self._cooperative = CooperativeModule(fatbin, self.name, self.shared_bytes, self.multiprocessors)
+        return self._cooperative.function(kernel)
 
     def handle(self, stream: Stream) -> int:
         return 0 if stream is None else int(stream.handle)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Device", "HostMemory", "Memory", "Replay", "Stream"]
+__all__ = ["CooperativeKernel", "Device", "HostMemory", "Memory", "Replay", "Stream"]
 
 Stream = Any
 """Opaque: what `Device.new_stream` gave, or a PyCUDA stream of the caller's."""
@@ -47,6 +47,29 @@ class Replay(Protocol):
 
     def close(self) -> None:
         """Let go of it; no launch may be under way."""
+        ...
+
+
+class CooperativeKernel(Protocol):
+    """A kernel whose blocks wait for one another, so that all must be on the GPU at once."""
+
+    @property
+    def version(self) -> str:
+        """Another one for every change of the compiled kernel."""
+        ...
+
+    def most_blocks(self, shared_bytes: int) -> int:
+        """How many blocks of 256 threads fit the GPU at once; 0 if a block does not fit."""
+        ...
+
+    def launch(
+        self, grid: tuple[int, int], shared_bytes: int, arguments: ctypes.Structure, stream: Stream
+    ) -> None:
+        """Starts it with blocks of 256 threads.
+
+        Raises:
+            DeviceError: the blocks do not fit the GPU at once.
+        """
         ...
 
 
@@ -107,6 +130,14 @@ class Device(Protocol):
         stream: Stream,
     ) -> None:
         """Starts a kernel with blocks of 256 threads."""
+        ...
+
+    def cooperative(self, kernel: str) -> CooperativeKernel:
+        """A kernel of kernels/recurrent/cuda.
+
+        Raises:
+            DeviceError: it was not compiled, or not for this GPU, or the GPU has no cooperative launches.
+        """
         ...
 
     def handle(self, stream: Stream) -> int:

@@ -1,4 +1,5 @@
-// A small CUDA machine on the CPU: blocks one after the other, threads as fibres, warps and barriers in between.
+// A small CUDA machine on the CPU: blocks one after the other, or all together where they wait for each other, threads
+// as fibres, warps and barriers in between.
 //
 // It checks what a GPU would not report by itself: accesses outside an allocation or beyond the shared memory asked
 // for (guard pages), barriers and warp operations that not all threads reach together, and, by running a kernel under
@@ -24,6 +25,8 @@ extern Context current;  // of the running fibre
 void meet_warp(int line, void* brought, void (*combine)(void** lanes));
 // Waits for all threads of the block at the same line; true if any thread said so.
 bool meet_block(int line, bool mine);
+// Waits, while other blocks run, for a count that they raise.
+void wait_for_count(int line, const uint32_t* count, uint32_t wanted);
 
 // ---- for checks.cpp ----
 
@@ -45,8 +48,9 @@ extern uintptr_t stack_start, stack_end;  // of the fibres
 // Ends the launch with a fault of the running thread.
 void stop(std::string what);
 
-// Shared memory of a block begins; the pages that hold it are nobody else's.
-void watch_block(const unsigned char* shared, size_t size, const unsigned char* pages, size_t page_bytes);
+// A block begins in a slot, with its shared memory; the pages that hold that are nobody else's.
+void watch_block(int slot, const unsigned char* shared, size_t size, const unsigned char* pages, size_t page_bytes);
+void switch_to_block(int slot);
 void pass_barrier();
 void unwatch();
 void forget_extents();

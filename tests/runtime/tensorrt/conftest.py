@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,4 +59,15 @@ def gpu(tensorrt: Path, monkeypatch: pytest.MonkeyPatch) -> CapturingDevice:
     from cir_infer.runtime.tensorrt import backend
 
     monkeypatch.setattr(backend, "driver_version", lambda: "12060")
+    # Only this process knows of the GPU.
+    monkeypatch.setattr(backend, "check_encoder_apart", lambda *asked: check_encoder_here(device, *asked))
     return device
+
+
+def check_encoder_here(device: CapturingDevice, model: bytes, tokens: int, least: float) -> dict[str, Any]:
+    """What the process that tries the recurrent kernel does."""
+    from cir_infer.runtime.onnx import OnnxBackend
+    from cir_infer.runtime.recurrent.opening import check_encoder, open_encoder
+
+    reference = OnnxBackend("cpu", 1).load("text", model)
+    return check_encoder(open_encoder(model, device, tokens), reference, tokens, least)

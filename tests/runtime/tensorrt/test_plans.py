@@ -262,7 +262,7 @@ def test_a_text_encoder_that_is_wrong_in_tensorrt_stays_on_the_cpu(
     monkeypatch.setenv("CIR_FAKE_TENSORRT_FAULT", "wrong text plans")
     ours = Engine(bundle, device="tensorrt")
     placement = ours.describe()["backend"]["plans"]["text"]["placement"]
-    assert placement["chosen"] == "cpu" and "gives another 'text'" in placement["reason"]
+    assert placement["chosen"] == "cpu" and "gives another 'text'" in placement["refused"]["tensorrt"]
     monkeypatch.delenv("CIR_FAKE_TENSORRT_FAULT")
     caplog.clear()
     again = Engine(bundle, device="tensorrt")  # the decision is in the plan's manifest

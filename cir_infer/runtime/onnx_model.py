@@ -1,0 +1,238 @@
+"""Reads what an ONNX model holds: nodes, attributes, constants. The runtime has no `onnx` package.
+
+A model is a protocol buffer: fields of (number << 3 | kind) and a value, where kind 0 is a variable-length
+integer, 1 and 5 are 8 and 4 bytes, 2 is a length and so many bytes; see
+https://protobuf.dev/programming-guides/encoding. The field numbers are those of onnx.proto, which never
+change. Nothing is executed, and every length is checked.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from cir_infer.errors import BundleError
+from cir_infer.runtime.graph import Array
+
+__all__ = ["Node", "OnnxModel", "read_onnx_model"]
+
+_TYPES: dict[int, np.dtype[Any]] = {
+    1: np.dtype("<f4"),
+    6: np.dtype("<i4"),
+    7: np.dtype("<i8"),
+    10: np.dtype("<f2"),
+    11: np.dtype("<f8"),
+}
+"""Types of constants that are read; others are left out of `OnnxModel.constants`."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operator of a graph; an empty name is an input or output that is left out."""
+
+    op: str
+    domain: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OnnxModel:
+    """A graph's nodes in order, its constants of numeric types, and the names of its inputs and outputs."""
+
+    nodes: tuple[Node, ...]
+    constants: dict[str, Array]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def read_onnx_model(model: bytes) -> OnnxModel:
+    """Read a serialised model.
+
+    Raises:
+        BundleError: it is cut short, or no ONNX model.
+    """
+    try:
+        graphs = [value for number, value in _fields(memoryview(model)) if number == 7]
+        if len(graphs) != 1:
+            raise ValueError(f"{len(graphs)} graphs")
+        return _graph(graphs[0])
+    except (ValueError, IndexError, TypeError, OverflowError, struct.error) as error:
+        raise BundleError(
+            f"this is no ONNX model that can be read ({error}); export the model again"
+        ) from error
+
+
+def _graph(data: memoryview) -> OnnxModel:
+    nodes: list[Node] = []
+    constants: dict[str, Array] = {}
+    inputs: list[str] = []
+    outputs: list[str] = []
+    for number, value in _fields(data):
+        if number == 1:
+            node = _node(value)
+            nodes.append(node)
+            constant = node.attributes.get("value")
+            if node.op == "Constant" and constant is not None and len(node.outputs) == 1:
+                constants[node.outputs[0]] = constant
+        elif number == 5:
+            name, constant = _tensor(value)
+            if constant is not None:
+                constants[name] = constant
+        elif number in (11, 12):
+            (inputs if number == 11 else outputs).append(_text(_only(value, 1)))
+    return OnnxModel(tuple(nodes), constants, tuple(inputs), tuple(outputs))
+
+
+def _node(data: memoryview) -> Node:
+    names: dict[int, list[str]] = {1: [], 2: []}
+    op = domain = ""
+    attributes: dict[str, Any] = {}
+    for number, value in _fields(data):
+        if number in names:
+            names[number].append(_text(value))
+        elif number == 4:
+            op = _text(value)
+        elif number == 7:
+            domain = _text(value)
+        elif number == 5:
+            name, found = _attribute(value)
+            attributes[name] = found
+    return Node(op, domain, tuple(names[1]), tuple(names[2]), attributes)
+
+
+def _attribute(data: memoryview) -> tuple[str, Any]:
+    """Its name and value: float, int, text, array, or lists of these; None for a graph."""
+    name, kind = "", 0
+    values: dict[int, list[Any]] = {}
+    for number, value in _fields(data):
+        if number == 1:
+            name = _text(value)
+        elif number == 20:
+            kind = value
+        else:
+            values.setdefault(number, []).append(value)
+
+    def first(number: int, default: Any) -> Any:
+        return values.get(number, [default])[-1]
+
+    if kind == 1:
+        return name, struct.unpack("<f", first(2, b"\0\0\0\0"))[0]
+    if kind == 2:
+        return name, _signed(first(3, 0))
+    if kind == 3:
+        return name, _text(first(4, memoryview(b"")))
+    if kind == 4:
+        return name, _tensor(first(5, memoryview(b"")))[1]
+    if kind == 6:
+        return name, [float(v) for v in _numbers(values.get(7, []), np.dtype("<f4"))]
+    if kind == 7:
+        return name, [int(v) for v in _numbers(values.get(8, []), np.dtype("<i8"))]
+    if kind == 8:
+        return name, [_text(value) for value in values.get(9, [])]
+    return name, None
+
+
+def _tensor(data: memoryview) -> tuple[str, Array | None]:
+    """Its name and value; None for a type that is not read, or content in another file."""
+    name, kind, location = "", 0, 0
+    lists: dict[int, list[Any]] = {1: [], 4: [], 5: [], 7: [], 10: []}
+    raw: memoryview | None = None
+    for number, value in _fields(data):
+        if number in lists:
+            lists[number].append(value)
+        elif number == 2:
+            kind = value
+        elif number == 8:
+            name = _text(value)
+        elif number == 9:
+            raw = value
+        elif number == 14:
+            location = value
+    dtype = _TYPES.get(kind)
+    if dtype is None or location != 0:
+        return name, None
+    shape = [int(length) for length in _numbers(lists[1], np.dtype("<i8"))]
+    if min(shape, default=0) < 0:
+        raise ValueError(f"a constant of shape {shape}")
+    if raw is not None:
+        flat = np.frombuffer(raw, dtype)
+    elif kind == 10:  # bits of a float16, each in an int32
+        flat = _numbers(lists[5], np.dtype("<i4")).astype("<u2").view("<f2")
+    else:
+        flat = _numbers(lists[{1: 4, 6: 5, 7: 7, 11: 10}[kind]], dtype)
+    return name, flat.reshape(shape)
+
+
+def _numbers(values: list[Any], dtype: np.dtype[Any]) -> Array:
+    """A repeated field, whose values may be packed into one or stand one by one."""
+    found: list[Array] = []
+    for value in values:
+        if isinstance(value, int):
+            found.append(np.array([_signed(value)], dtype))
+        elif dtype.kind == "f":
+            found.append(np.frombuffer(value, dtype))
+        else:
+            found.append(np.array([_signed(number) for number in _integers(value)], dtype))
+    return np.concatenate(found) if found else np.empty(0, dtype)
+
+
+def _integers(data: memoryview) -> Iterator[int]:
+    at = 0
+    while at < len(data):
+        value, at = _integer(data, at)
+        yield value
+
+
+def _only(data: memoryview, wanted: int) -> Any:
+    for number, value in _fields(data):
+        if number == wanted:
+            return value
+    raise ValueError(f"a message without its field {wanted}")
+
+
+def _text(value: Any) -> str:
+    return bytes(value).decode()
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _integer(data: memoryview, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise ValueError("a number without an end")
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:
+    """Number and value of each field: an int, or the bytes."""
+    at = 0
+    while at < len(data):
+        key, at = _integer(data, at)
+        kind = key & 7
+        if kind == 0:
+            value: Any
+            value, at = _integer(data, at)
+            yield key >> 3, value
+            continue
+        if kind == 2:
+            length, at = _integer(data, at)
+        elif kind in (1, 5):
+            length = 8 if kind == 1 else 4
+        else:
+            raise ValueError(f"a field of kind {kind}")
+        if length > len(data) - at:
+            raise ValueError("it ends too early")
+        yield key >> 3, data[at : at + length]
+        at += length
