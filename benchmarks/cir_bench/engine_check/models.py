@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cir_bench.engine_check.pictures import write_pictures
 from cir_infer.errors import CirError
 
 if TYPE_CHECKING:
     from cir_export.model_file import TrainedModel
 
-__all__ = ["MAIN", "MODELS", "bundle_path", "export_model", "lower_model", "trained_model"]
+__all__ = ["MAIN", "MODELS", "bundle_path", "precisions_of", "trained_model", "write_model"]
 
 ROOT = Path(__file__).parents[3]
 MAIN = "resnet50-bigru"
 """What the targets are about, so it comes first."""
 MODELS = (MAIN, "resnet50-lstm", "resnet18-bigru", "resnet18-lstm", "artemis-scenes")
+
+_INT8 = (MAIN, "artemis-scenes")
+_SEEDS = range(2000, 2048)
+"""Of the pictures to calibrate with and to judge on, other than those that a check asks with."""
+
+
+def precisions_of(model: str) -> tuple[str, ...]:
+    """In which precisions a model is checked, float32 first."""
+    return ("float32", "float16", *(("int8",) if model in _INT8 else ()))
 
 
 def bundle_path(folder: Path, model: str, precision: str) -> Path:
@@ -34,25 +45,28 @@ def trained_model(model: str) -> TrainedModel:
     return seeded_model("artemis", trunk, text)
 
 
-def export_model(trained: TrainedModel, path: Path) -> None:
-    """Export it in float32.
+def write_model(trained: TrainedModel, model: str, folder: Path) -> None:
+    """Write the bundles of a model: float32, and what that becomes in the other precisions.
 
     Raises:
-        ExportError: it cannot be exported.
+        CirError: it cannot be exported, or a precision loses too much.
     """
+    from cir_bench.seeded_models import unknown_words_expected
+    from cir_export.commands.export import main as export
     from cir_export.export import export_bundle
     from cir_export.verification import draw_samples
 
-    export_bundle(trained, path, draw_samples(trained.image, trained.text, trained.tokenizer))
-
-
-def lower_model(path: Path, target: Path) -> None:
-    """Make the float16 bundle of a float32 one.
-
-    Raises:
-        CirError: it loses too much, or the converter is not installed.
-    """
-    from cir_export.commands.export import main as export
-
-    if export([str(path), "--precision", "float16", "-o", str(target)]) != 0:
-        raise CirError(f"{path.name} could not be converted to float16; see above")
+    exact, *lowered = precisions_of(model)
+    path = bundle_path(folder, model, exact)
+    samples = draw_samples(trained.image, trained.text, trained.tokenizer)
+    with unknown_words_expected(), tempfile.TemporaryDirectory() as scratch:
+        export_bundle(trained, path, samples)
+        pictures = str(write_pictures(Path(scratch) / "pictures", _SEEDS))
+        flags = {
+            "float16": ("--images", pictures),
+            "int8": ("--calibrate", pictures, "--int8-for", "tensorrt"),  # judged on a quarter of them
+        }
+        for precision in lowered:
+            target = str(bundle_path(folder, model, precision))
+            if export([str(path), "--precision", precision, *flags[precision], "-o", target]) != 0:
+                raise CirError(f"{path.name} could not be converted to {precision}; see above")

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["reached"]
+from cir_bench.engine_check.models import MAIN, MODELS, precisions_of
+from cir_bench.engine_check.steps import LIMITS
 
-_MAIN = "resnet50-bigru"
+__all__ = ["reached"]
 
 
 def reached(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Every target with its figure and whether it is met; both None where it was not measured."""
-    half = _steps(result, "float16")
+    half = _steps(result, MAIN, "float16")
     ratios = half.get("latency", {}).get("ratios", {})
     beside = _median(ratios, "query over query with its text encoded before")
-    rows = [
+    rows: list[tuple[str, float | None, float | None, float | None]] = [
         (
             "PyTorch eager float32 over ours, float16",
             10.0,
@@ -35,15 +36,20 @@ def reached(result: Mapping[str, Any]) -> list[dict[str, Any]]:
             1.5,
             _median(ratios, "refined hit over scoring and text encoder"),
         ),
-        ("float16 against float32: worst cosine", 0.9999, None, half.get("drift", {}).get("worst_cosine")),
-        (
-            "float16 against float32: top-10 agreement",
-            0.99,
-            None,
-            half.get("drift", {}).get("top10_agreement"),
+        *_fidelity("float16 against float32", "float16", half.get("drift", {})),
+        *_fidelity(
+            "artemis-scenes, float16 against float32",
+            "float16",
+            _steps(result, "artemis-scenes", "float16").get("drift", {}),
         ),
         ("cold start to the first answer, s", None, 2.0, half.get("cold_start", {}).get("seconds")),
     ]
+    for model in MODELS:
+        if "int8" not in precisions_of(model):
+            continue
+        for precision in ("float16", "int8"):
+            parity = _steps(result, model, precision).get("parity", {})
+            rows += _fidelity(f"{model}, {precision}, against ONNX Runtime on the CPU", precision, parity)
     return [
         {
             "target": what,
@@ -58,9 +64,19 @@ def reached(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _steps(result: Mapping[str, Any], precision: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = result.get("bundles", {}).get(f"{_MAIN}-{precision}", {})
+def _steps(result: Mapping[str, Any], model: str, precision: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = result.get("bundles", {}).get(f"{model}-{precision}", {})
     return found
+
+
+def _fidelity(
+    what: str, precision: str, found: Mapping[str, Any]
+) -> list[tuple[str, float | None, float | None, float | None]]:
+    limits = LIMITS[precision]
+    return [
+        (f"{what}: worst cosine", limits.cosine, None, found.get("worst_cosine")),
+        (f"{what}: top-10 agreement", limits.agreement, None, found.get("top10_agreement")),
+    ]
 
 
 def _median(ratios: Mapping[str, Any], name: str) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from cir_bench.engine_check import steps
 from cir_bench.engine_check.reach import reached
 from cir_bench.engine_check.subject import Subject, open_subject
+from tests.bundles import int8_made_for, write_tiny_bundle
 from tests.runtime.tensorrt.gpu import CapturingDevice
 
 
@@ -83,7 +85,9 @@ def test_targets_are_read_from_the_result() -> None:
     }
     result = {
         "bundles": {
-            "resnet50-bigru-float16": {"latency": {"ratios": ratios}, "drift": {"worst_cosine": 0.99995}}
+            "resnet50-bigru-float16": {"latency": {"ratios": ratios}, "drift": {"worst_cosine": 0.99995}},
+            "resnet50-bigru-int8": {"parity": {"worst_cosine": 0.9989, "top10_agreement": 0.88}},
+            "artemis-scenes-float16": {"parity": {"worst_cosine": 0.9989, "top10_agreement": 0.991}},
         }
     }
     found = {target["target"]: target["met"] for target in reached(result)}
@@ -91,6 +95,39 @@ def test_targets_are_read_from_the_result() -> None:
     assert found["what the text adds to a query"] is False
     assert found["float16 against float32: worst cosine"] is True
     assert found["cold start to the first answer, s"] is None
+    against = "against ONNX Runtime on the CPU"
+    assert found[f"resnet50-bigru, int8, {against}: worst cosine"] is True
+    assert found[f"resnet50-bigru, int8, {against}: top-10 agreement"] is False
+    assert found[f"artemis-scenes, float16, {against}: worst cosine"] is False
+    assert found[f"artemis-scenes, float16, {against}: top-10 agreement"] is True
+    assert found[f"artemis-scenes, int8, {against}: worst cosine"] is None
+
+
+def test_limits_are_those_of_the_gate() -> None:
+    from cir_export.precision.gate import LIMITS
+
+    assert {name: tuple(steps.LIMITS[name]) for name in LIMITS} == {
+        name: (limits.cosine, limits.agreement) for name, limits in LIMITS.items()
+    }
+
+
+@pytest.mark.parametrize(("precision", "passes"), [("float16", False), ("int8", True)])
+def test_a_precision_is_held_to_its_own_limit(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, precision: str, passes: bool
+) -> None:
+    engine = subject.searcher.engine
+    encode = engine.encode_images
+    lowered = replace(subject.cpu.manifest, precision=precision)
+    monkeypatch.setattr(subject.cpu, "manifest", lowered)
+
+    def blurred(*asked: Any) -> Any:
+        rows = encode(*asked)
+        turned = rows + 0.01 * np.random.default_rng(0).standard_normal(rows.shape, dtype=np.float32)
+        return turned / np.linalg.norm(turned, axis=1, keepdims=True)
+
+    monkeypatch.setattr(engine, "encode_images", blurred)
+    found = steps.parity(subject, 12)
+    assert 0.995 < found["worst_cosine"] < 0.9999 and found["passed"] is passes
 
 
 def test_pytorchs_baseline_answers_as_the_engine(tmp_path: Path) -> None:
@@ -141,8 +178,11 @@ def test_the_whole_check_with_bundles_that_were_brought(
 
     monkeypatch.setattr(workload, "_PHOTOGRAPH", (48, 36))
     monkeypatch.setattr(command, "missing_gpu", lambda: None)
+    monkeypatch.setattr(command, "CAPTURED_SECONDS", 0.2)
+    monkeypatch.setattr(command, "LATENCY_SECONDS", 0.4)
     for precision in ("float32", "float16"):
         shutil.copy(bundle, tmp_path / f"artemis-scenes-{precision}.cir")
+    write_tiny_bundle(tmp_path / "artemis-scenes-int8.cir", **int8_made_for("tensorrt"))
     output = tmp_path / "engines.json"
     sizes = ["--rows", "200", "--images", "12", "--queries", "24"]
     monkeypatch.setattr(
@@ -156,6 +196,31 @@ def test_the_whole_check_with_bundles_that_were_brought(
     assert set(steps_of) == {
         *("open", "plans", "parity", "cache", "captured", "threads", "latency", "drift", "cold_start")
     }
+    assert set(found["artemis-scenes-int8"]) == {"open", "plans", "parity", "captured", "latency", "drift"}
+    assert all(step["passed"] for step in found["artemis-scenes-int8"].values())
     failed = {name for name, step in steps_of.items() if not step["passed"]}
     assert failed == {"cold_start"} and "no NVIDIA driver" in steps_of["cold_start"]["error"]
     assert "worst cosine: open" in capsys.readouterr().out, "targets are those of the largest model"
+
+
+def test_bundles_to_carry_are_of_every_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The committed model, as a machine with torch prepares it for one without."""
+    from cir_bench.engine_check import __main__ as command
+    from cir_bench.engine_check import models
+    from cir_infer.bundle import Bundle
+
+    monkeypatch.setattr(models, "_SEEDS", range(2000, 2032))
+    asked = ["check", "--write-bundles", str(tmp_path / "carried"), "--only", "artemis-scenes"]
+    monkeypatch.setattr(sys, "argv", asked)
+    assert command.main() == 0
+    manifests = {path.name: Bundle(path).manifest for path in (tmp_path / "carried").iterdir()}
+    found = {name: (manifest.precision, manifest.int8_form) for name, manifest in manifests.items()}
+    assert found == {
+        "artemis-scenes-float32.cir": ("float32", None),
+        "artemis-scenes-float16.cir": ("float16", None),
+        "artemis-scenes-int8.cir": ("int8", "tensorrt"),
+    }
+    lowered = manifests["artemis-scenes-int8.cir"].parity["precision"]
+    assert lowered["fidelity"]["cosine_worst"] >= 0.999 and lowered["calibration"]["source"] == "pictures"
