@@ -51,11 +51,11 @@ neon-check: $(STAMP)
 	CIR_CASE_RUNNER="qemu-aarch64-static build/neon/cir_score_cases" \
 	  $(BIN)/python -m pytest tests/scoring/test_other_machine.py
 
-# The CUDA kernels for every architecture, beside the Python code. Needs nvcc, no GPU.
+# The CUDA kernels for every architecture, two files beside the Python code. Needs nvcc, no GPU.
 fatbin:
 	$(PYTHON) tools/build_cuda.py
 
-# The same, and fails on spilled registers, local memory, or a difference from kernels/score/cuda/resources.json.
+# The same, and fails on spilled registers, local memory, or a difference from the resources.json beside each.
 cuda-check:
 	$(PYTHON) tools/build_cuda.py --check
 

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Compile the CUDA kernels for every architecture into one fatbin, and hold their resources to a table.
+"""Compile the CUDA kernels for every architecture into two fatbins, and hold their resources to tables.
 
-    tools/build_cuda.py                                 write cir_infer/scoring/cuda/kernels.fatbin
-    tools/build_cuda.py --check                         also fail on spills or a difference from the table
-    tools/build_cuda.py --update                        write the table anew, after a change meant to move it,
-                                                        and its summary in kernels/score/cuda/README.md
-    tools/build_cuda.py --architectures 90 --no-ptx     for one GPU only
+    tools/build_cuda.py                              write kernels.fatbin and recurrent.fatbin into
+                                                     cir_infer/scoring/cuda
+    tools/build_cuda.py --check                      also fail on spills or a difference from the tables
+    tools/build_cuda.py --update                     write the tables anew, after a change meant to move them,
+                                                     and their summaries in the README beside each
+    tools/build_cuda.py --kernels recurrent          those of kernels/recurrent/cuda only
+    tools/build_cuda.py --architectures 90 --no-ptx  for one GPU only
 
 Needs nvcc 12.8 or later and nothing else; no GPU, no package of this repository.
 """
@@ -21,12 +23,41 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS = ROOT / "kernels" / "score" / "cuda"
 FATBIN = ROOT / "cir_infer" / "scoring" / "cuda" / "kernels.fatbin"
-TABLE = KERNELS / "resources.json"
-README = KERNELS / "README.md"
+
+
+class Kernels(NamedTuple):
+    """One folder of kernels that becomes one fatbin."""
+
+    folder: Path
+    source: str
+    fatbin: Path
+    shared: tuple[Path, ...] = ()  # headers of other folders
+
+    @property
+    def table(self) -> Path:
+        """What the compiler made of them."""
+        return self.folder / "resources.json"
+
+    @property
+    def readme(self) -> Path:
+        """Holds a summary of the table."""
+        return self.folder / "README.md"
+
+
+SCORE = Kernels(KERNELS, "score.cu", FATBIN)
+RECURRENT = Kernels(
+    ROOT / "kernels" / "recurrent" / "cuda",
+    "recurrent.cu",
+    FATBIN.with_name("recurrent.fatbin"),
+    (KERNELS / "device.cuh",),
+)
+SETS = {"score": SCORE, "recurrent": RECURRENT}
+TABLE, README = SCORE.table, SCORE.readme
 BEGIN, END = "<!-- resources:begin -->\n", "<!-- resources:end -->\n"
 
 ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 110, 120)
@@ -44,17 +75,21 @@ REGISTERS = 65_536
 SCAN_SHARED = 1696 + 1024 * 8 + 4 * 512 * 4
 FEW_SHARED = 4 * 8 * 512 * 2
 MANY_SHARED = 64 * 512 * 2
+# A BiGRU of 2 x 256 units on 64 multiprocessors: 24 rows of weights, a state of 512 values, 8 units' scratch.
+ENCODE_SHARED = 24 * 1024 + 2048 + 160
 
 
-def sources_hash() -> str:
+def sources_hash(kernels: Kernels = SCORE) -> str:
     """Of every kernel source, in the order of their names."""
     digest = hashlib.sha256()
-    for path in sorted(KERNELS.glob("*.cu*")):
+    for path in [*sorted(kernels.folder.glob("*.cu*")), *kernels.shared]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
-def compile_fatbin(output: Path, architectures: tuple[int, ...], ptx: bool, jobs: int) -> str:
+def compile_fatbin(
+    kernels: Kernels, output: Path, architectures: tuple[int, ...], ptx: bool, jobs: int
+) -> str:
     """Run nvcc; returns what the assembler said of registers and memory."""
     nvcc = os.environ.get("NVCC") or shutil.which("nvcc")
     if nvcc is None:
@@ -68,7 +103,8 @@ def compile_fatbin(output: Path, architectures: tuple[int, ...], ptx: bool, jobs
         nvcc,
         "-std=c++17",
         "-O3",
-        f"-I{KERNELS}",
+        f"-I{kernels.folder}",
+        *(f"-I{header.parent}" for header in kernels.shared),
         *targets,
         "-fatbin",
         "--compress-mode=size",
@@ -79,7 +115,7 @@ def compile_fatbin(output: Path, architectures: tuple[int, ...], ptx: bool, jobs
     ]
     try:
         done = subprocess.run(
-            [*command, "-o", str(half), str(KERNELS / "score.cu")], capture_output=True, text=True
+            [*command, "-o", str(half), str(kernels.folder / kernels.source)], capture_output=True, text=True
         )
         if done.returncode != 0:
             sys.exit(f"error: nvcc failed\n{done.stderr[-4000:]}")
@@ -122,6 +158,8 @@ def shared_of(kernel: str) -> int:
         return FEW_SHARED
     if kernel.startswith("many"):
         return MANY_SHARED
+    if kernel.startswith("encode"):
+        return ENCODE_SHARED
     return 384 if kernel.startswith("pack") else 0
 
 
@@ -135,7 +173,9 @@ def occupancy(arch: int, registers: int, shared: int) -> int:
     return min(warps // (THREADS // 32), blocks, by_registers, by_shared)
 
 
-def complaints(found: dict[str, dict[str, dict[str, int]]], architectures: tuple[int, ...]) -> list[str]:
+def complaints(
+    found: dict[str, dict[str, dict[str, int]]], architectures: tuple[int, ...], kernels: Kernels = SCORE
+) -> list[str]:
     """What is wrong with the kernels as compiled, against the rules and the committed table."""
     said = []
     for kernel, by_arch in found.items():
@@ -144,12 +184,13 @@ def complaints(found: dict[str, dict[str, dict[str, int]]], architectures: tuple
                 said.append(f"{kernel} for {arch} uses {use['stack_bytes']} bytes of local memory")
             if use["blocks"] < 1:
                 said.append(f"{kernel} for {arch} does not fit a multiprocessor")
-    committed = json.loads(TABLE.read_text()) if TABLE.exists() else {"kernels": {}}
+    table = kernels.table
+    committed = json.loads(table.read_text()) if table.exists() else {"kernels": {}}
     for kernel in sorted(set(found) | set(committed["kernels"])):
         for arch in (f"sm_{a}" for a in architectures):
             now, before = (t.get(kernel, {}).get(arch) for t in (found, committed["kernels"]))
             if now != before:
-                said.append(f"{kernel} for {arch}: {now} now, {before} in {TABLE.name}")
+                said.append(f"{kernel} for {arch}: {now} now, {before} in {table.name}")
     return said
 
 
@@ -186,7 +227,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, default=FATBIN, help="where the fatbin goes")
+    parser.add_argument("--kernels", choices=sorted(SETS), help="one of the two only")
+    parser.add_argument("--output", type=Path, help="where its fatbin goes; with --kernels")
     parser.add_argument(
         "--architectures", type=int, nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES)
     )
@@ -198,21 +240,26 @@ def main() -> None:
     parser.add_argument("--update", action="store_true", help="write the table")
     args = parser.parse_args()
     architectures = tuple(args.architectures)
-    log = compile_fatbin(args.output, architectures, not args.no_ptx, args.jobs)
-    found = resources(log)
-    print(
-        f"{args.output}: {args.output.stat().st_size} bytes, {len(found)} kernels for "
-        f"{len(architectures)} architectures"
-    )
-    if args.update:
-        if architectures != ARCHITECTURES:
-            sys.exit("error: --update writes the whole table; leave out --architectures")
-        TABLE.write_text(json.dumps({"sources": sources_hash(), "kernels": found}, indent=1) + "\n")
-        README.write_text(with_summary(README.read_text(), found))
-    if args.check or args.update:
-        said = complaints(found, architectures)
-        if said:
-            sys.exit("error: " + "\n       ".join(said))
+    if args.output is not None and args.kernels is None:
+        parser.error("--output is one fatbin; say with --kernels which")
+    if args.update and architectures != ARCHITECTURES:
+        parser.error("--update writes whole tables; leave out --architectures")
+    said = []
+    for kernels in SETS.values() if args.kernels is None else (SETS[args.kernels],):
+        output = kernels.fatbin if args.output is None else args.output
+        found = resources(compile_fatbin(kernels, output, architectures, not args.no_ptx, args.jobs))
+        print(
+            f"{output}: {output.stat().st_size} bytes, {len(found)} kernels for "
+            f"{len(architectures)} architectures"
+        )
+        if args.update:
+            table = {"sources": sources_hash(kernels), "kernels": found}
+            kernels.table.write_text(json.dumps(table, indent=1) + "\n")
+            kernels.readme.write_text(with_summary(kernels.readme.read_text(), found))
+        if args.check or args.update:
+            said += complaints(found, architectures, kernels)
+    if said:
+        sys.exit("error: " + "\n       ".join(said))
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "tools")]
 
 import build_cuda  # noqa: E402
 
-TESTS = "tests/scoring/test_cuda_gpu.py"
-SANITIZED = "random_rows or duplicates or overflow or streamed"
+TESTS = ("tests/scoring/test_cuda_gpu.py", "tests/gpu/test_recurrent_kernel.py")
+SANITIZED = "random_rows or duplicates or overflow or streamed or small_layers"
 QUICK = ((15_000, 1), (1_000_000, 1), (1_000_000, 64), (100_000, 1024))
 
 
@@ -63,10 +63,11 @@ def build(architecture: int, limit: float, log: Path) -> dict[str, Any]:
     if os.environ.get("NVCC") or shutil.which("nvcc"):
         only = ["--architectures", str(architecture)] if architecture in build_cuda.ARCHITECTURES else []
         return run("build", [sys.executable, "tools/build_cuda.py", *only, "--jobs", "2"], limit, log)
-    present = build_cuda.FATBIN.exists()
+    missing = [kernels.fatbin.name for kernels in build_cuda.SETS.values() if not kernels.fatbin.exists()]
     return {
-        "passed": present,
-        "skipped": "no nvcc; " + ("a fatbin is there" if present else "no fatbin either"),
+        "passed": not missing,
+        "skipped": "no nvcc; "
+        + (f"no {' and no '.join(missing)} either" if missing else "fatbins are there"),
     }
 
 
@@ -75,7 +76,7 @@ def sanitize(limit: float, log: Path) -> dict[str, Any]:
     tool = shutil.which("compute-sanitizer")
     if tool is None:
         return {"passed": False, "skipped": "compute-sanitizer is not on the PATH"}
-    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-x", TESTS, "-k", SANITIZED]
+    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-x", *TESTS, "-k", SANITIZED]
     return {
         check: run(check, [tool, "--tool", check, "--error-exitcode", "9", *tests], limit / 2, log)
         for check in ("memcheck", "racecheck")
@@ -149,12 +150,13 @@ def main() -> None:
     log = args.output / "gpu-check.log"
     log.write_text("")
     result: dict[str, Any] = {"kind": "gpu-check", **stamp(), "sources": build_cuda.sources_hash()}
+    result["recurrent_sources"] = build_cuda.sources_hash(build_cuda.RECURRENT)
     result["build"] = build(architecture, 0.3 * total, log)
     try:
         gpu = open_device().name
     except CirError as error:
         sys.exit(f"error: {error}")
-    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", TESTS]
+    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]
     result["conformance"] = run("conformance", pytest, 0.25 * total, log)
     result["sanitizer"] = sanitize(0.3 * total, log)
     try:
