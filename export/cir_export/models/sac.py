@@ -16,8 +16,10 @@ beta and gamma (a level each) and delta are learned. A target passes through ano
 so a gallery row cannot serve as the reference.
 
 The loss is a soft triplet loss with the hardest negative of the batch, 0.6 times a discriminator's and 0.1
-times a consistency loss. Where the paper leaves room: the discriminator is fooled through a reversed
-gradient (Ganin et al., JMLR 2016), the consistency is a mean squared distance, and f_tgt has delta as well.
+times a consistency loss. Where the paper leaves room: all weights minimise the sum (fooling the discriminator
+through a reversed gradient made all features alike here, from random weights), the consistency is a mean
+squared distance, f_tgt has delta as well, and compositions and targets share the batch of every BatchNorm, as
+they share its statistics afterwards.
 """
 
 from __future__ import annotations
@@ -107,17 +109,17 @@ class _Level(nn.Module):
         attended: Tensor = self.beta * (values @ attention.transpose(1, 2)) + level.flatten(2)
         return attended.flatten(1)
 
-    def reference(self, attended: Tensor, text: Tensor) -> Tensor:
-        """G of a reference (n, D) from Vb (n, C * h * w) and F (n, H)."""
+    def of_reference(self, attended: Tensor, text: Tensor) -> Tensor:
+        """O of a reference (n, C) from Vb (n, C * h * w) and F (n, H)."""
         attended = attended.view(-1, self.channels, self.positions)
         saliency = (self.text(text)[:, None] @ attended).float() / self.temperature
         salient = (attended * torch.softmax(saliency, -1).to(attended.dtype)).sum(-1)
-        out: Tensor = self.widen(self.pool(attended[..., None]) + self.gamma * salient)
+        out: Tensor = self.pool(attended[..., None]) + self.gamma * salient
         return out
 
-    def target(self, level: Tensor) -> Tensor:
-        """G of a target (n, D) from a map (n, C, h, w)."""
-        out: Tensor = self.widen(self.pool(level))
+    def of_target(self, level: Tensor) -> Tensor:
+        """O of a target (n, C) from a map (n, C, h, w)."""
+        out: Tensor = self.pool(level)
         return out
 
 
@@ -181,8 +183,7 @@ class Sac(RetrievalModel):
 
     def target_features(self, images: Tensor) -> Tensor:
         """The f of a target, before l2 and delta: (n, D)."""
-        fine, coarse = self.trunk.maps(self.normalize(images))[-2:]
-        return self._modify(self.fine.target(fine), self.coarse.target(coarse))
+        return self._modify(*self._target_levels(images))
 
     def encode_reference(self, images: Tensor) -> Tensor:
         """Both levels' Vb, flattened and side by side: (n, C_1 h_1 w_1 + C_2 h_2 w_2)."""
@@ -201,15 +202,21 @@ class Sac(RetrievalModel):
 
     def composed_features(self, reference: Tensor, text: Tensor) -> Tensor:
         """The query's f + Linear(F), before l2 and delta: (n, D)."""
-        border = self.fine.channels * self.fine.positions
-        fine = self.fine.reference(reference[:, :border], text)
-        coarse = self.coarse.reference(reference[:, border:], text)
-        features: Tensor = self._modify(fine, coarse) + self.offset(text)
+        features: Tensor = self._modify(*self._reference_levels(reference, text)) + self.offset(text)
         return features
 
+    def _reference_levels(self, reference: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        border = self.fine.channels * self.fine.positions
+        fine, coarse = reference[:, :border], reference[:, border:]
+        return self.fine.of_reference(fine, text), self.coarse.of_reference(coarse, text)
+
+    def _target_levels(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        fine, coarse = self.trunk.maps(self.normalize(images))[-2:]
+        return self.fine.of_target(fine), self.coarse.of_target(coarse)
+
     def _modify(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        """The rest of the modification, "how to change": G of both levels (n, D) to f (n, D)."""
-        steps = torch.stack([fine, coarse], 1)
+        """The second half, how to change: O of both levels, (n, C_1) and (n, C_2), to f (n, D)."""
+        steps = torch.stack([self.fine.widen(fine), self.coarse.widen(coarse)], 1)
         lengths = torch.full((steps.shape[0],), 2, dtype=torch.int64, device=steps.device)
         _, last = self.aggregate(steps, lengths)
         features: Tensor = self.out(last)
@@ -221,8 +228,10 @@ class Sac(RetrievalModel):
 
     def own_loss(self, reference: Tensor, text: Tensor, targets: Tensor) -> Tensor:
         """See `RetrievalModel.own_loss`: soft triplet, discriminator and consistency, in float32."""
-        composed = self.delta * unit(self.composed_features(reference, text).float())
-        target = self.delta * unit(self.target_features(targets).float())
+        pairs = zip(self._reference_levels(reference, text), self._target_levels(targets), strict=True)
+        features = self._modify(*(torch.cat(pair) for pair in pairs))
+        composed, target = features[: len(text)] + self.offset(text), features[len(text) :]
+        composed, target = (self.delta * unit(each.float()) for each in (composed, target))
         return (
             _soft_triplet(composed, target)
             + _DISCRIMINATOR_WEIGHT * self._discrimination(composed, target)
@@ -230,8 +239,8 @@ class Sac(RetrievalModel):
         )
 
     def _discrimination(self, composed: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy of telling targets from compositions; features are trained to make it large."""
-        logits = self.discriminator(_reverse_gradient(torch.cat([target, composed]))).squeeze(1)
+        """Cross-entropy of telling targets from compositions."""
+        logits = self.discriminator(torch.cat([target, composed])).squeeze(1)
         is_target = torch.cat([torch.ones(len(target)), torch.zeros(len(composed))]).to(logits)
         return functional.binary_cross_entropy_with_logits(logits, is_target)
 
@@ -248,18 +257,3 @@ def _soft_triplet(composed: Tensor, target: Tensor) -> Tensor:
     own = torch.eye(len(distances), dtype=torch.bool, device=distances.device)
     hardest = distances.masked_fill(own, torch.inf).amin(1)
     return functional.softplus(distances.diagonal() - hardest).mean()
-
-
-class _GradientReversal(torch.autograd.Function):
-    @staticmethod
-    def forward(_context: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(_context: Any, *gradients: Tensor) -> Tensor:
-        return -gradients[0]
-
-
-def _reverse_gradient(x: Tensor) -> Tensor:
-    reversed_: Tensor = _GradientReversal.apply(x)  # type: ignore[no-untyped-call]
-    return reversed_

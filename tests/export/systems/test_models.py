@@ -152,26 +152,8 @@ def test_sac_attends_as_written() -> None:
     saliency = (level.text(text)[:, :, None] * expected).sum(1) / 8.0
     salient = (torch.softmax(saliency, 1)[:, None] * expected).sum(2)
     gem = expected.clamp_min(1e-6).pow(3).mean(2).pow(1 / 3)
-    out = level.widen(gem + level.gamma * salient)
-    torch.testing.assert_close(level.reference(attended, text), out, atol=1e-5, rtol=1e-4)
-
-
-def test_sac_trains_towards_its_targets() -> None:
-    model, (images, tokens, lengths) = example("sac").train(), batch("sac", 6)
-    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
-    losses = []
-    for _ in range(30):
-        loss = model.own_loss(
-            model.encode_reference(images), model.encode_text(tokens, lengths), images.flip(0)
-        )
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < losses[0] - 0.2
-    scores = model.compose(model.encode_reference(images), model.encode_text(tokens, lengths))
-    ranked = pairwise_scores(scores, model.encode_gallery(images.flip(0))).argmax(1)
-    assert (ranked == torch.arange(6)).float().mean() > 0.5
+    out = gem + level.gamma * salient
+    torch.testing.assert_close(level.of_reference(attended, text), out, atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
