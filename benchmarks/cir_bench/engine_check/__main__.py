@@ -22,12 +22,13 @@ from cir_bench.engine_check.models import (
     trained_model,
     write_model,
 )
+from cir_bench.engine_check.placements import text_placements
 from cir_bench.engine_check.reach import reached
 from cir_bench.engine_check.subject import K, Subject, open_subject
 from cir_infer.errors import CirError
 from cir_infer.runtime.devices import missing_gpu
 
-CAPTURED_SECONDS, LATENCY_SECONDS = 2.0, 6.0
+CAPTURED_SECONDS, LATENCY_SECONDS, PLACEMENT_SECONDS = 2.0, 6.0, 2.0
 
 
 class Check:
@@ -82,6 +83,8 @@ def check_subject(
         if every:
             check.step(name, "cache", lambda: steps.cache(subject, check.device))
         check.step(name, "captured", lambda: steps.captured(subject, CAPTURED_SECONDS))
+        if every and subject.cpu.needs_text:
+            check.step(name, "placements", lambda: text_placements(subject, PLACEMENT_SECONDS))
     if every:
         check.step(
             name, "threads", lambda: steps.threads(subject, queries, free_bytes=free_bytes(check.device))

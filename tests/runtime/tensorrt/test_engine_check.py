@@ -15,7 +15,10 @@ import pytest
 from cir_bench.engine_check import steps
 from cir_bench.engine_check.reach import reached
 from cir_bench.engine_check.subject import Subject, open_subject
-from tests.bundles import int8_made_for, write_tiny_bundle
+from cir_infer.bundle import write_bundle
+from cir_infer.errors import DeviceError
+from tests.bundles import int8_made_for, manifest_of, members_of, write_tiny_bundle
+from tests.runtime.recurrent.graphs import recurrent_graph
 from tests.runtime.tensorrt.gpu import CapturingDevice
 
 
@@ -40,6 +43,39 @@ def test_every_step_passes_on_plans_that_are_right(subject: Subject, gpu: Captur
     assert latency["ratios"]["other over query"]["median"] < 1
     drift = steps.drift(subject, subject, 20)
     assert drift["passed"] and drift["worst_cosine"] > 1 - 1e-6 and drift["top10_agreement"] == 1
+
+
+def test_the_text_encoder_is_checked_and_timed_in_each_place(
+    gpu: CapturingDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cir_bench.engine_check import placements
+    from cir_bench.latency import workload
+    from cir_infer.runtime.recurrent import opening
+    from cir_infer.runtime.recurrent.encoder import RecurrentEncoder
+
+    monkeypatch.setattr(workload, "_PHOTOGRAPH", (48, 36))
+    monkeypatch.setattr(placements, "_LENGTHS", (4,))
+    monkeypatch.setattr(opening, "_EVERY", 6)
+    members = {**members_of("artemis"), "text.onnx": recurrent_graph(hidden=3, width=5, words=15)}
+    write_bundle(tmp_path / "bigru.cir", manifest_of("artemis"), members)
+    subject = open_subject(tmp_path / "bigru.cir", tmp_path, rows=50)
+    found = placements.text_placements(subject, 0.1)
+    assert found["passed"] and set(found["ms"]["4"]) == {"cpu", "kernel"}
+    assert found["kernel"]["worst_cosine"] > 0.99999 and found["kernel"]["blocks"] == 1
+    assert {"cpu_ms", "tensorrt_ms", "kernel_ms"} <= set(found["chosen"])
+    run = RecurrentEncoder.run
+    monkeypatch.setattr(
+        RecurrentEncoder, "run", lambda self, feeds: {"text": run(self, feeds)["text"][:, ::-1]}
+    )
+    with pytest.raises(DeviceError, match="gives another text embedding"):
+        placements.text_placements(subject, 0.1)
+
+
+def test_an_encoder_without_a_recurrent_layer_is_timed_on_the_cpu(subject: Subject) -> None:
+    from cir_bench.engine_check.placements import text_placements
+
+    found = text_placements(subject, 0.1)
+    assert found["passed"] and "Div stands where" in found["kernel"] and set(found["ms"]["4"]) == {"cpu"}
 
 
 def test_wrong_embeddings_and_wrong_answers_fail(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +230,8 @@ def test_the_whole_check_with_bundles_that_were_brought(
     found = json.loads(output.read_text())["bundles"]
     steps_of = found["artemis-scenes-float16"]
     assert set(steps_of) == {
-        *("open", "plans", "parity", "cache", "captured", "threads", "latency", "drift", "cold_start")
+        *("open", "plans", "parity", "cache", "captured", "placements", "threads", "latency", "drift"),
+        "cold_start",
     }
     assert set(found["artemis-scenes-int8"]) == {"open", "plans", "parity", "captured", "latency", "drift"}
     assert all(step["passed"] for step in found["artemis-scenes-int8"].values())
