@@ -5,7 +5,8 @@
 // memory that is read must have been written; and no two threads may touch the same byte of shared memory between two
 // barriers if one of them writes. Shuffles order no memory, so they count for nothing here. What another block writes in
 // the same launch must be read past the first-level cache, and only after that block has ordered it: a fence by whoever
-// wrote, a barrier unless the same thread goes on, and an atomic by which others can know. The plain build has no calls.
+// wrote, a barrier unless the same thread goes on, and an atomic by which others can know; or the barrier first, and
+// then a fence by whoever does the atomic. The plain build has no calls.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -130,8 +131,12 @@ const char* complaint(const Origin& origin, Kind kind) {
 // An atomic by which other blocks can know of what was fenced before it.
 void order_writes() {
     Block& block = *now;
+    const int me = current.thread;
+    // A fence also covers what others wrote before a barrier that the fencing thread has passed.
+    const uint64_t passed = block.fenced[me] == 0 ? 0 : block.fenced[me] - 1;
     for (int t = 0; t < current.threads; ++t) {
-        if (block.fenced[t] < block.interval || t == current.thread) block.ordered[t] = block.fenced[t];
+        const uint64_t own = block.fenced[t] < block.interval || t == me ? block.fenced[t] : 0;
+        block.ordered[t] = std::max({block.ordered[t], own, passed});
     }
 }
 

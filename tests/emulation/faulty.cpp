@@ -1,5 +1,5 @@
 // Kernels with planted mistakes, one each: the machine must find them all, or its silence about ours means nothing.
-#include <device.cuh>
+#include <cooperation.cuh>
 
 struct FaultyArguments {
     uint32_t* out;
@@ -132,3 +132,44 @@ CIR_KERNEL(orders_nothing_by_a_fence, FaultyArguments, 64, 1) { add_up<false, tr
 CIR_KERNEL(takes_the_ticket_before_others_have_written, FaultyArguments, 64, 1) { add_up<true, false>(args, fresh); }
 CIR_KERNEL(reads_other_blocks_from_a_cache, FaultyArguments, 64, 1) { add_up<true, true>(args, plain); }
 CIR_KERNEL(reads_other_blocks_as_constants, FaultyArguments, 64, 1) { add_up<true, true>(args, constant); }
+
+// The same with one fence for all, by whoever takes the ticket.
+template <bool kAfterBarrier>
+void add_up_by_one_fence(const FaultyArguments& args) {
+    uint32_t *ticket = args.out, *parts = args.out + 1, *sums = parts + device::grid_x() * 64;
+    auto* last = reinterpret_cast<uint32_t*>(device::shared());
+    parts[device::block_x() * 64 + device::thread()] = device::thread();
+    if (!kAfterBarrier && device::thread() == 0) device::release();
+    device::barrier();
+    if (device::thread() == 0) {
+        if (kAfterBarrier) device::release();
+        *last = device::add(ticket, 1) + 1 == device::grid_x();
+    }
+    device::barrier();
+    if (!*last) return;
+    uint32_t sum = 0;
+    for (uint32_t i = 0; i < device::grid_x() * 64; ++i) sum += fresh(parts + i);
+    sums[device::thread()] = sum;
+}
+CIR_KERNEL(one_fence_for_all, FaultyArguments, 64, 1) { add_up_by_one_fence<true>(args); }
+CIR_KERNEL(one_fence_too_early, FaultyArguments, 64, 1) { add_up_by_one_fence<false>(args); }
+
+// Blocks that wait for one another, as a cooperative launch allows: each reads what its neighbour has left.
+template <bool kWaits>
+void swap_with_neighbour(const FaultyArguments& args, uint32_t wanted) {
+    uint32_t *count = args.out, *parts = args.out + 1, *found = parts + device::grid_x() * 64;
+    const uint32_t block = device::block_x(), neighbour = (block + 1) % device::grid_x();
+    parts[block * 64 + device::thread()] = block;
+    device::barrier();
+    if (device::thread() == 0) {
+        device::release();
+        device::add(count, 1);
+        if (kWaits) device::wait_for(count, wanted);
+    }
+    device::barrier();
+    found[block * 64 + device::thread()] = fresh(parts + neighbour * 64 + device::thread());
+}
+CIR_KERNEL(blocks_swap, FaultyArguments, 64, 1) { swap_with_neighbour<true>(args, device::grid_x()); }
+CIR_KERNEL(waits_for_a_block_too_few, FaultyArguments, 64, 1) { swap_with_neighbour<true>(args, device::grid_x() - 1); }
+CIR_KERNEL(waits_for_a_block_too_many, FaultyArguments, 64, 1) { swap_with_neighbour<true>(args, device::grid_x() + 1); }
+CIR_KERNEL(waits_for_no_block, FaultyArguments, 64, 1) { swap_with_neighbour<false>(args, 0); }

@@ -47,11 +47,16 @@ OTHERS = {
         "*arrival(args, which) = *arrival(args, which) + 1;",
     ),
     "states of other blocks from a cache": ("device::load_fresh(from + i)", "from[i]"),
-    "no fence after a state": (
-        "            device::release();\n        }\n        arrive",
-        "        }\n        arrive",
+    "no fence before the count": ("        device::release();\n", ""),
+    "a fence before the barrier": (
+        "    device::barrier();\n    if (device::thread() == 0) {\n        device::release();\n",
+        "    if (device::thread() == 0) device::release();\n    device::barrier();\n"
+        "    if (device::thread() == 0) {\n",
     ),
-    "no fence after the linear layer": ("                device::release();\n", ""),
+    "a fence after the count": (
+        "        device::release();\n        device::add(arrival(args, which), 1);\n",
+        "        device::add(arrival(args, which), 1);\n        device::release();\n",
+    ),
     "a vector too many": (
         "v < vectors; v += 32) {\n                const",
         "v <= vectors; v += 32) {\n                const",

@@ -6,7 +6,8 @@
 
 namespace device {
 
-// What this thread has written comes before whatever it does next, for every thread of the GPU that can know of it.
+// What this thread has written, and what others wrote before a barrier that it has passed, comes before whatever it
+// does next, for every thread of the GPU that can know of that.
 CIR_DEVICE void release() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
 
 // Waits until a count that other blocks raise has reached a value; what they released before, they have written. False

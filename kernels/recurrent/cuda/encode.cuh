@@ -21,10 +21,14 @@ CIR_DEVICE Run part_of(uint32_t total, uint32_t index, uint32_t parts) {
 
 CIR_DEVICE uint32_t* arrival(const EncodeArguments& args, uint32_t which) { return args.arrivals + which * kArrivalStride; }
 
-// Whatever the threads of this block have written and released is written for whoever sees the count.
+// Whatever the threads of this block have written is written for whoever sees the count: their writes come before the
+// barrier, that before the fence of the one that counts, and the fence before the count.
 CIR_DEVICE void arrive(const EncodeArguments& args, uint32_t which) {
     device::barrier();
-    if (device::thread() == 0) device::add(arrival(args, which), 1);
+    if (device::thread() == 0) {
+        device::release();
+        device::add(arrival(args, which), 1);
+    }
 }
 // False if the others never come.
 CIR_DEVICE bool all_arrived(const EncodeArguments& args, uint32_t which, uint32_t count) {
@@ -170,7 +174,6 @@ CIR_DEVICE void encode(const EncodeArguments& args) {
             } else {
                 args.states[(static_cast<size_t>(step) * args.directions + direction) * hidden + units.first + u] = value;
             }
-            device::release();
         }
         arrive(args, step + 1 == args.steps ? kPooled : kFirstDirection + direction);
     }
@@ -189,7 +192,6 @@ CIR_DEVICE void encode(const EncodeArguments& args) {
             const uint32_t mine = row + device::lane() / 8;
             if (device::lane() % 8 == 0 && mine < out.count) {
                 args.projected[out.first + mine] = sum + device::load(args.projection_bias + out.first + mine);
-                device::release();
             }
         }
         last = kProjected;
