@@ -17,17 +17,24 @@ from cir_export.graphs import export_graphs
 from cir_export.graphs.export import Graph, check_graph
 from cir_export.graphs.opset import lower_opset
 from cir_export.models import RetrievalModel, Terms, build_model, unit
+from cir_export.precision.float16 import to_float16
+from cir_export.precision.islands import float32_islands
 from cir_export.preprocessing import plain_resize
 from cir_infer.errors import ExportError
+from cir_infer.runtime.onnx_model import read_onnx_model
+from cir_infer.runtime.recurrent.encoder import RecurrentEncoder
+from cir_infer.runtime.recurrent.text_graph import match_text_graph
+from tests.emulation.emulated import RECURRENT, EmulatedDevice
 from tests.export.tiny import config
 
 TEXTS = {
     "bigru": {"encoder": "bigru", "vocabulary_size": 30, "word_dim": 10},
     "lstm": {"encoder": "lstm", "vocabulary_size": 30, "word_dim": 10, "hidden": 12},
+    "lstm-last": {"encoder": "lstm-last", "vocabulary_size": 30, "word_dim": 10, "hidden": 12},
 }
 
 
-@pytest.fixture(scope="module", params=["bigru", "lstm"])
+@pytest.fixture(scope="module", params=sorted(TEXTS))
 def exported(request: pytest.FixtureRequest) -> tuple[RetrievalModel, dict[str, bytes]]:
     torch.manual_seed(0)
     model = build_model(config(text=TEXTS[request.param])).eval()
@@ -57,6 +64,27 @@ def test_graphs_are_standard_and_dynamic(exported: tuple[RetrievalModel, dict[st
             assert dims == axes[name][value.name]
     recurrent = [n for n in onnx.load_from_string(graphs["text"]).graph.node if n.op_type in ("GRU", "LSTM")]
     assert len(recurrent) == 1
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_the_recurrent_kernel_takes_the_text_graph(
+    exported: tuple[RetrievalModel, dict[str, bytes]], precision: str
+) -> None:
+    """Its weights, and PyTorch's numbers, on the emulated GPU."""
+    model, graphs = exported
+    graph = graphs["text"]
+    if precision == "float16":
+        whole = onnx.load_from_string(graph)
+        graph = to_float16(whole, float32_islands(whole)).SerializeToString()
+    text = match_text_graph(read_onnx_model(graph))
+    assert text.least_square is not None
+    encoder = RecurrentEncoder(text, EmulatedDevice(kernels=RECURRENT), 9)
+    tokens = torch.randint(0, 30, (4, 9), dtype=torch.int32, generator=torch.Generator().manual_seed(3))
+    lengths = torch.tensor([9, 1, 4, 7], dtype=torch.int32)
+    with torch.no_grad():
+        expected = model.encode_text(tokens.long(), lengths)
+    found = encoder.run({"tokens": tokens.numpy(), "lengths": lengths.numpy()})["text"]
+    np.testing.assert_allclose(found, expected, atol={"float32": 1e-6, "float16": 2e-3}[precision])
 
 
 def test_graphs_do_not_tell_where_they_were_made(
