@@ -38,19 +38,23 @@ struct Taps {
     Taps(float start, float end, int length, int size, int margin, Filter filter) {
         const double scale = static_cast<double>(end - start) / size, stretch = std::max(scale, 1.0);
         const double support = (filter == Filter::kBilinear ? 1 : 2) * stretch, shrink = 1 / stretch;
-        most = static_cast<int>(std::ceil(support)) * 2 + 1;
         const size_t count = static_cast<size_t>(size - 2 * margin);
+        std::vector<int> numbers(count);
         first.resize(count);
+        const auto center = [&](size_t i) { return start + (static_cast<int>(i) + margin + 0.5) * scale; };
+        for (size_t i = 0; i < count; ++i) {
+            first[i] = std::max(static_cast<int>(center(i) - support + 0.5), 0);
+            numbers[i] = std::min(static_cast<int>(center(i) + support + 0.5), length) - first[i];
+            most = std::max(most, numbers[i]);
+        }
         weights.assign(count * static_cast<size_t>(most), 0);
         std::vector<double> exact(static_cast<size_t>(most));
         for (size_t i = 0; i < count; ++i) {
-            const double center = start + (static_cast<int>(i) + margin + 0.5) * scale;
-            const int from = std::max(static_cast<int>(center - support + 0.5), 0);
-            const int number = std::min(static_cast<int>(center + support + 0.5), length) - from;
             double sum = 0;
-            for (int x = 0; x < number; ++x) sum += exact[x] = weight(filter, (x + from - center + 0.5) * shrink);
-            first[i] = from;
-            for (int x = 0; x < number; ++x) {
+            for (int x = 0; x < numbers[i]; ++x) {
+                sum += exact[x] = weight(filter, (x + first[i] - center(i) + 0.5) * shrink);
+            }
+            for (int x = 0; x < numbers[i]; ++x) {
                 const double share = (sum != 0 ? exact[x] / sum : exact[x]) * (1 << kFraction);
                 weights[i * most + x] = static_cast<int32_t>(share < 0 ? share - 0.5 : share + 0.5);
             }
