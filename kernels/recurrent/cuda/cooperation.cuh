@@ -14,6 +14,7 @@ CIR_DEVICE void release() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
 // after about ten seconds: those blocks are not on the GPU, or have died, and nobody shall wait for ever.
 CIR_DEVICE bool wait_for(const uint32_t* count, uint32_t wanted) {
     constexpr uint32_t kPatience = 1u << 24;
+#pragma unroll 1
     for (uint32_t polls = 0; polls < kPatience; ++polls) {
         uint32_t seen;
         asm volatile("ld.acquire.gpu.u32 %0, [%1];" : "=r"(seen) : "l"(count) : "memory");

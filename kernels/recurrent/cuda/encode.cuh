@@ -57,6 +57,21 @@ CIR_DEVICE float next_state(const float (&x)[kGates], const float (&h)[kGates], 
     }
 }
 
+// What a unit of this block takes from the inputs at one step.
+template <int kGates>
+struct Unit {
+    float x[kGates];
+    float candidate_bias;
+};
+template <int kGates>
+CIR_DEVICE Unit<kGates> unit_at(const EncodeArguments& args, const float* inputs, uint32_t first_unit, uint32_t u) {
+    Unit<kGates> unit;
+#pragma unroll
+    for (int g = 0; g < kGates; ++g) unit.x[g] = inputs[u * kGates + g];
+    unit.candidate_bias = kGates == 3 ? device::load(args.candidate_bias + first_unit + u) : 0.0f;
+    return unit;
+}
+
 // The inputs' share of this block's gates for all steps: each row of weights is read once for four words at a time.
 CIR_DEVICE void project_words(const EncodeArguments& args, uint32_t first_row, uint32_t rows, uint32_t all_rows) {
     const uint32_t vectors = args.input_vectors;
@@ -139,6 +154,10 @@ CIR_DEVICE void encode(const EncodeArguments& args) {
     const auto* shared_state = reinterpret_cast<const device::Vector16*>(state);
     for (uint32_t step = 0; step < args.steps; ++step) {
         const uint32_t word = direction == 0 ? step : args.steps - 1 - step;
+        const float* inputs = args.inputs + static_cast<size_t>(word) * all_rows + first_row;
+        // What does not depend on the other blocks is under way before they are waited for.
+        Unit<kGates> unit;
+        if (thread < units.count) unit = unit_at<kGates>(args, inputs, first_unit, thread);
         if (step > 0) {
             if (!all_arrived(args, kFirstDirection + direction, step * blocks)) return;
             fetch(state, args.states + (static_cast<size_t>(step - 1) * args.directions + direction) * hidden, hidden, vectors);
@@ -159,15 +178,11 @@ CIR_DEVICE void encode(const EncodeArguments& args) {
             device::barrier();
         }
         for (uint32_t u = thread; u < units.count; u += kThreads) {
-            const float* input = args.inputs + static_cast<size_t>(word) * all_rows + first_row + u * kGates;
-            float x[kGates], h[kGates];
+            if (u >= kThreads) unit = unit_at<kGates>(args, inputs, first_unit, u);
+            float h[kGates];
 #pragma unroll
-            for (int g = 0; g < kGates; ++g) {
-                x[g] = input[g];
-                h[g] = step > 0 ? sums[u * kGates + g] : 0.0f;  // the first state is zero
-            }
-            const float bias = kGates == 3 ? device::load(args.candidate_bias + first_unit + u) : 0.0f;
-            const float value = next_state<kGates>(x, h, bias, held[u]);
+            for (int g = 0; g < kGates; ++g) h[g] = step > 0 ? sums[u * kGates + g] : 0.0f;  // the first state is zero
+            const float value = next_state<kGates>(unit.x, h, unit.candidate_bias, held[u]);
             pooled[u] = args.over_time && step > 0 && pooled[u] > value ? pooled[u] : value;
             if (step + 1 == args.steps) {
                 args.pooled[first_unit + u] = pooled[u];

@@ -120,6 +120,15 @@ def test_weights_may_lie_in_shared_memory_or_not(op: str) -> None:
     np.testing.assert_array_equal(found[2], found[0])
 
 
+@pytest.mark.parametrize("op", ["GRU", "LSTM"])
+def test_a_block_may_have_more_units_than_threads(op: str) -> None:
+    model = recurrent_graph(op, directions=1, hidden=300, width=4, over_time=True)
+    feeds = texts([3])
+    ours = encoder(model, device(multiprocessors=1, checked=True))
+    assert ours.placed.block_units == 300
+    np.testing.assert_allclose(ours.run(feeds)["text"], on_cpu(model, feeds), atol=2e-6)
+
+
 def test_many_texts_and_the_same_texts_again() -> None:
     model = recurrent_graph()
     ours = encoder(model, device())
