@@ -51,12 +51,13 @@ def expected_text(text: RecurrentText, tokens: npt.NDArray[Any]) -> Floats:
     """One text, step by step."""
     pooled = []
     for direction in range(text.directions):
+        from_input = text.input_weights[direction].astype(np.float64)
+        from_state = text.recurrent_weights[direction].astype(np.float64)
         h = c = np.zeros(text.hidden)
         states = []
         for token in tokens if direction == 0 else tokens[::-1]:
-            x = text.input_weights[direction].astype(np.float64) @ text.words[token]
-            x += text.input_bias[direction]
-            r = text.recurrent_weights[direction] @ h
+            x = from_input @ text.words[token] + text.input_bias[direction]
+            r = from_state @ h
             if text.candidate_bias is not None:
                 update, reset = (sigmoid(x[gate] + r[gate]) for gate in (0, 1))
                 candidate = np.tanh(x[2] + reset * (r[2] + text.candidate_bias[direction]))

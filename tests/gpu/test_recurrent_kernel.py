@@ -53,7 +53,7 @@ def test_small_layers(sizes: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("sizes", PAPERS)
 def test_the_papers_layers_at_every_length(sizes: dict[str, Any]) -> None:
-    check_texts(GPU, random_text(**sizes), [*range(1, 33), 77, 200], again=3)
+    check_texts(GPU, random_text(**sizes), [*range(1, 21), 77], again=3)
 
 
 def test_the_longest_texts() -> None:
