@@ -150,8 +150,8 @@ def _padded_square(steps: Sequence[Step], picture: _Picture, name: str) -> npt.N
     check_pixels(*padded.size, f"{name}, padded,")
     check_pixels(*size, f"{name}, resized,")
     margin = (size[0] - crop.size) // 2
-    pixels = np.asarray(picture.image)
-    return resize_padded_square(pixels, border, pad.fill, padded.box, size[0], margin, resize.interpolation)
+    image = picture.image
+    return resize_padded_square(image, border, pad.fill, padded.box, size[0], margin, resize.interpolation)
 
 
 def _apply(step: Step, picture: _Picture, name: str) -> _Picture:

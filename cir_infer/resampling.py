@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import DeviceError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["Border", "resize_padded_square"]
 
@@ -16,7 +19,7 @@ Border = tuple[int, int, int, int]
 
 
 def resize_padded_square(
-    pixels: npt.NDArray[np.uint8],
+    image: Image.Image,
     border: Border,
     fill: int,
     box: tuple[float, float, float, float],
@@ -28,7 +31,7 @@ def resize_padded_square(
     """The middle of a resized square that a picture and its border make.
 
     Args:
-        pixels: uint8 (H, W, 3).
+        image: of mode "RGB".
         border: what is added to it.
         fill: value of the border in every channel.
         box: left, top, right, bottom edge of the square in what that makes. The whole of it, but for a JPEG
@@ -44,14 +47,26 @@ def resize_padded_square(
     Raises:
         DeviceError: the native module is missing, or this machine lacks the instruction set.
     """
-    cubic = interpolation == "bicubic"
+    native, cubic = _native(), interpolation == "bicubic"
+    how = (border, fill, box, size, margin, cubic, instruction_set)
+    array = _shown(image)
     try:
-        resized: npt.NDArray[np.uint8] = _native().resize_square(
-            np.ascontiguousarray(pixels), border, fill, box, size, margin, cubic, instruction_set
+        resized: npt.NDArray[np.uint8] = (
+            native.resize_square(np.asarray(image), *how)
+            if array is None
+            else native.resize_square_of_arrow(array, *image.size, *how)
         )
     except ValueError as error:
         raise DeviceError(str(error)) from error
     return resized
+
+
+def _shown(image: Image.Image) -> object | None:
+    """Pillow's own memory as an Arrow array; None where it is in pieces (from 16 MB on), and before 11.2."""
+    try:
+        return image.__arrow_c_array__()[1]
+    except (AttributeError, ValueError):
+        return None
 
 
 def _native() -> Any:

@@ -19,6 +19,8 @@ from cir_infer.scoring.contract import Rows
 
 __all__ = ["Item", "Mask", "RowNumbers", "Snapshot"]
 
+_TOLD = 4096
+
 Mask = npt.NDArray[np.uint8]
 RowNumbers = Sequence[int] | npt.NDArray[np.int64]
 
@@ -71,6 +73,7 @@ class Snapshot:
         self._catalogue = store
         self._cache = cache
         self._masks: dict[filters.Filter, Mask] = {}
+        self._told: dict[str, int] = {}  # rows by id
         weakref.finalize(self, pin.release)
         self._first_keys = np.array([segment.entry.first_key for segment in segments], np.int64)
         self._starts = np.cumsum([0, *(segment.entry.rows for segment in segments)])
@@ -114,7 +117,19 @@ class Snapshot:
             GalleryError: a row number is out of range.
         """
         found = self._columns(("id", "metadata", "source"), rows)
-        return [Item(_text(item, "id"), meta.decode(data), _source(source)) for item, data, source in found]
+        items = [Item(_text(item, "id"), meta.decode(data), _source(source)) for item, data, source in found]
+        self._remember(items, rows)
+        return items
+
+    def _remember(self, items: Sequence[Item], rows: RowNumbers) -> None:
+        """What was just answered is what is refined next; a listing of the gallery is not."""
+        if len(items) > _TOLD:
+            return
+        if len(self._told) > _TOLD:
+            self._told.clear()
+        self._told.update(
+            (item.id, int(row)) for item, row in zip(items, rows, strict=True) if self._counts(int(row))
+        )
 
     def ids(self, rows: RowNumbers) -> list[str]:
         """The ids of rows.
@@ -133,8 +148,12 @@ class Snapshot:
         return [_source(source) for (source,) in self._columns(("source",), rows)]
 
     def vector(self, row: int) -> npt.NDArray[np.float32]:
-        """One row as float32 (D,)."""
-        self._keys([row])
+        """One row as float32 (D,).
+
+        Raises:
+            GalleryError: the row number is out of range.
+        """
+        self._check_rows(row, row)
         vector: npt.NDArray[np.float32] = self.rows.take([row])[0]
         return vector
 
@@ -150,10 +169,8 @@ class Snapshot:
 
     def _keys(self, rows: RowNumbers) -> npt.NDArray[np.int64]:
         wanted = np.asarray(rows, np.int64).reshape(-1)
-        total = int(self._starts[-1])
-        if wanted.size and (wanted.min() < 0 or wanted.max() >= total):
-            bad = int(wanted.min()) if wanted.min() < 0 else int(wanted.max())
-            raise GalleryError(f"row {bad} asked of a snapshot with {total} rows")
+        if wanted.size:
+            self._check_rows(int(wanted.min()), int(wanted.max()))
         which = np.searchsorted(self._starts, wanted, side="right") - 1
         out = np.empty(len(wanted), np.int64)
         for number in np.unique(which):
@@ -163,15 +180,26 @@ class Snapshot:
             out[at] = segment.entry.first_key + offsets if segment.keys is None else segment.keys[offsets]
         return out
 
+    def _check_rows(self, least: int, most: int) -> None:
+        total = self.row_count
+        if least < 0 or most >= total:
+            raise GalleryError(f"row {least if least < 0 else most} asked of a snapshot with {total} rows")
+
     # ---- items to rows
 
     def row(self, item: str) -> int | None:
         """The row of an id, None where the gallery does not hold it (now)."""
+        told = self._told.get(item)
+        if told is not None:
+            return told
         keys = np.array(self._catalogue.keys_of(item), np.int64)
         for place in self.rows_of(keys)[::-1]:
-            if place >= 0 and (self._alive is None or self._alive[place]):
+            if place >= 0 and self._counts(place):
                 return int(place)
         return None
+
+    def _counts(self, row: int) -> bool:
+        return self._alive is None or bool(self._alive[row])
 
     def rows_of(self, keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The rows of item keys, buried ones included, -1 for keys that are not here."""

@@ -113,8 +113,13 @@ class Rows {
         const int to = std::min<int>(begin_ - square_.left + static_cast<int>(width_), picture_.width);
         if (from < to) {
             const size_t row = static_cast<size_t>(y) * picture_.width + from, pixels = static_cast<size_t>(to - from);
-            passes_.widen(picture_.pixels + 3 * row, pixels,
-                          row_.data() + 4 * static_cast<size_t>(from + square_.left - begin_));
+            const uint8_t* source = picture_.pixels + picture_.pixel_bytes * row;
+            uint8_t* target = row_.data() + 4 * static_cast<size_t>(from + square_.left - begin_);
+            if (picture_.pixel_bytes == 4) {
+                std::memcpy(target, source, 4 * pixels);
+            } else {
+                passes_.widen(source, pixels, target);
+            }
         }
         passes_.along_row(row_.data(), taps_.first.data(), weights_.data(), groups_, taps_.count(), out);
     }

@@ -12,10 +12,11 @@ constexpr int32_t kHalf = 1 << (kFraction - 1);
 
 enum class Filter { kBilinear, kBicubic };
 
-// Rows of red, green and blue.
+// Rows of red, green and blue, with an unused byte after each of them where `pixel_bytes` is 4.
 struct Picture {
     const uint8_t* pixels;
     int width, height;
+    int pixel_bytes;
 };
 
 // The middle of a resized square that a picture and its border make.

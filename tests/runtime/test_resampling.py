@@ -94,7 +94,9 @@ def instruction_sets() -> list[str]:
     names = []
     for name in ("avx2", "baseline"):
         try:
-            resize_padded_square(picture(2, 2, 0), (0, 0, 0, 0), 0, (0, 0, 2, 2), 2, 0, "bilinear", name)
+            resize_padded_square(
+                Image.new("RGB", (2, 2)), (0, 0, 0, 0), 0, (0, 0, 2, 2), 2, 0, "bilinear", name
+            )
         except DeviceError:
             continue
         names.append(name)
@@ -135,10 +137,23 @@ def test_every_instruction_set_gives_the_bytes_of_pillow(
     )
     wanted = wanted.crop((margin, margin, size - margin, size - margin))
     for name in instruction_sets():
-        found = resize_padded_square(pixels, border, 9, box, size, margin, interpolation, name)
+        found = resize_padded_square(
+            Image.fromarray(pixels), border, 9, box, size, margin, interpolation, name
+        )
         np.testing.assert_array_equal(found, np.asarray(wanted))
 
 
 def test_an_instruction_set_that_is_not_there_is_refused():
     with pytest.raises(DeviceError, match="cannot run sse17"):
-        resize_padded_square(picture(2, 2, 0), (0, 0, 0, 0), 0, (0, 0, 2, 2), 2, 0, "bilinear", "sse17")
+        resize_padded_square(
+            Image.new("RGB", (2, 2)), (0, 0, 0, 0), 0, (0, 0, 2, 2), 2, 0, "bilinear", "sse17"
+        )
+
+
+def test_a_large_picture_in_pieces_is_read_all_the_same():
+    pixels = picture(2600, 2100, 3)
+    steps = (ToRgb(), PadSquare(255), Resize(64), CenterCrop(56))
+    with pytest.raises(ValueError, match="contiguous"):
+        Image.fromarray(pixels).__arrow_c_array__()
+    found = preprocess(pixels, PixelInput(56, 56, steps))
+    np.testing.assert_array_equal(found, one_by_one(pixels, steps))
