@@ -74,6 +74,10 @@ class Segment:
             return self.keys
         return np.arange(self.entry.first_key, self.entry.last_key + 1, dtype=np.int64)
 
+    def keys_at(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The keys of the rows at some places."""
+        return places + self.entry.first_key if self.keys is None else self.keys[places]
+
     def places(self, keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The place of each key among the rows, -1 for those that are not here."""
         if self.keys is None:

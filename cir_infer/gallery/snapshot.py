@@ -171,13 +171,13 @@ class Snapshot:
         wanted = np.asarray(rows, np.int64).reshape(-1)
         if wanted.size:
             self._check_rows(int(wanted.min()), int(wanted.max()))
+        if len(self._segments) == 1:
+            return self._segments[0].keys_at(wanted)
         which = np.searchsorted(self._starts, wanted, side="right") - 1
         out = np.empty(len(wanted), np.int64)
         for number in np.unique(which):
             at = which == number
-            offsets = wanted[at] - self._starts[number]
-            segment = self._segments[number]
-            out[at] = segment.entry.first_key + offsets if segment.keys is None else segment.keys[offsets]
+            out[at] = self._segments[number].keys_at(wanted[at] - self._starts[number])
         return out
 
     def _check_rows(self, least: int, most: int) -> None:

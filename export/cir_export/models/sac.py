@@ -15,11 +15,12 @@ with Q, K, V = 1 x 1 convolutions of V^l and T^l a linear map of F to the level'
 beta and gamma (a level each) and delta are learned. A target passes through another head than a reference,
 so a gallery row cannot serve as the reference.
 
-The loss is a soft triplet loss with the hardest negative of the batch, 0.6 times a discriminator's and 0.1
-times a consistency loss. Where the paper leaves room: all weights minimise the sum (fooling the discriminator
-through a reversed gradient made all features alike here, from random weights), the consistency is a mean
-squared distance, f_tgt has delta as well, and compositions and targets share the batch of every BatchNorm, as
-they share its statistics afterwards.
+The loss is a soft triplet loss with hard negatives, 0.6 times a discriminator's and 0.1 times a consistency
+loss. Where the paper leaves room: every target of the batch is a negative and weighs the more the harder it
+is; all weights minimise the sum; the consistency is a mean squared distance; f_tgt has delta as well;
+compositions and targets share the batch of every BatchNorm, as they share its statistics afterwards. From
+random weights, the hardest negative alone and a reversed gradient of the discriminator each made all
+features alike.
 """
 
 from __future__ import annotations
@@ -252,8 +253,8 @@ class Sac(RetrievalModel):
 
 
 def _soft_triplet(composed: Tensor, target: Tensor) -> Tensor:
-    """log(1 + exp(|f_com - f+| - |f_com - f-|)), f- the nearest other target of the batch."""
+    """log(1 + sum over f- of exp(|f_com - f+| - |f_com - f-|)), f- every other target of the batch."""
     distances = torch.cdist(composed, target)
     own = torch.eye(len(distances), dtype=torch.bool, device=distances.device)
-    hardest = distances.masked_fill(own, torch.inf).amin(1)
-    return functional.softplus(distances.diagonal() - hardest).mean()
+    nearer = (distances.diagonal()[:, None] - distances).masked_fill(own, 0.0)
+    return torch.logsumexp(nearer, 1).mean()
