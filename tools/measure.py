@@ -122,22 +122,15 @@ def _scoring(name: str, rows: int, queries: int, rounds: int, *more: str) -> Non
 
 def latency() -> None:
     """The committed model, then the paper's size: photographs, the same scaled, a catalogue's pictures."""
-    images = scenes() / "test" / "shaded"
-    run(
-        "cir-bench", "latency", exported(), gallery(exported()), "--device", "cpu", "--images", images,
-        "--output", result("latency-scenes"),
-    )  # fmt: skip
-    photos: tuple[str | Path, ...] = ()
-    catalogue = ("--images", photographs(400, 533, 64))
-    for bundle, name, images in (
-        (seeded(), "latency-resnet50", photos),
-        (fast_jpeg(), "latency-resnet50-fast-jpeg", photos),
-        (seeded(), "latency-resnet50-catalogue", catalogue),
-    ):
-        run(
-            "cir-bench", "latency", bundle, gallery(bundle), "--device", "cpu", "--seconds", "40", *images,
-            "--output", result(name),
-        )  # fmt: skip
+    _latency("latency-scenes", exported(), "--images", scenes() / "test" / "shaded")
+    _latency("latency-resnet50", seeded(), "--seconds", "40")
+    _latency("latency-resnet50-fast-jpeg", fast_jpeg(), "--seconds", "40")
+    _latency("latency-resnet50-catalogue", seeded(), "--seconds", "40", "--images", photographs(400, 533, 64))
+
+
+def _latency(name: str, bundle: Path, *more: str | Path) -> None:
+    device = ("--device", "cpu")
+    run("cir-bench", "latency", bundle, gallery(bundle), *device, *more, "--output", result(name))
 
 
 def compare() -> None:
