@@ -107,7 +107,7 @@ def _images(
         found: list[ImageLike] = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in _SUFFIXES]
         if not found:
             raise UsageError(f"{folder} holds no image ({', '.join(sorted(_SUFFIXES))})")
-        return found[:_QUERIES], "images of a folder"
+        return found[:_QUERIES], f"images of a folder, {_measured(found[:_QUERIES])}"
     spec = bundle.manifest.image
     if isinstance(spec, FeatureInput):
         features = np.abs(random.standard_normal((_QUERIES, spec.size))).astype(np.float32)
@@ -116,10 +116,26 @@ def _images(
     rows = random.choice(live, min(_QUERIES, len(live)), replace=False)
     sources = [source for source in snapshot.sources(rows) if source is not None and os.path.isfile(source)]  # noqa: PTH113
     if len(sources) == len(rows):
-        return sources, "images of the gallery"
+        return sources, f"images of the gallery, {_measured(sources)}"
     width, height = _PHOTOGRAPH
     pictures = [photograph(width, height, seed) for seed in range(8)]
     return pictures * (_QUERIES // 8), f"generated photographs, {width} x {height} JPEG"
+
+
+def _measured(images: Sequence[ImageLike]) -> str:
+    """Pixels and bytes of files, at their medians."""
+    from PIL import Image
+
+    sizes = []
+    for image in images:
+        path = Path(str(image))
+        try:
+            with Image.open(path) as opened:
+                sizes.append((*opened.size, path.stat().st_size))
+        except (OSError, Image.DecompressionBombError) as error:
+            raise UsageError(f"{path} cannot be read as an image ({error}); leave it out") from error
+    width, height, size = np.median(sizes, axis=0)
+    return f"{width:.0f} x {height:.0f}, {size / 1e3:.0f} kB"
 
 
 def _texts(bundle: Bundle, count: int, random: np.random.Generator) -> list[Text]:
