@@ -66,14 +66,25 @@ def stamp() -> dict[str, Any]:
 
 
 def commit_of(folder: Path) -> str:
-    """The commit of a working tree, with "-dirty" where tracked files differ; else the version."""
+    """The commit of a working tree, with "-dirty" where tracked files differ; else the version.
+
+    Results of benchmarks change no figure, so those that were just written again do not count.
+    """
     git = ["git", "-C", str(folder)]
     try:
         commit = subprocess.run(
             [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True, timeout=10
         ).stdout.strip()
         changes = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"],
+            [
+                *git,
+                "status",
+                "--porcelain",
+                "--untracked-files=no",
+                "--",
+                ":/",
+                ":(top,exclude)benchmarks/results",
+            ],
             capture_output=True,
             text=True,
             check=True,
