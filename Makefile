@@ -43,13 +43,14 @@ stress: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python tools/measure.py
 
-# The NEON kernels, cross-compiled and run through the conformance suite by an emulator. Needs Debian's
+# The kernels for aarch64, cross-compiled and run through their suites by an emulator. Needs Debian's
 # g++-aarch64-linux-gnu and qemu-user-static.
 neon-check: $(STAMP)
 	$(BIN)/cmake -S . -B build/neon -G Ninja -DCMAKE_TOOLCHAIN_FILE=kernels/score/aarch64.cmake -DCIR_CASE_RUNNER=ON
 	$(BIN)/cmake --build build/neon
 	CIR_CASE_RUNNER="qemu-aarch64-static build/neon/cir_score_cases" \
-	  $(BIN)/python -m pytest tests/scoring/test_other_machine.py
+	  CIR_RESAMPLE_RUNNER="qemu-aarch64-static build/neon/cir_resample_cases" \
+	  $(BIN)/python -m pytest tests/scoring/test_other_machine.py tests/runtime/test_resampling.py
 
 # The CUDA kernels for every architecture, two files beside the Python code. Needs nvcc, no GPU.
 fatbin:

@@ -1,6 +1,13 @@
-"""Padding, resizing and cropping in one go gives the bytes of one after the other."""
+"""Padding, resizing and cropping in one go gives the bytes of one after the other.
+
+`make neon-check` sets CIR_RESAMPLE_RUNNER to the command that runs kernels/resample/case_runner.cpp.
+"""
 
 from __future__ import annotations
+
+import os
+import shlex
+import subprocess
 
 import numpy as np
 import pytest
@@ -12,6 +19,8 @@ from cir_infer.errors import DeviceError
 from cir_infer.manifest import CenterCrop, PadSquare, PixelInput, Resize, Step, TargetPad, ToRgb
 from cir_infer.preprocess import preprocess
 from cir_infer.resampling import resize_padded_square
+
+RUNNER = shlex.split(os.environ.get("CIR_RESAMPLE_RUNNER", ""))
 
 
 def picture(width: int, height: int, seed: int) -> np.ndarray:
@@ -141,6 +150,18 @@ def test_every_instruction_set_gives_the_bytes_of_pillow(
             Image.fromarray(pixels), border, 9, box, size, margin, interpolation, name
         )
         np.testing.assert_array_equal(found, np.asarray(wanted))
+    if RUNNER:
+        found = on_other_machine(pixels, border, box, size, margin, interpolation == "bicubic")
+        np.testing.assert_array_equal(found, np.asarray(wanted))
+
+
+def on_other_machine(pixels, border, box, size, margin, cubic):
+    """The answer of kernels/resample/case_runner.cpp."""
+    height, width, channels = pixels.shape
+    head = np.array([width, height, channels, *border, 9, size, margin, cubic], "<i4")
+    case = head.tobytes() + np.array(box, "<f4").tobytes() + pixels.tobytes()
+    done = subprocess.run(RUNNER, input=case, capture_output=True, check=True)
+    return np.frombuffer(done.stdout, np.uint8).reshape(size - 2 * margin, size - 2 * margin, 3)
 
 
 def test_an_instruction_set_that_is_not_there_is_refused():

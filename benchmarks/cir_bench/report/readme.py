@@ -185,7 +185,7 @@ def _latency_rows(results: Sequence[Result]) -> list[list[str]]:
             [
                 _machine(result),
                 _model(result["bundle"]),
-                _pictures(result),
+                str(result["settings"]["workload"]).partition(";")[0],
                 f"{result['gallery']['rows']:,} {result['gallery']['row_type']}",
                 f"{significant(stages['query']['p50_ms'])} ms",
                 f"{significant(stages['query']['p99_ms'])} ms",
@@ -195,12 +195,6 @@ def _latency_rows(results: Sequence[Result]) -> list[list[str]]:
             ]
         )
     return rows
-
-
-def _pictures(result: Result) -> str:
-    """What was decoded, and how."""
-    said = str(result["settings"]["workload"]).partition(";")[0]
-    return f"{said}, decoded at a part of their size" if result["bundle"].get("scaled_jpeg") else said
 
 
 def _compare_rows(results: Sequence[Result]) -> list[list[str]]:
