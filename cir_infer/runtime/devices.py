@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import logging
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 from cir_infer.errors import DeviceError, UsageError
+from cir_infer.gpu_driver import missing_gpu
 from cir_infer.runtime.graph import Backend, Graph
 from cir_infer.runtime.int8_form import note_slow_form, refuse_other_form
 from cir_infer.runtime.plan_policy import PlanPolicy, PlanUnavailableError
 
-__all__ = ["DEVICES", "OpenedGraphs", "missing_gpu", "open_graphs"]
+__all__ = ["DEVICES", "OpenedGraphs", "open_graphs"]
 
 DEVICES = ("auto", "cpu", "cuda", "tensorrt", "ort-tensorrt")
 
@@ -89,24 +89,6 @@ def _first_that_works(
 
 def _because(refusals: list[str]) -> str:
     return f" ({'; '.join(refusals)})" if refusals else ""
-
-
-@functools.cache
-def missing_gpu() -> str | None:
-    """Why there is no usable NVIDIA GPU, or None where there is one.
-
-    Asks the driver library itself: the libraries above it answer a missing driver with anything from
-    an empty list to a segmentation fault.
-    """
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return "no NVIDIA driver (libcuda.so.1) on this machine"
-    count = ctypes.c_int(0)
-    status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
-    if status != 0:
-        return f"the NVIDIA driver does not start (error {status}); see nvidia-smi"
-    return None if count.value else "the NVIDIA driver sees no GPU"
 
 
 def _load(backend: Backend, models: Mapping[str, bytes]) -> OpenedGraphs:

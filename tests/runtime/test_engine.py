@@ -18,6 +18,7 @@ from onnx.external_data_helper import set_external_data
 from cir_infer import Engine
 from cir_infer.bundle import Bundle, write_bundle
 from cir_infer.errors import BundleError, DeviceError, ImageError, TextError, UsageError
+from cir_infer.gpu_driver import missing_gpu
 from cir_infer.runtime import devices
 from tests.bundles import (
     DIM,
@@ -162,7 +163,7 @@ def test_unknown_device_and_threads(bundle: Path) -> None:
             Engine(bundle, device="cpu", threads=threads)  # type: ignore[arg-type]
 
 
-@pytest.mark.skipif(devices.missing_gpu() is None, reason="needs a machine without a GPU")
+@pytest.mark.skipif(missing_gpu() is None, reason="needs a machine without a GPU")
 def test_without_a_gpu_one_asked_for_is_refused_and_auto_says_what_it_took(
     bundle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

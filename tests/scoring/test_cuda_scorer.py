@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cir_infer.errors import DeviceError, ScoringError
-from cir_infer.runtime.devices import missing_gpu
+from cir_infer.gpu_driver import missing_gpu
 from cir_infer.scoring.contract import QueryTerms, Rows, Scorer
 from cir_infer.scoring.cuda import CudaScorer, context
 from cir_infer.scoring.cuda import scorer as scorer_module

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import DeviceError
-from cir_infer.runtime.devices import missing_gpu
+from cir_infer.gpu_driver import missing_gpu
 from cir_infer.scoring.cuda.arguments import THREADS
 from cir_infer.scoring.cuda.cooperative import CooperativeFunction, CooperativeModule
 from cir_infer.scoring.cuda.device import Device, Stream
