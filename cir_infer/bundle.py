@@ -73,8 +73,19 @@ class Bundle:
         return data
 
     def graph(self, name: str) -> bytes:
-        """The ONNX model of a graph: "image", "reference", "text" or "compose"."""
-        return self.read(self.manifest.graphs[name])
+        """The ONNX model of a graph: "image", "reference", "text" or "compose".
+
+        Raises:
+            BundleError: it is not what the manifest says, no ONNX model, or names a file of the machine.
+        """
+        from cir_infer.runtime.onnx_model import check_self_contained
+
+        model = self.read(self.manifest.graphs[name])
+        try:
+            check_self_contained(model)
+        except BundleError as error:
+            raise BundleError(f"cannot load the {name} graph of {self.path}: {error}") from error
+        return model
 
     def tokenizer(self) -> bytes:
         """The `tokenizers` JSON."""

@@ -18,7 +18,7 @@ import numpy as np
 from cir_infer.errors import BundleError
 from cir_infer.runtime.graph import Array
 
-__all__ = ["Node", "OnnxModel", "read_onnx_model"]
+__all__ = ["Node", "OnnxModel", "check_self_contained", "read_onnx_model"]
 
 _TYPES: dict[int, np.dtype[Any]] = {
     1: np.dtype("<f4"),
@@ -65,6 +65,48 @@ def read_onnx_model(model: bytes) -> OnnxModel:
     except (ValueError, IndexError, TypeError, OverflowError, struct.error) as error:
         raise BundleError(
             f"this is no ONNX model that can be read ({error}); export the model again"
+        ) from error
+
+
+_INSIDE: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+"""Messages that hold others: by field number, what lies inside."""
+
+_EXTERNAL_DATA, _DATA_LOCATION, _OP_TYPE = 13, 14, 4
+
+
+def check_self_contained(model: bytes) -> None:
+    """Refuse a model that names files: of values outside itself, or of a compiled part (`EPContext`).
+
+    What a runtime does with such a name depends on its version: ONNX Runtime 1.23 opens absolute paths.
+
+    Raises:
+        BundleError: it names a file, is cut short, or is no ONNX model.
+    """
+    waiting = [("model", memoryview(model))]
+    try:
+        while waiting:
+            kind, data = waiting.pop()
+            for number, value in _fields(data):
+                inside = _INSIDE.get(kind, {}).get(number)
+                if inside is not None:
+                    waiting.append((inside, memoryview(value)))
+                elif kind == "tensor" and (
+                    number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0)
+                ):
+                    raise BundleError("it keeps values in another file; export the model again")
+                elif kind == "node" and number == _OP_TYPE and bytes(value) == b"EPContext":
+                    raise BundleError("it runs what another file holds (EPContext); export the model again")
+    except (ValueError, IndexError, TypeError) as error:
+        raise BundleError(
+            f"it is no ONNX model that can be read ({error}); export the model again"
         ) from error
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from cir_infer.errors import BundleError
-from cir_infer.runtime.onnx_model import read_onnx_model
+from cir_infer.runtime.onnx_model import check_self_contained, read_onnx_model
 from tests.bundles import artemis_graph, image_graph, text_graph
 from tests.runtime.recurrent.graphs import recurrent_graph
 
@@ -91,3 +91,86 @@ def test_damage_is_read_or_refused(data: st.DataObject) -> None:
             del content[at : at + data.draw(st.integers(1, 40))]
     with contextlib.suppress(BundleError):
         read_onnx_model(bytes(content))
+
+
+def external(name: str = "w") -> onnx.TensorProto:
+    """A tensor whose values lie in a file."""
+    tensor = numpy_helper.from_array(np.zeros(4, np.float32), name)
+    onnx.external_data_helper.set_external_data(tensor, "/etc/passwd")
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    return tensor
+
+
+def inner(*nodes: onnx.NodeProto, **more: list[onnx.TensorProto]) -> onnx.GraphProto:
+    """A graph without inputs."""
+    return helper.make_graph(list(nodes), "inner", [], [], **more)
+
+
+def sparse() -> onnx.SparseTensorProto:
+    """A sparse tensor whose indices lie in a file."""
+    return helper.make_sparse_tensor(numpy_helper.from_array(np.zeros(1, np.float32), "v"), external(), [4])
+
+
+def hiding_places() -> dict[str, onnx.ModelProto]:
+    """Every place of a model where a tensor can stand."""
+    places = {
+        "initializer": helper.make_model(inner(initializer=[external()])),
+        "sparse initializer": helper.make_model(inner()),
+        "constant": helper.make_model(inner(helper.make_node("Constant", [], ["c"], value=external()))),
+        "list": helper.make_model(inner(helper.make_node("Odd", [], ["c"], values=[external()]))),
+        "branch": helper.make_model(
+            inner(
+                helper.make_node(
+                    "If", ["x"], ["y"], then_branch=inner(initializer=[external()]), else_branch=inner()
+                )
+            )
+        ),
+        "branches": helper.make_model(
+            inner(helper.make_node("Odd", [], [], graphs=[inner(), inner(initializer=[external()])]))
+        ),
+        "sparse constant": helper.make_model(
+            inner(helper.make_node("Constant", [], ["c"], sparse_value=sparse()))
+        ),
+        "function": helper.make_model(inner()),
+        "training": helper.make_model(inner()),
+        "compiled": helper.make_model(inner(helper.make_node("EPContext", [], [], domain="com.microsoft"))),
+    }
+    places["sparse initializer"].graph.sparse_initializer.append(sparse())
+    places["function"].functions.append(
+        helper.make_function(
+            "own", "f", [], [], [helper.make_node("Constant", [], ["c"], value=external())], []
+        )
+    )
+    places["training"].training_info.add().algorithm.CopyFrom(inner(initializer=[external()]))
+    return places
+
+
+@pytest.mark.parametrize("place", list(hiding_places()))
+def test_a_model_that_names_a_file_is_refused_wherever_it_does(place: str) -> None:
+    with pytest.raises(BundleError, match="another file"):
+        check_self_contained(hiding_places()[place].SerializeToString())
+
+
+@pytest.mark.parametrize(
+    "model", [artemis_graph(), image_graph(), text_graph(), recurrent_graph(over_time=True, out=3)]
+)
+def test_a_model_that_names_no_file_passes(model: bytes) -> None:
+    check_self_contained(model)
+
+
+def test_graphs_in_graphs_take_no_stack() -> None:
+    data = b""
+    for _ in range(3000):
+        for number in (6, 5, 1):  # attribute > graph, node > attribute, graph > node
+            data = bytes([number << 3 | 2]) + varint(len(data)) + data
+    check_self_contained(bytes([7 << 3 | 2]) + varint(len(data)) + data)
+
+
+def varint(value: int) -> bytes:
+    """A number as protocol buffers write it."""
+    out = b""
+    while value > 127:
+        out += bytes([value & 127 | 128])
+        value >>= 7
+    return out + bytes([value])
