@@ -149,6 +149,15 @@ def test_masks_have_one_bit_a_row(tmp_path: Path) -> None:
     assert rows_of(snapshot.where("parity = blue"), 13) == [] and snapshot.matching("parity = blue") == 0
 
 
+def test_a_removed_item_has_no_row_though_its_row_was_just_asked_for(tmp_path: Path) -> None:
+    with filled(tmp_path / "g", 5) as gallery:
+        gallery.remove(names(2))
+        snapshot = gallery.snapshot()
+        told = [item.id for item in snapshot.items(range(5))]
+        assert told == names(5)
+        assert [snapshot.row(name) for name in told] == [None, None, 2, 3, 4]
+
+
 def test_rows_out_of_range_are_refused(tmp_path: Path) -> None:
     snapshot = filled(tmp_path / "g", 3).snapshot()
     for rows in ([3], [-1]):
