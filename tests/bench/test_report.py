@@ -23,7 +23,7 @@ from cir_bench.report.readme import (
     performance_section,
     replace_section,
 )
-from cir_bench.report.regressions import regressions
+from cir_bench.report.regressions import group_key, regressions
 from cir_bench.report.svg import Bar, Line, bars, lines, nice_ticks
 from cir_bench.report.text import significant
 from cir_bench.results import gpu_checks, read_result, read_results
@@ -110,6 +110,13 @@ def test_what_became_slower_is_named_and_noise_is_not():
     assert "cir/cpu float16" in str(change)
     elsewhere = scoring(commit="ccccccc", machine={"name": "Another"}, median_ms=9.0, p10_ms=9.0)
     assert regressions([old, elsewhere]) == [], "another machine is not comparable"
+
+
+def test_committed_results_of_different_models_are_not_compared():
+    of_one_commit = [path for path in RESULTS if path.name.startswith("compare-")]
+    results = list(read_results(of_one_commit).values())
+    images = {tuple(result["bundle"]["image"]) for result in results}
+    assert len(images) == len({group_key(result) for result in results}) > 1
 
 
 def test_lost_recall_is_a_regression_of_half_a_point():

@@ -81,9 +81,12 @@ def group_key(result: dict[str, Any]) -> str:
     gallery = result.get("gallery", {})
     scaled = ", scaled JPEGs" if bundle.get("scaled_jpeg") else ""
     size = f", {gallery['rows']:,} {gallery['row_type']} rows" if gallery else ""
-    return (
-        f"{kind} {bundle.get('system', '')} {bundle.get('precision', '')}{scaled}{size} on {machine} {about}"
-    ).replace("  ", " ")
+    # Two models of one system are told apart by what they cost.
+    image = f", {'x'.join(map(str, bundle['image']))}" if bundle.get("image") else ""
+    macs = bundle.get("macs", {}).get("image")
+    work = f", {macs:,} multiply-adds an image" if macs else ""
+    model = f"{bundle.get('system', '')} {bundle.get('precision', '')}{image}{work}{scaled}"
+    return f"{kind} {model}{size} on {machine} {about}".replace("  ", " ")
 
 
 def figures_of(result: dict[str, Any]) -> Iterator[Figure]:
