@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,9 +25,9 @@ def heading(result: Result) -> str:
     bundle = result.get("bundle", {})
     kind = result["kind"]
     if kind == "scoring":
-        return (
-            f"Scoring: {result['rows']:,} x {result['dim']}, {_count(result['queries'], 'query', 'queries')}"
-        )
+        queries = _count(result["queries"], "query", "queries")
+        index = any("linearised" in entry["name"] for entry in result["results"])
+        return f"Scoring: {result['rows']:,} x {result['dim']}, {queries}{', with an index' if index else ''}"
     if kind == "table7":
         return "Table 7 of the ARTEMIS paper, replayed"
     if kind == "accuracy":
@@ -37,7 +38,13 @@ def heading(result: Result) -> str:
     if kind == "compare":
         return f"Comparison: {bundle['system']}, {_picture(bundle)}, {result['settings']['rows']:,} rows"
     rows = f"{result['gallery']['rows']:,} rows"
-    return f"Latency: {bundle['system']} {bundle['precision']}, {_picture(bundle)}, {rows}"
+    return f"Latency: {bundle['system']} {bundle['precision']}, {_decoded(result)}, {rows}"
+
+
+def _decoded(result: Result) -> str:
+    """The size of what a query decodes, where it was measured, and of what the encoder sees."""
+    given = re.search(r"\d+ x \d+", str(result["settings"].get("workload", "")))
+    return f"{given[0]} to {_picture(result['bundle'])}" if given else _picture(result["bundle"])
 
 
 def content(result: Result) -> str:
@@ -52,7 +59,7 @@ def across(results: Sequence[Result]) -> str:
         return ""
     items = [
         Bar(
-            f"{result['machine'].get('name', '?')} {str(result['commit'])[:7]} {_picture(result['bundle'])}",
+            f"{result['machine'].get('name', '?')} {str(result['commit'])[:7]} {_decoded(result)}",
             result["stages"]["query"]["p50_ms"],
             f"{significant(result['stages']['query']['p50_ms'])} ms",
             result["stages"]["query"]["p10_ms"],

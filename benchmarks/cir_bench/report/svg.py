@@ -86,7 +86,7 @@ def bars(items: Sequence[Bar], unit: str, logarithmic: bool = False) -> str:
         end = place(item.value)
         parts.append(
             f"<text class='label' x='{left - 8}' y='{y + 17}' text-anchor='end'>"
-            f"{_short(item.label, 45)}</text>"
+            f"{_short(item.label, 41)}</text>"
             f"<rect class='bar {item.kind}' x='{left}' y='{y + 5}' width='{max(1.0, end - left):.1f}' "
             f"height='16' rx='2'><title>{html.escape(f'{item.label}: {item.text}')}</title></rect>"
         )
