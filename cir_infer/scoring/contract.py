@@ -151,7 +151,7 @@ class Rows:
         if wanted.size and (wanted.min() < 0 or wanted.max() >= starts[-1]):
             raise ScoringError(f"row {int(wanted.max())} asked of {int(starts[-1])} rows")
         if len(self.blocks) == 1 and self.scales is None:  # most galleries, and one row of a refined Hit
-            return self.blocks[0][wanted].astype(np.float32)
+            return self.blocks[0][wanted].astype(np.float32, copy=False)
         out = np.empty((len(wanted), self.dimension), np.float32)
         which = np.searchsorted(starts, wanted, side="right") - 1
         for b in np.unique(which):
