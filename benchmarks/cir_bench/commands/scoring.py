@@ -176,7 +176,5 @@ def _notes(result: dict[str, Any], report: dict[str, Any]) -> Iterator[str]:
     if "recall" in result:
         yield f"recall@{report['k']} {result['recall']:.3f}, lowest {result['recall_lowest']:.2f}"
         yield f"index built in {result['build_s']:.0f} s"
-    if "index_bytes" in result:
-        yield f"index {result['index_bytes'] / 1e6:,.0f} MB"
     if "queries_timed" in result:
         yield f"{result['queries_timed']} queries timed, scaled"
