@@ -28,6 +28,7 @@ OPERATORS: dict[str, Any] = json.loads((Path(__file__).parent / "tensorrt_operat
 DYNAMIC = {
     "image": {"image": ["n", None, None, None]},
     "text": {"tokens": ["n", "t"], "lengths": ["n"]},
+    "reference": {"image": ["n", None, None, None]},
     "compose": {"reference": ["n", None], "text": ["n", None]},
 }
 
@@ -36,6 +37,11 @@ def graphs_of(model: str) -> dict[str, bytes]:
     if model == "artemis-scenes":
         trained = load_trained([ROOT / "models" / model / "model.pt"])
         return export_graphs(trained.model, trained.image)
+    if model == "parameter-hashing":
+        # Large enough that the exporter keeps the hash as it is.
+        image = {"trunk": "small", "size": 24, "pooling": "grid", "channels": [4, 6, 64]}
+        hashing = config(model, image=image, embedding_dim=128)
+        return export_graphs(build_model(hashing).eval(), plain_resize(24))
     trunk, encoder = model.split("-")
     torch.manual_seed(0)
     image = {"trunk": trunk, "size": 64, "pooling": "gem"}
@@ -59,7 +65,13 @@ def halved(graph: Any) -> Any:
 
 @pytest.fixture(
     scope="module",
-    params=["artemis-scenes", "artemis-scenes float16", "resnet18-lstm", "resnet50-bigru float16"],
+    params=[
+        "artemis-scenes",
+        "artemis-scenes float16",
+        "resnet18-lstm",
+        "resnet50-bigru float16",
+        "parameter-hashing",
+    ],
 )
 def graphs(request: pytest.FixtureRequest) -> dict[str, Any]:
     model, _, precision = request.param.partition(" ")
@@ -123,6 +135,13 @@ def test_what_tensorrt_wants_constant_is_constant(graphs: dict[str, Any]) -> Non
         for node in nodes(model.graph):
             if node.op_type in ("ReduceSum", "Squeeze", "Unsqueeze") and len(node.input) > 1:
                 assert node.input[1] in constants, node.op_type
+
+
+def test_constants_have_types_that_tensorrt_has(graphs: dict[str, Any]) -> None:
+    """It takes int8 for a quantised weight, and has no other small or unsigned integers."""
+    held = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL)
+    for model in graphs.values():
+        assert {tensor.data_type for tensor in model.graph.initializer} <= set(held)
 
 
 def test_recurrent_operators_are_in_the_form_that_is_imported(graphs: dict[str, Any]) -> None:

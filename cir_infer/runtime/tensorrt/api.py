@@ -29,6 +29,7 @@ if MAJOR >= 10:
         TYPING,
         create_context,
         create_network,
+        place_of,
         set_types,
         watch,
     )
@@ -37,6 +38,7 @@ else:
         TYPING,
         create_context,
         create_network,
+        place_of,
         set_types,
         watch,
     )
@@ -111,8 +113,9 @@ def build_plan(
     network = create_network(builder)
     parser = trt.OnnxParser(network, log)
     if not parser.parse(model):
-        errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
-        shown = "; ".join(" ".join(error.split()) for error in errors[:3]) or "no reason given"
+        errors = [parser.get_error(index) for index in range(min(parser.num_errors, 3))]
+        said = [place_of(error) + " ".join(error.desc().split()) for error in errors]
+        shown = "; ".join(said) or "no reason given"
         raise BundleError(f"TensorRT {VERSION} cannot read the {name} graph ({shown}); use device='cuda'")
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
@@ -131,7 +134,7 @@ def build_plan(
     if plan is None:
         raise DeviceError(
             f"TensorRT {VERSION} cannot build the {name} graph with {workspace >> 20} MiB of workspace"
-            f"{log.said()}; free GPU memory and try again, or use device='cuda'"
+            f"{log.said()}; free GPU memory if that is what is missing, else use device='cuda'"
         )
     kept = config.get_timing_cache()
     return BuiltPlan(bytes(plan), b"" if kept is None else bytes(kept.serialize()))

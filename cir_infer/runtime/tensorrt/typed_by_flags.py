@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import tensorrt as trt
 
-__all__ = ["TYPING", "create_context", "create_network", "set_types", "watch"]
+__all__ = ["TYPING", "create_context", "create_network", "place_of", "set_types", "watch"]
 
 TYPING = "bound layer by layer"
 
@@ -53,6 +53,11 @@ def set_types(network: trt.INetworkDefinition, config: trt.IBuilderConfig) -> No
         if kind in (trt.DataType.HALF, trt.DataType.FLOAT):
             layer.precision = kind
             layer.set_output_type(0, kind)
+
+
+def place_of(error: trt.ParserError) -> str:  # noqa: ARG001
+    """Nothing: this version's errors do not name their node."""
+    return ""
 
 
 def create_context(engine: trt.ICudaEngine) -> trt.IExecutionContext | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import tensorrt as trt
 
-__all__ = ["TYPING", "create_context", "create_network", "set_types", "watch"]
+__all__ = ["TYPING", "create_context", "create_network", "place_of", "set_types", "watch"]
 
 TYPING = "strongly typed"
 
@@ -18,6 +18,11 @@ def create_network(builder: trt.Builder) -> trt.INetworkDefinition:
 
 def set_types(network: trt.INetworkDefinition, config: trt.IBuilderConfig) -> None:
     """Nothing to do: the network was created strongly typed."""
+
+
+def place_of(error: trt.ParserError) -> str:
+    """The node that the parser stumbled on, for the start of a message; nothing if it was none."""
+    return f"{error.node_operator()} {error.node_name()!r}: " if error.node_operator() else ""
 
 
 def create_context(engine: trt.ICudaEngine) -> trt.IExecutionContext | None:

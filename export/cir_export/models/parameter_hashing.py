@@ -51,7 +51,8 @@ class ParameterHashing(MapCosineModel):
         dice = torch.Generator().manual_seed(0)
         slots = torch.randint(settings.candidates, shape, generator=dice, dtype=torch.int32)
         self.register_buffer("slots", slots)
-        self.register_buffer("signs", 2 * torch.randint(2, shape, generator=dice).to(torch.int8) - 1)
+        # As floats: TensorRT takes an int8 constant for a quantised one and refuses it.
+        self.register_buffer("signs", 2.0 * torch.randint(2, shape, generator=dice) - 1)
 
     def encode_reference(self, images: Tensor) -> Tensor:
         """The pooled map, (n, C)."""
@@ -60,5 +61,5 @@ class ParameterHashing(MapCosineModel):
 
     def compose_vector(self, reference: Tensor, text: Tensor) -> Tensor:
         """See `CosineModel.compose_vector`."""
-        weights = self.candidates(text)[:, self.slots.long()] * self.signs.float()
+        weights = self.candidates(text)[:, self.slots.long()] * self.signs
         return (weights @ reference[:, :, None]).squeeze(2)  # type: ignore[no-any-return]

@@ -37,7 +37,7 @@ from cir_export.models.base import RetrievalModel, Terms, unit
 from cir_export.models.configuration import parse
 from cir_export.models.encoders.image import PixelNormalization, PixelSettings, build_trunk
 from cir_export.models.encoders.pooling import GeM
-from cir_export.models.encoders.recurrent import Recurrent
+from cir_export.models.encoders.recurrent import Recurrent, ShortLSTM
 from cir_infer.errors import UsageError
 
 __all__ = ["Sac", "SacSettings", "SacTextSettings"]
@@ -156,7 +156,7 @@ class Sac(RetrievalModel):
         fine, coarse = self._sides(image.size)
         self.fine = _Level(self.trunk.channels[-2], fine, settings, text.hidden)
         self.coarse = _Level(self.trunk.channels[-1], coarse, settings, text.hidden)
-        self.aggregate = Recurrent("lstm", dim, dim)
+        self.aggregate = ShortLSTM(dim, dim)
         self.out = nn.Sequential(nn.BatchNorm1d(dim), nn.Linear(dim, dim))
         self.offset = nn.Linear(text.hidden, dim)
         self.delta = nn.Parameter(torch.tensor(4.0))
@@ -217,10 +217,7 @@ class Sac(RetrievalModel):
 
     def _modify(self, fine: Tensor, coarse: Tensor) -> Tensor:
         """The second half, how to change: O of both levels, (n, C_1) and (n, C_2), to f (n, D)."""
-        steps = torch.stack([self.fine.widen(fine), self.coarse.widen(coarse)], 1)
-        lengths = torch.full((steps.shape[0],), 2, dtype=torch.int64, device=steps.device)
-        _, last = self.aggregate(steps, lengths)
-        features: Tensor = self.out(last)
+        features: Tensor = self.out(self.aggregate([self.fine.widen(fine), self.coarse.widen(coarse)]))
         return features
 
     def trunks(self) -> list[nn.Module]:

@@ -27,8 +27,8 @@ def convolutional(path: Path, scale: float = 1.0, outlier: float = 1.0) -> Path:
     """
     random = np.random.default_rng(5)
     g = GraphBuilder()
-    g.add("Transpose", ["image"], "planes", perm=[0, 3, 1, 2])
-    g.add("Cast", ["planes"], "float", to=TensorProto.FLOAT)
+    g.add("Cast", ["image"], "read", to=TensorProto.FLOAT)
+    g.add("Transpose", ["read"], "float", perm=[0, 3, 1, 2])
     g.constant("m.half", 127.5)
     g.add("Sub", ["float", "m.half"], "centred")
     g.add("Div", ["centred", "m.half"], "prepared")

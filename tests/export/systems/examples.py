@@ -47,10 +47,10 @@ CONFIGS["clip4cir-combiner"] = {
 }  # fmt: skip
 
 
-def example(name: str) -> RetrievalModel:
+def example(name: str, configs: dict[str, dict[str, Any]] = CONFIGS) -> RetrievalModel:
     """A system with weights that leave nothing at its neutral start, in evaluation mode."""
     torch.manual_seed(3)
-    model = build_model(CONFIGS[name])
+    model = build_model(configs[name])
     with torch.no_grad():
         for key, parameter in [*model.named_parameters(), *model.named_buffers()]:
             if key.endswith("running_var"):

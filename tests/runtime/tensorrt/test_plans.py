@@ -18,7 +18,7 @@ from cir_infer.errors import BundleError, DeviceError, UsageError
 from cir_infer.runtime.tensorrt.plan_cache import PlanCache, cache_folder, l4t_release
 from cir_infer.runtime.tensorrt.plan_file import PlanFile, PlanKey, read_plan
 from cir_infer.runtime.tensorrt.profiles import Limits, profiles_for
-from tests.bundles import artemis_graph, text_graph
+from tests.bundles import GraphBuilder, artemis_graph, text_graph
 from tests.runtime.tensorrt.conftest import VERSIONS
 from tests.runtime.tensorrt.gpu import CapturingDevice
 
@@ -308,6 +308,23 @@ def test_a_graph_that_is_no_onnx_model(gpu: CapturingDevice) -> None:
 
     with pytest.raises(BundleError, match=r"TensorRT 10\.3\.0 cannot read the image graph \(ModelImporter"):
         build_apart("image", b"no model", Limits(), 1 << 28, b"", lambda *_: None)
+
+
+@pytest.mark.parametrize("version", VERSIONS, indirect=True)
+def test_the_node_that_tensorrt_stumbles_on_is_named_where_it_says_so(
+    gpu: CapturingDevice, version: str
+) -> None:
+    from cir_infer.runtime.tensorrt.building import build_apart
+
+    g = GraphBuilder()
+    g.add("Transpose", ["image"], "planes", perm=[0, 2, 1], name="turn")
+    g.add("Cast", ["planes"], "embedding", to=1)
+    model = g.model({"image": ("u8", ["n", 4, 4])}, {"embedding": ("f32", ["n", 4, 4])})
+    named = "" if version.startswith("8.") else "Transpose 'turn': "
+    with pytest.raises(
+        BundleError, match=rf"cannot read the image graph \({named}first input has type UInt8"
+    ):
+        build_apart("image", model, Limits(), 1 << 28, b"", lambda *_: None)
 
 
 @pytest.mark.parametrize("version", VERSIONS, indirect=True)

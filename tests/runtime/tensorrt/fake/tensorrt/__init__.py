@@ -226,6 +226,17 @@ class INetworkDefinition:
         return self._layers[index]
 
 
+def _bare_int8(network: INetworkDefinition) -> str | None:
+    import onnx
+
+    graph = onnx.load_from_string(network._model).graph
+    int8 = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT8}
+    others = (node for node in graph.node if node.op_type != "DequantizeLinear")
+    # A zero point is read by the quantiser of an activation as well.
+    read = (name for node in others if node.op_type != "QuantizeLinear" for name in node.input)
+    return next((name for name in read if name in int8), None)
+
+
 def _described(value: Any) -> tuple[str, tuple[int, ...]]:
     tensor = value.type.tensor_type
     shape = tuple(-1 if dim.dim_param or not dim.dim_value else dim.dim_value for dim in tensor.shape.dim)
@@ -236,11 +247,17 @@ def _described(value: Any) -> tuple[str, tuple[int, ...]]:
 
 @_real
 class ParserError:
-    def __init__(self, text: str) -> None:
-        self._text = text
+    def __init__(self, text: str, operator: str = "", name: str = "") -> None:
+        self._text, self._operator, self._name = text, operator, name
 
     def desc(self) -> str:
         return self._text
+
+    def node_operator(self) -> str:
+        return self._operator
+
+    def node_name(self) -> str:
+        return self._name
 
 
 @_real
@@ -257,6 +274,13 @@ class OnnxParser:
             self._errors.append(ParserError(f"ModelImporter.cpp: {error}"))
             return False
         graph = loaded.graph
+        constants = {tensor.name for tensor in graph.initializer}
+        readable = {v.name for v in graph.input if _described(v)[0] == "UINT8"} - constants
+        for node in graph.node:
+            if node.op_type != "Cast" and readable & set(node.input):
+                said = "first input has type UInt8 but must have type Float"
+                self._errors.append(ParserError(said, node.op_type, node.name))
+                return False
         self._network._model = bytes(model)
         self._network._inputs = [ITensor(value.name, *_described(value)) for value in graph.input]
         kinds = {v.name: _described(v) for v in [*graph.value_info, *graph.output, *graph.input]}
@@ -366,6 +390,9 @@ class Builder:
                     if tensor._name not in profile._shapes:
                         _logged(self._logger, f"{tensor._name}: dynamic without a profile")
                         return None
+        if (name := _bare_int8(network)) is not None:
+            _logged(self._logger, f"Quantized constant ({name}) is only allowed before DQ or PLUGIN")
+            return None
         half = any(t._kind == "HALF" for layer in network._layers for t in layer._outputs)
         if _MAJOR < 10 and half:
             assert BuilderFlag.FP16 in config._flags, "8.6 takes float16 only with its flag"

@@ -1,0 +1,151 @@
+"""TensorRT itself builds plans of what the exporter writes: for `make tensorrt-check`, which finds one that
+needs no GPU. Every system in a size that a test can afford, and the committed model, in all precisions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from cir_export.checkpoints import load_trained
+from cir_export.export import export_bundle
+from cir_export.model_file import TrainedModel
+from cir_export.precision.graphs import lower_graphs
+from cir_export.preprocessing import plain_resize, word_text
+from cir_export.verification import Samples, draw_samples
+from cir_infer.bundle import Bundle
+from cir_infer.errors import BundleError, DeviceError
+from cir_infer.runtime.tensorrt.profiles import Limits
+from tests.export.systems.examples import CONFIGS, SIZE, TOKENIZER, WORDS, example, side
+
+if "CIR_TENSORRT_RTX" not in os.environ:
+    pytest.skip("needs TensorRT for RTX; `make tensorrt-check` has it", allow_module_level=True)
+
+ROOT = Path(__file__).parents[2]
+LIMITS = Limits(batch=8, tokens=40)
+WORKSPACE = 256 << 20
+_ENCODERS = {
+    "bigru": {"encoder": "bigru", "vocabulary_size": len(WORDS), "word_dim": 10},
+    "lstm": {"encoder": "lstm", "vocabulary_size": len(WORDS), "word_dim": 10, "hidden": 12},
+}
+_TRUNKS = {
+    f"artemis {trunk} {encoder}": {
+        "system": "artemis",
+        "embedding_dim": 24,
+        "image": {"trunk": trunk, "size": 64, "pooling": "gem"},
+        "text": text,
+    }
+    for trunk, encoder, text in (
+        ("resnet18", "lstm", _ENCODERS["lstm"]),
+        ("resnet50", "bigru", _ENCODERS["bigru"]),
+    )
+}
+_TERMS = {
+    name: {**CONFIGS["tirg"], "system": name, "text": _ENCODERS["bigru"]}
+    for name in ("artemis", "is-only", "em-only", "image-only", "text-only", "late-fusion")
+}
+SYSTEMS = {**_TRUNKS, **_TERMS, **CONFIGS}
+
+
+@pytest.fixture(scope="module", params=["artemis-scenes", *SYSTEMS])
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    if request.param == "artemis-scenes":
+        trained = load_trained([ROOT / "models" / request.param / "model.pt"])
+    else:
+        name = request.param
+        size = 64 if name in _TRUNKS else side(name) if name in CONFIGS else SIZE
+        trained = TrainedModel(example(name, SYSTEMS), TOKENIZER, plain_resize(size), word_text(60))
+    drawn = draw_samples(trained.image, trained.text, trained.tokenizer)
+    path = tmp_path_factory.mktemp("bundle") / "model.cir"
+    export_bundle(trained, path, Samples(drawn.images[:4], drawn.texts[:4], drawn.source))
+    return Bundle(path)
+
+
+def build(name: str, content: bytes, workspace: int = WORKSPACE, timings: bytes = b"") -> bytes:
+    """As a device does on first use: in a process of its own."""
+    from cir_infer.runtime.tensorrt.building import build_apart
+
+    shares: list[float] = []
+    built, seconds = build_apart(
+        name, content, LIMITS, workspace, timings, lambda share, _: shares.append(share)
+    )
+    assert seconds >= 0 and 0 < shares[-1] <= 1
+    assert shares == sorted(shares), "progress goes back"
+    return built.plan
+
+
+def test_float32(bundle: Bundle) -> None:
+    for name in bundle.manifest.graphs:
+        assert len(build(name, bundle.graph(name))) > 1000
+
+
+def test_float16(bundle: Bundle) -> None:
+    for lowered in lower_graphs(bundle, "float16", "tensorrt", (), lambda: ()):
+        assert len(build(lowered.name, lowered.model.SerializeToString())) > 1000
+
+
+def test_int8(bundle: Bundle) -> None:
+    pixels = bundle.manifest.image
+    assert pixels is not None
+
+    def images() -> Iterator[Any]:
+        shape = (4, pixels.height, pixels.width, 3)
+        yield np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+    for lowered in lower_graphs(bundle, "int8", "tensorrt", (), images):
+        used = {node.op_type for node in lowered.model.graph.node}
+        assert "DequantizeLinear" in used
+        assert len(build(lowered.name, lowered.model.SerializeToString())) > 1000
+
+
+def model_of(operator: str) -> bytes:
+    shown = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node(operator, ["x"], ["y"], "odd")], "g", shown[:1], shown[1:])
+    return bytes(
+        helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+        ).SerializeToString()
+    )
+
+
+def test_a_graph_that_tensorrt_does_not_know_is_named() -> None:
+    assert build("plain", model_of("Relu"))
+    with pytest.raises(BundleError, match=r"cannot read the strange graph \(Nonsense 'odd': .*device='cuda'"):
+        build("strange", model_of("Nonsense"))
+    with pytest.raises(BundleError, match="cannot read the broken graph"):
+        build("broken", model_of("Relu")[:-20])
+
+
+def test_tensorrts_reason_is_in_the_message() -> None:
+    model = onnx.load_from_string(model_of("Relu"))
+    model.graph.node[0].op_type = "Mul"
+    model.graph.node[0].input.append("signs")
+    model.graph.node[0].input[0] = "float"
+    model.graph.node.insert(0, helper.make_node("Cast", ["bytes"], ["float"], to=TensorProto.FLOAT))
+    model.graph.node.insert(1, helper.make_node("Add", ["x", "float"], ["sum"]))
+    model.graph.node[2].input[:] = ["sum", "float"]
+    model.graph.initializer.append(helper.make_tensor("bytes", TensorProto.INT8, [4], [1, -1, 1, -1]))
+    with pytest.raises(DeviceError, match="Quantized constant"):
+        build("signed", model.SerializeToString())
+    with pytest.raises(DeviceError, match="workspace"):
+        build("cramped", model_of("Softmax"), workspace=0)
+
+
+def test_timings_of_elsewhere_are_left_aside() -> None:
+    for timings in (b"", b"nonsense" * 50):
+        assert build("plain", model_of("Relu"), timings=timings)
+
+
+def test_a_plan_that_cannot_be_read_takes_nothing_down() -> None:
+    from cir_infer.runtime.tensorrt.building import try_apart
+
+    plan = build("plain", model_of("Relu"))
+    for damaged in (plan[: len(plan) // 2], b"nonsense" * 50, plan):  # the last one needs a GPU
+        with pytest.raises(DeviceError, match="plan of the plain graph"):
+            try_apart("plain", damaged)
