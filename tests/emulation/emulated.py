@@ -9,7 +9,6 @@ import hashlib
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,45 +30,74 @@ def build(checked: bool, kernels: Path = KERNELS) -> Path:
         checked: look at every access to memory; several times slower.
         kernels: the folder of score.cu, or of recurrent.cu.
     """
-    compiler = shutil.which(os.environ.get("CXX", "g++"))
-    assert compiler is not None, "the emulation needs a C++ compiler; install g++ or set CXX"
-    machinery = sorted([*HERE.rglob("*.cpp"), *HERE.rglob("*.h"), *HERE.rglob("*.cuh")])
-    sources = [*machinery, *sorted(kernels.glob("*.cu*"))]
-    text = b"".join(path.read_bytes() for path in [*sources, Path(__file__)])
+    text = b"".join(path.read_bytes() for path in [*_machinery(), *sorted(kernels.glob("*.cu*"))])
     digest = hashlib.sha256(text).hexdigest()[:16]
     home = BUILD if kernels in (KERNELS, RECURRENT) else kernels
-    name = "checked" if checked else "machine"
-    library = home / f"{name}-{digest}.so"
+    library = home / f"{'checked' if checked else 'machine'}-{digest}.so"
     if library.exists():
         return library
-    home.mkdir(parents=True, exist_ok=True)
-    BUILD.mkdir(parents=True, exist_ok=True)
-    flags = ["-std=c++17", "-fPIC", "-Wno-unknown-pragmas", f"-I{HERE / 'include'}", "-march=native"]
-    flags += ["-O1", "-DCIR_CHECKED"] if checked else ["-O3"]
-    # Only what runs on the GPU is looked at, not the machine itself.
-    watched = [*flags, *(["-fsanitize=thread"] if checked else [])]
-    own = hashlib.sha256(b"".join(path.read_bytes() for path in [*machinery, Path(__file__)])).hexdigest()[
-        :16
-    ]
-    with tempfile.TemporaryDirectory(dir=home) as folder:
-        made = Path(folder)
-        objects = [made / "kernels.o"]
-        unit = next(kernels.glob("*.cu")).name
-        ours = [*watched, f"-I{kernels}", f'-DCIR_KERNELS="{unit}"']
-        _compile(compiler, *ours, "-c", "-o", str(objects[0]), str(HERE / "kernels.cpp"))
-        for part, chosen in (("machine", flags), ("checks", flags), ("faulty", watched)):
-            objects.append(BUILD / f"{name}-{part}-{own}.o")
-            if not objects[-1].exists():
-                half = objects[-1].with_suffix(f".{os.getpid()}")
-                _compile(compiler, *chosen, "-c", "-o", str(half), str(HERE / f"{part}.cpp"))
-                half.replace(objects[-1])
-        _compile(compiler, "-shared", "-o", str(made / "machine.so"), *map(str, objects))
-        (made / "machine.so").replace(library)
+    objects = [compile_kernels(checked, kernels), *compile_machine(checked), compile_faulty(checked)]
+    link(library, objects)
     return library
 
 
-def _compile(*command: str) -> None:
-    built = subprocess.run(command, capture_output=True, text=True)
+def _machinery() -> list[Path]:
+    return [*sorted(HERE.glob("*.cpp")), *sorted((HERE / "include").iterdir()), Path(__file__)]
+
+
+def _flags(checked: bool, watched: bool) -> list[str]:
+    flags = ["-std=c++17", "-fPIC", "-Wno-unknown-pragmas", f"-I{HERE / 'include'}", "-march=native"]
+    flags += ["-O1", "-DCIR_CHECKED"] if checked else ["-O3"]
+    # Only what runs on the GPU is looked at, not the machine itself.
+    return [*flags, *(["-fsanitize=thread"] if checked and watched else [])]
+
+
+def compile_kernels(checked: bool, kernels: Path) -> Path:
+    """The kernels of a folder, as an object file."""
+    unit = next(kernels.glob("*.cu")).name
+    extra = [f"-I{kernels}", f'-DCIR_KERNELS="{unit}"']
+    home = BUILD if kernels in (KERNELS, RECURRENT) else kernels
+    inputs = [*_machinery(), *sorted(kernels.glob("*.cu*"))]
+    return compile_once(home, HERE / "kernels.cpp", [*_flags(checked, True), *extra], inputs)
+
+
+def compile_machine(checked: bool) -> list[Path]:
+    """The machine itself, as object files."""
+    return [
+        compile_once(BUILD, HERE / f"{part}.cpp", _flags(checked, False), _machinery())
+        for part in ("machine", "checks")
+    ]
+
+
+def compile_faulty(checked: bool) -> Path:
+    """The kernels with planted mistakes, as an object file."""
+    return compile_once(BUILD, HERE / "faulty.cpp", _flags(checked, True), _machinery())
+
+
+def compile_once(home: Path, source: Path, flags: list[str], inputs: list[Path]) -> Path:
+    """An object file that is named by all that it is made of, compiled unless it is there."""
+    text = b"".join(path.read_bytes() for path in inputs) + source.read_bytes() + "\0".join(flags).encode()
+    made = home / f"{source.stem}-{hashlib.sha256(text).hexdigest()[:16]}.o"
+    if not made.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        half = made.with_suffix(f".{os.getpid()}")
+        _compile(*flags, "-c", "-o", str(half), str(source))
+        half.replace(made)
+    return made
+
+
+def link(library: Path, objects: list[Path], *flags: str) -> None:
+    """A shared library of object files."""
+    library.parent.mkdir(parents=True, exist_ok=True)
+    half = library.with_suffix(f".{os.getpid()}")
+    _compile("-shared", *flags, "-o", str(half), *map(str, objects))
+    half.replace(library)
+
+
+def _compile(*arguments: str) -> None:
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    assert compiler is not None, "the emulation needs a C++ compiler; install g++ or set CXX"
+    built = subprocess.run([compiler, *arguments], capture_output=True, text=True)
     assert built.returncode == 0, built.stderr[-4000:]
 
 

@@ -424,6 +424,24 @@ void machine_written(void* at, size_t bytes) {
     std::fill_n(extent->origins.begin() + static_cast<long>(reinterpret_cast<uintptr_t>(at) - extent->start), bytes, kHost);
 }
 
+// The name of a kernel by number; null beyond the last.
+const char* machine_kernel(int index) {
+    const Kernel* at = kernels;
+    for (; at != nullptr && index > 0; --index) at = at->next;
+    return at == nullptr ? nullptr : at->name;
+}
+
+// What a kernel takes; false if there is none of that name.
+bool machine_describe(const char* name, size_t* argument_bytes, int* threads) {
+    for (const Kernel* at = kernels; at != nullptr; at = at->next) {
+        if (std::strcmp(at->name, name) != 0) continue;
+        *argument_bytes = at->argument_bytes;
+        *threads = at->threads;
+        return true;
+    }
+    return false;
+}
+
 // Runs a kernel; "" or what went wrong. Schedules: 0 threads in order, 1 in reverse, from 2 on at random by that seed.
 // `together`: all blocks are on the GPU at once, as a cooperative launch has them; else one after the other.
 const char* machine_launch(const char* name, unsigned grid_x, unsigned grid_y, size_t shared_bytes, const void* arguments,
