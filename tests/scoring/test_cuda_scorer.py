@@ -133,6 +133,50 @@ def test_streamed_copies_run_under_the_scans_and_never_into_what_is_being_read()
     search.close()
 
 
+class OwnStreams(EmulatedDevice):
+    """Streams that can be told from the default one, which is not to be used."""
+
+    def new_stream(self) -> object:  # type: ignore[override]
+        return object()
+
+    def upload(self, address: int, array: Any, stream: object) -> None:
+        assert stream is not None
+        super().upload(address, array, stream)
+
+    def zero(self, address: int, nbytes: int, stream: object) -> None:
+        assert stream is not None
+        super().zero(address, nbytes, stream)
+
+    def synchronize(self, stream: object) -> None:
+        assert stream is not None, "to wait for the whole context breaks what another thread captures"
+        super().synchronize(stream)
+
+
+@pytest.mark.parametrize("memory", [None, 2 * 100 * 128])
+@pytest.mark.parametrize("row_type", ["float16", "int8"])
+def test_nothing_waits_for_streams_of_others(row_type: str, memory: int | None) -> None:
+    rows = gallery(row_type, d=64)
+    terms = random_terms(np.random.default_rng(1), 3, 2, 64, True)
+    for tuning in (NEVER, ALWAYS):
+        with CudaScorer(rows, device=OwnStreams(), memory=memory, tuning=tuning) as scorer:
+            check_topk(scorer.topk(terms, 8), terms, rows, 8)
+
+
+def test_streams_are_lent_again() -> None:
+    from types import SimpleNamespace
+
+    from cir_infer.scoring.cuda.context import _Stream, pycuda_stream
+
+    idle: list[Any] = []
+    driver = SimpleNamespace(Stream=lambda flags: SimpleNamespace(handle=7, flags=flags))
+    first, second = _Stream(driver, idle), _Stream(driver, idle)
+    plain = pycuda_stream(first)
+    assert plain is not pycuda_stream(second) and (first.handle, plain.flags) == (7, 1)
+    del first
+    assert idle == [plain] and pycuda_stream(_Stream(driver, idle)) is plain
+    assert pycuda_stream(None) is None and pycuda_stream(plain) is plain
+
+
 def test_streamed_rows_serve_a_k_beyond_one_pass() -> None:
     rows = gallery(n=1300, d=16)
     scorer = CudaScorer(rows, device=EmulatedDevice(), memory=30_000, tuning=NEVER)

@@ -49,9 +49,11 @@ def gpu() -> Place:
 def _between_events(launch: Launch, stream: Stream) -> float:
     import pycuda.driver as driver
 
+    from cir_infer.scoring.cuda.context import pycuda_stream
+
     start, end = driver.Event(), driver.Event()
-    start.record(stream)
+    start.record(pycuda_stream(stream))
     launch(stream)
-    end.record(stream)
+    end.record(pycuda_stream(stream))
     end.synchronize()
     return float(end.time_since(start))

@@ -24,7 +24,7 @@ from cir_infer.scoring.cuda.arguments import THREADS
 from cir_infer.scoring.cuda.cooperative import CooperativeFunction, CooperativeModule
 from cir_infer.scoring.cuda.device import Device, Stream
 
-__all__ = ["FATBIN", "RECURRENT_FATBIN", "open_device", "open_gpu"]
+__all__ = ["FATBIN", "RECURRENT_FATBIN", "open_device", "open_gpu", "pycuda_stream"]
 
 FATBIN = Path(__file__).with_name("kernels.fatbin")
 """The kernels compiled for all architectures, as `make fatbin` or an install that finds nvcc writes them."""
@@ -186,10 +186,43 @@ class _CapturedGraph:
             raise DeviceError(f"a CUDA graph failed: {function} answered error {status} of the driver")
 
 
+class _Stream:
+    """A stream on loan, which goes back to its device and is lent again.
+
+    PyCUDA destroys one only in the thread that opened the GPU; in others it leaves it behind with a warning.
+    """
+
+    def __init__(self, driver: Any, idle: list[Any]) -> None:
+        self._idle = idle
+        try:
+            self.plain = idle.pop()
+        except IndexError:
+            self.plain = driver.Stream(
+                1
+            )  # CU_STREAM_NON_BLOCKING: the legacy default stream does not hold it up
+
+    @property
+    def handle(self) -> int:
+        """The driver's own."""
+        return int(self.plain.handle)
+
+    def __del__(self) -> None:
+        if hasattr(self, "plain"):
+            self._idle.append(self.plain)
+
+
+def pycuda_stream(stream: Stream) -> Any:
+    """What PyCUDA takes for a stream: its own, or None for the legacy default stream."""
+    return stream.plain if isinstance(stream, _Stream) else stream
+
+
 def _leave(context: Any, held: list[Any]) -> None:
     """Drops what needs the context, then the context: PyCUDA's own end of it warns about primary contexts."""
+    context.push()  # PyCUDA lets go of modules and streams in another thread only where it is current
+    for kept in held:
+        if isinstance(kept, (list, dict)):
+            kept.clear()
     held.clear()
-    context.push()
     context.detach()
 
 
@@ -220,7 +253,8 @@ class _CudaDevice:
         self._context = _explained(opening, driver, gpu.retain_primary_context)
         self._functions: dict[str, Any] = {}
         self._cooperative: CooperativeModule | None = None
-        self._held: list[Any] = [self._functions]
+        self._idle: list[Any] = []
+        self._held: list[Any] = [self._functions, self._idle]
         # Finalizers run newest first at exit: every scorer and plan has let go by then.
         weakref.finalize(self, _leave, self._context, self._held)
 
@@ -274,17 +308,17 @@ class _CudaDevice:
             return None  # file mappings, on some drivers; the caller copies
 
     def new_stream(self) -> Stream:
-        return self._driver.Stream(1)  # CU_STREAM_NON_BLOCKING: the legacy default stream does not hold it up
+        return _Stream(self._driver, self._idle)
 
     def upload(self, address: int, array: npt.NDArray[Any], stream: Stream) -> None:
-        self._driver.memcpy_htod_async(address, array, stream)
+        self._driver.memcpy_htod_async(address, array, pycuda_stream(stream))
 
     def download(self, array: npt.NDArray[Any], address: int, stream: Stream) -> None:
-        self._driver.memcpy_dtoh_async(array, address, stream)
+        self._driver.memcpy_dtoh_async(array, address, pycuda_stream(stream))
         self.synchronize(stream)
 
     def zero(self, address: int, nbytes: int, stream: Stream) -> None:
-        self._driver.memset_d8_async(address, 0, nbytes, stream)
+        self._driver.memset_d8_async(address, 0, nbytes, pycuda_stream(stream))
 
     def launch(
         self,
@@ -303,7 +337,7 @@ class _CudaDevice:
             )
             self._functions[kernel] = function
         function.prepared_async_call(
-            grid, (THREADS, 1, 1), stream, bytes(arguments), shared_size=shared_bytes
+            grid, (THREADS, 1, 1), pycuda_stream(stream), bytes(arguments), shared_size=shared_bytes
         )
 
     def cooperative(self, kernel: str) -> CooperativeFunction:
@@ -323,14 +357,14 @@ class _CudaDevice:
 
     def record(self, stream: Stream) -> Any:
         event = self._driver.Event(self._driver.event_flags.DISABLE_TIMING)
-        event.record(stream)
+        event.record(pycuda_stream(stream))
         return event
 
     def wait(self, stream: Stream, event: Any) -> None:
-        stream.wait_for_event(event)
+        pycuda_stream(stream).wait_for_event(event)
 
     def synchronize(self, stream: Stream) -> None:
         if stream is None:
             self._driver.Context.synchronize()
         else:
-            stream.synchronize()
+            pycuda_stream(stream).synchronize()

@@ -89,6 +89,9 @@ class CudaGallery:
     count: int
     placement: Placement
     vectors: int
+    stream: Stream
+    """For what is prepared outside of any search. Never the default stream or the whole context: to wait for
+    those breaks a capture in whichever thread."""
     pieces: tuple[Piece, ...] = ()
     chunks: tuple[Chunk, ...] = ()
     shadow: Shadow | None = None
@@ -115,7 +118,7 @@ class CudaGallery:
         Args:
             rows: any `Rows` of fewer than 2^32 - 1 rows.
             device: where to.
-            stream: for copies and the first pass over the rows.
+            stream: for copies and the first pass over the rows, and for what searches prepare.
             budget: GPU bytes that rows may take; None is what is free, less a reserve. Rows beyond it
                 stay in page-locked host memory and are streamed.
             int8_shadow: also keep an int8 copy on the GPU, to be scanned first.
@@ -142,7 +145,7 @@ class CudaGallery:
             )
         fits = rows.count * vectors * _VECTOR <= room
         placement: Placement = "shared" if device.integrated else "resident" if fits else "streamed"
-        gallery = CudaGallery(device, row_type, rows.dimension, rows.count, placement, vectors)
+        gallery = CudaGallery(device, row_type, rows.dimension, rows.count, placement, vectors, stream)
         try:
             gallery._bring(rows, stream, chunk_bytes, room, int8_shadow)
         except BaseException:

@@ -188,8 +188,8 @@ class CudaSearch:
 
     def _own_zeros(self, nbytes: int) -> int:
         address = self._own(nbytes).address
-        self._device.zero(address, max(nbytes, 16), None)
-        self._device.synchronize(None)
+        self._device.zero(address, max(nbytes, 16), self._gallery.stream)
+        self._device.synchronize(self._gallery.stream)
         return address
 
     def _answer_memory(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -286,8 +286,8 @@ class CudaSearch:
         for i, span in enumerate([*lookups, *spans]):
             table[i] = Segment(span.address, span.scales, span.first, span.count)
         memory = self._own(ctypes.sizeof(table))
-        self._device.upload(memory.address, np.frombuffer(bytes(table), np.uint8), None)
-        self._device.synchronize(None)
+        self._device.upload(memory.address, np.frombuffer(bytes(table), np.uint8), self._gallery.stream)
+        self._device.synchronize(self._gallery.stream)
         return memory.address, len(lookups)
 
     def _span(self, piece_address: int, piece_first: int, count: int, offset: int) -> _Span:

@@ -1,0 +1,55 @@
+"""A pytest plugin: the tests for GPUs at sizes that the emulated machine gets through.
+
+With `pytest -p tests.emulation.driver.shrink` layers are a sixteenth as wide, texts run at most three times
+again, loops of twenty and more have three rounds, and galleries have at most 2,000 rows.
+"""
+
+from __future__ import annotations
+
+import builtins
+from typing import Any
+
+import pytest
+
+from tests.gpu import recurrent_checks
+from tests.scoring import conformance
+
+_SHARE = 16
+_AGAIN = 3
+_ROWS = 2_000
+
+
+def _smaller() -> None:
+    random_text, check_texts = recurrent_checks.random_text, recurrent_checks.check_texts
+
+    def narrow(kind: str, directions: int, hidden: int, width: int, **more: Any) -> Any:
+        if more.get("out"):
+            more["out"] = max(1, more["out"] // _SHARE)
+        return random_text(kind, directions, max(1, hidden // _SHARE), max(1, width // _SHARE), **more)
+
+    def fewer(device: Any, text: Any, lengths: list[int], again: int = 1) -> None:
+        check_texts(device, text, lengths, min(again, _AGAIN))
+
+    recurrent_checks.random_text = narrow
+    recurrent_checks.check_texts = fewer
+
+
+def _rows_of() -> None:
+    rows_of = conformance.rows_of
+
+    def fewer(rows: Any, *more: Any) -> Any:
+        return rows_of(rows[:_ROWS], *more)
+
+    conformance.rows_of = fewer
+
+
+@pytest.hookimpl
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        module: Any = getattr(item, "module", None)
+        if module is not None and module.__name__.startswith(("tests.gpu", "tests.scoring.test_cuda_gpu")):
+            module.range = lambda *stop: builtins.range(*(min(n, _AGAIN) if n >= 20 else n for n in stop))
+
+
+_smaller()
+_rows_of()
