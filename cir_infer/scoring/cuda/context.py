@@ -6,6 +6,7 @@ and ours work together. Nothing is created at import, and `pycuda.autoinit` is n
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import functools
@@ -23,6 +24,7 @@ from cir_infer.gpu_driver import missing_gpu
 from cir_infer.scoring.cuda.arguments import THREADS
 from cir_infer.scoring.cuda.cooperative import CooperativeFunction, CooperativeModule
 from cir_infer.scoring.cuda.device import Device, Stream
+from cir_infer.scoring.cuda.gate import Gate
 
 __all__ = ["FATBIN", "RECURRENT_FATBIN", "open_device", "open_gpu", "pycuda_stream"]
 
@@ -192,14 +194,15 @@ class _Stream:
     PyCUDA destroys one only in the thread that opened the GPU; in others it leaves it behind with a warning.
     """
 
+    plain: Any
+
     def __init__(self, driver: Any, idle: list[Any]) -> None:
         self._idle = idle
-        try:
+        with contextlib.suppress(IndexError):
             self.plain = idle.pop()
-        except IndexError:
-            self.plain = driver.Stream(
-                1
-            )  # CU_STREAM_NON_BLOCKING: the legacy default stream does not hold it up
+            return
+        # CU_STREAM_NON_BLOCKING: the legacy default stream does not hold it up.
+        self.plain = driver.Stream(1)
 
     @property
     def handle(self) -> int:
@@ -257,6 +260,8 @@ class _CudaDevice:
         self._held: list[Any] = [self._functions, self._idle]
         # Finalizers run newest first at exit: every scorer and plan has let go by then.
         weakref.finalize(self, _leave, self._context, self._held)
+        self._gate = Gate()
+        atexit.register(self._gate.close)  # after the first finalizer, so that it runs before all of them
 
     def load_kernels(self, fatbin: bytes) -> None:
         """Make the compiled kernels of a fatbin ready for `launch`."""
@@ -271,13 +276,17 @@ class _CudaDevice:
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        self._context.push()
+        self._gate.enter()
         try:
-            yield
+            self._context.push()
+            try:
+                yield
+            finally:
+                self._driver.Context.pop()
         except self._driver.Error as error:
             raise DeviceError(f"{self.name} failed: {error}; check the GPU with nvidia-smi") from error
         finally:
-            self._driver.Context.pop()
+            self._gate.leave()
 
     def free_bytes(self) -> int:
         free, _ = self._driver.mem_get_info()

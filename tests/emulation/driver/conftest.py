@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 
 from cir_infer.errors import DeviceError
+from tests.runtime.conftest import bundle, engine, gallery_path, pictures, searcher
+from tests.runtime.tensorrt.conftest import tensorrt, version
 
-pytest_plugins = ("tests.runtime.tensorrt.conftest", "tests.runtime.conftest")
+__all__ = ["bundle", "engine", "gallery_path", "pictures", "searcher", "tensorrt", "version"]
+
 HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 

@@ -30,7 +30,7 @@ def _smaller() -> None:
     def fewer(device: Any, text: Any, lengths: list[int], again: int = 1) -> None:
         check_texts(device, text, lengths, min(again, _AGAIN))
 
-    recurrent_checks.random_text = narrow
+    recurrent_checks.random_text = narrow  # type: ignore[assignment]
     recurrent_checks.check_texts = fewer
 
 
@@ -40,7 +40,7 @@ def _rows_of() -> None:
     def fewer(rows: Any, *more: Any) -> Any:
         return rows_of(rows[:_ROWS], *more)
 
-    conformance.rows_of = fewer
+    conformance.rows_of = fewer  # type: ignore[assignment]
 
 
 @pytest.hookimpl

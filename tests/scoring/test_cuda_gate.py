@@ -1,0 +1,59 @@
+"""The gate before the GPU's context: nobody is inside when the interpreter ends."""
+
+from __future__ import annotations
+
+import threading
+
+from cir_infer.errors import DeviceError
+from cir_infer.scoring.cuda.gate import Gate
+
+
+def in_thread(gate: Gate, inside: threading.Event, go: threading.Event) -> tuple[threading.Thread, list[str]]:
+    said: list[str] = []
+
+    def run() -> None:
+        gate.enter()
+        inside.set()
+        go.wait()
+        gate.enter()  # who is inside may go on
+        gate.leave()
+        said.append("left")
+        gate.leave()
+        try:
+            gate.enter()
+        except DeviceError as error:
+            said.append(str(error))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, said
+
+
+def test_closing_waits_for_those_inside_and_lets_no_others_in() -> None:
+    gate, inside, go = Gate(), threading.Event(), threading.Event()
+    thread, said = in_thread(gate, inside, go)
+    inside.wait()
+    threading.Timer(0.05, go.set).start()
+    gate.close()
+    assert said[:1] == ["left"]
+    thread.join()
+    assert "the program is ending" in said[1]
+    gate.enter()  # finalizers of the thread that closed it
+    gate.leave()
+
+
+def test_who_stays_inside_does_not_keep_the_program_from_ending() -> None:
+    gate, inside, go = Gate(), threading.Event(), threading.Event()
+    thread, said = in_thread(gate, inside, go)
+    inside.wait()
+    gate.close(patience=0.01)
+    assert said == []
+    go.set()
+    thread.join()
+
+
+def test_it_may_be_closed_from_inside() -> None:
+    gate = Gate()
+    gate.enter()
+    gate.close(patience=60)
+    gate.leave()
