@@ -7,7 +7,7 @@ SOURCES := $(shell find kernels -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o
 
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: setup test lint demo stress bench fatbin cuda-check gpu-check clean neon-check tensorrt-check
+.PHONY: setup test lint demo stress bench fatbin cuda-check gpu-check clean neon-check tensorrt-check old-cuda-check
 
 setup: $(STAMP)
 
@@ -60,10 +60,15 @@ fatbin:
 cuda-check:
 	$(PYTHON) tools/build_cuda.py --check
 
+# The kernels through the compilers of JetPack 6's CUDA, as libraries (45 MB each, downloaded once). Needs no GPU.
+old-cuda-check:
+	$(PYTHON) tools/old_cuda_check.py
+
 # Offline, on a machine with a GPU, with the packages that are there: docs/gpu-check.md.
 gpu-check:
 	$(PYTHON) tools/gpu_check.py
 
-# Our TensorRT calls against the real Python bindings of 10 and 11 (1.3 MB each, downloaded once). Needs no GPU.
+# Our TensorRT calls against the real Python bindings of 10 and 11, and every system's graphs built into plans by
+# TensorRT for RTX (150 MB together, downloaded once). Needs no GPU.
 tensorrt-check: $(STAMP)
 	$(BIN)/python tools/tensorrt_check.py

@@ -9,7 +9,7 @@
     tools/build_cuda.py --kernels recurrent          those of kernels/recurrent/cuda only
     tools/build_cuda.py --architectures 90 --no-ptx  for one GPU only
 
-Needs nvcc 12.8 or later and nothing else; no GPU, no package of this repository.
+Needs nvcc 12.2 or later (JetPack 6 has that) and nothing else; no GPU, no package of this repository.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,13 +88,37 @@ def sources_hash(kernels: Kernels = SCORE) -> str:
     return digest.hexdigest()
 
 
-def compile_fatbin(
-    kernels: Kernels, output: Path, architectures: tuple[int, ...], ptx: bool, jobs: int
-) -> str:
-    """Run nvcc; returns what the assembler said of registers and memory."""
+def find_nvcc() -> str:
+    """The compiler; exits where there is none."""
     nvcc = os.environ.get("NVCC") or shutil.which("nvcc")
     if nvcc is None:
-        sys.exit("error: nvcc is not on the PATH; install the CUDA toolkit 12.8 or later, or set NVCC")
+        sys.exit("error: nvcc is not on the PATH; install the CUDA toolkit 12.2 or later, or set NVCC")
+    return nvcc
+
+
+def known_to(nvcc: str) -> tuple[int, ...]:
+    """Those of our architectures that a compiler has: each CUDA adds some, and JetPack's is seldom new."""
+    listed = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True)
+    found = {int(number) for number in re.findall(r"\bsm_(\d+)\b", listed.stdout)}
+    known = tuple(architecture for architecture in ARCHITECTURES if architecture in found)
+    if not known:
+        said = " ".join((listed.stderr or listed.stdout).split())[-500:]
+        sys.exit(f"error: {nvcc} lists none of {named(ARCHITECTURES)} ({said}); install CUDA 12.2 or later")
+    return known
+
+
+def named(architectures: Iterable[int]) -> str:
+    """As nvcc calls them."""
+    return ", ".join(f"sm_{architecture}" for architecture in architectures)
+
+
+def compile_fatbin(
+    nvcc: str, kernels: Kernels, output: Path, architectures: tuple[int, ...], ptx: bool, jobs: int
+) -> str:
+    """Run nvcc; returns what the assembler said of registers and memory."""
+    # From CUDA 12.8 on a fatbin can be packed more tightly.
+    offered = subprocess.run([nvcc, "--help"], capture_output=True, text=True).stdout
+    packed = ["--compress-mode=size"] if "--compress-mode" in offered else []
     output.parent.mkdir(parents=True, exist_ok=True)
     targets = [f"-gencode=arch=compute_{VIRTUAL[a]},code=sm_{a}" for a in architectures]
     if ptx:
@@ -107,7 +132,7 @@ def compile_fatbin(
         *(f"-I{header.parent}" for header in kernels.shared),
         *targets,
         "-fatbin",
-        "--compress-mode=size",
+        *packed,
         "-Xptxas",
         "-v",
         "--threads",
@@ -230,7 +255,7 @@ def main() -> None:
     parser.add_argument("--kernels", choices=sorted(SETS), help="one of the two only")
     parser.add_argument("--output", type=Path, help="where its fatbin goes; with --kernels")
     parser.add_argument(
-        "--architectures", type=int, nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES)
+        "--architectures", type=int, nargs="+", choices=ARCHITECTURES, help="default: all that nvcc knows"
     )
     parser.add_argument("--no-ptx", action="store_true", help="no PTX for architectures to come")
     parser.add_argument("--jobs", type=int, default=2, help="compilers at a time")
@@ -239,15 +264,22 @@ def main() -> None:
     )
     parser.add_argument("--update", action="store_true", help="write the table")
     args = parser.parse_args()
-    architectures = tuple(args.architectures)
     if args.output is not None and args.kernels is None:
         parser.error("--output is one fatbin; say with --kernels which")
-    if args.update and architectures != ARCHITECTURES:
+    if args.update and args.architectures:
         parser.error("--update writes whole tables; leave out --architectures")
+    nvcc = find_nvcc()
+    known = known_to(nvcc)
+    unknown = [a for a in args.architectures or ARCHITECTURES if a not in known]
+    if unknown and (args.architectures or args.check or args.update):
+        sys.exit(f"error: {nvcc} does not know {named(unknown)}; CUDA 13 does")
+    if unknown:
+        print(f"left out, as {nvcc} does not know them: {named(unknown)}")
+    architectures = tuple(args.architectures or known)
     said = []
     for kernels in SETS.values() if args.kernels is None else (SETS[args.kernels],):
         output = kernels.fatbin if args.output is None else args.output
-        found = resources(compile_fatbin(kernels, output, architectures, not args.no_ptx, args.jobs))
+        found = resources(compile_fatbin(nvcc, kernels, output, architectures, not args.no_ptx, args.jobs))
         print(
             f"{output}: {output.stat().st_size} bytes, {len(found)} kernels for "
             f"{len(architectures)} architectures"
