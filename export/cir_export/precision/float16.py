@@ -67,6 +67,7 @@ def to_float16(model: ModelProto, float32: Collection[str]) -> ModelProto:
     _drop_repeated(converted)
     _sort(converted)
     _merge_casts(converted)
+    _share_casts(converted)
     _drop_unused_casts(converted)
     del converted.graph.value_info[:]
     _check(converted)
@@ -149,6 +150,16 @@ def _merge_casts(model: ModelProto) -> None:
             exact[source] = output.name
     for node in graph.node:
         node.input[:] = [exact.get(name, name) for name in node.input]
+
+
+def _share_casts(model: ModelProto) -> None:
+    """One cast for all that read it; the converter of ONNX Runtime 1.23 writes one for each reader."""
+    first: dict[tuple[str, int], str] = {}
+    shared: dict[str, str] = {}
+    for node in model.graph.node:
+        node.input[:] = [shared.get(name, name) for name in node.input]
+        if node.op_type == "Cast":
+            shared[node.output[0]] = first.setdefault((node.input[0], _to(node)), node.output[0])
 
 
 def _types(model: ModelProto) -> dict[str, int]:

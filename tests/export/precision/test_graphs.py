@@ -80,10 +80,9 @@ def test_a_kept_layer_takes_what_follows_it_along(bundle: Bundle) -> None:
     types = types_of(graph.model)
     assert graph.kept == {"m.second"}
     assert types["m.second.weight"] == TensorProto.FLOAT and types["m.first.weight"] == TensorProto.FLOAT16
-    relu = next(
-        node for node in graph.model.graph.node if node.op_type == "Relu" and "second" in node.output[0]
-    )
-    assert types[relu.output[0]] == TensorProto.FLOAT
+    conv = next(node for node in graph.model.graph.node if "m.second.weight" in node.input)
+    relu = next(node for node in graph.model.graph.node if conv.output[0] in node.input)
+    assert relu.op_type == "Relu" and types[relu.output[0]] == TensorProto.FLOAT
 
 
 def products(values: np.ndarray, weight: np.ndarray) -> ModelProto:
