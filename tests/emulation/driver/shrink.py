@@ -1,12 +1,15 @@
 """A pytest plugin: the tests for GPUs at sizes that the emulated machine gets through.
 
 With `pytest -p tests.emulation.driver.shrink` layers are a sixteenth as wide, texts run at most three times
-again, loops of twenty and more have three rounds, and galleries have at most 2,000 rows.
+again, loops of twenty and more have three rounds, and galleries have at most 2,000 rows. Of a test with many
+parameters every $CIR_SHRINK_EVERY-th case runs.
 """
 
 from __future__ import annotations
 
 import builtins
+import os
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -43,12 +46,18 @@ def _rows_of() -> None:
     conformance.rows_of = fewer  # type: ignore[assignment]
 
 
-@pytest.hookimpl
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    every, seen = int(os.environ.get("CIR_SHRINK_EVERY", "1")), Counter[str]()
+    kept, dropped = [], []
     for item in items:
         module: Any = getattr(item, "module", None)
         if module is not None and module.__name__.startswith(("tests.gpu", "tests.scoring.test_cuda_gpu")):
             module.range = lambda *stop: builtins.range(*(min(n, _AGAIN) if n >= 20 else n for n in stop))
+        function = item.nodeid.partition("[")[0]
+        (dropped if seen[function] % every else kept).append(item)
+        seen[function] += 1
+    config.hook.pytest_deselected(items=dropped)
+    items[:] = kept
 
 
 _smaller()
