@@ -7,7 +7,7 @@ SOURCES := $(shell find kernels -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o
 
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: setup test lint demo stress bench fatbin cuda-check gpu-check clean neon-check tensorrt-check old-cuda-check
+.PHONY: setup test lint demo stress bench fatbin cuda-check gpu-check clean neon-check tensorrt-check old-cuda-check driver-check
 
 setup: $(STAMP)
 
@@ -72,3 +72,7 @@ gpu-check:
 # TensorRT for RTX (150 MB together, downloaded once). Needs no GPU.
 tensorrt-check: $(STAMP)
 	$(BIN)/python tools/tensorrt_check.py
+
+# PyCUDA and our calls of the CUDA driver on an emulated driver and GPU. Needs PyCUDA (docs/gpu-check.md), no GPU.
+driver-check: $(STAMP)
+	$(BIN)/python tools/driver_check.py

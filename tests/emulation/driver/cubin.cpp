@@ -70,6 +70,27 @@ T read_at(const std::string& from, size_t at) {
     return value;
 }
 
+struct ElfSymbol {
+    uint32_t name;
+    uint8_t info, other;
+    uint16_t section;
+    uint64_t value, size;
+};
+
+// The registers of all kernels, in the section .nv.info.
+void read_registers(const std::string& elf, const ElfSection& section, const ElfSection& symbols, size_t names,
+                    std::map<std::string, KernelFacts>& kernels) {
+    for (size_t at = section.offset; at + 4 <= section.offset + section.size;) {
+        const auto format = read_at<uint8_t>(elf, at), what = read_at<uint8_t>(elf, at + 1);
+        const auto value = read_at<uint16_t>(elf, at + 2);
+        if (what == 0x2f && format == 4) {  // EIATTR_REGCOUNT: a symbol and a number
+            const auto symbol = read_at<ElfSymbol>(elf, symbols.offset + read_at<uint32_t>(elf, at + 4) * sizeof(ElfSymbol));
+            kernels[elf.c_str() + std::min<size_t>(names + symbol.name, elf.size())].registers = read_at<int32_t>(elf, at + 8);
+        }
+        at += 4 + (format == 4 ? value : 0u);
+    }
+}
+
 // The attributes in a section .nv.info.<kernel>.
 void read_attributes(const std::string& elf, const ElfSection& section, KernelFacts& facts) {
     for (size_t at = section.offset; at + 4 <= section.offset + section.size;) {
@@ -86,19 +107,26 @@ Status read_elf(const std::string& elf, std::map<std::string, KernelFacts>& kern
     if (std::memcmp(header.magic, "\177ELF", 4) != 0 || header.machine != 190) return kInvalidImage;
     const auto section = [&](size_t i) { return read_at<ElfSection>(elf, header.section_headers + i * header.section_size); };
     const size_t names = section(header.names).offset;
+    ElfSection symbols{}, registers{};
     for (size_t i = 0; i < header.sections; ++i) {
         const ElfSection found = section(i);
         const std::string name = elf.c_str() + std::min<size_t>(names + found.name, elf.size());
         if (name.rfind(".text.", 0) == 0) {
             KernelFacts& facts = kernels[name.substr(6)];
             facts.name = name.substr(6);
-            facts.registers = static_cast<int>(found.info >> 24);
+        } else if (found.type == 2) {
+            symbols = found;
+        } else if (name == ".nv.info") {
+            registers = found;
         } else if (name.rfind(".nv.info.", 0) == 0) {
             read_attributes(elf, found, kernels[name.substr(9)]);
         } else if (name.rfind(".nv.shared.", 0) == 0) {
-            kernels[name.substr(11)].shared = found.size;
+            // From Hopper on it counts what the system takes, which no limit of a block does.
+            const size_t of_system = gpu().architecture >= 90 ? 1024 : 0;
+            kernels[name.substr(11)].shared = found.size - std::min<size_t>(found.size, of_system);
         }
     }
+    if (symbols.size > 0) read_registers(elf, registers, symbols, section(symbols.link).offset, kernels);
     for (auto it = kernels.begin(); it != kernels.end();) it = it->second.name.empty() ? kernels.erase(it) : std::next(it);
     return kSuccess;
 }
@@ -120,6 +148,7 @@ Status compare_with_machine(std::map<std::string, KernelFacts>& kernels) {
             complain("the image has a kernel that the sources do not: " + name);
             return kInvalidImage;
         }
+        if (facts.registers <= 0) return kInvalidImage;
         if (facts.argument_bytes != argument_bytes || facts.threads != threads) {
             complain("the image has another " + name + " than the sources: " + std::to_string(facts.argument_bytes) +
                      " bytes of arguments and " + std::to_string(facts.threads) + " threads, not " +
