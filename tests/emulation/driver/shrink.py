@@ -1,7 +1,7 @@
 """A pytest plugin: the tests for GPUs at sizes that the emulated machine gets through.
 
 With `pytest -p tests.emulation.driver.shrink` layers are a sixteenth as wide, texts run at most three times
-again, loops of twenty and more have three rounds, and galleries have at most 2,000 rows. Of a test with many
+again, loops of twenty and more have three rounds, and large galleries some thousand rows. Of a test with many
 parameters every $CIR_SHRINK_EVERY-th case runs.
 """
 
@@ -19,7 +19,8 @@ from tests.scoring import conformance
 
 _SHARE = 16
 _AGAIN = 3
-_ROWS = 2_000
+_ROWS = ((100_000, 2_000), (30_000, 9_000), (20_000, 1_000))
+"""So many rows or more become so many; some must not fit 1 MiB."""
 
 
 def _smaller() -> None:
@@ -40,15 +41,17 @@ def _smaller() -> None:
 def _rows_of() -> None:
     rows_of = conformance.rows_of
 
-    def fewer(rows: Any, *more: Any) -> Any:
-        return rows_of(rows[:_ROWS], *more)
+    def fewer(rows: Any, *more: Any, **named: Any) -> Any:
+        most = next((fewer for many, fewer in _ROWS if len(rows) >= many), len(rows))
+        return rows_of(rows[:most], *more, **named)
 
     conformance.rows_of = fewer  # type: ignore[assignment]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     every, seen = int(os.environ.get("CIR_SHRINK_EVERY", "1")), Counter[str]()
-    kept, dropped = [], []
+    kept: list[pytest.Item] = []
+    dropped: list[pytest.Item] = []
     for item in items:
         module: Any = getattr(item, "module", None)
         if module is not None and module.__name__.startswith(("tests.gpu", "tests.scoring.test_cuda_gpu")):
