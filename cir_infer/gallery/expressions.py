@@ -26,7 +26,7 @@ import re
 from typing import NamedTuple
 
 from cir_infer.errors import UsageError
-from cir_infer.gallery import filters
+from cir_infer.gallery import conditions
 from cir_infer.gallery.metadata import Scalar
 
 __all__ = ["parse_text"]
@@ -46,7 +46,7 @@ class _Token(NamedTuple):
     at: int
 
 
-def parse_text(text: str) -> filters.Filter:
+def parse_text(text: str) -> conditions.Filter:
     """Read a line of text, see the grammar above.
 
     Raises:
@@ -65,56 +65,56 @@ class _Parser:
     def __init__(self, text: str) -> None:
         self._text = text
         self._at = 0
-        self._budget = [filters.MAX_TERMS]
+        self._budget = [conditions.MAX_TERMS]
         self.next = self._scan()
 
     def fail(self, expected: str) -> None:
         found = "the end" if self.next.kind == "end" else repr(self.next.text)[:60]
         raise UsageError(f"where: expected {expected} at character {self.next.at + 1}, found {found}")
 
-    def expression(self, depth: int) -> filters.Filter:
+    def expression(self, depth: int) -> conditions.Filter:
         parts = [self._term(depth)]
         while self._accept("keyword", "or"):
             parts.append(self._term(depth))
-        return parts[0] if len(parts) == 1 else filters.AnyOf(tuple(parts))
+        return parts[0] if len(parts) == 1 else conditions.AnyOf(tuple(parts))
 
-    def _term(self, depth: int) -> filters.Filter:
+    def _term(self, depth: int) -> conditions.Filter:
         parts = [self._factor(depth)]
         while self._accept("keyword", "and"):
             parts.append(self._factor(depth))
-        return parts[0] if len(parts) == 1 else filters.All(tuple(parts))
+        return parts[0] if len(parts) == 1 else conditions.All(tuple(parts))
 
-    def _factor(self, depth: int) -> filters.Filter:
-        if depth > filters.MAX_DEPTH:
-            raise UsageError(f"where is nested more than {filters.MAX_DEPTH} deep")
+    def _factor(self, depth: int) -> conditions.Filter:
+        if depth > conditions.MAX_DEPTH:
+            raise UsageError(f"where is nested more than {conditions.MAX_DEPTH} deep")
         if self._accept("keyword", "not"):
-            return filters.Negation(self._factor(depth + 1))
+            return conditions.Negation(self._factor(depth + 1))
         if self._accept("symbol", "("):
             inner = self.expression(depth + 1)
             self._expect("symbol", ")")
             return inner
         return self._comparison()
 
-    def _comparison(self) -> filters.Filter:
+    def _comparison(self) -> conditions.Filter:
         if self.next.kind not in ("word", "quoted") or not self.next.text:
             self.fail("a field's name")
         field = self._take().text
         token = self._take()
         if token.kind == "symbol" and token.text in ("=", "==", "!=", "<", "<=", ">", ">="):
-            return filters.comparison(field, token.text.replace("==", "="), self._value(), self._budget)
+            return conditions.comparison(field, token.text.replace("==", "="), self._value(), self._budget)
         if token.kind == "keyword":
             if token.text == "prefix":
                 value = self._value()
-                return filters.comparison(field, "prefix", value, self._budget)
+                return conditions.comparison(field, "prefix", value, self._budget)
             if token.text == "is":
                 negated = self._accept("keyword", "not")
                 self._expect("keyword", "null")
-                return filters.comparison(field, "null", not negated, self._budget)
+                return conditions.comparison(field, "null", not negated, self._budget)
             if token.text == "in":
-                return filters.comparison(field, "in", self._values(), self._budget)
+                return conditions.comparison(field, "in", self._values(), self._budget)
             if token.text == "not":
                 self._expect("keyword", "in")
-                return filters.comparison(field, "not in", self._values(), self._budget)
+                return conditions.comparison(field, "not in", self._values(), self._budget)
         self.next = token
         self.fail(f"an operator after {field!r:.40}")
         raise AssertionError  # fail always raises

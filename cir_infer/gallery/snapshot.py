@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from cir_infer.errors import GalleryError
 from cir_infer.gallery import catalogue as tables
-from cir_infer.gallery import filters
+from cir_infer.gallery import conditions, filters
 from cir_infer.gallery import metadata as meta
 from cir_infer.gallery.locks import Pin
 from cir_infer.gallery.segments import Segment
@@ -72,7 +72,7 @@ class Snapshot:
         self._segments = segments
         self._catalogue = store
         self._cache = cache
-        self._masks: dict[filters.Filter, Mask] = {}
+        self._masks: dict[conditions.Filter, Mask] = {}
         self._told: dict[str, int] = {}  # rows by id
         weakref.finalize(self, pin.release)
         self._first_keys = np.array([segment.entry.first_key for segment in segments], np.int64)
