@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Callable
+from typing import Any, cast
 
-__all__ = ["missing_gpu"]
+from cir_infer.errors import DeviceError
+
+__all__ = ["driver_function", "missing_gpu"]
+
+_NO_DEVICE = 100
 
 
 @functools.cache
@@ -21,6 +27,18 @@ def missing_gpu() -> str | None:
         return "no NVIDIA driver (libcuda.so.1) on this machine"
     count = ctypes.c_int(0)
     status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
-    if status != 0:
+    if status not in (0, _NO_DEVICE):
         return f"the NVIDIA driver does not start (error {status}); see nvidia-smi"
-    return None if count.value else "the NVIDIA driver sees no GPU"
+    return None if status == 0 and count.value else "the NVIDIA driver sees no GPU"
+
+
+def driver_function(driver: Any, name: str) -> Callable[..., int]:
+    """A function of the driver library, by its name.
+
+    Raises:
+        DeviceError: the driver is older than it.
+    """
+    try:
+        return cast(Callable[..., int], getattr(driver, name))
+    except AttributeError as error:
+        raise DeviceError(f"the NVIDIA driver is too old: it has no {name}; update it") from error

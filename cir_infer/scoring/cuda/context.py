@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import DeviceError
-from cir_infer.gpu_driver import missing_gpu
+from cir_infer.gpu_driver import driver_function, missing_gpu
 from cir_infer.scoring.cuda.arguments import THREADS
 from cir_infer.scoring.cuda.cooperative import CooperativeFunction, CooperativeModule
 from cir_infer.scoring.cuda.device import Device, Stream
@@ -50,9 +50,13 @@ def open_gpu(ordinal: int = 0) -> _CudaDevice:
     try:
         import pycuda.driver as driver
     except ImportError as error:
-        raise DeviceError(
-            f"the GPU needs PyCUDA, which cannot be imported ({error}); pip install 'cir-infer[gpu]'"
-        ) from error
+        advice = "pip install 'cir-infer[gpu]'"
+        if "undefined symbol" in str(error):
+            advice = (
+                "it was built for a newer CUDA than the driver's: update the driver, or build PyCUDA against the "
+                "CUDA version that nvidia-smi shows (docs/gpu-check.md)"
+            )
+        raise DeviceError(f"the GPU needs PyCUDA, which cannot be imported ({error}); {advice}") from error
     return _CudaDevice(driver, ordinal)
 
 
@@ -183,7 +187,7 @@ class _CapturedGraph:
             self._executable = ctypes.c_void_p()
 
     def _ask(self, function: str, *arguments: Any) -> None:
-        status = getattr(self._driver, function)(*arguments)
+        status = driver_function(self._driver, function)(*arguments)
         if status != 0:
             raise DeviceError(f"a CUDA graph failed: {function} answered error {status} of the driver")
 

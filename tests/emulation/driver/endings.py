@@ -116,6 +116,14 @@ def threads_still_at_work() -> None:
     begun.wait()
 
 
+def cannot_open() -> None:
+    """Prints why the GPU cannot be opened."""
+    try:
+        open_device()
+    except DeviceError as error:
+        print(error)
+
+
 def out_of_memory() -> None:
     """Buffers that do not fit are an error that the scorer survives, and all is given back."""
     device = open_device()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 
+from cir_infer.errors import DeviceError
+from cir_infer.gpu_driver import driver_function
 from tests.emulation.driver.building import build_driver, run_program
 
 
@@ -57,10 +60,16 @@ def test_read_only_memory_may_be_refused() -> None:
     ("settings", "said"),
     [
         ({}, "None"),
-        ({"devices": 0}, "the NVIDIA driver does not start (error 100)"),
+        ({"devices": 0}, "the NVIDIA driver sees no GPU"),
         ({"init": 803}, "the NVIDIA driver does not start (error 803)"),
     ],
 )
 def test_the_probe_says_what_it_finds(settings: dict[str, int], said: str) -> None:
     done = run("probe", **settings)
     assert done.returncode == 0 and done.stdout.startswith(said), done.stdout + done.stderr
+
+
+def test_a_driver_that_is_too_old_is_an_error_of_ours() -> None:
+    with pytest.raises(DeviceError, match="too old: it has no cuGraphInstantiateWithFlags; update it"):
+        driver_function(SimpleNamespace(), "cuGraphInstantiateWithFlags")
+    assert driver_function(SimpleNamespace(cuInit=len), "cuInit")("ab") == 2

@@ -143,3 +143,28 @@ def test_all_memory_is_given_back(
     gc.collect()
     assert free() == before
     assert sys.modules["tensorrt"].live_contexts == 0
+
+
+def test_a_streamed_search_is_captured_with_its_copies(real_device: Any) -> None:
+    """The copies fork off to a stream of their own and join again; the graph reads the page-locked rows."""
+    from cir_infer.scoring.cuda import CudaScorer
+
+    random = np.random.default_rng(0)
+    rows = rows_of(random.standard_normal((3000, 32)), "float16")
+    scorer = CudaScorer(rows, memory=1 << 14)
+    assert "streamed" in scorer.name
+    with real_device.active():
+        stream = real_device.new_stream()
+        search = scorer.prepare(2, 2, True, 20)
+        graph = real_device.capture(stream, lambda: search.launch(stream))
+        for _ in range(3):
+            terms = random_terms(random, 2, 2, 32, True)
+            real_device.upload(search.numerators, terms.numerators, stream)
+            real_device.upload(search.weights, terms.weights, stream)
+            for _ in range(2):
+                graph.launch()
+            real_device.synchronize(stream)
+            check_topk(search.result(), terms, rows, 20)
+        graph.close()
+        search.close()
+    scorer.close()
