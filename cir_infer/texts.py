@@ -82,10 +82,14 @@ class TextReader:
             raise TextError(f"the text {shown} has more than {MAX_CHARACTERS} characters; shorten it")
         if not any(caption.strip() for caption in captions):
             raise TextError('the text is empty; say how the result should differ, e.g. "is red"')
+        try:
+            "".join(captions).encode()
+        except UnicodeEncodeError as error:  # a lone surrogate, which older tokenizers replace in silence
+            raise TextError(f"the text {shown} is not valid Unicode ({error.reason})") from None
         first, second = self._join(captions)
         try:
             encoding = self._tokenizer.encode(first, second)
-        except Exception as error:  # e.g. a lone surrogate, which is no Unicode text
+        except Exception as error:
             raise TextError(f"the text {shown} cannot be tokenised ({error})") from error
         except BaseException as error:
             # A tokenizer that contradicts itself makes its Rust code panic, which is no `Exception`.

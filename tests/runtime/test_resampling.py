@@ -174,7 +174,8 @@ def test_an_instruction_set_that_is_not_there_is_refused():
 def test_a_large_picture_in_pieces_is_read_all_the_same():
     pixels = picture(2600, 2100, 3)
     steps = (ToRgb(), PadSquare(255), Resize(64), CenterCrop(56))
-    with pytest.raises(ValueError, match=r"contiguous|multiple"):
-        Image.fromarray(pixels).__arrow_c_array__()
+    if hasattr(Image.Image, "__arrow_c_array__"):  # from Pillow 11.3 on
+        with pytest.raises(ValueError, match=r"contiguous|multiple"):
+            Image.fromarray(pixels).__arrow_c_array__()
     found = preprocess(pixels, PixelInput(56, 56, steps))
     np.testing.assert_array_equal(found, one_by_one(pixels, steps))
