@@ -26,7 +26,20 @@ import build_cuda  # noqa: E402
 
 SCORER, ENCODER = "tests/scoring/test_cuda_gpu.py", "tests/gpu"
 CHAIN, ENDINGS = "tests/emulation/driver/test_tensorrt_chain.py", "tests/emulation/driver/test_endings.py"
-SHRINK = ("-p", "tests.emulation.driver.shrink")
+ENGINE_CHECK = "tests/emulation/driver/test_engine_check.py"
+PLUGINS = ("-p", "tests.emulation.driver.shrink", "-p", "tests.emulation.driver.counting")
+_TENSORRT = "tests/runtime/tensorrt"
+_ENGINE, _CHECK = f"{_TENSORRT}/test_engine.py", f"{_TENSORRT}/test_engine_check.py"
+_TEXT = f"{_TENSORRT}/test_text_placement.py"
+_ONLY_EMULATED = (
+    # They look into the emulated device, or want a machine without a driver.
+    f"{_ENGINE}::test_a_replay_that_answers_otherwise_is_not_used",
+    f"{_ENGINE}::test_the_tensorrt_provider_of_onnx_runtime_is_refused_where_it_is_missing",
+    f"{_CHECK}::test_the_whole_check_with_bundles_that_were_brought",
+    f"{_TEXT}::test_a_kernel_that_is_not_what_was_measured_is_measured_again",
+    f"{_TEXT}::test_the_process_that_tries_the_kernel_answers",
+)
+ENGINES = (_ENGINE, _CHECK, _TEXT, *(f"--deselect={test}" for test in _ONLY_EMULATED))
 
 
 class Step(NamedTuple):
@@ -45,9 +58,14 @@ def steps(every: int) -> list[Step]:
     return [
         Step("calls and refusals", ("tests/emulation/driver/test_driver.py",)),
         Step("endings", (ENDINGS,)),
+        Step("the check of engines", (ENGINE_CHECK,)),
         *(
             Step(f"queries as graphs, order {order}", (CHAIN,), settings=(("order", order),))
             for order in ("late", "early", "0", "1", "2")
+        ),
+        *(
+            Step(f"TensorRT's tests, order {order}", ENGINES, settings=(("order", order),))
+            for order in ("late", "early", "0")
         ),
         Step("a T4", (SCORER, ENCODER), every, (("gpu", "sm_75"), ("order", "0"))),
         Step("an Orin", (SCORER, ENCODER), every + 1, (("gpu", "sm_87"), ("order", "early"))),
@@ -74,7 +92,7 @@ def run(step: Step, folder: Path) -> bool:
         "addopts=",
         "-p",
         "no:cacheprovider",
-        *SHRINK,
+        *PLUGINS,
         *step.tests,
     ]
     begun = time.monotonic()

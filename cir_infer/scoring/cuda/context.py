@@ -53,8 +53,8 @@ def open_gpu(ordinal: int = 0) -> _CudaDevice:
         advice = "pip install 'cir-infer[gpu]'"
         if "undefined symbol" in str(error):
             advice = (
-                "it was built for a newer CUDA than the driver's: update the driver, or build PyCUDA with the "
-                "headers of the CUDA version that nvidia-smi shows (docs/gpu-check.md)"
+                "it was built for a newer CUDA than the driver's: update the driver, or build PyCUDA with "
+                "the headers of the CUDA version that nvidia-smi shows (docs/gpu-check.md)"
             )
         raise DeviceError(f"the GPU needs PyCUDA, which cannot be imported ({error}); {advice}") from error
     return _CudaDevice(driver, ordinal)
