@@ -57,6 +57,7 @@ def steps(every: int) -> list[Step]:
     """All there is to run; of tests with many parameters every so-many-th case."""
     return [
         Step("calls and refusals", ("tests/emulation/driver/test_driver.py",)),
+        Step("planted mistakes", ("tests/emulation/driver/test_planted.py",)),
         Step("endings", (ENDINGS,)),
         Step("the check of engines", (ENGINE_CHECK,)),
         *(
