@@ -58,7 +58,7 @@ def torch_answer(
     def answer() -> npt.NDArray[np.int64]:
         if compiled:
             # One step for all three: each would take its call for a new one and free what the last has given.
-            torch.compiler.cudagraph_mark_step_begin()
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         with torch.inference_mode(), torch.autocast(device, torch.float16, enabled=half):
             pixels = torch.from_numpy(prepare(image)[None].copy()).to(place)
             encoding = trained.tokenizer.encode(text)

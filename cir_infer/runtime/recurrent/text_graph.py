@@ -150,12 +150,9 @@ class _Matcher:
         """The recurrent node, whether its maximum over time is taken, and the number of values."""
         node = self._node(name)
         if node is not None and node.op == "Reshape":
-            shape = self._constant(node.inputs[1])
             turned = self._expect(node.inputs[0], "Transpose")
             self._attributes(turned, {"perm": [1, 0, 2]}, {})
-            if shape is None or shape.size != 2 or shape[0] != -1:
-                raise NoKernelError("its last states are not laid side by side")
-            return self._recurrent(turned.inputs[0], 1), False, int(shape[1])
+            return self._recurrent(turned.inputs[0], 1), False, self._side_by_side(node.inputs[1])
         if node is not None and node.op == "ReduceMax":
             self._attributes(node, {"axes": [1], "keepdims": 0}, {"keepdims": 1})
             where = self._expect(node.inputs[0], "Where")
@@ -172,6 +169,18 @@ class _Matcher:
         raise NoKernelError(
             f"{found} stands where its states are pooled; expected the last state or a maximum"
         )
+
+    def _side_by_side(self, name: str) -> int:
+        """The number of values of a shape with one row for each text, as a constant or put together."""
+        shape = self._constant(name)
+        if shape is not None and shape.size == 2 and shape[0] == -1:
+            return int(shape[1])
+        node = self._node(name)  # as PyTorch 2.8 writes it
+        parts = node.inputs if node is not None and node.op == "Concat" else []
+        width = self._constant(parts[1]) if len(parts) == 2 else None
+        if width is None or width.size != 1 or not self._is_length(parts[0], "lengths", 0):
+            raise NoKernelError("its last states are not laid side by side")
+        return int(width.reshape(-1)[0])
 
     def _outputs(self, name: str) -> tuple[Node, int, str]:
         """All steps' outputs as (n, T, values): the recurrent node, the number of values and the name."""

@@ -53,6 +53,26 @@ def test_conversions_between_float_types_are_passed_over() -> None:
     np.testing.assert_array_equal(text.words, half.astype(np.float32))
 
 
+def put_together(first: str) -> Callable[[ModelProto], None]:
+    """The shape of the last states as older exporters write it: from the number of texts and the width."""
+
+    def change(model: ModelProto) -> None:
+        found = next(t for t in model.graph.initializer if t.name == "flat")
+        width = numpy_helper.to_array(found)[1:]
+        found.CopyFrom(numpy_helper.from_array(width, "width"))
+        axis = 1 if first == "tokens" else 0
+        model.graph.node.insert(0, helper.make_node("Shape", [first], ["texts"], start=axis, end=axis + 1))
+        model.graph.node.insert(1, helper.make_node("Concat", ["texts", "width"], ["flat"], axis=0))
+
+    return change
+
+
+def test_the_shape_of_the_last_states_may_be_put_together() -> None:
+    model = onnx.load_from_string(recurrent_graph("GRU", 2, hidden=4))
+    put_together("lengths")(model)
+    assert match_text_graph(read_onnx_model(model.SerializeToString())).hidden == 4
+
+
 def node_of(model: ModelProto, op: str, number: int = 0) -> Any:
     return [node for node in model.graph.node if node.op_type == op][number]
 
@@ -123,6 +143,7 @@ PLAIN: list[tuple[Callable[[ModelProto], None], str]] = [
     (rewired("Gather", 1, "lengths"), "looked up by the tokens alone"),
     (constant("flat", np.array([-1, 13], np.int64)), "made 13 values"),
     (constant("flat", np.array([2, 26], np.int64)), "side by side"),
+    (put_together("tokens"), "side by side"),
     (attribute("Gemm", "alpha", 0.5), "alpha 0.5"),
     (attribute("Gemm", "transB", 0), "transB 0"),
     (constant("bias", np.zeros(1, np.float32)), r"adds \(1,\)"),
