@@ -1,10 +1,12 @@
-"""The gate before the GPU's context: nobody is inside when the interpreter ends."""
+"""What keeps others out of the way of the GPU: the gate when a program ends, the collector in captures."""
 
 from __future__ import annotations
 
+import gc
 import threading
 
 from cir_infer.errors import DeviceError
+from cir_infer.scoring.cuda.collector import collector_paused
 from cir_infer.scoring.cuda.gate import Gate
 
 
@@ -57,3 +59,18 @@ def test_it_may_be_closed_from_inside() -> None:
     gate.enter()
     gate.close(patience=60)
     gate.leave()
+
+
+def test_the_collector_is_still_until_the_last_one_leaves() -> None:
+    with collector_paused():
+        with collector_paused():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with collector_paused():
+            pass
+        assert not gc.isenabled(), "it was off before"
+    finally:
+        gc.enable()

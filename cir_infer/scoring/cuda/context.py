@@ -22,6 +22,7 @@ import numpy.typing as npt
 from cir_infer.errors import DeviceError
 from cir_infer.gpu_driver import driver_function, missing_gpu
 from cir_infer.scoring.cuda.arguments import THREADS
+from cir_infer.scoring.cuda.collector import collector_paused
 from cir_infer.scoring.cuda.cooperative import CooperativeFunction, CooperativeModule
 from cir_infer.scoring.cuda.device import Device, Stream
 from cir_infer.scoring.cuda.gate import Gate
@@ -162,15 +163,16 @@ class _CapturedGraph:
         self._stream = ctypes.c_void_p(stream)
         self._executable = ctypes.c_void_p()
         graph = ctypes.c_void_p()
-        self._ask("cuStreamBeginCapture_v2", self._stream, ctypes.c_int(self._THREAD_LOCAL))
-        try:
-            enqueue()
-        except BaseException:
-            self._driver.cuStreamEndCapture(self._stream, ctypes.byref(graph))
-            if graph:
-                self._driver.cuGraphDestroy(graph)
-            raise
-        self._ask("cuStreamEndCapture", self._stream, ctypes.byref(graph))
+        with collector_paused():
+            self._ask("cuStreamBeginCapture_v2", self._stream, ctypes.c_int(self._THREAD_LOCAL))
+            try:
+                enqueue()
+            except BaseException:
+                self._driver.cuStreamEndCapture(self._stream, ctypes.byref(graph))
+                if graph:
+                    self._driver.cuGraphDestroy(graph)
+                raise
+            self._ask("cuStreamEndCapture", self._stream, ctypes.byref(graph))
         try:
             self._ask(
                 "cuGraphInstantiateWithFlags", ctypes.byref(self._executable), graph, ctypes.c_ulonglong(0)

@@ -168,3 +168,36 @@ def test_a_streamed_search_is_captured_with_its_copies(real_device: Any) -> None
         graph.close()
         search.close()
     scorer.close()
+
+
+def test_garbage_that_holds_memory_does_not_break_a_capture(real_device: Any) -> None:
+    """Python would collect it anywhere, and to free memory is refused in the thread that captures."""
+    import gc
+
+    from cir_infer.scoring.cuda import CudaScorer
+
+    scorer = CudaScorer(rows_of(np.ones((10, 8)), "float16"))
+    before = gc.get_threshold()
+    with real_device.active():
+        stream, memory = real_device.new_stream(), real_device.allocate(16)
+        free = real_device.free_bytes()
+
+        def enqueue() -> None:
+            nonlocal scorer
+            cycle: list[Any] = [scorer]
+            cycle.append(cycle)
+            del scorer, cycle
+            gc.set_threshold(1, 1, 1)
+            assert len([[number] for number in range(1000)]) == 1000
+            real_device.zero(memory.address, 16, stream)
+
+        try:
+            graph = real_device.capture(stream, enqueue)
+        finally:
+            gc.set_threshold(*before)
+        graph.launch()
+        real_device.synchronize(stream)
+        gc.collect()
+        assert real_device.free_bytes() > free
+        graph.close()
+        memory.free()
