@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from cir_infer.errors import DeviceError
 
-__all__ = ["driver_function", "missing_gpu"]
+__all__ = ["driver_error", "driver_function", "missing_gpu"]
 
 _NO_DEVICE = 100
 
@@ -42,3 +42,11 @@ def driver_function(driver: Any, name: str) -> Callable[..., int]:
         return cast(Callable[..., int], getattr(driver, name))
     except AttributeError as error:
         raise DeviceError(f"the NVIDIA driver is too old: it has no {name}; update it") from error
+
+
+def driver_error(driver: Any, function: str, status: int) -> str:
+    """What the driver library says of an answer of one of its functions, for a message."""
+    text = ctypes.c_char_p()
+    driver.cuGetErrorString(status, ctypes.byref(text))
+    said = "" if text.value is None else f" ({text.value.decode(errors='replace')})"
+    return f"{function} answered error {status} of the driver{said}"

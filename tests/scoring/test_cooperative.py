@@ -54,6 +54,10 @@ class Driver:
         self._refusing = refusing
         self._cooperative = cooperative
 
+    def cuGetErrorString(self, status: int, text: Any) -> int:
+        text._obj.value = b"too many blocks"
+        return 0
+
     def __getattr__(self, name: str) -> Any:
         prototype = PROTOTYPES[name]
 
@@ -106,7 +110,9 @@ def test_a_launch_is_what_the_header_declares(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("name", PROTOTYPES)
 def test_a_refusal_of_the_driver_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DeviceError, match=rf"cannot run on a GPU: {name} answered error 720 of the driver"):
+    with pytest.raises(
+        DeviceError, match=rf"cannot run on a GPU: {name} answered error 720 of the driver \(too"
+    ):
         _, module = opened(monkeypatch, refusing=name)
         function = module.function("encode_gru")
         function.most_blocks(1000)

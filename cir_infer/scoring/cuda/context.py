@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import DeviceError
-from cir_infer.gpu_driver import driver_function, missing_gpu
+from cir_infer.gpu_driver import driver_error, driver_function, missing_gpu
 from cir_infer.scoring.cuda.arguments import THREADS
 from cir_infer.scoring.cuda.collector import collector_paused
 from cir_infer.scoring.cuda.cooperative import CooperativeFunction, CooperativeModule
@@ -89,7 +89,12 @@ def _compiled(fatbin: Path) -> Path:
     )
 
 
-def _explained(what: str, driver: Any, act: Callable[[], T]) -> T:
+def _explained(
+    what: str,
+    driver: Any,
+    act: Callable[[], T],
+    advice: str = "if it persists, check the GPU with nvidia-smi",
+) -> T:
     """Runs a call of PyCUDA and turns its errors into ours."""
     try:
         return act()
@@ -98,7 +103,7 @@ def _explained(what: str, driver: Any, act: Callable[[], T]) -> T:
             f"{what}: the GPU is out of memory ({error}); free GPU memory or lower CudaScorer's memory"
         ) from error
     except driver.Error as error:
-        raise DeviceError(f"{what}: {error}; if it persists, check the GPU with nvidia-smi") from error
+        raise DeviceError(f"{what}: {error}; {advice}") from error
 
 
 class _DeviceMemory:
@@ -191,7 +196,7 @@ class _CapturedGraph:
     def _ask(self, function: str, *arguments: Any) -> None:
         status = driver_function(self._driver, function)(*arguments)
         if status != 0:
-            raise DeviceError(f"a CUDA graph failed: {function} answered error {status} of the driver")
+            raise DeviceError(f"a CUDA graph failed: {driver_error(self._driver, function, status)}")
 
 
 class _Stream:
@@ -277,6 +282,7 @@ class _CudaDevice:
                 f"loading the kernels for {self.name} (compute capability {major}.{minor})",
                 self._driver,
                 lambda: self._driver.module_from_buffer(fatbin),
+                "compile them here, or with the CUDA version that nvidia-smi shows, by `make fatbin`",
             )
         self._held.append(module)
 

@@ -12,7 +12,7 @@ from ctypes import byref, c_int, c_size_t, c_uint, c_void_p
 from typing import Any
 
 from cir_infer.errors import DeviceError
-from cir_infer.gpu_driver import driver_function
+from cir_infer.gpu_driver import driver_error, driver_function
 from cir_infer.scoring.cuda.arguments import THREADS
 from cir_infer.scoring.cuda.device import Stream
 
@@ -63,8 +63,8 @@ class CooperativeModule:
         status = driver_function(self._driver, function)(*arguments)
         if status != 0:
             raise DeviceError(
-                f"the recurrent kernel cannot run on {self.gpu}: {function} answered error {status} of the "
-                "driver"
+                f"the recurrent kernel cannot run on {self.gpu}: "
+                f"{driver_error(self._driver, function, status)}"
             )
 
 

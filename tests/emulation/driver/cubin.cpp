@@ -27,7 +27,7 @@ struct FatEntry {
     uint32_t header_bytes;
     uint64_t bytes;
     uint32_t packed_bytes, options;
-    uint16_t major, minor;  // of PTX, or of the code's format
+    uint16_t minor, major;  // of PTX, or of the code's format
     uint32_t architecture, name_offset, name_bytes;
     uint64_t flags, zero, unpacked_bytes;
 };

@@ -98,7 +98,7 @@ def image(architecture: int, ptx: tuple[int, int] = (8, 0)) -> bytes:
     """A container with PTX for one architecture, of which the machine has the code."""
     payload = b".version\0".ljust(16, b"\0")
     entry = struct.pack(
-        "<HHIQIIHHIIIQQQ", 1, 0x101, 64, len(payload), 0, 0, *ptx, architecture, 0, 0, 0, 0, 0
+        "<HHIQIIHHIIIQQQ", 1, 0x101, 64, len(payload), 0, 0, *reversed(ptx), architecture, 0, 0, 0, 0, 0
     )
     return struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(entry) + len(payload)) + entry + payload
 
@@ -382,9 +382,11 @@ def our_cooperative_module() -> None:
     from cir_infer.scoring.cuda.cooperative import CooperativeModule
 
     driver = Driver().open()
-    with contextlib.suppress(DeviceError):
+    try:
         CooperativeModule(image(120), "the GPU", 65536, 4)
         raise AssertionError("there is no code for this GPU")
+    except DeviceError as error:
+        print(error)
     module = CooperativeModule(image(75), "the GPU", 65536, 4)
     kernel = module.function("encode_gru")
     assert kernel.most_blocks(64 << 10) == 4 and kernel.most_blocks((64 << 10) + 1) == 0

@@ -49,6 +49,7 @@ def test_freeing_what_is_in_use_is_reported() -> None:
 def test_cooperative_modules_load_and_say_what_fits() -> None:
     done = run("our_cooperative_module")
     assert done.returncode == 0, done.stderr
+    assert "error 209 of the driver (no kernel image is available for execution on the device)" in done.stdout
 
 
 def test_read_only_memory_may_be_refused() -> None:

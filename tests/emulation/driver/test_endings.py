@@ -48,6 +48,8 @@ def test_a_program_ends(program: str, code: int, said: str, tmp_path: Path) -> N
             "Emulated sm_61 has compute capability 6.1; the kernels need 7.5 (Turing) or later",
         ),
         ({"version": 12060}, None),
+        ({"gpu": "sm_130"}, None),
+        ({"gpu": "sm_130", "version": 12080}, "compile them here, or with the CUDA version"),
     ],
 )
 def test_a_gpu_that_cannot_be_used_is_an_error_of_ours(settings: dict[str, str | int], said: str) -> None:
