@@ -277,7 +277,7 @@ class OnnxParser:
         constants = {tensor.name for tensor in graph.initializer}
         readable = {v.name for v in graph.input if _described(v)[0] == "UINT8"} - constants
         for node in graph.node:
-            if node.op_type != "Cast" and readable & set(node.input):
+            if node.op_type not in ("Cast", "Shape") and readable & set(node.input):
                 said = "first input has type UInt8 but must have type Float"
                 self._errors.append(ParserError(said, node.op_type, node.name))
                 return False
