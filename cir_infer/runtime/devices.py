@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple
 
 from cir_infer.errors import DeviceError, UsageError
 from cir_infer.gpu_driver import missing_gpu
-from cir_infer.runtime.graph import Backend, Graph
+from cir_infer.runtime.backend import Backend
+from cir_infer.runtime.graph import Graph
 from cir_infer.runtime.int8_form import note_slow_form, refuse_other_form
 from cir_infer.runtime.plan_policy import PlanPolicy, PlanUnavailableError
 
