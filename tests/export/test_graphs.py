@@ -94,6 +94,21 @@ def test_graphs_do_not_tell_where_they_were_made(
         assert b".py" not in content and b"site-packages" not in content
 
 
+def test_what_the_exporter_prints_stays_out_of_a_commands_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """PyTorch 2.8 tells how often it has rewritten the graph."""
+    export = torch.onnx.export
+
+    def talkative(*args: Any, **options: Any) -> Any:
+        print("Applied 19 of general pattern rewrite rules.")
+        return export(*args, **options)
+
+    monkeypatch.setattr(torch.onnx, "export", talkative)
+    assert export_graphs(build_model(config("image-only")).eval(), plain_resize(24))
+    assert capsys.readouterr().out == ""
+
+
 def test_graphs_give_pytorchs_numbers_for_every_batch_and_length(
     exported: tuple[RetrievalModel, dict[str, bytes]],
 ) -> None:

@@ -7,6 +7,7 @@ and nothing is unrolled; all of that is asserted on what the exporter wrote.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -245,10 +246,13 @@ def _strip(model: ModelProto) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the exporter's notes on opsets and torchvision, which a user can do nothing about, to itself."""
+    """Keeps the exporter's notes on opsets and torchvision, which a user can do nothing about, to itself.
+
+    PyTorch 2.8 also prints how often it has rewritten the graph, amid a command's own output.
+    """
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
             for logger in loggers:
