@@ -35,18 +35,17 @@ STANDARD_HEADER = "".join(
 sys.path.insert(0, str(ROOT / "tools"))
 
 import build_cuda  # noqa: E402
+from wheels import download  # noqa: E402
 
 
 def unpack(version: str) -> Path:
     """The library and the headers of one CUDA."""
     folder = BUILD / version
-    if not (folder / "nvidia").exists():
-        for package in PACKAGES:
+    for package in PACKAGES:
+        part = package.removeprefix("nvidia-").removesuffix("-cu12").replace("-", "_")
+        if not (folder / "nvidia" / part).exists():
             exact = NVCC_VERSIONS.get(version, version) if "nvcc" in package else version
-            wheel = ["--no-deps", "--only-binary=:all:", "-q", "-d", str(folder), f"{package}=={exact}"]
-            subprocess.run([sys.executable, "-m", "pip", "download", *wheel], check=True)
-        for path in folder.glob("*.whl"):
-            with zipfile.ZipFile(path) as archive:
+            with zipfile.ZipFile(download(folder, f"{package}=={exact}")) as archive:
                 archive.extractall(folder)
     return folder / "nvidia"
 

@@ -49,6 +49,7 @@ print("ok", api.VERSION)
 sys.path.insert(0, str(ROOT / "tools"))
 
 import tensorrt_api  # noqa: E402
+from wheels import download  # noqa: E402
 
 
 def check_binding(version: str, package: str) -> None:
@@ -101,14 +102,6 @@ def check_builds() -> None:
     }
     tests = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "auto", BUILDS]
     subprocess.run(tests, check=True, env=environment, cwd=ROOT)
-
-
-def download(folder: Path, *what: str) -> Path:
-    """A wheel from the index that pip uses."""
-    folder.mkdir(parents=True, exist_ok=True)
-    wheel = ["--no-deps", "--only-binary=:all:", "-q", "-d", str(folder), *what]
-    subprocess.run([sys.executable, "-m", "pip", "download", *wheel], check=True)
-    return next(folder.glob("*.whl"))
 
 
 def main() -> None:
