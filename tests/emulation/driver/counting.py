@@ -49,21 +49,8 @@ class CountingDevice:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._device, name)
 
-    def allocate_host(self, nbytes: int) -> Any:
-        return self._device.allocate_host(nbytes)
-
     def allocate(self, nbytes: int) -> Any:
-        memory = self._device.allocate(nbytes)
-        self.live_bytes += nbytes
-        self.allocations += 1
-        free = memory.free
-
-        def counted() -> None:
-            self.live_bytes -= nbytes
-            free()
-
-        memory.free = counted
-        return memory
+        return gpu.counted(self, self._device.allocate(nbytes), nbytes)
 
     def capture(self, stream: object, enqueue: Callable[[], None]) -> Replayed:
         if not self._capturable:

@@ -34,6 +34,20 @@ class CapturedWork:
         self.steps = []
 
 
+def counted(device: Any, memory: Any, nbytes: int) -> Any:
+    """Memory that a device's `live_bytes` and `allocations` know of."""
+    device.live_bytes += nbytes
+    device.allocations += 1
+    free = memory.free
+
+    def given_back() -> None:
+        device.live_bytes -= nbytes
+        free()
+
+    memory.free = given_back
+    return memory
+
+
 class CapturingDevice(EmulatedDevice):
     """Counts what is allocated, and records uploads, kernels and plans while it captures."""
 
@@ -64,17 +78,7 @@ class CapturingDevice(EmulatedDevice):
 
     def allocate(self, nbytes: int) -> Any:
         assert self._steps is None, "memory is not allocated within a capture"
-        memory = super().allocate(nbytes)
-        self.live_bytes += nbytes
-        self.allocations += 1
-        free = memory.free
-
-        def counted() -> None:
-            self.live_bytes -= nbytes
-            free()
-
-        memory.free = counted
-        return memory
+        return counted(self, super().allocate(nbytes), nbytes)
 
     def upload(self, address: int, array: Any, stream: object) -> None:
         if self._steps is None:

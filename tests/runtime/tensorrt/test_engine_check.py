@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +15,10 @@ from cir_bench.engine_check.reach import reached
 from cir_bench.engine_check.subject import Subject, open_subject
 from cir_infer.bundle import write_bundle
 from cir_infer.errors import DeviceError
-from tests.bundles import int8_made_for, manifest_of, members_of, write_tiny_bundle
+from tests.bundles import manifest_of, members_of
 from tests.runtime.recurrent.graphs import recurrent_graph
 from tests.runtime.tensorrt.gpu import CapturingDevice
+from tests.runtime.tensorrt.small_check import small_check
 
 
 @pytest.fixture
@@ -210,24 +209,10 @@ def test_the_whole_check_with_bundles_that_were_brought(
 ) -> None:
     """All of it but the cold start, whose fresh process finds no GPU: recorded, and the exit code says so."""
     from cir_bench.engine_check import __main__ as command
-    from cir_bench.latency import workload
 
-    monkeypatch.setattr(workload, "_PHOTOGRAPH", (48, 36))
     monkeypatch.setattr(command, "missing_gpu", lambda: None)
-    monkeypatch.setattr(command, "CAPTURED_SECONDS", 0.2)
-    monkeypatch.setattr(command, "LATENCY_SECONDS", 0.4)
-    for precision in ("float32", "float16"):
-        shutil.copy(bundle, tmp_path / f"artemis-scenes-{precision}.cir")
-    write_tiny_bundle(tmp_path / "artemis-scenes-int8.cir", **int8_made_for("tensorrt"))
-    output = tmp_path / "engines.json"
-    sizes = ["--rows", "200", "--images", "12", "--queries", "24"]
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        ["check", "--bundles", str(tmp_path), "--only", "artemis-scenes", *sizes, "--output", str(output)],
-    )
-    assert command.main() == 1
-    found = json.loads(output.read_text())["bundles"]
+    code, found = small_check(bundle, tmp_path, monkeypatch)
+    assert code == 1
     steps_of = found["artemis-scenes-float16"]
     assert set(steps_of) == {
         *("open", "plans", "parity", "cache", "captured", "placements", "threads", "latency", "drift"),
