@@ -7,8 +7,8 @@ stand-ins for its libraries.
 
 Then it builds plans, really: TensorRT for RTX (NVIDIA's proprietary wheel, 146 MB, x86-64) compiles without a
 GPU, and behind the bindings of TensorRT 11 it runs our own building code, in its process apart, on the graphs
-of every system. The plans are for GeForce and Jetson has another compiler; that a graph is read, typed and
-compiled is what this shows, and not that it runs.
+of every system. Its plans are for RTX cards: that a graph is read, typed and compiled is what this shows, and
+not that it runs.
 """
 
 from __future__ import annotations
