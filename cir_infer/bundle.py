@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
-from cir_infer.errors import BundleError
+from cir_infer.errors import BundleError, shown
 from cir_infer.manifest import MANIFEST_NAME, TOKENIZER_NAME, Manifest, Member
 from cir_infer.manifest_reader import read_manifest
 
@@ -49,8 +49,8 @@ class Bundle:
             expected = [MANIFEST_NAME, *self.manifest.members]
             if sorted(names) != sorted(expected):
                 raise BundleError(
-                    f"{self.path} holds {sorted(names)} and its manifest lists {sorted(expected)}; "
-                    "the bundle was altered, export the model again"
+                    f"{self.path} holds {shown(sorted(names))} and its manifest lists "
+                    f"{shown(sorted(expected))}; the bundle was altered, export the model again"
                 )
             for name, member in self.manifest.members.items():
                 self._check_stored(archive.getinfo(name), member.bytes)
@@ -63,7 +63,9 @@ class Bundle:
         """
         member = self.manifest.members.get(name)
         if member is None:
-            raise BundleError(f"{self.path} has no member {name!r}; it holds {sorted(self.manifest.members)}")
+            raise BundleError(
+                f"{self.path} has no member {shown(name)}; it holds {shown(sorted(self.manifest.members))}"
+            )
         with self._archive() as archive:
             if name not in archive.namelist():
                 raise self._altered(f"{name} is gone")
@@ -112,7 +114,7 @@ class Bundle:
             Exception
         ) as error:  # zipfile answers damage with many types: BadZipFile, ValueError, struct.error
             raise BundleError(
-                f"{self.path} is not a bundle or was cut short ({error}); copy or export it again"
+                f"{self.path} is not a bundle or was cut short ({shown(error)}); copy or export it again"
             ) from error
 
     def _parse(self, data: bytes) -> Manifest:
@@ -136,7 +138,7 @@ class Bundle:
             with archive.open(info) as member:
                 return member.read(info.file_size)
         except Exception as error:  # as above, and a wrong CRC
-            raise self._altered(f"{info.filename}: {error}") from error
+            raise self._altered(f"{shown(info.filename)}: {shown(error)}") from error
 
     def _altered(self, what: str) -> BundleError:
         return BundleError(

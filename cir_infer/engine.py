@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.bundle import Bundle
-from cir_infer.errors import ImageError, TextError, UsageError
+from cir_infer.errors import ImageError, TextError, UsageError, shown
 from cir_infer.images import ImageLike
 from cir_infer.manifest import FeatureInput, Manifest
 from cir_infer.preprocess import preprocess
@@ -181,7 +181,7 @@ class Engine:
             DeviceError: the device failed.
         """
         if self._texts is None:
-            raise UsageError(f"the system {self.manifest.system!r} of {self.path} reads no text")
+            raise UsageError(f"the system {shown(self.manifest.system)} of {self.path} reads no text")
         if isinstance(texts, str):
             raise TextError('expected a list of texts, got one text; pass ["..."]')
         graph = self._graphs["text"]
@@ -213,7 +213,9 @@ class Engine:
         for tensor in graph.inputs:
             value = given[tensor.name]
             if value is None:
-                raise UsageError(f"the system {self.manifest.system!r} needs a {tensor.name} for a query")
+                raise UsageError(
+                    f"the system {shown(self.manifest.system)} needs a {tensor.name} for a query"
+                )
             feeds[tensor.name] = np.ascontiguousarray(value, np.float32)
         if len({len(value) for value in feeds.values()}) != 1:
             raise UsageError(
@@ -331,5 +333,5 @@ def _stack(batch: list[Future[Array]]) -> Array:
 
 def _checked_batch(size: int) -> int:
     if type(size) is not int or size < 1:
-        raise UsageError(f"batch_size is {size!r}; expected a whole number of at least 1")
+        raise UsageError(f"batch_size is {shown(size)}; expected a whole number of at least 1")
     return size

@@ -1,10 +1,17 @@
-"""The typed errors of the SDK.
+"""The typed errors of the SDK, and how they show what was wrong.
 
 Every message says what was found, what was expected and what to do about it. Commands turn a
-`CirError` into one line on stderr and exit code 1 (2 for `UsageError`).
+`CirError` into one line on stderr and exit code 1 (2 for `UsageError`). What was found may be a stranger's: a
+message shows it through `shown`, and is itself short and free of control characters, whatever it was made of.
 """
 
 from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Collection, Iterable, Mapping
+from itertools import islice
+from typing import Any, ClassVar
 
 __all__ = [
     "BundleError",
@@ -19,11 +26,109 @@ __all__ = [
     "TextError",
     "TrainingError",
     "UsageError",
+    "shown",
 ]
+
+_PARTS = 8
+"""Elements of a collection that are shown."""
+
+_DEPTH = 3
+"""Collections inside one another that are shown."""
+
+
+def shown(value: object, limit: int = 120) -> str:
+    """A value as a message shows it: short and printable, for little work however large the value is.
+
+    Text stands in quotes; paths and exceptions speak for themselves. What is left out is counted.
+
+    Args:
+        value: anything.
+        limit: about how many characters.
+    """
+    try:
+        return _shown(value, limit, _DEPTH)
+    except Exception:  # what a stranger's repr raises; a message is made all the same
+        return f"a value of type {type(value).__name__}"
+
+
+def _shown(value: object, limit: int, depth: int) -> str:
+    if isinstance(value, BaseException):
+        return _plain(" ".join(str(value).split("\n")) or type(value).__name__, limit)
+    if isinstance(value, os.PathLike):
+        return _plain(os.fsdecode(value), max(limit, 200))
+    if isinstance(value, str):
+        text = repr(str.__str__(value[:limit]))
+        return text if len(value) <= limit else f"{text}... ({len(value):,} characters)"
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        text = repr(bytes(value[: limit // 2]))
+        return text if len(value) <= limit // 2 else f"{text}... ({len(value):,} bytes)"
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"a whole number of {value.bit_length():,} bits"
+    shape: Any = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and shape:
+        return _plain(f"{type(value).__name__} of shape {shape}", limit)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        parts: Iterable[Any] = (_Named(field.name, getattr(value, field.name)) for field in fields)
+        return f"{type(value).__name__}({_joined(parts, len(fields), limit, depth)})"
+    if isinstance(value, Mapping):
+        return f"{{{_joined((_Named(*item, ': ') for item in value.items()), len(value), limit, depth)}}}"
+    if isinstance(value, Collection):
+        ends = "()" if isinstance(value, tuple) else "[]" if isinstance(value, list) else "{}"
+        return f"{ends[0]}{_joined(value, len(value), limit, depth)}{ends[1]}"
+    return _plain(repr(value), limit)
+
+
+class _Named:
+    """A name and its value, between two elements of a collection."""
+
+    def __init__(self, name: object, value: object, between: str = "=") -> None:
+        self.name, self.value, self.between = name, value, between
+
+    def text(self, limit: int, depth: int) -> str:
+        name = str(self.name) if self.between == "=" else _shown(self.name, limit, depth)
+        return f"{name}{self.between}{_shown(self.value, limit, depth)}"
+
+
+def _joined(values: Iterable[Any], count: int, limit: int, depth: int) -> str:
+    if depth == 0 and count:
+        return f"... {count:,}"
+    texts: list[str] = []
+    for value in islice(values, _PARTS):
+        if sum(map(len, texts)) > limit:
+            break
+        deeper = (max(limit // 2, 20), depth - 1)
+        texts.append(value.text(*deeper) if isinstance(value, _Named) else _shown(value, *deeper))
+    return ", ".join(texts) + (f", ... ({count:,} in all)" if count > len(texts) else "")
+
+
+def _plain(text: str, limit: int) -> str:
+    """Text without quotes: what cannot be printed is escaped, the middle of a long one left out."""
+    text = _cut(text, limit)
+    if text.isprintable():
+        return text
+    return _cut("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text), limit)
+
+
+def _cut(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    room = max(limit - 40, 20)
+    head, tail = room - room // 3, room // 3
+    return f"{text[:head]}... ({len(text) - room:,} characters left out) ...{text[-tail:]}"
 
 
 class CirError(Exception):
-    """Base of every error that the SDK raises on purpose."""
+    """Base of every error that the SDK raises on purpose.
+
+    Its message holds at most `longest` characters (the middle of a longer one is left out), and nothing
+    that a terminal would obey but the ends of lines.
+    """
+
+    longest: ClassVar[int] = 3000
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(_plain(arg, self.longest) if isinstance(arg, str) else arg for arg in args))
 
 
 class UsageError(CirError):
@@ -60,6 +165,8 @@ class CheckpointError(CirError):
 
 class ExportError(CirError):
     """A model cannot be exported, or the exported graphs disagree with it."""
+
+    longest = 20_000  # it may name every layer that a precision cannot hold
 
 
 class TrainingError(CirError):

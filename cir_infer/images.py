@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from cir_infer.errors import ImageError
+from cir_infer.errors import ImageError, shown
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -108,7 +108,7 @@ def decode_image(
         raise ImageError(f"{name} does not fit into memory; scale it down first") from error
     except Exception as error:  # decoders answer damage with OSError, SyntaxError, struct.error, ...
         raise ImageError(
-            f"{name} is truncated or damaged ({error}); save it again or leave it out"
+            f"{name} is truncated or damaged ({shown(error)}); save it again or leave it out"
         ) from error
 
 
@@ -129,7 +129,7 @@ def load_features(image: ImageLike, size: int) -> npt.NDArray[np.float32]:
         except ImageError:
             raise
         except Exception as error:
-            raise ImageError(f"{image} is not a .npy file ({error}); {what}") from error
+            raise ImageError(f"{image} is not a .npy file ({shown(error)}); {what}") from error
     else:
         array = image
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
@@ -153,12 +153,13 @@ def check_pixels(width: int, height: int, name: str) -> None:
 def describe_image(image: object) -> str:
     """The image's name in a message: its path, or what it is."""
     if isinstance(image, (str, os.PathLike)):
-        return os.fspath(image)
+        return shown(Path(image))
     if isinstance(image, np.ndarray):
         return f"the {image.dtype} array {image.shape}"
     if isinstance(image, (bytes, bytearray, memoryview)):
         return f"the image of {len(image)} bytes"
-    return getattr(image, "filename", None) or f"the {type(image).__name__}"
+    filename = getattr(image, "filename", None)
+    return shown(Path(filename)) if filename else f"the {type(image).__name__}"
 
 
 def _stream(image: object) -> IO[bytes]:
@@ -209,8 +210,8 @@ def _existing(path: str | os.PathLike[str]) -> Path:
             return file
         found = "is not a file" if file.exists() else "does not exist"
     except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
-        raise ImageError(f"{path!r} is not a usable path ({error})") from error
-    raise ImageError(f"{file} {found}; expected an image file")
+        raise ImageError(f"{shown(path)} is not a usable path ({error})") from error
+    raise ImageError(f"{shown(file)} {found}; expected an image file")
 
 
 def _from_array(array: npt.NDArray[Any]) -> Image.Image:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
-from cir_infer.errors import BundleError
+from cir_infer.errors import BundleError, shown
 from cir_infer.manifest import (
     FORMAT,
     FORMAT_VERSION,
@@ -49,7 +49,7 @@ class _Reader:
 
     def __init__(self, value: object, where: str) -> None:
         if not isinstance(value, dict):
-            raise BundleError(f"manifest: {where} is {_shown(value)}; expected an object")
+            raise BundleError(f"manifest: {where} is {shown(value, 60)}; expected an object")
         self._fields: dict[str, Any] = dict(value)
         self._where = where
 
@@ -59,7 +59,7 @@ class _Reader:
         return self._fields.pop(name)
 
     def wrong(self, name: str, value: object, expected: str) -> BundleError:
-        return BundleError(f"manifest: {self._where}.{name} is {_shown(value)}; expected {expected}")
+        return BundleError(f"manifest: {self._where}.{name} is {shown(value, 60)}; expected {expected}")
 
     def text(self, name: str) -> str:
         value = self._take(name, "a text")
@@ -97,14 +97,9 @@ class _Reader:
     def done(self) -> None:
         if self._fields:
             raise BundleError(
-                f"manifest: {self._where} has a field {sorted(self._fields)[0]!r} that this version does "
-                "not know; upgrade cir-infer or export the model again"
+                f"manifest: {self._where} has a field {shown(sorted(self._fields)[0])} that this version "
+                "does not know; upgrade cir-infer or export the model again"
             )
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -128,7 +123,7 @@ def read_manifest(text: str | bytes) -> Manifest:
     try:
         value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"the manifest is not JSON ({error}); export the model again") from error
+        raise BundleError(f"the manifest is not JSON ({shown(error)}); export the model again") from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise BundleError(f'the manifest does not say "format": "{FORMAT}"; this is not a bundle')
     version = value.get("version")
@@ -258,7 +253,7 @@ def _read_text(value: object) -> TextInput | None:
 def _read_graphs(value: Mapping[str, Any]) -> dict[str, str]:
     unknown = sorted(set(value) - set(GRAPHS))
     if unknown:
-        raise BundleError(f"manifest: graphs names {unknown[0]!r}; expected only {', '.join(GRAPHS)}")
+        raise BundleError(f"manifest: graphs names {shown(unknown[0])}; expected only {', '.join(GRAPHS)}")
     for name in ("image", "compose"):
         if name not in value:
             raise BundleError(f"manifest: graphs.{name} is missing; every bundle has one")
@@ -270,9 +265,9 @@ def _read_graphs(value: Mapping[str, Any]) -> dict[str, str]:
 def _read_member(name: str, value: object) -> Member:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name) or name == MANIFEST_NAME:
         raise BundleError(
-            f"manifest: the member name {_shown(name)} is not a plain file name (letters, digits, . _ -)"
+            f"manifest: the member name {shown(name, 60)} is not a plain file name (letters, digits, . _ -)"
         )
-    reader = _Reader(value, f"members[{name!r}]")
+    reader = _Reader(value, f"members[{shown(name)}]")
     member = Member(bytes=reader.whole("bytes", 1, 1 << 40), sha256=reader.text("sha256"))
     if not re.fullmatch(r"[0-9a-f]{64}", member.sha256):
         raise reader.wrong("sha256", member.sha256, "64 hexadecimal digits")
@@ -288,6 +283,6 @@ def _check_members(manifest: Manifest) -> None:
         expected.add(TOKENIZER_NAME)
     if expected != set(manifest.members):
         raise BundleError(
-            f"manifest: members are {sorted(manifest.members)}; expected {sorted(expected)}, "
+            f"manifest: members are {shown(sorted(manifest.members))}; expected {shown(sorted(expected))}, "
             "the graphs and the tokenizer"
         )

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from cir_infer.bundle import Bundle
 from cir_infer.engine import Engine
-from cir_infer.errors import DeviceError, GalleryError, UsageError
+from cir_infer.errors import DeviceError, GalleryError, UsageError, shown
 from cir_infer.gallery import Gallery, Snapshot
 from cir_infer.gallery.filters import Where
 from cir_infer.hits import Hit, Hits
@@ -66,7 +66,7 @@ class Searcher:
         scorer: str = "auto",
     ) -> None:
         if isinstance(bundle, Engine) and device != "auto":
-            raise UsageError(f"device={device!r} cannot change an Engine that is already on its device")
+            raise UsageError(f"device={shown(device)} cannot change an Engine that is already on its device")
         self.engine = bundle if isinstance(bundle, Engine) else Engine(bundle, device)
         if isinstance(gallery, Gallery):
             gallery.check_engine(self.engine)
@@ -131,7 +131,7 @@ class Searcher:
             UsageError: as many images as texts were expected; and as `query`.
         """
         if type(k) is not int or k < 1:
-            raise UsageError(f"k is {k!r}; expected a whole number of at least 1")
+            raise UsageError(f"k is {shown(k)}; expected a whole number of at least 1")
         if isinstance(exclude, str):
             raise UsageError(f'exclude is a text; expected a list of ids, e.g. exclude=["{exclude}"]')
         snapshot = self.gallery.snapshot()
@@ -252,7 +252,7 @@ class Searcher:
         if not engine.needs_text:
             return None
         if None in texts:
-            raise UsageError(f"the system {engine.manifest.system!r} needs a text for every query")
+            raise UsageError(f"the system {shown(engine.manifest.system)} needs a text for every query")
         encode = partial(engine.encode_texts, [text for text in texts if text is not None])
         images = any(not isinstance(reference, Hit) for reference in references)
         # A thread costs a refined Hit more than it saves.
@@ -263,11 +263,13 @@ class Searcher:
         hit = next((hit for hit in references if isinstance(hit, Hit)), None)
         if hit is not None and not engine.row_is_reference:
             raise UsageError(
-                f"the system {engine.manifest.system!r} sees reference images with an encoder of its own, "
-                f"so a Hit cannot be refined from its row; pass the image of {hit.id!r} instead"
+                f"the system {shown(engine.manifest.system)} sees reference images with an encoder of its "
+                f"own, so a Hit cannot be refined from its row; pass the image of {shown(hit.id)} instead"
             )
         if any(reference is None for reference in references):
-            raise UsageError(f"the system {engine.manifest.system!r} needs a reference image for every query")
+            raise UsageError(
+                f"the system {shown(engine.manifest.system)} needs a reference image for every query"
+            )
 
     def _references(
         self, references: Sequence[Reference], own: Sequence[int], snapshot: Snapshot
@@ -281,7 +283,7 @@ class Searcher:
     def _row(self, snapshot: Snapshot, id: str) -> int:
         row = snapshot.row(id)
         if row is None:
-            raise GalleryError(f"the gallery {self.gallery.path} holds no item {id!r} (any more)")
+            raise GalleryError(f"the gallery {self.gallery.path} holds no item {shown(id)} (any more)")
         return row
 
     def _scorer(self, snapshot: Snapshot) -> tuple[Scorer, Chains | None]:

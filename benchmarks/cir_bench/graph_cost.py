@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from cir_infer.errors import BundleError
+from cir_infer.errors import BundleError, shown
 
 __all__ = ["GraphCost", "graph_cost"]
 
@@ -62,7 +62,7 @@ def graph_cost(model: bytes, sizes: Mapping[str, int]) -> GraphCost:
             continue
         found = count(node, shapes)
         if found <= 0:
-            raise BundleError(f"the shapes around {node.op_type} {node.name!r} cannot be inferred")
+            raise BundleError(f"the shapes around {node.op_type} {shown(node.name)} cannot be inferred")
         macs += found
         recurrent += found if node.op_type in ("GRU", "LSTM") else 0
     floating = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cir_infer.errors import UsageError
+from cir_infer.errors import UsageError, shown
 
 __all__ = ["KINDS", "ensure_writable", "gpu_checks", "read_result", "read_results", "to_json", "write_text"]
 
@@ -49,7 +49,7 @@ def read_result(path: Path) -> dict[str, Any]:
         content["kind"] = "scoring"
     if content.get("kind") not in (*KINDS, GPU_CHECK):
         raise UsageError(
-            f"{path} is no result of cir-bench (kind {content.get('kind')!r}); "
+            f"{path} is no result of cir-bench (kind {shown(content.get('kind'))}); "
             f"expected one of {', '.join(KINDS)}"
         )
     missing = {"machine", "commit", *_HOLDS.get(content["kind"], ())} - set(content)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cir_infer.errors import UsageError
+from cir_infer.errors import UsageError, shown
 from cir_infer.gallery.metadata import Scalar
 
 __all__ = ["MAX_DEPTH", "MAX_TERMS", "All", "AnyOf", "Filter", "Is", "Negation", "comparison"]
@@ -71,11 +71,11 @@ def comparison(field: str, operator: Any, value: Any, budget: list[int]) -> Filt
     _checked_text(field, "a field's name")
     if operator == "null":
         if not isinstance(value, bool):
-            raise UsageError(f'where: {field}: "null" takes true or false, found {value!r:.80}')
+            raise UsageError(f'where: {field}: "null" takes true or false, found {shown(value, 80)}')
         return Negation(Is(field, "exists")) if value else Is(field, "exists")
     if operator in ("in", "not in"):
         if not isinstance(value, (list, tuple, set, frozenset)):
-            raise UsageError(f'where: {field}: "{operator}" takes a list of values, found {value!r:.80}')
+            raise UsageError(f'where: {field}: "{operator}" takes a list of values, found {shown(value, 80)}')
         # Sets have no order of their own; a fixed one lets equal expressions share a cached answer.
         values = sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value
         one_of = AnyOf(tuple(comparison(field, "=", element, budget) for element in values))
@@ -86,12 +86,12 @@ def comparison(field: str, operator: Any, value: Any, budget: list[int]) -> Filt
         return Negation(Is(field, "=", _scalar(field, value)))
     if operator == "prefix":
         if not isinstance(value, str):
-            raise UsageError(f'where: {field}: "prefix" takes text, found {value!r:.80}')
+            raise UsageError(f'where: {field}: "prefix" takes text, found {shown(value, 80)}')
         return Is(field, "prefix", _checked_text(value, "a prefix"))
     if operator in ("=", "<", "<=", ">", ">="):
         return Is(field, operator, _scalar(field, value))
     raise UsageError(
-        f"where: {field}: unknown operator {operator!r:.40}; "
+        f"where: {field}: unknown operator {shown(operator, 40)}; "
         "expected =, !=, <, <=, >, >=, in, not in, prefix or null"
     )
 
@@ -106,7 +106,7 @@ def _scalar(field: str, value: Any) -> Scalar:
     if isinstance(value, (float, np.floating)) and float(value) == float(value):
         return float(value)
     raise UsageError(
-        f"where: {field} is compared with {value!r:.80}; expected text, a number, true, false or null"
+        f"where: {field} is compared with {shown(value, 80)}; expected text, a number, true, false or null"
     )
 
 
@@ -114,5 +114,5 @@ def _checked_text(text: str, what: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise UsageError(f"where: {what} is not valid Unicode: {text!r:.80}") from None
+        raise UsageError(f"where: {what} is not valid Unicode: {shown(text, 80)}") from None
     return text

@@ -25,7 +25,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from cir_infer.errors import UsageError
+from cir_infer.errors import UsageError, shown
 from cir_infer.gallery import conditions
 from cir_infer.gallery.metadata import Scalar
 
@@ -116,7 +116,7 @@ class _Parser:
                 self._expect("keyword", "in")
                 return conditions.comparison(field, "not in", self._values(), self._budget)
         self.next = token
-        self.fail(f"an operator after {field!r:.40}")
+        self.fail(f"an operator after {shown(field, 40)}")
         raise AssertionError  # fail always raises
 
     def _values(self) -> list[Scalar]:
@@ -163,7 +163,7 @@ class _Parser:
             at = len(self._text) - len(rest)
             if rest:
                 raise UsageError(
-                    f"where: found {rest[:20]!r} at character {at + 1}; put text with other characters "
+                    f"where: found {shown(rest[:20])} at character {at + 1}; put text with other characters "
                     "than letters, digits, _ . - into quotes"
                 )
             return _Token("end", "", at)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cir_infer.errors import UsageError
+from cir_infer.errors import UsageError, shown
 from cir_infer.gallery.catalogue import Catalogue
 from cir_infer.gallery.conditions import (
     MAX_DEPTH,
@@ -61,21 +61,21 @@ def parse(where: Where) -> Filter:
 
 def _mapping(where: Any, depth: int, budget: list[int]) -> Filter:
     if not isinstance(where, Mapping):
-        raise UsageError(f"where is {where!r:.80}; expected a dictionary of fields or a line of text")
+        raise UsageError(f"where is {shown(where, 80)}; expected a dictionary of fields or a line of text")
     if depth > MAX_DEPTH:
         raise UsageError(f"where is nested more than {MAX_DEPTH} deep")
     parts: list[Filter] = []
     for name, value in where.items():
         if name in ("$and", "$or"):
             if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Sequence):
-                raise UsageError(f"where: {name} takes a list of dictionaries, found {value!r:.80}")
+                raise UsageError(f"where: {name} takes a list of dictionaries, found {shown(value, 80)}")
             inner = tuple(_mapping(part, depth + 1, budget) for part in value)
             parts.append(All(inner) if name == "$and" else AnyOf(inner))
         elif name == "$not":
             parts.append(Negation(_mapping(value, depth + 1, budget)))
         elif not isinstance(name, str) or not name or name.startswith("$"):
             raise UsageError(
-                f"where names the field {name!r:.80}; expected a field's name, $and, $or or $not"
+                f"where names the field {shown(name, 80)}; expected a field's name, $and, $or or $not"
             )
         elif isinstance(value, Mapping):
             parts += [comparison(name, operator, operand, budget) for operator, operand in value.items()]

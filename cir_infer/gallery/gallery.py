@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cir_infer.errors import GalleryError, UsageError
+from cir_infer.errors import GalleryError, UsageError, shown
 from cir_infer.gallery import catalogue as tables
 from cir_infer.gallery import metadata as meta
 from cir_infer.gallery.compaction import Compaction, compact, merge_newest
@@ -374,7 +374,7 @@ class Gallery:
     def _held(self, held: Mapping[str, int], ids: Sequence[str]) -> GalleryError:
         first = next(item for item in ids if item in held)
         return GalleryError(
-            f"{self.path}: already holds id {first!r} ({len(held)} of {len(ids)} ids in this call); "
+            f"{self.path}: already holds id {shown(first)} ({len(held)} of {len(ids)} ids in this call); "
             "pass existing='replace' or existing='skip'"
         )
 
@@ -408,7 +408,7 @@ class Gallery:
                 another writer; the disk is full or fails. The gallery is as it was before.
         """
         if existing not in ("error", "replace", "skip"):
-            raise UsageError(f"existing is {existing!r}; expected error, replace or skip")
+            raise UsageError(f"existing is {shown(existing)}; expected error, replace or skip")
         checked = meta.checked_ids(ids)
         for name, column in (("metadata", metadata), ("sources", sources), ("stamps", stamps)):
             if column is not None and len(column) != len(checked):
@@ -480,7 +480,7 @@ class Gallery:
             if missing == "error" and len(held) < len(checked):
                 first = next(item for item in checked if item not in held)
                 raise GalleryError(
-                    f"{self.path}: holds no id {first!r} ({len(checked) - len(held)} of {len(checked)} "
+                    f"{self.path}: holds no id {shown(first)} ({len(checked) - len(held)} of {len(checked)} "
                     "ids in this call); pass missing='skip'"
                 )
             if held:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cir_infer.errors import GalleryError, UsageError
+from cir_infer.errors import GalleryError, UsageError, shown
 
 __all__ = ["MAX_TEXT", "Encoded", "Scalar", "attributes_of", "checked_ids", "decode", "encode"]
 
@@ -33,12 +33,12 @@ def checked_ids(ids: Sequence[str]) -> list[str]:
     for item in checked:
         if not isinstance(item, str) or not item or len(item) > _MAX_ID or not _storable(item):
             raise GalleryError(
-                f"an id is {item!r:.80}; expected a non-empty string of at most {_MAX_ID} characters"
+                f"an id is {shown(item, 80)}; expected a non-empty string of at most {_MAX_ID} characters"
             )
     if len(set(checked)) != len(checked):
         seen: set[str] = set()
         twice = next(item for item in checked if item in seen or seen.add(item))  # type: ignore[func-returns-value]
-        raise GalleryError(f"id {twice!r} comes twice in one call; ids name items, give each its own")
+        raise GalleryError(f"id {shown(twice)} comes twice in one call; ids name items, give each its own")
     return checked
 
 
@@ -58,15 +58,17 @@ def encode(metadata: Mapping[str, Any] | None, item: str) -> Encoded:
     if not metadata:
         return Encoded(None, ())
     if not isinstance(metadata, Mapping):
-        raise GalleryError(f"metadata of id {item!r} is {type(metadata).__name__}; expected a dictionary")
+        raise GalleryError(
+            f"metadata of id {shown(item)} is {type(metadata).__name__}; expected a dictionary"
+        )
     try:
         attributes = list(attributes_of(metadata))
         text = json.dumps(metadata, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
-        raise GalleryError(f"metadata of id {item!r} cannot be stored: {error}") from None
+        raise GalleryError(f"metadata of id {shown(item)} cannot be stored: {error}") from None
     if len(text) > MAX_TEXT:
         raise GalleryError(
-            f"metadata of id {item!r} is {len(text):,} characters of JSON; expected at most {MAX_TEXT:,}"
+            f"metadata of id {shown(item)} is {len(text):,} characters of JSON; expected at most {MAX_TEXT:,}"
         )
     return Encoded(text, attributes)
 
@@ -95,28 +97,28 @@ def attributes_of(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Scalar]]:
     """
     for name, value in metadata.items():
         if not isinstance(name, str) or not name:
-            raise TypeError(f"a field is named {name!r:.60}; expected a non-empty string")
+            raise TypeError(f"a field is named {shown(name, 60)}; expected a non-empty string")
         if not _storable(name):
-            raise ValueError(f"field {name!r:.60} is not valid Unicode")
+            raise ValueError(f"field {shown(name, 60)} is not valid Unicode")
         yield from _flatten(name, value, 0)
 
 
 def _flatten(name: str, value: Any, depth: int) -> Iterator[tuple[str, Scalar]]:
     if depth > _MAX_DEPTH:
-        raise ValueError(f"field {name!r:.60} is nested more than {_MAX_DEPTH} deep")
+        raise ValueError(f"field {shown(name, 60)} is nested more than {_MAX_DEPTH} deep")
     if value is None:
         return
     if isinstance(value, str):
         if not _storable(value):
-            raise ValueError(f"field {name!r} holds text that is not valid Unicode")
+            raise ValueError(f"field {shown(name)} holds text that is not valid Unicode")
         yield name, str(value)
     elif isinstance(value, (bool, int)):
         if not -_INT64 <= value < _INT64:
-            raise ValueError(f"field {name!r} is {value}; expected a whole number of at most 64 bits")
+            raise ValueError(f"field {shown(name)} is {value}; expected a whole number of at most 64 bits")
         yield name, int(value)
     elif isinstance(value, float):
         if value != value or value in (float("inf"), float("-inf")):
-            raise ValueError(f"field {name!r} is {value}; expected a finite number")
+            raise ValueError(f"field {shown(name)} is {value}; expected a finite number")
         yield name, float(value)
     elif isinstance(value, (list, tuple)):
         for element in value:
@@ -124,11 +126,11 @@ def _flatten(name: str, value: Any, depth: int) -> Iterator[tuple[str, Scalar]]:
     elif isinstance(value, Mapping):
         for key, element in value.items():
             if not isinstance(key, str):
-                raise TypeError(f"field {name!r} holds the key {key!r:.60}; expected strings")
+                raise TypeError(f"field {shown(name)} holds the key {shown(key, 60)}; expected strings")
             yield from _flatten(f"{name}.{key}", element, depth + 1)
     else:
         raise TypeError(
-            f"field {name!r} is {type(value).__name__}; expected text, a number, true, false or null"
+            f"field {shown(name)} is {type(value).__name__}; expected text, a number, true, false or null"
         )
 
 

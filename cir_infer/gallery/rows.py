@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cir_infer.errors import GalleryError, UsageError
+from cir_infer.errors import GalleryError, UsageError, shown
 from cir_infer.gallery.tensors import Tensor
 
 __all__ = ["ROW_TYPES", "check_row_type", "checked_vectors", "faults", "quantise", "row_tensors", "to_rows"]
@@ -21,7 +21,7 @@ _FLOAT16_NORMAL = float(np.finfo(np.float16).smallest_normal)
 def check_row_type(dtype: str) -> None:
     """Raise `UsageError` unless a gallery can store rows so."""
     if dtype not in ROW_TYPES:
-        raise UsageError(f"dtype is {dtype!r}; expected one of {', '.join(ROW_TYPES)}")
+        raise UsageError(f"dtype is {shown(dtype)}; expected one of {', '.join(ROW_TYPES)}")
 
 
 def checked_vectors(vectors: Any, ids: Sequence[str], dimension: int, dtype: str) -> npt.NDArray[np.float32]:
@@ -48,7 +48,7 @@ def checked_vectors(vectors: Any, ids: Sequence[str], dimension: int, dtype: str
     if bad:
         first = min(bad)
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-        raise GalleryError(f"the vector of id {ids[first]!r}{more} {bad[first]}")
+        raise GalleryError(f"the vector of id {shown(ids[first])}{more} {bad[first]}")
     return array
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from cir_infer.errors import GalleryError
+from cir_infer.errors import GalleryError, shown
 from cir_infer.gallery import catalogue as tables
 from cir_infer.gallery import metadata as meta
 from cir_infer.gallery.segments import Segment, SegmentEntry
@@ -133,11 +133,11 @@ def _item_problems(connection: tables.Connection, alive: npt.NDArray[np.bool_]) 
     ):
         met += bool(0 <= key < len(alive) and alive[key])
         if not isinstance(item, str) or not isinstance(source, (str, type(None))):
-            yield f"item {item!r:.60}: its id or its source is not a text"
+            yield f"item {shown(item, 60)}: its id or its source is not a text"
         try:
             pairs = {(fields.get(name), value) for name, value in meta.attributes_of(meta.decode(text))}
         except (GalleryError, TypeError, ValueError) as error:
-            yield f"item {item!r}: its metadata is damaged ({error})"
+            yield f"item {shown(item)}: its metadata is damaged ({error})"
             continue
         expected += len(pairs)
         for number, value in pairs:
@@ -145,7 +145,7 @@ def _item_problems(connection: tables.Connection, alive: npt.NDArray[np.bool_]) 
                 "SELECT 1 FROM attributes WHERE field = ? AND value = ? AND key = ?", (number, value, key)
             ).fetchone()
             if found is None:
-                yield f"item {item!r}: a filter would not see {value!r:.60} of its metadata"
+                yield f"item {shown(item)}: a filter would not see {shown(value, 60)} of its metadata"
     if met != int(alive.sum()):
         yield f"{int(alive.sum()) - met} rows have no item"
     stored = connection.execute("SELECT count(*) FROM attributes").fetchone()[0]
@@ -155,4 +155,4 @@ def _item_problems(connection: tables.Connection, alive: npt.NDArray[np.bool_]) 
         "SELECT id, group_concat(key) FROM items GROUP BY id HAVING count(*) > 1"
     ):
         if sum(bool(alive[int(key)]) for key in keys.split(",") if int(key) < len(alive)) > 1:
-            yield f"item {item!r} is there twice"
+            yield f"item {shown(item)} is there twice"

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cir_infer.errors import CirError, DatasetError
+from cir_infer.errors import CirError, DatasetError, shown
 from cir_infer.indexing.items import Broken, Item, Territory, file_item
 
 __all__ = ["ManifestSource"]
@@ -69,7 +69,7 @@ class ManifestSource:
             name = str(name)
         if not isinstance(name, str) or not name:
             return Broken(
-                str(name), place, f"{place}: its id is {name!r:.60}; expected text or a whole number"
+                str(name), place, f"{place}: its id is {shown(name, 60)}; expected text or a whole number"
             )
         metadata = {
             key: value for key, value in row.items() if key not in ("id", column) and value is not None

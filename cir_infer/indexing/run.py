@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.engine import Engine
-from cir_infer.errors import CirError, DatasetError, GalleryError
+from cir_infer.errors import CirError, DatasetError, GalleryError, shown
 from cir_infer.gallery import Gallery
 from cir_infer.gallery.gallery import Held
 from cir_infer.gallery.metadata import checked_ids
@@ -176,7 +176,7 @@ class _Run:
         if item.id in self._queued or (
             held is not None and (held.key >= self._started_at or self._met[held.key])
         ):
-            self.fail(item.broken(f"id {item.id!r} came before in this run"))
+            self.fail(item.broken(f"id {shown(item.id)} came before in this run"))
             return False
         if held is not None:
             self._met[held.key] = True

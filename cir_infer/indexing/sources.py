@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from cir_infer.errors import DatasetError, UsageError
+from cir_infer.errors import DatasetError, UsageError, shown
 from cir_infer.indexing.items import Broken, Item, Territory, file_item
 from cir_infer.indexing.manifests import ManifestSource
 from cir_infer.indexing.tars import TarSource
@@ -79,7 +79,7 @@ def open_source(argument: str, suffixes: frozenset[str] = SUFFIXES) -> Source:
                 "(.csv, .jsonl, .parquet) or a shard (.tar)"
             )
     except ValueError as error:
-        raise UsageError(f"{argument!r}: not a usable path ({error})") from error
+        raise UsageError(f"{shown(argument)}: not a usable path ({error})") from error
     if glob.has_magic(argument):
         return GlobSource(argument)
     raise UsageError(f"{argument}: no such folder or file")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cir_infer.errors import DatasetError
+from cir_infer.errors import DatasetError, shown
 from cir_infer.indexing.items import Broken, Item, Location, Territory, stamp_of
 
 __all__ = ["TarSource"]
@@ -61,7 +61,7 @@ class TarSource:
                         group = []
                     group.append(member)
                     if len(group) > 100:
-                        raise tarfile.TarError(f"more than 100 members named {_stem(member)[:60]!r}")
+                        raise tarfile.TarError(f"more than 100 members named {shown(_stem(member)[:60])}")
                 yield from self._group(archive, group, mtime)
         except (tarfile.TarError, OSError, ValueError, OverflowError, EOFError) as error:
             raise DatasetError(

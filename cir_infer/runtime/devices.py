@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
-from cir_infer.errors import DeviceError, UsageError
+from cir_infer.errors import DeviceError, UsageError, shown
 from cir_infer.gpu_driver import missing_gpu
 from cir_infer.runtime.backend import Backend
 from cir_infer.runtime.graph import Graph
@@ -47,9 +47,9 @@ def open_graphs(
     """
     policy = PlanPolicy() if policy is None else policy
     if device not in DEVICES:
-        raise UsageError(f"device is {device!r}; expected one of {', '.join(DEVICES)}")
+        raise UsageError(f"device is {shown(device)}; expected one of {', '.join(DEVICES)}")
     if threads is not None and (type(threads) is not int or threads < 1):
-        raise UsageError(f"threads is {threads!r}; expected a whole number of at least 1, or None")
+        raise UsageError(f"threads is {shown(threads)}; expected a whole number of at least 1, or None")
     opened = _opened(models, device, threads, policy)
     note_slow_form(opened.backend.device, policy.int8_form)
     return opened
@@ -103,7 +103,7 @@ def _open_onnx(
 ) -> Backend:
     reason = None if device == "cpu" else missing_gpu()
     if reason is not None:
-        raise DeviceError(f"device {device!r} cannot be used: {reason}; use device='cpu'")
+        raise DeviceError(f"device {shown(device)} cannot be used: {reason}; use device='cpu'")
     if device == "ort-tensorrt":
         refuse_other_form(device, policy.int8_form)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from cir_infer.errors import DeviceError
+from cir_infer.errors import DeviceError, shown
 
 __all__ = ["note_slow_form", "refuse_other_form"]
 
@@ -25,9 +25,9 @@ def refuse_other_form(device: str, form: str | None) -> None:
     """
     if form not in (None, "tensorrt"):
         raise DeviceError(
-            f"device {device!r} cannot be used: the bundle's int8 graphs have the form {form!r}; expected "
-            f"'tensorrt', the only one it reads; make that with `{_CONVERT} --int8-for tensorrt`, or "
-            "use device='cpu'"
+            f"device {shown(device)} cannot be used: the bundle's int8 graphs have the form {shown(form)}; "
+            f"expected 'tensorrt', the only one it reads; make that with `{_CONVERT} --int8-for tensorrt`, "
+            "or use device='cpu'"
         )
 
 

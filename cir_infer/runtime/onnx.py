@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from cir_infer.errors import BundleError, DeviceError
+from cir_infer.errors import BundleError, DeviceError, shown
 from cir_infer.runtime.graph import Array, Graph, Tensor
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def _threads_for(name: str, size: int, threads: int | None) -> int | None:
 def _tensor(graph: str, info: Any) -> Tensor:
     if info.type not in _TYPES:
         raise BundleError(
-            f"the {graph} graph has {info.name!r} of type {info.type}; expected {sorted(_TYPES)}"
+            f"the {graph} graph has {shown(info.name)} of type {info.type}; expected {sorted(_TYPES)}"
         )
     shape = tuple(length if isinstance(length, int) else None for length in info.shape)
     return Tensor(info.name, _TYPES[info.type], shape)

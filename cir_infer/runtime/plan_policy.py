@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from cir_infer.errors import DeviceError, UsageError
+from cir_infer.errors import DeviceError, UsageError, shown
 
 __all__ = ["MISSING_PLAN", "PlanPolicy", "PlanUnavailableError", "missing_plan"]
 
@@ -43,6 +43,6 @@ def missing_plan(chosen: str | None) -> str:
     word = chosen if chosen is not None else os.environ.get("CIR_MISSING_PLAN", "build")
     if word not in MISSING_PLAN:
         raise UsageError(
-            f"missing_plan (or CIR_MISSING_PLAN) is {word!r}; expected one of {', '.join(MISSING_PLAN)}"
+            f"missing_plan (or CIR_MISSING_PLAN) is {shown(word)}; expected one of {', '.join(MISSING_PLAN)}"
         )
     return word

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cir_infer.errors import BundleError
+from cir_infer.errors import BundleError, shown
 from cir_infer.manifest import FeatureInput, Manifest
 from cir_infer.runtime.graph import Graph, Tensor
 
@@ -57,7 +57,9 @@ def _expected(name: str, manifest: Manifest) -> tuple[Shapes, Shapes]:
 
 def _check(graph: str, side: str, found: Tensor, expected: Shapes) -> None:
     if found.name not in expected:
-        raise BundleError(f"the {graph} graph has an {side} {found.name!r}; expected only {sorted(expected)}")
+        raise BundleError(
+            f"the {graph} graph has an {side} {shown(found.name)}; expected only {sorted(expected)}"
+        )
     dtype, shape = expected[found.name]
     if shape is None:
         shape = (None, *[_ANY] * (len(found.shape) - 1))
@@ -67,7 +69,7 @@ def _check(graph: str, side: str, found: Tensor, expected: Shapes) -> None:
     )
     if found.dtype != dtype or not fits:
         raise BundleError(
-            f"the {graph} graph's {side} {found.name!r} is {found.dtype} {_shown(found.shape)}; "
+            f"the {graph} graph's {side} {shown(found.name)} is {found.dtype} {_shown(found.shape)}; "
             f"expected {np.dtype(dtype)} {_shown(shape)}"
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cir_infer.errors import UsageError
+from cir_infer.errors import UsageError, shown
 
 if TYPE_CHECKING:
     from cir_infer.scoring.contract import Rows, Scorer
@@ -45,4 +45,4 @@ def make_scorer(rows: Rows, backend: str = "auto", threads: int | None = None) -
         from cir_infer.scoring.reference import ReferenceScorer
 
         return ReferenceScorer(rows)
-    raise UsageError(f"scorer is {backend!r}; expected one of {', '.join(SCORERS)}")
+    raise UsageError(f"scorer is {shown(backend)}; expected one of {', '.join(SCORERS)}")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cir_infer.errors import DeviceError, UsageError
+from cir_infer.errors import DeviceError, UsageError, shown
 from cir_infer.scoring.contract import QueryTerms, Rows, TopK
 from cir_infer.scoring.validation import check_query
 
@@ -68,7 +68,7 @@ def _settings(threads: int | None, instruction_set: str | None) -> _Settings:
     known = instruction_sets()
     if instruction_set is not None and instruction_set not in known:
         raise DeviceError(
-            f"this machine cannot run the instruction set {instruction_set!r}; it has {', '.join(known)}"
+            f"this machine cannot run the instruction set {shown(instruction_set)}; it has {', '.join(known)}"
         )
     return _Settings(threads or usable_cores(), instruction_set or known[0])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from cir_infer.errors import ScoringError
+from cir_infer.errors import ScoringError, shown
 from cir_infer.scoring.contract import QueryTerms
 
 __all__ = ["check_query"]
@@ -16,7 +16,7 @@ def check_query(
 ) -> None:
     """Raise `ScoringError` unless a query fits `count` rows of `dimension` values."""
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-        raise ScoringError(f"k is {k!r}; expected a whole number of at least 1")
+        raise ScoringError(f"k is {shown(k)}; expected a whole number of at least 1")
     if terms.dimension != dimension:
         raise ScoringError(
             f"the query has {terms.dimension} dimensions and the rows have {dimension}; "

@@ -27,7 +27,7 @@ from cir_export.container import read_container
 from cir_export.models import RetrievalModel, build_model
 from cir_export.preprocessing import check_inputs
 from cir_infer import __version__
-from cir_infer.errors import CheckpointError, CirError
+from cir_infer.errors import CheckpointError, CirError, shown
 
 __all__ = [
     "TrainedModel",
@@ -128,7 +128,8 @@ def model_from_content(content: Any, where: str) -> TrainedModel:
         raise CheckpointError(f"{where} is not a model file of cir-train; expected format {FORMAT!r}")
     if content.get("version") != VERSION:
         raise CheckpointError(
-            f"{where} is a model file of version {content.get('version')!r}; this release reads {VERSION}"
+            f"{where} is a model file of version {shown(content.get('version'))}; "
+            f"this release reads {VERSION}"
         )
     for part, kind in _PARTS.items():
         if not isinstance(content.get(part), kind):
@@ -165,6 +166,6 @@ def restore_weights(model: RetrievalModel, weights: Mapping[str, Any], where: st
             raise CheckpointError(f"{where}: weight {name} holds NaN or infinity")
     unknown = sorted(set(weights) - set(expected))
     if unknown:
-        raise CheckpointError(f"{where}: weight {unknown[0]} does not belong to system {model.system!r}")
+        raise CheckpointError(f"{where}: weight {unknown[0]} does not belong to system {shown(model.system)}")
     model.load_state_dict(dict(weights))
     model.float().eval()

@@ -13,7 +13,7 @@ from cir_bench.accuracy.encoding import encode_resumably
 from cir_bench.accuracy.metrics import Outcome, judge, metrics_of, ranking_of
 from cir_bench.protocols.contract import Part, Protocol, RowNumbers
 from cir_infer.engine import Engine
-from cir_infer.errors import UsageError
+from cir_infer.errors import UsageError, shown
 from cir_infer.gallery.rows import quantise
 from cir_infer.progress import progress_bar
 from cir_infer.scoring import make_scorer
@@ -84,7 +84,7 @@ def evaluate(engine: Engine, protocol: Protocol, part: Part, options: Options) -
         CirError: an image or text cannot be used, or the device failed.
     """
     if options.row_type not in ROW_TYPES:
-        raise UsageError(f"row type {options.row_type!r}; expected one of {', '.join(ROW_TYPES)}")
+        raise UsageError(f"row type {shown(options.row_type)}; expected one of {', '.join(ROW_TYPES)}")
     rows = encode_resumably(
         options.folder,
         f"{part.name}.rows",
@@ -109,9 +109,9 @@ def evaluate(engine: Engine, protocol: Protocol, part: Part, options: Options) -
             ranking = ranking_of(protocol, query, found)
             if judged:
                 outcomes.append(judge(protocol, query, ranking))
-            shown = ranking[:kept]
-            rankings[number, : len(shown)] = shown
-            scores[number, : len(shown)] = values[np.isin(found, shown)]
+            best = ranking[:kept]
+            rankings[number, : len(best)] = best
+            scores[number, : len(best)] = values[np.isin(found, best)]
     return Evaluated(part, rows, rankings, scores, tuple(outcomes))
 
 

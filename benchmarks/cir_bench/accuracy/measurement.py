@@ -16,7 +16,7 @@ from cir_bench.accuracy.submission import write_submission
 from cir_bench.machine import stamp
 from cir_bench.protocols.contract import Part, Protocol
 from cir_infer.engine import Engine
-from cir_infer.errors import UsageError
+from cir_infer.errors import UsageError, shown
 
 __all__ = ["Measured", "measure_accuracy"]
 
@@ -65,7 +65,7 @@ def measure_accuracy(
     split = split or protocol.splits[0]
     if split not in protocol.splits:
         raise UsageError(
-            f"{protocol.name} has no split {split!r}; expected one of {', '.join(protocol.splits)}"
+            f"{protocol.name} has no split {shown(split)}; expected one of {', '.join(protocol.splits)}"
         )
     if submission is not None and protocol.submission is None:
         raise UsageError(f"{protocol.name} has no test server; leave --submission out")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cir_bench.datasets.files import existing, lines
-from cir_infer.errors import DatasetError
+from cir_infer.errors import DatasetError, shown
 
 __all__ = ["SPLITS", "Comparison", "image_path", "read_comparisons"]
 
@@ -40,7 +40,7 @@ def read_comparisons(root: Path, split: str) -> list[Comparison]:
     missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
         raise DatasetError(
-            f"{path} has no column {missing[0]!r}; expected the published file with its header"
+            f"{path} has no column {shown(missing[0])}; expected the published file with its header"
         )
     found = [
         Comparison(_photo(row["img1ObservationURL"]), _photo(row["img2ObservationURL"]), row["description"])
@@ -48,7 +48,7 @@ def read_comparisons(root: Path, split: str) -> list[Comparison]:
         if row["split"] == split and row["description"]
     ]
     if not found:
-        raise DatasetError(f"{path} has no annotation of the split {split!r}")
+        raise DatasetError(f"{path} has no annotation of the split {shown(split)}")
     return found
 
 

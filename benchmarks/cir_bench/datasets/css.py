@@ -16,7 +16,7 @@ import numpy as np
 
 from cir_bench.datasets.files import existing
 from cir_bench.datasets.plain_pickle import load_plain
-from cir_infer.errors import DatasetError
+from cir_infer.errors import DatasetError, shown
 
 __all__ = ["SPLITS", "Modification", "Split", "read_split"]
 
@@ -58,7 +58,8 @@ def read_split(root: Path, split: str) -> Split:
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DatasetError(
-            f"{path} does not hold CSS's split {split!r} ({type(error).__name__}: {error}); download it again"
+            f"{path} does not hold CSS's split {shown(split)} ({type(error).__name__}: {error}); "
+            "download it again"
         ) from error
     images = [root / "images" / f"css_{split}_{number:06d}.png" for number in range(count)]
     if len(labels) != count:

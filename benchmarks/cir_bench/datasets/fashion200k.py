@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cir_bench.datasets.files import existing, lines
-from cir_infer.errors import DatasetError
+from cir_infer.errors import DatasetError, shown
 
 __all__ = ["SPLITS", "Item", "image_path", "modification", "read_items", "read_queries"]
 
@@ -38,13 +38,13 @@ def read_items(root: Path, split: str) -> list[Item]:
     folder = existing(root / "labels", "the label files")
     files = sorted(folder.glob(f"*{split}*.txt"))
     if not files:
-        raise DatasetError(f"{folder} holds no label file of the split {split!r}")
+        raise DatasetError(f"{folder} holds no label file of the split {shown(split)}")
     items = []
     for file in files:
         for line in lines(file, "image paths and captions"):
             fields = line.split("\t")
             if len(fields) != 3:
-                raise DatasetError(f"{file}: expected path, score and caption in {line[:60]!r}")
+                raise DatasetError(f"{file}: expected path, score and caption in {shown(line[:60])}")
             items.append(Item(fields[0], _spelled(fields[2])))
     return items
 
@@ -60,7 +60,7 @@ def read_queries(root: Path) -> list[tuple[str, str]]:
     for line in lines(path, "the test queries"):
         fields = line.split()
         if len(fields) != 2:
-            raise DatasetError(f"{path}: expected two image paths in {line[:60]!r}")
+            raise DatasetError(f"{path}: expected two image paths in {shown(line[:60])}")
         queries.append((fields[0], fields[1]))
     return queries
 

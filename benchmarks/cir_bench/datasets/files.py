@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cir_infer.errors import DatasetError
+from cir_infer.errors import DatasetError, shown
 
 __all__ = ["existing", "json_list", "json_object", "lines", "text_field"]
 
@@ -53,7 +53,9 @@ def text_field(entry: Any, name: str, path: Path) -> str:
     """A field of an entry that must be a string."""
     value = entry.get(name) if isinstance(entry, dict) else None
     if not isinstance(value, str):
-        raise DatasetError(f"{path}: an entry has no text {name!r} but {value!r}; download the file again")
+        raise DatasetError(
+            f"{path}: an entry has no text {shown(name)} but {shown(value)}; download the file again"
+        )
     return value
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 
 from cir_bench.protocols.contract import Protocol
-from cir_infer.errors import UsageError
+from cir_infer.errors import UsageError, shown
 
 __all__ = ["DATASETS", "protocol", "protocol_names"]
 
@@ -24,7 +24,7 @@ def protocol(name: str) -> Protocol:
         for known in _of(dataset):
             if name in (known.name, dataset):
                 return known
-    raise UsageError(f"no protocol {name!r}; expected one of {', '.join(protocol_names())}")
+    raise UsageError(f"no protocol {shown(name)}; expected one of {', '.join(protocol_names())}")
 
 
 def protocol_names() -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cir_bench.protocols.contract import RowNumbers
-from cir_infer.errors import DatasetError
+from cir_infer.errors import DatasetError, shown
 
 __all__ = ["row_of", "rows_by_label", "to_rows"]
 
@@ -33,5 +33,7 @@ def row_of(rows: Mapping[str, int], name: str, where: str) -> int:
     """
     row = rows.get(name)
     if row is None:
-        raise DatasetError(f"{where} names the image {name!r}, which is not in its split; download it again")
+        raise DatasetError(
+            f"{where} names the image {shown(name)}, which is not in its split; download it again"
+        )
     return row

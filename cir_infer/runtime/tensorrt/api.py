@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorrt as trt
 
-from cir_infer.errors import BundleError, DeviceError
+from cir_infer.errors import BundleError, DeviceError, shown
 from cir_infer.runtime.graph import Tensor
 from cir_infer.runtime.tensorrt.profiles import Limits, Profile, profiles_for
 
@@ -115,8 +115,8 @@ def build_plan(
     if not parser.parse(model):
         errors = [parser.get_error(index) for index in range(min(parser.num_errors, 3))]
         said = [place_of(error) + " ".join(error.desc().split()) for error in errors]
-        shown = "; ".join(said) or "no reason given"
-        raise BundleError(f"TensorRT {VERSION} cannot read the {name} graph ({shown}); use device='cuda'")
+        reasons = "; ".join(said) or "no reason given"
+        raise BundleError(f"TensorRT {VERSION} cannot read the {name} graph ({reasons}); use device='cuda'")
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
     # float32 means float32: the types are the graph's, and TF32 would round its products to 10 bits.
@@ -207,7 +207,7 @@ class LoadedPlan:
         kind = self._engine.get_tensor_dtype(name).name
         if kind not in _TYPES:
             raise BundleError(
-                f"the {self._name} graph has {name!r} of type {kind}; expected {sorted(_TYPES)}"
+                f"the {self._name} graph has {shown(name)} of type {kind}; expected {sorted(_TYPES)}"
             )
         shape = tuple(self._engine.get_tensor_shape(name))
         return Tensor(name, _TYPES[kind], tuple(None if length < 0 else length for length in shape))
@@ -231,14 +231,16 @@ class Context:
         for name, shape in shapes.items():
             if not self._context.set_input_shape(name, shape):
                 raise DeviceError(
-                    f"the plan of the {self._graph} graph takes no {name!r} of {shape}{self._log.said()}"
+                    f"the plan of the {self._graph} graph takes no {shown(name)} of {shape}{self._log.said()}"
                 )
         return {name: tuple(self._context.get_tensor_shape(name)) for name in self._outputs}
 
     def set_address(self, name: str, address: int) -> None:
         """Where an input is read from or an output written to, in GPU memory."""
         if not self._context.set_tensor_address(name, address):
-            raise DeviceError(f"the plan of the {self._graph} graph has no tensor {name!r}{self._log.said()}")
+            raise DeviceError(
+                f"the plan of the {self._graph} graph has no tensor {shown(name)}{self._log.said()}"
+            )
 
     def enqueue(self, stream: int) -> None:
         """Put one run on the stream.

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from cir_infer.errors import CirError, DeviceError, UsageError
+from cir_infer.errors import CirError, DeviceError, UsageError, shown
 from cir_infer.runtime.chains import Chains
 from cir_infer.runtime.graph import Graph
 from cir_infer.runtime.onnx import OnnxBackend
@@ -229,5 +229,5 @@ def _batch_limit(integrated: bool) -> int:
     if chosen is None:
         return 8 if integrated else 32
     if not chosen.isdecimal() or not 2 <= int(chosen) <= 1024:
-        raise UsageError(f"CIR_PLAN_BATCH is {chosen!r}; expected a whole number from 2 to 1024")
+        raise UsageError(f"CIR_PLAN_BATCH is {shown(chosen)}; expected a whole number from 2 to 1024")
     return int(chosen)

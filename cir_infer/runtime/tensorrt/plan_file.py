@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cir_infer.errors import shown
+
 __all__ = ["PlanFile", "PlanKey", "read_plan", "write_sealed"]
 
 _MAGIC = b"CIRPLAN1"
@@ -64,7 +66,7 @@ class PlanKey:
         """Where another key differs, for people."""
         mine = self.to_json()
         return ", ".join(
-            f"{field} {other.get(field)!r} instead of {value!r}"
+            f"{field} {shown(other.get(field))} instead of {shown(value)}"
             for field, value in mine.items()
             if other.get(field) != value
         )

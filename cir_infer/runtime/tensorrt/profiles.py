@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
-from cir_infer.errors import DeviceError
+from cir_infer.errors import DeviceError, shown
 
 __all__ = ["BATCH", "SINGLE", "Limits", "Profile", "Range", "profiles_for"]
 
@@ -73,7 +73,7 @@ def _range(name: str, shape: Shape, limits: Limits, batch: int) -> Range:
             least[axis], best[axis], most[axis] = 1, usual, limits.tokens
         else:
             raise DeviceError(
-                f"axis {axis} of the input {name!r} {shape} is dynamic; expected only batches and text "
+                f"axis {axis} of the input {shown(name)} {shape} is dynamic; expected only batches and text "
                 "lengths to be, export the model again"
             )
     return Range(tuple(least), tuple(best), tuple(most))

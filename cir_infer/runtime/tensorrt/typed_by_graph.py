@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import tensorrt as trt
 
+from cir_infer.errors import shown
+
 __all__ = ["TYPING", "create_context", "create_network", "place_of", "set_types", "watch"]
 
 TYPING = "strongly typed"
@@ -22,7 +24,7 @@ def set_types(network: trt.INetworkDefinition, config: trt.IBuilderConfig) -> No
 
 def place_of(error: trt.ParserError) -> str:
     """The node that the parser stumbled on, for the start of a message; nothing if it was none."""
-    return f"{error.node_operator()} {error.node_name()!r}: " if error.node_operator() else ""
+    return f"{error.node_operator()} {shown(error.node_name())}: " if error.node_operator() else ""
 
 
 def create_context(engine: trt.ICudaEngine) -> trt.IExecutionContext | None:

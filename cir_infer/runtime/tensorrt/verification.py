@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cir_infer.errors import DeviceError
+from cir_infer.errors import DeviceError, shown
 from cir_infer.runtime.graph import Array, Graph
 from cir_infer.runtime.samples import sample_feeds
 
@@ -54,8 +54,8 @@ def check_parity(
             worst, largest = min(worst, cosine), max(largest, difference)
             if not cosine >= least:  # also NaN
                 raise DeviceError(
-                    f"the plan of the {name} graph gives another {output!r} than ONNX Runtime on the CPU: "
-                    f"cosine {cosine:.5f} over {rows} rows, expected at least {least}; use "
+                    f"the plan of the {name} graph gives another {shown(output)} than ONNX Runtime on the "
+                    f"CPU: cosine {cosine:.5f} over {rows} rows, expected at least {least}; use "
                     "device='cuda', or a bundle of another precision"
                 )
     return {"worst_cosine": worst, "largest_difference": largest, "shapes": [list(shape) for shape in shapes]}

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cir_infer.errors import DeviceError, ScoringError
+from cir_infer.errors import DeviceError, ScoringError, shown
 from cir_infer.scoring.contract import QueryTerms, Rows, TopK
 from cir_infer.scoring.cuda.device import Device, Stream
 from cir_infer.scoring.cuda.gallery import CudaGallery
@@ -73,7 +73,7 @@ class CudaScorer:
         tuning: Tuning | None = None,
     ) -> None:
         if scan not in ("stored", "int8"):
-            raise ScoringError(f"scan is {scan!r}; expected 'stored' or 'int8'")
+            raise ScoringError(f"scan is {shown(scan)}; expected 'stored' or 'int8'")
         self._lock = threading.Lock()
         self._searches: OrderedDict[tuple[int, int, bool, int, bool], CudaSearch] = OrderedDict()
         self._queries = self._batched = self._rescued_before = 0

@@ -21,7 +21,7 @@ from cir_export.models import build_model
 from cir_export.models.encoders.resnet import resnet_name
 from cir_export.preprocessing import feature_input, padded_crop, word_text
 from cir_export.tokenization import SPECIALS, build_tokenizer
-from cir_infer.errors import CheckpointError, CirError
+from cir_infer.errors import CheckpointError, CirError, shown
 
 __all__ = ["is_artemis", "load_artemis"]
 
@@ -88,7 +88,7 @@ def load_artemis(
     version = options.get("model_version")
     if version not in SYSTEMS:
         raise CheckpointError(
-            f"{where}: model_version {version!r} is not known; expected one of {', '.join(SYSTEMS)}"
+            f"{where}: model_version {shown(version)} is not known; expected one of {', '.join(SYSTEMS)}"
         )
     config: dict[str, Any] = {"system": SYSTEMS[version], **_encoders(weights, where)}
     if version == "TIRG":
@@ -176,7 +176,7 @@ def _image_input(image: Mapping[str, Any], options: Mapping[str, Any], where: st
     crop = options.get("crop_size", 224)
     # The authors' pooling reads the trunk's map as 7 x 7 whatever it is.
     if type(crop) is not int or (crop + 31) // 32 != 7:
-        raise CheckpointError(f"{where}: crop_size {crop!r} does not give a map of 7 x 7; expected 224")
+        raise CheckpointError(f"{where}: crop_size {shown(crop)} does not give a map of 7 x 7; expected 224")
     return padded_crop(crop)
 
 

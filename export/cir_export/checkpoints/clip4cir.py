@@ -24,7 +24,7 @@ from cir_export.checkpoints.clip import (
 from cir_export.clip_tokenization import CONTEXT_LENGTH, build_clip_tokenizer, clip_text
 from cir_export.model_file import TrainedModel, restore_weights
 from cir_export.models import build_model
-from cir_infer.errors import CheckpointError, CirError
+from cir_infer.errors import CheckpointError, CirError, shown
 
 __all__ = ["is_clip4cir", "load_clip4cir"]
 
@@ -194,6 +194,6 @@ def _padding(settings: tuple[Mapping[str, Any], str] | None) -> tuple[list[dict[
     if transform == "clip":
         return [], "clip"
     raise CheckpointError(
-        f"{where}: transform {transform!r} with target_ratio {ratio!r} is not known; expected targetpad with "
-        "a ratio from 1 up, squarepad or clip"
+        f"{where}: transform {shown(transform)} with target_ratio {shown(ratio)} is not known; expected "
+        "targetpad with a ratio from 1 up, squarepad or clip"
     )

@@ -21,7 +21,7 @@ from cir_export.model_file import TrainedModel, restore_weights
 from cir_export.models import build_model
 from cir_export.models.encoders.resnet import resnet_name
 from cir_export.simple_tokenization import UNKNOWN, build_simple_tokenizer, simple_text, words_of_texts
-from cir_infer.errors import CheckpointError, CirError
+from cir_infer.errors import CheckpointError, CirError, shown
 
 __all__ = ["is_tirg", "load_tirg", "vocabulary_of_texts"]
 
@@ -124,18 +124,20 @@ def vocabulary_of_texts(texts: Iterable[str], order: str) -> dict[str, int]:
 
 def _model_name(weights: Mapping[str, Tensor], options: Mapping[str, Any], where: str) -> str:
     """The authors' name of the model: what the weights show, or what the options say where both fit."""
-    shown = next((name for name, weight in _TELLING.items() if weight in weights), None)
+    known = next((name for name, weight in _TELLING.items() if weight in weights), None)
     said = options.get("model")
-    if shown is None and said in ("imgonly", "textonly"):
+    if known is None and said in ("imgonly", "textonly"):
         return str(said)
-    if shown is None:
+    if known is None:
         raise CheckpointError(
-            f"{where}: model {said!r} is not known and its weights are encoders alone; expected opt.model to "
-            f"be one of {', '.join(SYSTEMS)}"
+            f"{where}: model {shown(said)} is not known and its weights are encoders alone; expected "
+            f"opt.model to be one of {', '.join(SYSTEMS)}"
         )
-    if said is not None and said != shown:
-        raise CheckpointError(f"{where}: opt.model is {said!r} but its weights are those of {shown!r}")
-    return shown
+    if said is not None and said != known:
+        raise CheckpointError(
+            f"{where}: opt.model is {shown(said)} but its weights are those of {shown(known)}"
+        )
+    return known
 
 
 def _encoders(weights: Mapping[str, Tensor], model: str, where: str) -> dict[str, Any]:

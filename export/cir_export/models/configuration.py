@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from cir_infer.errors import UsageError
+from cir_infer.errors import UsageError, shown
 
 __all__ = ["parse"]
 
@@ -25,15 +25,15 @@ def parse(kind: type[_Settings], values: Any, where: str) -> _Settings:
         UsageError: not a mapping, an unknown or missing key, a value of another type.
     """
     if not isinstance(values, Mapping):
-        raise UsageError(f"{where}: {values!r} is not a table; expected one of keys and values")
+        raise UsageError(f"{where}: {shown(values)} is not a table; expected one of keys and values")
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     hints = get_type_hints(kind)
     unknown = sorted(set(values) - set(fields))
     if unknown:
-        raise UsageError(f"{where}: unknown key {unknown[0]!r}; expected {', '.join(fields)}")
+        raise UsageError(f"{where}: unknown key {shown(unknown[0])}; expected {', '.join(fields)}")
     for name, field in fields.items():
         if name not in values and field.default is dataclasses.MISSING:
-            raise UsageError(f"{where}: {name!r} is missing")
+            raise UsageError(f"{where}: {shown(name)} is missing")
     return kind(**{name: _value(hints[name], value, f"{where}.{name}") for name, value in values.items()})
 
 
@@ -41,12 +41,12 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if get_origin(hint) is tuple:
         item = get_args(hint)[0]
         if not isinstance(value, list | tuple) or not value:
-            raise UsageError(f"{where}: {value!r} is not a list of {item.__name__}")
+            raise UsageError(f"{where}: {shown(value)} is not a list of {item.__name__}")
         return tuple(_value(item, one, where) for one in value)
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
-        raise UsageError(f"{where}: {value!r} is not of type {hint.__name__}")
+        raise UsageError(f"{where}: {shown(value)} is not of type {hint.__name__}")
     if hint is int and value < 0:
         raise UsageError(f"{where}: {value} is negative")
     return value

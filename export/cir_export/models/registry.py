@@ -15,7 +15,7 @@ from cir_export.models.parameter_hashing import ParameterHashing
 from cir_export.models.relationship import Relationship
 from cir_export.models.sac import Sac
 from cir_export.models.show_and_tell import ShowAndTell
-from cir_infer.errors import UsageError
+from cir_infer.errors import UsageError, shown
 
 __all__ = ["MODELS", "build_model"]
 
@@ -63,7 +63,7 @@ def build_model(config: Mapping[str, Any]) -> RetrievalModel:
     """
     system = config.get("system")
     if not isinstance(system, str) or system not in MODELS:
-        raise UsageError(f"system {system!r} is not known; expected one of {', '.join(sorted(MODELS))}")
+        raise UsageError(f"system {shown(system)} is not known; expected one of {', '.join(sorted(MODELS))}")
     model = MODELS[system].from_config(config)
     model.config = dict(config)
     return model

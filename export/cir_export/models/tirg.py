@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from cir_export.models.cosine import CosineModel, EncoderSettings, MapCosineModel
-from cir_infer.errors import UsageError
+from cir_infer.errors import UsageError, shown
 
 __all__ = ["Tirg", "TirgImageOnly", "TirgLastConvolution", "TirgSettings", "TirgTextOnly"]
 
@@ -46,7 +46,7 @@ class Tirg(CosineModel):
     def __init__(self, settings: TirgSettings) -> None:
         super().__init__(settings)
         if settings.score not in ("cosine", "dot"):
-            raise UsageError(f"model.score: {settings.score!r} is not known; expected 'cosine' or 'dot'")
+            raise UsageError(f"model.score: {shown(settings.score)} is not known; expected 'cosine' or 'dot'")
         if settings.score == "dot":
             self.weighted = False
         dim = settings.embedding_dim

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from onnx import ModelProto, NodeProto, TensorProto
 
-from cir_infer.errors import UsageError
+from cir_infer.errors import UsageError, shown
 
 __all__ = ["RECURRENT", "layers_of", "matching", "name_nodes", "owners_of"]
 
@@ -75,7 +75,7 @@ def matching(layers: Iterable[str], patterns: Sequence[str]) -> set[str]:
     for pattern in patterns:
         hit = {name for name in known if _fits(name, pattern)}
         if not hit:
-            raise UsageError(f"no layer is named {pattern!r}; the layers are {_listed(known)}")
+            raise UsageError(f"no layer is named {shown(pattern)}; the layers are {_listed(known)}")
         found |= hit
     return found
 
@@ -85,8 +85,8 @@ def _fits(name: str, pattern: str) -> bool:
 
 
 def _listed(names: Collection[str]) -> str:
-    shown = list(names)
-    return ", ".join(shown if len(shown) <= 12 else [*shown[:6], "...", *shown[-5:]])
+    listed = list(names)
+    return ", ".join(listed if len(listed) <= 12 else [*listed[:6], "...", *listed[-5:]])
 
 
 def _plain(name: str) -> str:

@@ -13,7 +13,7 @@ from cir_bench.accuracy.drift import drift_between
 from cir_bench.accuracy.evaluation import Evaluated, Options, evaluate
 from cir_bench.protocols.contract import Part, Protocol
 from cir_infer.engine import Engine
-from cir_infer.errors import UsageError
+from cir_infer.errors import UsageError, shown
 
 __all__ = ["Labelled", "RecallDrift", "measure_drift"]
 
@@ -50,7 +50,7 @@ class Labelled:
         split = split or protocol.splits[0]
         if split not in protocol.splits:
             raise UsageError(
-                f"{protocol.name} has no split {split!r}; expected one of {', '.join(protocol.splits)}"
+                f"{protocol.name} has no split {shown(split)}; expected one of {', '.join(protocol.splits)}"
             )
         parts = tuple(protocol.load(root, split))
         if not parts or not all(query.correct.size for part in parts for query in part.queries):

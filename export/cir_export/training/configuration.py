@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cir_export.models.configuration import parse
-from cir_infer.errors import TrainingError, UsageError
+from cir_infer.errors import TrainingError, UsageError, shown
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -78,7 +78,7 @@ class TrainingSettings:
         ):
             if getattr(self, name) not in allowed:
                 raise UsageError(
-                    f"training.{name}: {getattr(self, name)!r}; expected one of {', '.join(allowed)}"
+                    f"training.{name}: {shown(getattr(self, name))}; expected one of {', '.join(allowed)}"
                 )
         for name in ("epochs", "families_per_batch", "halving_epochs"):
             if getattr(self, name) < 1:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cir_bench.datasets.scenes import Split
 from cir_export.tokenization import token_batch
-from cir_infer.errors import TrainingError
+from cir_infer.errors import TrainingError, shown
 from cir_infer.manifest import PixelInput
 from cir_infer.preprocess import preprocess
 from cir_infer.progress import progress_bar
@@ -55,7 +55,9 @@ def query_set(split: Split, view: str, spec: PixelInput, tokenizer: Tokenizer, t
         ImageError: a picture is missing or damaged.
     """
     if not split.queries:
-        raise TrainingError(f"the split {split.name!r} of {split.root} has no queries; generate it with some")
+        raise TrainingError(
+            f"the split {shown(split.name)} of {split.root} has no queries; generate it with some"
+        )
     tokens, lengths = token_batch(tokenizer, [q.text for q in split.queries])
     return QuerySet(
         images=decode_images(split, view, spec, threads),

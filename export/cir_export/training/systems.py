@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cir_export.models import MODELS
-from cir_infer.errors import UsageError
+from cir_infer.errors import UsageError, shown
 
 __all__ = ["image_size", "max_tokens", "model_for_system", "with_vocabulary"]
 
@@ -36,7 +36,9 @@ def model_for_system(model: Mapping[str, Any], system: str) -> dict[str, Any]:
         UsageError: the system is not known.
     """
     if system not in MODELS:
-        raise UsageError(f"--system {system!r} is not known; expected one of {', '.join(sorted(MODELS))}")
+        raise UsageError(
+            f"--system {shown(system)} is not known; expected one of {', '.join(sorted(MODELS))}"
+        )
     if system == model.get("system"):
         return dict(model)
     if system.startswith("clip4cir-"):

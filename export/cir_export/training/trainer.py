@@ -27,7 +27,7 @@ from cir_export.training.loss import batch_classification_loss
 from cir_export.training.optimisation import build_optimizer, freeze_trunks, learning_rate
 from cir_export.training.state import TrainingState, load_state, save_state
 from cir_export.training.systems import image_size, max_tokens, with_vocabulary
-from cir_infer.errors import CirError, TrainingError, UsageError
+from cir_infer.errors import CirError, TrainingError, UsageError, shown
 from cir_infer.manifest import PadSquare, PixelInput, Resize, ToRgb
 from cir_infer.progress import progress_bar
 
@@ -248,12 +248,12 @@ def _load(config: TrainingConfig) -> _Data:
     dataset = ScenesDataset.open(config.data.path)
     if config.data.view not in dataset.views:
         raise TrainingError(
-            f"{dataset.root} has the views {', '.join(dataset.views)}, not {config.data.view!r}; "
+            f"{dataset.root} has the views {', '.join(dataset.views)}, not {shown(config.data.view)}; "
             "change data.view or generate that view"
         )
     size = image_size(config.model)
     if not isinstance(size, int) or not 8 <= size <= 1024:
-        raise TrainingError(f"model.image.size: {size!r}; expected pixels a side, from 8 to 1024")
+        raise TrainingError(f"model.image.size: {shown(size)}; expected pixels a side, from 8 to 1024")
     spec = PixelInput(
         size, size, (ToRgb(), PadSquare(255, "artemis"), Resize((size, size), "bilinear")), True
     )
@@ -287,7 +287,7 @@ def _start_from(model: RetrievalModel, weights: dict[str, Tensor], where: str) -
     own = model.state_dict()
     shared = {n: w for n, w in weights.items() if n in own and own[n].shape == w.shape and w.ndim}
     if not shared:
-        raise TrainingError(f"{where} shares no weight with system {model.system!r}")
+        raise TrainingError(f"{where} shares no weight with system {shown(model.system)}")
     model.load_state_dict(shared, strict=False)
 
 
@@ -299,7 +299,7 @@ def _device(name: str, precision: str) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise TrainingError(f"device {name!r} cannot be used ({reason}); try --device cpu") from error
+        raise TrainingError(f"device {shown(name)} cannot be used ({reason}); try --device cpu") from error
     if precision == "float16" and device.type == "cpu":
         raise TrainingError("training.precision: float16 needs a GPU; use bfloat16 or float32 on a CPU")
     return device

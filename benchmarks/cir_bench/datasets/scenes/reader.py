@@ -11,7 +11,7 @@ from typing import Any
 
 from cir_bench.datasets.scenes import layout
 from cir_bench.datasets.scenes.scene import Scene
-from cir_infer.errors import DatasetError
+from cir_infer.errors import DatasetError, shown
 
 __all__ = ["Query", "ScenesDataset", "Split"]
 
@@ -120,7 +120,7 @@ class ScenesDataset:
             DatasetError: no such split, or one of its files is damaged.
         """
         if name not in layout.SPLITS:
-            raise DatasetError(f"{self.root} has no split {name!r}; it has {', '.join(layout.SPLITS)}")
+            raise DatasetError(f"{self.root} has no split {shown(name)}; it has {', '.join(layout.SPLITS)}")
         ids: list[str] = []
         scenes: list[Scene] = []
         for entry in _lines(
@@ -135,8 +135,8 @@ class ScenesDataset:
             for id_ in (query.reference, query.target, *query.hard_negatives):
                 if id_ not in known:
                     raise DatasetError(
-                        f"{path} names the scene {id_!r}, which {layout.scenes(self.root, name)} does not "
-                        "hold; generate the data set again"
+                        f"{path} names the scene {shown(id_)}, which {layout.scenes(self.root, name)} does "
+                        "not hold; generate the data set again"
                     )
         return Split(self.root, name, tuple(ids), tuple(scenes), queries)
 

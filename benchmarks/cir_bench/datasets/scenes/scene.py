@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from cir_infer.errors import shown
+
 __all__ = ["CELLS", "COLOURS", "HELD_OUT", "SHAPES", "SIZES", "Object", "Scene", "differences"]
 
 SHAPES = ("cube", "sphere", "cylinder", "cone", "ring", "star")
@@ -52,7 +54,7 @@ class Object:
         """
         size, colour, shape = text.split(" ")
         if size not in SIZES or colour not in COLOURS or shape not in SHAPES:
-            raise ValueError(f"{text!r} is not a size, a colour and a shape")
+            raise ValueError(f"{shown(text)} is not a size, a colour and a shape")
         return Object(shape, colour, size)
 
     @property

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cir_export.models.encoders.image import PixelNormalization
-from cir_infer.errors import UsageError
+from cir_infer.errors import UsageError, shown
 
 __all__ = ["CLIP_MEAN", "CLIP_STD", "Clip", "ClipSettings"]
 
@@ -270,7 +270,7 @@ def _check(s: ClipSettings) -> None:
     if min(sizes) < 1:
         raise UsageError("clip: a size is 0; expected at least 1")
     if s.activation not in ("quick_gelu", "gelu"):
-        raise UsageError(f"clip.activation: {s.activation!r} is not known; expected quick_gelu or gelu")
+        raise UsageError(f"clip.activation: {shown(s.activation)} is not known; expected quick_gelu or gelu")
     if len(s.vision_layers) != (1 if s.patch_size else 4):
         raise UsageError(
             f"clip.vision_layers: {s.vision_layers}; expected 1 number for a ViT, 4 for a ResNet"

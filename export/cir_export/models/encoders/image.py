@@ -14,7 +14,7 @@ from cir_export.models.configuration import parse
 from cir_export.models.encoders.pooling import GeM, GridPool, MeanPool
 from cir_export.models.encoders.resnet import RESNETS, ResNet
 from cir_export.models.encoders.small import SmallTrunk
-from cir_infer.errors import UsageError
+from cir_infer.errors import UsageError, shown
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -148,10 +148,10 @@ def build_trunk(settings: PixelSettings) -> ResNet | SmallTrunk:
             f"image: mean {settings.mean} and std {settings.std}; expected three values, std > 0"
         )
     if settings.pooling not in ("gem", "mean", "grid"):
-        raise UsageError(f"image.pooling: {settings.pooling!r} is not known; expected gem, mean or grid")
+        raise UsageError(f"image.pooling: {shown(settings.pooling)} is not known; expected gem, mean or grid")
     if settings.trunk != "small" and settings.trunk not in RESNETS:
         raise UsageError(
-            f"image.trunk: {settings.trunk!r} is not known; expected small, {', '.join(RESNETS)}"
+            f"image.trunk: {shown(settings.trunk)} is not known; expected small, {', '.join(RESNETS)}"
         )
     trunk = SmallTrunk(settings.channels) if settings.trunk == "small" else ResNet(settings.trunk)
     side = settings.size

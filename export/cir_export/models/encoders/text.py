@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cir_export.models.base import unit
 from cir_export.models.configuration import parse
 from cir_export.models.encoders.recurrent import Recurrent
-from cir_infer.errors import UsageError
+from cir_infer.errors import UsageError, shown
 
 __all__ = [
     "BiGRUEncoder",
@@ -117,12 +117,12 @@ def build_text_encoder(values: Mapping[str, Any], embedding_dim: int) -> TextEnc
     if settings.encoder == "lstm-last":
         return LastStateLSTMEncoder(settings, embedding_dim)
     if not settings.normalize:
-        raise UsageError(f"text.normalize: {settings.encoder!r} always gives unit vectors")
+        raise UsageError(f"text.normalize: {shown(settings.encoder)} always gives unit vectors")
     if settings.encoder == "lstm":
         return LSTMEncoder(settings, embedding_dim)
     if settings.encoder != "bigru":
         raise UsageError(
-            f"text.encoder: {settings.encoder!r} is not known; expected bigru, lstm or lstm-last"
+            f"text.encoder: {shown(settings.encoder)} is not known; expected bigru, lstm or lstm-last"
         )
     if embedding_dim % 2:
         raise UsageError(f"embedding_dim: {embedding_dim} is odd; a BiGRU has half of it each way")
