@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import GalleryError
-from cir_infer.gallery import catalogue as tables
+from cir_infer.gallery import tables
 from cir_infer.gallery.segments import Segment, SegmentEntry
 from cir_infer.gallery.store import Store
 from cir_infer.gallery.tensors import Tensor

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, UsageError, shown
-from cir_infer.gallery import catalogue as tables
 from cir_infer.gallery import metadata as meta
+from cir_infer.gallery import tables
 from cir_infer.gallery.compaction import Compaction, compact, merge_newest
 from cir_infer.gallery.reencoding import Reencoding
 from cir_infer.gallery.rows import check_row_type, checked_vectors, row_tensors, to_rows

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from cir_infer.gallery import catalogue as tables
+from cir_infer.gallery import tables
 from cir_infer.gallery.compaction import merge
 from cir_infer.gallery.rows import checked_vectors, row_tensors, to_rows
 from cir_infer.gallery.segments import Segment

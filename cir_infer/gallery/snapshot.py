@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import GalleryError
-from cir_infer.gallery import catalogue as tables
-from cir_infer.gallery import conditions, filters
+from cir_infer.gallery import conditions, filters, tables
 from cir_infer.gallery import metadata as meta
+from cir_infer.gallery.catalogue import Catalogue
 from cir_infer.gallery.locks import Pin
 from cir_infer.gallery.segments import Segment
 from cir_infer.scoring.contract import Rows
@@ -61,7 +61,7 @@ class Snapshot:
         self,
         state: tables.State,
         segments: Sequence[Segment],
-        store: tables.Catalogue,
+        store: Catalogue,
         cache: filters.FilterCache,
         pin: Pin,
     ) -> None:

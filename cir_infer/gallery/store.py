@@ -24,8 +24,8 @@ from pathlib import Path
 from threading import Lock
 
 from cir_infer.errors import GalleryError
-from cir_infer.gallery import catalogue as tables
-from cir_infer.gallery import files, filters
+from cir_infer.gallery import files, filters, tables
+from cir_infer.gallery.catalogue import Catalogue
 from cir_infer.gallery.locks import EVERYTHING, Pin, WriterLock, oldest_pin
 from cir_infer.gallery.segments import Segment, SegmentEntry, open_segment
 from cir_infer.gallery.snapshot import Snapshot
@@ -71,7 +71,7 @@ class Store:
         # Who may not announce that he reads keeps writers out instead.
         self._guard = -1 if os.access(self._readers, os.W_OK) else self._keep_writers_out()
         try:
-            self.catalogue = tables.Catalogue(path / CATALOGUE, immutable=self._is_frozen())
+            self.catalogue = Catalogue(path / CATALOGUE, immutable=self._is_frozen())
         except BaseException:
             self._release_guard()
             raise
@@ -88,7 +88,7 @@ class Store:
             for folder in (draft, draft / ROWS, draft / READERS):
                 folder.mkdir()
             (draft / READERS / EVERYTHING).touch()
-            tables.Catalogue.create(draft / CATALOGUE, encoding)
+            Catalogue.create(draft / CATALOGUE, encoding)
             for folder in (draft / READERS, draft / ROWS, draft):
                 files.sync_folder(folder)
 

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, shown
-from cir_infer.gallery import catalogue as tables
 from cir_infer.gallery import metadata as meta
+from cir_infer.gallery import tables
 from cir_infer.gallery.segments import Segment, SegmentEntry
 from cir_infer.gallery.store import Store
 
