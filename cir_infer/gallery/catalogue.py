@@ -15,7 +15,11 @@ from typing import Any
 from urllib.parse import quote
 
 from cir_infer.errors import GalleryError
-from cir_infer.gallery import tables
+from cir_infer.gallery import schema, tables
+from cir_infer.gallery.checksums import insert
+from cir_infer.gallery.upgrade import insert_header, upgrade
+from cir_infer.gallery.witness import NAME as WITNESS
+from cir_infer.gallery.witness import Witness
 
 __all__ = ["Catalogue", "OutcomeUnknownError"]
 
@@ -41,6 +45,7 @@ class Catalogue:
         self._pool: LifoQueue[sqlite3.Connection] = LifoQueue(maxsize=16)
         self._writer: sqlite3.Connection | None = None
         self._closed = False
+        self._witness = Witness(path.parent)
         if path.is_symlink() or not path.is_file():
             raise GalleryError(
                 f"{path.parent}: not a gallery (no {path.name} in it); create one with cir-index "
@@ -66,13 +71,13 @@ class Catalogue:
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("BEGIN IMMEDIATE")
-            for statement in tables.SCHEMA.values():
+            for statement in schema.SCHEMAS[schema.FORMAT_VERSION].values():
                 connection.execute(statement)
-            connection.execute(f"PRAGMA application_id = {tables.APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {tables.FORMAT_VERSION}")
-            connection.execute("INSERT INTO encodings VALUES (?, ?, ?, ?)", encoding)
-            header = {"generation": 1, "next_key": 1, "next_segment": 1, "encoding": encoding.number}
-            connection.executemany("INSERT INTO header VALUES (?, ?)", header.items())
+            connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {schema.FORMAT_VERSION}")
+            numbers = {"generation": 1, "next_key": 1, "next_segment": 1, "encoding": encoding.number}
+            insert_header(connection, numbers, {})
+            insert(connection, "encodings", [encoding])
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise _told(path, "creating the catalogue", error) from error
@@ -136,9 +141,11 @@ class Catalogue:
                 self._writer.execute("PRAGMA cache_size = -65536")
                 self._writer.execute("PRAGMA journal_size_limit = 67108864")
             self._writer.execute("BEGIN IMMEDIATE")
+            upgrade(self._writer, self._path.parent)
             yield self._writer
-            if visible:
-                self._writer.execute("UPDATE header SET value = value + 1 WHERE name = 'generation'")
+            generation = tables.header(self._writer, "generation") + visible
+            tables.set_header(self._writer, "generation", generation)
+            uuid = tables.identity(self._writer)
             committing = True
             self._writer.execute("COMMIT")
         except BaseException as error:
@@ -151,6 +158,8 @@ class Catalogue:
                     f"({error}); whether the change is there shows when the gallery is opened again"
                 ) from error
             raise _told(self._path, "writing the catalogue", error) from error
+        if visible and uuid is not None:
+            self._witness.tell(uuid, generation)
 
     def _roll_back(self) -> None:
         with suppress(sqlite3.Error):
@@ -167,9 +176,10 @@ class Catalogue:
             return True
         try:
             self._writer.execute("BEGIN IMMEDIATE")
-            self._writer.execute("UPDATE header SET value = value + 1 WHERE name = 'generation'")
+            upgrade(self._writer, self._path.parent)
+            tables.set_header(self._writer, "generation", tables.header(self._writer, "generation") + 1)
             self._writer.execute("COMMIT")
-        except sqlite3.Error:
+        except (sqlite3.Error, GalleryError):
             self._roll_back()
             return False
         return True
@@ -181,6 +191,7 @@ class Catalogue:
             with suppress(sqlite3.Error):
                 self._writer.close()
             self._writer = None
+        self._witness.close()
         while True:
             try:
                 self._pool.get_nowait().close()
@@ -190,20 +201,15 @@ class Catalogue:
     # ---- reading
 
     def _check(self, connection: tables.Connection) -> None:
-        parent = self._path.parent
-        if connection.execute("PRAGMA application_id").fetchone()[0] != tables.APPLICATION_ID:
-            raise GalleryError(f"{parent}: its catalogue is not that of a gallery; check the path")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version != tables.FORMAT_VERSION:
+        schema.check(connection, self._path.parent)
+        # What was acknowledged is asked first: a commit in between may only make the catalogue newer.
+        acknowledged = self._witness.generation(tables.identity(connection))
+        found = tables.header(connection, "generation")
+        if found < acknowledged:
             raise GalleryError(
-                f"{parent}: found gallery format {version}, this version reads format "
-                f"{tables.FORMAT_VERSION}; upgrade cir-infer"
-            )
-        # Anything else than our own statements could hold triggers or views that run on our queries.
-        found = dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'"))
-        if found != tables.SCHEMA:
-            raise GalleryError(
-                f"{parent}: its catalogue has foreign or missing tables; restore it from a copy"
+                f"{self._path.parent}: its catalogue is at commit {found}, but commit {acknowledged} was "
+                "acknowledged: its log was damaged, or the catalogue comes from an older copy; restore the "
+                f"gallery from a copy, or remove its file {WITNESS} to go on with what is left"
             )
 
     def generation(self) -> int:

@@ -1,27 +1,25 @@
-"""The tables of the catalogue: their schema, and the statements inside a transaction.
+"""The tables of the catalogue: the statements inside a transaction.
 
 Items are numbered by a key that is never used twice. An item's row never changes: replacing or
 removing an item buries its key (a bit in `tombstones`), so whoever still reads an older
-generation finds everything as it was.
+generation finds everything as it was. The tables themselves are in `schema`; all changes go through
+`checksums`, which keeps a checksum for every row.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from cir_infer.errors import GalleryError
 from cir_infer.gallery import metadata as meta
+from cir_infer.gallery.checksums import checked_header, checked_rows, delete, insert, set_header
+from cir_infer.gallery.schema import CHECKED, Connection, damaged
 from cir_infer.gallery.segments import CHUNK, SegmentEntry, unpack_chunk
 
 __all__ = [
-    "APPLICATION_ID",
-    "FORMAT_VERSION",
-    "SCHEMA",
     "Change",
     "Connection",
     "Encoding",
@@ -35,6 +33,7 @@ __all__ = [
     "delete_segments",
     "forget_retired",
     "header",
+    "identity",
     "insert_items",
     "insert_segment",
     "live_keys",
@@ -47,31 +46,9 @@ __all__ = [
     "set_header",
 ]
 
-FORMAT_VERSION = 1
-APPLICATION_ID = 0x43495247  # "CIRG"
-
-SCHEMA = {
-    "header": "CREATE TABLE header (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
-    "encodings": "CREATE TABLE encodings (encoding INTEGER PRIMARY KEY, fingerprint TEXT, "
-    "dimension INTEGER NOT NULL, dtype TEXT NOT NULL)",
-    "items": "CREATE TABLE items (key INTEGER PRIMARY KEY, id TEXT NOT NULL, metadata TEXT, source TEXT, "
-    "stamp TEXT)",
-    "items_by_id": "CREATE INDEX items_by_id ON items (id)",
-    "fields": "CREATE TABLE fields (field INTEGER PRIMARY KEY, name TEXT NOT NULL)",
-    "fields_by_name": "CREATE UNIQUE INDEX fields_by_name ON fields (name)",
-    "attributes": "CREATE TABLE attributes (field INTEGER NOT NULL, value NOT NULL, key INTEGER NOT NULL, "
-    "PRIMARY KEY (field, value, key)) WITHOUT ROWID",
-    "segments": "CREATE TABLE segments (number INTEGER PRIMARY KEY, encoding INTEGER NOT NULL, "
-    "first_key INTEGER NOT NULL, last_key INTEGER NOT NULL, rows INTEGER NOT NULL, bytes INTEGER NOT NULL, "
-    "sha256 TEXT NOT NULL, retired INTEGER)",
-    "tombstones": "CREATE TABLE tombstones (chunk INTEGER PRIMARY KEY, bits BLOB NOT NULL)",
-    "garbage": "CREATE TABLE garbage (generation INTEGER NOT NULL, keys BLOB NOT NULL)",
-}
-_SEGMENT = "number, first_key, last_key, rows, bytes, sha256"
+_SEGMENT = ", ".join(CHECKED["segments"])
 _LOOKUP = 500  # ids or keys asked for in one statement; SQLite's oldest limit is 999
 
-
-Connection = sqlite3.Connection
 Change = Callable[[Connection], None]
 """Statements that belong into one transaction."""
 
@@ -101,6 +78,7 @@ class State(NamedTuple):
         encoding: of the rows.
         segments: in the order of keys.
         buried: bits by key // CHUNK, for the chunks that have any.
+        uuid: the gallery's identity, None in format 1.
     """
 
     generation: int
@@ -108,6 +86,7 @@ class State(NamedTuple):
     encoding: Encoding
     segments: list[SegmentEntry]
     buried: dict[int, bytes]
+    uuid: str | None
 
 
 class ItemRecord(NamedTuple):
@@ -120,31 +99,92 @@ class ItemRecord(NamedTuple):
 
 
 def read_state(connection: Connection) -> State:
-    """The generation that this transaction sees."""
-    encoding = _encoding(connection, header(connection, "encoding"))
-    buried = dict(connection.execute("SELECT chunk, bits FROM tombstones"))
+    """The generation that this transaction sees; everything in it fits its checksum.
+
+    Raises:
+        GalleryError: the catalogue is damaged.
+    """
+    header = checked_header(connection)
+    encoding = _encoding(connection, _number(header, "encoding"))
+    buried = dict(checked_rows(connection, "tombstones"))
     if not all(isinstance(chunk, int) and isinstance(bits, bytes) for chunk, bits in buried.items()):
-        raise _damaged("its list of removed items makes no sense")
+        raise damaged("its list of removed items makes no sense")
+    uuid = header.get("uuid")
     return State(
-        header(connection, "generation"),
-        header(connection, "next_key"),
+        _number(header, "generation"),
+        _number(header, "next_key"),
         encoding,
         segments_of(connection, encoding.number),
         buried,
+        uuid if isinstance(uuid, str) else None,
     )
 
 
-def _damaged(what: str) -> GalleryError:
-    return GalleryError(f"the catalogue is damaged ({what}); restore the gallery from a copy")
+def identity(connection: Connection) -> str | None:
+    """The UUID of the gallery, None in format 1."""
+    row = connection.execute("SELECT value FROM header WHERE name = 'uuid'").fetchone()
+    return row[0] if row is not None and isinstance(row[0], str) else None
+
+
+def header(connection: Connection, name: str) -> int:
+    """One number of the header."""
+    row = connection.execute("SELECT value FROM header WHERE name = ?", (name,)).fetchone()
+    return _number({} if row is None else {name: row[0]}, name)
+
+
+def _number(header: dict[str, Any], name: str) -> int:
+    value = header.get(name)
+    if not isinstance(value, int) or not 0 <= value < 1 << 62:
+        raise damaged(f"no {name} in its header")
+    return value
 
 
 def segments_of(connection: Connection, encoding: int) -> list[SegmentEntry]:
     """The segments of an encoding that are not retired, in the order of their keys."""
-    rows = connection.execute(
-        f"SELECT {_SEGMENT} FROM segments WHERE encoding = ? AND retired IS NULL ORDER BY first_key",
-        (encoding,),
-    )
-    return [_entry(row) for row in rows]
+    found = [
+        _entry((number, *rest))
+        for number, owner, *rest, retired in checked_rows(connection, "segments")
+        if owner == encoding and retired is None
+    ]
+    return sorted(found, key=lambda entry: entry.first_key)
+
+
+def segment_numbers(connection: Connection) -> list[int]:
+    """The numbers of all segments, retired ones too."""
+    return [number for (number,) in connection.execute("SELECT number FROM segments")]
+
+
+def _entry(row: tuple[Any, ...]) -> SegmentEntry:
+    """A segment of the catalogue, from its number, first_key, last_key, rows, bytes and sha256."""
+    entry = SegmentEntry(*row)
+    numbers = entry[:5]
+    if (
+        not all(isinstance(value, int) and 0 < value < 1 << 62 for value in numbers)
+        or not isinstance(entry.sha256, str)
+        or not entry.rows <= entry.last_key - entry.first_key + 1
+    ):
+        raise damaged("a segment makes no sense")
+    return entry
+
+
+def pending(connection: Connection) -> list[Encoding]:
+    """Encodings that are being prepared to take the place of the current one."""
+    current = header(connection, "encoding")
+    return [
+        _encoding(connection, row[0]) for row in checked_rows(connection, "encodings") if row[0] > current
+    ]
+
+
+def _encoding(connection: Connection, number: int) -> Encoding:
+    row = next((row for row in checked_rows(connection, "encodings") if row[0] == number), None)
+    if (
+        row is None
+        or not (row[1] is None or isinstance(row[1], str))
+        or not (isinstance(row[2], int) and 0 < row[2] <= 1 << 20)
+        or row[3] not in ("float32", "float16", "int8")
+    ):
+        raise damaged("its encoding makes no sense")
+    return Encoding(*row)
 
 
 def live_keys(connection: Connection, ids: Sequence[str]) -> dict[str, int]:
@@ -159,11 +199,33 @@ def live_keys(connection: Connection, ids: Sequence[str]) -> dict[str, int]:
 
 def buried(connection: Connection, keys: Sequence[int]) -> list[bool]:
     """Whether each key is buried."""
-    chunks: dict[int, bytes] = {}
+    bits: dict[int, bytes] = {}
     for chunk in {key // CHUNK for key in keys}:
-        found = connection.execute("SELECT bits FROM tombstones WHERE chunk = ?", (chunk,)).fetchone()
-        chunks[chunk] = found[0] if found else b""
-    return [_bit(chunks[key // CHUNK], key % CHUNK) for key in keys]
+        bits[chunk] = _buried_chunk(connection, chunk)
+    return [_bit(bits[key // CHUNK], key % CHUNK) for key in keys]
+
+
+def _buried_chunk(connection: Connection, chunk: int) -> bytes:
+    """The burial bits of the keys of one chunk; empty where none is buried."""
+    found = connection.execute("SELECT bits FROM tombstones WHERE chunk = ?", (chunk,)).fetchone()
+    if found is None:
+        return b""
+    if not isinstance(found[0], bytes):
+        raise damaged("its list of removed items makes no sense")
+    return found[0]
+
+
+def _bit(bits: bytes, place: int) -> bool:
+    return place // 8 < len(bits) and bool(bits[place // 8] >> (place % 8) & 1)
+
+
+def chunks(values: Sequence[Any]) -> Iterator[list[Any]]:
+    """The values in parts that fit into one statement."""
+    for start in range(0, len(values), _LOOKUP):
+        yield list(values[start : start + _LOOKUP])
+
+
+# ---- what is changed
 
 
 def set_buried(connection: Connection, keys: Iterable[int], value: bool) -> None:
@@ -172,20 +234,19 @@ def set_buried(connection: Connection, keys: Iterable[int], value: bool) -> None
     for key in keys:
         by_chunk.setdefault(key // CHUNK, []).append(key % CHUNK)
     for chunk, places in by_chunk.items():
-        found = connection.execute("SELECT bits FROM tombstones WHERE chunk = ?", (chunk,)).fetchone()
-        flags = unpack_chunk(found[0] if found else b"")
+        flags = unpack_chunk(_buried_chunk(connection, chunk))
         flags[places] = value
+        delete(connection, "tombstones", "chunk = ?", (chunk,))
         if flags.any():
             bits = np.packbits(flags, bitorder="little").tobytes()
-            connection.execute("INSERT OR REPLACE INTO tombstones VALUES (?, ?)", (chunk, bits))
-        else:
-            connection.execute("DELETE FROM tombstones WHERE chunk = ?", (chunk,))
+            insert(connection, "tombstones", [(chunk, bits)])
 
 
 def insert_items(connection: Connection, first_key: int, items: Sequence[ItemRecord]) -> None:
     """Store items under consecutive keys, with the attributes that filters look up."""
-    connection.executemany(
-        "INSERT INTO items VALUES (?, ?, ?, ?, ?)",
+    insert(
+        connection,
+        "items",
         ((key, i.id, i.metadata.text, i.source, i.stamp) for key, i in enumerate(items, first_key)),
     )
     names = {name for item in items for name, _ in item.metadata.attributes}
@@ -200,6 +261,15 @@ def insert_items(connection: Connection, first_key: int, items: Sequence[ItemRec
     connection.executemany("INSERT OR IGNORE INTO attributes VALUES (?, ?, ?)", rows)
 
 
+def _field(connection: Connection, name: str) -> int:
+    row = connection.execute("SELECT field FROM fields WHERE name = ?", (name,)).fetchone()
+    if row is not None:
+        return int(row[0])
+    number = int(connection.execute("SELECT coalesce(max(field), 0) + 1 FROM fields").fetchone()[0])
+    insert(connection, "fields", [(number, name)])
+    return number
+
+
 def delete_items(connection: Connection, keys: Sequence[int]) -> None:
     """Forget buried items for good: their attributes, their burial and themselves."""
     for chunk in chunks(keys):
@@ -212,13 +282,8 @@ def delete_items(connection: Connection, keys: Sequence[int]) -> None:
                 "AND value = ? AND key = ?",
                 [(name, value, key) for name, value in meta.attributes_of(meta.decode(text))],
             )
-        connection.execute(f"DELETE FROM items WHERE key IN ({marks})", chunk)
+        delete(connection, "items", f"key IN ({marks})", chunk)
     set_buried(connection, keys, False)
-
-
-def segment_numbers(connection: Connection) -> list[int]:
-    """The numbers of all segments, retired ones too."""
-    return [number for (number,) in connection.execute("SELECT number FROM segments")]
 
 
 def retire(connection: Connection, segments: Iterable[SegmentEntry], dropped: npt.NDArray[np.int64]) -> None:
@@ -230,14 +295,13 @@ def retire(connection: Connection, segments: Iterable[SegmentEntry], dropped: np
         dropped: the keys of the buried rows that no other segment takes over, int64.
     """
     next_generation = header(connection, "generation") + 1
-    connection.executemany(
-        "UPDATE segments SET retired = ? WHERE number = ?",
-        [(next_generation, entry.number) for entry in segments],
-    )
+    for entry in segments:
+        rows = connection.execute(f"SELECT {_SEGMENT} FROM segments WHERE number = ?", (entry.number,))
+        retired = [(*row[:-1], next_generation) for row in rows.fetchall()]
+        delete(connection, "segments", "number = ?", (entry.number,))
+        insert(connection, "segments", retired)
     if len(dropped):
-        connection.execute(
-            "INSERT INTO garbage VALUES (?, ?)", (next_generation, dropped.astype("<i8").tobytes())
-        )
+        insert(connection, "garbage", [(next_generation, dropped.astype("<i8").tobytes())])
 
 
 def forget_retired(connection: Connection, oldest_reader: int | None) -> list[SegmentEntry]:
@@ -252,99 +316,39 @@ def forget_retired(connection: Connection, oldest_reader: int | None) -> list[Se
     """
     limit = header(connection, "generation") if oldest_reader is None else oldest_reader
     doomed = connection.execute(f"SELECT {_SEGMENT} FROM segments WHERE retired <= ?", (limit,)).fetchall()
-    connection.execute("DELETE FROM segments WHERE retired <= ?", (limit,))
+    delete(connection, "segments", "retired <= ?", (limit,))
     # The rows of an unfinished re-encoding may still name dropped items.
     if not pending(connection):
         blobs = connection.execute("SELECT keys FROM garbage WHERE generation <= ?", (limit,)).fetchall()
         for (blob,) in blobs:
+            if not isinstance(blob, bytes) or len(blob) % 8:
+                raise damaged("its list of dropped items makes no sense")
             delete_items(connection, np.frombuffer(blob, "<i8").tolist())
-        connection.execute("DELETE FROM garbage WHERE generation <= ?", (limit,))
-    return [_entry(row) for row in doomed]
-
-
-def pending(connection: Connection) -> list[Encoding]:
-    """Encodings that are being prepared to take the place of the current one."""
-    current = header(connection, "encoding")
-    numbers = connection.execute("SELECT encoding FROM encodings WHERE encoding > ?", (current,)).fetchall()
-    return [_encoding(connection, number) for (number,) in numbers]
+        delete(connection, "garbage", "generation <= ?", (limit,))
+    return [_entry((number, *rest)) for number, _, *rest, _ in doomed]
 
 
 def begin_encoding(connection: Connection, encoding: Encoding) -> None:
     """Make room for an encoding that is to take the place of the current one, instead of any other such."""
     current = header(connection, "encoding")
-    connection.execute("DELETE FROM segments WHERE encoding > ?", (current,))
-    connection.execute("DELETE FROM encodings WHERE encoding > ?", (current,))
-    connection.execute("INSERT INTO encodings VALUES (?, ?, ?, ?)", encoding)
+    delete(connection, "segments", "encoding > ?", (current,))
+    delete(connection, "encodings", "encoding > ?", (current,))
+    insert(connection, "encodings", [encoding])
 
 
 def adopt(connection: Connection, encoding: int) -> None:
     """Make an encoding the current one; its predecessor's segments are retired already."""
     set_header(connection, "encoding", encoding)
-    connection.execute("DELETE FROM encodings WHERE encoding < ?", (encoding,))
+    delete(connection, "encodings", "encoding < ?", (encoding,))
 
 
 def delete_segments(connection: Connection, segments: Iterable[SegmentEntry]) -> None:
     """Forget segments that no reader can have seen."""
-    connection.executemany("DELETE FROM segments WHERE number = ?", [(entry.number,) for entry in segments])
+    for entry in segments:
+        delete(connection, "segments", "number = ?", (entry.number,))
 
 
 def insert_segment(connection: Connection, encoding: int, entry: SegmentEntry) -> None:
     """Make a segment part of an encoding."""
-    connection.execute(
-        f"INSERT INTO segments ({_SEGMENT}, encoding) VALUES (?, ?, ?, ?, ?, ?, ?)", (*entry, encoding)
-    )
+    insert(connection, "segments", [(entry.number, encoding, *entry[1:], None)])
     set_header(connection, "next_segment", entry.number + 1)
-
-
-def set_header(connection: Connection, name: str, value: int) -> None:
-    """Set one number of the header."""
-    connection.execute("UPDATE header SET value = ? WHERE name = ?", (value, name))
-
-
-def header(connection: Connection, name: str) -> int:
-    """One number of the header."""
-    row = connection.execute("SELECT value FROM header WHERE name = ?", (name,)).fetchone()
-    if row is None or not isinstance(row[0], int):
-        raise _damaged(f"no {name} in its header")
-    return int(row[0])
-
-
-def _encoding(connection: Connection, number: int) -> Encoding:
-    row = connection.execute("SELECT * FROM encodings WHERE encoding = ?", (number,)).fetchone()
-    if (
-        row is None
-        or not (row[1] is None or isinstance(row[1], str))
-        or not (isinstance(row[2], int) and 0 < row[2] <= 1 << 20)
-        or row[3] not in ("float32", "float16", "int8")
-    ):
-        raise _damaged("its encoding makes no sense")
-    return Encoding(*row)
-
-
-def _entry(row: tuple[Any, ...]) -> SegmentEntry:
-    entry = SegmentEntry(*row)
-    numbers = entry[:5]
-    if (
-        not all(isinstance(value, int) and 0 < value < 1 << 62 for value in numbers)
-        or not isinstance(entry.sha256, str)
-        or not entry.rows <= entry.last_key - entry.first_key + 1
-    ):
-        raise _damaged("a segment makes no sense")
-    return entry
-
-
-def _field(connection: Connection, name: str) -> int:
-    row = connection.execute("SELECT field FROM fields WHERE name = ?", (name,)).fetchone()
-    if row is None:
-        return int(connection.execute("INSERT INTO fields (name) VALUES (?)", (name,)).lastrowid or 0)
-    return int(row[0])
-
-
-def _bit(bits: bytes, place: int) -> bool:
-    return place // 8 < len(bits) and bool(bits[place // 8] >> (place % 8) & 1)
-
-
-def chunks(values: Sequence[Any]) -> Iterator[list[Any]]:
-    """Values in portions that one statement takes."""
-    for start in range(0, len(values), _LOOKUP):
-        yield list(values[start : start + _LOOKUP])

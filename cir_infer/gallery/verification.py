@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +14,8 @@ import numpy.typing as npt
 from cir_infer.errors import GalleryError, shown
 from cir_infer.gallery import metadata as meta
 from cir_infer.gallery import tables
+from cir_infer.gallery.checksums import Tally, problems
+from cir_infer.gallery.schema import CHECKED, stored_version
 from cir_infer.gallery.segments import Segment, SegmentEntry
 from cir_infer.gallery.store import Store
 
@@ -46,6 +50,8 @@ class Verification:
 def verify(store: Store) -> Verification:
     """Read everything: checksums and values of rows, SQLite's own check, rows, items, attributes.
 
+    A gallery of format 1 has no checksums in its catalogue; everything else is checked all the same.
+
     Raises:
         GalleryError: the gallery cannot be read at all.
     """
@@ -62,9 +68,27 @@ def verify(store: Store) -> Verification:
 
 
 def _problems(store: Store, connection: tables.Connection, report: Verification) -> Iterator[str]:
+    yield from _told(_page_problems(connection))
+    for table in CHECKED.keys() - {"items"}:
+        yield from _told(problems(connection, table))
+    yield from _told(_content_problems(store, connection, report))
+
+
+def _told(part: Iterator[str]) -> Iterator[str]:
+    """The problems of one part; damage that ends it early is one more, and other parts are still read."""
+    try:
+        yield from part
+    except (GalleryError, sqlite3.Error, UnicodeDecodeError) as error:
+        yield f"catalogue: {error}"
+
+
+def _page_problems(connection: tables.Connection) -> Iterator[str]:
     for (text,) in connection.execute("PRAGMA integrity_check"):
         if text != "ok":
             yield f"catalogue: {text}"
+
+
+def _content_problems(store: Store, connection: tables.Connection, report: Verification) -> Iterator[str]:
     state = tables.read_state(connection)
     alive = np.zeros(state.next_key, np.bool_)
     last = 0
@@ -127,17 +151,24 @@ def _segment_problems(store: Store, segment: Segment, report: Verification) -> I
 def _item_problems(connection: tables.Connection, alive: npt.NDArray[np.bool_]) -> Iterator[str]:
     """Every live row has an item with an id of its own, and filters see what its metadata says."""
     fields = {name: number for number, name in connection.execute("SELECT field, name FROM fields")}
+    tally = Tally("items") if stored_version(connection) > 1 else None
     met = expected = 0
-    for key, item, source, text in connection.execute(
-        "SELECT key, id, source, metadata FROM items ORDER BY key"
+    for key, item, text, source, stamp, checksum in connection.execute(
+        f"SELECT key, id, metadata, source, stamp, {'NULL' if tally is None else 'checksum'} "
+        "FROM items ORDER BY key"
     ):
         met += bool(0 <= key < len(alive) and alive[key])
+        if tally is not None:
+            yield from (
+                f"{problem}, id {shown(item, 60)}"
+                for problem in tally.add((key, item, text, source, stamp), checksum)
+            )
         if not isinstance(item, str) or not isinstance(source, (str, type(None))):
             yield f"item {shown(item, 60)}: its id or its source is not a text"
         try:
             pairs = {(fields.get(name), value) for name, value in meta.attributes_of(meta.decode(text))}
         except (GalleryError, TypeError, ValueError) as error:
-            yield f"item {shown(item)}: its metadata is damaged ({error})"
+            yield f"item {shown(item, 60)}: its metadata is damaged ({error})"
             continue
         expected += len(pairs)
         for number, value in pairs:
@@ -145,14 +176,33 @@ def _item_problems(connection: tables.Connection, alive: npt.NDArray[np.bool_]) 
                 "SELECT 1 FROM attributes WHERE field = ? AND value = ? AND key = ?", (number, value, key)
             ).fetchone()
             if found is None:
-                yield f"item {shown(item)}: a filter would not see {shown(value, 60)} of its metadata"
+                yield f"item {shown(item, 60)}: a filter would not see {shown(value, 60)} of its metadata"
+    if tally is not None:
+        yield from tally.close(connection)
     if met != int(alive.sum()):
         yield f"{int(alive.sum()) - met} rows have no item"
-    stored = connection.execute("SELECT count(*) FROM attributes").fetchone()[0]
-    if stored != expected:
-        yield f"{stored} attributes for filters, the metadata has {expected}"
+    yield from _attribute_problems(connection, expected)
     for item, keys in connection.execute(
         "SELECT id, group_concat(key) FROM items GROUP BY id HAVING count(*) > 1"
     ):
         if sum(bool(alive[int(key)]) for key in keys.split(",") if int(key) < len(alive)) > 1:
-            yield f"item {shown(item)} is there twice"
+            yield f"item {shown(item, 60)} is there twice"
+
+
+def _attribute_problems(connection: tables.Connection, expected: int) -> Iterator[str]:
+    """The index of filters holds so many attributes, each once and in the order that ranges rely on."""
+    stored = 0
+    before: tuple[Any, ...] = ()
+    for field_number, value, key in connection.execute(
+        "SELECT field, value, key FROM attributes ORDER BY field, value, key"
+    ):
+        here = (field_number, isinstance(value, str), value, key)
+        if not isinstance(value, (int, float, str)):
+            yield f"an attribute for filters is {shown(value, 60)}"
+        elif before and not before < here:
+            yield f"the index of filters is out of order at {shown(value, 60)}"
+        else:
+            before = here
+        stored += 1
+    if stored != expected:
+        yield f"{stored} attributes for filters, the metadata has {expected}"

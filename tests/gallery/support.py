@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +39,43 @@ def rows_of(mask: np.ndarray | None, count: int) -> list[int]:
     if mask is None:
         return list(range(count))
     return [int(row) for row in np.flatnonzero(np.unpackbits(mask, bitorder="little")[:count])]
+
+
+_VERSION_1 = (
+    ("encodings", "encoding INTEGER PRIMARY KEY, fingerprint TEXT, dimension INTEGER NOT NULL, "
+     "dtype TEXT NOT NULL", "encoding, fingerprint, dimension, dtype"),
+    ("items", "key INTEGER PRIMARY KEY, id TEXT NOT NULL, metadata TEXT, source TEXT, stamp TEXT",
+     "key, id, metadata, source, stamp"),
+    ("fields", "field INTEGER PRIMARY KEY, name TEXT NOT NULL", "field, name"),
+    ("segments", "number INTEGER PRIMARY KEY, encoding INTEGER NOT NULL, "
+     "first_key INTEGER NOT NULL, last_key INTEGER NOT NULL, rows INTEGER NOT NULL, bytes INTEGER NOT NULL, "
+     "sha256 TEXT NOT NULL, retired INTEGER",
+     "number, encoding, first_key, last_key, rows, bytes, sha256, retired"),
+    ("tombstones", "chunk INTEGER PRIMARY KEY, bits BLOB NOT NULL", "chunk, bits"),
+    ("garbage", "generation INTEGER NOT NULL, keys BLOB NOT NULL", "generation, keys"),
+)  # fmt: skip
+
+
+def as_version_1(path: Path) -> None:
+    """Make of a closed gallery what the first release would have left: the same content in format 1."""
+    connection = sqlite3.connect(path / "catalogue.sqlite", isolation_level=None)
+    connection.execute("BEGIN")
+    connection.execute("DROP INDEX items_by_id")
+    connection.execute("DROP INDEX fields_by_name")
+    for table, columns, names in _VERSION_1:
+        connection.execute(f"ALTER TABLE {table} RENAME TO newer")
+        connection.execute(f"CREATE TABLE {table} ({columns})")
+        connection.execute(f"INSERT INTO {table} SELECT {names} FROM newer")
+        connection.execute("DROP TABLE newer")
+    connection.execute("CREATE INDEX items_by_id ON items (id)")
+    connection.execute("CREATE UNIQUE INDEX fields_by_name ON fields (name)")
+    header = connection.execute(
+        "SELECT name, value FROM header WHERE name IN ('generation', 'next_key', 'next_segment', 'encoding')"
+    ).fetchall()
+    connection.execute("DROP TABLE header")
+    connection.execute("CREATE TABLE header (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID")
+    connection.executemany("INSERT INTO header VALUES (?, ?)", header)
+    connection.execute("PRAGMA user_version = 1")
+    connection.execute("COMMIT")
+    connection.close()
+    (path / "committed").unlink(missing_ok=True)
