@@ -72,7 +72,7 @@ def check_binding(version: str, package: str) -> None:
         sys.exit(f"error: TensorRT {version} offers something else than {TABLES / version}.json says")
     paths = os.pathsep.join([str(folder), str(ROOT)])
     environment = {**os.environ, "PYTHONPATH": paths, "LD_LIBRARY_PATH": str(libraries)}
-    subprocess.run([sys.executable, "-c", PROGRAM], check=True, env=environment)
+    subprocess.run([sys.executable, "-c", PROGRAM], check=True, env=environment, cwd=ROOT)
 
 
 def check_builds() -> None:

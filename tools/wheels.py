@@ -17,8 +17,9 @@ def download(folder: Path, *what: str) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     before = set(folder.glob("*.whl"))
-    wheel = ["--no-deps", "--only-binary=:all:", "-q", "-d", str(folder), *what]
-    subprocess.run([sys.executable, "-m", "pip", "download", *wheel], check=True)
+    wheel = ["--no-deps", "--only-binary=:all:", "-q", "-d", ".", *what]
+    # `-m` imports from the folder in which it runs, so not from where this was called.
+    subprocess.run([sys.executable, "-m", "pip", "download", *wheel], check=True, cwd=folder)
     new = set(folder.glob("*.whl")) - before
     name = what[0].partition("==")[0].replace("-", "_")
     return next(iter(new or (path for path in before if path.name.startswith(name))))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -17,17 +16,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
-import cir_infer
 from cir_infer.errors import DeviceError
 from cir_infer.indexing.items import Item, Location
 from cir_infer.indexing.worker import prepare
 from cir_infer.manifest import Manifest
+from cir_infer.processes.children import child_command, child_environment
 
 __all__ = ["Decoded", "Decoders"]
 
@@ -137,14 +135,11 @@ class _Worker:
     """One process of `worker`, for one thread."""
 
     def __init__(self, manifest: Manifest) -> None:
-        # The package is found where this one was, whatever the parent did to its path.
-        home = str(Path(cir_infer.__file__).parents[1])
-        path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "cir_infer.indexing.worker"],
+            child_command("cir_infer.indexing.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": path},
+            env=child_environment(),
         )
         assert self._process.stdin is not None
         self._requests = self._process.stdin
@@ -158,7 +153,7 @@ class _Worker:
             self.kill()
             self.close()
             raise DeviceError(
-                f"a decoding process cannot be started ({sys.executable} -m cir_infer.indexing.worker); "
+                f"a decoding process (cir_infer.indexing.worker) cannot be started with {sys.executable}; "
                 "see the message above, or decode in this process with 0 workers"
             )
 

@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from cir_bench.latency import first_answer
 from cir_bench.latency.workload import Workload
 from cir_infer.errors import DeviceError
+from cir_infer.processes.children import child_command, child_environment
 from cir_infer.searcher import Searcher
 
 __all__ = ["STEPS", "time_cold_start"]
@@ -29,26 +31,6 @@ STEPS = {
     "second": "the second answer",
 }
 """What a report calls each step, and what it holds."""
-
-_PROGRAM = """
-import json, sys, time
-started = time.perf_counter()
-arguments = json.loads(sys.argv[1])
-from cir_infer import Searcher
-import cir_infer.engine
-imported = time.perf_counter()
-searcher = Searcher(arguments["bundle"], arguments["gallery"], arguments["device"])
-opened = time.perf_counter()
-if arguments["image"] is not None and arguments["image"].endswith(".npy"):
-    import numpy
-    arguments["image"] = numpy.load(arguments["image"])
-searcher.query(arguments["image"], arguments["text"], arguments["k"])
-first = time.perf_counter()
-searcher.query(arguments["image"], arguments["text"], arguments["k"])
-second = time.perf_counter()
-print(json.dumps({"imports": imported - started, "open": opened - imported, "first": first - opened,
-                  "second": second - first}))
-"""
 
 
 def time_cold_start(
@@ -80,10 +62,11 @@ def time_cold_start(
         runs: list[dict[str, float]] = []
         for _ in range(starts):
             before = time.perf_counter()
-            subprocess.run([sys.executable, "-c", "pass"], check=True)
+            subprocess.run([sys.executable, "-I", "-c", "pass"], check=True)
             bare = time.perf_counter() - before
             done = subprocess.run(
-                [sys.executable, "-c", _PROGRAM, json.dumps(arguments)],
+                child_command(first_answer.__name__, json.dumps(arguments)),
+                env=child_environment(),
                 capture_output=True,
                 text=True,
                 check=False,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -15,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import cir_infer
 from cir_infer.errors import BundleError, DeviceError
+from cir_infer.processes.children import child_command, child_environment
 from cir_infer.runtime.tensorrt.api import BuiltPlan
 from cir_infer.runtime.tensorrt.profiles import Limits
 
@@ -131,17 +130,14 @@ def check_encoder_apart(model: bytes, tokens: int, least: float) -> dict[str, An
 
 
 def _run(job: dict[str, Any], what: str, report: Report, who: str = "TensorRT") -> dict[str, Any]:
-    # The package is found where this one was, whatever the parent did to its path.
-    home = str(Path(cir_infer.__file__).parents[1])
-    path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:
         worker = subprocess.Popen(
-            [sys.executable, "-m", "cir_infer.runtime.tensorrt.worker"],
+            child_command("cir_infer.runtime.tensorrt.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=complaints,
             text=True,
-            env=os.environ | {"PYTHONPATH": path},
+            env=child_environment(),
         )
         assert worker.stdin is not None and worker.stdout is not None
         answer: dict[str, Any] = {}

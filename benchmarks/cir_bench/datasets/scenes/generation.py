@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cir_bench.datasets.scenes import layout
+from cir_bench.datasets.scenes import layout, renderer
 from cir_bench.datasets.scenes.dice import Dice
 from cir_bench.datasets.scenes.modifications import KINDS, Edit, describe, draw_edit
 from cir_bench.datasets.scenes.reader import Query
-from cir_bench.datasets.scenes.rendering import VIEWS, render
+from cir_bench.datasets.scenes.renderer import render_batch
+from cir_bench.datasets.scenes.rendering import VIEWS
 from cir_bench.datasets.scenes.scene import CELLS, COLOURS, HELD_OUT, SHAPES, SIZES, Object, Scene
-from cir_infer.errors import DatasetError, UsageError
+from cir_infer.errors import DatasetError, DeviceError, UsageError
+from cir_infer.processes.pool import ChildPool
 
 __all__ = ["Plan", "draw_splits", "generate"]
 
@@ -269,11 +268,8 @@ def generate(
         return _write(root, plan, jobs, progress)
     except OSError as error:
         raise DatasetError(f"cannot write the data set to {root}: {error}") from error
-    except BrokenProcessPool as error:
-        raise DatasetError(
-            "a process that renders died, perhaps for want of memory; ask for fewer jobs. A script that "
-            'calls this must do so below `if __name__ == "__main__":`'
-        ) from error
+    except DeviceError as error:
+        raise DatasetError(f"cannot render the data set: {error}") from error
 
 
 def _write(
@@ -291,14 +287,22 @@ def _write(
         _write_lines(layout.queries(root, name), (_query_to_json(q) for q in split.queries))
         for start in range(0, len(split.ids), _BATCH):
             part = slice(start, start + _BATCH)
-            batches.append((root, name, plan.views, plan.image_size, split.ids[part], split.scenes[part]))
+            batches.append(
+                {
+                    "root": str(root.absolute()),
+                    "split": name,
+                    "views": list(plan.views),
+                    "size": plan.image_size,
+                    "ids": list(split.ids[part]),
+                    "scenes": [scene.to_json() for scene in split.scenes[part]],
+                }
+            )
     if jobs == 1:
-        for _ in progress(map(_render_batch, batches), len(batches)):
+        for _ in progress(map(render_batch, batches), len(batches)):
             pass
     else:
-        # Fresh processes rather than forked ones: the caller may have threads.
-        with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-            for _ in progress(pool.map(_render_batch, batches), len(batches)):
+        with ChildPool(renderer.__name__, min(jobs, len(batches))) as pool:
+            for _ in progress(pool.map(batches), len(batches)):
                 pass
     description = {
         "format": layout.FORMAT,
@@ -315,20 +319,6 @@ def _write(
 
 
 _BATCH = 64
-
-
-def _render_batch(
-    batch: tuple[Path, str, tuple[str, ...], int, Sequence[str], Sequence[Scene]],
-) -> int:
-    """Render and write one batch of scenes; how many pictures that were."""
-    from PIL import Image
-
-    root, split, views, size, ids, scenes = batch
-    for id_, scene in zip(ids, scenes, strict=True):
-        for view in views:
-            picture = Image.fromarray(render(scene, view, size))
-            picture.save(layout.image(root, split, view, id_), compress_level=3)
-    return len(ids) * len(views)
 
 
 def _query_to_json(query: Query) -> dict[str, Any]:

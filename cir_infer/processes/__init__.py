@@ -1,0 +1,1 @@
+"""What depends on processes and threads: children, forks, interpreter exit, usable processors."""

@@ -1,0 +1,107 @@
+"""A few threads that work beside the caller, in any phase of a program.
+
+`concurrent.futures` refuses work once the main thread has come to its end, although other threads may go on
+for hours, and waits at exit for whatever is queued. These threads do neither.
+"""
+
+from __future__ import annotations
+
+import _thread
+import queue
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
+
+__all__ = ["Task", "Threads"]
+
+T = TypeVar("T")
+P = ParamSpec("P")
+_Tasks: TypeAlias = "queue.SimpleQueue[Task[Any] | None]"
+
+
+class Task(Generic[T]):
+    """Work that was handed to `Threads`."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work: Callable[[], T] | None = work
+        self._value: T
+        self._error: BaseException | None = None
+        self._done = threading.Lock()
+        self._done.acquire()
+
+    def result(self) -> T:
+        """Wait for the work and return its result, or raise what it raised."""
+        with self._done:
+            pass
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                del self  # the error's traceback would hold this task, which holds the error
+        return self._value
+
+    def cancel(self) -> None:
+        """Do not begin the work if it has not begun. Nobody may wait for it then."""
+        self._work = None
+
+    def run(self) -> None:
+        """Do the work now, in this thread."""
+        work, self._work = self._work, None
+        if work is None:
+            return
+        try:
+            self._value = work()
+        except BaseException as error:
+            self._error = error
+        self._done.release()
+
+
+class Threads:
+    """At most `count` daemon threads, started as they are needed. Belongs to one process, see `PerProcess`.
+
+    Built of calls that an interrupt cannot leave half done, so that the next call finds it whole.
+
+    Args:
+        count: at least 1.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count, self._started = count, 0
+        self._tasks: _Tasks = queue.SimpleQueue()
+        self._idle: queue.SimpleQueue[None] = queue.SimpleQueue()
+        weakref.finalize(self, self._tasks.put, None).atexit = False
+
+    def submit(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Task[T]:
+        """Have something done. Where no thread can be started, it is done before this returns."""
+        task = Task(lambda: work(*args, **kwargs))
+        if self._worker():
+            self._tasks.put(task)
+        else:
+            task.run()
+        return task
+
+    def close(self) -> None:
+        """Let the threads end, once they have done what was handed to them."""
+        self._tasks.put(None)
+
+    def _worker(self) -> bool:
+        """Whether there is a thread; one more is started where all have work."""
+        try:
+            self._idle.get_nowait()
+        except queue.Empty:
+            if self._started < self._count:
+                try:
+                    _thread.start_new_thread(_serve, (self._tasks, self._idle))
+                except RuntimeError:  # no more threads are allowed, or the interpreter ends
+                    return self._started > 0
+                self._started += 1
+        return True
+
+
+def _serve(tasks: _Tasks, idle: queue.SimpleQueue[None]) -> None:
+    while (task := tasks.get()) is not None:
+        task.run()
+        del task
+        idle.put(None)
+    tasks.put(None)  # for the next thread

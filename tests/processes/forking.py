@@ -1,0 +1,25 @@
+"""Something done in a forked child, which must come back."""
+
+import os
+import signal
+import traceback
+from collections.abc import Callable
+
+
+def exit_code_of_fork(work: Callable[[], int], patience: int = 60) -> int:
+    """What `work` returns in a forked child; 99 where it raises, minus the signal where it is killed.
+
+    A child that hangs is ended by an alarm, whose default is to kill.
+    """
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(patience)
+            code = work()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
