@@ -19,6 +19,7 @@ from cir_infer.indexing import run as indexing
 from cir_infer.indexing.reencode import reencode
 from cir_infer.indexing.run import index
 from cir_infer.indexing.sources import open_source
+from cir_infer.processes.children import child_command
 from tests.bundles import write_tiny_bundle
 from tests.indexing.support import assert_rows_are_those_of, folder_of, png, shard_of
 
@@ -131,14 +132,15 @@ def test_broken_items_do_not_stop_the_rest(tmp_path: Path, engine: Engine) -> No
 
 
 HOSTILE = """
-import os, sys, time
-if "cir_infer.indexing.worker" in sys.orig_argv:
-    from cir_infer.indexing.items import Location
-    read = Location.read
-    def hostile(self):
-        if self.path.endswith("2.png"): {deed}
-        return read(self)
-    Location.read = hostile
+import os, time
+from cir_infer.indexing import worker
+from cir_infer.indexing.items import Location
+read = Location.read
+def hostile(self):
+    if self.path.endswith("2.png"): {deed}
+    return read(self)
+Location.read = hostile
+worker.main()
 """
 
 
@@ -149,8 +151,11 @@ def test_a_decoder_that_dies_or_hangs_costs_only_its_image(
     tmp_path: Path, engine: Engine, monkeypatch, deed: str, batch_size: int, patience: float
 ) -> None:
     # Stands in for native code that goes down with one image.
-    (tmp_path / "sitecustomize.py").write_text(HOSTILE.format(deed=deed))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "hostile_worker.py").write_text(HOSTILE.format(deed=deed))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(
+        "cir_infer.indexing.decoding.child_command", lambda _: child_command("hostile_worker")
+    )
     monkeypatch.setattr("cir_infer.indexing.decoding._PATIENCE", patience)
     folder = folder_of(tmp_path / "f", 6)
     gallery = Gallery.create(tmp_path / "g", engine)
