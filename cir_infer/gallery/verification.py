@@ -102,7 +102,11 @@ def _content_problems(store: Store, connection: tables.Connection, report: Verif
             continue
         last = segment.entry.last_key
         yield from (f"{name}: {problem}" for problem in _segment_problems(store, segment, report))
-        alive[segment.all_keys()[~segment.buried(state.buried)]] = True
+        live = segment.all_keys()[~segment.buried(state.buried)]
+        if ((live < segment.entry.first_key) | (live > last)).any():
+            yield f"{name}: its keys are not those of the catalogue"
+            continue
+        alive[live] = True
     for encoding in tables.pending(connection):
         for segment in _opened(store, encoding, tables.segments_of(connection, encoding.number)):
             if isinstance(segment, str):

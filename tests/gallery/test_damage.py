@@ -12,6 +12,7 @@ import pytest
 
 from cir_infer.errors import GalleryError
 from cir_infer.gallery import Gallery
+from tests.gallery import flips
 from tests.gallery.support import filled, vectors
 
 
@@ -159,3 +160,47 @@ def test_leftovers_of_a_crash_are_swept_by_the_next_commit(path: Path) -> None:
             segment(path, number).name for number in (1, 2, 4)
         ]
         assert gallery.verify().ok
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE items SET source = '/elsewhere' WHERE id = 'i5'",
+        "UPDATE items SET stamp = 'older' WHERE id = 'i5'",
+        "UPDATE items SET id = 'I5' WHERE id = 'i5'",
+        "UPDATE items SET metadata = NULL WHERE id = 'x'; UPDATE items SET source = NULL; "
+        "UPDATE items SET source = '' WHERE id = 'x'",
+        "UPDATE fields SET name = 'other' WHERE name = 'parity'",
+        "INSERT INTO fields SELECT 99, 'new', checksum FROM fields WHERE name = 'parity'",
+        "UPDATE attributes SET value = 'even' WHERE value = 'odd' AND key = 2",
+        "UPDATE tombstones SET bits = x'02'",
+        "DELETE FROM tombstones",
+        "UPDATE encodings SET fingerprint = 'another'",
+        "UPDATE segments SET first_key = 2, last_key = 11 WHERE number = 1",
+        "DELETE FROM segments WHERE number = 2",
+        "INSERT INTO garbage VALUES (1, x'0100000000000000', 0)",
+        "UPDATE header SET value = 'another' WHERE name = 'uuid'",
+        "UPDATE header SET value = value + 1 WHERE name = 'next_key'",
+        "UPDATE header SET value = value + 1 WHERE name = 'items_total'",
+        "DELETE FROM header WHERE name = 'origin'",
+    ],
+)
+def test_no_row_of_the_catalogue_can_be_altered_unnoticed(path: Path, statement: str) -> None:
+    edit(path, *statement.split(";"))
+    try:
+        with Gallery.open(path) as gallery:
+            problems = gallery.verify().problems
+    except GalleryError as error:
+        problems = [str(error)]
+    assert any("catalogue" in problem or "filter" in problem for problem in problems), problems
+
+
+def test_flipped_bits_are_found_or_harmless(tmp_path: Path) -> None:
+    report = flips.run(tmp_path, 75, seed=3)
+    assert report["violations"] == []
+    assert report["outcomes"].keys() == {"found when opening", "found by verify", "harmless"}
+
+
+@pytest.mark.slow
+def test_ten_thousand_flipped_bits_are_found_or_harmless(tmp_path: Path) -> None:
+    assert flips.run(tmp_path, 10_000, seed=0)["violations"] == []
