@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.bundle import Bundle
+from cir_infer.bundle.manifest import FeatureInput, Manifest
+from cir_infer.console.progress import progress_bar
 from cir_infer.errors import ImageError, TextError, UsageError, shown
-from cir_infer.images import ImageLike
-from cir_infer.manifest import FeatureInput, Manifest
-from cir_infer.preprocess import preprocess
-from cir_infer.progress import progress_bar
+from cir_infer.inputs.images import ImageLike
+from cir_infer.inputs.preprocess import preprocess
+from cir_infer.inputs.texts import Text, TextReader
 from cir_infer.runtime.chains import Chains
 from cir_infer.runtime.devices import open_graphs
 from cir_infer.runtime.graph import Array
@@ -26,7 +27,6 @@ from cir_infer.runtime.plan_policy import missing_plan as chosen_policy
 from cir_infer.runtime.samples import Samples, sample_feeds
 from cir_infer.runtime.signature import check_signature
 from cir_infer.scoring.contract import QueryTerms, Scorer
-from cir_infer.texts import Text, TextReader
 
 __all__ = ["Engine"]
 
@@ -135,7 +135,7 @@ class Engine:
         return self._encode("image", "embedding", images, batch_size, progress)
 
     def encode_prepared(self, batch: Array) -> Floats:
-        """Gallery rows of one batch that `cir_infer.preprocess.preprocess` has prepared elsewhere.
+        """Gallery rows of one batch that `cir_infer.inputs.preprocess.preprocess` has prepared elsewhere.
 
         Args:
             batch: uint8 (n, H, W, 3), or float32 (n, F) for a bundle on features.

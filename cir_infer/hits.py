@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
-from cir_infer.tables import format_table
+from cir_infer.console.tables import format_table
 
 __all__ = ["Hit", "Hits"]
 

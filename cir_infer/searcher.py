@@ -21,11 +21,11 @@ from cir_infer.errors import DeviceError, GalleryError, UsageError, shown
 from cir_infer.gallery import Gallery, Snapshot
 from cir_infer.gallery.filters import Where
 from cir_infer.hits import Hit, Hits
-from cir_infer.images import ImageLike
+from cir_infer.inputs.images import ImageLike
+from cir_infer.inputs.texts import Text
 from cir_infer.runtime.chains import Chains
 from cir_infer.scoring import make_scorer
 from cir_infer.scoring.contract import QueryTerms, Rows, Scorer, TopK
-from cir_infer.texts import Text
 
 __all__ = ["Reference", "Searcher"]
 

@@ -15,7 +15,7 @@ from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from cir_infer.bundle import write_bundle
-from cir_infer.manifest import (
+from cir_infer.bundle.manifest import (
     CenterCrop,
     FeatureInput,
     Manifest,

@@ -2,7 +2,7 @@
 """Compile the CUDA kernels for every architecture into two fatbins, and hold their resources to tables.
 
     tools/build_cuda.py                              write kernels.fatbin and recurrent.fatbin into
-                                                     cir_infer/scoring/cuda
+                                                     cir_infer/gpu
     tools/build_cuda.py --check                      also fail on spills or a difference from the tables
     tools/build_cuda.py --update                     write the tables anew, after a change meant to move them,
                                                      and their summaries in the README beside each
@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS = ROOT / "kernels" / "score" / "cuda"
-FATBIN = ROOT / "cir_infer" / "scoring" / "cuda" / "kernels.fatbin"
+FATBIN = ROOT / "cir_infer" / "gpu" / "kernels.fatbin"
 
 
 class Kernels(NamedTuple):

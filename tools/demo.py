@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from cir_bench.datasets.scenes.reader import Query, ScenesDataset
+from cir_eval.datasets.scenes.reader import Query, ScenesDataset
 
 KINDS = ("colour", "shape", "place", "add", "remove")
 """One query of each of these kinds of modification is asked."""

@@ -139,7 +139,7 @@ def main() -> None:
     from cir_bench.cuda_scoring import SIZES
     from cir_bench.machine import stamp
     from cir_infer.errors import CirError
-    from cir_infer.scoring.cuda.context import open_device, open_gpu
+    from cir_infer.gpu.context import open_device, open_gpu
 
     try:
         architecture = open_gpu().architecture

@@ -18,7 +18,7 @@ from cir_infer.gallery import Gallery
 from cir_infer.indexing.items import Item
 from cir_infer.indexing.run import index
 from cir_infer.indexing.sources import open_source
-from cir_infer.preprocess import preprocess
+from cir_infer.inputs.preprocess import preprocess
 from cir_infer.scoring import make_scorer
 
 __all__ = ["measure_indexing", "measure_store"]

@@ -88,7 +88,7 @@ def write_seeded_bundle(
 @contextmanager
 def unknown_words_expected() -> Iterator[None]:
     """Texts of words that a made-up vocabulary does not hold are no news meanwhile."""
-    logger = logging.getLogger("cir_infer.texts")
+    logger = logging.getLogger("cir_infer.inputs.texts")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

@@ -21,10 +21,10 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
+from cir_infer.bundle.manifest import Manifest
 from cir_infer.errors import DeviceError
 from cir_infer.indexing.items import Item, Location
 from cir_infer.indexing.worker import prepare
-from cir_infer.manifest import Manifest
 from cir_infer.processes.children import child_command, child_environment
 
 __all__ = ["Decoded", "Decoders"]

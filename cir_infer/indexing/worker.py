@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cir_infer.bundle.manifest import FeatureInput, PixelInput
+from cir_infer.bundle.manifest_reader import read_manifest
 from cir_infer.errors import CirError
 from cir_infer.indexing.items import Location
-from cir_infer.manifest import FeatureInput, PixelInput
-from cir_infer.manifest_reader import read_manifest
-from cir_infer.preprocess import preprocess
+from cir_infer.inputs.preprocess import preprocess
 
 __all__ = ["main", "prepare"]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 from cir_infer.errors import DeviceError, UsageError, shown
-from cir_infer.gpu_driver import missing_gpu
+from cir_infer.gpu.driver import missing_gpu
 from cir_infer.runtime.backend import Backend
 from cir_infer.runtime.graph import Graph
 from cir_infer.runtime.int8_form import note_slow_form, refuse_other_form
@@ -122,7 +122,7 @@ def _open_tensorrt(threads: int | None, policy: PlanPolicy) -> Backend:
     if reason is not None:
         raise DeviceError(f"device 'tensorrt' cannot be used: {reason}; use device='cpu'")
     refuse_other_form("tensorrt", policy.int8_form)
-    from cir_infer.scoring.cuda.context import open_gpu
+    from cir_infer.gpu.context import open_gpu
 
     gpu = open_gpu(0)
     try:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from cir_infer.bundle.manifest import FeatureInput, Manifest
 from cir_infer.errors import BundleError, shown
-from cir_infer.manifest import FeatureInput, Manifest
 from cir_infer.runtime.graph import Graph, Tensor
 
 __all__ = ["check_signature"]

@@ -17,10 +17,10 @@ from cir_export.targets import check_target
 from cir_export.verification import Check, Samples, compare
 from cir_infer import __version__
 from cir_infer.bundle import write_bundle
+from cir_infer.bundle.manifest import FORMAT, FORMAT_VERSION, TOKENIZER_NAME, Manifest
+from cir_infer.bundle.manifest_reader import read_manifest
 from cir_infer.engine import Engine
 from cir_infer.errors import BundleError, DeviceError, ExportError
-from cir_infer.manifest import FORMAT, FORMAT_VERSION, TOKENIZER_NAME, Manifest
-from cir_infer.manifest_reader import read_manifest
 
 __all__ = ["ExportReport", "ParityError", "export_bundle"]
 

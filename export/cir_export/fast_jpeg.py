@@ -17,11 +17,11 @@ from cir_export.precision.calibration import samples_for
 from cir_export.precision.fidelity import Fidelity, measure_fidelity
 from cir_export.targets import check_target
 from cir_infer.bundle import Bundle, write_bundle
+from cir_infer.bundle.manifest import Manifest, PixelInput, ScaledJpeg
+from cir_infer.bundle.manifest_reader import read_manifest
 from cir_infer.engine import Engine
 from cir_infer.errors import BundleError, ExportError, UsageError
-from cir_infer.manifest import Manifest, PixelInput, ScaledJpeg
-from cir_infer.manifest_reader import read_manifest
-from cir_infer.preprocess import decode
+from cir_infer.inputs.preprocess import decode
 
 __all__ = ["AGREEMENT", "COSINE", "FastJpegReport", "scale_jpegs"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from cir_infer.engine import Engine
 from cir_infer.errors import DeviceError
-from cir_infer.gpu_driver import missing_gpu
+from cir_infer.gpu.driver import missing_gpu
 
 __all__ = ["build_plans", "is_bundle", "require_gpu", "shown_plans"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from cir_infer.bundle.manifest import FORMAT, FORMAT_VERSION, TOKENIZER_NAME
+from cir_infer.bundle.manifest_reader import read_manifest
 from cir_infer.errors import BundleError
-from cir_infer.manifest import FORMAT, FORMAT_VERSION, TOKENIZER_NAME
-from cir_infer.manifest_reader import read_manifest
 
 __all__ = ["check_inputs", "feature_input", "padded_crop", "plain_resize", "word_text"]
 

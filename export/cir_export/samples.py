@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from cir_bench.datasets.scenes.rendering import VIEWS, render
-from cir_bench.datasets.scenes.scene import CELLS, COLOURS, SHAPES, SIZES, Object, Scene
+from cir_eval.datasets.scenes.rendering import VIEWS, render
+from cir_eval.datasets.scenes.scene import CELLS, COLOURS, SHAPES, SIZES, Object, Scene
 from cir_infer.errors import UsageError
-from cir_infer.images import ImageLike
-from cir_infer.texts import Text
+from cir_infer.inputs.images import ImageLike
+from cir_infer.inputs.texts import Text
 
 __all__ = ["Samples", "draw_images", "draw_samples", "image_files"]
 

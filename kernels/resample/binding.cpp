@@ -1,4 +1,4 @@
-// Python sees `cir_infer._resample` through cir_infer/resampling.py, which checks sizes first.
+// Python sees `cir_infer.inputs._resample` through cir_infer/inputs/resampling.py, which checks sizes first.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cir_bench.accuracy.metrics import Outcome, judge, measure_of, metrics_of, ranking_of
 from cir_bench.accuracy.submission import write_submission
-from cir_bench.protocols.contract import Part, Protocol, Query
+from cir_eval.metrics import Outcome, judge, measure_of, metrics_of, ranking_of
+from cir_eval.protocols.contract import Part, Protocol, Query
 from cir_infer.errors import DatasetError, UsageError
 
 

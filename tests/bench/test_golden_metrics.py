@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cir_bench.accuracy.metrics import judge, measure_of, metrics_of, ranking_of
 from cir_bench.commands import main
-from cir_bench.protocols import protocol
+from cir_eval.metrics import judge, measure_of, metrics_of, ranking_of
+from cir_eval.protocols import protocol
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cir_bench.datasets.scenes.generation import Plan, generate
-from cir_bench.protocols import protocol, protocol_names
+from cir_eval.datasets.scenes.generation import Plan, generate
+from cir_eval.protocols import protocol, protocol_names
 from cir_infer.errors import DatasetError, UsageError
 from tests.bench import layouts
 

@@ -7,8 +7,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from cir_bench.graph_cost import graph_cost
-from cir_bench.predictions import DEVICES, encoder_floor, predict_scan, prediction_table
 from cir_bench.roofline import matrix_rate, read_bandwidth
+from cir_eval.predictions import DEVICES, encoder_floor, predict_scan, prediction_table
 from tests.bundles import DIM, FEATURES, HIDDEN, SIDE, artemis_graph, image_graph, text_graph
 
 

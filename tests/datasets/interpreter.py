@@ -5,7 +5,7 @@ It sees the reference and the words only. A sentence that fits two objects, or n
 
 from __future__ import annotations
 
-from cir_bench.datasets.scenes.scene import COLOURS, Object, Scene
+from cir_eval.datasets.scenes.scene import COLOURS, Object, Scene
 
 _NOUNS = {
     "cube": "cube",

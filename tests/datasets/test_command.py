@@ -7,7 +7,7 @@ import json
 import pytest
 
 from cir_bench.commands import main
-from cir_bench.datasets.scenes import ScenesDataset
+from cir_eval.datasets.scenes import ScenesDataset
 
 FLAGS = ["--gallery", "20", "--test-queries", "2", "--validation-queries", "0", "--train-families", "0"]
 

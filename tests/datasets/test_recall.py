@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cir_bench.recall import ranks_of_targets, recall_at
+from cir_eval.recall import ranks_of_targets, recall_at
 from cir_infer.errors import UsageError
 
 

@@ -22,9 +22,9 @@ from cir_export.tokenization import token_batch
 from cir_export.verification import Samples
 from cir_infer import Engine, Gallery, Searcher
 from cir_infer.bundle import Bundle
+from cir_infer.inputs.texts import TextReader
 from cir_infer.scoring.contract import Rows
 from cir_infer.scoring.reference import ReferenceScorer, term_scores
-from cir_infer.texts import TextReader
 from tests.export.conftest import GOLDEN, Case, with_version
 
 CASES = ("cirr_feat_bigru_small", "cirr_feat_lstm_small")

@@ -13,10 +13,10 @@ from cir_export import fast_jpeg
 from cir_export.commands.export import main
 from cir_export.fast_jpeg import scale_jpegs
 from cir_infer.bundle import Bundle
+from cir_infer.bundle.manifest import PixelInput, ScaledJpeg
 from cir_infer.engine import Engine
 from cir_infer.errors import ExportError, GalleryError, UsageError
 from cir_infer.gallery import Gallery
-from cir_infer.manifest import PixelInput, ScaledJpeg
 from tests.bundles import write_tiny_bundle
 
 

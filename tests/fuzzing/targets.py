@@ -19,14 +19,14 @@ import numpy as np
 from PIL import Image
 
 from cir_infer.bundle import Bundle
+from cir_infer.bundle.manifest import CenterCrop, PixelInput, Resize, ToRgb
 from cir_infer.engine import Engine
 from cir_infer.gallery import Gallery
 from cir_infer.gallery.filters import parse
-from cir_infer.images import load_image
 from cir_infer.indexing.items import Item
 from cir_infer.indexing.sources import open_source
-from cir_infer.manifest import CenterCrop, PixelInput, Resize, ToRgb
-from cir_infer.preprocess import preprocess
+from cir_infer.inputs.images import load_image
+from cir_infer.inputs.preprocess import preprocess
 from tests import bundles
 from tests.fuzzing.mutations import mutate, mutate_json, weird
 from tests.indexing.support import folder_of, picture, shard_of

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cir_infer.gpu.device import Device
 from cir_infer.runtime.recurrent.encoder import RecurrentEncoder
 from cir_infer.runtime.recurrent.text_graph import RecurrentText
-from cir_infer.scoring.cuda.device import Device
 
 Floats = npt.NDArray[np.float64]
 GATES = {"gru": 3, "lstm": 4}

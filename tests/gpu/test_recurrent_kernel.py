@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from cir_infer.errors import DeviceError
+from cir_infer.gpu.context import open_device
+from cir_infer.gpu.device import Device
 from cir_infer.runtime.recurrent.encoder import RecurrentEncoder
 from cir_infer.scoring.cuda import CudaScorer
-from cir_infer.scoring.cuda.context import open_device
-from cir_infer.scoring.cuda.device import Device
 from tests.gpu.recurrent_checks import check_texts, random_feeds, random_text
 from tests.scoring.conformance import check_topk, random_terms, rows_of
 

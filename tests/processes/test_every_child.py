@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 import cir_infer
-from cir_bench.datasets.scenes.generation import Plan, generate
 from cir_bench.latency.cold_start import time_cold_start
 from cir_bench.latency.workload import Workload
+from cir_eval.datasets.scenes.generation import Plan, generate
 from cir_infer import Gallery, Searcher
 from cir_infer.bundle import Bundle
 from cir_infer.indexing.decoding import Decoders

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from cir_infer import Engine
 from cir_infer.bundle import Bundle, write_bundle
+from cir_infer.bundle.manifest import Manifest
 from cir_infer.errors import BundleError
-from cir_infer.manifest import Manifest
 from tests.bundles import manifest_of, members_of, write_tiny_bundle
 
 

@@ -18,7 +18,7 @@ from onnx.external_data_helper import set_external_data
 from cir_infer import Engine
 from cir_infer.bundle import Bundle, write_bundle
 from cir_infer.errors import BundleError, DeviceError, ImageError, TextError, UsageError
-from cir_infer.gpu_driver import missing_gpu
+from cir_infer.gpu.driver import missing_gpu
 from cir_infer.runtime import devices
 from tests.bundles import (
     DIM,

@@ -8,7 +8,7 @@ import pickle
 import pytest
 
 from cir_infer import Hit, Hits
-from cir_infer.tables import format_table
+from cir_infer.console.tables import format_table
 
 
 def hits(count: int = 3) -> Hits:

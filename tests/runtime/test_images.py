@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cir_infer import images
+from cir_infer.bundle.manifest import CenterCrop, PixelInput, Resize, ToRgb
 from cir_infer.errors import ImageError
-from cir_infer.images import load_features, load_image
-from cir_infer.manifest import CenterCrop, PixelInput, Resize, ToRgb
-from cir_infer.preprocess import preprocess
+from cir_infer.inputs import images
+from cir_infer.inputs.images import load_features, load_image
+from cir_infer.inputs.preprocess import preprocess
 
 SPEC = PixelInput(8, 8, (ToRgb(), Resize(8), CenterCrop(8)))
 GRADIENT = np.add.outer(np.arange(12) * 9, np.arange(20) * 7).astype(np.uint8)

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cir_infer.errors import BundleError
-from cir_infer.manifest import (
+from cir_infer.bundle.manifest import (
     CenterCrop,
     FeatureInput,
     Manifest,
@@ -26,7 +25,8 @@ from cir_infer.manifest import (
     TextInput,
     ToRgb,
 )
-from cir_infer.manifest_reader import read_manifest
+from cir_infer.bundle.manifest_reader import read_manifest
+from cir_infer.errors import BundleError
 from tests.bundles import manifest_of, members_of
 
 

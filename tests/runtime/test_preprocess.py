@@ -11,9 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cir_infer.bundle.manifest import (
+    CenterCrop,
+    PadSquare,
+    PixelInput,
+    Resize,
+    ScaledJpeg,
+    Step,
+    TargetPad,
+    ToRgb,
+)
 from cir_infer.errors import ImageError
-from cir_infer.manifest import CenterCrop, PadSquare, PixelInput, Resize, ScaledJpeg, Step, TargetPad, ToRgb
-from cir_infer.preprocess import decode, preprocess
+from cir_infer.inputs.preprocess import decode, preprocess
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "preprocessing"
 """Inputs of the authors' own eval transforms, as bytes (before / 255 and normalisation)."""

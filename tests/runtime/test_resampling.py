@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cir_infer.bundle.manifest import CenterCrop, PadSquare, PixelInput, Resize, Step, TargetPad, ToRgb
 from cir_infer.errors import DeviceError
-from cir_infer.manifest import CenterCrop, PadSquare, PixelInput, Resize, Step, TargetPad, ToRgb
-from cir_infer.preprocess import preprocess
-from cir_infer.resampling import resize_padded_square
+from cir_infer.inputs.preprocess import preprocess
+from cir_infer.inputs.resampling import resize_padded_square
 
 RUNNER = shlex.split(os.environ.get("CIR_RESAMPLE_RUNNER", ""))
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cir_infer import Hit, Hits
-from cir_infer.sheet import contact_sheet
+from cir_infer.drawing.sheet import contact_sheet
 
 TERMS = {"implicit_similarity": 0.9, "explicit_matching": -0.1}
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from cir_infer.bundle.manifest import TextInput
 from cir_infer.errors import BundleError, TextError
-from cir_infer.manifest import TextInput
-from cir_infer.texts import MAX_CHARACTERS, TextReader
+from cir_infer.inputs.texts import MAX_CHARACTERS, TextReader
 from tests.bundles import SPECIALS, WORDS, tokenizer_json
 
 PAD, START, AND, END, UNK = range(5)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from cir_infer.errors import DeviceError
-from cir_infer.scoring.cuda import cooperative
-from cir_infer.scoring.cuda.cooperative import CooperativeModule
+from cir_infer.gpu import cooperative
+from cir_infer.gpu.cooperative import CooperativeModule
 
 PROTOTYPES = {
     "cuCtxGetDevice": ("CUdevice *",),

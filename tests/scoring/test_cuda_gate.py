@@ -6,8 +6,8 @@ import gc
 import threading
 
 from cir_infer.errors import DeviceError
-from cir_infer.scoring.cuda.collector import collector_paused
-from cir_infer.scoring.cuda.gate import Gate
+from cir_infer.gpu.collector import collector_paused
+from cir_infer.gpu.gate import Gate
 
 
 def in_thread(gate: Gate, inside: threading.Event, go: threading.Event) -> tuple[threading.Thread, list[str]]:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from cir_infer.errors import DeviceError
+from cir_infer.gpu.context import open_device
 from cir_infer.scoring.contract import Rows
 from cir_infer.scoring.cuda import CudaScorer
-from cir_infer.scoring.cuda.context import open_device
 from cir_infer.scoring.cuda.tuning import Tuning
 from tests.scoring.conformance import ScorerConformance, check_topk, random_terms, rows_of
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,13 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+import cir_infer.gpu
 from cir_infer.errors import DeviceError, ScoringError
-from cir_infer.gpu_driver import missing_gpu
+from cir_infer.gpu import context
+from cir_infer.gpu.context import open_device
+from cir_infer.gpu.driver import missing_gpu
 from cir_infer.scoring.contract import QueryTerms, Rows, Scorer
-from cir_infer.scoring.cuda import CudaScorer, context
+from cir_infer.scoring.cuda import CudaScorer
 from cir_infer.scoring.cuda import scorer as scorer_module
 from cir_infer.scoring.cuda.arguments import ReadArguments, Segment
-from cir_infer.scoring.cuda.context import open_device
 from cir_infer.scoring.cuda.tuning import MEASURED, UNMEASURED, Tuning, tuning_for
 from tests.emulation.emulated import EmulatedDevice
 from tests.scoring.conformance import check_topk, pack, random_terms, rows_of
@@ -165,7 +166,7 @@ def test_nothing_waits_for_streams_of_others(row_type: str, memory: int | None) 
 def test_streams_are_lent_again() -> None:
     from types import SimpleNamespace
 
-    from cir_infer.scoring.cuda.context import _Stream, pycuda_stream
+    from cir_infer.gpu.context import _Stream, pycuda_stream
 
     idle: list[Any] = []
     driver = SimpleNamespace(Stream=lambda flags: SimpleNamespace(handle=7, flags=flags))
@@ -350,8 +351,7 @@ def test_kernels_that_were_not_compiled_are_named_with_the_ways_to_get_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(context, "open_gpu", lambda ordinal: None)
-    monkeypatch.setattr(context, "FATBIN", tmp_path / "kernels.fatbin")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(cir_infer.gpu, "__path__", [str(tmp_path)])
     with pytest.raises(DeviceError) as caught:
         open_device.__wrapped__()
     said = str(caught.value)
@@ -359,16 +359,14 @@ def test_kernels_that_were_not_compiled_are_named_with_the_ways_to_get_them(
     assert "nvcc is on the PATH" in said and "make fatbin" in said
 
 
-def test_compiled_kernels_are_found_beside_the_sources_and_beside_the_native_module(
+def test_compiled_kernels_are_found_beside_the_sources_and_where_they_were_installed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """An editable install puts what it compiles elsewhere than the sources."""
     loaded: list[bytes] = []
     monkeypatch.setattr(context, "open_gpu", lambda ordinal: SimpleNamespace(load_kernels=loaded.append))
-    monkeypatch.setattr(context, "FATBIN", tmp_path / "sources" / "kernels.fatbin")
-    native = SimpleNamespace(origin=str(tmp_path / "installed" / "_kernels.so"))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: native)
-    for folder, content in ((tmp_path / "installed" / "cuda", b"installed"), (tmp_path / "sources", b"made")):
+    monkeypatch.setattr(cir_infer.gpu, "__path__", [str(tmp_path / "sources"), str(tmp_path / "installed")])
+    for folder, content in ((tmp_path / "installed", b"installed"), (tmp_path / "sources", b"made")):
         folder.mkdir(parents=True)
         (folder / "kernels.fatbin").write_bytes(content)
         open_device.__wrapped__()

@@ -6,7 +6,7 @@ import json
 
 from cir_bench.commands import main
 from cir_bench.commands.ablation import table
-from cir_bench.datasets.scenes.generation import Plan, generate
+from cir_eval.datasets.scenes.generation import Plan, generate
 
 CONFIG = """
 [data]

@@ -9,7 +9,7 @@ import torch
 
 from cir_bench.commands import main
 from cir_bench.commands.systems import SYSTEMS, table
-from cir_bench.datasets.scenes.generation import Plan, generate
+from cir_eval.datasets.scenes.generation import Plan, generate
 from cir_export.commands.train import main as cir_train
 from cir_export.model_file import load_model
 from cir_export.models import MODELS, build_model

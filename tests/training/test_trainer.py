@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cir_bench.commands.ablation import table
-from cir_bench.datasets.scenes.generation import Plan, generate
+from cir_eval.datasets.scenes.generation import Plan, generate
 from cir_export.commands.train import main
 from cir_export.model_file import load_model
 from cir_export.training import trainer

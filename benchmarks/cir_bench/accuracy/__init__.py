@@ -1,1 +1,1 @@
-"""Accuracy of a bundle under a named protocol: recall, drift, submissions, failures as pictures."""
+"""Accuracy of a bundle under a named protocol: measurement, submissions, failures as pictures."""

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cir_bench.accuracy.evaluation import Evaluated
+from cir_eval.evaluation import Evaluated
 from cir_infer.errors import ImageError
-from cir_infer.images import ImageLike, load_image
+from cir_infer.inputs.images import ImageLike, load_image
 
 __all__ = ["failures_page"]
 

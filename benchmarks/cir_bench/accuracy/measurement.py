@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from cir_bench.accuracy.drift import drift_between
-from cir_bench.accuracy.evaluation import Evaluated, Options, evaluate
-from cir_bench.accuracy.metrics import measure_of, metrics_of
 from cir_bench.accuracy.submission import write_submission
 from cir_bench.machine import stamp
-from cir_bench.protocols.contract import Part, Protocol
+from cir_eval.drift import drift_between
+from cir_eval.evaluation import Evaluated, Options, evaluate
+from cir_eval.metrics import measure_of, metrics_of
+from cir_eval.protocols.contract import Part, Protocol
 from cir_infer.engine import Engine
 from cir_infer.errors import UsageError, shown
 

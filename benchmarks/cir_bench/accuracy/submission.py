@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cir_bench.protocols.contract import Part, Protocol, RowNumbers
+from cir_eval.protocols.contract import Part, Protocol, RowNumbers
 
 __all__ = ["write_submission"]
 

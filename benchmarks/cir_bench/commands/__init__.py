@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 
 from cir_infer import __version__
-from cir_infer.commands.common import CirParser, run_command
+from cir_infer.console.common import CirParser, run_command
 
 __all__ = ["SUBCOMMANDS", "main"]
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cir_infer.commands.common import print_json
+from cir_infer.console.common import print_json
 from cir_infer.errors import TrainingError, UsageError
 
 __all__ = ["EXAMPLE", "add_arguments", "run", "table"]

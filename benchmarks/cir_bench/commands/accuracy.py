@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from cir_bench.commands.numbers import at_least_one
-from cir_infer.commands.common import print_json
+from cir_infer.console.common import print_json
 from cir_infer.errors import UsageError
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -53,12 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print."""
-    from cir_bench.accuracy.evaluation import Options
     from cir_bench.accuracy.failures import failures_page
     from cir_bench.accuracy.measurement import measure_accuracy
-    from cir_bench.protocols import protocol
     from cir_bench.report.text import accuracy_text
     from cir_bench.results import ensure_writable, to_json, write_text
+    from cir_eval.evaluation import Options
+    from cir_eval.protocols import protocol
     from cir_infer.engine import Engine
 
     if args.protocols:
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list_protocols(as_json: bool) -> int:
-    from cir_bench.protocols import protocol, protocol_names
+    from cir_eval.protocols import protocol, protocol_names
 
     found = {name: protocol(name) for name in protocol_names()}
     if as_json:

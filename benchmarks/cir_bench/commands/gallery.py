@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from cir_bench.machine import stamp
-from cir_infer.commands.common import print_json
+from cir_infer.console.common import print_json
+from cir_infer.console.tables import format_table
 from cir_infer.errors import UsageError
-from cir_infer.tables import format_table
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cir_bench.commands.numbers import at_least_one, not_negative, positive, rate
-from cir_infer.commands.common import print_json
+from cir_infer.console.common import print_json
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 

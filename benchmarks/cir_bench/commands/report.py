@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cir_infer.commands.common import print_json
+from cir_infer.console.common import print_json
 from cir_infer.errors import UsageError
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]

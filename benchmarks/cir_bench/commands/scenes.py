@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from cir_infer.commands.common import print_json
+from cir_infer.console.common import print_json
+from cir_infer.console.progress import progress_bar
 from cir_infer.errors import UsageError
-from cir_infer.progress import progress_bar
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -18,8 +18,8 @@ EXAMPLE = "cir-bench scenes /data/scenes --gallery 5000 --train-families 1500 --
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    from cir_bench.datasets.scenes.generation import Plan
-    from cir_bench.datasets.scenes.rendering import VIEWS
+    from cir_eval.datasets.scenes.generation import Plan
+    from cir_eval.datasets.scenes.rendering import VIEWS
 
     default = Plan()
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to create")
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Generate and say what was written."""
-    from cir_bench.datasets.scenes.generation import Plan, generate
+    from cir_eval.datasets.scenes.generation import Plan, generate
 
     if args.jobs < 1:
         raise UsageError(f"--jobs {args.jobs}; expected 1 or more")

@@ -9,7 +9,7 @@ from typing import Any
 
 from cir_bench.commands.numbers import at_least_one, not_negative
 from cir_bench.machine import stamp
-from cir_infer.commands.common import print_json
+from cir_infer.console.common import print_json
 from cir_infer.errors import UsageError
 from cir_infer.scoring.cpu import kernels_hash
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cir_infer.commands.common import print_json
+from cir_infer.console.common import print_json
 from cir_infer.errors import TrainingError, UsageError
 
 __all__ = ["EXAMPLE", "add_arguments", "run", "table"]

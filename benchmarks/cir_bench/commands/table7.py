@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from cir_bench.commands.numbers import at_least_one
-from cir_infer.commands.common import print_json
+from cir_infer.console.common import print_json
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 

@@ -18,13 +18,13 @@ from cir_bench.seeded_models import unknown_words_expected
 from cir_bench.sensors import Sensors, summarise_readings
 from cir_bench.timing import interleave, ratio, summarise
 from cir_infer.bundle import Bundle
+from cir_infer.bundle.manifest import FeatureInput
 from cir_infer.engine import Engine
 from cir_infer.errors import ScoringError
-from cir_infer.manifest import FeatureInput
-from cir_infer.preprocess import preprocess
+from cir_infer.inputs.preprocess import preprocess
+from cir_infer.inputs.texts import TextReader
 from cir_infer.scoring.contract import Rows
 from cir_infer.scoring.reference import ReferenceScorer
-from cir_infer.texts import TextReader
 
 if TYPE_CHECKING:
     from cir_export.model_file import TrainedModel

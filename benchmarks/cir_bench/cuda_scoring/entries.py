@@ -10,10 +10,10 @@ from typing import Any, Literal
 from cir_bench.cuda_scoring.place import Place
 from cir_bench.cuda_scoring.workload import Workload
 from cir_infer.errors import DeviceError
+from cir_infer.gpu.device import Stream
 from cir_infer.scoring.contract import QueryTerms
 from cir_infer.scoring.cuda import CudaScorer
 from cir_infer.scoring.cuda.arguments import ReadArguments
-from cir_infer.scoring.cuda.device import Stream
 from cir_infer.scoring.cuda.search import CudaSearch
 
 __all__ = ["Entry", "filled", "ours", "skipped"]

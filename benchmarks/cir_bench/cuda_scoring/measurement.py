@@ -11,9 +11,9 @@ from cir_bench.cuda_scoring.libraries import in_libraries
 from cir_bench.cuda_scoring.place import Place, gpu
 from cir_bench.cuda_scoring.pytorch import in_pytorch, why_no_pytorch
 from cir_bench.cuda_scoring.workload import Case, Workload, stored_rows
-from cir_bench.predictions import DEVICES, predict_scan
 from cir_bench.scoring.workload import artemis_terms
 from cir_bench.timing import percentile
+from cir_eval.predictions import DEVICES, predict_scan
 from cir_infer.errors import CirError
 from cir_infer.scoring.contract import QueryTerms
 from cir_infer.scoring.cuda import CudaScorer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cir_infer.scoring.cuda.device import Device, Stream
+from cir_infer.gpu.device import Device, Stream
 
 __all__ = ["Place", "gpu"]
 
@@ -41,7 +41,7 @@ def gpu() -> Place:
     Raises:
         DeviceError: no usable GPU.
     """
-    from cir_infer.scoring.cuda.context import open_device
+    from cir_infer.gpu.context import open_device
 
     return Place(open_device(), "cuda", _between_events)
 
@@ -49,7 +49,7 @@ def gpu() -> Place:
 def _between_events(launch: Launch, stream: Stream) -> float:
     import pycuda.driver as driver
 
-    from cir_infer.scoring.cuda.context import pycuda_stream
+    from cir_infer.gpu.context import pycuda_stream
 
     start, end = driver.Event(), driver.Event()
     start.record(pycuda_stream(stream))

@@ -26,7 +26,7 @@ from cir_bench.engine_check.placements import text_placements
 from cir_bench.engine_check.reach import reached
 from cir_bench.engine_check.subject import K, Subject, open_subject
 from cir_infer.errors import CirError
-from cir_infer.gpu_driver import missing_gpu
+from cir_infer.gpu.driver import missing_gpu
 
 CAPTURED_SECONDS, LATENCY_SECONDS, PLACEMENT_SECONDS = 2.0, 6.0, 2.0
 
@@ -96,7 +96,7 @@ def free_bytes(device: str) -> Callable[[], int] | None:
     """How to ask for the GPU memory that is free; None on the CPU."""
     if device == "cpu":
         return None
-    from cir_infer.scoring.cuda.context import open_gpu
+    from cir_infer.gpu.context import open_gpu
 
     gpu = open_gpu(0)
 

@@ -31,7 +31,7 @@ def write_pictures(folder: Path, seeds: Iterable[int]) -> Path:
     from PIL import Image
 
     from cir_bench.latency.workload import photograph
-    from cir_infer.images import load_image
+    from cir_infer.inputs.images import load_image
 
     folder.mkdir()
     for seed in seeds:

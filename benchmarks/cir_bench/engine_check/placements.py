@@ -31,10 +31,10 @@ def text_placements(subject: Subject, seconds: float) -> dict[str, Any]:
     Raises:
         DeviceError: the kernel answers otherwise than ONNX Runtime, or fails.
     """
+    from cir_infer.gpu.context import open_gpu
     from cir_infer.runtime.onnx import OnnxBackend
     from cir_infer.runtime.recurrent.opening import check_encoder, open_encoder
     from cir_infer.runtime.recurrent.text_graph import NoKernelError
-    from cir_infer.scoring.cuda.context import open_gpu
 
     engine, model = subject.searcher.engine, Bundle(subject.bundle).graph("text")
     assert engine.manifest.text is not None

@@ -10,12 +10,12 @@ import numpy as np
 
 from cir_bench.latency.workload import draw_workload
 from cir_infer.bundle import Bundle
+from cir_infer.bundle.manifest import FeatureInput
 from cir_infer.engine import Engine
 from cir_infer.gallery import Gallery
-from cir_infer.images import load_image
-from cir_infer.manifest import FeatureInput
+from cir_infer.inputs.images import load_image
+from cir_infer.inputs.texts import Text
 from cir_infer.searcher import Searcher
-from cir_infer.texts import Text
 
 __all__ = ["K", "Subject", "open_subject"]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from cir_bench.latency.workload import Workload
 from cir_bench.timing import arrivals_at, open_loop, repeat, summarise
-from cir_infer.images import ImageLike
+from cir_infer.inputs.images import ImageLike
+from cir_infer.inputs.texts import Text
 from cir_infer.searcher import Searcher
-from cir_infer.texts import Text
 
 __all__ = ["load_curve", "time_batches"]
 

@@ -15,14 +15,14 @@ from cir_bench.latency.transfers import time_transfers, why_no_transfers
 from cir_bench.latency.workload import Workload, draw_workload
 from cir_bench.machine import peak_host_bytes, reset_peak_host_bytes, stamp
 from cir_bench.nvml import Nvml
-from cir_bench.predictions import prediction_table
 from cir_bench.roofline import matrix_rate, read_bandwidth
 from cir_bench.sensors import Sensors, summarise_readings
 from cir_bench.timing import Milliseconds, percentile, steadiness, summarise
+from cir_eval.predictions import prediction_table
 from cir_infer.bundle import Bundle
+from cir_infer.bundle.manifest import PixelInput, ScaledJpeg
 from cir_infer.engine import Engine
-from cir_infer.manifest import PixelInput, ScaledJpeg
-from cir_infer.preprocess import preprocess
+from cir_infer.inputs.preprocess import preprocess
 from cir_infer.searcher import Searcher
 
 __all__ = ["Settings", "measure_latency"]

@@ -15,13 +15,13 @@ import numpy as np
 
 from cir_bench.latency.workload import Workload
 from cir_bench.timing import Milliseconds, quiet_collector
+from cir_infer.bundle.manifest import PixelInput
 from cir_infer.hits import Hit
-from cir_infer.images import ImageLike
-from cir_infer.manifest import PixelInput
-from cir_infer.preprocess import decode, prepare, preprocess
+from cir_infer.inputs.images import ImageLike
+from cir_infer.inputs.preprocess import decode, prepare, preprocess
+from cir_infer.inputs.texts import Text
 from cir_infer.runtime.graph import Array
 from cir_infer.searcher import Searcher
-from cir_infer.texts import Text
 
 __all__ = ["STAGES", "time_stages"]
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from cir_infer.bundle import Bundle
+from cir_infer.bundle.manifest import FeatureInput
 from cir_infer.errors import UsageError
 from cir_infer.gallery import Snapshot
-from cir_infer.images import ImageLike
-from cir_infer.manifest import FeatureInput
-from cir_infer.texts import Text
+from cir_infer.inputs.images import ImageLike
+from cir_infer.inputs.texts import Text
 
 __all__ = ["Workload", "draw_workload", "photograph"]
 

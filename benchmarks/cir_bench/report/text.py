@@ -7,7 +7,7 @@ from typing import Any
 
 from cir_bench.latency.cold_start import STEPS
 from cir_bench.latency.stages import STAGES
-from cir_infer.tables import format_table
+from cir_infer.console.tables import format_table
 
 __all__ = [
     "accuracy_text",

@@ -21,8 +21,8 @@ from cir_bench.table7.paper import PAPER
 from cir_bench.table7.workload import Category, fashioniq_shaped, real_fashioniq
 from cir_bench.torch_scoring import literal_scores, ranked
 from cir_infer.bundle import Bundle
+from cir_infer.console.progress import progress_bar
 from cir_infer.engine import Engine
-from cir_infer.progress import progress_bar
 from cir_infer.scoring import make_scorer
 from cir_infer.scoring.contract import QueryTerms, Rows, Scorer
 

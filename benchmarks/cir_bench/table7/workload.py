@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 
 from cir_bench.latency.workload import photograph
-from cir_bench.protocols import protocol
 from cir_bench.seeded_models import FASHIONIQ_WORDS, vocabulary_words
 from cir_bench.table7.paper import GALLERIES, QUERIES
-from cir_infer.images import ImageLike
-from cir_infer.texts import Text
+from cir_eval.protocols import protocol
+from cir_infer.inputs.images import ImageLike
+from cir_infer.inputs.texts import Text
 
 __all__ = ["Category", "fashioniq_shaped", "real_fashioniq"]
 

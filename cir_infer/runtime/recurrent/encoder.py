@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from cir_infer.errors import DeviceError
+from cir_infer.gpu.device import CooperativeKernel, Device, Memory, Stream
 from cir_infer.runtime.graph import Array, Tensor
 from cir_infer.runtime.recurrent.arguments import ARRIVAL_BYTES, EncodeArguments
 from cir_infer.runtime.recurrent.text_graph import NoKernelError, RecurrentText
-from cir_infer.scoring.cuda.device import CooperativeKernel, Device, Memory, Stream
 
 __all__ = ["Placed", "RecurrentEncoder", "place"]
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cir_infer.errors import CirError, DeviceError, UsageError, shown
+from cir_infer.gpu.device import Device
 from cir_infer.runtime.chains import Chains
 from cir_infer.runtime.graph import Graph
 from cir_infer.runtime.onnx import OnnxBackend
@@ -32,7 +33,6 @@ from cir_infer.runtime.tensorrt.profiles import Limits
 from cir_infer.runtime.tensorrt.verification import LEAST_COSINE, check_parity, choose_placement
 from cir_infer.scoring.contract import Scorer
 from cir_infer.scoring.cuda import CudaScorer
-from cir_infer.scoring.cuda.device import Device
 
 __all__ = ["TensorRTBackend"]
 

@@ -19,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import DeviceError
+from cir_infer.gpu.device import Device, Replay, Stream
 from cir_infer.runtime.graph import Array
 from cir_infer.runtime.tensorrt.api import Context
 from cir_infer.runtime.tensorrt.plan_graph import Buffer, PlanGraph, new_buffer
 from cir_infer.scoring.contract import QueryTerms, TopK
 from cir_infer.scoring.cuda import CudaScorer
-from cir_infer.scoring.cuda.device import Device, Replay, Stream
 
 __all__ = ["QueryChains"]
 

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from cir_infer.errors import DeviceError
+from cir_infer.gpu.device import Device, HostMemory, Memory, Stream
 from cir_infer.runtime.graph import Array
 from cir_infer.runtime.tensorrt.api import Context, LoadedPlan
 from cir_infer.runtime.tensorrt.profiles import BATCH, SINGLE
-from cir_infer.scoring.cuda.device import Device, HostMemory, Memory, Stream
 
 __all__ = ["Buffer", "PlanGraph", "new_buffer"]
 

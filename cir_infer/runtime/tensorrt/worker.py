@@ -63,9 +63,9 @@ def _try(job: dict[str, Any]) -> dict[str, Any]:
 
 def _encode(job: dict[str, Any]) -> dict[str, Any]:
     """Whether the recurrent kernel gives what ONNX Runtime gives."""
+    from cir_infer.gpu.context import open_gpu
     from cir_infer.runtime.onnx import OnnxBackend
     from cir_infer.runtime.recurrent.opening import check_encoder, open_encoder
-    from cir_infer.scoring.cuda.context import open_gpu
 
     model = Path(job["graph"]).read_bytes()
     reference = OnnxBackend("cpu", 1).load("text", model)

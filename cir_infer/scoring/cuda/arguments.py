@@ -13,7 +13,6 @@ __all__ = [
     "RESCUE",
     "ROWS_OF_ROUND",
     "SCAN_SHARED_BYTES",
-    "THREADS",
     "PackArguments",
     "QuantiseArguments",
     "ReadArguments",
@@ -23,7 +22,6 @@ __all__ = [
     "SurveyArguments",
 ]
 
-THREADS = 256
 ROWS_OF_ROUND = 32
 MAX_FUSED_K = 1024
 SCAN_SHARED_BYTES = 1696

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import DeviceError, ScoringError
+from cir_infer.gpu.device import Device, HostMemory, Memory, Stream
 from cir_infer.scoring.contract import Rows
 from cir_infer.scoring.cuda.arguments import QuantiseArguments, SurveyArguments
-from cir_infer.scoring.cuda.device import Device, HostMemory, Memory, Stream
 
 __all__ = ["Chunk", "CudaGallery", "Piece", "RowType"]
 

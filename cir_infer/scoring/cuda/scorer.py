@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import DeviceError, ScoringError, shown
+from cir_infer.gpu.device import Device, Stream
 from cir_infer.scoring.contract import QueryTerms, Rows, TopK
-from cir_infer.scoring.cuda.device import Device, Stream
 from cir_infer.scoring.cuda.gallery import CudaGallery
 from cir_infer.scoring.cuda.search import CudaSearch
 from cir_infer.scoring.cuda.tuning import Tuning, tuning_for
@@ -78,7 +78,7 @@ class CudaScorer:
         self._searches: OrderedDict[tuple[int, int, bool, int, bool], CudaSearch] = OrderedDict()
         self._queries = self._batched = self._rescued_before = 0
         if device is None:
-            from cir_infer.scoring.cuda.context import open_device
+            from cir_infer.gpu.context import open_device
 
             device = open_device()
         self._device = device

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cir_infer.gpu.device import HostMemory, Memory, Stream
 from cir_infer.scoring.contract import QueryTerms, TopK
 from cir_infer.scoring.cuda.arguments import (
     BELOW,
@@ -25,7 +26,6 @@ from cir_infer.scoring.cuda.arguments import (
     Segment,
     ShortlistArguments,
 )
-from cir_infer.scoring.cuda.device import HostMemory, Memory, Stream
 from cir_infer.scoring.cuda.gallery import Chunk, CudaGallery
 from cir_infer.scoring.cuda.tuning import Tuning
 

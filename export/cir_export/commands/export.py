@@ -19,9 +19,9 @@ from cir_export.commands.lowering import (
 )
 from cir_export.plans import build_plans, is_bundle, require_gpu, shown_plans
 from cir_export.targets import check_target
-from cir_infer.commands.common import CirParser, print_json, run_command
+from cir_infer.console.common import CirParser, print_json, run_command
+from cir_infer.console.tables import format_table
 from cir_infer.errors import ExportError, UsageError
-from cir_infer.tables import format_table
 
 __all__ = ["main"]
 

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from cir_infer.console.tables import format_table
 from cir_infer.errors import UsageError
-from cir_infer.tables import format_table
 
 __all__ = ["add_fast_jpeg_argument", "check_fast_jpeg", "make_fast_jpeg"]
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cir_infer.console.tables import format_table
 from cir_infer.errors import UsageError
-from cir_infer.tables import format_table
 
 if TYPE_CHECKING:
     from cir_export.precision import ConversionReport
@@ -106,7 +106,7 @@ def lower(options: Any, source: str | Path, output: str | Path, progress: bool) 
         UsageError: a layer, a folder of images or a split does not exist as named.
         PrecisionError: it loses too much; unless --json was given the whole measurement is printed first.
     """
-    from cir_bench.protocols import protocol
+    from cir_eval.protocols import protocol
     from cir_export.precision import (
         Labelled,
         Lowering,

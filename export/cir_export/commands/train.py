@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cir_infer.commands.common import CirParser, print_json, run_command
+from cir_infer.console.common import CirParser, print_json, run_command
 from cir_infer.errors import UsageError
 
 __all__ = ["main"]

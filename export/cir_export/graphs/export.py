@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from cir_export.graphs.opset import OPSET, lower_opset
 from cir_export.graphs.recurrent import with_onnx_recurrent
 from cir_export.models import RetrievalModel
+from cir_infer.console.progress import progress_bar
 from cir_infer.errors import ExportError
-from cir_infer.progress import progress_bar
 
 __all__ = ["Graph", "check_graph", "export_graphs"]
 

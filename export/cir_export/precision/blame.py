@@ -13,11 +13,11 @@ from cir_export.precision.fidelity import cosines
 from cir_export.precision.graphs import LoweredGraph
 from cir_export.samples import Samples
 from cir_infer.bundle import Bundle
-from cir_infer.preprocess import preprocess
-from cir_infer.progress import progress_bar
+from cir_infer.console.progress import progress_bar
+from cir_infer.inputs.preprocess import preprocess
+from cir_infer.inputs.texts import TextReader
 from cir_infer.runtime.graph import Array
 from cir_infer.runtime.onnx import OnnxBackend
-from cir_infer.texts import TextReader
 
 __all__ = ["LayerError", "layer_errors"]
 

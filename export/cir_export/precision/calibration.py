@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from cir_export.samples import Samples, draw_images, draw_samples, image_files
 from cir_infer.bundle import Bundle
 from cir_infer.errors import UsageError
-from cir_infer.images import ImageLike
+from cir_infer.inputs.images import ImageLike
 
 __all__ = ["Calibration", "calibration_images", "samples_for"]
 
@@ -30,7 +30,7 @@ class Calibration:
     """Images whose extremes become int8's ranges.
 
     Attributes:
-        images: as `cir_infer.preprocess.preprocess` takes them.
+        images: as `cir_infer.inputs.preprocess.preprocess` takes them.
         held_out: images of the same kind that int8 is judged on.
         source: where they come from.
     """

@@ -22,11 +22,11 @@ from cir_export.precision.recall import Labelled, RecallDrift, measure_drift
 from cir_export.samples import Samples
 from cir_export.targets import check_target
 from cir_infer.bundle import Bundle, write_bundle
+from cir_infer.bundle.manifest import Manifest
+from cir_infer.console.progress import progress_bar
 from cir_infer.engine import Engine
 from cir_infer.errors import BundleError, ExportError, UsageError
-from cir_infer.manifest import Manifest
-from cir_infer.preprocess import preprocess
-from cir_infer.progress import progress_bar
+from cir_infer.inputs.preprocess import preprocess
 from cir_infer.runtime.graph import Array
 
 __all__ = ["ConversionReport", "Lowering", "convert_bundle"]

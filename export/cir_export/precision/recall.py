@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from cir_bench.accuracy.drift import drift_between
-from cir_bench.accuracy.evaluation import Evaluated, Options, evaluate
-from cir_bench.protocols.contract import Part, Protocol
+from cir_eval.drift import drift_between
+from cir_eval.evaluation import Evaluated, Options, evaluate
+from cir_eval.protocols.contract import Part, Protocol
 from cir_infer.engine import Engine
 from cir_infer.errors import UsageError, shown
 
@@ -72,7 +72,7 @@ class RecallDrift:
         metric: what is judged: R@10, or what the protocol's authors select models by if they have none.
         before: the metric in float32, per cent, mean over parts.
         after: the metric of the lowered bundle.
-        drift: everything else that changed, see `cir_bench.accuracy.drift`.
+        drift: everything else that changed, see `cir_eval.drift`.
     """
 
     protocol: str

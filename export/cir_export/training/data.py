@@ -11,12 +11,12 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from cir_bench.datasets.scenes import Split
+from cir_eval.datasets.scenes import Split
 from cir_export.tokenization import token_batch
+from cir_infer.bundle.manifest import PixelInput
+from cir_infer.console.progress import progress_bar
 from cir_infer.errors import TrainingError, shown
-from cir_infer.manifest import PixelInput
-from cir_infer.preprocess import preprocess
-from cir_infer.progress import progress_bar
+from cir_infer.inputs.preprocess import preprocess
 
 __all__ = ["QuerySet", "decode_images", "family_batches", "query_set"]
 

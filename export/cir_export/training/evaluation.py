@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cir_bench.recall import ranks_of_targets, recall_at
+from cir_eval.recall import ranks_of_targets, recall_at
 from cir_export.models import RetrievalModel
 from cir_export.models.base import pairwise_scores
 from cir_export.training.data import QuerySet

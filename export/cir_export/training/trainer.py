@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from cir_bench.datasets.scenes import ScenesDataset
+from cir_eval.datasets.scenes import ScenesDataset
 from cir_export.model_file import TrainedModel, load_model, save_model
 from cir_export.models import RetrievalModel, build_model
 from cir_export.models.base import pairwise_scores
@@ -27,9 +27,9 @@ from cir_export.training.loss import batch_classification_loss
 from cir_export.training.optimisation import build_optimizer, freeze_trunks, learning_rate
 from cir_export.training.state import TrainingState, load_state, save_state
 from cir_export.training.systems import image_size, max_tokens, with_vocabulary
+from cir_infer.bundle.manifest import PadSquare, PixelInput, Resize, ToRgb
+from cir_infer.console.progress import progress_bar
 from cir_infer.errors import CirError, TrainingError, UsageError, shown
-from cir_infer.manifest import PadSquare, PixelInput, Resize, ToRgb
-from cir_infer.progress import progress_bar
 
 __all__ = ["TrainingFiles", "train"]
 

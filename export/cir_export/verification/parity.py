@@ -14,10 +14,10 @@ from torch import Tensor
 from cir_export.model_file import TrainedModel
 from cir_export.samples import Samples
 from cir_infer.engine import Engine
-from cir_infer.preprocess import preprocess
+from cir_infer.inputs.preprocess import preprocess
+from cir_infer.inputs.texts import TextReader
 from cir_infer.scoring.contract import QueryTerms, Rows
 from cir_infer.scoring.reference import ReferenceScorer, term_scores
-from cir_infer.texts import TextReader
 
 __all__ = ["TOLERANCE", "Check", "compare"]
 

@@ -17,7 +17,7 @@ __all__ = ["bundle", "engine", "gallery_path", "pictures", "searcher", "tensorrt
 
 def missing() -> str:
     """Why tests cannot run on the emulated driver, or ""."""
-    from cir_infer.scoring.cuda.context import open_device
+    from cir_infer.gpu.context import open_device
 
     try:
         name = open_device().name
@@ -31,7 +31,7 @@ def real_device(tensorrt: Path) -> Any:
     """The `_CudaDevice` that PyCUDA gives; TensorRT's stand-in puts its runs on the driver's streams."""
     import tensorrt as fake
 
-    from cir_infer.scoring.cuda.context import open_device
+    from cir_infer.gpu.context import open_device
 
     work = run_on_streams(fake)
     yield open_device()

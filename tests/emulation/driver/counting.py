@@ -38,7 +38,7 @@ class CountingDevice:
     def __init__(self, capturable: bool = True) -> None:
         import tensorrt
 
-        from cir_infer.scoring.cuda.context import open_device
+        from cir_infer.gpu.context import open_device
 
         self._device: Any = open_device()
         self._work = run_on_streams(tensorrt)

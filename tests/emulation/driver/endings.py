@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from cir_infer.errors import DeviceError, ScoringError
+from cir_infer.gpu.context import open_device
 from cir_infer.runtime.recurrent.encoder import RecurrentEncoder
 from cir_infer.scoring.cuda import CudaScorer
-from cir_infer.scoring.cuda.context import open_device
 from tests.gpu.recurrent_checks import random_feeds, random_text
 from tests.scoring.conformance import check_topk, random_terms, rows_of
 

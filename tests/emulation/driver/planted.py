@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from cir_infer.gpu.context import _CudaDevice, open_device
 from cir_infer.scoring.cuda import CudaScorer
-from cir_infer.scoring.cuda.context import _CudaDevice, open_device
 from cir_infer.scoring.cuda.tuning import Tuning
 from tests.gpu.recurrent_checks import check_texts, random_text
 from tests.scoring.conformance import check_topk, random_terms, rows_of

@@ -313,7 +313,7 @@ def captures() -> None:
 def our_graphs() -> None:
     """`_CapturedGraph`: a replay, an exception in between, and a refusal."""
     from cir_infer.errors import DeviceError
-    from cir_infer.scoring.cuda.context import _CapturedGraph
+    from cir_infer.gpu.context import _CapturedGraph
 
     driver = Driver().open()
     address, stream, found = driver.allocate(4), driver.stream(), np.zeros(4, np.uint8)
@@ -348,7 +348,7 @@ def our_graphs() -> None:
 
 def our_registered_memory() -> None:
     """`_RegisteredMemory`: arrays of ours, read-only ones, and refusals that leave nothing behind."""
-    from cir_infer.scoring.cuda.context import _RegisteredMemory
+    from cir_infer.gpu.context import _RegisteredMemory
 
     driver = Driver().open()
     address, stream = driver.allocate(4096), driver.stream()
@@ -379,7 +379,7 @@ def our_cooperative_module() -> None:
     import contextlib
 
     from cir_infer.errors import DeviceError
-    from cir_infer.scoring.cuda.cooperative import CooperativeModule
+    from cir_infer.gpu.cooperative import CooperativeModule
 
     driver = Driver().open()
     try:
@@ -398,7 +398,7 @@ def our_cooperative_module() -> None:
 
 
 def probe() -> None:
-    from cir_infer.gpu_driver import missing_gpu
+    from cir_infer.gpu.driver import missing_gpu
 
     print(missing_gpu())
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from cir_infer.errors import DeviceError
-from cir_infer.gpu_driver import driver_function
+from cir_infer.gpu.driver import driver_function
 from tests.emulation.driver.building import build_driver, run_program
 
 

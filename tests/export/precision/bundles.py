@@ -10,7 +10,7 @@ from onnx import TensorProto
 from PIL import Image
 
 from cir_infer.bundle import write_bundle
-from cir_infer.manifest import CenterCrop, PixelInput, Resize, ToRgb
+from cir_infer.bundle.manifest import CenterCrop, PixelInput, Resize, ToRgb
 from tests.bundles import DIM, GraphBuilder, manifest_of, members_of
 
 SIDE = 16

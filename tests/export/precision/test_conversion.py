@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cir_bench.datasets.scenes.generation import Plan, generate
-from cir_bench.protocols import protocol
+from cir_eval.datasets.scenes.generation import Plan, generate
+from cir_eval.protocols import protocol
 from cir_export.commands.export import main
 from cir_export.export import export_bundle
 from cir_export.model_file import load_model

@@ -69,7 +69,7 @@ def _engine(folder: Path):
 
 
 def _prepared(image: np.ndarray, spec: dict) -> torch.Tensor:
-    from cir_infer.preprocess import preprocess
+    from cir_infer.inputs.preprocess import preprocess
     from tests.export.systems.test_clip4cir import _pixels
 
     return torch.tensor(preprocess(image, _pixels(spec)))

@@ -14,17 +14,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cir_bench.accuracy.metrics import judge, metrics_of, ranking_of
-from cir_bench.protocols import protocol
+from cir_eval.metrics import judge, metrics_of, ranking_of
+from cir_eval.protocols import protocol
 from cir_export.checkpoints import load_trained
 from cir_export.checkpoints.clip import clip_config, round_to_float16
 from cir_export.checkpoints.files import read_checkpoint_file
 from cir_export.clip_tokenization import build_clip_tokenizer
 from cir_export.models.configuration import parse
 from cir_export.models.encoders.clip import Clip, ClipSettings
+from cir_infer.bundle.manifest_reader import read_manifest
 from cir_infer.errors import CheckpointError
-from cir_infer.manifest_reader import read_manifest
-from cir_infer.preprocess import preprocess
+from cir_infer.inputs.preprocess import preprocess
 from cir_infer.scoring.contract import QueryTerms, Rows
 from cir_infer.scoring.reference import ReferenceScorer
 from tests.export.systems.shared import GOLDEN, assert_same_ranking, exported, scores, shared

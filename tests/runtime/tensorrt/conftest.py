@@ -49,8 +49,8 @@ def tensorrt(version: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> I
 @pytest.fixture
 def gpu(tensorrt: Path, monkeypatch: pytest.MonkeyPatch) -> CapturingDevice:
     """A GPU is there: the emulated one."""
+    from cir_infer.gpu import context
     from cir_infer.runtime import devices
-    from cir_infer.scoring.cuda import context
 
     device = CapturingDevice()
     monkeypatch.setattr(devices, "missing_gpu", lambda: None)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cir_bench.predictions import prediction_table
+from cir_eval.predictions import prediction_table
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "deploy.md").read_text("utf-8")

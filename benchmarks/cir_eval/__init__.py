@@ -1,0 +1,1 @@
+"""Data sets, protocols, encoding and metrics, on which training, precision gates and benchmarks stand."""

@@ -1,0 +1,165 @@
+"""Reads the data set of scenes from disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cir_eval.datasets.scenes import layout
+from cir_eval.datasets.scenes.scene import Scene
+from cir_infer.errors import DatasetError, shown
+
+__all__ = ["Query", "ScenesDataset", "Split"]
+
+
+@dataclass(frozen=True)
+class Query:
+    """One query: a reference, the text that modifies it, and its only correct answer.
+
+    Attributes:
+        reference: id of the reference scene.
+        text: the modifier.
+        target: id of the one scene of the split that answers.
+        kind: what is modified, one of `modifications.KINDS`.
+        family: number of the family that the query belongs to (training only): its scenes are near
+            each other and should share a batch.
+        hard_negatives: ids of scenes that differ from the target by one attribute (not in training).
+    """
+
+    reference: str
+    text: str
+    target: str
+    kind: str
+    family: int | None = None
+    hard_negatives: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split. All its scenes form its gallery.
+
+    Attributes:
+        root: the folder of the data set.
+        name: one of `layout.SPLITS`.
+        ids: the scenes' ids, in the order of the file; a scene's index is its row in a gallery.
+        scenes: the scenes, aligned with `ids`.
+        queries: the queries, in the order of the file.
+    """
+
+    root: Path
+    name: str
+    ids: tuple[str, ...]
+    scenes: tuple[Scene, ...]
+    queries: tuple[Query, ...]
+
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """Id -> index into `ids`."""
+        return {id_: i for i, id_ in enumerate(self.ids)}
+
+    def image_folder(self, view: str) -> Path:
+        """The folder with one PNG a scene in this view ("flat" or "shaded")."""
+        return layout.image_folder(self.root, self.name, view)
+
+    def image_path(self, scene_id: str, view: str) -> Path:
+        """The picture of a scene."""
+        return layout.image(self.root, self.name, view, scene_id)
+
+
+@dataclass(frozen=True)
+class ScenesDataset:
+    """A data set on disk, opened.
+
+    Attributes:
+        root: its folder.
+        seed: the seed that it was generated from.
+        image_size: width and height of the pictures in pixels.
+        views: the views that it has pictures of.
+    """
+
+    root: Path
+    seed: int
+    image_size: int
+    views: tuple[str, ...]
+
+    @staticmethod
+    def open(root: str | Path) -> ScenesDataset:
+        """Open a data set.
+
+        Raises:
+            DatasetError: there is none, it is incomplete, or of another format version.
+        """
+        root = Path(root)
+        path = layout.description(root)
+        if not path.is_file():
+            raise DatasetError(
+                f"{root} holds no complete data set of scenes ({path.name} is missing); "
+                f"generate one: cir-bench scenes {root}"
+            )
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            form, version = found["format"], found["version"]
+            opened = ScenesDataset(root, int(found["seed"]), int(found["image_size"]), tuple(found["views"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DatasetError(f"{path} does not describe a data set of scenes: {error}") from error
+        if form != layout.FORMAT or version != layout.VERSION:
+            raise DatasetError(
+                f"{path} says {form} version {version}; this release reads {layout.FORMAT} version "
+                f"{layout.VERSION}: generate the data set again, or use the release that wrote it"
+            )
+        return opened
+
+    def split(self, name: str) -> Split:
+        """Read a split, one of `layout.SPLITS`.
+
+        Raises:
+            DatasetError: no such split, or one of its files is damaged.
+        """
+        if name not in layout.SPLITS:
+            raise DatasetError(f"{self.root} has no split {shown(name)}; it has {', '.join(layout.SPLITS)}")
+        ids: list[str] = []
+        scenes: list[Scene] = []
+        for entry in _lines(
+            layout.scenes(self.root, name), lambda e: (str(e["id"]), Scene.from_json(e["cells"]))
+        ):
+            ids.append(entry[0])
+            scenes.append(entry[1])
+        known = set(ids)
+        path = layout.queries(self.root, name)
+        queries = tuple(_lines(path, _query))
+        for query in queries:
+            for id_ in (query.reference, query.target, *query.hard_negatives):
+                if id_ not in known:
+                    raise DatasetError(
+                        f"{path} names the scene {shown(id_)}, which {layout.scenes(self.root, name)} does "
+                        "not hold; generate the data set again"
+                    )
+        return Split(self.root, name, tuple(ids), tuple(scenes), queries)
+
+
+def _query(entry: dict[str, Any]) -> Query:
+    return Query(
+        reference=str(entry["reference"]),
+        text=str(entry["text"]),
+        target=str(entry["target"]),
+        kind=str(entry["kind"]),
+        family=int(entry["family"]) if "family" in entry else None,
+        hard_negatives=tuple(map(str, entry.get("hard_negatives", ()))),
+    )
+
+
+def _lines(path: Path, parse: Any) -> Iterator[Any]:
+    """Each line of a JSON lines file, parsed; a damaged one is named."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} cannot be read: {error}; generate the data set again") from error
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            yield parse(json.loads(line))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DatasetError(f"{path}, line {number}, is damaged: {error}; generate it again") from error

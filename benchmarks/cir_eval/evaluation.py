@@ -1,0 +1,163 @@
+"""A bundle under a protocol: encode, compose, rank with the runtime's scorer, judge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cir_eval.encoding import encode_resumably
+from cir_eval.metrics import Outcome, judge, metrics_of, ranking_of
+from cir_eval.protocols.contract import Part, Protocol, RowNumbers
+from cir_infer.console.progress import progress_bar
+from cir_infer.engine import Engine
+from cir_infer.errors import UsageError, shown
+from cir_infer.gallery.rows import quantise
+from cir_infer.scoring import make_scorer
+from cir_infer.scoring.contract import QueryTerms, Rows
+
+__all__ = ["ROW_TYPES", "Evaluated", "Options", "evaluate"]
+
+ROW_TYPES = ("float32", "float16", "int8")
+_WHOLE_RANKING = 20_000
+_KEPT = 50
+_CHUNK = 64
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to evaluate.
+
+    Attributes:
+        row_type: how gallery rows are stored for scoring.
+        scorer: see `cir_infer.scoring.make_scorer`.
+        batch_size: images in one run of the graph.
+        authors_batch: texts are encoded in batches of so many, in the data set's order, and the padding
+            is read as text: what naver/artemis does with its LSTM. None encodes each text for itself.
+        folder: where to keep embeddings, so that a stopped run goes on; None keeps nothing.
+    """
+
+    row_type: str = "float32"
+    scorer: str = "auto"
+    batch_size: int = 32
+    authors_batch: int | None = None
+    folder: Path | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """One part, evaluated.
+
+    Attributes:
+        part: the gallery and its queries.
+        rows: float32 (N, D), as encoded.
+        rankings: (Q, n) row numbers, best first, as the protocol ranks them, -1 beyond their end; at most
+            the first 50.
+        scores: float32 (Q, n), of the same rows.
+        outcomes: one a query; empty on a split without answers.
+    """
+
+    part: Part
+    rows: Floats
+    rankings: RowNumbers
+    scores: Floats
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """See `metrics.metrics_of`; empty on a split without answers."""
+        return metrics_of(self.outcomes) if self.outcomes else {}
+
+
+def evaluate(engine: Engine, protocol: Protocol, part: Part, options: Options) -> Evaluated:
+    """Rank every query of a part and judge the rankings.
+
+    Up to 20,000 rows the whole ranking is made, so that the ranks of all targets are known; beyond that
+    only as much of it as the metrics need.
+
+    Raises:
+        UsageError: an unknown row type.
+        CirError: an image or text cannot be used, or the device failed.
+    """
+    if options.row_type not in ROW_TYPES:
+        raise UsageError(f"row type {shown(options.row_type)}; expected one of {', '.join(ROW_TYPES)}")
+    rows = encode_resumably(
+        options.folder,
+        f"{part.name}.rows",
+        part.images,
+        part.ids,
+        engine.fingerprint,
+        lambda images: engine.encode_images(images, options.batch_size),
+    )
+    terms = _query_terms(engine, part, rows, options)
+    scorer = make_scorer(_stored(rows, options.row_type), options.scorer)
+    depth = _depth(protocol, len(rows))
+    judged = all(query.correct.size for query in part.queries)
+    kept = min(_KEPT, depth)
+    rankings = np.full((len(part.queries), kept), -1, np.int64)
+    scores = np.full((len(part.queries), kept), -np.inf, np.float32)
+    outcomes: list[Outcome] = []
+    starts = range(0, len(part.queries), _CHUNK)
+    for start in progress_bar(starts, len(part.queries), f"{part.name}: ranking", "query", step=_CHUNK):
+        top = scorer.topk(terms[start : start + _CHUNK], depth)
+        for number, (found, values) in enumerate(zip(top.rows, top.scores, strict=True), start=start):
+            query = part.queries[number]
+            ranking = ranking_of(protocol, query, found)
+            if judged:
+                outcomes.append(judge(protocol, query, ranking))
+            best = ranking[:kept]
+            rankings[number, : len(best)] = best
+            scores[number, : len(best)] = values[np.isin(found, best)]
+    return Evaluated(part, rows, rankings, scores, tuple(outcomes))
+
+
+def _query_terms(engine: Engine, part: Part, rows: Floats, options: Options) -> QueryTerms:
+    wanted = [query.reference for query in part.queries]
+    reference: Floats | None = None
+    if engine.needs_reference and engine.row_is_reference:
+        reference = rows[wanted]
+    elif engine.needs_reference:
+        unique = sorted(set(wanted))
+        encoded = encode_resumably(
+            options.folder,
+            f"{part.name}.references",
+            [part.images[row] for row in unique],
+            [part.ids[row] for row in unique],
+            f"{engine.fingerprint} {_graph_digest(engine, 'reference')}",
+            lambda images: engine.encode_references(images, options.batch_size),
+        )
+        reference = encoded[np.searchsorted(unique, wanted)]
+    text = _encode_texts(engine, [query.texts for query in part.queries], options)
+    return engine.compose(reference, text)
+
+
+def _encode_texts(engine: Engine, texts: Sequence[tuple[str, ...]], options: Options) -> Floats | None:
+    if not engine.needs_text:
+        return None
+    asked = [list(captions) if len(captions) > 1 else captions[0] for captions in texts]
+    if options.authors_batch is not None:
+        return engine.encode_texts(asked, options.authors_batch, pad_to_batch=True)
+    return engine.encode_texts(asked)
+
+
+def _stored(rows: Floats, row_type: str) -> Rows:
+    """Rows as a gallery of this row type would hold them."""
+    if row_type == "int8":
+        return Rows.of(*quantise(rows))
+    return Rows.of(np.ascontiguousarray(rows.astype(row_type)))
+
+
+def _graph_digest(engine: Engine, name: str) -> str:
+    manifest = engine.manifest
+    return manifest.members[manifest.graphs[name]].sha256
+
+
+def _depth(protocol: Protocol, rows: int) -> int:
+    """How much of each ranking is made; one more than is needed, for the reference that may leave it."""
+    if rows <= _WHOLE_RANKING:
+        return rows
+    return min(rows, max(*protocol.ks, protocol.subset_depth or rows if protocol.subset_ks else 0, _KEPT) + 1)

@@ -1,0 +1,98 @@
+"""Recall, subset recall and ranks over rankings, in percent, as the public repositories count them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cir_eval.protocols.contract import Protocol, Query, RowNumbers
+from cir_infer.errors import UsageError
+
+__all__ = ["Outcome", "judge", "measure_of", "metrics_of", "ranking_of"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one query's ranking was worth.
+
+    Attributes:
+        values: by metric name ("R@10", "R_sub@1", "R@1 (noun)"): what the query adds to it, in [0, 1].
+        rank: the best rank of a correct row, from 1; None where the ranking is too short to hold one.
+    """
+
+    values: Mapping[str, float]
+    rank: int | None
+
+
+def ranking_of(protocol: Protocol, query: Query, rows: RowNumbers) -> RowNumbers:
+    """The rows that the protocol ranks: without empty places and, if it says so, without the reference.
+
+    Args:
+        protocol: the protocol.
+        query: the query.
+        rows: (n,) rows best first, as `TopK.rows` has them.
+    """
+    kept = rows >= 0
+    if protocol.reference_excluded:
+        kept &= rows != query.reference
+    return rows[kept]
+
+
+def judge(protocol: Protocol, query: Query, ranking: RowNumbers) -> Outcome:
+    """Judge one ranking.
+
+    A query's value for R@K is the largest gain among the first K; with hard targets that is 1 or 0. The
+    subset metric ranks the members of `query.subset` by where they stand in `ranking`, and counts gains
+    alike; members beyond `protocol.subset_depth` are lost, as with their authors.
+
+    Args:
+        protocol: says which metrics.
+        query: with at least one correct row.
+        ranking: (n,) rows best first, from `ranking_of`.
+    """
+    gains = np.ones(len(query.correct)) if query.gains is None else query.gains
+    gain_of = dict(zip(query.correct.tolist(), gains.tolist(), strict=True))
+    places = _places(ranking, query.correct)
+    values: dict[str, float] = {}
+    for k in protocol.ks:
+        found = [gain_of[row] for row in ranking[places[places < k]].tolist()]
+        values[f"R@{k}"] = max(found, default=0.0)
+    for criterion, rows in query.also.items():
+        first = _places(ranking, rows)[:1]
+        for k in protocol.ks:
+            values[f"R@{k} ({criterion})"] = float((first < k).any())
+    if query.subset is not None:
+        members = ranking[: protocol.subset_depth]
+        members = members[np.isin(members, query.subset)]
+        for k in protocol.subset_ks:
+            values[f"R_sub@{k}"] = max((gain_of.get(row, 0.0) for row in members[:k].tolist()), default=0.0)
+    return Outcome(values, int(places[0]) + 1 if places.size else None)
+
+
+def metrics_of(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """Means over queries in percent, and the lower median and mean of the ranks where all are known.
+
+    Raises:
+        UsageError: there are no outcomes.
+    """
+    if not outcomes:
+        raise UsageError("no query was judged; a metric needs at least one")
+    names = outcomes[0].values
+    metrics = {name: 100 * float(np.mean([o.values[name] for o in outcomes])) for name in names}
+    ranks = sorted(o.rank for o in outcomes if o.rank is not None)
+    if len(ranks) == len(outcomes):
+        metrics["median_rank"] = float(ranks[(len(ranks) - 1) // 2])
+        metrics["mean_rank"] = float(np.mean(ranks))
+    return metrics
+
+
+def measure_of(protocol: Protocol, parts: Iterable[Mapping[str, float]]) -> float:
+    """The one figure that the protocol's authors select models by: mean over parts and over `measure`."""
+    return float(np.mean([metrics[name] for metrics in parts for name in protocol.measure]))
+
+
+def _places(ranking: RowNumbers, rows: RowNumbers) -> RowNumbers:
+    """Where any of `rows` stands in the ranking, from 0, ascending."""
+    return np.flatnonzero(np.isin(ranking, rows))

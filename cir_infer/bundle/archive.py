@@ -1,0 +1,192 @@
+"""The bundle file (.cir): a zip archive of stored members, described and sealed by its manifest.
+
+Nothing in a bundle executes: JSON and ONNX graphs of standard operators, no pickle. Every size is
+checked against the file before memory is taken, every member against its sha256 when it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+from cir_infer.bundle.manifest import MANIFEST_NAME, TOKENIZER_NAME, Manifest, Member
+from cir_infer.bundle.manifest_reader import read_manifest
+from cir_infer.errors import BundleError, shown
+
+__all__ = ["Bundle", "write_bundle"]
+
+MAX_MANIFEST_BYTES = 4 << 20
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+"""One date for all members, so that equal content gives an equal file."""
+
+
+class Bundle:
+    """A bundle on disk. Opening reads and validates the manifest and the archive's directory.
+
+    Attributes:
+        path: the file.
+        manifest: its validated manifest.
+
+    Raises:
+        BundleError: the file is missing, not a bundle, cut short, altered, or of a newer format.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        with self._archive() as archive:
+            names = [info.filename for info in archive.infolist()]
+            if MANIFEST_NAME not in names:
+                raise BundleError(f"{self.path} has no {MANIFEST_NAME}; it is not a bundle (.cir)")
+            self.manifest = self._parse(
+                self._read_stored(archive, archive.getinfo(MANIFEST_NAME), MAX_MANIFEST_BYTES)
+            )
+            expected = [MANIFEST_NAME, *self.manifest.members]
+            if sorted(names) != sorted(expected):
+                raise BundleError(
+                    f"{self.path} holds {shown(sorted(names))} and its manifest lists "
+                    f"{shown(sorted(expected))}; the bundle was altered, export the model again"
+                )
+            for name, member in self.manifest.members.items():
+                self._check_stored(archive.getinfo(name), member.bytes)
+
+    def read(self, name: str) -> bytes:
+        """The content of one member, checked against its size and sha256.
+
+        Raises:
+            BundleError: no such member, or it is not what the manifest says.
+        """
+        member = self.manifest.members.get(name)
+        if member is None:
+            raise BundleError(
+                f"{self.path} has no member {shown(name)}; it holds {shown(sorted(self.manifest.members))}"
+            )
+        with self._archive() as archive:
+            if name not in archive.namelist():
+                raise self._altered(f"{name} is gone")
+            data = self._read_stored(archive, archive.getinfo(name), member.bytes)
+        if len(data) != member.bytes or hashlib.sha256(data).hexdigest() != member.sha256:
+            raise self._altered(f"{name} does not have the sha256 that the manifest gives")
+        return data
+
+    def graph(self, name: str) -> bytes:
+        """The ONNX model of a graph: "image", "reference", "text" or "compose".
+
+        Raises:
+            BundleError: it is not what the manifest says, no ONNX model, or names a file of the machine.
+        """
+        from cir_infer.runtime.onnx_model import check_self_contained
+
+        model = self.read(self.manifest.graphs[name])
+        try:
+            check_self_contained(model)
+        except BundleError as error:
+            raise BundleError(f"cannot load the {name} graph of {self.path}: {error}") from error
+        return model
+
+    def tokenizer(self) -> bytes:
+        """The `tokenizers` JSON."""
+        return self.read(TOKENIZER_NAME)
+
+    def verify(self) -> None:
+        """Read every member and check its sha256.
+
+        Raises:
+            BundleError: a member is damaged.
+        """
+        for name in self.manifest.members:
+            self.read(name)
+
+    def _archive(self) -> zipfile.ZipFile:
+        if not self.path.is_file():
+            found = "is not a file" if self.path.exists() else "does not exist"
+            raise BundleError(f"{self.path} {found}; expected a bundle (.cir) as cir-export writes it")
+        try:
+            return zipfile.ZipFile(self.path)
+        except OSError as error:
+            raise BundleError(f"{self.path} cannot be read: {error.strerror or error}") from error
+        except (
+            Exception
+        ) as error:  # zipfile answers damage with many types: BadZipFile, ValueError, struct.error
+            raise BundleError(
+                f"{self.path} is not a bundle or was cut short ({shown(error)}); copy or export it again"
+            ) from error
+
+    def _parse(self, data: bytes) -> Manifest:
+        try:
+            return read_manifest(data)
+        except BundleError as error:
+            raise BundleError(f"{self.path}: {error}") from error
+
+    def _check_stored(self, info: zipfile.ZipInfo, expected: int) -> None:
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 0x1:
+            raise self._altered(f"{info.filename} is compressed or encrypted and should be stored as it is")
+        if info.file_size != expected or info.compress_size != expected:
+            raise self._altered(f"{info.filename} has {info.file_size} bytes and should have {expected}")
+
+    def _read_stored(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes:
+        # A stored member cannot be longer than the file, so a forged size never costs memory.
+        if info.file_size > min(limit, self.path.stat().st_size):
+            raise self._altered(f"{info.filename} claims {info.file_size} bytes")
+        self._check_stored(info, info.file_size)
+        try:
+            with archive.open(info) as member:
+                return member.read(info.file_size)
+        except Exception as error:  # as above, and a wrong CRC
+            raise self._altered(f"{shown(info.filename)}: {shown(error)}") from error
+
+    def _altered(self, what: str) -> BundleError:
+        return BundleError(
+            f"{self.path} was altered or damaged ({what}); copy it again or export the model again"
+        )
+
+
+def write_bundle(path: str | os.PathLike[str], manifest: Manifest, members: Mapping[str, bytes]) -> Manifest:
+    """Write a bundle atomically: the file appears whole or not at all.
+
+    Args:
+        path: where to; an existing file is replaced.
+        manifest: everything but `members`, which is computed here.
+        members: content by name: the graphs and, for a system that reads text, tokenizer.json.
+
+    Returns:
+        The manifest as written, with sizes and digests.
+
+    Raises:
+        BundleError: the manifest does not describe these members, or is not valid.
+        OSError: the file cannot be written.
+    """
+    sealed = replace(
+        manifest,
+        members={
+            name: Member(len(data), hashlib.sha256(data).hexdigest())
+            for name, data in sorted(members.items())
+        },
+    )
+    text = sealed.to_json()
+    sealed = read_manifest(text)
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        with temporary.open("xb") as file:
+            _write_archive(file, {MANIFEST_NAME: text.encode(), **dict(sorted(members.items()))})
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return sealed
+
+
+def _write_archive(file: IO[bytes], members: Mapping[str, bytes]) -> None:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in members.items():
+            info = zipfile.ZipInfo(name, _EPOCH)
+            info.external_attr = 0o644 << 16
+            archive.writestr(info, data)

@@ -1,0 +1,248 @@
+"""The manifest of a bundle: typed, with one canonical JSON form. docs/architecture.md shows an example.
+
+`cir_infer.bundle.manifest_reader` reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal
+
+from cir_infer.errors import BundleError
+
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "MANIFEST_NAME",
+    "TOKENIZER_NAME",
+    "CenterCrop",
+    "FeatureInput",
+    "Manifest",
+    "Member",
+    "PadSquare",
+    "PixelInput",
+    "Resize",
+    "ScaledJpeg",
+    "Step",
+    "TargetPad",
+    "TextInput",
+    "ToRgb",
+    "canonical_json",
+]
+
+FORMAT = "cir-bundle"
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+TOKENIZER_NAME = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class ScaledJpeg:
+    """Decode a JPEG at 1/2, 1/4 or 1/8 of its size, as far as the first resize still makes it smaller.
+
+    A decoder that scales skips most of its work. Later steps aim at the sizes that the whole picture would
+    have. What is no JPEG, or was decoded before, is taken whole. Always the first step where it occurs.
+    """
+
+    op: ClassVar[str] = "scaled_jpeg"
+
+
+@dataclass(frozen=True)
+class ToRgb:
+    """Convert to RGB as Pillow does: palettes are looked up, alpha is dropped, not composited."""
+
+    op: ClassVar[str] = "to_rgb"
+
+
+@dataclass(frozen=True)
+class PadSquare:
+    """Pad the shorter side until the image is square.
+
+    Attributes:
+        fill: value of every channel of the border, 0..255.
+        rounding: who gets the odd pixel of delta = |width - height|. "artemis": delta // 2 left and
+            top, the rest right and bottom. "clip4cir": delta // 2 on both sides, so that an odd
+            delta leaves the image one pixel off square, as its authors do.
+    """
+
+    op: ClassVar[str] = "pad_square"
+    fill: int = 255
+    rounding: Literal["artemis", "clip4cir"] = "artemis"
+
+
+@dataclass(frozen=True)
+class TargetPad:
+    """CLIP4Cir's padding: black borders until longer / shorter side is about `ratio`."""
+
+    op: ClassVar[str] = "target_pad"
+    ratio: float = 1.25
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Resample with Pillow's antialiased filters.
+
+    Attributes:
+        size: the new shorter side (the longer one follows, rounded down as in torchvision), or
+            (height, width).
+        interpolation: the filter.
+    """
+
+    op: ClassVar[str] = "resize"
+    size: int | tuple[int, int] = 256
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+
+@dataclass(frozen=True)
+class CenterCrop:
+    """Cut the middle square of `size` pixels, rounded as in torchvision; smaller images get black borders."""
+
+    op: ClassVar[str] = "center_crop"
+    size: int = 224
+
+
+Step = ScaledJpeg | ToRgb | PadSquare | TargetPad | Resize | CenterCrop
+
+
+@dataclass(frozen=True)
+class PixelInput:
+    """The image graph takes uint8 (n, height, width, 3) RGB, made by `steps` in order.
+
+    Attributes:
+        exif_orientation: turn the image upright first, as its EXIF tag says. The public
+            repositories do not; a bundle does what its training did.
+    """
+
+    kind: ClassVar[str] = "pixels"
+    height: int
+    width: int
+    steps: tuple[Step, ...]
+    exif_orientation: bool = False
+
+
+@dataclass(frozen=True)
+class FeatureInput:
+    """The image graph takes float32 (n, size): features that some other network computed."""
+
+    kind: ClassVar[str] = "features"
+    size: int
+
+
+@dataclass(frozen=True)
+class TextInput:
+    """How a text becomes tokens; the tokenizer itself is the member tokenizer.json.
+
+    Attributes:
+        pad_id: the token that fills short rows of a batch.
+        unk_id: the token of a word outside the vocabulary; None where there is no such thing (BPE).
+        max_tokens: longest sequence, special tokens included.
+        captions: how a list of captions becomes one sequence: "pair" gives the first two to the
+            tokenizer as a pair, "and:clip4cir" writes CLIP4Cir's FashionIQ sentence, any other
+            string joins them with that string.
+    """
+
+    pad_id: int
+    unk_id: int | None
+    max_tokens: int
+    captions: str = "pair"
+
+
+@dataclass(frozen=True)
+class Member:
+    """Size and sha256 (hex) of one file in the bundle."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that a bundle says about itself.
+
+    Attributes:
+        system: e.g. "artemis".
+        created_by: program and version that wrote the bundle.
+        embedding_dim: D, the length of a gallery row.
+        terms: the J terms' names.
+        weighted: whether the compose graph gives weights (see `cir_infer.scoring.contract`).
+        precision: of the graphs' arithmetic: "float32", "float16" or "int8".
+        image: what the image graph takes and how an image is prepared for it.
+        text: how texts are prepared; None for a system that reads no text.
+        graphs: member name by graph: image and compose always, reference and text where they exist.
+        members: size and digest of every member but the manifest; `write_bundle` fills it in.
+        parity: what the exporter measured against the model it exported.
+        provenance: where the model came from.
+    """
+
+    system: str
+    created_by: str
+    embedding_dim: int
+    terms: tuple[str, ...]
+    weighted: bool
+    precision: str
+    image: PixelInput | FeatureInput
+    text: TextInput | None
+    graphs: dict[str, str]
+    members: dict[str, Member] = field(default_factory=dict)
+    parity: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """What a gallery row means: sha256 (hex) over the image graph's digest and its preprocessing."""
+        digest = self.members[self.graphs["image"]].sha256
+        return hashlib.sha256(f"{digest}\n{canonical_json(_image_to_json(self.image))}".encode()).hexdigest()
+
+    @property
+    def int8_form(self) -> str | None:
+        """What int8 graphs were made for, "cpu" or "tensorrt"; None in other precisions, or if not said."""
+        lowering = self.parity.get("precision")
+        form = lowering.get("form") if isinstance(lowering, dict) else None
+        return form if self.precision == "int8" and isinstance(form, str) else None
+
+    def to_json(self) -> str:
+        """The canonical JSON text.
+
+        Raises:
+            BundleError: parity or provenance holds something that JSON cannot say, NaN included.
+        """
+        return canonical_json(
+            {
+                "format": FORMAT,
+                "version": FORMAT_VERSION,
+                "system": self.system,
+                "created_by": self.created_by,
+                "embedding_dim": self.embedding_dim,
+                "terms": self.terms,
+                "weighted": self.weighted,
+                "precision": self.precision,
+                "image": _image_to_json(self.image),
+                "text": None if self.text is None else asdict(self.text),
+                "graphs": self.graphs,
+                "members": {name: asdict(member) for name, member in self.members.items()},
+                "parity": self.parity,
+                "provenance": self.provenance,
+            }
+        )
+
+
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys, no spaces and no NaN: equal values give equal text."""
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise BundleError(f"the manifest has no JSON form: {error}") from error
+
+
+def _image_to_json(image: PixelInput | FeatureInput) -> dict[str, Any]:
+    if isinstance(image, FeatureInput):
+        return {"kind": image.kind, "size": image.size}
+    return {
+        "kind": image.kind,
+        "height": image.height,
+        "width": image.width,
+        "exif_orientation": image.exif_orientation,
+        "steps": [{"op": step.op, **asdict(step)} for step in image.steps],
+    }

@@ -1,0 +1,249 @@
+"""`cir-index`: encode images into a gallery, and keep it in step with them."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cir_infer.console.common import CirParser, print_json, run_command
+from cir_infer.errors import GalleryError, UsageError
+
+if TYPE_CHECKING:
+    from cir_infer.engine import Engine
+    from cir_infer.gallery import Gallery
+    from cir_infer.indexing.run import Report
+    from cir_infer.indexing.sources import Source
+
+__all__ = ["main"]
+
+
+@run_command
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns 1 if some images could not be indexed."""
+    options = _parse(arguments)
+    from cir_infer.bundle.manifest import FeatureInput
+    from cir_infer.engine import Engine
+    from cir_infer.indexing.sources import SUFFIXES, open_sources
+
+    engine = Engine(options.bundle, options.device)
+    suffixes = frozenset((".npy",)) if isinstance(engine.manifest.image, FeatureInput) else SUFFIXES
+    path = Path(options.gallery) if options.gallery else Path(options.bundle).with_suffix(".gallery")
+    if options.reencode:
+        return _reencode(path, engine, options)
+    sources = open_sources(options.sources, suffixes)
+    with _open_gallery(path, engine, options) as gallery:
+        if options.watch is not None:
+            return _watch(gallery, engine, sources, options)
+        report = _run(gallery, engine, sources, options)
+        _tell(report, gallery, options)
+        return 1 if report.broken else 0
+
+
+def _reencode(path: Path, engine: Engine, options: argparse.Namespace) -> int:
+    from cir_infer.gallery import Gallery
+    from cir_infer.indexing.reencode import reencode
+
+    with Gallery.open(path) as gallery:
+        if gallery.fingerprint == engine.fingerprint and options.dtype in (None, gallery.dtype):
+            raise GalleryError(f"{path}: this bundle ({engine.fingerprint}) has encoded its rows already")
+        with _bar(lambda: len(gallery), "re-encoding") as on_item:
+            report = reencode(
+                gallery,
+                engine,
+                dtype=options.dtype,
+                workers=options.workers,
+                batch_size=options.batch_size,
+                drop_broken=options.drop_broken,
+                on_item=on_item,
+            )
+        _tell(report, gallery, options)
+        if report.broken and not options.drop_broken:
+            raise GalleryError(
+                f"{path}: is as it was, because {len(report.broken):,} of its images cannot be encoded anew; "
+                "put them right and run this again, or pass --drop-broken to remove them"
+            )
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = CirParser(
+        "cir-index",
+        "Encode images into a gallery. Images that are indexed already and have not changed are passed over, "
+        "so a run that was stopped is continued by running it again.",
+        example="cir-index artemis.cir photos/ --gallery shop.gallery\n"
+        "  cir-index artemis.cir catalogue.jsonl 'extra/**/*.jpg' shard-*.tar\n"
+        "  cir-index artemis.cir photos/ --watch\n"
+        "  cir-index better.cir --gallery shop.gallery --reencode",
+    )
+    parser.add_argument("bundle", help="the bundle (.cir) that encodes the images")
+    parser.add_argument(
+        "sources",
+        nargs="*",
+        metavar="source",
+        help="a folder, a pattern in quotes, a manifest (.csv, .jsonl, .parquet) or a shard (.tar)",
+    )
+    parser.add_argument(
+        "--gallery", metavar="FOLDER", help="the gallery (default: the bundle's name with .gallery)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, tensorrt, ort-tensorrt")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "int8"),
+        help="how a new gallery stores its rows (default: float16)",
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="decoding processes (default: one for each spare core)"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=32, metavar="N", help="images encoded together (default: 32)"
+    )
+    parser.add_argument(
+        "--prune", action="store_true", help="also remove items whose image is gone from these sources"
+    )
+    parser.add_argument(
+        "--watch",
+        nargs="?",
+        type=float,
+        const=2.0,
+        metavar="SECONDS",
+        help="go on, look again every few seconds (default: 2), and remove what is gone; stop with Ctrl-C",
+    )
+    parser.add_argument(
+        "--broken-list",
+        metavar="FILE",
+        help="where to list images that could not be indexed, one JSON object a line "
+        "(default: the gallery's name with .broken.jsonl)",
+    )
+    parser.add_argument(
+        "--reencode",
+        action="store_true",
+        help="encode the images of an existing gallery with another bundle, then change over at once",
+    )
+    parser.add_argument(
+        "--drop-broken",
+        action="store_true",
+        help="with --reencode: remove items whose image cannot be encoded any more, instead of giving up",
+    )
+    options: argparse.Namespace = parser.parse_args(arguments)
+    if options.reencode and (options.sources or options.prune or options.watch is not None):
+        raise UsageError("--reencode takes the images that the gallery knows: no sources, --prune or --watch")
+    if not options.reencode and not options.sources:
+        raise UsageError("no source of images; name a folder, a pattern, a manifest or a shard")
+    if options.workers is None:
+        options.workers = max(1, min(8, (os.cpu_count() or 2) - 1))
+    if options.workers < 0 or options.batch_size < 1 or (options.watch is not None and not options.watch > 0):
+        raise UsageError("--workers must be at least 0, --batch-size at least 1, --watch more than 0")
+    return options
+
+
+def _open_gallery(path: Path, engine: Engine, options: argparse.Namespace) -> Gallery:
+    from cir_infer.gallery import Gallery
+
+    if not path.exists():
+        return Gallery.create(path, engine, options.dtype or "float16")
+    gallery = Gallery.open(path, engine)
+    if options.dtype not in (None, gallery.dtype):
+        found = gallery.dtype
+        gallery.close()
+        raise GalleryError(f"{path}: stores {found} rows; leave out --dtype, or index into a new gallery")
+    return gallery
+
+
+def _run(
+    gallery: Gallery,
+    engine: Engine,
+    sources: Sequence[Source],
+    options: argparse.Namespace,
+    known_broken: Container[tuple[str, str]] = frozenset(),
+    quiet: bool = False,
+) -> Report:
+    from cir_infer.indexing.run import index
+
+    counts = functools.partial(_total, sources)
+    with _bar(counts, "indexing", enabled=not quiet) as on_item:
+        return index(
+            gallery,
+            engine,
+            sources,
+            workers=options.workers,
+            batch_size=options.batch_size,
+            prune=options.prune or options.watch is not None,
+            known_broken=known_broken,
+            on_item=on_item,
+        )
+
+
+def _total(sources: Sequence[Source]) -> int | None:
+    counts = [source.count() for source in sources]
+    return None if None in counts else sum(count or 0 for count in counts)
+
+
+@contextmanager
+def _bar(total: Callable[[], int | None], what: str, enabled: bool = True) -> Iterator[Callable[[], object]]:
+    """A progress bar with rate and remaining time, on a terminal only."""
+    if not enabled or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total(), desc=what, unit="image", leave=False) as bar:
+        yield bar.update
+
+
+def _watch(gallery: Gallery, engine: Engine, sources: Sequence[Source], options: argparse.Namespace) -> int:
+    from cir_infer.gallery.locks import GalleryBusyError
+
+    if any(source.territory is None for source in sources):
+        raise UsageError("--watch takes folders and shards; other sources do not say what is gone")
+    known: set[tuple[str, str]] = set()
+    first = True
+    while True:
+        started = time.monotonic()
+        try:
+            report = _run(gallery, engine, sources, options, known, quiet=not first)
+        except GalleryBusyError:
+            if first:
+                raise
+            time.sleep(options.watch)
+            continue
+        known |= {(broken.id, broken.stamp) for broken in report.broken if broken.stamp is not None}
+        if first or report.encoded or report.removed or report.broken:
+            _tell(report, gallery, options)
+        first = False
+        # A scan of a huge folder takes its time; it must not become the main load.
+        time.sleep(max(options.watch, 4 * (time.monotonic() - started - report.encoding_seconds)))
+
+
+def _tell(report: Report, gallery: Gallery, options: argparse.Namespace) -> None:
+    listing = Path(options.broken_list or f"{gallery.path}.broken.jsonl")
+    if report.broken:
+        with listing.open(
+            "a" if options.watch is not None else "w", encoding="utf-8", errors="replace"
+        ) as file:
+            for broken in report.broken:
+                line = {"id": broken.id, "source": broken.source, "reason": broken.reason}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    if options.json:
+        result = {"gallery": str(gallery.path), "items": len(gallery), **report.to_dict()}
+        print_json({**result, "broken_list": str(listing) if report.broken else None})
+    else:
+        print(
+            f"{gallery.path}: {len(gallery):,} items ({report.added:,} added, {report.replaced:,} replaced, "
+            f"{report.unchanged:,} unchanged, {report.removed:,} removed) in {report.seconds:.1f} s, "
+            f"{report.rate:.0f} images/s"
+        )
+    if report.broken:
+        print(
+            f"cir-index: {len(report.broken):,} could not be indexed, listed in {listing}; "
+            f"the first: {report.broken[0].reason}",
+            file=sys.stderr,
+        )
+    sys.stdout.flush()

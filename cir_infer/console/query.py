@@ -1,0 +1,88 @@
+"""`cir-query`: one query on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cir_infer.console.common import CirParser, print_json, run_command
+from cir_infer.errors import CirError
+
+if TYPE_CHECKING:
+    from cir_infer.hits import Hits
+    from cir_infer.searcher import Reference
+
+__all__ = ["main"]
+
+
+@run_command
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Answer one query as a table, as JSON, as a contact sheet."""
+    args = _parser().parse_args(arguments)
+    from cir_infer.searcher import Searcher
+
+    searcher = Searcher(args.bundle, args.gallery, args.device)
+    reference: Reference = searcher.item(args.image) if args.refine else args.image
+    text = args.text[0] if len(args.text) == 1 else args.text
+    hits = searcher.query(reference, text, args.k, args.where, args.exclude)
+    if args.sheet is not None:
+        _save_sheet(args.sheet, reference, text, hits)
+    if args.json:
+        print_json(
+            {
+                "bundle": args.bundle,
+                "gallery": searcher.gallery.path,
+                "reference": args.image,
+                "text": text,
+                "hits": [hit.as_dict() for hit in hits],
+                "sheet": args.sheet,
+            }
+        )
+        return
+    print(hits)
+    if args.sheet is not None:
+        print(f"\ncontact sheet: {args.sheet}")
+
+
+def _parser() -> CirParser:
+    parser = CirParser(
+        "cir-query",
+        "Find the items of a gallery that look like a reference image changed as a text says.",
+        'cir-query artemis.cir dress.jpg "is cream in color" -k 5 --sheet answer.png\n'
+        '  cir-query artemis.cir sku-17 "but with longer sleeves" --refine --where "price < 50"',
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="the exported model (.cir)")
+    parser.add_argument("image", metavar="IMAGE", help="the reference image")
+    parser.add_argument(
+        "text",
+        metavar="TEXT",
+        nargs="+",
+        help="how the result should differ; several captions are joined as the system's authors do",
+    )
+    parser.add_argument(
+        "--gallery", metavar="FOLDER", type=Path, help="default: BUNDLE with the ending .gallery"
+    )
+    parser.add_argument("-k", type=int, default=10, metavar="N", help="how many hits (default 10)")
+    parser.add_argument(
+        "--where", metavar="EXPRESSION", help='filter on metadata, e.g. "category = dress and price < 50"'
+    )
+    parser.add_argument(
+        "--exclude", metavar="ID", action="append", default=[], help="leave an id out (repeatable)"
+    )
+    parser.add_argument(
+        "--refine", action="store_true", help="IMAGE is the id of an item in the gallery; no image is encoded"
+    )
+    parser.add_argument("--sheet", metavar="PNG", type=Path, help="write a contact sheet")
+    devices = ("auto", "cpu", "cuda", "tensorrt", "ort-tensorrt")
+    parser.add_argument("--device", choices=devices, default="auto", help="where graphs run (default auto)")
+    return parser
+
+
+def _save_sheet(path: Path, reference: Any, text: Any, hits: Hits) -> None:
+    from cir_infer.drawing.sheet import contact_sheet
+
+    try:
+        contact_sheet(reference, text, hits).save(path, "PNG", dpi=(144, 144))
+    except OSError as error:
+        raise CirError(f"the contact sheet {path} cannot be written: {error.strerror or error}") from error

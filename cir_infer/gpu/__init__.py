@@ -1,0 +1,1 @@
+"""The NVIDIA GPU: driver, context, memory, streams, captures, compiled kernels; for scoring and runtime."""

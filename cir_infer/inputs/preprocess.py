@@ -1,0 +1,258 @@
+"""An image as the image graph takes it: the manifest's steps, exactly as training did them.
+
+Geometry and filters follow torchvision's transforms on Pillow images (Resize, CenterCrop, Pad), so
+that a model sees the same bytes here as there. Dividing by 255 and normalising are in the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cir_infer.bundle.manifest import (
+    CenterCrop,
+    FeatureInput,
+    PadSquare,
+    PixelInput,
+    Resize,
+    ScaledJpeg,
+    Step,
+    TargetPad,
+    ToRgb,
+)
+from cir_infer.errors import ImageError
+from cir_infer.inputs.images import (
+    Decoded,
+    ImageLike,
+    check_pixels,
+    decode_image,
+    describe_image,
+    load_features,
+)
+from cir_infer.inputs.resampling import Border, resize_padded_square
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["decode", "prepare", "preprocess"]
+
+
+class _Picture(NamedTuple):
+    """A picture between two steps.
+
+    Attributes:
+        image: the pixels.
+        size: what it would measure, decoded whole.
+        part: how much smaller it was decoded, see `Decoded`; 1 from the first resize on.
+        at: where its left and top edge lie in `image`, whose borders are rounded up to whole pixels.
+    """
+
+    image: Image.Image
+    size: tuple[int, int]
+    part: int = 1
+    at: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Its edges in `image`."""
+        (left, top), (width, height) = self.at, self.size
+        return (left, top, left + width / self.part, top + height / self.part)
+
+
+def preprocess(
+    image: ImageLike, spec: PixelInput | FeatureInput
+) -> npt.NDArray[np.uint8] | npt.NDArray[np.float32]:
+    """One image as the graph's input.
+
+    Args:
+        image: see `cir_infer.inputs.images.ImageLike`.
+        spec: the manifest's `image`.
+
+    Returns:
+        uint8 (height, width, 3) RGB, or float32 (size,) for pre-extracted features.
+
+    Raises:
+        ImageError: the image cannot be read, or the steps do not bring it to the bundle's size.
+    """
+    if isinstance(spec, FeatureInput):
+        return load_features(image, spec.size)
+    return prepare(decode(image, spec), spec, describe_image(image))
+
+
+def decode(image: ImageLike, spec: PixelInput) -> Decoded:
+    """The first half of `preprocess`: the decoded image, at a part of its size where the bundle says so.
+
+    Raises:
+        ImageError: the image cannot be read.
+    """
+    scaled = bool(spec.steps) and isinstance(spec.steps[0], ScaledJpeg)
+    return decode_image(image, spec.exif_orientation, partial(_reduction, spec.steps) if scaled else None)
+
+
+def prepare(decoded: Decoded, spec: PixelInput, name: str = "the image") -> npt.NDArray[np.uint8]:
+    """The second half of `preprocess`: the steps on a decoded image, uint8 (height, width, 3).
+
+    Raises:
+        ImageError: the steps do not bring it to the bundle's size.
+    """
+    try:
+        picture = _run(spec.steps, decoded, name)
+    except (ValueError, OSError, MemoryError) as error:  # Pillow cannot resample or convert this mode
+        raise ImageError(f"{name} cannot be prepared ({error}); save it as 8-bit RGB") from error
+    height, width = picture.shape[:2]
+    if (width, height) != (spec.width, spec.height):
+        raise ImageError(
+            f"{name} is {width} x {height} pixels; this bundle does not "
+            f"resize and takes exactly {spec.width} x {spec.height}"
+        )
+    return picture
+
+
+def _reduction(steps: Sequence[Step], size: tuple[int, int]) -> int:
+    """The largest of 1, 2, 4, 8 that leaves both sides at least as long as the first resize makes them."""
+    for step in steps:
+        if isinstance(step, (PadSquare, TargetPad)):
+            size = _grown(size, _border(step, size))
+        elif isinstance(step, Resize):
+            target = _resized(step, size)
+            return next(part for part in (8, 4, 2, 1) if _fits(size, target, part) or part == 1)
+    return 1
+
+
+def _fits(size: tuple[int, int], target: tuple[int, int], part: int) -> bool:
+    return size[0] >= part * target[0] and size[1] >= part * target[1]
+
+
+def _run(steps: Sequence[Step], decoded: Decoded, name: str) -> npt.NDArray[np.uint8]:
+    """The steps in order; the last three, where they crop a padded square, in one go to the same bytes."""
+    picture = _Picture(*decoded)
+    while steps:
+        fused = _padded_square(steps, picture, name)
+        if fused is not None:
+            return fused
+        picture, steps = _apply(steps[0], picture, name), steps[1:]
+    return np.asarray(picture.image)
+
+
+def _padded_square(steps: Sequence[Step], picture: _Picture, name: str) -> npt.NDArray[np.uint8] | None:
+    """The last three steps in one go; None where they are others, or their order of rounding is open."""
+    if len(steps) != 3 or picture.image.mode != "RGB":
+        return None
+    pad, resize, crop = steps
+    if not (isinstance(pad, PadSquare) and isinstance(resize, Resize) and isinstance(crop, CenterCrop)):
+        return None
+    border, padded = _padding(pad, picture)
+    size = _resized(resize, padded.size)
+    if (
+        padded.size[0] != padded.size[1]
+        or size[0] != size[1]
+        or crop.size > size[0]
+        or (size[0] - crop.size) % 2
+    ):
+        return None
+    check_pixels(*padded.size, f"{name}, padded,")
+    check_pixels(*size, f"{name}, resized,")
+    margin = (size[0] - crop.size) // 2
+    image = picture.image
+    return resize_padded_square(image, border, pad.fill, padded.box, size[0], margin, resize.interpolation)
+
+
+def _apply(step: Step, picture: _Picture, name: str) -> _Picture:
+    """One step by itself, on an image of any mode."""
+    image = picture.image
+    if isinstance(step, (PadSquare, TargetPad)):
+        fill = step.fill if isinstance(step, PadSquare) else 0
+        border, padded = _padding(step, picture)
+        return padded._replace(image=_pad(image, border, fill, name))
+    if isinstance(step, Resize):
+        size = _resized(step, picture.size)
+        check_pixels(*size, f"{name}, resized,")
+        return _Picture(image.resize(size, _filter(step), picture.box), size)
+    if isinstance(step, CenterCrop):
+        image = _center_crop(image, step.size, name)
+        return _Picture(image, image.size)
+    if isinstance(step, ToRgb) and image.mode != "RGB":
+        image = image.convert("RGB")
+    return picture._replace(image=image)
+
+
+def _padding(step: PadSquare | TargetPad, picture: _Picture) -> tuple[Border, _Picture]:
+    """A step's border in whole pixels of the image, and where the padded picture will lie in it."""
+    left, top, right, bottom = _border(step, picture.size)
+    part, (x, y) = picture.part, picture.at
+    border = (_up(left, part), _up(top, part), _up(right, part), _up(bottom, part))
+    size = _grown(picture.size, (left, top, right, bottom))
+    return border, picture._replace(size=size, at=(x + border[0] - left / part, y + border[1] - top / part))
+
+
+def _up(length: int, part: int) -> int:
+    return -(-length // part)
+
+
+def _grown(size: tuple[int, int], border: Border) -> tuple[int, int]:
+    return size[0] + border[0] + border[2], size[1] + border[1] + border[3]
+
+
+def _border(step: PadSquare | TargetPad, size: tuple[int, int]) -> Border:
+    width, height = size
+    if isinstance(step, TargetPad):
+        longer = max(width, height)
+        if longer / min(width, height) < step.ratio:
+            return (0, 0, 0, 0)
+        target = longer / step.ratio
+        across, down = max(int((target - width) / 2), 0), max(int((target - height) / 2), 0)
+        return (across, down, across, down)
+    across, down = max(height - width, 0), max(width - height, 0)
+    left, top = across // 2, down // 2
+    if step.rounding == "clip4cir":
+        return (left, top, left, top)
+    return (left, top, across - left, down - top)
+
+
+def _resized(step: Resize, size: tuple[int, int]) -> tuple[int, int]:
+    """Width and height after resizing."""
+    if isinstance(step.size, tuple):
+        return (step.size[1], step.size[0])
+    shorter, longer = sorted(size)
+    longer = int(step.size * longer / shorter)
+    return (step.size, longer) if size[0] <= size[1] else (longer, step.size)
+
+
+def _filter(step: Resize) -> Image.Resampling:
+    from PIL import Image
+
+    return {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[step.interpolation]
+
+
+def _center_crop(image: Image.Image, size: int, name: str) -> Image.Image:
+    across, down = max(size - image.width, 0), max(size - image.height, 0)
+    image = _pad(image, (across // 2, down // 2, (across + 1) // 2, (down + 1) // 2), 0, name)
+    return image.crop(_crop_box(size, image.size))
+
+
+def _crop_box(crop: int, size: tuple[int, int]) -> Border:
+    # torchvision rounds half to even, as Python does.
+    left, top = round((size[0] - crop) / 2), round((size[1] - crop) / 2)
+    return (left, top, left + crop, top + crop)
+
+
+def _pad(image: Image.Image, border: Border, fill: int, name: str) -> Image.Image:
+    """Borders (left, top, right, bottom) of one value in every channel, in a palette of one index."""
+    from PIL import Image
+
+    if not any(border):
+        return image
+    left, top, right, bottom = border
+    width, height = image.width + left + right, image.height + top + bottom
+    check_pixels(width, height, f"{name}, padded,")
+    channels = len(image.getbands())
+    padded = Image.new(image.mode, (width, height), (fill,) * channels if channels > 1 else fill)
+    palette = image.getpalette()
+    if palette is not None:
+        padded.putpalette(palette)
+    padded.paste(image, (left, top))
+    return padded
