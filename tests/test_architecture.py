@@ -23,7 +23,7 @@ MAY_NOT_IMPORT = {
     "cir_export": ("cir_bench",),
     "cir_infer.gpu": ("cir_infer.scoring", "cir_infer.runtime", "cir_infer.gallery"),
     "cir_infer.scoring": ("cir_infer.runtime", "cir_infer.gallery", "cir_infer.engine", "cir_infer.searcher"),
-    "cir_infer.bundle": ("cir_infer.inputs", "cir_infer.runtime", "cir_infer.engine"),
+    "cir_infer.bundle": ("cir_infer.inputs", "cir_infer.engine"),
     "cir_infer.inputs": ("cir_infer.runtime", "cir_infer.gallery", "cir_infer.engine", "cir_infer.searcher"),
     "cir_infer.runtime": ("cir_infer.gallery", "cir_infer.indexing", "cir_infer.engine", "cir_infer.hits"),
     "cir_infer.gallery": ("cir_infer.indexing", "cir_infer.searcher"),
