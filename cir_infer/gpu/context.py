@@ -62,7 +62,8 @@ def open_device(ordinal: int = 0) -> Device:
             says what to do.
     """
     device = open_gpu(ordinal)
-    device.load_kernels(compiled(SCORE))
+    fatbin = compiled(SCORE)
+    device.load_kernels(fatbin)
     return device
 
 
