@@ -21,7 +21,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from cir_infer.gallery import Gallery
 
     if options.action == "import":
-        with Gallery.import_from(options.gallery, options.target, dtype=options.dtype) as gallery:
+        fingerprint = options.fingerprint if options.bundle is None else _fingerprint(options.bundle)
+        with Gallery.import_from(
+            options.gallery,
+            options.target,
+            dtype=options.dtype,
+            fingerprint=fingerprint,
+            unknown_fingerprint=options.unknown_fingerprint,
+        ) as gallery:
             _tell(options, {"gallery": str(gallery.path), "items": len(gallery)}, f"{len(gallery):,} items")
         return 0
     reading = options.action in ("info", "verify", "export")
@@ -49,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{count:,} removed, {len(gallery):,} left",
             )
         else:
-            gallery.export(options.target)
+            gallery.export(options.target, overwrite=options.overwrite)
             _tell(
                 options, {"items": len(gallery), "target": options.target}, f"{len(gallery):,} items written"
             )
@@ -87,16 +94,34 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     action("verify", "read everything and check that it fits together")
     action("compact", "drop the rows of removed items and merge small files, while others read")
     action("remove", "remove items").add_argument("ids", nargs="+", metavar="ID")
-    action(
+    export = action(
         "export", "write all items to a .safetensors file, or to a folder as clip-retrieval has it"
-    ).add_argument("target", help="does not exist yet")
+    )
+    export.add_argument("target", help="the file or folder; does not exist yet")
+    export.add_argument("--overwrite", action="store_true", help="take the place of an earlier export")
     source = action("import", "make a gallery of a .safetensors file or a clip-retrieval folder")
     source.add_argument("target", metavar="source", help="the file or folder")
     source.add_argument(
-        "--dtype", choices=("float32", "float16", "int8"), default="float16", help="of the rows"
+        "--dtype",
+        choices=("float32", "float16", "int8"),
+        help="of the rows; by default what the exported gallery had, or float16",
+    )
+    of = source.add_mutually_exclusive_group()
+    of.add_argument("--bundle", type=Path, help="the rows are of this bundle")
+    of.add_argument("--fingerprint", help="the rows are of the bundle with this fingerprint")
+    of.add_argument(
+        "--unknown-fingerprint",
+        action="store_true",
+        help="nobody knows of which bundle the rows are; only then needed, and only for rows of others",
     )
     options: argparse.Namespace = parser.parse_args(arguments)
     return options
+
+
+def _fingerprint(bundle: Path) -> str:
+    from cir_infer.bundle import Bundle
+
+    return Bundle(bundle).manifest.fingerprint
 
 
 def _info(gallery: Any, options: argparse.Namespace) -> None:

@@ -15,11 +15,12 @@ from cir_infer.errors import GalleryError, UsageError, shown
 from cir_infer.gallery import metadata as meta
 from cir_infer.gallery import tables
 from cir_infer.gallery.compaction import Compaction, compact, merge_newest
+from cir_infer.gallery.exported import PART, Part
 from cir_infer.gallery.reencoding import Reencoding
 from cir_infer.gallery.rows import check_row_type, checked_vectors, row_tensors, to_rows
 from cir_infer.gallery.snapshot import Snapshot
 from cir_infer.gallery.store import Store, drafted
-from cir_infer.gallery.transfer import PART, Part, export_rows, import_rows
+from cir_infer.gallery.transfer import export_rows, open_source
 from cir_infer.gallery.verification import Verification, verify
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ class Gallery:
                 raise GalleryError(f"{name} has {len(column)} entries for {len(ids)} ids; expected one each")
         slices = (slice(start, start + PART) for start in range(0, max(len(ids), 1), PART))
         parts = (Part(ids[s], vectors[s], metadata[s], sources[s]) for s in slices)
-        return cls._build(Path(path), parts, engine, dtype, fingerprint)
+        return cls._build(Path(path), parts, engine, dtype, fingerprint, int(shape[1]))
 
     @classmethod
     def import_from(
@@ -168,22 +169,43 @@ class Gallery:
         source: str | Path,
         *,
         engine: Engine | None = None,
-        dtype: str = "float16",
+        dtype: str | None = None,
         fingerprint: str | None = None,
+        unknown_fingerprint: bool = False,
     ) -> Gallery:
         """Make a gallery of rows in a clip-retrieval folder or a safetensors file (see `transfer`).
+
+        An export says which bundle encoded its rows, and the gallery keeps that; if an engine or a
+        fingerprint is given, it has to be the same. Rows of others say nothing, so then somebody has to.
 
         Args:
             path: a folder that does not exist yet.
             source: the folder or file.
-            engine: the engine that the rows are for; stamps the gallery with its fingerprint.
-            dtype: see `create`.
-            fingerprint: of the bundle, where there is no engine.
+            engine: the engine that the rows are for.
+            dtype: see `create`; by default that of the exported gallery, or float16.
+            fingerprint: of the bundle that encoded the rows, where there is no engine.
+            unknown_fingerprint: True for rows of which nobody knows the bundle.
 
         Raises:
-            GalleryError: the source cannot be read, or see `from_arrays`. Nothing is left at the path.
+            GalleryError: the source cannot be read, is of another bundle or of none that is known, or see
+                `add_vectors`. Nothing is left at the path.
         """
-        return cls._build(Path(path), import_rows(Path(source)), engine, dtype, fingerprint)
+        opened = open_source(Path(source))
+        if engine is not None and engine.dimension != opened.dimension:
+            raise GalleryError(
+                f"{source}: its rows have {opened.dimension} dimensions, the bundle's {engine.dimension}; "
+                "use the bundle that made the rows"
+            )
+        wanted = fingerprint if engine is None else engine.fingerprint
+        stored = None if opened.about is None else opened.about.dtype
+        return cls._build(
+            Path(path),
+            opened.parts,
+            engine,
+            dtype or stored or "float16",
+            opened.fingerprint(wanted, unknown_fingerprint),
+            opened.dimension,
+        )
 
     @classmethod
     def _build(
@@ -193,31 +215,29 @@ class Gallery:
         engine: Engine | None,
         dtype: str,
         fingerprint: str | None,
+        dimension: int,
     ) -> Gallery:
-        with drafted(path) as draft:
-            gallery: Gallery | None = None
-            try:
-                for part in parts:
-                    if gallery is None:
-                        dimension = int(part.vectors.shape[1])
-                        gallery = cls.create(
-                            draft, engine, dtype, dimension=dimension, fingerprint=fingerprint
-                        )
-                    gallery.add_vectors(
-                        ids=part.ids, vectors=part.vectors, metadata=part.metadata, sources=part.sources
-                    )
-            finally:
-                if gallery is not None:
-                    gallery.close()
+        with (
+            drafted(path) as draft,
+            cls.create(draft, engine, dtype, dimension=dimension, fingerprint=fingerprint) as gallery,
+        ):
+            for part in parts:
+                gallery.add_vectors(
+                    ids=part.ids, vectors=part.vectors, metadata=part.metadata, sources=part.sources
+                )
         return cls.open(path, engine)
 
-    def export(self, target: str | Path) -> None:
+    def export(self, target: str | Path, *, overwrite: bool = False) -> None:
         """Write all items to a `.safetensors` file, or to a folder as clip-retrieval lays it out.
+
+        Args:
+            target: the file or folder; there whole, or not at all.
+            overwrite: take the place of an earlier export; nothing else is ever replaced.
 
         Raises:
             GalleryError: the target exists, the disk is full, or pyarrow is missing (for folders).
         """
-        export_rows(self.snapshot(), Path(target))
+        export_rows(self.snapshot(), Path(target), overwrite)
 
     def close(self) -> None:
         """Close the catalogue. Snapshots keep their rows, but can no longer look up items."""
@@ -534,6 +554,10 @@ class Gallery:
         with self._store.catalogue.reading() as connection:
             keys = tables.live_keys(connection, ids)
         stamps = self._store.catalogue.columns(("stamp",), list(keys.values()))
+        if len(stamps) < len(keys):
+            raise GalleryError(
+                f"{self.path}: its index of ids is damaged; run verify, restore it from a copy"
+            )
         return {item: Held(key, stamps[key][0]) for item, key in keys.items()}
 
     def sources_of(self, keys: Sequence[int]) -> list[tuple[int, str, str | None]]:

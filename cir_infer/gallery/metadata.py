@@ -79,7 +79,7 @@ def decode(text: str | None) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:  # a damaged file may give a number for a text
         raise GalleryError(f"stored metadata is damaged ({error}); run verify") from error
     if not isinstance(value, dict):
         raise GalleryError("stored metadata is damaged (not an object); run verify")

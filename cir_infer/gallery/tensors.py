@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from cir_infer.gallery.files import NewFile
 
-__all__ = ["Tensor", "TensorInfo", "read_header", "view", "write_tensors"]
+__all__ = ["Tensor", "TensorInfo", "read_about_of", "read_header", "view", "write_tensors"]
 
 _ALIGN = 64
 _MAX_HEADER = 1 << 20
@@ -101,6 +101,28 @@ def read_header(mapped: mmap.mmap) -> dict[str, TensorInfo]:
     Raises:
         ValueError: the header is no such header, or a tensor does not lie inside the file.
     """
+    header, end = _header(mapped)
+    return {
+        name: _info(name, entry, end, len(mapped))
+        for name, entry in header.items()
+        if not name.startswith("_")
+    }
+
+
+def read_about_of(mapped: mmap.mmap) -> dict[str, str]:
+    """The texts that the header carries as `__metadata__`.
+
+    Raises:
+        ValueError: the header is no such header.
+    """
+    about = _header(mapped)[0].get("__metadata__", {})
+    if not isinstance(about, dict) or not all(isinstance(value, str) for value in about.values()):
+        raise ValueError("its __metadata__ are no texts")
+    return about
+
+
+def _header(mapped: mmap.mmap) -> tuple[dict[str, Any], int]:
+    """The header of a file, and where its tensors begin."""
     length = int.from_bytes(mapped[:8], "little")
     if len(mapped) < 8 or length > min(_MAX_HEADER, len(mapped) - 8):
         raise ValueError("its header is cut short or absurdly long")
@@ -110,11 +132,7 @@ def read_header(mapped: mmap.mmap) -> dict[str, TensorInfo]:
         raise ValueError("its header is nested too deep") from None
     if not isinstance(header, dict):
         raise ValueError("its header is no JSON object")
-    return {
-        name: _info(name, entry, 8 + length, len(mapped))
-        for name, entry in header.items()
-        if not name.startswith("_")
-    }
+    return header, 8 + length
 
 
 def _info(name: str, entry: Any, base: int, end: int) -> TensorInfo:

@@ -189,7 +189,7 @@ def _item_problems(connection: tables.Connection, alive: npt.NDArray[np.bool_]) 
     for item, keys in connection.execute(
         "SELECT id, group_concat(key) FROM items GROUP BY id HAVING count(*) > 1"
     ):
-        if sum(bool(alive[int(key)]) for key in keys.split(",") if int(key) < len(alive)) > 1:
+        if sum(bool(alive[int(key)]) for key in keys.split(",") if 0 <= int(key) < len(alive)) > 1:
             yield f"item {shown(item, 60)} is there twice"
 
 

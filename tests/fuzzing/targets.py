@@ -341,7 +341,7 @@ class Imports(Target):
                 path = rng.choice([path for path in sorted(source.rglob("*")) if path.is_file()])
                 data = path.read_bytes()
                 path.write_bytes(mutate(rng, data, [data]))
-            Gallery.import_from(target, source).close()
+            Gallery.import_from(target, source, unknown_fingerprint=True).close()
         finally:
             shutil.rmtree(target, ignore_errors=True)
 
