@@ -17,7 +17,10 @@ from typing import Any
 import torch
 from onnx import ModelProto, TensorProto
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
+from cir_export.graphs.bags import with_plain_bags
+from cir_export.graphs.failure import export_failure
 from cir_export.graphs.opset import OPSET, lower_opset
 from cir_export.graphs.recurrent import with_onnx_recurrent
 from cir_export.models import RetrievalModel
@@ -27,6 +30,7 @@ from cir_infer.errors import ExportError
 __all__ = ["Graph", "check_graph", "export_graphs"]
 
 _SAMPLES = 3
+_OWN = "cir_export_"
 _CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 _INPUT_TYPES = {
     torch.uint8: TensorProto.UINT8,
@@ -106,6 +110,7 @@ def export_graphs(model: RetrievalModel, image: dict[str, Any], progress: bool =
             needs.
     """
     model = with_onnx_recurrent(model).cpu().eval()
+    with_plain_bags(model)
     graphs = _graphs(model, image)
     return {
         graph.name: _export(graph).SerializeToString()
@@ -161,6 +166,7 @@ def _export(graph: Graph) -> ModelProto:
     )
     if isinstance(graph.module, _Compose):
         shapes = (shapes,)  # one entry for all of *inputs
+    program: ExportedProgram | None = None
     try:
         with _quiet():
             # torch.onnx.export alone would fall back to an export with frozen axes, and say nothing.
@@ -168,20 +174,23 @@ def _export(graph: Graph) -> ModelProto:
             exported = torch.onnx.export(
                 program,
                 dynamic_shapes=shapes,
-                input_names=list(graph.inputs),
-                output_names=list(graph.outputs),
+                input_names=[f"{_OWN}{name}" for name in graph.inputs],
+                output_names=[f"{_OWN}{name}" for name in graph.outputs],
                 opset_version=OPSET + 1,
                 dynamo=True,
                 external_data=False,
                 verbose=False,
             )
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ExportError(f"PyTorch cannot export the {graph.name} graph: {reason[:400]}") from error
+        raise export_failure(graph.name, error, program) from error
     assert exported is not None
     model = exported.model_proto
+    _name_ends(model)
+    try:
+        lower_opset(model)
+    except ExportError as error:
+        raise ExportError(f"the {graph.name} graph cannot be written: {error}") from error
     _strip(model)
-    lower_opset(model)
     check_graph(model, graph)
     return model
 
@@ -227,6 +236,24 @@ def check_graph(model: ModelProto, graph: Graph) -> None:
             )
 
 
+def _name_ends(model: ModelProto) -> None:
+    """Gives inputs and outputs the names of a bundle.
+
+    Values inside are named after operators, and one of them is "embedding".
+    """
+    ends = {value.name for value in (*model.graph.input, *model.graph.output)}
+    names = {end: end.removeprefix(_OWN) for end in ends}
+    inside = {name for node in model.graph.node for name in node.output} - ends
+    inside |= {tensor.name for tensor in model.graph.initializer}
+    names |= {name: f"{name}_inside" for name in inside & set(names.values())}
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    graph = model.graph
+    for item in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        item.name = names.get(item.name, item.name)
+
+
 def _strip(model: ModelProto) -> None:
     """Drops the exporter's notes, among them source paths of the machine it ran on."""
     model.doc_string = ""
@@ -250,9 +277,22 @@ def _quiet() -> Iterator[None]:
 
     PyTorch 2.8 also prints how often it has rewritten the graph, amid a command's own output.
     """
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    loggers = [
+        logging.getLogger(name)
+        for name in ("torch.onnx", "torch.export", "torch.fx", "torch._dynamo", "onnxscript", "onnx_ir")
+    ]
+    loggers += [
+        logger
+        for name, logger in logging.root.manager.loggerDict.items()
+        if name.startswith("torch.fx.") and isinstance(logger, logging.Logger)
+    ]
     levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    nowhere = io.StringIO()
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),  # a failure also prints the program that it failed on
+    ):
         warnings.simplefilter("ignore")
         try:
             for logger in loggers:

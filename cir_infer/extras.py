@@ -1,0 +1,59 @@
+"""What is not installed, said in one way: which package, what for, and the extra that brings it."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from cir_infer.errors import CirError, UsageError
+
+__all__ = ["EXTRAS", "install_hint", "is_installed", "require"]
+
+EXTRAS = {
+    "faiss": "bench",
+    "onnx": "precision",
+    "onnxscript": "export",
+    "pyarrow": "parquet",
+    "pycuda": "gpu",
+    "safetensors": "export",
+    "tensorrt": "gpu",
+    "tomli": "export",
+    "torch": "export",
+    "usearch": "bench",
+}
+"""The extra of cir-infer that brings a module, by the module's name."""
+
+_WIDER = {"precision": "export"}
+"""An extra that holds another whole: where both are missing, the wider one does for both."""
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module can be found, without importing it."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # a parent that is broken, or a module without a spec
+        return False
+
+
+def install_hint(*modules: str) -> str:
+    """The command that installs modules of `EXTRAS`: `pip install 'cir-infer[export]'`."""
+    extras = {EXTRAS[module] for module in modules}
+    extras -= {small for small, wide in _WIDER.items() if wide in extras}
+    return f"pip install 'cir-infer[{','.join(sorted(extras))}]'"
+
+
+def require(purpose: str, *modules: str, error: type[CirError] = UsageError) -> None:
+    """Refuses now what would fail later for want of a package.
+
+    Args:
+        purpose: what needs them, the beginning of the message, e.g. "reading parquet".
+        modules: names of modules, all of `EXTRAS`.
+        error: what to raise.
+
+    Raises:
+        CirError: of the type `error`: one is not installed; the message names the missing ones and the
+            command that installs them.
+    """
+    missing = [module for module in modules if not is_installed(module)]
+    if missing:
+        named, verb = " and ".join(missing), "is" if len(missing) == 1 else "are"
+        raise error(f"{purpose} needs {named}, which {verb} not installed: {install_hint(*missing)}")

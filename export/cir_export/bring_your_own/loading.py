@@ -1,0 +1,237 @@
+"""Imports a user's module and makes a system of it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from cir_export.bring_your_own.adapter import Adapter
+from cir_export.bring_your_own.attributes import image_of, term_names_of, text_of, tokenizer_of
+from cir_export.bring_your_own.trial import Trial, try_model
+from cir_export.checkpoints.files import read_checkpoint_file
+from cir_export.checkpoints.vocabulary import load_vocabulary
+from cir_export.graphs.failure import place_of, said
+from cir_export.model_file import TrainedModel
+from cir_export.models.base import RetrievalModel
+from cir_export.tokenization import SPECIALS, build_tokenizer
+from cir_infer.errors import CheckpointError, ExportError, shown
+
+__all__ = ["is_module_path", "load_module"]
+
+_UNINITIALIZED = (UninitializedParameter, UninitializedBuffer)
+_WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "weights")
+_METHODS = {
+    "encode_gallery": ("encode_gallery(images) -> float (n, D)", 1),
+    "encode_query": ("encode_query(images, tokens, lengths) -> float (n, D)", 3),
+}
+
+
+def is_module_path(text: str | os.PathLike[str]) -> bool:
+    """Whether this says `package.module:Name` and not the path of a file."""
+    module, colon, name = str(text).partition(":")
+    return bool(colon) and name.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+def load_module(
+    path: str,
+    weights: str | os.PathLike[str] | None = None,
+    vocabulary: str | os.PathLike[str] | None = None,
+) -> TrainedModel:
+    """Imports a module, which runs its code, and makes a system of it.
+
+    Args:
+        path: `package.module:Name`; a class or function that can be called without arguments and gives an
+            `nn.Module` of the protocol above, or a `RetrievalModel`.
+        weights: a file of its `state_dict`, alone or under one of the usual keys.
+        vocabulary: a `tokenizers` JSON, or a word list as `load_vocabulary` reads it; else the module's
+            attribute `tokenizer`.
+
+    Raises:
+        ExportError: it cannot be imported or called, lacks a method or attribute, or gives something of
+            another shape.
+        CheckpointError: the weights or the vocabulary do not fit.
+    """
+    module = _build(path)
+    system = isinstance(module, RetrievalModel)
+    if not system:
+        _require_methods(module, path)
+    image = image_of(module, path)
+    tokenizer = tokenizer_of(module, path) if vocabulary is None else _tokenizer(vocabulary)
+    text = text_of(module, tokenizer, path)
+    names = () if system else term_names_of(module, path)
+    if weights is not None:
+        _load_weights(module, weights)
+    _require_weights(module, path)
+    module.float().eval().cpu()
+    model = (
+        module
+        if isinstance(module, RetrievalModel)
+        else Adapter(module, path.partition(":")[2], names, image, text)
+    )
+    model.eval()
+    # A bring-your-own query is one function; the model's own words are for a system's four.
+    named = (
+        {}
+        if system
+        else {"compose": "encode_query, or terms," if hasattr(module, "terms") else "encode_query"}
+    )
+    trial = Trial(model, image, text, tokenizer.get_vocab_size(), path, named)
+    rows, terms = try_model(trial, padded=system)
+    if system:
+        _require_agreement(model, rows, terms.weights is not None, path)
+    model.embedding_dim = rows.shape[1]
+    model.weighted = terms.weights is not None
+    return TrainedModel(model, tokenizer, image, text, {"format": "module", "module": path})
+
+
+def _build(path: str) -> nn.Module:
+    factory = _imported(path)
+    if isinstance(factory, nn.Module):
+        return factory
+    if not callable(factory):
+        raise ExportError(
+            f"{path} is {shown(factory)} and cannot be called without arguments; expected an nn.Module, "
+            "or a class or function that gives one"
+        )
+    try:
+        inspect.signature(factory).bind()
+    except TypeError as error:
+        raise ExportError(
+            f"{path} cannot be called without arguments ({error}); give them defaults, or point at a "
+            "function that returns the module"
+        ) from error
+    except ValueError:
+        pass  # a callable that has no signature to look at
+    with _told(f"{path}()"):
+        module = factory()
+    if not isinstance(module, nn.Module):
+        raise ExportError(f"{path} gives a {type(module).__name__}; expected a torch.nn.Module")
+    return module
+
+
+def _imported(path: str) -> Any:
+    name, _, attribute = path.partition(":")
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        try:
+            with _told(f"the import of {name}"):
+                found = importlib.import_module(name)
+        except ExportError as error:
+            cause = error.__cause__
+            if (
+                isinstance(cause, ModuleNotFoundError)
+                and cause.name
+                and f"{name}.".startswith(f"{cause.name}.")
+            ):
+                raise ExportError(
+                    f"{name} cannot be imported ({cause}); run from the folder that holds it"
+                ) from cause
+            raise
+        if not hasattr(found, attribute):
+            raise ExportError(f"{name} has no {attribute}; expected a class or function of that name")
+        return getattr(found, attribute)
+    finally:
+        if folder in sys.path:
+            sys.path.remove(folder)
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Words whatever the user's code raises, the end of the program included, with its place there."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        raise ExportError(f"{what} raises {type(error).__name__}: {said(error)}{place_of(error)}") from error
+
+
+def _require_methods(module: nn.Module, path: str) -> None:
+    missing = [said for name, (said, _) in _METHODS.items() if not callable(getattr(module, name, None))]
+    if missing:
+        raise ExportError(f"{path} has no method {' and no '.join(missing)}; a system needs both")
+    terms: dict[str, tuple[str, int]] = {}
+    if getattr(module, "terms", None) is not None:
+        terms["terms"] = ("terms(query) -> (numerators, weights)", 1)
+    for name, (signature, count) in {**_METHODS, **terms}.items():
+        method: Callable[..., Any] = getattr(module, name)
+        if not callable(method):
+            raise ExportError(f"{path}: attribute {name} is {shown(method)}; expected a method {signature}")
+        try:
+            inspect.signature(method).bind(*range(count))
+        except TypeError as error:
+            raise ExportError(f"{path}: {name} cannot be called as {signature} ({error})") from error
+        except ValueError:
+            continue
+
+
+def _require_weights(module: nn.Module, path: str) -> None:
+    for name, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise ExportError(
+                f"{path}: {name or 'it'} is a module of torch.jit, which cannot be exported; give the plain "
+                "nn.Module that it was made of"
+            )
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if isinstance(tensor, _UNINITIALIZED) or tensor.is_meta:
+            raise ExportError(
+                f"{path}: weight {name} has no values yet; build the module with them, or give --weights"
+            )
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ExportError(f"{path}: weight {name} holds NaN or infinity")
+
+
+def _require_agreement(model: RetrievalModel, rows: Tensor, weighted: bool, path: str) -> None:
+    if model.embedding_dim != rows.shape[1]:
+        raise ExportError(
+            f"{path}: embedding_dim is {model.embedding_dim} and encode_gallery gives {rows.shape[1]} values"
+        )
+    if model.weighted != weighted:
+        raise ExportError(f"{path}: weighted is {model.weighted} and compose gives weights: {weighted}")
+
+
+def _load_weights(module: nn.Module, path: str | os.PathLike[str]) -> None:
+    content = read_checkpoint_file(path)
+    for key in _WEIGHT_KEYS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(f"{path} holds no table of weights by name; expected a state_dict")
+    weights = {str(name).removeprefix("module."): value for name, value in content.items()}
+    expected = module.state_dict()
+    unknown = sorted(set(weights) - set(expected))
+    for name, tensor in expected.items():
+        if name not in weights:
+            raise CheckpointError(f"{path}: weight {name} is missing; expected shape {tuple(tensor.shape)}")
+        if not isinstance(tensor, _UNINITIALIZED) and weights[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{path}: weight {name} has shape {tuple(weights[name].shape)}; expected "
+                f"{tuple(tensor.shape)}"
+            )
+    if unknown:
+        raise CheckpointError(f"{path}: weight {unknown[0]} does not belong to the module")
+    module.load_state_dict(weights)
+
+
+def _tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception:  # tokenizers raises bare Exception for anything that is not its JSON
+        words = load_vocabulary(path)
+    if any(special not in words for special in SPECIALS):
+        raise CheckpointError(
+            f"vocabulary {path} has no {' '.join(SPECIALS)}; give a tokenizers JSON instead"
+        )
+    return build_tokenizer(words)
