@@ -23,7 +23,7 @@ from typing import Any
 from cir_infer import __version__
 from cir_infer.errors import CirError, UsageError
 
-__all__ = ["CirParser", "print_json", "run_command"]
+__all__ = ["CirParser", "print_json", "printable", "run_command"]
 
 Main = Callable[[Sequence[str] | None], int | None]
 
@@ -90,6 +90,13 @@ def run_command(main: Main) -> Callable[..., int]:
 def _complain(message: str) -> None:
     name = os.path.basename(sys.argv[0]) or "cir"  # noqa: PTH119
     print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """A stranger's text (an id, a path) for a terminal: control characters and the like are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def print_json(value: Mapping[str, Any]) -> None:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cir_infer.console.common import CirParser, print_json, run_command
+from cir_infer.console.common import CirParser, print_json, printable, run_command
+from cir_infer.console.tables import format_table
 from cir_infer.errors import GalleryError
 
+if TYPE_CHECKING:
+    from cir_infer.gallery import Gallery
+
 __all__ = ["main"]
+
+Options = argparse.Namespace
+_MORE_IDS = 20
 
 
 @run_command
@@ -21,65 +28,192 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from cir_infer.gallery import Gallery
 
     if options.action == "import":
-        fingerprint = options.fingerprint if options.bundle is None else _fingerprint(options.bundle)
-        with Gallery.import_from(
-            options.gallery,
-            options.target,
-            dtype=options.dtype,
-            fingerprint=fingerprint,
-            unknown_fingerprint=options.unknown_fingerprint,
-        ) as gallery:
-            _tell(options, {"gallery": str(gallery.path), "items": len(gallery)}, f"{len(gallery):,} items")
-        return 0
-    reading = options.action in ("info", "verify", "export")
+        return _import(options)
+    reading = options.action in _READING
     with Gallery.open(options.gallery, read_only=reading) as gallery:
-        if options.action == "info":
-            _info(gallery, options)
-        elif options.action == "verify":
-            report = gallery.verify()
-            text = f"{report.rows:,} rows in {report.segments} files ({report.bytes:,} bytes) read"
-            _tell(options, {**asdict(report), "ok": report.ok}, text + (", all sound" if report.ok else ""))
-            if not report.ok:
-                more = (
-                    f" (and {len(report.problems) - 1} more, see --json)" if len(report.problems) > 1 else ""
-                )
-                raise GalleryError(report.problems[0] + more)
-        elif options.action == "compact":
-            done = gallery.compact()
-            files = f"{done.segments_before} files became {done.segments_after}"
-            _tell(options, asdict(done), f"{done.rows_dropped:,} rows dropped, {files}")
-        elif options.action == "remove":
-            count = gallery.remove(options.ids)
-            _tell(
-                options,
-                {"removed": count, "items": len(gallery)},
-                f"{count:,} removed, {len(gallery):,} left",
-            )
-        else:
-            gallery.export(options.target, overwrite=options.overwrite)
-            _tell(
-                options, {"items": len(gallery), "target": options.target}, f"{len(gallery):,} items written"
-            )
+        _ACTIONS[options.action](gallery, options)
     return 0
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+# ---- what each action does
+
+
+def _info(gallery: Gallery, options: Options) -> None:
+    snapshot = gallery.snapshot()
+    known = {
+        "gallery": str(gallery.path),
+        "items": snapshot.count,
+        "rows": snapshot.rows.count,
+        "dimension": snapshot.dimension,
+        "dtype": str(snapshot.rows.dtype),
+        "segments": snapshot.segment_count,
+        "generation": snapshot.generation,
+        "fingerprint": snapshot.fingerprint,
+        "format": gallery.format_version,
+        "uuid": gallery.uuid,
+    }
+    if options.where is not None:
+        known["matching"] = snapshot.matching(options.where)
+    width = max(map(len, known))
+    _tell(options, known, "\n".join(f"{name:<{width}}  {value}" for name, value in known.items()))
+
+
+def _fields(gallery: Gallery, options: Options) -> None:
+    found = gallery.fields()
+    rows = [
+        (
+            printable(field.name),
+            f"{field.items:,}",
+            ", ".join(field.types),
+            "" if field.distinct is None else f"{field.distinct:,}",
+            _range(field.least, field.greatest),
+            ", ".join(_shortened(value) for value in field.examples[:3]),
+        )
+        for field in found
+    ]
+    header = ("field", "items", "types", "distinct", "range", "commonest")
+    text = format_table(header, rows, right=(1, 3)) if rows else "no metadata"
+    known = {
+        "gallery": str(gallery.path),
+        "items": len(gallery),
+        "fields": [asdict(field) for field in found],
+    }
+    _tell(options, known, text)
+
+
+def _range(least: Any, greatest: Any) -> str:
+    if least is None:
+        return ""
+    return _shortened(least) if least == greatest else f"{_shortened(least)} to {_shortened(greatest)}"
+
+
+def _shortened(value: Any) -> str:
+    text = printable(str(value).lower() if isinstance(value, bool) else str(value))
+    return text if len(text) <= 24 else f"{text[:21]}..."
+
+
+def _duplicates(gallery: Gallery, options: Options) -> None:
+    groups = gallery.duplicates(options.threshold, progress=not options.json)
+    known = {
+        "gallery": str(gallery.path),
+        "items": len(gallery),
+        "threshold": options.threshold,
+        "groups": [group._asdict() for group in groups],
+    }
+    lines = []
+    for group in groups:
+        ids = ", ".join(printable(item) for item in group.ids[:_MORE_IDS])
+        more = len(group.ids) - _MORE_IDS
+        rest = f", and {more:,} more (--json lists all)" if more > 0 else ""
+        lines.append(f"{len(group.ids)} items, cosine {group.similarity:.5f}: {ids}{rest}")
+    count = sum(len(group.ids) - 1 for group in groups)
+    lines.append(f"{len(groups):,} groups; {count:,} of {len(gallery):,} items repeat another")
+    _tell(options, known, "\n".join(lines))
+
+
+def _verify(gallery: Gallery, options: Options) -> None:
+    report = gallery.verify()
+    text = f"{report.rows:,} rows in {report.segments} files ({report.bytes:,} bytes) read"
+    _tell(options, {**asdict(report), "ok": report.ok}, text + (", all sound" if report.ok else ""))
+    if not report.ok:
+        more = len(report.problems) - 1
+        raise GalleryError(report.problems[0] + (f" (and {more} more, see --json)" if more else ""))
+
+
+def _compact(gallery: Gallery, options: Options) -> None:
+    done = gallery.compact()
+    files = f"{done.segments_before} files became {done.segments_after}"
+    _tell(options, asdict(done), f"{done.rows_dropped:,} rows dropped, {files}")
+
+
+def _upgrade(gallery: Gallery, options: Options) -> None:
+    before = gallery.format_version
+    gallery.upgrade(verify=not options.no_verify)
+    after = gallery.format_version
+    text = f"format {before} became {after}" if before != after else f"format {after} already"
+    _tell(options, {"gallery": str(gallery.path), "before": before, "after": after}, text)
+
+
+def _remove(gallery: Gallery, options: Options) -> None:
+    count = gallery.remove(options.ids)
+    _tell(options, {"removed": count, "items": len(gallery)}, f"{count:,} removed, {len(gallery):,} left")
+
+
+def _export(gallery: Gallery, options: Options) -> None:
+    gallery.export(options.target, overwrite=options.overwrite)
+    known = {"items": len(gallery), "target": options.target}
+    _tell(options, known, f"{len(gallery):,} items written")
+
+
+def _import(options: Options) -> int:
+    from cir_infer.gallery import Gallery
+
+    with Gallery.import_from(
+        options.gallery,
+        options.target,
+        dtype=options.dtype,
+        fingerprint=options.fingerprint if options.bundle is None else _fingerprint(options.bundle),
+        unknown_fingerprint=options.unknown_fingerprint,
+    ) as gallery:
+        _tell(options, {"gallery": str(gallery.path), "items": len(gallery)}, f"{len(gallery):,} items")
+    return 0
+
+
+def _fingerprint(bundle: Path) -> str:
+    from cir_infer.bundle import Bundle
+
+    return Bundle(bundle).manifest.fingerprint
+
+
+def _tell(options: Options, known: dict[str, Any], text: str) -> None:
+    if options.json:
+        print_json(known)
+    else:
+        print(text)
+
+
+_ACTIONS: dict[str, Callable[[Gallery, Options], None]] = {
+    "info": _info,
+    "fields": _fields,
+    "duplicates": _duplicates,
+    "verify": _verify,
+    "compact": _compact,
+    "upgrade": _upgrade,
+    "remove": _remove,
+    "export": _export,
+}
+_READING = ("info", "fields", "duplicates", "verify", "export")
+
+
+# ---- the command line
+
+
+def _parse(arguments: Sequence[str] | None) -> Options:
     parser = CirParser(
         "cir-gallery",
         "Look after a gallery. cir-index fills it, cir-query asks it.",
         example="cir-gallery info shop.gallery --where 'category = dress and price < 50'\n"
+        "  cir-gallery fields shop.gallery\n"
+        "  cir-gallery duplicates shop.gallery --threshold 0.98\n"
         "  cir-gallery verify shop.gallery\n"
         "  cir-gallery compact shop.gallery\n"
         "  cir-gallery remove shop.gallery sku-17 sku-18\n"
         "  cir-gallery export shop.gallery rows.safetensors\n"
-        "  cir-gallery import new.gallery clip-retrieval-folder/",
+        "  cir-gallery import new.gallery clip-retrieval-folder/ --bundle artemis.cir",
     )
     actions = parser.add_subparsers(
         dest="action", required=True, metavar="ACTION", parser_class=argparse.ArgumentParser
     )
 
-    def action(name: str, text: str) -> argparse.ArgumentParser:
-        sub = actions.add_parser(name, help=text, description=text, allow_abbrev=False)
+    def action(name: str, text: str, example: str) -> argparse.ArgumentParser:
+        sub = actions.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=f"example:\n  cir-gallery {name} {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
         sub.add_argument("gallery", type=Path, help="the gallery's folder")
         # Also behind the action; SUPPRESS keeps what was said before it.
         sub.add_argument(
@@ -87,19 +221,43 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         )
         return sub
 
-    info = action("info", "say what is in a gallery")
+    info = action("info", "say what is in a gallery", "shop.gallery --where 'price < 50'")
     info.add_argument(
         "--where", metavar="FILTER", help="count the items that match a filter, see docs/gallery.md"
     )
-    action("verify", "read everything and check that it fits together")
-    action("compact", "drop the rows of removed items and merge small files, while others read")
-    action("remove", "remove items").add_argument("ids", nargs="+", metavar="ID")
+    action("fields", "list the fields of the metadata: types, counts, ranges, examples", "shop.gallery")
+    duplicates = action(
+        "duplicates", "find items whose rows are alike, comparing every row with every other", "shop.gallery"
+    )
+    duplicates.add_argument(
+        "--threshold", type=float, default=0.99, help="the least cosine of a pair, at most 1 (default 0.99)"
+    )
+    action("verify", "read everything and check that it fits together", "shop.gallery")
+    action(
+        "compact", "drop the rows of removed items and merge small files, while others read", "shop.gallery"
+    )
+    upgrade = action("upgrade", "bring a gallery of an earlier format to the newest", "shop.gallery")
+    upgrade.add_argument("--no-verify", action="store_true", help="do not verify the gallery before")
+    remove = action("remove", "remove items", "shop.gallery sku-17 sku-18")
+    remove.add_argument("ids", nargs="+", metavar="ID")
     export = action(
-        "export", "write all items to a .safetensors file, or to a folder as clip-retrieval has it"
+        "export",
+        "write all items to a .safetensors file, or to a folder as clip-retrieval has it",
+        "shop.gallery rows.safetensors",
     )
     export.add_argument("target", help="the file or folder; does not exist yet")
     export.add_argument("--overwrite", action="store_true", help="take the place of an earlier export")
-    source = action("import", "make a gallery of a .safetensors file or a clip-retrieval folder")
+    _add_import(action)
+    options: Options = parser.parse_args(arguments)
+    return options
+
+
+def _add_import(action: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
+    source = action(
+        "import",
+        "make a gallery of a .safetensors file or a clip-retrieval folder",
+        "new.gallery clip-retrieval-folder/ --bundle artemis.cir",
+    )
     source.add_argument("target", metavar="source", help="the file or folder")
     source.add_argument(
         "--dtype",
@@ -112,38 +270,5 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     of.add_argument(
         "--unknown-fingerprint",
         action="store_true",
-        help="nobody knows of which bundle the rows are; only then needed, and only for rows of others",
+        help="nobody knows of which bundle the rows are; needed only for rows that others wrote",
     )
-    options: argparse.Namespace = parser.parse_args(arguments)
-    return options
-
-
-def _fingerprint(bundle: Path) -> str:
-    from cir_infer.bundle import Bundle
-
-    return Bundle(bundle).manifest.fingerprint
-
-
-def _info(gallery: Any, options: argparse.Namespace) -> None:
-    snapshot = gallery.snapshot()
-    known = {
-        "gallery": str(gallery.path),
-        "items": snapshot.count,
-        "rows": snapshot.rows.count,
-        "dimension": snapshot.dimension,
-        "dtype": str(snapshot.rows.dtype),
-        "segments": snapshot.segment_count,
-        "generation": snapshot.generation,
-        "fingerprint": snapshot.fingerprint,
-    }
-    if options.where is not None:
-        known["matching"] = snapshot.matching(options.where)
-    width = max(map(len, known))
-    _tell(options, known, "\n".join(f"{name:<{width}}  {value}" for name, value in known.items()))
-
-
-def _tell(options: argparse.Namespace, known: dict[str, Any], text: str) -> None:
-    if options.json:
-        print_json(known)
-    else:
-        print(text)

@@ -15,9 +15,12 @@ from cir_infer.errors import GalleryError, UsageError, shown
 from cir_infer.gallery import metadata as meta
 from cir_infer.gallery import tables
 from cir_infer.gallery.compaction import Compaction, compact, merge_newest
+from cir_infer.gallery.duplicates import Duplicates, duplicates_of
 from cir_infer.gallery.exported import PART, Part
+from cir_infer.gallery.fields import Field, fields_of
 from cir_infer.gallery.reencoding import Reencoding
 from cir_infer.gallery.rows import check_row_type, checked_vectors, row_tensors, to_rows
+from cir_infer.gallery.schema import FORMAT_VERSION, stored_version
 from cir_infer.gallery.snapshot import Snapshot
 from cir_infer.gallery.store import Store, drafted
 from cir_infer.gallery.transfer import export_rows, open_source
@@ -531,6 +534,65 @@ class Gallery:
             GalleryError: the gallery cannot be read at all.
         """
         return verify(self._store)
+
+    @property
+    def uuid(self) -> str | None:
+        """Which gallery this is, None in format 1. A copy of the folder has the same, a backup its own."""
+        with self._store.catalogue.reading() as connection:
+            return tables.identity(connection)
+
+    @property
+    def format_version(self) -> int:
+        """The version of the format that its files have (docs/gallery.md)."""
+        with self._store.catalogue.reading() as connection:
+            return stored_version(connection)
+
+    def upgrade(self, *, verify: bool = True) -> bool:
+        """Bring a gallery of an earlier format to the newest, in one commit; the first change would, too.
+
+        Args:
+            verify: verify it before, so that no damage gets a checksum.
+
+        Returns:
+            False if there was nothing to do.
+
+        Raises:
+            GalleryError: it is damaged, another writer, or the disk is full or fails.
+        """
+        with self.writing():
+            if self.format_version == FORMAT_VERSION:
+                return False
+            problems = self.verify().problems if verify else []
+            if problems:
+                raise GalleryError(
+                    f"{self.path}: is damaged, so it is not upgraded ({problems[0]}); restore it from a copy"
+                )
+            self._store.commit(lambda _: None)
+        return True
+
+    def fields(self) -> list[Field]:
+        """The fields of the metadata: names, types, counts, ranges and examples; reads all of it.
+
+        Raises:
+            GalleryError: the gallery is damaged or closed.
+        """
+        return fields_of(self.snapshot())
+
+    def duplicates(self, threshold: float = 0.99, *, progress: bool = False) -> list[Duplicates]:
+        """Groups of items whose rows are alike: an exact scan of the gallery against itself.
+
+        Args:
+            threshold: the least cosine of a pair, to five decimals; above 0, at most 1.
+            progress: show a progress bar on stderr, where that is a terminal.
+
+        Returns:
+            Groups of two or more, each item alike to at least one other of its group.
+
+        Raises:
+            UsageError: the threshold is out of range.
+            GalleryError: the gallery is damaged or closed.
+        """
+        return duplicates_of(self.snapshot(), threshold, progress=progress)
 
     def reencoding(self, engine: Engine, dtype: str | None = None) -> Reencoding:
         """Begin, or go on, to make all rows anew with another bundle (`cir-index --reencode` drives this).

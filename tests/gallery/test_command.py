@@ -1,0 +1,127 @@
+"""`cir-gallery`, as a shell sees it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cir_infer.console.gallery import main
+from cir_infer.gallery import Gallery
+from tests.gallery.support import as_version_1, filled, vectors
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command; its exit code and what it wrote to stdout and stderr."""
+
+    def run(*arguments: Any) -> tuple[int, str, str]:
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    with filled(tmp_path / "g", 10) as gallery:
+        gallery.add_vectors(
+            ids=["bad\x1b[31m\nname"], vectors=vectors(1), metadata=[{"evil\x07": "\x1b[2J", "parity": True}]
+        )
+    return tmp_path / "g"
+
+
+def test_fields(run: Run, path: Path) -> None:
+    code, out, err = run("fields", path)
+    assert (code, err) == (0, "")
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert "boolean, text" in lines["parity"] and "0 to 9" in lines["number"]
+    assert "\x1b" not in out and "\x07" not in out and r"evil\x07" in out
+    known = json.loads(run("fields", path, "--json")[1])
+    assert known["items"] == 11
+    number = next(field for field in known["fields"] if field["name"] == "number")
+    assert number == {
+        "name": "number", "items": 10, "types": {"integer": 10}, "least": 0, "greatest": 9, "distinct": 10,
+        "examples": [0, 1, 2, 3, 4],
+    }  # fmt: skip
+    with Gallery.create(path.with_name("empty"), dimension=3):
+        pass
+    assert run("fields", path.with_name("empty")) == (0, "no metadata\n", "")
+
+
+def test_duplicates(run: Run, path: Path) -> None:
+    code, out, _ = run("duplicates", path)
+    assert code == 0 and out.splitlines()[0].startswith("2 items, cosine 1.00000: i0, bad")
+    assert "\x1b" not in out and r"bad\x1b[31m\nname" in out
+    assert out.splitlines()[-1] == "1 groups; 1 of 11 items repeat another"
+    known = json.loads(run("--json", "duplicates", path, "--threshold", "0.9")[1])
+    assert known["groups"] == [{"ids": ["i0", "bad\x1b[31m\nname"], "similarity": 1.0}]
+    code, _, err = run("duplicates", path, "--threshold", "7")
+    assert code == 2 and "threshold is 7.0" in err
+
+
+def test_an_interrupted_scan_ends_with_130(run: Run, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cir_infer.gallery import duplicates
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(duplicates, "_join", interrupt)
+    assert run("duplicates", path)[0] == 130
+    monkeypatch.undo()
+    assert run("duplicates", path)[0] == 0
+
+
+def test_upgrade(run: Run, path: Path) -> None:
+    as_version_1(path)
+    assert json.loads(run("info", path, "--json")[1])["format"] == 1
+    assert run("upgrade", path) == (0, "format 1 became 2\n", "")
+    assert run("upgrade", path) == (0, "format 2 already\n", "")
+    known = json.loads(run("info", path, "--json")[1])
+    assert known["format"] == 2 and len(known["uuid"]) == 36
+    assert run("verify", path)[0] == 0
+
+
+def test_a_damaged_gallery_is_not_upgraded(run: Run, path: Path) -> None:
+    as_version_1(path)
+    rows = path / "rows" / "0000000001.safetensors"
+    data = bytearray(rows.read_bytes())
+    data[-1] ^= 1
+    rows.write_bytes(data)
+    code, _, err = run("upgrade", path)
+    assert code == 1 and "is damaged, so it is not upgraded" in err
+    assert run("upgrade", path, "--no-verify")[0] == 0
+
+
+def test_import_and_export(run: Run, path: Path, tmp_path: Path) -> None:
+    target = tmp_path / "rows.safetensors"
+    assert run("export", path, target)[0] == 0
+    code, _, err = run("export", path, target)
+    assert code == 1 and "already exists" in err
+    assert run("export", path, target, "--overwrite")[0] == 0
+    assert run("import", tmp_path / "again", target)[0] == 0
+    (tmp_path / "x" / "img_emb").mkdir(parents=True)
+    np.save(tmp_path / "x" / "img_emb" / "img_emb_0.npy", vectors(3))
+    code, _, err = run("import", tmp_path / "foreign", tmp_path / "x")
+    assert code == 1 and "--unknown-fingerprint" in err
+    assert run("import", tmp_path / "foreign", tmp_path / "x", "--unknown-fingerprint")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "action",
+    ["info", "fields", "duplicates", "verify", "compact", "upgrade", "remove", "export", "import"],
+)
+def test_every_action_has_an_example(run: Run, action: str) -> None:
+    code, out, _ = run(action, "--help")
+    assert code == 0 and f"example:\n  cir-gallery {action} " in out
+    assert run(action)[0] == 2
