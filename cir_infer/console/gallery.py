@@ -55,7 +55,8 @@ def _info(gallery: Gallery, options: Options) -> None:
     if options.where is not None:
         known["matching"] = snapshot.matching(options.where)
     width = max(map(len, known))
-    _tell(options, known, "\n".join(f"{name:<{width}}  {value}" for name, value in known.items()))
+    lines = (f"{name:<{width}}  {printable(str(value))}" for name, value in known.items())
+    _tell(options, known, "\n".join(lines))
 
 
 def _fields(gallery: Gallery, options: Options) -> None:
