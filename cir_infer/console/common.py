@@ -23,7 +23,7 @@ from typing import Any
 from cir_infer import __version__
 from cir_infer.errors import CirError, UsageError
 
-__all__ = ["CirParser", "print_json", "printable", "run_command"]
+__all__ = ["CirParser", "complain", "print_json", "printable", "run_command"]
 
 Main = Callable[[Sequence[str] | None], int | None]
 
@@ -70,26 +70,27 @@ def run_command(main: Main) -> Callable[..., int]:
             code = main(arguments) or 0
             sys.stdout.flush()
         except KeyboardInterrupt:
-            _complain("interrupted")
+            complain("interrupted")
             return 130
         except BrokenPipeError:
             # The reader of our output (head, less) has left; keep the interpreter's last flush quiet.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except CirError as error:
-            _complain(str(error))
+            complain(str(error))
             return 2 if isinstance(error, UsageError) else 1
         except (OSError, MemoryError) as error:
-            _complain(str(error) or type(error).__name__)
+            complain(str(error) or type(error).__name__)
             return 1
         return code
 
     return entry
 
 
-def _complain(message: str) -> None:
+def complain(message: str) -> None:
+    """Say what is wrong on stderr: one line, nothing in it that a terminal would obey."""
     name = os.path.basename(sys.argv[0]) or "cir"  # noqa: PTH119
-    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{name}: {printable(' '.join(message.split()))}", file=sys.stderr)
 
 
 def printable(text: str) -> str:

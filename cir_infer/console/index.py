@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
-import os
 import sys
-import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cir_infer.console.common import CirParser, print_json, run_command
+from cir_infer.console.common import CirParser, complain, print_json, printable, run_command
 from cir_infer.errors import GalleryError, UsageError
 
 if TYPE_CHECKING:
     from cir_infer.engine import Engine
     from cir_infer.gallery import Gallery
-    from cir_infer.indexing.run import Report
+    from cir_infer.indexing.broken_list import BrokenList
+    from cir_infer.indexing.items import Broken
+    from cir_infer.indexing.report import Report
     from cir_infer.indexing.sources import Source
 
 __all__ = ["main"]
+
+_TOLD = 20
+"""So many reasons are printed where the list of them cannot be written."""
 
 
 @run_command
@@ -31,23 +33,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     from cir_infer.bundle.manifest import FeatureInput
     from cir_infer.engine import Engine
-    from cir_infer.indexing.sources import SUFFIXES, open_sources
+    from cir_infer.indexing.broken_list import BrokenList
+    from cir_infer.indexing.formats import image_endings
+    from cir_infer.indexing.sources import open_sources
 
-    engine = Engine(options.bundle, options.device)
-    suffixes = frozenset((".npy",)) if isinstance(engine.manifest.image, FeatureInput) else SUFFIXES
+    engine = Engine(options.bundle, options.device, threads=options.threads)
+    suffixes = frozenset((".npy",)) if isinstance(engine.manifest.image, FeatureInput) else image_endings()
     path = Path(options.gallery) if options.gallery else Path(options.bundle).with_suffix(".gallery")
+    named = options.broken_list is not None
+    listing = BrokenList(Path(options.broken_list) if named else Path(f"{path}.broken.jsonl"), named)
     if options.reencode:
-        return _reencode(path, engine, options)
-    sources = open_sources(options.sources, suffixes)
+        return _reencode(path, engine, options, listing)
+    sources = open_sources(options.sources, suffixes, options.prefix)
+    if options.prune and all(source.territory is None for source in sources):
+        raise UsageError("--prune takes folders and shards; other sources do not say what is gone")
     with _open_gallery(path, engine, options) as gallery:
         if options.watch is not None:
-            return _watch(gallery, engine, sources, options)
+            return _watch(gallery, engine, sources, options, listing)
         report = _run(gallery, engine, sources, options)
-        _tell(report, gallery, options)
-        return 1 if report.broken else 0
+        _tell(report, gallery, options, listing, report.broken)
+        return 0 if report.ok else 1
 
 
-def _reencode(path: Path, engine: Engine, options: argparse.Namespace) -> int:
+def _reencode(path: Path, engine: Engine, options: argparse.Namespace, listing: BrokenList) -> int:
     from cir_infer.gallery import Gallery
     from cir_infer.indexing.reencode import reencode
 
@@ -64,7 +72,7 @@ def _reencode(path: Path, engine: Engine, options: argparse.Namespace) -> int:
                 drop_broken=options.drop_broken,
                 on_item=on_item,
             )
-        _tell(report, gallery, options)
+        _tell(report, gallery, options, listing, report.broken)
         if report.broken and not options.drop_broken:
             raise GalleryError(
                 f"{path}: is as it was, because {len(report.broken):,} of its images cannot be encoded anew; "
@@ -74,12 +82,16 @@ def _reencode(path: Path, engine: Engine, options: argparse.Namespace) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    from cir_infer.indexing.pruning import PruneLimit
+    from cir_infer.processes.cpus import available_cpus
+
     parser = CirParser(
         "cir-index",
         "Encode images into a gallery. Images that are indexed already and have not changed are passed over, "
         "so a run that was stopped is continued by running it again.",
         example="cir-index artemis.cir photos/ --gallery shop.gallery\n"
         "  cir-index artemis.cir catalogue.jsonl 'extra/**/*.jpg' shard-*.tar\n"
+        "  cir-index artemis.cir anna=/media/anna/DCIM ben=/media/ben/DCIM\n"
         "  cir-index artemis.cir photos/ --watch\n"
         "  cir-index better.cir --gallery shop.gallery --reencode",
     )
@@ -88,10 +100,21 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "sources",
         nargs="*",
         metavar="source",
-        help="a folder, a pattern in quotes, a manifest (.csv, .jsonl, .parquet) or a shard (.tar)",
+        help="a folder, a pattern in quotes, a manifest (.csv, .tsv, .jsonl, .parquet), a shard (.tar) or an "
+        "image; NAME=source puts NAME/ before its ids",
     )
     parser.add_argument(
         "--gallery", metavar="FOLDER", help="the gallery (default: the bundle's name with .gallery)"
+    )
+    parser.add_argument(
+        "--prefix",
+        metavar="NAME",
+        help="put NAME/ before the ids of all sources that have no NAME= of their own",
+    )
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="an id that belongs to another file goes to the one that comes now (default: it is refused)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, tensorrt, ort-tensorrt")
     parser.add_argument(
@@ -103,10 +126,22 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--workers", type=int, metavar="N", help="decoding processes (default: one for each spare core)"
     )
     parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads of the encoder (default: as the device's runtime has it)",
+    )
+    parser.add_argument(
         "--batch-size", type=int, default=32, metavar="N", help="images encoded together (default: 32)"
     )
     parser.add_argument(
         "--prune", action="store_true", help="also remove items whose image is gone from these sources"
+    )
+    parser.add_argument(
+        "--prune-limit",
+        metavar="LIMIT",
+        help="how much --prune and --watch may remove in a run, a number of items or a share such as 50%% "
+        "(default: a quarter of a source, 1,000 items at most, never all)",
     )
     parser.add_argument(
         "--watch",
@@ -119,7 +154,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--broken-list",
         metavar="FILE",
-        help="where to list images that could not be indexed, one JSON object a line "
+        help="where to list what cannot be indexed, one JSON object a line "
         "(default: the gallery's name with .broken.jsonl)",
     )
     parser.add_argument(
@@ -137,10 +172,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         raise UsageError("--reencode takes the images that the gallery knows: no sources, --prune or --watch")
     if not options.reencode and not options.sources:
         raise UsageError("no source of images; name a folder, a pattern, a manifest or a shard")
+    if options.prune_limit is not None and not options.prune and options.watch is None:
+        raise UsageError("--prune-limit is for --prune and --watch, which remove items; add one of them")
     if options.workers is None:
-        options.workers = max(1, min(8, (os.cpu_count() or 2) - 1))
+        options.workers = max(1, min(8, available_cpus() - 1))
     if options.workers < 0 or options.batch_size < 1 or (options.watch is not None and not options.watch > 0):
         raise UsageError("--workers must be at least 0, --batch-size at least 1, --watch more than 0")
+    if options.prefix is not None and not options.prefix.strip("/"):
+        raise UsageError("--prefix is empty; name what stands before the ids")
+    options.prune_limit = (
+        PruneLimit() if options.prune_limit is None else PruneLimit.parse(options.prune_limit)
+    )
     return options
 
 
@@ -176,6 +218,8 @@ def _run(
             workers=options.workers,
             batch_size=options.batch_size,
             prune=options.prune or options.watch is not None,
+            prune_limit=options.prune_limit,
+            replace_taken=options.replace,
             known_broken=known_broken,
             on_item=on_item,
         )
@@ -198,52 +242,63 @@ def _bar(total: Callable[[], int | None], what: str, enabled: bool = True) -> It
         yield bar.update
 
 
-def _watch(gallery: Gallery, engine: Engine, sources: Sequence[Source], options: argparse.Namespace) -> int:
-    from cir_infer.gallery.locks import GalleryBusyError
+def _watch(
+    gallery: Gallery,
+    engine: Engine,
+    sources: Sequence[Source],
+    options: argparse.Namespace,
+    listing: BrokenList,
+) -> int:
+    from cir_infer.indexing.watching import watch
 
     if any(source.territory is None for source in sources):
         raise UsageError("--watch takes folders and shards; other sources do not say what is gone")
-    known: set[tuple[str, str]] = set()
-    first = True
-    while True:
-        started = time.monotonic()
-        try:
-            report = _run(gallery, engine, sources, options, known, quiet=not first)
-        except GalleryBusyError:
-            if first:
-                raise
-            time.sleep(options.watch)
-            continue
-        known |= {(broken.id, broken.stamp) for broken in report.broken if broken.stamp is not None}
-        if first or report.encoded or report.removed or report.broken:
-            _tell(report, gallery, options)
-        first = False
-        # A scan of a huge folder takes its time; it must not become the main load.
-        time.sleep(max(options.watch, 4 * (time.monotonic() - started - report.encoding_seconds)))
+
+    def run(known: Container[tuple[str, str]], first: bool) -> Report:
+        return _run(gallery, engine, sources, options, known, quiet=not first)
+
+    def tell(report: Report, broken: Sequence[Broken]) -> None:
+        _tell(report, gallery, options, listing, broken)
+
+    watch(run, tell, options.watch)
+    return 0
 
 
-def _tell(report: Report, gallery: Gallery, options: argparse.Namespace) -> None:
-    listing = Path(options.broken_list or f"{gallery.path}.broken.jsonl")
-    if report.broken:
-        with listing.open(
-            "a" if options.watch is not None else "w", encoding="utf-8", errors="replace"
-        ) as file:
-            for broken in report.broken:
-                line = {"id": broken.id, "source": broken.source, "reason": broken.reason}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+def _tell(
+    report: Report,
+    gallery: Gallery,
+    options: argparse.Namespace,
+    listing: BrokenList,
+    broken: Sequence[Broken],
+) -> None:
+    """Say what a run did; `broken` is all that is broken now, `report` has what is news."""
+    unlisted = listing.write(broken)
     if options.json:
         result = {"gallery": str(gallery.path), "items": len(gallery), **report.to_dict()}
-        print_json({**result, "broken_list": str(listing) if report.broken else None})
+        print_json({**result, "broken_list": str(listing.path) if broken and unlisted is None else None})
     else:
+        moved = f"{report.moved:,} moved, " if report.moved else ""
         print(
-            f"{gallery.path}: {len(gallery):,} items ({report.added:,} added, {report.replaced:,} replaced, "
-            f"{report.unchanged:,} unchanged, {report.removed:,} removed) in {report.seconds:.1f} s, "
-            f"{report.rate:.0f} images/s"
+            f"{printable(str(gallery.path))}: {len(gallery):,} items ({report.added:,} added, "
+            f"{report.replaced:,} replaced, {moved}{report.unchanged:,} unchanged, "
+            f"{report.removed:,} removed) in {report.seconds:.1f} s, {report.rate:.0f} images/s"
         )
+        if report.left_out:
+            from cir_infer.indexing.formats import describe_left_out
+
+            print(printable(f"left out: {describe_left_out(report.left_out)}"))
     if report.broken:
-        print(
-            f"cir-index: {len(report.broken):,} could not be indexed, listed in {listing}; "
-            f"the first: {report.broken[0].reason}",
-            file=sys.stderr,
+        where = (
+            f"listed in {listing.path}"
+            if unlisted is None
+            else f"{listing.path} cannot be written ({unlisted})"
         )
+        complain(
+            f"{len(report.broken):,} could not be indexed, {where}; the first: {report.broken[0].reason}"
+        )
+        if unlisted is not None:
+            for entry in report.broken[1:_TOLD]:
+                complain(entry.reason)
+    for refused in report.refused:
+        complain(refused.reason)
     sys.stdout.flush()

@@ -33,6 +33,8 @@ __all__ = ["Existing", "Gallery", "Held"]
 
 Existing = Literal["error", "replace", "skip"]
 
+_LOOK_UP = 8192
+
 
 class Held(NamedTuple):
     """An item of the gallery, to whoever may replace it.
@@ -40,10 +42,12 @@ class Held(NamedTuple):
     Attributes:
         key: grows with every item added or replaced, and is never used twice.
         stamp: which version of its source it was made of, None where nobody said.
+        source: where its image came from, None where nobody said.
     """
 
     key: int
     stamp: str | None
+    source: str | None
 
 
 class Gallery:
@@ -615,12 +619,25 @@ class Gallery:
         """What the catalogue has of those ids that the gallery holds; for indexers."""
         with self._store.catalogue.reading() as connection:
             keys = tables.live_keys(connection, ids)
-        stamps = self._store.catalogue.columns(("stamp",), list(keys.values()))
-        if len(stamps) < len(keys):
+        found = self._store.catalogue.columns(("stamp", "source"), list(keys.values()))
+        if len(found) < len(keys):
             raise GalleryError(
                 f"{self.path}: its index of ids is damaged; run verify, restore it from a copy"
             )
-        return {item: Held(key, stamps[key][0]) for item, key in keys.items()}
+        return {item: Held(key, *found[key]) for item, key in keys.items()}
+
+    def stamps(self) -> Iterator[tuple[int, str | None]]:
+        """(key, stamp) of every live item, by ascending key; for indexers."""
+        snapshot = self.snapshot()
+        rows = snapshot.live_rows()
+        for start in range(0, len(rows), _LOOK_UP):
+            keys = snapshot.keys(rows[start : start + _LOOK_UP]).tolist()
+            found = self._store.catalogue.columns(("stamp",), keys)
+            yield from ((key, found[key][0]) for key in keys if key in found)
+
+    def stamps_of(self, keys: Sequence[int]) -> dict[int, str | None]:
+        """The stamps of some keys, without those that are forgotten; for indexers."""
+        return {key: stamp for key, (stamp,) in self._store.catalogue.columns(("stamp",), keys).items()}
 
     def sources_of(self, keys: Sequence[int]) -> list[tuple[int, str, str | None]]:
         """(key, id, source) of some keys, without those that are forgotten; for indexers."""

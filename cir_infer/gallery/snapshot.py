@@ -158,7 +158,7 @@ class Snapshot:
         return vector
 
     def _columns(self, names: Sequence[str], rows: RowNumbers) -> list[tuple[Any, ...]]:
-        keys = [int(key) for key in self._keys(rows)]
+        keys = [int(key) for key in self.keys(rows)]
         values = self._catalogue.columns(names, keys)
         try:
             return [values[key] for key in keys]
@@ -167,7 +167,8 @@ class Snapshot:
                 f"the catalogue has no item {error}; run verify, restore the gallery from a copy"
             ) from None
 
-    def _keys(self, rows: RowNumbers) -> npt.NDArray[np.int64]:
+    def keys(self, rows: RowNumbers) -> npt.NDArray[np.int64]:
+        """The keys of the items of rows, int64 (n,)."""
         wanted = np.asarray(rows, np.int64).reshape(-1)
         if wanted.size:
             self._check_rows(int(wanted.min()), int(wanted.max()))

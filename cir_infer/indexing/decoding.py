@@ -22,9 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.bundle.manifest import Manifest
-from cir_infer.errors import DeviceError
-from cir_infer.indexing.items import Item, Location
-from cir_infer.indexing.worker import prepare
+from cir_infer.errors import DeviceError, shown
+from cir_infer.indexing.items import Item
+from cir_infer.indexing.locations import Location
+from cir_infer.indexing.worker import Prepared, prepare
 from cir_infer.processes.children import child_command, child_environment
 
 __all__ = ["Decoded", "Decoders"]
@@ -40,11 +41,13 @@ class Decoded(NamedTuple):
         items: those that could be decoded, in order.
         images: uint8 (n, H, W, 3), or float32 (n, F) for a bundle on features.
         failed: the others, each with the reason.
+        digests: of the bytes of the items.
     """
 
     items: list[Item]
     images: npt.NDArray[Any]
     failed: list[tuple[Item, str]]
+    digests: list[str]
 
 
 class Decoders:
@@ -94,23 +97,26 @@ class Decoders:
     def _decode(self, batch: list[Item]) -> Decoded:
         locations = [item.location for item in batch]
         if not self._workers:
-            return _decoded(batch, *prepare(locations, self._manifest.image))
+            return _decoded(batch, prepare(locations, self._manifest.image))
         try:
-            return _decoded(batch, *self._ask(locations))
+            return _decoded(batch, self._ask(locations))
         except _WorkerDiedError:
             pass
         good: list[npt.NDArray[Any]] = []
         reasons: list[str | None] = []
+        digests: list[str] = []
         for location in locations:
             try:
-                images, reason = self._ask([location])
-                good += list(images)
-                reasons += reason
+                one = self._ask([location])
+                good += list(one.images)
+                reasons += one.reasons
+                digests += one.digests
             except _WorkerDiedError:
                 reasons.append("its decoder crashed or hung; leave the image out")
-        return _decoded(batch, np.stack(good) if good else np.empty(0, np.uint8), reasons)
+        images = np.stack(good) if good else np.empty(0, np.uint8)
+        return _decoded(batch, Prepared(images, reasons, digests))
 
-    def _ask(self, locations: list[Location]) -> tuple[npt.NDArray[Any], list[str | None]]:
+    def _ask(self, locations: list[Location]) -> Prepared:
         if self._stopping:
             raise _WorkerDiedError
         worker: _Worker | None = getattr(self._own, "worker", None)
@@ -139,9 +145,12 @@ class _Worker:
             child_command("cir_infer.indexing.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env=child_environment(),
+            # An interrupt from the terminal is for the parent alone, from the first moment on.
+            start_new_session=True,
         )
-        assert self._process.stdin is not None
+        assert self._process.stdin is not None and self._process.stderr is not None
         self._requests = self._process.stdin
         self._answers = cast(io.BufferedReader, self._process.stdout)
         try:
@@ -149,15 +158,18 @@ class _Worker:
             started = self._answers.readline() == b"ready\n"
         except OSError:
             started = False
-        if not started:
+        with self._process.stderr as voice:
+            if started:
+                return
             self.kill()
-            self.close()
-            raise DeviceError(
-                f"a decoding process (cir_infer.indexing.worker) cannot be started with {sys.executable}; "
-                "see the message above, or decode in this process with 0 workers"
-            )
+            said = voice.read().decode(errors="replace").strip().rpartition("\n")[2]
+        self.close()
+        raise DeviceError(
+            f"a decoding process (cir_infer.indexing.worker) cannot be started with {sys.executable}"
+            f"{f' ({shown(said)})' if said else ''}; decode in this process with --workers 0"
+        )
 
-    def ask(self, locations: list[Location]) -> tuple[npt.NDArray[Any], list[str | None]]:
+    def ask(self, locations: list[Location]) -> Prepared:
         """Have images prepared, see `worker.prepare`.
 
         Raises:
@@ -166,7 +178,7 @@ class _Worker:
         timer = threading.Timer(_PATIENCE * len(locations), self.kill)
         timer.start()
         try:
-            self._send([[location.path, location.offset, location.size] for location in locations])
+            self._send([[of.path, of.offset, of.size, of.column] for of in locations])
             head = self._answers.readline()
             if not head.endswith(b"\n"):
                 raise _WorkerDiedError
@@ -174,7 +186,7 @@ class _Worker:
             images = np.empty(said["shape"], said["dtype"])
             if self._answers.readinto(images.reshape(-1).view(np.uint8).data) != images.nbytes:
                 raise _WorkerDiedError
-            return images, said["reasons"]
+            return Prepared(images, said["reasons"], said["digests"])
         except OSError as error:
             raise _WorkerDiedError from error
         finally:
@@ -196,10 +208,11 @@ class _Worker:
         self._answers.close()
 
 
-def _decoded(batch: Sequence[Item], images: npt.NDArray[Any], reasons: Sequence[str | None]) -> Decoded:
-    pairs = list(zip(batch, reasons, strict=True))
+def _decoded(batch: Sequence[Item], prepared: Prepared) -> Decoded:
+    pairs = list(zip(batch, prepared.reasons, strict=True))
     return Decoded(
         [item for item, reason in pairs if reason is None],
-        images,
+        prepared.images,
         [(item, reason) for item, reason in pairs if reason is not None],
+        prepared.digests,
     )

@@ -5,70 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from cir_infer.errors import ImageError
+from cir_infer.errors import GalleryError, shown
+from cir_infer.gallery.metadata import checked_ids
+from cir_infer.gallery.metadata import encode as encode_metadata
+from cir_infer.indexing.locations import Location, link_away, why
 
-__all__ = ["MAX_IMAGE_BYTES", "Broken", "Item", "Location", "Territory", "stamp_of"]
+__all__ = [
+    "Broken",
+    "Item",
+    "Stamp",
+    "Survey",
+    "Territory",
+    "digest_of",
+    "file_item",
+    "stamp_of",
+    "unfit",
+]
 
-MAX_IMAGE_BYTES = 1 << 29
-"""The largest image file that is read, 512 MiB."""
-
-
-@dataclass(frozen=True)
-class Location:
-    """Where the bytes of an image are: a file, or a stretch of one.
-
-    As text, and so as the `source` of a gallery item, a whole file is its path, and a member of a
-    tar file is `shard.tar#offset+size`, which can be read back without the tar's index.
-    """
-
-    path: str
-    offset: int = 0
-    size: int | None = None
-
-    def __str__(self) -> str:
-        return self.path if self.size is None else f"{self.path}#{self.offset}+{self.size}"
-
-    @staticmethod
-    def parse(text: str) -> Location:
-        """The inverse of `str`."""
-        path, mark, stretch = text.rpartition("#")
-        offset, plus, size = stretch.partition("+")
-        if mark and plus and offset.isdecimal() and size.isdecimal() and not os.path.lexists(text):
-            return Location(path, int(offset), int(size))
-        return Location(text)
-
-    def read(self) -> bytes:
-        """The bytes.
-
-        Raises:
-            ImageError: the file is missing, not a regular file, too large or cut short.
-        """
-        try:
-            # Opening a pipe would wait for its writer; nothing but regular files is read.
-            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            with os.fdopen(fd, "rb") as file:
-                status = os.fstat(fd)
-                size = status.st_size if self.size is None else self.size
-                if not stat.S_ISREG(status.st_mode):
-                    raise ImageError(f"{self}: not a regular file; expected an image file")
-                if size > MAX_IMAGE_BYTES:
-                    raise ImageError(
-                        f"{self}: {size:,} bytes; images of at most {MAX_IMAGE_BYTES:,} are read"
-                    )
-                file.seek(self.offset)
-                data = file.read(size)
-        except (OSError, ValueError, OverflowError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise ImageError(f"{self}: cannot be read ({reason})") from error
-        if self.size is not None and len(data) != self.size:
-            raise ImageError(f"{self}: the file ends before the image does; the archive was cut short")
-        return data
+_STAMP = re.compile(r"([^#@]*)(?:#([0-9a-f]{32}))?(?:@([0-9a-f]{16}))?")
 
 
 @dataclass(frozen=True)
@@ -80,12 +40,16 @@ class Item:
         location: where its bytes are.
         stamp: changes when the image or its metadata does.
         metadata: JSON values, or None.
+        size: bytes of the image, None where that is not known beforehand.
+        author: the manifest that gave the id in so many words, None where the id follows from a path.
     """
 
     id: str
     location: Location
     stamp: str
     metadata: Mapping[str, Any] | None = None
+    size: int | None = None
+    author: str | None = None
 
     def broken(self, reason: str) -> Broken:
         """This item as one that could not be indexed; the reason is preceded by where it is."""
@@ -114,12 +78,72 @@ class Territory(NamedTuple):
     """Which items of a gallery came from a source.
 
     Attributes:
-        root: how their `source` begins.
+        roots: how their `source` begins, in each spelling that the source may have had.
         owns: of such an item, its id and `source`: whether it is one.
     """
 
-    root: str
+    roots: tuple[str, ...]
     owns: Callable[[str, str], bool]
+
+
+@dataclass
+class Survey:
+    """What a source met beside its items, while it was read.
+
+    Attributes:
+        left_out: how many entries were left out, by kind: an ending (".heic"), "hidden", ...
+        unseen: paths below which there may be items that this pass could not see.
+    """
+
+    left_out: Counter[str] = field(default_factory=Counter)
+    unseen: list[str] = field(default_factory=list)
+
+    def leave_out(self, kind: str) -> None:
+        """Count one entry that is left out; of many kinds the rarer ones come together."""
+        if kind not in self.left_out and len(self.left_out) >= _KINDS:
+            kind = "others"
+        self.left_out[kind] += 1
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.left_out.clear()
+        self.unseen.clear()
+
+
+_KINDS = 40
+
+
+class Stamp(NamedTuple):
+    """What the gallery keeps of an item beside its source: what it was made of.
+
+    Attributes:
+        version: the item's `stamp`.
+        digest: of the image's bytes, None where it is not known.
+        author: hash of the manifest that gave the id, None where no manifest did.
+    """
+
+    version: str
+    digest: str | None = None
+    author: str | None = None
+
+    def __str__(self) -> str:
+        return (
+            self.version
+            + (f"#{self.digest}" if self.digest else "")
+            + (f"@{self.author}" if self.author else "")
+        )
+
+    @staticmethod
+    def parse(text: str | None) -> Stamp | None:
+        """The inverse of `str`; None where there is none or it is somebody else's."""
+        match = _STAMP.fullmatch(text) if text is not None else None
+        return Stamp(match[1], match[2], match[3]) if match else None
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the image."""
+        size = self.version.partition("-")[0]
+        return int(size) if size.isdecimal() and len(size) < 19 else None
 
 
 def stamp_of(size: int, mtime_ns: int, metadata: Mapping[str, Any] | None = None) -> str:
@@ -131,11 +155,57 @@ def stamp_of(size: int, mtime_ns: int, metadata: Mapping[str, Any] | None = None
     return stamp
 
 
-def file_item(name: str, path: Path, metadata: Mapping[str, Any] | None = None) -> Item | Broken:
+def digest_of(data: bytes) -> str:
+    """A fingerprint of an image's bytes, 32 hexadecimal digits."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def author_of(path: str) -> str:
+    """A short name for a manifest, 16 hexadecimal digits."""
+    return hashlib.blake2b(os.fsencode(path), digest_size=8).hexdigest()
+
+
+def file_item(
+    name: str,
+    path: str,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    status: os.stat_result | None = None,
+    author: str | None = None,
+) -> Item | Broken:
     """An item of a whole file."""
     try:
-        status = path.stat()
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        return Broken(name, str(path), f"{path}: cannot be read ({reason})")
-    return Item(name, Location(str(path)), stamp_of(status.st_size, status.st_mtime_ns, metadata), metadata)
+        status = status or os.stat(path)  # noqa: PTH116
+        stamp = stamp_of(status.st_size, status.st_mtime_ns, metadata)
+    except (OSError, ValueError, RecursionError, TypeError) as error:
+        reason = f"cannot be read ({why(error)})"
+        if isinstance(error, FileNotFoundError) and link_away(path):
+            reason = "a link whose target is not there; is a drive not mounted?"
+        return Broken(name, path, f"{path}: {reason}")
+    return Item(name, Location(path), stamp, metadata, status.st_size, author)
+
+
+def unfit(item: Item) -> Broken | None:
+    """Why a gallery cannot hold an item, None if it can."""
+    for text in (item.id, str(item.location)):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return item.broken(
+                f"its name is not UTF-8 ({shown(os.fsencode(text) if _is_path(text) else text)}), which ids "
+                "and sources are; rename it, or name it by `id` and a UTF-8 path in a manifest"
+            )
+    try:
+        checked_ids([item.id])
+        encode_metadata(item.metadata, item.id)
+    except GalleryError as error:
+        return item.broken(str(error))
+    return None
+
+
+def _is_path(text: str) -> bool:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True

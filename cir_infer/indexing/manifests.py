@@ -1,40 +1,58 @@
 """Manifests: tables that name images and what is known about them.
 
-One column names the image: `image`, `image_path`, `path`, `file` or `filename`, a path relative to
-the manifest's folder unless it is absolute. A column `id` names the item, else the image column
-does. Every other column is metadata.
+One column names the image: `image`, `image_path`, `path`, `file` or `filename`, a path relative to the
+manifest's folder unless it is absolute. A column `id` names the item, else the image column does. Every
+other column is metadata. A parquet file may hold the images themselves.
 """
 
 from __future__ import annotations
 
-import csv
-import json
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cir_infer.errors import CirError, DatasetError, shown
-from cir_infer.indexing.items import Broken, Item, Territory, file_item
+from cir_infer.indexing.delimited import csv_rows
+from cir_infer.indexing.items import Broken, Item, Survey, Territory, author_of, file_item, stamp_of
+from cir_infer.indexing.lines import jsonl_rows
+from cir_infer.indexing.locations import Location, absolute
+from cir_infer.indexing.parquet import Cell, parquet_rows, row_count
 
-__all__ = ["ManifestSource"]
+__all__ = ["IMAGE_COLUMNS", "MANIFEST_ENDINGS", "ManifestSource"]
 
 IMAGE_COLUMNS = ("image", "image_path", "path", "file", "filename")
-_MAX_LINE = 1 << 24
-_WHOLE = re.compile(r"-?(?:0|[1-9]\d{0,17})", re.ASCII)
-_DECIMAL = re.compile(r"-?(?:0|[1-9]\d*)\.\d+(?:[eE][+-]?\d{1,3})?", re.ASCII)
+MANIFEST_ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq")
+
+_URL = re.compile(r"(?:https?|ftp|s3|gs|az|hf|data):", re.IGNORECASE)
+_URL_COLUMN = re.compile(r"ur[il]s?|.*_ur[il]|.*[a-z]UR[IL]", re.ASCII)
+_NO_URLS = "nothing is fetched; download them first (img2dataset does); then name the files"
 
 
 class ManifestSource:
-    """The rows of a .csv, .jsonl or .parquet file.
+    """The rows of a .csv, .tsv, .jsonl, .ndjson, .parquet or .pq file.
 
-    CSV knows only text: what reads as a plain whole or decimal number, true or false becomes one
-    (`007` stays text), an empty cell is absent.
+    A row that makes no sense costs itself.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path.absolute()
+        self._path = os.path.abspath(path)  # noqa: PTH100
+        self._folder = os.path.dirname(self._path)  # noqa: PTH120
+        self._ending = path.suffix.lower()
+        self._author = author_of(os.path.realpath(path))
+        self._survey = Survey()
+
+    @property
+    def name(self) -> str:
+        """The file."""
+        return self._path
+
+    @property
+    def survey(self) -> Survey:
+        """See `Source`."""
+        return self._survey
 
     @property
     def territory(self) -> Territory | None:
@@ -43,10 +61,12 @@ class ManifestSource:
 
     def count(self) -> int | None:
         """How many rows there are, as far as that is quick to know."""
-        if self._path.suffix.lower() == ".parquet":
-            with _told_as_dataset_error(self._path):
-                return int(_parquet(self._path).metadata.num_rows)
-        return None
+        if self._ending not in (".parquet", ".pq"):
+            return None
+        try:
+            return row_count(self._path)
+        except Exception:  # `items` says why
+            return None
 
     def items(self) -> Iterator[Item | Broken]:
         """The rows in order.
@@ -54,117 +74,89 @@ class ManifestSource:
         Raises:
             DatasetError: the manifest cannot be read, or has no column that names images.
         """
-        readers = {".csv": self._csv, ".jsonl": self._jsonl, ".parquet": self._parquet}
+        self._survey.clear()
         with _told_as_dataset_error(self._path):
-            for number, row in readers[self._path.suffix.lower()]():
-                yield row if isinstance(row, Broken) else self._item(number, row)
+            for place, row in self._rows():
+                if isinstance(row, str):
+                    yield Broken(
+                        f"{self._path} {place}", f"{self._path} {place}", f"{self._path} {place}: {row}"
+                    )
+                else:
+                    yield self._item(f"{self._path} {place}", row)
 
-    def _item(self, number: int, row: Mapping[str, Any]) -> Item | Broken:
-        place = f"{self._path} row {number}"
-        column = next((name for name in IMAGE_COLUMNS if isinstance(row.get(name), str) and row[name]), None)
+    def _rows(self) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
+        if self._ending in (".parquet", ".pq"):
+            return parquet_rows(self._path, self._check_columns)
+        if self._ending in (".jsonl", ".ndjson"):
+            return jsonl_rows(self._path)
+        return csv_rows(self._path, IMAGE_COLUMNS, self._check_columns)
+
+    def _item(self, place: str, row: Mapping[str, Any]) -> Item | Broken:
+        def broken(reason: str) -> Broken:
+            name = row.get("id")
+            return Broken(str(name)[:200] if name else place, place, f"{place}: {reason}")
+
+        column = next((name for name in row if isinstance(row[name], Cell)), None)
         if column is None:
-            return Broken(str(row.get("id") or place), place, f"{place}: names no image")
-        name = row.get("id", row[column])
+            column = next((n for n in IMAGE_COLUMNS if isinstance(row.get(n), str) and row[n]), None)
+        if column is None:
+            urls = [name for name, value in row.items() if isinstance(value, str) and _URL.match(value)]
+            if urls:
+                return broken(f"names an image by its address ({shown(urls[0])}): {_NO_URLS}")
+            return broken(f"names no image; expected one of {', '.join(IMAGE_COLUMNS)}")
+        image = row[column]
+        if isinstance(image, str) and _URL.match(image) and not os.path.lexists(self._in_folder(image)):
+            return broken(f"{shown(image)} is an address: {_NO_URLS}")
+        explicit = "id" in row and column != "id"
+        name = row["id"] if explicit else image.name if isinstance(image, Cell) else image
         if isinstance(name, int) and not isinstance(name, bool):
             name = str(name)
         if not isinstance(name, str) or not name:
-            return Broken(
-                str(name), place, f"{place}: its id is {shown(name, 60)}; expected text or a whole number"
-            )
+            reason = f"its id is {shown(name)}; expected text or a whole number"
+            return Broken(str(name)[:200], place, f"{place}: {reason}")
         metadata = {
             key: value for key, value in row.items() if key not in ("id", column) and value is not None
         }
-        return file_item(name, self._path.parent / row[column], metadata or None)
+        author = self._author if explicit else None
+        if isinstance(image, Cell):
+            try:
+                stamp = stamp_of(image.size, image.mtime_ns, metadata)
+            except (ValueError, TypeError, RecursionError) as error:
+                return broken(f"metadata cannot be stored: {shown(error)}")
+            location = Location(self._path, image.row, None, column)
+            return Item(name, location, f"{stamp}-{image.row}", metadata or None, None, author)
+        return file_item(name, absolute(self._in_folder(image)), metadata or None, author=author)
 
-    def _csv(self) -> Iterator[tuple[int, Mapping[str, Any] | Broken]]:
-        with self._path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(_bounded(file), strict=True)
-            self._check_columns(reader.fieldnames or [])
-            for number, row in enumerate(reader, 2):
-                if None in row or None in row.values():
-                    place = f"{self._path} row {number}"
-                    yield (
-                        number,
-                        Broken(place, place, f"{place}: has another number of cells than the header"),
-                    )
-                    continue
-                kept = ("id", *IMAGE_COLUMNS)
-                yield (
-                    number,
-                    {
-                        name: cell if name in kept else _typed(cell)
-                        for name, cell in row.items()
-                        if cell != ""
-                    },
-                )
+    def _in_folder(self, name: str) -> str:
+        return os.path.join(self._folder, name)  # noqa: PTH118
 
-    def _jsonl(self) -> Iterator[tuple[int, Mapping[str, Any] | Broken]]:
-        with self._path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(_bounded(file), 1):
-                if not line.strip():
-                    continue
-                place = f"{self._path} line {number}"
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    yield number, Broken(place, place, f"{place}: not JSON ({error})")
-                    continue
-                if not isinstance(row, dict):
-                    yield number, Broken(place, place, f"{place}: expected a JSON object")
-                    continue
-                yield number, row
-
-    def _parquet(self) -> Iterator[tuple[int, Mapping[str, Any] | Broken]]:
-        table = _parquet(self._path)
-        self._check_columns(table.schema_arrow.names)
-        number = 0
-        for batch in table.iter_batches(batch_size=1024):
-            for row in batch.to_pylist():
-                yield number, row
-                number += 1
-
-    def _check_columns(self, names: Any) -> None:
-        if not set(names) & set(IMAGE_COLUMNS):
-            raise DatasetError(
-                f"{self._path}: no column names the images; expected one of {', '.join(IMAGE_COLUMNS)}"
-            )
-
-
-def _typed(cell: str) -> str | int | float | bool:
-    if _WHOLE.fullmatch(cell):
-        return int(cell)
-    if _DECIMAL.fullmatch(cell):
-        return float(cell)
-    if cell.lower() in ("true", "false"):
-        return cell.lower() == "true"
-    return cell
-
-
-def _bounded(file: Any) -> Iterator[str]:
-    while line := file.readline(_MAX_LINE):
-        if len(line) >= _MAX_LINE:
-            raise ValueError(f"a line of more than {_MAX_LINE:,} characters")
-        yield line
-
-
-def _parquet(path: Path) -> Any:
-    try:
-        from pyarrow import parquet
-    except ImportError:
+    def _check_columns(self, names: Collection[str]) -> None:
+        """Refuse a table without a column for images, and say what there is instead."""
+        if "" in names:  # the index of a data frame, or a delimiter behind the last name
+            self._survey.leave_out("columns without a name")
+        if set(names) & set(IMAGE_COLUMNS):
+            return
+        found = ", ".join(shown(name, 40) for name in list(names)[:20])
+        more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+        addresses = [name for name in names if _URL_COLUMN.fullmatch(name)]
+        remedy = f"rename the one that names the images to one of {', '.join(IMAGE_COLUMNS)}"
+        if addresses:
+            remedy = f"{shown(addresses[0])} seems to hold addresses: {_NO_URLS} in a column `image`"
         raise DatasetError(
-            f"{path}: reading parquet needs pyarrow; pip install 'cir-infer[parquet]'"
-        ) from None
-    return parquet.ParquetFile(path)
+            f"{self._path}: no column names the images; found {found or 'none'}{more}; {remedy}"
+        )
 
 
 @contextmanager
-def _told_as_dataset_error(path: Path) -> Iterator[None]:
+def _told_as_dataset_error(path: str) -> Iterator[None]:
     """Readers answer damage with errors of many types."""
     try:
         yield
     except (CirError, GeneratorExit):
         raise
     except Exception as error:
+        ending = os.path.splitext(path)[1][1:]  # noqa: PTH122
         raise DatasetError(
-            f"{path}: cannot be read as a manifest ({error}); expected a {path.suffix[1:]} file in UTF-8"
+            f"{path}: cannot be read as a manifest ({shown(error)}); expected a {ending} file"
+            f"{'' if ending.lower() in ('parquet', 'pq') else ' in UTF-8'}"
         ) from error

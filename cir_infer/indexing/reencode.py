@@ -15,8 +15,10 @@ from cir_infer.gallery import Gallery
 from cir_infer.gallery.reencoding import Reencoding
 from cir_infer.gallery.rows import faults
 from cir_infer.indexing.decoding import Decoders
-from cir_infer.indexing.items import Broken, Item, Location
-from cir_infer.indexing.run import COMMIT_ROWS, COMMIT_SECONDS, Report
+from cir_infer.indexing.items import Broken, Item
+from cir_infer.indexing.locations import Location
+from cir_infer.indexing.report import Report
+from cir_infer.indexing.run import COMMIT_ROWS, COMMIT_SECONDS
 
 __all__ = ["reencode"]
 
@@ -137,6 +139,7 @@ class _Run:
         count = len(self._done)
         self._done, self._rows = [], []
         self.report.replaced += count
+        self.report.encoded += count
         self._committed = time.perf_counter()
         for _ in range(count):
             self._on_item()

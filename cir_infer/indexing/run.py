@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from cir_infer.engine import Engine
-from cir_infer.errors import CirError, DatasetError, GalleryError, shown
+from cir_infer.errors import CirError, DatasetError
 from cir_infer.gallery import Gallery
-from cir_infer.gallery.gallery import Held
-from cir_infer.gallery.metadata import checked_ids
-from cir_infer.gallery.metadata import encode as encode_metadata
 from cir_infer.gallery.rows import faults
-from cir_infer.indexing.decoding import Decoders
-from cir_infer.indexing.items import Broken, Item
+from cir_infer.indexing.decoding import Decoded, Decoders
+from cir_infer.indexing.formats import describe_left_out
+from cir_infer.indexing.items import Broken, Item, Stamp, unfit
+from cir_infer.indexing.judging import Judge, Outcome, Verdict, again
+from cir_infer.indexing.locations import Location
+from cir_infer.indexing.pruning import Origin, PruneLimit, seems_gone, unbelievable, under
+from cir_infer.indexing.report import Report
 from cir_infer.indexing.sources import Source
 
 __all__ = ["Report", "index"]
@@ -28,52 +29,6 @@ __all__ = ["Report", "index"]
 COMMIT_ROWS = 4096
 COMMIT_SECONDS = 10.0
 _LOOK_UP = 512
-
-
-@dataclass
-class Report:
-    """What a run did.
-
-    Attributes:
-        added: items that are new.
-        replaced: items whose image or metadata had changed.
-        unchanged: items that were up to date.
-        removed: items whose image is gone.
-        broken: items that could not be indexed; a version indexed earlier stays.
-        seconds: how long it took.
-        encoding_seconds: how much of that the encoder was at work.
-    """
-
-    added: int = 0
-    replaced: int = 0
-    unchanged: int = 0
-    removed: int = 0
-    broken: list[Broken] = field(default_factory=list)
-    seconds: float = 0.0
-    encoding_seconds: float = 0.0
-
-    @property
-    def encoded(self) -> int:
-        """How many images went through the encoder into the gallery."""
-        return self.added + self.replaced
-
-    @property
-    def rate(self) -> float:
-        """Images encoded and stored a second."""
-        return self.encoded / self.seconds if self.seconds else 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "added": self.added,
-            "replaced": self.replaced,
-            "unchanged": self.unchanged,
-            "removed": self.removed,
-            "broken": len(self.broken),
-            "seconds": round(self.seconds, 3),
-            "encoding_seconds": round(self.encoding_seconds, 3),
-            "images_per_second": round(self.rate, 2),
-        }
 
 
 def index(
@@ -84,6 +39,8 @@ def index(
     workers: int = 1,
     batch_size: int = 32,
     prune: bool = False,
+    prune_limit: PruneLimit = PruneLimit(),  # noqa: B008 (it cannot be changed)
+    replace_taken: bool = False,
     known_broken: Container[tuple[str, str]] = frozenset(),
     on_item: Callable[[], object] = lambda: None,
 ) -> Report:
@@ -100,6 +57,9 @@ def index(
         workers: decoding processes; 0 decodes in this one.
         batch_size: images in one run of the encoder.
         prune: also remove items that came from these sources and are no longer there.
+        prune_limit: how much may be removed so; more is refused, and `Report.refused` says why.
+        replace_taken: an id that the gallery has from another file goes to the file that comes now. By
+            default the file is left out, as broken.
         known_broken: (id, stamp) of items that are not worth another try.
         on_item: called once for each item that has been dealt with.
 
@@ -107,24 +67,30 @@ def index(
         GalleryError: another writer, a full disk.
         DatasetError: a manifest or shard cannot be read.
     """
-    run = _Run(gallery, engine, known_broken, on_item)
     started = time.perf_counter()
     with gallery.writing(), Decoders(engine.manifest, workers) as decoders:
+        run = _Run(gallery, engine, Judge(gallery, replace_taken), known_broken, on_item)
         try:
             for source in sources:
                 for batch in decoders.batches(run.due(source), batch_size):
                     for item, reason in batch.failed:
                         run.give_up(item, reason)
-                    run.encode(batch.items, batch.images)
+                    run.encode(batch)
         except BaseException:
             with suppress(CirError):
                 run.commit()
             raise
         run.commit()
         if prune:
-            run.prune(sources)
+            run.prune(sources, prune_limit)
     run.report.seconds = time.perf_counter() - started
     return run.report
+
+
+class _Task(NamedTuple):
+    item: Item
+    outcome: Outcome
+    digest: str | None
 
 
 class _Run:
@@ -132,132 +98,185 @@ class _Run:
         self,
         gallery: Gallery,
         engine: Engine,
+        judge: Judge,
         known_broken: Container[tuple[str, str]],
         on_item: Callable[[], object],
     ) -> None:
         self.report = Report()
         self._gallery = gallery
         self._engine = engine
+        self._judge = judge
         self._known_broken = known_broken
         self._on_item = on_item
-        self._started_at = gallery.next_key
-        # Which of the keys that were there before this run it has come across.
-        self._met = np.zeros(self._started_at, np.bool_)
-        self._queued: dict[str, bool] = {}  # id to whether the gallery holds it already
-        self._items: list[Item] = []
+        self._queued: dict[str, _Task] = {}
+        self._done: list[_Task] = []
         self._rows: list[npt.NDArray[np.float32]] = []
+        self._unread: list[str] = []
         self._committed = time.perf_counter()
 
+    # ---- from sources to images that have to be encoded
+
     def due(self, source: Source) -> Iterator[Item]:
-        """The items of a source that have to be encoded; the others are counted."""
+        """The items of a source that have to be encoded; all else is dealt with on the way."""
+        shown_any = False
         stream = source.items()
         more = True
         while more:
-            chunk: list[Item] = []
+            chunk: dict[str, Item] = {}
             more = False
             try:
-                for item in islice(stream, _LOOK_UP):
-                    more = True
-                    problem = item if isinstance(item, Broken) else _unfit(item)
+                for entry in islice(stream, _LOOK_UP):
+                    shown_any = more = True
+                    problem = entry if isinstance(entry, Broken) else unfit(entry)
                     if problem is not None:
                         self.fail(problem)
-                    elif isinstance(item, Item):
-                        chunk.append(item)
+                    elif isinstance(entry, Item) and not self._came_before(entry, chunk):
+                        chunk[entry.id] = entry
             except DatasetError as error:
-                root = source.territory.root if source.territory else ""
-                self.fail(Broken(root, root, str(error)))
-                more = False
-            held = self._gallery.held([item.id for item in chunk])
-            for item in chunk:
-                if self._is_due(item, held.get(item.id)):
-                    yield item
+                self._unread += source.territory.roots if source.territory else ()
+                self.fail(Broken(source.name, source.name, str(error)))
+                shown_any, more = True, False
+            yield from self._judged(list(chunk.values()))
+        self.report.left_out.update(source.survey.left_out)
+        self._unread += source.survey.unseen
+        if not shown_any:
+            # That nothing is there is no reason to believe that it was not removed; `prune` judges that.
+            self.report.broken.append(Broken(source.name, source.name, _nothing_found(source)))
 
-    def _is_due(self, item: Item, held: Held | None) -> bool:
-        if item.id in self._queued or (
-            held is not None and (held.key >= self._started_at or self._met[held.key])
-        ):
-            self.fail(item.broken(f"id {shown(item.id)} came before in this run"))
+    def _came_before(self, item: Item, chunk: Mapping[str, Item]) -> bool:
+        """Whether an item of this id is waiting already; says so."""
+        task = self._queued.get(item.id)
+        earlier = chunk.get(item.id) if task is None else task.item
+        if earlier is None:
             return False
-        if held is not None:
-            self._met[held.key] = True
-            if held.stamp == item.stamp:
-                self.report.unchanged += 1
-                self._on_item()
-                return False
-        if (item.id, item.stamp) in self._known_broken:
-            return False
-        self._queued[item.id] = held is not None
+        verdict = again(item, earlier.location, earlier.stamp)
+        self._leave(item, verdict)
         return True
+
+    def _leave(self, item: Item, verdict: Verdict) -> None:
+        if verdict.action == "broken":
+            self.fail(item.broken(verdict.reason))
+            return
+        if verdict.action == "skip":
+            self.report.left_out[verdict.reason] += 1
+        else:
+            self.report.unchanged += 1
+        self._on_item()
+
+    def _judged(self, items: list[Item]) -> Iterator[Item]:
+        for item, verdict in self._judge.judge(items):
+            task = _Task(item, verdict.outcome, verdict.digest)
+            if verdict.action in ("keep", "skip", "broken"):
+                self._leave(item, verdict)
+            elif verdict.row is not None:
+                self._queued[item.id] = task
+                self._done.append(task)
+                self._rows.append(verdict.row[None])
+                if len(self._done) >= COMMIT_ROWS:
+                    self.commit()
+            elif (item.id, item.stamp) in self._known_broken:
+                self.report.passed_over.append((item.id, item.stamp))
+            else:
+                self._queued[item.id] = task
+                yield item
 
     def fail(self, broken: Broken) -> None:
         """Remember why something is left out."""
         self.report.broken.append(broken)
+        self._unread.append(broken.source)
         self._on_item()
 
     def give_up(self, item: Item, reason: str) -> None:
         """Leave out an item that was due."""
         del self._queued[item.id]
+        self.report.given_up.append((item.id, item.stamp))
         self.fail(item.broken(reason))
 
-    def encode(self, items: list[Item], images: npt.NDArray[Any]) -> None:
+    # ---- into the gallery
+
+    def encode(self, batch: Decoded) -> None:
         """Encode a batch; commit when enough has come together."""
+        items = batch.items
         if items:
             started = time.perf_counter()
-            rows = self._engine.encode_prepared(images)
+            rows = self._engine.encode_prepared(batch.images)
             self.report.encoding_seconds += time.perf_counter() - started
             bad = faults(rows, self._gallery.dtype)
             for number, item in enumerate(items):
                 if number in bad:
                     self.give_up(item, f"its vector {bad[number]}")
             good = [number for number in range(len(items)) if number not in bad]
-            self._items += [items[number] for number in good]
+            for number in good:
+                task = self._queued[items[number].id]
+                self._done.append(task._replace(digest=batch.digests[number]))
             self._rows.append(rows[good])
-        if len(self._items) >= COMMIT_ROWS or time.perf_counter() - self._committed > COMMIT_SECONDS:
+            self.report.encoded += len(good)
+        if len(self._done) >= COMMIT_ROWS or time.perf_counter() - self._committed > COMMIT_SECONDS:
             self.commit()
 
     def commit(self) -> None:
-        """Put what has been encoded into the gallery."""
+        """Put what has been encoded or found again into the gallery."""
         self._committed = time.perf_counter()
-        if not self._items:
+        if not self._done:
             return
         self._gallery.add_vectors(
-            ids=[item.id for item in self._items],
+            ids=[task.item.id for task in self._done],
             vectors=np.concatenate(self._rows),
-            metadata=[item.metadata for item in self._items],
-            sources=[str(item.location) for item in self._items],
-            stamps=[item.stamp for item in self._items],
+            metadata=[task.item.metadata for task in self._done],
+            sources=[str(task.item.location) for task in self._done],
+            stamps=[str(Stamp(task.item.stamp, task.digest, task.item.author)) for task in self._done],
             existing="replace",
         )
-        done, self._items, self._rows = self._items, [], []
-        replaced = sum(self._queued.pop(item.id) for item in done)
-        self.report.replaced += replaced
-        self.report.added += len(done) - replaced
+        done, self._done, self._rows = self._done, [], []
+        for task in done:
+            del self._queued[task.item.id]
+            setattr(self.report, task.outcome, getattr(self.report, task.outcome) + 1)
         self._committed = time.perf_counter()
         for _ in done:
             self._on_item()
 
-    def prune(self, sources: Sequence[Source]) -> None:
-        """Remove what came from these sources and was not met again, unless it could not be read."""
-        unread = tuple(broken.source for broken in self.report.broken if broken.source)
+    # ---- out of the gallery
+
+    def prune(self, sources: Sequence[Source], limit: PruneLimit) -> None:
+        """Remove what came from these sources and was not met again.
+
+        What could not be read is not taken for gone, and much at once is not believed.
+        """
+        is_unread = under(path.rstrip("#") for path in self._unread)
+        judge = self._judge
         for source in sources:
             territory = source.territory
             if territory is None:
                 continue
+            items = {
+                key: Origin(item, key, origin)
+                for root in territory.roots
+                for item, key, origin in self._gallery.items_from(root)
+                if territory.owns(item, origin)
+            }
             gone = [
-                item
-                for item, key, origin in self._gallery.items_from(territory.root)
-                if key < self._started_at
-                and not self._met[key]
-                and territory.owns(item, origin)
-                and not origin.startswith(unread)
+                origin
+                for key, origin in items.items()
+                if key < judge.started_at
+                and not judge.met[key]
+                and not is_unread(origin.source)
+                and not is_unread(Location.parse(origin.source).path)
+                and seems_gone(origin.source)
             ]
-            self.report.removed += self._gallery.remove(gone) if gone else 0
+            if not gone:
+                continue
+            found_again = judge.are_elsewhere([origin.key for origin in gone], items, territory.roots)
+            lost = [origin for origin, again in zip(gone, found_again, strict=True) if not again]
+            refused = unbelievable(source.name, lost, len(items), limit)
+            if refused is not None:
+                self.report.refused.append(refused)
+                gone = [origin for origin, again in zip(gone, found_again, strict=True) if again]
+            if gone:
+                self._gallery.remove([origin.id for origin in gone])
+            self.report.removed += sum(origin.key not in judge.followed for origin in gone)
 
 
-def _unfit(item: Item) -> Broken | None:
-    try:
-        checked_ids([item.id])
-        encode_metadata(item.metadata, item.id)
-    except GalleryError as error:
-        return item.broken(str(error))
-    return None
+def _nothing_found(source: Source) -> str:
+    left_out = source.survey.left_out
+    beside = f"; left out: {describe_left_out(left_out)}" if left_out else ""
+    return f"{source.name}: no image was found here{beside}"

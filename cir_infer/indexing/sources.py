@@ -1,33 +1,56 @@
 """Where images come from: folders, glob patterns, manifests and tar shards, each as a stream of items.
 
-A source is chosen by what an argument names: a folder, a pattern with `*`, `?` or `[`, a file
-ending in .csv, .jsonl or .parquet (a manifest) or in .tar (a shard). Streams are in a fixed order
-and hold one item at a time, so a catalogue of any size fits.
+A source is chosen by what an argument names: a folder, a file ending in .csv, .tsv, .jsonl, .ndjson, .parquet
+(a manifest) or in .tar (a shard), an image, else a pattern with `*`, `?`, `[` or `{`. `NAME=` before any of
+them puts `NAME/` before its ids. Streams are in a fixed order and hold one item at a time, so a catalogue
+of any size fits.
 """
 
 from __future__ import annotations
 
-import glob
 import os
+import re
+import stat
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from cir_infer.errors import DatasetError, UsageError, shown
-from cir_infer.indexing.items import Broken, Item, Territory, file_item
-from cir_infer.indexing.manifests import ManifestSource
-from cir_infer.indexing.tars import TarSource
-
-__all__ = ["FileSource", "FolderSource", "GlobSource", "Source", "open_source", "open_sources"]
-
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2", ".avif")
+from cir_infer.indexing.formats import (
+    HEIC_ENDINGS,
+    IMAGE_ENDINGS,
+    ending_of,
+    file_looks_like_image,
 )
-"""The files of a folder or shard that are taken for images; a manifest or pattern may name any."""
+from cir_infer.indexing.items import Broken, Item, Survey, Territory, file_item
+from cir_infer.indexing.locations import absolute
+from cir_infer.indexing.manifests import MANIFEST_ENDINGS, ManifestSource
+from cir_infer.indexing.patterns import GlobSource, is_pattern
+from cir_infer.indexing.tars import TarSource
+from cir_infer.indexing.walking import walk
+from cir_infer.inputs.images import HEIC_REMEDY
+
+__all__ = ["FileSource", "FolderSource", "GlobSource", "Prefixed", "Source", "open_source", "open_sources"]
+
+_NAMED = re.compile(r"(?P<prefix>[\w.-]{1,64})=(?P<rest>.+)", re.DOTALL)
+_KINDS = (
+    "a folder, a pattern in quotes, a manifest (.csv, .tsv, .jsonl, .parquet), a shard (.tar) or an image"
+)
 
 
 class Source(Protocol):
     """A stream of images with what is known about them."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        ...
+
+    @property
+    def survey(self) -> Survey:
+        """What the last pass over the items met beside them; complete at its end."""
+        ...
 
     @property
     def territory(self) -> Territory | None:
@@ -43,19 +66,50 @@ class Source(Protocol):
         ...
 
 
-def open_sources(arguments: Sequence[str], suffixes: frozenset[str] = SUFFIXES) -> list[Source]:
+def open_sources(
+    arguments: Sequence[str], suffixes: frozenset[str] = IMAGE_ENDINGS, prefix: str | None = None
+) -> list[Source]:
     """The sources that command-line arguments name; images named one by one are one source.
+
+    Beside other sources, a file that is none is left out and counted: `photos/*` names whatever lies there.
+
+    Args:
+        arguments: see `open_source`.
+        suffixes: of the files in folders and shards that are images.
+        prefix: put before the ids of every source that has none of its own.
 
     Raises:
         UsageError: see `open_source`.
     """
-    images = [name for name in arguments if Path(name).suffix.lower() in suffixes and Path(name).is_file()]
-    others = [open_source(name, suffixes) for name in arguments if name not in set(images)]
-    return [*others, FileSource(images)] if images else others
+    sources: list[Source] = []
+    named: dict[str | None, FileSource] = {}
+    unread: list[tuple[str, str]] = []
+    for argument in arguments:
+        own, rest = _split(argument)
+        own = own or prefix
+        kind = _kind(rest)
+        if kind is None and is_pattern(rest):
+            sources.append(_prefixed(GlobSource(rest, suffixes), own))
+        elif kind is None:
+            raise UsageError(f"{shown(rest)}: no such folder or file")
+        elif kind == "folder":
+            sources.append(_prefixed(FolderSource(Path(rest), suffixes), own))
+        elif (source := _of_file(rest, suffixes)) is not None:
+            sources.append(_prefixed(source, own))
+        elif kind == "unknown" or ending_of(rest) in suffixes or _is_image(rest):
+            named.setdefault(own, FileSource()).paths.append(rest)
+        else:
+            unread.append((rest, ending_of(rest)))
+    if unread and not sources and not named:
+        raise _no_source(*unread[0])
+    if unread:
+        rest_of_them = next(iter(named.values()), None) or named.setdefault(None, FileSource())
+        rest_of_them.others += [ending or "without an ending" for _, ending in unread]
+    return [*sources, *(_prefixed(source, own) for own, source in named.items())]
 
 
-def open_source(argument: str, suffixes: frozenset[str] = SUFFIXES) -> Source:
-    """The source that a command-line argument names.
+def open_source(argument: str, suffixes: frozenset[str] = IMAGE_ENDINGS) -> Source:
+    """The source that one command-line argument names.
 
     Args:
         argument: a folder, a pattern or a file, see above.
@@ -64,47 +118,127 @@ def open_source(argument: str, suffixes: frozenset[str] = SUFFIXES) -> Source:
     Raises:
         UsageError: there is nothing of that name, or no source is made of it.
     """
-    path = Path(argument)
+    return open_sources([argument], suffixes)[0]
+
+
+def _split(argument: str) -> tuple[str | None, str]:
+    """The prefix of the ids, if any, and what is named; a path that is there is itself."""
+    match = _NAMED.fullmatch(argument)
+    if match is None or _kind(argument) is not None:
+        return None, argument
+    return match["prefix"], match["rest"]
+
+
+def _kind(name: str) -> str | None:
+    """What is there: "folder", "file", "unknown" (it cannot be examined), None for nothing."""
     try:
-        if path.is_dir():
-            return FolderSource(path, suffixes)
-        if path.is_file():
-            suffix = path.suffix.lower()
-            if suffix in (".csv", ".jsonl", ".parquet"):
-                return ManifestSource(path)
-            if suffix == ".tar":
-                return TarSource(path, suffixes)
-            raise UsageError(
-                f"{argument}: no source of images; expected a folder, a pattern in quotes, a manifest "
-                "(.csv, .jsonl, .parquet) or a shard (.tar)"
-            )
+        return "folder" if stat.S_ISDIR(os.stat(name).st_mode) else "file"  # noqa: PTH116
+    except (FileNotFoundError, NotADirectoryError):
+        return "unknown" if os.path.lexists(name) else None
+    except OSError:
+        return "unknown" if os.path.lexists(name) or not is_pattern(name) else None
     except ValueError as error:
-        raise UsageError(f"{shown(argument)}: not a usable path ({error})") from error
-    if glob.has_magic(argument):
-        return GlobSource(argument)
-    raise UsageError(f"{argument}: no such folder or file")
+        raise UsageError(f"{shown(name)}: not a usable path ({shown(error)})") from error
+
+
+def _of_file(name: str, suffixes: frozenset[str]) -> Source | None:
+    ending = ending_of(name)
+    if ending in MANIFEST_ENDINGS:
+        return ManifestSource(Path(name))
+    if ending == ".tar":
+        return TarSource(Path(name), suffixes)
+    return None
+
+
+def _is_image(name: str) -> bool:
+    return not ending_of(name) and file_looks_like_image(name)
+
+
+def _no_source(name: str, ending: str) -> UsageError:
+    remedy = f"; expected {_KINDS}"
+    if ending in HEIC_ENDINGS:
+        remedy = f"; {HEIC_REMEDY}"
+    elif name.lower().endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")):
+        remedy = "; a compressed archive has no places to read from: unpack it, or make it a plain .tar"
+    elif ending in (".json", ".txt", ".xlsx", ".xls"):
+        remedy = "; write it as .csv, or as .jsonl with one object a line, with a column `image`"
+    return UsageError(f"{shown(name)}: no source of images{remedy}")
+
+
+def _prefixed(source: Source, prefix: str | None) -> Source:
+    return source if prefix is None else Prefixed(source, prefix)
+
+
+class Prefixed:
+    """Another source whose ids all begin with a name and a slash."""
+
+    def __init__(self, source: Source, prefix: str) -> None:
+        self._source = source
+        self._prefix = prefix.rstrip("/") + "/"
+
+    @property
+    def name(self) -> str:
+        """That of the source."""
+        return self._source.name
+
+    @property
+    def survey(self) -> Survey:
+        """That of the source."""
+        return self._source.survey
+
+    @property
+    def territory(self) -> Territory | None:
+        """That of the source, with the ids that it has here."""
+        inner, prefix = self._source.territory, self._prefix
+        if inner is None:
+            return None
+        owns = inner.owns
+        return Territory(
+            inner.roots, lambda item, origin: item.startswith(prefix) and owns(item[len(prefix) :], origin)
+        )
+
+    def count(self) -> int | None:
+        """How many items the source has."""
+        return self._source.count()
+
+    def items(self) -> Iterator[Item | Broken]:
+        """The items of the source under their longer ids."""
+        for entry in self._source.items():
+            yield replace(entry, id=self._prefix + entry.id)
 
 
 class FolderSource:
     """Every image below a folder; ids are paths relative to it, with forward slashes.
 
     Links to files are followed, links to folders are not, so there are no cycles. Names that begin
-    with a dot are left out.
+    with a dot are left out. However the folder is spelled, sources are the paths below the folder itself.
     """
 
-    def __init__(self, folder: Path, suffixes: frozenset[str] = SUFFIXES) -> None:
-        self._folder = folder.absolute()
+    def __init__(self, folder: Path, suffixes: frozenset[str] = IMAGE_ENDINGS) -> None:
+        self._folder = os.path.realpath(folder)
+        self._spelled = os.path.abspath(folder)  # noqa: PTH100
         self._suffixes = suffixes
+        self._survey = Survey()
+
+    @property
+    def name(self) -> str:
+        """The folder."""
+        return self._folder
+
+    @property
+    def survey(self) -> Survey:
+        """See `Source`."""
+        return self._survey
 
     @property
     def territory(self) -> Territory | None:
         """Items below the folder whose id is the rest of their path."""
-        root = str(self._folder).rstrip(os.sep) + os.sep
-        return Territory(root, lambda item, origin: origin == root + item)
+        roots = tuple(dict.fromkeys(_with_slash(root) for root in (self._folder, self._spelled)))
+        return Territory(roots, lambda item, origin: any(origin == root + item for root in roots))
 
     def count(self) -> int | None:
         """How many images lie below the folder now."""
-        return sum(isinstance(entry, str) for entry in self._entries(str(self._folder)))
+        return sum(not isinstance(found, Broken) for found in walk(self._folder, self._suffixes, Survey()))
 
     def items(self) -> Iterator[Item | Broken]:
         """The images, folder by folder, in the order of their names.
@@ -112,33 +246,39 @@ class FolderSource:
         Raises:
             DatasetError: the folder itself cannot be listed.
         """
-        for entry in self._entries(str(self._folder)):
-            if isinstance(entry, Broken):
-                if entry.id == str(self._folder):
-                    raise DatasetError(entry.reason)
-                yield entry
+        self._survey.clear()
+        root = _with_slash(self._folder)
+        for found in walk(self._folder, self._suffixes, self._survey):
+            if not isinstance(found, Broken):
+                yield file_item(found.path[len(root) :], found.path, status=found.status)
+            elif found.id == self._folder:
+                raise DatasetError(found.reason)
             else:
-                yield file_item(Path(entry).relative_to(self._folder).as_posix(), Path(entry))
-
-    def _entries(self, folder: str) -> Iterator[str | Broken]:
-        try:
-            with os.scandir(folder) as listing:
-                entries = sorted((e for e in listing if not e.name.startswith(".")), key=lambda e: e.name)
-        except OSError as error:
-            yield Broken(folder, folder + os.sep, f"{folder}: cannot be listed ({error.strerror})")
-            return
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from self._entries(entry.path)
-            elif os.path.splitext(entry.name)[1].lower() in self._suffixes and entry.is_file():  # noqa: PTH122
-                yield entry.path
+                yield replace(found, id=found.id[len(root) :])
 
 
 class FileSource:
-    """Images named one by one; ids are their paths as they were given, with forward slashes."""
+    """Images named one by one; ids are their paths as they were given, with forward slashes.
 
-    def __init__(self, paths: Sequence[str]) -> None:
-        self._paths = [Path(path) for path in paths]
+    Attributes:
+        paths: the images.
+        others: kinds of files that were named beside them and are left out.
+    """
+
+    def __init__(self, paths: Sequence[str] = ()) -> None:
+        self.paths = list(paths)
+        self.others: list[str] = []
+        self._survey = Survey()
+
+    @property
+    def name(self) -> str:
+        """How many there are."""
+        return f"{len(self.paths):,} images named one by one"
+
+    @property
+    def survey(self) -> Survey:
+        """See `Source`."""
+        return self._survey
 
     @property
     def territory(self) -> Territory | None:
@@ -147,39 +287,16 @@ class FileSource:
 
     def count(self) -> int | None:
         """How many files were named."""
-        return len(self._paths)
+        return len(self.paths)
 
     def items(self) -> Iterator[Item | Broken]:
         """The files in the order in which they were named."""
-        for path in self._paths:
-            yield file_item(path.as_posix(), path.absolute())
+        self._survey.clear()
+        for kind in self.others:
+            self._survey.leave_out(kind)
+        for path in self.paths:
+            yield file_item(Path(path).as_posix(), absolute(path))
 
 
-class GlobSource:
-    """The files that match a pattern (`**` for any depth); ids are relative to its fixed part."""
-
-    def __init__(self, pattern: str) -> None:
-        self._pattern = pattern
-        parts = Path(pattern).parts
-        fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-        self._base = Path(*parts[:fixed]).absolute()
-
-    @property
-    def territory(self) -> Territory | None:
-        """None: other files may lie beside those that match."""
-        return None
-
-    def count(self) -> int | None:
-        """How many files match now."""
-        return sum(1 for _ in self._paths())
-
-    def items(self) -> Iterator[Item | Broken]:
-        """The files, in the order of their paths."""
-        for path in self._paths():
-            yield file_item(path.relative_to(self._base).as_posix(), path)
-
-    def _paths(self) -> Iterator[Path]:
-        for name in sorted(glob.glob(self._pattern, recursive=True)):  # noqa: PTH207
-            path = Path(name).absolute()
-            if path.is_file():
-                yield path
+def _with_slash(folder: str) -> str:
+    return folder.rstrip(os.sep) + os.sep

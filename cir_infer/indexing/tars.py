@@ -1,7 +1,8 @@
 """Tar shards: images inside a plain .tar file, in the manner of WebDataset.
 
-Members are read where they lie; nothing is unpacked, so names that point elsewhere and links have
-no effect. `0001.json` beside `0001.jpg` is its metadata (an object), `0001.txt` its `caption`.
+Members are read where they lie; nothing is unpacked, so names that point elsewhere and links have no
+effect. What is known about `0001.jpg` lies in `0001.json` (an object) and `0001.txt` (its `caption`),
+anywhere in the shard.
 """
 
 from __future__ import annotations
@@ -11,91 +12,206 @@ import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cir_infer.errors import DatasetError, shown
-from cir_infer.indexing.items import Broken, Item, Location, Territory, stamp_of
+from cir_infer.indexing.archives import archive_members
+from cir_infer.indexing.formats import ending_of, looks_like_image
+from cir_infer.indexing.items import Broken, Item, Survey, Territory, stamp_of
+from cir_infer.indexing.locations import Location
+from cir_infer.indexing.walking import HIDDEN
 
 __all__ = ["TarSource"]
 
 _MAX_SIDE_FILE = 1 << 20
+_NAMES_OF_ARCHIVERS = ("__MACOSX", "PaxHeader", "PaxHeaders")
+
+
+class _Side(NamedTuple):
+    name: str
+    offset: int
+    size: int
 
 
 class TarSource:
     """The images of a shard; ids are the shard's name without .tar, a slash, and the member's name."""
 
     def __init__(self, path: Path, suffixes: frozenset[str]) -> None:
-        self._path = path.absolute()
+        self._path = os.path.realpath(path)
+        self._spelled = os.path.abspath(path)  # noqa: PTH100
+        self._stem = path.stem
         self._suffixes = suffixes
+        self._survey = Survey()
+
+    @property
+    def name(self) -> str:
+        """The file."""
+        return self._path
+
+    @property
+    def survey(self) -> Survey:
+        """See `Source`."""
+        return self._survey
 
     @property
     def territory(self) -> Territory | None:
         """Members of the shard whose id begins with its name."""
-        return Territory(f"{self._path}#", lambda item, _: item.startswith(f"{self._path.stem}/"))
+        roots = tuple(dict.fromkeys(f"{path}#" for path in (self._path, self._spelled)))
+        return Territory(roots, lambda item, _: item.startswith(f"{self._stem}/"))
 
     def count(self) -> int | None:
         """How many images are in the shard."""
         try:
-            return sum(1 for item in self.items() if isinstance(item, Item))
+            return sum(
+                isinstance(member, tarfile.TarInfo) and ending_of(member.name) in self._suffixes
+                for member in self._members(Survey())
+            )
         except DatasetError:
             return None
 
     def items(self) -> Iterator[Item | Broken]:
         """The images in the order of the archive.
 
-        Raises:
-            DatasetError: not a tar file, or damaged from some point on (after the items before).
-        """
-        group: list[tarfile.TarInfo] = []
-        try:
-            # "r:" reads plain tar only: a compressed one could be a bomb, and has no offsets.
-            with tarfile.open(self._path, "r:") as archive:
-                mtime = self._path.stat().st_mtime_ns
-                while (member := archive.next()) is not None:
-                    # The archive remembers every member; a shard may have millions.
-                    archive.members = []  # type: ignore[attr-defined]
-                    if not member.isreg() or member.issparse():
-                        continue
-                    if group and _stem(group[0]) != _stem(member):
-                        yield from self._group(archive, group, mtime)
-                        group = []
-                    group.append(member)
-                    if len(group) > 100:
-                        raise tarfile.TarError(f"more than 100 members named {shown(_stem(member)[:60])}")
-                yield from self._group(archive, group, mtime)
-        except (tarfile.TarError, OSError, ValueError, OverflowError, EOFError) as error:
-            raise DatasetError(
-                f"{self._path}: not an uncompressed tar file, or damaged ({error}); "
-                "expected a plain .tar shard"
-            ) from error
+        A damaged header costs the members up to the next sound one.
 
-    def _group(
-        self, archive: tarfile.TarFile, group: list[tarfile.TarInfo], mtime: int
+        Raises:
+            DatasetError: not a tar file, or cut short (after the items before).
+        """
+        self._survey.clear()
+        sides, problem = self._sides()
+        used: set[str] = set()
+        broken: set[str] = set()
+        mtime = 0
+        with open(self._path, "rb") as data:  # noqa: PTH123
+            mtime = os.fstat(data.fileno()).st_mtime_ns
+            try:
+                for member in self._members(self._survey):
+                    if isinstance(member, Broken):
+                        yield member
+                    elif self._is_image(member, data):
+                        yield from self._item(member, data, mtime, sides, used, broken)
+                    elif _side_stem(member.name) is None:
+                        self._survey.leave_out(ending_of(member.name) or "without an ending")
+            except DatasetError as error:
+                problem = error
+        for stem in sides.keys() - used:
+            for _ in sides[stem]:
+                self._survey.leave_out("side files without an image")
+        if problem is not None:
+            raise problem
+
+    def _item(
+        self,
+        member: tarfile.TarInfo,
+        data: Any,
+        mtime: int,
+        sides: dict[str, list[_Side]],
+        used: set[str],
+        broken: set[str],
     ) -> Iterator[Item | Broken]:
         metadata: dict[str, Any] = {}
-        for member in group:
-            suffix = os.path.splitext(member.name)[1].lower()  # noqa: PTH122
-            if suffix not in (".json", ".txt") or member.size > _MAX_SIDE_FILE:
-                continue
-            file = archive.extractfile(member)
-            text = file.read().decode("utf-8", "replace") if file is not None else ""
-            if suffix == ".txt":
-                metadata["caption"] = text.strip()
-                continue
-            try:
-                found = json.loads(text)
-            except (ValueError, RecursionError):
-                found = None
-            if isinstance(found, dict):
-                metadata.update(found)
-        for member in group:
-            if os.path.splitext(member.name)[1].lower() in self._suffixes:  # noqa: PTH122
-                location = Location(str(self._path), member.offset_data, member.size)
-                stamp = stamp_of(member.size, mtime, metadata) + f"-{member.offset_data}"
-                yield Item(f"{self._path.stem}/{member.name}", location, stamp, metadata or None)
+        name = f"{self._stem}/{member.name}"
+        for stem in _stems(member.name):
+            for side in sides.get(stem, ()):
+                used.add(stem)
+                problem = _take(side, data, metadata)
+                if problem is not None and side.name not in broken:
+                    broken.add(side.name)
+                    place = f"{self._path}#{side.offset}+{side.size}"
+                    yield Broken(
+                        f"{self._stem}/{side.name}",
+                        place,
+                        f"{self._path}: the side file {shown(side.name)} {problem}; its image has none of it",
+                        f"{side.size}-{mtime}-{side.offset}",
+                    )
+        location = Location(self._path, member.offset_data, member.size)
+        try:
+            stamp = stamp_of(member.size, mtime, metadata) + f"-{member.offset_data}"
+        except (RecursionError, ValueError, TypeError) as error:
+            yield Broken(name, str(location), f"{location}: its metadata cannot be stored ({shown(error)})")
+            return
+        yield Item(name, location, stamp, metadata or None, member.size)
+
+    def _is_image(self, member: tarfile.TarInfo, data: Any) -> bool:
+        ending = ending_of(member.name)
+        if ending:
+            return ending in self._suffixes
+        try:
+            data.seek(member.offset_data)
+            return looks_like_image(data.read(min(16, member.size)))
+        except (OSError, ValueError, OverflowError):
+            return False
+
+    def _sides(self) -> tuple[dict[str, list[_Side]], DatasetError | None]:
+        """The side files by what their names begin with, as far as the archive can be read."""
+        sides: dict[str, list[_Side]] = {}
+        try:
+            for member in self._members(Survey()):
+                if isinstance(member, tarfile.TarInfo) and (stem := _side_stem(member.name)) is not None:
+                    sides.setdefault(stem, []).append(_Side(member.name, member.offset_data, member.size))
+        except DatasetError as error:
+            return sides, error
+        return sides, None
+
+    def _members(self, survey: Survey) -> Iterator[tarfile.TarInfo | Broken]:
+        """The regular files of the archive that no system or archiver put there for itself."""
+        for member in archive_members(self._path):
+            if isinstance(member, Broken):
+                survey.unseen.append(self._path)
+                yield member
+            elif not member.isreg() or member.issparse():
+                if not member.isdir():
+                    survey.leave_out("links and other special members")
+            elif _is_hidden(member.name):
+                survey.leave_out(HIDDEN)
+            else:
+                yield member
 
 
-def _stem(member: tarfile.TarInfo) -> str:
-    """The name up to the first dot of its last part, as WebDataset groups members."""
-    folder, slash, name = member.name.rpartition("/")
-    return folder + slash + name.partition(".")[0]
+def _is_hidden(name: str) -> bool:
+    """Whether a member is hidden (macOS keeps what tar cannot hold in `._1.jpg`) or an archiver's own."""
+    parts = name.split("/")
+    return any(
+        (part.startswith(".") and part not in (".", "..")) or part.partition(".")[0] in _NAMES_OF_ARCHIVERS
+        for part in parts
+    )
+
+
+def _side_stem(name: str) -> str | None:
+    """What the name of a side file begins with; None for other files."""
+    stem, ending = os.path.splitext(name)  # noqa: PTH122
+    return stem if ending.lower() in (".json", ".txt") else None
+
+
+def _stems(name: str) -> list[str]:
+    """How side files of an image may begin: WebDataset's key (up to the first dot), then its whole name."""
+    stem = os.path.splitext(name)[0]  # noqa: PTH122
+    folder, slash, last = stem.rpartition("/")
+    return list(dict.fromkeys((folder + slash + last.partition(".")[0], stem)))
+
+
+def _take(side: _Side, data: Any, metadata: dict[str, Any]) -> str | None:
+    """Add what a side file says to the metadata; why it says nothing, None if it does."""
+    if side.size > _MAX_SIDE_FILE:
+        return f"has {side.size:,} bytes, at most {_MAX_SIDE_FILE:,} are read"
+    try:
+        data.seek(side.offset)
+        raw = data.read(side.size)
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return "is not UTF-8"
+    except (OSError, ValueError, OverflowError) as error:
+        return f"cannot be read ({shown(error)})"
+    if len(raw) != side.size:
+        return "is cut short"
+    if side.name.lower().endswith(".txt"):
+        metadata["caption"] = text.strip()
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return f"is not JSON ({shown(error)})"
+    if not isinstance(found, dict):
+        return f"holds {type(found).__name__}, expected a JSON object"
+    metadata.update(found)
+    return None

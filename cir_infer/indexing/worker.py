@@ -1,50 +1,73 @@
 """A decoding process: `python -m cir_infer.indexing.worker`, started by `decoding`.
 
 On stdin: the bundle's manifest as one line of JSON, then a line for each batch: a list of [path, offset,
-size or null]. On stdout: a line "ready", then for each batch a line of JSON, {"reasons": [null or
-text, ...], "shape": [n, ...], "dtype": "uint8"}, and the n images that could be prepared as bytes. Nothing is
-pickled, so nothing that is sent can run.
+size or null, column or null]. On stdout: a line "ready", then for each batch a line of JSON, {"reasons":
+[null or text, ...], "digests": [n texts], "shape": [n, ...], "dtype": "uint8"}, and the n images that could
+be prepared as bytes. Nothing is pickled, so nothing that is sent can run.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from cir_infer.bundle.manifest import FeatureInput, PixelInput
 from cir_infer.bundle.manifest_reader import read_manifest
-from cir_infer.errors import CirError
-from cir_infer.indexing.items import Location
+from cir_infer.errors import CirError, ImageError, shown
+from cir_infer.indexing.items import digest_of
+from cir_infer.indexing.locations import Location
 from cir_infer.inputs.preprocess import preprocess
 
-__all__ = ["main", "prepare"]
+__all__ = ["Prepared", "main", "prepare"]
 
 
-def prepare(
-    locations: list[Location], spec: PixelInput | FeatureInput
-) -> tuple[npt.NDArray[Any], list[str | None]]:
-    """Read and prepare images.
+class Prepared(NamedTuple):
+    """Images that were read and prepared.
 
-    Returns:
-        Those that could be prepared, uint8 (n, H, W, 3) or float32 (n, F), and for each location None
-        or the reason why it could not.
+    Attributes:
+        images: those that could be, uint8 (n, H, W, 3) or float32 (n, F).
+        reasons: for each location None, or the reason why it could not.
+        digests: of the bytes of the n images.
     """
+
+    images: npt.NDArray[Any]
+    reasons: list[str | None]
+    digests: list[str]
+
+
+def prepare(locations: list[Location], spec: PixelInput | FeatureInput) -> Prepared:
+    """Read and prepare images."""
     images: list[npt.NDArray[Any]] = []
     reasons: list[str | None] = []
+    digests: list[str] = []
     for location in locations:
         try:
-            features = isinstance(spec, FeatureInput)
-            images.append(preprocess(location.path if features else location.read(), spec))
+            data = location.read()
+            image = _features(location, data) if isinstance(spec, FeatureInput) else data
+            images.append(preprocess(image, spec))
+            digests.append(digest_of(data))
             reasons.append(None)
         except CirError as error:
             reasons.append(str(error))
-    return np.stack(images) if images else np.empty(0, np.uint8), reasons
+    return Prepared(np.stack(images) if images else np.empty(0, np.uint8), reasons, digests)
+
+
+def _features(location: Location, data: bytes) -> npt.NDArray[Any]:
+    """Features from the bytes of a .npy file, wherever these lie."""
+    try:
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+    except Exception as error:  # NumPy answers damage with errors of many types
+        raise ImageError(f"{location} is not a .npy file ({shown(error)})") from error
+    if not isinstance(array, np.ndarray):
+        raise ImageError(f"{location} is an archive of arrays; expected a .npy file with one")
+    return array
 
 
 def main() -> None:
@@ -52,15 +75,23 @@ def main() -> None:
     # An interrupt is for the parent; this process ends when its stdin does.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a decoder prints must not come between
     spec = read_manifest(requests.readline()).image
+    # What a decoder prints must not come between the answers, nor onto the terminal: errors are answers.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
     answers.write(b"ready\n")
     answers.flush()
     for line in requests:
-        images, reasons = prepare([Location(*entry) for entry in json.loads(line)], spec)
-        head = {"reasons": reasons, "shape": images.shape, "dtype": str(images.dtype)}
+        done = prepare([Location(*entry) for entry in json.loads(line)], spec)
+        head = {
+            "reasons": done.reasons,
+            "digests": done.digests,
+            "shape": done.images.shape,
+            "dtype": str(done.images.dtype),
+        }
         answers.write(json.dumps(head).encode() + b"\n")
-        answers.write(images.data)
+        answers.write(done.images.data)
         answers.flush()
 
 

@@ -10,6 +10,7 @@ import functools
 import io
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -47,7 +48,12 @@ _ORIENTATION = 0x0112
 _ROTATED = (5, 6, 7, 8)
 """Values of EXIF's orientation that turn an image by a quarter."""
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "JPEG2000", "AVIF")
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "JPEG2000", "AVIF", "HEIF")
+
+HEIC_REMEDY = "pip install 'cir-infer[heic]' for HEIC"
+"""What to do where an image is HEIC and pillow-heif is not installed."""
+
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
 class Decoded(NamedTuple):
@@ -101,6 +107,8 @@ def decode_image(
     except Image.DecompressionBombError as error:
         raise _too_large(name, str(error)) from error
     except UnidentifiedImageError as error:
+        if "HEIF" not in _formats() and _is_heic(image):
+            raise ImageError(f"{name} is HEIC, which is not read here; {HEIC_REMEDY}") from error
         raise ImageError(
             f"{name} is not an image that can be read; expected one of {', '.join(_formats())}"
         ) from error
@@ -225,9 +233,22 @@ def _from_array(array: npt.NDArray[Any]) -> Image.Image:
     return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
 
 
+def _is_heic(image: object) -> bool:
+    try:
+        with _stream(image) as stream:
+            head = stream.read(12)
+    except OSError:
+        return False
+    return head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS
+
+
 @functools.cache
 def _formats() -> tuple[str, ...]:
     from PIL import Image
 
     Image.init()
+    with suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
     return tuple(name for name in _FORMATS if name in Image.OPEN)

@@ -1,0 +1,117 @@
+"""The members of a tar file, also of a damaged one: a header that cannot be read is told, the rest is read.
+
+Python's `tarfile` takes a header that makes no sense for the end of the archive, without a word.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Iterator
+from typing import Any
+
+from cir_infer.errors import DatasetError, shown
+from cir_infer.indexing.items import Broken
+
+__all__ = ["archive_members"]
+
+_BLOCK = 512
+_RECORD = 20 * _BLOCK
+_MAGIC_AT = 257
+_CHUNK = 1 << 20
+_FARTHEST = 1 << 30
+"""Bytes behind a damaged header in which the next one is looked for."""
+
+_DAMAGE = (tarfile.TarError, OSError, ValueError, OverflowError, EOFError)
+
+
+def archive_members(path: str) -> Iterator[tarfile.TarInfo | Broken]:
+    """All members in order; a Broken for each place where they cannot be made out.
+
+    Raises:
+        DatasetError: not an uncompressed tar file, or it is cut short (after the members before).
+    """
+    try:
+        with _opened(path) as archive:
+            if archive.begins_damaged:
+                yield _damage(path, 0, "no header of a member")
+            end = os.stat(path).st_size  # noqa: PTH116
+            while True:
+                # Opening has read the first header already.
+                at = archive.offset if archive.firstmember is None else 0
+                try:
+                    member = archive.next()
+                    reason = None if member is None or archive.offset > at else "a size below zero"
+                except _DAMAGE as error:
+                    if at > end:
+                        raise
+                    member, reason = None, shown(error)
+                # The archive remembers every member; a shard may have millions.
+                archive.members = []
+                if member is not None and reason is None:
+                    yield member
+                    continue
+                if reason is None:
+                    block = _read(path, at, _BLOCK)
+                    if len(block) < _BLOCK:
+                        raise tarfile.ReadError("there is no end mark")
+                    reason = "no header of a member" if block.strip(b"\0") else None
+                    if reason is None and end - at <= _RECORD:
+                        return
+                found = _next_header(path, at + _BLOCK, end)
+                if reason is not None:
+                    yield _damage(path, at, reason)
+                if found is None:
+                    return
+                archive.offset = found
+    except _DAMAGE as error:
+        raise DatasetError(
+            f"{path}: not an uncompressed tar file, or cut short ({shown(error)}); "
+            "expected a plain .tar shard"
+        ) from error
+
+
+def _opened(path: str) -> Any:
+    # "r:" reads plain tar only: a compressed one could be a bomb, and has no offsets.
+    try:
+        archive: Any = tarfile.open(path, "r:")  # noqa: SIM115
+    except tarfile.ReadError:
+        if _next_header(path, _BLOCK, os.stat(path).st_size) is None:  # noqa: PTH116
+            raise
+        archive = tarfile.open(path, "r:", ignore_zeros=True)  # noqa: SIM115
+        archive.ignore_zeros, archive.begins_damaged = False, True
+    else:
+        archive.begins_damaged = False
+    return archive
+
+
+def _damage(path: str, at: int, reason: str) -> Broken:
+    place = f"{path}#{at}"
+    return Broken(place, place, f"{path}: is damaged at byte {at:,} ({reason})", f"0-0-{at}")
+
+
+def _next_header(path: str, start: int, end: int) -> int | None:
+    """Where the next block is that is the header of a member, None if there is none."""
+    with open(path, "rb") as file:  # noqa: PTH123
+        for at in range(start, min(end, start + _FARTHEST), _CHUNK):
+            file.seek(at)
+            chunk = file.read(_CHUNK)
+            mark = chunk.find(b"ustar")
+            while mark >= 0:
+                if mark % _BLOCK == _MAGIC_AT and _is_header(chunk[mark - _MAGIC_AT :][:_BLOCK]):
+                    return at + mark - _MAGIC_AT
+                mark = chunk.find(b"ustar", mark + 1)
+    return None
+
+
+def _is_header(block: bytes) -> bool:
+    try:
+        return tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape").size >= 0
+    except _DAMAGE:
+        return False
+
+
+def _read(path: str, at: int, size: int) -> bytes:
+    with open(path, "rb") as file:  # noqa: PTH123
+        file.seek(at)
+        return file.read(size)

@@ -1,0 +1,59 @@
+"""The list of images that could not be indexed: what is broken now, one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from cir_infer.errors import UsageError, shown
+from cir_infer.indexing.items import Broken
+from cir_infer.indexing.locations import why
+
+__all__ = ["BrokenList"]
+
+
+class BrokenList:
+    """The file in which a run lists what it could not index.
+
+    It shows the state after the last run: where nothing is broken any more, the default file is removed
+    and one that was named is empty.
+
+    Args:
+        path: of the file.
+        named: whether somebody asked for this file.
+
+    Raises:
+        UsageError: it was named and cannot be written.
+    """
+
+    def __init__(self, path: Path, named: bool) -> None:
+        self.path = path
+        self._named = named
+        folder = path.parent
+        if named and (path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK)):
+            raise UsageError(
+                f"--broken-list {shown(str(path))}: cannot be written; name a file in a folder "
+                "that is there and may be written to"
+            )
+
+    def write(self, broken: Iterable[Broken]) -> str | None:
+        """Replace what the file holds; returns why it could not be written, None if it was.
+
+        A run never fails for the sake of its list.
+        """
+        # What is no Unicode becomes an escape, which in JSON means the same.
+        lines = "".join(
+            json.dumps({"id": entry.id, "source": entry.source, "reason": entry.reason}, ensure_ascii=False)
+            + "\n"
+            for entry in broken
+        )
+        try:
+            if not lines and not self._named:
+                self.path.unlink(missing_ok=True)
+            else:
+                self.path.write_text(lines, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            return why(error)
+        return None

@@ -1,0 +1,229 @@
+"""What is to be done about each image that a source shows: encode it, take over its row, or leave it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cir_infer.errors import shown
+from cir_infer.gallery import Gallery
+from cir_infer.gallery.gallery import Held
+from cir_infer.indexing.contents import Contents, digests
+from cir_infer.indexing.items import Item, Stamp
+from cir_infer.indexing.locations import Location, is_gone, same_file
+
+__all__ = ["Judge", "Outcome", "Verdict", "again"]
+
+Outcome = Literal["added", "replaced", "moved", "unchanged"]
+
+
+class Verdict(NamedTuple):
+    """What is to be done about an item.
+
+    Attributes:
+        action: "encode" it; "reuse" the row of the same image; "keep" what the gallery has; "skip" it, it is
+            the same image again; or it is "broken".
+        outcome: what becomes of it, where it is encoded or reused.
+        row: float32 (D,), to be reused.
+        digest: of its bytes, as far as it is known.
+        reason: why it is skipped or broken.
+    """
+
+    action: Literal["encode", "reuse", "keep", "skip", "broken"]
+    outcome: Outcome = "added"
+    row: npt.NDArray[np.float32] | None = None
+    digest: str | None = None
+    reason: str = ""
+
+
+COPIES = "copies of images that are indexed under the same id"
+TWICE = "named twice"
+
+
+class Judge:
+    """Compares items with what the gallery held when a run began.
+
+    Attributes:
+        met: by key, which of the items that were held then have been come across.
+        followed: by key, where the image of an item was found again under another id; it is gone where it
+        was.
+
+    Args:
+        gallery: as it is before the run.
+        replace_taken: whether an id that belongs to another file goes to the one that comes now.
+    """
+
+    def __init__(self, gallery: Gallery, replace_taken: bool) -> None:
+        self._gallery = gallery
+        self._replace_taken = replace_taken
+        self.started_at = gallery.next_key
+        self.met = np.zeros(self.started_at, np.bool_)
+        self.followed: dict[int, str] = {}
+        # Rows are only known to be this engine's where the gallery names the bundle.
+        self._follows = gallery.fingerprint is not None and len(gallery) > 0
+        self._contents: Contents | None = None
+
+    @property
+    def contents(self) -> Contents:
+        """What the gallery held, by content."""
+        if self._contents is None:
+            self._contents = Contents(self._gallery)
+        return self._contents
+
+    def judge(self, items: Sequence[Item]) -> Iterator[tuple[Item, Verdict]]:
+        """What is to be done about each of some items with different ids."""
+        held = self._gallery.held([item.id for item in items])
+        looked_into = digests([item for item in items if self._is_worth_a_look(item, held.get(item.id))])
+        for item in items:
+            known, digest = held.get(item.id), looked_into.get(item.id)
+            if known is None:
+                yield item, self._new(item, digest)
+            elif known.key >= self.started_at or self.met[known.key]:
+                stamp = Stamp.parse(known.stamp)
+                yield item, again(item, Location.parse(known.source or ""), stamp.version if stamp else None)
+            else:
+                yield item, self._known(item, known, digest)
+
+    def are_elsewhere(self, keys: Sequence[int], known: Iterable[int], roots: tuple[str, ...]) -> list[bool]:
+        """Whether the image of each of these items was met in this run under another id of the same source.
+
+        Args:
+            keys: of items that were not met.
+            known: keys of all items of the source.
+            roots: how their `source` begins.
+        """
+        met = np.zeros(self.started_at, np.bool_)
+        here = np.fromiter(known, np.int64)
+        here = here[here < self.started_at]
+        met[here] = self.met[here]
+        elsewhere = self.contents.are_elsewhere(keys, met)
+        return [
+            found or self.followed.get(key, "").startswith(roots)
+            for key, found in zip(keys, elsewhere, strict=True)
+        ]
+
+    def _is_worth_a_look(self, item: Item, held: Held | None) -> bool:
+        stamp = None if held is None else Stamp.parse(held.stamp)
+        if not self._follows or (stamp is not None and stamp.version == item.stamp):
+            return False
+        return self.contents.may_hold(item.size)
+
+    # ---- ids that are new
+
+    def _new(self, item: Item, digest: str | None) -> Verdict:
+        if digest is None:
+            return Verdict("encode")
+        keys = self.contents.keys(digest)
+        stamps = self._gallery.stamps_of(keys)
+        for key, _, source in self._gallery.sources_of(keys):
+            known = Stamp.parse(stamps.get(key))
+            if known is None or known.digest != digest or (row := self._row(key)) is None:
+                continue
+            moved = key < self.started_at and not self.met[key] and source and _moved(source, item)
+            if moved:
+                self.followed[key] = str(item.location)
+            return Verdict("reuse", "moved" if moved else "added", row, digest)
+        return Verdict("encode", digest=digest)
+
+    # ---- ids that the gallery has
+
+    def _known(self, item: Item, held: Held, digest: str | None) -> Verdict:
+        stamp = Stamp.parse(held.stamp)
+        if held.source is None or stamp is None:
+            return self._without_stamp(item, held)
+        place = Location.parse(held.source)
+        same_version = stamp.version == item.stamp
+        same_content = digest is not None and digest == stamp.digest
+        if same_file(place, item.location):
+            self.met[held.key] = True
+            if same_version and held.source == str(item.location):
+                return Verdict("keep")
+            if same_version or same_content:
+                outcome: Outcome = "moved" if same_version else _outcome(stamp, item)
+                return self._taken_over(held, outcome, digest or stamp.digest)
+            return Verdict("encode", "replaced", digest=digest)
+        gone = is_gone(place.path)
+        same_content = same_content or (same_version and (gone or stamp.digest is None))
+        if same_content and gone:
+            self.met[held.key] = True
+            return self._taken_over(held, "moved", digest or stamp.digest)
+        if same_content and _same_metadata(stamp, item):
+            return Verdict("skip", reason=COPIES)
+        old_format = stamp.digest is None and stamp.author is None
+        if self._replace_taken or (item.author is not None and (item.author == stamp.author or old_format)):
+            self.met[held.key] = True
+            return Verdict("encode", "replaced", digest=digest)
+        return Verdict("broken", reason=_taken(item, place, gone))
+
+    def _without_stamp(self, item: Item, held: Held) -> Verdict:
+        """An item that a program put there: a vector without an image, or an image that it named."""
+        if held.source is not None and not self._replace_taken:
+            place = Location.parse(held.source)
+            if not same_file(place, item.location):
+                return Verdict("broken", reason=_taken(item, place, is_gone(place.path)))
+        self.met[held.key] = True
+        return Verdict("encode", "replaced")
+
+    def _taken_over(self, held: Held, outcome: Outcome, digest: str | None) -> Verdict:
+        row = self._row(held.key) if self._follows else None
+        if row is None:
+            return Verdict("encode", "replaced", digest=digest)
+        return Verdict("reuse", outcome, row, digest)
+
+    def _row(self, key: int) -> npt.NDArray[np.float32] | None:
+        snapshot = self._gallery.snapshot()
+        at = int(snapshot.rows_of(np.array([key], np.int64))[0])
+        return None if at < 0 else snapshot.vector(at)
+
+
+def again(item: Item, earlier: Location, version: str | None) -> Verdict:
+    """An item whose id was met before in this run: the same image once more, or another one."""
+    if version == item.stamp and same_file(earlier, item.location):
+        return Verdict("skip", reason=TWICE)
+    reason = (
+        f"id {shown(item.id)} came before in this run, from {_place(earlier)}; put a name before the ids of "
+        "one of the sources (NAME=SOURCE)"
+    )
+    return Verdict("broken", reason=reason)
+
+
+def _outcome(stamp: Stamp, item: Item) -> Outcome:
+    return "unchanged" if _same_metadata(stamp, item) else "replaced"
+
+
+def _same_metadata(stamp: Stamp, item: Item) -> bool:
+    """Whether two stamps differ in nothing but size and time of the file."""
+    return stamp.version.split("-")[2:] == item.stamp.split("-")[2:]
+
+
+def _moved(source: str, item: Item) -> bool:
+    """Whether an item's image is no longer where it was, because it is here now."""
+    place = Location.parse(source)
+    if not place.whole:
+        return False
+    if is_gone(place.path):
+        return True
+    # A file system that takes no notice of capitals shows a renamed file under its old name too.
+    with suppress(OSError, ValueError):
+        here = item.location
+        renamed = place.path != here.path and place.path.lower() == here.path.lower()
+        return renamed and here.whole and same_file(place, here) and os.lstat(place.path).st_nlink == 1
+    return False
+
+
+def _taken(item: Item, place: Location, gone: bool) -> str:
+    there = "which cannot be found now" if gone else "which is still there"
+    return (
+        f"id {shown(item.id)} is that of another image, {_place(place)}, {there}; put a name before the ids "
+        "of this source (NAME=SOURCE, or --prefix NAME), or pass --replace to put this image in its place"
+    )
+
+
+def _place(location: Location) -> str:
+    return shown(Path(str(location)))

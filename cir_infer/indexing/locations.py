@@ -1,0 +1,172 @@
+"""Where the bytes of an image are: a file, a stretch of one (a member of a tar), or a cell of a parquet file.
+
+A location has a text form, the `source` of a gallery item, and can be read back from it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+
+from cir_infer.errors import ImageError, shown
+
+__all__ = ["MAX_IMAGE_BYTES", "Location", "absolute", "is_gone", "link_away", "same_file"]
+
+MAX_IMAGE_BYTES = 1 << 29
+"""The largest image file that is read, 512 MiB."""
+
+_CELL = re.compile(r"(.+)#([^#\[\]]+)\[(\d{1,18})\]", re.DOTALL)
+_STRETCH = re.compile(r"(.+)#(\d{1,18})\+(\d{1,18})", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where the bytes of an image are.
+
+    As text a whole file is its path, a member of a tar file `shard.tar#offset+size`, which can be read
+    back without the tar's index, and a cell of a parquet file `table.parquet#column[row]`.
+
+    Attributes:
+        path: of the file.
+        offset: where they begin, or with a column the row, from 0.
+        size: how many there are, None for the whole file.
+        column: of a parquet file whose cells hold images, None for any other file.
+    """
+
+    path: str
+    offset: int = 0
+    size: int | None = None
+    column: str | None = None
+
+    def __str__(self) -> str:
+        if self.column is not None:
+            return f"{self.path}#{self.column}[{self.offset}]"
+        return self.path if self.size is None else f"{self.path}#{self.offset}+{self.size}"
+
+    @staticmethod
+    def parse(text: str) -> Location:
+        """The inverse of `str`; a file that bears such a name is itself."""
+        cell, stretch = _CELL.fullmatch(text), _STRETCH.fullmatch(text)
+        if (cell or stretch) and not _is_there(text):
+            if stretch:
+                return Location(stretch[1], int(stretch[2]), int(stretch[3]))
+            if cell and cell[1].lower().endswith((".parquet", ".pq")):
+                return Location(cell[1], int(cell[3]), None, cell[2])
+        return Location(text)
+
+    @property
+    def whole(self) -> bool:
+        """Whether this is all of a file."""
+        return self.size is None and self.column is None
+
+    def read(self) -> bytes:
+        """The bytes.
+
+        Raises:
+            ImageError: the file is missing, not a regular file, too large or cut short.
+        """
+        if self.column is not None:
+            from cir_infer.indexing.parquet import read_cell
+
+            return read_cell(self.path, self.column, self.offset)
+        try:
+            # Opening a pipe would wait for its writer; nothing but regular files is read.
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                status = os.fstat(fd)
+                size = status.st_size if self.size is None else self.size
+                if not stat.S_ISREG(status.st_mode):
+                    raise ImageError(f"{self}: not a regular file; expected an image file")
+                if size > MAX_IMAGE_BYTES:
+                    raise ImageError(
+                        f"{self}: {size:,} bytes; images of at most {MAX_IMAGE_BYTES:,} are read"
+                    )
+                # Where a folder is opened as a file, Python leaves the descriptor open.
+                with os.fdopen(fd, "rb", closefd=False) as file:
+                    file.seek(self.offset)
+                    data = file.read(size)
+            finally:
+                os.close(fd)
+        except (OSError, ValueError, OverflowError) as error:
+            raise ImageError(f"{self}: cannot be read ({why(error)})") from error
+        if self.size is not None and len(data) != self.size:
+            raise ImageError(f"{self}: the file ends before the image does; the archive was cut short")
+        return data
+
+
+def why(error: BaseException) -> str:
+    """The reason in an error of the operating system, without the path, which the message names already."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, UnicodeEncodeError):
+        return "a name that the file system cannot have"
+    return shown(error)
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """A path from the root, with the links of its folder resolved: one spelling for one place.
+
+    The last part stays as it is: an entry that is a link is known by its own name.
+    """
+    text = os.path.abspath(path)  # noqa: PTH100
+    folder, name = os.path.split(text)
+    with suppress(OSError, ValueError):
+        folder = os.path.realpath(folder)
+    return os.path.join(folder, name) if name else folder  # noqa: PTH118
+
+
+def same_file(one: Location, other: Location) -> bool:
+    """Whether two locations are in one file, however each is spelled."""
+    if one.path == other.path:
+        return True
+    try:
+        return os.path.samefile(one.path, other.path)  # noqa: PTH121
+    except (OSError, ValueError):
+        return False
+
+
+def link_away(path: str) -> bool:
+    """Whether a path is not there because a link on its way leads nowhere (a drive that is not mounted)."""
+    here = path
+    while True:
+        try:
+            return stat.S_ISLNK(os.lstat(here).st_mode) and not _exists(here)
+        except (FileNotFoundError, NotADirectoryError):
+            folder = os.path.dirname(here)  # noqa: PTH120
+            if folder == here:
+                return False
+            here = folder
+        except (OSError, ValueError):
+            return False
+
+
+def is_gone(path: str) -> bool:
+    """Whether a path was removed, as far as can be seen.
+
+    What cannot be examined, and what is behind a link that leads nowhere, is not gone.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return not link_away(path)
+    except (OSError, ValueError):
+        return False
+    return False
+
+
+def _exists(path: str) -> bool:
+    try:
+        os.stat(path)  # noqa: PTH116
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _is_there(path: str) -> bool:
+    try:
+        return os.path.lexists(path)
+    except (OSError, ValueError):
+        return False
