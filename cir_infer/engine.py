@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain, islice
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +14,19 @@ import numpy.typing as npt
 from cir_infer.bundle import Bundle
 from cir_infer.bundle.manifest import FeatureInput, Manifest
 from cir_infer.console.progress import progress_bar
-from cir_infer.errors import ImageError, TextError, UsageError, shown
+from cir_infer.errors import BundleError, TextError, UsageError, shown
+from cir_infer.inputs.arguments import checked_flag, checked_list, checked_number, checked_word
 from cir_infer.inputs.images import ImageLike
+from cir_infer.inputs.open_files import contents
+from cir_infer.inputs.preparing import Preparation, checked_images
 from cir_infer.inputs.preprocess import preprocess
-from cir_infer.inputs.texts import Text, TextReader
+from cir_infer.inputs.texts import ReadText, Text, TextReader
+from cir_infer.runtime.bundle_graphs import open_bundle_graphs
 from cir_infer.runtime.chains import Chains
-from cir_infer.runtime.devices import open_graphs
-from cir_infer.runtime.graph import Array
+from cir_infer.runtime.devices import OpenedGraphs
+from cir_infer.runtime.encoding import Encoded, OnError, encode_batches
+from cir_infer.runtime.feeds import check_feed
+from cir_infer.runtime.graph import Array, Graph
 from cir_infer.runtime.plan_policy import PlanPolicy
 from cir_infer.runtime.plan_policy import missing_plan as chosen_policy
 from cir_infer.runtime.samples import Samples, sample_feeds
@@ -34,25 +39,37 @@ Floats = npt.NDArray[np.float32]
 
 
 class Engine:
-    """A bundle opened on a device. Threads may share one.
+    """A bundle opened on a device. Threads may share one, and a forked child may use it on the CPU.
+
+    Close it, or use it in a `with` block, to give its memory back at once. A copy, or what comes out of
+    pickle, is another engine on the same bundle, opened by its path.
 
     Args:
         bundle: the bundle, or its path.
         device: "auto", "cpu", "cuda", "tensorrt", or "ort-tensorrt" for ONNX Runtime's TensorRT provider. A
             device asked for by name is used or refused; "auto" says through `logging` what it took.
-        threads: CPU threads inside an operator, and of a scorer; None lets the backend choose.
+        threads: CPU threads inside an operator, and of a scorer; None lets the backend choose among
+            those that this process may use.
         missing_plan: where "tensorrt" finds no plan for this GPU: "build" it, once, in minutes; run on
             "onnxruntime" instead; "refuse". None is $CIR_MISSING_PLAN, or "build".
+        exif_orientation: turn photos upright as their EXIF tag says, or not; None does what the bundle
+            says. Rows of images differ, so the fingerprint does.
 
     Attributes:
-        manifest: what the bundle says about itself.
-        device_asked: the `device` argument; `device` is what came of it.
+        manifest: what the bundle says about itself, with `exif_orientation` as chosen.
+        device_asked: the `device` argument.
+        device: where the graphs run: "cpu", "cuda", "tensorrt" or "ort-tensorrt".
         threads: as given.
+        needs_reference: whether a query needs the reference image, i.e. compose takes `reference`.
+        needs_text: whether a query needs the text, i.e. compose takes `text`.
+        row_is_reference: whether a gallery row serves as the reference embedding, so that a Hit needs no
+            image.
 
     Raises:
         BundleError: the bundle is missing, damaged or of a newer format, or its graphs are not what
             docs/architecture.md says.
         DeviceError: the device cannot be used.
+        UsageError: an argument is not what is said above.
     """
 
     def __init__(
@@ -61,13 +78,14 @@ class Engine:
         device: str = "auto",
         threads: int | None = None,
         missing_plan: str | None = None,
+        exif_orientation: bool | None = None,
     ) -> None:
+        self.threads = None if threads is None else checked_number("threads", threads, instead=", or None")
         self._bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
-        self.manifest: Manifest = self._bundle.manifest
-        self.threads = threads
+        self.manifest: Manifest = _oriented(self._bundle, exif_orientation)
+        self._choices = (device, self.threads, missing_plan, exif_orientation)
         spec = self.manifest.text
         self._texts = None if spec is None else TextReader(self._bundle.tokenizer(), spec)
-        models = {name: self._bundle.graph(name) for name in self.manifest.graphs}
         self.device_asked = device
         policy = PlanPolicy(
             chosen_policy(missing_plan),
@@ -75,20 +93,45 @@ class Engine:
             self.manifest.int8_form,
             spec.max_tokens if spec is not None else 1,
         )
-        self._backend, self._graphs = open_graphs(models, device, threads, policy)
-        for name, graph in self._graphs.items():
+        self._opened = open_bundle_graphs(self._bundle, device, self.threads, policy)
+        opened = self._opened.get()
+        for name, graph in opened.graphs.items():
             check_signature(name, graph, self.manifest)
-        self._decoders = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="cir-decode")
+        self.device = opened.backend.device
+        composed = {tensor.name for tensor in opened.graphs["compose"].inputs}
+        self.needs_reference = "reference" in composed
+        self.needs_text = "text" in composed
+        self.row_is_reference = "reference" not in opened.graphs
+        self._preparation = Preparation(partial(_prepare, spec=self.manifest.image))
+        self._closed = False
+
+    # ---- its life
+
+    def close(self) -> None:
+        """Give graphs and threads back. Calls that are under way in other threads are answered."""
+        self._closed = True
+        self._opened.drop()
+        self._preparation.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, kind: object, value: object, traceback: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (self.path, self._bundle.manifest.to_json(), self._choices)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"on {self.device}"
+        return f"<Engine {self.path}, {self.manifest.system}, {state}>"
+
+    # ---- what it is
 
     @property
     def path(self) -> str:
         """The bundle's path."""
         return str(self._bundle.path)
-
-    @property
-    def device(self) -> str:
-        """Where the graphs run: "cpu", "cuda", "tensorrt" or "ort-tensorrt"."""
-        return self._backend.device
 
     @property
     def fingerprint(self) -> str:
@@ -100,39 +143,80 @@ class Engine:
         """D, the length of a gallery row."""
         return self.manifest.embedding_dim
 
-    @property
-    def needs_reference(self) -> bool:
-        """Whether a query needs the reference image, i.e. compose takes `reference`."""
-        return any(tensor.name == "reference" for tensor in self._graphs["compose"].inputs)
+    def describe(self) -> dict[str, Any]:
+        """The bundle, the device and what runs on it, as plain values that JSON can hold.
 
-    @property
-    def needs_text(self) -> bool:
-        """Whether a query needs the text, i.e. compose takes `text`."""
-        return any(tensor.name == "text" for tensor in self._graphs["compose"].inputs)
+        Raises:
+            UsageError: the engine is closed.
+        """
+        manifest = self.manifest
+        image = manifest.image
+        return {
+            "bundle": self.path,
+            "system": manifest.system,
+            "domain": manifest.provenance.get("domain"),
+            "created_by": manifest.created_by,
+            "fingerprint": manifest.fingerprint,
+            "precision": manifest.precision,
+            "dimension": manifest.embedding_dim,
+            "terms": list(manifest.terms),
+            "weighted": manifest.weighted,
+            "image": [image.size] if isinstance(image, FeatureInput) else [image.height, image.width, 3],
+            "exif_orientation": None if isinstance(image, FeatureInput) else image.exif_orientation,
+            "vocabulary": None if self._texts is None else self._texts.vocabulary,
+            "graphs": sorted(manifest.graphs),
+            "refines_without_image": self.row_is_reference,
+            "device": self.device,
+            "backend": self._here().backend.describe(),
+        }
 
-    @property
-    def row_is_reference(self) -> bool:
-        """Whether a gallery row serves as the reference embedding, so that a Hit needs no image."""
-        return "reference" not in self._graphs
+    # ---- encoding
+
+    @overload
+    def encode_images(
+        self,
+        images: Iterable[ImageLike],
+        batch_size: int = 32,
+        progress: bool = False,
+        errors: Literal["raise"] = "raise",
+    ) -> Floats: ...
+
+    @overload
+    def encode_images(
+        self,
+        images: Iterable[ImageLike],
+        batch_size: int = 32,
+        progress: bool = False,
+        *,
+        errors: Literal["return"],
+    ) -> Encoded: ...
 
     def encode_images(
-        self, images: Iterable[ImageLike], batch_size: int = 32, progress: bool = False
-    ) -> Floats:
+        self,
+        images: Iterable[ImageLike],
+        batch_size: int = 32,
+        progress: bool = False,
+        errors: OnError = "raise",
+    ) -> Floats | Encoded:
         """Gallery rows of images.
 
         Args:
-            images: paths, bytes, Pillow images or uint8 (H, W, 3) arrays; read one batch ahead.
+            images: paths, bytes, open binary files, Pillow images or uint8 (H, W, 3) arrays; read one
+                batch ahead.
             batch_size: images in one run of the graph.
             progress: show a bar on a terminal.
+            errors: "raise" the error of the first image that cannot be read; "return" the errors beside
+                the rows of the others.
 
         Returns:
-            float32 (N, D).
+            float32 (N, D); with errors="return" an `Encoded` that holds them.
 
         Raises:
-            ImageError: an image cannot be read; the message says which.
+            ImageError: an image cannot be read; the message says which, counted from 0.
+            UsageError: an argument is not what is said above, or the engine is closed.
             DeviceError: the device failed.
         """
-        return self._encode("image", "embedding", images, batch_size, progress)
+        return self._encode("image", "embedding", images, batch_size, progress, errors)
 
     def encode_prepared(self, batch: Array) -> Floats:
         """Gallery rows of one batch that `cir_infer.inputs.preprocess.preprocess` has prepared elsewhere.
@@ -144,25 +228,41 @@ class Engine:
             float32 (n, D).
 
         Raises:
+            UsageError: the batch has another type or shape, or the engine is closed.
             DeviceError: the device failed.
         """
-        return self._graphs["image"].run({"image": batch})["embedding"]
+        graph = self._graphs["image"]
+        check_feed("batch", batch, graph.inputs[0])
+        return graph.run({"image": batch})["embedding"]
 
-    def encode_references(self, images: Iterable[ImageLike], batch_size: int = 32) -> Floats:
-        """Reference embeddings, as the query side sees images.
+    @overload
+    def encode_references(
+        self, images: Iterable[ImageLike], batch_size: int = 32, errors: Literal["raise"] = "raise"
+    ) -> Floats: ...
+
+    @overload
+    def encode_references(
+        self, images: Iterable[ImageLike], batch_size: int = 32, *, errors: Literal["return"]
+    ) -> Encoded: ...
+
+    def encode_references(
+        self, images: Iterable[ImageLike], batch_size: int = 32, errors: OnError = "raise"
+    ) -> Floats | Encoded:
+        """Reference embeddings, as the query side sees images; see `encode_images`.
 
         Returns:
-            float32 (N, ...): gallery rows, unless the system has a `reference` graph.
+            float32 (N, ...): gallery rows, unless the system has a `reference` graph; with
+            errors="return" an `Encoded` that holds them.
 
         Raises:
             ImageError: an image cannot be read; the message says which.
+            UsageError: an argument is wrong, or the engine is closed.
             DeviceError: the device failed.
         """
-        if self.row_is_reference:
-            return self.encode_images(images, batch_size)
-        return self._encode("reference", "reference", images, batch_size, progress=False)
+        name, output = ("image", "embedding") if self.row_is_reference else ("reference", "reference")
+        return self._encode(name, output, images, batch_size, False, errors)
 
-    def encode_texts(self, texts: Sequence[Text], batch_size: int = 32, pad_to_batch: bool = False) -> Floats:
+    def encode_texts(self, texts: Iterable[Text], batch_size: int = 32, pad_to_batch: bool = False) -> Floats:
         """Text embeddings.
 
         Args:
@@ -176,23 +276,40 @@ class Engine:
             float32 (N, H).
 
         Raises:
-            TextError: a text is empty, too long, or nothing in it can be read.
-            UsageError: the system reads no text.
+            TextError: a text is empty, too long, or nothing in it can be read; the message says which.
+            UsageError: the system reads no text, an argument is wrong, or the engine is closed.
             DeviceError: the device failed.
         """
-        if self._texts is None:
-            raise UsageError(f"the system {shown(self.manifest.system)} of {self.path} reads no text")
-        if isinstance(texts, str):
-            raise TextError('expected a list of texts, got one text; pass ["..."]')
+        size = checked_number("batch_size", batch_size)
+        checked_flag("pad_to_batch", pad_to_batch)
+        self._reader()
+        texts = list(checked_list("texts", texts, "text"))
         graph = self._graphs["text"]
         outputs = [np.empty((0, graph.outputs[0].shape[-1] or 0), np.float32)]
-        for start in range(0, len(texts), _checked_batch(batch_size)):
-            ids, lengths = self._texts.read(texts[start : start + batch_size])
-            if pad_to_batch:
-                lengths = np.full_like(lengths, ids.shape[1])
-            feeds = {"tokens": ids, "lengths": lengths}
-            outputs.append(graph.run({tensor.name: feeds[tensor.name] for tensor in graph.inputs})["text"])
+        for start in range(0, len(texts), size):
+            reads = [
+                self._numbered_text(start + at, text) for at, text in enumerate(texts[start : start + size])
+            ]
+            outputs.append(self.encode_read(reads, pad_to_batch))
         return np.concatenate(outputs[1:] or outputs)
+
+    def read_text(self, text: Text) -> ReadText:
+        """A text as tokens, and the words of it that the model does not know.
+
+        Raises:
+            TextError: it is empty, too long, or nothing in it can be read.
+            UsageError: the system reads no text.
+        """
+        return self._reader().read_one(text)
+
+    def encode_read(self, reads: Sequence[ReadText], pad_to_batch: bool = False) -> Floats:
+        """Text embeddings of what `read_text` gave, in one run of the graph; see `encode_texts`."""
+        graph = self._graphs["text"]
+        ids, lengths = self._reader().batch(reads)
+        if pad_to_batch:
+            lengths = np.full_like(lengths, ids.shape[1])
+        feeds = {"tokens": ids, "lengths": lengths}
+        return graph.run({tensor.name: feeds[tensor.name] for tensor in graph.inputs})["text"]
 
     def compose(self, reference: Floats | None, text: Floats | None) -> QueryTerms:
         """Query terms of reference and text embeddings.
@@ -203,7 +320,8 @@ class Engine:
             text: float32 (Q, H) from `encode_texts`; may be None unless `needs_text`.
 
         Raises:
-            UsageError: one that is needed is missing, or their lengths differ.
+            UsageError: one that is needed is missing or has another shape, their lengths differ, or the
+                engine is closed.
             ScoringError: the graph's result is not finite.
             DeviceError: the device failed.
         """
@@ -216,11 +334,16 @@ class Engine:
                 raise UsageError(
                     f"the system {shown(self.manifest.system)} needs a {tensor.name} for a query"
                 )
-            feeds[tensor.name] = np.ascontiguousarray(value, np.float32)
-        if len({len(value) for value in feeds.values()}) != 1:
+            try:
+                feeds[tensor.name] = np.ascontiguousarray(value, np.float32)
+            except (TypeError, ValueError) as error:
+                raise UsageError(f"{tensor.name} is {shown(value)}; expected float32 (Q, ...)") from error
+        if len({value.shape[:1] for value in feeds.values()}) != 1:
             raise UsageError(
                 f"{len(feeds['reference'])} references for {len(feeds['text'])} texts; expected one for each"
             )
+        for tensor in graph.inputs:
+            check_feed(tensor.name, feeds[tensor.name], tensor)
         outputs = graph.run(feeds)
         return QueryTerms(outputs["numerators"], outputs.get("weights"), self.manifest.terms)
 
@@ -233,7 +356,7 @@ class Engine:
         Raises:
             ImageError: the image cannot be read.
         """
-        return self._prepare(0, image)
+        return _prepare(contents(image), self.manifest.image)
 
     def warm_up(self) -> Samples:
         """Run every graph once, so that later calls find kernels loaded and buffers taken.
@@ -242,6 +365,7 @@ class Engine:
             The inputs and embeddings of the run; random ones, of no meaning.
 
         Raises:
+            UsageError: the engine is closed.
             DeviceError: the device failed.
         """
         made: dict[str, Array] = {}
@@ -257,81 +381,71 @@ class Engine:
 
     def chains(self, scorer: Scorer) -> Chains | None:
         """What answers single queries in one launch, None where graphs and scorer do not share a GPU."""
-        return self._backend.chains(self._graphs, scorer, self.manifest.terms)
+        opened = self._here()
+        return opened.backend.chains(opened.graphs, scorer, self.manifest.terms)
 
-    def describe(self) -> dict[str, Any]:
-        """The bundle, the device and what runs on it, as plain values that JSON can hold."""
-        manifest = self.manifest
-        image = manifest.image
-        return {
-            "bundle": self.path,
-            "system": manifest.system,
-            "created_by": manifest.created_by,
-            "fingerprint": manifest.fingerprint,
-            "precision": manifest.precision,
-            "dimension": manifest.embedding_dim,
-            "terms": list(manifest.terms),
-            "weighted": manifest.weighted,
-            "image": [image.size] if isinstance(image, FeatureInput) else [image.height, image.width, 3],
-            "graphs": sorted(manifest.graphs),
-            "refines_without_image": self.row_is_reference,
-            "device": self.device,
-            "backend": self._backend.describe(),
-        }
+    # ---- inside
+
+    @property
+    def _graphs(self) -> dict[str, Graph]:
+        return self._here().graphs
+
+    def _here(self) -> OpenedGraphs:
+        """Backend and graphs of this process."""
+        if self._closed:
+            raise UsageError(f"this engine of {self.path} is closed; open the bundle again")
+        return self._opened.get()
+
+    def _reader(self) -> TextReader:
+        if self._texts is None:
+            raise UsageError(f"the system {shown(self.manifest.system)} of {self.path} reads no text")
+        return self._texts
+
+    def _numbered_text(self, number: int, text: Text) -> ReadText:
+        try:
+            return self.read_text(text)
+        except TextError as error:
+            raise TextError(f"text {number}: {error}") from error
 
     def _encode(
-        self, name: str, output: str, images: Iterable[ImageLike], batch_size: int, progress: bool
-    ) -> Floats:
-        if isinstance(images, (str, bytes, os.PathLike)) or hasattr(images, "getbands"):
-            raise UsageError("expected a list of images, got one image; pass [image]")
+        self,
+        name: str,
+        output: str,
+        images: Iterable[ImageLike],
+        batch_size: int,
+        progress: bool,
+        errors: OnError,
+    ) -> Floats | Encoded:
+        size = checked_number("batch_size", batch_size)
+        checked_word("errors", errors, ("raise", "return"))
+        images = checked_images(images, isinstance(self.manifest.image, FeatureInput))
         total = len(images) if isinstance(images, (Sequence, np.ndarray)) else None
-        graph = self._graphs[name]
-        batches = progress_bar(
-            self._batches(images, _checked_batch(batch_size)),
-            total,
-            "encoding",
-            "image",
-            progress,
-            batch_size,
-        )
-        outputs = [np.empty((0, *(length or 0 for length in graph.outputs[0].shape[1:])), np.float32)]
-        outputs += [graph.run({"image": batch})[output] for batch in batches]
-        return np.concatenate(outputs[1:] or outputs)
-
-    def _batches(self, images: Iterable[ImageLike], size: int) -> Iterator[Array]:
-        """Prepared batches (n, ...); while the graph runs on one, threads prepare the next."""
-        if isinstance(images, Sequence) and len(images) == 1:
-            yield self._prepare(0, images[0])[None]  # nothing to do meanwhile, so no thread to wake
-            return
-        numbered = enumerate(images)
-        waiting: deque[list[Future[Array]]] = deque()
-        try:
-            while chunk := list(islice(numbered, size)):
-                waiting.append([self._decoders.submit(self._prepare, *item) for item in chunk])
-                if len(waiting) > 1:
-                    yield _stack(waiting.popleft())
-            while waiting:
-                yield _stack(waiting.popleft())
-        finally:
-            for future in chain.from_iterable(waiting):
-                future.cancel()
-
-    def _prepare(self, number: int, image: ImageLike) -> Array:
-        try:
-            return preprocess(image, self.manifest.image)
-        except ImageError as error:
-            raise ImageError(f"image {number}: {error}") from error
+        bar = checked_flag("progress", progress)
+        batches = self._preparation.batches(images, size)
+        shown_batches = progress_bar(batches, total, "encoding", "image", bar, size)
+        found = encode_batches(self._graphs[name], output, shown_batches, errors)
+        return found if errors == "return" else found.rows
 
 
-def _stack(batch: list[Future[Array]]) -> Array:
-    try:
-        return np.stack([future.result() for future in batch])
-    finally:
-        for future in batch:
-            future.cancel()
+def _prepare(image: ImageLike, spec: Any) -> Array:
+    return preprocess(image, spec)
 
 
-def _checked_batch(size: int) -> int:
-    if type(size) is not int or size < 1:
-        raise UsageError(f"batch_size is {shown(size)}; expected a whole number of at least 1")
-    return size
+def _reopened(path: str, manifest: str, choices: tuple[Any, ...]) -> Engine:
+    """What an engine becomes in pickle: the same bundle, opened again."""
+    engine = Engine(path, *choices)
+    if engine._bundle.manifest.to_json() != manifest:
+        engine.close()
+        raise BundleError(f"{path} is another bundle than the one that was pickled; pickle the Engine again")
+    return engine
+
+
+def _oriented(bundle: Bundle, exif_orientation: bool | None) -> Manifest:
+    """The manifest, with photos turned as the caller wants them."""
+    manifest = bundle.manifest
+    if exif_orientation is None:
+        return manifest
+    upright = checked_flag("exif_orientation", exif_orientation)
+    if isinstance(manifest.image, FeatureInput):
+        raise UsageError(f"{bundle.path} takes pre-extracted features, which have no EXIF orientation")
+    return replace(manifest, image=replace(manifest.image, exif_orientation=upright))

@@ -55,10 +55,21 @@ class Hit:
 
 
 class Hits(Sequence[Hit]):
-    """Hits, best first. Indexing gives a `Hit`, a slice gives `Hits`, printing gives a table."""
+    """Hits, best first. Indexing gives a `Hit`, a slice gives `Hits`, printing gives a table.
 
-    def __init__(self, hits: Iterable[Hit]) -> None:
+    Attributes:
+        unknown_words: words of the text that the model does not know; the answer ignores them.
+        reference_id: the id of an item that shows the reference image itself, by its row or its file: the
+            best of those among the hits, or of those left out with `exclude_reference`; None where there
+            is none.
+    """
+
+    def __init__(
+        self, hits: Iterable[Hit], unknown_words: Iterable[str] = (), reference_id: str | None = None
+    ) -> None:
         self._hits = tuple(hits)
+        self.unknown_words = tuple(unknown_words)
+        self.reference_id = reference_id
 
     @property
     def ids(self) -> list[str]:
@@ -80,7 +91,9 @@ class Hits(Sequence[Hit]):
     def __getitem__(self, index: slice) -> Hits: ...
 
     def __getitem__(self, index: int | slice) -> Hit | Hits:
-        return Hits(self._hits[index]) if isinstance(index, slice) else self._hits[index]
+        if isinstance(index, slice):
+            return Hits(self._hits[index], self.unknown_words, self.reference_id)
+        return self._hits[index]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Hits) and self._hits == other._hits

@@ -2,44 +2,55 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from itertools import islice
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Lock
-from typing import Any, TypeAlias
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, Literal, overload
 
 from cir_infer.bundle import Bundle
+from cir_infer.bundle.manifest import PixelInput
 from cir_infer.engine import Engine
-from cir_infer.errors import DeviceError, GalleryError, UsageError, shown
+from cir_infer.errors import CirError, DeviceError, GalleryError, UsageError, shown
 from cir_infer.gallery import Gallery, Snapshot
 from cir_infer.gallery.filters import Where
 from cir_infer.hits import Hit, Hits
-from cir_infer.inputs.images import ImageLike
+from cir_infer.inputs.arguments import checked_flag, checked_number, checked_word
 from cir_infer.inputs.texts import Text
+from cir_infer.processes.cpus import available_cpus
+from cir_infer.processes.ending import native_call
+from cir_infer.processes.fork import PerProcess
+from cir_infer.processes.threads import Threads
 from cir_infer.runtime.chains import Chains
-from cir_infer.scoring import make_scorer
-from cir_infer.scoring.contract import QueryTerms, Rows, Scorer, TopK
+from cir_infer.runtime.encoding import OnError
+from cir_infer.scoring import SCORERS, make_scorer
+from cir_infer.scoring.contract import Rows, Scorer
+from cir_infer.searching.answering import Answering, Wish, numbered, raised
+from cir_infer.searching.asked import Reference, paired, row_of
+from cir_infer.searching.exclusion import checked_ids, without
 
 __all__ = ["Reference", "Searcher"]
 
 _log = logging.getLogger(__name__)
 
-_Pending: TypeAlias = "Callable[[], npt.NDArray[np.float32]] | None"
-"""Waits for text embeddings; None for a system that reads no text."""
 
-Reference: TypeAlias = "ImageLike | Hit | None"
-"""An image, a Hit to refine, or None for a system that reads only the text."""
+@dataclass
+class _Here:
+    """What a searcher has in one process."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    beside: Threads = field(default_factory=lambda: Threads(available_cpus() + 4))
+    current: tuple[Snapshot, Scorer, Chains | None] | None = None
 
 
 class Searcher:
-    """Answers queries over a gallery. Threads may share one.
+    """Answers queries over a gallery. Threads may share one, and a forked child may use it on the CPU.
+
+    Close it, or use it in a `with` block, to give its memory back at once; what it opened itself is closed
+    too. A copy, or what comes out of pickle, is another searcher, opened by the paths of both.
 
     Args:
         bundle: a bundle's path, a `Bundle`, or an `Engine` to share.
@@ -47,6 +58,9 @@ class Searcher:
             ".gallery".
         device: where the graphs run, see `Engine`; not together with an `Engine`.
         scorer: see `cir_infer.scoring.make_scorer`; "auto" scores on the engine's device.
+        threads: see `Engine`; not together with an `Engine`.
+        exif_orientation: see `Engine`; None does as the gallery's images were read. Not together with an
+            `Engine`.
 
     Attributes:
         engine: the engine.
@@ -64,20 +78,70 @@ class Searcher:
         gallery: Gallery | str | os.PathLike[str] | None = None,
         device: str = "auto",
         scorer: str = "auto",
+        threads: int | None = None,
+        exif_orientation: bool | None = None,
     ) -> None:
-        if isinstance(bundle, Engine) and device != "auto":
-            raise UsageError(f"device={shown(device)} cannot change an Engine that is already on its device")
-        self.engine = bundle if isinstance(bundle, Engine) else Engine(bundle, device)
-        if isinstance(gallery, Gallery):
-            gallery.check_engine(self.engine)
-            self.gallery = gallery
+        self._backend: str = checked_word("scorer", scorer, SCORERS)
+        self._owned: list[Engine | Gallery] = []
+        self._closed = False
+        self._here: PerProcess[_Here] = PerProcess(_Here)
+        if isinstance(bundle, Engine):
+            given = {"device": device, "threads": threads, "exif_orientation": exif_orientation}
+            for name, value in given.items():
+                if value not in ("auto", None):
+                    raise UsageError(f"{name}={shown(value)} cannot change an Engine that is open already")
         else:
-            path = Path(self.engine.path).with_suffix(".gallery") if gallery is None else Path(gallery)
-            self.gallery = Gallery.open(path, self.engine, read_only=True)
-        self._backend = scorer
-        self._lock = Lock()
-        self._current: tuple[Snapshot, Scorer, Chains | None] | None = None
-        self._beside = ThreadPoolExecutor(thread_name_prefix="cir-text")
+            bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
+        try:
+            self.gallery = self._open_gallery(bundle, gallery)
+            self._place = str(Path(self.gallery.path).absolute())
+            if isinstance(bundle, Bundle):
+                if exif_orientation is None:
+                    exif_orientation = _as_indexed(bundle, self.gallery.fingerprint)
+                bundle = Engine(bundle, device, threads, exif_orientation=exif_orientation)
+                self._owned.append(bundle)
+            self.engine = bundle
+            self.gallery.check_engine(self.engine)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_gallery(
+        self, bundle: Engine | Bundle, gallery: Gallery | str | os.PathLike[str] | None
+    ) -> Gallery:
+        if isinstance(gallery, Gallery):
+            return gallery
+        if gallery is not None and not isinstance(gallery, (str, os.PathLike)):
+            raise UsageError(f"gallery is {shown(gallery)}; expected a Gallery or its path")
+        path = Path(bundle.path).with_suffix(".gallery") if gallery is None else Path(gallery)
+        opened = Gallery.open(path, read_only=True)
+        self._owned.append(opened)
+        return opened
+
+    # ---- its life
+
+    def close(self) -> None:
+        """Give back what this searcher holds; close the engine and the gallery if it opened them."""
+        self._closed = True
+        here = self._here.drop()
+        if here is not None:
+            here.beside.close()
+        while self._owned:
+            self._owned.pop().close()
+
+    def __enter__(self) -> Searcher:
+        return self
+
+    def __exit__(self, kind: object, value: object, traceback: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Searcher, (self.engine, self._place, "auto", self._backend)
+
+    def __repr__(self) -> str:
+        return f"<Searcher {self.engine!r} over {self.gallery.path}{', closed' if self._closed else ''}>"
+
+    # ---- asking
 
     def query(
         self,
@@ -86,24 +150,75 @@ class Searcher:
         k: int = 10,
         where: Where | None = None,
         exclude: Iterable[str] | None = None,
+        exclude_reference: bool = False,
     ) -> Hits:
         """The k items that best match a reference image changed as a text says.
 
         Args:
             image: see `Reference`. A Hit is refined: its gallery row is the reference embedding, no
                 image is encoded, and the Hit itself is not among the answers.
-            text: the modification, or a list of captions; None for a system that reads no text.
+            text: the modification, or a list of captions; None for a system that reads no text. Words
+                that the model does not know are named in `Hits.unknown_words`.
             k: how many hits; fewer come back where fewer items qualify.
             where: a filter on metadata, see docs/gallery.md. One that leaves nothing gives no hits.
-            exclude: ids that must not be answered, e.g. the reference's own; unknown ids are ignored.
+            exclude: ids that must not be answered; unknown ids are ignored.
+            exclude_reference: leave out items that show the reference image itself (by their row or
+                their file), which otherwise often come first. `Hits.reference_id` names one either way.
 
         Raises:
             ImageError: the image cannot be read.
             TextError: the text is empty, too long, or nothing in it can be read.
             GalleryError: the gallery is empty, or a Hit is no longer in it.
-            UsageError: k < 1, a malformed filter, or a Hit where the system needs the image.
+            UsageError: an argument is not what is said above, or the searcher is closed.
+            DeviceError: the device failed, or does not survive the fork that made this process.
         """
-        return next(self.query_batch([image], [text], k, where, exclude))
+        answering = self._answering(k, where, exclude, exclude_reference)
+        return next(raised(answering.answers(iter([(image, text)]), 1)))
+
+    async def aquery(
+        self,
+        image: Reference,
+        text: Text | None,
+        k: int = 10,
+        where: Where | None = None,
+        exclude: Iterable[str] | None = None,
+        exclude_reference: bool = False,
+    ) -> Hits:
+        """`query` in a thread of the event loop's executor, so that the loop goes on meanwhile.
+
+        A query that is cancelled is still computed in its thread, and its answer is dropped.
+
+        Raises:
+            CirError: see `query`.
+        """
+        return await asyncio.to_thread(self.query, image, text, k, where, exclude, exclude_reference)
+
+    @overload
+    def query_batch(
+        self,
+        images: Iterable[Reference],
+        texts: Iterable[Text | None],
+        k: int = 10,
+        where: Where | None = None,
+        exclude: Iterable[str] | None = None,
+        batch_size: int = 32,
+        exclude_reference: bool = False,
+        errors: Literal["raise"] = "raise",
+    ) -> Iterator[Hits]: ...
+
+    @overload
+    def query_batch(
+        self,
+        images: Iterable[Reference],
+        texts: Iterable[Text | None],
+        k: int = 10,
+        where: Where | None = None,
+        exclude: Iterable[str] | None = None,
+        batch_size: int = 32,
+        exclude_reference: bool = False,
+        *,
+        errors: Literal["return"],
+    ) -> Iterator[Hits | CirError]: ...
 
     def query_batch(
         self,
@@ -113,7 +228,9 @@ class Searcher:
         where: Where | None = None,
         exclude: Iterable[str] | None = None,
         batch_size: int = 32,
-    ) -> Iterator[Hits]:
+        exclude_reference: bool = False,
+        errors: OnError = "raise",
+    ) -> Iterator[Hits] | Iterator[Hits | CirError]:
         """The answers to many queries, in order, all over the gallery as it is now.
 
         Args:
@@ -123,24 +240,23 @@ class Searcher:
             where: a filter on metadata for all of them.
             exclude: ids that no query may answer.
             batch_size: queries encoded and scored together.
+            exclude_reference: see `query`; of each its own.
+            errors: "raise" the error of a query that cannot be answered when its turn comes, which ends
+                the answers; "return" it in place of its `Hits` and go on. What concerns all queries, a
+                device that fails for instance, is always raised.
 
         Yields:
-            `Hits`, one for each query.
+            `Hits`, one for each query; with errors="return" a `CirError` where there are none.
 
         Raises:
-            UsageError: as many images as texts were expected; and as `query`.
+            UsageError: as many images as texts were expected; and as `query`. Messages about one query
+                begin with its number, from 0.
         """
-        if type(k) is not int or k < 1:
-            raise UsageError(f"k is {shown(k)}; expected a whole number of at least 1")
-        if isinstance(exclude, str):
-            raise UsageError(f'exclude is a text; expected a list of ids, e.g. exclude=["{exclude}"]')
-        snapshot = self.gallery.snapshot()
-        if snapshot.count == 0:
-            raise GalleryError(
-                f"the gallery {self.gallery.path} is empty; add images with cir-index or add()"
-            )
-        allow = _without(snapshot, snapshot.where(where), exclude)
-        return self._answers(zip(images, texts, strict=True), snapshot, k, allow, batch_size)
+        returned = checked_word("errors", errors, ("raise", "return")) == "return"
+        size = checked_number("batch_size", batch_size)
+        pairs = paired(images, texts)
+        answers = numbered(self._answering(k, where, exclude, exclude_reference).answers(pairs, size))
+        return answers if returned else raised(answers)
 
     @property
     def scorer(self) -> Scorer:
@@ -155,21 +271,22 @@ class Searcher:
 
         Raises:
             GalleryError: the gallery is empty.
+            UsageError: k < 1, or the searcher is closed.
             DeviceError: the device failed.
         """
-        snapshot = self.gallery.snapshot()
-        if snapshot.count == 0:
-            raise GalleryError(f"the gallery {self.gallery.path} is empty; there is nothing to warm up with")
+        snapshot = self._snapshot()
+        k = min(checked_number("k", k), snapshot.count)
         samples = self.engine.warm_up()
         scorer, chains = self._scorer(snapshot)
         if chains is None:
-            scorer.topk(self.engine.compose(samples.reference, samples.text), min(k, snapshot.count))
+            with native_call:
+                scorer.topk(self.engine.compose(samples.reference, samples.text), k)
             return
         text = None if samples.text is None else samples.text[0]
         if not self.engine.needs_reference:
-            chains.topk(None, None, text, min(k, snapshot.count), None)
+            chains.topk(None, None, text, k, None)
             return
-        chains.topk(samples.image[0], None, text, min(k, snapshot.count), None)
+        chains.topk(samples.image[0], None, text, k, None)
         if self.engine.row_is_reference and samples.reference is not None:
             chains.topk(None, samples.reference[0], text, min(k + 1, snapshot.count), None)
 
@@ -180,8 +297,8 @@ class Searcher:
             GalleryError: there is no such item.
         """
         snapshot = self.gallery.snapshot()
-        item = snapshot.items([self._row(snapshot, id)])[0]
-        return Hit(id, metadata=item.metadata, source=item.source)
+        item = snapshot.items([row_of(snapshot, str(self.gallery.path), id)])[0]
+        return Hit(item.id, metadata=item.metadata, source=item.source)
 
     def describe(self) -> dict[str, Any]:
         """Engine, gallery and scorer, as plain values that JSON can hold."""
@@ -194,106 +311,40 @@ class Searcher:
             "scorer": self._scorer(snapshot)[0].name,
         }
 
-    def _answers(
-        self,
-        queries: Iterator[tuple[Reference, Text | None]],
-        snapshot: Snapshot,
-        k: int,
-        allow: npt.NDArray[np.uint8] | None,
-        batch_size: int,
-    ) -> Iterator[Hits]:
+    # ---- answering
+
+    def _answering(self, k: Any, where: Any, exclude: Any, leave_reference_out: Any) -> Answering:
+        k = checked_number("k", k)
+        ids = checked_ids(exclude)
+        left_out = checked_flag("exclude_reference", leave_reference_out)
+        snapshot = self._snapshot()
+        wish = Wish(snapshot, k, without(snapshot, snapshot.where(where), ids), left_out)
         scorer, chains = self._scorer(snapshot)
-        while batch := _next(queries, batch_size):
-            references = [reference for reference, _ in batch]
-            pending = self._texts(references, [text for _, text in batch])
-            own = [self._row(snapshot, hit.id) if isinstance(hit, Hit) else -1 for hit in references]
-            # A refined Hit is left out of its own answer only, so one more is asked for.
-            wanted = min(k + (max(own) >= 0), snapshot.count)
-            if chains is not None and len(batch) == 1:
-                top = self._chained(chains, references[0], own[0], pending, snapshot, wanted, allow)
-            else:
-                top = scorer.topk(self._terms(references, own, pending, snapshot), wanted, allow)
-            keep = (top.rows >= 0) & (top.rows != np.array(own)[:, None])
-            chosen = [np.flatnonzero(kept)[:k] for kept in keep]
-            for places, scores, rows, parts in zip(chosen, top.scores, top.rows, top.terms, strict=True):
-                names = self.engine.manifest.terms
-                yield _hits(snapshot, names, scores[places], rows[places], parts[places])
+        beside = self._here.get().beside
+        return Answering(self.engine, scorer, chains, beside, str(self.gallery.path), wish)
 
-    def _chained(
-        self,
-        chains: Chains,
-        reference: Reference,
-        own: int,
-        text: _Pending,
-        snapshot: Snapshot,
-        k: int,
-        allow: npt.NDArray[np.uint8] | None,
-    ) -> TopK:
-        """One query in one launch; the text is encoded while the image is prepared."""
-        image = row = None
-        if self.engine.needs_reference:
-            self._check_references([reference])
-            if isinstance(reference, Hit):
-                row = snapshot.vector(own)
-            elif reference is not None:
-                image = self.engine.prepare(reference)
-        return chains.topk(image, row, None if text is None else text()[0], k, allow)
-
-    def _terms(
-        self, references: Sequence[Reference], own: Sequence[int], text: _Pending, snapshot: Snapshot
-    ) -> QueryTerms:
-        engine = self.engine
-        embeddings = self._references(references, own, snapshot) if engine.needs_reference else None
-        return engine.compose(embeddings, None if text is None else text())
-
-    def _texts(self, references: Sequence[Reference], texts: Sequence[Text | None]) -> _Pending:
-        """Text embeddings, encoded beside the images; where there are none, once they are asked for."""
-        engine = self.engine
-        if not engine.needs_text:
-            return None
-        if None in texts:
-            raise UsageError(f"the system {shown(engine.manifest.system)} needs a text for every query")
-        encode = partial(engine.encode_texts, [text for text in texts if text is not None])
-        images = any(not isinstance(reference, Hit) for reference in references)
-        # A thread costs a refined Hit more than it saves.
-        return self._beside.submit(encode).result if images and engine.needs_reference else encode
-
-    def _check_references(self, references: Sequence[Reference]) -> None:
-        engine = self.engine
-        hit = next((hit for hit in references if isinstance(hit, Hit)), None)
-        if hit is not None and not engine.row_is_reference:
-            raise UsageError(
-                f"the system {shown(engine.manifest.system)} sees reference images with an encoder of its "
-                f"own, so a Hit cannot be refined from its row; pass the image of {shown(hit.id)} instead"
+    def _snapshot(self) -> Snapshot:
+        """The gallery as it is now, with something in it."""
+        if self._closed:
+            raise UsageError(f"this searcher over {self.gallery.path} is closed; make another")
+        snapshot = self.gallery.snapshot()
+        if snapshot.count == 0:
+            raise GalleryError(
+                f"the gallery {self.gallery.path} is empty; add images with cir-index or add()"
             )
-        if any(reference is None for reference in references):
-            raise UsageError(
-                f"the system {shown(engine.manifest.system)} needs a reference image for every query"
-            )
-
-    def _references(
-        self, references: Sequence[Reference], own: Sequence[int], snapshot: Snapshot
-    ) -> npt.NDArray[np.float32]:
-        """Reference embeddings: gallery rows for Hits, the encoder for images."""
-        self._check_references(references)
-        images = [image for image in references if not isinstance(image, Hit) and image is not None]
-        encoded = iter(self.engine.encode_references(images, max(1, len(images))) if images else ())
-        return np.stack([snapshot.vector(row) if row >= 0 else next(encoded) for row in own])
-
-    def _row(self, snapshot: Snapshot, id: str) -> int:
-        row = snapshot.row(id)
-        if row is None:
-            raise GalleryError(f"the gallery {self.gallery.path} holds no item {shown(id)} (any more)")
-        return row
+        return snapshot
 
     def _scorer(self, snapshot: Snapshot) -> tuple[Scorer, Chains | None]:
-        with self._lock:
-            if self._current is None or self._current[0] is not snapshot:
+        if self._closed:
+            raise UsageError(f"this searcher over {self.gallery.path} is closed; make another")
+        here = self._here.get()
+        with here.lock:
+            if here.current is None or here.current[0] is not snapshot:
                 # The old scorer is let go first: a GPU may not hold two galleries.
-                self._current = None
+                here.current = None
                 scorer = self._new_scorer(snapshot.rows)
-                self._current = (snapshot, scorer, self.engine.chains(scorer))
-            return self._current[1:]
+                here.current = (snapshot, scorer, self.engine.chains(scorer))
+            return here.current[1:]
 
     def _new_scorer(self, rows: Rows) -> Scorer:
         """A scorer on the engine's device, unless another was asked for by name."""
@@ -309,38 +360,11 @@ class Searcher:
             return make_scorer(rows, "cpu", engine.threads)
 
 
-def _next(queries: Iterator[tuple[Reference, Text | None]], size: int) -> list[tuple[Reference, Text | None]]:
-    try:
-        return list(islice(queries, size))
-    except ValueError as error:
-        raise UsageError(f"as many images as texts were expected ({error})") from error
-
-
-def _without(
-    snapshot: Snapshot, allow: npt.NDArray[np.uint8] | None, exclude: Iterable[str] | None
-) -> npt.NDArray[np.uint8] | None:
-    """The mask `allow` with the rows of some ids cleared."""
-    rows = [row for row in map(snapshot.row, exclude or ()) if row is not None]
-    if not rows:
-        return allow
-    if allow is None:
-        allow = np.packbits(np.ones(snapshot.rows.count, np.bool_), bitorder="little")
-    allow = allow.copy()
-    for row in rows:
-        allow[row // 8] &= ~np.uint8(1 << row % 8)
-    return allow
-
-
-def _hits(
-    snapshot: Snapshot,
-    names: Sequence[str],
-    scores: npt.NDArray[np.float32],
-    rows: npt.NDArray[np.int64],
-    terms: npt.NDArray[np.float32],
-) -> Hits:
-    return Hits(
-        Hit(item.id, place, score, dict(zip(names, parts, strict=True)), item.metadata, item.source)
-        for place, (item, score, parts) in enumerate(
-            zip(snapshot.items(rows), scores.tolist(), terms.tolist(), strict=True), start=1
-        )
-    )
+def _as_indexed(bundle: Bundle, fingerprint: str | None) -> bool | None:
+    """How the gallery's photos were turned, where that is not what the bundle says."""
+    image = bundle.manifest.image
+    if fingerprint is None or not isinstance(image, PixelInput) or bundle.manifest.fingerprint == fingerprint:
+        return None
+    turned = replace(image, exif_orientation=not image.exif_orientation)
+    other = replace(bundle.manifest, image=turned)
+    return turned.exif_orientation if other.fingerprint == fingerprint else None

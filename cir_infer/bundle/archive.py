@@ -11,13 +11,14 @@ import os
 import secrets
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 from cir_infer.bundle.manifest import MANIFEST_NAME, TOKENIZER_NAME, Manifest, Member
 from cir_infer.bundle.manifest_reader import read_manifest
-from cir_infer.errors import BundleError, shown
+from cir_infer.errors import BundleError, UsageError, shown
 
 __all__ = ["Bundle", "write_bundle"]
 
@@ -38,7 +39,12 @@ class Bundle:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        if not isinstance(path, (str, os.PathLike)):
+            raise UsageError(f"bundle is {shown(path)}; expected the path of a bundle (.cir)")
+        # Read again later, by whoever has gone elsewhere since.
+        self.path = Path(os.fsdecode(path))
+        with suppress(OSError):
+            self.path = self.path.absolute()
         with self._archive() as archive:
             names = [info.filename for info in archive.infolist()]
             if MANIFEST_NAME not in names:

@@ -231,6 +231,17 @@ class Catalogue:
                 for (key,) in connection.execute("SELECT key FROM items WHERE id = ? ORDER BY key", (item,))
             ]
 
+    def keys_of_all(self, ids: Sequence[str]) -> list[int]:
+        """Every key that one of the ids has or had."""
+        with self.reading() as connection:
+            return [
+                key
+                for chunk in tables.chunks(ids)
+                for (key,) in connection.execute(
+                    f"SELECT key FROM items WHERE id IN ({','.join('?' * len(chunk))})", chunk
+                )
+            ]
+
     def columns(self, names: Sequence[str], keys: Sequence[int]) -> dict[int, tuple[Any, ...]]:
         """Some columns of the items ("id", "metadata", "source", "stamp") for some keys."""
         assert set(names) <= {"id", "metadata", "source", "stamp"}

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from cir_infer.bundle.manifest import TextInput
-from cir_infer.errors import BundleError, TextError
+from cir_infer.errors import BundleError, TextError, shown
+from cir_infer.inputs.arguments import checked_list
+from cir_infer.processes.ending import native_call
 
-__all__ = ["Text", "TextReader", "Tokens"]
+__all__ = ["ReadText", "Text", "TextReader", "Tokens"]
 
 Text: TypeAlias = "str | Sequence[str]"
 """A modifier text, or a list of captions that the bundle joins as its system's authors do."""
@@ -20,7 +22,22 @@ Text: TypeAlias = "str | Sequence[str]"
 MAX_CHARACTERS = 100_000
 """Longer texts are refused before the tokenizer spends time on them."""
 
+_SAID = 4096
+"""Texts whose unknown words were logged and are not logged again; after so many it begins anew."""
+
 _log = logging.getLogger(__name__)
+
+
+class ReadText(NamedTuple):
+    """One text as tokens.
+
+    Attributes:
+        ids: the tokens.
+        unknown: words of the text that the model does not know and its answers ignore, each once.
+    """
+
+    ids: list[int]
+    unknown: tuple[str, ...]
 
 
 class Tokens(NamedTuple):
@@ -38,9 +55,15 @@ class Tokens(NamedTuple):
 class TextReader:
     """Turns texts into tokens. Threads may share one.
 
+    A word outside the vocabulary becomes the unknown token, which the model cannot tell from any other
+    such word. It is named in the log, once for each text, and in what `read_one` returns.
+
     Args:
         tokenizer: the bundle's tokenizer.json (`tokenizers` format; text cleaning is inside).
         spec: the manifest's `text`.
+
+    Attributes:
+        vocabulary: how many tokens the model knows.
 
     Raises:
         BundleError: the tokenizer cannot be read.
@@ -52,70 +75,108 @@ class TextReader:
         try:
             self._tokenizer = Tokenizer.from_str(tokenizer.decode())
         except Exception as error:  # the library raises plain Exception
-            raise BundleError(f"tokenizer.json cannot be read ({error}); export the model again") from error
+            raise BundleError(
+                f"tokenizer.json cannot be read ({shown(error)}); export the model again"
+            ) from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._spec = spec
+        self._said: set[str] = set()
+        self.vocabulary: int = self._tokenizer.get_vocab_size()
 
-    def read(self, texts: Sequence[Text]) -> Tokens:
+    def read(self, texts: Iterable[Text]) -> Tokens:
         """Tokens of a batch of texts.
-
-        A word outside the vocabulary becomes the unknown token; when a whole text is made of such
-        words, a warning is logged and the query is answered all the same.
 
         Raises:
             TextError: a text is empty, has nothing that the model can read, or is too long.
+            UsageError: one text was passed where a list of them is meant.
         """
-        if isinstance(texts, str):
-            raise TextError('expected a list of texts, got one text; pass ["..."]')
-        rows = [self._encode(text) for text in texts]
+        return self.batch([self.read_one(text) for text in checked_list("texts", texts, "text")])
+
+    def batch(self, reads: Sequence[ReadText]) -> Tokens:
+        """Several texts in one array."""
+        rows = [read.ids for read in reads]
         lengths = np.array([len(row) for row in rows], np.int32)
         ids = np.full((len(rows), max(lengths, default=0)), self._spec.pad_id, np.int32)
         for row, target in zip(rows, ids, strict=True):
             target[: len(row)] = row
         return Tokens(ids, lengths)
 
-    def _encode(self, text: Text) -> list[int]:
-        captions = _captions(text)
-        shown = _shown(" / ".join(captions))
+    def read_one(self, text: Text) -> ReadText:
+        """Tokens of one text, and its unknown words.
+
+        Raises:
+            TextError: the text is empty, has nothing that the model can read, or is too long.
+        """
+        captions = self._captions(text)
         if sum(map(len, captions)) > MAX_CHARACTERS:
-            raise TextError(f"the text {shown} has more than {MAX_CHARACTERS} characters; shorten it")
+            raise TextError(
+                f"the text {_named(captions)} has more than {MAX_CHARACTERS} characters; shorten it"
+            )
         if not any(caption.strip() for caption in captions):
             raise TextError('the text is empty; say how the result should differ, e.g. "is red"')
         try:
             "".join(captions).encode()
         except UnicodeEncodeError as error:  # a lone surrogate, which older tokenizers replace in silence
-            raise TextError(f"the text {shown} is not valid Unicode ({error.reason})") from None
-        first, second = self._join(captions)
+            raise TextError(f"the text {_named(captions)} is not valid Unicode ({error.reason})") from None
+        parts = self._join(captions)
+        encoding = self._encode(parts, captions)
+        words = [place for place, special in enumerate(encoding.special_tokens_mask) if not special]
+        if not words:
+            raise TextError(
+                f"nothing in the text {_named(captions)} can be read by this model; it knows words in the "
+                "language and script of its training texts"
+            )
+        if len(encoding.ids) > self._spec.max_tokens:
+            raise TextError(
+                f"the text {_named(captions)} has {len(encoding.ids)} tokens and the model reads at most "
+                f"{self._spec.max_tokens}; shorten it"
+            )
+        unknown: tuple[str, ...] = ()
+        if self._spec.unk_id is not None and self._spec.unk_id in encoding.ids:
+            places = [place for place in words if encoding.ids[place] == self._spec.unk_id]
+            unknown = self._unknown(encoding, places, parts)
+            self._say(captions, unknown, len(places) == len(words))
+        return ReadText(list(encoding.ids), unknown)
+
+    def _encode(self, parts: tuple[str, str | None], captions: list[str]) -> Any:
         try:
-            encoding = self._tokenizer.encode(first, second)
+            with native_call:
+                return self._tokenizer.encode(*parts)
         except Exception as error:
-            raise TextError(f"the text {shown} cannot be tokenised ({error})") from error
+            raise TextError(f"the text {_named(captions)} cannot be tokenised ({shown(error)})") from error
         except BaseException as error:
             # A tokenizer that contradicts itself makes its Rust code panic, which is no `Exception`.
             if type(error).__name__ != "PanicException":
                 raise
             raise BundleError(
-                f"the bundle's tokenizer contradicts itself ({error}); export the model again"
+                f"the bundle's tokenizer contradicts itself ({shown(error)}); export the model again"
             ) from error
-        words = [
-            token
-            for token, special in zip(encoding.ids, encoding.special_tokens_mask, strict=True)
-            if not special
-        ]
-        if not words:
-            raise TextError(
-                f"nothing in the text {shown} can be read by this model; it knows words in the language "
-                "and script of its training texts"
-            )
-        if len(encoding.ids) > self._spec.max_tokens:
-            raise TextError(
-                f"the text {shown} has {len(encoding.ids)} tokens and the model reads at most "
-                f"{self._spec.max_tokens}; shorten it"
-            )
-        if self._spec.unk_id is not None and all(word == self._spec.unk_id for word in words):
-            _log.warning("no word of the text %s is in the model's vocabulary; the answer ignores it", shown)
-        return list(encoding.ids)
+
+    def _unknown(self, encoding: Any, places: list[int], parts: tuple[str, str | None]) -> tuple[str, ...]:
+        """The words behind unknown tokens, as they were typed, each once."""
+        found: dict[str, None] = {}
+        for place in places:
+            start, end = encoding.offsets[place]
+            word = (parts[encoding.sequence_ids[place] or 0] or "")[start:end].strip()
+            if word:
+                found[word] = None
+        return tuple(found)
+
+    def _say(self, captions: list[str], unknown: tuple[str, ...], all_of_them: bool) -> None:
+        text = "\n".join(captions)
+        if text in self._said:
+            return
+        if len(self._said) >= _SAID:
+            self._said.clear()
+        self._said.add(text)
+        words = ", ".join(shown(word, 40) for word in unknown[:20])
+        more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
+        what = "no word" if all_of_them else "not every word"
+        _log.warning(
+            "%s of the text %s is in the model's vocabulary; the answer ignores %s%s",
+            *(what, _named(captions), words or "it", more),
+        )
 
     def _join(self, captions: list[str]) -> tuple[str, str | None]:
         rule = self._spec.captions
@@ -127,15 +188,19 @@ class TextReader:
             return f"{captions[0].strip('.?, ').capitalize()} and {captions[1].strip('.?, ')}", None
         return rule.join(captions), None
 
+    def _captions(self, text: Text) -> list[str]:
+        captions = [text] if isinstance(text, str) else text
+        if not isinstance(captions, Sequence) or not all(isinstance(caption, str) for caption in captions):
+            raise TextError(f"a text is a string or a list of captions; got {shown(text)}")
+        if not captions:
+            raise TextError("the list of captions is empty; expected at least one")
+        if len(captions) > 2 and self._spec.captions in ("pair", "and:clip4cir"):
+            raise TextError(
+                f"a list of {len(captions)} captions ({_named(list(captions[:3]))}); this model reads one or "
+                "two, so join the others yourself"
+            )
+        return [str(caption) for caption in captions]
 
-def _captions(text: Text) -> list[str]:
-    captions = [text] if isinstance(text, str) else text
-    if not isinstance(captions, Sequence) or not all(isinstance(caption, str) for caption in captions):
-        raise TextError(f"a text is a string or a list of captions; got {type(text).__name__}")
-    if not captions:
-        raise TextError("the list of captions is empty; expected at least one")
-    return list(captions)
 
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")
+def _named(captions: list[str]) -> str:
+    return shown(" / ".join(caption[:60] for caption in captions[:4]), 60)

@@ -27,6 +27,7 @@ class Task(Generic[T]):
         self._work: Callable[[], T] | None = work
         self._value: T
         self._error: BaseException | None = None
+        self._claim = threading.Lock()
         self._done = threading.Lock()
         self._done.acquire()
 
@@ -43,13 +44,15 @@ class Task(Generic[T]):
 
     def cancel(self) -> None:
         """Do not begin the work if it has not begun. Nobody may wait for it then."""
-        self._work = None
+        if self._claim.acquire(blocking=False):
+            self._work = None
 
     def run(self) -> None:
-        """Do the work now, in this thread."""
-        work, self._work = self._work, None
-        if work is None:
+        """Do the work now, in this thread, unless another has begun it."""
+        if not self._claim.acquire(blocking=False):
             return
+        work, self._work = self._work, None
+        assert work is not None
         try:
             self._value = work()
         except BaseException as error:
@@ -67,22 +70,23 @@ class Threads:
     """
 
     def __init__(self, count: int) -> None:
-        self._count, self._started = count, 0
+        self._count, self._started, self._closed = count, 0, False
         self._tasks: _Tasks = queue.SimpleQueue()
         self._idle: queue.SimpleQueue[None] = queue.SimpleQueue()
         weakref.finalize(self, self._tasks.put, None).atexit = False
 
     def submit(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Task[T]:
-        """Have something done. Where no thread can be started, it is done before this returns."""
+        """Have something done. Where there is no thread for it, it is done before this returns."""
         task = Task(lambda: work(*args, **kwargs))
         if self._worker():
             self._tasks.put(task)
-        else:
+        if not self._started or self._closed:
             task.run()
         return task
 
     def close(self) -> None:
         """Let the threads end, once they have done what was handed to them."""
+        self._closed = True
         self._tasks.put(None)
 
     def _worker(self) -> bool:

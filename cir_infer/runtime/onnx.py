@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from cir_infer.errors import BundleError, DeviceError, shown
+from cir_infer.processes.cpus import available_cpus
+from cir_infer.processes.ending import native_call
+from cir_infer.processes.fork import PerProcess
 from cir_infer.runtime.graph import Array, Graph, Tensor
 
 if TYPE_CHECKING:
@@ -78,10 +82,14 @@ class OnnxBackend:
         # A bundle holds all its weights: a graph must not pull files of this machine into its tensors.
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         threads = _threads_for(name, len(model), self._threads)
+        if threads is None and available_cpus() < (os.cpu_count() or 1):
+            # Left to itself ONNX Runtime counts the processors of the machine, not those of a container.
+            threads = available_cpus()
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
-            session = ort.InferenceSession(model, options, providers=self._wanted())
+            with native_call:
+                session = ort.InferenceSession(model, options, providers=self._wanted())
         except Exception as error:  # the binding's exceptions share no base class of their own
             raise BundleError(
                 f"ONNX Runtime {ort.__version__} cannot load the {name} graph: {_first_line(error)}"
@@ -123,24 +131,33 @@ class OnnxBackend:
 
 
 class OnnxGraph:
-    """An inference session; ONNX Runtime lets threads share one."""
+    """An inference session. Threads may share it; a forked child neither uses nor frees it."""
 
     def __init__(self, name: str, session: ort.InferenceSession) -> None:
         self._name = name
-        self._session = session
+        self._session = PerProcess(partial(_refuse_in_child, name), session)
         self.inputs = tuple(_tensor(name, info) for info in session.get_inputs())
         self.outputs = tuple(_tensor(name, info) for info in session.get_outputs())
         self._output_names = [tensor.name for tensor in self.outputs]
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """See `Graph.run`."""
+        session = self._session.get()
         try:
-            values = self._session.run(self._output_names, dict(feeds))
+            with native_call:
+                values = session.run(self._output_names, dict(feeds))
         except Exception as error:
             raise DeviceError(
                 f"ONNX Runtime failed in the {self._name} graph: {_first_line(error)}"
             ) from error
         return dict(zip(self._output_names, values, strict=True))
+
+
+def _refuse_in_child(name: str) -> ort.InferenceSession:
+    raise DeviceError(
+        f"the {name} graph was opened by the process from which this one was forked, and its threads stayed "
+        "there; open the bundle in this process"
+    )
 
 
 def _threads_for(name: str, size: int, threads: int | None) -> int | None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from cir_infer.bundle.manifest import TextInput
-from cir_infer.errors import BundleError, TextError
+from cir_infer.errors import BundleError, TextError, UsageError
+from cir_infer.inputs import texts
 from cir_infer.inputs.texts import MAX_CHARACTERS, TextReader
 from tests.bundles import SPECIALS, WORDS, tokenizer_json
 
@@ -32,9 +33,14 @@ def test_one_text_and_a_pair() -> None:
     assert ids("is red") == [START, ID["is"], ID["red"], END]
     pair = [START, ID["is"], ID["red"], AND, ID["longer"], END]
     assert ids(["is red", "longer"]) == pair
-    assert ids(["is red", "longer", "is a third caption that nobody reads"]) == pair
     assert ids(["is red"]) == ids("is red")
     assert ids(("is red", "")) == [START, ID["is"], ID["red"], AND, END]
+
+
+@pytest.mark.parametrize("captions", ["pair", "and:clip4cir"])
+def test_a_third_caption_is_refused_where_nobody_would_read_it(captions: str) -> None:
+    with pytest.raises(TextError, match="3 captions"):
+        ids(["is red", "longer", "is a third caption that nobody reads"], captions)
 
 
 def test_joined_captions() -> None:
@@ -81,7 +87,7 @@ def test_not_a_text(text: object) -> None:
 
 
 def test_a_bare_string_is_not_a_batch() -> None:
-    with pytest.raises(TextError, match="list of texts"):
+    with pytest.raises(UsageError, match="list of texts"):
         reader().read("is red")
 
 
@@ -95,13 +101,40 @@ def test_too_long() -> None:
         reader().read(["a" * (MAX_CHARACTERS + 1)])
 
 
-def test_unknown_words(caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_words_are_named_once_for_each_text(caplog: pytest.LogCaptureFixture) -> None:
+    one = reader()
     with caplog.at_level(logging.WARNING, "cir_infer"):
-        assert ids("is chartreuse") == [START, ID["is"], UNK, END]
-        assert not caplog.records
+        for _ in range(3):
+            assert one.read(["is Chartreuse", "is red"]).ids[0].tolist() == [START, ID["is"], UNK, END]
+        assert [record.getMessage() for record in caplog.records] == [
+            "not every word of the text 'is Chartreuse' is in the model's vocabulary; "
+            "the answer ignores 'Chartreuse'"
+        ]
+        caplog.clear()
         assert ids("chartreuse paisley") == [START, UNK, UNK, END]
-    assert len(caplog.records) == 1
-    assert "chartreuse paisley" in caplog.text
+    assert [record.getMessage() for record in caplog.records] == [
+        "no word of the text 'chartreuse paisley' is in the model's vocabulary; "
+        "the answer ignores 'chartreuse', 'paisley'"
+    ]
+
+
+def test_unknown_words_are_returned_as_they_were_typed() -> None:
+    assert reader().read_one("is red").unknown == ()
+    assert reader().read_one("is Chartreuse, and more Chartreuse").unknown == ("Chartreuse",)
+    assert reader().read_one(["is paisley", "more taupe"]).unknown == ("paisley", "taupe")
+    assert reader(" and ").read_one(["is paisley", "more taupe"]).unknown == ("paisley", "taupe")
+    assert reader(unk_id=None).read_one("is paisley").unknown == ()
+
+
+def test_what_was_said_is_not_kept_for_ever() -> None:
+    one = reader()
+    for number in range(3 * texts._SAID):
+        one.read_one(f"red {'x' * (number % 7)}{number}")
+    assert len(one._said) <= texts._SAID
+
+
+def test_the_vocabulary_is_counted() -> None:
+    assert reader().vocabulary == len(SPECIALS) + len(WORDS)
 
 
 def test_no_text_is_named_in_full_however_long() -> None:

@@ -1,0 +1,74 @@
+"""Arguments of public calls, looked at before they are used: what does not fit is a `UsageError`.
+
+NumPy's numbers count as numbers; booleans, floats and texts never do.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+
+from cir_infer.errors import UsageError, shown
+
+__all__ = ["checked_flag", "checked_list", "checked_number", "checked_word"]
+
+W = TypeVar("W", bound=str)
+
+
+def checked_number(name: str, value: Any, least: int = 1, instead: str = "") -> int:
+    """A whole number of at least `least`.
+
+    Args:
+        name: of the argument.
+        value: what was passed.
+        least: the smallest that fits.
+        instead: what may be passed instead, e.g. ", or None".
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        try:
+            number = operator.index(value)
+        except TypeError:
+            pass
+        else:
+            if number >= least:
+                return number
+    raise UsageError(f"{name} is {shown(value)}; expected a whole number of at least {least}{instead}")
+
+
+def checked_flag(name: str, value: Any) -> bool:
+    """True or False, and nothing that would merely count as one of them."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise UsageError(f"{name} is {shown(value)}; expected True or False")
+
+
+def checked_word(name: str, value: Any, words: Collection[W]) -> W:
+    """One of a few words."""
+    for word in words:
+        if isinstance(value, str) and value == word:
+            return word
+    raise UsageError(f"{name} is {shown(value)}; expected one of {', '.join(words)}")
+
+
+def checked_list(name: str, value: Any, what: str) -> Iterable[Any]:
+    """Several things: a list, a tuple, an array, a generator, but not one thing that can be iterated over.
+
+    Args:
+        name: of the argument, e.g. "images".
+        value: what was passed.
+        what: one element, e.g. "image".
+
+    Returns:
+        The value; generators are not begun.
+    """
+    single = isinstance(value, (str, bytes, bytearray, memoryview, os.PathLike))
+    # A Pillow image, an open file.
+    single = single or hasattr(value, "getbands") or hasattr(value, "read")
+    if single or isinstance(value, Mapping) or not isinstance(value, Iterable):
+        found = f"one {what} ({shown(value)})" if single else shown(value)
+        raise UsageError(f"{name} is {found}; expected a list of {what}s, [{what}] for one")
+    return value

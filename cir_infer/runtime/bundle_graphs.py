@@ -1,0 +1,44 @@
+"""The graphs of a bundle on a device, also in a process that was forked from the one that opened them."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from cir_infer.bundle import Bundle
+from cir_infer.errors import DeviceError
+from cir_infer.processes.fork import PerProcess
+from cir_infer.runtime.devices import OpenedGraphs, open_graphs
+from cir_infer.runtime.plan_policy import PlanPolicy
+
+__all__ = ["open_bundle_graphs"]
+
+
+def open_bundle_graphs(
+    bundle: Bundle, device: str, threads: int | None, policy: PlanPolicy
+) -> PerProcess[OpenedGraphs]:
+    """The graphs, opened here and now; a forked child opens them once more on its first call.
+
+    In a child the bundle is read again, and refused where it is not what it was. A GPU is refused: its
+    context belongs to the process that made it.
+
+    Raises:
+        BundleError, DeviceError, UsageError: see `open_graphs`.
+    """
+    opened = _open(bundle, device, threads, policy)
+    again = partial(_open_in_child, bundle, opened.backend.device, threads, policy)
+    return PerProcess(again, opened)
+
+
+def _open(bundle: Bundle, device: str, threads: int | None, policy: PlanPolicy) -> OpenedGraphs:
+    models = {name: bundle.graph(name) for name in bundle.manifest.graphs}
+    return open_graphs(models, device, threads, policy)
+
+
+def _open_in_child(bundle: Bundle, device: str, threads: int | None, policy: PlanPolicy) -> OpenedGraphs:
+    if device != "cpu":
+        raise DeviceError(
+            f"an Engine on {device} does not survive a fork, because its GPU context belongs to the process "
+            "that opened it; open the Engine in the child, before the parent uses the GPU, or start "
+            'processes with the method "spawn" or "forkserver"'
+        )
+    return _open(bundle, device, threads, policy)

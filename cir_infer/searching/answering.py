@@ -1,0 +1,239 @@
+"""The answers to several queries over one snapshot: encoded and scored together, and told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from cir_infer.engine import Engine
+from cir_infer.errors import CirError, ScoringError
+from cir_infer.gallery import Snapshot
+from cir_infer.hits import Hit, Hits
+from cir_infer.inputs.texts import Text
+from cir_infer.processes.ending import native_call
+from cir_infer.processes.threads import Threads
+from cir_infer.runtime.chains import Chains
+from cir_infer.scoring.contract import QueryTerms, Scorer, TopK
+from cir_infer.searching.asked import Asked, Reference, ask
+from cir_infer.searching.recognition import FileName, same_rows
+
+__all__ = ["Answering", "Wish", "numbered", "raised"]
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is wanted of several queries.
+
+    Attributes:
+        snapshot: the gallery that answers.
+        k: how many hits for each.
+        allow: the rows that may answer, see `Scorer.topk`.
+        leave_reference_out: whether items that show a query's own reference are left out.
+    """
+
+    snapshot: Snapshot
+    k: int
+    allow: npt.NDArray[np.uint8] | None
+    leave_reference_out: bool
+
+
+@dataclass(frozen=True)
+class Answering:
+    """Answers queries.
+
+    Attributes:
+        engine: encodes them.
+        scorer: over the rows of `wish.snapshot`.
+        chains: answers single queries in one launch, where graphs and scorer share a GPU.
+        beside: threads that encode texts while images are read.
+        gallery: its path, for messages.
+        wish: what is wanted.
+    """
+
+    engine: Engine
+    scorer: Scorer
+    chains: Chains | None
+    beside: Threads
+    gallery: str
+    wish: Wish
+
+    def answers(self, pairs: Iterator[tuple[Reference, Text | None]], size: int) -> Iterator[Hits | CirError]:
+        """The answer to each pair, or why there is none; `size` of them are computed together."""
+        wish, number = self.wish, 0
+        while batch := list(islice(pairs, size)):
+            asked = [
+                ask(self.engine, wish.snapshot, self.gallery, number + at, pair)
+                for at, pair in enumerate(batch)
+            ]
+            number += len(asked)
+            good = [query for query in asked if query.error is None]
+            if self.chains is not None and len(good) == len(batch) == 1 and not wish.leave_reference_out:
+                answers = [self._chained(self.chains, good[0])]
+            else:
+                answers = self._scored(good)
+            found = dict(zip([query.number for query in good], answers, strict=True))
+            for query in asked:
+                yield query.error if query.error is not None else found[query.number]
+
+    def _chained(self, chains: Chains, query: Asked) -> Hits | CirError:
+        """One query in one launch; the text is encoded while the image is prepared."""
+        wish = self.wish
+        image = row = None
+        text = self._texts([query])
+        if self.engine.needs_reference:
+            if query.is_image:
+                try:
+                    image = self.engine.prepare(query.reference)
+                except CirError as error:
+                    return error
+            else:
+                row = wish.snapshot.vector(query.own)
+        wanted = min(wish.k + (query.own >= 0), wish.snapshot.count)
+        with native_call:
+            top = chains.topk(image, row, None if text is None else text()[0], wanted, wish.allow)
+        return self._hits(query, top, 0, row)
+
+    def _scored(self, queries: list[Asked]) -> list[Hits | CirError]:
+        """The answers to queries, encoded and scored together; a fault of one costs only that one."""
+        pending = self._texts(queries)
+        references = self._references(queries)
+        answers: dict[int, Hits | CirError] = {
+            at: value for at, value in enumerate(references or ()) if isinstance(value, CirError)
+        }
+        keep = [at for at in range(len(queries)) if at not in answers]
+        if keep:
+            text = None if pending is None else pending()[keep]
+            images = None
+            if references is not None:
+                images = np.stack([row for row in references if not isinstance(row, CirError)])
+            ranked = self._ranked([queries[at] for at in keep], images, text)
+            answers.update(zip(keep, ranked, strict=True))
+        return [answers[at] for at in range(len(queries))]
+
+    def _ranked(
+        self, queries: list[Asked], images: Floats | None, text: Floats | None
+    ) -> list[Hits | CirError]:
+        wish = self.wish
+        try:
+            terms = self.engine.compose(images, text)
+        except ScoringError as error:
+            if len(queries) == 1:
+                return [error]
+            return [
+                self._ranked([query], _row_of(images, at), _row_of(text, at))[0]
+                for at, query in enumerate(queries)
+            ]
+        rows = self._own_rows(queries, images)
+        # A refined Hit is left out of its own answer only, so one more is asked for.
+        more = int(wish.leave_reference_out or any(query.own >= 0 for query in queries))
+        top = self._topk(terms, min(wish.k + more, wish.snapshot.count))
+        return [
+            self._complete(query, terms[at], self._hits(query, top, at, rows[at]), rows[at])
+            for at, query in enumerate(queries)
+        ]
+
+    def _complete(self, query: Asked, terms: QueryTerms, hits: Hits, row: Floats | None) -> Hits:
+        """Asks for more where several items that show the reference itself were left out."""
+        wish, asked = self.wish, self.wish.k + 1
+        while wish.leave_reference_out and len(hits) < wish.k and asked < wish.snapshot.count:
+            asked = min(2 * asked, wish.snapshot.count)
+            top = self._topk(terms, asked)
+            hits = self._hits(query, top, 0, row)
+            if top.rows[0, -1] < 0:
+                break
+        return hits
+
+    def _topk(self, terms: QueryTerms, k: int) -> TopK:
+        with native_call:
+            return self.scorer.topk(terms, k, self.wish.allow)
+
+    def _texts(self, queries: list[Asked]) -> Callable[[], Floats] | None:
+        """Text embeddings, encoded beside the images; where there are none, once they are asked for."""
+        if not self.engine.needs_text or not queries:
+            return None
+        encode = partial(self.engine.encode_read, [query.text for query in queries if query.text is not None])
+        # A thread costs a refined Hit more than it saves.
+        if self.engine.needs_reference and any(query.is_image for query in queries):
+            return self.beside.submit(encode).result
+        return encode
+
+    def _references(self, queries: list[Asked]) -> list[Floats | CirError] | None:
+        """Reference embeddings: gallery rows for Hits, the encoder for images. None where none is needed."""
+        if not self.engine.needs_reference:
+            return None
+        images = [query.reference for query in queries if query.is_image]
+        encoded: Iterator[Floats | CirError] = iter(())
+        if images:
+            rows, failed = self.engine.encode_references(images, len(images), errors="return")
+            encoded = iter([_bare(failed[at]) if at in failed else row for at, row in enumerate(rows)])
+        return [
+            next(encoded) if query.is_image else self.wish.snapshot.vector(query.own) for query in queries
+        ]
+
+    def _own_rows(self, queries: list[Asked], images: Floats | None) -> list[Floats | None]:
+        """What a gallery row of each reference looks like, None where that would cost an encoder's run."""
+        if images is not None and self.engine.row_is_reference:
+            return list(images)
+        rows: list[Floats | None] = [None] * len(queries)
+        seen = [at for at, query in enumerate(queries) if query.is_image]
+        if self.wish.leave_reference_out and seen:
+            found = self.engine.encode_images([queries[at].reference for at in seen], errors="return")
+            for place, at in enumerate(seen):
+                rows[at] = None if place in found.failed else found.rows[place]
+        return rows
+
+    def _hits(self, query: Asked, top: TopK, at: int, row: Floats | None) -> Hits:
+        """The answer to one query: without a refined Hit, with what is to be said about the reference."""
+        wish, rows = self.wish, top.rows[at]
+        items = wish.snapshot.items(rows[rows >= 0])
+        same = np.zeros(len(rows), np.bool_) if row is None else same_rows(wish.snapshot.rows, rows, row)
+        name = FileName(query.reference)
+        for place, item in enumerate(items):
+            same[place] |= name.is_of(item.source)
+        same &= rows != query.own
+        keep = (rows >= 0) & (rows != query.own) & ~(same & wish.leave_reference_out)
+        chosen = np.flatnonzero(keep)[: wish.k]
+        names = self.engine.manifest.terms
+        scores, terms = top.scores[at].tolist(), top.terms[at].tolist()
+        hits: list[Hit] = []
+        for rank, place in enumerate(chosen.tolist(), start=1):
+            item, parts = items[place], dict(zip(names, terms[place], strict=True))
+            hits.append(Hit(item.id, rank, scores[place], parts, item.metadata, item.source))
+        reference = next((items[place].id for place in np.flatnonzero(same)), None)
+        return Hits(hits, () if query.text is None else query.text.unknown, reference)
+
+
+def _row_of(rows: Floats | None, at: int) -> Floats | None:
+    return None if rows is None else rows[at : at + 1]
+
+
+def _bare(error: CirError) -> CirError:
+    """The error without the number that the encoder counted."""
+    return error.__cause__ if isinstance(error.__cause__, CirError) else error
+
+
+def numbered(answers: Iterator[Hits | CirError]) -> Iterator[Hits | CirError]:
+    """The answers, with the number of its query before what each error says."""
+    for number, answer in enumerate(answers):
+        if isinstance(answer, CirError):
+            told: Any = type(answer)(f"query {number}: {answer}")
+            told.__cause__ = answer
+            yield told
+        else:
+            yield answer
+
+
+def raised(answers: Iterator[Hits | CirError]) -> Iterator[Hits]:
+    """The answers up to the first error, which is raised."""
+    for answer in answers:
+        if isinstance(answer, CirError):
+            raise answer
+        yield answer

@@ -1,0 +1,135 @@
+"""One query among several: what was asked, looked at before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeAlias
+
+from cir_infer.engine import Engine
+from cir_infer.errors import CirError, GalleryError, UsageError, shown
+from cir_infer.gallery import Snapshot
+from cir_infer.hits import Hit
+from cir_infer.inputs.arguments import checked_list
+from cir_infer.inputs.images import ImageLike
+from cir_infer.inputs.texts import ReadText, Text
+
+__all__ = ["Asked", "Reference", "ask", "paired"]
+
+Reference: TypeAlias = "ImageLike | Hit | None"
+"""An image, a Hit to refine, or None for a system that reads only the text."""
+
+
+@dataclass
+class Asked:
+    """A query, as far as it has come.
+
+    Attributes:
+        number: its place among those asked together, from 0.
+        reference: as it was passed.
+        own: the row of a Hit; -1 for an image.
+        text: the tokens; None for a system that reads no text.
+        error: why it cannot be answered; None where nothing has gone wrong.
+    """
+
+    number: int
+    reference: Any
+    own: int = -1
+    text: ReadText | None = None
+    error: CirError | None = None
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the reference is an image and no Hit."""
+        return self.reference is not None and not isinstance(self.reference, Hit)
+
+
+def ask(engine: Engine, snapshot: Snapshot, where: str, number: int, pair: tuple[Any, Any]) -> Asked:
+    """Look at one query; what is wrong with it is its `error`.
+
+    Args:
+        engine: that will encode it.
+        snapshot: of the gallery that will answer.
+        where: the gallery's path, for messages.
+        number: its place.
+        pair: reference and text.
+    """
+    asked = Asked(number, pair[0])
+    try:
+        asked.own = _row(engine, snapshot, where, pair[0])
+        asked.text = _read(engine, pair[1])
+    except CirError as error:
+        asked.error = error
+    return asked
+
+
+def _row(engine: Engine, snapshot: Snapshot, where: str, reference: Any) -> int:
+    system = shown(engine.manifest.system)
+    if isinstance(reference, Hit):
+        if engine.needs_reference and not engine.row_is_reference:
+            raise UsageError(
+                f"the system {system} sees reference images with an encoder of its own, so a Hit cannot be "
+                f"refined from its row; pass the image of {shown(reference.id)} instead"
+            )
+        return row_of(snapshot, where, reference.id)
+    if reference is None and engine.needs_reference:
+        raise UsageError(f"the system {system} needs a reference image for every query")
+    return -1
+
+
+def row_of(snapshot: Snapshot, where: str, item: str) -> int:
+    """The row of an id.
+
+    Raises:
+        GalleryError: there is no such item.
+    """
+    row = snapshot.row(item) if isinstance(item, str) else None
+    if row is None:
+        raise GalleryError(f"the gallery {where} holds no item {shown(item)} (any more)")
+    return row
+
+
+def _read(engine: Engine, text: Any) -> ReadText | None:
+    if not engine.needs_text:
+        return None
+    if text is None:
+        raise UsageError(f"the system {shown(engine.manifest.system)} needs a text for every query")
+    return engine.read_text(text)
+
+
+def paired(images: Any, texts: Any) -> Iterator[tuple[Reference, Text | None]]:
+    """References and texts side by side.
+
+    Raises:
+        UsageError: one of them is no list, or the other is longer; at once where both have a length,
+            else when one of them ends.
+    """
+    images, texts = checked_list("images", images, "image"), checked_list("texts", texts, "text")
+    if isinstance(images, Hit):
+        raise UsageError("images is one Hit; expected a list of images, [hit] for one")
+    try:
+        counts = len(images), len(texts)
+    except TypeError:
+        return _zipped(images, texts)
+    if counts[0] != counts[1]:
+        raise UsageError(f"{counts[0]} images and {counts[1]} texts; as many images as texts were expected")
+    return zip(images, texts, strict=True)
+
+
+def _zipped(images: Iterable[Any], texts: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    pairs = zip(images, texts, strict=True)
+    count = 0
+    while True:
+        try:
+            found = list(islice(pairs, 1))
+        except ValueError as error:
+            if "zip()" not in str(error):
+                raise
+            raise UsageError(
+                f"as many images as texts were expected; one of them ends after {count}"
+            ) from error
+        if not found:
+            return
+        count += 1
+        yield found[0]
