@@ -201,8 +201,10 @@ def _attribute_problems(connection: tables.Connection, expected: int) -> Iterato
         "SELECT field, value, key FROM attributes ORDER BY field, value, key"
     ):
         here = (field_number, isinstance(value, str), value, key)
-        if not isinstance(value, (int, float, str)):
-            yield f"an attribute for filters is {shown(value, 60)}"
+        if not (
+            isinstance(value, (int, float, str)) and isinstance(field_number, int) and isinstance(key, int)
+        ):
+            yield f"an attribute for filters is {shown((field_number, value, key), 60)}"
         elif before and not before < here:
             yield f"the index of filters is out of order at {shown(value, 60)}"
         else:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from cir_infer.gallery import Gallery
+from cir_infer.gallery.checksums import checksum, total_name, wrapped
+from cir_infer.gallery.schema import CHECKED
 
 DIM = 8
 
@@ -79,3 +81,27 @@ def as_version_1(path: Path) -> None:
     connection.execute("COMMIT")
     connection.close()
     (path / "committed").unlink(missing_ok=True)
+
+
+def seal(path: Path) -> None:
+    """Give every row of a catalogue the checksum that it should have, as a forger would."""
+    connection = sqlite3.connect(path / "catalogue.sqlite", isolation_level=None)
+    totals = {}
+    try:
+        connection.execute("BEGIN")
+        for table, columns in CHECKED.items():
+            rows = connection.execute(f"SELECT rowid, {', '.join(columns)} FROM {table}").fetchall()
+            sums = [(checksum(table, row[1:]), row[0]) for row in rows]
+            connection.executemany(f"UPDATE {table} SET checksum = ? WHERE rowid = ?", sums)
+            totals[total_name(table)] = wrapped(sum(value for value, _ in sums))
+        connection.executemany(
+            "UPDATE header SET value = ? WHERE name = ?", [(v, n) for n, v in totals.items()]
+        )
+        header = connection.execute("SELECT name, value FROM header").fetchall()
+        connection.executemany(
+            "UPDATE header SET checksum = ? WHERE name = ?",
+            [(checksum("header", row), row[0]) for row in header],
+        )
+        connection.execute("COMMIT")
+    finally:
+        connection.close()
