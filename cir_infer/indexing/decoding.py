@@ -24,8 +24,8 @@ import numpy.typing as npt
 from cir_infer.bundle.manifest import Manifest
 from cir_infer.errors import DeviceError, shown
 from cir_infer.indexing.items import Item
-from cir_infer.indexing.locations import Location
 from cir_infer.indexing.worker import Prepared, prepare
+from cir_infer.inputs.locations import Location
 from cir_infer.processes.children import child_command, child_environment
 
 __all__ = ["Decoded", "Decoders"]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from cir_infer.errors import GalleryError, shown
 from cir_infer.gallery.metadata import checked_ids
 from cir_infer.gallery.metadata import encode as encode_metadata
-from cir_infer.indexing.locations import Location, link_away, why
+from cir_infer.inputs.locations import Location, link_away, why
 
 __all__ = [
     "Broken",

@@ -16,7 +16,7 @@ from cir_infer.gallery import Gallery
 from cir_infer.gallery.gallery import Held
 from cir_infer.indexing.contents import Contents, digests
 from cir_infer.indexing.items import Item, Stamp
-from cir_infer.indexing.locations import Location, is_gone, same_file
+from cir_infer.inputs.locations import Location, is_gone, same_file
 
 __all__ = ["Judge", "Outcome", "Verdict", "again"]
 

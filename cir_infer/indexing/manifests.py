@@ -18,8 +18,8 @@ from cir_infer.errors import CirError, DatasetError, shown
 from cir_infer.indexing.delimited import csv_rows
 from cir_infer.indexing.items import Broken, Item, Survey, Territory, author_of, file_item, stamp_of
 from cir_infer.indexing.lines import jsonl_rows
-from cir_infer.indexing.locations import Location, absolute
 from cir_infer.indexing.parquet import Cell, parquet_rows, row_count
+from cir_infer.inputs.locations import Location, absolute
 
 __all__ = ["IMAGE_COLUMNS", "MANIFEST_ENDINGS", "ManifestSource"]
 

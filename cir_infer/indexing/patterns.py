@@ -16,8 +16,8 @@ from pathlib import Path
 from cir_infer.errors import DatasetError, UsageError, shown
 from cir_infer.indexing.formats import IMAGE_ENDINGS
 from cir_infer.indexing.items import Broken, Item, Survey, Territory, file_item
-from cir_infer.indexing.locations import absolute
 from cir_infer.indexing.walking import LINKED_FOLDERS, Found, examine, listing
+from cir_infer.inputs.locations import absolute
 
 __all__ = ["GlobSource", "is_pattern"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from cir_infer.errors import UsageError, shown
-from cir_infer.indexing.locations import Location, is_gone
+from cir_infer.inputs.locations import Location, is_gone
 
 __all__ = ["Origin", "PruneLimit", "Refused", "unbelievable", "under"]
 

@@ -16,9 +16,9 @@ from cir_infer.gallery.reencoding import Reencoding
 from cir_infer.gallery.rows import faults
 from cir_infer.indexing.decoding import Decoders
 from cir_infer.indexing.items import Broken, Item
-from cir_infer.indexing.locations import Location
 from cir_infer.indexing.report import Report
 from cir_infer.indexing.run import COMMIT_ROWS, COMMIT_SECONDS
+from cir_infer.inputs.locations import Location
 
 __all__ = ["reencode"]
 

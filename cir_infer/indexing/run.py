@@ -19,10 +19,10 @@ from cir_infer.indexing.decoding import Decoded, Decoders
 from cir_infer.indexing.formats import describe_left_out
 from cir_infer.indexing.items import Broken, Item, Stamp, unfit
 from cir_infer.indexing.judging import Judge, Outcome, Verdict, again
-from cir_infer.indexing.locations import Location
 from cir_infer.indexing.pruning import Origin, PruneLimit, seems_gone, unbelievable, under
 from cir_infer.indexing.report import Report
 from cir_infer.indexing.sources import Source
+from cir_infer.inputs.locations import Location
 
 __all__ = ["Report", "index"]
 

@@ -24,12 +24,12 @@ from cir_infer.indexing.formats import (
     file_looks_like_image,
 )
 from cir_infer.indexing.items import Broken, Item, Survey, Territory, file_item
-from cir_infer.indexing.locations import absolute
 from cir_infer.indexing.manifests import MANIFEST_ENDINGS, ManifestSource
 from cir_infer.indexing.patterns import GlobSource, is_pattern
 from cir_infer.indexing.tars import TarSource
 from cir_infer.indexing.walking import walk
 from cir_infer.inputs.images import HEIC_REMEDY
+from cir_infer.inputs.locations import absolute
 
 __all__ = ["FileSource", "FolderSource", "GlobSource", "Prefixed", "Source", "open_source", "open_sources"]
 

@@ -18,8 +18,8 @@ from cir_infer.errors import DatasetError, shown
 from cir_infer.indexing.archives import archive_members
 from cir_infer.indexing.formats import ending_of, looks_like_image
 from cir_infer.indexing.items import Broken, Item, Survey, Territory, stamp_of
-from cir_infer.indexing.locations import Location
 from cir_infer.indexing.walking import HIDDEN
+from cir_infer.inputs.locations import Location
 
 __all__ = ["TarSource"]
 

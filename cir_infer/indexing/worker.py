@@ -22,7 +22,7 @@ from cir_infer.bundle.manifest import FeatureInput, PixelInput
 from cir_infer.bundle.manifest_reader import read_manifest
 from cir_infer.errors import CirError, ImageError, shown
 from cir_infer.indexing.items import digest_of
-from cir_infer.indexing.locations import Location
+from cir_infer.inputs.locations import Location
 from cir_infer.inputs.preprocess import preprocess
 
 __all__ = ["Prepared", "main", "prepare"]

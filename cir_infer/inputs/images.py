@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import ImageError, shown
+from cir_infer.inputs.locations import Location
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,8 +35,9 @@ __all__ = [
 ]
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]"
-"""A path, an encoded image as bytes, a Pillow image, or uint8 (H, W, C) with C = 1, 3 or 4. For a
-bundle on pre-extracted features: the features (F,), or the path of a .npy file that holds them."""
+"""A path (or the `source` of a gallery's item), an encoded image as bytes, a Pillow image, or uint8 (H, W, C)
+with C = 1, 3 or 4. For a bundle on pre-extracted features: the features (F,), or the path of a .npy file that
+holds them."""
 
 MAX_PIXELS = 1 << 27
 """The largest image, 134 megapixels, that is decoded or made on the way by padding or resizing
@@ -133,7 +135,8 @@ def load_features(image: ImageLike, size: int) -> npt.NDArray[np.float32]:
     what = f"this bundle takes pre-extracted features: {size} numbers, as an array or a .npy file"
     if isinstance(image, (str, os.PathLike)):
         try:
-            array = np.load(_existing(image), allow_pickle=False)
+            with _stream(image) as stream:
+                array = np.load(stream, allow_pickle=False)
         except ImageError:
             raise
         except Exception as error:
@@ -174,7 +177,8 @@ def _stream(image: object) -> IO[bytes]:
     if isinstance(image, (bytes, bytearray, memoryview)):
         return io.BytesIO(image)
     if isinstance(image, (str, os.PathLike)):
-        return _existing(image).open("rb")
+        place = Location.parse(os.fspath(image))
+        return _existing(image).open("rb") if place.whole else io.BytesIO(place.read())
     raise ImageError(
         "an image is a path, bytes, a Pillow image or a uint8 (height, width, 3) array; "
         f"got {type(image).__name__}"

@@ -11,11 +11,11 @@ import pytest
 from cir_infer.engine import Engine
 from cir_infer.errors import UsageError
 from cir_infer.gallery import Gallery
-from cir_infer.indexing.locations import is_gone, link_away
 from cir_infer.indexing.pruning import Origin, PruneLimit, unbelievable, under
 from cir_infer.indexing.report import Report
 from cir_infer.indexing.run import index
 from cir_infer.indexing.sources import open_sources
+from cir_infer.inputs.locations import is_gone, link_away
 from tests.bundles import write_tiny_bundle
 from tests.indexing.support import png, shard_of
 

@@ -17,8 +17,8 @@ from cir_infer.errors import DatasetError
 from cir_infer.indexing.delimited import csv_rows
 from cir_infer.indexing.items import Broken, Item
 from cir_infer.indexing.lines import MAX_LINE
-from cir_infer.indexing.locations import Location
 from cir_infer.indexing.sources import open_source
+from cir_infer.inputs.locations import Location
 from tests.indexing.support import folder_of, png
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,10 @@ import numpy as np
 
 from cir_infer.bundle import Bundle
 from cir_infer.bundle.manifest import FeatureInput
-from cir_infer.errors import UsageError
+from cir_infer.errors import ImageError, UsageError
 from cir_infer.gallery import Snapshot
 from cir_infer.inputs.images import ImageLike
+from cir_infer.inputs.locations import Location
 from cir_infer.inputs.texts import Text
 
 __all__ = ["Workload", "draw_workload", "photograph"]
@@ -114,12 +114,16 @@ def _images(
         return list(features), "generated features"
     live = snapshot.live_rows()
     rows = random.choice(live, min(_QUERIES, len(live)), replace=False)
-    sources = [source for source in snapshot.sources(rows) if source is not None and os.path.isfile(source)]  # noqa: PTH113
+    sources = [source for source in snapshot.sources(rows) if source is not None and _is_there(source)]
     if len(sources) == len(rows):
         return sources, f"images of the gallery, {_measured(sources)}"
     width, height = _PHOTOGRAPH
     pictures = [photograph(width, height, seed) for seed in range(8)]
     return pictures * (_QUERIES // 8), f"generated photographs, {width} x {height} JPEG"
+
+
+def _is_there(source: str) -> bool:
+    return Path(Location.parse(source).path).is_file()
 
 
 def _measured(images: Sequence[ImageLike]) -> str:
@@ -128,12 +132,13 @@ def _measured(images: Sequence[ImageLike]) -> str:
 
     sizes = []
     for image in images:
-        path = Path(str(image))
+        place = Location.parse(str(image))
         try:
-            with Image.open(path) as opened:
-                sizes.append((*opened.size, path.stat().st_size))
-        except (OSError, Image.DecompressionBombError) as error:
-            raise UsageError(f"{path} cannot be read as an image ({error}); leave it out") from error
+            data = place.read()
+            with Image.open(io.BytesIO(data)) as opened:
+                sizes.append((*opened.size, len(data)))
+        except (ImageError, OSError, Image.DecompressionBombError) as error:
+            raise UsageError(f"{place} cannot be read as an image ({error}); leave it out") from error
     width, height, size = np.median(sizes, axis=0)
     return f"{width:.0f} x {height:.0f}, {size / 1e3:.0f} kB"
 

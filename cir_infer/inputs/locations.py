@@ -69,7 +69,7 @@ class Location:
             ImageError: the file is missing, not a regular file, too large or cut short.
         """
         if self.column is not None:
-            from cir_infer.indexing.parquet import read_cell
+            from cir_infer.inputs.cells import read_cell
 
             return read_cell(self.path, self.column, self.offset)
         try:

@@ -1,0 +1,100 @@
+"""Images in the cells of parquet files."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cir_infer.errors import CirError, DatasetError, ImageError, shown
+from cir_infer.inputs.locations import Location
+
+__all__ = ["opened_parquet", "read_cell"]
+
+_CELLS = 32
+_CACHE = threading.local()
+
+
+def read_cell(path: str, column: str, row: int) -> bytes:
+    """The image in a cell.
+
+    Neighbouring cells are read together: the file is kept open where the last call of this thread left it.
+
+    Raises:
+        ImageError: the file is missing or damaged, or there is no such cell.
+    """
+    what = f"{path}#{column}[{row}]"
+    try:
+        status = os.stat(path)  # noqa: PTH116
+        of = (path, status.st_size, status.st_mtime_ns, column)
+        reader: _Cells | None = getattr(_CACHE, "reader", None)
+        if reader is None or reader.of != of:
+            if reader is not None:
+                reader.close()
+            reader = _CACHE.reader = _Cells(of)
+        value = reader.cell(row)
+    except CirError:
+        raise
+    except Exception as error:
+        _CACHE.reader = None
+        raise ImageError(f"{what}: cannot be read ({shown(error)})") from error
+    if isinstance(value, Mapping):
+        told = value.get("path")
+        if value.get("bytes") is None and isinstance(told, str) and told:
+            return Location(os.path.join(os.path.dirname(path), told)).read()  # noqa: PTH118, PTH120
+        value = value.get("bytes")
+    if not isinstance(value, bytes) or not value:
+        raise ImageError(f"{what}: there is no image in this cell")
+    return value
+
+
+class _Cells:
+    """A column of a file, read front to back; going back begins its row group again."""
+
+    def __init__(self, of: tuple[str, int, int, str]) -> None:
+        self.of = of
+        self._file = opened_parquet(of[0])
+        if of[3] not in self._file.schema_arrow.names:
+            raise ImageError(f"{of[0]}: has no column {shown(of[3])} any more; index it again")
+        counts = [
+            self._file.metadata.row_group(n).num_rows for n in range(self._file.metadata.num_row_groups)
+        ]
+        self._starts = [0, *itertools.accumulate(counts)]
+        self._batches: Iterator[Any] = iter(())
+        self._held: list[Any] = []
+        self._first = self._group = -1
+
+    def cell(self, row: int) -> Any:
+        group = bisect.bisect_right(self._starts, row) - 1
+        if row >= self._starts[-1]:
+            raise ImageError(f"{self.of[0]}: has {self._starts[-1]:,} rows, there is no row {row + 1:,}")
+        if group != self._group or row < self._first:
+            self._batches = self._file.iter_batches(
+                batch_size=_CELLS, row_groups=[group], columns=[self.of[3]]
+            )
+            self._group, self._first, self._held = group, self._starts[group], []
+        while row >= self._first + len(self._held):
+            self._first += len(self._held)
+            self._held = next(self._batches).column(0).to_pylist()
+        return self._held[row - self._first]
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def opened_parquet(path: str) -> Any:
+    """A parquet file, open.
+
+    Raises:
+        DatasetError: pyarrow is missing. Others where the file is damaged.
+    """
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise DatasetError(
+            f"{path}: reading parquet needs pyarrow; pip install 'cir-infer[parquet]'"
+        ) from None
+    return parquet.ParquetFile(path)
