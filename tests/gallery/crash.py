@@ -30,6 +30,7 @@ from cir_infer.errors import CirError
 from cir_infer.gallery import Gallery, compaction
 from cir_infer.gallery.catalogue import OutcomeUnknownError
 from tests.gallery.replay import Disk, read_record
+from tests.gallery.support import as_version_1
 
 DIM = 8
 Items = dict[str, tuple[tuple[float, ...], dict[str, Any]]]
@@ -254,10 +255,12 @@ def commit_under_fault(
     return ACKNOWLEDGED
 
 
-def run_faults(folder: Path, names: list[str], actions: list[str], stride: int) -> dict[str, Any]:
-    """Let each operation of each kind of commit fail in each way."""
+def run_faults(folder: Path, names: list[str], actions: list[str], stride: int, old: bool) -> dict[str, Any]:
+    """Let each operation of each kind of commit fail in each way; with `old`, those that upgrade format 1."""
     faults = Faults()
     base = template(folder / "template")
+    if old:
+        as_version_1(folder / "template")
     place = folder / "gallery"
     totals: Counter[str] = Counter()
     points: dict[str, int] = {}
@@ -425,13 +428,16 @@ def main() -> None:
     parser.add_argument("--scenarios", nargs="+", default=["add", "replace", "remove", "compact"])
     parser.add_argument("--actions", nargs="+", default=list(ACTIONS))
     parser.add_argument("--stride", type=int, default=1)
+    parser.add_argument("--old", action="store_true")
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--variants", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     started = time.perf_counter()
     if options.what == "faults":
-        result = run_faults(options.folder, options.scenarios, options.actions, options.stride)
+        result = run_faults(
+            *(getattr(options, n) for n in ("folder", "scenarios", "actions", "stride", "old"))
+        )
     elif options.what == "kills":
         result = run_kills(options.folder, options.count, options.seed)
     else:

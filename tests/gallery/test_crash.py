@@ -61,6 +61,13 @@ def test_failing_at_operations_of_a_commit(layer: Path, tmp_path: Path, scenario
     assert ends == {"killed", "refused", "acknowledged"}
 
 
+def test_failing_at_operations_of_an_upgrade(layer: Path, tmp_path: Path) -> None:
+    actions = ["kill", "torn write", "ENOSPC once"]
+    crash(
+        layer, tmp_path, "faults", "--old", "--scenarios", "remove", "--actions", *actions, "--stride", "13"
+    )
+
+
 def test_power_cut_in_the_middle(layer: Path, tmp_path: Path) -> None:
     report = crash(layer, tmp_path, "power", "--count", "6", "--stride", "29")
     assert report["examined"] > 20
@@ -75,6 +82,11 @@ def test_killed_at_hundreds_of_random_moments(layer: Path, tmp_path: Path) -> No
 @pytest.mark.slow
 def test_failing_at_every_operation_of_every_commit(layer: Path, tmp_path: Path) -> None:
     crash(layer, tmp_path, "faults")
+
+
+@pytest.mark.slow
+def test_failing_at_every_operation_of_an_upgrade(layer: Path, tmp_path: Path) -> None:
+    crash(layer, tmp_path, "faults", "--old", "--scenarios", "remove", "add")
 
 
 @pytest.mark.slow
