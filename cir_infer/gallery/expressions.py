@@ -13,11 +13,16 @@ Grammar, lowest precedence first; keywords in any case:
                 | field [ "not" ] "in" "(" [ value { "," value } ] ")"
                 | field "is" [ "not" ] "null"
     field      := word | quoted
-    value      := number | "true" | "false" | word | quoted
+    value      := number | "true" | "false" | time | word | quoted
+    number     := [ "+" | "-" ] digits [ "." digits ] [ "e" [ "+" | "-" ] digits ]
+    time       := [ date "T" ] hours ":" minutes [ ":" seconds [ "." digits ] ] [ zone ]
+    zone       := "Z" | ( "+" | "-" ) hours ":" minutes
 
-A word is letters and digits of any script, `_`, `.`, `-` and `+`; anything else, and text that reads
-like a number or a keyword, goes in single or double quotes, where a backslash escapes the next
-character.
+A word is letters and digits of any script, `_`, `.`, `-` and `+`, so a date such as 2024-05-17 is
+one; anything else, and text that reads like a number, a time or a keyword, goes in single or double
+quotes, where a backslash escapes the next character. Behind `prefix` a number or a time is the text
+that stands there. Times are brought into the form of stored ones (see `values`); text in quotes is
+taken as it is.
 """
 
 from __future__ import annotations
@@ -27,21 +32,22 @@ from typing import NamedTuple
 
 from cir_infer.errors import UsageError, shown
 from cir_infer.gallery import conditions
-from cir_infer.gallery.metadata import Scalar
+from cir_infer.gallery.values import Scalar, UnfitError, moment, number_of_text
 
 __all__ = ["parse_text"]
 
-MAX_TEXT = 100_000
+MAX_TEXT = 4_000_000
 _TOKEN = re.compile(
-    r"""\s*(?:(?P<quoted>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?P<symbol><=|>=|!=|==|[=<>(),])|(?P<word>[\w.+\-]+))""",
+    r"""\s*(?:(?P<quoted>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?P<symbol><=|>=|!=|==|[=<>(),])"""
+    r"""|(?P<time>(?:[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt])?[0-9]{2}:[0-9]{2}[\w.:+\-]*)|(?P<word>[\w.+\-]+))""",
     re.DOTALL,
 )
-_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _KEYWORDS = ("and", "or", "not", "in", "is", "null", "prefix", "true", "false")
 
 
 class _Token(NamedTuple):
-    kind: str  # "quoted", "symbol", "word", "keyword" or "end"
+    kind: str  # "quoted", "symbol", "word", "time", "keyword" or "end"
     text: str
     at: int
 
@@ -65,30 +71,33 @@ class _Parser:
     def __init__(self, text: str) -> None:
         self._text = text
         self._at = 0
-        self._budget = [conditions.MAX_TERMS]
+        self._budget = conditions.Budget()
         self.next = self._scan()
 
     def fail(self, expected: str) -> None:
-        found = "the end" if self.next.kind == "end" else repr(self.next.text)[:60]
+        found = "the end" if self.next.kind == "end" else shown(self.next.text, 60)
         raise UsageError(f"where: expected {expected} at character {self.next.at + 1}, found {found}")
 
     def expression(self, depth: int) -> conditions.Filter:
         parts = [self._term(depth)]
         while self._accept("keyword", "or"):
             parts.append(self._term(depth))
-        return parts[0] if len(parts) == 1 else conditions.AnyOf(tuple(parts))
+        self._budget.take("groups", len(parts) > 1)
+        return conditions.any_of(parts)
 
     def _term(self, depth: int) -> conditions.Filter:
         parts = [self._factor(depth)]
         while self._accept("keyword", "and"):
             parts.append(self._factor(depth))
-        return parts[0] if len(parts) == 1 else conditions.All(tuple(parts))
+        self._budget.take("groups", len(parts) > 1)
+        return conditions.all_of(parts)
 
     def _factor(self, depth: int) -> conditions.Filter:
         if depth > conditions.MAX_DEPTH:
             raise UsageError(f"where is nested more than {conditions.MAX_DEPTH} deep")
         if self._accept("keyword", "not"):
-            return conditions.Negation(self._factor(depth + 1))
+            self._budget.take("groups")
+            return conditions.negated(self._factor(depth + 1))
         if self._accept("symbol", "("):
             inner = self.expression(depth + 1)
             self._expect("symbol", ")")
@@ -104,7 +113,9 @@ class _Parser:
             return conditions.comparison(field, token.text.replace("==", "="), self._value(), self._budget)
         if token.kind == "keyword":
             if token.text == "prefix":
-                value = self._value()
+                # 2024 and 09:30 begin texts as well as any word does.
+                literal = self.next.kind in ("word", "time")
+                value = self._take().text if literal else self._value()
                 return conditions.comparison(field, "prefix", value, self._budget)
             if token.text == "is":
                 negated = self._accept("keyword", "not")
@@ -133,13 +144,16 @@ class _Parser:
     def _value(self) -> Scalar:
         if self.next.kind == "keyword" and self.next.text in ("true", "false"):
             return self._take().text == "true"
-        if self.next.kind not in ("word", "quoted"):
+        if self.next.kind not in ("word", "time", "quoted"):
             self.fail("a value")
         token = self._take()
-        if token.kind == "word" and _NUMBER.fullmatch(token.text):
-            if len(token.text) < 20 and token.text.lstrip("+-").isdigit():
-                return int(token.text)
-            return float(token.text)
+        try:
+            if token.kind == "time":
+                return moment(token.text)
+            if token.kind == "word" and _NUMBER.fullmatch(token.text):
+                return number_of_text(token.text)
+        except UnfitError as error:
+            raise UsageError(f"where: the value at character {token.at + 1} {error}") from None
         return token.text
 
     def _accept(self, kind: str, text: str) -> bool:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cir_infer.gallery.metadata import Scalar
 from cir_infer.gallery.snapshot import Snapshot
+from cir_infer.gallery.values import Scalar
 
 __all__ = ["Field", "fields_of"]
 

@@ -14,12 +14,13 @@ import numpy.typing as npt
 from cir_infer.errors import GalleryError, UsageError, shown
 from cir_infer.gallery import metadata as meta
 from cir_infer.gallery import tables
+from cir_infer.gallery.arguments import checked_column, checked_ids, checked_sources, checked_texts
 from cir_infer.gallery.compaction import Compaction, compact, merge_newest
 from cir_infer.gallery.duplicates import Duplicates, duplicates_of
 from cir_infer.gallery.exported import PART, Part
 from cir_infer.gallery.fields import Field, fields_of
 from cir_infer.gallery.reencoding import Reencoding
-from cir_infer.gallery.rows import check_row_type, checked_vectors, row_tensors, to_rows
+from cir_infer.gallery.rows import as_matrix, check_row_type, checked_vectors, row_tensors, to_rows
 from cir_infer.gallery.schema import FORMAT_VERSION, stored_version
 from cir_infer.gallery.snapshot import Snapshot
 from cir_infer.gallery.store import Store, drafted
@@ -156,18 +157,13 @@ class Gallery:
         Raises:
             GalleryError: see `add_vectors` and `create`. Nothing is left at the path.
         """
-        shape = np.shape(vectors)
-        if len(shape) != 2 or not shape[1] or shape[0] != len(ids):
-            raise GalleryError(f"vectors have shape {shape} for {len(ids)} ids; expected ({len(ids)}, D)")
-        meta.checked_ids(ids)
-        metadata = [None] * len(ids) if metadata is None else metadata
-        sources = [None] * len(ids) if sources is None else sources
-        for name, column in (("metadata", metadata), ("sources", sources)):
-            if len(column) != len(ids):
-                raise GalleryError(f"{name} has {len(column)} entries for {len(ids)} ids; expected one each")
-        slices = (slice(start, start + PART) for start in range(0, max(len(ids), 1), PART))
-        parts = (Part(ids[s], vectors[s], metadata[s], sources[s]) for s in slices)
-        return cls._build(Path(path), parts, engine, dtype, fingerprint, int(shape[1]))
+        checked = checked_ids(ids)
+        data = checked_column("metadata", metadata, len(checked), "dictionaries or None")
+        paths = checked_sources(sources, checked)
+        vectors = as_matrix(vectors, len(checked))
+        slices = (slice(start, start + PART) for start in range(0, max(len(checked), 1), PART))
+        parts = (Part(checked[s], vectors[s], data[s], paths[s]) for s in slices)
+        return cls._build(Path(path), parts, engine, dtype, fingerprint, int(vectors.shape[1]))
 
     @classmethod
     def import_from(
@@ -375,13 +371,13 @@ class Gallery:
             raise UsageError(
                 "this gallery was opened without an engine; pass engine= to open, or use add_vectors"
             )
-        checked = meta.checked_ids(ids)
-        images = list(images)
-        if len(images) != len(checked) or (metadata is not None and len(metadata) != len(checked)):
-            raise GalleryError(
-                f"{len(images)} images, {len(checked)} ids and "
-                f"{len(checked) if metadata is None else len(metadata)} metadata; expected one of each"
-            )
+        checked = checked_ids(ids)
+        images = checked_column("images", images, len(checked), "images")
+        data = checked_column("metadata", metadata, len(checked), "dictionaries or None")
+        paths = (image if isinstance(image, (str, os.PathLike)) else None for image in images)
+        sources = checked_sources(paths, checked)
+        for item, entry in zip(checked, data, strict=True):
+            meta.encode(entry, item)  # refused now, not after the images have been encoded
         with self.writing():
             with self._store.catalogue.reading() as connection:
                 held = tables.live_keys(connection, checked) if existing != "replace" else {}
@@ -393,8 +389,8 @@ class Gallery:
             return self.add_vectors(
                 ids=[checked[i] for i in keep],
                 vectors=self._engine.encode_images([images[i] for i in keep], batch_size=batch_size),
-                metadata=None if metadata is None else [metadata[i] for i in keep],
-                sources=[str(images[i]) if isinstance(images[i], (str, os.PathLike)) else None for i in keep],
+                metadata=[data[i] for i in keep],
+                sources=[sources[i] for i in keep],
                 existing=existing,
             )
 
@@ -436,20 +432,18 @@ class Gallery:
         """
         if existing not in ("error", "replace", "skip"):
             raise UsageError(f"existing is {shown(existing)}; expected error, replace or skip")
-        checked = meta.checked_ids(ids)
-        for name, column in (("metadata", metadata), ("sources", sources), ("stamps", stamps)):
-            if column is not None and len(column) != len(checked):
-                raise GalleryError(
-                    f"{name} has {len(column)} entries for {len(checked)} ids; expected one for each"
-                )
+        checked = checked_ids(ids)
+        data = checked_column("metadata", metadata, len(checked), "dictionaries or None")
+        columns = zip(
+            checked,
+            data,
+            checked_sources(sources, checked),
+            checked_texts("stamp", stamps, checked),
+            strict=True,
+        )
         items = [
-            tables.ItemRecord(
-                item,
-                meta.encode(None if metadata is None else metadata[i], item),
-                None if sources is None else sources[i],
-                None if stamps is None else stamps[i],
-            )
-            for i, item in enumerate(checked)
+            tables.ItemRecord(item, meta.encode(entry, item), source, stamp)
+            for item, entry, source, stamp in columns
         ]
         return self._commit(items, vectors, existing)
 
@@ -500,7 +494,7 @@ class Gallery:
         Raises:
             GalleryError: an id is not held, another writer, the disk is full or fails.
         """
-        checked = meta.checked_ids(ids)
+        checked = checked_ids(ids, ordered=False)
         with self.writing():
             with self._store.catalogue.reading() as connection:
                 held = tables.live_keys(connection, checked)

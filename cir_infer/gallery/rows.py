@@ -11,7 +11,16 @@ import numpy.typing as npt
 from cir_infer.errors import GalleryError, UsageError, shown
 from cir_infer.gallery.tensors import Tensor
 
-__all__ = ["ROW_TYPES", "check_row_type", "checked_vectors", "faults", "quantise", "row_tensors", "to_rows"]
+__all__ = [
+    "ROW_TYPES",
+    "as_matrix",
+    "check_row_type",
+    "checked_vectors",
+    "faults",
+    "quantise",
+    "row_tensors",
+    "to_rows",
+]
 
 ROW_TYPES = ("float32", "float16", "int8")
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
@@ -22,6 +31,26 @@ def check_row_type(dtype: str) -> None:
     """Raise `UsageError` unless a gallery can store rows so."""
     if dtype not in ROW_TYPES:
         raise UsageError(f"dtype is {shown(dtype)}; expected one of {', '.join(ROW_TYPES)}")
+
+
+def as_matrix(vectors: Any, count: int) -> npt.NDArray[Any]:
+    """Vectors of any kind as an array of numbers (n, D), a memory-mapped one as it is.
+
+    Raises:
+        GalleryError: they are no `count` vectors.
+    """
+    try:
+        array = np.asarray(vectors)
+    except Exception as error:  # what arrays and tensors of others raise
+        raise GalleryError(
+            f"vectors are no array of numbers ({shown(error, 200)}); expected ({count}, D)"
+        ) from None
+    if array.ndim != 2 or not array.shape[1] or array.shape[0] != count or array.dtype.kind not in "fiu":
+        raise GalleryError(
+            f"vectors are {array.dtype} of shape {array.shape} for {count:,} ids; "
+            f"expected numbers of shape ({count}, D)"
+        )
+    return array
 
 
 def checked_vectors(vectors: Any, ids: Sequence[str], dimension: int, dtype: str) -> npt.NDArray[np.float32]:
@@ -35,8 +64,10 @@ def checked_vectors(vectors: Any, ids: Sequence[str], dimension: int, dtype: str
         array = np.asarray(vectors)
         if array.dtype.kind not in "fiu":
             raise ValueError(f"an array of {array.dtype}")
-    except (ValueError, TypeError) as error:
-        raise GalleryError(f"vectors are no array of numbers ({error}); expected (n, {dimension})") from None
+    except Exception as error:  # what arrays and tensors of others raise
+        raise GalleryError(
+            f"vectors are no array of numbers ({shown(error, 200)}); expected (n, {dimension})"
+        ) from None
     if array.shape != (len(ids), dimension):
         raise GalleryError(
             f"vectors have shape {array.shape} for {len(ids)} ids; expected ({len(ids)}, {dimension}), "

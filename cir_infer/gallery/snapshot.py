@@ -12,6 +12,7 @@ import numpy.typing as npt
 from cir_infer.errors import GalleryError
 from cir_infer.gallery import conditions, filters, tables
 from cir_infer.gallery import metadata as meta
+from cir_infer.gallery.cache import BoundedCache
 from cir_infer.gallery.catalogue import Catalogue
 from cir_infer.gallery.locks import Pin
 from cir_infer.gallery.segments import Segment
@@ -20,6 +21,8 @@ from cir_infer.scoring.contract import Rows
 __all__ = ["Item", "Mask", "RowNumbers", "Snapshot"]
 
 _TOLD = 4096
+_TOLD_BYTES = 4 << 20
+_MASK_BYTES = 64 << 20
 
 Mask = npt.NDArray[np.uint8]
 RowNumbers = Sequence[int] | npt.NDArray[np.int64]
@@ -72,8 +75,8 @@ class Snapshot:
         self._segments = segments
         self._catalogue = store
         self._cache = cache
-        self._masks: dict[conditions.Filter, Mask] = {}
-        self._told: dict[str, int] = {}  # rows by id
+        self._masks: BoundedCache[conditions.Filter, Mask] = BoundedCache(_MASK_BYTES)
+        self._told: BoundedCache[str, int] = BoundedCache(_TOLD_BYTES)  # rows by id
         weakref.finalize(self, pin.release)
         self._first_keys = np.array([segment.entry.first_key for segment in segments], np.int64)
         self._starts = np.cumsum([0, *(segment.entry.rows for segment in segments)])
@@ -125,11 +128,9 @@ class Snapshot:
         """What was just answered is what is refined next; a listing of the gallery is not."""
         if len(items) > _TOLD:
             return
-        if len(self._told) > _TOLD:
-            self._told.clear()
-        self._told.update(
-            (item.id, int(row)) for item, row in zip(items, rows, strict=True) if self._counts(int(row))
-        )
+        for item, row in zip(items, rows, strict=True):
+            if self._counts(int(row)):
+                self._told.put(item.id, int(row), len(item.id) * 4)
 
     def ids(self, rows: RowNumbers) -> list[str]:
         """The ids of rows.
@@ -250,9 +251,7 @@ class Snapshot:
                 matched = matched & self._alive
             mask = np.packbits(matched, bitorder="little")
             mask.flags.writeable = False
-            if len(self._masks) >= 64:
-                self._masks.clear()
-            self._masks[tree] = mask
+            self._masks.put(tree, mask, mask.nbytes + conditions.size_of(tree))
         return mask
 
     def matching(self, expression: filters.Where | None) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from cir_infer.errors import GalleryError, shown
-from cir_infer.gallery.metadata import checked_ids
+from cir_infer.gallery.arguments import checked_ids, checked_sources
 from cir_infer.gallery.metadata import encode as encode_metadata
 from cir_infer.inputs.locations import Location, link_away, why
 
@@ -196,7 +196,7 @@ def unfit(item: Item) -> Broken | None:
                 "and sources are; rename it, or name it by `id` and a UTF-8 path in a manifest"
             )
     try:
-        checked_ids([item.id])
+        checked_sources([str(item.location)], checked_ids([item.id]))
         encode_metadata(item.metadata, item.id)
     except GalleryError as error:
         return item.broken(str(error))

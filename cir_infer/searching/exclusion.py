@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy.typing as npt
 
 from cir_infer.errors import UsageError, shown
 from cir_infer.gallery import Snapshot
+from cir_infer.gallery.arguments import named_ids
 from cir_infer.hits import Hit, Hits
 
 __all__ = ["checked_ids", "without"]
@@ -23,15 +23,9 @@ def checked_ids(exclude: Any) -> list[str]:
     """
     if exclude is None:
         return []
-    if isinstance(exclude, str):
-        raise UsageError(f"exclude is a text; expected a list of ids, e.g. exclude=[{shown(exclude)}]")
-    if isinstance(exclude, (Hit, Hits)) or not isinstance(exclude, Iterable):
+    if isinstance(exclude, (Hit, Hits)):
         raise UsageError(f"exclude is {shown(exclude)}; expected a list of ids, e.g. hits.ids")
-    ids = list(exclude)
-    for item in ids:
-        if not isinstance(item, str):
-            raise UsageError(f"exclude holds {shown(item)}; expected ids, which are texts")
-    return ids
+    return named_ids("exclude", exclude)
 
 
 def without(

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import math
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -10,46 +14,43 @@ from hypothesis import strategies as st
 
 from cir_infer.errors import UsageError
 from cir_infer.gallery import Gallery, filters
+from cir_infer.gallery import snapshot as snapshot_module
 from cir_infer.gallery.filters import parse
 from tests.gallery.support import rows_of, vectors
 
-# Few values, so that comparisons hit: numbers that are equal across types, text around them.
+BIG = 2**53
+UTC = timezone.utc
+EAST = timezone(timedelta(hours=2))
+
+# Few values, so that comparisons hit: numbers equal or close across types, text around them, times.
 SCALARS = [
-    0,
-    1,
-    1.0,
-    -2,
-    2.5,
-    10,
-    10**15,
-    "",
-    "a",
-    "ab",
-    "abc",
-    "b",
-    "1",
-    "10",
-    "Ä",
-    "\U0010ffff",
-    True,
-    False,
-]
+    0, 1, 1.0, -0.0, -2, 2.5, 10, 0.1, 1e-300, BIG, BIG + 1, float(BIG), BIG + 2, 2**63 - 1, -(2**63),
+    2.0**63, -(2.0**63), 1e19, 1.5e300, np.float32(0.1), np.int64(BIG + 1), np.uint8(10), np.bool_(True),
+    Decimal("0.1"), Decimal("10.00"),
+    "", "a", "ab", "abc", "b", "1", "10", "Ä", "\U0010ffff", np.str_("ab"), True, False,
+    date(2024, 5, 17), datetime(2024, 5, 17), datetime(2024, 5, 17, 9, 30), np.datetime64("2024-05-17"),
+    np.datetime64("2024-05-17T09:30:00.25"), datetime(2024, 5, 17, 9, 30, tzinfo=UTC),
+    datetime(2024, 5, 17, 11, 30, tzinfo=EAST), datetime(2024, 5, 17, 9, 30, 0, 250_000, UTC), time(9, 30),
+]  # fmt: skip
+LITERALS = [*SCALARS, 2**63, 2**64, 2**64 + 1, 10**19, 10**19 + 1, -(2**63) - 1, -(10**400), 10**400, 1e308,
+            float("inf"), float("-inf"), np.uint64(2**63)]  # fmt: skip
 FIELDS = ["f", "g", "a.b", "odd name"]
 
 values = st.sampled_from(SCALARS)
+literals = st.sampled_from(LITERALS)
 metadata = st.dictionaries(
     st.sampled_from(["f", "g", "odd name", "a"]),
     st.one_of(st.none(), values, st.lists(values, max_size=3), st.fixed_dictionaries({"b": values})),
     max_size=3,
 )
 conditions = st.one_of(
-    values,
+    literals,
     st.none(),
-    st.lists(st.one_of(values, st.none()), max_size=3),
-    st.dictionaries(st.sampled_from(["=", "!=", "<", "<=", ">", ">="]), values, min_size=1, max_size=2),
-    st.fixed_dictionaries({"prefix": st.sampled_from(["", "a", "ab", "Ä", "\U0010ffff"])}),
+    st.lists(st.one_of(literals, st.none()), max_size=3),
+    st.dictionaries(st.sampled_from(["=", "!=", "<", "<=", ">", ">="]), literals, min_size=1, max_size=3),
+    st.fixed_dictionaries({"prefix": st.sampled_from(["", "a", "ab", "Ä", "\U0010ffff", "2024-05-17T09"])}),
     st.fixed_dictionaries({"null": st.booleans()}),
-    st.fixed_dictionaries({"not in": st.lists(values, max_size=3)}),
+    st.fixed_dictionaries({"not in": st.lists(literals, max_size=3)}),
 )
 expressions = st.recursive(
     st.dictionaries(st.sampled_from(FIELDS), conditions, max_size=2),
@@ -62,6 +63,27 @@ expressions = st.recursive(
 )
 
 
+def meaning(value: Any) -> Any:
+    """A value as what compares: an exact fraction, an infinity or a text, told independently."""
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, np.datetime64):
+        value = value.item()
+    if isinstance(value, datetime):
+        text = f"{value.astimezone(UTC) if value.tzinfo else value:%Y-%m-%dT%H:%M:%S}"
+        text += f".{value.microsecond:06d}" if value.microsecond else ""
+        return text + ("+00:00" if value.tzinfo else "")
+    if isinstance(value, date):
+        return f"{value:%Y-%m-%d}"
+    if isinstance(value, time):
+        return f"{value:%H:%M:%S}"
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, Decimal):
+        value = float(value)
+    return value if isinstance(value, float) and math.isinf(value) else Fraction(value)
+
+
 def attributes(data: dict[str, Any], field: str) -> list[Any]:
     """The meaning of a field, told independently of the implementation."""
     value = (
@@ -70,7 +92,7 @@ def attributes(data: dict[str, Any], field: str) -> list[Any]:
     if field == "a" and isinstance(value, dict):
         return []
     flat = value if isinstance(value, list) else [value]
-    return [v for v in flat if v is not None and not isinstance(v, dict)]
+    return [meaning(v) for v in flat if v is not None and not isinstance(v, dict)]
 
 
 def compare(held: list[Any], operator: str, value: Any) -> bool:
@@ -79,11 +101,12 @@ def compare(held: list[Any], operator: str, value: Any) -> bool:
     if operator == "!=":
         return not compare(held, "=", value)
     if operator == "null":
-        return (not held) == value
+        return (not held) == bool(value)
     if operator == "in":
         return any(compare(held, "=", v) for v in value)
     if operator == "not in":
         return not compare(held, "in", value)
+    value = meaning(value)
     same = [v for v in held if isinstance(v, str) == isinstance(value, str)]
     test = {
         "=": lambda v: v == value,
@@ -160,6 +183,24 @@ def test_a_filter_selects_what_its_meaning_says(
         ("x = 'it\\'s'", {"x": "it's"}),
         ("x = 'and'", {"x": "and"}),
         ("größe = mittel", {"größe": "mittel"}),
+        ("n = -9223372036854775808", {"n": -(2**63)}),
+        ("n in (+1234567890123456789, 0001)", {"n": [1234567890123456789, 1]}),
+        ("n < 36893488147419103232.0", {"n": {"<": 2**65}}),
+        ("n = 9007199254740993.0", {"n": 2**53 + 1}),
+        ("n = 1e3 or n = 1e400", {"n": [1000, 10**400]}),
+        ("n > 1e999999999999", {"n": {">": 10**5000}}),
+        ("n = 0.1", {"n": 0.1}),
+        ("n = 0.10000000000000001", {"n": 0.1}),
+        ("n = .5 or n = 5.", {"n": [0.5, 5]}),
+        ("taken >= 2024-05-17", {"taken": {">=": date(2024, 5, 17)}}),
+        ("taken < 2024-05-17T09:30", {"taken": {"<": datetime(2024, 5, 17, 9, 30)}}),
+        ("taken = 2024-05-17T11:30:00.5+02:00", {"taken": datetime(2024, 5, 17, 9, 30, 0, 500_000, UTC)}),
+        ("taken = 2024-05-17t09:30:00Z", {"taken": datetime(2024, 5, 17, 9, 30, tzinfo=UTC)}),
+        ("taken = 2024-05-17T00:00:00.000000001", {"taken": np.datetime64("2024-05-17T00:00:00.000000001")}),
+        ("at in (09:30, 10:00:00.25)", {"at": [time(9, 30), time(10, 0, 0, 250_000)]}),
+        ("taken prefix 2024", {"taken": {"prefix": "2024"}}),
+        ("taken prefix 2024-05-17T09:30", {"taken": {"prefix": "2024-05-17T09:30"}}),
+        ("taken = '09:30'", {"taken": "09:30"}),
     ],
 )
 def test_text_means_the_same_as_a_dictionary(text: str, equal: dict) -> None:
@@ -182,12 +223,35 @@ def test_text_means_the_same_as_a_dictionary(text: str, equal: dict) -> None:
         ("and = 5", "a field's name"),
         ("(" * 100 + "x = 1" + ")" * 100, "nested more than 64"),
         ("not " * 100 + "x = 1", "nested more than 64"),
-        ("x in (" + ",".join("1" * 20_000) + ")", "more than 10,000"),
-        ("x = " + "y" * 200_000, "at most 100,000"),
+        ("x in (" + ",".join("1" * 1_000_001) + ")", "more than 1,000,000 values"),
+        (
+            " or ".join(["x < 1"] * 10_001),
+            "more than 10,000 comparisons; compare one field with many values by in",
+        ),
+        ("x = " + "y" * 5_000_000, "at most 4,000,000"),
+        ({"$and": [{"x": n, "y": n} for n in range(3000)]}, "more than 2,000 groups"),
+        ("x = 3.14159265358979323846", "says other digits"),
+        ("x = 9007199254740992.5", "says other digits"),
+        ("x = 1e-400", "says other digits"),
+        ("x = " + "1" * 2000, "number of up to 1,000 characters"),
+        ("x = 2024-02-30T10:00", "at character 5 is '2024-02-30T10:00', which is no time"),
+        ("x = 25:00", "no time"),
+        ("x = 10:00Z", "no order"),
+        ("x = 10:00:00:00", "expected a time such as"),
+        ("x = 0001-01-01T00:00+05:00", "no time"),
         (7, "expected a dictionary"),
         ({"x": {"~": 1}}, "unknown operator '~'"),
         ({"x": object()}, "compared with"),
-        ({"x": float("nan")}, "compared with"),
+        ({"x": float("nan")}, "ask whether it is null"),
+        ({"x": [1, np.datetime64("NaT")]}, "ask whether it is null"),
+        ({"x": b"abc"}, "'x' is bytes"),
+        ({"x": [b"abc"]}, "'x' is bytes"),
+        ({"x": 1j}, "of type complex"),
+        ({"x": timedelta(1)}, "length of time"),
+        ({"x": time(9, tzinfo=UTC)}, "no order"),
+        ({"x": Decimal("0.12345678901234567890123")}, "says other digits"),
+        ({"x": {"in": np.ones((2, 2))}}, "takes a list"),
+        ({"$or": 10**6000}, "list of dictionaries"),
         ({"x": {"<": None}}, "compared with None"),
         ({"x": {"in": "abc"}}, "takes a list"),
         ({"x": {"prefix": 5}}, "takes text"),
@@ -226,6 +290,84 @@ def test_quotes_and_sql_in_values_are_values(tmp_path: Path) -> None:
     assert gallery.verify().ok
 
 
+NEAR = sorted(
+    {sign * (2**power + step) for sign in (1, -1) for power in (53, 62, 63, 64) for step in range(-3, 4)}
+)
+
+
+def test_numbers_compare_exactly(tmp_path: Path) -> None:
+    stored: list[Any] = [n for n in NEAR if -(2**63) <= n < 2**63]
+    stored += [float(n) for n in NEAR] + [0.1, np.nextafter(0.1, 1), 5e-324, -0.0, 1.7976931348623157e308]
+    gallery = Gallery.create(tmp_path / "g", dimension=8)
+    gallery.add_vectors(
+        ids=[str(n) for n in range(len(stored))],
+        vectors=vectors(len(stored)),
+        metadata=[{"n": n} for n in stored],
+    )
+    snapshot = gallery.snapshot()
+    held = [Fraction(n) for n in stored]
+    literals = [*NEAR, *map(float, NEAR), 0.1, 0, 5e-324, 10**19, 10**308, 10**309, -(10**309), True]
+    for literal in literals:
+        exact = Fraction(literal)
+        expected = {
+            "=": [n for n, value in enumerate(held) if value == exact],
+            "<": [n for n, value in enumerate(held) if value < exact],
+            "<=": [n for n, value in enumerate(held) if value <= exact],
+            ">": [n for n, value in enumerate(held) if value > exact],
+            ">=": [n for n, value in enumerate(held) if value >= exact],
+        }
+        for operator, rows in expected.items():
+            assert rows_of(snapshot.where({"n": {operator: literal}}), len(stored)) == rows, (
+                operator,
+                literal,
+            )
+            if type(literal) is not bool:
+                text = f"n {operator} {literal!r}"
+                assert rows_of(snapshot.where(text), len(stored)) == rows, text
+    assert gallery.verify().ok
+
+
+NUMBERS = st.one_of(
+    st.integers(-(2**66), 2**66),
+    st.sampled_from(NEAR),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.integers(-(2**66), 2**66).map(float),
+    st.integers(-1000, 1000).map(lambda n: n / 8),
+)
+
+
+@settings(derandomize=True, max_examples=30, deadline=None)
+@given(st.lists(NUMBERS, min_size=20, max_size=60), st.lists(NUMBERS, min_size=20, max_size=60))
+def test_any_numbers_compare_exactly(
+    tmp_path_factory: pytest.TempPathFactory, stored: list[float], literals: list[float]
+) -> None:
+    stored = [n for n in [*stored, *literals] if isinstance(n, float) or -(2**63) <= n < 2**63]
+    count = len(stored)
+    with Gallery.create(tmp_path_factory.mktemp("numbers") / "g", dimension=8) as gallery:
+        gallery.add_vectors(
+            ids=[str(n) for n in range(count)], vectors=vectors(count), metadata=[{"n": n} for n in stored]
+        )
+        snapshot = gallery.snapshot()
+        for literal in literals:
+            exact = Fraction(literal)
+            less = [row for row in range(count) if Fraction(stored[row]) < exact]
+            equal = [row for row in range(count) if Fraction(stored[row]) == exact]
+            for where in ({"n": {"<": literal}}, f"n < {literal!r}", {"$not": {"n": {">=": literal}}}):
+                assert rows_of(snapshot.where(where), count) == less
+            for where in ({"n": literal}, f"n in ({literal!r})", {"n": {"<=": literal, ">=": literal}}):
+                assert rows_of(snapshot.where(where), count) == equal
+
+
+@settings(derandomize=True, max_examples=300, deadline=None)
+@given(st.one_of(st.integers(-(2**70), 2**70), st.floats(allow_nan=False, allow_infinity=False)))
+def test_a_number_as_text_is_the_number(value: float) -> None:
+    assert parse(f"n = {value!r}") == parse({"n": value})
+    assert parse(f"n >= {value:+}") == parse({"n": {">=": value}})
+    if value == int(value):
+        # Whole numbers are exact however they are written.
+        assert parse(f"n < {int(value)}") == parse({"n": {"<": int(value)}}) == parse({"n": {"<": value}})
+
+
 def test_whole_numbers_stay_exact(tmp_path: Path) -> None:
     gallery = Gallery.create(tmp_path / "g", dimension=8)
     big = [2**53, 2**53 + 1, 2**63 - 1, -(2**63)]
@@ -239,13 +381,75 @@ def test_whole_numbers_stay_exact(tmp_path: Path) -> None:
     )
 
 
-def test_cached_answers_stay_within_their_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filters, "_CACHE_BYTES", 1000)
+def test_many_values_are_one_look_up(tmp_path: Path) -> None:
+    count = 3000
+    gallery = Gallery.create(tmp_path / "g", dimension=8)
+    gallery.add_vectors(
+        ids=[str(n) for n in range(count)],
+        vectors=vectors(count),
+        metadata=[{"n": n, "name": f"n{n}", "tags": [n, f"n{n}"]} for n in range(count)],
+    )
+    snapshot = gallery.snapshot()
+    some = [*range(0, count, 7), *range(10**6, 10**6 + 50_000)]
+    expected = list(range(0, count, 7))
+    texts = [f"n{n}" for n in some]
+    statements: list[str] = []
+    with gallery._store.catalogue.reading() as connection:
+        connection.set_trace_callback(statements.append)
+    for where in (
+        {"n": some},
+        {"n": np.array(some)},
+        {"n": set(some)},
+        {"name": texts},
+        {"tags": {"in": [*some, *texts]}},
+        {"$not": {"n": {"not in": some}}},
+        {"$not": {"$and": [{"n": {"!=": n}} for n in some[:5000]]}},
+        {"$or": [{"n": n} for n in some[:5000]]},
+        f"n in ({', '.join(map(str, some))})",
+        f"name in ({', '.join(texts)})",
+    ):
+        statements.clear()
+        assert rows_of(snapshot.where(where), count) == expected
+        assert len(statements) <= 15
+    assert rows_of(snapshot.where({"n": {"not in": some}}), count) == [n for n in range(count) if n % 7]
+
+
+def test_comparisons_of_one_field_are_fused(tmp_path: Path) -> None:
+    either = parse({"$or": [{"n": {"<": n}} for n in range(5000)]})
+    assert either == parse({"n": {"<": 4999}})
+    assert parse({"$and": [{"n": {">": n}} for n in range(5000)]}) == parse({"n": {">": 4999}})
+    touching = {"$or": [{"n": {">": 5}}, {"n": {"<=": 5}}, {"n": "x"}]}
+    assert parse(touching) == parse({"$or": [{"n": {"<": 1e9}}, {"n": "x"}, {"n": {">": 1e8}}]})
+    # A list may have one value in each range, so these stay two.
+    assert parse({"n": {">": 5, "<": 3}}) != parse({"n": []})
+    gallery = Gallery.create(tmp_path / "g", dimension=8)
+    gallery.add_vectors(ids=["a", "b"], vectors=vectors(2), metadata=[{"n": [1, 9]}, {"n": 4}])
+    assert rows_of(gallery.snapshot().where({"n": {">": 5, "<": 3}}), 2) == [0]
+
+
+def test_fields_that_nothing_has_cost_nothing(tmp_path: Path) -> None:
+    gallery = Gallery.create(tmp_path / "g", dimension=8)
+    gallery.add_vectors(ids=["a", "b"], vectors=vectors(2), metadata=[{"n": 1}, None])
+    snapshot = gallery.snapshot()
+    wheres = [{f"absent{n}": n} for n in range(5000)]
+    assert snapshot.matching({"$or": wheres}) == 0
+    assert snapshot.matching({"$or": [*wheres, {"n": 1}]}) == 1
+    assert snapshot.matching({"$and": [{"$not": where} for where in wheres[:1000]]}) == 2
+    assert len(gallery._store._cache._answers) == 1
+
+
+def test_what_is_kept_stays_within_its_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filters, "CACHE_BYTES", 20_000)
+    monkeypatch.setattr(snapshot_module, "_MASK_BYTES", 10_000)
     gallery = Gallery.create(tmp_path / "g", dimension=8)
     gallery.add_vectors(
         ids=[str(n) for n in range(99)], vectors=vectors(99), metadata=[{"n": n} for n in range(99)]
     )
     snapshot = gallery.snapshot()
+    answers, masks = gallery._store._cache._answers, snapshot._masks
     for bound in range(99):
         assert snapshot.matching({"n": {"<": bound}}) == bound
-    assert sum(answer.keys.nbytes for answer in gallery._store._cache._answers.values()) <= 1000
+        assert snapshot.matching({"n": f"no such {bound}"}) == 0
+        assert snapshot.matching({"n": f"{bound}" + "x" * 100_000}) == 0
+        assert 0 < answers.held <= 20_000 and 0 < masks.held <= 10_000
+    assert len(answers) < 40 and len(masks) < 20

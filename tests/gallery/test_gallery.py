@@ -138,11 +138,14 @@ def test_a_row_that_float16_would_flush_to_zero_is_refused(tmp_path: Path) -> No
         ({"ids": ["a", "a"], "vectors": np.ones((2, DIM))}, "'a' comes twice"),
         ({"ids": [""], "vectors": np.ones((1, DIM))}, "non-empty string"),
         ({"ids": [7], "vectors": np.ones((1, DIM))}, "non-empty string"),
-        ({"ids": ["\ud800"], "vectors": np.ones((1, DIM))}, "non-empty string"),
+        ({"ids": ["\ud800"], "vectors": np.ones((1, DIM))}, "not valid Unicode"),
         ({"ids": ["a"], "vectors": np.ones((1, DIM)), "metadata": []}, "0 entries for 1 ids"),
-        ({"ids": ["a"], "vectors": np.ones((1, DIM)), "metadata": [{"x": float("nan")}]}, "finite number"),
-        ({"ids": ["a"], "vectors": np.ones((1, DIM)), "metadata": [{"x": object()}]}, "'x' is object"),
-        ({"ids": ["a"], "vectors": np.ones((1, DIM)), "metadata": [{1: 2}]}, "a field is named 1"),
+        ({"ids": ["a"], "vectors": np.ones((1, DIM)), "metadata": [{"x": float("inf")}]}, "finite number"),
+        (
+            {"ids": ["a"], "vectors": np.ones((1, DIM)), "metadata": [{"x": object()}]},
+            "'x' is .* of type object",
+        ),
+        ({"ids": ["a"], "vectors": np.ones((1, DIM)), "metadata": [{1: 2}]}, "has the key 1"),
         ({"ids": ["a"], "vectors": np.ones((1, DIM)), "metadata": ["text"]}, "expected a dictionary"),
         ({"ids": ["a"], "vectors": np.ones((1, DIM)), "metadata": [{"x": 2**70}]}, "64 bits"),
         (
@@ -255,7 +258,7 @@ def test_images_are_encoded_and_added(tmp_path: Path, engine: Engine) -> None:
         gallery.add(images, ids=names(5))
     with pytest.raises(ImageError):
         gallery.add([picture(), b"not an image"], ids=["x", "y"])
-    with pytest.raises(GalleryError, match="2 images, 1 ids"):
+    with pytest.raises(GalleryError, match="images has 2 entries for 1 ids"):
         gallery.add([picture(), picture()], ids=["x"])
     assert len(gallery) == 5
     with pytest.raises(UsageError, match="without an engine"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 
 from cir_infer import Engine, Gallery, Hit, Searcher
 from cir_infer.errors import GalleryError, ImageError, TextError, UsageError
+from cir_infer.gallery import Snapshot
 from tests.bundles import DIM, HIDDEN, write_tiny_bundle
 
 
@@ -120,7 +122,7 @@ def test_senseless_k(searcher: Searcher, pictures: list[Path], k: object) -> Non
 
 
 def test_exclude_of_one_text_is_refused(searcher: Searcher, pictures: list[Path]) -> None:
-    with pytest.raises(UsageError, match="list of ids"):
+    with pytest.raises(UsageError, match="exclude is one string"):
         searcher.query(pictures[0], "is red", exclude="sku-1")
 
 
@@ -252,3 +254,23 @@ def test_a_hit_tells_what_it_has() -> None:
     assert hit.as_dict()["metadata"] == {"price": 3}
     with pytest.raises(AttributeError, match="explicit_matching"):
         hit.colour  # noqa: B018
+
+
+def test_many_excluded_ids_are_one_look_up(
+    searcher: Searcher, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = [hit.id for hit in searcher.query(pictures[0], "is red", k=len(pictures))]
+    keep = everything.pop(1)
+    several = [*everything, *(f"nobody {number}" for number in range(20_000)), *everything]
+    monkeypatch.setattr(Snapshot, "row", None)  # no look-up for each id
+    for exclude in (several, np.array(several), set(several), iter(several)):
+        hits = searcher.query(pictures[0], "is red", k=len(pictures), exclude=exclude)  # type: ignore[arg-type]
+        assert [hit.id for hit in hits] == [keep]
+
+
+@pytest.mark.parametrize("exclude", [5, [5], ["a", None], [b"a"], b"a"])
+def test_excluded_ids_that_are_no_texts_are_refused(
+    searcher: Searcher, pictures: list[Path], exclude: Any
+) -> None:
+    with pytest.raises(UsageError, match=r"exclude.* is .*expected"):
+        searcher.query(pictures[0], "is red", exclude=exclude)

@@ -1,0 +1,151 @@
+"""Lists that callers hand to a gallery: ids, and what belongs to each. Checked at the door, as plain types.
+
+What is taken here comes out again wherever ids and sources go: SQLite, JSON, parquet, file systems.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Set
+from typing import Any
+
+from cir_infer.errors import GalleryError, UsageError, shown
+from cir_infer.gallery.values import is_missing, plain_text, storable
+
+__all__ = [
+    "MAX_ID",
+    "MAX_SOURCE",
+    "checked_column",
+    "checked_ids",
+    "checked_sources",
+    "checked_texts",
+    "named_ids",
+]
+
+MAX_ID = 4096
+"""Longest id in characters."""
+MAX_SOURCE = 1 << 16
+"""Longest source or stamp in characters."""
+
+
+def checked_ids(ids: Iterable[str], *, ordered: bool = True) -> list[str]:
+    """The ids of a call as a list of distinct, non-empty texts of exactly the type `str`.
+
+    Args:
+        ids: texts, also of subclasses of `str` (NumPy's, enums).
+        ordered: whether something else is given for each id, so that a set, which has no order, is refused.
+
+    Raises:
+        UsageError: ids is itself one text, or no list.
+        GalleryError: an id is not a text, is empty, too long, cannot be stored, or comes twice.
+    """
+    if ordered and isinstance(ids, (Set, Mapping)):
+        raise UsageError(f"ids is a {type(ids).__name__}; expected a list, one id for each item in order")
+    checked = [_checked_id(item) for item in _listed("ids", ids)]
+    if len(set(checked)) != len(checked):
+        seen: set[str] = set()
+        twice = next(item for item in checked if item in seen or seen.add(item))  # type: ignore[func-returns-value]
+        raise GalleryError(f"id {shown(twice)} comes twice in one call; ids name items, give each its own")
+    return checked
+
+
+def named_ids(name: str, ids: Iterable[str]) -> list[str]:
+    """The ids that an argument names to look them up, each once; they need not exist.
+
+    Raises:
+        UsageError: it is itself one text, no list, or one of them is not a text.
+    """
+    found: dict[str, None] = {}
+    for number, item in enumerate(_listed(name, ids)):
+        if not isinstance(item, str):
+            raise UsageError(
+                f"{name}[{number}] is {shown(item, 60)}, of type {type(item).__name__}; expected an id"
+            )
+        found[plain_text(item)] = None
+    return list(found)
+
+
+def checked_column(name: str, values: Iterable[Any] | None, count: int, what: str) -> list[Any]:
+    """A list of what belongs to each of `count` ids; all None where there is none.
+
+    Raises:
+        UsageError: it is no list.
+        GalleryError: it has another length.
+    """
+    if values is None:
+        return [None] * count
+    if isinstance(values, (Mapping, Set)):
+        raise UsageError(f"{name} is a {type(values).__name__}; expected a list of {what}, one for each id")
+    listed = _listed(name, values)
+    if len(listed) != count:
+        raise GalleryError(f"{name} has {len(listed):,} entries for {count:,} ids; expected one for each")
+    return listed
+
+
+def checked_sources(sources: Iterable[Any] | None, ids: list[str]) -> list[str | None]:
+    """Paths of images, as text, or None.
+
+    Raises:
+        UsageError: it is no list.
+        GalleryError: it has another length than ids, or one of them is no path; names the id.
+    """
+    column = checked_column("sources", sources, len(ids), "paths or None")
+    return [_checked_text("source", source, item) for source, item in zip(column, ids, strict=True)]
+
+
+def checked_texts(name: str, values: Iterable[Any] | None, ids: list[str]) -> list[str | None]:
+    """Texts or None, one for each id.
+
+    Raises:
+        UsageError, GalleryError: as `checked_sources`.
+    """
+    column = checked_column(f"{name}s", values, len(ids), "texts or None")
+    return [_checked_text(name, value, item) for value, item in zip(column, ids, strict=True)]
+
+
+def _listed(name: str, values: Any) -> list[Any]:
+    if isinstance(values, (str, bytes, bytearray, memoryview, os.PathLike)):
+        raise UsageError(
+            f"{name} is one string ({shown(values, 60)}); expected a list, e.g. {name}=[{shown(values, 60)}]"
+        )
+    try:
+        return list(values)
+    except TypeError:
+        raise UsageError(
+            f"{name} is {shown(values, 60)}, of type {type(values).__name__}; expected a list"
+        ) from None
+
+
+def _checked_id(item: object) -> str:
+    if not isinstance(item, str):
+        raise GalleryError(
+            f"an id is {shown(item, 80)}, of type {type(item).__name__}; expected a non-empty string, "
+            "so convert numbers with str()"
+        )
+    item = plain_text(item)
+    if not item or len(item) > MAX_ID:
+        raise GalleryError(
+            f"an id is {shown(item, 80)}; expected a non-empty string of at most {MAX_ID} characters"
+        )
+    if not storable(item):
+        raise GalleryError(f"an id is {shown(item, 80)}, which is not valid Unicode")
+    return item
+
+
+def _checked_text(name: str, value: object, item: str) -> str | None:
+    if value is None or is_missing(value):
+        return None
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str):
+        raise GalleryError(
+            f"the {name} of id {shown(item)} is {shown(value, 60)}, of type {type(value).__name__}; "
+            "expected text or None"
+        )
+    value = plain_text(value)
+    if len(value) > MAX_SOURCE or "\0" in value or not storable(value):
+        raise GalleryError(
+            f"the {name} of id {shown(item)} is {shown(value, 80)}; expected valid Unicode without NUL, "
+            f"of at most {MAX_SOURCE:,} characters"
+        )
+    return value
