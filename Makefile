@@ -7,18 +7,24 @@ SOURCES := $(shell find kernels -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o
 
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: setup test lint demo stress bench fatbin cuda-check gpu-check clean neon-check tensorrt-check old-cuda-check driver-check
+.PHONY: setup test lint demo stress bench docs wheels release-check fatbin cuda-check gpu-check clean neon-check \
+        tensorrt-check old-cuda-check driver-check
 
 setup: $(STAMP)
 
 # torch is installed first and pinned, so that nothing below pulls a build with gigabytes of CUDA libraries.
+# CIR_CUDA=ON compiles the CUDA kernels too, which else happens only where nvcc and an NVIDIA driver are.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
+CIR_CUDA ?= AUTO
 $(STAMP): $(SOURCES)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet "scikit-build-core>=0.10" "nanobind>=2.4" cmake ninja
-	$(BIN)/python -m pip install --quiet --no-build-isolation -e ".[export,bench,dev]"
-	touch $@
+	@test -x $(BIN)/python || { echo "Setting up $(VENV), once: 1/4 a virtual environment"; $(PYTHON) -m venv $(VENV); }
+	@echo "2/4 PyTorch and the tools that compile (200 MB to download)"
+	@$(PIP) torch==2.13.0 "scikit-build-core>=0.11" "nanobind>=2.4" cmake ninja
+	@echo "3/4 what cir-infer, its export, its benchmarks and its tests need (150 MB)"
+	@$(PIP) $$($(BIN)/python tools/requirements.py export bench dev)
+	@echo "4/4 the kernels in C++"
+	@$(PIP) --no-build-isolation --no-deps -C cmake.define.CIR_CUDA=$(CIR_CUDA) -e .
+	@touch $@
 
 test: $(STAMP) lint
 	$(BIN)/python -m pytest -n auto
@@ -39,7 +45,20 @@ demo: $(STAMP)
 stress: $(STAMP)
 	nice -n 15 $(BIN)/python -m pytest -m slow -rA
 
-# Every figure of the README on this machine; some 30 minutes on two quiet cores.
+# The documentation as a site in build/site, with the API's reference and every command's help.
+docs: $(STAMP)
+	@$(PIP) $$($(BIN)/python tools/requirements.py docs)
+	$(BIN)/python -m mkdocs build --strict
+
+# Wheels for x86-64 and aarch64 into dist/, from any machine, with the CUDA kernels where `make fatbin` has run.
+wheels:
+	$(PYTHON) tools/build_wheels.py $(if $(wildcard cir_infer/gpu/kernels.fatbin),--fatbins cir_infer/gpu)
+
+# All that can be done before a release.
+release-check: $(STAMP)
+	$(BIN)/python tools/release_check.py
+
+# Every figure of docs/performance.md on this machine; some 30 minutes on two quiet cores.
 bench: $(STAMP)
 	$(BIN)/python tools/measure.py
 

@@ -1,4 +1,4 @@
-"""`make bench`: every measurement of the README on this machine, into benchmarks/results/, then the README.
+"""`make bench`: measures all of docs/performance.md on this machine, into benchmarks/results/, then the page.
 
 Takes some 30 minutes on two quiet cores. Every line that starts with `$` is a command run as shown; single
 ones can be run by name: `python tools/measure.py latency accuracy`.
@@ -164,9 +164,9 @@ def accuracy() -> None:
 
 
 def report() -> None:
-    """The README's performance section, and a page with plots."""
+    """The tables of docs/performance.md, and a page with plots."""
     found = sorted(RESULTS.glob("*.json"))
-    run("cir-bench", "report", *found, "--readme", "README.md", "--output", WORK / "report.html")
+    run("cir-bench", "report", *found, "--tables", "docs/performance.md", "--output", WORK / "report.html")
 
 
 STEPS: dict[str, Callable[[], None]] = {

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from cir_bench.commands import main
 from cir_bench.report.page import report_page
-from cir_bench.report.readme import (
+from cir_bench.report.regressions import group_key, regressions
+from cir_bench.report.svg import Bar, Line, bars, lines, nice_ticks
+from cir_bench.report.tables import (
     BEGIN,
     END,
     GPU_BEGIN,
@@ -23,8 +25,6 @@ from cir_bench.report.readme import (
     performance_section,
     replace_section,
 )
-from cir_bench.report.regressions import group_key, regressions
-from cir_bench.report.svg import Bar, Line, bars, lines, nice_ticks
 from cir_bench.report.text import significant
 from cir_bench.results import gpu_checks, read_result, read_results
 from cir_infer.errors import UsageError
@@ -161,7 +161,7 @@ def test_a_readme_without_its_markers_is_refused(text: str):
 def test_a_readme_that_is_not_there_is_refused(tmp_path: Path, capsys):
     result = tmp_path / "s.json"
     result.write_text(json.dumps(SCORING))
-    assert main(["report", str(result), "--readme", str(tmp_path / "none.md")]) == 2
+    assert main(["report", str(result), "--tables", str(tmp_path / "none.md")]) == 2
     assert "none.md cannot be read" in capsys.readouterr().err
 
 
@@ -169,12 +169,12 @@ def test_check_tells_a_stale_section(tmp_path: Path, capsys):
     result, readme = tmp_path / "s.json", tmp_path / "README.md"
     result.write_text(json.dumps(SCORING))
     readme.write_text(f"{BEGIN}\nold\n{END}\n")
-    command = ["report", str(result), "--readme", str(readme)]
+    command = ["report", str(result), "--tables", str(readme)]
     assert main([*command, "--check"]) == 1
     assert "out of date" in capsys.readouterr().out
     assert main(command) == 0
     assert main([*command, "--check", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out.split("README.md\n")[-1])["readme_is_current"] is True
+    assert json.loads(capsys.readouterr().out.split("README.md\n")[-1])["tables_are_current"] is True
 
 
 @pytest.mark.parametrize(
@@ -205,11 +205,11 @@ def test_a_gpu_check_counts_as_its_scoring_cases(tmp_path: Path):
     assert "A GPU" in report_page([found])
 
 
-def test_the_committed_readme_says_what_the_committed_results_say():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    text = replace_section(readme, performance_section(read_results(RESULTS)))
+def test_the_committed_page_says_what_the_committed_results_say():
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    text = replace_section(page, performance_section(read_results(RESULTS)))
     text = replace_section(text, gpu_section(gpu_checks(RESULTS)), GPU_BEGIN, GPU_END)
-    assert text == readme, "run: cir-bench report benchmarks/results/*.json --readme README.md"
+    assert text == page, "run: cir-bench report benchmarks/results/*.json --tables docs/performance.md"
 
 
 def test_the_gpu_section_is_open_until_a_gpu_was_there():

@@ -27,7 +27,7 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("cir_bench.commands.compare", "ours against PyTorch, ONNX Runtime and the literal loop"),
     "gallery": ("cir_bench.commands.gallery", "what the store costs: open, filter, compact, index"),
     "latency": ("cir_bench.commands.latency", "time a bundle over a gallery: stages, load, cold start"),
-    "report": ("cir_bench.commands.report", "results as a page, as the README's section; regressions"),
+    "report": ("cir_bench.commands.report", "results as a page with plots, as tables; regressions"),
     "scenes": ("cir_bench.commands.scenes", "generate the composed-retrieval data set of scenes"),
     "scoring": ("cir_bench.commands.scoring", "time exact scorers against the read roofline"),
     "systems": ("cir_bench.commands.systems", "train every system alike: recall, parameters, time"),

@@ -1,4 +1,4 @@
-"""`cir-bench report`: results across machines and commits as a page, and the README's section."""
+"""`cir-bench report`: results over machines and commits as a page, and the tables of docs/performance.md."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cir_infer.errors import UsageError
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
 EXAMPLE = """cir-bench report benchmarks/results/*.json --output report.html
-  cir-bench report benchmarks/results/*.json --readme README.md"""
+  cir-bench report benchmarks/results/*.json --tables docs/performance.md"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,31 +20,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, metavar="HTML", help="write the page here")
     parser.add_argument("--title", default="cir-infer: measured", help="heads the page")
     parser.add_argument(
-        "--readme", type=Path, metavar="FILE", help="write the sections of figures of this README"
+        "--tables", type=Path, metavar="FILE", help="write the sections of figures of this page"
     )
     parser.add_argument(
         "--check",
         action="store_true",
-        help="with --readme: write nothing, fail if the section is out of date",
+        help="with --tables: write nothing, fail if a section is out of date",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Write what was asked for and print the regressions; 1 where --check finds a difference."""
     from cir_bench.report.page import report_page
-    from cir_bench.report.readme import (
+    from cir_bench.report.regressions import group_key, regressions
+    from cir_bench.report.tables import (
         GPU_BEGIN,
         GPU_END,
         gpu_section,
         performance_section,
-        read_readme,
+        read_page,
         replace_section,
     )
-    from cir_bench.report.regressions import group_key, regressions
     from cir_bench.results import ensure_writable, gpu_checks, read_results, write_text
 
-    if args.check and args.readme is None:
-        raise UsageError("--check needs --readme")
+    if args.check and args.tables is None:
+        raise UsageError("--check needs --tables")
     ensure_writable(args.output)
     results = read_results(args.results)
     written: list[Path] = []
@@ -52,23 +52,23 @@ def run(args: argparse.Namespace) -> int:
         write_text(args.output, report_page(list(results.values()), args.title))
         written.append(args.output)
     stale = False
-    if args.readme is not None:
-        before = read_readme(args.readme)
+    if args.tables is not None:
+        before = read_page(args.tables)
         text = replace_section(before, performance_section(results))
         if GPU_BEGIN in text:
             text = replace_section(text, gpu_section(gpu_checks(args.results)), GPU_BEGIN, GPU_END)
         if args.check:
             stale = text != before
         else:
-            write_text(args.readme, text)
-            written.append(args.readme)
+            write_text(args.tables, text)
+            written.append(args.tables)
     worse = regressions(list(results.values()))
     if args.json:
         print_json(
             {
                 "results": {name: group_key(result) for name, result in results.items()},
                 "written": written,
-                "readme_is_current": None if not args.check else not stale,
+                "tables_are_current": None if not args.check else not stale,
                 "regressions": [vars(change) for change in worse],
             }
         )
@@ -80,5 +80,5 @@ def run(args: argparse.Namespace) -> int:
         for path in written:
             print(f"wrote {path}")
         if stale:
-            print(f"{args.readme}: out of date; run the same command without --check")
+            print(f"{args.tables}: out of date; run the same command without --check")
     return 1 if stale else 0

