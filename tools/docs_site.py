@@ -44,7 +44,8 @@ def subcommands(text: str) -> list[str]:
 def commands_page() -> str:
     """Every command's help, on one page."""
     parts = [
-        "# Commands\n\nEach leaves with 0, or with 1 after one line that says why (2: wrong usage, 130: interrupted).\n"
+        "# Commands\n\nEach leaves with 0, or with 1 after one line that says why. 2 is wrong usage, "
+        "130 an interruption.\n"
     ]
     for command in COMMANDS:
         text = help_of(command)
