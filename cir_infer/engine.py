@@ -143,6 +143,24 @@ class Engine:
         """D, the length of a gallery row."""
         return self.manifest.embedding_dim
 
+    @property
+    def reads_padding(self) -> bool:
+        """Whether the authors' code of this model reads the padding of a batch as text."""
+        return self.manifest.provenance.get("authors_read_padding") is True
+
+    def require_padding(self) -> None:
+        """Refuses to read padding as text where the model's authors do not.
+
+        Raises:
+            UsageError: see `reads_padding`.
+        """
+        if not self.reads_padding:
+            raise UsageError(
+                f"the text encoder of {self.path} was not trained to read the padding of a batch, and would "
+                "give other embeddings; leave pad_to_batch (--authors-batch) out. It is for the LSTM of "
+                "naver/artemis; if this is one, export its checkpoint again, older bundles do not say so"
+            )
+
     def describe(self) -> dict[str, Any]:
         """The bundle, the device and what runs on it, as plain values that JSON can hold.
 
@@ -270,19 +288,23 @@ class Engine:
             batch_size: texts in one run of the graph, in the given order.
             pad_to_batch: let the encoder read the padding of a batch as text, as the authors' code
                 does for their LSTM variant. An embedding then depends on the longest text beside
-                it; only for reproducing published numbers, together with their batch size.
+                it; only for reproducing published numbers, together with their batch size, and only
+                where `reads_padding`.
 
         Returns:
             float32 (N, H).
 
         Raises:
             TextError: a text is empty, too long, or nothing in it can be read; the message says which.
-            UsageError: the system reads no text, an argument is wrong, or the engine is closed.
+            UsageError: the system reads no text, or no padding where `pad_to_batch` asks for it; an
+                argument is wrong, or the engine is closed.
             DeviceError: the device failed.
         """
         size = checked_number("batch_size", batch_size)
         checked_flag("pad_to_batch", pad_to_batch)
         self._reader()
+        if pad_to_batch:
+            self.require_padding()
         texts = list(checked_list("texts", texts, "text"))
         graph = self._graphs["text"]
         outputs = [np.empty((0, graph.outputs[0].shape[-1] or 0), np.float32)]
@@ -304,6 +326,8 @@ class Engine:
 
     def encode_read(self, reads: Sequence[ReadText], pad_to_batch: bool = False) -> Floats:
         """Text embeddings of what `read_text` gave, in one run of the graph; see `encode_texts`."""
+        if pad_to_batch:
+            self.require_padding()
         graph = self._graphs["text"]
         ids, lengths = self._reader().batch(reads)
         if pad_to_batch:

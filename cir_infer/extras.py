@@ -12,6 +12,7 @@ EXTRAS = {
     "faiss": "bench",
     "onnx": "precision",
     "onnxscript": "export",
+    "pillow_heif": "heic",
     "pyarrow": "parquet",
     "pycuda": "gpu",
     "safetensors": "export",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cir_infer.console.common import CirParser, complain, print_json, printable, run_command
-from cir_infer.errors import GalleryError, UsageError
+from cir_infer.errors import GalleryError, UsageError, shown
 
 if TYPE_CHECKING:
     from cir_infer.engine import Engine
@@ -171,6 +171,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.reencode and (options.sources or options.prune or options.watch is not None):
         raise UsageError("--reencode takes the images that the gallery knows: no sources, --prune or --watch")
     if not options.reencode and not options.sources:
+        if not Path(options.bundle).is_file():
+            raise UsageError(
+                f"{shown(options.bundle)} is no bundle; the bundle comes first and then the sources, as in "
+                f"cir-index shop.cir {shown(options.bundle)}"
+            )
         raise UsageError("no source of images; name a folder, a pattern, a manifest or a shard")
     if options.prune_limit is not None and not options.prune and options.watch is None:
         raise UsageError("--prune-limit is for --prune and --watch, which remove items; add one of them")

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, shown
+from cir_infer.extras import require
 from cir_infer.gallery.exported import PART, About, Part, Source, about, read_about
 from cir_infer.gallery.snapshot import Snapshot
 
@@ -274,8 +275,7 @@ def import_parquet(path: Path) -> Any:
     Raises:
         GalleryError: it is missing.
     """
-    try:
-        from pyarrow import parquet
-    except ImportError:
-        raise GalleryError(f"{path}: parquet needs pyarrow; pip install 'cir-infer[parquet]'") from None
+    require(f"{path}: parquet", "pyarrow", error=GalleryError)
+    from pyarrow import parquet
+
     return parquet

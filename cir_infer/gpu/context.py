@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import DeviceError
+from cir_infer.extras import install_hint
 from cir_infer.gpu.collector import collector_paused
 from cir_infer.gpu.cooperative import CooperativeFunction, CooperativeModule
 from cir_infer.gpu.device import THREADS, Device, Stream
@@ -43,7 +44,7 @@ def open_gpu(ordinal: int = 0) -> _CudaDevice:
     try:
         import pycuda.driver as driver
     except ImportError as error:
-        advice = "pip install 'cir-infer[gpu]'"
+        advice = install_hint("pycuda")
         if "undefined symbol" in str(error):
             advice = (
                 "it was built for a newer CUDA than the driver's: update the driver, or build PyCUDA with "

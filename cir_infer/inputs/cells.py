@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cir_infer.errors import CirError, DatasetError, ImageError, shown
+from cir_infer.extras import require
 from cir_infer.inputs.locations import Location
 
 __all__ = ["opened_parquet", "read_cell"]
@@ -91,10 +92,7 @@ def opened_parquet(path: str) -> Any:
     Raises:
         DatasetError: pyarrow is missing. Others where the file is damaged.
     """
-    try:
-        from pyarrow import parquet
-    except ImportError:
-        raise DatasetError(
-            f"{path}: reading parquet needs pyarrow; pip install 'cir-infer[parquet]'"
-        ) from None
+    require(f"{path}: reading parquet", "pyarrow", error=DatasetError)
+    from pyarrow import parquet
+
     return parquet.ParquetFile(path)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import ImageError, shown
+from cir_infer.extras import install_hint
 from cir_infer.inputs.locations import Location
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ _ROTATED = (5, 6, 7, 8)
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "JPEG2000", "AVIF", "HEIF")
 
-HEIC_REMEDY = "pip install 'cir-infer[heic]' for HEIC"
+HEIC_REMEDY = f"{install_hint('pillow_heif')} for HEIC"
 """What to do where an image is HEIC and pillow-heif is not installed."""
 
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")

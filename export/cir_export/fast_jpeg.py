@@ -114,9 +114,13 @@ def _check(fidelity: Fidelity) -> None:
     cosine, agreement = fidelity.cosine_worst, fidelity.top10_agreement
     if cosine is None or agreement is None:
         raise ExportError("the embeddings are not finite; export the model again")
-    if cosine < COSINE or agreement < AGREEMENT:
+    failed = []
+    if not cosine >= COSINE:
+        failed.append(f"the worst cosine of an image's embedding is {cosine:.5f} and {COSINE:g} is asked")
+    if not agreement >= AGREEMENT:
+        failed.append(f"the agreement of the first ten is {agreement:.2%} and {AGREEMENT:.0%} is asked")
+    if failed:
         raise ExportError(
-            "scaled JPEG decoding changes too much and no bundle was written: the worst cosine of an image's "
-            f"embedding is {cosine:.5f} and {COSINE:g} is asked, the agreement of the first ten is "
-            f"{agreement:.2%} and {AGREEMENT:.0%} is asked, on {fidelity.images} images"
+            "scaled JPEG decoding changes too much and no bundle was written: "
+            f"{' and '.join(failed)}, on {fidelity.images} images"
         )

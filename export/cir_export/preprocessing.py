@@ -1,15 +1,26 @@
-"""Preprocessing of the systems, as `image` and `text` of a bundle's manifest."""
+"""Preprocessing of the systems, as `image` and `text` of a bundle's manifest.
+
+All of it turns photographs upright as their EXIF tag says. The authors' loaders do not, which differs on
+tagged files alone; `with_exif_orientation` gives their reading.
+"""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from cir_infer.bundle.manifest import FORMAT, FORMAT_VERSION, TOKENIZER_NAME
+from cir_infer.bundle.manifest import FORMAT, FORMAT_VERSION, TOKENIZER_NAME, FeatureInput, PixelInput
 from cir_infer.bundle.manifest_reader import read_manifest
-from cir_infer.errors import BundleError
+from cir_infer.errors import BundleError, UsageError
 
-__all__ = ["check_inputs", "feature_input", "padded_crop", "plain_resize", "word_text"]
+__all__ = [
+    "check_inputs",
+    "feature_input",
+    "padded_crop",
+    "plain_resize",
+    "with_exif_orientation",
+    "word_text",
+]
 
 
 def padded_crop(size: int = 224, resize: int = 256) -> dict[str, Any]:
@@ -18,7 +29,7 @@ def padded_crop(size: int = 224, resize: int = 256) -> dict[str, Any]:
         "kind": "pixels",
         "height": size,
         "width": size,
-        "exif_orientation": False,
+        "exif_orientation": True,
         "steps": [
             {"op": "to_rgb"},
             {"op": "pad_square", "fill": 255, "rounding": "artemis"},
@@ -43,6 +54,19 @@ def plain_resize(size: int) -> dict[str, Any]:
     }
 
 
+def with_exif_orientation(image: dict[str, Any], follow: bool) -> dict[str, Any]:
+    """The same preprocessing with photographs turned upright, or left as their pixels lie.
+
+    Raises:
+        UsageError: it is of pre-extracted features, which nobody turns.
+    """
+    if image["kind"] != "pixels":
+        raise UsageError(
+            "the model takes pre-extracted features; leave --exif-orientation and --no-exif-orientation out"
+        )
+    return {**image, "exif_orientation": follow}
+
+
 def feature_input(size: int) -> dict[str, Any]:
     """Pre-extracted features of `size` values."""
     return {"kind": "features", "size": size}
@@ -53,8 +77,8 @@ def word_text(max_tokens: int = 512) -> dict[str, Any]:
     return {"pad_id": 0, "unk_id": 4, "max_tokens": max_tokens, "captions": "pair"}
 
 
-def check_inputs(image: dict[str, Any], text: dict[str, Any]) -> None:
-    """Asserts that a manifest can hold these two.
+def check_inputs(image: dict[str, Any], text: dict[str, Any]) -> PixelInput | FeatureInput:
+    """Asserts that a manifest can hold these two, and gives the first as the runtime reads it.
 
     Raises:
         BundleError: a field is unknown, missing or of a wrong value; the message names it.
@@ -81,4 +105,4 @@ def check_inputs(image: dict[str, Any], text: dict[str, Any]) -> None:
         content = json.dumps(manifest)
     except (TypeError, ValueError) as error:
         raise BundleError(f"the preprocessing is not plain JSON ({error})") from error
-    read_manifest(content)
+    return read_manifest(content).image

@@ -6,9 +6,11 @@ every length from one word up and are mixed, so that batches hold short and long
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,16 @@ from tokenizers import Tokenizer
 
 from cir_eval.datasets.scenes.rendering import VIEWS, render
 from cir_eval.datasets.scenes.scene import CELLS, COLOURS, SHAPES, SIZES, Object, Scene
-from cir_infer.errors import UsageError
+from cir_export.preprocessing import check_inputs
+from cir_infer.bundle.manifest import FeatureInput, PixelInput
+from cir_infer.errors import ImageError, UsageError
 from cir_infer.inputs.images import ImageLike
+from cir_infer.inputs.preprocess import preprocess
 from cir_infer.inputs.texts import Text
 
-__all__ = ["Samples", "draw_images", "draw_samples", "image_files"]
+__all__ = ["ReadableFiles", "Samples", "draw_images", "draw_samples", "image_files"]
+
+_log = logging.getLogger(__name__)
 
 IMAGES = 48
 TEXTS = 40
@@ -63,10 +70,11 @@ def draw_samples(
         image: `image` of its manifest.
         text: `text` of its manifest.
         tokenizer: its tokeniser.
-        folder: the user's images (of a model on features: .npy files); the first 48 by name.
+        folder: the user's images (of a model on features: .npy files); the first 48 by name that can be
+            read.
 
     Raises:
-        UsageError: the folder holds no image.
+        UsageError: the folder holds no image, or none that can be read.
     """
     images, source = draw_images(image, folder)
     return Samples(images, _texts(text, tokenizer), source)
@@ -77,7 +85,13 @@ def draw_images(
 ) -> tuple[Sequence[ImageLike], str]:
     """The images of `draw_samples`, and where they come from, in words."""
     if folder is not None:
-        return image_files(folder, image)[:IMAGES], str(folder)
+        spec = check_inputs(image, {"pad_id": 0, "unk_id": None, "max_tokens": 1, "captions": " "})
+        readable = ReadableFiles(folder, image_files(folder, image), spec)
+        found = readable.first(IMAGES)
+        if not found:
+            raise UsageError(f"no image of {folder} can be read: {readable.reasons[0]}")
+        readable.tell()
+        return found, str(folder)
     if image["kind"] == "features":
         return [_features(image["size"], number) for number in range(IMAGES)], "generated features"
     scenes = [_scene(number) for number in range(IMAGES // 2)]
@@ -96,6 +110,56 @@ def image_files(folder: str | os.PathLike[str], image: dict[str, Any]) -> list[P
     if not found:
         raise UsageError(f"{folder} holds no file of type {', '.join(sorted(suffixes))}")
     return found
+
+
+class ReadableFiles:
+    """The files of a folder that can be prepared for a model: a broken one costs itself, and is counted.
+
+    Args:
+        folder: where they are.
+        files: to choose from.
+        spec: how they are prepared.
+
+    Attributes:
+        reasons: why files were left out, one a file.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], files: Sequence[Path], spec: PixelInput | FeatureInput
+    ) -> None:
+        self._folder, self._files, self._spec = folder, files, spec
+        self.reasons: list[str] = []
+
+    def first(self, count: int) -> list[Path]:
+        """The first `count` that can be read, in order."""
+        return list(islice(filter(self._reads, self._files), count))
+
+    def evenly(self, files: Sequence[Path], count: int) -> list[Path]:
+        """Those that can be read of `count` files, taken evenly."""
+        chosen = files if len(files) <= count else [files[n * len(files) // count] for n in range(count)]
+        return list(filter(self._reads, chosen))
+
+    def tell(self) -> None:
+        """Says once in the log how many were left out."""
+        if self.reasons:
+            count = len(self.reasons)
+            _log.warning(
+                "%d file%s of %s cannot be read and %s left out: %s%s",
+                count,
+                "" if count == 1 else "s",
+                self._folder,
+                "is" if count == 1 else "are",
+                self.reasons[0],
+                "" if count == 1 else ", ...",
+            )
+
+    def _reads(self, file: Path) -> bool:
+        try:
+            preprocess(file, self._spec)
+        except ImageError as error:
+            self.reasons.append(str(error))
+            return False
+        return True
 
 
 def _texts(text: dict[str, Any], tokenizer: Tokenizer) -> list[Text]:

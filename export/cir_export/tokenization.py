@@ -7,6 +7,7 @@ a cleaned text.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -15,7 +16,14 @@ from torch import Tensor
 
 from cir_infer.errors import UsageError
 
-__all__ = ["SPECIALS", "build_tokenizer", "token_batch", "vocabulary_from_texts", "word_splitter"]
+__all__ = [
+    "SPECIALS",
+    "build_tokenizer",
+    "known_words",
+    "token_batch",
+    "vocabulary_from_texts",
+    "word_splitter",
+]
 
 SPECIALS = ("<pad>", "<start>", "<and>", "<end>", "<unk>")
 """Special tokens by id, as in ARTEMIS. Cleaning drops angle brackets, so no text can type one."""
@@ -86,6 +94,19 @@ def build_tokenizer(vocabulary: Mapping[str, int]) -> Tokenizer:
         special_tokens=[(word, vocabulary[word]) for word in ("<start>", "<and>", "<end>")],
     )
     return tokenizer
+
+
+def known_words(tokenizer: Tokenizer) -> dict[str, str | int]:
+    """How much a tokeniser can read, for `vocabulary` of a bundle's provenance.
+
+    Returns:
+        `kind`: "words", of which any other is unknown, or "subwords", which spell every text; `known`: their
+        number, without special tokens.
+    """
+    content = json.loads(tokenizer.to_str())
+    special = {*SPECIALS, content["model"].get("unk_token"), *(t["content"] for t in content["added_tokens"])}
+    kind = "words" if content["model"].get("type") == "WordLevel" else "subwords"
+    return {"kind": kind, "known": len(set(tokenizer.get_vocab()) - special)}
 
 
 def token_batch(

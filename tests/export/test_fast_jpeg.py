@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -71,9 +72,20 @@ def test_what_differs_too_much_is_not_written(
     exact: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fast_jpeg, "COSINE", 1.0)
-    with pytest.raises(ExportError, match="changes too much"):
+    with pytest.raises(ExportError, match=r"changes too much.*cosine.* is asked") as raised:
         scale_jpegs(exact, tmp_path / "fast.cir", photographs)
+    assert "agreement" not in str(raised.value)  # which passed
     assert not (tmp_path / "fast.cir").exists()
+
+
+def test_a_broken_photograph_costs_itself(
+    exact: Path, photographs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(photographs, tmp_path / "some")
+    (tmp_path / "some" / "0.jpg").write_bytes(b"\xff\xd8 cut short")
+    report = scale_jpegs(exact, tmp_path / "fast.cir", tmp_path / "some")
+    assert report.fidelity.images == len(list(photographs.iterdir())) - 1
+    assert "1 file of" in caplog.text and "cannot be read and is left out" in caplog.text
 
 
 def test_images_that_show_nothing_are_refused(exact: Path, tmp_path: Path) -> None:

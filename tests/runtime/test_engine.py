@@ -76,10 +76,14 @@ def test_texts_in_any_batching(engine: Engine) -> None:
         engine.encode_texts("is red")
 
 
-def test_padding_is_read_as_text_only_where_asked_for(engine: Engine) -> None:
+def test_padding_is_read_as_text_only_where_asked_for(bundle: Path) -> None:
+    engine = Engine(bundle, device="cpu", threads=1)
     texts = ["is red", "is a more green square and more and more"]
     alone = engine.encode_texts(texts[:1])
     np.testing.assert_allclose(engine.encode_texts(texts)[:1], alone, atol=1e-6)
+    with pytest.raises(UsageError, match=r"not trained to read the padding.*export its checkpoint again"):
+        engine.encode_texts(texts, pad_to_batch=True)
+    engine.manifest.provenance["authors_read_padding"] = True  # as the exporter says of naver/artemis' LSTM
     padded = engine.encode_texts(texts, pad_to_batch=True)
     assert np.abs(padded[:1] - alone).max() > 1e-3
     np.testing.assert_allclose(padded[1:], engine.encode_texts(texts[1:]), atol=1e-6)

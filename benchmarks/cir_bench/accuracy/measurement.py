@@ -58,10 +58,15 @@ def measure_accuracy(
         submission: folder for the test server's files.
 
     Raises:
-        UsageError: the protocol has no such split, or none of the asked files can be made of it.
+        UsageError: the protocol has no such split, none of the asked files can be made of it, or a bundle
+            does not read the padding of the authors' batches.
         DatasetError: the data set is not in its published layout.
     """
     options = options or Options()
+    if options.authors_batch is not None:
+        for opened in (engine, against):
+            if opened is not None:
+                opened.require_padding()
     split = split or protocol.splits[0]
     if split not in protocol.splits:
         raise UsageError(

@@ -10,6 +10,7 @@ from typing import Any
 
 from cir_infer.console.common import print_json
 from cir_infer.errors import TrainingError, UsageError
+from cir_infer.extras import require
 
 __all__ = ["EXAMPLE", "add_arguments", "run", "table"]
 
@@ -56,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.artemis_seeds < 1 or (args.threads is not None and args.threads < 1):
         raise UsageError("--artemis-seeds and --threads are at least 1")
+    require("cir-bench ablation", "torch")
     import torch
 
     from cir_export.training.configuration import read_config

@@ -14,6 +14,7 @@ import numpy as np
 
 from cir_infer.console.common import print_json
 from cir_infer.errors import TrainingError, UsageError
+from cir_infer.extras import require
 
 __all__ = ["EXAMPLE", "add_arguments", "run", "table"]
 
@@ -78,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.threads is not None and args.threads < 1:
         raise UsageError(f"--threads {args.threads}; expected at least 1")
+    require("cir-bench systems", "torch")
     import torch
 
     if args.threads is not None:

@@ -11,7 +11,7 @@ from torch import nn
 from cir_export.preprocessing import check_inputs
 from cir_infer.errors import BundleError, ExportError, shown
 
-__all__ = ["image_of", "term_names_of", "text_of", "tokenizer_of"]
+__all__ = ["domain_of_module", "image_of", "term_names_of", "text_of", "tokenizer_of"]
 
 _MAX_TOKENS = 64
 _IMAGE = "e.g. image = cir_export.preprocessing.padded_crop(224)"
@@ -106,6 +106,18 @@ def term_names_of(module: nn.Module, where: str) -> tuple[str, ...]:
             'of letters, digits and underscores, e.g. ("similarity",)'
         )
     return tuple(listed)
+
+
+def domain_of_module(module: nn.Module, where: str) -> str | None:
+    """`domain`, what it was trained on, in words; None where it does not say.
+
+    Raises:
+        ExportError: it is no text.
+    """
+    domain = getattr(module, "domain", None)
+    if domain is not None and not isinstance(domain, str):
+        raise ExportError(f"{where}: attribute domain is {shown(domain)}; expected a text, or leave it out")
+    return domain
 
 
 def _whole(module: nn.Module, name: str, default: int, low: int, high: int, where: str, expected: str) -> int:

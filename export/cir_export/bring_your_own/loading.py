@@ -18,7 +18,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from cir_export.bring_your_own.adapter import Adapter
-from cir_export.bring_your_own.attributes import image_of, term_names_of, text_of, tokenizer_of
+from cir_export.bring_your_own.attributes import (
+    domain_of_module,
+    image_of,
+    term_names_of,
+    text_of,
+    tokenizer_of,
+)
 from cir_export.bring_your_own.trial import Trial, try_model
 from cir_export.checkpoints.files import read_checkpoint_file
 from cir_export.checkpoints.vocabulary import load_vocabulary
@@ -93,7 +99,11 @@ def load_module(
         _require_agreement(model, rows, terms.weights is not None, path)
     model.embedding_dim = rows.shape[1]
     model.weighted = terms.weights is not None
-    return TrainedModel(model, tokenizer, image, text, {"format": "module", "module": path})
+    provenance = {"format": "module", "module": path}
+    domain = domain_of_module(module, path)
+    if domain is not None:
+        provenance["domain"] = domain
+    return TrainedModel(model, tokenizer, image, text, provenance)
 
 
 def _build(path: str) -> nn.Module:

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from cir_export.checkpoints.domains import domain_of
 from cir_export.checkpoints.vocabulary import load_vocabulary
 from cir_export.model_file import TrainedModel, restore_weights
 from cir_export.models import build_model
@@ -104,7 +105,7 @@ def load_artemis(
         build_tokenizer(words),
         _image_input(config["image"], options, where),
         word_text(),
-        _provenance(content, options),
+        _provenance(content, options, config["text"]["encoder"]),
     )
 
 
@@ -180,7 +181,10 @@ def _image_input(image: Mapping[str, Any], options: Mapping[str, Any], where: st
     return padded_crop(crop)
 
 
-def _provenance(content: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+def _provenance(content: Mapping[str, Any], options: Mapping[str, Any], encoder: str) -> dict[str, Any]:
     found = {"format": "naver/artemis", "epoch": content.get("epoch")}
     found |= {key: options.get(key) for key in ("data_name", "model_version", "exp_name")}
+    found["domain"] = domain_of(options.get("data_name"))
+    # Their LSTM runs over the padding of its batch; their GRU is given the lengths.
+    found["authors_read_padding"] = True if encoder == "lstm" else None
     return {key: value for key, value in found.items() if isinstance(value, str | int | float)}

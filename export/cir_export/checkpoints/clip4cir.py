@@ -107,7 +107,7 @@ def load_clip4cir(files: Sequence[tuple[Any, str]], round_clip_to_float16: bool 
         "kind": "pixels",
         "height": clip["image_size"],
         "width": clip["image_size"],
-        "exif_orientation": False,
+        "exif_orientation": True,
         "steps": [
             *padding,
             {"op": "resize", "size": clip["image_size"], "interpolation": "bicubic"},

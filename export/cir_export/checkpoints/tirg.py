@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
+from cir_export.checkpoints.domains import domain_of
 from cir_export.checkpoints.vocabulary import load_vocabulary
 from cir_export.model_file import TrainedModel, restore_weights
 from cir_export.models import build_model
@@ -105,6 +106,7 @@ def load_tirg(
     words = _vocabulary(vocabulary, config["text"]["vocabulary_size"], where)
     found = {"format": "google/tirg", "iteration": content.get("it")}
     found |= {key: options.get(key) for key in ("dataset", "model", "loss")}
+    found["domain"] = domain_of(options.get("dataset"))
     provenance = {key: value for key, value in found.items() if isinstance(value, str | int | float)}
     return TrainedModel(model, build_simple_tokenizer(words), image, simple_text(), provenance)
 
@@ -188,7 +190,7 @@ def _renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _image_input(options: Mapping[str, Any], size: tuple[int, int] | None, where: str) -> dict[str, Any]:
-    pixels: dict[str, Any] = {"kind": "pixels", "height": 224, "width": 224, "exif_orientation": False}
+    pixels: dict[str, Any] = {"kind": "pixels", "height": 224, "width": 224, "exif_orientation": True}
     if options.get("dataset") == "css3d":
         if size is None:
             raise CheckpointError(

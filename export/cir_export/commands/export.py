@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,11 +17,13 @@ from cir_export.commands.lowering import (
     lowered_json,
     shown_lowering,
 )
+from cir_export.commands.restating import check_restating, restate
 from cir_export.plans import build_plans, is_bundle, require_gpu, shown_plans
 from cir_export.targets import check_target
 from cir_infer.console.common import CirParser, print_json, run_command
 from cir_infer.console.tables import format_table
 from cir_infer.errors import ExportError, UsageError
+from cir_infer.extras import require
 
 __all__ = ["main"]
 
@@ -62,6 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="round CLIP's weights as CLIP4Cir's code does on a GPU, to reproduce its figures there",
     )
     parser.add_argument(
+        "--exif-orientation",
+        action=argparse.BooleanOptionalAction,
+        help="turn photographs upright as their EXIF tag says, or leave them as their pixels lie, as the "
+        "loaders of the public repositories do; of a bundle, its copy. Default: upright, or as MODEL says",
+    )
+    parser.add_argument(
+        "--domain", metavar="TEXT", help="what the model was trained on, in words, for those who query it"
+    )
+    parser.add_argument(
         "--images", metavar="DIR", help="images to verify with; rendered and generated ones if left out"
     )
     parser.add_argument("-o", "--output", metavar="BUNDLE", help="default: MODEL.cir, MODEL-int8.cir")
@@ -76,15 +87,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     check_lowering(options)
     check_fast_jpeg(options, is_bundle(options.model))
+    check_restating(options, is_bundle(options.model))
     if options.tensorrt:
         require_gpu()
     if is_bundle(options.model):
         _convert(options, options.model[0])
         return
-    _require("torch", "onnx", "onnxscript")
+    require("cir-export", "torch", "onnx", "onnxscript", error=ExportError)
 
     from cir_export.export import ParityError, export_bundle
     from cir_export.model_file import TrainedModel
+    from cir_export.preprocessing import with_exif_orientation
+    from cir_export.tokenization import known_words
     from cir_export.verification import Check, draw_samples
 
     def show(trained: TrainedModel) -> None:
@@ -106,6 +120,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"\n{format_table(header, rows, right=[2, 3])}\n  on {source}\n", flush=True)
 
     trained = _load(options)
+    if options.exif_orientation is not None:
+        trained.image = with_exif_orientation(trained.image, options.exif_orientation)
+    if options.domain is not None:
+        trained.provenance["domain"] = options.domain
+    trained.provenance["vocabulary"] = known_words(trained.tokenizer)
     if not options.json:
         show(trained)
     samples = draw_samples(trained.image, trained.text, trained.tokenizer, options.images)
@@ -151,14 +170,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _convert(options: Any, bundle: str | Path, output: Path | None = None) -> None:
     """What is made of a bundle: one of another precision or preprocessing, plans, or plans of that."""
     answer: dict[str, Any] = {}
+    if output is None and (options.exif_orientation is not None or options.domain is not None):
+        said = restate(options)
+        print_json(said) if options.json else print(f"wrote {said['bundle']}{said['note']}")
+        return
     if options.fast_jpeg:
-        _require("onnx")
+        require("--fast-jpeg", "onnx", error=ExportError)
         answer = make_fast_jpeg(options)
         if options.json:
             print_json(answer)
         return
     if options.precision != "float32":
-        _require("onnx")
+        require(f"--precision {options.precision}", "onnx", error=ExportError)
         output = output or Path(options.output or default_output(str(bundle), options.precision))
         report = lower(options, bundle, output, progress=not options.json)
         bundle, answer = report.path, lowered_json(report)
@@ -171,12 +194,6 @@ def _convert(options: Any, bundle: str | Path, output: Path | None = None) -> No
     if options.json:
         plans = {"plans": build_plans(bundle)} if options.tensorrt else {}
         print_json({"bundle": str(bundle), **answer, **plans})
-
-
-def _require(*modules: str) -> None:
-    missing = [name for name in modules if find_spec(name) is None]
-    if missing:
-        raise ExportError(f"cir-export needs {missing[0]}; install it with: pip install 'cir-infer[export]'")
 
 
 def _load(options: Any) -> Any:

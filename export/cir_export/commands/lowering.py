@@ -200,7 +200,8 @@ def _measurement(
 
 def _layers(layers: Sequence[LayerError]) -> str:
     rows = [
-        [error.layer, error.graph, "overflows" if error.cosine_worst < 0 else f"{error.cosine_worst:.6f}"]
-        for error in layers[:_LAYERS_SHOWN]
+        [error.layer, error.graph, "overflows" if error.overflows else f"{error.cosine_worst:.6f}"]
+        for number, error in enumerate(layers)
+        if number < _LAYERS_SHOWN or error.overflows
     ]
     return "\n" + format_table(["layer, lowered alone", "graph", "worst cosine"], rows, right=[2]) + "\n"

@@ -9,6 +9,7 @@ from typing import Any
 
 from cir_infer.console.common import CirParser, print_json, run_command
 from cir_infer.errors import UsageError
+from cir_infer.extras import require
 
 __all__ = ["main"]
 
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.threads is not None and args.threads < 1:
         raise UsageError(f"--threads {args.threads}; expected at least 1")
 
+    require("cir-train", "torch")
     import torch
 
     from cir_export.training.configuration import read_config

@@ -38,6 +38,11 @@ class LayerError:
     layer: str
     cosine_worst: float
 
+    @property
+    def overflows(self) -> bool:
+        """Whether the encoder's output is no longer finite."""
+        return self.cosine_worst < 0 or not np.isfinite(self.cosine_worst)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)

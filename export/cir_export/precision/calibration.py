@@ -7,18 +7,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tokenizers import Tokenizer
 
-from cir_export.samples import Samples, draw_images, draw_samples, image_files
+from cir_export.samples import ReadableFiles, Samples, draw_images, draw_samples, image_files
 from cir_infer.bundle import Bundle
 from cir_infer.errors import UsageError
 from cir_infer.inputs.images import ImageLike
 
 __all__ = ["Calibration", "calibration_images", "samples_for"]
-
-T = TypeVar("T")
 
 _CALIBRATED = 256
 _JUDGED = 128
@@ -33,32 +31,38 @@ class Calibration:
         images: as `cir_infer.inputs.preprocess.preprocess` takes them.
         held_out: images of the same kind that int8 is judged on.
         source: where they come from.
+        unreadable: files of the folder that were left out because they cannot be read.
     """
 
     images: Sequence[ImageLike]
     held_out: Sequence[ImageLike]
     source: str
+    unreadable: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a manifest: the folder's name, not its place on this machine."""
-        return {"images": len(self.images), "source": Path(self.source).name}
+        left_out = {"unreadable": self.unreadable} if self.unreadable else {}
+        return {"images": len(self.images), "source": Path(self.source).name, **left_out}
 
 
 def calibration_images(bundle: Bundle, folder: str | os.PathLike[str]) -> Calibration:
     """The user's images, at most 256 to calibrate with and 128 to judge by, evenly from the whole folder.
 
     Raises:
-        UsageError: there are fewer than 32.
+        UsageError: there are fewer than 32 that can be read.
     """
     files = image_files(folder, _image(bundle))
-    if len(files) < _FEWEST:
+    readable = ReadableFiles(folder, files, bundle.manifest.image)
+    held_out = readable.evenly(files[::4], _JUDGED)
+    rest = readable.evenly([file for number, file in enumerate(files) if number % 4], _CALIBRATED)
+    if len(held_out) + len(rest) < _FEWEST:
+        broken = f", {len(readable.reasons)} of which cannot be read" if readable.reasons else ""
         raise UsageError(
-            f"{folder} holds {len(files)} images; int8 needs at least {_FEWEST} to be calibrated and judged, "
-            "better some hundreds"
+            f"{folder} holds {len(files)} images{broken}; int8 needs at least {_FEWEST} to be calibrated and "
+            "judged, better some hundreds"
         )
-    held_out = files[::4]
-    rest = [file for number, file in enumerate(files) if number % 4]
-    return Calibration(_evenly(rest, _CALIBRATED), _evenly(held_out, _JUDGED), str(folder))
+    readable.tell()
+    return Calibration(rest, held_out, str(folder), len(readable.reasons))
 
 
 def samples_for(
@@ -87,9 +91,3 @@ def samples_for(
 def _image(bundle: Bundle) -> dict[str, Any]:
     image: dict[str, Any] = json.loads(bundle.manifest.to_json())["image"]
     return image
-
-
-def _evenly(items: Sequence[T], count: int) -> list[T]:
-    if len(items) <= count:
-        return list(items)
-    return [items[number * len(items) // count] for number in range(count)]

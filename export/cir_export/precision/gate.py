@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cir_export.precision.blame import LayerError
 from cir_export.precision.fidelity import Fidelity
 from cir_export.precision.graphs import PrecisionName
+from cir_export.precision.layers import shortest_names
 from cir_export.precision.recall import RecallDrift
 from cir_infer.errors import ExportError
 
@@ -50,14 +51,19 @@ class PrecisionError(ExportError):
         layers: Sequence[LayerError],
     ) -> None:
         self.fidelity, self.drift, self.layers = fidelity, drift, tuple(layers)
+        overflowing = [error.layer for error in self.layers if error.overflows]
         worst = self.layers[:_NAMED]
-        named = ", ".join(
-            f"{error.layer} ({'overflows' if error.cosine_worst < 0 else f'cosine {error.cosine_worst:.5f}'})"
-            for error in worst
+        # All that overflow, or keeping the named ones would only meet the next. A layer may be in two
+        # graphs, or at work twice in one: a name keeps it everywhere.
+        names = shortest_names(
+            overflowing or [error.layer for error in worst], [error.layer for error in self.layers]
         )
-        # A layer may be in two graphs, or at work twice in one: a name keeps it everywhere.
-        names = " ".join(dict.fromkeys(error.layer.split(" (")[0] for error in worst))
-        remedies = [f"keep them in float32 (--keep-float32 {names})"]
+        hurt = (
+            [f"{name} (overflows)" for name in dict.fromkeys(overflowing)]
+            if overflowing
+            else [f"{error.layer} (cosine {error.cosine_worst:.5f})" for error in worst]
+        )
+        remedies = [f"keep them in float32 (--keep-float32 {' '.join(names)})"]
         if precision == "int8":
             remedies.append("calibrate on more images like those of your gallery")
         remedies.append(
@@ -65,7 +71,7 @@ class PrecisionError(ExportError):
         )
         super().__init__(
             f"{precision} loses too much and no bundle was written: {'; '.join(reasons)}. The layers that "
-            f"hurt most, each alone: {named}; {', or '.join(remedies)}"
+            f"hurt most, each alone: {', '.join(hurt)}; {', or '.join(remedies)}"
         )
 
 

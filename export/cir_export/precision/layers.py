@@ -9,7 +9,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from cir_infer.errors import UsageError, shown
 
-__all__ = ["RECURRENT", "layers_of", "matching", "name_nodes", "owners_of"]
+__all__ = ["RECURRENT", "layers_of", "matching", "name_nodes", "owners_of", "shortest_names"]
 
 RECURRENT = {"GRU", "LSTM", "RNN"}
 
@@ -78,6 +78,29 @@ def matching(layers: Iterable[str], patterns: Sequence[str]) -> set[str]:
             raise UsageError(f"no layer is named {shown(pattern)}; the layers are {_listed(known)}")
         found |= hit
     return found
+
+
+def shortest_names(wanted: Iterable[str], every: Iterable[str]) -> list[str]:
+    """Patterns for `matching` that name layers and no others, short where all of a part is wanted.
+
+    Args:
+        wanted: names of layers.
+        every: all of them, the wanted ones included.
+    """
+    chosen = list(dict.fromkeys(name.split(" (")[0] for name in wanted))
+    others = {name.split(" (")[0] for name in every} - set(chosen)
+    found: dict[str, None] = {}
+    for name in chosen:
+        parts = name.split(".")
+        beginnings = (".".join(parts[:length]) for length in range(1, len(parts)))
+        alike = (
+            start
+            for start in beginnings
+            if not any(f"{other}.".startswith(f"{start}.") for other in others)
+            and sum(f"{one}.".startswith(f"{start}.") for one in chosen) > 1
+        )
+        found[next(alike, name)] = None
+    return list(found)
 
 
 def _fits(name: str, pattern: str) -> bool:

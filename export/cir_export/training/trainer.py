@@ -15,11 +15,12 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from cir_eval.datasets.scenes import ScenesDataset
+from cir_export.checkpoints.domains import domain_of
 from cir_export.model_file import TrainedModel, load_model, save_model
 from cir_export.models import RetrievalModel, build_model
 from cir_export.models.base import pairwise_scores
 from cir_export.preprocessing import plain_resize, word_text
-from cir_export.tokenization import build_tokenizer, vocabulary_from_texts
+from cir_export.tokenization import build_tokenizer, known_words, vocabulary_from_texts
 from cir_export.training.configuration import TrainingConfig
 from cir_export.training.data import QuerySet, family_batches, query_set
 from cir_export.training.evaluation import evaluate
@@ -342,6 +343,8 @@ def _store_best(
     provenance: dict[str, Any] = {
         "trained_by": "cir-train",
         "data": "scenes",
+        "domain": domain_of("scenes"),
+        "vocabulary": known_words(data.tokenizer),
         "data_digest": data.digest,
         "view": config.data.view,
         "epoch": state.best_epoch,

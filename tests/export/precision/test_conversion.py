@@ -143,6 +143,9 @@ def test_an_overflow_is_refused_and_its_layer_named(photos: Path, tmp_path: Path
     target.write_bytes(b"the last good one")
     with pytest.raises(PrecisionError, match=r"not finite.*m\.first \(overflows\)") as caught:
         convert(source, target, Lowering("float16"))
+    # What reads the large values overflows as well: one refusal names them all.
+    assert "m.first (overflows), m.second (overflows); keep" in str(caught.value)
+    assert "--keep-float32 m.first m.second)" in str(caught.value)
     assert caught.value.layers[0].layer == "m.first" and not caught.value.fidelity.finite
     assert target.read_bytes() == b"the last good one"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["half.cir", "hot.cir"]
@@ -193,6 +196,29 @@ def test_images_are_never_calibrated_and_judged_with(photos: Path, tmp_path: Pat
     few = photographs(tmp_path / "few", 31)
     with pytest.raises(UsageError, match="holds 31 images"):
         calibration_images(bundle, few)
+
+
+def test_broken_images_cost_themselves_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bundle = Bundle(convolutional(tmp_path / "small.cir"))
+    folder = photographs(tmp_path / "some")
+    files = sorted(folder.iterdir())
+    for file in files[:6]:
+        file.write_bytes(b"not a picture")
+    found = calibration_images(bundle, folder)
+    assert len(found.images) + len(found.held_out) == 42 and found.to_json()["unreadable"] == 6
+    assert not {*found.images, *found.held_out} & {*files[:6]}
+    assert "6 files of" in caplog.text
+    assert samples_for(bundle, folder, None).images == files[6:]
+    for file in files[6:17]:
+        file.write_bytes(b"not a picture")
+    with pytest.raises(
+        UsageError, match="holds 48 images, 17 of which cannot be read; int8 needs at least 32"
+    ):
+        calibration_images(bundle, folder)
+    for file in files:
+        file.write_bytes(b"not a picture")
+    with pytest.raises(UsageError, match=r"no image of .* can be read: .*000\.png is not an image"):
+        samples_for(bundle, folder, None)
 
 
 def test_only_float32_is_converted(photos: Path, tmp_path: Path) -> None:
