@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, overload
 
 from cir_infer.console.tables import format_table
@@ -120,5 +121,5 @@ class Hits(Sequence[Hit]):
 
 
 def _metadata(metadata: Mapping[str, Any]) -> str:
-    text = ", ".join(f"{key}: {value}" for key, value in metadata.items())
+    text = ", ".join(f"{key}: {str(value)[:60]}" for key, value in islice(metadata.items(), 20))
     return text if len(text) <= 60 else text[:57] + "..."

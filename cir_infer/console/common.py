@@ -11,17 +11,24 @@ Exit codes: 0, 1 for a failure (one line on stderr), 2 for wrong usage, 130 when
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
-import json
 import logging
 import os
 import sys
-import warnings
+import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from cir_infer import __version__
-from cir_infer.errors import CirError, UsageError
+from cir_infer.console.printing import (
+    OneLine,
+    json_text,
+    printable,
+    safe_output,
+    tell_warnings,
+)
+from cir_infer.errors import CirError, UsageError, shown
 
 __all__ = ["CirParser", "complain", "print_json", "printable", "run_command"]
 
@@ -54,33 +61,54 @@ class CirParser(argparse.ArgumentParser):
         # Flags may stand between positional arguments; argparse cannot do that with sub-commands.
         parse = self.parse_intermixed_args if self._subparsers is None else super().parse_args
         parsed = parse(args, namespace)
-        logging.basicConfig(level=logging.WARNING, format=f"{self.prog}: %(message)s")
+        handler = logging.StreamHandler()
+        handler.setFormatter(OneLine(f"{self.prog}: %(message)s"))
+        logging.basicConfig(level=logging.WARNING, handlers=[handler])
         logging.getLogger("cir_infer").setLevel(logging.INFO if parsed.verbose else logging.WARNING)
         return parsed
 
+    def error(self, message: str) -> NoReturn:
+        """See `argparse.ArgumentParser.error`; the message may quote what a shell made of a file name."""
+        super().error(printable(message))
+
 
 def run_command(main: Main) -> Callable[..., int]:
-    """Turn a `main(arguments=None)` into a console entry point that ends with an exit code."""
+    """Turn a `main(arguments=None)` into a console entry point that ends with an exit code.
+
+    Whatever ends it is one line on stderr. What is no `CirError`, and so a fault of ours, shows where it
+    happened with --verbose.
+    """
 
     @functools.wraps(main)
     def entry(arguments: Sequence[str] | None = None) -> int:
-        # Pillow warns of large images and odd EXIF data that this SDK reads (or refuses by an error).
-        warnings.filterwarnings("ignore", module=r"PIL\.")
         try:
-            code = main(arguments) or 0
-            sys.stdout.flush()
+            with safe_output(), tell_warnings():
+                try:
+                    code = main(arguments) or 0
+                finally:
+                    if sys.stdout is not None:
+                        sys.stdout.flush()
         except KeyboardInterrupt:
             complain("interrupted")
             return 130
         except BrokenPipeError:
             # The reader of our output (head, less) has left; keep the interpreter's last flush quiet.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except CirError as error:
             complain(str(error))
             return 2 if isinstance(error, UsageError) else 1
         except (OSError, MemoryError) as error:
             complain(str(error) or type(error).__name__)
+            return 1
+        except Exception as error:
+            if logging.getLogger("cir_infer").isEnabledFor(logging.INFO):
+                traceback.print_exc()
+            complain(
+                f"unexpected {type(error).__name__}: {shown(error, 500)}; this is a fault of the program, "
+                "please report it with what --verbose shows"
+            )
             return 1
         return code
 
@@ -90,24 +118,10 @@ def run_command(main: Main) -> Callable[..., int]:
 def complain(message: str) -> None:
     """Say what is wrong on stderr: one line, nothing in it that a terminal would obey."""
     name = os.path.basename(sys.argv[0]) or "cir"  # noqa: PTH119
-    print(f"{name}: {printable(' '.join(message.split()))}", file=sys.stderr)
-
-
-def printable(text: str) -> str:
-    """A stranger's text (an id, a path) for a terminal: control characters and the like are escaped."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    with contextlib.suppress(OSError, ValueError):  # nobody reads stderr any more
+        print(f"{name}: {printable(' '.join(message.split()))}", file=sys.stderr, flush=True)
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """Print one JSON object on stdout; NumPy numbers and paths are written as plain values."""
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2, default=_plain))
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    raise TypeError(f"{type(value).__name__} has no JSON form")
+    """Print one JSON object on stdout, see `json_text`."""
+    print(json_text(value, getattr(sys.stdout, "encoding", None)))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cir_infer.console.common import CirParser, print_json, run_command
-from cir_infer.errors import CirError
+from cir_infer.console.common import CirParser, complain, print_json, run_command
+from cir_infer.errors import CirError, shown
 
 if TYPE_CHECKING:
     from cir_infer.hits import Hits
@@ -22,25 +23,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     from cir_infer.searcher import Searcher
 
-    searcher = Searcher(args.bundle, args.gallery, args.device)
-    reference: Reference = searcher.item(args.image) if args.refine else args.image
-    text = args.text[0] if len(args.text) == 1 else args.text
-    hits = searcher.query(reference, text, args.k, args.where, args.exclude)
-    if args.sheet is not None:
-        _save_sheet(args.sheet, reference, text, hits)
-    if args.json:
-        print_json(
-            {
-                "bundle": args.bundle,
-                "gallery": searcher.gallery.path,
-                "reference": args.image,
-                "text": text,
-                "hits": [hit.as_dict() for hit in hits],
-                "sheet": args.sheet,
-            }
-        )
-        return
+    with Searcher(
+        args.bundle,
+        args.gallery,
+        args.device,
+        threads=args.threads,
+        exif_orientation=args.exif_orientation,
+    ) as searcher:
+        reference: Reference = searcher.item(args.image) if args.refine else args.image
+        text = args.text[0] if len(args.text) == 1 else args.text
+        hits = searcher.query(reference, text, args.k, args.where, args.exclude, args.exclude_reference)
+        if args.sheet is not None:
+            _save_sheet(args.sheet, reference, text, hits)
+        if args.json:
+            print_json(
+                {
+                    "bundle": args.bundle,
+                    "gallery": searcher.gallery.path,
+                    "reference": args.image,
+                    "reference_id": hits.reference_id,
+                    "text": text,
+                    "unknown_words": list(hits.unknown_words),
+                    "hits": [hit.as_dict() for hit in hits],
+                    "sheet": args.sheet,
+                }
+            )
+            return
     print(hits)
+    if hits.reference_id is not None and not args.exclude_reference:
+        complain(f"{shown(hits.reference_id)} is the reference itself; --exclude-reference leaves it out")
     if args.sheet is not None:
         print(f"\ncontact sheet: {args.sheet}")
 
@@ -71,11 +82,22 @@ def _parser() -> CirParser:
         "--exclude", metavar="ID", action="append", default=[], help="leave an id out (repeatable)"
     )
     parser.add_argument(
+        "--exclude-reference",
+        action="store_true",
+        help="leave out items that show the reference image itself, by their row or their file",
+    )
+    parser.add_argument(
         "--refine", action="store_true", help="IMAGE is the id of an item in the gallery; no image is encoded"
     )
     parser.add_argument("--sheet", metavar="PNG", type=Path, help="write a contact sheet")
     devices = ("auto", "cpu", "cuda", "tensorrt", "ort-tensorrt")
     parser.add_argument("--device", choices=devices, default="auto", help="where graphs run (default auto)")
+    parser.add_argument("--threads", type=int, metavar="N", help="processors to use (default: all available)")
+    parser.add_argument(
+        "--exif-orientation",
+        action=argparse.BooleanOptionalAction,
+        help="turn photos upright as their EXIF tag says (default: as the gallery was indexed)",
+    )
     return parser
 
 

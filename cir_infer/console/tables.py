@@ -5,6 +5,8 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Collection, Sequence
 
+from cir_infer.console.printing import printable
+
 __all__ = ["format_table"]
 
 
@@ -13,9 +15,10 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Co
 
     Args:
         header: the columns' titles.
-        rows: cells, one a column.
+        rows: cells, one a column; what a terminal would obey in them is escaped, so a row is one line.
         right: the columns that are flush right (numbers).
     """
+    rows = [[printable(cell) for cell in row] for row in rows]
     keep = [column for column in range(len(header)) if any(row[column] for row in rows) or not rows]
     lines = [list(header), *rows]
     widths = {column: max(_width(line[column]) for line in lines) for column in keep}

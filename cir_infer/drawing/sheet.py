@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from cir_infer.errors import ImageError
+from cir_infer.console.printing import printable
+from cir_infer.errors import ImageError, UsageError, shown
 from cir_infer.hits import Hit, Hits
+from cir_infer.inputs.arguments import checked_list
 from cir_infer.inputs.images import load_image
 
 if TYPE_CHECKING:
@@ -67,6 +69,10 @@ def contact_sheet(
     Returns:
         An RGB image at twice its layout size, 144 dpi when saved as `image.save(path, dpi=(144, 144))`.
     """
+    if not isinstance(hits, Hits):
+        hits = Hits(checked_list("hits", hits, "Hit"))
+    if isinstance(correct, str):
+        raise UsageError(f"correct is one id ({shown(correct)}); expected a list of ids")
     hits = hits[:MAX_HITS]
     columns = max(1, min(COLUMNS, len(hits)))
     names = list(hits[0].terms) if hits else []
@@ -74,7 +80,8 @@ def contact_sheet(
     rows = -(-len(hits) // columns)
     width = 2 * MARGIN + PANEL + GUTTER + columns * (CARD + GAP) - GAP
     lines = _wrap(_quoted(text), TITLE, PANEL)
-    panel_height = 22 + PANEL + 30 + 22 + len(lines) * 30 + 24 + 18 * len(names)
+    notes = [line for note in _notes(hits) for line in _wrap(note, SMALL, PANEL)]
+    panel_height = 22 + PANEL + 30 + 22 + len(lines) * 30 + len(notes) * 16 + 24 + 18 * len(names)
     height = 2 * MARGIN + max(panel_height, 22 + rows * (card_height + GAP) - GAP)
     page = _Page(width, height)
 
@@ -85,8 +92,12 @@ def contact_sheet(
     page.label("Text", left, below)
     for number, line in enumerate(lines):
         page.text(line, left, below + 20 + number * 30, TITLE)
+    below += len(lines) * 30
+    for number, line in enumerate(notes):
+        page.text(line, left, below + 26 + number * 16, SMALL)
+    below += len(notes) * 16
     for number, name in enumerate(names if len(names) > 1 else ()):
-        y = below + 22 + len(lines) * 30 + 24 + number * 18
+        y = below + 22 + 24 + number * 18
         page.bar(left, y + 3, 14, 8, _colour(number))
         page.text(f"{_initials(name)}  {name.replace('_', ' ')}", left + 22, y, SMALL)
 
@@ -99,6 +110,16 @@ def contact_sheet(
         page.picture(hit, x, y, CARD, RIGHT if hit.id in correct else None)
         _caption(page, hit, x, y + CARD + 9, reach)
     return page.image
+
+
+def _notes(hits: Hits) -> list[str]:
+    """What is to be said about the query below its text."""
+    notes: list[str] = []
+    if hits.unknown_words:
+        notes.append("not in the model's vocabulary: " + ", ".join(hits.unknown_words))
+    if hits.reference_id is not None:
+        notes.append(f"the gallery holds the reference as {hits.reference_id}")
+    return notes
 
 
 def _caption(page: _Page, hit: Hit, x: int, y: int, reach: float) -> None:
@@ -131,6 +152,7 @@ class _Page:
         self._draw: ImageDraw.ImageDraw = ImageDraw.Draw(self.image)
 
     def text(self, text: str, x: float, y: float, style: _Style) -> None:
+        text = printable(text)
         self._draw.text((x * SCALE, y * SCALE), text, style.colour, _style_font(style, text))
 
     def label(self, text: str, x: int, y: int) -> None:
@@ -231,7 +253,7 @@ def _quoted(text: Text | None) -> str:
 
 def _wrap(text: str, style: _Style, width: int) -> list[str]:
     """Lines of at most `width`, six at most."""
-    text = text[:400]
+    text = printable(" ".join(text[:400].split()))
     font = _style_font(style, text)
     lines: list[str] = []
     for word in text.split():
@@ -244,6 +266,7 @@ def _wrap(text: str, style: _Style, width: int) -> list[str]:
 
 
 def _shorten(text: str, style: _Style, width: float) -> str:
+    text = printable(text[:1000])
     font = _style_font(style, text)
     if font.getlength(text) <= width * SCALE:
         return text

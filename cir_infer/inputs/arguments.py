@@ -18,9 +18,11 @@ __all__ = ["checked_flag", "checked_list", "checked_number", "checked_word"]
 
 W = TypeVar("W", bound=str)
 
+_MOST = (1 << 31) - 1
+
 
 def checked_number(name: str, value: Any, least: int = 1, instead: str = "") -> int:
-    """A whole number of at least `least`.
+    """A whole number of at least `least`, at most 2 ** 31 - 1: greater ones mean "all of them".
 
     Args:
         name: of the argument.
@@ -35,7 +37,7 @@ def checked_number(name: str, value: Any, least: int = 1, instead: str = "") -> 
             pass
         else:
             if number >= least:
-                return number
+                return min(number, _MOST)
     raise UsageError(f"{name} is {shown(value)}; expected a whole number of at least {least}{instead}")
 
 

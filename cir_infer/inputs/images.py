@@ -19,7 +19,9 @@ import numpy.typing as npt
 
 from cir_infer.errors import ImageError, shown
 from cir_infer.extras import install_hint
+from cir_infer.inputs.arrays import image_fault
 from cir_infer.inputs.locations import Location
+from cir_infer.inputs.open_files import contents, is_open_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,10 +37,10 @@ __all__ = [
     "load_image",
 ]
 
-ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]"
-"""A path (or the `source` of a gallery's item), an encoded image as bytes, a Pillow image, or uint8 (H, W, C)
-with C = 1, 3 or 4. For a bundle on pre-extracted features: the features (F,), or the path of a .npy file that
-holds them."""
+ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | npt.NDArray[Any]"
+"""A path (or the `source` of a gallery's item), an encoded image as bytes or in an open binary file, a Pillow
+image, or uint8 (H, W, C) with C = 1, 3 or 4. For a bundle on pre-extracted features: the features (F,), or
+the path of a .npy file that holds them."""
 
 MAX_PIXELS = 1 << 27
 """The largest image, 134 megapixels, that is decoded or made on the way by padding or resizing
@@ -171,18 +173,20 @@ def describe_image(image: object) -> str:
     if isinstance(image, (bytes, bytearray, memoryview)):
         return f"the image of {len(image)} bytes"
     filename = getattr(image, "filename", None)
-    return shown(Path(filename)) if filename else f"the {type(image).__name__}"
+    return shown(Path(filename)) if filename and isinstance(filename, str) else f"the {type(image).__name__}"
 
 
 def _stream(image: object) -> IO[bytes]:
     if isinstance(image, (bytes, bytearray, memoryview)):
         return io.BytesIO(image)
     if isinstance(image, (str, os.PathLike)):
-        place = Location.parse(os.fspath(image))
+        place = Location.parse(os.fsdecode(image))
         return _existing(image).open("rb") if place.whole else io.BytesIO(place.read())
+    if is_open_file(image):
+        return io.BytesIO(contents(image))
     raise ImageError(
-        "an image is a path, bytes, a Pillow image or a uint8 (height, width, 3) array; "
-        f"got {type(image).__name__}"
+        "an image is a path, bytes, an open binary file, a Pillow image or a uint8 (height, width, 3) array; "
+        f"got {shown(image)}"
     )
 
 
@@ -230,10 +234,9 @@ def _existing(path: str | os.PathLike[str]) -> Path:
 def _from_array(array: npt.NDArray[Any]) -> Image.Image:
     from PIL import Image
 
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in (1, 3, 4):
-        raise ImageError(
-            f"{describe_image(array)} is not an image; expected uint8 (height, width, 3), values 0..255"
-        )
+    fault = image_fault(array)
+    if fault is not None:
+        raise ImageError(f"{describe_image(array)} {fault}")
     check_pixels(array.shape[1], array.shape[0], describe_image(array))
     return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
 

@@ -58,8 +58,10 @@ class Preparation:
         remaining = iter(images)
         waiting: deque[list[Task[Array | ImageError]]] = deque()
         try:
-            while chunk := list(islice(remaining, size)):
-                waiting.append([threads.submit(self._tried, self._taken(image)) for image in chunk])
+            while chunk := [
+                threads.submit(self._tried, self._taken(image)) for image in islice(remaining, size)
+            ]:
+                waiting.append(chunk)
                 if len(waiting) > 1:
                     yield [task.result() for task in waiting[0]]
                     waiting.popleft()

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from cir_infer.errors import DeviceError, UsageError, shown
 from cir_infer.gpu.driver import missing_gpu
+from cir_infer.inputs.arguments import checked_number
 from cir_infer.runtime.backend import Backend
 from cir_infer.runtime.graph import Graph
 from cir_infer.runtime.int8_form import note_slow_form, refuse_other_form
@@ -16,6 +17,7 @@ from cir_infer.runtime.plan_policy import PlanPolicy, PlanUnavailableError
 
 __all__ = ["DEVICES", "OpenedGraphs", "open_graphs"]
 
+MOST_THREADS = 1024
 DEVICES = ("auto", "cpu", "cuda", "tensorrt", "ort-tensorrt")
 
 _log = logging.getLogger(__name__)
@@ -48,8 +50,10 @@ def open_graphs(
     policy = PlanPolicy() if policy is None else policy
     if device not in DEVICES:
         raise UsageError(f"device is {shown(device)}; expected one of {', '.join(DEVICES)}")
-    if threads is not None and (type(threads) is not int or threads < 1):
-        raise UsageError(f"threads is {shown(threads)}; expected a whole number of at least 1, or None")
+    if threads is not None:
+        threads = checked_number("threads", threads, instead=", or None")
+        if threads > MOST_THREADS:
+            raise UsageError(f"threads is {threads}; expected at most {MOST_THREADS}, or None")
     opened = _opened(models, device, threads, policy)
     note_slow_form(opened.backend.device, policy.int8_form)
     return opened

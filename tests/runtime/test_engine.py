@@ -164,7 +164,7 @@ def test_threads_share_an_engine(engine: Engine, pictures: list[Path]) -> None:
 def test_unknown_device_and_threads(bundle: Path) -> None:
     with pytest.raises(UsageError, match="abacus"):
         Engine(bundle, device="abacus")
-    for threads in (0, -1, 1.5, True):
+    for threads in (0, -1, 1.5, True, 10**9):
         with pytest.raises(UsageError, match="threads"):
             Engine(bundle, device="cpu", threads=threads)  # type: ignore[arg-type]
 

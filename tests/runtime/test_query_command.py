@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from cir_infer import Engine, Gallery
 from cir_infer.console import common
 from cir_infer.console.common import run_command
 from cir_infer.console.query import main
@@ -167,3 +168,49 @@ def test_plain_values(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == {"a": 0.5, "b": [0, 1], "c": "x", "d": "é"}
     with pytest.raises(ValueError, match="JSON"):
         common.print_json({"a": float("nan")})
+
+
+def test_the_reference_is_named_and_left_out(query: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*query, "-k", "40"]) == 0
+    output = capsys.readouterr()
+    assert "sku-0" in output.out and "'sku-0' is the reference itself" in output.err
+    assert main([*query, "-k", "40", "--exclude-reference"]) == 0
+    output = capsys.readouterr()
+    assert "sku-0 " not in output.out and output.err == ""
+    assert main([*query, "-k", "40", "--exclude-reference", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["reference_id"] == "sku-0" and len(answer["hits"]) == 39
+
+
+def test_unknown_words_are_told(query: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    assert main([*query[:2], "is mauvish", "-k", "2"]) == 0
+    assert "ignores 'mauvish'" in caplog.text
+
+
+def test_unknown_words_in_json(query: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*query[:2], "is mauvish", "-k", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["unknown_words"] == ["mauvish"]
+
+
+def test_threads_and_orientation(query: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*query, "--threads", "1", "--no-exif-orientation"]) == 0
+    capsys.readouterr()
+    assert main([*query, "--threads", "0"]) == 2
+    assert "threads" in capsys.readouterr().err
+    assert main([*query, "--exif-orientation"]) == 1
+    assert "encoded by bundle" in capsys.readouterr().err
+
+
+def test_names_that_a_terminal_would_obey(
+    bundle: Path, tmp_path: Path, pictures: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Gallery.create(tmp_path / "g", Engine(bundle, device="cpu")) as gallery:
+        gallery.add(pictures[:2], ids=["two\nlines", "red\x1b[31m"], metadata=[{"a\x1b": "\x07"}, None])
+    arguments = [str(bundle), str(pictures[0]), "is red", "--gallery", str(tmp_path / "g")]
+    assert main(arguments) == 0
+    output = capsys.readouterr()
+    assert len(output.out.splitlines()) == 4
+    assert not {"\x1b", "\x07"} & set(output.out + output.err)
+    assert main([*arguments, "--json"]) == 0
+    ids = [hit["id"] for hit in json.loads(capsys.readouterr().out)["hits"]]
+    assert sorted(ids) == ["red\x1b[31m", "two\nlines"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from cir_infer import Hit, Hits
 from cir_infer.drawing.sheet import contact_sheet
+from cir_infer.errors import UsageError
 
 TERMS = {"implicit_similarity": 0.9, "explicit_matching": -0.1}
 
@@ -65,3 +67,34 @@ def test_missing_broken_and_odd_pictures(tmp_path: Path) -> None:
 
 def test_features_have_no_picture() -> None:
     assert contact_sheet(np.zeros(12, np.float32), "is red", Hits([])).width > 500
+
+
+def test_words_nobody_knows_and_the_held_reference_are_on_it() -> None:
+    hits = [Hit("a", 1, 0.5, TERMS), Hit("b", 2, 0.4, TERMS)]
+    image = np.zeros((4, 4, 3), np.uint8)
+    plain = np.asarray(contact_sheet(image, "is red", Hits(hits)))
+    for told in (Hits(hits, ["mauvish", "paisley"]), Hits(hits, reference_id="a"), Hits(hits, ["x" * 5000])):
+        sheet = np.asarray(contact_sheet(image, "is red", told))
+        assert sheet.shape != plain.shape or (sheet != plain).any()
+
+
+@pytest.mark.parametrize("odd", ["two\nlines", "\x1b[31m\x00", "\udce9", "x" * 100_000, "", "\n", "\u202e"])
+def test_names_of_any_letters_are_drawn(odd: str) -> None:
+    hits = Hits([Hit(odd, 1, 0.5, {odd: 0.5, "b": 0.1}, {}, odd)], [odd], odd)
+    assert contact_sheet(odd, odd, hits, correct=[odd]).width > 500
+
+
+def test_what_is_drawn_is_looked_at(tmp_path: Path) -> None:
+    assert contact_sheet(None, None, [Hit("a", 1, 0.5, TERMS)]).width > 500  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="correct is one id"):
+        contact_sheet(None, None, Hits([]), correct="a")
+    with pytest.raises(UsageError, match="list of Hits"):
+        contact_sheet(None, None, 5)  # type: ignore[arg-type]
+
+
+def test_a_reference_in_an_open_file_is_drawn(tmp_path: Path) -> None:
+    path = Path(picture(tmp_path / "a.png", (200, 10, 10)))
+    buffer = io.BytesIO(path.read_bytes())
+    buffer.seek(10)
+    for reference in (path, buffer, path.read_bytes()):
+        assert share(contact_sheet(reference, "is red", Hits([])), (200, 10, 10)) > 0.02

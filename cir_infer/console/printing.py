@@ -1,0 +1,120 @@
+"""Text from outside on a terminal: file names, ids, metadata and errors, in whatever encoding it has.
+
+Nothing that is printed obeys to what a stranger wrote, and nothing is lost because a terminal lacks a letter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import sys
+import unicodedata
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any, TextIO
+
+__all__ = ["OneLine", "json_text", "printable", "safe_output", "tell_warnings"]
+
+_log = logging.getLogger(__name__)
+
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+"""What JSON leaves as it is and a terminal would obey, or no encoding holds; the first is what it obeys."""
+
+
+def printable(text: str) -> str:
+    """A stranger's text as one line: control characters, marks of direction and the like are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or unicodedata.category(char) == "Zs" else ascii(char)[1:-1]
+        for char in text
+    )
+
+
+def json_text(value: Mapping[str, Any], encoding: str | None = "utf-8") -> str:
+    """JSON that a terminal can show and every reader of JSON understands.
+
+    Args:
+        value: NumPy numbers, arrays and paths become plain values.
+        encoding: of where it is written. Letters that it lacks are escaped, as JSON has it.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2, default=_plain)
+    text = _UNSAFE_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    try:
+        text.encode(encoding or "ascii")
+    except (UnicodeError, LookupError):
+        return json.dumps(value, ensure_ascii=True, allow_nan=False, indent=2, default=_plain)
+    return text
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+class _Escaping:
+    """A stream in which a terminal finds nothing to obey but ends of lines and tabs."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """See `io.TextIOBase.write`."""
+        self._stream.write(_OBEYED.sub(lambda match: ascii(match[0])[1:-1], text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def safe_output() -> Iterator[None]:
+    """Whatever is printed meanwhile can be printed.
+
+    Letters that the encoding lacks are escaped, instead of ending the program, and so is on stdout what a
+    terminal would obey.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    if sys.stdout is None:  # started with a closed stdout
+        yield
+        return
+    with contextlib.redirect_stdout(_Escaping(sys.stdout)):
+        yield
+
+
+class OneLine(logging.Formatter):
+    """A log message as one line, whatever was put into it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        """See `logging.Formatter`."""
+        record.message = printable(" ".join(record.message.split()))
+        return super().formatMessage(record)
+
+
+@contextlib.contextmanager
+def tell_warnings() -> Iterator[None]:
+    """Python's warnings become log lines, each once; those of the image library are dropped.
+
+    Pillow warns of large images and odd EXIF data, which this SDK reads, or refuses by an error.
+    """
+    said: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        text = f"{category.__name__}: {' '.join(str(message).split())[:500]}"
+        if text not in said:
+            said.add(text)
+            _log.warning("%s", text)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.showwarning = show
+        yield

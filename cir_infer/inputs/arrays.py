@@ -1,0 +1,49 @@
+"""Arrays that are no images, and what to do about each kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["image_fault"]
+
+_CHANNELS = (1, 3, 4)
+_WANTED = "expected uint8 (height, width, 3), values 0..255"
+
+
+def image_fault(array: npt.NDArray[Any]) -> str | None:
+    """Why an array is no image, with the remedy; None for uint8 (H, W, C) with C = 1, 3 or 4."""
+    shape = array.shape
+    if array.ndim == 4 and shape[0] == 1:
+        return f"is a batch of one; {_WANTED}: pass its image, array[0]"
+    if array.ndim == 4:
+        return f"is a batch of {shape[0]} images; {_WANTED}: pass them as a list of images"
+    if array.ndim == 2:
+        return f"has no axis of channels; {_WANTED}: pass array[:, :, None] for a grey image"
+    if array.ndim == 3 and shape[2] not in _CHANNELS and shape[0] in _CHANNELS:
+        return f"has its channels first; {_WANTED}: pass array.transpose(1, 2, 0)"
+    if array.ndim != 3 or shape[2] not in _CHANNELS:
+        return f"is not an image; {_WANTED}"
+    if array.dtype != np.uint8:
+        return _type_fault(array)
+    return None
+
+
+def _type_fault(array: npt.NDArray[Any]) -> str:
+    if array.dtype.kind == "b":
+        return f"holds true and false; {_WANTED}: pass array.astype(numpy.uint8) * 255"
+    if array.dtype.kind not in "iuf":
+        return f"does not hold numbers; {_WANTED}"
+    least, most = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
+    found = f"has values from {least:.4g} to {most:.4g}; {_WANTED}"
+    if not (np.isfinite(least) and np.isfinite(most)):
+        return f"holds NaN or infinity; {_WANTED}"
+    if least < 0:
+        return f"{found}: undo its normalisation first (the model does its own)"
+    if most <= 1 and array.dtype.kind == "f":
+        return f"{found}: pass (array * 255).round().astype(numpy.uint8)"
+    if most <= 255:
+        return f"{found}: pass array.round().astype(numpy.uint8)"
+    return f"{found}: scale it to 0..255 and convert it"

@@ -1,0 +1,217 @@
+"""Printing what a stranger wrote: nothing obeys, nothing breaks, whatever the terminal can encode."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import unicodedata
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cir_infer.console.common import CirParser, complain, print_json, run_command
+from cir_infer.console.printing import OneLine, json_text, printable, safe_output
+from cir_infer.console.tables import format_table
+from cir_infer.errors import CirError, UsageError
+from cir_infer.hits import Hit, Hits
+
+NASTY = "red\x1b[31m\n\r\x00\x07\x7f\x9b2J\u202egpj.\u2028\u061c\udce9 日本\u3000😀 é"
+
+
+def obeyed(text: str) -> list[str]:
+    """Characters that a terminal obeys, or that no encoding holds."""
+    kinds = ("Cc", "Cs", "Zl", "Zp")
+    return [c for c in text if unicodedata.category(c) in kinds or c in "\u202e\u061c\u200e\u200f"]
+
+
+def test_what_is_printed_obeys_to_nobody() -> None:
+    shown = printable(NASTY)
+    assert obeyed(shown) == []
+    assert shown == r"red\x1b[31m\n\r\x00\x07\x7f\x9b2J\u202egpj.\u2028\u061c\udce9 日本　😀 é"
+
+
+@settings(derandomize=True, max_examples=300, deadline=None)
+@given(text=st.text(alphabet=st.characters(), max_size=40))
+def test_any_text_is_one_line_and_json(text: str) -> None:
+    assert obeyed(printable(text)) == []
+    for encoding in ("utf-8", "ascii", "cp1252", "latin-1", None):
+        written = json_text({"id": text, text: [text]}, encoding)
+        written.encode(encoding or "ascii")
+        assert json.loads(written) == {"id": text, text: [text]}
+        assert set(obeyed(written)) <= {"\n"}
+
+
+def test_json_takes_what_a_result_holds() -> None:
+    value = {"a": np.float32(0.5), "b": np.arange(3), "c": Path("x"), "d": np.int64(7)}
+    assert json.loads(json_text(value)) == {"a": 0.5, "b": [0, 1, 2], "c": "x", "d": 7}
+
+
+def test_tables_keep_one_row_a_line() -> None:
+    table = format_table(["id", "n"], [["two\nlines", "1"], ["\x1b[2J", "22"], ["日本", "3"]], right=[1])
+    assert table.splitlines() == [
+        "id           n",
+        "----------  --",
+        r"two\nlines   1",
+        "\\x1b[2J     22",
+        "日本         3",
+    ]
+
+
+def test_hits_print_as_a_table_whatever_their_ids_are() -> None:
+    hits = Hits([Hit(NASTY, 1, 0.5, {"a": 0.5}, {"note\n": NASTY, "long": "x" * 10_000_000})])
+    lines = repr(hits).splitlines()
+    assert len(lines) == 3 and all(obeyed(line) == [] for line in lines)
+    assert len(repr(hits)) < 1000
+
+
+def test_log_lines_are_lines() -> None:
+    record = logging.LogRecord("cir_infer", logging.WARNING, "x.py", 1, "the file %s", (NASTY,), None)
+    line = OneLine("cir-x: %(message)s").format(record)
+    assert obeyed(line) == [] and line.startswith("cir-x: the file red")
+
+
+# ---- commands
+
+
+def command(main: Any) -> Any:
+    """A command whose work is `main`."""
+
+    @run_command
+    def entry(arguments: Any = None) -> int | None:
+        CirParser("cir-test", "Test.", "cir-test").parse_args(arguments)
+        return main()
+
+    return entry
+
+
+def raising(error: BaseException) -> Any:
+    def main() -> None:
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (CirError(f"no {NASTY}"), 1, "no red"),
+        (UsageError("wrong"), 2, "wrong"),
+        (OSError(28, "No space left on device", "/x\n\x1b"), 1, "No space left"),
+        (MemoryError(), 1, "MemoryError"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (KeyError("price"), 1, "unexpected KeyError: 'price'"),
+        (RecursionError("maximum recursion depth"), 1, "unexpected RecursionError"),
+        (TypeError("x" * 10_000_000), 1, "unexpected TypeError"),
+        (UnicodeEncodeError("ascii", "x\ud800", 1, 2, "surrogate"), 1, "unexpected UnicodeEncodeError"),
+    ],
+)
+def test_whatever_ends_a_command_is_one_line(
+    capsys: pytest.CaptureFixture[str], error: BaseException, code: int, said: str
+) -> None:
+    assert command(raising(error))([]) == code
+    out, err = capsys.readouterr()
+    assert out == "" and said in err and "Traceback" not in err
+    assert err.count("\n") == 1 and set(obeyed(err)) <= {"\n"} and len(err) < 4000
+
+
+def test_verbose_shows_where_a_fault_is(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        assert command(raising(KeyError("price")))(["--verbose"]) == 1
+    finally:
+        logging.getLogger("cir_infer").setLevel(logging.NOTSET)
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_what_a_command_prints_cannot_be_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(lambda: print(f"wrote {NASTY}\tdone"))([]) == 0
+    out = capsys.readouterr().out
+    assert set(obeyed(out)) <= {"\n", "\t", "\udce9"} and out.endswith("done\n")
+    assert command(lambda: print_json({"id": NASTY}))([]) == 0
+    assert json.loads(capsys.readouterr().out) == {"id": NASTY}
+
+
+def test_warnings_are_one_line_each_and_only_once(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def main() -> None:
+        for _ in range(3):
+            warnings.warn(f"overflow\nin {NASTY}", RuntimeWarning, stacklevel=1)
+        warnings.warn_explicit("Palette images ...", UserWarning, "PIL/Image.py", 1, "PIL.Image")
+
+    assert command(main)([]) == 0
+    assert [record.getMessage()[:24] for record in caplog.records] == ["RuntimeWarning: overflow"]
+    assert "PIL" not in caplog.text
+
+
+def test_usage_errors_quote_safely(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command(lambda: None)([f"--{NASTY}"])
+    assert set(obeyed(capsys.readouterr().err)) <= {"\n"}
+
+
+def test_a_stream_that_escapes_is_a_stream(capsys: pytest.CaptureFixture[str]) -> None:
+    with safe_output():
+        assert sys.stdout.write("a\x1b") == 2
+        assert sys.stdout.encoding
+        sys.stdout.flush()
+    assert capsys.readouterr().out == "a\\x1b"
+
+
+PROGRAM = """
+import sys
+from cir_infer.console.common import complain, print_json, run_command
+text = sys.argv[2].encode("ascii").decode("unicode_escape")
+@run_command
+def main(arguments=None):
+    if sys.argv[1] == "json":
+        print_json({"id": text})
+    else:
+        print("id " + text)
+        complain("the file " + text)
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("coding", ["ascii", "latin-1", "cp1252", "utf-8", "utf-8:strict", "shift_jis"])
+@pytest.mark.parametrize("kind", ["json", "text"])
+def test_every_encoding_of_a_terminal(coding: str, kind: str) -> None:
+    escaped = NASTY.encode("unicode_escape").decode("ascii")
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, kind, escaped],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": coding},
+        check=False,
+    )
+    assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
+    text = done.stdout.decode(coding.partition(":")[0])
+    if kind == "json":
+        assert json.loads(text) == {"id": NASTY}
+    else:
+        assert text.count("\n") == 2 and set(obeyed(text)) <= {"\n"}  # its own, and the end of the line
+
+
+def test_without_any_locale_or_stdout(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LC_")}
+    environment |= {"LANG": "C", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    run = [sys.executable, "-c", PROGRAM, "text", "\\u65e5"]
+    done = subprocess.run(run, capture_output=True, env=environment, check=False)
+    assert (done.returncode, done.stdout) == (0, b"id \\u65e5\n"), done.stderr
+    closed = subprocess.run(
+        ["sh", "-c", '"$@" >&-', "sh", *run], capture_output=True, env=environment, check=False
+    )
+    assert (closed.returncode, b"Traceback" in closed.stderr) == (0, False), closed.stderr
+
+
+def test_complaining_to_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with (tmp_path / "x").open("w") as file:
+        pass
+    monkeypatch.setattr(sys, "stderr", file)
+    complain("nobody hears this")
