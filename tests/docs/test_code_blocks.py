@@ -1,0 +1,179 @@
+"""What README and docs show runs as pasted: Python is executed, commands exist with the flags shown."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import importlib
+import io
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cir_eval.datasets.scenes.generation import Plan, generate
+from cir_infer import Engine, Gallery
+from tests.bundles import write_tiny_bundle
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[2]
+FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INDENTED = re.compile(r"(?<=\n\n)(?:(?: {4,}[^\n]*)?\n)+")
+INLINE = re.compile(r"`(cir-[a-z]+ [^`]*)`")
+SAVED = re.compile(r"[Ss]ave this as `([\w.]+)`")
+
+
+class Block(NamedTuple):
+    """A block of code with the prose before it."""
+
+    language: str
+    code: str
+    before: str
+
+
+def blocks(file: Path) -> Iterator[Block]:
+    text = file.read_text(encoding="utf-8")
+    for match in FENCED.finditer(text):
+        yield Block(match[1], match[2], text[: match.start()].rstrip().rpartition("\n")[2])
+    for match in INDENTED.finditer(FENCED.sub("", text)):
+        code = "\n".join(line[4:] for line in match[0].split("\n")).strip("\n")
+        if re.match(r"(import|from) \w", code):
+            yield Block("python", code, "")
+        elif code:
+            yield Block("sh", code, "")
+
+
+def python_of(file: Path) -> list[Block]:
+    return [block for block in blocks(file) if block.language == "python"]
+
+
+WITH_PYTHON = [file for file in FILES if python_of(file)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with what the examples take for granted: a bundle, its gallery, pictures."""
+    bundle = write_tiny_bundle(tmp_path / "artemis.cir")
+    random = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    names = ["a.jpg", "b.jpg", "dress.jpg", *(f"photos/{number}.jpg" for number in range(12))]
+    for name in names:
+        Image.fromarray(random.integers(0, 256, (24, 24, 3), np.uint8)).save(tmp_path / name)
+    plan = Plan(train_families=2, validation_queries=2, test_queries=2, gallery=20, image_size=32)
+    generate(tmp_path / "data" / "scenes", plan, jobs=1)
+    with Gallery.create(tmp_path / "artemis.gallery", Engine(bundle, device="cpu")) as gallery:
+        gallery.add([tmp_path / name for name in names], ids=names)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("file", WITH_PYTHON, ids=lambda file: file.name)
+def test_python_runs_as_pasted(file: Path, folder: Path) -> None:
+    """Block after block, as one would paste them into one session."""
+    namespace: dict[str, object] = {"__name__": "pasted"}
+    for block in python_of(file):
+        saved = SAVED.search(block.before)
+        if saved:
+            (folder / saved[1]).write_text(block.code, encoding="utf-8")
+            sys.modules.pop(Path(saved[1]).stem, None)
+        exec(compile(block.code, f"{file.name}: {block.code[:40]!r}", "exec"), namespace)
+
+
+def test_blocks_are_found() -> None:
+    assert {"README.md", "gallery.md", "systems.md"} <= {file.name for file in WITH_PYTHON}
+    assert sum(len(list(commands(file))) for file in FILES) > 30
+
+
+# ---- commands
+
+
+class Command(NamedTuple):
+    """A command with what follows it on its line."""
+
+    name: str
+    words: tuple[str, ...]
+
+
+def commands(file: Path) -> Iterator[Command]:
+    lines = [
+        line
+        for block in blocks(file)
+        if block.language == "sh"
+        for line in block.code.replace("\\\n", " ").split("\n")
+    ]
+    lines += INLINE.findall(re.sub(r"\s+", " ", FENCED.sub("", file.read_text(encoding="utf-8"))))
+    for line in lines:
+        start = re.match(r"\s*(cir-\w+)\b(?!\.)(.*)", line)
+        if start is None or start[1] not in scripts():
+            continue
+        # "verify|compact" stands for several commands, and brackets for what may be left out.
+        rest = start[2].replace("[", " ").replace("]", " ")
+        with contextlib.suppress(ValueError):
+            yield Command(start[1], tuple(shlex.split(rest, comments=True)))
+
+
+@functools.cache
+def scripts() -> dict[str, str]:
+    content = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return content["project"]["scripts"]
+
+
+@functools.cache
+def help_of(name: str, *parts: str) -> str:
+    module, _, function = scripts()[name].partition(":")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), pytest.raises(SystemExit):
+        getattr(importlib.import_module(module), function)([*parts, "--help"])
+    return printed.getvalue()
+
+
+def has_parts(name: str) -> list[str]:
+    """The commands inside a command, as its help lists them under the one argument that they are."""
+    choices = re.search(r"positional arguments:\n  \{([a-z0-9_,-]+)\}", help_of(name))
+    if choices:
+        return choices[1].split(",")
+    listed = re.search(r"positional arguments:\n  ACTION\n((?: {4}.*\n)+)", help_of(name))
+    return re.findall(r"^    ([a-z][\w-]*)", listed[1], re.MULTILINE) if listed else []
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_commands_exist_with_the_flags_that_are_shown(file: Path) -> None:
+    for command in commands(file):
+        parts: list[tuple[str, ...]] = [()]
+        if has_parts(command.name) and command.words and not command.words[0].startswith("-"):
+            parts = [(part,) for part in command.words[0].split("|")]
+            assert all(part in has_parts(command.name) for (part,) in parts), command
+        flags = [word.split("=")[0] for word in command.words if re.match(r"--?[a-z]", word)]
+        for part in parts:
+            known = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", help_of(command.name, *part)))
+            unknown = [flag for flag in flags if flag not in known]
+            assert len(parts) > 1 or not unknown, f"{command} has no {unknown}"
+
+
+def test_the_makes_that_are_shown_exist() -> None:
+    targets = set(
+        re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    for file in FILES:
+        text = file.read_text(encoding="utf-8")
+        shown = re.findall(r"(?:^|`)make ([a-z][\w-]*)", text, re.MULTILINE)
+        assert set(shown) <= targets, file.name
+
+
+def test_python_blocks_are_python() -> None:
+    for file in FILES:
+        for block in python_of(file):
+            ast.parse(block.code, f"{file.name}")
