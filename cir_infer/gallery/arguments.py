@@ -136,7 +136,8 @@ def _checked_text(name: str, value: object, item: str) -> str | None:
     if value is None or is_missing(value):
         return None
     if isinstance(value, os.PathLike):
-        value = os.fspath(value)
+        # It is resolved when it is given: the current folder may be another when it is used.
+        value = os.path.abspath(value)  # noqa: PTH100
     if not isinstance(value, str):
         raise GalleryError(
             f"the {name} of id {shown(item)} is {shown(value, 60)}, of type {type(value).__name__}; "

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
-from threading import Lock
+from collections.abc import Hashable, Iterable
+from contextlib import suppress
 from typing import Generic, TypeVar
+
+from cir_infer.gallery.turns import Turn
 
 __all__ = ["ENTRY_BYTES", "BoundedCache"]
 
@@ -27,7 +29,7 @@ class BoundedCache(Generic[K, V]):
         self._limit = limit
         self._entries: OrderedDict[K, tuple[V, int]] = OrderedDict()
         self._held = 0
-        self._lock = Lock()
+        self._turn = Turn()  # a lock would stay locked in a forked child, or after an interrupt
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -39,12 +41,12 @@ class BoundedCache(Generic[K, V]):
 
     def get(self, key: K) -> V | None:
         """The value of a key, None where it is not (or no longer) here."""
-        with self._lock:
-            found = self._entries.get(key)
-            if found is None:
-                return None
+        found = self._entries.get(key)
+        if found is None:
+            return None
+        with suppress(KeyError):  # it may have been dropped by now
             self._entries.move_to_end(key)
-            return found[0]
+        return found[0]
 
     def put(self, key: K, value: V, size: int) -> None:
         """Keep a value in the place of an older one.
@@ -54,15 +56,23 @@ class BoundedCache(Generic[K, V]):
             value: the value.
             size: bytes that key and value take.
         """
-        size += ENTRY_BYTES
-        with self._lock:
+        self.put_all([(key, value, size)])
+
+    def put_all(self, entries: Iterable[tuple[K, V, int]]) -> None:
+        """Keep several values, each with its key and size."""
+        self._turn.take(self._put_all, entries)
+
+    def _put_all(self, entries: Iterable[tuple[K, V, int]]) -> None:
+        for key, value, size in entries:
             self._drop(key)
-            if size > self._limit // 4:
-                return
-            self._entries[key] = (value, size)
-            self._held += size
-            while self._held > self._limit:
-                self._drop(next(iter(self._entries)))
+            if size + ENTRY_BYTES > self._limit // 4:
+                continue
+            self._entries[key] = (value, size + ENTRY_BYTES)
+            self._held += size + ENTRY_BYTES
+        while self._held > self._limit and self._entries:
+            self._drop(next(iter(self._entries)))
+        if not self._entries:
+            self._held = 0  # an interrupt may have come between an entry and its count
 
     def _drop(self, key: K) -> None:
         found = self._entries.pop(key, None)

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
-from queue import Empty, LifoQueue
 from typing import Any
 from urllib.parse import quote
 
-from cir_infer.errors import GalleryError
+from cir_infer.errors import GalleryError, shown
 from cir_infer.gallery import schema, tables
 from cir_infer.gallery.checksums import insert
+from cir_infer.gallery.connections import Connections, Link
+from cir_infer.gallery.folder import CATALOGUE, Folder
+from cir_infer.gallery.locks import Hold
 from cir_infer.gallery.upgrade import insert_header, upgrade
 from cir_infer.gallery.witness import NAME as WITNESS
 from cir_infer.gallery.witness import Witness
@@ -33,24 +35,23 @@ _SQLITE_ERRORS = (sqlite3.Error, sqlite3.Warning, UnicodeDecodeError)
 
 
 class Catalogue:
-    """The SQLite side of a gallery.
+    """The SQLite side of a gallery: reading side by side, and commits of whoever holds the writer lock.
 
-    Reading connections are pooled, so threads read side by side; the writing connection belongs
-    to whoever holds the writer lock.
+    Args:
+        folder: of the gallery.
+
+    Attributes:
+        links: the connections.
+
+    Raises:
+        GalleryError: the catalogue is damaged, foreign, of a newer format, or may not be read so.
     """
 
-    def __init__(self, path: Path, *, immutable: bool = False) -> None:
-        self._path = path
-        self._immutable = immutable
-        self._pool: LifoQueue[sqlite3.Connection] = LifoQueue(maxsize=16)
-        self._writer: sqlite3.Connection | None = None
-        self._closed = False
-        self._witness = Witness(path.parent)
-        if path.is_symlink() or not path.is_file():
-            raise GalleryError(
-                f"{path.parent}: not a gallery (no {path.name} in it); create one with cir-index "
-                "or Gallery.create"
-            )
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._path = folder.path / CATALOGUE
+        self.links = Connections(folder)
+        self._witness = Witness(folder)
         try:
             with self.reading() as connection:
                 self._check(connection)
@@ -65,149 +66,132 @@ class Catalogue:
         Raises:
             GalleryError: the disk is full or fails.
         """
-        connection = None
         try:
-            connection = _connect(path, "rwc")
-            connection.execute("PRAGMA journal_mode = WAL").fetchone()
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("BEGIN IMMEDIATE")
-            for statement in schema.SCHEMAS[schema.FORMAT_VERSION].values():
-                connection.execute(statement)
-            connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {schema.FORMAT_VERSION}")
-            numbers = {"generation": 1, "next_key": 1, "next_segment": 1, "encoding": encoding.number}
-            insert_header(connection, numbers, {})
-            insert(connection, "encodings", [encoding])
-            connection.execute("COMMIT")
+            link = sqlite3.connect(
+                f"file:{quote(str(path.absolute()))}?mode=rwc", uri=True, isolation_level=None
+            )
+            with closing(link):
+                link.execute("PRAGMA journal_mode = WAL").fetchone()
+                link.execute("PRAGMA synchronous = FULL")
+                link.execute("BEGIN IMMEDIATE")
+                for statement in schema.SCHEMAS[schema.FORMAT_VERSION].values():
+                    link.execute(statement)
+                link.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+                link.execute(f"PRAGMA user_version = {schema.FORMAT_VERSION}")
+                numbers = {"generation": 1, "next_key": 1, "next_segment": 1, "encoding": encoding.number}
+                insert_header(link, numbers, {})
+                insert(link, "encodings", [encoding])
+                link.execute("COMMIT")
         except sqlite3.Error as error:
             raise _told(path, "creating the catalogue", error) from error
-        finally:
-            if connection is not None:
-                connection.close()
 
-    # ---- connections
+    def close(self) -> None:
+        """Close every connection that is not in use; the others close when given back."""
+        self.links.close()
+        self._witness.close()
 
     @contextmanager
     def reading(self) -> Iterator[tables.Connection]:
         """A connection for reading, given back at the end of the block; SQLite errors become GalleryError."""
-        if self._closed:
-            raise GalleryError(f"{self._path.parent}: this gallery is closed; open it again")
-        connection = None
+        link = None
         try:
-            try:
-                connection = self._pool.get_nowait()
-            except Empty:
-                connection = self._open_reader()
-            yield connection
+            link = self.links.take()
+            yield link
         except _SQLITE_ERRORS as error:
             raise _told(self._path, "reading the catalogue", error) from error
         finally:
-            if connection is not None:
-                self._give_back(connection)
+            if link is not None:
+                self.links.give_back(link)
 
-    def _open_reader(self) -> sqlite3.Connection:
-        connection = _connect(self._path, "ro&immutable=1" if self._immutable else "rw")
-        connection.execute("PRAGMA query_only = ON")
-        return connection
+    def commit(self, change: tables.Change, hold: Hold, *, visible: bool = True) -> None:
+        """Make a change in one transaction: it is on the disk when this returns, or as if never begun.
 
-    def _give_back(self, connection: tables.Connection) -> None:
-        with suppress(sqlite3.Error):
-            if connection.in_transaction:
-                connection.rollback()
-        if not self._closed:
-            with suppress(Exception):
-                self._pool.put_nowait(connection)
-                return
-        connection.close()
-
-    @contextmanager
-    def writing(self, *, visible: bool = True) -> Iterator[tables.Connection]:
-        """A write transaction: committed and on the disk at the end of the block, or as if never begun.
-
-        The caller holds the writer lock. With visible=False it is no new generation: no snapshot
-        may show the difference.
+        Args:
+            change: statements.
+            hold: the writer lock; it learns the new generation, and that a change is durable.
+            visible: False where it is no new generation: no snapshot may show the difference.
 
         Raises:
             OutcomeUnknownError: the disk died under the very last step.
-            GalleryError: the transaction failed; nothing of it is visible, now or later.
+            GalleryError: the transaction failed, or somebody else has written since the lock was taken;
+                nothing of it is visible, now or later.
         """
-        if self._closed:
-            raise GalleryError(f"{self._path.parent}: this gallery is closed; open it again")
         committing = False
+        before = hold.generation
         try:
-            if self._writer is None:
-                self._writer = _connect(self._path, "rw")
-                self._writer.execute("PRAGMA synchronous = FULL")
-                self._writer.execute("PRAGMA cache_size = -65536")
-                self._writer.execute("PRAGMA journal_size_limit = 67108864")
-            self._writer.execute("BEGIN IMMEDIATE")
-            upgrade(self._writer, self._path.parent)
-            yield self._writer
-            generation = tables.header(self._writer, "generation") + visible
-            tables.set_header(self._writer, "generation", generation)
-            uuid = tables.identity(self._writer)
-            committing = True
-            self._writer.execute("COMMIT")
+            link = self.links.take_writer()
+        except _SQLITE_ERRORS as error:
+            raise _told(self._path, "writing the catalogue", error) from error
+        try:
+            # The end of these blocks is C code: whatever comes, the transaction does not stay open.
+            with link, link:
+                link.execute("BEGIN IMMEDIATE")
+                before = self._expect(link, hold)
+                upgrade(link, self._folder.path)
+                change(link)
+                tables.set_header(link, "generation", before + visible)
+                uuid = tables.identity(link)
+                committing = True
+                link.execute("COMMIT")
+            _learn(hold, before + visible, visible)
+            if visible and uuid is not None:
+                self._witness.tell(uuid, before + 1)
         except BaseException as error:
-            self._roll_back()
             if not isinstance(error, _SQLITE_ERRORS):
+                if committing and visible and self.generation() > before:
+                    _learn(hold, before + 1, True)
                 raise
-            if committing and not self._overwrite() and not _wrote_too_little(error):
+            hold.generation = 0
+            if committing and not self._overwrite(link) and not _wrote_too_little(error):
                 raise OutcomeUnknownError(
-                    f"{self._path.parent}: the disk failed in the last step of a commit and keeps failing "
-                    f"({error}); whether the change is there shows when the gallery is opened again"
+                    f"{self._folder.path}: the disk failed in the last step of a commit and keeps failing "
+                    f"({shown(error)}); whether the change is there shows when the gallery is opened again"
                 ) from error
             raise _told(self._path, "writing the catalogue", error) from error
-        if visible and uuid is not None:
-            self._witness.tell(uuid, generation)
+        finally:
+            self.links.give_back_writer(link)
+        if not self.links.log_is_there():
+            hold.durable = False
+            raise OutcomeUnknownError(
+                f"{self._folder.path}: its log ({CATALOGUE}-wal) was removed or replaced during a commit; "
+                "whether the change is there shows when the gallery is opened again"
+            )
 
-    def _roll_back(self) -> None:
-        with suppress(sqlite3.Error):
-            if self._writer is not None and self._writer.in_transaction:
-                self._writer.execute("ROLLBACK")
-
-    def _overwrite(self) -> bool:
+    def _overwrite(self, link: Link) -> bool:
         """Make sure that a commit that failed stays failed; False if that failed too.
 
         If only its last fsync failed, it lies complete in the log, and the next process that reads
         the log would find it. One more commit takes its place there.
         """
-        if self._writer is None:
-            return True
         try:
-            self._writer.execute("BEGIN IMMEDIATE")
-            upgrade(self._writer, self._path.parent)
-            tables.set_header(self._writer, "generation", tables.header(self._writer, "generation") + 1)
-            self._writer.execute("COMMIT")
+            with link, link:
+                link.execute("BEGIN IMMEDIATE")
+                upgrade(link, self._folder.path)
+                tables.set_header(link, "generation", tables.header(link, "generation") + 1)
+                link.execute("COMMIT")
         except (sqlite3.Error, GalleryError):
-            self._roll_back()
             return False
         return True
 
-    def close(self) -> None:
-        """Close every connection that is not in use; the others close when given back."""
-        self._closed = True
-        if self._writer is not None:
-            with suppress(sqlite3.Error):
-                self._writer.close()
-            self._writer = None
-        self._witness.close()
-        while True:
-            try:
-                self._pool.get_nowait().close()
-            except Empty:
-                return
+    def _expect(self, link: Link, hold: Hold) -> int:
+        generation = tables.header(link, "generation")
+        if hold.generation not in (0, generation):
+            raise GalleryError(
+                f"{self._folder.path}: somebody else has written to it since this process took its lock "
+                "(was its lock file removed?); nothing was changed, try again"
+            )
+        return generation
 
     # ---- reading
 
     def _check(self, connection: tables.Connection) -> None:
-        schema.check(connection, self._path.parent)
+        schema.check(connection, self._folder.path)
         # What was acknowledged is asked first: a commit in between may only make the catalogue newer.
         acknowledged = self._witness.generation(tables.identity(connection))
         found = tables.header(connection, "generation")
         if found < acknowledged:
             raise GalleryError(
-                f"{self._path.parent}: its catalogue is at commit {found}, but commit {acknowledged} was "
+                f"{self._folder.path}: its catalogue is at commit {found}, but commit {acknowledged} was "
                 "acknowledged: its log was damaged, or the catalogue comes from an older copy; restore the "
                 f"gallery from a copy, or remove its file {WITNESS} to go on with what is left"
             )
@@ -264,23 +248,9 @@ class Catalogue:
             ).fetchall()
 
 
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        f"file:{quote(str(path.absolute()))}?mode={mode}",
-        uri=True,
-        timeout=30,
-        isolation_level=None,
-        check_same_thread=False,
-    )
-    try:
-        # The file may come from anywhere: nothing in it may call functions, and its pages are checked.
-        connection.execute("PRAGMA trusted_schema = OFF")
-        connection.execute("PRAGMA cell_size_check = ON")
-        connection.execute("PRAGMA mmap_size = 0")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+def _learn(hold: Hold, generation: int, durable: bool) -> None:
+    hold.generation = generation
+    hold.durable = hold.durable or durable
 
 
 def _wrote_too_little(error: Exception) -> bool:
@@ -293,15 +263,29 @@ def _wrote_too_little(error: Exception) -> bool:
 
 
 def _told(path: Path, action: str, error: Exception) -> GalleryError:
+    """What went wrong in words of our own; SQLite's are kept as the cause."""
     text = str(error)
-    if "full" in text:
+    if isinstance(error, UnicodeDecodeError) or any(words in text for words in _DAMAGED):
         return GalleryError(
-            f"{path}: the disk is full, so {action} failed; free some space and try again "
-            "(the gallery is as it was before)"
+            f"{path}: {action} failed: the file is damaged ({shown(error)}); restore the gallery from a copy"
         )
-    foreign = isinstance(error, UnicodeDecodeError)
-    if foreign or "malformed" in text or "not a database" in text or "encrypted" in text:
-        return GalleryError(
-            f"{path}: {action} failed: the file is damaged ({text}); restore the gallery from a copy"
-        )
-    return GalleryError(f"{path}: {action} failed: {text}")
+    known = next((said for words, said in _KNOWN.items() if words in text), None)
+    if known is None:
+        return GalleryError(f"{path}: {action} failed ({shown(error)}); run cir-gallery verify")
+    return GalleryError(f"{path}: {known.format(action=action)}")
+
+
+_DAMAGED = ("malformed", "not a database", "encrypted", "no such table", "no such column", "constraint")
+
+_KNOWN = {
+    "full": "the disk is full, so {action} failed; free some space and try again (the gallery is as it was "
+    "before)",
+    "I/O": "the disk failed or has no space left, so {action} failed; free some space, check the disk and "
+    "try again (the gallery is as it was before)",
+    "unable to open": "{action} failed, for a file of it cannot be opened; check the permissions of its "
+    "folder and the limit of open files (ulimit -n)",
+    "locked": "{action} failed, for another program keeps the catalogue locked; close it and try again",
+    "readonly": "{action} failed, for it may not be written to from here; check the permissions",
+    "out of memory": "{action} failed, for there is not enough memory",
+    "interrupted": "{action} was interrupted; the gallery is as it was before",
+}

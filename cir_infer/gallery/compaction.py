@@ -52,17 +52,20 @@ def compact(store: Store) -> Compaction:
     Raises:
         GalleryError: another writer, a full disk. Groups that were done before stay done.
     """
+    return store.change(_compact, store)
+
+
+def _compact(store: Store) -> Compaction:
     report = Compaction()
-    with store.writing():
-        state = store.catalogue.state()
-        segments = [store.segment(entry, state.encoding) for entry in state.segments]
-        report.segments_before = report.segments_after = len(segments)
-        for group in _groups(segments, [int(s.buried(state.buried).sum()) for s in segments]):
-            kept, dropped = _replace(store, state, group)
-            report.segments_after += (kept > 0) - len(group)
-            report.rows_dropped += dropped
-        store.forget_snapshot()
-        store.tidy()
+    state = store.catalogue.state()
+    segments = [store.segment(entry, state.encoding) for entry in state.segments]
+    report.segments_before = report.segments_after = len(segments)
+    for group in _groups(segments, [int(s.buried(state.buried).sum()) for s in segments]):
+        kept, dropped = _replace(store, state, group)
+        report.segments_after += (kept > 0) - len(group)
+        report.rows_dropped += dropped
+    store.forget_snapshot()
+    store.tidy()
     return report
 
 

@@ -1,29 +1,51 @@
 """The file layer: every write, fsync, rename and removal of row files goes through here.
 
-The order that makes a commit durable is the caller's (rows, folder, catalogue); what each step
-needs from the operating system is here, with every failure told as a `GalleryError`.
+Files are named inside an open folder (`folder.Folder`), never through a link. The order that makes a
+commit durable is the caller's (rows, folder, catalogue); what each step needs from the operating system
+is here, with every failure told as a `GalleryError`.
+
+An interrupt may come between any two instructions of Python. So a descriptor is taken and given to what
+owns it by one call of C, and whatever owns one gives it back when it dies: nothing can be lost between.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
+import io
 import mmap
 import os
 import stat
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import GalleryError
 
-__all__ = ["NewFile", "map_file", "remove", "rename", "sync_folder", "sync_tree", "told_as_gallery_error"]
+__all__ = [
+    "NewFile",
+    "OpenFolder",
+    "is_regular",
+    "map_file",
+    "open_as",
+    "open_file",
+    "remove",
+    "sync_folder",
+    "sync_tree",
+    "told_as_gallery_error",
+]
 
 _CHUNK = 8 << 20
+
+F = TypeVar("F", bound=io.FileIO)
 
 
 @contextmanager
@@ -32,12 +54,79 @@ def told_as_gallery_error(action: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise GalleryError(
                 f"{path}: the disk is full, so {action} failed; free some space and try again "
                 "(the gallery is as it was before)"
             ) from error
         raise GalleryError(f"{path}: {action} failed: {error.strerror or error}") from error
+
+
+def open_file(name: str | Path, flags: int, folder: int | None = None) -> io.FileIO:
+    """A file that is closed when the object is, at the latest when it dies; links are not followed.
+
+    Args:
+        name: of the file, inside `folder` where one is given.
+        flags: as `os.open` takes them.
+        folder: an open folder.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    return open_as(io.FileIO, name, flags, folder)
+
+
+def open_as(kind: type[F], name: str | Path, flags: int, folder: int | None = None) -> F:
+    """The same, with a type of its own."""
+    opening = partial(os.open, mode=0o644, dir_fd=folder)
+    flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    return next(map(kind, map(opening, (name,), (flags,))))
+
+
+def is_regular(name: str, folder: int) -> bool:
+    """Whether a folder holds a regular file of this name, and no link to one."""
+    try:
+        return stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    except OSError:
+        return False
+
+
+def _close_all(held: list[int]) -> None:
+    with suppress(IndexError):
+        any(map(os.close, map(list.pop, repeat(held, len(held)))))
+
+
+class OpenFolder:
+    """An open folder: what is named in it stays what was opened, whatever happens to its own name.
+
+    Args:
+        name: of the folder.
+        parent: another open folder that holds it; then a link is not followed.
+
+    Raises:
+        OSError: it is missing, no folder, or a link where none is followed.
+    """
+
+    def __init__(self, name: str | Path, parent: int | None = None) -> None:
+        self._held: list[int] = []
+        weakref.finalize(self, _close_all, self._held).atexit = False
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if parent is None else os.O_NOFOLLOW)
+        self._held.extend(map(partial(os.open, dir_fd=parent), (name,), (flags,)))
+        status = os.fstat(self.fd)
+        self.identity = (status.st_dev, status.st_ino)
+
+    @property
+    def fd(self) -> int:
+        """Its descriptor; -1, which is none, once it is closed."""
+        return self._held[0] if self._held else -1
+
+    def names(self) -> list[str]:
+        """The names of what lies in it."""
+        return os.listdir(self.fd)  # noqa: PTH208
+
+    def close(self) -> None:
+        """Close it; further calls do nothing."""
+        _close_all(self._held)
 
 
 class NewFile:
@@ -46,11 +135,10 @@ class NewFile:
     The file appears under its final name at once; nothing refers to it until the catalogue does.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, name: str | Path, folder: int | None = None) -> None:
         self.bytes = 0
         self._hash = hashlib.sha256()
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        self._file = open_file(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, folder)
 
     def write(self, data: bytes | npt.NDArray[Any]) -> None:
         """Append bytes, or the bytes of a C-contiguous array."""
@@ -60,18 +148,16 @@ class NewFile:
             self._hash.update(piece)
             self.bytes += len(piece)
             while piece:
-                piece = piece[os.write(self._fd, piece) :]
+                piece = piece[os.write(self._file.fileno(), piece) :]
 
     def sync(self) -> str:
         """Put everything on the disk; returns the sha256 in hexadecimal."""
-        os.fsync(self._fd)
+        os.fsync(self._file.fileno())
         return self._hash.hexdigest()
 
     def close(self) -> None:
         """Close the file; further calls do nothing."""
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
+        self._file.close()
 
     def __enter__(self) -> NewFile:
         return self
@@ -80,59 +166,100 @@ class NewFile:
         self.close()
 
 
-def sync_folder(path: Path) -> None:
+def sync_folder(path: Path | OpenFolder) -> None:
     """Make the names in a folder durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    folder = path if isinstance(path, OpenFolder) else OpenFolder(path)
     try:
-        os.fsync(fd)
+        os.fsync(folder.fd)
     finally:
-        os.close(fd)
+        if folder is not path:
+            folder.close()
 
 
 def sync_tree(folder: Path) -> None:
-    """Make everything below a folder durable."""
+    """Make everything below a folder durable. Not for the folder of a gallery that is open."""
     for path in (*folder.rglob("*"), folder):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            with open_file(path, os.O_RDONLY) as file:
+                os.fsync(file.fileno())
 
 
-def rename(old: Path, new: Path) -> None:
-    """Rename and make the new name durable."""
-    old.rename(new)
-    sync_folder(new.parent)
-
-
-def remove(path: Path) -> None:
+def remove(name: str | Path, folder: int | None = None) -> None:
     """Remove a file if it is there; failing to is no error, for it is swept later."""
     with suppress(OSError):
-        path.unlink()
+        os.unlink(name, dir_fd=folder)
 
 
-def map_file(path: Path) -> mmap.mmap:
-    """A regular file, not a symbolic link, mapped for reading.
+class _Mapping:
+    """A file in memory, without a descriptor: `mmap.mmap` keeps one for each until Python 3.13."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        self._held: list[int] = []
+        self._size = size
+        weakref.finalize(self, _unmap, self._held, size).atexit = False
+        place = (None,), (size,), (mmap.PROT_READ,), (mmap.MAP_SHARED,), (fd,), (0,)
+        self._held.extend(map(_libc().mmap, *place))
+        if self._held[0] == -1:
+            self._held.clear()
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        return {"version": 3, "data": (self._held[0], True), "shape": (self._size,), "typestr": "|u1"}
+
+
+_functions: list[ctypes.CDLL] = []
+
+
+def _libc() -> ctypes.CDLL:
+    if not _functions:
+        library = ctypes.CDLL(None, use_errno=True)
+        library.mmap.restype = ctypes.c_ssize_t
+        library.mmap.argtypes = [
+            ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64
+        ]  # fmt: skip
+        library.munmap.argtypes = [ctypes.c_ssize_t, ctypes.c_size_t]
+        _functions.append(library)
+    return _functions[0]
+
+
+def _unmap(held: list[int], size: int) -> None:
+    any(map(_libc().munmap, map(list.pop, repeat(held, len(held))), (size,)))
+
+
+def map_file(name: str | Path, folder: int | None = None, shown: Path | None = None) -> npt.NDArray[np.uint8]:
+    """A regular file, not a symbolic link, mapped for reading; no descriptor stays open.
+
+    Args:
+        name: of the file, inside `folder` where one is given.
+        folder: an open folder.
+        shown: what errors call the file, by default its name.
+
+    Returns:
+        Its bytes, read-only, mapped for as long as the array or a view of it lives.
 
     Raises:
         GalleryError: the file is missing, empty, unreadable, a link or no regular file.
     """
+    path = Path(name) if shown is None else shown
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if stat.S_ISLNK(status.st_mode):
+            raise OSError(errno.ELOOP, "it is a symbolic link")
+        if stat.S_ISREG(status.st_mode):
+            with open_file(name, os.O_RDONLY, folder) as file:
+                status = os.fstat(file.fileno())
+                if stat.S_ISREG(status.st_mode) and status.st_size:
+                    return np.asarray(_Mapping(file.fileno(), status.st_size))
     except OSError as error:
-        hint = "it is a symbolic link" if error.errno == errno.ELOOP else (error.strerror or str(error))
         raise GalleryError(
-            f"{path}: this part of the gallery cannot be read ({hint}); restore the gallery from a copy"
+            f"{path}: this part of the gallery cannot be read ({error.strerror or error}); "
+            "restore the gallery from a copy"
         ) from error
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
-            raise GalleryError(
-                f"{path}: found {'an empty file' if stat.S_ISREG(status.st_mode) else 'no regular file'}, "
-                "expected gallery rows; restore the gallery from a copy"
-            )
-        return mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:
-        raise GalleryError(f"{path}: cannot be memory-mapped: {error}") from error
-    finally:
-        os.close(fd)
+    raise GalleryError(
+        f"{path}: found {'an empty file' if stat.S_ISREG(status.st_mode) else 'no regular file'}, "
+        "expected gallery rows; restore the gallery from a copy"
+    )

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +18,7 @@ import numpy.typing as npt
 
 from cir_infer.errors import GalleryError
 from cir_infer.gallery.files import map_file
+from cir_infer.gallery.folder import ROWS, Folder
 from cir_infer.gallery.tensors import read_header, view
 
 __all__ = ["CHUNK", "Segment", "SegmentEntry", "open_segment", "unpack_chunk"]
@@ -117,7 +117,7 @@ def unpack_chunk(bits: bytes) -> npt.NDArray[np.bool_]:
     return flags
 
 
-def open_segment(folder: Path, entry: SegmentEntry, dimension: int, dtype: str) -> Segment:
+def open_segment(folder: Folder, entry: SegmentEntry, dimension: int, dtype: str) -> Segment:
     """Map a segment after checking that its header, size and the catalogue agree.
 
     The contents are not read; `Gallery.verify` compares checksums.
@@ -125,8 +125,8 @@ def open_segment(folder: Path, entry: SegmentEntry, dimension: int, dtype: str) 
     Raises:
         GalleryError: the file is missing, cut short, or not what the catalogue says.
     """
-    path = folder / entry.name
-    mapped = map_file(path)
+    path = folder.path / ROWS / entry.name
+    mapped = map_file(entry.name, folder.rows.fd, path)
     if len(mapped) != entry.bytes:
         raise GalleryError(
             f"{path}: found {len(mapped)} bytes, the catalogue says {entry.bytes}; the file was cut or "

@@ -14,6 +14,7 @@ from cir_infer.gallery import conditions, filters, tables
 from cir_infer.gallery import metadata as meta
 from cir_infer.gallery.cache import BoundedCache
 from cir_infer.gallery.catalogue import Catalogue
+from cir_infer.gallery.folder import READERS
 from cir_infer.gallery.locks import Pin
 from cir_infer.gallery.segments import Segment
 from cir_infer.scoring.contract import Rows
@@ -77,6 +78,7 @@ class Snapshot:
         self._cache = cache
         self._masks: BoundedCache[conditions.Filter, Mask] = BoundedCache(_MASK_BYTES)
         self._told: BoundedCache[str, int] = BoundedCache(_TOLD_BYTES)  # rows by id
+        self._pin = pin
         weakref.finalize(self, pin.release)
         self._first_keys = np.array([segment.entry.first_key for segment in segments], np.int64)
         self._starts = np.cumsum([0, *(segment.entry.rows for segment in segments)])
@@ -91,6 +93,10 @@ class Snapshot:
 
     def __len__(self) -> int:
         return self.count
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A snapshot belongs to its process, for it rests on what that has open."""
+        raise GalleryError("a snapshot cannot be copied or pickled; copy the Gallery and take another one")
 
     def __repr__(self) -> str:
         return f"<Snapshot {self.generation}: {self.count:,} rows x {self.dimension} {self.rows.dtype}>"
@@ -128,9 +134,11 @@ class Snapshot:
         """What was just answered is what is refined next; a listing of the gallery is not."""
         if len(items) > _TOLD:
             return
-        for item, row in zip(items, rows, strict=True):
-            if self._counts(int(row)):
-                self._told.put(item.id, int(row), len(item.id) * 4)
+        self._told.put_all(
+            (item.id, int(row), len(item.id) * 4)
+            for item, row in zip(items, rows, strict=True)
+            if self._counts(int(row))
+        )
 
     def ids(self, rows: RowNumbers) -> list[str]:
         """The ids of rows.
@@ -164,6 +172,11 @@ class Snapshot:
         try:
             return [values[key] for key in keys]
         except KeyError as error:
+            if not self._pin.is_seen:
+                raise GalleryError(
+                    f"the pin of generation {self.generation} was removed from {READERS}, and with "
+                    "it what this snapshot still reads; take a new snapshot"
+                ) from None
             raise GalleryError(
                 f"the catalogue has no item {error}; run verify, restore the gallery from a copy"
             ) from None

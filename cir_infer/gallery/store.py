@@ -1,10 +1,4 @@
-"""The folder of a gallery: its files, its catalogue, its locks, and the order in which they change.
-
-    shop.gallery/
-        catalogue.sqlite        what there is (catalogue.py); with -wal and -shm while open
-        rows/0000000001.safetensors ...     segments (segments.py)
-        readers/42              held by whoever reads generation 42 (locks.py)
-        writer.lock             held by whoever writes (locks.py)
+"""What a gallery is made of, put together: its folder, its catalogue, its locks, and how they change.
 
 A commit writes and syncs the new rows, then syncs the folder, then commits the catalogue. Rows are
 removed only after the catalogue has durably forgotten them. So whatever the catalogue names is
@@ -13,67 +7,63 @@ always there, and what a crash leaves behind is only rows that nothing names; th
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
-import secrets
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from threading import Lock
+from typing import Any, ParamSpec, TypeVar
 
 from cir_infer.errors import GalleryError
-from cir_infer.gallery import files, filters, tables
+from cir_infer.gallery import files, filters, leftovers, tables
 from cir_infer.gallery.catalogue import Catalogue
-from cir_infer.gallery.locks import EVERYTHING, Pin, WriterLock, oldest_pin
+from cir_infer.gallery.drafts import drafted
+from cir_infer.gallery.folder import CATALOGUE, READERS, ROWS, Folder
+from cir_infer.gallery.locks import EVERYTHING, Hold, Pin, WriterLock, oldest_pin
+from cir_infer.gallery.outcome import tell_durable
 from cir_infer.gallery.segments import Segment, SegmentEntry, open_segment
 from cir_infer.gallery.snapshot import Snapshot
 from cir_infer.gallery.tensors import Tensor, write_tensors
+from cir_infer.gallery.turns import Turn
 
-__all__ = ["Store", "drafted"]
+__all__ = ["Store"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-CATALOGUE = "catalogue.sqlite"
-ROWS = "rows"
-READERS = "readers"
-LOCK = "writer.lock"
-
 
 class Store:
-    """An open gallery folder.
+    """An open gallery.
 
     Args:
         path: the folder.
         read_only: refuse every change.
+        wait: how many seconds to wait for another writer.
+
+    Attributes:
+        folder: the folder.
+        catalogue: the catalogue.
 
     Raises:
         GalleryError: not the folder of a gallery, damaged, or of a newer format.
     """
 
-    def __init__(self, path: Path, read_only: bool) -> None:
-        self.path = path
-        self.rows = path / ROWS
-        self._readers = path / READERS
-        self._lock = WriterLock(path / LOCK)
-        self._read_only = read_only
-        self._opening = Lock()
+    def __init__(self, path: Path, read_only: bool, wait: float) -> None:
+        self.folder = Folder(path)
+        self.read_only = read_only
+        self.wait = wait
+        self._lock = WriterLock(self.folder, wait)
+        self._opening = Turn()
         self._snapshot: Snapshot | None = None
         self._segments: dict[int, Segment] = {}
         self._swept = False
-        if not path.is_dir():
-            found = "a file" if path.exists() else "nothing"
-            raise GalleryError(
-                f"{path}: found {found}, expected the folder of a gallery; "
-                "create one with cir-index or Gallery.create"
-            )
-        # Who may not announce that he reads keeps writers out instead.
-        self._guard = -1 if os.access(self._readers, os.W_OK) else self._keep_writers_out()
         try:
-            self.catalogue = Catalogue(path / CATALOGUE, immutable=self._is_frozen())
+            self.catalogue = Catalogue(self.folder)
+            with self.catalogue.reading() as connection:
+                self._identities = tables.identities(connection)
         except BaseException:
-            self._release_guard()
+            self.folder.close()
             raise
         self._cache = filters.FilterCache(self.catalogue)
 
@@ -92,48 +82,25 @@ class Store:
             for folder in (draft / READERS, draft / ROWS, draft):
                 files.sync_folder(folder)
 
+    @property
+    def identity(self) -> str | None:
+        """The UUID of the gallery; None in format 1, which has none."""
+        if not self._identities:
+            with self.catalogue.reading() as connection:
+                return tables.identity(connection)
+        return self._identities[0]
+
+    @property
+    def path(self) -> Path:
+        """The folder's path, absolute."""
+        return self.folder.path
+
     def close(self) -> None:
         """Close the catalogue and let go of what this holds."""
         self._snapshot = None
         self._segments = {}
         self.catalogue.close()
-        self._release_guard()
-
-    # ---- folders that may not be written to
-
-    def _keep_writers_out(self) -> int:
-        try:
-            fd = os.open(self.path / LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            return -1  # never written to since it was created; its folder cannot be either
-        except OSError as error:
-            raise GalleryError(f"{self.path}: cannot be read: {error.strerror}") from error
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(fd)
-            raise GalleryError(
-                f"{self.path}: is being written to, and its folder {READERS} may not be written to from "
-                "here, which reading beside a writer needs; wait, or change the permissions"
-            ) from error
-        return fd
-
-    def _release_guard(self) -> None:
-        if self._guard >= 0:
-            fd, self._guard = self._guard, -1
-            os.close(fd)
-
-    def _is_frozen(self) -> bool:
-        """Whether SQLite cannot make the files beside the catalogue that it shares with writers."""
-        if os.access(self.path, os.W_OK):
-            return False
-        log = self.path / f"{CATALOGUE}-wal"
-        if log.exists() and log.stat().st_size and not os.access(self.path / f"{CATALOGUE}-shm", os.R_OK):
-            raise GalleryError(
-                f"{self.path}: was not closed properly and may not be written to from here; "
-                "open it once with permission to write"
-            )
-        return not log.exists() or not log.stat().st_size
+        self.folder.close()
 
     # ---- reading
 
@@ -141,18 +108,22 @@ class Store:
         """The newest generation; the same object until there is a newer one.
 
         Raises:
-            GalleryError: the gallery is damaged or closed.
+            GalleryError: the gallery is damaged, closed or exchanged.
         """
         current = self._snapshot
+        self.folder.check_name()
         if current is not None and current.generation == self.catalogue.generation():
             return current
-        with self._opening:
-            current = self._snapshot
-            if current is None or current.generation != self.catalogue.generation():
-                current = self._snapshot = self._open_snapshot()
-            return current
+        return self._opening.take(self._newest)
+
+    def _newest(self) -> Snapshot:
+        current = self._snapshot
+        if current is None or current.generation != self.catalogue.generation():
+            current = self._snapshot = self._open_snapshot()
+        return current
 
     def _open_snapshot(self) -> Snapshot:
+        self.folder.check()
         while True:
             pin = self._pin()
             try:
@@ -172,32 +143,66 @@ class Store:
                 raise
 
     def _pin(self) -> Pin:
-        if not os.access(self._readers, os.W_OK):
+        if not self.catalogue.links.announces:
             return Pin.none()
-        with files.told_as_gallery_error("announcing a reader", self._readers):
-            return Pin(self._readers, self.catalogue.generation())
+        with files.told_as_gallery_error("announcing a reader", self.path / READERS):
+            return Pin(self.folder.readers, self.catalogue.generation())
 
     def segment(self, entry: SegmentEntry, encoding: tables.Encoding) -> Segment:
         """A segment of an encoding, opened once."""
         known = self._segments.get(entry.number)
         if known is not None and known.entry == entry:
             return known
-        return open_segment(self.rows, entry, encoding.dimension, encoding.dtype)
+        return open_segment(self.folder, entry, encoding.dimension, encoding.dtype)
 
     # ---- writing
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Be the one writer inside the block.
+    def writing(self) -> AbstractContextManager[Any]:
+        """Be the one writer until the end of a `with`; see `WriterLock.acquire`.
 
         Raises:
             GalleryBusyError: somebody else is writing.
             GalleryError: the gallery is open read-only, or may not be written to.
         """
-        if self._read_only:
+        if self.read_only:
             raise GalleryError(f"{self.path}: open for reading only; open it without read_only to change it")
-        with self._lock.held():
-            yield
+        self.folder.check_name()
+        self.catalogue.links.thaw()
+        return self._lock.acquire()
+
+    def change(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do one call's work as the one writer.
+
+        An exception that comes when a change of the call is on the disk already, an interrupt for
+        instance, says so (`outcome.tell_durable`).
+
+        Raises:
+            GalleryError: see `writing`, and whatever the work raises.
+        """
+        hold: Hold | None = None
+        try:
+            with self.writing() as held, held:
+                hold = self._look()
+                return work(*args, **kwargs)
+        except BaseException as error:
+            if hold is not None and hold.durable:
+                tell_durable(error, "what this call had committed by then is on the disk, and stays")
+            raise
+
+    def _look(self) -> Hold:
+        """Note the generation that this call begins with."""
+        hold = self._held()
+        hold.durable = False
+        hold.generation = self.catalogue.generation()
+        return hold
+
+    def _held(self) -> Hold:
+        hold = self._lock.hold
+        if hold is None:
+            raise GalleryError(
+                f"{self.path}: this thread does not hold the writer lock (any more); try again"
+            )
+        return hold
 
     def write_segment(
         self, tensors: Sequence[Tensor], first_key: int, last_key: int, rows: int
@@ -209,15 +214,17 @@ class Store:
         """
         with self.catalogue.reading() as connection:
             number = tables.header(connection, "next_segment")
-        while (self.rows / (entry := SegmentEntry(number, first_key, last_key, rows, 0, "")).name).exists():
+        folder = self.folder.rows
+        taken = set(folder.names())
+        while (entry := SegmentEntry(number, first_key, last_key, rows, 0, "")).name in taken:
             number += 1
-        path = self.rows / entry.name
-        with files.told_as_gallery_error("writing rows", path):
+        about = leftovers.about(self.identity, number)
+        with files.told_as_gallery_error("writing rows", self.path / ROWS / entry.name):
             try:
-                size, checksum = write_tensors(path, tensors)
-                files.sync_folder(self.rows)
+                size, checksum = write_tensors(entry.name, tensors, about, folder.fd)
+                files.sync_folder(folder)
             except BaseException:
-                files.remove(path)
+                files.remove(entry.name, folder.fd)
                 raise
         return entry._replace(bytes=size, sha256=checksum)
 
@@ -228,11 +235,19 @@ class Store:
 
         Raises:
             OutcomeUnknownError: the disk died under the last step; it is there or not, but whole.
-            GalleryError: the commit failed; nothing of it is visible, now or later.
+            GalleryError: the commit failed, or the gallery is not what was opened; nothing of it is
+                visible, now or later.
         """
+        hold = self._held()
+        self.folder.check()
+        self._lock.check(hold)
+        if not self.catalogue.links.log_is_there():
+            raise GalleryError(
+                f"{self.path}: its log ({CATALOGUE}-wal) was removed or replaced while it was open; nothing "
+                "more is written to it, open it again"
+            )
         try:
-            with self.catalogue.writing() as connection:
-                change(connection)
+            self.catalogue.commit(change, hold)
         except BaseException:
             # Rows written for it may lie about. They are swept behind the next commit, not now: only
             # a commit that succeeds proves that this one can never come back.
@@ -247,53 +262,35 @@ class Store:
         full disk for instance, is left for the next time: it is no part of the gallery.
         """
         try:
-            self._sweep()
+            self._sweep(self._held())
         except (GalleryError, OSError) as error:
             self._swept = False
             _log.warning("%s: leftovers are kept for now: %s", self.path, error)
 
-    def _sweep(self) -> None:
+    def _sweep(self, hold: Hold) -> None:
         with self.catalogue.reading() as connection:
             retired = connection.execute(
                 "SELECT 1 FROM segments WHERE retired IS NOT NULL LIMIT 1"
             ).fetchone()
         if retired:
-            oldest = oldest_pin(self._readers)
-            with self.catalogue.writing(visible=False) as connection:
-                doomed = tables.forget_retired(connection, oldest)
+            oldest = oldest_pin(self.folder.readers, hold.generation)
+            doomed: list[SegmentEntry] = []
+            self.catalogue.commit(
+                lambda connection: doomed.extend(tables.forget_retired(connection, oldest)),
+                hold,
+                visible=False,
+            )
             for entry in doomed:
-                files.remove(self.rows / entry.name)
+                files.remove(entry.name, self.folder.rows.fd)
         if not self._swept:
             with self.catalogue.reading() as connection:
-                known = {f"{number:010d}.safetensors" for number in tables.segment_numbers(connection)}
-            for path in self.rows.iterdir():
-                if path.name not in known:
-                    files.remove(path)
+                known = set(tables.segment_numbers(connection))
+                next_segment = tables.header(connection, "next_segment")
+                dimensions = set() if self._identities else tables.dimensions(connection)
+                identities = tables.identities(connection)
+            leftovers.sweep(self.folder.rows, known, next_segment, identities, dimensions)
             self._swept = True
 
     def forget_snapshot(self) -> None:
         """Let go of this store's own snapshot, so that it does not hold back a sweep."""
         self._snapshot = None
-
-
-@contextmanager
-def drafted(path: Path) -> Iterator[Path]:
-    """Build a folder or file under another name; it gets its own at the end of the block, all at once.
-
-    Raises:
-        GalleryError: the path exists, the disk is full or fails. Nothing is left.
-    """
-    if path.exists() or path.is_symlink():
-        raise GalleryError(f"{path}: already exists; open it, or choose another path")
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with files.told_as_gallery_error("writing it", path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield draft
-            files.rename(draft, path)
-    except BaseException:
-        if draft.is_dir():
-            shutil.rmtree(draft, ignore_errors=True)
-        else:
-            files.remove(draft)
-        raise

@@ -31,8 +31,10 @@ __all__ = [
     "chunks",
     "delete_items",
     "delete_segments",
+    "dimensions",
     "forget_retired",
     "header",
+    "identities",
     "identity",
     "insert_items",
     "insert_segment",
@@ -126,6 +128,13 @@ def identity(connection: Connection) -> str | None:
     return row[0] if row is not None and isinstance(row[0], str) else None
 
 
+def identities(connection: Connection) -> tuple[str, ...]:
+    """The UUID of the gallery, then that of the gallery whose backup it is; none in format 1."""
+    found = dict(connection.execute("SELECT name, value FROM header WHERE name IN ('uuid', 'origin')"))
+    known = (found.get("uuid"), found.get("origin"))
+    return tuple(uuid for uuid in known if isinstance(uuid, str))
+
+
 def header(connection: Connection, name: str) -> int:
     """One number of the header."""
     row = connection.execute("SELECT value FROM header WHERE name = ?", (name,)).fetchone()
@@ -165,6 +174,11 @@ def _entry(row: tuple[Any, ...]) -> SegmentEntry:
     ):
         raise damaged("a segment makes no sense")
     return entry
+
+
+def dimensions(connection: Connection) -> set[int]:
+    """D of each encoding."""
+    return {row[2] for row in checked_rows(connection, "encodings")}
 
 
 def pending(connection: Connection) -> list[Encoding]:

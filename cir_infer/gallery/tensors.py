@@ -8,7 +8,6 @@ tensor's length would break the alignment, a tensor of bytes whose name begins w
 from __future__ import annotations
 
 import json
-import mmap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,14 +50,18 @@ class TensorInfo(NamedTuple):
 
 
 def write_tensors(
-    path: Path, tensors: Sequence[Tensor], about: Mapping[str, str] | None = None
+    path: Path | str,
+    tensors: Sequence[Tensor],
+    about: Mapping[str, str] | None = None,
+    folder: int | None = None,
 ) -> tuple[int, str]:
     """Write and fsync a file; the caller syncs the folder.
 
     Args:
         path: does not exist yet.
         tensors: in this order.
-        about: text that the header carries as `__metadata__`.
+        about: text that the header carries as `__metadata__`, at its beginning.
+        folder: an open folder that the path is relative to.
 
     Returns:
         The size in bytes and the sha256 in hexadecimal.
@@ -84,7 +87,7 @@ def write_tensors(
         padding.append(gap)
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % _ALIGN)
-    with NewFile(path) as file:
+    with NewFile(path, folder) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor, gap in zip(tensors, padding, strict=True):
             for piece in tensor.pieces:
@@ -95,7 +98,7 @@ def write_tensors(
         return file.bytes, checksum
 
 
-def read_header(mapped: mmap.mmap) -> dict[str, TensorInfo]:
+def read_header(mapped: npt.NDArray[np.uint8]) -> dict[str, TensorInfo]:
     """The tensors of a file, without `_pad` ones and `__metadata__`.
 
     Raises:
@@ -109,7 +112,7 @@ def read_header(mapped: mmap.mmap) -> dict[str, TensorInfo]:
     }
 
 
-def read_about_of(mapped: mmap.mmap) -> dict[str, str]:
+def read_about_of(mapped: npt.NDArray[np.uint8]) -> dict[str, str]:
     """The texts that the header carries as `__metadata__`.
 
     Raises:
@@ -121,13 +124,13 @@ def read_about_of(mapped: mmap.mmap) -> dict[str, str]:
     return about
 
 
-def _header(mapped: mmap.mmap) -> tuple[dict[str, Any], int]:
+def _header(mapped: npt.NDArray[np.uint8]) -> tuple[dict[str, Any], int]:
     """The header of a file, and where its tensors begin."""
-    length = int.from_bytes(mapped[:8], "little")
+    length = int.from_bytes(mapped[:8].tobytes(), "little")
     if len(mapped) < 8 or length > min(_MAX_HEADER, len(mapped) - 8):
         raise ValueError("its header is cut short or absurdly long")
     try:
-        header = json.loads(mapped[8 : 8 + length])
+        header = json.loads(mapped[8 : 8 + length].tobytes())
     except RecursionError:
         raise ValueError("its header is nested too deep") from None
     if not isinstance(header, dict):
@@ -151,7 +154,8 @@ def _info(name: str, entry: Any, base: int, end: int) -> TensorInfo:
     return TensorInfo(dtype, shape, base + first)
 
 
-def view(mapped: mmap.mmap, info: TensorInfo) -> npt.NDArray[Any]:
+def view(mapped: npt.NDArray[np.uint8], info: TensorInfo) -> npt.NDArray[Any]:
     """A tensor as a read-only array over the mapped file."""
     count = int(np.prod(info.shape, dtype=np.int64))
-    return np.frombuffer(mapped, info.dtype, count, info.start).reshape(info.shape)
+    data = mapped[info.start : info.start + count * info.dtype.itemsize]
+    return data.view(info.dtype).reshape(info.shape)

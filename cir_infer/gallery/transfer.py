@@ -20,9 +20,9 @@ import numpy.typing as npt
 from cir_infer.errors import GalleryError, shown
 from cir_infer.gallery import files
 from cir_infer.gallery.clip_retrieval import MANIFEST, import_parquet, read_folder, write_folder
+from cir_infer.gallery.drafts import drafted
 from cir_infer.gallery.exported import FORMAT, PART, About, Part, Source, about, empty_rows, read_about
 from cir_infer.gallery.snapshot import Snapshot
-from cir_infer.gallery.store import drafted
 from cir_infer.gallery.tensors import Tensor, TensorInfo, read_about_of, read_header, view, write_tensors
 
 __all__ = ["export_rows", "open_source"]

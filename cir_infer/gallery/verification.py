@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, shown
+from cir_infer.gallery import files, tables
 from cir_infer.gallery import metadata as meta
-from cir_infer.gallery import tables
 from cir_infer.gallery.checksums import Tally, problems
+from cir_infer.gallery.folder import ROWS
 from cir_infer.gallery.schema import CHECKED, stored_version
 from cir_infer.gallery.segments import Segment, SegmentEntry
 from cir_infer.gallery.store import Store
@@ -96,7 +98,7 @@ def _content_problems(store: Store, connection: tables.Connection, report: Verif
         if isinstance(segment, str):
             yield segment
             continue
-        name = f"{store.rows / segment.entry.name}"
+        name = f"{store.path / ROWS / segment.entry.name}"
         if segment.entry.first_key <= last or segment.entry.last_key >= state.next_key:
             yield f"{name}: its keys overlap with another segment's"
             continue
@@ -132,7 +134,7 @@ def _segment_problems(store: Store, segment: Segment, report: Verification) -> I
     report.bytes += segment.entry.bytes
     digest = hashlib.sha256()
     try:
-        with (store.rows / segment.entry.name).open("rb") as file:
+        with files.open_file(segment.entry.name, os.O_RDONLY, store.folder.rows.fd) as file:
             while block := file.read(_BLOCK):
                 digest.update(block)
     except OSError as error:

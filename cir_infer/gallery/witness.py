@@ -8,11 +8,13 @@ may be old, torn or missing, and is then no evidence of anything.
 
 from __future__ import annotations
 
+import io
 import os
 from contextlib import suppress
-from pathlib import Path
 
 from cir_infer.gallery.checksums import checksum
+from cir_infer.gallery.files import is_regular, open_file
+from cir_infer.gallery.folder import Folder
 
 __all__ = ["NAME", "Witness"]
 
@@ -27,22 +29,19 @@ class Witness:
         folder: of the gallery.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / NAME
-        self._fd = -1
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._file: io.FileIO | None = None
 
     def generation(self, uuid: str | None) -> int:
         """The newest generation of this gallery that was acknowledged, 0 where nothing says."""
-        try:
-            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError:
+        if not is_regular(NAME, self._folder.fd):
             return 0
         try:
-            words = os.pread(fd, _LENGTH, 0).decode("ascii", "replace").split()
+            with open_file(NAME, os.O_RDONLY, self._folder.fd) as file:
+                words = os.pread(file.fileno(), _LENGTH, 0).decode("ascii", "replace").split()
         except OSError:
             return 0
-        finally:
-            os.close(fd)
         if len(words) != 3 or words[0] != uuid or not words[1].isdecimal() or len(words[1]) > 20:
             return 0
         generation = int(words[1])
@@ -52,16 +51,14 @@ class Witness:
         """Say that a generation is durable. Failing to is no error: nobody misses it but `generation`."""
         line = f"{uuid} {generation} {_sealed(uuid, generation)}".ljust(_LENGTH - 1) + "\n"
         with suppress(OSError):
-            if self._fd < 0:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-                self._fd = os.open(self._path, flags, 0o644)
-            os.pwrite(self._fd, line.encode(), 0)
+            if self._file is None or self._file.closed:
+                self._file = open_file(NAME, os.O_RDWR | os.O_CREAT, self._folder.fd)
+            os.pwrite(self._file.fileno(), line.encode(), 0)
 
     def close(self) -> None:
         """Close the file; further calls do nothing."""
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
+        if self._file is not None:
+            self._file.close()
 
 
 def _sealed(uuid: str, generation: int) -> str:

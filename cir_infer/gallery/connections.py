@@ -1,0 +1,455 @@
+"""Connections to the catalogue: opened once for each use at a time, proved, kept apart from forks.
+
+SQLite locks with POSIX locks, which belong to a process and not to what was opened:
+
+- Whoever closes any descriptor of a file, to copy it for instance, drops all locks that the process has on
+  it. Another process then takes itself for the last one, and removes the log that this one goes on writing
+  to. So a `_Guard` holds open-file-description locks on the same bytes; those cannot be dropped by others.
+- A forked child has the connections and none of the locks, and connections that it opens itself share the
+  state of those. So no connection is open during a fork: it waits a moment for those in use and closes
+  them, and both processes open new ones. Where that was not possible the child refuses.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import io
+import os
+import sqlite3
+import struct
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+
+from cir_infer.errors import GalleryError
+from cir_infer.gallery.files import is_regular, open_file
+from cir_infer.gallery.folder import CATALOGUE, READERS, Folder, Identity
+from cir_infer.gallery.locks import keep_writers_out
+from cir_infer.gallery.turns import Turn
+
+__all__ = ["Connections", "Link"]
+
+LOG = f"{CATALOGUE}-wal"
+INDEX = f"{CATALOGUE}-shm"
+
+_IDLE = 16
+_PATIENCE = 2.0
+"""Seconds that a fork waits for calls of other threads that use a connection."""
+
+# Bytes that SQLite locks, https://sqlite.org/fileformat2.html and os_unix.c.
+_SHARED_BYTE = 0x40000002  # of the catalogue, by every connection
+_INDEX_BYTE = 128  # of the index of the log, by every process that has it open
+
+
+class Link(sqlite3.Connection):
+    """A connection of SQLite. The type of sqlite3 itself cannot be referred to weakly."""
+
+    guard: _Guard | None = None
+    frozen: bool = False
+    thread: int = 0
+
+
+class _Token:
+    """Lives while a connection is being taken."""
+
+
+class _Guard:
+    """What this process holds for as long as it has connections to one catalogue."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.links: weakref.WeakSet[Link] = weakref.WeakSet()
+        self.log: Identity | None = None
+        self._main = _lockable(CATALOGUE, folder)
+        self._index: io.FileIO | None = None
+
+    def lock(self, folder: Folder) -> None:
+        """Lock what SQLite locks, once the files beside the catalogue are there."""
+        if self._main is None:
+            return
+        _hold_byte(self._main, fcntl.F_RDLCK, _SHARED_BYTE)
+        if self._index is None and is_regular(INDEX, folder.fd):
+            self._index = _lockable(INDEX, folder)
+        if self._index is not None:
+            _hold_byte(self._index, fcntl.F_RDLCK, _INDEX_BYTE)
+
+    def unlock(self) -> None:
+        """Let the last connection write the log back and remove it."""
+        for file, byte in ((self._main, _SHARED_BYTE), (self._index, _INDEX_BYTE)):
+            if file is not None and not file.closed:
+                _hold_byte(file, fcntl.F_UNLCK, byte)
+
+    def close(self) -> None:
+        """Give the descriptors back. Only while no connection is open: it drops the locks of all."""
+        for file in (self._main, self._index):
+            if file is not None:
+                file.close()
+
+
+_guards: weakref.WeakValueDictionary[Identity, _Guard] = weakref.WeakValueDictionary()
+_everyone: weakref.WeakSet[Connections] = weakref.WeakSet()
+_opening = Turn()
+_taking: dict[int, weakref.ref[_Token]] = {}
+_forking = 0
+"""The thread that forks at the moment."""
+_process = os.getpid()
+_lost: set[Identity] = set()
+"""Catalogues that had connections in use when this process was forked."""
+
+
+class Connections:
+    """The connections of one open gallery. Threads may share it.
+
+    Args:
+        folder: of the gallery.
+
+    Attributes:
+        frozen: nothing can be written here, so the catalogue is read as it lies, without its log.
+
+    Raises:
+        GalleryError: it may not be written to and was not closed properly, or somebody is writing.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._idle: list[Link] = []
+        self._writers: list[Link] = []
+        self._links: weakref.WeakSet[Link] = weakref.WeakSet()
+        self._guard: _Guard | None = None
+        self._keeping_out: io.FileIO | None = None
+        self._closed = False
+        # Who may not announce that he reads keeps writers out instead.
+        self.announces = os.access(READERS, os.W_OK, dir_fd=folder.fd)
+        if not self.announces:
+            self._keeping_out = keep_writers_out(folder)
+        self.frozen = not os.access(".", os.W_OK, dir_fd=folder.fd)
+        if self.frozen:
+            self.frozen = self._log_is_empty()
+            if not self.frozen and not os.access(INDEX, os.R_OK, dir_fd=folder.fd):
+                raise GalleryError(
+                    f"{folder.path}: was not closed properly and may not be written to from here; "
+                    "open it once with permission to write"
+                )
+        self._may_thaw = not self.frozen
+        _everyone.add(self)
+
+    # ---- taking and giving back
+
+    def take(self) -> Link:
+        """A connection for reading.
+
+        Raises:
+            GalleryError: the gallery is closed, exchanged, or belongs to the process before a fork.
+            sqlite3.Error: it cannot be opened.
+        """
+        return self._take(self._idle, self._open_reader)
+
+    def take_writer(self) -> Link:
+        """A connection for writing; the caller holds the writer lock."""
+        return self._take(self._writers, self._open_writer)
+
+    def _take(self, idle: list[Link], opened: Callable[[], Link]) -> Link:
+        me = threading.get_ident()
+        while True:
+            token = _Token()
+            _taking[me] = weakref.ref(token)
+            if not _forking or _forking == me:
+                break
+            del token
+            time.sleep(0.0005)
+        self._check()
+        try:
+            link = idle.pop()
+        except IndexError:
+            link = _opening.take(opened)
+        link.thread = me
+        return link
+
+    def _check(self) -> None:
+        path = self._folder.path
+        if self._closed:
+            raise GalleryError(f"{path}: this gallery is closed; open it again")
+        if os.getpid() != _process or self._folder.catalogue in _lost:
+            raise GalleryError(
+                f"{path}: process {os.getpid()} was forked while a call of another thread was using this "
+                "gallery, so it cannot be used here; fork while no call is running, or start processes with "
+                "multiprocessing's 'spawn'"
+            )
+
+    def give_back(self, link: Link) -> None:
+        """Let others use a connection."""
+        with suppress(sqlite3.Error):
+            if link.in_transaction:
+                link.rollback()
+        self._keep(link, self._idle, _IDLE)
+
+    def give_back_writer(self, link: Link) -> None:
+        """Keep the connection for the next commit."""
+        self._keep(link, self._writers, 1)
+
+    def _keep(self, link: Link, idle: list[Link], most: int) -> None:
+        if len(idle) < most and link.frozen == self.frozen and link.guard is self._guard:
+            idle.append(link)
+        else:
+            self._retire([link])
+        if self._closed:
+            self.close()
+
+    # ---- opening
+
+    def _open_reader(self) -> Link:
+        if not self.frozen:
+            try:
+                return self._opened()
+            except sqlite3.OperationalError as error:
+                # SQLite needs space for the files beside the catalogue, even to read.
+                if not (_lacks_space(error) and self._freeze()):
+                    raise
+        link = self._connect("ro&immutable=1")
+        link.frozen = True
+        link.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        self._prove(link)
+        self._links.add(link)
+        return link
+
+    def _freeze(self) -> bool:
+        """Read without what must be written, while writers are kept out; False if that cannot be."""
+        if not self._log_is_empty():
+            return False
+        if self._keeping_out is None:
+            self._keeping_out = keep_writers_out(self._folder)
+        self.frozen, self._guard = True, None
+        return True
+
+    def thaw(self) -> None:
+        """Try again to do without `frozen`, before something is written."""
+        if not self.frozen or not self._may_thaw:
+            return
+        self.frozen = False
+        self._retire_idle()
+        until = time.monotonic() + _PATIENCE
+        while len(self._links) and time.monotonic() < until:  # other threads still read
+            time.sleep(0.001)
+        if self._keeping_out is not None and self.announces:
+            self._keeping_out.close()
+            self._keeping_out = None
+
+    def _open_writer(self) -> Link:
+        link = self._opened()
+        link.execute("PRAGMA query_only = OFF")
+        link.execute("PRAGMA synchronous = FULL")
+        link.execute("PRAGMA cache_size = -65536")
+        link.execute("PRAGMA journal_size_limit = 67108864")
+        return link
+
+    def _opened(self) -> Link:
+        """A new connection, proved to be one to this gallery and to its log."""
+        folder = self._folder
+        for name in (LOG, INDEX):
+            if not is_regular(name, folder.fd) and _is_there(name, folder.fd):
+                raise GalleryError(
+                    f"{folder.path}: its {name} is a link or no regular file; restore the gallery from a copy"
+                )
+        guard = _guards.get(folder.catalogue)
+        if guard is None:
+            guard = _guards.setdefault(folder.catalogue, _Guard(folder))
+        self._guard = guard
+        link = self._connect("rw")
+        link.guard = guard
+        guard.links.add(link)
+        self._links.add(link)
+        link.execute("PRAGMA query_only = ON")
+        link.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens the log
+        guard.lock(folder)
+        self._prove(link)
+        if guard.log is None:
+            guard.log = self._identity_of_log()
+        return link
+
+    def _connect(self, mode: str) -> Link:
+        try:
+            link = sqlite3.connect(
+                f"file:{quote(f'{self._folder.located()}/{CATALOGUE}')}?mode={mode}",
+                uri=True,
+                timeout=30,
+                isolation_level=None,
+                check_same_thread=False,
+                factory=Link,
+            )
+        except sqlite3.OperationalError:
+            self._folder.check()
+            raise
+        # The file may come from anywhere: nothing in it may call functions, and its pages are checked.
+        link.execute("PRAGMA trusted_schema = OFF")
+        link.execute("PRAGMA cell_size_check = ON")
+        link.execute("PRAGMA mmap_size = 0")
+        return link
+
+    def _prove(self, link: Link) -> None:
+        """SQLite opens by name: was the name that it used that of this gallery, before and after?"""
+        folder = self._folder
+        name = Path(link.execute("PRAGMA database_list").fetchone()[2])
+        with suppress(OSError):
+            if [_identity(name.lstat()), _identity(name.parent.stat())] == [
+                folder.catalogue,
+                folder.identity,
+            ]:
+                return
+        folder.check()
+        raise GalleryError(f"{folder.path}: was moved while it was being opened; open it again")
+
+    # ---- the log
+
+    def _log_is_empty(self) -> bool:
+        try:
+            return os.stat(LOG, dir_fd=self._folder.fd, follow_symlinks=False).st_size == 0
+        except OSError:
+            return True
+
+    def _identity_of_log(self) -> Identity | None:
+        with suppress(OSError):
+            return _identity(os.stat(LOG, dir_fd=self._folder.fd, follow_symlinks=False))
+        return None
+
+    def log_is_there(self) -> bool:
+        """Whether the log still is the file that the connections write to."""
+        guard = self._guard
+        return guard is None or guard.log is None or self._identity_of_log() == guard.log
+
+    # ---- closing
+
+    def close(self) -> None:
+        """Close every connection that is not in use; the others are closed when given back."""
+        self._closed = True
+        self._retire_idle()
+        if not self._links:
+            self._guard = None
+            if self._keeping_out is not None:
+                self._keeping_out.close()
+
+    def _retire_idle(self) -> None:
+        links: list[Link] = []
+        for idle in (self._idle, self._writers):
+            with suppress(IndexError):
+                while True:
+                    links.append(idle.pop())
+        self._retire(links)
+
+    def _retire(self, links: list[Link]) -> None:
+        _opening.take(self._close_links, links)
+
+    def _close_links(self, links: list[Link]) -> None:
+        guard = self._guard
+        last = guard is not None and self._closed and set(guard.links) <= set(links)
+        if guard is not None and last:
+            guard.unlock()
+        for link in links:
+            link.close()
+            self._links.discard(link)
+            if link.guard is not None:
+                link.guard.links.discard(link)
+        if guard is not None and last:
+            _guards.pop(self._folder.catalogue, None)
+            guard.close()
+
+    # ---- forks
+
+    def in_use(self) -> list[Link]:
+        """The connections that calls are using."""
+        resting = [*self._idle, *self._writers]
+        return [link for link in list(self._links) if not any(link is other for other in resting)]
+
+    def rest(self) -> None:
+        """Close what is not in use, the log stays."""
+        for idle in (self._idle, self._writers):
+            with suppress(IndexError):
+                while True:
+                    link = idle.pop()
+                    link.close()
+                    self._links.discard(link)
+                    if link.guard is not None:
+                        link.guard.links.discard(link)
+
+    def begin_again(self) -> None:
+        """In a forked child: forget what belongs to the parent."""
+        links = [*self.in_use(), *self._idle, *self._writers]
+        if links:
+            _lost.add(self._folder.catalogue)
+        for link in links:  # taking them apart would touch the parent's files
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(link))
+        self._idle, self._writers, self._links, self._guard = [], [], weakref.WeakSet(), None
+
+
+def _identity(status: os.stat_result) -> Identity:
+    return status.st_dev, status.st_ino
+
+
+def _lacks_space(error: sqlite3.OperationalError) -> bool:
+    return any(words in str(error) for words in ("full", "I/O", "unable to open"))
+
+
+def _is_there(name: str, folder: int) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
+
+
+def _lockable(name: str, folder: Folder) -> io.FileIO | None:
+    """A file to lock, None on systems without locks that belong to what was opened."""
+    if not hasattr(fcntl, "F_OFD_SETLK") or sys.maxsize < 1 << 32:
+        return None
+    return open_file(name, os.O_RDONLY, folder.fd)
+
+
+def _hold_byte(file: io.FileIO, kind: int, byte: int) -> None:
+    if sys.platform.startswith("linux"):
+        with suppress(OSError):  # where the file system has no locks, SQLite has none either
+            lock = struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0)
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, lock)
+
+
+def _before_fork() -> None:
+    global _forking
+    me = _forking = threading.get_ident()
+    until = time.monotonic() + _PATIENCE
+    while _busy(me) and time.monotonic() < until:
+        time.sleep(0.0005)
+    for one in list(_everyone):
+        one.rest()
+
+
+def _busy(me: int) -> bool:
+    """Whether other threads take or use a connection."""
+    taking = any(thread != me and token() is not None for thread, token in list(_taking.items()))
+    return taking or any(link.thread != me for one in list(_everyone) for link in one.in_use())
+
+
+def _after_fork_in_parent() -> None:
+    global _forking
+    _forking = 0
+
+
+def _after_fork_in_child() -> None:
+    global _forking, _process
+    _forking, _process = 0, os.getpid()
+    _taking.clear()
+    for one in list(_everyone):
+        one.begin_again()
+    for guard in list(_guards.values()):
+        guard.close()
+    _guards.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )

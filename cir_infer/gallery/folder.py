@@ -1,0 +1,154 @@
+"""The folder of an open gallery: one thing, opened once, and not a name that is looked up again and again.
+
+    shop.gallery/
+        catalogue.sqlite        what there is (catalogue.py); with -wal and -shm while open
+        rows/0000000001.safetensors ...     segments (segments.py)
+        readers/42              held by whoever reads generation 42 (locks.py)
+        writer.lock             held by whoever writes (locks.py)
+
+Whatever lies in it is reached through its descriptors. So a folder that is renamed, exchanged or linked
+elsewhere while it is open never mixes with another; `check` then says that this has happened.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from cir_infer.errors import GalleryError
+from cir_infer.gallery.files import OpenFolder
+
+__all__ = ["CATALOGUE", "LOCK", "READERS", "ROWS", "Folder", "Identity"]
+
+CATALOGUE = "catalogue.sqlite"
+ROWS = "rows"
+READERS = "readers"
+LOCK = "writer.lock"
+
+Identity = tuple[int, int]
+"""Device and inode."""
+
+
+class Folder:
+    """An open gallery folder and the folders in it.
+
+    Args:
+        path: the folder; relative to the current folder as it is now.
+
+    Attributes:
+        path: absolute.
+        rows: the folder of row files.
+        readers: the folder of pins.
+        catalogue: the identity of the catalogue.
+
+    Raises:
+        GalleryError: not the folder of a gallery, or a part of it is a link.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        try:
+            self._self = OpenFolder(self.path)
+        except OSError as error:
+            raise _no_folder(path, error) from error
+        self.catalogue = self._part(CATALOGUE, stat.S_ISREG)
+        for name in (ROWS, READERS):
+            self._part(name, stat.S_ISDIR)
+        try:
+            self.rows = OpenFolder(ROWS, self.fd)
+            self.readers = OpenFolder(READERS, self.fd)
+        except OSError as error:
+            raise GalleryError(f"{self.path}: cannot be read: {error.strerror}") from error
+        self._parts = {
+            CATALOGUE: self.catalogue,
+            ROWS: self.rows.identity,
+            READERS: self.readers.identity,
+        }
+
+    @property
+    def fd(self) -> int:
+        """The descriptor of the folder."""
+        return self._self.fd
+
+    @property
+    def identity(self) -> Identity:
+        """Device and inode of the folder."""
+        return self._self.identity
+
+    def _part(self, name: str, expected: object) -> Identity:
+        try:
+            status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except OSError as error:
+            raise GalleryError(
+                f"{self.path}: not a gallery (no {name} in it); create one with cir-index or Gallery.create, "
+                "or restore it from a copy"
+            ) from error
+        if stat.S_ISLNK(status.st_mode):
+            raise GalleryError(
+                f"{self.path}: its {name} is a link; the parts of a gallery lie in its own folder, so move "
+                "what it points to in its place, or restore the gallery from a copy"
+            )
+        if not callable(expected) or not expected(status.st_mode):
+            raise GalleryError(
+                f"{self.path}: its {name} is not what a gallery has there; restore it from a copy"
+            )
+        return (status.st_dev, status.st_ino)
+
+    def located(self) -> str:
+        """A path by which the folder can be reached now, whatever its name has become."""
+        anchored = f"/proc/self/fd/{self.fd}"
+        return anchored if os.path.exists(anchored) else str(self.path)  # noqa: PTH110
+
+    def check(self) -> None:
+        """Make sure that the folder's name and what lies in it still are what was opened.
+
+        Raises:
+            GalleryError: they are not.
+        """
+        self.check_name()
+        for name, identity in self._parts.items():
+            try:
+                status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+            except OSError:
+                raise self._changed(f"its {name} was removed") from None
+            if (status.st_dev, status.st_ino) != identity:
+                raise self._changed(f"its {name} was exchanged for another")
+
+    def check_name(self) -> None:
+        """Make sure that the folder's name still leads to it; the cheap part of `check`.
+
+        Raises:
+            GalleryError: it does not.
+        """
+        if self.fd < 0:
+            raise GalleryError(f"{self.path}: this gallery is closed; open it again")
+        try:
+            status = self.path.stat()
+        except OSError as error:
+            if error.errno == errno.EACCES:  # rights were given up since; nobody can tell
+                return
+            raise self._changed("its folder was moved or removed") from None
+        if (status.st_dev, status.st_ino) != self.identity:
+            raise self._changed("its folder was exchanged for another")
+
+    def _changed(self, what: str) -> GalleryError:
+        return GalleryError(
+            f"{self.path}: is not what it was when this gallery was opened ({what}); open it again"
+        )
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        for folder in (self.readers, self.rows, self._self):
+            folder.close()
+
+
+def _no_folder(path: Path, error: OSError) -> GalleryError:
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        found = "a file" if path.exists() else "nothing"
+        return GalleryError(
+            f"{path}: found {found}, expected the folder of a gallery; "
+            "create one with cir-index or Gallery.create"
+        )
+    return GalleryError(f"{path}: cannot be read: {error.strerror}")

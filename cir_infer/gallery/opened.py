@@ -1,0 +1,242 @@
+"""An open gallery, as far as it is only read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import numpy as np
+
+from cir_infer.errors import GalleryError, UsageError, shown
+from cir_infer.gallery import tables
+from cir_infer.gallery.duplicates import Duplicates, duplicates_of
+from cir_infer.gallery.fields import Field, fields_of
+from cir_infer.gallery.schema import stored_version
+from cir_infer.gallery.snapshot import Snapshot
+from cir_infer.gallery.store import Store
+from cir_infer.gallery.verification import Verification, verify
+
+if TYPE_CHECKING:
+    from cir_infer.engine import Engine
+
+__all__ = ["WAIT", "Held", "OpenGallery"]
+
+G = TypeVar("G", bound="OpenGallery")
+
+_LOOK_UP = 8192
+
+WAIT = 5.0
+"""Seconds that a change waits for another writer."""
+
+
+class Held(NamedTuple):
+    """An item of the gallery, to whoever may replace it.
+
+    Attributes:
+        key: grows with every item added or replaced, and is never used twice.
+        stamp: which version of its source it was made of, None where nobody said.
+        source: where its image came from, None where nobody said.
+    """
+
+    key: int
+    stamp: str | None
+    source: str | None
+
+
+class OpenGallery:
+    """What `Gallery` has for reading."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        engine: Engine | None = None,
+        *,
+        read_only: bool = False,
+        wait: float = WAIT,
+    ) -> None:
+        self._store = Store(Path(path), read_only, _checked_wait(wait))
+        self._engine = engine
+        self._expected = None if engine is None else engine.fingerprint
+        self._closed = False
+
+    def close(self) -> None:
+        """Close the catalogue. Snapshots keep their rows, but can no longer look up items."""
+        self._closed = True
+        self._store.close()
+
+    def __enter__(self: G) -> G:
+        return self
+
+    def __exit__(self, kind: object, value: object, traceback: object) -> None:
+        self.close()
+
+    # ---- reading
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._store.path
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the bundle that encoded the rows, None where nobody said."""
+        return self.snapshot().fingerprint
+
+    @property
+    def dimension(self) -> int:
+        """D, the length of a row."""
+        return self.snapshot().dimension
+
+    @property
+    def dtype(self) -> str:
+        """The stored type of a row: "float32", "float16" or "int8"."""
+        return str(self.snapshot().rows.dtype)
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of all live items in the order in which they were added (a new list each time)."""
+        snapshot = self.snapshot()
+        return snapshot.ids(snapshot.live_rows())
+
+    def __len__(self) -> int:
+        return self.snapshot().count
+
+    def __contains__(self, item: object) -> bool:
+        return isinstance(item, str) and self.snapshot().row(item) is not None
+
+    def __repr__(self) -> str:
+        if self._closed:
+            return f"<Gallery {self.path}, closed>"
+        return f"<Gallery {self.path}: {len(self):,} rows x {self.dimension} {self.dtype}>"
+
+    def check_engine(self, engine: Engine) -> None:
+        """Raise `GalleryError` unless the engine's bundle is the one that encoded the rows.
+
+        From then on `snapshot` makes the same check, so that a gallery that is changed over to
+        another bundle under a running query service is noticed.
+        """
+        snapshot = self._store.snapshot()
+        self._check(engine, snapshot.fingerprint, snapshot.dimension)
+        self._engine, self._expected = engine, engine.fingerprint
+
+    def _check(self, engine: Engine, fingerprint: str | None, dimension: int) -> None:
+        if fingerprint is None:
+            if engine.dimension != dimension:
+                raise GalleryError(
+                    f"{self.path}: its rows have {dimension} dimensions, the bundle's "
+                    f"{engine.dimension}; use the bundle that made the rows"
+                )
+        elif engine.fingerprint != fingerprint:
+            raise GalleryError(
+                f"{self.path}: its rows were encoded by bundle {fingerprint}, this bundle is "
+                f"{engine.fingerprint}; use the other bundle, or change the gallery over with "
+                "`cir-index --reencode`"
+            )
+
+    def snapshot(self) -> Snapshot:
+        """The newest generation. The same object until there is a newer one.
+
+        Raises:
+            GalleryError: the gallery is damaged or closed.
+        """
+        snapshot = self._store.snapshot()
+        if self._engine is not None and snapshot.fingerprint != self._expected:
+            self._check(self._engine, snapshot.fingerprint, snapshot.dimension)
+        return snapshot
+
+    def verify(self) -> Verification:
+        """Read everything and check that it fits together: checksums, rows, items, filters.
+
+        Returns:
+            What was read, and every problem that was found.
+
+        Raises:
+            GalleryError: the gallery cannot be read at all.
+        """
+        return verify(self._store)
+
+    @property
+    def uuid(self) -> str | None:
+        """Which gallery this is, None in format 1. A copy of the folder has the same, a backup its own."""
+        with self._store.catalogue.reading() as connection:
+            return tables.identity(connection)
+
+    @property
+    def format_version(self) -> int:
+        """The version of the format that its files have (docs/gallery.md)."""
+        with self._store.catalogue.reading() as connection:
+            return stored_version(connection)
+
+    def fields(self) -> list[Field]:
+        """The fields of the metadata: names, types, counts, ranges and examples; reads all of it.
+
+        Raises:
+            GalleryError: the gallery is damaged or closed.
+        """
+        return fields_of(self.snapshot())
+
+    def duplicates(self, threshold: float = 0.99, *, progress: bool = False) -> list[Duplicates]:
+        """Groups of items whose rows are alike: an exact scan of the gallery against itself.
+
+        Args:
+            threshold: the least cosine of a pair, to five decimals; above 0, at most 1.
+            progress: show a progress bar on stderr, where that is a terminal.
+
+        Returns:
+            Groups of two or more, each item alike to at least one other of its group.
+
+        Raises:
+            UsageError: the threshold is out of range.
+            GalleryError: the gallery is damaged or closed.
+        """
+        return duplicates_of(self.snapshot(), threshold, progress=progress)
+
+    # ---- for indexers
+
+    @property
+    def next_key(self) -> int:
+        """The key that the next item will get."""
+        return self._store.catalogue.state().next_key
+
+    def held(self, ids: Sequence[str]) -> dict[str, Held]:
+        """What the catalogue has of those ids that the gallery holds."""
+        with self._store.catalogue.reading() as connection:
+            keys = tables.live_keys(connection, ids)
+        found = self._store.catalogue.columns(("stamp", "source"), list(keys.values()))
+        if len(found) < len(keys):
+            raise GalleryError(
+                f"{self.path}: its index of ids is damaged; run verify, restore it from a copy"
+            )
+        return {item: Held(key, *found[key]) for item, key in keys.items()}
+
+    def stamps(self) -> Iterator[tuple[int, str | None]]:
+        """(key, stamp) of every live item, by ascending key."""
+        snapshot = self.snapshot()
+        rows = snapshot.live_rows()
+        for start in range(0, len(rows), _LOOK_UP):
+            keys = snapshot.keys(rows[start : start + _LOOK_UP]).tolist()
+            found = self._store.catalogue.columns(("stamp",), keys)
+            yield from ((key, found[key][0]) for key in keys if key in found)
+
+    def stamps_of(self, keys: Sequence[int]) -> dict[int, str | None]:
+        """The stamps of some keys, without those that are forgotten."""
+        return {key: stamp for key, (stamp,) in self._store.catalogue.columns(("stamp",), keys).items()}
+
+    def sources_of(self, keys: Sequence[int]) -> list[tuple[int, str, str | None]]:
+        """(key, id, source) of some keys, without those that are forgotten."""
+        found = self._store.catalogue.columns(("id", "source"), keys)
+        return [(key, *found[key]) for key in keys if key in found]
+
+    def items_from(self, root: str) -> list[tuple[str, int, str]]:
+        """(id, key, source) of every item whose source begins with `root`."""
+        snapshot = self.snapshot()
+        found = self._store.catalogue.sourced(root)
+        live = snapshot.holds(np.array([key for _, key, _ in found], np.int64))
+        return [entry for entry, here in zip(found, live, strict=True) if here]
+
+
+def _checked_wait(wait: float) -> float:
+    if isinstance(wait, bool) or not isinstance(wait, (int, float)) or not 0 <= wait < float("inf"):
+        raise UsageError(f"wait is {shown(wait)}; expected seconds, 0 or more")
+    return float(wait)
