@@ -61,11 +61,6 @@ class Folder:
             self.readers = OpenFolder(READERS, self.fd)
         except OSError as error:
             raise GalleryError(f"{self.path}: cannot be read: {error.strerror}") from error
-        self._parts = {
-            CATALOGUE: self.catalogue,
-            ROWS: self.rows.identity,
-            READERS: self.readers.identity,
-        }
 
     @property
     def fd(self) -> int:
@@ -108,16 +103,11 @@ class Folder:
             GalleryError: they are not.
         """
         self.check_name()
-        for name, identity in self._parts.items():
-            try:
-                status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
-            except OSError:
-                raise self._changed(f"its {name} was removed") from None
-            if (status.st_dev, status.st_ino) != identity:
-                raise self._changed(f"its {name} was exchanged for another")
+        self._check_part(ROWS, self.rows.identity)
+        self._check_part(READERS, self.readers.identity)
 
     def check_name(self) -> None:
-        """Make sure that the folder's name still leads to it; the cheap part of `check`.
+        """Make sure that the name still leads to the folder and its catalogue; the cheap part of `check`.
 
         Raises:
             GalleryError: it does not.
@@ -132,6 +122,15 @@ class Folder:
             raise self._changed("its folder was moved or removed") from None
         if (status.st_dev, status.st_ino) != self.identity:
             raise self._changed("its folder was exchanged for another")
+        self._check_part(CATALOGUE, self.catalogue)
+
+    def _check_part(self, name: str, identity: Identity) -> None:
+        try:
+            status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except OSError:
+            raise self._changed(f"its {name} was removed") from None
+        if (status.st_dev, status.st_ino) != identity:
+            raise self._changed(f"its {name} was exchanged for another")
 
     def _changed(self, what: str) -> GalleryError:
         return GalleryError(

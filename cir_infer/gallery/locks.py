@@ -23,6 +23,7 @@ from typing import Any
 from cir_infer.errors import GalleryError
 from cir_infer.gallery.files import OpenFolder, is_regular, open_as, open_file
 from cir_infer.gallery.folder import LOCK, Folder
+from cir_infer.gallery.turns import Claim, Token
 
 __all__ = ["EVERYTHING", "GalleryBusyError", "Hold", "Pin", "WriterLock", "keep_writers_out", "oldest_pin"]
 
@@ -31,6 +32,10 @@ EVERYTHING = "0"
 
 _FLOCK = "hhqqi4x"
 """The C structure of a POSIX lock on 64-bit Linux: type, whence, start, length, process."""
+
+_HAS_OPEN_FILE_LOCKS = (
+    hasattr(fcntl, "F_OFD_SETLK") and sys.platform.startswith("linux") and sys.maxsize > 1 << 32
+)
 
 _LONGEST_PAUSE = 0.05
 _SHORT_PAUSE = 0.002
@@ -43,19 +48,48 @@ class GalleryBusyError(GalleryError):
 class Hold(io.FileIO):
     """The writer lock, held until this is closed (by the end of a `with`, which is C code) or dies.
 
+    Two locks make turns of it, so that a writer who commits again and again cannot keep others waiting:
+    whoever has the one on byte 1 is the next to have the other, which is the writer lock itself.
+
     Attributes:
         generation: of the gallery, as the holder knows it; 0 before it has looked.
         durable: whether the call that holds the lock has made a change that is on the disk.
     """
 
+    next: bool = False
     process: int = 0
     thread: int = 0
     generation: int = 0
     durable: bool = False
 
 
+_files: weakref.WeakSet[Hold] = weakref.WeakSet()
+"""The lock files that this process has open."""
+
+_lines: weakref.WeakValueDictionary[tuple[int, int], _Line] = weakref.WeakValueDictionary()
+"""Who waits in this process, by device and inode of the gallery's folder: first come, first served."""
+
 _holds: weakref.WeakValueDictionary[tuple[int, int], Hold] = weakref.WeakValueDictionary()
 """The writer locks that this process holds, by device and inode of the lock file."""
+
+
+class _Waiting(Claim):
+    """A call that waits for the writer lock in this process."""
+
+    def __init__(self, token: Token, lock: WriterLock) -> None:
+        super().__init__(token)
+        self.lock = weakref.ref(lock)
+
+    def leave(self, line: _Line) -> None:
+        """Let the next one go on, and forget whoever died in the line."""
+        self.over = True
+        for one in [one for one in list(line) if not one.held]:
+            with suppress(ValueError):
+                line.remove(one)
+
+
+class _Line(list[_Waiting]):
+    """Calls in the order in which they came."""
 
 
 class WriterLock:
@@ -70,6 +104,7 @@ class WriterLock:
         self._folder = folder
         self._wait = wait
         self._last: weakref.ref[Hold] | None = None
+        self._line = _lines.setdefault(folder.identity, _Line())
 
     @property
     def hold(self) -> Hold | None:
@@ -92,38 +127,68 @@ class WriterLock:
         """
         if self.hold is not None:
             return io.BytesIO()
+        token = Token()
+        claim = _Waiting(token, self)
+        line = self._line
+        line.append(claim)
+        try:
+            try:
+                return self._wait_for(claim, line)
+            except BaseException:
+                claim.leave(line)
+                raise
+        except BaseException:
+            claim.leave(line)
+            raise
+
+    def _wait_for(self, claim: _Waiting, line: _Line) -> Hold:
         until = time.monotonic() + self._wait
         pause = 0.001
-        while True:
-            longest, sibling = _LONGEST_PAUSE, self._here()
-            if sibling is None:
-                hold = self._opened()
-                try:
-                    try:
+        hold: Hold | None = None
+        try:
+            try:
+                while True:
+                    first = next(one for one in list(line) if one.held)
+                    sibling = self._here()
+                    if sibling is None and first is claim:
+                        hold = self._opened(hold)
                         if self._taken(hold):
+                            claim.leave(line)
                             return hold
                         holder = _holder(hold)
-                    except BaseException:
-                        hold.close()
-                        raise
-                except BaseException:
+                    elif self._of_this(sibling, first):
+                        until = time.monotonic() + self._wait + 1
+                    else:
+                        holder = "another Gallery object of this process is writing to this gallery"
+                        if sibling is not None and sibling.thread == get_ident():
+                            until = 0.0  # it would wait for itself
+                    if time.monotonic() >= until:
+                        raise self._busy(holder)
+                    time.sleep(pause)
+                    pause = min(
+                        1.5 * pause, _SHORT_PAUSE if sibling or (hold and hold.next) else _LONGEST_PAUSE
+                    )
+            except BaseException:
+                if hold is not None:
                     hold.close()
-                    raise
+                raise
+        except BaseException:
+            if hold is not None:
                 hold.close()
-            elif self._last is not None and self._last() is sibling:  # a thread of this object
-                until, longest = time.monotonic() + self._wait + 1, _SHORT_PAUSE
-            else:
-                holder = "another Gallery object of this process is writing to this gallery"
-                if sibling.thread == get_ident():
-                    until = 0.0  # it would wait for itself
-            if time.monotonic() >= until:
-                waited = f" (waited {self._wait:g} s)" if self._wait and until else ""
-                raise GalleryBusyError(
-                    f"{self._folder.path}: {holder}; one writer at a time, so wait for it to end and "
-                    f"try again{waited}"
-                )
-            time.sleep(pause)
-            pause = min(1.5 * pause, longest)
+            raise
+
+    def _of_this(self, sibling: Hold | None, first: _Waiting) -> bool:
+        """Whether what keeps a thread waiting is another thread of this object."""
+        if sibling is not None:
+            return self._last is not None and self._last() is sibling
+        return first.lock() is self
+
+    def _busy(self, holder: str) -> GalleryBusyError:
+        waited = f" (waited {self._wait:g} s)" if self._wait else ""
+        return GalleryBusyError(
+            f"{self._folder.path}: {holder}; one writer at a time, so wait for it to end and try "
+            f"again{waited}"
+        )
 
     def _here(self) -> Hold | None:
         """Who holds the lock in this process. Its file is not opened then, for closing it would hide who."""
@@ -134,9 +199,16 @@ class WriterLock:
                 return hold
         return None
 
-    def _opened(self) -> Hold:
+    def _opened(self, hold: Hold | None) -> Hold:
+        """The lock file, opened anew where it is not what was opened before."""
+        if hold is not None:
+            if self._is_named(os.fstat(hold.fileno())):
+                return hold
+            hold.close()
         try:
-            return open_as(Hold, LOCK, os.O_RDWR | os.O_CREAT, self._folder.fd)
+            hold = open_as(Hold, LOCK, os.O_RDWR | os.O_CREAT, self._folder.fd)
+            _files.add(hold)
+            return hold
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise GalleryError(
@@ -150,6 +222,9 @@ class WriterLock:
             ) from error
 
     def _taken(self, hold: Hold) -> bool:
+        hold.next = hold.next or _set_byte(hold, fcntl.F_WRLCK)
+        if not hold.next:
+            return False
         try:
             fcntl.flock(hold, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -158,7 +233,9 @@ class WriterLock:
             raise GalleryError(f"{self._folder.path}: cannot be locked: {error.strerror}") from error
         status = os.fstat(hold.fileno())
         if not self._is_named(status):
+            fcntl.flock(hold, fcntl.LOCK_UN)
             return False  # somebody removed the file between the two calls; try again with the new one
+        _set_byte(hold, fcntl.F_UNLCK)
         _name_plate(hold, fcntl.LOCK_EX)
         hold.process, hold.thread = os.getpid(), get_ident()
         self._last = weakref.ref(hold)
@@ -184,6 +261,17 @@ class WriterLock:
             )
 
 
+def _set_byte(file: io.FileIO, kind: int) -> bool:
+    """Become the next writer, or let another become it; at once where there are no such locks."""
+    if not _HAS_OPEN_FILE_LOCKS:
+        return True
+    try:
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, kind, os.SEEK_SET, 1, 1, 0))
+    except OSError as error:
+        return error.errno not in (errno.EAGAIN, errno.EACCES)
+    return True
+
+
 def _name_plate(file: io.FileIO, kind: int) -> None:
     """A second lock, for its one use: the kernel tells who holds it, and forgets it with the process."""
     with suppress(OSError):
@@ -196,7 +284,7 @@ def _holder(file: io.FileIO) -> str:
         "somebody who cannot be named from here holds its lock (another process that writes, or reads "
         "without permission to write)"
     )
-    if not sys.platform.startswith("linux") or sys.maxsize < 1 << 32:
+    if not _HAS_OPEN_FILE_LOCKS:
         return unknown
     with suppress(OSError):
         answer = fcntl.fcntl(file, fcntl.F_GETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
@@ -330,8 +418,9 @@ def _names_generation(name: str, newest: int) -> bool:
 
 def _after_fork_in_child() -> None:
     # Closing a copy of the descriptor leaves the lock with the parent.
-    for hold in list(_holds.values()):
+    for hold in list(_files):
         hold.close()
+    _lines.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -191,6 +191,7 @@ class Store:
 
     def _look(self) -> Hold:
         """Note the generation that this call begins with."""
+        self.folder.check()
         hold = self._held()
         hold.durable = False
         hold.generation = self.catalogue.generation()

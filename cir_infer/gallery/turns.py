@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-__all__ = ["Turn"]
+__all__ = ["Claim", "Token", "Turn"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -16,12 +16,18 @@ T = TypeVar("T")
 _PAUSE = 0.0005
 
 
-class _Token:
-    """Lives as long as the call that takes the turn."""
+class Token:
+    """Lives as long as the call that waits for something, or has it."""
 
 
-class _Entry:
-    def __init__(self, token: _Token) -> None:
+class Claim:
+    """What a call waits for or has, for others to see: it ends with the call, however that ends.
+
+    Attributes:
+        over: set when the call is done with it.
+    """
+
+    def __init__(self, token: Token) -> None:
         self._token = weakref.ref(token)
         self._process = os.getpid()
         self.over = False
@@ -42,12 +48,12 @@ class Turn:
 
     def __init__(self) -> None:
         # Turns by number; the highest is the current one. Whoever takes the next sets it in one call of C.
-        self._turns: dict[int, _Entry] = {}
+        self._turns: dict[int, Claim] = {}
 
     def take(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do something when it is this thread's turn; not to be nested."""
-        token = _Token()
-        mine = _Entry(token)
+        token = Token()
+        mine = Claim(token)
         try:
             try:
                 self._wait(mine)
@@ -61,11 +67,11 @@ class Turn:
             mine.over = True
             raise
 
-    def _wait(self, mine: _Entry) -> None:
+    def _wait(self, mine: Claim) -> None:
         while True:
             last = max(self._turns, default=0)
-            entry = self._turns.get(last)
-            if entry is not None and entry.held:
+            claim = self._turns.get(last)
+            if claim is not None and claim.held:
                 time.sleep(_PAUSE)
             elif self._turns.setdefault(last + 1, mine) is mine:
                 if max(self._turns) == last + 1:

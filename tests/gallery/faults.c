@@ -64,6 +64,17 @@ static const char *inside(const char *path) {
     return n && path && !strncmp(path, root, n) && (path[n] == '/' || !path[n]) ? path : NULL;
 }
 
+// The path of something that is named inside an open folder.
+static const char *inside_of(int folder, const char *path, char *out) {
+    if (!path || path[0] == '/' || folder == AT_FDCWD) return inside(path);
+    char link[64];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", folder);
+    ssize_t n = readlink(link, out, PATH_MAX - 1);
+    if (n < 0) return NULL;
+    snprintf(out + n, PATH_MAX - n, "/%s", path);
+    return inside(out);
+}
+
 static const char *name_of(int fd) { return fd >= 0 && fd < MAX_FD ? names[fd] : NULL; }
 
 // Whether this operation must fail; does not return if the process is to die here.
@@ -114,8 +125,11 @@ OPEN(open64)
         int mode = va_arg(list, int); \
         va_end(list); \
         REAL(int, name, int, const char *, int, ...); \
-        if (create(path, flags)) return -1; \
-        return opened(real_##name(folder, path, flags, mode), path); \
+        char buffer[PATH_MAX]; \
+        const char *full = inside_of(folder, path, buffer); \
+        if (full && create(full, flags)) return -1; \
+        if ((flags & O_TRUNC) && full) note('t', 0, full, "", "", 0); \
+        return opened(real_##name(folder, path, flags, mode), full); \
     }
 OPENAT(openat)
 OPENAT(openat64)
@@ -201,5 +215,17 @@ int mkdir(const char *path, mode_t mode) {
     if (inside(path) && fails(0)) return -1;
     int result = real_mkdir(path, mode);
     if (inside(path) && !result) note('d', 0, path, "", "", 0);
+    return result;
+}
+
+int unlinkat(int folder, const char *path, int flags) {
+    REAL(int, unlinkat, int, const char *, int);
+    char buffer[PATH_MAX];
+    const char *full = flags ? NULL : inside_of(folder, path, buffer);
+    struct stat status;
+    int known = full && !lstat(full, &status);
+    if (known && fails(0)) return -1;
+    int result = real_unlinkat(folder, path, flags);
+    if (known && !result) note('u', 0, full, "", "", 0);
     return result;
 }

@@ -151,17 +151,6 @@ def test_bytes_where_a_text_belongs_are_damage(path: Path, column: str) -> None:
         assert any("not a text" in problem for problem in gallery.verify().problems)
 
 
-def test_leftovers_of_a_crash_are_swept_by_the_next_commit(path: Path) -> None:
-    leftover = segment(path, 3)
-    leftover.write_bytes(b"half written")
-    with Gallery.open(path) as gallery:
-        gallery.add_vectors(ids=["z"], vectors=vectors(1))
-        assert sorted(file.name for file in (path / "rows").iterdir()) == [
-            segment(path, number).name for number in (1, 2, 4)
-        ]
-        assert gallery.verify().ok
-
-
 @pytest.mark.parametrize(
     "statement",
     [

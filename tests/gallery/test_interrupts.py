@@ -1,0 +1,146 @@
+"""Interrupts before any instruction of a call: no lock, pin or descriptor stays, and what is done is told."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cir_infer.errors import GalleryError
+from cir_infer.gallery import Gallery, compaction
+from tests.gallery.interrupts import Bomb, Interrupt, descriptors
+from tests.gallery.support import DIM, names, vectors
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    # An exception in a finalizer is printed and forgotten; the descriptor must be closed all the same.
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+
+
+def is_locked(path: Path) -> bool:
+    file = os.open(path / "writer.lock", os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+def pins(path: Path) -> set[str]:
+    """The generations that somebody reads."""
+    held = set()
+    for pin in (path / "readers").iterdir():
+        file = os.open(pin, os.O_RDWR)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held.add(pin.name)
+        finally:
+            os.close(file)
+    return held
+
+
+Change = Callable[[Gallery, int], object]
+
+
+def add(gallery: Gallery, number: int) -> int:
+    return gallery.add_vectors(ids=[f"a{number}", "always"], vectors=vectors(2), existing="replace")
+
+
+def remove(gallery: Gallery, number: int) -> int:
+    return gallery.remove([f"old{number}"])
+
+
+def compact(gallery: Gallery, number: int) -> object:
+    return gallery.compact()
+
+
+def refused(gallery: Gallery, number: int) -> int:
+    """A call that fails of itself, so that the interrupt may meet it on its way out."""
+    try:
+        return gallery.add_vectors(ids=["always"], vectors=vectors(1))
+    except GalleryError:
+        return 0
+
+
+def prepared(path: Path) -> Gallery:
+    gallery = Gallery.create(path, dimension=DIM)
+    gallery.add_vectors(ids=["always", *names(3000, "old")], vectors=vectors(3001))
+    return gallery
+
+
+def state(gallery: Gallery) -> tuple[int, ...]:
+    snapshot = gallery.snapshot()
+    return (snapshot.generation, snapshot.count, snapshot.row_count, snapshot.segment_count)
+
+
+def run(path: Path, change: Change, stride: int, only: tuple[str, ...] = ("",)) -> tuple[int, int]:
+    """Interrupt a change before every stride-th instruction; how many interrupts, how many came too late."""
+    gallery = prepared(path)
+    number = late = interrupts = 0
+    at = -stride
+    while True:
+        at += stride
+        number += 1
+        if change is compact:
+            gallery.remove([f"old{number % 2900}"])
+        elif number % 2900 == 2899:
+            gallery.add_vectors(ids=names(3000, "old"), vectors=vectors(3000), existing="replace")
+        before = state(gallery)
+        bomb = Bomb(at, only)
+        try:
+            bomb(lambda number=number: change(gallery, number % 2900))
+            if at:
+                break  # there are not so many instructions
+        except Interrupt as error:
+            interrupts += 1
+            # All this while the exception is alive, and with it the frames that it came through.
+            assert not is_locked(path), f"the lock is held after an interrupt at {at}"
+            after = state(gallery)
+            if after[0] != before[0]:
+                late += 1
+                assert bomb.last or getattr(error, "durable", False), f"durable at {at}, and not told"
+            else:
+                assert not hasattr(error, "durable")
+            gallery.add_vectors(ids=["always"], vectors=vectors(1), existing="replace")
+        assert len(pins(path)) <= 1, f"pins are held after an interrupt at {at}"
+        own = [entry for entry in descriptors() if str(path) in entry]
+        assert len(own) <= 18, f"after an interrupt at {at}: {sorted(own)}"
+    assert gallery.verify().ok
+    gallery.close()
+    assert not [entry for entry in descriptors() if str(path) in entry]
+    return interrupts, late
+
+
+@pytest.mark.parametrize(("change", "stride"), [(add, 499), (remove, 151), (compact, 601), (refused, 251)])
+def test_interrupts_in_the_middle_of_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Change, stride: int
+) -> None:
+    monkeypatch.setattr(compaction, "MANY", 4)
+    interrupts, late = run(tmp_path / "g", change, stride)
+    assert interrupts > 20
+    assert (late > 0) == (change is not refused)
+
+
+OWN = ("cir_infer/gallery", "contextlib.py", "weakref.py", "_weakrefset.py")
+"""Where descriptors, locks and turns are taken and given back."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [add, remove, compact, refused])
+def test_interrupts_before_every_instruction_of_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Change
+) -> None:
+    monkeypatch.setattr(compaction, "MANY", 4)
+    interrupts, late = run(tmp_path / "g", change, 1, OWN)
+    print(f"{change.__name__}: {interrupts} interrupts, {late} behind the commit")
+    assert interrupts > 1000

@@ -1,0 +1,196 @@
+"""What a crash leaves is removed; what is not provably the gallery's own is not, and links lead nowhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cir_infer.errors import GalleryError
+from cir_infer.gallery import Gallery
+from cir_infer.gallery.rows import row_tensors
+from tests.gallery.support import as_version_1, filled, names, vectors
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    with filled(tmp_path / "g", 10) as gallery:
+        gallery.add_vectors(ids=["x", "y"], vectors=vectors(2))
+        gallery.remove(["i3"])
+    return tmp_path / "g"
+
+
+def segment(path: Path, number: int = 1) -> Path:
+    return path / "rows" / f"{number:010d}.safetensors"
+
+
+def leave(path: Path, number: int, length: int | None = None) -> None:
+    """A row file of the gallery itself that no commit names, cut short as by a crash."""
+    with Gallery.open(path) as gallery:
+        tensors = row_tensors("float16", vectors(1).astype(np.float16), None)
+        written = path / "rows" / gallery._store.write_segment(tensors, 1, 1, 1).name
+    data = written.read_bytes()[:length]
+    written.unlink()
+    segment(path, number).write_bytes(data)
+
+
+@pytest.mark.parametrize("length", [0, 110, None])
+def test_leftovers_of_a_crash_are_swept_by_the_next_commit(path: Path, length: int | None) -> None:
+    leave(path, 3, length)
+    with Gallery.open(path) as gallery:
+        gallery.add_vectors(ids=["z"], vectors=vectors(1))
+        assert sorted(file.name for file in (path / "rows").iterdir()) == [
+            segment(path, number).name for number in (1, 2, 4)
+        ]
+        assert gallery.verify().ok
+
+
+def test_leftovers_from_before_an_upgrade_are_swept_too(path: Path) -> None:
+    as_version_1(path)
+    leave(path, 3)
+    with Gallery.open(path) as gallery:
+        gallery.add_vectors(ids=["z"], vectors=vectors(1))
+    assert not segment(path, 3).exists() and segment(path, 4).exists()
+
+
+def test_a_file_of_a_commit_that_is_under_way_is_no_leftover(path: Path) -> None:
+    leave(path, 9)
+    with Gallery.open(path) as gallery:
+        gallery.add_vectors(ids=["z"], vectors=vectors(1))
+    assert segment(path, 9).exists()
+
+
+def test_files_that_cannot_be_proved_to_be_leftovers_stay(path: Path) -> None:
+    with filled(path.with_name("other"), 3):
+        pass
+    with Gallery.open(path) as gallery:
+        gallery.compact()
+    precious = {
+        "0000000001.safetensors": segment(path.with_name("other")).read_bytes(),
+        "0000000002.safetensors": b"half written, by somebody",
+        "2.safetensors": b"",
+        "notes.txt": b"precious",
+        "0000000001.safetensors.bak": b"",
+    }
+    pins = {"1": b"precious", "007": b"", "999999": b"", "x": b""}
+    for folder, files in (("rows", precious), ("readers", pins)):
+        for name, data in files.items():
+            (path / folder / name).write_bytes(data)
+    os.mkfifo(path / "readers" / "2")
+    with Gallery.open(path) as gallery:
+        gallery.add_vectors(ids=["z"], vectors=vectors(1))
+        gallery.remove(["z"])
+        gallery.compact()
+    for folder, files in (("rows", precious), ("readers", pins)):
+        assert {name: (path / folder / name).read_bytes() for name in files} == files
+    assert (path / "readers" / "2").is_fifo()
+
+
+def everything(folder: Path) -> set[str]:
+    return {str(file.relative_to(folder)) for file in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("part", ["rows", "readers", "catalogue.sqlite"])
+def test_a_part_that_is_a_link_is_refused(path: Path, part: str) -> None:
+    elsewhere = path.with_name("elsewhere")
+    (path / part).rename(elsewhere)
+    (path / part).symlink_to(elsewhere)
+    before = everything(path.parent)
+    for options in ({}, {"read_only": True}):
+        with pytest.raises(GalleryError, match=f"its {part} is a link"):
+            Gallery.open(path, **options)
+    assert everything(path.parent) == before
+
+
+@pytest.mark.parametrize("part", ["rows", "readers"])
+def test_a_folder_that_becomes_a_link_while_it_is_open_is_left_alone(path: Path, part: str) -> None:
+    elsewhere = path.with_name("elsewhere")
+    with Gallery.open(path) as gallery:
+        (path / part).rename(elsewhere)
+        (path / part).symlink_to(elsewhere)
+        for name in ("1", "2", "17", "notes.txt"):
+            (elsewhere / name).write_bytes(b"")
+        before = everything(elsewhere)
+        for change in (lambda: gallery.remove(["i1"]), gallery.compact):
+            with pytest.raises(GalleryError, match=f"its {part} was exchanged for another"):
+                change()
+        assert everything(elsewhere) == before
+    assert everything(elsewhere) == before
+
+
+@pytest.mark.parametrize("part", ["catalogue.sqlite-wal", "catalogue.sqlite-shm", "writer.lock", "committed"])
+def test_files_beside_the_catalogue_are_not_followed_through_links(path: Path, part: str) -> None:
+    elsewhere = path.with_name("elsewhere")
+    elsewhere.write_bytes(b"precious")
+    (path / part).unlink(missing_ok=True)
+    (path / part).symlink_to(elsewhere)
+    if part == "committed":  # a courtesy that can be done without
+        with Gallery.open(path) as gallery:
+            gallery.remove(["i1"])
+    else:
+        with pytest.raises(GalleryError, match="is a link"), Gallery.open(path, wait=0) as gallery:
+            gallery.remove(["i1"])
+    assert elsewhere.read_bytes() == b"precious"
+
+
+BUILD = """
+import os, signal, sys
+import numpy as np
+from cir_infer.gallery import Gallery, drafts
+
+drafts._publish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+what, path = sys.argv[1:]
+if what == "create":
+    Gallery.create(path, dimension=8)
+else:
+    Gallery.open(path + ".source").export(path)
+"""
+
+
+@pytest.mark.parametrize("what", ["create", "export"])
+def test_drafts_of_killed_runs_are_removed_by_the_next_one(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "shop.safetensors"
+    filled(tmp_path / "shop.safetensors.source", 3).close()
+    innocent = tmp_path / ".shop.safetensors.01234567.cir-draft"
+    innocent.write_bytes(b"without a lock beside it nobody knows whose it is")
+    before = everything(tmp_path)
+    for _ in range(2):
+        result = subprocess.run([sys.executable, "-c", BUILD, what, str(path)])
+        assert result.returncode == -signal.SIGKILL
+        drafts = [file for file in tmp_path.iterdir() if file.name.endswith(".cir-draft")]
+        assert len(drafts) == 2  # the innocent one, and that of the last run alone
+    if what == "create":
+        Gallery.create(path, dimension=8).close()
+    else:
+        with Gallery.open(tmp_path / "shop.safetensors.source") as source:
+            source.export(path)
+    assert {file.name for file in tmp_path.iterdir()} == {name for name in before if "/" not in name} | {
+        path.name
+    }
+
+
+def test_a_draft_that_somebody_is_at_work_on_stays(tmp_path: Path) -> None:
+    from cir_infer.gallery.drafts import drafted
+
+    with drafted(tmp_path / "g") as draft:
+        draft.mkdir()
+        with pytest.raises(GalleryError, match="expected"), drafted(tmp_path / "g"):
+            assert draft.is_dir()
+            raise GalleryError("expected")
+        assert draft.is_dir()
+    assert [file.name for file in tmp_path.iterdir()] == ["g"]
+
+
+def test_what_a_failed_build_made_is_gone(tmp_path: Path) -> None:
+    bad = vectors(5)
+    bad[3] = np.nan
+    with pytest.raises(GalleryError, match="'i3'"):
+        Gallery.from_arrays(tmp_path / "g", ids=names(5), vectors=bad)
+    assert list(tmp_path.iterdir()) == []
+    shutil.rmtree(tmp_path)

@@ -1,0 +1,362 @@
+"""A gallery and forks, copies, threads, and whatever else in this process opens its files."""
+
+from __future__ import annotations
+
+import copy
+import fcntl
+import multiprocessing
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cir_infer.errors import GalleryError
+from cir_infer.gallery import Gallery, connections
+from cir_infer.gallery.locks import GalleryBusyError
+from tests.gallery.support import filled, names, vectors
+
+
+def forked(work: Callable[[], object]) -> tuple[int, int]:
+    """Run in a forked child; its number, and a pipe that ends when it has."""
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            os.close(read)
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    os.close(write)
+    return child, read
+
+
+def ended(child: tuple[int, int]) -> int:
+    os.read(child[1], 1)
+    os.close(child[1])
+    return os.waitstatus_to_exitcode(os.waitpid(child[0], 0)[1])
+
+
+def in_child(work: Callable[[], object]) -> int:
+    return ended(forked(work))
+
+
+def elsewhere(path: Path, code: str) -> str:
+    """What another process prints that has opened the gallery as g."""
+    program = (
+        "import sys; import numpy as np; from cir_infer.gallery import Gallery\n"
+        f"with Gallery.open(sys.argv[1]) as g:\n    {code}\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_a_forked_child_reads_and_writes_and_so_does_the_parent(tmp_path: Path) -> None:
+    gallery = filled(tmp_path / "g")
+    held = gallery.snapshot()
+
+    def work() -> None:
+        assert held.ids(range(3)) == names(3) and held.matching("number < 4") == 4
+        assert gallery.ids[:10] == names(10)
+        for number in range(10):
+            gallery.add_vectors(ids=[f"child{number}"], vectors=vectors(1))
+            assert f"child{number}" in gallery
+        gallery.compact()
+
+    child = forked(work)
+    for number in range(10):
+        gallery.add_vectors(ids=[f"parent{number}"], vectors=vectors(1))
+    assert ended(child) == 0
+    everybody = {*names(10), *names(10, "child"), *names(10, "parent")}
+    assert set(gallery.ids) == everybody and gallery.verify().ok
+    gallery.close()
+    with Gallery.open(tmp_path / "g") as again:
+        assert set(again.ids) == everybody and again.verify().ok
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_what_a_child_commits_after_the_parent_has_closed_is_there(tmp_path: Path, anew: bool) -> None:
+    gallery = filled(tmp_path / "g", 1)
+    go, begin = os.pipe()
+
+    def work() -> None:
+        own = Gallery.open(tmp_path / "g") if anew else gallery
+        os.read(go, 1)
+        for number in range(10):
+            own.add_vectors(ids=[f"child{number}"], vectors=vectors(1))
+
+    child = forked(work)
+    gallery.close()
+    elsewhere(tmp_path / "g", "g.add_vectors(ids=['other'], vectors=np.ones((1, 8)))")
+    os.write(begin, b"1")
+    assert ended(child) == 0
+    with Gallery.open(tmp_path / "g") as again:
+        assert set(again.ids) == {"i0", "other", *names(10, "child")} and again.verify().ok
+
+
+def test_a_snapshot_stays_readable_in_a_child_when_the_parent_has_let_it_go(tmp_path: Path) -> None:
+    gallery = filled(tmp_path / "g")
+    held = [gallery.snapshot()]
+    go, begin = os.pipe()
+
+    def work() -> None:
+        os.read(go, 1)
+        assert held[0].ids(held[0].live_rows()) == names(10)
+        assert [item.metadata["number"] for item in held[0].items(range(10))] == list(range(10))
+
+    child = forked(work)
+    held.clear()
+    gallery.remove(names(9))
+    gallery.compact()
+    gallery.remove(["i9"])
+    os.write(begin, b"1")
+    assert ended(child) == 0
+    gallery.add_vectors(ids=["z"], vectors=vectors(1))
+    assert len(list((tmp_path / "g" / "rows").iterdir())) <= 2
+
+
+def test_a_child_does_not_keep_the_lock_of_its_parent(tmp_path: Path) -> None:
+    gallery = filled(tmp_path / "g")
+    go, begin = os.pipe()
+    with gallery.writing():
+        gallery.remove(["i1"])
+
+        def work() -> None:
+            with pytest.raises(GalleryBusyError, match=f"process {os.getppid()} is writing"):
+                Gallery.open(tmp_path / "g", wait=0).remove(["i2"])
+            os.read(go, 1)
+
+        child = forked(work)
+        time.sleep(0.05)
+        gallery.remove(["i3"])
+    elsewhere(tmp_path / "g", "g.remove(['i4'])")  # though the child lives on
+    os.write(begin, b"1")
+    assert ended(child) == 0
+
+
+def test_a_child_that_is_forked_inside_a_writing_block_is_no_writer(tmp_path: Path) -> None:
+    filled(tmp_path / "g").close()
+    gallery = Gallery.open(tmp_path / "g", wait=0.2)
+
+    def work() -> None:
+        with pytest.raises(GalleryBusyError, match=f"process {os.getppid()} is writing"):
+            gallery.remove(["i2"])
+
+    with gallery.writing():
+        assert in_child(work) == 0
+        gallery.remove(["i1"])
+    assert len(gallery) == 9
+
+
+def test_forks_beside_calls_of_other_threads(tmp_path: Path) -> None:
+    gallery = filled(tmp_path / "g")
+    stop = threading.Event()
+    errors: list[str] = []
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                snapshot = gallery.snapshot()
+                assert snapshot.matching("number >= 0") == 10
+                snapshot.items(range(5))
+            except BaseException:
+                errors.append(traceback.format_exc())
+
+    def write() -> None:
+        for number in range(1000):
+            if stop.is_set():
+                break
+            try:
+                gallery.add_vectors(ids=[f"w{number}"], vectors=vectors(1))
+            except BaseException:
+                errors.append(traceback.format_exc())
+
+    def work() -> None:
+        assert gallery.snapshot().matching("number >= 0") == 10
+        with gallery.writing():  # the parent writes as well, so this may wait
+            gallery.add_vectors(ids=[f"c{os.getpid()}"], vectors=vectors(1))
+
+    threads = [threading.Thread(target=target) for target in (read, read, write)]
+    for thread in threads:
+        thread.start()
+    children = []
+    for _ in range(5):
+        children.append(forked(work))
+        time.sleep(0.02)
+    codes = [ended(child) for child in children]
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert errors == [] and codes == [0] * 5
+    assert sum(item.startswith("c") for item in gallery.ids) == 5 and gallery.verify().ok
+
+
+def test_a_fork_in_the_middle_of_a_call_is_refused_in_the_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "_PATIENCE", 0.05)
+    gallery = filled(tmp_path / "g")
+    inside, over = threading.Event(), threading.Event()
+
+    def long_call() -> None:
+        with gallery._store.catalogue.reading() as connection:
+            connection.execute("SELECT key FROM items").fetchone()
+            inside.set()
+            over.wait()
+
+    thread = threading.Thread(target=long_call)
+    thread.start()
+    inside.wait()
+
+    def work() -> None:
+        for use in (gallery.snapshot, lambda: gallery.remove(["i1"]), lambda: Gallery.open(tmp_path / "g")):
+            with pytest.raises(GalleryError, match=r"forked while a call .* 'spawn'"):
+                use()
+        gallery.close()
+
+    assert in_child(work) == 0
+    over.set()
+    thread.join()
+    gallery.remove(["i1"])
+    assert in_child(lambda: gallery.remove(["i2"])) == 0
+    assert len(gallery) == 8 and gallery.verify().ok
+
+
+def test_locks_of_threads_do_not_stay_locked_in_a_child(tmp_path: Path) -> None:
+    gallery = filled(tmp_path / "g")
+    inside, over = threading.Event(), threading.Event()
+
+    def opening() -> None:
+        inside.set()
+        over.wait()
+
+    thread = threading.Thread(target=gallery._store._opening.take, args=(opening,))
+    thread.start()
+    inside.wait()
+    assert in_child(lambda: gallery.ids) == 0
+    over.set()
+    thread.join()
+    assert gallery.ids == names(10)
+
+
+def copied(path: Path) -> None:
+    shutil.copytree(path, path.with_name("copy"))
+
+
+def read_by_hand(path: Path) -> None:
+    for file in path.iterdir():
+        if file.is_file():
+            file.read_bytes()
+
+
+@pytest.mark.parametrize("careless", [copied, read_by_hand])
+def test_whoever_opens_the_files_in_this_process_takes_no_lock_away(
+    tmp_path: Path, careless: Callable[[Path], None]
+) -> None:
+    gallery = filled(tmp_path / "g")
+    careless(tmp_path / "g")
+    # The other process would take itself for the last one, and remove the log.
+    assert elsewhere(tmp_path / "g", "g.add_vectors(ids=['theirs'], vectors=np.ones((1, 8)))") == ""
+    gallery.add_vectors(ids=["mine"], vectors=vectors(1))
+    assert gallery.ids == [*names(10), "theirs", "mine"]
+    assert elsewhere(tmp_path / "g", "print(len(g), g.verify().ok)") == "12 True"
+    gallery.close()
+    assert elsewhere(tmp_path / "g", "print(len(g), g.verify().ok)") == "12 True"
+
+
+def test_closing_one_of_two_objects_takes_nothing_from_the_other(tmp_path: Path) -> None:
+    one = filled(tmp_path / "g")
+    two = Gallery.open(tmp_path / "g")
+    one.close()
+    elsewhere(tmp_path / "g", "g.remove(['i1'])")
+    two.add_vectors(ids=["mine"], vectors=vectors(1))
+    elsewhere(tmp_path / "g", "g.remove(['i2'])")
+    assert set(two.ids) == {*names(10), "mine"} - {"i1", "i2"}
+    two.close()
+    assert not list((tmp_path / "g").glob("catalogue.sqlite-*")), "the last one writes the log back"
+    assert elsewhere(tmp_path / "g", "print(len(g))") == "9"
+
+
+def test_a_gallery_that_is_copied_or_pickled_is_opened_again(tmp_path: Path) -> None:
+    gallery = filled(tmp_path / "g")
+    for again in (copy.copy(gallery), copy.deepcopy(gallery), pickle.loads(pickle.dumps(gallery))):
+        assert again is not gallery and again.path == gallery.path and again.ids == names(10)
+        again.close()
+    gallery.remove(["i1"])
+    assert "i1" not in gallery
+    told = pickle.dumps(gallery)
+    gallery.close()
+    with pytest.raises(GalleryError, match="closed"):
+        pickle.dumps(gallery)
+    shutil.rmtree(tmp_path / "g")
+    filled(tmp_path / "g").close()
+    with pytest.raises(GalleryError, match="another gallery"):
+        pickle.loads(told)
+
+
+def test_a_snapshot_cannot_be_pickled(tmp_path: Path) -> None:
+    with filled(tmp_path / "g") as gallery, pytest.raises(GalleryError, match="copy the Gallery"):
+        pickle.dumps(gallery.snapshot())
+
+
+def count(gallery: Gallery) -> int:
+    return len(gallery)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_gallery_goes_to_worker_processes(tmp_path: Path, method: str) -> None:
+    with filled(tmp_path / "g") as gallery, multiprocessing.get_context(method).Pool(2) as pool:
+        assert pool.map(count, [gallery] * 4) == [10] * 4
+
+
+def test_a_writer_waits_a_moment_for_another(tmp_path: Path) -> None:
+    one = filled(tmp_path / "g")
+    two = Gallery.open(tmp_path / "g", wait=30)
+    began, order = threading.Event(), []
+
+    def slow() -> None:
+        with one.writing():
+            began.set()
+            time.sleep(0.2)
+            order.append("one")
+
+    thread = threading.Thread(target=slow)
+    thread.start()
+    began.wait()
+    two.remove(["i1"])
+    order.append("two")
+    thread.join()
+    assert order == ["one", "two"]
+
+
+def test_a_process_that_dies_holding_the_lock_is_neither_waited_for_nor_named(tmp_path: Path) -> None:
+    gallery = filled(tmp_path / "g")
+    pids: list[int] = []
+
+    def work() -> None:
+        with gallery.writing():
+            os._exit(0)
+
+    child = forked(work)
+    pids.append(child[0])
+    assert ended(child) == 0
+    gallery.remove(["i1"])
+    # As a reader does that may not write to the gallery's folders.
+    guard = os.open(tmp_path / "g" / "writer.lock", os.O_RDONLY)
+    fcntl.flock(guard, fcntl.LOCK_SH)
+    with pytest.raises(GalleryBusyError) as caught, Gallery.open(tmp_path / "g", wait=0) as other:
+        other.remove(["i2"])
+    os.close(guard)
+    assert str(pids[0]) not in str(caught.value) and "one writer at a time" in str(caught.value)
