@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
-from cir_infer.bundle.manifest import MANIFEST_NAME, TOKENIZER_NAME, Manifest, Member
+from cir_infer.bundle.manifest import MANIFEST_NAME, TOKENIZER_NAME, FeatureInput, Manifest, Member
 from cir_infer.bundle.manifest_reader import read_manifest
 from cir_infer.errors import BundleError, UsageError, shown
 
@@ -84,13 +84,23 @@ class Bundle:
         """The ONNX model of a graph: "image", "reference", "text" or "compose".
 
         Raises:
-            BundleError: it is not what the manifest says, no ONNX model, or names a file of the machine.
+            BundleError: it is not what the manifest says, no ONNX model, names a file of the machine, or
+                takes more memory or work than `cir_infer.runtime.limits` allows.
         """
+        from cir_infer.runtime.limits import check_graph
         from cir_infer.runtime.onnx_model import check_self_contained
 
         model = self.read(self.manifest.graphs[name])
+        image, text = self.manifest.image, self.manifest.text
+        shape = (image.size,) if isinstance(image, FeatureInput) else (image.height, image.width, 3)
+        given: dict[str, tuple[int | None, ...]] = {"image": (None, *shape)}
         try:
             check_self_contained(model)
+            check_graph(
+                model,
+                given if name in ("image", "reference") else {},
+                text.max_tokens if name == "text" and text is not None else None,
+            )
         except BundleError as error:
             raise BundleError(f"cannot load the {name} graph of {self.path}: {error}") from error
         return model

@@ -18,16 +18,32 @@ import numpy as np
 from cir_infer.errors import BundleError
 from cir_infer.runtime.graph import Array
 
-__all__ = ["Node", "OnnxModel", "check_self_contained", "read_onnx_model"]
+__all__ = ["Input", "Node", "OnnxModel", "check_self_contained", "read_onnx_model"]
 
 _TYPES: dict[int, np.dtype[Any]] = {
     1: np.dtype("<f4"),
+    2: np.dtype("u1"),
+    3: np.dtype("i1"),
+    4: np.dtype("<u2"),
+    5: np.dtype("<i2"),
     6: np.dtype("<i4"),
     7: np.dtype("<i8"),
+    9: np.dtype("?"),
     10: np.dtype("<f2"),
     11: np.dtype("<f8"),
+    12: np.dtype("<u4"),
+    13: np.dtype("<u8"),
 }
 """Types of constants that are read; others are left out of `OnnxModel.constants`."""
+
+_LISTS = {1: 4, 7: 7, 11: 10, 12: 11, 13: 11}
+"""The field that holds a constant's numbers where they are not raw, by type; 5 for the others."""
+
+_MOST_FIELDS = 1_000_000
+"""Of a whole model: each takes time and memory beyond its bytes."""
+
+_MOST_NUMBERS = 1 << 20
+"""Bytes of one list of numbers of variable length; long ones are stored raw."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +58,35 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Input:
+    """What a graph says of an input.
+
+    Attributes:
+        name: of it.
+        kind: ONNX's number of its type; 0 where it is no tensor.
+        shape: lengths of its axes, None for those left open; None altogether where nothing is said.
+    """
+
+    name: str
+    kind: int
+    shape: tuple[int | None, ...] | None
+
+
+@dataclass(frozen=True)
 class OnnxModel:
-    """A graph's nodes in order, its constants of numeric types, and the names of its inputs and outputs."""
+    """A graph's nodes in order, its constants of numeric types, and the names of its inputs and outputs.
+
+    Attributes:
+        opset: of the standard operators.
+        declared: the inputs with types and shapes.
+    """
 
     nodes: tuple[Node, ...]
     constants: dict[str, Array]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    opset: int = 0
+    declared: tuple[Input, ...] = ()
 
 
 def read_onnx_model(model: bytes) -> OnnxModel:
@@ -58,10 +96,12 @@ def read_onnx_model(model: bytes) -> OnnxModel:
         BundleError: it is cut short, or no ONNX model.
     """
     try:
-        graphs = [value for number, value in _fields(memoryview(model)) if number == 7]
+        fields = list(_fields(memoryview(model)))
+        graphs = [value for number, value in fields if number == 7]
         if len(graphs) != 1:
             raise ValueError(f"{len(graphs)} graphs")
-        return _graph(graphs[0])
+        opsets = [_opset(value) for number, value in fields if number == 8]
+        return _graph(graphs[0], max((version for domain, version in opsets if not domain), default=0))
     except (ValueError, IndexError, TypeError, OverflowError, struct.error) as error:
         raise BundleError(
             f"this is no ONNX model that can be read ({error}); export the model again"
@@ -91,10 +131,14 @@ def check_self_contained(model: bytes) -> None:
         BundleError: it names a file, is cut short, or is no ONNX model.
     """
     waiting = [("model", memoryview(model))]
+    count = 0
     try:
         while waiting:
             kind, data = waiting.pop()
             for number, value in _fields(data):
+                count += 1
+                if count > _MOST_FIELDS:
+                    raise ValueError(f"it has more than {_MOST_FIELDS:,} fields")
                 inside = _INSIDE.get(kind, {}).get(number)
                 if inside is not None:
                     waiting.append((inside, memoryview(value)))
@@ -110,10 +154,53 @@ def check_self_contained(model: bytes) -> None:
         ) from error
 
 
-def _graph(data: memoryview) -> OnnxModel:
+def _opset(data: memoryview) -> tuple[str, int]:
+    domain, version = "", 0
+    for number, value in _fields(data):
+        if number == 1:
+            domain = _text(value)
+        elif number == 2:
+            version = value
+    return domain, version
+
+
+def _input(data: memoryview) -> Input:
+    name, kind = "", 0
+    shape: tuple[int | None, ...] | None = None
+    for number, value in _fields(data):
+        if number == 1:
+            name = _text(value)
+        elif number == 2:
+            kind, shape = _tensor_type(value)
+    return Input(name, kind, shape)
+
+
+def _tensor_type(data: memoryview) -> tuple[int, tuple[int | None, ...] | None]:
+    kind = 0
+    shape: tuple[int | None, ...] | None = None
+    for number, tensor in _fields(data):
+        if number != 1:
+            return 0, None
+        for inner, value in _fields(tensor):
+            if inner == 1:
+                kind = value
+            elif inner == 2:
+                shape = tuple(_length(dim) for place, dim in _fields(value) if place == 1)
+    return kind, shape
+
+
+def _length(data: memoryview) -> int | None:
+    found: int | None = None
+    for number, value in _fields(data):
+        if number == 1:
+            found = _signed(value)
+    return found
+
+
+def _graph(data: memoryview, opset: int) -> OnnxModel:
     nodes: list[Node] = []
     constants: dict[str, Array] = {}
-    inputs: list[str] = []
+    inputs: list[Input] = []
     outputs: list[str] = []
     for number, value in _fields(data):
         if number == 1:
@@ -121,14 +208,22 @@ def _graph(data: memoryview) -> OnnxModel:
             nodes.append(node)
             constant = node.attributes.get("value")
             if node.op == "Constant" and constant is not None and len(node.outputs) == 1:
-                constants[node.outputs[0]] = constant
+                _once(constants, node.outputs[0], constant)
         elif number == 5:
             name, constant = _tensor(value)
             if constant is not None:
-                constants[name] = constant
-        elif number in (11, 12):
-            (inputs if number == 11 else outputs).append(_text(_only(value, 1)))
-    return OnnxModel(tuple(nodes), constants, tuple(inputs), tuple(outputs))
+                _once(constants, name, constant)
+        elif number == 11:
+            inputs.append(_input(value))
+        elif number == 12:
+            outputs.append(_text(_only(value, 1)))
+    names = tuple(value.name for value in inputs)
+    return OnnxModel(tuple(nodes), constants, names, tuple(outputs), opset, tuple(inputs))
+
+
+def _once(constants: dict[str, Array], name: str, constant: Array) -> None:
+    if constants.setdefault(name, constant) is not constant:
+        raise ValueError("two constants have one name")
 
 
 def _node(data: memoryview) -> Node:
@@ -183,7 +278,7 @@ def _attribute(data: memoryview) -> tuple[str, Any]:
 def _tensor(data: memoryview) -> tuple[str, Array | None]:
     """Its name and value; None for a type that is not read, or content in another file."""
     name, kind, location = "", 0, 0
-    lists: dict[int, list[Any]] = {1: [], 4: [], 5: [], 7: [], 10: []}
+    lists: dict[int, list[Any]] = {1: [], 4: [], 5: [], 7: [], 10: [], 11: []}
     raw: memoryview | None = None
     for number, value in _fields(data):
         if number in lists:
@@ -206,8 +301,10 @@ def _tensor(data: memoryview) -> tuple[str, Array | None]:
         flat = np.frombuffer(raw, dtype)
     elif kind == 10:  # bits of a float16, each in an int32
         flat = _numbers(lists[5], np.dtype("<i4")).astype("<u2").view("<f2")
+    elif kind in _LISTS:
+        flat = _numbers(lists[_LISTS[kind]], dtype)
     else:
-        flat = _numbers(lists[{1: 4, 6: 5, 7: 7, 11: 10}[kind]], dtype)
+        flat = _numbers(lists[5], np.dtype("<i4")).astype(dtype)
     return name, flat.reshape(shape)
 
 
@@ -219,8 +316,11 @@ def _numbers(values: list[Any], dtype: np.dtype[Any]) -> Array:
             found.append(np.array([_signed(value)], dtype))
         elif dtype.kind == "f":
             found.append(np.frombuffer(value, dtype))
+        elif len(value) > _MOST_NUMBERS:
+            raise ValueError(f"a list of {len(value):,} bytes of numbers that are not stored raw")
         else:
-            found.append(np.array([_signed(number) for number in _integers(value)], dtype))
+            numbers = [n if dtype.kind == "u" else _signed(n) for n in _integers(value)]
+            found.append(np.array(numbers, dtype))
     return np.concatenate(found) if found else np.empty(0, dtype)
 
 
