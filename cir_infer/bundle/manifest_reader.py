@@ -36,6 +36,7 @@ __all__ = ["read_manifest"]
 
 GRAPHS = ("image", "reference", "text", "compose")
 PRECISIONS = ("float32", "float16", "int8")
+MAX_TEXT = 1000
 MAX_SIDE = 8192
 """Longest image side, in pixels, that a manifest may ask for."""
 
@@ -63,8 +64,8 @@ class _Reader:
 
     def text(self, name: str) -> str:
         value = self._take(name, "a text")
-        if not isinstance(value, str) or not value:
-            raise self.wrong(name, value, "a text that is not empty")
+        if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
+            raise self.wrong(name, value, f"a text of 1 to {MAX_TEXT} characters")
         return value
 
     def one_of(self, name: str, choices: tuple[str, ...]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.bundle.manifest import TextInput
+from cir_infer.bundle.tokenizer_check import MAX_CHARACTERS, check_tokenizer
 from cir_infer.errors import BundleError, TextError, shown
 from cir_infer.inputs.arguments import checked_list
 from cir_infer.processes.ending import native_call
@@ -18,9 +19,6 @@ __all__ = ["ReadText", "Text", "TextReader", "Tokens"]
 
 Text: TypeAlias = "str | Sequence[str]"
 """A modifier text, or a list of captions that the bundle joins as its system's authors do."""
-
-MAX_CHARACTERS = 100_000
-"""Longer texts are refused before the tokenizer spends time on them."""
 
 _SAID = 4096
 """Texts whose unknown words were logged and are not logged again; after so many it begins anew."""
@@ -66,12 +64,13 @@ class TextReader:
         vocabulary: how many tokens the model knows.
 
     Raises:
-        BundleError: the tokenizer cannot be read.
+        BundleError: the tokenizer cannot be read, or could take more than `check_tokenizer` allows.
     """
 
     def __init__(self, tokenizer: bytes, spec: TextInput) -> None:
         from tokenizers import Tokenizer
 
+        check_tokenizer(tokenizer)
         try:
             self._tokenizer = Tokenizer.from_str(tokenizer.decode())
         except Exception as error:  # the library raises plain Exception
@@ -109,7 +108,8 @@ class TextReader:
             TextError: the text is empty, has nothing that the model can read, or is too long.
         """
         captions = self._captions(text)
-        if sum(map(len, captions)) > MAX_CHARACTERS:
+        between = len(self._spec.captions) * (len(captions) - 1)
+        if sum(map(len, captions)) + between > MAX_CHARACTERS:
             raise TextError(
                 f"the text {_named(captions)} has more than {MAX_CHARACTERS} characters; shorten it"
             )

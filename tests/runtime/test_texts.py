@@ -95,8 +95,8 @@ def test_too_long() -> None:
     assert reader(max_tokens=12).read(["red " * 10]).lengths.tolist() == [12]
     with pytest.raises(TextError, match=r"13 tokens.*at most 12"):
         reader(max_tokens=12).read(["red " * 11])
-    with pytest.raises(TextError, match="10002 tokens"):
-        reader(max_tokens=512).read(["red " * 10_000])
+    with pytest.raises(TextError, match="1002 tokens"):
+        reader(max_tokens=512).read(["red " * 1000])
     with pytest.raises(TextError, match="characters"):
         reader().read(["a" * (MAX_CHARACTERS + 1)])
 
@@ -139,7 +139,7 @@ def test_the_vocabulary_is_counted() -> None:
 
 def test_no_text_is_named_in_full_however_long() -> None:
     with pytest.raises(TextError) as caught:
-        reader().read(["red " * 10_000])
+        reader().read(["red " * 1000])
     assert len(str(caught.value)) < 250
 
 

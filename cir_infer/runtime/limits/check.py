@@ -53,10 +53,10 @@ def check_graph(
     graph = read_onnx_model(model)
     _check_operators(graph)
     one = _follow(graph, inputs, longest, 1)
-    many = _follow(graph, inputs, longest, _MANY)
     kept = 8 * len(model) + MEMORY
     _limit("memory", "bytes", one.memory, kept + MEMORY_PER_ITEM)
     _limit("work", "multiplications", one.work, WORK_PER_ITEM + WORK_PER_BYTE * len(model))
+    many = _follow(graph, inputs, longest, _MANY)
     # Twice the share of one is more than any batch takes that is as long as its items together.
     _limit("memory for a batch of 64", "bytes", many.memory, _MANY * 2 * one.memory + kept)
     _limit("work for a batch of 64", "multiplications", many.work, _MANY * 2 * one.work + WORK_PER_ITEM)
@@ -145,15 +145,12 @@ def _wrong(node: Node, reason: str) -> BundleError:
 
 
 def _input(declared: Input, given: tuple[int | None, ...] | None, longest: int | None, items: int) -> Value:
-    if given is not None and declared.shape is not None and len(given) != len(declared.shape):
-        raise BundleError(
-            f"its input {shown(declared.name, 60)} has {len(declared.shape)} axes; expected {len(given)}"
-        )
     if declared.shape is None or declared.kind not in ITEM_BYTES:
         raise BundleError(f"its input {shown(declared.name, 60)} has no shape or type that a bundle's has")
     shape: list[int] = []
     for axis, length in enumerate(declared.shape):
-        known = given[axis] if given is not None else None
+        # Where the graph has other axes than it should, nothing is known of them.
+        known = given[axis] if given is not None and len(given) == len(declared.shape) else None
         known = length if length is not None and axis else known
         if axis == 0:
             known = items

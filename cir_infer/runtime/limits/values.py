@@ -146,8 +146,8 @@ class Step:
 
     def numbers(self, name: str, default: Sequence[int]) -> list[int]:
         """An attribute that is a list of whole numbers."""
-        found = self.node.attributes.get(name, default)
-        if not isinstance(found, (list, tuple)) or not all(isinstance(n, int) for n in found):
+        found = self.node.attributes.get(name, list(default))
+        if not isinstance(found, list) or not all(isinstance(n, int) for n in found):
             self.refuse(f"its {name} is {shown(found, 40)}")
         return list(found)
 
