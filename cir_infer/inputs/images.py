@@ -20,13 +20,22 @@ import numpy.typing as npt
 from cir_infer.errors import ImageError, shown
 from cir_infer.extras import install_hint
 from cir_infer.inputs.arrays import image_fault
+from cir_infer.inputs.costs import MAX_BYTES, MAX_PIXELS, check_header, check_pixels, decoding, decoding_bytes
 from cir_infer.inputs.locations import Location
+from cir_infer.inputs.metadata import (
+    is_cluttered,
+    orientation,
+    stored_orientation,
+    turned,
+    without_metadata,
+)
 from cir_infer.inputs.open_files import contents, is_open_file
 
 if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = [
+    "MAX_BYTES",
     "MAX_PIXELS",
     "Decoded",
     "ImageLike",
@@ -42,14 +51,9 @@ ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | IO[bytes] | Image.Image
 image, or uint8 (H, W, C) with C = 1, 3 or 4. For a bundle on pre-extracted features: the features (F,), or
 the path of a .npy file that holds them."""
 
-MAX_PIXELS = 1 << 27
-"""The largest image, 134 megapixels, that is decoded or made on the way by padding or resizing
-(400 MB as RGB). Larger ones, often decompression bombs, are an `ImageError`."""
-
 Size = tuple[int, int]
 """Width and height."""
 
-_ORIENTATION = 0x0112
 _ROTATED = (5, 6, 7, 8)
 """Values of EXIF's orientation that turn an image by a quarter."""
 
@@ -82,19 +86,20 @@ def load_image(image: ImageLike, exif_orientation: bool = False) -> Image.Image:
 
 
 def decode_image(
-    image: ImageLike, exif_orientation: bool = False, reduction: Callable[[Size], int] | None = None
+    image: ImageLike, exif_orientation: bool = False, plan: Callable[[Size], int] | None = None
 ) -> Decoded:
     """Decode an image, in its own mode.
 
     Args:
         image: see `ImageLike`.
         exif_orientation: turn it upright as its EXIF tag says.
-        reduction: says by its upright size at which part of it a JPEG may be decoded: 1, 2, 4 or 8 for
-            1, 1/2, 1/4, 1/8. A Pillow image is the caller's and is decoded whole.
+        plan: called with its upright size before it is decoded, to refuse it or to say at which part of it
+            a JPEG may be decoded: 1, 2, 4 or 8 for 1, 1/2, 1/4, 1/8. A Pillow image is the caller's and is
+            decoded whole.
 
     Raises:
-        ImageError: no such file, not an image, truncated, above `MAX_PIXELS`, more than 8 bits a
-            channel, or an array of another type or shape.
+        ImageError: no such file, not an image, truncated, above `MAX_PIXELS` or `MAX_BYTES`, more than 8
+            bits a channel, or an array of another type or shape.
     """
     if isinstance(image, np.ndarray):
         array = _from_array(image)
@@ -104,13 +109,13 @@ def decode_image(
     name = describe_image(image)
     try:
         if isinstance(image, Image.Image):
-            return _decode(image, name, exif_orientation)
+            return _decode(_Opened(image, name), exif_orientation, plan)
         with _stream(image) as stream:
-            return _decode(Image.open(stream, formats=_formats()), name, exif_orientation, reduction)
+            return _read(stream, name, exif_orientation, plan)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
-        raise _too_large(name, str(error)) from error
+        raise ImageError(f"{name} is too large ({shown(error)}); scale it down first") from error
     except UnidentifiedImageError as error:
         if "HEIF" not in _formats() and _is_heic(image):
             raise ImageError(f"{name} is HEIC, which is not read here; {HEIC_REMEDY}") from error
@@ -156,14 +161,6 @@ def load_features(image: ImageLike, size: int) -> npt.NDArray[np.float32]:
     return features
 
 
-def check_pixels(width: int, height: int, name: str) -> None:
-    """Raise `ImageError` for an empty image and for one above `MAX_PIXELS`."""
-    if width < 1 or height < 1:
-        raise ImageError(f"{name} is empty ({width} x {height} pixels)")
-    if width * height > MAX_PIXELS:
-        raise _too_large(name, f"{width} x {height} pixels")
-
-
 def describe_image(image: object) -> str:
     """The image's name in a message: its path, or what it is."""
     if isinstance(image, (str, os.PathLike)):
@@ -190,34 +187,69 @@ def _stream(image: object) -> IO[bytes]:
     )
 
 
-def _decode(
-    image: Image.Image,
-    name: str,
-    exif_orientation: bool,
-    reduction: Callable[[Size], int] | None = None,
+class _Opened(NamedTuple):
+    """An opened image.
+
+    Attributes:
+        image: not decoded yet, unless it is the caller's.
+        name: for messages.
+        stream: its file; None for the caller's image.
+        stored: its orientation, where it was read already.
+    """
+
+    image: Image.Image
+    name: str
+    stream: IO[bytes] | None = None
+    stored: int | None = None
+
+
+def _read(
+    stream: IO[bytes], name: str, exif_orientation: bool, plan: Callable[[Size], int] | None
 ) -> Decoded:
+    """Decodes a file; what stands beside the pixels is left out where a decoder stumbles over it."""
+    from PIL import Image
+
+    check_header(stream, name)
+    try:
+        if is_cluttered(stream):
+            raise ValueError("it has more notes than pictures")
+        return _decode(_Opened(Image.open(stream, formats=_formats()), name, stream), exif_orientation, plan)
+    except (ImageError, Image.DecompressionBombError, MemoryError):
+        raise
+    except Exception as error:
+        plain = without_metadata(stream)
+        if plain is None:
+            raise
+        with io.BytesIO(plain) as picture:
+            try:
+                opened = Image.open(picture, formats=_formats())
+                return _decode(
+                    _Opened(opened, name, picture, stored_orientation(stream)), exif_orientation, plan
+                )
+            except (ImageError, Image.DecompressionBombError, MemoryError):
+                raise
+            except Exception:
+                raise error from None  # the picture itself is damaged
+
+
+def _decode(opened: _Opened, exif_orientation: bool, plan: Callable[[Size], int] | None) -> Decoded:
+    image, name, stream, stored = opened
     check_pixels(image.width, image.height, name)
     if image.mode == "F" or image.mode.startswith("I"):
         # Pillow would clip these at 255 on the way to RGB: a white picture, and no error.
         raise ImageError(f"{name} has more than 8 bits a channel (mode {image.mode}); save it as 8-bit")
-    rotated = exif_orientation and image.getexif().get(_ORIENTATION) in _ROTATED
-    size = (image.height, image.width) if rotated else image.size
-    part = 1
-    if reduction is not None and image.format in ("JPEG", "MPO"):
-        part = reduction(size)
-        image.draft(None, (image.width // part, image.height // part))
-    image.load()
-    if exif_orientation:
-        from PIL import ImageOps
-
-        image = ImageOps.exif_transpose(image)
-    return Decoded(image, size, part)
-
-
-def _too_large(name: str, found: str) -> ImageError:
-    return ImageError(
-        f"{name} is too large ({found}); at most {MAX_PIXELS} pixels are accepted, scale it down first"
-    )
+    how = (orientation(image) if stored is None else stored) if exif_orientation else 1
+    size = (image.height, image.width) if how in _ROTATED else image.size
+    part = 1 if plan is None else plan(size)
+    if stream is None or image.format not in ("JPEG", "MPO"):
+        part = 1
+    with decoding(decoding_bytes(image, stream, how != 1, part, name), name):
+        if part > 1:
+            image.draft(None, (image.width // part, image.height // part))
+        image.load()
+        # Pillow turns a TIFF while it decodes it.
+        image = image if image.format == "TIFF" else turned(image, how)
+    return Decoded(image, image.size if part == 1 else size, part)
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:

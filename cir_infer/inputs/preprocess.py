@@ -24,8 +24,9 @@ from cir_infer.bundle.manifest import (
     TargetPad,
     ToRgb,
 )
-from cir_infer.errors import ImageError
+from cir_infer.errors import ImageError, shown
 from cir_infer.inputs.images import (
+    MAX_PIXELS,
     Decoded,
     ImageLike,
     check_pixels,
@@ -33,6 +34,7 @@ from cir_infer.inputs.images import (
     describe_image,
     load_features,
 )
+from cir_infer.inputs.padding import resize_padded
 from cir_infer.inputs.resampling import Border, resize_padded_square
 
 if TYPE_CHECKING:
@@ -89,8 +91,7 @@ def decode(image: ImageLike, spec: PixelInput) -> Decoded:
     Raises:
         ImageError: the image cannot be read.
     """
-    scaled = bool(spec.steps) and isinstance(spec.steps[0], ScaledJpeg)
-    return decode_image(image, spec.exif_orientation, partial(_reduction, spec.steps) if scaled else None)
+    return decode_image(image, spec.exif_orientation, partial(_plan, spec.steps, describe_image(image)))
 
 
 def prepare(decoded: Decoded, spec: PixelInput, name: str = "the image") -> npt.NDArray[np.uint8]:
@@ -102,7 +103,7 @@ def prepare(decoded: Decoded, spec: PixelInput, name: str = "the image") -> npt.
     try:
         picture = _run(spec.steps, decoded, name)
     except (ValueError, OSError, MemoryError) as error:  # Pillow cannot resample or convert this mode
-        raise ImageError(f"{name} cannot be prepared ({error}); save it as 8-bit RGB") from error
+        raise ImageError(f"{name} cannot be prepared ({shown(error)}); save it as 8-bit RGB") from error
     height, width = picture.shape[:2]
     if (width, height) != (spec.width, spec.height):
         raise ImageError(
@@ -110,6 +111,31 @@ def prepare(decoded: Decoded, spec: PixelInput, name: str = "the image") -> npt.
             f"resize and takes exactly {spec.width} x {spec.height}"
         )
     return picture
+
+
+def _plan(steps: Sequence[Step], name: str, size: tuple[int, int]) -> int:
+    """Refuse by its size what a step would make too large; the part of it at which a JPEG may be decoded."""
+    whole = size
+    for place, step in enumerate(steps):
+        if isinstance(step, (PadSquare, TargetPad)):
+            size = _grown(size, _border(step, size))
+            if not isinstance(next(iter(steps[place + 1 :]), None), Resize):
+                check_pixels(*size, f"{name}, padded,")
+        elif isinstance(step, Resize):
+            target = _resized(step, size)
+            _check_resizing(size, target, name)
+            size = target
+        elif isinstance(step, CenterCrop):
+            check_pixels(max(size[0], step.size), max(size[1], step.size), f"{name}, padded,")
+            size = (step.size, step.size)
+    return _reduction(steps, whole) if steps and isinstance(steps[0], ScaledJpeg) else 1
+
+
+def _check_resizing(size: tuple[int, int], target: tuple[int, int], name: str) -> None:
+    """Rows are filtered first: between the two filters a picture has the new width and the old height."""
+    check_pixels(*target, f"{name}, resized,")
+    check_pixels(target[0], size[1], f"{name}, half resized,")
+    check_pixels(size[0], 1, f"{name}, padded,")
 
 
 def _reduction(steps: Sequence[Step], size: tuple[int, int]) -> int:
@@ -134,7 +160,11 @@ def _run(steps: Sequence[Step], decoded: Decoded, name: str) -> npt.NDArray[np.u
         fused = _padded_square(steps, picture, name)
         if fused is not None:
             return fused
-        picture, steps = _apply(steps[0], picture, name), steps[1:]
+        resized = _padded_large(steps, picture, name)
+        if resized is not None:
+            picture, steps = resized, steps[2:]
+        else:
+            picture, steps = _apply(steps[0], picture, name), steps[1:]
     return np.asarray(picture.image)
 
 
@@ -154,11 +184,27 @@ def _padded_square(steps: Sequence[Step], picture: _Picture, name: str) -> npt.N
         or (size[0] - crop.size) % 2
     ):
         return None
-    check_pixels(*padded.size, f"{name}, padded,")
-    check_pixels(*size, f"{name}, resized,")
+    _check_resizing(padded.size, size, name)
     margin = (size[0] - crop.size) // 2
     image = picture.image
     return resize_padded_square(image, border, pad.fill, padded.box, size[0], margin, resize.interpolation)
+
+
+def _padded_large(steps: Sequence[Step], picture: _Picture, name: str) -> _Picture | None:
+    """Padding and resizing in one go, where what is padded is large; None where it is not, or no RGB."""
+    if len(steps) < 2 or picture.image.mode not in ("RGB", "L"):
+        return None
+    pad, resize = steps[:2]
+    if not isinstance(pad, (PadSquare, TargetPad)) or not isinstance(resize, Resize):
+        return None
+    border, padded = _padding(pad, picture)
+    across, down = _grown(picture.image.size, border)
+    if across * down <= MAX_PIXELS:
+        return None
+    size = _resized(resize, padded.size)
+    _check_resizing(padded.size, size, name)
+    fill = pad.fill if isinstance(pad, PadSquare) else 0
+    return _Picture(resize_padded(picture.image, border, fill, padded.box, size, _filter(resize)), size)
 
 
 def _apply(step: Step, picture: _Picture, name: str) -> _Picture:
@@ -170,7 +216,7 @@ def _apply(step: Step, picture: _Picture, name: str) -> _Picture:
         return padded._replace(image=_pad(image, border, fill, name))
     if isinstance(step, Resize):
         size = _resized(step, picture.size)
-        check_pixels(*size, f"{name}, resized,")
+        _check_resizing(picture.size, size, name)
         return _Picture(image.resize(size, _filter(step), picture.box), size)
     if isinstance(step, CenterCrop):
         image = _center_crop(image, step.size, name)
