@@ -135,6 +135,13 @@ def _upgrade(gallery: Gallery, options: Options) -> None:
     _tell(options, {"gallery": str(gallery.path), "before": before, "after": after}, text)
 
 
+def _backup(gallery: Gallery, options: Options) -> None:
+    done = gallery.backup(options.target, verify=not options.no_verify, link=not options.copy)
+    files = f"{done.linked} files linked, {done.copied} copied ({done.bytes:,} bytes), {done.kept} kept"
+    text = f"{done.items:,} items of commit {done.generation} in {printable(str(done.path))}: {files}"
+    _tell(options, asdict(done), text + ("; verified" if done.verified else ""))
+
+
 def _remove(gallery: Gallery, options: Options) -> None:
     count = gallery.remove(options.ids)
     _tell(options, {"removed": count, "items": len(gallery)}, f"{count:,} removed, {len(gallery):,} left")
@@ -180,10 +187,11 @@ _ACTIONS: dict[str, Callable[[Gallery, Options], None]] = {
     "verify": _verify,
     "compact": _compact,
     "upgrade": _upgrade,
+    "backup": _backup,
     "remove": _remove,
     "export": _export,
 }
-_READING = ("info", "fields", "duplicates", "verify", "export")
+_READING = ("info", "fields", "duplicates", "verify", "backup", "export")
 
 
 # ---- the command line
@@ -198,6 +206,7 @@ def _parse(arguments: Sequence[str] | None) -> Options:
         "  cir-gallery duplicates shop.gallery --threshold 0.98\n"
         "  cir-gallery verify shop.gallery\n"
         "  cir-gallery compact shop.gallery\n"
+        "  cir-gallery backup shop.gallery /backups/shop.gallery\n"
         "  cir-gallery remove shop.gallery sku-17 sku-18\n"
         "  cir-gallery export shop.gallery rows.safetensors\n"
         "  cir-gallery import new.gallery clip-retrieval-folder/ --bundle artemis.cir",
@@ -237,6 +246,14 @@ def _parse(arguments: Sequence[str] | None) -> Options:
     action(
         "compact", "drop the rows of removed items and merge small files, while others read", "shop.gallery"
     )
+    backup = action(
+        "backup",
+        "make a backup, or bring one up to date, while others go on",
+        "shop.gallery /backups/shop.gallery",
+    )
+    backup.add_argument("target", help="nothing yet, an empty folder, or an earlier backup of this gallery")
+    backup.add_argument("--copy", action="store_true", help="copy all rows, share none by hard links")
+    backup.add_argument("--no-verify", action="store_true", help="do not verify the result")
     upgrade = action("upgrade", "bring a gallery of an earlier format to the newest", "shop.gallery")
     upgrade.add_argument("--no-verify", action="store_true", help="do not verify the gallery before")
     remove = action("remove", "remove items", "shop.gallery sku-17 sku-18")

@@ -69,7 +69,7 @@ def add_items(
     entry = store.write_segment(row_tensors(encoding.dtype, stored, scales), first_key, last_key, len(items))
 
     def change(connection: tables.Connection) -> None:
-        tables.insert_items(connection, first_key, items)
+        tables.insert_items(connection, list(enumerate(items, first_key)))
         tables.set_buried(connection, held.values(), True)
         tables.insert_segment(connection, encoding.number, entry)
         tables.set_header(connection, "next_key", last_key + 1)

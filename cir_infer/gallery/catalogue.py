@@ -18,6 +18,7 @@ from cir_infer.gallery import schema, tables
 from cir_infer.gallery.checksums import insert
 from cir_infer.gallery.connections import Connections, Link
 from cir_infer.gallery.folder import CATALOGUE, Folder
+from cir_infer.gallery.lineage import skip_generation
 from cir_infer.gallery.locks import Hold
 from cir_infer.gallery.upgrade import insert_header, upgrade
 from cir_infer.gallery.witness import NAME as WITNESS
@@ -60,8 +61,8 @@ class Catalogue:
             raise
 
     @staticmethod
-    def create(path: Path, encoding: tables.Encoding) -> None:
-        """Write an empty catalogue, durable when this returns.
+    def create(path: Path, encoding: tables.Encoding, origin: str | None = None) -> None:
+        """Write an empty catalogue, durable when this returns; for a backup, with the gallery that it is of.
 
         Raises:
             GalleryError: the disk is full or fails.
@@ -79,7 +80,7 @@ class Catalogue:
                 link.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
                 link.execute(f"PRAGMA user_version = {schema.FORMAT_VERSION}")
                 numbers = {"generation": 1, "next_key": 1, "next_segment": 1, "encoding": encoding.number}
-                insert_header(link, numbers, {})
+                insert_header(link, numbers, {}, origin)
                 insert(link, "encodings", [encoding])
                 link.execute("COMMIT")
         except sqlite3.Error as error:
@@ -167,7 +168,7 @@ class Catalogue:
             with link, link:
                 link.execute("BEGIN IMMEDIATE")
                 upgrade(link, self._folder.path)
-                tables.set_header(link, "generation", tables.header(link, "generation") + 1)
+                skip_generation(link)
                 link.execute("COMMIT")
         except (sqlite3.Error, GalleryError):
             return False

@@ -38,6 +38,7 @@ __all__ = [
     "open_as",
     "open_file",
     "remove",
+    "sha256_of",
     "sync_folder",
     "sync_tree",
     "told_as_gallery_error",
@@ -164,6 +165,14 @@ class NewFile:
 
     def __exit__(self, kind: object, value: object, traceback: object) -> None:
         self.close()
+
+
+def sha256_of(file: io.FileIO) -> str:
+    """The sha256 of what is in an open file from here on, in hexadecimal."""
+    digest = hashlib.sha256()
+    while block := file.read(_CHUNK):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def sync_folder(path: Path | OpenFolder) -> None:

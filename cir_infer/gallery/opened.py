@@ -10,6 +10,7 @@ import numpy as np
 
 from cir_infer.errors import GalleryError, UsageError, shown
 from cir_infer.gallery import tables
+from cir_infer.gallery.backup import Backup, back_up
 from cir_infer.gallery.duplicates import Duplicates, duplicates_of
 from cir_infer.gallery.fields import Field, fields_of
 from cir_infer.gallery.schema import stored_version
@@ -144,6 +145,25 @@ class OpenGallery:
         if self._engine is not None and snapshot.fingerprint != self._expected:
             self._check(self._engine, snapshot.fingerprint, snapshot.dimension)
         return snapshot
+
+    def backup(self, path: str | Path, *, verify: bool = True, link: bool = True) -> Backup:
+        """Make a backup, a gallery of its own, or bring an earlier one up to date; others go on meanwhile.
+
+        Args:
+            path: of the backup: nothing, an empty folder, or an earlier backup of this gallery.
+            verify: verify the result, reading all of it.
+            link: share row files by hard links where the file system allows; False copies them, so that a
+                damaged disk sector does not hit both.
+
+        Returns:
+            What was done.
+
+        Raises:
+            GalleryError: something else is at the path; this gallery or the result is damaged; the backup
+                is being written to, or a disk is full or fails. Nothing new is at the path then, and an
+                earlier backup is as it was, but if it was brought up to date and does not verify.
+        """
+        return back_up(self._store, Path(path), verified=verify, link=link)
 
     def verify(self) -> Verification:
         """Read everything and check that it fits together: checksums, rows, items, filters.

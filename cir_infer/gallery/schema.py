@@ -82,6 +82,7 @@ HEADER = frozenset(
         "uuid",  # of this gallery
         "origin",  # the UUID of the gallery that this is a backup of, or null
         "copied",  # the generation of the origin that a backup holds, or null
+        "copied_as",  # the generation of this gallery that holds it; a newer one was changed since
         *(f"{table}_total" for table in CHECKED),
     }
 )

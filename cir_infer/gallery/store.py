@@ -68,8 +68,13 @@ class Store:
         self._cache = filters.FilterCache(self.catalogue)
 
     @staticmethod
-    def create(path: Path, encoding: tables.Encoding) -> None:
+    def create(path: Path, encoding: tables.Encoding, origin: str | None = None) -> None:
         """Make an empty gallery; it is whole and durable, or not there.
+
+        Args:
+            path: does not exist yet.
+            encoding: of its rows.
+            origin: for a backup, the identity of the gallery that it is of.
 
         Raises:
             GalleryError: the path exists, the disk is full or fails.
@@ -78,7 +83,7 @@ class Store:
             for folder in (draft, draft / ROWS, draft / READERS):
                 folder.mkdir()
             (draft / READERS / EVERYTHING).touch()
-            Catalogue.create(draft / CATALOGUE, encoding)
+            Catalogue.create(draft / CATALOGUE, encoding, origin)
             for folder in (draft / READERS, draft / ROWS, draft):
                 files.sync_folder(folder)
 

@@ -256,20 +256,16 @@ def set_buried(connection: Connection, keys: Iterable[int], value: bool) -> None
             insert(connection, "tombstones", [(chunk, bits)])
 
 
-def insert_items(connection: Connection, first_key: int, items: Sequence[ItemRecord]) -> None:
-    """Store items under consecutive keys, with the attributes that filters look up."""
+def insert_items(connection: Connection, items: Sequence[tuple[int, ItemRecord]]) -> None:
+    """Store items under their keys, with the attributes that filters look up."""
     insert(
         connection,
         "items",
-        ((key, i.id, i.metadata.text, i.source, i.stamp) for key, i in enumerate(items, first_key)),
+        ((key, item.id, item.metadata.text, item.source, item.stamp) for key, item in items),
     )
-    names = {name for item in items for name, _ in item.metadata.attributes}
+    names = {name for _, item in items for name, _ in item.metadata.attributes}
     numbers = {name: _field(connection, name) for name in sorted(names)}
-    rows = [
-        (numbers[name], value, key)
-        for key, item in enumerate(items, first_key)
-        for name, value in item.metadata.attributes
-    ]
+    rows = [(numbers[name], value, key) for key, item in items for name, value in item.metadata.attributes]
     # In the order of the index, so that a large commit writes it front to back.
     rows.sort(key=lambda row: (row[0], isinstance(row[1], str), row[1], row[2]))
     connection.executemany("INSERT OR IGNORE INTO attributes VALUES (?, ?, ?)", rows)

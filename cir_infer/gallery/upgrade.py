@@ -64,11 +64,22 @@ def _upgrade_table(connection: Connection, table: str) -> int:
     return wrapped(total)
 
 
-def insert_header(connection: Connection, known: Mapping[str, int], totals: Mapping[str, int]) -> None:
-    """Fill an empty header: the numbers that are given, the totals, and an identity."""
+def insert_header(
+    connection: Connection, known: Mapping[str, int], totals: Mapping[str, int], origin: str | None = None
+) -> None:
+    """Fill an empty header: the numbers that are given, the totals, and an identity.
+
+    Args:
+        connection: in a write transaction.
+        known: the numbers.
+        totals: by table; 0 for those that are missing.
+        origin: for a backup, the identity of the gallery that it is of.
+    """
     values: dict[str, int | str | None] = dict(known)
     values |= {total_name(table): totals.get(table, 0) for table in CHECKED}
-    values |= {"uuid": str(uuid.uuid4()), "origin": None, "copied": None}
+    values |= {"uuid": str(uuid.uuid4()), "origin": origin, "copied": None, "copied_as": None}
+    if origin is not None:
+        values |= {"copied": 0, "copied_as": known["generation"]}
     connection.executemany(
         "INSERT INTO header VALUES (?, ?, ?)",
         [(name, value, checksum("header", (name, value))) for name, value in values.items()],

@@ -229,3 +229,10 @@ int unlinkat(int folder, const char *path, int flags) {
     if (known && !result) note('u', 0, full, "", "", 0);
     return result;
 }
+
+int linkat(int from, const char *old, int to, const char *new, int flags) {
+    REAL(int, linkat, int, const char *, int, const char *, int);
+    char buffer[PATH_MAX];
+    if (inside_of(to, new, buffer) && fails(0)) return -1;
+    return real_linkat(from, old, to, new, flags);
+}

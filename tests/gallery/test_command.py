@@ -82,6 +82,17 @@ def test_an_interrupted_scan_ends_with_130(run: Run, path: Path, monkeypatch: py
     assert run("duplicates", path)[0] == 0
 
 
+def test_backup(run: Run, path: Path, tmp_path: Path) -> None:
+    code, out, err = run("backup", path, tmp_path / "b")
+    assert (code, err) == (0, "") and out.startswith("11 items of commit 3 in ") and "verified" in out
+    known = json.loads(run("backup", path, tmp_path / "b", "--json", "--no-verify")[1])
+    assert (known["kept"], known["linked"], known["verified"]) == (2, 0, False)
+    assert run("backup", path, tmp_path / "c", "--copy")[0] == 0
+    code, _, err = run("backup", path, path / "inside")
+    assert code == 1 and "inside the gallery" in err
+    assert run("verify", tmp_path / "b")[0] == 0
+
+
 def test_upgrade(run: Run, path: Path) -> None:
     as_version_1(path)
     assert json.loads(run("info", path, "--json")[1])["format"] == 1
@@ -119,7 +130,7 @@ def test_import_and_export(run: Run, path: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "action",
-    ["info", "fields", "duplicates", "verify", "compact", "upgrade", "remove", "export", "import"],
+    ["info", "fields", "duplicates", "verify", "compact", "backup", "upgrade", "remove", "export", "import"],
 )
 def test_every_action_has_an_example(run: Run, action: str) -> None:
     code, out, _ = run(action, "--help")

@@ -29,10 +29,15 @@ def layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
-def crash(layer: Path, folder: Path, *arguments: str) -> dict[str, Any]:
+def crash(layer: Path, folder: Path, what: str, *arguments: str) -> dict[str, Any]:
+    return under_faults(layer, "crash", what, str(folder), *arguments)
+
+
+def under_faults(layer: Path, program: str, *arguments: str) -> dict[str, Any]:
+    """Run a program of this folder on the file layer; its report, in which nothing is violated."""
     environment = os.environ | {"LD_PRELOAD": str(layer), "PYTHONPATH": str(REPOSITORY)}
     result = subprocess.run(
-        [sys.executable, "-m", "tests.gallery.crash", arguments[0], str(folder), *arguments[1:]],
+        [sys.executable, "-m", f"tests.gallery.{program}", *arguments],
         env=environment,
         cwd=REPOSITORY,
         capture_output=True,
@@ -68,6 +73,14 @@ def test_failing_at_operations_of_an_upgrade(layer: Path, tmp_path: Path) -> Non
     )
 
 
+def test_failing_at_operations_of_a_backup(layer: Path, tmp_path: Path) -> None:
+    actions = ["kill", "EIO once", "ENOSPC from then on"]
+    report = under_faults(layer, "backup_crash", str(tmp_path), "--stride", "37", "--actions", *actions)
+    assert all(count > 50 for count in report["points"].values())
+    ends = {outcome.rpartition(" ")[2] for outcome in report["outcomes"]}
+    assert ends >= {"killed", "refused"}
+
+
 def test_power_cut_in_the_middle(layer: Path, tmp_path: Path) -> None:
     report = crash(layer, tmp_path, "power", "--count", "6", "--stride", "29")
     assert report["examined"] > 20
@@ -82,6 +95,11 @@ def test_killed_at_hundreds_of_random_moments(layer: Path, tmp_path: Path) -> No
 @pytest.mark.slow
 def test_failing_at_every_operation_of_every_commit(layer: Path, tmp_path: Path) -> None:
     crash(layer, tmp_path, "faults")
+
+
+@pytest.mark.slow
+def test_failing_at_every_operation_of_a_backup(layer: Path, tmp_path: Path) -> None:
+    under_faults(layer, "backup_crash", str(tmp_path))
 
 
 @pytest.mark.slow
