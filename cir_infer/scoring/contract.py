@@ -11,10 +11,15 @@ ARTEMIS (Delmas et al., ICLR 2022, eq. 1, 2, 4) is J = 2 with weights: implicit 
 n = a*a*r / |a*r|, w = a*a and explicit matching n = b*l2(T m), w = b*b. A term whose squared norm
 w.t^2 is 0 is 0, so an all-zero row scores 0. A row that holds NaN or infinity, or of which a term
 or the score is beyond float32, is never ranked.
+
+Terms are float64, their sums taken in one order (`reference.exact_terms`), and a score is the float32
+nearest to their sum: rounded once. Every scorer gives these very bits for every row that it returns,
+whatever else was asked, and ranks by them (kernels/score/README.md has the proof).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -24,9 +29,21 @@ import numpy.typing as npt
 
 from cir_infer.errors import ScoringError
 
-__all__ = ["QueryTerms", "Rows", "Scorer", "TopK"]
+__all__ = ["MOST_VALUES", "QueryTerms", "Rows", "Scorer", "TopK", "most_bytes"]
+
+MOST_VALUES = 1 << 20
+"""Of a row. The kernels count values of a row in 32 bits, and the bounds of rounding hold up to here."""
 
 _ROW_TYPES = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.int8))
+
+
+def most_bytes() -> int:
+    """What the terms or the answer of one call may take: half of the memory, but 4 GiB at least."""
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        memory = 0
+    return max(memory // 2, 1 << 32)
 
 
 @dataclass(frozen=True)
@@ -49,8 +66,16 @@ class QueryTerms:
 
     def __post_init__(self) -> None:
         n, w = self.numerators, self.weights
+        if not isinstance(n, np.ndarray) or not (w is None or isinstance(w, np.ndarray)):
+            raise ScoringError(
+                f"numerators are {type(n).__name__} and weights {type(w).__name__}; expected NumPy arrays"
+            )
         if n.ndim != 3 or n.dtype != np.float32:
             raise ScoringError(f"numerators are {n.dtype} {n.shape}; expected float32 (Q, J, D)")
+        if n.nbytes > most_bytes():
+            raise ScoringError(
+                f"the terms of {n.shape[0]} queries take {n.nbytes} bytes; ask fewer queries at once"
+            )
         if len(self.names) != n.shape[1] or n.shape[1] < 1:
             raise ScoringError(
                 f"{len(self.names)} term names for {n.shape[1]} terms; expected one name a term"
@@ -104,6 +129,8 @@ class Rows:
     def __post_init__(self) -> None:
         if not self.blocks:
             raise ScoringError("no row blocks; expected at least one (it may have zero rows)")
+        if not all(isinstance(array, np.ndarray) for array in (*self.blocks, *(self.scales or ()))):
+            raise ScoringError("a row block or its scales are no NumPy array; pass numpy.asarray of them")
         first = self.blocks[0]
         if first.dtype not in _ROW_TYPES:
             raise ScoringError(f"rows are {first.dtype}; expected float32, float16 or int8")
@@ -115,6 +142,8 @@ class Rows:
                 )
             if not block.flags.c_contiguous:
                 raise ScoringError("a row block is not C-contiguous; pass numpy.ascontiguousarray(block)")
+        if not 1 <= first.shape[1] <= MOST_VALUES:
+            raise ScoringError(f"rows have {first.shape[1]} values; expected 1 to {MOST_VALUES}")
         if (first.dtype == np.int8) != (self.scales is not None):
             raise ScoringError("scales belong to int8 rows, and int8 rows need them")
         if self.scales is not None:
@@ -177,6 +206,26 @@ class TopK(NamedTuple):
     rows: npt.NDArray[np.int64]
     terms: npt.NDArray[np.float32]
 
+    @staticmethod
+    def empty(queries: int, k: int, terms: int) -> TopK:
+        """No row at all for so many queries."""
+        return TopK(
+            np.full((queries, k), -np.inf, np.float32),
+            np.full((queries, k), -1, np.int64),
+            np.full((queries, k, terms), np.nan, np.float32),
+        )
+
+    def widened(self, k: int) -> TopK:
+        """The same rows with k places, where more were asked for than there are rows."""
+        queries, width, terms = self.terms.shape
+        if width >= k:
+            return self
+        out = TopK.empty(queries, k, terms)
+        out.scores[:, :width] = self.scores
+        out.rows[:, :width] = self.rows
+        out.terms[:, :width] = self.terms
+        return out
+
 
 @runtime_checkable
 class Scorer(Protocol):
@@ -192,7 +241,8 @@ class Scorer(Protocol):
 
         Args:
             terms: Q queries over the rows' dimension D.
-            k: at least 1; may exceed the number of rows (the rest stays empty).
+            k: at least 1; may exceed the number of rows (the rest stays empty), as far as the answer
+                fits into memory (`most_bytes`).
             allow: uint8 (ceil(N / 8),), bit r % 8 (least significant first, as
                 `numpy.packbits(..., bitorder="little")`) of byte r // 8 says whether row r may
                 be returned; None allows every row.
@@ -201,6 +251,7 @@ class Scorer(Protocol):
             See `TopK`. Its width is always k.
 
         Raises:
-            ScoringError: k < 1, another dimension than the rows', a mask of another length or type.
+            ScoringError: k is no whole number of at least 1, the answer would not fit into memory, another
+                dimension than the rows', a mask of another length or type.
         """
         ...

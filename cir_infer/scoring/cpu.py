@@ -6,17 +6,17 @@ portable C++. See kernels/score/README.md for how it works and how fast it is.
 
 from __future__ import annotations
 
-import os
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import DeviceError, UsageError, shown
+from cir_infer.processes.cpus import available_cpus
 from cir_infer.scoring.contract import QueryTerms, Rows, TopK
-from cir_infer.scoring.validation import check_query
+from cir_infer.scoring.validation import check_query, check_threads, within_memory
 
-__all__ = ["CpuScorer", "Int8Scorer", "Int8Statistics", "instruction_sets", "kernels_hash", "usable_cores"]
+__all__ = ["CpuScorer", "Int8Scorer", "Int8Statistics", "instruction_sets", "kernels_hash"]
 
 
 def _native() -> Any:
@@ -50,27 +50,19 @@ def kernels_hash() -> str:
     return str(_native().source_hash)
 
 
-def usable_cores() -> int:
-    """Cores that this process may use: containers and `taskset` often leave fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 class _Settings(NamedTuple):
     threads: int
     instruction_set: str
 
 
 def _settings(threads: int | None, instruction_set: str | None) -> _Settings:
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads is {threads}; expected at least 1, or None for every core")
+    check_threads(threads)
     known = instruction_sets()
     if instruction_set is not None and instruction_set not in known:
         raise DeviceError(
             f"this machine cannot run the instruction set {shown(instruction_set)}; it has {', '.join(known)}"
         )
-    return _Settings(threads or usable_cores(), instruction_set or known[0])
+    return _Settings(int(threads or available_cpus()), instruction_set or known[0])
 
 
 def _view(rows: Rows) -> Any:
@@ -85,9 +77,10 @@ def _arrays(terms: QueryTerms) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.
 class CpuScorer:
     """Exact top-k over rows as they are stored, in one pass over them for each block of queries.
 
-    Sums are float32 (float32 and int8 rows may reach float32's limits: such rows are computed in
-    double precision). Memory beyond the rows and the answer does not grow with the gallery. Threads
-    may share a scorer; no state changes.
+    The pass finds, in float32, every row that rounding leaves a chance to be among the best; those are
+    scored as the definition says. Memory beyond the rows and the answer does not grow with the gallery.
+    Threads may share a scorer and processes that were forked may use it; no state changes. A call in the
+    main thread ends within a moment of a KeyboardInterrupt.
 
     Args:
         rows: the gallery, kept and not copied.
@@ -113,7 +106,10 @@ class CpuScorer:
         """See `Scorer.topk`."""
         check_query(terms, k, allow, self._rows.count, self._rows.dimension)
         mask = None if allow is None else np.ascontiguousarray(allow)
-        return TopK(*_native().topk(self._gallery, *_arrays(terms), int(k), mask, *self._settings))
+        wanted = min(int(k), max(self._rows.count, 1))
+        with within_memory(terms, k):
+            answer = _native().topk(self._gallery, *_arrays(terms), wanted, mask, *self._settings)
+            return TopK(*answer).widened(int(k))
 
     def read_all(self) -> int:
         """Sum every byte of the rows, as 32-bit words, with the scorer's threads: the read roofline."""
@@ -126,8 +122,9 @@ class Int8Statistics(NamedTuple):
     Attributes:
         queries: answered.
         extended: of these, how many needed more than the first list.
-        exhaustive: how many ended in a scan of the stored rows (small galleries go there directly).
-        rescored: stored rows read for the lists.
+        exhaustive: how many were answered by a scan of the stored rows: in small galleries, and where terms
+            have no bound.
+        rescored: stored rows that were scored exactly.
     """
 
     queries: int
@@ -140,8 +137,8 @@ class Int8Scorer:
     """Exact top-k that reads an int8 copy of the rows and a short list of the rows themselves.
 
     The scan computes an upper bound of every row's score, with a proof in place of an estimate (see
-    kernels/score/bounded.cpp); rows of the highest bounds are re-scored as stored. The list is
-    extended until no row outside it can belong to the answer, so the answer is that of `CpuScorer`.
+    kernels/score/integer_terms.h); rows of the highest bounds are scored as stored. Where that does not
+    prove that no other row can belong to the answer, a second scan scores every row whose bound reaches it.
 
     The copy takes dimension + 4 bytes a row, and building it one pass over the rows (about two
     microseconds a row of 512 values). int8 rows are their own copy. Threads may share a scorer.
@@ -165,10 +162,10 @@ class Int8Scorer:
         instruction_set: str | None = None,
         first_list: int | None = None,
     ) -> None:
-        if first_list is not None and first_list < 1:
+        if first_list is not None and (isinstance(first_list, bool) or first_list < 1):
             raise UsageError(f"first_list is {first_list}; expected at least 1, or None to choose by k")
         self._settings = _settings(threads, instruction_set)
-        self._first_list = first_list or 0
+        self._first_list = min(int(first_list or 0), rows.count)
         self._rows = rows
         self._index = _native().Int8Index(_view(rows), *self._settings)
 
@@ -181,7 +178,10 @@ class Int8Scorer:
         """See `Scorer.topk`."""
         check_query(terms, k, allow, self._rows.count, self._rows.dimension)
         mask = None if allow is None else np.ascontiguousarray(allow)
-        return TopK(*self._index.topk(*_arrays(terms), int(k), mask, *self._settings, self._first_list))
+        wanted = min(int(k), max(self._rows.count, 1))
+        with within_memory(terms, k):
+            answer = self._index.topk(*_arrays(terms), wanted, mask, *self._settings, self._first_list)
+            return TopK(*answer).widened(int(k))
 
     @property
     def statistics(self) -> Int8Statistics:

@@ -60,6 +60,21 @@ struct Avx2 {
         }
     }
 
+    struct D {
+        __m256d low, high;
+    };
+    static D dzero() { return {_mm256_setzero_pd(), _mm256_setzero_pd()}; }
+    static D dload(const float* p) {
+        return {_mm256_cvtps_pd(_mm_loadu_ps(p)), _mm256_cvtps_pd(_mm_loadu_ps(p + 4))};
+    }
+    static D dmul(D a, D b) { return {_mm256_mul_pd(a.low, b.low), _mm256_mul_pd(a.high, b.high)}; }
+    static D dadd(D a, D b) { return {_mm256_add_pd(a.low, b.low), _mm256_add_pd(a.high, b.high)}; }
+    static double sum_of_four(__m256d v) {
+        const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
+        return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+    }
+    static double dsum(D v) { return sum_of_four(_mm256_add_pd(v.low, v.high)); }
+
     static I izero() { return _mm256_setzero_si256(); }
     static I iload(const int16_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
     static I load16(const int8_t* p) {

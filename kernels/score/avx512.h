@@ -77,6 +77,17 @@ struct Avx512 {
         }
     }
 
+    using D = __m512d;
+    static D dzero() { return _mm512_setzero_pd(); }
+    static D dload(const float* p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }
+    static D dmul(D a, D b) { return _mm512_mul_pd(a, b); }
+    static D dadd(D a, D b) { return _mm512_add_pd(a, b); }
+    static double dsum(D v) {
+        const __m256d four = _mm256_add_pd(_mm512_castpd512_pd256(v), _mm512_extractf64x4_pd(v, 1));
+        const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+        return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+    }
+
     static I izero() { return _mm512_setzero_si512(); }
     static I iload(const int16_t* p) { return _mm512_loadu_si512(p); }
     static I load16(const int8_t* p) {

@@ -5,9 +5,13 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <limits>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 
+#include "../python/unlocked.h"
 #include "score.h"
 
 namespace nb = nanobind;
@@ -20,6 +24,8 @@ using Bits = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::c
 
 // Row numbers within a block are 32-bit.
 constexpr size_t kBlockRows = size_t{1} << 30;
+// Beyond, numbers of values within a row would not be safe in 32 bits, nor the bounds of rounding sound.
+constexpr size_t kDimensions = size_t{1} << 20;
 
 // A gallery and the arrays that it lies in.
 struct GalleryView {
@@ -28,6 +34,7 @@ struct GalleryView {
     std::vector<Floats> scales;
 
     GalleryView(std::vector<Values> b, std::vector<Floats> s) : blocks(std::move(b)), scales(std::move(s)) {
+        check();
         const nb::dlpack::dtype type = blocks.at(0).dtype();
         const bool integer = type.code == static_cast<uint8_t>(nb::dlpack::dtype_code::Int);
         gallery.type = integer ? cir::kInt8 : type.bits == 32 ? cir::kFloat32 : cir::kFloat16;
@@ -36,9 +43,33 @@ struct GalleryView {
             const auto* rows = static_cast<const char*>(blocks[i].data());
             const size_t width = static_cast<size_t>(gallery.dimension) * type.bits / 8;
             for (size_t start = 0; start < blocks[i].shape(0); start += kBlockRows) {
-                gallery.blocks.push_back({rows + start * width, integer ? scales.at(i).data() + start : nullptr,
-                                          static_cast<int64_t>(std::min(kBlockRows, blocks[i].shape(0) - start))});
+                const size_t count = std::min(kBlockRows, blocks[i].shape(0) - start);
+                const float* mine = integer ? scales[i].data() + start : nullptr;
+                const bool odd = integer && !std::all_of(mine, mine + count, cir::ordinary_scale);
+                gallery.blocks.push_back({rows + start * width, mine, static_cast<int64_t>(count), odd});
             }
+        }
+    }
+
+private:
+    // What cir_infer/scoring/contract.py has checked before: nothing below may read beyond an array.
+    void check() const {
+        if (blocks.empty()) throw std::invalid_argument("a gallery needs a block of rows");
+        const nb::dlpack::dtype type = blocks[0].dtype();
+        const bool integer = type.code == static_cast<uint8_t>(nb::dlpack::dtype_code::Int);
+        const bool floating = type.code == static_cast<uint8_t>(nb::dlpack::dtype_code::Float);
+        if (type.lanes != 1 || !((integer && type.bits == 8) || (floating && (type.bits == 16 || type.bits == 32)))) {
+            throw std::invalid_argument("rows must be float32, float16 or int8");
+        }
+        if (scales.size() != (integer ? blocks.size() : 0)) throw std::invalid_argument("scales belong to int8 rows");
+        for (size_t i = 0; i < blocks.size(); ++i) {
+            if (blocks[i].ndim() != 2 || !(blocks[i].dtype() == type) || blocks[i].shape(1) != blocks[0].shape(1) ||
+                (integer && (scales[i].ndim() != 1 || scales[i].shape(0) != blocks[i].shape(0)))) {
+                throw std::invalid_argument("row blocks and scales do not fit together");
+            }
+        }
+        if (blocks[0].shape(1) < 1 || blocks[0].shape(1) > kDimensions) {
+            throw std::invalid_argument("rows must have 1 to " + std::to_string(kDimensions) + " values");
         }
     }
 };
@@ -56,26 +87,75 @@ nb::object owned(std::unique_ptr<T[]> data, std::initializer_list<size_t> shape)
     return nb::cast(nb::ndarray<nb::numpy, T>(raw, shape, owner));
 }
 
+int threads_of(int64_t threads) {
+    if (threads < 1) throw std::invalid_argument("at least one thread is needed");
+    return static_cast<int>(std::min<int64_t>(threads, 1024));
+}
+
+size_t product(std::initializer_list<size_t> sizes) {
+    size_t out = 1;
+    for (size_t size : sizes) {
+        if (__builtin_mul_overflow(out, size, &out)) throw std::length_error("the answer is too large");
+    }
+    return out;
+}
+
+bool in_main_thread() {
+    const nb::module_ threading = nb::module_::import_("threading");
+    return threading.attr("get_ident")().equal(threading.attr("main_thread")().attr("ident"));
+}
+
+// work(interrupted) without the interpreter's lock; KeyboardInterrupt if the user asked for it meanwhile.
 template <class F>
-nb::tuple answered(const Floats& numerators, const std::optional<Floats>& weights, int64_t k,
-                   const std::optional<Bits>& allow, int threads, const std::string& name, const F& ask) {
+void interruptibly(const F& work) {
+    const bool main = in_main_thread();
+    try {
+        cir::unlocked([&](cir::Unlocked& lock) {
+            work(main ? std::function<bool()>([&lock] { return lock.interrupted(); }) : std::function<bool()>());
+        });
+    } catch (const cir::Interrupted&) {
+        throw nb::python_error();
+    }
+}
+
+// The k best of `count` rows, or all where k is more: the answer is no wider than there are rows.
+template <class F>
+nb::tuple answered(const cir::Gallery& gallery, const Floats& numerators, const std::optional<Floats>& weights, int64_t k,
+                   const std::optional<Bits>& allow, int64_t threads, const std::string& name, const F& ask) {
+    const int64_t count = gallery.count();
+    if (k < 1 || numerators.ndim() != 3 || numerators.shape(1) < 1 ||
+        numerators.shape(1) > static_cast<size_t>(std::numeric_limits<int>::max()) ||
+        numerators.shape(2) != static_cast<size_t>(gallery.dimension) ||
+        (weights && (weights->ndim() != 3 || weights->shape(0) != numerators.shape(0) ||
+                     weights->shape(1) != numerators.shape(1) || weights->shape(2) != numerators.shape(2))) ||
+        (allow && allow->shape(0) != static_cast<size_t>(count + 7) / 8)) {
+        throw std::invalid_argument("terms, k or mask do not fit the gallery");
+    }
     const cir::Query query{numerators.data(), weights ? weights->data() : nullptr,
                            static_cast<int64_t>(numerators.shape(0)), static_cast<int>(numerators.shape(1))};
-    const cir::Options options{kernels(name), threads, allow ? allow->data() : nullptr};
-    const size_t q = numerators.shape(0), j = numerators.shape(1), width = static_cast<size_t>(k);
-    std::unique_ptr<float[]> scores(new float[q * width]), terms(new float[q * width * j]);
-    std::unique_ptr<int64_t[]> rows(new int64_t[q * width]);
-    {
-        nb::gil_scoped_release released;
-        ask(query, options, cir::Answer{scores.get(), rows.get(), terms.get()});
+    const size_t q = numerators.shape(0), j = numerators.shape(1);
+    const int64_t width = std::min(k, count);
+    const size_t w = static_cast<size_t>(width);
+    product({q, w, j, sizeof(float)});
+    product({q, w, sizeof(int64_t)});
+    std::unique_ptr<float[]> scores(new float[q * w]), terms(new float[q * w * j]);
+    std::unique_ptr<int64_t[]> rows(new int64_t[q * w]);
+    const cir::Kernels* chosen = kernels(name);
+    if (width > 0) {
+        interruptibly([&](const std::function<bool()>& interrupted) {
+            const cir::Options options{chosen, threads_of(threads), allow ? allow->data() : nullptr, interrupted};
+            ask(query, width, options, cir::Answer{scores.get(), rows.get(), terms.get()});
+        });
     }
-    return nb::make_tuple(owned(std::move(scores), {q, width}), owned(std::move(rows), {q, width}),
-                          owned(std::move(terms), {q, width, j}));
+    return nb::make_tuple(owned(std::move(scores), {q, w}), owned(std::move(rows), {q, w}),
+                          owned(std::move(terms), {q, w, j}));
 }
 
 }  // namespace
 
 NB_MODULE(_kernels, m) {
+    // Daemon threads that the end of the interpreter meets hold what they work on for ever.
+    nb::set_leak_warnings(false);
     m.attr("source_hash") = CIR_SOURCE_HASH;
 
     nb::class_<GalleryView>(m, "Gallery")
@@ -84,20 +164,20 @@ NB_MODULE(_kernels, m) {
     nb::class_<cir::Int8Index>(m, "Int8Index")
         .def(
             "__init__",
-            [](cir::Int8Index* self, const GalleryView& view, int threads, const std::string& name) {
+            [](cir::Int8Index* self, const GalleryView& view, int64_t threads, const std::string& name) {
                 const cir::Kernels* chosen = kernels(name);
-                nb::gil_scoped_release released;
-                new (self) cir::Int8Index(view.gallery, threads, chosen);
+                interruptibly([&](const std::function<bool()>& interrupted) {
+                    new (self) cir::Int8Index(view.gallery, {chosen, threads_of(threads), nullptr, interrupted});
+                });
             },
             nb::arg("gallery"), nb::arg("threads"), nb::arg("instruction_set"), nb::keep_alive<1, 2>())
         .def(
             "topk",
             [](cir::Int8Index& self, const Floats& numerators, std::optional<Floats> weights, int64_t k,
-               std::optional<Bits> allow, int threads, const std::string& name, int64_t list) {
-                return answered(numerators, weights, k, allow, threads, name,
-                                [&](const cir::Query& query, const cir::Options& options, const cir::Answer& answer) {
-                                    self.topk(query, k, list, options, answer);
-                                });
+               std::optional<Bits> allow, int64_t threads, const std::string& name, int64_t list) {
+                return answered(self.gallery(), numerators, weights, k, allow, threads, name,
+                                [&](const cir::Query& query, int64_t width, const cir::Options& options,
+                                    const cir::Answer& answer) { self.topk(query, width, list, options, answer); });
             },
             nb::arg("numerators"), nb::arg("weights").none(), nb::arg("k"), nb::arg("allow").none(),
             nb::arg("threads"), nb::arg("instruction_set"), nb::arg("list"))
@@ -111,21 +191,23 @@ NB_MODULE(_kernels, m) {
     m.def(
         "topk",
         [](const GalleryView& view, const Floats& numerators, std::optional<Floats> weights, int64_t k,
-           std::optional<Bits> allow, int threads, const std::string& name) {
-            return answered(numerators, weights, k, allow, threads, name,
-                            [&](const cir::Query& query, const cir::Options& options, const cir::Answer& answer) {
-                                cir::topk(view.gallery, query, k, options, answer);
-                            });
+           std::optional<Bits> allow, int64_t threads, const std::string& name) {
+            return answered(view.gallery, numerators, weights, k, allow, threads, name,
+                            [&](const cir::Query& query, int64_t width, const cir::Options& options,
+                                const cir::Answer& answer) { cir::topk(view.gallery, query, width, options, answer); });
         },
         nb::arg("gallery"), nb::arg("numerators"), nb::arg("weights").none(), nb::arg("k"), nb::arg("allow").none(),
         nb::arg("threads"), nb::arg("instruction_set"));
 
     m.def(
         "read_all",
-        [](const GalleryView& view, int threads, const std::string& name) {
-            const cir::Options options{kernels(name), threads, nullptr};
-            nb::gil_scoped_release released;
-            return cir::read_all(view.gallery, options);
+        [](const GalleryView& view, int64_t threads, const std::string& name) {
+            const cir::Kernels* chosen = kernels(name);
+            uint64_t sum = 0;
+            interruptibly([&](const std::function<bool()>& interrupted) {
+                sum = cir::read_all(view.gallery, {chosen, threads_of(threads), nullptr, interrupted});
+            });
+            return sum;
         },
         nb::arg("gallery"), nb::arg("threads"), nb::arg("instruction_set"));
 

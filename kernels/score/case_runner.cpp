@@ -4,6 +4,7 @@
 //            threads, first list
 //     then per block int64 count, rows, scales (int8); numerators, weights, mask
 // and back: scores, rows, terms as in `Answer`.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
@@ -47,7 +48,8 @@ int main(int argc, char** argv) {
         rows.push_back(read<char>(static_cast<size_t>(count) * cir::row_bytes(gallery.type, gallery.dimension)));
         scales.push_back(read<float>(gallery.type == cir::kInt8 ? static_cast<size_t>(count) : 0));
         gallery.blocks.push_back(
-            {rows.back().data(), gallery.type == cir::kInt8 ? scales.back().data() : nullptr, count});
+            {rows.back().data(), gallery.type == cir::kInt8 ? scales.back().data() : nullptr, count,
+             !std::all_of(scales.back().begin(), scales.back().end(), cir::ordinary_scale)});
     }
     const std::vector<float> numerators = read<float>(queries * terms * length);
     const std::vector<float> weights = read<float>(head[6] ? queries * terms * length : 0);
@@ -59,7 +61,7 @@ int main(int argc, char** argv) {
     const cir::Options options{kernels, static_cast<int>(head[9]), head[7] ? allow.data() : nullptr};
     const cir::Answer answer{scores.data(), best.data(), by_term.data()};
     if (head[8]) {
-        cir::Int8Index(gallery, options.threads, kernels).topk(query, head[5], head[10], options, answer);
+        cir::Int8Index(gallery, options).topk(query, head[5], head[10], options, answer);
     } else {
         cir::topk(gallery, query, head[5], options, answer);
     }

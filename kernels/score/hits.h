@@ -1,42 +1,97 @@
-// The best k of a stream of rows, behind a threshold that rises as it goes.
+// Which rows of a stream may still be among the best k.
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 
 namespace cir {
 
+// A row whose exact score is within `slack` of `score`; no slack: is that score, or a mere bound (bounded.cpp).
 struct Hit {
-    float score;
+    float score, slack;
     int64_t row;
+
+    double least() const { return static_cast<double>(score) - static_cast<double>(slack); }
+    double most() const { return static_cast<double>(score) + static_cast<double>(slack); }
 };
 
 // Best first; equal scores by the smaller row.
 inline bool better(const Hit& a, const Hit& b) { return a.score > b.score || (a.score == b.score && a.row < b.row); }
 
-// Rows arrive in ascending order, so one that equals the threshold comes after all that are kept, and loses.
+// The k best of hits without slack come first; returns how many there are.
+inline int64_t best_of(Hit* hits, int64_t size, int64_t k) {
+    if (size <= k) return size;
+    std::nth_element(hits, hits + k - 1, hits + size, better);
+    return k;
+}
+
+// Room for so many hits, of which k are kept when it is full.
+inline int64_t room_for(int64_t k, int64_t rows) {
+    const int64_t most = rows + 1;  // never reached, so nothing is dropped
+    return k >= most ? most : std::min(std::max(2 * k, k + 64), most);
+}
+
+// A float32 f for which `score > f` holds for all scores >= x, and few others.
+inline float just_below(double x) {
+    const float rounded = static_cast<float>(x);
+    const float low = static_cast<double>(rounded) <= x ? rounded : std::nextafter(rounded, -std::numeric_limits<float>::infinity());
+    return std::nextafter(low, -std::numeric_limits<float>::infinity());
+}
+
+// Every row of a stream that may be among the k best exact scores: all but those whose most is below what k others
+// reach at least. Many rows may stand so close that rounding cannot tell; then their exact scores are computed as they
+// come, so that neither memory nor time depends on how many there are.
+struct Contenders {
+    Hit* hits = nullptr;
+    int64_t k = 0, capacity = 0, size = 0;
+    double floor = -std::numeric_limits<double>::infinity();  // k rows are known to reach it
+    float per_reach = 0, slack = 0;                            // of a score (terms.h)
+    float threshold = -std::numeric_limits<float>::infinity();  // what a score and its reach must exceed
+
+    void push(const Hit& hit) { hits[size++] = hit; }
+    bool full() const { return size == capacity; }
+
+    // Raises the floor and drops what is below it.
+    void drop_beaten() {
+        if (size > k) {
+            std::nth_element(hits, hits + k - 1, hits + size, [](const Hit& a, const Hit& b) { return a.least() > b.least(); });
+            raise(hits[k - 1].least());
+        }
+        size = std::partition(hits, hits + size, [this](const Hit& hit) { return hit.most() >= floor; }) - hits;
+    }
+
+    // `settle` gives hits their exact scores and returns how many rank.
+    template <class Settle>
+    void make_room(const Settle& settle) {
+        drop_beaten();
+        if (size <= k + (capacity - k) / 2) return;
+        size = best_of(hits, settle(hits, size), k);
+        if (size == k) raise(std::min_element(hits, hits + k, [](const Hit& a, const Hit& b) { return a.score < b.score; })->score);
+    }
+
+    void raise(double reached) {
+        floor = std::max(floor, reached);
+        threshold = just_below(floor - static_cast<double>(slack));
+    }
+};
+
+// The rows of the largest scores, as they come: those that equal the threshold come after all that are kept, and lose.
 struct HitList {
     Hit* hits = nullptr;
     int64_t k = 0, capacity = 0, size = 0;
     float threshold = -std::numeric_limits<float>::infinity();
     bool trimmed = false;
 
-    // Room for so many hits, of which k are kept when it is full.
-    static int64_t room(int64_t k, int64_t rows) {
-        const int64_t most = rows + 1;  // never reached, so nothing is trimmed
-        return k >= most ? most : std::min(std::max(2 * k, k + 64), most);
-    }
-
     void push(float score, int64_t row) {
-        hits[size++] = {score, row};
+        hits[size++] = {score, 0, row};
         if (size == capacity) trim();
     }
 
     void trim() {
         if (size <= k) return;
-        std::nth_element(hits, hits + k - 1, hits + size, better);
-        size = k;
+        size = best_of(hits, size, k);
         threshold = std::max(threshold, hits[k - 1].score);
         trimmed = true;
     }

@@ -15,10 +15,15 @@ constexpr int kPad = 64;
 
 // A term of a query, scaled by powers of two so that neither sum leaves float32's range for rows of ordinary size:
 //     term = factor * (n . t) / sqrt(w . t^2)        or, without weights,        factor * scale_t * (n . t)
-// A squared norm outside these limits (or a sum that is not finite) makes the result NaN, and the caller computes the
-// term in double precision instead.
+// A squared norm outside these limits, or a term beyond the last, makes the result NaN, and the caller computes the row's
+// exact score at once (exact.h).
 constexpr float kSquaredNormMin = 1e-28f;
 constexpr float kSquaredNormMax = 1e+30f;
+constexpr float kLargestTerm = 3e+38f;
+
+// Without weights a kernel also says how long a row is, because that is how far rounding reaches: sqrt(t^2 + this), where
+// this is more than squares lose below float32's range.
+constexpr float kSmallestReach2 = 0x1p-126f;
 
 // J terms of one query for `Kernels::rows`.
 struct RowTerms {
@@ -65,15 +70,15 @@ struct Kernels {
     // 32-bit lanes over which `bounds` spreads a sum; the integers are chosen so that no lane overflows.
     int integer_lanes;
 
-    // Terms of the rows base[index[i] * dimension ...], i < count, into out[pair * stride + i]. A row's result
-    // depends on its values alone, not on its place. `scales` (by row number within base) may be null.
+    // Terms of the rows base[index[i] * dimension ...], i < count, into out[pair * stride + i], and without weights
+    // their reach into out[pairs * stride + i]. `scales` (by row number within base) may be null.
     void (*rows[kRowTypes])(const void* base, const float* scales, const int32_t* index, int count,
                             const RowTerms& terms, float* out, int stride);
 
-    // tile_rows rows, times their scales unless null, transposed: values[d * tile_rows + i], and their squares
-    // unless null. Fewer rows than that repeat the last.
+    // tile_rows rows, times their scales unless null, transposed: values[d * tile_rows + i], and their squares, or
+    // where those are null their reach[i]. Fewer rows than that repeat the last.
     void (*pack[kRowTypes])(const void* base, const float* scales, const int32_t* index, int count, int dimension,
-                            float* values, float* squares);
+                            float* values, float* squares, float* reach);
 
     // Terms of a packed tile into out[pair * tile_rows + i].
     void (*tile)(const float* values, const float* squares, const TileTerms& terms, float* out);
@@ -82,8 +87,16 @@ struct Kernels {
     void (*bounds)(const int8_t* base, const float* scales, const int32_t* index, int count, const BoundTerms& terms,
                    float* out);
 
-    // sums[i] = the sum over pairs of terms[pair * stride + i]; whether any is above the threshold or NaN.
-    bool (*sum_above)(const float* terms, int pairs, int stride, int count, float threshold, float* sums);
+    // sums[i] = the sum over pairs of terms[pair * stride + i]; whether any, with per_reach * reach[i] added unless
+    // that is null, is above the threshold or NaN.
+    bool (*sum_above)(const float* terms, int pairs, int stride, int count, const float* reach, float per_reach,
+                      float threshold, float* sums);
+
+    // The sums of the exact score (exact.h) of one float32 row: out[2 p] over n * t and out[2 p + 1] over w * t^2 for
+    // terms p < pairs <= 2, which lie one after the other; the latter only with weights. The same bits on every machine:
+    // eight accumulators in double precision, value d goes to accumulator d % 8, and they are added as
+    // ((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7)).
+    void (*exact)(const float* row, const float* n, const float* w, int dimension, int pairs, double* out);
 
     // Values as float32, without scales.
     void (*widen[kRowTypes])(const void* values, int count, float* out);

@@ -7,62 +7,22 @@
 #include <cstring>
 #include <limits>
 
-#include "kernels.h"
-
-#define CIR_UNROLL _Pragma("GCC unroll 16")
+#include "micro_bounds.h"
+#include "micro_rows.h"
 
 namespace cir {
 namespace {
 
-// Rows lie one after the other, but a tile reads several at once, a pattern that no hardware prefetcher follows well.
-// So memory is asked for in its own order into the second-level cache, some way ahead, and the next tile's values in
-// the order of use into the first: together they read at the speed of a plain sum (README.md).
-constexpr int kFarBytes = 24 << 10;
-
-// The rows of a tile and where to prefetch from; `count` rows are chosen by `index`, which repeats its last.
-template <class T, int R>
-struct TileRows {
-    const T *row[R], *next[R];
-    const char* far;
-
-    TileRows(const T* base, ptrdiff_t length, const int32_t* index, int count, int first) {
-        for (int r = 0; r < R; ++r) {
-            const int at = first + r, ahead = first + R + r;
-            row[r] = base + length * index[at < count ? at : count - 1];
-            next[r] = base + length * index[ahead < count ? ahead : count - 1];
-        }
-        const bool dense = index[count - 1] - index[0] == count - 1;
-        far = reinterpret_cast<const char*>(row[0]) + (dense ? kFarBytes : 0);
-    }
-
-    // Called once for each W values of every row, in order.
-    template <int W>
-    void prefetch(int d) {
-        constexpr int kBytes = R * W * static_cast<int>(sizeof(T));
-        if (kBytes >= 64 || d * R * static_cast<int>(sizeof(T)) % 64 == 0) {
-            CIR_UNROLL for (int line = 0; line < (kBytes > 64 ? kBytes / 64 : 1); ++line) {
-                __builtin_prefetch(far, 0, 2);
-                far += 64;
-            }
-        }
-        if (W * sizeof(T) >= 64 || d * sizeof(T) % 64 == 0) {
-            CIR_UNROLL for (int r = 0; r < R; ++r) __builtin_prefetch(next[r] + d);
-        }
-    }
-};
-
-// Sums over d of n * t and w * t^2 for S::kRows rows and P terms.
+// Sums over d of n * t and w * t^2 for S::kRows rows and P terms; without weights one sum of t^2.
 template <class S, class T, int P, bool kWeighted>
 inline void row_sums(TileRows<T, S::kRows> at, const float* n, const float* w, int dimension, int padded,
                      float* n_sums, float* w_sums, int stride) {
-    constexpr int R = S::kRows, W = S::kWidth;
+    constexpr int R = S::kRows, W = S::kWidth, kSquares = kWeighted ? P : 1;
     using V = typename S::V;
-    V an[P][R], aw[P][R];
-    CIR_UNROLL for (int p = 0; p < P; ++p) {
-        CIR_UNROLL for (int r = 0; r < R; ++r) {
-            an[p][r] = S::zero();
-            if (kWeighted) aw[p][r] = S::zero();
-        }
+    V an[P][R], aw[kSquares][R];
+    CIR_UNROLL for (int r = 0; r < R; ++r) {
+        CIR_UNROLL for (int p = 0; p < P; ++p) an[p][r] = S::zero();
+        CIR_UNROLL for (int p = 0; p < kSquares; ++p) aw[p][r] = S::zero();
     }
     const int whole = dimension - dimension % W;
     auto step = [&](int d, auto load) {
@@ -70,6 +30,7 @@ inline void row_sums(TileRows<T, S::kRows> at, const float* n, const float* w, i
         CIR_UNROLL for (int r = 0; r < R; ++r) {
             t[r] = load(at.row[r] + d);
             if (kWeighted) t2[r] = S::mul(t[r], t[r]);
+            else aw[0][r] = S::fma(t[r], t[r], aw[0][r]);
         }
         CIR_UNROLL for (int p = 0; p < P; ++p) {
             const V nv = S::load(n + p * padded + d);
@@ -87,26 +48,23 @@ inline void row_sums(TileRows<T, S::kRows> at, const float* n, const float* w, i
     if (whole < dimension) {
         step(whole, [&](const T* p) { return S::load_part(p, dimension - whole); });
     }
-    CIR_UNROLL for (int p = 0; p < P; ++p) {
-        S::sum_rows(an[p], n_sums + p * stride);
-        if (kWeighted) S::sum_rows(aw[p], w_sums + p * stride);
-    }
+    CIR_UNROLL for (int p = 0; p < P; ++p) S::sum_rows(an[p], n_sums + p * stride);
+    CIR_UNROLL for (int p = 0; p < kSquares; ++p) S::sum_rows(aw[p], w_sums + p * stride);
 }
 
 // NaN where the caller has to look closer.
 inline float weighted_term(float n_sum, float w_sum, float factor) {
     const float term = factor * (n_sum / std::sqrt(w_sum));
-    const bool sound = w_sum >= kSquaredNormMin && w_sum <= kSquaredNormMax &&
-                       std::fabs(term) <= std::numeric_limits<float>::max();
+    const bool sound = w_sum >= kSquaredNormMin && w_sum <= kSquaredNormMax && std::fabs(term) <= kLargestTerm;
     return sound ? term : std::numeric_limits<float>::quiet_NaN();
 }
 
 inline float plain_term(float n_sum, float factor) {
     const float term = factor * n_sum;
-    return std::fabs(term) <= std::numeric_limits<float>::max() ? term : std::numeric_limits<float>::quiet_NaN();
+    return std::fabs(term) <= kLargestTerm ? term : std::numeric_limits<float>::quiet_NaN();
 }
 
-constexpr int kGroup = 64;  // rows whose sums are kept before the division
+inline float reach_of(float squared) { return std::sqrt(squared + kSmallestReach2); }
 
 template <class S, class T, int P, bool kWeighted>
 void row_terms(const T* base, const float* scales, const int32_t* index, int count, const RowTerms& terms, int pair,
@@ -138,6 +96,12 @@ void row_terms(const T* base, const float* scales, const int32_t* index, int cou
                 for (int i = 0; i < size; ++i) to[i] = plain_term(n_sums[p * kGroup + i], factor);
             }
         }
+        if (!kWeighted) {
+            float* reach = out + static_cast<ptrdiff_t>(terms.pairs) * stride + start;
+            for (int i = 0; i < size; ++i) {
+                reach[i] = reach_of(w_sums[i]) * (scales ? std::fabs(scales[index[start + i]]) : 1.0f);
+            }
+        }
     }
 }
 
@@ -159,12 +123,12 @@ void rows(const void* base, const float* scales, const int32_t* index, int count
 
 template <class S, class T>
 void pack(const void* base, const float* scales, const int32_t* index, int count, int dimension, float* values,
-          float* squares) {
+          float* squares, float* reach) {
     constexpr int W = S::kWidth, kTile = S::kTileVectors * W;
     using V = typename S::V;
     for (int first = 0; first < kTile; first += W) {
         const T* row[W];
-        V scale[W];
+        V scale[W], squared_norms = S::zero();
         for (int r = 0; r < W; ++r) {
             const int at = first + r < count ? first + r : count - 1;
             row[r] = static_cast<const T*>(base) + static_cast<ptrdiff_t>(dimension) * index[at];
@@ -187,7 +151,13 @@ void pack(const void* base, const float* scales, const int32_t* index, int count
             if (squares) {
                 float* squared = squares + static_cast<ptrdiff_t>(d) * kTile + first;
                 for (int i = 0; i < size; ++i) S::store(squared + i * kTile, S::mul(v[i], v[i]));
+            } else {
+                for (int i = 0; i < size; ++i) squared_norms = S::fma(v[i], v[i], squared_norms);
             }
+        }
+        if (!squares) {
+            S::store(reach + first, squared_norms);
+            for (int i = first; i < first + W; ++i) reach[i] = reach_of(reach[i]);
         }
     }
 }
@@ -255,117 +225,63 @@ void tile(const float* values, const float* squares, const TileTerms& terms, flo
     }
 }
 
-// Sums over d of n * q and w * q^2 in 32-bit integers, S::kRows rows and P terms.
-template <class S, int P, bool kWeighted>
-inline void integer_sums(TileRows<int8_t, S::kRows> at, const int16_t* n, const int16_t* w, int dimension,
-                         int padded, float* n_sums, float* w_sums, int stride) {
-    constexpr int R = S::kRows, W = S::kIntegerWidth;
-    using I = typename S::I;
-    using V = typename S::V;
-    I an[P][R], aw[P][R];
-    CIR_UNROLL for (int p = 0; p < P; ++p) {
-        CIR_UNROLL for (int r = 0; r < R; ++r) {
-            an[p][r] = S::izero();
-            if (kWeighted) aw[p][r] = S::izero();
-        }
-    }
-    auto step = [&](int d, const int8_t* const* values, int offset) {
-        I t[R], t2[R];
-        CIR_UNROLL for (int r = 0; r < R; ++r) {
-            t[r] = S::load16(values[r] + offset);
-            if (kWeighted) t2[r] = S::square16(t[r]);
-        }
-        CIR_UNROLL for (int p = 0; p < P; ++p) {
-            const I nv = S::iload(n + p * padded + d);
-            CIR_UNROLL for (int r = 0; r < R; ++r) an[p][r] = S::madd(an[p][r], t[r], nv);
-            if (kWeighted) {
-                const I wv = S::iload(w + p * padded + d);
-                CIR_UNROLL for (int r = 0; r < R; ++r) aw[p][r] = S::madd(aw[p][r], t2[r], wv);
-            }
-        }
-    };
-    const int whole = dimension - dimension % W;
-    for (int d = 0; d < whole; d += W) {
-        at.template prefetch<W>(d);
-        step(d, at.row, d);
-    }
-    if (whole < dimension) {
-        int8_t tail[R][W] = {};
-        const int8_t* padded_rows[R];
-        for (int r = 0; r < R; ++r) {
-            std::memcpy(tail[r], at.row[r] + whole, static_cast<size_t>(dimension - whole));
-            padded_rows[r] = tail[r];
-        }
-        step(whole, padded_rows, 0);
-    }
-    CIR_UNROLL for (int p = 0; p < P; ++p) {
-        V sums[R];
-        CIR_UNROLL for (int r = 0; r < R; ++r) sums[r] = S::to_float(an[p][r]);
-        S::sum_rows(sums, n_sums + p * stride);
-        if (kWeighted) {
-            CIR_UNROLL for (int r = 0; r < R; ++r) sums[r] = S::to_float(aw[p][r]);
-            S::sum_rows(sums, w_sums + p * stride);
-        }
-    }
-}
-
-template <class S, int P, bool kWeighted>
-void add_bounds(const int8_t* base, const float* scales, const int32_t* index, int count, const BoundTerms& terms,
-                int pair, float* out) {
-    constexpr int R = S::kRows;
-    const int16_t* n = terms.n + static_cast<ptrdiff_t>(pair) * terms.padded;
-    const int16_t* w = kWeighted ? terms.w + static_cast<ptrdiff_t>(pair) * terms.padded : nullptr;
-    const ptrdiff_t length = terms.dimension;
-    alignas(64) float n_sums[P * kGroup], w_sums[P * kGroup];
-    for (int start = 0; start < count; start += kGroup) {
-        const int size = count - start < kGroup ? count - start : kGroup;
-        for (int i = 0; i < size; i += R) {
-            const TileRows<int8_t, R> at(base, length, index, count, start + i);
-            integer_sums<S, P, kWeighted>(at, n, w, terms.dimension, terms.padded, n_sums + i, w_sums + i, kGroup);
-        }
-        for (int p = 0; p < P; ++p) {
-            const float factor = terms.factor[pair + p], margin = terms.margin[pair + p];
-            const float doubt = terms.doubt[pair + p], least = terms.squared_norm_min[pair + p];
-            const float* num = n_sums + p * kGroup;
-            const float* squared = w_sums + p * kGroup;
-            const bool first = pair + p == 0;
-            for (int i = 0; i < size; ++i) {
-                float bound;
-                if (kWeighted) {
-                    const float top = num[i] + margin;
-                    bound = factor * (top / std::sqrt(squared[i] - std::copysign(doubt, top)));
-                    bound = squared[i] >= least ? bound : std::numeric_limits<float>::quiet_NaN();
-                } else {
-                    bound = factor * scales[index[start + i]] * (num[i] + margin);
-                }
-                out[start + i] = first ? bound : out[start + i] + bound;
-            }
-        }
-    }
-}
-
-template <class S>
-void bounds(const int8_t* base, const float* scales, const int32_t* index, int count, const BoundTerms& terms,
-            float* out) {
-    for (int pair = 0; pair < terms.pairs; pair += 2) {
-        const bool two = pair + 1 < terms.pairs;
-        if (terms.w) {
-            (two ? add_bounds<S, 2, true> : add_bounds<S, 1, true>)(base, scales, index, count, terms, pair, out);
-        } else {
-            (two ? add_bounds<S, 2, false> : add_bounds<S, 1, false>)(base, scales, index, count, terms, pair, out);
-        }
-    }
-}
-
-inline bool sum_above(const float* terms, int pairs, int stride, int count, float threshold, float* sums) {
+inline bool sum_above(const float* terms, int pairs, int stride, int count, const float* reach, float per_reach,
+                      float threshold, float* sums) {
     int found = 0;
     for (int i = 0; i < count; ++i) {
         float sum = terms[i];
         for (int p = 1; p < pairs; ++p) sum += terms[static_cast<ptrdiff_t>(p) * stride + i];
+        // Finite terms may pass float32's range on the way to a sum within it.
+        sum = std::fabs(sum) <= std::numeric_limits<float>::max() ? sum : std::numeric_limits<float>::quiet_NaN();
         sums[i] = sum;
-        found |= !(sum <= threshold);
+        if (!reach) found |= !(sum <= threshold);
+    }
+    if (reach) {
+        for (int i = 0; i < count; ++i) found |= !(sums[i] + per_reach * reach[i] <= threshold);
     }
     return found != 0;
+}
+
+template <class S, int P, bool kWeighted>
+void exact_sums(const float* row, const float* n, const float* w, int dimension, double* out) {
+    constexpr int W = 8;
+    using D = typename S::D;
+    D an[P], aw[P];
+    CIR_UNROLL for (int p = 0; p < P; ++p) an[p] = aw[p] = S::dzero();
+    const auto step = [&](const float* t_at, const float* n_at, const float* w_at, ptrdiff_t next) {
+        const D t = S::dload(t_at);
+        CIR_UNROLL for (int p = 0; p < P; ++p) an[p] = S::dadd(an[p], S::dmul(S::dload(n_at + p * next), t));
+        if (!kWeighted) return;
+        const D t2 = S::dmul(t, t);
+        CIR_UNROLL for (int p = 0; p < P; ++p) aw[p] = S::dadd(aw[p], S::dmul(S::dload(w_at + p * next), t2));
+    };
+    const int whole = dimension - dimension % W, rest = dimension - whole;
+    for (int d = 0; d < whole; d += W) step(row + d, n + d, w + (kWeighted ? d : 0), dimension);
+    if (rest) {
+        // Zeros in place of what is not there: a sum that began at +0 does not change by adding +0.
+        float t_tail[W] = {}, n_tail[P * W] = {}, w_tail[P * W] = {};
+        const size_t bytes = static_cast<size_t>(rest) * sizeof(float);
+        std::memcpy(t_tail, row + whole, bytes);
+        for (int p = 0; p < P; ++p) {
+            const ptrdiff_t from = static_cast<ptrdiff_t>(p) * dimension + whole;
+            std::memcpy(n_tail + p * W, n + from, bytes);
+            if (kWeighted) std::memcpy(w_tail + p * W, w + from, bytes);
+        }
+        step(t_tail, n_tail, w_tail, W);
+    }
+    CIR_UNROLL for (int p = 0; p < P; ++p) {
+        out[2 * p] = S::dsum(an[p]);
+        if (kWeighted) out[2 * p + 1] = S::dsum(aw[p]);
+    }
+}
+
+template <class S>
+void exact(const float* row, const float* n, const float* w, int dimension, int pairs, double* out) {
+    if (w) {
+        (pairs == 2 ? exact_sums<S, 2, true> : exact_sums<S, 1, true>)(row, n, w, dimension, out);
+    } else {
+        (pairs == 2 ? exact_sums<S, 2, false> : exact_sums<S, 1, false>)(row, n, n, dimension, out);
+    }
 }
 
 template <class S, class T>
@@ -423,6 +339,7 @@ constexpr Kernels kernels_of(const char* name) {
                    tile<S>,
                    bounds<S>,
                    sum_above,
+                   exact<S>,
                    {widen<S, float>, widen<S, typename S::Half>, widen<S, int8_t>},
                    sum_words<S>};
 }

@@ -54,6 +54,31 @@ struct Neon {
         v[3] = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
     }
 
+    struct D {
+        float64x2_t two[4];
+    };
+    static D dzero() { return {{vdupq_n_f64(0), vdupq_n_f64(0), vdupq_n_f64(0), vdupq_n_f64(0)}}; }
+    static D dload(const float* p) {
+        const float32x4_t low = vld1q_f32(p), high = vld1q_f32(p + 4);
+        return {{vcvt_f64_f32(vget_low_f32(low)), vcvt_high_f64_f32(low), vcvt_f64_f32(vget_low_f32(high)),
+                 vcvt_high_f64_f32(high)}};
+    }
+    static D dmul(const D& a, const D& b) {
+        D v;
+        for (int i = 0; i < 4; ++i) v.two[i] = vmulq_f64(a.two[i], b.two[i]);
+        return v;
+    }
+    static D dadd(const D& a, const D& b) {
+        D v;
+        for (int i = 0; i < 4; ++i) v.two[i] = vaddq_f64(a.two[i], b.two[i]);
+        return v;
+    }
+    static double dsum(const D& v) {
+        const float64x2_t even = vaddq_f64(v.two[0], v.two[2]), odd = vaddq_f64(v.two[1], v.two[3]);
+        const float64x2_t both = vaddq_f64(even, odd);
+        return vgetq_lane_f64(both, 0) + vgetq_lane_f64(both, 1);
+    }
+
     static I izero() { return {vdupq_n_s16(0), vdupq_n_s32(0)}; }
     static I iload(const int16_t* p) { return {vld1q_s16(p), vdupq_n_s32(0)}; }
     static I load16(const int8_t* p) { return {vmovl_s8(vld1_s8(p)), vdupq_n_s32(0)}; }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <deque>
@@ -115,6 +116,33 @@ inline int chunk_rows(const Gallery& gallery, int threads) {
     const int64_t large = static_cast<int64_t>((4 << 20) / row_bytes(gallery.type, gallery.dimension)) / 64 * 64;
     return static_cast<int>(std::clamp<int64_t>(fair, 64, std::max<int64_t>(large, 64)));
 }
+
+// Whether a call is to give up. Only the thread that called asks, and the others see it.
+class Watch {
+public:
+    explicit Watch(const Options& options) : options_(options) {}
+
+    bool stopped(int thread) {
+        if (thread == 0 && options_.interrupted && !stopped_.load(std::memory_order_relaxed)) {
+            const auto now = std::chrono::steady_clock::now();
+            if (now - asked_ >= std::chrono::milliseconds(50)) {
+                asked_ = now;
+                if (options_.interrupted()) stopped_.store(true, std::memory_order_relaxed);
+            }
+        }
+        return stopped_.load(std::memory_order_relaxed);
+    }
+
+    // After the threads have ended.
+    void check() const {
+        if (stopped_.load()) throw Interrupted();
+    }
+
+private:
+    const Options& options_;
+    std::chrono::steady_clock::time_point asked_ = std::chrono::steady_clock::now();
+    std::atomic<bool> stopped_{false};
+};
 
 struct Chunk {
     const Block* block;

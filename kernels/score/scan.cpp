@@ -4,9 +4,9 @@
 #include <limits>
 #include <numeric>
 
+#include "exact.h"
 #include "hits.h"
 #include "parallel.h"
-#include "rescore.h"
 #include "terms.h"
 
 namespace cir {
@@ -20,22 +20,23 @@ constexpr size_t kHitBytes = 64 << 20;
 
 // What one thread needs, allocated before the threads start.
 struct Workspace {
-    std::vector<int32_t> index;
-    LineVector<float> terms, sums, values, squares;
-    std::vector<HitList> lists;  // one a query
-    std::vector<Hit> hits;
+    ExactScores exact;
+    std::vector<int32_t> index{};
+    LineVector<float> terms{}, sums{}, values{}, squares{}, reach{};
+    std::vector<Contenders> lists{};  // one a query
+    std::vector<Hit> hits{};
 };
 
 class Scan {
 public:
     Scan(const Gallery& gallery, const Query& query, int64_t k, const Options& options, const Answer& answer)
-        : gallery_(gallery), query_(query), k_(k), options_(options), answer_(answer), rows_(gallery.count()) {}
+        : gallery_(gallery), query_(query), k_(k), options_(options), answer_(answer), rows_(gallery.count()), watch_(options) {}
 
     void run() {
         const double work = static_cast<double>(rows_) * gallery_.dimension * static_cast<double>(query_.queries) *
                             query_.terms;
         threads_ = useful_threads(options_.threads, work);
-        room_ = HitList::room(k_, rows_);
+        room_ = room_for(k_, rows_);
         const size_t one = static_cast<size_t>(room_) * static_cast<size_t>(threads_) * sizeof(Hit);
         const int64_t block = std::clamp<int64_t>(static_cast<int64_t>(kHitBytes / one), 1, kQueryBlock);
         for (int64_t first = 0; first < query_.queries; first += block) {
@@ -51,13 +52,13 @@ private:
         // Several queries pass over a chunk: it has to stay in the second-level cache.
         const int most = query_.queries > 1 ? 256 : std::numeric_limits<int>::max();
         const int rows = std::min(chunk_rows(gallery_, threads_), most);
-        std::vector<Workspace> work(static_cast<size_t>(threads_));
-        for (Workspace& w : work) prepare(w, count, rows, tiled);
+        std::vector<Workspace> work(static_cast<size_t>(threads_), {ExactScores(gallery_, query_, *options_.kernels)});
+        for (Workspace& w : work) prepare(w, terms, rows, tiled);
 
         Chunks chunks(gallery_, rows);
         in_parallel(threads_, [&](int thread) {
             Workspace& w = work[static_cast<size_t>(thread)];
-            for (Chunk chunk; chunks.next(chunk);) {
+            for (Chunk chunk; !watch_.stopped(thread) && chunks.next(chunk);) {
                 const int allowed = allowed_rows(chunk, options_.allow, w.index.data());
                 if (allowed == 0) continue;
                 if (tiled) {
@@ -67,10 +68,13 @@ private:
                 }
             }
         });
-        finish(terms, first, work);
+        watch_.check();
+        finish(first, count, work);
+        watch_.check();
     }
 
-    void prepare(Workspace& w, int64_t count, int chunk_rows, bool tiled) {
+    void prepare(Workspace& w, const PreparedTerms& terms, int chunk_rows, bool tiled) {
+        const int64_t count = terms.count();
         const size_t tile = static_cast<size_t>(options_.kernels->tile_rows);
         const size_t rows = std::max(static_cast<size_t>(chunk_rows), tile);
         w.index.resize(rows);
@@ -80,9 +84,10 @@ private:
             const size_t size = tile * static_cast<size_t>(gallery_.dimension);
             w.values.resize(size);
             if (query_.weights) w.squares.resize(size);
+            w.reach.resize(tile);
             w.terms.resize(static_cast<size_t>(count) * static_cast<size_t>(query_.terms) * tile);
         } else {
-            w.terms.resize(static_cast<size_t>(query_.terms) * rows);
+            w.terms.resize((static_cast<size_t>(query_.terms) + 1) * rows);
         }
         w.hits.resize(static_cast<size_t>(count) * static_cast<size_t>(room_));
         w.lists.resize(static_cast<size_t>(count));
@@ -90,6 +95,9 @@ private:
             w.lists[q].hits = &w.hits[q * static_cast<size_t>(room_)];
             w.lists[q].k = k_;
             w.lists[q].capacity = room_;
+            const Rounding rounding = terms.rounding(static_cast<int64_t>(q), tiled);
+            w.lists[q].slack = rounding.constant;
+            w.lists[q].per_reach = rounding.per_reach;
         }
     }
 
@@ -100,7 +108,8 @@ private:
         for (int64_t q = 0; q < terms.count(); ++q) {
             options_.kernels->rows[gallery_.type](base, scales, w.index.data(), allowed, terms.query(q),
                                                   w.terms.data(), stride);
-            collect(chunk, w.index.data(), allowed, w.terms.data(), stride, first + q, w,
+            const float* reach = query_.weights ? nullptr : w.terms.data() + static_cast<ptrdiff_t>(query_.terms) * stride;
+            collect(chunk, w.index.data(), allowed, w.terms.data(), reach, stride, first + q, w,
                     w.lists[static_cast<size_t>(q)]);
         }
     }
@@ -115,66 +124,81 @@ private:
             const int count = std::min(tile, allowed - start);
             const int32_t* index = w.index.data() + start;
             kernels.pack[gallery_.type](base, scales, index, count, gallery_.dimension, w.values.data(),
-                                        query_.weights ? w.squares.data() : nullptr);
+                                        query_.weights ? w.squares.data() : nullptr, w.reach.data());
             float* to = w.terms.data();
             for (const TileTerms& group : tiles.groups) {
                 kernels.tile(w.values.data(), w.squares.data(), group, to);
                 to += static_cast<ptrdiff_t>(group.pairs) * tile;
             }
-            const float* from = w.terms.data();
+            float* from = w.terms.data();
+            const float* reach = query_.weights ? nullptr : w.reach.data();
             for (size_t q = 0; q < w.lists.size(); ++q) {
-                collect(chunk, index, count, from, tile, first + static_cast<int64_t>(q), w, w.lists[q]);
+                collect(chunk, index, count, from, reach, tile, first + static_cast<int64_t>(q), w, w.lists[q]);
                 from += static_cast<ptrdiff_t>(query_.terms) * tile;
             }
         }
     }
 
-    void collect(const Chunk& chunk, const int32_t* index, int count, const float* terms, int stride, int64_t q,
-                 Workspace& w, HitList& list) {
+    void collect(const Chunk& chunk, const int32_t* index, int count, float* terms, const float* reach, int stride,
+                 int64_t q, Workspace& w, Contenders& list) {
         constexpr int kGroup = 64;
+        if (chunk.block->odd_scales) mark_odd_rows(chunk, index, count, terms);
         float* sums = w.sums.data();
         for (int start = 0; start < count; start += kGroup) {
             const int end = std::min(start + kGroup, count);
-            if (!options_.kernels->sum_above(terms + start, query_.terms, stride, end - start, list.threshold,
+            if (!options_.kernels->sum_above(terms + start, query_.terms, stride, end - start,
+                                             reach ? reach + start : nullptr, list.per_reach, list.threshold,
                                              sums + start)) {
                 continue;
             }
             for (int i = start; i < end; ++i) {
-                float score = sums[i];
-                if (score <= list.threshold) continue;
-                if (!std::isfinite(score)) {
-                    score = careful_score(gallery_, *chunk.block, chunk.start + index[i], query_, q, nullptr);
+                const float reached = reach ? list.per_reach * reach[i] : 0;
+                if (sums[i] + reached <= list.threshold) continue;
+                Hit hit{sums[i], reached + list.slack, chunk.first_row + index[i]};
+                // Nothing is known of the row but that it may be good.
+                if (!(std::fabs(hit.score) + hit.slack <= kLargestTerm)) {
+                    hit.score = w.exact.score(*chunk.block, chunk.start + index[i], q, nullptr);
+                    hit.slack = 0;
+                    if (!(hit.score >= list.floor)) continue;
                 }
-                if (score > list.threshold) list.push(score, chunk.first_row + index[i]);
+                list.push(hit);
+                if (list.full()) {
+                    list.make_room([&](Hit* hits, int64_t size) { return w.exact.settle(q, hits, size); });
+                }
             }
         }
     }
 
-    void finish(const PreparedTerms& terms, int64_t first, std::vector<Workspace>& work) {
-        std::atomic<int64_t> next{0};
-        const double rescoring = static_cast<double>(terms.count()) * static_cast<double>(std::min(k_, rows_)) *
-                                 gallery_.dimension * query_.terms;
-        const int threads = useful_threads(threads_, rescoring);
-        const int64_t most = std::min(k_, rows_);
-        std::vector<Rescorer> rescorers;
-        std::vector<std::vector<Hit>> merged(static_cast<size_t>(threads));
-        rescorers.reserve(static_cast<size_t>(threads));
-        for (int i = 0; i < threads; ++i) {
-            rescorers.emplace_back(gallery_, query_, *options_.kernels, most);
-            merged[static_cast<size_t>(i)].resize(static_cast<size_t>(room_) * work.size());
+    // NaN sends a row to its exact score.
+    static void mark_odd_rows(const Chunk& chunk, const int32_t* index, int count, float* terms) {
+        const float* scales = chunk.block->scales + chunk.start;
+        for (int i = 0; i < count; ++i) {
+            if (!ordinary_scale(scales[index[i]])) terms[i] = std::numeric_limits<float>::quiet_NaN();
         }
+    }
+
+    void finish(int64_t first, int64_t count, std::vector<Workspace>& work) {
+        std::atomic<int64_t> next{0};
+        const int64_t most = std::min(k_, rows_);
+        const double exact = static_cast<double>(count) * static_cast<double>(most) * gallery_.dimension * query_.terms;
+        const int threads = std::min(useful_threads(threads_, exact), static_cast<int>(work.size()));
+        std::vector<std::vector<Hit>> merged(static_cast<size_t>(threads));
+        for (std::vector<Hit>& hits : merged) hits.resize(static_cast<size_t>(room_) * work.size());
+        for (Workspace& w : work) w.exact.expect(k_);
         in_parallel(threads, [&](int thread) {
-            Hit* all = merged[static_cast<size_t>(thread)].data();
-            for (int64_t q; (q = next.fetch_add(1)) < terms.count();) {
-                int64_t size = 0;
+            Contenders all = work[0].lists[0];
+            all.hits = merged[static_cast<size_t>(thread)].data();
+            for (int64_t q; !watch_.stopped(thread) && (q = next.fetch_add(1)) < count;) {
+                all.size = 0;
+                all.floor = -std::numeric_limits<double>::infinity();
                 for (Workspace& w : work) {
-                    const HitList& list = w.lists[static_cast<size_t>(q)];
-                    std::copy(list.hits, list.hits + list.size, all + size);
-                    size += list.size;
+                    const Contenders& list = w.lists[static_cast<size_t>(q)];
+                    std::copy(list.hits, list.hits + list.size, all.hits + all.size);
+                    all.size += list.size;
+                    all.raise(list.floor);
                 }
-                const int64_t kept = std::min(size, k_);
-                std::nth_element(all, all + kept, all + size, better);
-                rescorers[static_cast<size_t>(thread)].answer(terms.query(q), first + q, all, kept, k_, answer_);
+                all.drop_beaten();
+                work[static_cast<size_t>(thread)].exact.answer(first + q, all.hits, all.size, k_, answer_);
             }
         });
     }
@@ -185,6 +209,7 @@ private:
     const Options& options_;
     const Answer& answer_;
     const int64_t rows_;
+    Watch watch_;
     int64_t room_ = 0;
     int threads_ = 1;
 };
@@ -203,14 +228,16 @@ void topk(const Gallery& gallery, const Query& query, int64_t k, const Options& 
 uint64_t read_all(const Gallery& gallery, const Options& options) {
     Chunks chunks(gallery, static_cast<int>(std::max<size_t>(1, (1 << 20) / row_bytes(gallery.type, gallery.dimension))));
     std::atomic<uint64_t> total{0};
-    in_parallel(options.threads, [&](int) {
+    Watch watch(options);
+    in_parallel(options.threads, [&](int thread) {
         uint64_t sum = 0;
-        for (Chunk chunk; chunks.next(chunk);) {
+        for (Chunk chunk; !watch.stopped(thread) && chunks.next(chunk);) {
             sum += options.kernels->sum(row_address(*chunk.block, gallery.type, gallery.dimension, chunk.start),
                                         static_cast<size_t>(chunk.count) * row_bytes(gallery.type, gallery.dimension));
         }
         total += sum;
     });
+    watch.check();
     return total;
 }
 

@@ -6,6 +6,8 @@
 
 #include <atomic>
 #include <cstdint>
+#include <exception>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -18,7 +20,11 @@ struct Block {
     const void* rows;     // [count][dimension] of the gallery's type
     const float* scales;  // [count] for int8, else null
     int64_t count;
+    bool odd_scales = false;  // whether some scale is not ordinary
 };
+
+// Scales that leave an int8 row's ratios as they are and its values finite; rows of others are looked at one by one.
+inline bool ordinary_scale(float scale) { return scale > 0 && scale <= 1e36f; }
 
 struct Gallery {
     RowType type;
@@ -45,7 +51,12 @@ struct Options {
     const Kernels* kernels;
     int threads;           // at least 1
     const uint8_t* allow;  // bit r % 8 of byte r / 8, or null
+    // Asked some times a second, in the calling thread, whether to give up; may be empty.
+    std::function<bool()> interrupted = {};
 };
+
+// Thrown by a call that was told to give up; its answer is not complete.
+struct Interrupted : std::exception {};
 
 // The instruction sets that this machine can run, best first; and one of them by name, null if it cannot.
 std::vector<const Kernels*> available_kernels();
@@ -54,22 +65,26 @@ const Kernels* kernels_by_name(const std::string& name);
 // Reads every row (that is allowed) in its stored type.
 void topk(const Gallery& gallery, const Query& query, int64_t k, const Options& options, const Answer& answer);
 
-// An int8 copy of a gallery together with what is known of its error. `topk` scans the copy and re-scores a short
-// list in the gallery itself; the list is long enough by proof, or is extended until it is.
+struct IntegerTerms;
+class Watch;
+
+// An int8 copy of a gallery together with what is known of its error. `topk` scans the copy and scores a short list in
+// the gallery itself; where no proof says that the list was long enough, a second scan scores all that may belong to it.
 class Int8Index {
 public:
     struct Statistics {
         int64_t queries;    // answered
         int64_t extended;   // for which the first list was too short
-        int64_t exhaustive; // that ended in a scan of the gallery itself
+        int64_t exhaustive; // for which the gallery itself was scanned
         int64_t rescored;   // rows read from the gallery
     };
 
     // Copies the rows. An int8 gallery is its own copy.
-    Int8Index(const Gallery& gallery, int threads, const Kernels* kernels);
+    Int8Index(const Gallery& gallery, const Options& options);
 
-    // `list` rows are re-scored first; 0 chooses by k, and gives a small gallery to a plain scan.
+    // `list` rows, at most all, are scored first; 0 chooses by k, and gives a small gallery to a plain scan.
     void topk(const Query& query, int64_t k, int64_t list, const Options& options, const Answer& answer);
+    const Gallery& gallery() const { return gallery_; }
     Statistics statistics() const;
     int64_t bytes() const;  // of the copy
 
@@ -84,6 +99,9 @@ public:
 
 private:
     struct Scan;
+    void listed(const Query& query, const std::vector<int64_t>& queries, const std::vector<const IntegerTerms*>& terms,
+                int64_t k, int64_t list, const Options& options, Watch& watch, const Answer& answer);
+
     Gallery gallery_, copy_;
     std::vector<LargeArray<int8_t>> values_;
     std::vector<LargeArray<float>> scales_;

@@ -83,6 +83,30 @@ struct Serial {
         }
     }
 
+    struct D {
+        double lane[8];
+    };
+    static D dzero() { return D{}; }
+    static D dload(const float* p) {
+        D v;
+        for (int i = 0; i < 8; ++i) v.lane[i] = p[i];
+        return v;
+    }
+    static D dmul(const D& a, const D& b) {
+        D v;
+        for (int i = 0; i < 8; ++i) v.lane[i] = a.lane[i] * b.lane[i];
+        return v;
+    }
+    static D dadd(const D& a, const D& b) {
+        D v;
+        for (int i = 0; i < 8; ++i) v.lane[i] = a.lane[i] + b.lane[i];
+        return v;
+    }
+    static double dsum(const D& v) {
+        const double* x = v.lane;
+        return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
+    }
+
     static I izero() { return I{}; }
     static I iload(const int16_t* p) {
         I v;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 namespace cir {
@@ -17,26 +16,41 @@ float largest(const float* x, int size) {
     return most;
 }
 
-// x * 2^-exponent, with the exponent even where `even`.
-int normalise(const float* x, int size, bool even, float* out) {
+// x * 2^-exponent, with the exponent even where `even`; and whether no bit was lost.
+struct Scaled {
+    int exponent;
+    bool whole;
+};
+
+Scaled normalise(const float* x, int size, bool even, float* out) {
     const float most = largest(x, size);
     int exponent = most > 0 ? std::ilogb(most) : 0;
     if (even && exponent % 2 != 0) --exponent;
-    for (int i = 0; i < size; ++i) out[i] = std::ldexp(x[i], -exponent);
-    return exponent;
+    const double down = std::ldexp(1.0, -exponent), up = std::ldexp(1.0, exponent);
+    int whole = 1;
+    for (int i = 0; i < size; ++i) {
+        out[i] = static_cast<float>(x[i] * down);
+        whole &= static_cast<double>(out[i]) * up == static_cast<double>(x[i]);
+    }
+    return {exponent, whole != 0};
 }
 
-float half_value(uint16_t bits) {
-    const int exponent = bits >> 10 & 31, fraction = bits & 1023;
-    float value;
-    if (exponent == 31) {
-        value = fraction ? std::numeric_limits<float>::quiet_NaN() : std::numeric_limits<float>::infinity();
-    } else if (exponent == 0) {
-        value = std::ldexp(static_cast<float>(fraction), -24);
-    } else {
-        value = std::ldexp(static_cast<float>(fraction + 1024), exponent - 25);
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+// | x / sqrt(w) |, infinite where a weight is 0 and x is not; | x | without weights.
+template <class F>
+double size_of(int size, const F& x, const float* w) {
+    double sum = 0;
+    for (int i = 0; i < size; ++i) {
+        const double square = x(i) * x(i);
+        sum += square == 0 ? 0 : w ? square / static_cast<double>(w[i]) : square;
     }
-    return bits & 0x8000 ? -value : value;
+    return std::sqrt(sum) * (1 + 1e-6);
+}
+
+float rounded_up(double x) {
+    const float rounded = static_cast<float>(x);
+    return static_cast<double>(rounded) >= x ? rounded : std::nextafter(rounded, std::numeric_limits<float>::infinity());
 }
 
 }  // namespace
@@ -51,23 +65,39 @@ PreparedTerms::PreparedTerms(const Query& query, int64_t first, int64_t count, i
     const size_t length = static_cast<size_t>(padded_);
     n_.assign(total * length, 0);
     factor_.assign(total, 0);
+    size_.assign(total, 0);
+    lost_.assign(total, 0);
     if (weighted_) w_.assign(total * length, 0);
     for (size_t pair = 0; pair < total; ++pair) {
         const size_t from = (static_cast<size_t>(first) * static_cast<size_t>(pairs_) + pair) *
                             static_cast<size_t>(dimension_);
-        int exponent = normalise(query.numerators + from, dimension_, false, &n_[pair * length]);
+        const float* n = query.numerators + from;
+        const float* w = weighted_ ? query.weights + from : nullptr;
+        const Scaled of_n = normalise(n, dimension_, false, &n_[pair * length]);
+        int exponent = of_n.exponent;
+        size_[pair] = size_of(dimension_, [&](int i) { return static_cast<double>(n[i]); }, w);
+        if (!of_n.whole) {
+            const float* scaled = &n_[pair * length];
+            const double up = std::ldexp(1.0, exponent);
+            lost_[pair] = size_of(dimension_, [&](int i) { return n[i] - scaled[i] * up; }, w);
+        }
         if (weighted_) {
-            float* w = &w_[pair * length];
-            if (largest(query.weights + from, dimension_) > 0) {
-                exponent -= normalise(query.weights + from, dimension_, true, w) / 2;
+            float* scaled = &w_[pair * length];
+            if (largest(w, dimension_) > 0) {
+                const Scaled of_w = normalise(w, dimension_, true, scaled);
+                exponent -= of_w.exponent / 2;
+                // A row may live where the lost bits were: nothing bounds that.
+                if (!of_w.whole) size_[pair] = kInfinity;
             } else {
                 // No norm, hence 0 for every row that is finite: n = 0 over any other norm says so.
                 std::fill(&n_[pair * length], &n_[pair * length] + dimension_, 0.0f);
-                std::fill(w, w + dimension_, 1.0f);
+                std::fill(scaled, scaled + dimension_, 1.0f);
                 exponent = 0;
+                size_[pair] = lost_[pair] = 0;
             }
         }
         factor_[pair] = std::ldexp(1.0f, exponent);
+        if (!std::isnormal(factor_[pair])) size_[pair] = kInfinity;
     }
 }
 
@@ -100,26 +130,20 @@ PreparedTerms::Tiles PreparedTerms::tiles(const Kernels& kernels) const {
     return out;
 }
 
-double careful_term(const void* row, RowType type, float scale, const float* n, const float* w, int dimension) {
-    double product = 0, squared = 0;
-    bool finite = true;
-    for (int i = 0; i < dimension; ++i) {
-        double t;
-        if (type == kFloat32) {
-            t = static_cast<const float*>(row)[i];
-        } else if (type == kFloat16) {
-            t = half_value(static_cast<const uint16_t*>(row)[i]);
-        } else {
-            // Rounded to float32, as a row that is taken from the gallery.
-            t = static_cast<float>(static_cast<const int8_t*>(row)[i]) * scale;
-        }
-        finite = finite && std::isfinite(t);
-        product += n[i] * t;
-        if (w) squared += w[i] * (t * t);
+Rounding PreparedTerms::rounding(int64_t i, bool tiled) const {
+    constexpr double kUnit = 0x1p-24;
+    // Roundings that a product passes on its way into the sum, and a few for squares, scales and the term itself.
+    const double steps = (tiled ? dimension_ : (dimension_ + 3) / 4) + 8;
+    const double sum = steps * kUnit / (1 - steps * kUnit);
+    const double rest = (pairs_ + 14) * kUnit + dimension_ * 0x1p-47;
+    double size = 0, lost = 0;
+    for (size_t j = 0; j < static_cast<size_t>(pairs_); ++j) {
+        size += size_[static_cast<size_t>(i) * static_cast<size_t>(pairs_) + j];
+        lost += lost_[static_cast<size_t>(i) * static_cast<size_t>(pairs_) + j];
     }
-    if (!finite) return std::numeric_limits<double>::quiet_NaN();
-    if (!w) return product;
-    return squared > 0 ? product / std::sqrt(squared) : 0;
+    if (weighted_) return {rounded_up(size * (2 * sum + rest) + 2 * lost + pairs_ * 0x1p-146), 0};
+    const double per_reach = 1.2 * (size * (sum + rest) + lost);
+    return {rounded_up(std::isfinite(size) ? pairs_ * (dimension_ * 0x1p-138) : kInfinity), rounded_up(per_reach)};
 }
 
 }  // namespace cir

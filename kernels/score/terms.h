@@ -8,6 +8,12 @@
 
 namespace cir {
 
+// How far a query's float32 scores may lie from its exact ones: by `constant + per_reach * reach of the row`, where only
+// terms without weights have the latter. README.md has the proof. Infinite where there is no bound.
+struct Rounding {
+    float constant, per_reach;
+};
+
 // Terms of a few queries for `Kernels::rows`, scaled by powers of two so that the largest numerator and weight are
 // near 1: what that changes is undone exactly by `factor`.
 class PreparedTerms {
@@ -16,6 +22,8 @@ public:
 
     RowTerms query(int64_t i) const;
     int64_t count() const { return count_; }
+    // Of `Kernels::tile`, which adds one product after the other, or of `Kernels::rows`.
+    Rounding rounding(int64_t i, bool tiled) const;
 
     // The same terms, [max_pairs] at a time, for `Kernels::tile`.
     struct Tiles {
@@ -29,11 +37,10 @@ private:
     int pairs_, dimension_, padded_;
     bool weighted_;
     LineVector<float> n_, w_, factor_;
+    std::vector<double> size_;  // |n / sqrt(w)|, or |n| without weights: what bounds a term
+    std::vector<double> lost_;  // the same of what scaling cost n
 };
 
 int padded_dimension(int dimension);
-
-// The term in double precision for rows at the edge of float32's range; NaN if the row is not finite.
-double careful_term(const void* row, RowType type, float scale, const float* n, const float* w, int dimension);
 
 }  // namespace cir

@@ -19,9 +19,10 @@ ALWAYS = Tuning(queries=1, rows=0, first_rows=16, least_first_rows=8, list_capac
 
 
 class EmulatedConformance(ScorerConformance):
-    """The suite, with its two largest cases at a size that suits a machine of a few megahertz."""
+    """The suite, with its largest cases at a size that suits a machine of a few megahertz."""
 
     examples = 12
+    crowd = 900
 
     def test_many_rows(self, row_type: str) -> None:
         rng = np.random.default_rng(5)

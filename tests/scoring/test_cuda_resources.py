@@ -59,7 +59,7 @@ ptxas info    : Used 128 registers, used 1 barriers, 8 bytes cumulative stack si
         "registers": 128,
         "stack_bytes": 8,
         "spill_bytes": 16,
-        "shared_bytes": 18_080,
+        "shared_bytes": 18_096,
         "blocks": 2,
         "warps": 16,
     }

@@ -88,7 +88,8 @@ def run(args: argparse.Namespace) -> int:
 def _on_cpu(args: argparse.Namespace) -> list[dict[str, Any]]:
     from cir_bench.scoring.measurement import measure
     from cir_bench.scoring.workload import Workload, artemis_terms, latent_rows, unit_rows
-    from cir_infer.scoring.cpu import instruction_sets, usable_cores
+    from cir_infer.processes.cpus import available_cpus
+    from cir_infer.scoring.cpu import instruction_sets
 
     def progress(what: str) -> None:
         if sys.stderr.isatty():
@@ -100,7 +101,7 @@ def _on_cpu(args: argparse.Namespace) -> list[dict[str, Any]]:
     else:
         values = unit_rows(args.rows, args.dim, args.seed)
         terms = artemis_terms(args.queries, args.dim, args.seed + 1)
-    work = Workload(values, terms, args.k, args.threads or usable_cores())
+    work = Workload(values, terms, args.k, args.threads or available_cpus())
     each = instruction_sets() if args.every_instruction_set else ()
     return measure(work, tuple(args.dtype), args.rounds, progress, args.linearised, each)
 

@@ -18,6 +18,8 @@ __all__ = ["Chunk", "CudaGallery", "Piece", "RowType"]
 Placement = Literal["resident", "shared", "streamed"]
 
 _VECTOR = 16
+_LARGEST_SCALE = np.float32(1e36)
+"""Beyond, an int8 row's values may leave float32 (kernels/score/cuda/exact_terms.cuh)."""
 _RESERVE_BYTES = 256 << 20
 """Left free for the rest of the process when placement is chosen by what fits."""
 _CHUNK_BYTES = 64 << 20
@@ -98,7 +100,7 @@ class CudaGallery:
     product_scales: Memory | None = None
     """int8 rows: their scales, NaN where a scale is not finite."""
     ratio_scales: Memory | None = None
-    """Set only where some scale is not a positive number: its sign, 0 or NaN, all that a ratio sees of it."""
+    """Set only where some scale is not ordinary, so that a ratio may change by it: NaN there, else 1."""
     largest_value: float = 0.0
     largest_norm: float = 0.0
     copy_stream: Stream = None
@@ -267,10 +269,12 @@ class CudaGallery:
         products = np.where(usable, scales, np.float32(np.nan)).astype(np.float32)
         self.product_scales = self._own(products.nbytes)
         self.device.upload(self.product_scales.address, products, stream)
-        if not (usable & (scales > 0)).all():
-            signs = np.sign(products)
-            self.ratio_scales = self._own(signs.nbytes)
-            self.device.upload(self.ratio_scales.address, signs, stream)
+        with np.errstate(invalid="ignore"):
+            ordinary = (scales > 0) & (scales <= _LARGEST_SCALE)
+        if not ordinary.all():
+            marks = np.where(ordinary, np.float32(1), np.float32(np.nan))
+            self.ratio_scales = self._own(marks.nbytes)
+            self.device.upload(self.ratio_scales.address, marks, stream)
         self.device.synchronize(stream)
 
     def _make_shadow(self, stream: Stream) -> None:

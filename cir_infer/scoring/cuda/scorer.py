@@ -13,11 +13,12 @@ import numpy.typing as npt
 
 from cir_infer.errors import DeviceError, ScoringError, shown
 from cir_infer.gpu.device import Device, Stream
+from cir_infer.processes.fork import ProcessBound
 from cir_infer.scoring.contract import QueryTerms, Rows, TopK
 from cir_infer.scoring.cuda.gallery import CudaGallery
 from cir_infer.scoring.cuda.search import CudaSearch
 from cir_infer.scoring.cuda.tuning import Tuning, tuning_for
-from cir_infer.scoring.validation import check_query
+from cir_infer.scoring.validation import check_query, check_sizes, within_memory
 
 __all__ = ["CudaScorer", "CudaStatistics"]
 
@@ -58,6 +59,9 @@ class CudaScorer:
         memory: GPU bytes that rows may take; None is what is free.
         tuning: see `Tuning`; None is the one for the GPU's architecture.
 
+    A process that was forked from the one that made the scorer cannot use it: every call there raises
+    `DeviceError`.
+
     Raises:
         DeviceError: no driver, no GPU, PyCUDA or the compiled kernels missing, too little memory.
         ScoringError: an int8 scan of int8 rows, or more than 2^32 - 2 rows.
@@ -86,8 +90,13 @@ class CudaScorer:
         with device.active():
             self._stream = device.new_stream()
             self._gallery = CudaGallery.of(rows, device, self._stream, memory, scan == "int8")
+        self._process = ProcessBound(
+            "this CUDA scorer", "make a scorer in the process that uses it; a GPU does not survive a fork"
+        )
         # Also at interpreter exit, while PyCUDA and the context are still there.
-        self._release = weakref.finalize(self, _release, device, self._stream, self._gallery, self._searches)
+        self._release = weakref.finalize(
+            self, _release, device, self._stream, self._gallery, self._searches, self._process
+        )
 
     @property
     def name(self) -> str:
@@ -101,6 +110,7 @@ class CudaScorer:
     @property
     def statistics(self) -> CudaStatistics:
         """What this scorer has done so far."""
+        self._process.check()
         with self._lock:
             live = sum(search.rescued for search in self._searches.values() if search.batched)
             return CudaStatistics(self._queries, self._batched, self._rescued_before + live)
@@ -115,13 +125,18 @@ class CudaScorer:
         gallery = self._open_gallery()
         check_query(terms, k, allow, gallery.count, gallery.dimension)
         q, j, _ = terms.numerators.shape
-        if q == 0 or gallery.count == 0:
-            return _nothing(q, k, j)
-        parts = [
-            self._answer(terms[start : start + _MOST_QUERIES] if q > _MOST_QUERIES else terms, int(k), allow)
-            for start in range(0, q, _MOST_QUERIES)
-        ]
-        return parts[0] if len(parts) == 1 else TopK(*(np.concatenate(p) for p in zip(*parts, strict=True)))
+        with within_memory(terms, k):
+            if q == 0 or gallery.count == 0:
+                return TopK.empty(q, int(k), j)
+            found = min(int(k), gallery.count)
+            some = (
+                [terms[i : i + _MOST_QUERIES] for i in range(0, q, _MOST_QUERIES)]
+                if q > _MOST_QUERIES
+                else [terms]
+            )
+            parts = [self._answer(part, found, allow) for part in some]
+            whole = parts[0] if len(parts) == 1 else TopK(*map(np.concatenate, zip(*parts, strict=True)))
+            return whole.widened(int(k))
 
     def prepare(
         self, queries: int, term_count: int, weighted: bool, k: int, masked: bool = False
@@ -142,16 +157,22 @@ class CudaScorer:
             DeviceError: the buffers do not fit.
         """
         gallery = self._open_gallery()
-        if not (1 <= queries <= _MOST_QUERIES and term_count >= 1 and k >= 1):
+        if not (1 <= queries <= _MOST_QUERIES and term_count >= 1):
             raise ScoringError(
-                f"{queries} queries of {term_count} terms for k = {k}; expected 1 to {_MOST_QUERIES} "
-                "queries, at least one term and k of at least 1"
+                f"{shown(queries)} queries of {shown(term_count)} terms; expected 1 to {_MOST_QUERIES} "
+                "queries and at least one term"
             )
+        check_sizes(queries, term_count, k)
         with self._device.active():
             return CudaSearch(gallery, self._tuning, queries, term_count, weighted, k, masked)
 
     def close(self) -> None:
-        """Free the GPU's memory. Later calls raise `ScoringError`; closing twice is fine."""
+        """Free the GPU's memory. Later calls raise `ScoringError`; closing twice is fine.
+
+        In a forked child there is nothing to free.
+        """
+        if not self._process.here:
+            return
         with self._lock:
             self._release()
 
@@ -164,6 +185,7 @@ class CudaScorer:
         self.close()
 
     def _open_gallery(self) -> CudaGallery:
+        self._process.check()  # before any lock, which another thread may have held at the fork
         if not self._release.alive:
             raise ScoringError("this scorer is closed; make a new one")
         return self._gallery
@@ -211,18 +233,13 @@ def _release(
     stream: Stream,
     gallery: CudaGallery,
     searches: OrderedDict[tuple[int, int, bool, int, bool], CudaSearch],
+    process: ProcessBound,
 ) -> None:
+    if not process.here:
+        return  # what a forked child inherited is its parent's
     with device.active():
         device.synchronize(stream)
         for search in searches.values():
             search.close()
         searches.clear()
         gallery.close()
-
-
-def _nothing(q: int, k: int, j: int) -> TopK:
-    return TopK(
-        np.full((q, k), -np.inf, np.float32),
-        np.full((q, k), -1, np.int64),
-        np.full((q, k, j), np.nan, np.float32),
-    )

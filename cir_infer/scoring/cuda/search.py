@@ -6,8 +6,8 @@ import ctypes
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -27,36 +27,23 @@ from cir_infer.scoring.cuda.arguments import (
     ShortlistArguments,
 )
 from cir_infer.scoring.cuda.gallery import Chunk, CudaGallery
+from cir_infer.scoring.cuda.shapes import (
+    WARPS,
+    Launch,
+    ShortlistShape,
+    Span,
+    row_scale,
+    scan_kernel,
+    scanned,
+    shortlist_shape,
+)
 from cir_infer.scoring.cuda.tuning import Tuning
 
 __all__ = ["CudaSearch"]
 
-_WARPS = 8
 _BLOCKS_OF_SCAN = 2
 """Blocks of the exact kernel on a multiprocessor: what its registers allow."""
-_TILES_OF_WARP = 8
 _WIDEST_GRID = 65_535
-
-
-class _Launch(NamedTuple):
-    kernel: str
-    grid: tuple[int, int]
-    shared_bytes: int
-    arguments: ctypes.Structure
-
-
-@dataclass(frozen=True)
-class _Span:
-    """Rows [first, first + count) and where kernels find the first of them."""
-
-    address: int
-    scales: int
-    first: int
-    count: int
-
-
-def _padded(count: int, to: int) -> int:
-    return -(-count // to) * to
 
 
 class CudaSearch:
@@ -96,7 +83,7 @@ class CudaSearch:
         self._k = k
         self._found = min(k, gallery.count)  # more rows than there are need no pass
         self._owned: list[Memory] = []
-        self._launches: list[_Launch | Chunk] = []
+        self._launches: list[Launch | Chunk] = []
         values = queries * term_count * gallery.dimension * 4
         try:
             self.numerators = self._own(values).address
@@ -151,18 +138,7 @@ class CudaSearch:
 
     def result(self) -> TopK:
         """The answer as new arrays, once the stream has been waited for."""
-        q, k, j, found = self._queries, self._k, self._term_count, self._found
-        if found == k:
-            return TopK(self._scores.copy(), self._rows.copy(), self._terms.copy())
-        out = TopK(
-            np.full((q, k), -np.inf, np.float32),
-            np.full((q, k), -1, np.int64),
-            np.full((q, k, j), np.nan, np.float32),
-        )
-        out.scores[:, :found] = self._scores
-        out.rows[:, :found] = self._rows
-        out.terms[:, :found] = self._terms
-        return out
+        return TopK(self._scores.copy(), self._rows.copy(), self._terms.copy()).widened(self._k)
 
     @property
     def rescued(self) -> int:
@@ -227,29 +203,9 @@ class CudaSearch:
     def _tiles(self) -> int:
         return 2 * self._term_count if self._weighted else 1
 
-    def _scanned(self) -> tuple[str, int, int]:
-        """Suffix, vectors and matrix steps of the rows that the shortlist reads."""
-        shadow = self._gallery.shadow
-        row_type = self._gallery.row_type if shadow is None else shadow.row_type
-        vectors = self._gallery.vectors if shadow is None else shadow.vectors
-        return row_type.suffix, vectors, -(-vectors // 4) * row_type.steps
-
-    def _shape(self) -> tuple[str, int, int, int] | None:
-        """Family, groups of 8 queries a warp, warps side by side and row tiles; None if nothing fits."""
-        _, _, steps = self._scanned()
-        group_bytes = steps * self._tiles * 256
-        wide = _TILES_OF_WARP // self._tiles
-        shapes = [("many", wide, warps, 3) for warps in (4, 2, 1)]
-        shapes += [("few", 1, warps, 2) for warps in (4, 2, 1)]
-        for family, groups, warps, row_tiles in shapes:
-            queries = 8 * groups * warps
-            fits = groups * warps * group_bytes <= self._device.shared_bytes
-            # No wider than the batch, unless it is the narrowest there is.
-            if fits and (queries - 8 * groups < self._queries or (family == "few" and warps == 1)):
-                if family == "many" and self._queries <= 8:
-                    continue
-                return family, groups, warps, row_tiles
-        return None
+    def _shape(self) -> ShortlistShape | None:
+        steps = scanned(self._gallery)[2]
+        return shortlist_shape(self._device.shared_bytes, self._queries, self._tiles, steps)
 
     def _plan(self) -> None:
         gallery = self._gallery
@@ -278,7 +234,7 @@ class CudaSearch:
             1, min(_WIDEST_GRID, _BLOCKS_OF_SCAN * self._device.multiprocessors // max(1, self._queries))
         )
 
-    def _segments(self, spans: list[_Span]) -> tuple[int, int]:
+    def _segments(self, spans: list[Span]) -> tuple[int, int]:
         """The table that scans look rows up in: all of the gallery, then the spans. Address, lookup count."""
         gallery = self._gallery
         lookups = [self._span(p.address, p.first, p.count, 0) for p in gallery.pieces]
@@ -290,17 +246,15 @@ class CudaSearch:
         self._device.synchronize(self._gallery.stream)
         return memory.address, len(lookups)
 
-    def _span(self, piece_address: int, piece_first: int, count: int, offset: int) -> _Span:
+    def _span(self, piece_address: int, piece_first: int, count: int, offset: int) -> Span:
         first = piece_first + offset
-        scales = self._gallery.ratio_scales if self._weighted else self._gallery.product_scales
-        return _Span(
-            piece_address + offset * self._gallery.pitch,
-            scales.address + first * 4 if scales is not None else 0,
-            first,
-            count,
-        )
+        return Span(piece_address + offset * self._gallery.pitch, self._scales_of(first), first, count)
 
-    def _spans(self, start: int, stop: int) -> Iterator[_Span]:
+    def _scales_of(self, first: int) -> int:
+        scales = self._gallery.product_scales
+        return scales.address + first * 4 if scales is not None else 0
+
+    def _spans(self, start: int, stop: int) -> Iterator[Span]:
         """The stored rows [start, stop), piece by piece."""
         for piece in self._gallery.pieces:
             a, b = max(start, piece.first), min(stop, piece.first + piece.count)
@@ -309,10 +263,10 @@ class CudaSearch:
 
     def _scan(
         self, table: tuple[int, int], segment: int, count: int, k: int, done: int, flags: int
-    ) -> _Launch:
+    ) -> Launch:
         """The exact kernel over one segment, or with `count` 0 over the lists."""
         gallery = self._gallery
-        kernel, in_shared = self._scan_kernel()
+        kernel, in_shared = scan_kernel(gallery, self._device.shared_bytes, self._term_count, self._weighted)
         buffer = 1024 if k <= 512 else 2048
         most = self._most_blocks()
         if count:
@@ -351,17 +305,7 @@ class CudaSearch:
             arguments.list_capacity = self._capacity
             if not count:
                 arguments.lists = self._lists
-        return _Launch(kernel, (blocks, self._queries), SCAN_SHARED_BYTES + buffer * 8 + in_shared, arguments)
-
-    def _scan_kernel(self) -> tuple[str, int]:
-        """The variant for this search, and the bytes of shared memory for its terms."""
-        gallery, at_once = self._gallery, 1 if self._term_count == 1 else 2
-        kind = "ratio" if self._weighted else "dot"
-        values = _padded(self._term_count, at_once) * (2 if self._weighted else 1)
-        in_shared = values * gallery.vectors * gallery.row_type.width * 4
-        if SCAN_SHARED_BYTES + 2048 * 8 + in_shared <= self._device.shared_bytes:
-            return f"scan_{gallery.row_type.suffix}_{kind}{at_once}", in_shared
-        return f"scan_{gallery.row_type.suffix}_{kind}_any", 0
+        return Launch(kernel, (blocks, self._queries), SCAN_SHARED_BYTES + buffer * 8 + in_shared, arguments)
 
     def _plan_exact(self) -> None:
         """One launch for one piece and k up to 1,024; else one for each piece and each 1,024 of k."""
@@ -380,14 +324,8 @@ class CudaSearch:
                     self._launches.append(gallery.chunks[i])
                 self._launches.append(self._scan(table, table[1] + i, span.count, k, done, flags))
 
-    def _chunk_span(self, chunk: Chunk) -> _Span:
-        scales = self._gallery.ratio_scales if self._weighted else self._gallery.product_scales
-        return _Span(
-            chunk.address,
-            scales.address + chunk.first * 4 if scales is not None else 0,
-            chunk.first,
-            chunk.count,
-        )
+    def _chunk_span(self, chunk: Chunk) -> Span:
+        return Span(chunk.address, self._scales_of(chunk.first), chunk.first, chunk.count)
 
     def _plan_batch(self) -> None:
         """Some rows exactly, then by turns: shortlist more rows than before, score the lists exactly."""
@@ -416,18 +354,22 @@ class CudaSearch:
             flags = RESCUE | (FINISH if i == len(whole) - 1 else 0)
             self._launches.append(self._scan(table, table[1] + len(opening) + i, span.count, k, 0, flags))
 
-    def _scanned_spans(self, start: int, stop: int) -> Iterator[_Span]:
+    def _scanned_spans(self, start: int, stop: int) -> Iterator[Span]:
         shadow = self._gallery.shadow
         if shadow is None:
-            yield from self._spans(start, stop)
+            marks = self._gallery.ratio_scales
+            for span in self._spans(start, stop):
+                if self._weighted:
+                    span = replace(span, scales=marks.address + span.first * 4 if marks is not None else 0)
+                yield span
             return
         scales = 0 if self._weighted else shadow.scales.address + start * 4
-        yield _Span(shadow.memory.address + start * shadow.vectors * 16, scales, start, stop - start)
+        yield Span(shadow.memory.address + start * shadow.vectors * 16, scales, start, stop - start)
 
-    def _shortlist(self) -> tuple[_Launch, Any]:
+    def _shortlist(self) -> tuple[Launch, Any]:
         """The launch that packs the terms, and what makes a shortlist launch of a span."""
         gallery = self._gallery
-        suffix, vectors, steps = self._scanned()
+        suffix, vectors, steps = scanned(gallery)
         shape = self._shape()
         assert shape is not None
         family, groups, warps, row_tiles = shape
@@ -436,7 +378,7 @@ class CudaSearch:
         terms = self._term_count if self._weighted else 1
         operands = self._own(across * block_groups * steps * self._tiles * 256).address
         constants = self._own(self._queries * terms * 16).address
-        scale = 1.0 if suffix == "i8" else _row_scale(gallery.largest_value)
+        scale = 1.0 if suffix == "i8" else row_scale(gallery.largest_value)
         pack = PackArguments(
             self.numerators,
             self.weights,
@@ -454,10 +396,10 @@ class CudaSearch:
         )
         kind = f"ratio{terms}" if self._weighted else "dot1"
         shared = block_groups * steps * self._tiles * 256
-        rows_of_block = _WARPS // warps * 16 * row_tiles
+        rows_of_block = WARPS // warps * 16 * row_tiles
         blocks = self._device.multiprocessors * (1 if family == "many" else 2)
 
-        def launch(span: _Span) -> _Launch:
+        def launch(span: Span) -> Launch:
             arguments = ShortlistArguments(
                 span.address,
                 span.scales,
@@ -477,19 +419,12 @@ class CudaSearch:
                 scale,
             )
             down = max(1, min(-(-span.count // rows_of_block), blocks // across))
-            return _Launch(f"{family}_{suffix}_{kind}", (down, across), shared, arguments)
+            return Launch(f"{family}_{suffix}_{kind}", (down, across), shared, arguments)
 
-        packing = _Launch(
+        packing = Launch(
             "pack_ratio" if self._weighted else "pack_dot",
             (across * block_groups * 8 * terms, 1),
             PACK_SHARED_BYTES,
             pack,
         )
         return packing, launch
-
-
-def _row_scale(largest: float) -> float:
-    """The power of two that brings the largest value into [2^6, 2^7), so that squares use float16's range."""
-    if not 0 < largest < math.inf:
-        return 1.0
-    return 2.0 ** max(-120, min(15, 7 - math.frexp(largest)[1]))

@@ -75,6 +75,11 @@ CIR_DEVICE Vector16 load16(const void* where) {
 }
 CIR_DEVICE float load(const float* where) { return __ldg(where); }
 CIR_DEVICE uint8_t load(const uint8_t* where) { return __ldg(where); }
+CIR_DEVICE uint16_t load(const uint16_t* where) { return __ldg(where); }
+
+// One rounding each, never two made one: exact scores are the same bits everywhere.
+CIR_DEVICE double product(double a, double b) { return __dmul_rn(a, b); }
+CIR_DEVICE double sum(double a, double b) { return __dadd_rn(a, b); }
 
 CIR_DEVICE int leading_zeros(uint64_t v) { return __clzll(static_cast<long long>(v)); }
 CIR_DEVICE int trailing_zeros(uint32_t v) { return __ffs(static_cast<int>(v)) - 1; }

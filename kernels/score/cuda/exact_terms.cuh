@@ -1,16 +1,20 @@
-// The terms of rows, exactly as defined: float32 products and sums, float64 where float32 could leave its range.
+// The terms of rows: in float32, with a bound on what rounding does to them, and exactly as defined.
 #pragma once
 
 #include <device.cuh>
 
 constexpr int kRowsOfWarp = 4;        // rows that a warp scores together, so that each term is read once for four
 constexpr float kSmallestSquare = 1e-30f;  // outside these bounds products may have left float32's range
-constexpr double kNoNorm = 1e-200;         // below any square sum but 0 that float32 values can give
 constexpr float kLargestSquare = 1e30f;
+constexpr float kLargestTerm = 3e38f;
+constexpr float kLargestFloat = 3.402823466e38f;
+constexpr float kSmallestReach2 = 0x1p-126f;  // more than squares lose below float32's range
+constexpr double kUnit = 0x1p-24;             // float32 rounds by at most so much of a value
 
 struct Float32 {
     static constexpr int kWidth = 4;  // values in 16 bytes
     static constexpr bool kScaled = false;
+    CIR_DEVICE static float value(const device::Vector16* row, int i) { return device::load(reinterpret_cast<const float*>(row) + i); }
     CIR_DEVICE static void unpack(const device::Vector16& v, int part, float (&x)[4]) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) x[i] = device::from_bits(v.word[i]);
@@ -21,6 +25,7 @@ struct Float32 {
 struct Float16 {
     static constexpr int kWidth = 8;
     static constexpr bool kScaled = false;
+    CIR_DEVICE static float value(const device::Vector16* row, int i) { return device::half2_low(device::load(reinterpret_cast<const uint16_t*>(row) + i)); }
     CIR_DEVICE static void unpack(const device::Vector16& v, int part, float (&x)[4]) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
@@ -33,6 +38,7 @@ struct Float16 {
 struct Int8 {
     static constexpr int kWidth = 16;
     static constexpr bool kScaled = true;
+    CIR_DEVICE static float value(const device::Vector16* row, int i) { return static_cast<int8_t>(device::load(reinterpret_cast<const uint8_t*>(row) + i)); }
     // A byte b placed into the mantissa of 2^23 and 2^23 + 128 subtracted again: no slow integer conversion.
     CIR_DEVICE static void unpack(const device::Vector16& v, int part, float (&x)[4]) {
         const uint32_t biased = v.word[part] ^ 0x80808080u;
@@ -60,10 +66,11 @@ struct Query {
 CIR_DEVICE int padded_terms(int term_count, int at_once) { return (term_count + at_once - 1) / at_once * at_once; }
 
 // Fills `prepared`, to be read after the caller's next barrier; `scratch` has one float a warp. Every thread of the
-// block calls this.
+// block calls this. Whether the values that this thread scaled kept all their bits.
 template <class Type, int kAtOnce, bool kWeighted>
-CIR_DEVICE void prepare_terms(const Query& query, float* prepared, float* scratch) {
+CIR_DEVICE bool prepare_terms(const Query& query, float* prepared, float* scratch) {
     const int slots = query.vectors * Type::kWidth;
+    bool whole = true;
     for (int j = 0; j < padded_terms(query.term_count, kAtOnce); ++j) {
         const bool real = j < query.term_count;
         // A missing last term has no numerator and some other term's weights: it adds 0 / x.
@@ -86,10 +93,57 @@ CIR_DEVICE void prepare_terms(const Query& query, float* prepared, float* scratc
             const int vector = i / Type::kWidth, inside = i % Type::kWidth;
             const int slot = ((inside / 4) * query.vectors + vector) * 4 + inside % 4;
             const bool in_row = i < query.dimension;
-            to[slot] = in_row && real ? device::scaled(device::load(n + i), shift) : 0.0f;
-            if (kWeighted) to[slots + slot] = in_row ? device::scaled(device::load(w + i), 2 * shift) : 0.0f;
+            const float n_value = in_row && real ? device::load(n + i) : 0.0f, n_scaled = device::scaled(n_value, shift);
+            to[slot] = n_scaled;
+            whole = whole && device::scaled(n_scaled, -shift) == n_value;
+            if constexpr (kWeighted) {
+                const float w_value = in_row ? device::load(w + i) : 0.0f, w_scaled = device::scaled(w_value, 2 * shift);
+                to[slots + slot] = w_scaled;
+                whole = whole && device::scaled(w_scaled, -2 * shift) == w_value;
+            }
         }
     }
+    return whole;
+}
+
+// How far the float32 score of a row may lie from its exact score: constant + per_reach * reach of the row, where only
+// terms without weights have the latter. The proof is in kernels/score/README.md. Infinite where there is no bound.
+struct Rounding {
+    float constant, per_reach;
+};
+
+// Every thread of the block calls this, with what `prepare_terms` said; `scratch` has one double a warp and is free again
+// after the caller's next barrier.
+template <bool kWeighted>
+CIR_DEVICE Rounding rounding_of(const Query& query, bool whole, double* scratch) {
+    double size = 0;  // of all terms: |n / sqrt(w)|, or |n| without weights, bounds a term
+    for (int j = 0; j < query.term_count; ++j) {
+        double sum = whole ? 0.0 : HUGE_VAL;
+        for (int i = device::thread(); i < query.dimension; i += device::threads()) {
+            const size_t at = static_cast<size_t>(j) * query.dimension + i;
+            const double n = device::load(query.numerators + at);
+            if (n == 0) continue;
+            if constexpr (kWeighted) sum += n * n / static_cast<double>(device::load(query.weights + at));
+            else sum += n * n;
+        }
+        for (int step = 16; step > 0; step >>= 1) sum += device::from_lane_xor(sum, step);
+        if (device::lane() == 0) scratch[device::warp()] = sum;
+        device::barrier();
+        double total = 0;
+        for (int i = 0; i < device::threads() / 32; ++i) total += scratch[i];
+        device::barrier();
+        size += sqrt(total);
+    }
+    const double terms = query.term_count, values = query.dimension;
+    const double steps = values / 32 + 32, rounded = steps * kUnit / (1 - steps * kUnit);
+    const double rest = (terms + 14) * kUnit + values * 0x1p-47;
+    // Products of the smallest values are lost below float32's range: so much of a term.
+    const double lost = terms * values * (kWeighted ? 0x1p-98 : 0x1p-148);
+    const double constant = (kWeighted ? size * (2 * rounded + rest) : size * 0) + lost;
+    const double per_reach = kWeighted ? 0 : 1.2 * size * (rounded + rest) + terms * values * 0x1p-148;
+    // NaN where the size is infinite and multiplied by 0.
+    return {static_cast<float>(constant == constant ? constant * (1 + 1e-6) + 0x1p-148 : HUGE_VAL),
+            static_cast<float>(per_reach * (1 + 1e-6) + 0x1p-148)};
 }
 
 // Sums kCount values over the warp, halving their number with each of the first steps: afterwards the bits of a lane
@@ -139,42 +193,50 @@ CIR_DEVICE void read_terms(const Query& query, int j, int part, int vector, floa
     }
 }
 
-// Term j of one row in float64, its scale applied, straight from the definition. Slow, and rare.
+// The exact score of four rows at once, as kernels/score/exact.h defines it and to the same bits. Lanes 8 r .. 8 r + 7
+// bring the same row and hold the eight accumulators of its sums; they all get the score, NaN where the row does not
+// rank, and the first of them writes its terms unless `terms` is null. Every lane of the warp calls this.
 template <class Type, bool kWeighted>
-CIR_DEVICE float precise_term(const Query& query, int j, const device::Vector16* row, float scale) {
-    double numerator = 0, square = 0;
-    for (int vector = device::lane(); vector < query.vectors; vector += 32) {
-        const device::Vector16 raw = device::load16(row + vector);
-#pragma unroll
-        for (int part = 0; part < Type::kWidth / 4; ++part) {
-            float x[4];
-            Type::unpack(raw, part, x);
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                const int at = vector * Type::kWidth + part * 4 + i;
-                if (at >= query.dimension) continue;
-                const size_t from = static_cast<size_t>(j) * query.dimension + at;
-                const double t = x[i];
-                numerator += static_cast<double>(device::load(query.numerators + from)) * t + (t - t);  // NaN where t is infinite
-                if (kWeighted) square += static_cast<double>(device::load(query.weights + from)) * t * t;
-            }
+CIR_DEVICE float exact_score(const Query& query, const device::Vector16* row, float scale, float* terms) {
+    double score = 0;
+    bool ranks = true;
+    for (int j = 0; j < query.term_count; ++j) {
+        const float* n = query.numerators + static_cast<size_t>(j) * query.dimension;
+        const float* w = kWeighted ? query.weights + static_cast<size_t>(j) * query.dimension : nullptr;
+        double numerator = 0, square = 0;
+#pragma unroll 4
+        for (int i = device::lane() % 8; i < query.dimension; i += 8) {
+            float value = Type::value(row, i);
+            if constexpr (Type::kScaled) value *= scale;
+            const double t = value;
+            numerator = device::sum(numerator, device::product(device::load(n + i), t));
+            if constexpr (kWeighted) square = device::sum(square, device::product(device::load(w + i), device::product(t, t)));
         }
+        for (int step = 4; step > 0; step >>= 1) {
+            numerator = device::sum(numerator, device::from_lane_xor(numerator, step));
+            if constexpr (kWeighted) square = device::sum(square, device::from_lane_xor(square, step));
+        }
+        // Sums of float32 products cannot leave double's range: what is not finite was not so in the row.
+        double term = numerator - numerator == 0 ? numerator : NAN;
+        if constexpr (kWeighted) {
+            if (term == term) term = square > 0 ? numerator / sqrt(square) : 0;
+        }
+        const float rounded = static_cast<float>(term);
+        ranks = ranks && fabsf(rounded) <= kLargestFloat;
+        if (terms != nullptr && device::lane() % 8 == 0) terms[j] = rounded;
+        score = device::sum(score, term);
     }
-    for (int step = 16; step > 0; step >>= 1) {
-        numerator += device::from_lane_xor(numerator, step);
-        square += device::from_lane_xor(square, step);
-    }
-    if (!kWeighted) return static_cast<float>(numerator * scale);
-    if (square < kNoNorm) return static_cast<float>(numerator * 0.0);  // 0, or NaN for a row that is not finite
-    return static_cast<float>(numerator * scale / sqrt(square));
+    const float rounded = static_cast<float>(score);
+    return ranks && fabsf(rounded) <= kLargestFloat ? rounded : NAN;
 }
 
-// Terms j .. j + kAtOnce - 1 of four rows. Lane l answers for row l / 8, whose scale it brings, and with kAtOnce == 2
-// for term j + (l / 4) % 2.
+// Terms j .. j + kAtOnce - 1 of four rows in float32, NaN where they could have left its range. Lane l answers for row
+// l / 8, whose scale it brings, and with kAtOnce == 2 for term j + (l / 4) % 2. Without weights, `reach` is how far
+// rounding reaches in that row: its length.
 template <class Type, int kAtOnce, bool kWeighted, bool kShared>
 CIR_DEVICE float terms_of_rows(const Query& query, int j, const device::Vector16* const (&rows)[kRowsOfWarp],
-                               float scale) {
-    constexpr int kKinds = kWeighted ? 2 : 1;
+                               float scale, float& reach) {
+    constexpr int kKinds = 2;
     constexpr int kSums = kRowsOfWarp * kAtOnce * kKinds;
     float sum[kSums] = {};
     const auto accumulate = [&](const device::Vector16 (&raw)[kRowsOfWarp], int vector) {
@@ -195,7 +257,7 @@ CIR_DEVICE float terms_of_rows(const Query& query, int j, const device::Vector16
                     for (int p = 0; p < kAtOnce; ++p) {
                         float* to = sum + (r * kAtOnce + p) * kKinds;
                         to[0] = fmaf(n[p][i], x[r][i], to[0]);
-                        if constexpr (kWeighted) to[1] = fmaf(w[p][i], square, to[1]);
+                        to[1] = kWeighted ? fmaf(w[p][i], square, to[1]) : to[1] + square;
                     }
                 }
             }
@@ -217,27 +279,22 @@ CIR_DEVICE float terms_of_rows(const Query& query, int j, const device::Vector16
 
     const float mine = sum_over_warp(sum);
     constexpr int kKindBit = kAtOnce == 2 ? 2 : 4;
-    float term = Type::kScaled ? mine * scale : mine, square = 1.0f;
+    const float other = device::from_lane_xor(mine, kKindBit);
+    const bool holds_square = (device::lane() & kKindBit) != 0;
+    const float square = holds_square ? mine : other, numerator = holds_square ? other : mine;
+    float term = numerator;
+    bool sound = true;
     if constexpr (kWeighted) {
-        const float other = device::from_lane_xor(mine, kKindBit);
-        const bool holds_square = (device::lane() & kKindBit) != 0;
-        square = holds_square ? mine : other;
-        const float numerator = holds_square ? other : mine;
-        term = fabsf(numerator) <= 3e38f ? numerator / sqrtf(square) : numerator;
-        if constexpr (Type::kScaled) term *= scale;
+        term = numerator / sqrtf(square);
+        sound = square >= kSmallestSquare && square <= kLargestSquare;
+    } else {
+        reach = sqrtf(square + kSmallestReach2);
+        if constexpr (Type::kScaled) {
+            term *= scale;
+            reach *= fabsf(scale);
+        }
     }
-    const bool suspect = !(fabsf(term) <= 3e38f) || !(square >= kSmallestSquare && square <= kLargestSquare);
-    uint32_t suspects = device::ballot(suspect);
-    while (suspects != 0) {
-        const int lane = device::trailing_zeros(suspects);
-        const int row = lane / 8, p = kAtOnce == 2 ? (lane / 4) % 2 : 0;
-        const uint32_t same = kAtOnce == 2 ? 0xfu << (lane / 4 * 4) : 0xffu << (lane / 8 * 8);
-        suspects &= ~same;
-        // Not indexed by a variable: the pointers stay in registers.
-        const device::Vector16* from = row == 0 ? rows[0] : row == 1 ? rows[1] : row == 2 ? rows[2] : rows[3];
-        const float row_scale = device::from_lane(scale, 8 * row);
-        const float precise = j + p < query.term_count ? precise_term<Type, kWeighted>(query, j + p, from, row_scale) : 0.0f;
-        if ((same >> device::lane()) & 1u) term = precise;
-    }
-    return term;
+    // Beyond, a scale changes more than the length of a row.
+    if constexpr (Type::kScaled) sound = sound && scale > 0 && scale <= 1e36f;
+    return sound && fabsf(term) <= kLargestTerm ? term : NAN;
 }

@@ -4,7 +4,7 @@
 #include "arguments.cuh"
 #include "exact_terms.cuh"
 
-// Largest |value| and largest norm over the finite rows. A warp takes a row.
+// Largest |value| over the ordinary and largest norm over the finite rows. A warp takes a row.
 template <class Type>
 CIR_DEVICE void survey(const SurveyArguments& args) {
     const uint32_t stride = device::grid_x() * (device::threads() / 32);
@@ -30,11 +30,10 @@ CIR_DEVICE void survey(const SurveyArguments& args) {
             sum += device::from_lane_xor(sum, step);
         }
         const float scale = args.scales != nullptr ? fabsf(device::load(args.scales + row)) : 1.0f;
-        // Rows whose squares leave float32 would spoil the scale for all others; the shortlist lists them always.
-        if (!(sum <= kLargestSquare)) continue;
-        most = fmaxf(most, largest);
-        const float norm = sqrtf(sum) * scale;
-        if (norm <= 3e38f) most_norm = fmaxf(most_norm, norm);
+        if (!(largest <= kLargestFloat && sum == sum)) continue;
+        // Rows whose squares leave float32 would spoil the scale for all others.
+        if (sum <= kLargestSquare) most = fmaxf(most, largest);
+        most_norm = fmaxf(most_norm, sqrtf(sum) * scale);  // infinite: no margin holds
     }
     if (device::lane() == 0) {
         device::raise(args.largest_value, device::bits(most));  // bits of floats >= 0 order as the floats do

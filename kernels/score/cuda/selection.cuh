@@ -16,6 +16,13 @@ CIR_DEVICE float score_of(uint64_t key) {
 }
 CIR_DEVICE uint32_t row_of(uint64_t key) { return ~static_cast<uint32_t>(key); }
 
+// Any score from this one on has a key of at least this, and lower scores have none; and the largest key of a score.
+// What no score can be is taken for the end of the range on its side.
+CIR_DEVICE uint64_t key_from(float score) { return score >= -3.402823466e38f ? key_of(score, 0xffffffffu) : 1; }
+CIR_DEVICE uint64_t key_up_to(float score) { return score <= 3.402823466e38f ? key_of(score, 0) : ~0ull; }
+// A little less than a score.
+CIR_DEVICE float below(float score) { return score - fabsf(score) * 0x1p-22f - 0x1p-148f; }
+
 constexpr int kBins = 256;
 
 // Shared by the threads of a block while they select.
@@ -119,10 +126,9 @@ constexpr uint32_t kBuffer = 2048;  // most keys that a block holds
 constexpr uint32_t kThreads = 256;
 constexpr int kWarps = static_cast<int>(kThreads) / 32;
 
-// Moves the k largest of the n > k keys in shared memory to its front, to be read after the caller's next barrier;
-// returns a bound that exactly they reach.
-CIR_DEVICE uint64_t keep_largest(uint64_t* keys, uint32_t n, uint32_t k, Selection& s) {
-    const uint64_t bound = bound_of_largest([keys](uint32_t i) { return keys[i]; }, n, k, s);
+// Moves those of the n keys in shared memory that reach a bound to its front; s.kept says how many they are. To be read
+// after the caller's next barrier.
+CIR_DEVICE void keep_from(uint64_t* keys, uint32_t n, uint64_t bound, Selection& s) {
     uint64_t mine[kBuffer / kThreads];
 #pragma unroll
     for (uint32_t i = 0; i < kBuffer / kThreads; ++i) {
@@ -135,7 +141,6 @@ CIR_DEVICE uint64_t keep_largest(uint64_t* keys, uint32_t n, uint32_t k, Selecti
     for (uint32_t i = 0; i < kBuffer / kThreads; ++i) {
         if (mine[i] >= bound) keys[device::add(&s.kept, 1)] = mine[i];
     }
-    return bound;
 }
 
 // Bitonic sort of n keys, largest first; room for the next power of two.

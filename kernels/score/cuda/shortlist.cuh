@@ -188,15 +188,16 @@ CIR_DEVICE void shortlist(const ShortlistArguments& args) {
                                 trusted = trusted && square >= trust[j] && square <= 3e38f;
                                 upper += (numerator * factor[j] + slack[j]) * device::reciprocal_root(square);
                             } else {
+                                trusted = trusted && fabsf(numerator) <= 3e38f;
                                 upper += numerator * factor[j] + slack[j];
                             }
                         }
                         const bool beaten = trusted && upper < cut;
                         if (row >= args.count || (beaten && args.scales == nullptr)) continue;
                         if (args.scales != nullptr) {
-                            // Ratios have scales only where some row's is not a positive number.
+                            // Ratios have scales only where some row's is no ordinary one, NaN there.
                             const float scale = device::load(args.scales + row);
-                            if (kWeighted ? beaten && scale == 1.0f : upper * scale < cut) continue;
+                            if (kWeighted ? beaten && scale == 1.0f : trusted && upper * scale < cut) continue;
                         }
                         const uint32_t number = args.first + row;
                         if (args.allow != nullptr && ((device::load(args.allow + number / 8) >> (number % 8)) & 1) == 0) continue;
@@ -230,14 +231,20 @@ CIR_DEVICE void pack(const PackArguments& args) {
     const uint32_t d = args.dimension;
     const float* numerators = args.numerators + (static_cast<size_t>(real ? q : 0) * args.term_count + j) * d;
     const float* weights = kWeighted ? args.weights + (static_cast<size_t>(real ? q : 0) * args.term_count + j) * d : nullptr;
-    const auto numerator = [&](uint32_t i) {
-        if (!real) return 0.0f;
-        float sum = device::load(numerators + i);
+    const auto whole = [&](uint32_t i) {
+        double sum = 0;
+        for (uint32_t other = 0; real && i < d && other < args.term_count; ++other) sum += fabs(static_cast<double>(device::load(numerators + static_cast<size_t>(other) * d + i)));
+        return sum;
+    };
+    const auto precise = [&](uint32_t i) {
+        if (!real || i >= d) return 0.0;
+        double sum = device::load(numerators + i);
         if constexpr (!kWeighted) {
             for (uint32_t other = 1; other < args.term_count; ++other) sum += device::load(numerators + static_cast<size_t>(other) * d + i);
         }
         return sum;
     };
+    const auto numerator = [&](uint32_t i) { return static_cast<float>(precise(i)); };
     const auto weight = [&](uint32_t i) { return real ? device::load(weights + i) : 0.0f; };
 
     float peak = 0, peak_weight = 0;
@@ -262,7 +269,9 @@ CIR_DEVICE void pack(const PackArguments& args) {
     const int shift = peak > 0 && peak <= 3e38f ? 12 - device::exponent_of(peak) : 0;
     const int weight_shift = peak_weight > 0 ? 14 - device::exponent_of(peak_weight) : 0;
 
-    // |u|^2, |u^ - u|^2, sum of the packed weights; where the weight is next to nothing: sum |n|, sum |n^ - n|.
+    const double up = static_cast<double>(device::scaled(1.0f, shift / 2)) * static_cast<double>(device::scaled(1.0f, shift - shift / 2));
+
+    // |u|^2, |u^ - u|^2, sum of the packed weights, or without weights | sum of the terms' |n| |^2; where the weight is next to nothing: sum |n|, sum |n^ - n|.
     constexpr int kSums = 5;
     double own[kSums] = {};
     const uint32_t step_values = args.quad_values / 4;  // matrix steps in the 64 bytes of a quad
@@ -271,8 +280,10 @@ CIR_DEVICE void pack(const PackArguments& args) {
         const uint32_t step = i / 4, t = i % 4;
         const uint32_t first = (step / step_values) * args.quad_values * 4 + t * args.quad_values + step % step_values * 4;
         uint32_t n_words[2], w_words[2];
+#pragma unroll
         for (int h = 0; h < 2; ++h) {
             float n[2] = {}, w[2] = {};
+#pragma unroll
             for (int e = 0; e < 2; ++e) {
                 const uint32_t at = first + 2 * h + e;
                 if (at >= d) continue;
@@ -281,9 +292,10 @@ CIR_DEVICE void pack(const PackArguments& args) {
             }
             n_words[h] = device::half2_from(device::scaled(n[0], shift), device::scaled(n[1], shift));
             w_words[h] = kWeighted ? device::half2_from(device::scaled(w[0], weight_shift), device::scaled(w[1], weight_shift)) : 0;
+#pragma unroll
             for (int e = 0; e < 2; ++e) {
                 const double rounded = e == 0 ? device::half2_low(n_words[h]) : device::half2_high(n_words[h]);
-                const double exact = static_cast<double>(device::scaled(n[e], shift));
+                const double exact = kWeighted ? static_cast<double>(device::scaled(n[e], shift)) : precise(first + 2 * h + e) * up;
                 const double off = exact - rounded;
                 const double w_exact = kWeighted ? static_cast<double>(device::scaled(w[e], weight_shift)) : 1.0;
                 if (!kWeighted || w_exact < kLightWeight) {
@@ -293,6 +305,10 @@ CIR_DEVICE void pack(const PackArguments& args) {
                 if (w_exact >= kLightWeight) {
                     own[0] += exact * exact / w_exact;
                     own[1] += off * off / w_exact;
+                }
+                if constexpr (!kWeighted) {
+                    const double all = whole(first + 2 * h + e) * up;
+                    own[2] += all * all;
                 }
                 if (kWeighted) own[2] += e == 0 ? device::half2_low(w_words[h]) : device::half2_high(w_words[h]);
             }
@@ -337,13 +353,19 @@ CIR_DEVICE void pack(const PackArguments& args) {
         // Rows need not have unit length: their largest norm bounds what Cauchy-Schwarz gives.
         const double unscale = 1.0 / args.row_scale;
         margin = (u_off + row_error * (u + u_off)) * args.largest_norm + total[3] * 0x1p-24 * unscale;
+        // Terms may cancel; each of them is rounded in float64.
+        margin += sqrt(total[2]) * (d + 8.0) * 0x1p-50 * args.largest_norm;
         constants->factor = static_cast<float>(to_term * unscale);
         constants->slack = static_cast<float>(args.quantisation * sqrt(static_cast<double>(d)) * 1.01 * u * to_term);
         constants->trust = 0;
     }
-    // 5% cover what is left out above and the exact kernel's own rounding.
-    margin = 1.05 * margin * to_term;
-    if (!(margin <= 1e30)) margin = 1e38;
+    // 5% cover what is left out above and the rounding of exact scores; below float32's range that has an end.
+    margin = 1.05 * margin * to_term + 0x1p-140;
+    const double factor = constants->factor;
+    if (!(margin <= 1e30 && factor >= 0x1p-126 && factor <= 1e38)) {
+        margin = HUGE_VAL;  // every row is listed
+        constants->trust = static_cast<float>(HUGE_VAL);
+    }
     constants->margin = static_cast<float>(margin);
 }
 

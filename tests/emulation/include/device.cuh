@@ -127,6 +127,13 @@ CIR_DEVICE uint8_t load(const uint8_t* where) {
     CIR_CHECK(read_what_no_one_writes(where, sizeof *where));
     return *where;
 }
+CIR_DEVICE uint16_t load(const uint16_t* where) {
+    CIR_CHECK(read_what_no_one_writes(where, sizeof *where));
+    return *where;
+}
+
+CIR_DEVICE double product(double a, double b) { return a * b; }
+CIR_DEVICE double sum(double a, double b) { return a + b; }
 
 CIR_DEVICE int leading_zeros(uint64_t v) { return v == 0 ? 64 : __builtin_clzll(v); }
 CIR_DEVICE int trailing_zeros(uint32_t v) { return v == 0 ? -1 : __builtin_ctz(v); }

@@ -1,0 +1,107 @@
+#include "exact.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "parallel.h"
+
+namespace cir {
+namespace {
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+}
+
+ExactScores::ExactScores(const Gallery& gallery, const Query& query, const Kernels& kernels)
+    : gallery_(&gallery), query_(&query), kernels_(&kernels), row_(static_cast<size_t>(gallery.dimension)) {
+    int64_t first = 0;
+    for (const Block& block : gallery.blocks) {
+        first_rows_.push_back(first);
+        first += block.count;
+    }
+}
+
+const float* ExactScores::values(const Block& block, int64_t row) {
+    const char* stored = row_address(block, gallery_->type, gallery_->dimension, row);
+    if (gallery_->type == kFloat32) return reinterpret_cast<const float*>(stored);
+    kernels_->widen[gallery_->type](stored, gallery_->dimension, row_.data());
+    // Rounded to float32, as a row that is taken from the gallery.
+    if (block.scales) {
+        for (float& value : row_) value *= block.scales[row];
+    }
+    return row_.data();
+}
+
+float ExactScores::score(const Block& block, int64_t row, int64_t q, float* terms) {
+    const float* t = values(block, row);
+    const size_t length = static_cast<size_t>(gallery_->dimension);
+    double sum = 0;
+    bool ranks = true;
+    for (int j = 0; j < query_->terms; j += 2) {
+        const int pairs = std::min(2, query_->terms - j);
+        const size_t at = (static_cast<size_t>(q) * static_cast<size_t>(query_->terms) + static_cast<size_t>(j)) * length;
+        double sums[4];
+        kernels_->exact(t, query_->numerators + at, query_->weights ? query_->weights + at : nullptr,
+                        gallery_->dimension, pairs, sums);
+        for (int p = 0; p < pairs; ++p) {
+            double term = sums[2 * p];
+            // Sums of float32 products cannot leave double's range: what is not finite was not so in the row.
+            if (!std::isfinite(term)) term = kNaN;
+            else if (query_->weights) term = sums[2 * p + 1] > 0 ? term / std::sqrt(sums[2 * p + 1]) : 0;
+            const float rounded = static_cast<float>(term);
+            ranks = ranks && std::isfinite(rounded);
+            if (terms) terms[j + p] = rounded;
+            sum += term;
+        }
+    }
+    const float score = static_cast<float>(sum);
+    return ranks && std::isfinite(score) ? score : kNaN;
+}
+
+float ExactScores::score(int64_t row, int64_t q, float* terms) {
+    const auto above = std::upper_bound(first_rows_.begin(), first_rows_.end(), row);
+    const size_t b = static_cast<size_t>(above - first_rows_.begin()) - 1;
+    return score(gallery_->blocks[b], row - first_rows_[b], q, terms);
+}
+
+int64_t ExactScores::settle(int64_t q, Hit* hits, int64_t count) {
+    int64_t ranked = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        Hit hit = hits[i];
+        if (hit.slack != 0) hit = {score(hit.row, q, nullptr), 0, hit.row};
+        if (!std::isnan(hit.score)) hits[ranked++] = hit;
+    }
+    return ranked;
+}
+
+void ExactScores::expect(int64_t k) {
+    const int64_t rows = gallery_->count(), kept = std::min(k, rows);
+    order_.resize(static_cast<size_t>(std::min(kept + kept / 4 + 64, std::max(rows, int64_t{1}))));
+    terms_.resize(order_.size() * static_cast<size_t>(query_->terms));
+}
+
+void ExactScores::answer(int64_t q, Hit* hits, int64_t count, int64_t k, const Answer& answer) {
+    const size_t width = static_cast<size_t>(query_->terms);
+    // Terms are kept as they are computed, but not for the many rows that may stand close around the k-th.
+    if (count > static_cast<int64_t>(order_.size())) count = best_of(hits, settle(q, hits, count), k);
+    int64_t ranked = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        hits[i].score = score(hits[i].row, q, &terms_[static_cast<size_t>(i) * width]);
+        if (!std::isnan(hits[i].score)) order_[static_cast<size_t>(ranked++)] = i;
+    }
+    const int64_t found = std::min(ranked, k);
+    std::partial_sort(order_.begin(), order_.begin() + found, order_.begin() + ranked,
+                      [&](int64_t a, int64_t b) { return better(hits[a], hits[b]); });
+    float* scores = answer.scores + q * k;
+    int64_t* rows = answer.rows + q * k;
+    float* by_term = answer.terms + q * k * query_->terms;
+    for (int64_t i = 0; i < k; ++i) {
+        const int64_t at = i < found ? order_[static_cast<size_t>(i)] : -1;
+        scores[i] = at < 0 ? -std::numeric_limits<float>::infinity() : hits[at].score;
+        rows[i] = at < 0 ? -1 : hits[at].row;
+        for (int j = 0; j < query_->terms; ++j) {
+            by_term[i * query_->terms + j] = at < 0 ? kNaN : terms_[static_cast<size_t>(at) * width + static_cast<size_t>(j)];
+        }
+    }
+}
+
+}  // namespace cir

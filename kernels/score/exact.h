@@ -1,0 +1,47 @@
+// The score of a row as it is defined: the same bits on every instruction set and on the GPU, whatever else is asked.
+//
+//     term_j = sum n_j t / sqrt(sum w_j t^2)   in double precision, the sums in the order of `Kernels::exact`
+//     score  = float32(term_0 + term_1 + ...)  rounded once
+//
+// A row that holds NaN or infinity, or of which a term or the score is beyond float32, does not rank.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "hits.h"
+#include "memory.h"
+#include "score.h"
+
+namespace cir {
+
+// Scores rows of one gallery; each thread has its own.
+class ExactScores {
+public:
+    ExactScores(const Gallery& gallery, const Query& query, const Kernels& kernels);
+
+    // NaN for a row that does not rank. `terms` may be null.
+    float score(const Block& block, int64_t row_of_block, int64_t q, float* terms);
+    float score(int64_t row, int64_t q, float* terms);
+
+    // Gives every hit its exact score and drops those that do not rank; returns how many are left.
+    int64_t settle(int64_t q, Hit* hits, int64_t count);
+
+    // Writes the k best of the hits, whose scores need not be exact yet. The hits leave in another order. Allocates
+    // nothing after `expect` for the same k.
+    void expect(int64_t k);
+    void answer(int64_t q, Hit* hits, int64_t count, int64_t k, const Answer& answer);
+
+private:
+    const float* values(const Block& block, int64_t row);
+
+    const Gallery* gallery_;
+    const Query* query_;
+    const Kernels* kernels_;
+    std::vector<int64_t> first_rows_;
+    LineVector<float> row_;
+    std::vector<float> terms_;
+    std::vector<int64_t> order_;
+};
+
+}  // namespace cir
