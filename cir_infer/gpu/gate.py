@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 
 from cir_infer.errors import DeviceError
+from cir_infer.processes.fork import ProcessBound
 
 __all__ = ["Gate"]
 
@@ -17,9 +18,13 @@ _PATIENCE_S = 10.0
 
 
 class Gate:
-    """Counts threads in and out; once closed, only the one that closed it comes in."""
+    """Counts threads in and out; once closed, only the one that closed it comes in. No forked child does."""
 
     def __init__(self) -> None:
+        self.process = ProcessBound(
+            "the context of the GPU",
+            "open the GPU in the process that uses it, e.g. with multiprocessing's start method 'spawn'",
+        )
         self._changed = threading.Condition()
         self._inside = 0
         self._closed_by: int | None = None
@@ -29,8 +34,9 @@ class Gate:
         """Come in; as often as wanted, leaving as often.
 
         Raises:
-            DeviceError: the gate is closed.
+            DeviceError: the gate is closed, or this process was forked from the one that made it.
         """
+        self.process.check()  # before the lock, which another thread may have held at the fork
         depth = getattr(self._mine, "depth", 0)
         if depth == 0:
             with self._changed:
@@ -48,7 +54,9 @@ class Gate:
                 self._changed.notify_all()
 
     def close(self, patience: float = _PATIENCE_S) -> None:
-        """Let nobody else in, and wait for those who are."""
+        """Let nobody else in, and wait for those who are. Nothing to do in a forked child."""
+        if not self.process.here:
+            return
         with self._changed:
             self._closed_by = threading.get_ident()
             mine = 1 if getattr(self._mine, "depth", 0) else 0
