@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, overload
 
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from cir_infer.bundle import Bundle
 from cir_infer.bundle.manifest import FeatureInput, Manifest
+from cir_infer.bundle.orientation import oriented
 from cir_infer.console.progress import progress_bar
 from cir_infer.errors import BundleError, TextError, UsageError, shown
 from cir_infer.inputs.arguments import checked_flag, checked_list, checked_number, checked_word
@@ -82,10 +82,13 @@ class Engine:
     ) -> None:
         self.threads = None if threads is None else checked_number("threads", threads, instead=", or None")
         self._bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
-        self.manifest: Manifest = _oriented(self._bundle, exif_orientation)
+        if exif_orientation is not None:
+            exif_orientation = checked_flag("exif_orientation", exif_orientation)
+        self.manifest: Manifest = oriented(self._bundle.manifest, exif_orientation)
         self._choices = (device, self.threads, missing_plan, exif_orientation)
         spec = self.manifest.text
-        self._texts = None if spec is None else TextReader(self._bundle.tokenizer(), spec)
+        domain = self.manifest.provenance.get("domain")
+        self._texts = None if spec is None else TextReader(self._bundle.tokenizer(), spec, domain)
         self.device_asked = device
         policy = PlanPolicy(
             chosen_policy(missing_plan),
@@ -181,7 +184,7 @@ class Engine:
             "weighted": manifest.weighted,
             "image": [image.size] if isinstance(image, FeatureInput) else [image.height, image.width, 3],
             "exif_orientation": None if isinstance(image, FeatureInput) else image.exif_orientation,
-            "vocabulary": None if self._texts is None else self._texts.vocabulary,
+            "vocabulary": self._vocabulary(),
             "graphs": sorted(manifest.graphs),
             "refines_without_image": self.row_is_reference,
             "device": self.device,
@@ -425,6 +428,14 @@ class Engine:
             raise UsageError(f"the system {shown(self.manifest.system)} of {self.path} reads no text")
         return self._texts
 
+    def _vocabulary(self) -> dict[str, Any] | None:
+        """What kind of vocabulary the model reads texts with, and its size; bundles of today state it."""
+        if self._texts is None or self.manifest.text is None:
+            return None
+        stated = self.manifest.provenance.get("vocabulary")
+        kind = "subwords" if self.manifest.text.unk_id is None else "words"
+        return stated if isinstance(stated, dict) else {"kind": kind, "known": self._texts.vocabulary}
+
     def _numbered_text(self, number: int, text: Text) -> ReadText:
         try:
             return self.read_text(text)
@@ -462,14 +473,3 @@ def _reopened(path: str, manifest: str, choices: tuple[Any, ...]) -> Engine:
         engine.close()
         raise BundleError(f"{path} is another bundle than the one that was pickled; pickle the Engine again")
     return engine
-
-
-def _oriented(bundle: Bundle, exif_orientation: bool | None) -> Manifest:
-    """The manifest, with photos turned as the caller wants them."""
-    manifest = bundle.manifest
-    if exif_orientation is None:
-        return manifest
-    upright = checked_flag("exif_orientation", exif_orientation)
-    if isinstance(manifest.image, FeatureInput):
-        raise UsageError(f"{bundle.path} takes pre-extracted features, which have no EXIF orientation")
-    return replace(manifest, image=replace(manifest.image, exif_orientation=upright))

@@ -7,12 +7,12 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, overload
 
 from cir_infer.bundle import Bundle
-from cir_infer.bundle.manifest import PixelInput
+from cir_infer.bundle.orientation import orientation_of_rows
 from cir_infer.engine import Engine
 from cir_infer.errors import CirError, DeviceError, GalleryError, UsageError, shown
 from cir_infer.gallery import Gallery, Snapshot
@@ -97,7 +97,7 @@ class Searcher:
             self._place = str(Path(self.gallery.path).absolute())
             if isinstance(bundle, Bundle):
                 if exif_orientation is None:
-                    exif_orientation = _as_indexed(bundle, self.gallery.fingerprint)
+                    exif_orientation = orientation_of_rows(bundle.manifest, self.gallery.fingerprint)
                 bundle = Engine(bundle, device, threads, exif_orientation=exif_orientation)
                 self._owned.append(bundle)
             self.engine = bundle
@@ -358,13 +358,3 @@ class Searcher:
                 raise
             _log.warning("scoring on the CPU (%s)", error)
             return make_scorer(rows, "cpu", engine.threads)
-
-
-def _as_indexed(bundle: Bundle, fingerprint: str | None) -> bool | None:
-    """How the gallery's photos were turned, where that is not what the bundle says."""
-    image = bundle.manifest.image
-    if fingerprint is None or not isinstance(image, PixelInput) or bundle.manifest.fingerprint == fingerprint:
-        return None
-    turned = replace(image, exif_orientation=not image.exif_orientation)
-    other = replace(bundle.manifest, image=turned)
-    return turned.exif_orientation if other.fingerprint == fingerprint else None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import os
 import platform
 import re
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 
 import cir_infer
 from cir_bench.nvml import Nvml
+from cir_infer.processes.cpus import available_cpus
 
 __all__ = ["commit_of", "describe_machine", "peak_host_bytes", "reset_peak_host_bytes", "stamp"]
 
@@ -118,19 +118,13 @@ def _cpu(root: Path) -> dict[str, Any]:
     megahertz = [float(value) for value in re.findall(r"^cpu MHz\s*:\s*([\d.]+)", info, re.MULTILINE)]
     return {
         "model": model[1].strip() if model else platform.machine(),
-        "cores": _usable_cores(),
+        "cores": available_cpus(),
         "instruction_sets": [isa for isa in _ISA if isa in present],
         "mhz": round(max(megahertz)) if megahertz else _kilohertz(scaling / "scaling_cur_freq"),
         "max_mhz": _kilohertz(scaling / "cpuinfo_max_freq"),
         "governor": _text(scaling / "scaling_governor").strip() or None,
         "virtual": "hypervisor" in present,
     }
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _kilohertz(path: Path) -> int | None:

@@ -14,6 +14,7 @@ from cir_infer.console.common import CirParser, complain, print_json, printable,
 from cir_infer.errors import GalleryError, UsageError, shown
 
 if TYPE_CHECKING:
+    from cir_infer.bundle import Bundle
     from cir_infer.engine import Engine
     from cir_infer.gallery import Gallery
     from cir_infer.indexing.broken_list import BrokenList
@@ -31,15 +32,18 @@ _TOLD = 20
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 1 if some images could not be indexed."""
     options = _parse(arguments)
+    from cir_infer.bundle import Bundle
     from cir_infer.bundle.manifest import FeatureInput
     from cir_infer.engine import Engine
     from cir_infer.indexing.broken_list import BrokenList
     from cir_infer.indexing.formats import image_endings
     from cir_infer.indexing.sources import open_sources
 
-    engine = Engine(options.bundle, options.device, threads=options.threads)
-    suffixes = frozenset((".npy",)) if isinstance(engine.manifest.image, FeatureInput) else image_endings()
     path = Path(options.gallery) if options.gallery else Path(options.bundle).with_suffix(".gallery")
+    bundle = Bundle(options.bundle)
+    turned = _orientation(bundle, path, options)
+    engine = Engine(bundle, options.device, threads=options.threads, exif_orientation=turned)
+    suffixes = frozenset((".npy",)) if isinstance(engine.manifest.image, FeatureInput) else image_endings()
     named = options.broken_list is not None
     listing = BrokenList(Path(options.broken_list) if named else Path(f"{path}.broken.jsonl"), named)
     if options.reencode:
@@ -53,6 +57,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report = _run(gallery, engine, sources, options)
         _tell(report, gallery, options, listing, report.broken)
         return 0 if report.ok else 1
+
+
+def _orientation(bundle: Bundle, path: Path, options: argparse.Namespace) -> bool | None:
+    """Whether to turn photos upright: as asked, else as the gallery's own were, else as the bundle says."""
+    from cir_infer.bundle.orientation import orientation_of_rows
+    from cir_infer.gallery import Gallery
+
+    if options.exif_orientation is not None or options.reencode or not path.exists():
+        upright: bool | None = options.exif_orientation
+        return upright
+    with Gallery.open(path, read_only=True) as gallery:
+        return orientation_of_rows(bundle.manifest, gallery.fingerprint)
 
 
 def _reencode(path: Path, engine: Engine, options: argparse.Namespace, listing: BrokenList) -> int:
@@ -124,6 +140,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--workers", type=int, metavar="N", help="decoding processes (default: one for each spare core)"
+    )
+    parser.add_argument(
+        "--exif-orientation",
+        action=argparse.BooleanOptionalAction,
+        help="turn photos upright as their EXIF tag says (default: as the gallery's own were, else as the "
+        "bundle says)",
     )
     parser.add_argument(
         "--threads",

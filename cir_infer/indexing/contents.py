@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from array import array
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +11,8 @@ import numpy.typing as npt
 from cir_infer.errors import ImageError
 from cir_infer.gallery import Gallery
 from cir_infer.indexing.items import Item, Stamp, digest_of
+from cir_infer.processes.cpus import available_cpus
+from cir_infer.processes.threads import Threads
 
 __all__ = ["Contents", "digests"]
 
@@ -76,6 +76,8 @@ def digests(items: Sequence[Item]) -> dict[str, str]:
 
     if not items:
         return {}
-    with ThreadPoolExecutor(min(_READERS, len(items), os.cpu_count() or 1)) as pool:
-        found = list(pool.map(one, items))
+    threads = Threads(min(_READERS, len(items), available_cpus()))
+    tasks = [threads.submit(one, item) for item in items]
+    threads.close()
+    found = [task.result() for task in tasks]
     return {item.id: digest for item, digest in zip(items, found, strict=True) if digest is not None}

@@ -13,7 +13,6 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
 from typing import Any, NamedTuple, cast
@@ -27,6 +26,7 @@ from cir_infer.indexing.items import Item
 from cir_infer.indexing.worker import Prepared, prepare
 from cir_infer.inputs.locations import Location
 from cir_infer.processes.children import child_command, child_environment
+from cir_infer.processes.threads import Task, Threads
 
 __all__ = ["Decoded", "Decoders"]
 
@@ -62,7 +62,8 @@ class Decoders:
         self._manifest = manifest
         self._workers = workers
         # A thread for each process: it sends, waits and receives, and nothing of that holds the GIL.
-        self._threads = ThreadPoolExecutor(max(1, workers), thread_name_prefix="cir-decode")
+        self._threads = Threads(max(1, workers))
+        self._waiting: deque[Task[Decoded]] = deque()
         self._own = threading.local()
         self._running: list[_Worker] = []
         self._stopping = False
@@ -75,7 +76,11 @@ class Decoders:
         if self._stopping:
             for worker in list(self._running):
                 worker.kill()
-        self._threads.shutdown(cancel_futures=True)
+        for task in self._waiting:
+            if not task.cancel():
+                with suppress(Exception):
+                    task.result()
+        self._threads.close()
         for worker in self._running:
             worker.close()
 
@@ -86,7 +91,7 @@ class Decoders:
             DeviceError: a worker cannot be started.
         """
         remaining = iter(items)
-        waiting: deque[Future[Decoded]] = deque()
+        waiting = self._waiting
         while True:
             while len(waiting) < 2 * self._workers + 1 and (batch := list(islice(remaining, size))):
                 waiting.append(self._threads.submit(self._decode, batch))

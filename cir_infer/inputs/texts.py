@@ -59,6 +59,7 @@ class TextReader:
     Args:
         tokenizer: the bundle's tokenizer.json (`tokenizers` format; text cleaning is inside).
         spec: the manifest's `text`.
+        domain: what the model was trained on, in words, to be named with what it does not know.
 
     Attributes:
         vocabulary: how many tokens the model knows.
@@ -67,7 +68,7 @@ class TextReader:
         BundleError: the tokenizer cannot be read, or could take more than `check_tokenizer` allows.
     """
 
-    def __init__(self, tokenizer: bytes, spec: TextInput) -> None:
+    def __init__(self, tokenizer: bytes, spec: TextInput, domain: object = None) -> None:
         from tokenizers import Tokenizer
 
         check_tokenizer(tokenizer)
@@ -81,6 +82,7 @@ class TextReader:
         self._tokenizer.no_truncation()
         self._spec = spec
         self._said: set[str] = set()
+        self._domain = f" about {shown(domain, 60)}" if isinstance(domain, str) and domain else ""
         self.vocabulary: int = self._tokenizer.get_vocab_size()
 
     def read(self, texts: Iterable[Text]) -> Tokens:
@@ -174,8 +176,8 @@ class TextReader:
         more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
         what = "no word" if all_of_them else "not every word"
         _log.warning(
-            "%s of the text %s is in the model's vocabulary; the answer ignores %s%s",
-            *(what, _named(captions), words or "it", more),
+            "%s of the text %s is in the model's vocabulary of %s words%s; the answer ignores %s%s",
+            *(what, _named(captions), f"{self.vocabulary:,}", self._domain, words or "it", more),
         )
 
     def _join(self, captions: list[str]) -> tuple[str, str | None]:

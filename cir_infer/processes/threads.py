@@ -42,10 +42,12 @@ class Task(Generic[T]):
                 del self  # the error's traceback would hold this task, which holds the error
         return self._value
 
-    def cancel(self) -> None:
-        """Do not begin the work if it has not begun. Nobody may wait for it then."""
-        if self._claim.acquire(blocking=False):
+    def cancel(self) -> bool:
+        """Do not begin the work; False where it has begun. Nobody may wait for what was cancelled."""
+        claimed = self._claim.acquire(blocking=False)
+        if claimed:
             self._work = None
+        return claimed
 
     def run(self) -> None:
         """Do the work now, in this thread, unless another has begun it."""

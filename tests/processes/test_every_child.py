@@ -107,6 +107,13 @@ def test_indexing_from_a_folder_of_photos(here: Path, tmp_path: Path) -> None:
     assert sprung(here) == ""
 
 
+def test_no_thread_of_the_runtime_rests_on_an_executor() -> None:
+    """`concurrent.futures` refuses work once the main thread has ended; `processes.threads` does not."""
+    folder = Path(cir_infer.__file__).parent
+    found = [path.name for path in folder.rglob("*.py") if "ThreadPoolExecutor" in path.read_text("utf-8")]
+    assert found == []
+
+
 def test_no_child_is_started_in_another_way() -> None:
     """Whatever names the interpreter, or multiprocessing, goes through `child_command`."""
     root = Path(cir_infer.__file__).parents[1]

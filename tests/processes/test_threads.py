@@ -55,9 +55,10 @@ def test_cancelled_work_is_not_begun() -> None:
     done: list[int] = []
     first = threads.submit(leave.wait, 20)
     second = threads.submit(done.append, 1)
-    second.cancel()
+    assert second.cancel()
     leave.set()
     first.result()
+    assert not first.cancel()
     threads.submit(done.append, 2).result()
     assert done == [2]
 

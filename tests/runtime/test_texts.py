@@ -107,14 +107,14 @@ def test_unknown_words_are_named_once_for_each_text(caplog: pytest.LogCaptureFix
         for _ in range(3):
             assert one.read(["is Chartreuse", "is red"]).ids[0].tolist() == [START, ID["is"], UNK, END]
         assert [record.getMessage() for record in caplog.records] == [
-            "not every word of the text 'is Chartreuse' is in the model's vocabulary; "
-            "the answer ignores 'Chartreuse'"
+            "not every word of the text 'is Chartreuse' is in the model's vocabulary of "
+            f"{len(SPECIALS) + len(WORDS)} words; the answer ignores 'Chartreuse'"
         ]
         caplog.clear()
         assert ids("chartreuse paisley") == [START, UNK, UNK, END]
     assert [record.getMessage() for record in caplog.records] == [
-        "no word of the text 'chartreuse paisley' is in the model's vocabulary; "
-        "the answer ignores 'chartreuse', 'paisley'"
+        "no word of the text 'chartreuse paisley' is in the model's vocabulary of "
+        f"{len(SPECIALS) + len(WORDS)} words; the answer ignores 'chartreuse', 'paisley'"
     ]
 
 
@@ -131,6 +131,11 @@ def test_what_was_said_is_not_kept_for_ever() -> None:
     for number in range(3 * texts._SAID):
         one.read_one(f"red {'x' * (number % 7)}{number}")
     assert len(one._said) <= texts._SAID
+
+
+def test_the_domain_is_named_with_what_is_unknown(caplog: pytest.LogCaptureFixture) -> None:
+    TextReader(tokenizer_json(), TextInput(PAD, UNK, 64), "rendered\nscenes").read(["paisley"])
+    assert "words about 'rendered\\nscenes'" in caplog.text
 
 
 def test_the_vocabulary_is_counted() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -13,6 +12,7 @@ from cir_bench.machine import stamp
 from cir_infer.console.common import print_json
 from cir_infer.console.tables import format_table
 from cir_infer.errors import UsageError
+from cir_infer.processes.cpus import available_cpus
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--rows must be at least 0; --dim, --rounds and --batch-size at least 1")
     if (args.bundle is None) != (args.images is None):
         raise UsageError("--bundle and --images belong together")
-    workers = args.workers if args.workers is not None else max(1, min(8, (os.cpu_count() or 2) - 1))
+    workers = args.workers if args.workers is not None else max(1, min(8, available_cpus() - 1))
     report = stamp()
     with tempfile.TemporaryDirectory(dir=args.work) as scratch:
         if args.rows:

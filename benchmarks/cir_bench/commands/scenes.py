@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from cir_infer.console.common import print_json
 from cir_infer.console.progress import progress_bar
 from cir_infer.errors import UsageError
+from cir_infer.processes.cpus import available_cpus
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--train-families", default.train_families, "groups of 16 training scenes, 32 queries each"),
         ("--seed", default.seed, "everything is drawn from it"),
         ("--image-size", default.image_size, "pixels a side"),
-        ("--jobs", os.cpu_count() or 1, "processes that render; do not change the result"),
+        ("--jobs", available_cpus(), "processes that render; do not change the result"),
     ):
         parser.add_argument(flag, type=int, default=value, metavar="N", help=f"{what} (default {value})")
     parser.add_argument(
