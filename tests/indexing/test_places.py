@@ -80,7 +80,7 @@ def test_features_are_read_from_every_place(tmp_path: Path) -> None:
     for _ in range(5):
         with pytest.raises(ImageError):
             load_features(tmp_path / "a.npz", 4)
-    assert len(list(Path("/dev/fd").iterdir())) == before
+    assert len(list(Path("/dev/fd").iterdir())) <= before
 
 
 @given(
