@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -15,7 +16,12 @@ from cir_infer.bundle.manifest import FeatureInput, Manifest
 from cir_infer.bundle.orientation import oriented
 from cir_infer.console.progress import progress_bar
 from cir_infer.errors import BundleError, TextError, UsageError, shown
-from cir_infer.inputs.arguments import checked_flag, checked_list, checked_number, checked_word
+from cir_infer.inputs.arguments import (
+    checked_flag,
+    checked_list,
+    checked_number,
+    checked_word,
+)
 from cir_infer.inputs.images import ImageLike
 from cir_infer.inputs.open_files import contents
 from cir_infer.inputs.preparing import Preparation, checked_images
@@ -308,13 +314,10 @@ class Engine:
         self._reader()
         if pad_to_batch:
             self.require_padding()
-        texts = list(checked_list("texts", texts, "text"))
+        numbered = enumerate(checked_list("texts", texts, "text"))
         graph = self._graphs["text"]
         outputs = [np.empty((0, graph.outputs[0].shape[-1] or 0), np.float32)]
-        for start in range(0, len(texts), size):
-            reads = [
-                self._numbered_text(start + at, text) for at, text in enumerate(texts[start : start + size])
-            ]
+        while reads := [self._numbered_text(at, text) for at, text in islice(numbered, size)]:
             outputs.append(self.encode_read(reads, pad_to_batch))
         return np.concatenate(outputs[1:] or outputs)
 
@@ -363,7 +366,7 @@ class Engine:
                 )
             try:
                 feeds[tensor.name] = np.ascontiguousarray(value, np.float32)
-            except (TypeError, ValueError) as error:
+            except Exception as error:  # what arrays and tensors of others raise
                 raise UsageError(f"{tensor.name} is {shown(value)}; expected float32 (Q, ...)") from error
         if len({value.shape[:1] for value in feeds.values()}) != 1:
             raise UsageError(

@@ -119,11 +119,13 @@ class Bundle:
             self.read(name)
 
     def _archive(self) -> zipfile.ZipFile:
-        if not self.path.is_file():
-            found = "is not a file" if self.path.exists() else "does not exist"
-            raise BundleError(f"{self.path} {found}; expected a bundle (.cir) as cir-export writes it")
         try:
+            if not self.path.is_file():
+                found = "is not a file" if self.path.exists() else "does not exist"
+                raise BundleError(f"{self.path} {found}; expected a bundle (.cir) as cir-export writes it")
             return zipfile.ZipFile(self.path)
+        except BundleError:
+            raise
         except OSError as error:
             raise BundleError(f"{self.path} cannot be read: {error.strerror or error}") from error
         except (

@@ -11,9 +11,10 @@ from cir_infer.gallery.compaction import merge_newest
 from cir_infer.gallery.rows import checked_vectors, row_tensors, to_rows
 from cir_infer.gallery.store import Store
 
-__all__ = ["Existing", "add_items", "already_held", "held_ids", "remove_items"]
+__all__ = ["EXISTING", "Existing", "add_items", "already_held", "held_ids", "remove_items"]
 
 Existing = Literal["error", "replace", "skip"]
+EXISTING: tuple[Existing, ...] = ("error", "replace", "skip")
 
 
 def held_ids(store: Store, ids: Sequence[str]) -> dict[str, int]:

@@ -6,8 +6,13 @@ What is taken here comes out again wherever ids and sources go: SQLite, JSON, pa
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set, Sized
+from itertools import islice
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, UsageError, shown
 from cir_infer.gallery.values import is_missing, plain_text, storable
@@ -16,7 +21,11 @@ __all__ = [
     "MAX_ID",
     "MAX_SOURCE",
     "checked_column",
+    "checked_engine",
+    "checked_fingerprint",
     "checked_ids",
+    "checked_path",
+    "checked_rows",
     "checked_sources",
     "checked_texts",
     "named_ids",
@@ -24,6 +33,7 @@ __all__ = [
 
 MAX_ID = 4096
 """Longest id in characters."""
+_MAX_FINGERPRINT = 1024
 MAX_SOURCE = 1 << 16
 """Longest source or stamp in characters."""
 
@@ -41,7 +51,7 @@ def checked_ids(ids: Iterable[str], *, ordered: bool = True) -> list[str]:
     """
     if ordered and isinstance(ids, (Set, Mapping)):
         raise UsageError(f"ids is a {type(ids).__name__}; expected a list, one id for each item in order")
-    checked = [_checked_id(item) for item in _listed("ids", ids)]
+    checked = [_checked_id(item) for item in _iterated("ids", ids)]
     if len(set(checked)) != len(checked):
         seen: set[str] = set()
         twice = next(item for item in checked if item in seen or seen.add(item))  # type: ignore[func-returns-value]
@@ -49,20 +59,92 @@ def checked_ids(ids: Iterable[str], *, ordered: bool = True) -> list[str]:
     return checked
 
 
+def checked_path(name: str, path: Any) -> Path:
+    """A path of a file or a folder.
+
+    Raises:
+        UsageError: it is no text and no path, or one that no file system can have.
+    """
+    if isinstance(path, os.PathLike):
+        path = os.fspath(path)
+    if not isinstance(path, str) or not path:
+        raise UsageError(f"{name} is {shown(path, 80)}; expected a path, non-empty text")
+    place = Path(plain_text(path))
+    try:
+        place.lstat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass  # told by whoever opens it
+    except (OSError, ValueError) as error:  # too long, NUL, not in the encoding of file names
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(
+            f"{name} is {shown(path, 80)}, which cannot be a path: {shown(reason, 80)}"
+        ) from error
+    return place
+
+
+def checked_fingerprint(fingerprint: Any) -> str | None:
+    """The fingerprint of a bundle, or None.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if fingerprint is None:
+        return None
+    if (
+        not isinstance(fingerprint, str)
+        or not 0 < len(fingerprint) <= _MAX_FINGERPRINT
+        or "\0" in fingerprint
+    ):
+        raise UsageError(f"fingerprint is {shown(fingerprint, 80)}; expected that of a bundle, a short text")
+    if not storable(fingerprint):
+        raise UsageError(f"fingerprint is {shown(fingerprint, 80)}, which is not valid Unicode")
+    return plain_text(fingerprint)
+
+
+def checked_engine(engine: Any) -> Any:
+    """An engine, or None.
+
+    Raises:
+        UsageError: it is something else, e.g. the path of a bundle.
+    """
+    if engine is None or (hasattr(engine, "fingerprint") and hasattr(engine, "encode_prepared")):
+        return engine
+    raise UsageError(f"engine is {shown(engine, 80)}; expected an Engine, e.g. Engine('my.cir'), or None")
+
+
+def checked_rows(rows: Any) -> npt.NDArray[np.int64]:
+    """Numbers of rows, as int64 (n,).
+
+    Raises:
+        UsageError: they are no whole numbers.
+    """
+    try:
+        wanted = np.asarray(rows)
+    except Exception as error:  # what arrays of others raise
+        raise UsageError(f"rows cannot be read: {shown(error, 80)}; expected whole numbers") from error
+    if wanted.ndim > 1 or (wanted.size and wanted.dtype.kind not in "iu"):
+        raise UsageError(f"rows is {shown(rows, 80)}; expected a list of whole numbers")
+    if wanted.size and int(wanted.max()) >= 1 << 63:
+        raise UsageError(f"row {wanted.max()} is asked for; expected numbers of 64 bits")
+    return wanted.astype(np.int64).reshape(-1)
+
+
 def named_ids(name: str, ids: Iterable[str]) -> list[str]:
     """The ids that an argument names to look them up, each once; they need not exist.
+
+    Those that no item can have, since they are not valid Unicode, are left out.
 
     Raises:
         UsageError: it is itself one text, no list, or one of them is not a text.
     """
     found: dict[str, None] = {}
-    for number, item in enumerate(_listed(name, ids)):
+    for number, item in enumerate(_iterated(name, ids)):
         if not isinstance(item, str):
             raise UsageError(
                 f"{name}[{number}] is {shown(item, 60)}, of type {type(item).__name__}; expected an id"
             )
         found[plain_text(item)] = None
-    return list(found)
+    return list(filter(storable, found))
 
 
 def checked_column(name: str, values: Iterable[Any] | None, count: int, what: str) -> list[Any]:
@@ -76,9 +158,11 @@ def checked_column(name: str, values: Iterable[Any] | None, count: int, what: st
         return [None] * count
     if isinstance(values, (Mapping, Set)):
         raise UsageError(f"{name} is a {type(values).__name__}; expected a list of {what}, one for each id")
-    listed = _listed(name, values)
+    listed = list(islice(_iterated(name, values), count + 1))
     if len(listed) != count:
-        raise GalleryError(f"{name} has {len(listed):,} entries for {count:,} ids; expected one for each")
+        more = "more" if len(listed) > count else f"{len(listed):,}"
+        found = f"{len(values):,}" if isinstance(values, Sized) else more
+        raise GalleryError(f"{name} has {found} entries for {count:,} ids; expected one for each")
     return listed
 
 
@@ -103,13 +187,14 @@ def checked_texts(name: str, values: Iterable[Any] | None, ids: list[str]) -> li
     return [_checked_text(name, value, item) for value, item in zip(column, ids, strict=True)]
 
 
-def _listed(name: str, values: Any) -> list[Any]:
+def _iterated(name: str, values: Any) -> Iterator[Any]:
+    """The elements one by one, so that the first wrong one ends a list that is far too long."""
     if isinstance(values, (str, bytes, bytearray, memoryview, os.PathLike)):
         raise UsageError(
             f"{name} is one string ({shown(values, 60)}); expected a list, e.g. {name}=[{shown(values, 60)}]"
         )
     try:
-        return list(values)
+        return iter(values)
     except TypeError:
         raise UsageError(
             f"{name} is {shown(values, 60)}, of type {type(values).__name__}; expected a list"

@@ -208,15 +208,7 @@ class Catalogue:
             connection.execute("BEGIN")
             return tables.read_state(connection)
 
-    def keys_of(self, item: str) -> list[int]:
-        """Every key that the id has or had, ascending."""
-        with self.reading() as connection:
-            return [
-                key
-                for (key,) in connection.execute("SELECT key FROM items WHERE id = ? ORDER BY key", (item,))
-            ]
-
-    def keys_of_all(self, ids: Sequence[str]) -> list[int]:
+    def keys_of(self, ids: Sequence[str]) -> list[int]:
         """Every key that one of the ids has or had."""
         with self.reading() as connection:
             return [

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cir_infer.errors import UsageError
+from cir_infer.errors import UsageError, shown
 from cir_infer.gallery.snapshot import Snapshot
+from cir_infer.inputs.arguments import checked_flag
 
 __all__ = ["Duplicates", "duplicates_of"]
 
@@ -52,8 +53,10 @@ def duplicates_of(snapshot: Snapshot, threshold: float, *, progress: bool = Fals
     Raises:
         UsageError: the threshold is out of range.
     """
-    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 < threshold <= 1:
-        raise UsageError(f"threshold is {threshold!r:.40}; expected a cosine, above 0 and at most 1")
+    number = isinstance(threshold, (int, float, np.integer, np.floating)) and not isinstance(threshold, bool)
+    if not number or not 0 < threshold <= 1:
+        raise UsageError(f"threshold is {shown(threshold, 40)}; expected a cosine, above 0 and at most 1")
+    checked_flag("progress", progress)
     from cir_infer.console.progress import progress_bar
 
     live = snapshot.live_rows()

@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy.typing as npt
 
-from cir_infer.errors import GalleryError, UsageError, shown
+from cir_infer.errors import GalleryError, UsageError
 from cir_infer.gallery import metadata as meta
 from cir_infer.gallery import tables
-from cir_infer.gallery.additions import Existing, add_items, already_held, held_ids, remove_items
-from cir_infer.gallery.arguments import checked_column, checked_ids, checked_sources, checked_texts
+from cir_infer.gallery.additions import EXISTING, Existing, add_items, already_held, held_ids, remove_items
+from cir_infer.gallery.arguments import (
+    checked_column,
+    checked_engine,
+    checked_fingerprint,
+    checked_ids,
+    checked_path,
+    checked_sources,
+    checked_texts,
+)
 from cir_infer.gallery.compaction import Compaction, compact
 from cir_infer.gallery.drafts import drafted
 from cir_infer.gallery.exported import PART, Part
@@ -24,6 +32,7 @@ from cir_infer.gallery.rows import as_matrix, check_row_type
 from cir_infer.gallery.schema import FORMAT_VERSION
 from cir_infer.gallery.store import Store
 from cir_infer.gallery.transfer import export_rows, open_source
+from cir_infer.inputs.arguments import checked_flag, checked_number, checked_word
 
 if TYPE_CHECKING:
     from cir_infer.engine import Engine
@@ -68,16 +77,21 @@ class Gallery(OpenGallery):
             UsageError: neither an engine nor a dimension, or no such row type.
             GalleryError: the path exists, or the disk is full or fails.
         """
+        path = checked_path("path", path)
         check_row_type(dtype)
+        fingerprint = checked_fingerprint(fingerprint)
+        if dimension is not None:
+            dimension = checked_number("dimension", dimension)
+        checked_engine(engine)
         if engine is not None:
             if dimension not in (None, engine.dimension):
                 raise UsageError(
                     f"dimension is {dimension}, the engine's rows have {engine.dimension}; leave it out"
                 )
             dimension, fingerprint = engine.dimension, engine.fingerprint
-        if dimension is None or not 0 < dimension <= 1 << 20:
+        if dimension is None or dimension > 1 << 20:
             raise UsageError(f"dimension is {dimension}; pass an engine, or a dimension from 1 to {1 << 20}")
-        Store.create(Path(path), tables.Encoding(1, fingerprint, dimension, dtype))
+        Store.create(path, tables.Encoding(1, fingerprint, dimension, dtype))
         return cls(path, engine)
 
     @classmethod
@@ -142,7 +156,8 @@ class Gallery(OpenGallery):
         vectors = as_matrix(vectors, len(checked))
         slices = (slice(start, start + PART) for start in range(0, max(len(checked), 1), PART))
         parts = (Part(checked[s], vectors[s], data[s], paths[s]) for s in slices)
-        return cls._build(Path(path), parts, engine, dtype, fingerprint, int(vectors.shape[1]))
+        place = checked_path("path", path)
+        return cls._build(place, parts, engine, dtype, fingerprint, int(vectors.shape[1]))
 
     @classmethod
     def import_from(
@@ -172,7 +187,13 @@ class Gallery(OpenGallery):
             GalleryError: the source cannot be read, is of another bundle or of none that is known, or see
                 `add_vectors`. Nothing is left at the path.
         """
-        opened = open_source(Path(source))
+        place, source = checked_path("path", path), checked_path("source", source)
+        checked_flag("unknown_fingerprint", unknown_fingerprint)
+        fingerprint = checked_fingerprint(fingerprint)
+        if dtype is not None:
+            check_row_type(dtype)
+        checked_engine(engine)
+        opened = open_source(source)
         if engine is not None and engine.dimension != opened.dimension:
             raise GalleryError(
                 f"{source}: its rows have {opened.dimension} dimensions, the bundle's {engine.dimension}; "
@@ -181,7 +202,7 @@ class Gallery(OpenGallery):
         wanted = fingerprint if engine is None else engine.fingerprint
         stored = None if opened.about is None else opened.about.dtype
         return cls._build(
-            Path(path),
+            place,
             opened.parts,
             engine,
             dtype or stored or "float16",
@@ -219,7 +240,7 @@ class Gallery(OpenGallery):
         Raises:
             GalleryError: the target exists, the disk is full, or pyarrow is missing (for folders).
         """
-        export_rows(self.snapshot(), Path(target), overwrite)
+        export_rows(self.snapshot(), checked_path("target", target), checked_flag("overwrite", overwrite))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies, and what is pickled for another process, open the same gallery again by its path."""
@@ -271,6 +292,7 @@ class Gallery(OpenGallery):
             raise UsageError(
                 "this gallery was opened without an engine; pass engine= to open, or use add_vectors"
             )
+        checked_word("existing", existing, EXISTING)
         checked = checked_ids(ids)
         images = checked_column("images", images, len(checked), "images")
         data = checked_column("metadata", metadata, len(checked), "dictionaries or None")
@@ -333,8 +355,7 @@ class Gallery(OpenGallery):
             GalleryError: see `rows.faults`, `metadata.encode`; an id is held already;
                 another writer; the disk is full or fails. The gallery is as it was before.
         """
-        if existing not in ("error", "replace", "skip"):
-            raise UsageError(f"existing is {shown(existing)}; expected error, replace or skip")
+        checked_word("existing", existing, EXISTING)
         checked = checked_ids(ids)
         data = checked_column("metadata", metadata, len(checked), "dictionaries or None")
         columns = zip(
@@ -368,6 +389,7 @@ class Gallery(OpenGallery):
         Raises:
             GalleryError: an id is not held, another writer, the disk is full or fails.
         """
+        checked_word("missing", missing, ("error", "skip"))
         return self._store.change(remove_items, self._store, checked_ids(ids, ordered=False), missing)
 
     def compact(self) -> Compaction:
@@ -416,7 +438,9 @@ class Gallery(OpenGallery):
             engine: of the new bundle.
             dtype: of the new rows, by default that of the old ones.
         """
-        dtype = dtype or self._store.catalogue.state().encoding.dtype
+        if checked_engine(engine) is None:
+            raise UsageError("engine is None; expected the Engine of the new bundle")
+        dtype = self._store.catalogue.state().encoding.dtype if dtype is None else dtype
         check_row_type(dtype)
         return Reencoding(self._store, tables.Encoding(0, engine.fingerprint, engine.dimension, dtype))
 

@@ -34,7 +34,7 @@ class Encoded(NamedTuple):
     """Metadata as it is stored: JSON text (None where there is none), and what of it can be filtered."""
 
     text: str | None
-    attributes: Sequence[tuple[str, Scalar]]
+    attributes: list[tuple[str, Scalar]]
 
 
 def encode(metadata: Mapping[str, Any] | None, item: str) -> Encoded:
@@ -47,7 +47,7 @@ def encode(metadata: Mapping[str, Any] | None, item: str) -> Encoded:
         GalleryError: it is no mapping of text to such values; the message names the item and the field.
     """
     if metadata is None or is_missing(metadata):
-        return Encoded(None, ())
+        return Encoded(None, [])
     if not isinstance(metadata, Mapping):
         raise GalleryError(
             f"metadata of id {shown(item)} is {shown(metadata, 60)}, of type {type(metadata).__name__}; "

@@ -10,6 +10,7 @@ import numpy as np
 
 from cir_infer.errors import GalleryError, UsageError, shown
 from cir_infer.gallery import tables
+from cir_infer.gallery.arguments import checked_engine, checked_path
 from cir_infer.gallery.backup import Backup, back_up
 from cir_infer.gallery.duplicates import Duplicates, duplicates_of
 from cir_infer.gallery.fields import Field, fields_of
@@ -17,6 +18,7 @@ from cir_infer.gallery.schema import stored_version
 from cir_infer.gallery.snapshot import Snapshot
 from cir_infer.gallery.store import Store
 from cir_infer.gallery.verification import Verification, verify
+from cir_infer.inputs.arguments import checked_flag
 
 if TYPE_CHECKING:
     from cir_infer.engine import Engine
@@ -27,6 +29,7 @@ G = TypeVar("G", bound="OpenGallery")
 
 _LOOK_UP = 8192
 
+_LONGEST_WAIT = 10**9
 WAIT = 5.0
 """Seconds that a change waits for another writer."""
 
@@ -56,7 +59,9 @@ class OpenGallery:
         read_only: bool = False,
         wait: float = WAIT,
     ) -> None:
-        self._store = Store(Path(path), read_only, _checked_wait(wait))
+        checked_engine(engine)
+        place, read_only = checked_path("path", path), checked_flag("read_only", read_only)
+        self._store = Store(place, read_only, _checked_wait(wait))
         self._engine = engine
         self._expected = None if engine is None else engine.fingerprint
         self._closed = False
@@ -117,6 +122,8 @@ class OpenGallery:
         From then on `snapshot` makes the same check, so that a gallery that is changed over to
         another bundle under a running query service is noticed.
         """
+        if checked_engine(engine) is None:
+            raise UsageError("engine is None; expected the Engine that is to query or add")
         snapshot = self._store.snapshot()
         self._check(engine, snapshot.fingerprint, snapshot.dimension)
         self._engine, self._expected = engine, engine.fingerprint
@@ -163,7 +170,9 @@ class OpenGallery:
                 is being written to, or a disk is full or fails. Nothing new is at the path then, and an
                 earlier backup is as it was, but if it was brought up to date and does not verify.
         """
-        return back_up(self._store, Path(path), verified=verify, link=link)
+        checked_flag("verify", verify)
+        place = checked_path("path", path)
+        return back_up(self._store, place, verified=verify, link=checked_flag("link", link))
 
     def verify(self) -> Verification:
         """Read everything and check that it fits together: checksums, rows, items, filters.
@@ -257,6 +266,7 @@ class OpenGallery:
 
 
 def _checked_wait(wait: float) -> float:
-    if isinstance(wait, bool) or not isinstance(wait, (int, float)) or not 0 <= wait < float("inf"):
-        raise UsageError(f"wait is {shown(wait)}; expected seconds, 0 or more")
+    number = isinstance(wait, (int, float, np.integer, np.floating)) and not isinstance(wait, bool)
+    if not number or not 0 <= wait <= _LONGEST_WAIT:
+        raise UsageError(f"wait is {shown(wait)}; expected seconds from 0 to {_LONGEST_WAIT:,}")
     return float(wait)

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cir_infer.errors import GalleryError, UsageError, shown
+from cir_infer.errors import GalleryError, shown
 from cir_infer.gallery.tensors import Tensor
+from cir_infer.inputs.arguments import checked_word
 
 __all__ = [
     "ROW_TYPES",
@@ -29,8 +30,7 @@ _FLOAT16_NORMAL = float(np.finfo(np.float16).smallest_normal)
 
 def check_row_type(dtype: str) -> None:
     """Raise `UsageError` unless a gallery can store rows so."""
-    if dtype not in ROW_TYPES:
-        raise UsageError(f"dtype is {shown(dtype)}; expected one of {', '.join(ROW_TYPES)}")
+    checked_word("dtype", dtype, ROW_TYPES)
 
 
 def as_matrix(vectors: Any, count: int) -> npt.NDArray[Any]:

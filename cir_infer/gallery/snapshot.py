@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cir_infer.errors import GalleryError
+from cir_infer.errors import GalleryError, shown
 from cir_infer.gallery import conditions, filters, tables
 from cir_infer.gallery import metadata as meta
+from cir_infer.gallery.arguments import checked_rows, named_ids
 from cir_infer.gallery.cache import BoundedCache
 from cir_infer.gallery.catalogue import Catalogue
 from cir_infer.gallery.folder import READERS
@@ -125,6 +126,7 @@ class Snapshot:
         Raises:
             GalleryError: a row number is out of range.
         """
+        rows = checked_rows(rows)
         found = self._columns(("id", "metadata", "source"), rows)
         items = [Item(_text(item, "id"), meta.decode(data), _source(source)) for item, data, source in found]
         self._remember(items, rows)
@@ -162,6 +164,7 @@ class Snapshot:
         Raises:
             GalleryError: the row number is out of range.
         """
+        row = int(checked_rows([row])[0])
         self._check_rows(row, row)
         vector: npt.NDArray[np.float32] = self.rows.take([row])[0]
         return vector
@@ -183,7 +186,7 @@ class Snapshot:
 
     def keys(self, rows: RowNumbers) -> npt.NDArray[np.int64]:
         """The keys of the items of rows, int64 (n,)."""
-        wanted = np.asarray(rows, np.int64).reshape(-1)
+        wanted = checked_rows(rows)
         if wanted.size:
             self._check_rows(int(wanted.min()), int(wanted.max()))
         if len(self._segments) == 1:
@@ -198,24 +201,22 @@ class Snapshot:
     def _check_rows(self, least: int, most: int) -> None:
         total = self.row_count
         if least < 0 or most >= total:
-            raise GalleryError(f"row {least if least < 0 else most} asked of a snapshot with {total} rows")
+            number = shown(least if least < 0 else most, 40)
+            raise GalleryError(f"row {number} asked of a snapshot with {total} rows")
 
     # ---- items to rows
 
     def row(self, item: str) -> int | None:
         """The row of an id, None where the gallery does not hold it (now)."""
-        told = self._told.get(item)
+        told = self._told.get(item) if isinstance(item, str) else None
         if told is not None:
             return told
-        keys = np.array(self._catalogue.keys_of(item), np.int64)
-        for place in self.rows_of(keys)[::-1]:
-            if place >= 0 and self._counts(place):
-                return int(place)
-        return None
+        rows = self.rows_with(named_ids("id", [item]))
+        return int(rows[0]) if len(rows) else None
 
     def rows_with(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
         """The rows of those ids that the gallery holds, in no order, for one look-up of many."""
-        places = self.rows_of(np.array(self._catalogue.keys_of_all(ids), np.int64))
+        places = self.rows_of(np.array(self._catalogue.keys_of(ids), np.int64))
         places = places[places >= 0]
         return places if self._alive is None else places[self._alive[places]]
 

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from cir_infer.errors import DeviceError, UsageError, shown
 from cir_infer.gpu.driver import missing_gpu
-from cir_infer.inputs.arguments import checked_number
+from cir_infer.inputs.arguments import checked_number, checked_word
 from cir_infer.runtime.backend import Backend
 from cir_infer.runtime.graph import Graph
 from cir_infer.runtime.int8_form import note_slow_form, refuse_other_form
@@ -48,8 +48,7 @@ def open_graphs(
         BundleError: a model cannot be read.
     """
     policy = PlanPolicy() if policy is None else policy
-    if device not in DEVICES:
-        raise UsageError(f"device is {shown(device)}; expected one of {', '.join(DEVICES)}")
+    checked_word("device", device, DEVICES)
     if threads is not None:
         threads = checked_number("threads", threads, instead=", or None")
         if threads > MOST_THREADS:

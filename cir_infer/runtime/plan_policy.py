@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from cir_infer.errors import DeviceError, UsageError, shown
+from cir_infer.errors import DeviceError
+from cir_infer.inputs.arguments import checked_word
 
 __all__ = ["MISSING_PLAN", "PlanPolicy", "PlanUnavailableError", "missing_plan"]
 
@@ -41,8 +42,4 @@ def missing_plan(chosen: str | None) -> str:
         UsageError: an unknown word.
     """
     word = chosen if chosen is not None else os.environ.get("CIR_MISSING_PLAN", "build")
-    if word not in MISSING_PLAN:
-        raise UsageError(
-            f"missing_plan (or CIR_MISSING_PLAN) is {shown(word)}; expected one of {', '.join(MISSING_PLAN)}"
-        )
-    return word
+    return checked_word("missing_plan (or CIR_MISSING_PLAN)", word, MISSING_PLAN)

@@ -28,19 +28,11 @@ from cir_infer.indexing.sources import open_source
 from cir_infer.inputs.images import load_image
 from cir_infer.inputs.preprocess import preprocess
 from tests import bundles
+from tests.fuzzing.arguments import Arguments
 from tests.fuzzing.mutations import mutate, mutate_json, weird
+from tests.fuzzing.target import Target
 from tests.gallery.support import seal
 from tests.indexing.support import folder_of, picture, shard_of
-
-
-class Target:
-    """Makes the n-th hostile input and feeds it; anything but a `CirError` that comes out is a finding."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def feed(self, rng: random.Random) -> None:
-        raise NotImplementedError
 
 
 def sample_gallery(path: Path) -> None:
@@ -366,6 +358,7 @@ TARGETS: dict[str, type[Target]] = {
     "galleries": Galleries,
     "manifests": Manifests,
     "imports": Imports,
+    "arguments": Arguments,
 }
 
 

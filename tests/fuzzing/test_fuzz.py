@@ -21,6 +21,7 @@ COUNTS = {
     "galleries": (25, 6_000),
     "imports": (25, 4_000),
     "models": (12, 3_000),
+    "arguments": (250, 20_000),
 }
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cir_infer.errors import GalleryError
+from cir_infer.errors import CirError, GalleryError, UsageError
 from cir_infer.gallery import Gallery, Snapshot, compaction
 from tests.gallery.support import filled, names, rows_of, vectors
 
@@ -185,3 +186,30 @@ def test_many_small_commits_stay_few_segments(tmp_path: Path) -> None:
     del held, snapshot
     gallery.compact()
     assert gallery.verify().ok and len(row_files(gallery)) == 1
+
+
+def test_rows_and_ids_that_are_none_are_refused(tmp_path: Path) -> None:
+    snapshot = filled(tmp_path / "g").snapshot()
+    assert snapshot.ids(np.array([1, 2], np.uint8)) == ["i1", "i2"] and snapshot.items([]) == []
+    for rows in ([0.5], ["a"], [True], None, [[0]], object(), [2**64], [[0], [0, 1]]):
+        for read in (snapshot.ids, snapshot.items, snapshot.metadata, snapshot.sources):
+            with pytest.raises(CirError, match=r"row"):
+                read(rows)  # type: ignore[arg-type]
+    for row in (-1, 10, 2**64, 10**6000, 0.5, True, [0], None):
+        with pytest.raises(CirError, match="row") as caught:
+            snapshot.vector(row)  # type: ignore[arg-type]
+        assert len(str(caught.value)) < 200
+    for item in (1, None, b"i1", ["i1"]):
+        with pytest.raises(UsageError, match="expected an id"):
+            snapshot.row(item)  # type: ignore[arg-type]
+    assert snapshot.row("\ud800") is None and snapshot.row(np.str_("i1")) == 1
+
+
+def test_endless_lists_end_with_their_first_wrong_entry(tmp_path: Path) -> None:
+    gallery = filled(tmp_path / "g")
+    for ids in (range(10**15), itertools.count()):
+        with pytest.raises(GalleryError, match="an id is 0"):
+            gallery.remove(ids)  # type: ignore[arg-type]
+    for sources in (range(10**15), itertools.repeat(None)):
+        with pytest.raises(GalleryError, match=r"sources has .* entries for 1 ids"):
+            gallery.add_vectors(ids=["x"], vectors=vectors(1), sources=sources)  # type: ignore[arg-type]
