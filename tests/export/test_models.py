@@ -212,6 +212,29 @@ def test_a_text_does_not_depend_on_its_batch(encoder: str) -> None:
         torch.testing.assert_close(model.encode_text(tokens_with_other_padding, lengths), together)
 
 
+def test_the_lstm_takes_the_mean_of_the_paper_or_the_maximum_of_the_code() -> None:
+    text = {"encoder": "lstm", "vocabulary_size": 30, "word_dim": 10, "hidden": 12}
+    encoders = {}
+    for pooling in ("max", "mean"):
+        torch.manual_seed(3)
+        encoders[pooling] = build_model(config(text={**text, "pooling": pooling})).eval().text_encoder
+    tokens, lengths = torch.randint(0, 30, (2, 6)), torch.tensor([6, 2])
+    with torch.no_grad():
+        outputs, _ = encoders["mean"].rnn(encoders["mean"].embed(tokens), lengths)
+        steps = [outputs[0], outputs[1, :2]]
+        for pooling, pooled in (
+            ("mean", [step.mean(0) for step in steps]),
+            ("max", [step.amax(0) for step in steps]),
+        ):
+            encoder = encoders[pooling]
+            expected = l2(encoder.project(torch.stack(pooled)))
+            torch.testing.assert_close(encoder(tokens, lengths), expected, atol=1e-6, rtol=1e-5)
+    with pytest.raises(UsageError, match=r"text\.pooling: .sum.; expected max or mean"):
+        build_model(config(text={**text, "pooling": "sum"}))
+    with pytest.raises(UsageError, match="belongs to encoder lstm"):
+        build_model(config(text={**text, "encoder": "lstm-last", "pooling": "mean"}))
+
+
 def test_the_lstm_reads_padding_when_told_that_it_is_text() -> None:
     torch.manual_seed(0)
     text = {"encoder": "lstm", "vocabulary_size": 30, "word_dim": 10, "hidden": 12}

@@ -60,15 +60,15 @@ def test_cosine_rises_and_falls_to_nothing():
 
 @settings(derandomize=True, max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(1, 4), st.integers(0, 1000))
-def test_batches_hold_whole_families_and_no_query_twice(families, per_batch, seed):
+def test_batches_hold_whole_families_and_every_query_once(families, per_batch, seed):
     tensor = torch.tensor(families)
     batches = list(family_batches(tensor, per_batch, seed, epoch=3))
     assert len(batches) == len(set(families)) // per_batch
     seen = torch.cat(batches).tolist() if batches else []
-    assert len(seen) == len(set(seen))
+    assert sorted(seen) == (list(range(len(families))) if batches else [])
     for batch in batches:
         members = {families[q] for q in batch.tolist()}
-        assert len(members) == per_batch
+        assert per_batch <= len(members) < 2 * per_batch
         assert len(batch) == sum(f in members for f in families)
     again = list(family_batches(tensor, per_batch, seed, epoch=3))
     assert all(torch.equal(a, b) for a, b in zip(batches, again, strict=True))

@@ -30,6 +30,13 @@ def _parser() -> CirParser:
         help="train this system instead of the TOML file's, over the same encoders (docs/systems.md)",
     )
     parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="TABLE.KEY=VALUE",
+        help="a value in place of the TOML file's, e.g. training.seed=1 or model.form=paper; may be repeated",
+    )
+    parser.add_argument(
         "--initial",
         type=Path,
         metavar="MODEL",
@@ -61,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = config.with_data(args.data)
     if args.system is not None:
         config = replace(config, model=model_for_system(config.model, args.system))
+    config = config.changed(args.set)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     out = args.out or args.config.parent

@@ -133,13 +133,22 @@ class RetrievalModel(nn.Module, ABC):
     def compose(self, reference: Tensor, text: Tensor) -> Terms:
         """The query's terms from `encode_reference` (n, ...) and `encode_text` (n, H)."""
 
-    def own_loss(self, reference: Tensor, text: Tensor, targets: Tensor) -> Tensor | None:  # noqa: ARG002
-        """A system's own loss of a batch of queries, each with its target; None for batch classification.
+    def own_loss(
+        self,
+        reference: Tensor,  # noqa: ARG002
+        text: Tensor,  # noqa: ARG002
+        targets: Tensor,  # noqa: ARG002
+        own: Tensor | None = None,  # noqa: ARG002
+        excluded: Tensor | None = None,  # noqa: ARG002
+    ) -> Tensor | None:
+        """A system's own loss of a batch of queries; None for batch classification.
 
         Args:
             reference: (B, ...) as `encode_reference` gives them.
             text: (B, H) as `encode_text` gives them.
-            targets: uint8 (B, H, W, 3).
+            targets: uint8 (T, H, W, 3), the distinct targets of the batch.
+            own: int64 (B,), each query's own target; None where query i has target i.
+            excluded: bool (B, T), targets that are no negatives of a query: the reference is none.
         """
         return None
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -117,6 +119,27 @@ class TrainingConfig:
         """The same with the data set in another folder."""
         return replace(self, data=replace(self.data, path=str(path)))
 
+    def changed(self, changes: Sequence[str]) -> TrainingConfig:
+        """The same with some values in place of others.
+
+        Args:
+            changes: `table.key=value` with a TOML value or a word, "training.seed=1", "model.form=paper".
+
+        Raises:
+            TrainingError: a change is of another form, or a key is unknown or of a wrong value.
+        """
+        tables = {"data": asdict(self.data), "model": deepcopy(self.model), "training": asdict(self.training)}
+        for change in changes:
+            _change(tables, change)
+        try:
+            return TrainingConfig(
+                parse(DataSettings, tables["data"], "data"),
+                tables["model"],
+                parse(TrainingSettings, tables["training"], "training"),
+            )
+        except UsageError as error:
+            raise TrainingError(f"--set: {error}") from error
+
 
 def read_config(path: Path) -> TrainingConfig:
     """Read a configuration.
@@ -144,3 +167,21 @@ def read_config(path: Path) -> TrainingConfig:
     if not isinstance(model, dict) or not isinstance(model.get("clip", model.get("text")), dict):
         raise TrainingError(f"{path}: model has no table text; expected system, image and text, or clip")
     return TrainingConfig(DataSettings(str((path.parent / data.path).resolve()), data.view), model, training)
+
+
+def _change(tables: dict[str, Any], change: str) -> None:
+    key, equals, value = change.partition("=")
+    *path, name = key.strip().split(".")
+    try:
+        read = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        read = value.strip()  # a word without quotes, which a shell takes away
+    table: Any = tables
+    for part in path:
+        table = table.get(part) if isinstance(table, dict) else None
+    if not equals or not path or not isinstance(table, dict):
+        raise TrainingError(
+            f"--set {shown(change)}; expected table.key=value with a table of the configuration, e.g. "
+            "training.seed=1"
+        )
+    table[name] = read

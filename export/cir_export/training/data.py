@@ -90,12 +90,14 @@ def decode_images(split: Split, view: str, spec: PixelInput, threads: int) -> Te
 def family_batches(families: Tensor, per_batch: int, seed: int, epoch: int) -> Iterator[Tensor]:
     """The batches of one epoch: query numbers, whole families at a time, in an order of seed and epoch.
 
-    A last batch with fewer families than the others is left out; every epoch leaves out others.
+    Every query is in exactly one batch. Where the families do not fill whole batches, some hold more than
+    `per_batch`; there is no batch where there are fewer.
     """
     generator = torch.Generator().manual_seed((seed << 20) + epoch)
     distinct, group = torch.unique(families, return_inverse=True)
     order = torch.argsort(group, stable=True)
     members = list(torch.split(order, torch.bincount(group).tolist()))
-    shuffled = torch.randperm(len(distinct), generator=generator).tolist()
-    for start in range(0, len(shuffled) - per_batch + 1, per_batch):
-        yield torch.cat([members[family] for family in shuffled[start : start + per_batch]])
+    shuffled = torch.randperm(len(distinct), generator=generator)
+    if len(shuffled) >= per_batch:
+        for chosen in torch.tensor_split(shuffled, len(shuffled) // per_batch):
+            yield torch.cat([members[family] for family in chosen.tolist()])

@@ -231,12 +231,12 @@ def _batch_loss(model: RetrievalModel, queries: QuerySet, batch: Tensor, device:
     else:
         distinct, which = torch.unique(references, return_inverse=True)
         seen = model.encode_reference(queries.images[distinct].to(device))[which.to(device)]
-        # A system's own loss pairs queries and targets one to one: the first query of each target.
-        first = torch.full((len(targets),), len(batch)).scatter_reduce(
-            0, own, torch.arange(len(batch)), "amin"
-        )
         loss = model.own_loss(
-            seen[first.to(device)], text[first.to(device)], queries.images[targets].to(device)
+            seen,
+            text,
+            queries.images[targets].to(device),
+            own.to(device),
+            (targets[None] == references[:, None]).to(device),
         )
         if loss is not None:
             return loss
@@ -284,10 +284,10 @@ def _build(config: TrainingConfig, data: _Data) -> RetrievalModel:
 
 
 def _start_from(model: RetrievalModel, weights: dict[str, Tensor], where: str) -> None:
-    """Takes over the weights of another model that have the same names and shapes."""
+    """Takes over the weights of another model that have the same names and shapes, single numbers too."""
     own = model.state_dict()
-    shared = {n: w for n, w in weights.items() if n in own and own[n].shape == w.shape and w.ndim}
-    if not shared:
+    shared = {n: w for n, w in weights.items() if n in own and own[n].shape == w.shape}
+    if not any(weight.ndim for weight in shared.values()):  # every system has the temperature
         raise TrainingError(f"{where} shares no weight with system {shown(model.system)}")
     model.load_state_dict(shared, strict=False)
 

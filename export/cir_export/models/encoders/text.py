@@ -30,10 +30,11 @@ class TextSettings:
 
     Attributes:
         vocabulary_size: V, the number of word vectors, special tokens included.
-        encoder: "bigru", "lstm" (maximum over the steps) or "lstm-last" (last step).
+        encoder: "bigru", "lstm" (over all steps, see `pooling`) or "lstm-last" (last step).
         word_dim: length of a word vector.
         hidden: of the LSTM; the BiGRU has half the embedding's dimension each way.
         dropout: before the LSTM's linear layer, in training.
+        pooling: of "lstm" over a text's steps: "max" as the code of naver/artemis, or "mean" as its paper.
         normalize: whether the embedding is divided by its norm (TIRG's public models do not); always for
             "bigru" and "lstm".
     """
@@ -44,6 +45,7 @@ class TextSettings:
     hidden: int = 1024
     dropout: float = 0.1
     normalize: bool = True
+    pooling: str = "max"
 
 
 class BiGRUEncoder(nn.Module):
@@ -61,7 +63,9 @@ class BiGRUEncoder(nn.Module):
 
 
 class LSTMEncoder(nn.Module):
-    """Word vectors, an LSTM, its maximum over a text's own steps, linear layer, unit length.
+    """Word vectors, an LSTM, its maximum or mean over a text's own steps, linear layer, unit length.
+
+    ARTEMIS' paper takes the average, its code the maximum; a public checkpoint is of the code.
 
     The authors' code runs over the padding as well, so a text's embedding depends on the longest one of
     its batch. Lengths that count the padding reproduce that.
@@ -73,6 +77,7 @@ class LSTMEncoder(nn.Module):
         self.rnn = Recurrent("lstm", settings.word_dim, settings.hidden)
         self.dropout = nn.Dropout(settings.dropout)
         self.project = nn.Linear(settings.hidden, embedding_dim)
+        self.mean = settings.pooling == "mean"
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """From int (n, T) and int (n,) to float (n, D) of unit length."""
@@ -80,6 +85,10 @@ class LSTMEncoder(nn.Module):
         steps = torch.arange(tokens.shape[1], device=tokens.device)
         # An LSTM's outputs lie in (-1, 1), so -2 never wins.
         valid = (steps[None, :] < lengths[:, None].to(tokens.device)).unsqueeze(-1)
+        if self.mean:
+            total = torch.where(valid, outputs, torch.zeros_like(outputs)).sum(1)
+            mean = total / lengths[:, None].to(total)
+            return unit(self.project(self.dropout(mean)).float())
         longest = torch.where(valid, outputs, torch.full_like(outputs, -2.0)).amax(1)
         return unit(self.project(self.dropout(longest)).float())
 
@@ -114,6 +123,10 @@ def build_text_encoder(values: Mapping[str, Any], embedding_dim: int) -> TextEnc
     settings = parse(TextSettings, values, "text")
     if min(settings.vocabulary_size, settings.word_dim, settings.hidden) < 1:
         raise UsageError("text: a size is 0; expected vocabulary_size, word_dim and hidden of at least 1")
+    if settings.pooling not in ("max", "mean"):
+        raise UsageError(f"text.pooling: {shown(settings.pooling)}; expected max or mean")
+    if settings.pooling != "max" and settings.encoder != "lstm":
+        raise UsageError(f"text.pooling: {shown(settings.pooling)} belongs to encoder lstm")
     if settings.encoder == "lstm-last":
         return LastStateLSTMEncoder(settings, embedding_dim)
     if not settings.normalize:
