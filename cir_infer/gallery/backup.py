@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, shown
-from cir_infer.gallery import files, tables
+from cir_infer.gallery import drafts, files, tables
 from cir_infer.gallery import metadata as meta
 from cir_infer.gallery.checksums import Tally
 from cir_infer.gallery.lineage import (
@@ -111,6 +111,7 @@ def back_up(store: Store, path: Path, *, verified: bool = True, link: bool = Tru
     with files.told_as_gallery_error("giving the backup its name", path):
         draft.rename(path)
         files.sync_folder(path.parent)
+        drafts.sweep(draft)  # of the gallery that it began as, if the run that made it was killed
     return report
 
 

@@ -21,7 +21,7 @@ from cir_infer.errors import GalleryError
 from cir_infer.gallery import files
 from cir_infer.gallery.outcome import tell_durable
 
-__all__ = ["drafted"]
+__all__ = ["drafted", "sweep"]
 
 _ENDING = ".cir-draft"
 
@@ -41,7 +41,7 @@ def drafted(path: Path) -> Iterator[Path]:
     try:
         with files.told_as_gallery_error("writing it", path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            _sweep(path)
+            sweep(path)
             draft, lock = _begin(path)
             with lock, lock:
                 yield draft
@@ -96,7 +96,7 @@ def _discard(draft: Path) -> None:
     files.remove(_lock_of(draft))
 
 
-def _sweep(path: Path) -> None:
+def sweep(path: Path) -> None:
     """Remove the drafts of this name that nobody is at work on any more."""
     name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}{re.escape(_ENDING)}\.lock")
     for entry in os.scandir(path.parent):
