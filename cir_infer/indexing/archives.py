@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import tarfile
 from collections.abc import Iterator
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, BinaryIO
 
 from cir_infer.errors import DatasetError, shown
 from cir_infer.indexing.items import Broken
+from cir_infer.inputs.locations import opened, why
 
-__all__ = ["archive_members"]
+__all__ = ["archive_members", "opened_archive"]
 
 _BLOCK = 512
 _RECORD = 20 * _BLOCK
@@ -31,11 +33,12 @@ def archive_members(path: str) -> Iterator[tarfile.TarInfo | Broken]:
     Raises:
         DatasetError: not an uncompressed tar file, or it is cut short (after the members before).
     """
-    try:
-        with _opened(path) as archive:
+    with opened_archive(path) as file:
+        try:
+            archive = _begun(file)
             if archive.begins_damaged:
                 yield _damage(path, 0, "no header of a member")
-            end = os.stat(path).st_size  # noqa: PTH116
+            end = os.fstat(file.fileno()).st_size
             while True:
                 # Opening has read the first header already.
                 at = archive.offset if archive.firstmember is None else 0
@@ -52,33 +55,54 @@ def archive_members(path: str) -> Iterator[tarfile.TarInfo | Broken]:
                     yield member
                     continue
                 if reason is None:
-                    block = _read(path, at, _BLOCK)
+                    file.seek(at)
+                    block = file.read(_BLOCK)
                     if len(block) < _BLOCK:
                         raise tarfile.ReadError("there is no end mark")
                     reason = "no header of a member" if block.strip(b"\0") else None
                     if reason is None and end - at <= _RECORD:
                         return
-                found = _next_header(path, at + _BLOCK, end)
+                found = _next_header(file, at + _BLOCK, end)
                 if reason is not None:
                     yield _damage(path, at, reason)
                 if found is None:
                     return
                 archive.offset = found
-    except _DAMAGE as error:
-        raise DatasetError(
-            f"{path}: not an uncompressed tar file, or cut short ({shown(error)}); "
-            "expected a plain .tar shard"
-        ) from error
+        except _DAMAGE as error:
+            raise _refusal(path, error) from error
 
 
-def _opened(path: str) -> Any:
+@contextmanager
+def opened_archive(path: str) -> Iterator[BinaryIO]:
+    """The file of an archive, open.
+
+    Raises:
+        DatasetError: it cannot be opened, or is no regular file.
+    """
+    try:
+        file = opened(path)
+    except (OSError, ValueError) as error:
+        raise _refusal(path, why(error)) from error
+    with file:
+        yield file
+
+
+def _refusal(path: str, error: object) -> DatasetError:
+    found = error if isinstance(error, str) else shown(error)
+    return DatasetError(
+        f"{path}: not an uncompressed tar file, or cut short ({found}); expected a plain .tar shard"
+    )
+
+
+def _begun(file: BinaryIO) -> Any:
     # "r:" reads plain tar only: a compressed one could be a bomb, and has no offsets.
     try:
-        archive: Any = tarfile.open(path, "r:")  # noqa: SIM115
+        archive: Any = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115
     except tarfile.ReadError:
-        if _next_header(path, _BLOCK, os.stat(path).st_size) is None:  # noqa: PTH116
+        if _next_header(file, _BLOCK, os.fstat(file.fileno()).st_size) is None:
             raise
-        archive = tarfile.open(path, "r:", ignore_zeros=True)  # noqa: SIM115
+        file.seek(0)
+        archive = tarfile.open(fileobj=file, mode="r:", ignore_zeros=True)  # noqa: SIM115
         archive.ignore_zeros, archive.begins_damaged = False, True
     else:
         archive.begins_damaged = False
@@ -90,17 +114,16 @@ def _damage(path: str, at: int, reason: str) -> Broken:
     return Broken(place, place, f"{path}: is damaged at byte {at:,} ({reason})", f"0-0-{at}")
 
 
-def _next_header(path: str, start: int, end: int) -> int | None:
+def _next_header(file: BinaryIO, start: int, end: int) -> int | None:
     """Where the next block is that is the header of a member, None if there is none."""
-    with open(path, "rb") as file:  # noqa: PTH123
-        for at in range(start, min(end, start + _FARTHEST), _CHUNK):
-            file.seek(at)
-            chunk = file.read(_CHUNK)
-            mark = chunk.find(b"ustar")
-            while mark >= 0:
-                if mark % _BLOCK == _MAGIC_AT and _is_header(chunk[mark - _MAGIC_AT :][:_BLOCK]):
-                    return at + mark - _MAGIC_AT
-                mark = chunk.find(b"ustar", mark + 1)
+    for at in range(start, min(end, start + _FARTHEST), _CHUNK):
+        file.seek(at)
+        chunk = file.read(_CHUNK)
+        mark = chunk.find(b"ustar")
+        while mark >= 0:
+            if mark % _BLOCK == _MAGIC_AT and _is_header(chunk[mark - _MAGIC_AT :][:_BLOCK]):
+                return at + mark - _MAGIC_AT
+            mark = chunk.find(b"ustar", mark + 1)
     return None
 
 
@@ -109,9 +132,3 @@ def _is_header(block: bytes) -> bool:
         return tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape").size >= 0
     except _DAMAGE:
         return False
-
-
-def _read(path: str, at: int, size: int) -> bytes:
-    with open(path, "rb") as file:  # noqa: PTH123
-        file.seek(at)
-        return file.read(size)

@@ -24,6 +24,7 @@ __all__ = [
     "Territory",
     "digest_of",
     "file_item",
+    "is_unicode",
     "stamp_of",
     "unfit",
 ]
@@ -185,12 +186,19 @@ def file_item(
     return Item(name, Location(path), stamp, metadata, status.st_size, author)
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a gallery can hold a text: names that are not UTF-8 reach Python as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def unfit(item: Item) -> Broken | None:
     """Why a gallery cannot hold an item, None if it can."""
     for text in (item.id, str(item.location)):
-        try:
-            text.encode()
-        except UnicodeEncodeError:
+        if not is_unicode(text):
             return item.broken(
                 f"its name is not UTF-8 ({shown(os.fsencode(text) if _is_path(text) else text)}), which ids "
                 "and sources are; rename it, or name it by `id` and a UTF-8 path in a manifest"

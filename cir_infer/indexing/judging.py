@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -15,7 +15,8 @@ from cir_infer.errors import shown
 from cir_infer.gallery import Gallery
 from cir_infer.gallery.gallery import Held
 from cir_infer.indexing.contents import Contents, digests
-from cir_infer.indexing.items import Item, Stamp
+from cir_infer.indexing.items import Item, Stamp, Territory
+from cir_infer.indexing.pruning import Origin
 from cir_infer.inputs.locations import Location, is_gone, same_file
 
 __all__ = ["Judge", "Outcome", "Verdict", "again"]
@@ -90,22 +91,24 @@ class Judge:
             else:
                 yield item, self._known(item, known, digest)
 
-    def are_elsewhere(self, keys: Sequence[int], known: Iterable[int], roots: tuple[str, ...]) -> list[bool]:
+    def are_elsewhere(
+        self, gone: Sequence[Origin], known: Sequence[Origin], territory: Territory | None
+    ) -> list[bool]:
         """Whether the image of each of these items was met in this run under another id of the same source.
 
         Args:
-            keys: of items that were not met.
-            known: keys of all items of the source.
-            roots: how their `source` begins.
+            gone: items that were not met.
+            known: all items of the source.
+            territory: of the source.
         """
         met = np.zeros(self.started_at, np.bool_)
-        here = np.fromiter(known, np.int64)
-        here = here[here < self.started_at]
+        here = np.array([origin.key for origin in known if origin.key < self.started_at], np.int64)
         met[here] = self.met[here]
-        elsewhere = self.contents.are_elsewhere(keys, met)
+        elsewhere = self.contents.are_elsewhere([origin.key for origin in gone], met)
+        roots = territory.roots if territory else ()
         return [
-            found or self.followed.get(key, "").startswith(roots)
-            for key, found in zip(keys, elsewhere, strict=True)
+            found or self.followed.get(origin.key, "").startswith(roots)
+            for origin, found in zip(gone, elsewhere, strict=True)
         ]
 
     def _is_worth_a_look(self, item: Item, held: Held | None) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import IO, Any
 
 from cir_infer.errors import DatasetError, shown
+from cir_infer.inputs.locations import opened
 
 __all__ = ["MAX_LINE", "bounded_lines", "jsonl_rows", "opened_text"]
 
@@ -23,13 +24,19 @@ def opened_text(path: str) -> IO[str]:
     Raises:
         DatasetError: the file is UTF-16 or no text at all.
     """
-    with Path(path).open("rb") as file:
+    file = opened(path)
+    try:
         head = file.read(4096)
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
     if head[:2] in (b"\xff\xfe", b"\xfe\xff") or 4 * head.count(0) > len(head) > 0:
+        file.close()
         raise DatasetError(
             f"{path}: it is UTF-16 or binary; expected text in UTF-8 (in spreadsheets: 'CSV UTF-8')"
         )
-    return Path(path).open(newline="", encoding="utf-8-sig", errors="surrogateescape")
+    return io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 def bounded_lines(file: IO[str]) -> Iterator[str | None]:

@@ -19,7 +19,7 @@ from cir_infer.indexing.delimited import csv_rows
 from cir_infer.indexing.items import Broken, Item, Survey, Territory, author_of, file_item, stamp_of
 from cir_infer.indexing.lines import jsonl_rows
 from cir_infer.indexing.parquet import Cell, parquet_rows, row_count
-from cir_infer.inputs.locations import Location, absolute
+from cir_infer.inputs.locations import Location, absolute, why
 
 __all__ = ["IMAGE_COLUMNS", "MANIFEST_ENDINGS", "ManifestSource"]
 
@@ -157,6 +157,6 @@ def _told_as_dataset_error(path: str) -> Iterator[None]:
     except Exception as error:
         ending = os.path.splitext(path)[1][1:]  # noqa: PTH122
         raise DatasetError(
-            f"{path}: cannot be read as a manifest ({shown(error)}); expected a {ending} file"
+            f"{path}: cannot be read as a manifest ({why(error)}); expected a {ending} file"
             f"{'' if ending.lower() in ('parquet', 'pq') else ' in UTF-8'}"
         ) from error

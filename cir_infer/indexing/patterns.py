@@ -104,8 +104,8 @@ class GlobSource:
                 continue
             after = self._step(states, entry.name)
             last = any(at == len(self._patterns[number]) for number, at in after)
-            inside = {(n, at) for n, at in after if at < len(self._patterns[n])}
-            if inside and self._enters(entry, states, survey):
+            inside = self._inside(entry, states, after, survey)
+            if inside:
                 waiting += self._entries(entry.path, inside, survey)
             elif last and not _is_folder(entry, follow=True):
                 found = examine(entry, self._suffixes, survey, None if self._by_ending else lambda _: True)
@@ -119,15 +119,26 @@ class GlobSource:
     ) -> list[tuple[os.DirEntry[str] | Broken, set[_State]]]:
         return [(entry, states) for entry in listing(folder, survey)[::-1]]
 
-    def _enters(self, entry: os.DirEntry[str], states: set[_State], survey: Survey) -> bool:
-        """Whether to look into an entry: a folder, or a link to one that a part other than `**` names."""
-        if _is_folder(entry, follow=False):
-            return True
+    def _inside(
+        self, entry: os.DirEntry[str], states: set[_State], after: set[_State], survey: Survey
+    ) -> set[_State]:
+        """With which states to look into an entry, none if it is no folder or nothing in it can match.
+
+        Links to folders are entered only by a part that names them, so there are no cycles.
+        """
+        inside = {(n, at) for n, at in after if at < len(self._patterns[n])}
+        if not inside or _is_folder(entry, follow=False):
+            return inside
         if not _is_folder(entry, follow=True):
-            return False
-        named = any(
-            part is not None and part.match(entry.name)
-            for part in (self._patterns[n][at] for n, at in states if at < len(self._patterns[n]))
+            return set()
+        named = self._closed(
+            {
+                (n, at + 1)
+                for n, at in states
+                if at + 1 < len(self._patterns[n])
+                and (part := self._patterns[n][at]) is not None
+                and part.match(entry.name)
+            }
         )
         if not named:
             survey.leave_out(LINKED_FOLDERS)

@@ -107,7 +107,7 @@ def unbelievable(source: str, gone: Sequence[Origin], known: int, limit: PruneLi
     what = f"{source}: {len(gone):,} of {known:,} items are gone"
     if not limit.allows(len(gone), known):
         less = "more than the limit" if limit.insists else "too many to be removed without being told so"
-        why = "; is a drive not mounted?" if len(gone) == known else ""
+        why = " (is a drive not mounted?)" if len(gone) == known else ""
         return Refused(source, len(gone), known, f"{what}, {less}{why}; they stay; {insist}")
     if limit.insists:
         return None

@@ -17,7 +17,7 @@ from cir_infer.gallery import Gallery
 from cir_infer.gallery.rows import faults
 from cir_infer.indexing.decoding import Decoded, Decoders
 from cir_infer.indexing.formats import describe_left_out
-from cir_infer.indexing.items import Broken, Item, Stamp, unfit
+from cir_infer.indexing.items import Broken, Item, Stamp, is_unicode, unfit
 from cir_infer.indexing.judging import Judge, Outcome, Verdict, again
 from cir_infer.indexing.pruning import Origin, PruneLimit, seems_gone, unbelievable, under
 from cir_infer.indexing.report import Report
@@ -70,6 +70,7 @@ def index(
     started = time.perf_counter()
     with gallery.writing(), Decoders(engine.manifest, workers) as decoders:
         run = _Run(gallery, engine, Judge(gallery, replace_taken), known_broken, on_item)
+        known = [len(run.owned(source)) for source in sources] if prune else []
         try:
             for source in sources:
                 for batch in decoders.batches(run.due(source), batch_size):
@@ -82,7 +83,7 @@ def index(
             raise
         run.commit()
         if prune:
-            run.prune(sources, prune_limit)
+            run.prune(sources, known, prune_limit)
     run.report.seconds = time.perf_counter() - started
     return run.report
 
@@ -237,37 +238,47 @@ class _Run:
 
     # ---- out of the gallery
 
-    def prune(self, sources: Sequence[Source], limit: PruneLimit) -> None:
+    def owned(self, source: Source) -> list[Origin]:
+        """The items of the gallery that came from a source."""
+        territory = source.territory
+        if territory is None:
+            return []
+        items = {
+            key: Origin(item, key, origin)
+            for root in filter(is_unicode, territory.roots)
+            for item, key, origin in self._gallery.items_from(root)
+            if territory.owns(item, origin)
+        }
+        return list(items.values())
+
+    def prune(self, sources: Sequence[Source], known: Sequence[int], limit: PruneLimit) -> None:
         """Remove what came from these sources and was not met again.
 
         What could not be read is not taken for gone, and much at once is not believed.
+
+        Args:
+            sources: of this run.
+            known: how many items each of them had before it.
+            limit: how much may be removed.
         """
         is_unread = under(path.rstrip("#") for path in self._unread)
         judge = self._judge
-        for source in sources:
-            territory = source.territory
-            if territory is None:
-                continue
-            items = {
-                key: Origin(item, key, origin)
-                for root in territory.roots
-                for item, key, origin in self._gallery.items_from(root)
-                if territory.owns(item, origin)
-            }
+        for source, before in zip(sources, known, strict=True):
+            items = self.owned(source)
             gone = [
                 origin
-                for key, origin in items.items()
-                if key < judge.started_at
-                and not judge.met[key]
+                for origin in items
+                if origin.key < judge.started_at
+                and not judge.met[origin.key]
                 and not is_unread(origin.source)
                 and not is_unread(Location.parse(origin.source).path)
                 and seems_gone(origin.source)
             ]
             if not gone:
                 continue
-            found_again = judge.are_elsewhere([origin.key for origin in gone], items, territory.roots)
+            found_again = judge.are_elsewhere(gone, items, source.territory)
             lost = [origin for origin, again in zip(gone, found_again, strict=True) if not again]
-            refused = unbelievable(source.name, lost, len(items), limit)
+            refused = unbelievable(source.name, lost, before, limit)
             if refused is not None:
                 self.report.refused.append(refused)
                 gone = [origin for origin, again in zip(gone, found_again, strict=True) if again]

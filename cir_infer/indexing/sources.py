@@ -130,9 +130,10 @@ def _split(argument: str) -> tuple[str | None, str]:
 
 
 def _kind(name: str) -> str | None:
-    """What is there: "folder", "file", "unknown" (it cannot be examined), None for nothing."""
+    """What is there: "folder", "file", "unknown" (neither, or it cannot be examined), None for nothing."""
     try:
-        return "folder" if stat.S_ISDIR(os.stat(name).st_mode) else "file"  # noqa: PTH116
+        mode = os.stat(name).st_mode  # noqa: PTH116
+        return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "unknown"
     except (FileNotFoundError, NotADirectoryError):
         return "unknown" if os.path.lexists(name) else None
     except OSError:

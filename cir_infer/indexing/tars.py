@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cir_infer.errors import DatasetError, shown
-from cir_infer.indexing.archives import archive_members
+from cir_infer.indexing.archives import archive_members, opened_archive
 from cir_infer.indexing.formats import ending_of, looks_like_image
 from cir_infer.indexing.items import Broken, Item, Survey, Territory, stamp_of
 from cir_infer.indexing.walking import HIDDEN
@@ -81,8 +81,7 @@ class TarSource:
         sides, problem = self._sides()
         used: set[str] = set()
         broken: set[str] = set()
-        mtime = 0
-        with open(self._path, "rb") as data:  # noqa: PTH123
+        with opened_archive(self._path) as data:
             mtime = os.fstat(data.fileno()).st_mtime_ns
             try:
                 for member in self._members(self._survey):

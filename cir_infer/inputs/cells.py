@@ -11,7 +11,7 @@ from typing import Any
 
 from cir_infer.errors import CirError, DatasetError, ImageError, shown
 from cir_infer.extras import require
-from cir_infer.inputs.locations import Location
+from cir_infer.inputs.locations import Location, opened
 
 __all__ = ["opened_parquet", "read_cell"]
 
@@ -95,4 +95,5 @@ def opened_parquet(path: str) -> Any:
     require(f"{path}: reading parquet", "pyarrow", error=DatasetError)
     from pyarrow import parquet
 
+    opened(path).close()  # a pipe would wait for its writer
     return parquet.ParquetFile(path)

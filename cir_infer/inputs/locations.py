@@ -5,15 +5,26 @@ A location has a text form, the `source` of a gallery item, and can be read back
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from cir_infer.errors import ImageError, shown
 
-__all__ = ["MAX_IMAGE_BYTES", "Location", "absolute", "is_gone", "link_away", "same_file"]
+__all__ = [
+    "MAX_IMAGE_BYTES",
+    "Location",
+    "absolute",
+    "is_gone",
+    "link_away",
+    "opened",
+    "same_file",
+    "why",
+]
 
 MAX_IMAGE_BYTES = 1 << 29
 """The largest image file that is read, 512 MiB."""
@@ -73,28 +84,35 @@ class Location:
 
             return read_cell(self.path, self.column, self.offset)
         try:
-            # Opening a pipe would wait for its writer; nothing but regular files is read.
-            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            try:
-                status = os.fstat(fd)
-                size = status.st_size if self.size is None else self.size
-                if not stat.S_ISREG(status.st_mode):
-                    raise ImageError(f"{self}: not a regular file; expected an image file")
+            with opened(self.path) as file:
+                size = os.fstat(file.fileno()).st_size if self.size is None else self.size
                 if size > MAX_IMAGE_BYTES:
                     raise ImageError(
                         f"{self}: {size:,} bytes; images of at most {MAX_IMAGE_BYTES:,} are read"
                     )
-                # Where a folder is opened as a file, Python leaves the descriptor open.
-                with os.fdopen(fd, "rb", closefd=False) as file:
-                    file.seek(self.offset)
-                    data = file.read(size)
-            finally:
-                os.close(fd)
+                file.seek(self.offset)
+                data = file.read(size)
         except (OSError, ValueError, OverflowError) as error:
             raise ImageError(f"{self}: cannot be read ({why(error)})") from error
         if self.size is not None and len(data) != self.size:
             raise ImageError(f"{self}: the file ends before the image does; the archive was cut short")
         return data
+
+
+def opened(path: str | os.PathLike[str]) -> BinaryIO:
+    """A regular file, open for reading. Nothing else is opened: a pipe would wait for its writer.
+
+    Raises:
+        OSError: there is none, or it is no regular file.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+        return os.fdopen(fd, "rb")
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 def why(error: BaseException) -> str:

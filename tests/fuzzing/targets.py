@@ -23,16 +23,15 @@ from cir_infer.bundle.manifest import CenterCrop, PixelInput, Resize, ToRgb
 from cir_infer.engine import Engine
 from cir_infer.gallery import Gallery
 from cir_infer.gallery.filters import parse
-from cir_infer.indexing.items import Item
-from cir_infer.indexing.sources import open_source
 from cir_infer.inputs.images import load_image
 from cir_infer.inputs.preprocess import preprocess
 from tests import bundles
 from tests.fuzzing.arguments import Arguments
 from tests.fuzzing.mutations import mutate, mutate_json, weird
+from tests.fuzzing.sources import Shards, Tables, Trees
 from tests.fuzzing.target import Target
 from tests.gallery.support import seal
-from tests.indexing.support import folder_of, picture, shard_of
+from tests.indexing.support import picture
 
 
 def sample_gallery(path: Path) -> None:
@@ -278,41 +277,6 @@ class Galleries(Target):
             path.symlink_to(path)
 
 
-class Manifests(Target):
-    """CSV, JSONL and parquet manifests, and tar shards."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        import pyarrow
-        from pyarrow import parquet
-
-        folder_of(folder / "f", 4)
-        rows = [{"id": f"{n}", "image": f"f/{n}.png", "price": n, "tags": "a,b"} for n in range(4)]
-        csv = "id,image,price,tags\n" + "".join(f'{r["id"]},{r["image"]},{r["price"]},"a,b"\n' for r in rows)
-        jsonl = "".join(json.dumps(row) + "\n" for row in rows)
-        parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "seed.parquet")
-        self._seeds = {
-            ".csv": csv.encode(),
-            ".jsonl": jsonl.encode(),
-            ".parquet": (folder / "seed.parquet").read_bytes(),
-            ".tar": shard_of(folder / "seed.tar", 3).read_bytes(),
-        }
-        self._rows = rows
-
-    def feed(self, rng: random.Random) -> None:
-        suffix = rng.choice(sorted(self._seeds))
-        data = mutate(rng, self._seeds[suffix], list(self._seeds.values()))
-        if suffix == ".jsonl" and rng.random() < 0.5:
-            data = b"".join(json.dumps(mutate_json(rng, row)).encode() + b"\n" for row in self._rows)
-        path = self.folder / f"x{suffix}"
-        path.write_bytes(data)
-        source = open_source(str(path))
-        for number, item in enumerate(source.items()):
-            assert number < 10_000
-            if isinstance(item, Item) and item.location.path.startswith(str(self.folder)):
-                item.location.read()
-
-
 class Imports(Target):
     """Rows of others: safetensors files and clip-retrieval folders."""
 
@@ -356,7 +320,9 @@ TARGETS: dict[str, type[Target]] = {
     "bundles": Bundles,
     "models": Models,
     "galleries": Galleries,
-    "manifests": Manifests,
+    "tables": Tables,
+    "shards": Shards,
+    "trees": Trees,
     "imports": Imports,
     "arguments": Arguments,
 }

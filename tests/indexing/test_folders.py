@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from cir_infer.errors import DatasetError, UsageError
+from cir_infer.errors import DatasetError, ImageError, UsageError
 from cir_infer.indexing import formats
 from cir_infer.indexing.items import Broken, Item, unfit
+from cir_infer.indexing.manifests import ManifestSource
 from cir_infer.indexing.sources import Source, open_source, open_sources
+from cir_infer.indexing.tars import TarSource
 from tests.indexing.support import folder_of, picture, png
 
 
@@ -252,3 +254,36 @@ def test_one_folder_has_one_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyP
         if isinstance(item, Item)
     }
     assert sources == {f"{folder}/0.png", f"{folder}/sub/1.png"}
+
+
+@pytest.mark.parametrize("name", ["x.tar", "x.csv", "x.jsonl", "x.parquet", "x.png", "x"])
+def test_a_pipe_is_never_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    source = open_source(str(tmp_path / name))
+    try:
+        (entry,) = source.items()
+    except DatasetError as error:
+        assert "not a regular file" in str(error)
+    else:
+        assert isinstance(entry, Item)
+        with pytest.raises(ImageError, match="not a regular file"):
+            entry.location.read()
+    for source in (
+        TarSource(tmp_path / name, formats.IMAGE_ENDINGS),
+        ManifestSource((tmp_path / name).with_suffix(".csv")),
+        ManifestSource((tmp_path / name).with_suffix(".parquet")),
+    ):
+        source.count()
+        with pytest.raises(DatasetError):
+            list(source.items())
+
+
+@pytest.mark.parametrize("pattern", ["**", "**/*", "**/*.png", "**/a*/**/*.png", "*/**/a*/**"])
+def test_links_in_circles_do_not_trap_a_pattern(tmp_path: Path, pattern: str) -> None:
+    for name in ("a1.png", "a2", "b/a3"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "x.png").write_bytes(png(1))
+        for target in ("a1.png", "a2", "b"):
+            (tmp_path / name / f"a-{target}").symlink_to(tmp_path / target)
+    items, broken, _ = read(open_source(f"{tmp_path}/{pattern}"))
+    assert broken == {} and 0 < len(items) < 100

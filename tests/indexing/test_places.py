@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 from pathlib import Path
@@ -76,6 +77,7 @@ def test_features_are_read_from_every_place(tmp_path: Path) -> None:
     (tmp_path / "s.bin").write_bytes(b"before" + data + b"behind")
     np.testing.assert_array_equal(load_features(f"{tmp_path}/s.bin#6+{len(data)}", 4), np.arange(4))
     np.savez(tmp_path / "a.npz", x=np.arange(4))
+    gc.collect()
     before = len(list(Path("/dev/fd").iterdir()))
     for _ in range(5):
         with pytest.raises(ImageError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import json
 import os
@@ -204,12 +205,13 @@ def test_a_descriptor_is_not_lost_for_each_odd_line(folder: Path) -> None:
         {"id": n, "image": name} for n, name in enumerate(["f", "/dev/null", "f/gone.png", "f/0.png/x"] * 50)
     ]
     (folder / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    gc.collect()
     before = len(list(Path("/dev/fd").iterdir()))
     for item in open_source(str(folder / "m.jsonl")).items():
         if isinstance(item, Item):
             with pytest.raises(Exception, match=r"cannot be read|not a regular file"):
                 item.location.read()
-    assert len(list(Path("/dev/fd").iterdir())) == before
+    assert len(list(Path("/dev/fd").iterdir())) <= before
 
 
 # ---- parquet
