@@ -186,6 +186,8 @@ class Trees(Target):
                 )
                 self._check(rng, gallery, before, report, limit)
             assert gallery.verify().ok
+        if not report.ok:
+            raise DatasetError("the last run could not do everything")
 
     def _check(
         self, rng: random.Random, gallery: Gallery, before: set[str], report: Any, limit: PruneLimit
