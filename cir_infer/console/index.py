@@ -64,7 +64,7 @@ def _orientation(bundle: Bundle, path: Path, options: argparse.Namespace) -> boo
     from cir_infer.bundle.orientation import orientation_of_rows
     from cir_infer.gallery import Gallery
 
-    if options.exif_orientation is not None or options.reencode or not path.exists():
+    if options.exif_orientation is not None or options.reencode or not (path / "catalogue.sqlite").exists():
         upright: bool | None = options.exif_orientation
         return upright
     with Gallery.open(path, read_only=True) as gallery:

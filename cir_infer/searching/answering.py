@@ -99,7 +99,7 @@ class Answering:
         wanted = min(wish.k + (query.own >= 0), wish.snapshot.count)
         with native_call:
             top = chains.topk(image, row, None if text is None else text()[0], wanted, wish.allow)
-        return self._hits(query, top, 0, row)
+        return self._hits(query, top, 0, None)
 
     def _scored(self, queries: list[Asked]) -> list[Hits | CirError]:
         """The answers to queries, encoded and scored together; a fault of one costs only that one."""
@@ -181,7 +181,9 @@ class Answering:
     def _own_rows(self, queries: list[Asked], images: Floats | None) -> list[Floats | None]:
         """What a gallery row of each reference looks like, None where that would cost an encoder's run."""
         if images is not None and self.engine.row_is_reference:
-            return list(images)
+            # Of a refined Hit, what it is is known; its copies are looked for only where they are left out.
+            wanted = [query.is_image or self.wish.leave_reference_out for query in queries]
+            return [row if look else None for row, look in zip(images, wanted, strict=True)]
         rows: list[Floats | None] = [None] * len(queries)
         seen = [at for at, query in enumerate(queries) if query.is_image]
         if self.wish.leave_reference_out and seen:
