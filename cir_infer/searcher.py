@@ -88,7 +88,7 @@ class Searcher:
         if isinstance(bundle, Engine):
             given = {"device": device, "threads": threads, "exif_orientation": exif_orientation}
             for name, value in given.items():
-                if value not in ("auto", None):
+                if value is not None and not (isinstance(value, str) and value == "auto"):
                     raise UsageError(f"{name}={shown(value)} cannot change an Engine that is open already")
         else:
             bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)

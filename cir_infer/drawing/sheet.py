@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Collection
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -69,10 +69,7 @@ def contact_sheet(
     Returns:
         An RGB image at twice its layout size, 144 dpi when saved as `image.save(path, dpi=(144, 144))`.
     """
-    if not isinstance(hits, Hits):
-        hits = Hits(checked_list("hits", hits, "Hit"))
-    if isinstance(correct, str):
-        raise UsageError(f"correct is one id ({shown(correct)}); expected a list of ids")
+    hits, correct = _checked(text, hits, correct)
     hits = hits[:MAX_HITS]
     columns = max(1, min(COLUMNS, len(hits)))
     names = list(hits[0].terms) if hits else []
@@ -110,6 +107,22 @@ def contact_sheet(
         page.picture(hit, x, y, CARD, RIGHT if hit.id in correct else None)
         _caption(page, hit, x, y + CARD + 9, reach)
     return page.image
+
+
+def _checked(text: Any, hits: Any, correct: Any) -> tuple[Hits, frozenset[str]]:
+    """Hits and ids that can be drawn; raises `UsageError` for anything else."""
+    captions = [] if text is None else [text] if isinstance(text, str) else text
+    if not isinstance(captions, (list, tuple)) or not all(isinstance(one, str) for one in captions):
+        raise UsageError(f"text is {shown(text)}; expected a text, a list of captions, or None")
+    if not isinstance(hits, Hits):
+        hits = Hits(checked_list("hits", hits, "Hit"))
+    for hit in hits:
+        if not isinstance(hit, Hit) or not isinstance(hit.id, str):
+            raise UsageError(f"hits holds {shown(hit)}; expected the hits of an answer")
+    if isinstance(correct, str):
+        raise UsageError(f"correct is one id ({shown(correct)}); expected a list of ids")
+    ids = list(checked_list("correct", correct, "id"))
+    return hits, frozenset(item for item in ids if isinstance(item, str))
 
 
 def _notes(hits: Hits) -> list[str]:

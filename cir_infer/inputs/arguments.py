@@ -70,7 +70,8 @@ def checked_list(name: str, value: Any, what: str) -> Iterable[Any]:
     single = isinstance(value, (str, bytes, bytearray, memoryview, os.PathLike))
     # A Pillow image, an open file.
     single = single or hasattr(value, "getbands") or hasattr(value, "read")
-    if single or isinstance(value, Mapping) or not isinstance(value, Iterable):
+    scalar = isinstance(value, np.ndarray) and not value.ndim
+    if single or scalar or isinstance(value, Mapping) or not isinstance(value, Iterable):
         found = f"one {what} ({shown(value)})" if single else shown(value)
         raise UsageError(f"{name} is {found}; expected a list of {what}s, [{what}] for one")
     return value

@@ -23,7 +23,7 @@ def checked_ids(exclude: Any) -> list[str]:
     """
     if exclude is None:
         return []
-    if isinstance(exclude, (Hit, Hits)):
+    if isinstance(exclude, (Hit, Hits)) or hasattr(exclude, "read"):
         raise UsageError(f"exclude is {shown(exclude)}; expected a list of ids, e.g. hits.ids")
     return named_ids("exclude", exclude)
 

@@ -28,6 +28,7 @@ from cir_infer.inputs.preprocess import preprocess
 from tests import bundles
 from tests.fuzzing.arguments import Arguments
 from tests.fuzzing.mutations import mutate, mutate_json, weird
+from tests.fuzzing.queries import Queries
 from tests.fuzzing.sources import Shards, Tables, Trees
 from tests.fuzzing.target import Target
 from tests.gallery.support import seal
@@ -325,6 +326,7 @@ TARGETS: dict[str, type[Target]] = {
     "trees": Trees,
     "imports": Imports,
     "arguments": Arguments,
+    "queries": Queries,
 }
 
 

@@ -24,6 +24,7 @@ COUNTS = {
     "imports": (25, 4_000),
     "models": (12, 3_000),
     "arguments": (250, 20_000),
+    "queries": (300, 50_000),
 }
 
 

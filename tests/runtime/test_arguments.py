@@ -255,7 +255,13 @@ def test_a_third_caption(searcher: Searcher, pictures: list[Path]) -> None:
         searcher.query(pictures[0], ["is red", "is blue", "is longer"])
 
 
-@pytest.mark.parametrize("id", [5, None, b"sku-1", ["sku-1"], "sku-none"])
+def test_half_a_letter_is_in_no_gallery(searcher: Searcher, pictures: list[Path]) -> None:
+    assert "\ud800" not in searcher.gallery
+    every = searcher.query(pictures[0], TEXT)
+    assert searcher.query(pictures[0], TEXT, exclude=["\ud800", "\udce9.jpg"]) == every
+
+
+@pytest.mark.parametrize("id", [5, None, b"sku-1", ["sku-1"], "sku-none", "\ud800"])
 def test_what_is_no_id(searcher: Searcher, id: Any) -> None:
     with pytest.raises(GalleryError, match="no item"):
         searcher.item(id)
