@@ -21,9 +21,12 @@ from cir_infer.errors import GalleryError
 from cir_infer.gallery import files
 from cir_infer.gallery.outcome import tell_durable
 
-__all__ = ["drafted", "sweep"]
+__all__ = ["drafted", "filled", "is_vacant", "sweep"]
 
 _ENDING = ".cir-draft"
+_INSIDE = "gallery"
+_EMPTY = {"rows": frozenset[str](), "readers": frozenset(("0",))}
+"""The folders of an empty gallery, and what may be in them."""
 
 
 @contextmanager
@@ -55,6 +58,75 @@ def drafted(path: Path) -> Iterator[Path]:
         elif draft != path:
             _discard(draft)
         raise
+
+
+@contextmanager
+def filled(path: Path, last: str) -> Iterator[Path]:
+    """Build the contents of an empty folder that is there already, as a volume is; nothing can replace that.
+
+    Args:
+        path: the folder, see `is_vacant`.
+        last: the entry that makes it whole; the others move in before.
+
+    Raises:
+        GalleryError: the disk is full or fails. The folder is vacant still.
+    """
+    path = path.absolute()
+    there = False
+    draft: Path | None = None
+    try:
+        with files.told_as_gallery_error("writing it", path):
+            sweep(path / _INSIDE)
+            draft, lock = _begin(path / _INSIDE)
+            with lock, lock:
+                yield draft
+                _clear(path)
+                names = sorted(
+                    (entry.name for entry in os.scandir(draft)), key=lambda name: (name == last, name)
+                )
+                for name in sorted(names, key=lambda name: (name == last, name)):
+                    if name == last:
+                        files.sync_folder(path)
+                    (draft / name).rename(path / name)
+                there = True
+                draft.rmdir()
+                files.remove(_lock_of(draft))
+            files.sync_folder(path)
+    except BaseException as error:
+        if there:
+            tell_durable(error, f"{path} is whole and in its place")
+        elif draft is not None:
+            _discard(draft)
+        raise
+
+
+def is_vacant(path: Path) -> bool:
+    """Whether a path is a folder in which nothing is, but what file systems and killed runs leave there."""
+    try:
+        return path.is_dir() and all(map(_is_leftover, os.scandir(path)))
+    except OSError:
+        return False
+
+
+def _is_leftover(entry: os.DirEntry[str]) -> bool:
+    if entry.is_symlink():
+        return False
+    if entry.name in _EMPTY:
+        return entry.is_dir() and {inner.name for inner in os.scandir(entry.path)} <= _EMPTY[entry.name]
+    return entry.name == "lost+found" or _draft_of(_INSIDE).fullmatch(entry.name) is not None
+
+
+def _clear(path: Path) -> None:
+    """Make room where a run was killed that had begun to fill the folder."""
+    for name, inner in _EMPTY.items():
+        for entry in inner:
+            files.remove(path / name / entry)
+        with suppress(OSError):
+            (path / name).rmdir()
+
+
+def _draft_of(name: str) -> re.Pattern[str]:
+    return re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{8}}{re.escape(_ENDING)}(\.lock)?")
 
 
 def _lock_of(draft: Path) -> Path:

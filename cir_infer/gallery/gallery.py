@@ -67,7 +67,7 @@ class Gallery(OpenGallery):
         """Make an empty gallery.
 
         Args:
-            path: a folder that does not exist yet.
+            path: a folder that does not exist yet, or is empty (a volume).
             engine: gives the dimension and the fingerprint of the rows.
             dtype: how rows are stored: "float32", "float16" or "int8" (with one scale a row).
             dimension: D, where there is no engine.

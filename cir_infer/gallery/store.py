@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 from cir_infer.errors import GalleryError
 from cir_infer.gallery import files, filters, leftovers, tables
 from cir_infer.gallery.catalogue import Catalogue
-from cir_infer.gallery.drafts import drafted
+from cir_infer.gallery.drafts import drafted, filled, is_vacant
 from cir_infer.gallery.folder import CATALOGUE, READERS, ROWS, Folder
 from cir_infer.gallery.locks import EVERYTHING, Hold, Pin, WriterLock, oldest_pin
 from cir_infer.gallery.outcome import tell_durable
@@ -72,14 +72,14 @@ class Store:
         """Make an empty gallery; it is whole and durable, or not there.
 
         Args:
-            path: does not exist yet.
+            path: does not exist yet, or is an empty folder.
             encoding: of its rows.
             origin: for a backup, the identity of the gallery that it is of.
 
         Raises:
             GalleryError: the path exists, the disk is full or fails.
         """
-        with drafted(path) as draft:
+        with filled(path, CATALOGUE) if is_vacant(path) else drafted(path) as draft:
             for folder in (draft, draft / ROWS, draft / READERS):
                 folder.mkdir()
             (draft / READERS / EVERYTHING).touch()

@@ -194,3 +194,44 @@ def test_what_a_failed_build_made_is_gone(tmp_path: Path) -> None:
         Gallery.from_arrays(tmp_path / "g", ids=names(5), vectors=bad)
     assert list(tmp_path.iterdir()) == []
     shutil.rmtree(tmp_path)
+
+
+def test_an_empty_folder_becomes_a_gallery_without_being_replaced(tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir(0o750)
+    (volume / "lost+found").mkdir()
+    before = volume.stat()
+    with Gallery.create(volume, dimension=2) as gallery:
+        gallery.add_vectors(ids=["a"], vectors=np.ones((1, 2)))
+    assert (volume.stat().st_ino, volume.stat().st_mode) == (before.st_ino, before.st_mode)
+    assert {"catalogue.sqlite", "rows", "readers"} <= {entry.name for entry in volume.iterdir()}
+    assert not [entry for entry in volume.iterdir() if entry.name.endswith((".cir-draft", ".lock.cir-draft"))]
+    with Gallery.open(volume) as gallery:
+        assert gallery.ids == ["a"] and gallery.verify().ok
+    with pytest.raises(GalleryError, match="already exists"):
+        Gallery.create(volume, dimension=2)
+
+
+@pytest.mark.parametrize("moved", [[], ["readers"], ["readers", "rows"]])
+def test_filling_a_folder_begins_again_where_it_was_killed(tmp_path: Path, moved: list[str]) -> None:
+    with Gallery.create(tmp_path / "other", dimension=2):
+        pass
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    (tmp_path / "other").rename(volume / ".gallery.01234567.cir-draft")
+    (volume / ".gallery.01234567.cir-draft.lock").touch()
+    for name in moved:
+        (volume / ".gallery.01234567.cir-draft" / name).rename(volume / name)
+    with Gallery.create(volume, dimension=2) as gallery:
+        assert gallery.verify().ok
+    assert not [entry for entry in volume.iterdir() if "cir-draft" in entry.name]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "rows/1", ".hidden", "readers/7"])
+def test_a_folder_with_anything_in_it_is_left_alone(tmp_path: Path, name: str) -> None:
+    volume = tmp_path / "volume"
+    (volume / name).parent.mkdir(parents=True)
+    (volume / name).write_text("precious")
+    with pytest.raises(GalleryError, match="already exists"):
+        Gallery.create(volume, dimension=2)
+    assert (volume / name).read_text() == "precious"
