@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from cir_infer.errors import UsageError, shown
 from cir_infer.gallery.snapshot import Snapshot
-from cir_infer.inputs.arguments import checked_flag
+from cir_infer.inputs.arguments import checked_flag, checked_real
 
 __all__ = ["Duplicates", "duplicates_of"]
 
@@ -53,9 +53,9 @@ def duplicates_of(snapshot: Snapshot, threshold: float, *, progress: bool = Fals
     Raises:
         UsageError: the threshold is out of range.
     """
-    number = isinstance(threshold, (int, float, np.integer, np.floating)) and not isinstance(threshold, bool)
-    if not number or not 0 < threshold <= 1:
-        raise UsageError(f"threshold is {shown(threshold, 40)}; expected a cosine, above 0 and at most 1")
+    expected = "a cosine, above 0 and at most 1"
+    if not 0 < checked_real("threshold", threshold, expected) <= 1:
+        raise UsageError(f"threshold is {shown(threshold, 40)}; expected {expected}")
     checked_flag("progress", progress)
     from cir_infer.console.progress import progress_bar
 

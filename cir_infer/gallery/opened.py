@@ -18,7 +18,7 @@ from cir_infer.gallery.schema import stored_version
 from cir_infer.gallery.snapshot import Snapshot
 from cir_infer.gallery.store import Store
 from cir_infer.gallery.verification import Verification, verify
-from cir_infer.inputs.arguments import checked_flag
+from cir_infer.inputs.arguments import checked_flag, checked_real
 
 if TYPE_CHECKING:
     from cir_infer.engine import Engine
@@ -266,7 +266,8 @@ class OpenGallery:
 
 
 def _checked_wait(wait: float) -> float:
-    number = isinstance(wait, (int, float, np.integer, np.floating)) and not isinstance(wait, bool)
-    if not number or not 0 <= wait <= _LONGEST_WAIT:
-        raise UsageError(f"wait is {shown(wait)}; expected seconds from 0 to {_LONGEST_WAIT:,}")
-    return float(wait)
+    expected = f"seconds from 0 to {_LONGEST_WAIT:,}"
+    seconds = checked_real("wait", wait, expected)
+    if not 0 <= seconds <= _LONGEST_WAIT:
+        raise UsageError(f"wait is {shown(wait)}; expected {expected}")
+    return seconds

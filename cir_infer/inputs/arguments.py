@@ -14,11 +14,12 @@ import numpy as np
 
 from cir_infer.errors import UsageError, shown
 
-__all__ = ["checked_flag", "checked_list", "checked_number", "checked_word"]
+__all__ = ["checked_flag", "checked_list", "checked_number", "checked_real", "checked_word"]
 
 W = TypeVar("W", bound=str)
 
 _MOST = (1 << 31) - 1
+_FINITE = 1e308
 
 
 def checked_number(name: str, value: Any, least: int = 1, instead: str = "") -> int:
@@ -39,6 +40,21 @@ def checked_number(name: str, value: Any, least: int = 1, instead: str = "") -> 
             if number >= least:
                 return min(number, _MOST)
     raise UsageError(f"{name} is {shown(value)}; expected a whole number of at least {least}{instead}")
+
+
+def checked_real(name: str, value: Any, expected: str) -> float:
+    """A finite number, also NumPy's.
+
+    Args:
+        name: of the argument.
+        value: what was passed.
+        expected: what fits, for the message; the caller checks the range.
+    """
+    # A length of time is a whole number to NumPy.
+    kinds = (int, float, np.integer, np.floating)
+    if isinstance(value, kinds) and not isinstance(value, (bool, np.timedelta64)) and abs(value) <= _FINITE:
+        return float(value)
+    raise UsageError(f"{name} is {shown(value)}; expected {expected}")
 
 
 def checked_flag(name: str, value: Any) -> bool:

@@ -29,6 +29,12 @@ def make_scorer(rows: Rows, backend: str = "auto", threads: int | None = None) -
         UsageError: an unknown backend.
         DeviceError: the backend cannot be used on this machine.
     """
+    from cir_infer.inputs.arguments import checked_word
+    from cir_infer.scoring import contract
+
+    checked_word("scorer", backend, SCORERS)
+    if not isinstance(rows, contract.Rows):
+        raise UsageError(f"rows are {shown(rows)}; expected Rows, e.g. Rows.of(array)")
     if backend in ("auto", "cpu"):
         from cir_infer.scoring.cpu import CpuScorer
 
@@ -41,8 +47,6 @@ def make_scorer(rows: Rows, backend: str = "auto", threads: int | None = None) -
         from cir_infer.scoring.cuda import CudaScorer
 
         return CudaScorer(rows, scan="int8" if backend == "cuda-int8" else "stored")
-    if backend == "reference":
-        from cir_infer.scoring.reference import ReferenceScorer
+    from cir_infer.scoring.reference import ReferenceScorer
 
-        return ReferenceScorer(rows)
-    raise UsageError(f"scorer is {shown(backend)}; expected one of {', '.join(SCORERS)}")
+    return ReferenceScorer(rows)

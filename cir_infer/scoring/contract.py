@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from cir_infer.errors import ScoringError
+from cir_infer.errors import ScoringError, shown
 
 __all__ = ["MOST_VALUES", "QueryTerms", "Rows", "Scorer", "TopK", "most_bytes"]
 
@@ -76,6 +76,8 @@ class QueryTerms:
             raise ScoringError(
                 f"the terms of {n.shape[0]} queries take {n.nbytes} bytes; ask fewer queries at once"
             )
+        if not isinstance(self.names, (tuple, list)) or not all(isinstance(name, str) for name in self.names):
+            raise ScoringError(f"the names of terms are {shown(self.names)}; expected a tuple of texts")
         if len(self.names) != n.shape[1] or n.shape[1] < 1:
             raise ScoringError(
                 f"{len(self.names)} term names for {n.shape[1]} terms; expected one name a term"
@@ -127,6 +129,10 @@ class Rows:
     scales: tuple[npt.NDArray[np.float32], ...] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("blocks", "scales"):
+            arrays = getattr(self, name)
+            if not isinstance(arrays, (tuple, list)) and not (name == "scales" and arrays is None):
+                raise ScoringError(f"{name} are {shown(arrays)}; expected a tuple of arrays")
         if not self.blocks:
             raise ScoringError("no row blocks; expected at least one (it may have zero rows)")
         if not all(isinstance(array, np.ndarray) for array in (*self.blocks, *(self.scales or ()))):
@@ -175,10 +181,16 @@ class Rows:
 
     def take(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """The chosen rows as float32 (n, D), scales applied. Row numbers must be in range."""
-        wanted = np.asarray(rows, dtype=np.int64)
+        try:
+            wanted = np.asarray(rows)
+        except Exception as error:  # what arrays of others raise
+            raise ScoringError(f"rows are {shown(rows)}; expected whole numbers") from error
+        if wanted.size and (wanted.ndim != 1 or wanted.dtype.kind not in "iu"):
+            raise ScoringError(f"rows are {shown(rows)}; expected a list of whole numbers")
         starts = np.cumsum([0, *(len(block) for block in self.blocks)])
         if wanted.size and (wanted.min() < 0 or wanted.max() >= starts[-1]):
-            raise ScoringError(f"row {int(wanted.max())} asked of {int(starts[-1])} rows")
+            raise ScoringError(f"rows {wanted.min()} to {wanted.max()} asked of {int(starts[-1])} rows")
+        wanted = wanted.astype(np.int64, copy=False).reshape(-1)
         if len(self.blocks) == 1 and self.scales is None:  # most galleries, and one row of a refined Hit
             return self.blocks[0][wanted].astype(np.float32, copy=False)
         out = np.empty((len(wanted), self.dimension), np.float32)

@@ -21,6 +21,8 @@ def check_query(
     terms: QueryTerms, k: int, allow: npt.NDArray[np.uint8] | None, count: int, dimension: int
 ) -> None:
     """Raise `ScoringError` unless a query fits `count` rows of `dimension` values."""
+    if not isinstance(terms, QueryTerms):
+        raise ScoringError(f"terms are {shown(terms)}; expected QueryTerms")
     check_sizes(terms.queries, terms.numerators.shape[1], k)
     if terms.dimension != dimension:
         raise ScoringError(
@@ -40,7 +42,7 @@ def check_query(
 
 def check_sizes(queries: int, terms: int, k: Any) -> None:
     """Raise `ScoringError` unless k is a number of rows whose answer a process can hold."""
-    if isinstance(k, (bool, np.bool_)) or not isinstance(k, (int, np.integer)) or k < 1:
+    if not _is_whole(k) or k < 1:
         raise ScoringError(f"k is {shown(k)}; expected a whole number of at least 1")
     nbytes = int(k) * max(queries, 1) * (12 + 4 * terms)
     if nbytes > most_bytes():
@@ -50,12 +52,16 @@ def check_sizes(queries: int, terms: int, k: Any) -> None:
         )
 
 
+def _is_whole(value: Any) -> bool:
+    """Whether it is a whole number; to NumPy a length of time is one, too."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.timedelta64))
+
+
 def check_threads(threads: Any) -> None:
     """Raise `UsageError` unless a number of threads is one, or None."""
     if threads is None:
         return
-    whole = isinstance(threads, (int, np.integer)) and not isinstance(threads, (bool, np.bool_))
-    if not whole or not 1 <= threads <= _MOST_THREADS:
+    if not _is_whole(threads) or not 1 <= threads <= _MOST_THREADS:
         raise UsageError(
             f"threads is {shown(threads)}; expected a whole number from 1 to {_MOST_THREADS}, "
             "or None for every core"

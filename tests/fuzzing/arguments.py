@@ -16,6 +16,8 @@ import numpy as np
 from cir_infer import Engine, Gallery, Hit, Searcher
 from cir_infer.gallery.filters import parse
 from cir_infer.gallery.metadata import decode, encode
+from cir_infer.scoring import make_scorer
+from cir_infer.scoring.contract import QueryTerms, Rows
 from tests.bundles import DIM, write_tiny_bundle
 from tests.fuzzing.target import Target
 from tests.fuzzing.values import Colour, OwnError, Spiteful, Text, all_values
@@ -220,6 +222,36 @@ class Arguments(Target):
                 {"reference": two, "text": self._engine.encode_texts(["is red"] * 2)},
             ),
         ]
+
+
+class ScorerArguments(Target):
+    """Public calls of scorers, and of what goes into them."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._values = all_values()
+        rng = np.random.default_rng(1)
+        terms = rng.normal(size=(3, 2, DIM)).astype(np.float32)
+        self._terms = {"numerators": terms, "weights": np.abs(terms), "names": ("a", "b")}
+        self._array = rng.normal(size=(50, DIM)).astype(np.float32)
+        self._rows = Rows.of(self._array)
+        backends = ("cpu", "cpu-int8", "reference")
+        self._scorers = [make_scorer(self._rows, backend, 1) for backend in backends]
+
+    def feed(self, rng: random.Random) -> None:
+        terms = QueryTerms(**self._terms)
+        allow = np.packbits(np.arange(50) % 3 > 0, bitorder="little")
+        asked = {"terms": terms, "k": 2, "allow": allow}
+        calls: list[Call] = [
+            ("QueryTerms", QueryTerms, self._terms),
+            ("Rows", Rows, {"blocks": (self._array,), "scales": None}),
+            ("Rows.of", lambda array: Rows.of(array), {"array": self._array}),
+            ("take", lambda rows: self._rows.take(rows), {"rows": [0, 3]}),
+            ("make_scorer", make_scorer, {"rows": self._rows, "backend": "cpu", "threads": 1}),
+            *((scorer.name, scorer.topk, asked) for scorer in self._scorers),
+        ]
+        with contextlib.suppress(OwnError):
+            _called(rng, self._values, calls)
 
 
 def _called(rng: random.Random, values: list[Any], calls: list[Call]) -> Any:

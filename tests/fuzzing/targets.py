@@ -26,7 +26,7 @@ from cir_infer.gallery.filters import parse
 from cir_infer.inputs.images import load_image
 from cir_infer.inputs.preprocess import preprocess
 from tests import bundles
-from tests.fuzzing.arguments import Arguments
+from tests.fuzzing.arguments import Arguments, ScorerArguments
 from tests.fuzzing.mutations import mutate, mutate_json, weird
 from tests.fuzzing.queries import Queries
 from tests.fuzzing.sources import Shards, Tables, Trees
@@ -327,6 +327,7 @@ TARGETS: dict[str, type[Target]] = {
     "imports": Imports,
     "arguments": Arguments,
     "queries": Queries,
+    "scorers": ScorerArguments,
 }
 
 

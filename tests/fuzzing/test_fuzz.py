@@ -25,6 +25,7 @@ COUNTS = {
     "models": (12, 3_000),
     "arguments": (250, 20_000),
     "queries": (300, 50_000),
+    "scorers": (400, 20_000),
 }
 
 
