@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.bundle import Bundle
+from cir_infer.bundle.facts import bundle_facts
 from cir_infer.bundle.manifest import FeatureInput, Manifest
 from cir_infer.bundle.orientation import oriented
 from cir_infer.console.progress import progress_bar
@@ -176,22 +177,9 @@ class Engine:
         Raises:
             UsageError: the engine is closed.
         """
-        manifest = self.manifest
-        image = manifest.image
         return {
             "bundle": self.path,
-            "system": manifest.system,
-            "domain": manifest.provenance.get("domain"),
-            "created_by": manifest.created_by,
-            "fingerprint": manifest.fingerprint,
-            "precision": manifest.precision,
-            "dimension": manifest.embedding_dim,
-            "terms": list(manifest.terms),
-            "weighted": manifest.weighted,
-            "image": [image.size] if isinstance(image, FeatureInput) else [image.height, image.width, 3],
-            "exif_orientation": None if isinstance(image, FeatureInput) else image.exif_orientation,
-            "vocabulary": self._vocabulary(),
-            "graphs": sorted(manifest.graphs),
+            **bundle_facts(self.manifest, None if self._texts is None else self._texts.vocabulary),
             "refines_without_image": self.row_is_reference,
             "device": self.device,
             "backend": self._here().backend.describe(),
@@ -430,14 +418,6 @@ class Engine:
         if self._texts is None:
             raise UsageError(f"the system {shown(self.manifest.system)} of {self.path} reads no text")
         return self._texts
-
-    def _vocabulary(self) -> dict[str, Any] | None:
-        """What kind of vocabulary the model reads texts with, and its size; bundles of today state it."""
-        if self._texts is None or self.manifest.text is None:
-            return None
-        stated = self.manifest.provenance.get("vocabulary")
-        kind = "subwords" if self.manifest.text.unk_id is None else "words"
-        return stated if isinstance(stated, dict) else {"kind": kind, "known": self._texts.vocabulary}
 
     def _numbered_text(self, number: int, text: Text) -> ReadText:
         try:
