@@ -12,6 +12,8 @@ from PIL import Image
 
 from cir_infer.engine import Engine
 from cir_infer.gallery import Gallery
+from cir_infer.indexing.run import index
+from cir_infer.indexing.sources import open_source
 
 
 def picture(seed: int, size: tuple[int, int] = (20, 16)) -> Image.Image:
@@ -57,3 +59,15 @@ def assert_rows_are_those_of(gallery: Gallery, engine: Engine, images: dict[str,
         assert at is not None
         atol = 5e-3 if gallery.dtype == "int8" else 1e-3
         np.testing.assert_allclose(snapshot.vector(at), row, atol=atol, err_msg=name)
+
+
+def images_of(count: int) -> dict[str, bytes]:
+    return {("sub/" if number % 2 else "") + f"{number}.png": png(number) for number in range(count)}
+
+
+def indexed(tmp_path: Path, engine: Engine, count: int = 12) -> Gallery:
+    folder = folder_of(tmp_path / "f", count)
+    with Gallery.create(tmp_path / "g", engine) as gallery:
+        index(gallery, engine, [open_source(str(folder))], workers=0)
+        index(gallery, engine, [open_source(str(shard_of(tmp_path / "s.tar", 3)))], workers=0)
+    return Gallery.open(tmp_path / "g")
