@@ -59,6 +59,8 @@ class Expressions(Target):
         'brand in (acme, "Tom & Co") or not (colour prefix "light ")',
         "size.h >= 3.5 and note is null and tags != 'last season'",
         "tags not in (a, 1, true) and price is not null",
+        "taken >= 2024-05-17T09:30:00.25+02:00 and at < 10:00 or taken prefix 2024-05",
+        "price in (-9223372036854775808, +1e19, 007, 0.1, 1e400) or not (price > 5 and not price <= -2.5e-3)",
     )
     DICTIONARIES = (
         {"category": "dress", "price": {"<": 50, ">=": 10}, "tags": ["a", "b"]},
