@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cir_infer.errors import UsageError, shown
+from cir_infer.foreign import read_json
 
 __all__ = ["KINDS", "ensure_writable", "gpu_checks", "read_result", "read_results", "to_json", "write_text"]
 
@@ -40,7 +41,7 @@ def read_result(path: Path) -> dict[str, Any]:
         UsageError: it is missing, not JSON, or not a result of `cir-bench`.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as JSON ({error}); expected what cir-bench wrote") from error
     if not isinstance(content, dict):

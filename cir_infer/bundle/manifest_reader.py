@@ -6,7 +6,6 @@ because a manifest that is half understood gives wrong answers in silence.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -31,6 +30,7 @@ from cir_infer.bundle.manifest import (
     ToRgb,
 )
 from cir_infer.errors import BundleError, shown
+from cir_infer.foreign import read_json
 
 __all__ = ["read_manifest"]
 
@@ -122,8 +122,8 @@ def read_manifest(text: str | bytes) -> Manifest:
             docs/architecture.md says.
     """
     try:
-        value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+        value = read_json(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+    except ValueError as error:
         raise BundleError(f"the manifest is not JSON ({shown(error)}); export the model again") from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise BundleError(f'the manifest does not say "format": "{FORMAT}"; this is not a bundle')

@@ -9,12 +9,12 @@ it, how often a pattern goes over it, how many tokens come of it.
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from cir_infer.bundle.patterns import Cost, pattern_cost
 from cir_infer.errors import BundleError, shown
+from cir_infer.foreign import read_json
 
 __all__ = ["MAX_CHARACTERS", "MAX_TOKENIZER_BYTES", "check_tokenizer"]
 
@@ -90,8 +90,8 @@ def check_tokenizer(data: bytes) -> None:
     if data.count(b",") + 2 * (data.count(b"[") + data.count(b"{")) > _MOST_VALUES:
         raise BundleError(f"tokenizer.json has more than {_MOST_VALUES:,} values; no vocabulary is so large")
     try:
-        content = json.loads(data, object_pairs_hook=_table)
-    except (ValueError, RecursionError) as error:
+        content = read_json(data, object_pairs_hook=_table)
+    except ValueError as error:
         raise BundleError(f"tokenizer.json is no JSON ({shown(error)}); export the model again") from error
     try:
         _check(content)
@@ -325,15 +325,20 @@ def _framing(processor: dict[str, Any]) -> int:
     if _kind(processor, "post_processor", known) != "TemplateProcessing":
         return 1
     most = 1
-    for name in ("single", "pair"):
-        pieces = processor.get(name)
+    special = processor.get("special_tokens")
+    for side in ("single", "pair"):
+        pieces = processor.get(side)
         if not isinstance(pieces, list) or len(pieces) > 64:
-            raise _RefusedError(f"its template {name} is no list of at most 64 pieces")
+            raise _RefusedError(f"its template {side} is no list of at most 64 pieces")
+        for piece in pieces:
+            token = piece.get("SpecialToken") if isinstance(piece, dict) else None
+            name = token.get("id") if isinstance(token, dict) else None
+            if token is not None and (not isinstance(special, dict) or name not in special):
+                raise _RefusedError(f"its template has a special token {shown(name, 60)} without ids")
         texts = [
             shown(piece["Sequence"]) for piece in pieces if isinstance(piece, dict) and "Sequence" in piece
         ]
-        most = max(most, len(texts) - (name == "pair"))
-    special = processor.get("special_tokens")
+        most = max(most, len(texts) - (side == "pair"))
     if not isinstance(special, dict) or sum(len(_ids(token)) for token in special.values()) > 64:
         raise _RefusedError("its template has no table of at most 64 special tokens")
     return most

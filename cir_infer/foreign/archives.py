@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -32,8 +33,15 @@ def opened_archive(path: Path, most_directory: int = _MOST_DIRECTORY) -> zipfile
     return zipfile.ZipFile(path)
 
 
-def checked_members(archive: zipfile.ZipFile, file_bytes: int) -> dict[str, zipfile.ZipInfo]:
+def checked_members(
+    archive: zipfile.ZipFile, file_bytes: int, ignored: Callable[[str], bool] = lambda _: False
+) -> dict[str, zipfile.ZipInfo]:
     """The members by name: none twice, none compressed or encrypted, and together not larger than the file.
+
+    Args:
+        archive: from `opened_archive`.
+        file_bytes: the size of its file.
+        ignored: which members are never read; they are left out.
 
     Raises:
         ValueError: a member is not so.
@@ -43,6 +51,8 @@ def checked_members(archive: zipfile.ZipFile, file_bytes: int) -> dict[str, zipf
     for info in archive.infolist():
         if info.filename in members:
             raise ValueError(f"it holds {info.filename[:80]!r} twice")
+        if ignored(info.filename):
+            continue
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             raise ValueError(
                 f"{info.filename[:80]!r} is compressed or encrypted; expected it stored as it is"

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, shown
+from cir_infer.foreign import read_json
 from cir_infer.gallery import files
 from cir_infer.gallery.clip_retrieval import MANIFEST, import_parquet, read_folder, write_folder
 from cir_infer.gallery.drafts import drafted
@@ -177,7 +178,7 @@ def _texts(mapped: Any, found: Mapping[str, TensorInfo], name: str, count: int) 
     info = found[name]
     if info.dtype != np.uint8:
         raise ValueError(f"its {name} are {info.dtype}; expected JSON as bytes")
-    value = json.loads(view(mapped, info).tobytes())
+    value = read_json(view(mapped, info).tobytes())
     if not isinstance(value, list) or len(value) != count:
         raise ValueError(f"its {name} are not {count}, one for each row")
     return value

@@ -129,17 +129,18 @@ class TextReader:
                 f"nothing in the text {_named(captions)} can be read by this model; it knows words in the "
                 "language and script of its training texts"
             )
-        if len(encoding.ids) > self._spec.max_tokens:
+        ids = list(encoding.ids)  # the library makes its lists anew whenever it is asked
+        if len(ids) > self._spec.max_tokens:
             raise TextError(
-                f"the text {_named(captions)} has {len(encoding.ids)} tokens and the model reads at most "
+                f"the text {_named(captions)} has {len(ids)} tokens and the model reads at most "
                 f"{self._spec.max_tokens}; shorten it"
             )
         unknown: tuple[str, ...] = ()
-        if self._spec.unk_id is not None and self._spec.unk_id in encoding.ids:
-            places = [place for place in words if encoding.ids[place] == self._spec.unk_id]
+        if self._spec.unk_id is not None and self._spec.unk_id in ids:
+            places = [place for place in words if ids[place] == self._spec.unk_id]
             unknown = self._unknown(encoding, places, parts)
             self._say(captions, unknown, len(places) == len(words))
-        return ReadText(list(encoding.ids), unknown)
+        return ReadText(ids, unknown)
 
     def _encode(self, parts: tuple[str, str | None], captions: list[str]) -> Any:
         try:
@@ -158,9 +159,10 @@ class TextReader:
     def _unknown(self, encoding: Any, places: list[int], parts: tuple[str, str | None]) -> tuple[str, ...]:
         """The words behind unknown tokens, as they were typed, each once."""
         found: dict[str, None] = {}
+        offsets, sides = encoding.offsets, encoding.sequence_ids
         for place in places:
-            start, end = encoding.offsets[place]
-            word = (parts[encoding.sequence_ids[place] or 0] or "")[start:end].strip()
+            start, end = offsets[place]
+            word = (parts[sides[place] or 0] or "")[start:end].strip()
             if word:
                 found[word] = None
         return tuple(found)

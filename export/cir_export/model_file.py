@@ -27,6 +27,7 @@ from cir_export.container import read_container
 from cir_export.models import RetrievalModel, build_model
 from cir_export.preprocessing import check_inputs
 from cir_infer import __version__
+from cir_infer.bundle.tokenizer_check import check_tokenizer
 from cir_infer.errors import CheckpointError, CirError, shown
 
 __all__ = [
@@ -136,24 +137,59 @@ def model_from_content(content: Any, where: str) -> TrainedModel:
             raise CheckpointError(f"{where}: {part!r} is missing or not a {kind.__name__}")
     try:
         check_inputs(content["image"], content["text"])
-        model = build_model(content["config"])
+        model = build_fitting(content["config"], content["weights"], where)
+    except CheckpointError:
+        raise
     except CirError as error:
-        raise CheckpointError(f"{where}: {error}") from error
+        raise CheckpointError(f"{where}: {shown(error, 1000)}") from error
     restore_weights(model, content["weights"], where)
     try:
+        check_tokenizer(content["tokenizer"].encode())
         tokenizer = Tokenizer.from_str(content["tokenizer"])
     except Exception as error:  # tokenizers raises bare Exception.
-        raise CheckpointError(f"{where}: its tokenizer cannot be read ({error})") from error
+        raise CheckpointError(f"{where}: its tokenizer cannot be read ({shown(error, 500)})") from error
     return TrainedModel(model, tokenizer, content["image"], content["text"], content["provenance"])
 
 
-def restore_weights(model: RetrievalModel, weights: Mapping[str, Any], where: str) -> None:
-    """Loads every weight into a model, which goes into evaluation mode.
+def build_fitting(config: dict[str, Any], weights: Mapping[str, Any], where: str) -> RetrievalModel:
+    """Builds a model whose weights are at hand; a configuration that asks for others takes no memory.
 
     Raises:
-        CheckpointError: a weight is missing, unknown, of another shape, or not finite.
+        CheckpointError: the configuration is none, or does not fit the weights.
     """
-    expected = model.state_dict()
+    if _layers(config) > len(weights):
+        raise CheckpointError(f"{where}: its configuration has more layers than it has weights")
+    try:
+        with torch.device("meta"):  # shapes without memory
+            shapes = build_model(config).state_dict()
+        check_weights(shapes, weights, where)
+        return build_model(config)
+    except CirError:
+        raise
+    except Exception as error:  # PyTorch's answers to senseless sizes
+        raise CheckpointError(f"{where}: its configuration cannot be built ({shown(error)})") from error
+
+
+def _layers(config: Mapping[str, Any]) -> int:
+    """How many layers a configuration asks for, in all its tables."""
+    count = 0
+    waiting: list[Any] = [config]
+    while waiting:
+        for key, value in waiting.pop().items():
+            if isinstance(value, Mapping):
+                waiting.append(value)
+            elif isinstance(key, str) and "layers" in key:
+                values = value if isinstance(value, (list, tuple)) else [value]
+                count += sum(one for one in values if isinstance(one, int) and one > 0)
+    return count
+
+
+def check_weights(expected: Mapping[str, Tensor], weights: Mapping[str, Any], where: str) -> None:
+    """Compares weights with those that a model has.
+
+    Raises:
+        CheckpointError: one is missing, unknown or of another shape.
+    """
     for name, tensor in expected.items():
         found = weights.get(name)
         if not isinstance(found, Tensor):
@@ -162,10 +198,20 @@ def restore_weights(model: RetrievalModel, weights: Mapping[str, Any], where: st
             raise CheckpointError(
                 f"{where}: weight {name} has shape {tuple(found.shape)}; expected {tuple(tensor.shape)}"
             )
+    unknown = sorted(map(str, set(weights) - set(expected)))
+    if unknown:
+        raise CheckpointError(f"{where}: weight {unknown[0][:100]} does not belong to its system")
+
+
+def restore_weights(model: RetrievalModel, weights: Mapping[str, Any], where: str) -> None:
+    """Loads every weight into a model, which goes into evaluation mode.
+
+    Raises:
+        CheckpointError: a weight is missing, unknown, of another shape, or not finite.
+    """
+    check_weights(model.state_dict(), weights, where)
+    for name, found in weights.items():
         if found.is_floating_point() and not torch.isfinite(found).all():
             raise CheckpointError(f"{where}: weight {name} holds NaN or infinity")
-    unknown = sorted(set(weights) - set(expected))
-    if unknown:
-        raise CheckpointError(f"{where}: weight {unknown[0]} does not belong to system {shown(model.system)}")
     model.load_state_dict(dict(weights))
     model.float().eval()

@@ -1,4 +1,4 @@
-"""What every target of the fuzzers is."""
+"""What every target of the fuzzer is."""
 
 from __future__ import annotations
 
@@ -12,5 +12,7 @@ class Target:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def feed(self, rng: random.Random) -> None:
+    def feed(self, rng: random.Random) -> str | None:
+        """Feed one input: None where it was accepted, or the name of an answer that is as good as an
+        error."""
         raise NotImplementedError

@@ -27,7 +27,10 @@ from cir_infer.inputs.images import load_image
 from cir_infer.inputs.preprocess import preprocess
 from tests import bundles
 from tests.fuzzing.arguments import Arguments, ScorerArguments
+from tests.fuzzing.computing import Graphs, Tokenizers
 from tests.fuzzing.mutations import mutate, mutate_json, weird
+from tests.fuzzing.objects import Archives, Checkpoints, Datasets, Pickles
+from tests.fuzzing.pictures import Metadata
 from tests.fuzzing.queries import Queries
 from tests.fuzzing.sources import Shards, Tables, Trees
 from tests.fuzzing.target import Target
@@ -330,6 +333,13 @@ TARGETS: dict[str, type[Target]] = {
     "arguments": Arguments,
     "queries": Queries,
     "scorers": ScorerArguments,
+    "metadata": Metadata,
+    "tokenizers": Tokenizers,
+    "graphs": Graphs,
+    "pickles": Pickles,
+    "archives": Archives,
+    "checkpoints": Checkpoints,
+    "datasets": Datasets,
 }
 
 

@@ -136,7 +136,11 @@ def read_features(root: Path, gallery: dict[str, str]) -> list[npt.NDArray[np.fl
 def _feature(path: Path) -> npt.NDArray[np.float32]:
     try:
         with path.open("rb") as file:
-            feature = np.asarray(load_plain(file), np.float32)
+            value = load_plain(file)
+        # A list in a list, again and again, is small in a pickle and without an end in an array.
+        if not isinstance(value, np.ndarray) and not all(isinstance(one, (int, float)) for one in value):
+            raise TypeError("it holds no array of numbers")
+        feature = np.asarray(value, np.float32)
     except Exception as error:  # a damaged pickle answers with anything
         raise DatasetError(f"{path} cannot be read ({error}); extract it again") from error
     return feature.reshape(-1)

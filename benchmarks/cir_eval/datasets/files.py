@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from cir_infer.errors import DatasetError, shown
+from cir_infer.foreign import read_json
 
 __all__ = ["existing", "json_list", "json_object", "lines", "text_field"]
 
@@ -61,6 +61,6 @@ def text_field(entry: Any, name: str, path: Path) -> str:
 
 def _json(path: Path, what: str) -> Any:
     try:
-        return json.loads(existing(path, what).read_text(encoding="utf-8"))
+        return read_json(existing(path, what).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path} cannot be read as JSON ({error}); download it again") from error

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cir_infer.errors import shown
+from cir_infer.foreign import read_json
 
 __all__ = ["PlanFile", "PlanKey", "read_plan", "write_sealed"]
 
@@ -111,7 +112,7 @@ def read_plan(path: Path) -> PlanFile | str | None:
     if length > min(_MOST_HEADER, len(sealed) - 4):
         return "its header is longer than the file"
     try:
-        header = json.loads(sealed[4 : 4 + length])
+        header = read_json(sealed[4 : 4 + length])
         key, built = header["key"], header["built"]
     except (ValueError, KeyError, TypeError):
         return "its header cannot be read"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from cir_export.checkpoints.torchscript import is_torchscript, read_torchscript
 from cir_export.container import read_container
 from cir_infer.errors import CheckpointError
+from cir_infer.foreign import read_json
 
 __all__ = ["TORCHSCRIPT", "read_checkpoint_file"]
 
@@ -47,8 +47,8 @@ def _json(path: Path) -> Any:
     if path.stat().st_size > _MAX_JSON:
         raise CheckpointError(f"{path} has more than {_MAX_JSON >> 20} MB; that is no table of settings")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        return read_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON ({error})") from error
 
 

@@ -8,16 +8,18 @@ build empty modules and tensors, and nothing else, reads the pickle.
 from __future__ import annotations
 
 import io
+import math
 import pickle
-import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from cir_infer.errors import CheckpointError
+from cir_infer.errors import CheckpointError, shown
+from cir_infer.foreign import check_pickle, checked_members, opened_archive
 
 __all__ = ["is_torchscript", "read_torchscript"]
 
@@ -35,6 +37,13 @@ _STORAGES = {
 }
 
 
+_LONGEST_NAME = 1000
+"""Of a module; what lies deeper is no weight of any model."""
+
+_MOST_PICKLED = 64 << 20
+"""Bytes of data.pkl: names and shapes, never the tensors."""
+
+
 class _Storage(NamedTuple):
     dtype: torch.dtype
     data: bytearray
@@ -42,36 +51,41 @@ class _Storage(NamedTuple):
 
 def is_torchscript(path: Path) -> bool:
     """Whether the file is a zip with a program in it."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with opened_archive(path) as archive:
+            return any(map(_is_code, archive.namelist()))
+    except Exception:  # no archive, or a damaged one, as whoever reads it will say
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(_inner(name).startswith("code/") for name in archive.namelist())
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
     """The tensors of all modules by their dotted names.
 
     Raises:
-        CheckpointError: the archive is damaged, or its pickle refers to anything but modules and tensors.
+        CheckpointError: the archive is damaged, its pickle refers to anything but modules and tensors, or
+            reading it would take more than it holds.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            files = {_inner(info.filename): info for info in archive.infolist()}
-
-            def read(name: str) -> bytes:
-                # PyTorch stores what it maps into memory; a compressed member could be a bomb.
-                if files[name].compress_type != zipfile.ZIP_STORED:
-                    raise CheckpointError(f"{path}: {name} is compressed; no TorchScript archive has it so")
-                return archive.read(files[name])
-
-            root = _unpickler(path, read).load()
+        with opened_archive(path) as archive:
+            members = checked_members(archive, path.stat().st_size, _is_code)
+            files = {_inner(name): info for name, info in members.items()}
+            pickled = files["data.pkl"]
+            if pickled.file_size > _MOST_PICKLED:
+                raise CheckpointError(
+                    f"{path}: data.pkl has {pickled.file_size:,} bytes; that holds no weights"
+                )
+            check_pickle(io.BytesIO(archive.read(pickled)))
+            root = _unpickler(path, lambda name: archive.read(files[name])).load()
     except CheckpointError:
         raise
     except Exception as error:  # a damaged zip or pickle raises almost anything
-        raise CheckpointError(f"{path} cannot be read as a TorchScript archive ({error})") from error
-    tensors: dict[str, Tensor] = {}
-    _collect(root, "", tensors, set())
-    return tensors
+        raise CheckpointError(f"{path} cannot be read as a TorchScript archive ({shown(error)})") from error
+    return _collected(root)
+
+
+def _is_code(name: str) -> bool:
+    """Whether a file is part of the program, which is never looked at."""
+    return _inner(name).startswith("code/")
 
 
 def _inner(name: str) -> str:
@@ -79,7 +93,9 @@ def _inner(name: str) -> str:
     return name.partition("/")[2]
 
 
-def _unpickler(path: Path, read: Any) -> pickle.Unpickler:
+def _unpickler(path: Path, read: Callable[[str], bytes]) -> pickle.Unpickler:
+    storages: dict[str, _Storage] = {}
+
     class Module:
         """Takes the place of every class of the program; made anew for each file."""
 
@@ -96,15 +112,18 @@ def _unpickler(path: Path, read: Any) -> pickle.Unpickler:
             if module == "torch.jit._pickle" and name.startswith(("build_", "restore_type_tag")):
                 return _first
             raise CheckpointError(
-                f"{path} refers to {module}.{name}; expected modules and tensors alone. "
+                f"{path} refers to {module[:80]}.{name[:80]}; expected modules and tensors alone. "
                 "Nothing of it was executed"
             )
 
         def persistent_load(self, pid: Any) -> _Storage:
             _, dtype, key, _, count = pid
-            data = bytearray(read(f"data/{key}"))
+            # Tensors share their storage; each is read once, however often it is referred to.
+            if key not in storages:
+                storages[key] = _Storage(dtype, bytearray(read(f"data/{key}")))
+            data = storages[key].data
             if len(data) != count * dtype.itemsize:
-                raise CheckpointError(f"{path}: tensor data {key} has {len(data)} bytes; cut short?")
+                raise CheckpointError(f"{path}: tensor data {shown(key)} has {len(data)} bytes; cut short?")
             return _Storage(dtype, data)
 
     return TensorUnpickler(io.BytesIO(read("data.pkl")))
@@ -113,6 +132,8 @@ def _unpickler(path: Path, read: Any) -> pickle.Unpickler:
 def _tensor(
     storage: _Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
 ) -> Tensor:
+    if math.prod(size) * storage.dtype.itemsize > len(storage.data):
+        raise CheckpointError(f"a tensor of shape {shown(size)} has {len(storage.data):,} bytes; cut short?")
     if not storage.data:
         return torch.empty(size, dtype=storage.dtype)
     flat = torch.frombuffer(storage.data, dtype=storage.dtype)
@@ -123,13 +144,17 @@ def _first(value: Any, *_: Any) -> Any:
     return value
 
 
-def _collect(value: Any, name: str, tensors: dict[str, Tensor], seen: set[int]) -> None:
-    """Adds the tensors of a module and of the modules below it."""
-    if isinstance(value, Tensor):
-        tensors[name] = value
-        return
-    if id(value) in seen or type(value).__name__ != "Module":
-        return
-    seen.add(id(value))
-    for key, inner in vars(value).items():
-        _collect(inner, f"{name}.{key}" if name else str(key), tensors, seen)
+def _collected(root: Any) -> dict[str, Tensor]:
+    """The tensors of a module and of the modules below it, however deep."""
+    tensors: dict[str, Tensor] = {}
+    waiting: list[tuple[Any, str]] = [(root, "")]
+    seen: set[int] = set()
+    while waiting:
+        value, name = waiting.pop()
+        if isinstance(value, Tensor):
+            tensors[name] = value
+        elif type(value).__name__ == "Module" and id(value) not in seen and len(name) < _LONGEST_NAME:
+            seen.add(id(value))
+            inner = vars(value).items()
+            waiting += [(part, f"{name}.{key}" if name else str(key)) for key, part in reversed(inner)]
+    return tensors

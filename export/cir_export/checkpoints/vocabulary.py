@@ -6,13 +6,13 @@ build that one class, as plain data, and nothing else.
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 from pathlib import Path
 from typing import Any
 
-from cir_infer.errors import CheckpointError
+from cir_infer.errors import CheckpointError, shown
+from cir_infer.foreign import check_pickle, read_json
 
 __all__ = ["load_vocabulary"]
 
@@ -57,9 +57,9 @@ def load_vocabulary(path: str | os.PathLike[str]) -> dict[str, int]:
 
 def _from_json(content: bytes, path: Path) -> dict[str, int]:
     try:
-        values = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"vocabulary {path} is not valid JSON ({error})") from error
+        values = read_json(content)
+    except ValueError as error:
+        raise CheckpointError(f"vocabulary {path} is not valid JSON ({shown(error)})") from error
     if isinstance(values, list) and all(isinstance(word, str) for word in values):
         if len(set(values)) != len(values):
             raise CheckpointError(f"vocabulary {path} lists a word twice")
@@ -80,16 +80,19 @@ def _from_pickle(content: bytes, path: Path) -> dict[str, int]:
             if (module, name) in _CLASSES:
                 return Vocabulary
             raise CheckpointError(
-                f"vocabulary {path} refers to {module}.{name}; expected the class Vocabulary or "
+                f"vocabulary {path} refers to {module[:80]}.{name[:80]}; expected the class Vocabulary or "
                 "SimpleVocab alone. Nothing of it was executed"
             )
 
     try:
+        check_pickle(io.BytesIO(content))
         found = OneClassUnpickler(io.BytesIO(content)).load()
     except CheckpointError:
         raise
     except Exception as error:  # a damaged pickle raises almost anything
-        raise CheckpointError(f"vocabulary {path} is neither JSON nor a readable pickle ({error})") from error
+        raise CheckpointError(
+            f"vocabulary {path} is neither JSON nor a readable pickle ({shown(error)})"
+        ) from error
     if type(found) is not Vocabulary:
         raise CheckpointError(
             f"vocabulary {path} holds a {type(found).__name__}; expected an object of class Vocabulary"

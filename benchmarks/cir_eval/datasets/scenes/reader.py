@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import Any
 from cir_eval.datasets.scenes import layout
 from cir_eval.datasets.scenes.scene import Scene
 from cir_infer.errors import DatasetError, shown
+from cir_infer.foreign import read_json
 
 __all__ = ["Query", "ScenesDataset", "Split"]
 
@@ -101,7 +101,7 @@ class ScenesDataset:
                 f"generate one: cir-bench scenes {root}"
             )
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = read_json(path.read_text(encoding="utf-8"))
             form, version = found["format"], found["version"]
             opened = ScenesDataset(root, int(found["seed"]), int(found["image_size"]), tuple(found["views"]))
         except (ValueError, KeyError, TypeError) as error:
@@ -160,6 +160,6 @@ def _lines(path: Path, parse: Any) -> Iterator[Any]:
         raise DatasetError(f"{path} cannot be read: {error}; generate the data set again") from error
     for number, line in enumerate(text.splitlines(), start=1):
         try:
-            yield parse(json.loads(line))
+            yield parse(read_json(line))
         except (ValueError, KeyError, TypeError) as error:
             raise DatasetError(f"{path}, line {number}, is damaged: {error}; generate it again") from error
