@@ -19,10 +19,12 @@ from typing import IO
 from cir_infer.bundle.manifest import MANIFEST_NAME, TOKENIZER_NAME, FeatureInput, Manifest, Member
 from cir_infer.bundle.manifest_reader import read_manifest
 from cir_infer.errors import BundleError, UsageError, shown
+from cir_infer.foreign import opened_archive
 
 __all__ = ["Bundle", "write_bundle"]
 
 MAX_MANIFEST_BYTES = 4 << 20
+_MOST_DIRECTORY = 4 << 20
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """One date for all members, so that equal content gives an equal file."""
 
@@ -123,7 +125,7 @@ class Bundle:
             if not self.path.is_file():
                 found = "is not a file" if self.path.exists() else "does not exist"
                 raise BundleError(f"{self.path} {found}; expected a bundle (.cir) as cir-export writes it")
-            return zipfile.ZipFile(self.path)
+            return opened_archive(self.path, _MOST_DIRECTORY)
         except BundleError:
             raise
         except OSError as error:

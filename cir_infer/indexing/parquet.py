@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from cir_infer.errors import CirError, shown
-from cir_infer.inputs.cells import opened_parquet
+from cir_infer.inputs.cells import opened_parquet, rows_at_once
 
 __all__ = ["BINARY_COLUMNS", "Cell", "parquet_rows", "row_count"]
 
@@ -90,7 +90,8 @@ def _group(file: Any, group: int, columns: list[str], size: int) -> Iterator[dic
     if not columns:
         yield from ({} for _ in range(size))
         return
-    for batch in file.iter_batches(batch_size=_BATCH, row_groups=[group], columns=columns):
+    rows = rows_at_once(file, group, columns, _BATCH)
+    for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=columns):
         try:
             yield from batch.to_pylist()
         except Exception:  # a value that Python has no place for, such as a date of the year 40,000

@@ -6,16 +6,21 @@ import bisect
 import itertools
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from cir_infer.errors import CirError, DatasetError, ImageError, shown
 from cir_infer.extras import require
 from cir_infer.inputs.locations import Location, opened
 
-__all__ = ["opened_parquet", "read_cell"]
+__all__ = ["opened_parquet", "read_cell", "rows_at_once"]
 
 _CELLS = 32
+_SWOLLEN = 200
+_SMALL_CHUNK = 64 << 20
+"""A column of a row group that is larger than this, and so many times as large as what is stored of it, is
+refused; and so many bytes of its cells are read at once."""
+
 _CACHE = threading.local()
 
 
@@ -74,7 +79,9 @@ class _Cells:
             raise ImageError(f"{self.of[0]}: has {self._starts[-1]:,} rows, there is no row {row + 1:,}")
         if group != self._group or row < self._first:
             self._batches = self._file.iter_batches(
-                batch_size=_CELLS, row_groups=[group], columns=[self.of[3]]
+                batch_size=rows_at_once(self._file, group, [self.of[3]], _CELLS),
+                row_groups=[group],
+                columns=[self.of[3]],
             )
             self._group, self._first, self._held = group, self._starts[group], []
         while row >= self._first + len(self._held):
@@ -84,6 +91,39 @@ class _Cells:
 
     def close(self) -> None:
         self._file.close()
+
+
+def rows_at_once(file: Any, group: int, columns: Collection[str], most: int) -> int:
+    """How many rows of a row group to read at once, so that they take some 64 MiB however they are stored.
+
+    A column that is stored once in a dictionary may stand in every row: of a small file, a thousand rows can
+    take gigabytes.
+
+    Args:
+        file: open.
+        group: of rows.
+        columns: that are read: names, also of parts (`image.path`).
+        most: rows, where nothing speaks against it.
+
+    Raises:
+        ValueError: a column is a decompression bomb.
+    """
+    rows = most
+    described = file.metadata.row_group(group)
+    for number in range(described.num_columns):
+        chunk = described.column(number)
+        name = chunk.path_in_schema
+        if not any(name == column or name.startswith(f"{column}.") for column in columns):
+            continue
+        stored, whole = chunk.total_compressed_size, chunk.total_uncompressed_size
+        if whole > _SMALL_CHUNK and whole > _SWOLLEN * stored:
+            raise ValueError(
+                f"the column {shown(name, 60)} takes {whole:,} bytes of {stored:,} that are stored; at most "
+                f"{_SWOLLEN} times as many are read"
+            )
+        if chunk.has_dictionary_page and chunk.physical_type in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY"):
+            rows = min(rows, max(1, _SMALL_CHUNK // max(whole, 1)))
+    return rows
 
 
 def opened_parquet(path: str) -> Any:

@@ -89,6 +89,7 @@ class Archives(Target):
 
     def feed(self, rng: random.Random) -> None:
         from cir_export.checkpoints import load_trained
+        from cir_export.checkpoints.files import read_checkpoint_file
 
         stream = io.BytesIO()
         with warnings.catch_warnings(), zipfile.ZipFile(stream, "w") as archive:
@@ -108,7 +109,10 @@ class Archives(Target):
             data = mutate(rng, data, [data])
         path = self.folder / "x.pt"
         path.write_bytes(data)
-        load_trained(path)
+        if rng.random() < 0.7:
+            read_checkpoint_file(path)
+        else:
+            load_trained(path)
 
     def _pickle(self, rng: random.Random) -> bytes:
         if rng.random() < 0.4:
@@ -132,7 +136,7 @@ class Archives(Target):
         def number(value: int) -> bytes:
             return b"J" + struct.pack("<i", value)
 
-        count, size = rng.choice((0, 1, 100, 10**9)), rng.choice((0, 1, 100, 25_000, 10**9))
+        count, size = rng.choice((0, 1, 1, 100, 10**9)), rng.choice((0, 1, 1, 100, 25_000, 10**9))
         storage = (
             b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\0" + rng.choice((b"0", b"1", b"x"))
             + b"X\x03\0\0\0cpu" + number(count) + b"tQ"
