@@ -2,8 +2,9 @@
 
 A panorama padded to a square is many times as large as itself, and most of that is border. Pillow filters
 along rows first, each by itself, and then along columns; so rows are padded and filtered some at a time, a
-row of border is filtered once, and only what comes of the first filter is padded above and below. (Since 13
-Pillow takes columns first for some shapes, never for squares; there a byte may differ by one.)
+row of border is filtered once, and only what comes of the first filter is padded above and below. Where that
+would take seconds, a high picture with its border on the sides, columns are filtered first and a byte may
+differ by one from Pillow's; so it may where Pillow (since 13, never for squares) does so itself.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ __all__ = ["resize_padded"]
 
 _BAND = 1 << 22
 """Pixels that are padded and filtered along their rows at a time."""
+
+_LONG = 1 << 28
+"""Pixels in padded rows from which on columns are filtered first, where the border is on the sides alone."""
 
 
 def resize_padded(
@@ -47,6 +51,11 @@ def resize_padded(
     left, top, right, bottom = border
     width, height = left + image.width + right, top + image.height + bottom
     colour = (fill,) * len(image.getbands()) if len(image.getbands()) > 1 else fill
+    if not top and not bottom and width * height > _LONG:
+        rows = image.resize((image.width, size[1]), resample, (0, box[1], image.width, box[3]))
+        padded = Image.new(image.mode, (width, size[1]), colour)
+        padded.paste(rows, (left, 0))
+        return padded.resize(size, resample, (box[0], 0, box[2], size[1]))
     columns = Image.new(image.mode, (size[0], height), colour)
 
     def filtered(rows: Image.Image) -> Image.Image:

@@ -244,6 +244,15 @@ def test_squares_are_resized_to_pillows_bytes(width: int, height: int, side: int
         np.testing.assert_array_equal(np.asarray(found), np.asarray(padded.resize((side, side), resample)))
 
 
+def test_a_high_picture_is_filtered_along_its_columns_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, box = picture(7, 300), (0.0, 0.0, 300.0, 300.0)
+    border = (146, 0, 147, 0)
+    expected = resize_padded(image, border, 9, box, (40, 40), Image.Resampling.BICUBIC)
+    monkeypatch.setattr("cir_infer.inputs.padding._LONG", 100)
+    found = resize_padded(image, border, 9, box, (40, 40), Image.Resampling.BICUBIC)
+    assert np.abs(np.asarray(found).astype(int) - np.asarray(expected)).max() <= 1
+
+
 @pytest.mark.parametrize("size", [(13_000, 30), (30, 13_000)])
 @pytest.mark.parametrize("pad", [PadSquare(7), PadSquare(9, "clip4cir"), TargetPad(1.25)])
 @pytest.mark.parametrize("end", [(Resize(64), CenterCrop(32)), (Resize((32, 32), "bicubic"),)])
