@@ -333,8 +333,8 @@ def _framing(processor: dict[str, Any]) -> int:
         for piece in pieces:
             token = piece.get("SpecialToken") if isinstance(piece, dict) else None
             name = token.get("id") if isinstance(token, dict) else None
-            known = isinstance(special, dict) and isinstance(name, str) and name in special
-            if token is not None and not known:
+            listed = isinstance(special, dict) and isinstance(name, str) and name in special
+            if token is not None and not listed:
                 raise _RefusedError(f"its template has a special token {shown(name, 60)} without ids")
         texts = [
             shown(piece["Sequence"]) for piece in pieces if isinstance(piece, dict) and "Sequence" in piece

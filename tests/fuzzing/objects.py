@@ -98,7 +98,9 @@ class Archives(Target):
             if script:
                 archive.writestr("m/code/x.py", "pass")
             archive.writestr("m/data.pkl", self._pickle(rng))
-            for _ in range(rng.choice((1, 2, 50))):
+            if rng.random() < 0.8:
+                archive.writestr("m/data/0", bytes(400))
+            for _ in range(rng.choice((0, 0, 1, 50))):
                 name = rng.choice(("0", "1", "x", "../y"))
                 kind = zipfile.ZIP_DEFLATED if rng.random() < 0.1 else zipfile.ZIP_STORED
                 archive.writestr(f"m/data/{name}", bytes(rng.choice((0, 4, 400, 100_000))), kind)
@@ -136,9 +138,9 @@ class Archives(Target):
         def number(value: int) -> bytes:
             return b"J" + struct.pack("<i", value)
 
-        count, size = rng.choice((0, 1, 1, 100, 10**9)), rng.choice((0, 1, 1, 100, 25_000, 10**9))
+        count, size = rng.choice((100, 100, 100, 100, 0, 10**9)), rng.choice((1, 10, 100, 25_000, 10**9))
         storage = (
-            b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\0" + rng.choice((b"0", b"1", b"x"))
+            b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\0" + rng.choice((b"0", b"0", b"0", b"1"))
             + b"X\x03\0\0\0cpu" + number(count) + b"tQ"
         )  # fmt: skip
         shape = b"(" + number(size) * rng.choice((1, 2)) + b"t"
@@ -147,7 +149,7 @@ class Archives(Target):
         return (
             b"ctorch._utils\n_rebuild_tensor_v2\n("
             + storage
-            + number(rng.choice((0, 5, -1)))
+            + number(rng.choice((0, 0, 0, 5, -1)))
             + shape
             + stride
             + b"\x89"
