@@ -4,6 +4,7 @@ SHARES = {
     "expressions": 40,
     "arguments": 30,
     "queries": 40,
+    "scorers": 20,
     "images": 30,
     "metadata": 20,
     "tokenizers": 20,

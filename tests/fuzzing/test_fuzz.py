@@ -42,3 +42,9 @@ def test_a_few_hostile_inputs(target: str) -> None:
 @pytest.mark.parametrize("target", SHARES)
 def test_two_hundred_thousand_hostile_inputs(target: str) -> None:
     fuzz(target, 200 * PER_SHARE * SHARES[target], seed=1)
+
+
+def test_every_target_has_its_share() -> None:
+    from tests.fuzzing.targets import TARGETS
+
+    assert set(TARGETS) == set(SHARES)
