@@ -22,6 +22,7 @@ from cir_infer.indexing.items import Broken, unfit
 from cir_infer.indexing.pruning import PruneLimit
 from cir_infer.indexing.run import index
 from cir_infer.indexing.sources import open_source, open_sources
+from cir_infer.inputs.locations import Location
 from tests import bundles
 from tests.fuzzing.mutations import mutate, mutate_json
 from tests.fuzzing.target import Target
@@ -200,7 +201,7 @@ class Trees(Target):
         for name in rng.sample(sorted(places), min(2, len(places))):
             place = places[name]
             # An item that no source of this run showed may be older than its file.
-            if name not in before and place is not None and Path(place).is_file():
+            if name not in before and place is not None and os.path.isfile(Location.parse(place).path):  # noqa: PTH113
                 row, at = self._engine.encode_images([place])[0], snapshot.row(name)
                 assert at is not None
                 np.testing.assert_allclose(snapshot.vector(at), row, atol=2e-3)
