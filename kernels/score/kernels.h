@@ -44,7 +44,7 @@ struct TileTerms {
     bool weighted;
 };
 
-// J terms of one query in integers for `Kernels::bounds`; see bounded.cpp for where the constants come from. With
+// J terms of one query in integers for `Kernels::bounds`; see integer_terms.h for where the constants come from. With
 // T_j = n_j . q + margin_j a row's true score is at most
 //     sum_j factor_j * T_j / sqrt(w_j . q^2 -+ doubt_j)     or, without weights,     sum_j factor_j * scale * T_j
 // where -+ is minus for T_j >= 0.

@@ -91,7 +91,7 @@ void add_bounds(const int8_t* base, const float* scales, const int32_t* index, i
                     bound = factor * (top / std::sqrt(squared[i] - std::copysign(doubt, top)));
                     bound = squared[i] >= least ? bound : std::numeric_limits<float>::quiet_NaN();
                 } else {
-                    // In this order nothing leaves float32's range before the last product (bounded.cpp).
+                    // In this order nothing leaves float32's range before the last product (integer_terms.cpp).
                     bound = factor * (num[i] + margin) * scales[index[start + i]];
                 }
                 out[start + i] = first ? bound : out[start + i] + bound;

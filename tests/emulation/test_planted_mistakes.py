@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cir_infer.scoring.contract import QueryTerms
 from cir_infer.scoring.cuda import CudaScorer
 from cir_infer.scoring.cuda.tuning import Tuning
 from tests.emulation.emulated import KERNELS, EmulatedDevice, KernelFault
@@ -40,8 +41,8 @@ OTHERS = {
     "bins that nobody cleared": ("selection.cuh", "s.bins[i] = 0;", "(void)i;"),
     "a count that nobody cleared": (
         "scan.cuh",
-        "if (device::thread() == 0) shared.count = 0;\n    if con",
-        "if con",
+        "        shared.count = 0;\n        shared.slack = 0;\n",
+        "        shared.slack = 0;\n",
     ),
     "a count without atomics": ("selection.cuh", "keys[device::add(&s.kept, 1)]", "keys[s.kept++]"),
     "no fence before the ticket": (
@@ -111,3 +112,29 @@ def test_a_planted_mistake_is_found(tmp_path: Path, mistake: str) -> None:
     assert text.count(right) >= 1, "the kernels have changed; plant this mistake anew"
     with pytest.raises(KernelFault, match=FAULT):
         exercise(planted(tmp_path, name, text.replace(right, wrong, 1)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weighted", [True, False])
+def test_a_slack_that_is_too_small_gives_wrong_rows(tmp_path: Path, weighted: bool) -> None:
+    """What is left of terms that cancel is less than what float32 loses of each."""
+    right = "const double steps = values / 32 + 32, rounded"
+    text = (KERNELS / "exact_terms.cuh").read_text()
+    assert text.count(right) == 1, "the kernels have changed; plant this mistake anew"
+    spoilt = text.replace(right, "size = 0;\n    " + right)
+    rng = np.random.default_rng(3)
+    base = random_terms(rng, 4, 2, 96, True)
+    assert base.weights is not None
+    n, w = base.numerators.copy(), base.weights.copy()
+    n[:, 1], w[:, 1] = -n[:, 0], w[:, 0]
+    n[:, 1, :3] *= np.float32(1 + 2**-20)
+    terms = QueryTerms(n, w if weighted else None, base.names)
+    rows = rows_of(rng.standard_normal((900, 96)), "float32")
+    for kernels, wrong in ((KERNELS, False), (planted(tmp_path, "exact_terms.cuh", spoilt), True)):
+        scorer = CudaScorer(rows, device=EmulatedDevice(kernels=kernels), tuning=NEVER)
+        answer = scorer.topk(terms, 20)
+        if wrong:
+            with pytest.raises(AssertionError, match="not the definition's"):
+                check_topk(answer, terms, rows, 20)
+        else:
+            check_topk(answer, terms, rows, 20)

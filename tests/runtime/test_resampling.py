@@ -179,3 +179,28 @@ def test_a_large_picture_in_pieces_is_read_all_the_same():
             Image.fromarray(pixels).__arrow_c_array__()
     found = preprocess(pixels, PixelInput(56, 56, steps))
     np.testing.assert_array_equal(found, one_by_one(pixels, steps))
+
+
+@pytest.mark.parametrize(
+    ("border", "box", "size", "margin"),
+    [
+        ((0, 0, 0, 0), (0, 0, 8, 8), 0, 0),
+        ((0, 0, 0, 0), (0, 0, 8, 8), -4, 0),
+        ((0, 0, 0, 0), (0, 0, 8, 8), 4, 2),
+        ((0, 0, 0, 0), (0, 0, 8, 8), 4, 2**31 - 1),
+        ((0, 0, 0, 0), (0, 0, 8, 8), 2**31 - 1, 0),
+        ((-1, 0, 0, 0), (0, 0, 8, 8), 4, 0),
+        ((2**31 - 1, 0, 2**31 - 1, 0), (0, 0, 8, 8), 4, 0),
+        ((0, 0, 0, 0), (0, 0, 1e30, 8), 4, 0),
+        ((0, 0, 0, 0), (-5, 0, 8, 8), 4, 0),
+        ((0, 0, 0, 0), (8, 0, 0, 8), 4, 0),
+        ((0, 0, 0, 0), (0, 0, float("nan"), 8), 4, 0),
+        ((0, 0, 0, 0), (0, 0, 8, float("inf")), 4, 0),
+    ],
+)
+def test_squares_that_cannot_be_are_refused(
+    border: tuple[int, int, int, int], box: tuple[float, float, float, float], size: int, margin: int
+) -> None:
+    """The native code reads and writes no memory outside of the pictures, whoever asks."""
+    with pytest.raises(DeviceError):
+        resize_padded_square(Image.fromarray(picture(8, 8, 0)), border, 0, box, size, margin, "bilinear")

@@ -222,7 +222,6 @@ CIR_DEVICE void scan(const ScanArguments& args) {
         }
     }
 
-    device::barrier();
     const uint64_t others = device::load_fresh(args.floors + q);
     // Keys that some other block's k largest all beat are left behind.
     own_floor = buffer.narrow(others > own_floor ? others : own_floor, 0);
