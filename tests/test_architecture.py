@@ -23,7 +23,13 @@ MAY_NOT_IMPORT = {
     "cir_export": ("cir_bench",),
     "cir_infer.gpu": ("cir_infer.scoring", "cir_infer.runtime", "cir_infer.gallery"),
     "cir_infer.scoring": ("cir_infer.runtime", "cir_infer.gallery", "cir_infer.engine", "cir_infer.searcher"),
-    "cir_infer.bundle": ("cir_infer.inputs", "cir_infer.engine"),
+    "cir_infer.bundle": ("cir_infer.inputs", "cir_infer.runtime", "cir_infer.engine"),
+    "cir_infer.console": (
+        "cir_infer.commands",
+        "cir_infer.engine",
+        "cir_infer.gallery",
+        "cir_infer.searcher",
+    ),
     "cir_infer.inputs": ("cir_infer.runtime", "cir_infer.gallery", "cir_infer.engine", "cir_infer.searcher"),
     "cir_infer.runtime": ("cir_infer.gallery", "cir_infer.indexing", "cir_infer.engine", "cir_infer.hits"),
     "cir_infer.gallery": ("cir_infer.indexing", "cir_infer.searcher"),
@@ -106,7 +112,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 
 def test_answering_a_query_loads_no_torch() -> None:
-    program = "import sys, cir_infer.searcher, cir_infer.console.query; print('torch' in sys.modules)"
+    program = "import sys, cir_infer.searcher, cir_infer.commands.query; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
@@ -131,3 +137,9 @@ def test_every_public_name_resolves() -> None:
     assert all(getattr(cir_infer, name) is not None for name in cir_infer.__all__)
     with pytest.raises(AttributeError, match="nothing"):
         cir_infer.nothing  # noqa: B018
+
+
+def test_the_picture_of_the_rooms_is_of_this_code() -> None:
+    tool = ROOT / "tools" / "draw_architecture.py"
+    done = subprocess.run([sys.executable, tool, "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform as platform_module
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,7 @@ TOOLS = (
     "ninja",
 )
 MACHINES = ("x86_64", "aarch64")
+HERE = platform_module.machine()
 GLIBC = "2.28"
 PYTHONS = ("python3.10", "python3.11", "python3.12")
 
@@ -115,10 +117,13 @@ def build(
         run(python, "-m", "pip", "wheel", ".", "--quiet", "--no-deps", *told, "-w", folder, env=environment)
         (made,) = Path(folder).glob("*.whl")
         repaired = Path(folder) / "repaired"
-        platform = f"manylinux_{GLIBC.replace('.', '_')}_{machine}"
-        repair = (programs / "auditwheel", "repair", "--plat", platform, "-w", repaired, made)
-        run(*repair, env=environment, quiet=True)
+        # Its choices are this machine's platforms, so a wheel for another gets the oldest that it fits.
+        platform = f"manylinux_{GLIBC.replace('.', '_')}_{machine}" if machine == HERE else "auto"
+        repair = ("repair", "--plat", platform, "-w", repaired, made)
+        run(programs / "auditwheel", *repair, env=environment, quiet=True)
         (wheel,) = repaired.glob("*.whl")
+        if f"manylinux_{GLIBC.replace('.', '_')}" not in wheel.name and "manylinux2014" not in wheel.name:
+            sys.exit(f"{wheel.name} needs a newer system than glibc {GLIBC}")
         return Path(shutil.copy(wheel, ROOT / "dist" / wheel.name))
 
 

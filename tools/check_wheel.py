@@ -109,7 +109,7 @@ def in_empty_environment(wheel: Path, python: str, folder: Path) -> dict[str, ob
     return {**answer, "install_s": round(installed, 1), "installed_mb": round(size_mb(site) - before, 1)}
 
 
-def emulated(wheel: Path, root: Path, folder: Path) -> dict[str, object]:
+def emulated(wheel: Path, root: Path, folder: Path, others: list[str]) -> dict[str, object]:
     """The packages for aarch64 unpacked into a folder, and the question asked of an emulated Python."""
     interpreter = next(
         path for path in sorted((root / "usr" / "bin").glob("python3.*")) if "config" not in path.name
@@ -120,7 +120,8 @@ def emulated(wheel: Path, root: Path, folder: Path) -> dict[str, object]:
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--only-binary=:all:",
          f"--python-version={version}",
-         "--implementation=cp", "--platform=manylinux2014_aarch64", *platforms, "--target", site, wheel],
+         "--implementation=cp", "--platform=manylinux2014_aarch64", *platforms,
+         "--target", site, wheel, *others],
         check=True,
     )  # fmt: skip
     start = time.perf_counter()
@@ -137,6 +138,14 @@ def main() -> None:
     parser.add_argument("wheel", nargs="?", type=Path)
     parser.add_argument("--python", default="python3", help="the Python of the empty environment")
     parser.add_argument("--emulated", type=Path, metavar="ROOT", help="an unpacked Debian for arm64")
+    parser.add_argument(
+        "--with",
+        dest="others",
+        nargs="+",
+        default=[],
+        metavar="PACKAGE==VERSION",
+        help="beside it, if emulated",
+    )
     parser.add_argument("--installed", action="store_true", help="ask what is installed beside this Python")
     args = parser.parse_args()
     if args.installed == (args.wheel is not None):
@@ -146,7 +155,7 @@ def main() -> None:
         if args.installed:
             answer = ask([sys.executable, "-I"], folder)
         elif args.emulated:
-            answer = emulated(args.wheel.resolve(), args.emulated.resolve(), folder)
+            answer = emulated(args.wheel.resolve(), args.emulated.resolve(), folder, args.others)
         else:
             answer = in_empty_environment(args.wheel.resolve(), args.python, folder)
     print(json.dumps({"wheel": args.wheel and args.wheel.name, **answer}))

@@ -19,9 +19,9 @@ SOURCES = "https://github.com/cir-infer/cir-infer/blob/main/"
 COMMANDS = {
     "cir-export": ("cir_export.commands.export", "main"),
     "cir-train": ("cir_export.commands.train", "main"),
-    "cir-index": ("cir_infer.console.index", "main"),
-    "cir-query": ("cir_infer.console.query", "main"),
-    "cir-gallery": ("cir_infer.console.gallery", "main"),
+    "cir-index": ("cir_infer.commands.index", "main"),
+    "cir-query": ("cir_infer.commands.query", "main"),
+    "cir-gallery": ("cir_infer.commands.gallery", "main"),
     "cir-bench": ("cir_bench.commands", "main"),
 }
 

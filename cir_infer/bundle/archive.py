@@ -87,10 +87,10 @@ class Bundle:
 
         Raises:
             BundleError: it is not what the manifest says, no ONNX model, names a file of the machine, or
-                takes more memory or work than `cir_infer.runtime.limits` allows.
+                takes more memory or work than `cir_infer.bundle.limits` allows.
         """
-        from cir_infer.runtime.limits import check_graph
-        from cir_infer.runtime.onnx_model import check_self_contained
+        from cir_infer.bundle.limits import check_graph
+        from cir_infer.bundle.onnx_model import check_self_contained
 
         model = self.read(self.manifest.graphs[name])
         image, text = self.manifest.image, self.manifest.text

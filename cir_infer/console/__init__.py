@@ -1,1 +1,1 @@
-"""The commands, and what they print: tables and progress."""
+"""What commands print and how: arguments, tables, progress, words that any terminal can show."""

@@ -20,8 +20,8 @@ from cir_export.models import RetrievalModel, Terms, build_model, unit
 from cir_export.precision.float16 import to_float16
 from cir_export.precision.islands import float32_islands
 from cir_export.preprocessing import plain_resize
+from cir_infer.bundle.onnx_model import read_onnx_model
 from cir_infer.errors import ExportError
-from cir_infer.runtime.onnx_model import read_onnx_model
 from cir_infer.runtime.recurrent.encoder import RecurrentEncoder
 from cir_infer.runtime.recurrent.text_graph import match_text_graph
 from tests.emulation.emulated import RECURRENT, EmulatedDevice

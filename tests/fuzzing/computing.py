@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from cir_infer.bundle.limits import OPERATORS, check_graph
 from cir_infer.bundle.manifest import (
     TextInput,
 )
+from cir_infer.bundle.onnx_model import check_self_contained
 from cir_infer.errors import BundleError
 from cir_infer.inputs.texts import TextReader
-from cir_infer.runtime.limits import OPERATORS, check_graph
-from cir_infer.runtime.onnx_model import check_self_contained
 from tests import bundles
 from tests.fuzzing.mutations import mutate, mutate_json
 from tests.fuzzing.target import Target

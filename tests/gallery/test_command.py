@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cir_infer.console.gallery import main
+from cir_infer.commands.gallery import main
 from cir_infer.gallery import Gallery
 from tests.gallery.support import as_version_1, filled, vectors
 

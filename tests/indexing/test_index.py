@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from cir_infer.commands.index import main
 from cir_infer.console import gallery as gallery_command
-from cir_infer.console.index import main
 from cir_infer.engine import Engine
 from cir_infer.errors import DeviceError, GalleryError
 from cir_infer.gallery import Gallery
@@ -204,7 +204,7 @@ def test_an_interrupted_run_keeps_what_was_encoded(tmp_path: Path, engine: Engin
 
 
 def command(*arguments: str) -> list[str]:
-    code = "import sys; from cir_infer.console.index import main; sys.exit(main())"
+    code = "import sys; from cir_infer.commands.index import main; sys.exit(main())"
     return [sys.executable, "-c", code, *arguments]
 
 
@@ -212,7 +212,7 @@ def test_a_killed_run_is_continued(tmp_path: Path, bundle: Path, engine: Engine)
     folder = folder_of(tmp_path / "f", 60)
     code = (
         "import sys; from cir_infer.indexing import run; run.COMMIT_ROWS = 4\n"
-        "from cir_infer.console.index import main; sys.exit(main())"
+        "from cir_infer.commands.index import main; sys.exit(main())"
     )
     arguments = [str(bundle), str(folder), "--gallery", str(tmp_path / "g"), "--batch-size", "4"]
     kills = 0

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from cir_infer import Engine, Gallery, Searcher
-from cir_infer.console.index import main
+from cir_infer.commands.index import main
 from tests.bundles import write_tiny_bundle
 
 
@@ -61,7 +61,7 @@ def test_another_orientation_is_refused_in_an_existing_gallery(
 
 THREAD = """
 import sys, threading
-from cir_infer.console.index import main
+from cir_infer.commands.index import main
 def work():
     threading.main_thread().join()
     print(main(sys.argv[1:]), flush=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cir_infer.console.index import main
+from cir_infer.commands.index import main
 from cir_infer.engine import Engine
 from cir_infer.errors import GalleryError
 from cir_infer.gallery import Gallery

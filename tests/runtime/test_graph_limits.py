@@ -10,11 +10,11 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from cir_infer.bundle.limits import OPERATORS, check_graph
+from cir_infer.bundle.limits import check as checking
+from cir_infer.bundle.limits.values import Step, Value
+from cir_infer.bundle.onnx_model import read_onnx_model
 from cir_infer.errors import BundleError
-from cir_infer.runtime.limits import OPERATORS, check_graph
-from cir_infer.runtime.limits import check as checking
-from cir_infer.runtime.limits.values import Step, Value
-from cir_infer.runtime.onnx_model import read_onnx_model
 from tests.bundles import artemis_graph, image_graph, text_graph
 from tests.runtime.recurrent.graphs import recurrent_graph
 

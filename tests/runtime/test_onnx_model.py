@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from cir_infer.bundle.onnx_model import check_self_contained, read_onnx_model
 from cir_infer.errors import BundleError
-from cir_infer.runtime.onnx_model import check_self_contained, read_onnx_model
 from tests.bundles import artemis_graph, image_graph, text_graph
 from tests.runtime.recurrent.graphs import recurrent_graph
 

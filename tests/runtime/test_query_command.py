@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from cir_infer import Engine, Gallery
+from cir_infer.commands.query import main
 from cir_infer.console import common
 from cir_infer.console.common import run_command
-from cir_infer.console.query import main
 from cir_infer.errors import GalleryError
 
 
@@ -107,7 +107,7 @@ def test_failures_are_one_line(
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
-    program = "import sys; from cir_infer.console.query import main; sys.exit(main())"
+    program = "import sys; from cir_infer.commands.query import main; sys.exit(main())"
     return subprocess.run(
         [sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=60, check=False
     )
@@ -141,7 +141,7 @@ def test_an_interrupt_and_a_closed_pipe(
 
 
 def test_output_into_a_pipe_that_closes(query: list[str]) -> None:
-    program = "import sys; from cir_infer.console.query import main; sys.exit(main())"
+    program = "import sys; from cir_infer.commands.query import main; sys.exit(main())"
     reader, writer = os.pipe()
     os.close(reader)
     process = subprocess.run(

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from cir_infer.bundle.onnx_model import read_onnx_model
 from cir_infer.errors import DeviceError
 from cir_infer.gpu.device import Device
 from cir_infer.runtime.graph import Array, Graph
-from cir_infer.runtime.onnx_model import read_onnx_model
 from cir_infer.runtime.recurrent.encoder import RecurrentEncoder
 from cir_infer.runtime.recurrent.text_graph import match_text_graph
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from cir_infer.bundle.onnx_model import Node, OnnxModel
 from cir_infer.errors import DeviceError
 from cir_infer.runtime.graph import Array
-from cir_infer.runtime.onnx_model import Node, OnnxModel
 
 __all__ = ["NoKernelError", "RecurrentText", "match_text_graph"]
 

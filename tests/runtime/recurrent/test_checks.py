@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cir_infer.bundle.onnx_model import read_onnx_model
 from cir_infer.runtime.onnx import OnnxBackend
-from cir_infer.runtime.onnx_model import read_onnx_model
 from cir_infer.runtime.recurrent.encoder import RecurrentEncoder
 from cir_infer.runtime.recurrent.text_graph import match_text_graph
 from tests.emulation.emulated import RECURRENT, EmulatedDevice

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cir_infer.bundle.onnx_model import read_onnx_model
 from cir_infer.errors import DeviceError
 from cir_infer.runtime.onnx import OnnxBackend
-from cir_infer.runtime.onnx_model import read_onnx_model
 from cir_infer.runtime.recurrent.arguments import ARRIVAL_BYTES
 from cir_infer.runtime.recurrent.encoder import Placed, RecurrentEncoder, place
 from cir_infer.runtime.recurrent.text_graph import NoKernelError, match_text_graph

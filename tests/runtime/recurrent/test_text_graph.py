@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from cir_infer.runtime.onnx_model import read_onnx_model
+from cir_infer.bundle.onnx_model import read_onnx_model
 from cir_infer.runtime.recurrent.text_graph import NoKernelError, match_text_graph
 from tests.bundles import text_graph
 from tests.runtime.recurrent.graphs import recurrent_graph

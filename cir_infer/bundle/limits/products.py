@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from cir_infer.runtime.limits.values import INT32, INT64, Shape, Step, Value, broadcast
+from cir_infer.bundle.limits.values import INT32, INT64, Shape, Step, Value, broadcast
 
 __all__ = ["PRODUCTS"]
 

@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from cir_infer.errors import BundleError
-from cir_infer.runtime.graph import Array
 
-__all__ = ["Input", "Node", "OnnxModel", "check_self_contained", "read_onnx_model"]
+__all__ = ["Array", "Input", "Node", "OnnxModel", "check_self_contained", "read_onnx_model"]
+
+Array = npt.NDArray[Any]
 
 _TYPES: dict[int, np.dtype[Any]] = {
     1: np.dtype("<f4"),

@@ -9,9 +9,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from cir_infer.bundle.onnx_model import Array, Node
 from cir_infer.errors import shown
-from cir_infer.runtime.graph import Array
-from cir_infer.runtime.onnx_model import Node
 
 __all__ = ["ITEM_BYTES", "KEPT", "Shape", "Step", "TooLargeError", "UnclearError", "Value", "broadcast"]
 

@@ -6,7 +6,7 @@ texts), and follows the shapes of all tensors from the inputs' to the outputs' f
 memory has a stated limit an item, and work one in proportion to the graph's bytes.
 """
 
-from cir_infer.runtime.limits.check import check_graph
-from cir_infer.runtime.limits.operators import OPERATORS
+from cir_infer.bundle.limits.check import check_graph
+from cir_infer.bundle.limits.operators import OPERATORS
 
 __all__ = ["OPERATORS", "check_graph"]

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cir_infer.runtime.graph import Array
-from cir_infer.runtime.limits.values import INT64, KEPT, Shape, Step, Value, broadcast, dtype_of
+from cir_infer.bundle.limits.values import INT64, KEPT, Shape, Step, Value, broadcast, dtype_of
+from cir_infer.bundle.onnx_model import Array
 
 __all__ = ["MOVEMENTS"]
 

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cir_infer.bundle.limits.operators import OPERATORS
+from cir_infer.bundle.limits.values import ITEM_BYTES, Shape, Step, TooLargeError, UnclearError, Value
+from cir_infer.bundle.onnx_model import Input, Node, OnnxModel, read_onnx_model
 from cir_infer.errors import BundleError, shown
-from cir_infer.runtime.limits.operators import OPERATORS
-from cir_infer.runtime.limits.values import ITEM_BYTES, Shape, Step, TooLargeError, UnclearError, Value
-from cir_infer.runtime.onnx_model import Input, Node, OnnxModel, read_onnx_model
 
 __all__ = ["check_graph"]
 

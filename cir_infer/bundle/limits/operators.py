@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cir_infer.runtime.graph import Array
-from cir_infer.runtime.limits.movements import MOVEMENTS
-from cir_infer.runtime.limits.products import PRODUCTS
-from cir_infer.runtime.limits.values import (
+from cir_infer.bundle.limits.movements import MOVEMENTS
+from cir_infer.bundle.limits.products import PRODUCTS
+from cir_infer.bundle.limits.values import (
     BOOL,
     FLOAT,
     INT64,
@@ -25,6 +24,7 @@ from cir_infer.runtime.limits.values import (
     broadcast,
     dtype_of,
 )
+from cir_infer.bundle.onnx_model import Array
 
 __all__ = ["OPERATORS"]
 
