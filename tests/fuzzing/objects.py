@@ -100,7 +100,7 @@ class Archives(Target):
             archive.writestr("m/data.pkl", self._pickle(rng))
             if rng.random() < 0.8:
                 archive.writestr("m/data/0", bytes(400))
-            for _ in range(rng.choice((0, 0, 1, 50))):
+            for _ in range(rng.choice((0, 0, 0, 1, 50))):
                 name = rng.choice(("0", "1", "x", "../y"))
                 kind = zipfile.ZIP_DEFLATED if rng.random() < 0.1 else zipfile.ZIP_STORED
                 archive.writestr(f"m/data/{name}", bytes(rng.choice((0, 4, 400, 100_000))), kind)
@@ -124,6 +124,8 @@ class Archives(Target):
             b"X\x02\0\0\0w%d" % (n % 10) + (self._tensor(rng) if rng.random() < 0.9 else module + b"ub")
             for n in range(rng.choice((1, 3, 200)))
         )
+        if rng.random() < 0.5:
+            return b"\x80\x04" + module + entries + b"ub."
         deep = b"".join(b"c__torch__\nM\n)\x81}X\x01\0\0\0a" for _ in range(3000)) + b"N" + b"sb" * 3000
         if rng.random() < 0.1:
             return b"\x80\x04" + deep + b"."
@@ -138,18 +140,19 @@ class Archives(Target):
         def number(value: int) -> bytes:
             return b"J" + struct.pack("<i", value)
 
-        count, size = rng.choice((100, 100, 100, 100, 0, 10**9)), rng.choice((1, 10, 100, 25_000, 10**9))
+        count, size = rng.choice((*[100] * 9, 0, 10**9)), rng.choice((1, 10, 10, 10, 100, 25_000, 10**9))
         storage = (
-            b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\0" + rng.choice((b"0", b"0", b"0", b"1"))
+            b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\0" + rng.choice((*[b"0"] * 9, b"1"))
             + b"X\x03\0\0\0cpu" + number(count) + b"tQ"
         )  # fmt: skip
-        shape = b"(" + number(size) * rng.choice((1, 2)) + b"t"
-        stride = b"(" + number(rng.choice((0, 1, -1, 10**9))) * rng.choice((1, 2)) + b"t"
+        axes = rng.choice((1, 1, 1, 2))
+        shape = b"(" + number(size) * axes + b"t"
+        stride = b"(" + number(rng.choice((1, 1, 1, 0, -1, 10**9))) * axes + b"t"
         hooks = rng.choice((b"}", b"ccollections\nOrderedDict\n)R"))
         return (
             b"ctorch._utils\n_rebuild_tensor_v2\n("
             + storage
-            + number(rng.choice((0, 0, 0, 5, -1)))
+            + number(rng.choice((*[0] * 9, 5, -1)))
             + shape
             + stride
             + b"\x89"
