@@ -18,7 +18,7 @@ from cir_infer.errors import CirError, DeviceError, GalleryError, UsageError, sh
 from cir_infer.gallery import Gallery, Snapshot
 from cir_infer.gallery.filters import Where
 from cir_infer.hits import Hit, Hits
-from cir_infer.inputs.arguments import checked_flag, checked_number, checked_word
+from cir_infer.inputs.arguments import checked_flag, checked_number, checked_word, plain_path
 from cir_infer.inputs.texts import Text
 from cir_infer.processes.cpus import available_cpus
 from cir_infer.processes.ending import native_call
@@ -113,7 +113,7 @@ class Searcher:
             return gallery
         if gallery is not None and not isinstance(gallery, (str, os.PathLike)):
             raise UsageError(f"gallery is {shown(gallery)}; expected a Gallery or its path")
-        path = Path(bundle.path).with_suffix(".gallery") if gallery is None else Path(gallery)
+        path = Path(bundle.path).with_suffix(".gallery") if gallery is None else Path(plain_path(gallery))
         opened = Gallery.open(path, read_only=True)
         self._owned.append(opened)
         return opened

@@ -44,7 +44,7 @@ class Bundle:
         if not isinstance(path, (str, os.PathLike)):
             raise UsageError(f"bundle is {shown(path)}; expected the path of a bundle (.cir)")
         # Read again later, by whoever has gone elsewhere since.
-        self.path = Path(os.fsdecode(path))
+        self.path = Path(str.__str__(os.fsdecode(path)))  # also of a text enum, whose `str()` is its name
         with suppress(OSError):
             self.path = self.path.absolute()
         with self._archive() as archive:

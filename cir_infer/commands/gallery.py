@@ -143,7 +143,7 @@ def _backup(gallery: Gallery, options: Options) -> None:
 
 
 def _remove(gallery: Gallery, options: Options) -> None:
-    count = gallery.remove(options.ids)
+    count = gallery.remove(options.ids, missing="skip" if options.skip_missing else "error")
     _tell(options, {"removed": count, "items": len(gallery)}, f"{count:,} removed, {len(gallery):,} left")
 
 
@@ -258,6 +258,7 @@ def _parse(arguments: Sequence[str] | None) -> Options:
     upgrade.add_argument("--no-verify", action="store_true", help="do not verify the gallery before")
     remove = action("remove", "remove items", "shop.gallery sku-17 sku-18")
     remove.add_argument("ids", nargs="+", metavar="ID")
+    remove.add_argument("--skip-missing", action="store_true", help="pass over ids that the gallery lacks")
     export = action(
         "export",
         "write all items to a .safetensors file, or to a folder as clip-retrieval has it",

@@ -18,6 +18,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from cir_infer import __version__
@@ -26,6 +27,7 @@ from cir_infer.console.printing import (
     json_text,
     printable,
     safe_output,
+    standard_streams,
     tell_warnings,
 )
 from cir_infer.errors import CirError, UsageError, shown
@@ -81,13 +83,16 @@ def run_command(main: Main) -> Callable[..., int]:
 
     @functools.wraps(main)
     def entry(arguments: Sequence[str] | None = None) -> int:
+        with standard_streams():
+            return ended(arguments)
+
+    def ended(arguments: Sequence[str] | None) -> int:
         try:
             with safe_output(), tell_warnings():
                 try:
                     code = main(arguments) or 0
                 finally:
-                    if sys.stdout is not None:
-                        sys.stdout.flush()
+                    sys.stdout.flush()
         except KeyboardInterrupt:
             complain("interrupted")
             return 130
@@ -100,7 +105,7 @@ def run_command(main: Main) -> Callable[..., int]:
             complain(str(error))
             return 2 if isinstance(error, UsageError) else 1
         except (OSError, MemoryError) as error:
-            complain(str(error) or type(error).__name__)
+            complain(_of_the_system(error) or type(error).__name__)
             return 1
         except Exception as error:
             if logging.getLogger("cir_infer").isEnabledFor(logging.INFO):
@@ -113,6 +118,14 @@ def run_command(main: Main) -> Callable[..., int]:
         return code
 
     return entry
+
+
+def _of_the_system(error: OSError | MemoryError) -> str:
+    """An error of the operating system in words: what it is about, and its reason without its number."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    about = "" if error.filename is None else f"{shown(Path(os.fsdecode(error.filename)))}: "
+    return f"{about}{error.strerror}"
 
 
 def complain(message: str) -> None:

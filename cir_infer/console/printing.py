@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
-__all__ = ["OneLine", "json_text", "printable", "safe_output", "tell_warnings"]
+__all__ = ["OneLine", "json_text", "printable", "safe_output", "standard_streams", "tell_warnings"]
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +59,38 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
+@contextlib.contextmanager
+def _about_output() -> Iterator[None]:
+    """Say of an error of the operating system that it is one of standard output; nothing else names it."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+@contextlib.contextmanager
+def standard_streams() -> Iterator[None]:
+    """Whoever started the command may have closed its streams (`2>&-`, a service): they lead nowhere then.
+
+    Descriptors 0 to 2 are taken as well. The next file that is opened would get one of them, and what a
+    library writes to stderr would go into rows of a gallery.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    with contextlib.ExitStack() as stack:
+        for name, redirect in (
+            ("stdout", contextlib.redirect_stdout),
+            ("stderr", contextlib.redirect_stderr),
+        ):
+            if getattr(sys, name) is None:
+                nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123
+                stack.enter_context(redirect(nowhere))
+        yield
+
+
 class _Escaping:
     """A stream in which a terminal finds nothing to obey but ends of lines and tabs."""
 
@@ -67,8 +99,14 @@ class _Escaping:
 
     def write(self, text: str) -> int:
         """See `io.TextIOBase.write`."""
-        self._stream.write(_OBEYED.sub(lambda match: ascii(match[0])[1:-1], text))
+        with _about_output():
+            self._stream.write(_OBEYED.sub(lambda match: ascii(match[0])[1:-1], text))
         return len(text)
+
+    def flush(self) -> None:
+        """See `io.IOBase.flush`."""
+        with _about_output():
+            self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -84,9 +122,6 @@ def safe_output() -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    if sys.stdout is None:  # started with a closed stdout
-        yield
-        return
     with contextlib.redirect_stdout(_Escaping(sys.stdout)):
         yield
 

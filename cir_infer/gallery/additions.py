@@ -87,7 +87,7 @@ def remove_items(store: Store, ids: Sequence[str], missing: Literal["error", "sk
         first = next(item for item in ids if item not in held)
         raise GalleryError(
             f"{store.path}: holds no id {shown(first)} ({len(ids) - len(held)} of {len(ids)} "
-            "ids in this call); pass missing='skip'"
+            "ids in this call); pass missing='skip' (--skip-missing) to pass over such ids"
         )
     if held:
         store.commit(lambda connection: tables.set_buried(connection, held.values(), True))

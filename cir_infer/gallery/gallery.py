@@ -24,15 +24,16 @@ from cir_infer.gallery.arguments import (
     checked_texts,
 )
 from cir_infer.gallery.compaction import Compaction, compact
-from cir_infer.gallery.drafts import drafted
+from cir_infer.gallery.drafts import drafted, filled, is_vacant
 from cir_infer.gallery.exported import PART, Part
+from cir_infer.gallery.folder import CATALOGUE
 from cir_infer.gallery.opened import WAIT, Held, OpenGallery
 from cir_infer.gallery.reencoding import Reencoding
 from cir_infer.gallery.rows import as_matrix, check_row_type
 from cir_infer.gallery.schema import FORMAT_VERSION
 from cir_infer.gallery.store import Store
 from cir_infer.gallery.transfer import export_rows, open_source
-from cir_infer.inputs.arguments import checked_flag, checked_number, checked_word
+from cir_infer.inputs.arguments import checked_flag, checked_number, checked_word, plain_path
 
 if TYPE_CHECKING:
     from cir_infer.engine import Engine
@@ -221,7 +222,7 @@ class Gallery(OpenGallery):
         dimension: int,
     ) -> Gallery:
         with (
-            drafted(path) as draft,
+            filled(path, CATALOGUE) if is_vacant(path) else drafted(path) as draft,
             cls.create(draft, engine, dtype, dimension=dimension, fingerprint=fingerprint) as gallery,
         ):
             for part in parts:
@@ -296,7 +297,9 @@ class Gallery(OpenGallery):
         checked = checked_ids(ids)
         images = checked_column("images", images, len(checked), "images")
         data = checked_column("metadata", metadata, len(checked), "dictionaries or None")
-        paths = (Path(image) if isinstance(image, (str, os.PathLike)) else None for image in images)
+        paths = (
+            Path(plain_path(image)) if isinstance(image, (str, os.PathLike)) else None for image in images
+        )
         sources = checked_sources(paths, checked)
         for item, entry in zip(checked, data, strict=True):
             meta.encode(entry, item)  # refused now, not after the images have been encoded

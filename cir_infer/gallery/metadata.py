@@ -240,7 +240,8 @@ def _elements(value: Any) -> Any:
 
 def _array(value: Any) -> Any:
     """An array of NumPy, a column of pandas or a tensor as an array, one without dimensions as its value."""
-    array = np.asarray(value)
+    # What is masked stays so, and is missing where its turn comes.
+    array = value if isinstance(value, np.ma.MaskedArray) else np.asarray(value)
     if array.ndim:
         return array
     only = array[()]

@@ -40,7 +40,7 @@ def as_matrix(vectors: Any, count: int) -> npt.NDArray[Any]:
         GalleryError: they are no `count` vectors.
     """
     try:
-        array = np.asarray(vectors)
+        array = _whole(vectors)
     except Exception as error:  # what arrays and tensors of others raise
         raise GalleryError(
             f"vectors are no array of numbers ({shown(error, 200)}); expected ({count}, D)"
@@ -53,6 +53,13 @@ def as_matrix(vectors: Any, count: int) -> npt.NDArray[Any]:
     return array
 
 
+def _whole(vectors: Any) -> npt.NDArray[Any]:
+    """An array; what lies under a mask was never meant to be used."""
+    if np.ma.is_masked(vectors):
+        raise ValueError("some are masked")
+    return np.asarray(vectors)
+
+
 def checked_vectors(vectors: Any, ids: Sequence[str], dimension: int, dtype: str) -> npt.NDArray[np.float32]:
     """The vectors as C-contiguous float32 (n, D), each fit to be stored as `dtype`.
 
@@ -61,7 +68,7 @@ def checked_vectors(vectors: Any, ids: Sequence[str], dimension: int, dtype: str
             The message names the id of the first.
     """
     try:
-        array = np.asarray(vectors)
+        array = _whole(vectors)
         if array.dtype.kind not in "fiu":
             raise ValueError(f"an array of {array.dtype}")
     except Exception as error:  # what arrays and tensors of others raise

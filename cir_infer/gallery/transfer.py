@@ -52,7 +52,10 @@ def export_rows(snapshot: Snapshot, target: Path, overwrite: bool = False) -> No
             f"{target}: is no export of a gallery, so it is not overwritten; choose another path"
         )
     if there and not overwrite:
-        raise GalleryError(f"{target}: already exists; choose another path, or let an export overwrite it")
+        raise GalleryError(
+            f"{target}: already exists; choose another path, or pass "
+            "overwrite=True (--overwrite) if an earlier export may be replaced"
+        )
     as_file = target.suffix == ".safetensors"
     if not as_file:
         import_parquet(target)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from cir_infer.errors import shown
+from cir_infer.inputs.arguments import plain_text
 
 __all__ = [
     "EXPECTED",
@@ -47,6 +48,7 @@ _STAMP = re.compile(
     r"(?:([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt])?([0-9]{2}:[0-9]{2})(?::([0-9]{2})(?:\.([0-9]{1,18}))?)?"
     r"(?:([Zz])|([+-])([0-9]{2}):([0-9]{2}))?"
 )
+_MASKED = type(np.ma.masked)
 _STRANGE = ("NAType", "NaTType")  # pandas' own values for what is missing
 
 
@@ -94,7 +96,7 @@ def scalar(value: Any) -> str | int | float | bool | None:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value says that there is none: NaN, NaT, and pandas' NA."""
+    """Whether a value says that there is none: NaN, NaT, pandas' NA, and what NumPy has masked."""
     kind = type(value)
     if kind in (str, int, bool):
         return False
@@ -104,6 +106,8 @@ def is_missing(value: Any) -> bool:
         return bool(np.isnat(value))
     if isinstance(value, Decimal):
         return value.is_nan()
+    if kind is _MASKED:
+        return True
     return kind.__name__ in _STRANGE and kind.__module__.partition(".")[0] == "pandas"
 
 
@@ -116,11 +120,6 @@ def storable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def plain_text(text: str) -> str:
-    """The text that an instance of a subclass of `str` is, whatever it makes of `str()`."""
-    return str.__str__(text)
 
 
 # ---- numbers

@@ -190,8 +190,8 @@ def again(item: Item, earlier: Location, version: str | None) -> Verdict:
     if version == item.stamp and same_file(earlier, item.location):
         return Verdict("skip", reason=TWICE)
     reason = (
-        f"id {shown(item.id)} came before in this run, from {_place(earlier)}; put a name before the ids of "
-        "one of the sources (NAME=SOURCE)"
+        f"id {shown(item.id)} came before in this run, from {_place(earlier)}; give each image an id of its "
+        "own, or put a name before the ids of one of the sources (NAME=SOURCE)"
     )
     return Verdict("broken", reason=reason)
 

@@ -14,12 +14,30 @@ import numpy as np
 
 from cir_infer.errors import UsageError, shown
 
-__all__ = ["checked_flag", "checked_list", "checked_number", "checked_real", "checked_word"]
+__all__ = [
+    "checked_flag",
+    "checked_list",
+    "checked_number",
+    "checked_real",
+    "checked_word",
+    "plain_path",
+    "plain_text",
+]
 
 W = TypeVar("W", bound=str)
 
 _MOST = (1 << 31) - 1
 _FINITE = 1e308
+
+
+def plain_text(text: str) -> str:
+    """The text that an instance of a subclass of `str` is, whatever it makes of `str()`."""
+    return str.__str__(text)
+
+
+def plain_path(path: str | os.PathLike[str]) -> str:
+    """A path as exactly `str`; `Path` and `str` make the name of an enum of a text enum."""
+    return plain_text(os.fsdecode(path))
 
 
 def checked_number(name: str, value: Any, least: int = 1, instead: str = "") -> int:

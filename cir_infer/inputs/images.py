@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from cir_infer.errors import ImageError, shown
 from cir_infer.extras import install_hint
+from cir_infer.inputs.arguments import plain_path
 from cir_infer.inputs.arrays import image_fault
 from cir_infer.inputs.costs import MAX_BYTES, MAX_PIXELS, check_header, check_pixels, decoding, decoding_bytes
 from cir_infer.inputs.locations import Location
@@ -148,7 +149,9 @@ def load_features(image: ImageLike, size: int) -> npt.NDArray[np.float32]:
         except ImageError:
             raise
         except Exception as error:
-            raise ImageError(f"{image} is not a .npy file ({shown(error)}); {what}") from error
+            raise ImageError(
+                f"{describe_image(image)} is not a .npy file ({shown(error)}); {what}"
+            ) from error
     else:
         array = image
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
@@ -164,7 +167,7 @@ def load_features(image: ImageLike, size: int) -> npt.NDArray[np.float32]:
 def describe_image(image: object) -> str:
     """The image's name in a message: its path, or what it is."""
     if isinstance(image, (str, os.PathLike)):
-        return shown(Path(image))
+        return shown(Path(plain_path(image)))
     if isinstance(image, np.ndarray):
         return f"the {image.dtype} array {image.shape}"
     if isinstance(image, (bytes, bytearray, memoryview)):
@@ -177,7 +180,7 @@ def _stream(image: object) -> IO[bytes]:
     if isinstance(image, (bytes, bytearray, memoryview)):
         return io.BytesIO(image)
     if isinstance(image, (str, os.PathLike)):
-        place = Location.parse(os.fsdecode(image))
+        place = Location.parse(plain_path(image))
         return _existing(image).open("rb") if place.whole else io.BytesIO(place.read())
     if is_open_file(image):
         return io.BytesIO(contents(image))
@@ -253,7 +256,7 @@ def _decode(opened: _Opened, exif_orientation: bool, plan: Callable[[Size], int]
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:
-    file = Path(path)
+    file = Path(plain_path(path))
     try:
         if file.is_file():
             return file

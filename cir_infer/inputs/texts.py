@@ -12,7 +12,7 @@ import numpy.typing as npt
 from cir_infer.bundle.manifest import TextInput
 from cir_infer.bundle.tokenizer_check import MAX_CHARACTERS, check_tokenizer
 from cir_infer.errors import BundleError, TextError, shown
-from cir_infer.inputs.arguments import checked_list
+from cir_infer.inputs.arguments import checked_list, plain_text
 from cir_infer.processes.ending import native_call
 
 __all__ = ["ReadText", "Text", "TextReader", "Tokens"]
@@ -203,7 +203,7 @@ class TextReader:
                 f"a list of {len(captions)} captions ({_named(list(captions[:3]))}); this model reads one or "
                 "two, so join the others yourself"
             )
-        return [str(caption) for caption in captions]
+        return [plain_text(caption) for caption in captions]
 
 
 def _named(captions: list[str]) -> str:

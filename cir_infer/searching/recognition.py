@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cir_infer.inputs.arguments import plain_path
 from cir_infer.scoring.contract import Rows
 
 __all__ = ["FileName", "same_rows"]
@@ -48,7 +49,7 @@ class FileName:
     """
 
     def __init__(self, reference: Any) -> None:
-        self._path = os.fsdecode(reference) if isinstance(reference, (str, os.PathLike)) else None
+        self._path = plain_path(reference) if isinstance(reference, (str, os.PathLike)) else None
         self._name = None if self._path is None else os.path.basename(self._path)  # noqa: PTH119
         self._real: str | None = None
 

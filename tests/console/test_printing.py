@@ -210,6 +210,41 @@ def test_without_any_locale_or_stdout(tmp_path: Path) -> None:
     assert (closed.returncode, b"Traceback" in closed.stderr) == (0, False), closed.stderr
 
 
+STREAMS = """
+import os, sys
+from pathlib import Path
+from cir_infer.console.common import complain, run_command
+@run_command
+def main(arguments=None):
+    with open(sys.argv[1], "w") as file:
+        descriptor = file.fileno()
+        os.system("echo of a library; echo of a library >&2")
+        complain("something")
+        print("done", flush=True)
+        assert sys.stderr.isatty() in (True, False) and sys.stdout.encoding
+    return 0 if descriptor > 2 and not Path(sys.argv[1]).read_text() else 3
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path, closed: str) -> None:
+    run = ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-c", STREAMS, str(tmp_path / "rows")]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert ("done" in done.stdout) == (">&-" not in closed.replace("2>&-", ""))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+@pytest.mark.parametrize("kind", ["json", "text"])
+def test_output_to_a_full_disk_is_one_line_that_says_so(kind: str) -> None:
+    run = ["sh", "-c", '"$@" >/dev/full', "sh", sys.executable, "-c", PROGRAM, kind, "x" * 100_000]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    told = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and told.endswith(": standard output: No space left on device")
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+
+
 def test_complaining_to_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with (tmp_path / "x").open("w") as file:
         pass

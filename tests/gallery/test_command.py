@@ -70,6 +70,12 @@ def test_duplicates(run: Run, path: Path) -> None:
     assert code == 2 and "threshold is 7.0" in err
 
 
+def test_removing_what_is_not_there(run: Run, path: Path) -> None:
+    code, _, err = run("remove", path, "i0", "no\x1bne")
+    assert code == 1 and "--skip-missing" in err and "\x1b" not in err
+    assert run("remove", path, "i0", "none", "--skip-missing") == (0, "1 removed, 10 left\n", "")
+
+
 def test_an_interrupted_scan_ends_with_130(run: Run, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from cir_infer.gallery import duplicates
 

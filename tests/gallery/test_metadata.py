@@ -93,6 +93,10 @@ KEPT = [
     (np.array([[1.5], [2.5]]), [[1.5], [2.5]]),
     (np.array(["2024-05-17"], "datetime64[D]"), ["2024-05-17"]),
     (np.array(["a", None], object), ["a", None]),
+    (np.ma.array([1, 2], mask=[False, True]), [1, None]),
+    (np.ma.array([[1.5], [2.5]], mask=[[True], [False]]), [[None], [2.5]]),
+    (np.ma.array(["2024-05-17"], "datetime64[D]"), ["2024-05-17"]),
+    (np.ma.array(7), 7),
     (OrderedDict(a=1), {"a": 1}),
     (UserDict(a=np.int64(1)), {"a": 1}),
     (MappingProxyType({"a": {"b": (1,)}}), {"a": {"b": [1]}}),
@@ -189,7 +193,8 @@ def test_what_no_other_door_could_give_out_is_refused(tmp_path: Path, metadata: 
 
 
 def test_what_is_missing_is_absent_and_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    missing = [float("nan"), np.float32("nan"), np.datetime64("NaT"), Decimal("NaN"), None, [float("nan")]]
+    missing: list[Any] = [float("nan"), np.float32("nan"), np.datetime64("NaT"), Decimal("NaN")]
+    missing += [np.ma.masked, np.ma.array(1, mask=True), None, [float("nan")]]
     caplog.set_level(logging.WARNING)
     name = f"missing {tmp_path}"
     with Gallery.create(tmp_path / "g", dimension=8) as gallery:
@@ -197,9 +202,9 @@ def test_what_is_missing_is_absent_and_said_once(tmp_path: Path, caplog: pytest.
             data = {name: value, "n": number}
             gallery.add_vectors(ids=[str(number)], vectors=vectors(1), metadata=[data])
         snapshot = gallery.snapshot()
-        assert rows_of(snapshot.where({name: None}), 7) == list(range(6))
-        assert rows_of(snapshot.where({name: {"!=": 1}}), 7) == list(range(6))
-        assert snapshot.metadata([0, 5]) == [{"n": 0}, {name: [None], "n": 5}]
+        assert rows_of(snapshot.where({name: None}), 9) == list(range(8))
+        assert rows_of(snapshot.where({name: {"!=": 1}}), 9) == list(range(8))
+        assert snapshot.metadata([0, 4, 7]) == [{"n": 0}, {"n": 4}, {name: [None], "n": 7}]
         assert gallery.verify().ok
     assert sum("taken as absent" in record.message for record in caplog.records) == 1
 

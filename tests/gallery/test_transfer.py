@@ -58,6 +58,23 @@ def test_what_is_exported_comes_back(gallery: Gallery, tmp_path: Path, target: s
     assert again.snapshot().matching("category = dress") == 1 and again.verify().ok
 
 
+def test_an_import_fills_an_empty_folder_and_leaves_it_empty_when_it_fails(
+    gallery: Gallery, tmp_path: Path
+) -> None:
+    gallery.export(tmp_path / "out.safetensors")
+    volume = tmp_path / "volume"
+    (volume / "lost+found").mkdir(parents=True)
+    with pytest.raises(GalleryError, match="zero everywhere"):
+        Gallery.from_arrays(volume, ids=["a", "b"], vectors=vectors(2) * [[1], [0]])
+    assert [entry.name for entry in volume.iterdir()] == ["lost+found"]
+    inode = volume.stat().st_ino
+    with Gallery.import_from(volume, tmp_path / "out.safetensors") as again:
+        assert contents(again) == contents(gallery) and again.verify().ok
+    assert volume.stat().st_ino == inode
+    with pytest.raises(GalleryError, match="already exists"):
+        Gallery.import_from(volume, tmp_path / "out.safetensors")
+
+
 def test_an_export_is_plain_safetensors(gallery: Gallery, tmp_path: Path) -> None:
     safetensors = pytest.importorskip("safetensors.numpy")
     gallery.export(tmp_path / "out.safetensors")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pathlib
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,48 @@ from PIL import Image
 
 from cir_infer import Engine, Hit, Searcher
 from cir_infer.errors import CirError, GalleryError, ImageError, TextError, UsageError
-from cir_infer.inputs.arguments import checked_flag, checked_list, checked_number, checked_word
+from cir_infer.inputs.arguments import (
+    checked_flag,
+    checked_list,
+    checked_number,
+    checked_word,
+    plain_path,
+    plain_text,
+)
 
 TEXT = "is red"
 
 
 # ---- the checks themselves
+
+
+def test_paths_and_texts_of_any_kind_are_what_they_hold() -> None:
+    class Folder(str, Enum):
+        HERE = "/here"
+
+    class Place:
+        def __fspath__(self) -> bytes:
+            return b"/here"
+
+    paths: list[Any] = ["/here", Path("/here"), np.str_("/here"), Folder.HERE, Place()]
+    for path in paths:
+        assert (type(plain_path(path)), plain_path(path)) == (str, "/here")
+    assert type(plain_text(Folder.HERE)) is str
+
+
+def test_every_door_takes_paths_that_are_text_enums(
+    bundle: Path, gallery_path: Path, pictures: list[Path]
+) -> None:
+    kinds: Any = Enum("kinds", {"B": str(bundle), "G": str(gallery_path), "P": str(pictures[0])}, type=str)
+    gone: Any = Enum("gone", {"X": "/nowhere/x.jpg"}, type=str)
+    wish: Any = Enum("wish", {"T": TEXT}, type=str)
+    with Searcher(Engine(kinds.B), kinds.G) as searcher:
+        plain = searcher.query(pictures[0], TEXT)
+        assert searcher.query(kinds.P, wish.T) == plain
+        assert [h.unknown_words for h in searcher.query_batch([kinds.P], [wish.T])] == [plain.unknown_words]
+        assert searcher.query(kinds.P, TEXT).reference_id == plain.reference_id
+        with pytest.raises(ImageError, match=r"^/nowhere/x\.jpg does not exist"):
+            searcher.query(gone.X, TEXT)
 
 
 @pytest.mark.parametrize("value", [1, 7, np.int64(7), np.uint8(7), np.array(7)])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from enum import Enum
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,6 +37,16 @@ def test_one_text_and_a_pair() -> None:
     assert ids(["is red", "longer"]) == pair
     assert ids(["is red"]) == ids("is red")
     assert ids(("is red", "")) == [START, ID["is"], ID["red"], AND, END]
+
+
+class Wish(str, Enum):
+    RED = "is red"
+    LONGER = "longer"
+
+
+def test_a_text_enum_is_its_text_and_not_its_name() -> None:
+    assert ids(Wish.RED) == ids(np.str_("is red")) == ids("is red")
+    assert ids([Wish.RED, Wish.LONGER]) == ids(["is red", "longer"])
 
 
 @pytest.mark.parametrize("captions", ["pair", "and:clip4cir"])
