@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -54,6 +55,8 @@ class Judge:
         met: by key, which of the items that were held then have been come across.
         followed: by key, where the image of an item was found again under another id; it is gone where it
         was.
+        moves: how folders were renamed, as (before, now), with how many images were followed so under their
+        own ids.
 
     Args:
         gallery: as it is before the run.
@@ -66,6 +69,7 @@ class Judge:
         self.started_at = gallery.next_key
         self.met = np.zeros(self.started_at, np.bool_)
         self.followed: dict[int, str] = {}
+        self.moves: Counter[tuple[str, str]] = Counter()
         # Rows are only known to be this engine's where the gallery names the bundle.
         self._follows = gallery.fingerprint is not None and len(gallery) > 0
         self._contents: Contents | None = None
@@ -101,9 +105,11 @@ class Judge:
             known: all items of the source.
             territory: of the source.
         """
-        met = np.zeros(self.started_at, np.bool_)
-        here = np.array([origin.key for origin in known if origin.key < self.started_at], np.int64)
-        met[here] = self.met[here]
+        met = np.zeros(self._gallery.next_key, np.bool_)
+        here = np.array([origin.key for origin in known], np.int64)
+        before = here[here < self.started_at]
+        met[before] = self.met[before]
+        met[here[here >= self.started_at]] = True  # this run, the only writer, has committed them
         elsewhere = self.contents.are_elsewhere([origin.key for origin in gone], met)
         roots = territory.roots if territory else ()
         return [
@@ -155,6 +161,7 @@ class Judge:
         same_content = same_content or (same_version and (gone or stamp.digest is None))
         if same_content and gone:
             self.met[held.key] = True
+            self.moves[_renamed(held.source, str(item.location))] += 1
             return self._taken_over(held, "moved", digest or stamp.digest)
         if same_content and _same_metadata(stamp, item):
             return Verdict("skip", reason=COPIES)
@@ -203,6 +210,14 @@ def _outcome(stamp: Stamp, item: Item) -> Outcome:
 def _same_metadata(stamp: Stamp, item: Item) -> bool:
     """Whether two stamps differ in nothing but size and time of the file."""
     return stamp.version.split("-")[2:] == item.stamp.split("-")[2:]
+
+
+def _renamed(before: str, now: str) -> tuple[str, str]:
+    """What of two places differs, at their beginnings: the folder that was renamed, before and now."""
+    old, new = before.split("/"), now.split("/")
+    while old and new and old[-1] == new[-1]:
+        del old[-1], new[-1]
+    return "/".join(old), "/".join(new)
 
 
 def _moved(source: str, item: Item) -> bool:

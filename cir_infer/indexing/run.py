@@ -22,7 +22,7 @@ from cir_infer.indexing.judging import Judge, Outcome, Verdict, again
 from cir_infer.indexing.pruning import Origin, PruneLimit, seems_gone, unbelievable, under
 from cir_infer.indexing.report import Report
 from cir_infer.indexing.sources import Source
-from cir_infer.inputs.locations import Location
+from cir_infer.inputs.locations import Location, is_gone
 
 __all__ = ["Report", "index"]
 
@@ -251,6 +251,26 @@ class _Run:
         }
         return list(items.values())
 
+    def _left_behind(self, source: Source) -> list[Origin]:
+        """Items of a source that are known at the place from which all the others were moved in this run."""
+        territory = source.territory
+        if territory is None:
+            return []
+        left: list[Origin] = []
+        for (before, now), followed in self._judge.moves.items():
+            for root in territory.roots:
+                former = before + root[len(now) :]
+                # A folder that is still there may be another library with some images of this one.
+                if not root.startswith(now + "/") or not is_gone(former.rstrip("/#")):
+                    continue
+                found = [
+                    Origin(item, key, origin)
+                    for item, key, origin in self._gallery.items_from(former)
+                    if territory.owns(item, root + origin[len(former) :])
+                ]
+                left += found if len(found) <= followed else []
+        return left
+
     def prune(self, sources: Sequence[Source], known: Sequence[int], limit: PruneLimit) -> None:
         """Remove what came from these sources and was not met again.
 
@@ -264,7 +284,10 @@ class _Run:
         is_unread = under(path.rstrip("#") for path in self._unread)
         judge = self._judge
         for source, before in zip(sources, known, strict=True):
-            items = self.owned(source)
+            left = self._left_behind(source)
+            items = self.owned(source) + left
+            # Of a library that was moved, no item was known at its new place.
+            before = max(before, len(items)) if left else before
             gone = [
                 origin
                 for origin in items

@@ -65,6 +65,53 @@ def test_a_library_that_was_moved_is_followed(tmp_path: Path, engine: Engine, ga
     assert gallery.verify().ok
 
 
+def test_what_is_missing_from_a_library_that_became_a_link_is_pruned(
+    tmp_path: Path, engine: Engine, gallery: Gallery
+) -> None:
+    run(gallery, engine, folder_of(tmp_path / "lib", 8))
+    (tmp_path / "lib").rename(tmp_path / "disk")
+    (tmp_path / "lib").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "0.png").unlink()
+    report = run(gallery, engine, tmp_path / "lib", prune=True)
+    assert (report.moved, report.encoded, report.removed, report.ok) == (7, 0, 1, True)
+
+
+@pytest.mark.parametrize("deeper", ["", "photos/2023/"])
+def test_what_is_missing_from_a_moved_library_is_pruned(
+    tmp_path: Path, engine: Engine, gallery: Gallery, deeper: str
+) -> None:
+    folder_of(tmp_path / "old" / deeper, 8)
+    run(gallery, engine, tmp_path / "old" / deeper)
+    (tmp_path / "old").rename(tmp_path / "new")
+    (tmp_path / "new" / deeper / "sub" / "3.png").unlink()
+    report = run(gallery, engine, tmp_path / "new" / deeper, prune=True)
+    assert (report.moved, report.encoded, report.removed, report.ok) == (7, 0, 1, True)
+    assert sorted(gallery.ids) == sorted(set(images_of(8)) - {"sub/3.png"})
+
+
+def test_a_moved_library_that_lacks_much_is_not_believed(
+    tmp_path: Path, engine: Engine, gallery: Gallery
+) -> None:
+    run(gallery, engine, folder_of(tmp_path / "old", 20))
+    (tmp_path / "old").rename(tmp_path / "new")
+    for number in range(0, 16, 2):
+        (tmp_path / "new" / f"{number}.png").unlink()
+    report = run(gallery, engine, tmp_path / "new", prune=True)
+    assert (report.moved, report.removed, len(gallery)) == (12, 0, 20)
+    assert [(refused.gone, refused.known) for refused in report.refused] == [(8, 20)]
+
+
+def test_a_library_that_is_away_is_no_earlier_place_of_another(
+    tmp_path: Path, engine: Engine, gallery: Gallery
+) -> None:
+    run(gallery, engine, folder_of(tmp_path / "drive", 8))
+    (tmp_path / "drive").rename(tmp_path / "unplugged")
+    (tmp_path / "other").mkdir()
+    shutil.copy(tmp_path / "unplugged" / "0.png", tmp_path / "other" / "0.png")
+    report = run(gallery, engine, tmp_path / "other", prune=True)
+    assert (report.moved, report.removed, report.refused, len(gallery)) == (1, 0, [], 8)
+
+
 def test_files_that_were_renamed_are_followed(tmp_path: Path, engine: Engine, gallery: Gallery) -> None:
     folder = folder_of(tmp_path / "f", 8)
     run(gallery, engine, folder)
