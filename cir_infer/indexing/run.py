@@ -84,6 +84,7 @@ def index(
         run.commit()
         if prune:
             run.prune(sources, known, prune_limit)
+        run.rehome(sources)
     run.report.seconds = time.perf_counter() - started
     return run.report
 
@@ -251,12 +252,33 @@ class _Run:
         }
         return list(items.values())
 
-    def _left_behind(self, source: Source) -> list[Origin]:
-        """Items of a source that are known at the place from which all the others were moved in this run."""
+    def rehome(self, sources: Sequence[Source]) -> None:
+        """Note where items that were left behind would be now; later runs know by that whose they are."""
+        left = [pair for source in sources for pair in self._left_behind(source)]
+        for start in range(0, len(left), COMMIT_ROWS):
+            some = left[start : start + COMMIT_ROWS]
+            keys = [origin.key for origin, _ in some]
+            snapshot, stamps = self._gallery.snapshot(), self._gallery.stamps_of(keys)
+            rows = snapshot.rows_of(np.array(keys, np.int64))
+            self._gallery.add_vectors(
+                ids=[origin.id for origin, _ in some],
+                vectors=np.stack([snapshot.vector(int(row)) for row in rows]),
+                metadata=snapshot.metadata(rows),
+                sources=[place for _, place in some],
+                stamps=[stamps.get(key) for key in keys],
+                existing="replace",
+            )
+
+    def _left_behind(self, source: Source) -> list[tuple[Origin, str]]:
+        """Items of a source that are known at the place from which all the others were moved in this run.
+
+        Returns:
+            With the place where they would be now.
+        """
         territory = source.territory
         if territory is None:
             return []
-        left: list[Origin] = []
+        left: dict[int, tuple[Origin, str]] = {}
         for (before, now), followed in self._judge.moves.items():
             for root in territory.roots:
                 former = before + root[len(now) :]
@@ -264,12 +286,13 @@ class _Run:
                 if not root.startswith(now + "/") or not is_gone(former.rstrip("/#")):
                     continue
                 found = [
-                    Origin(item, key, origin)
+                    (Origin(item, key, origin), root + origin[len(former) :])
                     for item, key, origin in self._gallery.items_from(former)
                     if territory.owns(item, root + origin[len(former) :])
                 ]
-                left += found if len(found) <= followed else []
-        return left
+                if len(found) <= followed:
+                    left |= {origin.key: (origin, place) for origin, place in found}
+        return list(left.values())
 
     def prune(self, sources: Sequence[Source], known: Sequence[int], limit: PruneLimit) -> None:
         """Remove what came from these sources and was not met again.
@@ -284,7 +307,7 @@ class _Run:
         is_unread = under(path.rstrip("#") for path in self._unread)
         judge = self._judge
         for source, before in zip(sources, known, strict=True):
-            left = self._left_behind(source)
+            left = [origin for origin, _ in self._left_behind(source)]
             items = self.owned(source) + left
             # Of a library that was moved, no item was known at its new place.
             before = max(before, len(items)) if left else before

@@ -12,6 +12,7 @@ import pytest
 from cir_infer.engine import Engine
 from cir_infer.gallery import Gallery
 from cir_infer.indexing.items import Stamp, stamp_of
+from cir_infer.indexing.pruning import PruneLimit
 from cir_infer.indexing.report import Report
 from cir_infer.indexing.run import index
 from cir_infer.indexing.sources import open_sources
@@ -30,7 +31,12 @@ def gallery(tmp_path: Path, engine: Engine, request: pytest.FixtureRequest) -> G
 
 
 def run(
-    gallery: Gallery, engine: Engine, *sources: object, prune: bool = False, replace: bool = False
+    gallery: Gallery,
+    engine: Engine,
+    *sources: object,
+    prune: bool = False,
+    replace: bool = False,
+    limit: PruneLimit = PruneLimit(),  # noqa: B008 (it cannot be changed)
 ) -> Report:
     return index(
         gallery,
@@ -38,6 +44,7 @@ def run(
         open_sources([str(source) for source in sources]),
         workers=0,
         prune=prune,
+        prune_limit=limit,
         replace_taken=replace,
     )
 
@@ -99,6 +106,34 @@ def test_a_moved_library_that_lacks_much_is_not_believed(
     report = run(gallery, engine, tmp_path / "new", prune=True)
     assert (report.moved, report.removed, len(gallery)) == (12, 0, 20)
     assert [(refused.gone, refused.known) for refused in report.refused] == [(8, 20)]
+    assert run(gallery, engine, tmp_path / "new", prune=True).refused == report.refused
+    limit = PruneLimit(number=8)
+    assert run(gallery, engine, tmp_path / "new", prune=True, limit=limit).removed == 8
+    assert len(gallery) == 12 and gallery.verify().ok
+
+
+def test_what_is_missing_from_a_moved_library_is_pruned_later_too(
+    tmp_path: Path, engine: Engine, gallery: Gallery
+) -> None:
+    source = shard_of(tmp_path / "old.tar", 8)
+    folder_of(tmp_path / "old", 8)
+    run(gallery, engine, tmp_path / "old", source)
+    before = gallery.snapshot().rows.take(gallery.snapshot().live_rows())
+    (tmp_path / "old").rename(tmp_path / "new")
+    (tmp_path / "new" / "0.png").unlink()
+    report = run(gallery, engine, tmp_path / "new")
+    assert (report.moved, report.encoded, report.ok, len(gallery)) == (7, 0, True, 16)
+    assert sources_of(gallery)["0.png"] == f"{tmp_path}/new/0.png"
+    snapshot = gallery.snapshot()
+    assert sorted(snapshot.rows.take(snapshot.live_rows()).tolist()) == sorted(before.tolist())
+    shutil.copytree(tmp_path / "new", tmp_path / "old")
+    (tmp_path / "old" / "0.png").write_bytes(images_of(1)["0.png"])
+    shutil.rmtree(tmp_path / "new")
+    assert run(gallery, engine, tmp_path / "old").moved == 8, "and back"
+    (tmp_path / "old").rename(tmp_path / "new")
+    (tmp_path / "new" / "0.png").unlink()
+    run(gallery, engine, tmp_path / "new")
+    assert run(gallery, engine, tmp_path / "new", prune=True).removed == 1
 
 
 def test_a_library_that_is_away_is_no_earlier_place_of_another(
