@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from cir_infer.commands import gallery as gallery_command
 from cir_infer.commands.index import main
-from cir_infer.console import gallery as gallery_command
 from cir_infer.engine import Engine
 from cir_infer.errors import DeviceError, GalleryError
 from cir_infer.gallery import Gallery
