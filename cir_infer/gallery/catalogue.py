@@ -43,6 +43,7 @@ class Catalogue:
 
     Attributes:
         links: the connections.
+        identities: what `tables.identities` said when it was opened.
 
     Raises:
         GalleryError: the catalogue is damaged, foreign, of a newer format, or may not be read so.
@@ -187,8 +188,9 @@ class Catalogue:
 
     def _check(self, connection: tables.Connection) -> None:
         schema.check(connection, self._folder.path)
+        self.identities = tables.identities(connection)
         # What was acknowledged is asked first: a commit in between may only make the catalogue newer.
-        acknowledged = self._witness.generation(tables.identity(connection))
+        acknowledged = self._witness.generation(self.identities[0] if self.identities else None)
         found = tables.header(connection, "generation")
         if found < acknowledged:
             raise GalleryError(

@@ -15,7 +15,7 @@ from cir_infer.gallery.segments import Segment, SegmentEntry
 from cir_infer.gallery.store import Store
 from cir_infer.gallery.tensors import Tensor
 
-__all__ = ["Compaction", "compact", "merge", "merge_newest"]
+__all__ = ["Compaction", "compact", "merge", "merge_newest", "newest_small"]
 
 SMALL = 1 << 16
 """Segments of fewer rows are worth merging with their neighbours."""
@@ -72,26 +72,34 @@ def _compact(store: Store) -> Compaction:
 def merge_newest(store: Store) -> None:
     """Merge the newest segments if there are many small ones, so that many small commits stay cheap to read.
 
-    Of the newest segments those are taken that are at most twice as large as all behind them together,
-    so that a row is rewritten only a few times however small the commits are. What fails here is
-    logged and tried again by the next commit: the gallery is whole either way. The caller holds the
-    writer lock.
+    What fails here is logged and tried again by the next commit: the gallery is whole either way. The
+    caller holds the writer lock.
     """
     try:
         state = store.catalogue.state()
-        if sum(entry.rows < SMALL for entry in state.segments) < MANY:
-            return
-        newest: list[SegmentEntry] = []
-        rows = 0
-        for entry in reversed(state.segments):
-            if entry.rows >= SMALL or (newest and entry.rows > 2 * rows):
-                break
-            newest.insert(0, entry)
-            rows += entry.rows
+        newest = newest_small(state.segments)
         if len(newest) > 1:
             _replace(store, state, [store.segment(entry, state.encoding) for entry in newest])
     except GalleryError as error:
         _log.warning("%s: small commits are not merged for now: %s", store.path, error)
+
+
+def newest_small(entries: Sequence[SegmentEntry]) -> list[SegmentEntry]:
+    """The newest segments that are worth merging, none while there are few small ones.
+
+    Those are taken that are at most twice as large as all behind them together, so that a row is
+    rewritten only a few times however small the commits are.
+    """
+    if sum(entry.rows < SMALL for entry in entries) < MANY:
+        return []
+    newest: list[SegmentEntry] = []
+    rows = 0
+    for entry in reversed(entries):
+        if entry.rows >= SMALL or (newest and entry.rows > 2 * rows):
+            break
+        newest.insert(0, entry)
+        rows += entry.rows
+    return newest
 
 
 def _replace(store: Store, state: tables.State, group: Sequence[Segment]) -> tuple[int, int]:

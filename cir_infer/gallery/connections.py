@@ -24,7 +24,6 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from urllib.parse import quote
 
 from cir_infer.errors import GalleryError
@@ -166,7 +165,13 @@ class Connections:
         try:
             link = idle.pop()
         except IndexError:
-            link = _opening.take(opened)
+            try:
+                link = _opening.take(opened)
+            except OSError as error:
+                raise GalleryError(
+                    f"{self._folder.path}: cannot be opened ({error.strerror or error}); if there are too "
+                    "many open files, raise the limit (ulimit -n)"
+                ) from error
         link.thread = me
         return link
 
@@ -212,7 +217,7 @@ class Connections:
                     raise
         link = self._connect("ro&immutable=1")
         link.frozen = True
-        link.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        link.execute("PRAGMA schema_version").fetchone()
         self._prove(link)
         self._links.add(link)
         return link
@@ -251,7 +256,7 @@ class Connections:
         """A new connection, proved to be one to this gallery and to its log."""
         folder = self._folder
         for name in (LOG, INDEX):
-            if not is_regular(name, folder.fd) and _is_there(name, folder.fd):
+            if not is_regular(name, folder.fd, absent=True):
                 raise GalleryError(
                     f"{folder.path}: its {name} is a link or no regular file; restore the gallery from a copy"
                 )
@@ -264,7 +269,7 @@ class Connections:
         guard.links.add(link)
         self._links.add(link)
         link.execute("PRAGMA query_only = ON")
-        link.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens the log
+        link.execute("PRAGMA schema_version").fetchone()  # opens the log
         guard.lock(folder)
         self._prove(link)
         if guard.log is None:
@@ -293,12 +298,10 @@ class Connections:
     def _prove(self, link: Link) -> None:
         """SQLite opens by name: was the name that it used that of this gallery, before and after?"""
         folder = self._folder
-        name = Path(link.execute("PRAGMA database_list").fetchone()[2])
+        name: str = link.execute("PRAGMA database_list").fetchone()[2]
         with suppress(OSError):
-            if [_identity(name.lstat()), _identity(name.parent.stat())] == [
-                folder.catalogue,
-                folder.identity,
-            ]:
+            found = os.lstat(name), os.stat(name.rpartition("/")[0])  # noqa: PTH116
+            if [*map(_identity, found)] == [folder.catalogue, folder.identity]:
                 return
         folder.check()
         raise GalleryError(f"{folder.path}: was moved while it was being opened; open it again")
@@ -391,14 +394,6 @@ def _identity(status: os.stat_result) -> Identity:
 
 def _lacks_space(error: sqlite3.OperationalError) -> bool:
     return any(words in str(error) for words in ("full", "I/O", "unable to open"))
-
-
-def _is_there(name: str, folder: int) -> bool:
-    try:
-        os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except OSError:
-        return False
-    return True
 
 
 def _lockable(name: str, folder: Folder) -> io.FileIO | None:

@@ -84,10 +84,12 @@ def open_as(kind: type[F], name: str | Path, flags: int, folder: int | None = No
     return next(map(kind, map(opening, (name,), (flags,))))
 
 
-def is_regular(name: str, folder: int) -> bool:
-    """Whether a folder holds a regular file of this name, and no link to one."""
+def is_regular(name: str, folder: int, absent: bool = False) -> bool:
+    """Whether a folder holds a regular file of this name, and no link to one; `absent` where nothing is."""
     try:
         return stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return absent
     except OSError:
         return False
 
@@ -239,7 +241,7 @@ def _unmap(held: list[int], size: int) -> None:
     any(map(_libc().munmap, map(list.pop, repeat(held, len(held))), (size,)))
 
 
-def map_file(name: str | Path, folder: int | None = None, shown: Path | None = None) -> npt.NDArray[np.uint8]:
+def map_file(name: str | Path, folder: int | None = None, shown: str | None = None) -> npt.NDArray[np.uint8]:
     """A regular file, not a symbolic link, mapped for reading; no descriptor stays open.
 
     Args:
@@ -253,7 +255,7 @@ def map_file(name: str | Path, folder: int | None = None, shown: Path | None = N
     Raises:
         GalleryError: the file is missing, empty, unreadable, a link or no regular file.
     """
-    path = Path(name) if shown is None else shown
+    path = name if shown is None else shown
     try:
         status = os.stat(name, dir_fd=folder, follow_symlinks=False)
         if stat.S_ISLNK(status.st_mode):

@@ -27,6 +27,8 @@ ROWS = "rows"
 READERS = "readers"
 LOCK = "writer.lock"
 
+_HAS_PROC = Path("/proc/self/fd").is_dir()
+
 Identity = tuple[int, int]
 """Device and inode."""
 
@@ -49,6 +51,7 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
+        self._name = str(self.path)
         try:
             self._self = OpenFolder(self.path)
         except OSError as error:
@@ -93,8 +96,7 @@ class Folder:
 
     def located(self) -> str:
         """A path by which the folder can be reached now, whatever its name has become."""
-        anchored = f"/proc/self/fd/{self.fd}"
-        return anchored if os.path.exists(anchored) else str(self.path)  # noqa: PTH110
+        return f"/proc/self/fd/{self.fd}" if _HAS_PROC else str(self.path)
 
     def check(self) -> None:
         """Make sure that the folder's name and what lies in it still are what was opened.
@@ -115,7 +117,7 @@ class Folder:
         if self.fd < 0:
             raise GalleryError(f"{self.path}: this gallery is closed; open it again")
         try:
-            status = self.path.stat()
+            status = os.stat(self._name)  # noqa: PTH116 a query pays for it
         except OSError as error:
             if error.errno == errno.EACCES:  # rights were given up since; nobody can tell
                 return

@@ -125,7 +125,7 @@ def open_segment(folder: Folder, entry: SegmentEntry, dimension: int, dtype: str
     Raises:
         GalleryError: the file is missing, cut short, or not what the catalogue says.
     """
-    path = folder.path / ROWS / entry.name
+    path = f"{folder.path}/{ROWS}/{entry.name}"
     mapped = map_file(entry.name, folder.rows.fd, path)
     if len(mapped) != entry.bytes:
         raise GalleryError(

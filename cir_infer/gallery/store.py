@@ -60,8 +60,7 @@ class Store:
         self._swept = False
         try:
             self.catalogue = Catalogue(self.folder)
-            with self.catalogue.reading() as connection:
-                self._identities = tables.identities(connection)
+            self._identities = self.catalogue.identities
         except BaseException:
             self.folder.close()
             raise
@@ -234,10 +233,14 @@ class Store:
                 raise
         return entry._replace(bytes=size, sha256=checksum)
 
-    def commit(self, change: tables.Change) -> None:
+    def commit(self, change: tables.Change, unneeded: Sequence[SegmentEntry] = ()) -> None:
         """Make a change of the catalogue durable and visible, then sweep what is no longer needed.
 
         The caller holds the writer lock.
+
+        Args:
+            change: statements.
+            unneeded: segments that it deletes and that nobody can have seen; their files are removed.
 
         Raises:
             OutcomeUnknownError: the disk died under the last step; it is there or not, but whole.
@@ -259,6 +262,8 @@ class Store:
             # a commit that succeeds proves that this one can never come back.
             self._swept = False
             raise
+        for entry in unneeded:
+            files.remove(entry.name, self.folder.rows.fd)
         self.tidy()
 
     def tidy(self) -> None:
