@@ -40,7 +40,7 @@ def drafted(path: Path) -> Iterator[Path]:
     if path.exists() or path.is_symlink():
         raise GalleryError(f"{path}: already exists; open it, or choose another path")
     draft = path
-    there = False
+    begun: list[object] = []
     try:
         with files.told_as_gallery_error("writing it", path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,16 +48,24 @@ def drafted(path: Path) -> Iterator[Path]:
             draft, lock = _begin(path)
             with lock, lock:
                 yield draft
+                begun.append(_identity(draft))
                 _publish(draft, path)
-                there = True
                 files.remove(_lock_of(draft))
             files.sync_folder(path.parent)
     except BaseException as error:
-        if there:
+        if begun and _identity(path) in begun:
             tell_durable(error, f"{path} is whole and in its place")
-        elif draft != path:
+        if draft != path:
             _discard(draft)
         raise
+
+
+def _identity(path: Path) -> object:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 @contextmanager
@@ -72,7 +80,7 @@ def filled(path: Path, last: str) -> Iterator[Path]:
         GalleryError: the disk is full or fails. The folder is vacant still.
     """
     path = path.absolute()
-    there = False
+    begun: list[object] = []
     draft: Path | None = None
     try:
         with files.told_as_gallery_error("writing it", path):
@@ -80,22 +88,20 @@ def filled(path: Path, last: str) -> Iterator[Path]:
             draft, lock = _begin(path / _INSIDE)
             with lock, lock:
                 yield draft
+                begun.append(_identity(draft / last))
                 _clear(path)
-                names = sorted(
-                    (entry.name for entry in os.scandir(draft)), key=lambda name: (name == last, name)
-                )
+                names = [entry.name for entry in os.scandir(draft)]
                 for name in sorted(names, key=lambda name: (name == last, name)):
                     if name == last:
                         files.sync_folder(path)
                     (draft / name).rename(path / name)
-                there = True
                 draft.rmdir()
                 files.remove(_lock_of(draft))
             files.sync_folder(path)
     except BaseException as error:
-        if there:
+        if begun and _identity(path / last) in begun:
             tell_durable(error, f"{path} is whole and in its place")
-        elif draft is not None:
+        if draft is not None:
             _discard(draft)
         raise
 

@@ -28,6 +28,7 @@ from cir_infer.gallery.drafts import drafted, filled, is_vacant
 from cir_infer.gallery.exported import PART, Part
 from cir_infer.gallery.folder import CATALOGUE
 from cir_infer.gallery.opened import WAIT, Held, OpenGallery
+from cir_infer.gallery.outcome import tell_durable
 from cir_infer.gallery.reencoding import Reencoding
 from cir_infer.gallery.rows import as_matrix, check_row_type
 from cir_infer.gallery.schema import FORMAT_VERSION
@@ -93,7 +94,11 @@ class Gallery(OpenGallery):
         if dimension is None or dimension > 1 << 20:
             raise UsageError(f"dimension is {dimension}; pass an engine, or a dimension from 1 to {1 << 20}")
         Store.create(path, tables.Encoding(1, fingerprint, dimension, dtype))
-        return cls(path, engine)
+        try:
+            return cls(path, engine)
+        except BaseException as error:
+            tell_durable(error, f"{path} is whole and in its place")
+            raise
 
     @classmethod
     def open(
@@ -139,7 +144,7 @@ class Gallery(OpenGallery):
         """Make a gallery of rows that were computed elsewhere, e.g. a memory-mapped `.npy`.
 
         Args:
-            path: a folder that does not exist yet.
+            path: a folder that does not exist yet, or is empty.
             ids: N distinct strings.
             vectors: (N, D) numbers.
             metadata: N dictionaries (or None).
@@ -177,7 +182,7 @@ class Gallery(OpenGallery):
         fingerprint is given, it has to be the same. Rows of others say nothing, so then somebody has to.
 
         Args:
-            path: a folder that does not exist yet.
+            path: a folder that does not exist yet, or is empty.
             source: the folder or file.
             engine: the engine that the rows are for.
             dtype: see `create`; by default that of the exported gallery, or float16.
@@ -229,7 +234,11 @@ class Gallery(OpenGallery):
                 gallery.add_vectors(
                     ids=part.ids, vectors=part.vectors, metadata=part.metadata, sources=part.sources
                 )
-        return cls.open(path, engine)
+        try:
+            return cls.open(path, engine)
+        except BaseException as error:
+            tell_durable(error, f"{path} is whole and in its place")
+            raise
 
     def export(self, target: str | Path, *, overwrite: bool = False) -> None:
         """Write all items to a `.safetensors` file, or to a folder as clip-retrieval lays it out.

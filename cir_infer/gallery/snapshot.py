@@ -80,7 +80,8 @@ class Snapshot:
         self._masks: BoundedCache[conditions.Filter, Mask] = BoundedCache(_MASK_BYTES)
         self._told: BoundedCache[str, int] = BoundedCache(_TOLD_BYTES)  # rows by id
         self._pin = pin
-        weakref.finalize(self, pin.release)
+        # By a weak reference: should an interrupt come first, the pin still goes with the snapshot.
+        weakref.finalize(self, _release, weakref.ref(pin))
         self._first_keys = np.array([segment.entry.first_key for segment in segments], np.int64)
         self._starts = np.cumsum([0, *(segment.entry.rows for segment in segments)])
         encoding = state.encoding
@@ -281,6 +282,12 @@ class Snapshot:
         if self._alive is None:
             return np.arange(int(self._starts[-1]), dtype=np.int64)
         return np.flatnonzero(self._alive)
+
+
+def _release(pin: weakref.ref[Pin]) -> None:
+    held = pin()
+    if held is not None:
+        held.release()
 
 
 def _rows(blocks: Sequence[Any], scales: Sequence[Any], dtype: str, dimension: int) -> Rows:

@@ -23,6 +23,7 @@ class Bomb:
 
     Attributes:
         count: how many instructions there have been.
+        fired: whether it was reached. In a finalizer Python prints the exception and goes on.
         last: whether the last one that was counted was the return of the outermost function. Its result
             is made, and no code behind it could say anything any more.
     """
@@ -31,7 +32,7 @@ class Bomb:
         self.at = at
         self._only = only
         self.count = 0
-        self.last = False
+        self.fired = self.last = False
         self._outermost: FrameType | None = None
 
     def __call__(self, work: Callable[[], Any]) -> Any:
@@ -41,6 +42,7 @@ class Bomb:
             return work()
         finally:
             sys.settrace(before)
+            self._outermost = None  # a frame holds all that was in it
 
     def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
         if self._outermost is None:
@@ -55,7 +57,7 @@ class Bomb:
             if self.count == self.at:
                 code = frame.f_code.co_code[frame.f_lasti]
                 self.last = frame is self._outermost and code in _RETURNS
-                self._outermost = None
+                self.fired, self._outermost = True, None
                 raise Interrupt
         return self._trace
 

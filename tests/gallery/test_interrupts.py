@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from cir_infer.errors import GalleryError
 from cir_infer.gallery import Gallery, compaction
 from tests.gallery.interrupts import Bomb, Interrupt, descriptors
-from tests.gallery.support import DIM, names, vectors
+from tests.gallery.support import DIM, filled, names, vectors
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -99,7 +102,7 @@ def run(path: Path, change: Change, stride: int, only: tuple[str, ...] = ("",)) 
         bomb = Bomb(at, only)
         try:
             bomb(lambda number=number: change(gallery, number % 2900))
-            if at:
+            if at and not bomb.fired:
                 break  # there are not so many instructions
         except Interrupt as error:
             interrupts += 1
@@ -144,3 +147,88 @@ def test_interrupts_before_every_instruction_of_a_change(
     interrupts, late = run(tmp_path / "g", change, 1, OWN)
     print(f"{change.__name__}: {interrupts} interrupts, {late} behind the commit")
     assert interrupts > 1000
+
+
+Call = Callable[[Gallery, int], object]
+
+
+def look(gallery: Gallery, number: int) -> object:
+    snapshot = gallery.snapshot()
+    rows = snapshot.where(f"number < {number % 7 + 1}")
+    return snapshot.items(range(3)), rows, snapshot.row("i5"), snapshot.matching("parity = odd")
+
+
+def verify(gallery: Gallery, number: int) -> object:
+    return gallery.verify()
+
+
+def reencode(gallery: Gallery, number: int) -> object:
+    bundle: Any = SimpleNamespace(fingerprint=f"bundle {number}", dimension=DIM)
+    work = gallery.reencoding(bundle)
+    keys = work.missing()
+    work.add(keys.tolist(), vectors(len(keys)))
+    return work.finish()
+
+
+def reopen(gallery: Gallery, number: int) -> object:
+    with Gallery.open(gallery.path) as other:
+        return other.ids
+
+
+def pickled(gallery: Gallery, number: int) -> object:
+    return pickle.loads(pickle.dumps(gallery)).close()
+
+
+@pytest.mark.parametrize(
+    ("call", "stride"), [(look, 503), (verify, 997), (reencode, 1999), (reopen, 251), (pickled, 251)]
+)
+def test_interrupts_of_other_calls(tmp_path: Path, call: Call, stride: int) -> None:
+    path = tmp_path / "g"
+    writer = filled(path, 10)
+    gallery = Gallery.open(path)
+    interrupts = 0
+    call(gallery, 0)  # imports what it needs
+    writer.remove(["i0"])
+    counting = Bomb()
+    counting(lambda: call(gallery, 0))
+    for at in range(stride, counting.count, stride):
+        writer.add_vectors(ids=["new"], vectors=vectors(1), existing="replace")  # a new generation
+        writer.compact()
+        bomb = Bomb(at)
+        try:
+            bomb(lambda at=at: call(gallery, at))
+        except Interrupt:
+            interrupts += 1
+            assert not is_locked(path), f"the lock is held after an interrupt at {at}"
+        assert len(pins(path)) <= 3, f"pins are held after an interrupt at {at}"
+        own = [entry for entry in descriptors() if str(path) in entry]
+        assert len(own) <= 35, f"after an interrupt at {at}: {sorted(own)}"
+        assert call(gallery, at) is not False
+    assert interrupts > 5 and gallery.verify().ok
+    gallery.close()
+    writer.close()
+    assert not [entry for entry in descriptors() if str(path) in entry]
+
+
+def test_interrupts_of_making_a_gallery(tmp_path: Path) -> None:
+    at = interrupts = late = 0
+    while True:
+        at += 199
+        path = tmp_path / f"g{at}"
+        bomb = Bomb(at)
+        try:
+            bomb(lambda path=path: Gallery.create(path, dimension=DIM)).close()
+            if not bomb.fired:
+                break
+        except Interrupt as error:
+            interrupts += 1
+            if path.exists():
+                late += 1
+                assert getattr(error, "durable", False) or bomb.last, f"made at {at}, and not told"
+            else:
+                assert not hasattr(error, "durable")
+        assert not [entry for entry in descriptors() if str(path) in entry], at
+        assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")], at
+        if path.exists():
+            assert len(Gallery.open(path)) == 0
+    assert interrupts > 20 and late > 0
