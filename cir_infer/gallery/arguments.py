@@ -102,12 +102,12 @@ def checked_fingerprint(fingerprint: Any) -> str | None:
 
 
 def checked_engine(engine: Any) -> Any:
-    """An engine, or None.
+    """An engine, or what stands for one that only has to be told apart; or None.
 
     Raises:
         UsageError: it is something else, e.g. the path of a bundle.
     """
-    if engine is None or (hasattr(engine, "fingerprint") and hasattr(engine, "encode_prepared")):
+    if engine is None or (hasattr(engine, "fingerprint") and hasattr(engine, "dimension")):
         return engine
     raise UsageError(f"engine is {shown(engine, 80)}; expected an Engine, e.g. Engine('my.cir'), or None")
 

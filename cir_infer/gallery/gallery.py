@@ -33,7 +33,7 @@ from cir_infer.gallery.reencoding import Reencoding
 from cir_infer.gallery.rows import as_matrix, check_row_type
 from cir_infer.gallery.schema import FORMAT_VERSION
 from cir_infer.gallery.store import Store
-from cir_infer.gallery.transfer import export_rows, open_source
+from cir_infer.gallery.transfer import open_source
 from cir_infer.inputs.arguments import checked_flag, checked_number, checked_word, plain_path
 
 if TYPE_CHECKING:
@@ -53,8 +53,6 @@ class Gallery(OpenGallery):
         gallery.add(["a.jpg", "b.jpg"], ids=["a", "b"], metadata=[{"price": 20}, {"price": 35}])
         gallery.snapshot().matching("price < 30")        # 1
     """
-
-    # ---- making and opening
 
     @classmethod
     def create(
@@ -240,18 +238,6 @@ class Gallery(OpenGallery):
             tell_durable(error, f"{path} is whole and in its place")
             raise
 
-    def export(self, target: str | Path, *, overwrite: bool = False) -> None:
-        """Write all items to a `.safetensors` file, or to a folder as clip-retrieval lays it out.
-
-        Args:
-            target: the file or folder; there whole, or not at all.
-            overwrite: take the place of an earlier export; nothing else is ever replaced.
-
-        Raises:
-            GalleryError: the target exists, the disk is full, or pyarrow is missing (for folders).
-        """
-        export_rows(self.snapshot(), checked_path("target", target), checked_flag("overwrite", overwrite))
-
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies, and what is pickled for another process, open the same gallery again by its path."""
         if self._closed:
@@ -435,8 +421,7 @@ class Gallery(OpenGallery):
     def _upgrade(self, verify: bool) -> bool:
         if self.format_version == FORMAT_VERSION:
             return False
-        problems = self.verify().problems if verify else []
-        if problems:
+        if verify and (problems := self.verify().problems):
             raise GalleryError(
                 f"{self.path}: is damaged, so it is not upgraded ({problems[0]}); restore it from a copy"
             )

@@ -17,6 +17,7 @@ from cir_infer.gallery.fields import Field, fields_of
 from cir_infer.gallery.schema import stored_version
 from cir_infer.gallery.snapshot import Snapshot
 from cir_infer.gallery.store import Store
+from cir_infer.gallery.transfer import export_rows
 from cir_infer.gallery.verification import Verification, verify
 from cir_infer.inputs.arguments import checked_flag, checked_real
 
@@ -220,6 +221,18 @@ class OpenGallery:
             GalleryError: the gallery is damaged or closed.
         """
         return duplicates_of(self.snapshot(), threshold, progress=progress)
+
+    def export(self, target: str | Path, *, overwrite: bool = False) -> None:
+        """Write all items to a `.safetensors` file, or to a folder as clip-retrieval lays it out.
+
+        Args:
+            target: the file or folder; there whole, or not at all.
+            overwrite: take the place of an earlier export; nothing else is ever replaced.
+
+        Raises:
+            GalleryError: the target exists, the disk is full, or pyarrow is missing (for folders).
+        """
+        export_rows(self.snapshot(), checked_path("target", target), checked_flag("overwrite", overwrite))
 
     # ---- for indexers
 
