@@ -4,7 +4,7 @@ SQLite locks with POSIX locks, which belong to a process and not to what was ope
 
 - Whoever closes any descriptor of a file, to copy it for instance, drops all locks that the process has on
   it. Another process then takes itself for the last one, and removes the log that this one goes on writing
-  to. So a `_Guard` holds open-file-description locks on the same bytes; those cannot be dropped by others.
+  to. So a `Guard` holds open-file-description locks on the same bytes; those cannot be dropped by others.
 - A forked child has the connections and none of the locks, and connections that it opens itself share the
   state of those. So no connection is open during a fork: it waits a moment for those in use and closes
   them, and both processes open new ones. Where that was not possible the child refuses.
@@ -13,12 +13,9 @@ SQLite locks with POSIX locks, which belong to a process and not to what was ope
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import io
 import os
 import sqlite3
-import struct
-import sys
 import threading
 import time
 import weakref
@@ -27,73 +24,35 @@ from contextlib import suppress
 from urllib.parse import quote
 
 from cir_infer.errors import GalleryError
-from cir_infer.gallery.files import is_regular, open_file
+from cir_infer.gallery.files import is_regular
 from cir_infer.gallery.folder import CATALOGUE, READERS, Folder, Identity
-from cir_infer.gallery.locks import keep_writers_out
-from cir_infer.gallery.turns import Turn
+from cir_infer.gallery.guard import INDEX, LOG, Guard
+from cir_infer.gallery.locks import held_here, keep_writers_out
+from cir_infer.gallery.turns import Token, Turn
 
 __all__ = ["Connections", "Link"]
-
-LOG = f"{CATALOGUE}-wal"
-INDEX = f"{CATALOGUE}-shm"
 
 _IDLE = 16
 _PATIENCE = 2.0
 """Seconds that a fork waits for calls of other threads that use a connection."""
 
-# Bytes that SQLite locks, https://sqlite.org/fileformat2.html and os_unix.c.
-_SHARED_BYTE = 0x40000002  # of the catalogue, by every connection
-_INDEX_BYTE = 128  # of the index of the log, by every process that has it open
-
 
 class Link(sqlite3.Connection):
     """A connection of SQLite. The type of sqlite3 itself cannot be referred to weakly."""
 
-    guard: _Guard | None = None
+    guard: Guard | None = None
     frozen: bool = False
     thread: int = 0
 
 
-class _Token:
-    """Lives while a connection is being taken."""
+class _LaterError(GalleryError):
+    """Another thread tries to write on a full disk, which is over in a moment."""
 
 
-class _Guard:
-    """What this process holds for as long as it has connections to one catalogue."""
-
-    def __init__(self, folder: Folder) -> None:
-        self.links: weakref.WeakSet[Link] = weakref.WeakSet()
-        self.log: Identity | None = None
-        self._main = _lockable(CATALOGUE, folder)
-        self._index: io.FileIO | None = None
-
-    def lock(self, folder: Folder) -> None:
-        """Lock what SQLite locks, once the files beside the catalogue are there."""
-        if self._main is None:
-            return
-        _hold_byte(self._main, fcntl.F_RDLCK, _SHARED_BYTE)
-        if self._index is None and is_regular(INDEX, folder.fd):
-            self._index = _lockable(INDEX, folder)
-        if self._index is not None:
-            _hold_byte(self._index, fcntl.F_RDLCK, _INDEX_BYTE)
-
-    def unlock(self) -> None:
-        """Let the last connection write the log back and remove it."""
-        for file, byte in ((self._main, _SHARED_BYTE), (self._index, _INDEX_BYTE)):
-            if file is not None and not file.closed:
-                _hold_byte(file, fcntl.F_UNLCK, byte)
-
-    def close(self) -> None:
-        """Give the descriptors back. Only while no connection is open: it drops the locks of all."""
-        for file in (self._main, self._index):
-            if file is not None:
-                file.close()
-
-
-_guards: weakref.WeakValueDictionary[Identity, _Guard] = weakref.WeakValueDictionary()
+_guards: weakref.WeakValueDictionary[Identity, Guard] = weakref.WeakValueDictionary()
 _everyone: weakref.WeakSet[Connections] = weakref.WeakSet()
 _opening = Turn()
-_taking: dict[int, weakref.ref[_Token]] = {}
+_taking: dict[int, weakref.ref[Token]] = {}
 _forking = 0
 """The thread that forks at the moment."""
 _process = os.getpid()
@@ -119,7 +78,7 @@ class Connections:
         self._idle: list[Link] = []
         self._writers: list[Link] = []
         self._links: weakref.WeakSet[Link] = weakref.WeakSet()
-        self._guard: _Guard | None = None
+        self._guard: Guard | None = None
         self._keeping_out: io.FileIO | None = None
         self._closed = False
         # Who may not announce that he reads keeps writers out instead.
@@ -155,7 +114,7 @@ class Connections:
     def _take(self, idle: list[Link], opened: Callable[[], Link]) -> Link:
         me = threading.get_ident()
         while True:
-            token = _Token()
+            token = Token()
             _taking[me] = weakref.ref(token)
             if not _forking or _forking == me:
                 break
@@ -166,7 +125,7 @@ class Connections:
             link = idle.pop()
         except IndexError:
             try:
-                link = _opening.take(opened)
+                link = self._open(opened)
             except OSError as error:
                 raise GalleryError(
                     f"{self._folder.path}: cannot be opened ({error.strerror or error}); if there are too "
@@ -174,6 +133,16 @@ class Connections:
                 ) from error
         link.thread = me
         return link
+
+    def _open(self, opened: Callable[[], Link]) -> Link:
+        until = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                return _opening.take(opened)
+            except _LaterError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.001)
 
     def _check(self) -> None:
         path = self._folder.path
@@ -226,6 +195,11 @@ class Connections:
         """Read without what must be written, while writers are kept out; False if that cannot be."""
         if not self._log_is_empty():
             return False
+        hold = held_here(self._folder)
+        if hold is not None:
+            if hold.thread == threading.get_ident():
+                return False
+            raise _LaterError(f"{self._folder.path}: the disk is full; free some space and try again")
         if self._keeping_out is None:
             self._keeping_out = keep_writers_out(self._folder)
         self.frozen, self._guard = True, None
@@ -262,7 +236,7 @@ class Connections:
                 )
         guard = _guards.get(folder.catalogue)
         if guard is None:
-            guard = _guards.setdefault(folder.catalogue, _Guard(folder))
+            guard = _guards.setdefault(folder.catalogue, Guard(folder))
         self._guard = guard
         link = self._connect("rw")
         link.guard = guard
@@ -394,20 +368,6 @@ def _identity(status: os.stat_result) -> Identity:
 
 def _lacks_space(error: sqlite3.OperationalError) -> bool:
     return any(words in str(error) for words in ("full", "I/O", "unable to open"))
-
-
-def _lockable(name: str, folder: Folder) -> io.FileIO | None:
-    """A file to lock, None on systems without locks that belong to what was opened."""
-    if not hasattr(fcntl, "F_OFD_SETLK") or sys.maxsize < 1 << 32:
-        return None
-    return open_file(name, os.O_RDONLY, folder.fd)
-
-
-def _hold_byte(file: io.FileIO, kind: int, byte: int) -> None:
-    if sys.platform.startswith("linux"):
-        with suppress(OSError):  # where the file system has no locks, SQLite has none either
-            lock = struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0)
-            fcntl.fcntl(file, fcntl.F_OFD_SETLK, lock)
 
 
 def _before_fork() -> None:

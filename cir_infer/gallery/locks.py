@@ -149,7 +149,7 @@ class WriterLock:
             try:
                 while True:
                     first = next(one for one in list(line) if one.held)
-                    sibling = self._here()
+                    sibling = held_here(self._folder)
                     if sibling is None and first is claim:
                         hold = self._opened(hold)
                         if self._taken(hold):
@@ -189,15 +189,6 @@ class WriterLock:
             f"{self._folder.path}: {holder}; one writer at a time, so wait for it to end and try "
             f"again{waited}"
         )
-
-    def _here(self) -> Hold | None:
-        """Who holds the lock in this process. Its file is not opened then, for closing it would hide who."""
-        with suppress(OSError):
-            status = os.stat(LOCK, dir_fd=self._folder.fd, follow_symlinks=False)
-            hold = _holds.get((status.st_dev, status.st_ino))
-            if hold is not None and not hold.closed:
-                return hold
-        return None
 
     def _opened(self, hold: Hold | None) -> Hold:
         """The lock file, opened anew where it is not what was opened before."""
@@ -259,6 +250,16 @@ class WriterLock:
                 f"{self._folder.path}: its {LOCK} was removed or replaced while this process was writing, so "
                 "somebody else may be writing too; nothing was changed, try again"
             )
+
+
+def held_here(folder: Folder) -> Hold | None:
+    """Who holds the writer lock in this process. Its file is not opened, for closing it would hide who."""
+    with suppress(OSError):
+        status = os.stat(LOCK, dir_fd=folder.fd, follow_symlinks=False)
+        hold = _holds.get((status.st_dev, status.st_ino))
+        if hold is not None and not hold.closed:
+            return hold
+    return None
 
 
 def _set_byte(file: io.FileIO, kind: int) -> bool:

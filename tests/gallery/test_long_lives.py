@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -147,3 +149,45 @@ def test_without_descriptors_the_error_says_so(tmp_path: Path) -> None:
             assert "open files" in str(error), error
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+FULL_DISK = """
+import resource, signal, sys
+import numpy as np
+from cir_infer.errors import GalleryError
+from cir_infer.gallery import Gallery
+
+# No file may become longer, as on a full disk; SQLite needs space even to open.
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+gallery = Gallery.open(sys.argv[1])
+snapshot = gallery.snapshot()
+print(snapshot.ids(range(2)), snapshot.matching("n < 4"))
+with Gallery.open(sys.argv[1], read_only=True) as other:
+    print(len(other))
+for change in (
+    lambda: gallery.remove(["i1"]),
+    lambda: gallery.add_vectors(ids=["x"], vectors=np.ones((1, 8))),
+):
+    try:
+        change()
+    except GalleryError as error:
+        print("space" in str(error) or "disk is full" in str(error) or str(error))
+print(len(gallery.ids))
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+gallery.remove(["i1"])
+gallery.add_vectors(ids=["x"], vectors=np.ones((1, 8)))
+print(len(gallery), gallery.ids[-1], gallery.verify().ok)
+gallery.close()
+"""
+
+
+def test_a_full_disk_does_not_forbid_reading_what_was_closed_properly(tmp_path: Path) -> None:
+    old(tmp_path / "g", 10).close()
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "g")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.stdout.splitlines() == ["['i0', 'i1'] 4", "10", "True", "True", "10", "10 x True"], (
+        result.stderr
+    )
+    with Gallery.open(tmp_path / "g") as gallery:
+        assert len(gallery) == 10 and gallery.verify().ok
