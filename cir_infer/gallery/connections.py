@@ -242,10 +242,15 @@ class Connections:
         link.guard = guard
         guard.links.add(link)
         self._links.add(link)
-        link.execute("PRAGMA query_only = ON")
-        link.execute("PRAGMA schema_version").fetchone()  # opens the log
-        guard.lock(folder)
-        self._prove(link)
+        try:
+            link.execute("PRAGMA query_only = ON")
+            link.execute("PRAGMA schema_version").fetchone()  # opens the log
+            guard.lock(folder)
+            self._prove(link)
+        except BaseException:
+            link.close()
+            self._forget(link)
+            raise
         if guard.log is None:
             guard.log = self._identity_of_log()
         return link
@@ -327,12 +332,15 @@ class Connections:
             guard.unlock()
         for link in links:
             link.close()
-            self._links.discard(link)
-            if link.guard is not None:
-                link.guard.links.discard(link)
+            self._forget(link)
         if guard is not None and last:
             _guards.pop(self._folder.catalogue, None)
             guard.close()
+
+    def _forget(self, link: Link) -> None:
+        self._links.discard(link)
+        if link.guard is not None:
+            link.guard.links.discard(link)
 
     # ---- forks
 
@@ -348,9 +356,7 @@ class Connections:
                 while True:
                     link = idle.pop()
                     link.close()
-                    self._links.discard(link)
-                    if link.guard is not None:
-                        link.guard.links.discard(link)
+                    self._forget(link)
 
     def begin_again(self) -> None:
         """In a forked child: forget what belongs to the parent."""
