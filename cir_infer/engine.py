@@ -1,4 +1,7 @@
-"""An engine: a bundle opened on a device. Images and texts go in, embeddings and query terms come out."""
+"""An engine: a bundle opened on a device. Images and texts go in, embeddings and query terms come out.
+
+Long because every public method says what it takes, gives and raises.
+"""
 
 from __future__ import annotations
 

@@ -143,3 +143,9 @@ def test_the_picture_of_the_rooms_is_of_this_code() -> None:
     tool = ROOT / "tools" / "draw_architecture.py"
     done = subprocess.run([sys.executable, tool, "--check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("module", "path"), ALL, ids=lambda value: str(value))
+def test_no_file_is_long_without_saying_why(module: str, path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert text.count("\n") <= 450 or "Long because" in text, f"{path.name} has {text.count(chr(10))} lines"

@@ -10,10 +10,11 @@ quadratic; more are refused.
 from __future__ import annotations
 
 import string
-import unicodedata
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NoReturn
+
+from cir_infer.bundle.character_sets import CharacterSet, Span
 
 __all__ = ["Cost", "pattern_cost"]
 
@@ -21,8 +22,6 @@ _MOST_WAYS = 1000
 _MOST_NODES = 20_000
 _LONGEST = 4000
 _DEEPEST = 20
-
-Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -62,70 +61,6 @@ def pattern_cost(pattern: str) -> Cost:
     return Cost(degree, ways, node.shortest, node.literal)
 
 
-@dataclass(frozen=True)
-class _Set:
-    """Characters of a class: single spans and named sets, or all others."""
-
-    spans: tuple[Span, ...] = ()
-    names: frozenset[str] = frozenset()
-    negated: bool = False
-    unknown: bool = False
-    """Also others than it says: a class inside a class, letters of either case."""
-
-    def apart(self, other: _Set) -> bool:
-        """Whether no character is in both, as far as can be told."""
-        if self.unknown or other.unknown or (self.negated and other.negated):
-            return False
-        if self.negated:
-            return other._inside(self)
-        if other.negated:
-            return self._inside(other)
-        return (
-            not any(a[0] <= b[1] and b[0] <= a[1] for a in self.spans for b in other.spans)
-            and all(_spans_outside(self.spans, name) for name in other.names)
-            and all(_spans_outside(other.spans, name) for name in self.names)
-            and all(frozenset((a, b)) in _APART for a in self.names for b in other.names)
-        )
-
-    def _inside(self, negated: _Set) -> bool:
-        return all(
-            any(low <= span[0] and span[1] <= high for low, high in negated.spans) for span in self.spans
-        ) and all(name in negated.names for name in self.names)
-
-
-_APART = {
-    frozenset(pair)
-    for pair in (
-        ("s", "d"),
-        ("s", "w"),
-        ("s", "L"),
-        ("s", "N"),
-        ("d", "L"),
-        ("L", "N"),
-        ("L", "P"),
-        ("N", "P"),
-    )
-} | {frozenset(("s", "P")), frozenset(("d", "P"))}
-
-
-def _named(name: str, character: str) -> bool:
-    category = unicodedata.category(character)
-    if name == "s":
-        return character.isspace()
-    if name == "d":
-        return category == "Nd"
-    if name == "w":
-        return character == "_" or category[0] in "LNM"
-    return category.startswith(name)
-
-
-def _spans_outside(spans: tuple[Span, ...], name: str) -> bool:
-    return len(name) < 3 and all(
-        high - low < 512 and not any(_named(name, chr(code)) for code in range(low, high + 1))
-        for low, high in spans
-    )
-
-
 @dataclass
 class _Node:
     """A part of a pattern: a class, an assertion, or alternatives of sequences; how often it may come.
@@ -136,7 +71,7 @@ class _Node:
         assertion: it takes no character: an anchor, or a look-around at `inner`.
     """
 
-    chars: _Set | None = None
+    chars: CharacterSet | None = None
     inner: list[list[_Node]] = field(default_factory=list)
     assertion: bool = False
     low: int = 1
@@ -158,13 +93,13 @@ class _Node:
             return False
         return self.chars is not None or self.assertion or all(any(i.can_fail for i in s) for s in self.inner)
 
-    def first(self) -> list[_Set] | None:
+    def first(self) -> list[CharacterSet] | None:
         """The classes that a match of it begins with; None where that is open."""
         if self.assertion or self.low == 0:
             return None
         if self.chars is not None:
             return [self.chars]
-        found: list[_Set] = []
+        found: list[CharacterSet] = []
         for sequence in self.inner:
             start = sequence[0].first() if sequence else None
             if start is None:
@@ -238,7 +173,7 @@ def _bounded_by_next(item: _Node, rest: list[_Node]) -> bool:
     return all(a is not None and a.apart(b) for a in own for b in following)
 
 
-def _chars_of(sequence: list[_Node]) -> list[_Set | None]:
+def _chars_of(sequence: list[_Node]) -> list[CharacterSet | None]:
     return [part.chars for part in sequence] or [None]
 
 
@@ -339,7 +274,7 @@ class _Parser:
         if character == "[":
             return _Node(chars=self._class(depth))
         if character == ".":
-            return _Node(chars=_Set(negated=True, spans=((10, 10),)))
+            return _Node(chars=CharacterSet(negated=True, spans=((10, 10),)))
         if character in "^$":
             return _Node(assertion=True, shortest=0)
         if character == "\\":
@@ -351,7 +286,7 @@ class _Parser:
     def _single(self, character: str) -> _Node:
         code = ord(character)
         unknown = self._either_case and character.isalpha()
-        return _Node(chars=_Set(spans=((code, code),), unknown=unknown), literal=character)
+        return _Node(chars=CharacterSet(spans=((code, code),), unknown=unknown), literal=character)
 
     def _group(self, depth: int) -> _Node:
         before, kind = self._either_case, ""
@@ -376,14 +311,14 @@ class _Parser:
         if character in "bBAzZ":
             return _Node(assertion=True, shortest=0)
         found = self._escaped(character)
-        if isinstance(found, _Set):
+        if isinstance(found, CharacterSet):
             return _Node(chars=found)
         return self._single(found)
 
-    def _escaped(self, character: str) -> str | _Set:
+    def _escaped(self, character: str) -> str | CharacterSet:
         """A character, or the class that a letter names."""
         if character in "sdwSDW":
-            return _Set(names=frozenset(character.lower()), negated=character.isupper())
+            return CharacterSet(names=frozenset(character.lower()), negated=character.isupper())
         if character in "pP":
             return self._property(character == "P")
         if character in "tnrfva":
@@ -412,7 +347,7 @@ class _Parser:
             self._refuse("a character by a number that is none")
         return chr(int(digits, 16))
 
-    def _property(self, negated: bool) -> _Set:
+    def _property(self, negated: bool) -> CharacterSet:
         if not self._takes("{"):
             self._refuse("a property without a name")
         end = self._text.find("}", self._at)
@@ -422,9 +357,9 @@ class _Parser:
         self._at = end + 1
         if name.startswith("^"):
             name, negated = name[1:], not negated
-        return _Set(names=frozenset((name,)), negated=negated)
+        return CharacterSet(names=frozenset((name,)), negated=negated)
 
-    def _class(self, depth: int) -> _Set:
+    def _class(self, depth: int) -> CharacterSet:
         if depth > _DEEPEST:
             self._refuse("classes nested too deep")
         negated = self._takes("^")
@@ -448,25 +383,25 @@ class _Parser:
                 unknown |= self._span(spans, names)
         if empty:
             self._refuse("a class of nothing")
-        return _Set(tuple(spans), frozenset(names), negated, unknown)
+        return CharacterSet(tuple(spans), frozenset(names), negated, unknown)
 
     def _span(self, spans: list[Span], names: set[str]) -> bool:
         """One character, span or named set of a class; whether it is another than it seems."""
         found = self._member()
-        if isinstance(found, _Set):
+        if isinstance(found, CharacterSet):
             names |= found.names
             return found.negated
         low = high = ord(found)
         if self._peek() == "-" and self._peek(2) not in ("-]", "-"):
             self._at += 1
             last = self._member()
-            if isinstance(last, _Set):
+            if isinstance(last, CharacterSet):
                 return True
             high = ord(last)
         spans.append((low, high))
         return high < low
 
-    def _member(self) -> str | _Set:
+    def _member(self) -> str | CharacterSet:
         character = self._take()
         if character != "\\":
             return character

@@ -1,4 +1,7 @@
-"""The gallery as its users see it: create, open, add, remove, compact, read."""
+"""The gallery as its users see it: create, open, add, remove, compact, read.
+
+Long because every public method says what it takes, gives and raises.
+"""
 
 from __future__ import annotations
 
