@@ -24,6 +24,8 @@ from cir_infer.errors import CirError, UsageError
 from cir_infer.hits import Hit, Hits
 
 NASTY = "red\x1b[31m\n\r\x00\x07\x7f\x9b2J\u202egpj.\u2028\u061c\udce9 日本\u3000😀 é"
+SENDABLE = NASTY.encode("utf-8", "replace").decode()
+"""What pytest's workers can send to one another: they report warnings."""
 
 
 def obeyed(text: str) -> list[str]:
@@ -143,7 +145,7 @@ def test_warnings_are_one_line_each_and_only_once(
 ) -> None:
     def main() -> None:
         for _ in range(3):
-            warnings.warn(f"overflow\nin {NASTY}", RuntimeWarning, stacklevel=1)
+            warnings.warn(f"overflow\nin {SENDABLE}", RuntimeWarning, stacklevel=1)
         warnings.warn_explicit("Palette images ...", UserWarning, "PIL/Image.py", 1, "PIL.Image")
 
     assert command(main)([]) == 0
