@@ -7,6 +7,7 @@ that, finalizers would free memory which those threads still use.
 from __future__ import annotations
 
 import threading
+import time
 
 from cir_infer.errors import DeviceError
 from cir_infer.processes.fork import ProcessBound
@@ -15,6 +16,8 @@ __all__ = ["Gate"]
 
 _PATIENCE_S = 10.0
 """Long for a query; whoever is inside for longer may be stuck, and the program has to end."""
+
+_PAUSE = 0.001
 
 
 class Gate:
@@ -25,10 +28,9 @@ class Gate:
             "the context of the GPU",
             "open the GPU in the process that uses it, e.g. with multiprocessing's start method 'spawn'",
         )
-        self._changed = threading.Condition()
-        self._inside = 0
+        # Interrupts leave a condition locked for ever; entries of a dictionary change by one call of C.
+        self._inside: dict[int, int] = {}  # how often a thread has come in
         self._closed_by: int | None = None
-        self._mine = threading.local()
 
     def enter(self) -> None:
         """Come in; as often as wanted, leaving as often.
@@ -36,28 +38,28 @@ class Gate:
         Raises:
             DeviceError: the gate is closed, or this process was forked from the one that made it.
         """
-        self.process.check()  # before the lock, which another thread may have held at the fork
-        depth = getattr(self._mine, "depth", 0)
-        if depth == 0:
-            with self._changed:
-                if self._closed_by not in (None, threading.get_ident()):
-                    raise DeviceError("the program is ending, and the GPU is not used any more")
-                self._inside += 1
-        self._mine.depth = depth + 1
+        self.process.check()
+        me = threading.get_ident()
+        depth = self._inside.get(me, 0)
+        self._inside[me] = depth + 1  # first, so that whoever closes the gate from now on sees it
+        if depth == 0 and self._closed_by not in (None, me):
+            self._inside.pop(me, None)
+            raise DeviceError("the program is ending, and the GPU is not used any more")
 
     def leave(self) -> None:
         """Go out again."""
-        self._mine.depth -= 1
-        if self._mine.depth == 0:
-            with self._changed:
-                self._inside -= 1
-                self._changed.notify_all()
+        me = threading.get_ident()
+        depth = self._inside.get(me, 0) - 1
+        if depth > 0:
+            self._inside[me] = depth
+        else:
+            self._inside.pop(me, None)
 
     def close(self, patience: float = _PATIENCE_S) -> None:
         """Let nobody else in, and wait for those who are. Nothing to do in a forked child."""
         if not self.process.here:
             return
-        with self._changed:
-            self._closed_by = threading.get_ident()
-            mine = 1 if getattr(self._mine, "depth", 0) else 0
-            self._changed.wait_for(lambda: self._inside == mine, patience)
+        me = self._closed_by = threading.get_ident()  # first, see `enter`
+        until = time.monotonic() + patience
+        while any(thread != me for thread in list(self._inside)) and time.monotonic() < until:
+            time.sleep(_PAUSE)

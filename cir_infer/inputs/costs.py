@@ -8,10 +8,10 @@ counts all of it before any is taken.
 from __future__ import annotations
 
 import struct
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from cir_infer.errors import ImageError
 from cir_infer.processes.fork import PerProcess
@@ -28,6 +28,11 @@ __all__ = [
     "decoding",
     "decoding_bytes",
 ]
+
+T = TypeVar("T")
+
+_PAUSE = 0.002
+"""Seconds between two looks at whether there is room."""
 
 MAX_PIXELS = 1 << 27
 """The largest image, 134 megapixels, that is decoded or made on the way by padding or resizing. Larger ones,
@@ -114,33 +119,60 @@ def decoding_bytes(image: Image.Image, stream: IO[bytes] | None, turned: bool, p
     return max(decoding, pixels * copies) + _PER_ROW * height
 
 
+class _Share:
+    """Bytes that a call waits for or has taken; over when the call is."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.over = False
+
+
 class _Budget:
-    """Bytes that threads may take together."""
+    """Bytes that threads may take together, first come, first served.
+
+    A `threading.Condition` stays locked for ever when an interrupt meets it, and a count that is raised in
+    one step and lowered in another can be left raised. So there is neither: what is taken is what the line
+    holds, each step changes it by one call of C, and every way out ends a share, twice over.
+    """
 
     def __init__(self) -> None:
-        self._taken = 0
-        self._changed = threading.Condition()
+        self._line: list[_Share] = []
 
-    @contextmanager
-    def holding(self, size: int) -> Iterator[None]:
-        with self._changed:
-            while self._taken and self._taken + size > 2 * MAX_BYTES:
-                self._changed.wait()
-            self._taken += size
+    def holding(self, size: int, work: Callable[[], T]) -> T:
+        mine = _Share(size)
         try:
-            yield
+            try:
+                self._line.append(mine)
+                while not self._fits(mine):
+                    time.sleep(_PAUSE)
+                return work()
+            finally:
+                mine.over = True
         finally:
-            with self._changed:
-                self._taken -= size
-                self._changed.notify_all()
+            mine.over = True
+            self._forget()
+
+    def _fits(self, mine: _Share) -> bool:
+        """Whether what came before leaves enough; that only ever becomes less."""
+        self._forget()
+        before = 0
+        for share in list(self._line):
+            if share is mine:
+                break
+            before += 0 if share.over else share.size
+        return not before or before + mine.size <= 2 * MAX_BYTES
+
+    def _forget(self) -> None:
+        for share in [share for share in list(self._line) if share.over]:
+            with suppress(ValueError):  # another thread was first
+                self._line.remove(share)
 
 
 _budget = PerProcess(_Budget)
 
 
-@contextmanager
-def decoding(size: int, name: str) -> Iterator[None]:
-    """Take so many bytes inside the block, waiting for other threads where they have too many.
+def decoding(size: int, name: str, work: Callable[[], T]) -> T:
+    """Do what takes so many bytes, once other threads leave enough of them.
 
     Raises:
         ImageError: it is more than any image may take.
@@ -150,8 +182,7 @@ def decoding(size: int, name: str) -> Iterator[None]:
             f"{name} would take {size >> 20:,} MiB to decode; at most {MAX_BYTES >> 20} MiB are taken; scale "
             "it down first, or save it as a JPEG without scans (not progressive)"
         )
-    with _budget.get().holding(size):
-        yield
+    return _budget.get().holding(size, work)
 
 
 def _length(stream: IO[bytes]) -> int:

@@ -246,13 +246,16 @@ def _decode(opened: _Opened, exif_orientation: bool, plan: Callable[[Size], int]
     part = 1 if plan is None else plan(size)
     if stream is None or image.format not in ("JPEG", "MPO"):
         part = 1
-    with decoding(decoding_bytes(image, stream, how != 1, part, name), name):
+
+    def load() -> Image.Image:
         if part > 1:
             image.draft(None, (image.width // part, image.height // part))
         image.load()
         # Pillow turns a TIFF while it decodes it.
-        image = image if image.format == "TIFF" else turned(image, how)
-    return Decoded(image, image.size if part == 1 else size, part)
+        return image if image.format == "TIFF" else turned(image, how)
+
+    loaded = decoding(decoding_bytes(image, stream, how != 1, part, name), name, load)
+    return Decoded(loaded, loaded.size if part == 1 else size, part)
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:

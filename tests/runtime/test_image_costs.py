@@ -9,6 +9,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -170,15 +171,17 @@ def test_threads_wait_for_one_anothers_memory(monkeypatch: pytest.MonkeyPatch) -
     enough = threading.Barrier(2)
 
     def take(size: int, meet: bool) -> None:
+        costs.decoding(size, "x", lambda: decode(size, meet))
+
+    def decode(size: int, meet: bool) -> None:
         nonlocal inside, most
-        with costs.decoding(size, "x"):
-            with lock:
-                inside += size
-                most = max(most, inside)
-            if meet:
-                enough.wait(20)
-            with lock:
-                inside -= size
+        with lock:
+            inside += size
+            most = max(most, inside)
+        if meet:
+            enough.wait(20)
+        with lock:
+            inside -= size
 
     # Two that fit together do meet inside; many more never take more than twice the limit.
     pair = [threading.Thread(target=take, args=(100, True)) for _ in range(2)]
@@ -189,8 +192,56 @@ def test_threads_wait_for_one_anothers_memory(monkeypatch: pytest.MonkeyPatch) -
         thread.join(20)
         assert not thread.is_alive()
     assert 0 < most <= 200
-    with pytest.raises(ImageError, match="MiB to decode"), costs.decoding(101, "x"):
+    with pytest.raises(ImageError, match="MiB to decode"):
+        costs.decoding(101, "x", lambda: None)
+
+
+def test_interrupts_leave_no_memory_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costs, "MAX_BYTES", 100)
+
+    class Interrupt(BaseException):
         pass
+
+    def run(at: int) -> int:
+        """Take all there is, interrupted before one line or instruction of it; how many there were."""
+        seen = 0
+
+        def trace(frame: Any, event: str, argument: object) -> Any:
+            nonlocal seen
+            if frame.f_code.co_filename != costs.__file__:
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode":
+                seen += 1
+                if seen == at:
+                    raise Interrupt
+            return trace
+
+        sys.settrace(trace)
+        try:
+            costs.decoding(100, "x", lambda: None)
+        finally:
+            sys.settrace(None)
+        return seen
+
+    count = run(0)
+    assert count > 20
+    kept = []  # a notebook keeps the last traceback, and with it what its frames hold
+    for at in range(1, count + 1):
+        with pytest.raises(Interrupt) as info:
+            run(at)
+        kept.append(info)
+        done: list[int] = []
+        # Three times as much as may be taken together: one left taken would be waited for for ever.
+        threads = [
+            threading.Thread(target=costs.decoding, args=(100, "x", partial(done.append, 1)), daemon=True)
+            for _ in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert len(done) == 3, f"interrupted before instruction {at}"
 
 
 @settings(max_examples=60, derandomize=True, deadline=None)
