@@ -26,6 +26,7 @@ from cir_infer.errors import GalleryError, shown
 from cir_infer.gallery import drafts, files, tables
 from cir_infer.gallery import metadata as meta
 from cir_infer.gallery.checksums import Tally
+from cir_infer.gallery.folder import located_absolutely
 from cir_infer.gallery.lineage import (
     all_segments,
     bury_only,
@@ -91,7 +92,7 @@ def back_up(store: Store, path: Path, *, verified: bool = True, link: bool = Tru
             being written to, or a disk is full or fails. An earlier backup is as it was, but if it does not
             verify.
     """
-    path = path.resolve()
+    path = located_absolutely(path).resolve()
     _check_place(store, path)
     report = Backup(path)
     if path.is_dir() and any(path.iterdir()):

@@ -152,10 +152,11 @@ class Catalogue:
             raise _told(self._path, "writing the catalogue", error) from error
         finally:
             self.links.give_back_writer(link)
-        if not self.links.log_is_there():
+        lost = self.links.lost_of_log()
+        if lost is not None:
             hold.durable = False
             raise OutcomeUnknownError(
-                f"{self._folder.path}: its log ({CATALOGUE}-wal) was removed or replaced during a commit; "
+                f"{self._folder.path}: its log ({lost}) was removed or replaced during a commit; "
                 "whether the change is there shows when the gallery is opened again"
             )
 

@@ -24,9 +24,9 @@ from contextlib import suppress
 from urllib.parse import quote
 
 from cir_infer.errors import GalleryError
-from cir_infer.gallery.files import is_regular
+from cir_infer.gallery import log
 from cir_infer.gallery.folder import CATALOGUE, READERS, Folder, Identity
-from cir_infer.gallery.guard import INDEX, LOG, Guard
+from cir_infer.gallery.guard import Guard
 from cir_infer.gallery.locks import held_here, keep_writers_out
 from cir_infer.gallery.turns import Token, Turn
 
@@ -87,8 +87,8 @@ class Connections:
             self._keeping_out = keep_writers_out(folder)
         self.frozen = not os.access(".", os.W_OK, dir_fd=folder.fd)
         if self.frozen:
-            self.frozen = self._log_is_empty()
-            if not self.frozen and not os.access(INDEX, os.R_OK, dir_fd=folder.fd):
+            self.frozen = log.is_empty(self._folder)
+            if not self.frozen and not os.access(log.INDEX, os.R_OK, dir_fd=folder.fd):
                 raise GalleryError(
                     f"{folder.path}: was not closed properly and may not be written to from here; "
                     "open it once with permission to write"
@@ -193,7 +193,7 @@ class Connections:
 
     def _freeze(self) -> bool:
         """Read without what must be written, while writers are kept out; False if that cannot be."""
-        if not self._log_is_empty():
+        if not log.is_empty(self._folder):
             return False
         hold = held_here(self._folder)
         if hold is not None:
@@ -229,11 +229,7 @@ class Connections:
     def _opened(self) -> Link:
         """A new connection, proved to be one to this gallery and to its log."""
         folder = self._folder
-        for name in (LOG, INDEX):
-            if not is_regular(name, folder.fd, absent=True):
-                raise GalleryError(
-                    f"{folder.path}: its {name} is a link or no regular file; restore the gallery from a copy"
-                )
+        log.check_parts(folder)
         guard = _guards.get(folder.catalogue)
         if guard is None:
             guard = _guards.setdefault(folder.catalogue, Guard(folder))
@@ -243,6 +239,7 @@ class Connections:
         guard.links.add(link)
         self._links.add(link)
         try:
+            log.keep_log(link, folder.path)
             link.execute("PRAGMA query_only = ON")
             link.execute("PRAGMA schema_version").fetchone()  # opens the log
             guard.lock(folder)
@@ -251,8 +248,7 @@ class Connections:
             link.close()
             self._forget(link)
             raise
-        if guard.log is None:
-            guard.log = self._identity_of_log()
+        guard.parts = guard.parts or log.parts(folder)
         return link
 
     def _connect(self, mode: str) -> Link:
@@ -287,21 +283,26 @@ class Connections:
 
     # ---- the log
 
-    def _log_is_empty(self) -> bool:
-        try:
-            return os.stat(LOG, dir_fd=self._folder.fd, follow_symlinks=False).st_size == 0
-        except OSError:
-            return True
-
-    def _identity_of_log(self) -> Identity | None:
-        with suppress(OSError):
-            return _identity(os.stat(LOG, dir_fd=self._folder.fd, follow_symlinks=False))
-        return None
-
-    def log_is_there(self) -> bool:
-        """Whether the log still is the file that the connections write to."""
+    def lost_of_log(self) -> str | None:
+        """What of the log is not the file any more that the connections use; None where all is."""
         guard = self._guard
-        return guard is None or guard.log is None or self._identity_of_log() == guard.log
+        if guard is None or not guard.parts:
+            return None
+        now = log.parts(self._folder)
+        return next((name for name, opened in guard.parts.items() if now[name] != opened), None)
+
+    def check_log(self) -> None:
+        """Make sure that the log is what was opened.
+
+        Raises:
+            GalleryError: it is not.
+        """
+        lost = self.lost_of_log()
+        if lost is not None:
+            raise GalleryError(
+                f"{self._folder.path}: its log ({lost}) was removed or replaced while it was open; nothing "
+                "more is read of it or written to it, open it again"
+            )
 
     # ---- closing
 
@@ -328,8 +329,8 @@ class Connections:
     def _close_links(self, links: list[Link]) -> None:
         guard = self._guard
         last = guard is not None and self._closed and set(guard.links) <= set(links)
-        if guard is not None and last:
-            guard.unlock()
+        if guard is not None and last and self.lost_of_log() is None:
+            guard.unlock()  # else nothing is written back: the log may hold what others have committed
         for link in links:
             link.close()
             self._forget(link)

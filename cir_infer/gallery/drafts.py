@@ -19,6 +19,7 @@ from pathlib import Path
 
 from cir_infer.errors import GalleryError
 from cir_infer.gallery import files
+from cir_infer.gallery.folder import located_absolutely
 from cir_infer.gallery.outcome import tell_durable
 
 __all__ = ["drafted", "filled", "is_vacant", "sweep"]
@@ -36,7 +37,7 @@ def drafted(path: Path) -> Iterator[Path]:
     Raises:
         GalleryError: the path exists, the disk is full or fails. Nothing is left.
     """
-    path = path.absolute()
+    path = located_absolutely(path)
     if path.exists() or path.is_symlink():
         raise GalleryError(f"{path}: already exists; open it, or choose another path")
     draft = path
@@ -79,7 +80,7 @@ def filled(path: Path, last: str) -> Iterator[Path]:
     Raises:
         GalleryError: the disk is full or fails. The folder is vacant still.
     """
-    path = path.absolute()
+    path = located_absolutely(path)
     begun: list[object] = []
     draft: Path | None = None
     try:

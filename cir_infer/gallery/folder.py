@@ -20,9 +20,10 @@ from pathlib import Path
 from cir_infer.errors import GalleryError
 from cir_infer.gallery.files import OpenFolder
 
-__all__ = ["CATALOGUE", "LOCK", "READERS", "ROWS", "Folder", "Identity"]
+__all__ = ["CATALOGUE", "LOCK", "READERS", "ROWS", "Folder", "Identity", "located_absolutely"]
 
 CATALOGUE = "catalogue.sqlite"
+JOURNAL = f"{CATALOGUE}-journal"
 ROWS = "rows"
 READERS = "readers"
 LOCK = "writer.lock"
@@ -50,13 +51,14 @@ class Folder:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path.absolute()
+        self.path = located_absolutely(path)
         self._name = str(self.path)
         try:
             self._self = OpenFolder(self.path)
         except OSError as error:
             raise _no_folder(path, error) from error
         self.catalogue = self._part(CATALOGUE, stat.S_ISREG)
+        self._check_alone()
         for name in (ROWS, READERS):
             self._part(name, stat.S_ISDIR)
         try:
@@ -93,6 +95,36 @@ class Folder:
                 f"{self.path}: its {name} is not what a gallery has there; restore it from a copy"
             )
         return (status.st_dev, status.st_ino)
+
+    def _check_alone(self) -> None:
+        """Refuse a catalogue that other galleries have as well, and one that a journal would change.
+
+        Raises:
+            GalleryError: it is such a one.
+        """
+        status = os.stat(CATALOGUE, dir_fd=self.fd, follow_symlinks=False)
+        if status.st_nlink > 1:
+            raise GalleryError(
+                f"{self.path}: its {CATALOGUE} has {status.st_nlink} names, so a copy of hard links (cp -l) "
+                "shares it and each would spoil the other; put a copy of the file in its place, and make "
+                "copies with cir-gallery backup"
+            )
+        self.check_journal()
+
+    def check_journal(self) -> None:
+        """Refuse a rollback journal. No gallery has one, and SQLite removes the file that it names.
+
+        Raises:
+            GalleryError: there is one.
+        """
+        try:
+            os.stat(JOURNAL, dir_fd=self.fd, follow_symlinks=False)
+        except OSError:
+            return
+        raise GalleryError(
+            f"{self.path}: holds a {JOURNAL}, which no gallery writes and which could remove files "
+            "elsewhere; remove it, or restore the gallery from a copy"
+        )
 
     def located(self) -> str:
         """A path by which the folder can be reached now, whatever its name has become."""
@@ -143,6 +175,21 @@ class Folder:
         """Give the descriptors back."""
         for folder in (self.readers, self.rows, self._self):
             folder.close()
+
+
+def located_absolutely(path: Path) -> Path:
+    """The path from the root.
+
+    Raises:
+        GalleryError: it is relative, and the current folder has been removed.
+    """
+    try:
+        return path.absolute()
+    except OSError as error:
+        raise GalleryError(
+            f"{path}: the current folder was removed, so nothing is found by a relative path; pass an "
+            "absolute path, or change to another folder"
+        ) from error
 
 
 def _no_folder(path: Path, error: OSError) -> GalleryError:

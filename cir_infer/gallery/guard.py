@@ -13,11 +13,9 @@ from typing import Any
 
 from cir_infer.gallery.files import is_regular, open_file
 from cir_infer.gallery.folder import CATALOGUE, Folder, Identity
+from cir_infer.gallery.log import INDEX
 
-__all__ = ["INDEX", "LOG", "Guard"]
-
-LOG = f"{CATALOGUE}-wal"
-INDEX = f"{CATALOGUE}-shm"
+__all__ = ["Guard"]
 
 # Bytes that SQLite locks, https://sqlite.org/fileformat2.html and os_unix.c.
 _SHARED_BYTE = 0x40000002  # of the catalogue, by every connection
@@ -32,7 +30,7 @@ class Guard:
 
     Attributes:
         links: the connections.
-        log: the identity of the log that they write to.
+        parts: the files of the log that they use, see `log.parts`.
 
     Raises:
         OSError: a file cannot be opened.
@@ -40,7 +38,7 @@ class Guard:
 
     def __init__(self, folder: Folder) -> None:
         self.links: weakref.WeakSet[Any] = weakref.WeakSet()
-        self.log: Identity | None = None
+        self.parts: dict[str, Identity | None] = {}
         self._main = _lockable(CATALOGUE, folder)
         self._index: io.FileIO | None = None
 

@@ -116,6 +116,7 @@ class Store:
         """
         current = self._snapshot
         self.folder.check_name()
+        self.catalogue.links.check_log()
         if current is not None and current.generation == self.catalogue.generation():
             return current
         return self._opening.take(self._newest)
@@ -250,11 +251,7 @@ class Store:
         hold = self._held()
         self.folder.check()
         self._lock.check(hold)
-        if not self.catalogue.links.log_is_there():
-            raise GalleryError(
-                f"{self.path}: its log ({CATALOGUE}-wal) was removed or replaced while it was open; nothing "
-                "more is written to it, open it again"
-            )
+        self.catalogue.links.check_log()
         try:
             self.catalogue.commit(change, hold)
         except BaseException:

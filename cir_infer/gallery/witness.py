@@ -13,7 +13,7 @@ import os
 from contextlib import suppress
 
 from cir_infer.gallery.checksums import checksum
-from cir_infer.gallery.files import is_regular, open_file
+from cir_infer.gallery.files import is_regular, open_file, remove
 from cir_infer.gallery.folder import Folder
 
 __all__ = ["NAME", "Witness"]
@@ -51,9 +51,14 @@ class Witness:
         """Say that a generation is durable. Failing to is no error: nobody misses it but `generation`."""
         line = f"{uuid} {generation} {_sealed(uuid, generation)}".ljust(_LENGTH - 1) + "\n"
         with suppress(OSError):
-            if self._file is None or self._file.closed:
-                self._file = open_file(NAME, os.O_RDWR | os.O_CREAT, self._folder.fd)
-            os.pwrite(self._file.fileno(), line.encode(), 0)
+            file = self._file
+            if file is not None and not file.closed and os.fstat(file.fileno()).st_nlink != 1:
+                file.close()  # removed, or a copy of hard links has it, too, and other commits
+            if file is None or file.closed:
+                if is_regular(NAME, self._folder.fd) and os.stat(NAME, dir_fd=self._folder.fd).st_nlink > 1:
+                    remove(NAME, self._folder.fd)
+                file = self._file = open_file(NAME, os.O_RDWR | os.O_CREAT, self._folder.fd)
+            os.pwrite(file.fileno(), line.encode(), 0)
 
     def close(self) -> None:
         """Close the file; further calls do nothing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +117,14 @@ def test_a_torn_note_of_the_last_commit_is_no_evidence(tmp_path: Path, content: 
     (tmp_path / "g" / "committed").write_bytes(content)
     with Gallery.open(tmp_path / "g") as gallery:
         assert len(gallery) == 3 and gallery.verify().ok
+
+
+def test_a_catalogue_that_another_tool_copied_gets_its_log_again(tmp_path: Path) -> None:
+    filled(tmp_path / "g").close()
+    catalogue = tmp_path / "g" / "catalogue.sqlite"
+    with closing(sqlite3.connect(catalogue)) as connection:
+        assert connection.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
+    with Gallery.open(tmp_path / "g", read_only=True) as reader, Gallery.open(tmp_path / "g") as gallery:
+        gallery.add_vectors(ids=["new"], vectors=vectors(1))
+        assert "new" in reader.ids and gallery.verify().ok
+        assert (tmp_path / "g" / "catalogue.sqlite-wal").exists()

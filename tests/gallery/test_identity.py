@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -202,3 +204,72 @@ def test_a_pin_that_is_removed_is_named(tmp_path: Path) -> None:
         with pytest.raises(GalleryError, match="pin of generation"):
             held.ids(held.live_rows())
         assert held.vector(1).shape == (DIM,)
+
+
+@pytest.mark.parametrize("part", ["catalogue.sqlite-wal", "catalogue.sqlite-shm"])
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_processes_that_do_not_share_the_log_do_not_overwrite_each_other(
+    tmp_path: Path, part: str, how: str
+) -> None:
+    filled(tmp_path / "g").close()
+    gallery = Gallery.open(tmp_path / "g")
+    gallery.add_vectors(ids=["mine"], vectors=vectors(1))
+    held = gallery.snapshot()
+    file = tmp_path / "g" / part
+    if how == "replaced":
+        shutil.copy(file, tmp_path / "copy")
+    file.unlink()
+    if how == "replaced":
+        shutil.copy(tmp_path / "copy", file)
+    with pytest.raises(GalleryError, match=rf"log \({part}\) was removed or replaced"):
+        gallery.add_vectors(ids=["lost"], vectors=vectors(1))
+    with pytest.raises(GalleryError, match=rf"log \({part}\) was removed or replaced"):
+        gallery.snapshot()  # what others commit from now on would never show
+    assert held.vector(1).shape == (DIM,)
+    if part == "catalogue.sqlite-wal":  # what only the log held went with it
+        gallery.close()
+        return
+    program = (
+        "import os, sys\nimport numpy as np\nfrom cir_infer.gallery import Gallery\n"
+        "gallery = Gallery.open(sys.argv[1])\n"
+        "gallery.add_vectors(ids=['theirs'], vectors=np.ones((1, gallery.dimension)))\nos._exit(0)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "g")], check=True)
+    gallery.close()  # writes nothing back over it
+    with Gallery.open(tmp_path / "g") as again:
+        assert again.ids == [*names(10), "mine", "theirs"] and again.verify().ok
+
+
+def test_a_catalogue_of_two_names_is_refused(tmp_path: Path) -> None:
+    filled(tmp_path / "g").close()
+    shutil.copytree(tmp_path / "g", tmp_path / "copy", copy_function=os.link)
+    for path in (tmp_path / "g", tmp_path / "copy"):
+        for read_only in (True, False):
+            with pytest.raises(GalleryError, match=r"has 2 names.*cir-gallery backup"):
+                Gallery.open(path, read_only=read_only)
+    shutil.copy(tmp_path / "copy" / "catalogue.sqlite", tmp_path / "own")
+    (tmp_path / "own").replace(tmp_path / "copy" / "catalogue.sqlite")
+    for path in (tmp_path / "g", tmp_path / "copy"):  # row files may be shared
+        with Gallery.open(path) as gallery:
+            gallery.remove(["i1"])
+            gallery.compact()
+            assert gallery.verify().ok
+
+
+def test_a_relative_path_needs_a_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gallery = filled(tmp_path / "g")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for call in (
+        lambda: Gallery.open("x"),
+        lambda: Gallery.create("x", dimension=4),
+        lambda: gallery.backup("x"),
+        lambda: gallery.export("x.safetensors"),
+        lambda: gallery.export("x"),
+        lambda: Gallery.import_from("x", "y.safetensors", unknown_fingerprint=True),
+    ):
+        with pytest.raises(GalleryError):
+            call()
+    gallery.close()

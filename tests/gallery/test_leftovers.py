@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -235,3 +236,22 @@ def test_a_folder_with_anything_in_it_is_left_alone(tmp_path: Path, name: str) -
     with pytest.raises(GalleryError, match="already exists"):
         Gallery.create(volume, dimension=2)
     assert (volume / name).read_text() == "precious"
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_journal_from_elsewhere_removes_no_file(path: Path, tmp_path: Path, read_only: bool) -> None:
+    precious = tmp_path / "precious.txt"
+    precious.write_bytes(b"what no gallery wrote\0" * 3)
+    pages = (path / "catalogue.sqlite").stat().st_size // 4096
+    # A journal of nothing, of a transaction over several databases: SQLite removes the file that it names.
+    magic = bytes.fromhex("d9d505f920a163d7")
+    name = os.fsencode(precious)
+    named = struct.pack(">I", (1 << 30) // 4096 + 1) + name + struct.pack(">II", len(name), sum(name)) + magic
+    journal = path / "catalogue.sqlite-journal"
+    journal.write_bytes((magic + struct.pack(">IIIII", 0, 1, pages, 512, 4096)).ljust(512, b"\0") + named)
+    with pytest.raises(GalleryError, match=r"catalogue\.sqlite-journal, which no gallery writes"):
+        Gallery.open(path, read_only=read_only)
+    assert precious.exists() and journal.exists()
+    journal.unlink()
+    with Gallery.open(path, read_only=read_only) as gallery:
+        assert gallery.verify().ok
