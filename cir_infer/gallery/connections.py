@@ -53,6 +53,8 @@ _guards: weakref.WeakValueDictionary[Identity, Guard] = weakref.WeakValueDiction
 _everyone: weakref.WeakSet[Connections] = weakref.WeakSet()
 _opening = Turn()
 _taking: dict[int, weakref.ref[Token]] = {}
+_orphans: list[Link] = []
+"""Of galleries that nobody closed and that went while another thread forked."""
 _forking = 0
 """The thread that forks at the moment."""
 _process = os.getpid()
@@ -77,6 +79,7 @@ class Connections:
         self._folder = folder
         self._idle: list[Link] = []
         self._writers: list[Link] = []
+        weakref.finalize(self, _let_go, self._idle, self._writers).atexit = False
         self._links: weakref.WeakSet[Link] = weakref.WeakSet()
         self._guard: Guard | None = None
         self._keeping_out: io.FileIO | None = None
@@ -366,7 +369,9 @@ class Connections:
             _lost.add(self._folder.catalogue)
         for link in links:  # taking them apart would touch the parent's files
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(link))
-        self._idle, self._writers, self._links, self._guard = [], [], weakref.WeakSet(), None
+        self._idle.clear()
+        self._writers.clear()
+        self._links, self._guard = weakref.WeakSet(), None
 
 
 def _identity(status: os.stat_result) -> Identity:
@@ -375,6 +380,24 @@ def _identity(status: os.stat_result) -> Identity:
 
 def _lacks_space(error: sqlite3.OperationalError) -> bool:
     return any(words in str(error) for words in ("full", "I/O", "unable to open"))
+
+
+def _let_go(*idle: list[Link]) -> None:
+    """Close what a gallery that nobody closed leaves. The collector does that in any thread, at any time."""
+    token = Token()
+    _taking[-id(token)] = weakref.ref(token)  # before the look, as `_take` does
+    if _forking not in (0, threading.get_ident()):
+        _orphans.extend(link for links in idle for link in links)
+    else:
+        _close_all(*idle)
+    _taking.pop(-id(token), None)
+
+
+def _close_all(*idle: list[Link]) -> None:
+    for links in idle:
+        with suppress(IndexError):
+            while True:
+                links.pop().close()
 
 
 def _before_fork() -> None:
@@ -396,12 +419,16 @@ def _busy(me: int) -> bool:
 def _after_fork_in_parent() -> None:
     global _forking
     _forking = 0
+    _close_all(_orphans)
 
 
 def _after_fork_in_child() -> None:
     global _forking, _process
     _forking, _process = 0, os.getpid()
     _taking.clear()
+    for link in _orphans:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(link))
+    _orphans.clear()
     for one in list(_everyone):
         one.begin_again()
     for guard in list(_guards.values()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import fcntl
+import gc
 import multiprocessing
 import os
 import pickle
@@ -201,6 +202,39 @@ def test_forks_beside_calls_of_other_threads(tmp_path: Path) -> None:
         thread.join()
     assert errors == [] and codes == [0] * 5
     assert sum(item.startswith("c") for item in gallery.ids) == 5 and gallery.verify().ok
+
+
+def test_a_fork_waits_while_a_gallery_that_nobody_closed_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closing, go, closed = threading.Event(), threading.Event(), threading.Event()
+    close = connections.Link.close
+
+    def slow(link: connections.Link) -> None:
+        closing.set()
+        go.wait(20)
+        close(link)
+        closed.set()
+
+    held = [filled(tmp_path / "g")]
+    held[0].snapshot()
+
+    def drop() -> None:
+        held.clear()
+        gc.collect()  # in this thread, which uses no gallery
+
+    monkeypatch.setattr(connections.Link, "close", slow)
+    thread = threading.Thread(target=drop)
+    thread.start()
+    assert closing.wait(20)
+    threading.Timer(0.1, go.set).start()
+
+    # SQLite's own locks are held while it closes, and a child would wait for them for ever.
+    def is_closed() -> None:
+        assert closed.is_set()
+
+    assert in_child(is_closed) == 0
+    thread.join()
 
 
 def test_a_fork_in_the_middle_of_a_call_is_refused_in_the_child(
