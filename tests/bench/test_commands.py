@@ -208,7 +208,7 @@ def test_accuracy_lists_its_protocols(capsys):
         (["latency", "{bundle}", "{gallery}", "--texts", "{gallery}"], 2, "tiny.gallery"),
         (["report", "/no/such/file.json"], 2, "/no/such/file.json"),
         (["report", "{bundle}"], 2, "tiny.cir"),
-        (["report", "{bundle}", "--check"], 2, "--readme"),
+        (["report", "{bundle}", "--check"], 2, "--tables"),
     ],
 )
 def test_bad_input_is_one_line(shop, capsys, arguments: list[str], code: int, message: str):
