@@ -79,6 +79,15 @@ class _Waiting(Claim):
     def __init__(self, token: Token, lock: WriterLock) -> None:
         super().__init__(token)
         self.lock = weakref.ref(lock)
+        self.thread = get_ident()
+        self.hold: weakref.ref[Hold] | None = None
+
+    def give_up(self, line: _Line) -> None:
+        """Leave without the lock."""
+        hold = None if self.hold is None else self.hold()
+        if hold is not None:
+            hold.close()
+        self.leave(line)
 
     def leave(self, line: _Line) -> None:
         """Let the next one go on, and forget whoever died in the line."""
@@ -130,52 +139,46 @@ class WriterLock:
         token = Token()
         claim = _Waiting(token, self)
         line = self._line
-        line.append(claim)
         try:
             try:
+                for one in list(line):  # what an interrupted call of this thread left
+                    if one.thread == claim.thread:
+                        one.over = True
+                line.append(claim)
                 return self._wait_for(claim, line)
             except BaseException:
-                claim.leave(line)
+                claim.give_up(line)
                 raise
         except BaseException:
-            claim.leave(line)
+            claim.give_up(line)
             raise
 
     def _wait_for(self, claim: _Waiting, line: _Line) -> Hold:
         until = time.monotonic() + self._wait
         pause = 0.001
         hold: Hold | None = None
-        try:
-            try:
-                while True:
-                    first = next(one for one in list(line) if one.held)
-                    sibling = held_here(self._folder)
-                    if sibling is None and first is claim:
-                        hold = self._opened(hold)
-                        if self._taken(hold):
-                            claim.leave(line)
-                            return hold
-                        holder = _holder(hold)
-                    elif self._of_this(sibling, first):
-                        until = time.monotonic() + self._wait + 1
-                    else:
-                        holder = "another Gallery object of this process is writing to this gallery"
-                        if sibling is not None and sibling.thread == get_ident():
-                            until = 0.0  # it would wait for itself
-                    if time.monotonic() >= until:
-                        raise self._busy(holder)
-                    time.sleep(pause)
-                    pause = min(
-                        1.5 * pause, _SHORT_PAUSE if sibling or (hold and hold.next) else _LONGEST_PAUSE
-                    )
-            except BaseException:
-                if hold is not None:
-                    hold.close()
-                raise
-        except BaseException:
-            if hold is not None:
-                hold.close()
-            raise
+        while True:
+            first = next(one for one in list(line) if one.held)
+            sibling = held_here(self._folder)
+            if sibling is None and first is claim:
+                hold = self._opened(hold)
+                # Weakly: where nobody else has it any more, it is closed.
+                claim.hold = weakref.ref(hold)
+                if self._taken(hold):
+                    claim.leave(line)
+                    return hold
+                holder = _holder(hold)
+            elif self._of_this(sibling, first):
+                until = time.monotonic() + self._wait + 1
+            else:
+                holder = "another Gallery object of this process is writing to this gallery"
+                if sibling is not None and sibling.thread == get_ident():
+                    until = 0.0  # it would wait for itself
+            if time.monotonic() >= until:
+                raise self._busy(holder)
+            time.sleep(pause)
+            near = sibling is not None or (hold is not None and hold.next)
+            pause = min(1.5 * pause, _SHORT_PAUSE if near else _LONGEST_PAUSE)
 
     def _of_this(self, sibling: Hold | None, first: _Waiting) -> bool:
         """Whether what keeps a thread waiting is another thread of this object."""
