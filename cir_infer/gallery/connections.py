@@ -21,7 +21,6 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from urllib.parse import quote
 
 from cir_infer.errors import GalleryError
 from cir_infer.gallery import log
@@ -257,7 +256,7 @@ class Connections:
     def _connect(self, mode: str) -> Link:
         try:
             link = sqlite3.connect(
-                f"file:{quote(f'{self._folder.located()}/{CATALOGUE}')}?mode={mode}",
+                f"file:{self._folder.located()}/{CATALOGUE}?mode={mode}",
                 uri=True,
                 timeout=30,
                 isolation_level=None,

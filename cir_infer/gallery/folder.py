@@ -16,6 +16,7 @@ import errno
 import os
 import stat
 from pathlib import Path
+from urllib.parse import quote
 
 from cir_infer.errors import GalleryError
 from cir_infer.gallery.files import OpenFolder
@@ -127,8 +128,8 @@ class Folder:
         )
 
     def located(self) -> str:
-        """A path by which the folder can be reached now, whatever its name has become."""
-        return f"/proc/self/fd/{self.fd}" if _HAS_PROC else str(self.path)
+        """A path by which the folder can be reached now, whatever its name has become; as in a URI."""
+        return f"/proc/self/fd/{self.fd}" if _HAS_PROC else quote(str(self.path))
 
     def check(self) -> None:
         """Make sure that the folder's name and what lies in it still are what was opened.
