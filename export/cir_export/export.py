@@ -14,6 +14,7 @@ from cir_export.graphs import export_graphs
 from cir_export.model_file import TrainedModel
 from cir_export.preprocessing import check_inputs
 from cir_export.targets import check_target
+from cir_export.tokenization import known_words
 from cir_export.verification import Check, Samples, compare
 from cir_infer import __version__
 from cir_infer.bundle import write_bundle
@@ -137,7 +138,7 @@ def _manifest(trained: TrainedModel, members: dict[str, bytes], parity: dict[str
                     for name, content in members.items()
                 },
                 "parity": parity,
-                "provenance": trained.provenance,
+                "provenance": {**trained.provenance, "vocabulary": known_words(trained.tokenizer)},
             }
         )
     )

@@ -55,7 +55,7 @@ def test_a_bundle_holds_what_the_model_said(bundle: Path) -> None:
     assert manifest.system == "artemis" and manifest.terms == ("implicit_similarity", "explicit_matching")
     assert manifest.weighted and manifest.embedding_dim == 24 and manifest.precision == "float32"
     assert set(manifest.graphs) == {"image", "text", "compose"}
-    assert manifest.provenance == {"data": "none"}
+    assert manifest.provenance == {"data": "none", "vocabulary": {"kind": "words", "known": 15}}
     checks = manifest.parity["checks"]
     assert all(check["passed"] for check in checks)
     assert {"gallery rows", "texts one by one", "top-10 lists that differ"} <= {c["what"] for c in checks}
@@ -195,7 +195,7 @@ def test_failures_are_one_line_and_an_exit_code(tmp_path: Path, capsys: pytest.C
     assert main([str(tmp_path / "none.pt")]) == 1
     assert capsys.readouterr().err.strip().count("\n") == 0
     assert main([str(Path(__file__))]) == 1
-    assert "is not a checkpoint" in capsys.readouterr().err
+    assert "expected a file that torch.save wrote" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     save_model(tmp_path / "model.pt", trained())
     assert main([str(tmp_path / "model.pt"), "--images", str(tmp_path / "empty")]) == 2

@@ -98,7 +98,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from cir_export.export import ParityError, export_bundle
     from cir_export.model_file import TrainedModel
     from cir_export.preprocessing import with_exif_orientation
-    from cir_export.tokenization import known_words
     from cir_export.verification import Check, draw_samples
 
     def show(trained: TrainedModel) -> None:
@@ -124,7 +123,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         trained.image = with_exif_orientation(trained.image, options.exif_orientation)
     if options.domain is not None:
         trained.provenance["domain"] = options.domain
-    trained.provenance["vocabulary"] = known_words(trained.tokenizer)
     if not options.json:
         show(trained)
     samples = draw_samples(trained.image, trained.text, trained.tokenizer, options.images)
