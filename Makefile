@@ -27,7 +27,7 @@ $(STAMP): $(SOURCES)
 	@touch $@
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
