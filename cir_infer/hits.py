@@ -9,7 +9,7 @@ from typing import Any, overload
 
 from cir_infer.console.tables import format_table
 
-__all__ = ["Hit", "Hits"]
+__all__ = ["Hit", "Hits", "weighted"]
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,21 @@ class Hits(Sequence[Hit]):
         reference_id: the id of an item that shows the reference image itself, by its row or its file: the
             best of those among the hits, or of those left out with `exclude_reference`; None where there
             is none.
+        balance: the factors of terms, by name, that the query asked for; terms and scores of the hits hold
+            them. Empty where it asked for none.
     """
 
     def __init__(
-        self, hits: Iterable[Hit], unknown_words: Iterable[str] = (), reference_id: str | None = None
+        self,
+        hits: Iterable[Hit],
+        unknown_words: Iterable[str] = (),
+        reference_id: str | None = None,
+        balance: Mapping[str, float] | None = None,
     ) -> None:
         self._hits = tuple(hits)
         self.unknown_words = tuple(unknown_words)
         self.reference_id = reference_id
+        self.balance = dict(balance or {})
 
     @property
     def ids(self) -> list[str]:
@@ -93,7 +100,7 @@ class Hits(Sequence[Hit]):
 
     def __getitem__(self, index: int | slice) -> Hit | Hits:
         if isinstance(index, slice):
-            return Hits(self._hits[index], self.unknown_words, self.reference_id)
+            return Hits(self._hits[index], self.unknown_words, self.reference_id, self.balance)
         return self._hits[index]
 
     def __eq__(self, other: object) -> bool:
@@ -106,7 +113,9 @@ class Hits(Sequence[Hit]):
         if not self._hits:
             return "no hits"
         names = list(self._hits[0].terms) if len(self._hits[0].terms) > 1 else []
-        header = ["rank", "score", *(name.replace("_", " ") for name in names), "id", "metadata"]
+        titles = [f"{name.replace('_', ' ')}{weighted(self.balance.get(name))}" for name in names]
+        score = "score" if names else f"score{''.join(map(weighted, self.balance.values()))}"
+        header = ["rank", score, *titles, "id", "metadata"]
         rows = [
             [
                 str(hit.rank),
@@ -118,6 +127,11 @@ class Hits(Sequence[Hit]):
             for hit in self._hits
         ]
         return format_table(header, rows, right=range(2 + len(names)))
+
+
+def weighted(factor: float | None) -> str:
+    """What to write behind the name of a term that a query's balance has multiplied."""
+    return "" if factor is None else f" x {factor:g}"
 
 
 def _metadata(metadata: Mapping[str, Any]) -> str:

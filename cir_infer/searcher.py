@@ -27,6 +27,7 @@ from cir_infer.processes.threads import Threads
 from cir_infer.runtime.chains import Chains
 from cir_infer.runtime.encoding import OnError
 from cir_infer.scoring import SCORERS, make_scorer
+from cir_infer.scoring.balance import Balance, checked_balance
 from cir_infer.scoring.contract import Rows, Scorer
 from cir_infer.searching.answering import Answering, Wish, numbered, raised
 from cir_infer.searching.asked import Reference, paired, row_of
@@ -151,6 +152,7 @@ class Searcher:
         where: Where | None = None,
         exclude: Iterable[str] | None = None,
         exclude_reference: bool = False,
+        balance: Balance | None = None,
     ) -> Hits:
         """The k items that best match a reference image changed as a text says.
 
@@ -164,6 +166,10 @@ class Searcher:
             exclude: ids that must not be answered; unknown ids are ignored.
             exclude_reference: leave out items that show the reference image itself (by their row or
                 their file), which otherwise often come first. `Hits.reference_id` names one either way.
+            balance: more of one term, less of another: factors by name, {"implicit_similarity": 1.5} for
+                instance, that multiply terms before they are added; 0 leaves a term out, and a negative
+                factor asks for its opposite. The hits' terms are the weighted ones, and `Hits.balance`
+                says so. None changes nothing.
 
         Raises:
             ImageError: the image cannot be read.
@@ -172,7 +178,7 @@ class Searcher:
             UsageError: an argument is not what is said above, or the searcher is closed.
             DeviceError: the device failed, or does not survive the fork that made this process.
         """
-        answering = self._answering(k, where, exclude, exclude_reference)
+        answering = self._answering(k, where, exclude, exclude_reference, balance)
         return next(raised(answering.answers(iter([(image, text)]), 1)))
 
     async def aquery(
@@ -183,6 +189,7 @@ class Searcher:
         where: Where | None = None,
         exclude: Iterable[str] | None = None,
         exclude_reference: bool = False,
+        balance: Balance | None = None,
     ) -> Hits:
         """`query` in a thread of the event loop's executor, so that the loop goes on meanwhile.
 
@@ -191,7 +198,7 @@ class Searcher:
         Raises:
             CirError: see `query`.
         """
-        return await asyncio.to_thread(self.query, image, text, k, where, exclude, exclude_reference)
+        return await asyncio.to_thread(self.query, image, text, k, where, exclude, exclude_reference, balance)
 
     @overload
     def query_batch(
@@ -204,6 +211,7 @@ class Searcher:
         batch_size: int = 32,
         exclude_reference: bool = False,
         errors: Literal["raise"] = "raise",
+        balance: Balance | None = None,
     ) -> Iterator[Hits]: ...
 
     @overload
@@ -218,6 +226,7 @@ class Searcher:
         exclude_reference: bool = False,
         *,
         errors: Literal["return"],
+        balance: Balance | None = None,
     ) -> Iterator[Hits | CirError]: ...
 
     def query_batch(
@@ -230,6 +239,7 @@ class Searcher:
         batch_size: int = 32,
         exclude_reference: bool = False,
         errors: OnError = "raise",
+        balance: Balance | None = None,
     ) -> Iterator[Hits] | Iterator[Hits | CirError]:
         """The answers to many queries, in order, all over the gallery as it is now.
 
@@ -244,6 +254,7 @@ class Searcher:
             errors: "raise" the error of a query that cannot be answered when its turn comes, which ends
                 the answers; "return" it in place of its `Hits` and go on. What concerns all queries, a
                 device that fails for instance, is always raised.
+            balance: see `query`; the same for all of them.
 
         Yields:
             `Hits`, one for each query; with errors="return" a `CirError` where there are none.
@@ -255,7 +266,8 @@ class Searcher:
         returned = checked_word("errors", errors, ("raise", "return")) == "return"
         size = checked_number("batch_size", batch_size)
         pairs = paired(images, texts)
-        answers = numbered(self._answering(k, where, exclude, exclude_reference).answers(pairs, size))
+        answering = self._answering(k, where, exclude, exclude_reference, balance)
+        answers = numbered(answering.answers(pairs, size))
         return answers if returned else raised(answers)
 
     @property
@@ -313,12 +325,15 @@ class Searcher:
 
     # ---- answering
 
-    def _answering(self, k: Any, where: Any, exclude: Any, leave_reference_out: Any) -> Answering:
+    def _answering(
+        self, k: Any, where: Any, exclude: Any, leave_reference_out: Any, balance: Any
+    ) -> Answering:
         k = checked_number("k", k)
         ids = checked_ids(exclude)
         left_out = checked_flag("exclude_reference", leave_reference_out)
+        factors = checked_balance(balance, self.engine.manifest.terms)
         snapshot = self._snapshot()
-        wish = Wish(snapshot, k, without(snapshot, snapshot.where(where), ids), left_out)
+        wish = Wish(snapshot, k, without(snapshot, snapshot.where(where), ids), left_out, factors)
         scorer, chains = self._scorer(snapshot)
         beside = self._here.get().beside
         return Answering(self.engine, scorer, chains, beside, str(self.gallery.path), wish)

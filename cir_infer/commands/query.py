@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cir_infer.console.common import CirParser, complain, print_json, run_command
-from cir_infer.errors import CirError, shown
+from cir_infer.errors import CirError, UsageError, shown
 
 if TYPE_CHECKING:
     from cir_infer.hits import Hits
@@ -21,6 +21,7 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Answer one query as a table, as JSON, as a contact sheet."""
     args = _parser().parse_args(arguments)
+    balance = _balance(args.balance)
     from cir_infer.searcher import Searcher
 
     with Searcher(
@@ -32,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ) as searcher:
         reference: Reference = searcher.item(args.image) if args.refine else args.image
         text = args.text[0] if len(args.text) == 1 else args.text
-        hits = searcher.query(reference, text, args.k, args.where, args.exclude, args.exclude_reference)
+        hits = searcher.query(
+            reference, text, args.k, args.where, args.exclude, args.exclude_reference, balance
+        )
         if args.sheet is not None:
             _save_sheet(args.sheet, reference, text, hits)
         if args.json:
@@ -44,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     "reference_id": hits.reference_id,
                     "text": text,
                     "unknown_words": list(hits.unknown_words),
+                    "balance": hits.balance,
                     "hits": [hit.as_dict() for hit in hits],
                     "sheet": args.sheet,
                 }
@@ -89,6 +93,14 @@ def _parser() -> CirParser:
     parser.add_argument(
         "--refine", action="store_true", help="IMAGE is the id of an item in the gallery; no image is encoded"
     )
+    parser.add_argument(
+        "--balance",
+        metavar="TERM=FACTOR",
+        action="append",
+        default=[],
+        help="multiply a term of the score, e.g. implicit_similarity=1.5 for more of the picture; 0 leaves "
+        "it out, below 0 asks for its opposite (repeatable)",
+    )
     parser.add_argument("--sheet", metavar="PNG", type=Path, help="write a contact sheet")
     devices = ("auto", "cpu", "cuda", "tensorrt", "ort-tensorrt")
     parser.add_argument("--device", choices=devices, default="auto", help="where graphs run (default auto)")
@@ -99,6 +111,23 @@ def _parser() -> CirParser:
         help="turn photos upright as their EXIF tag says (default: as the gallery was indexed)",
     )
     return parser
+
+
+def _balance(given: Sequence[str]) -> dict[str, float] | None:
+    """Factors by the names of terms, of "TERM=FACTOR" each."""
+    factors: dict[str, float] = {}
+    for one in given:
+        name, separator, number = one.partition("=")
+        try:
+            factor = float(number)
+        except ValueError:
+            separator = ""
+        if not separator:
+            raise UsageError(f"--balance {shown(one)}: expected TERM=FACTOR, e.g. implicit_similarity=1.5")
+        if name in factors:
+            raise UsageError(f"--balance names {shown(name)} twice")
+        factors[name] = factor
+    return factors or None
 
 
 def _save_sheet(path: Path, reference: Any, text: Any, hits: Hits) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from cir_infer.console.printing import printable
 from cir_infer.errors import ImageError, UsageError, shown
-from cir_infer.hits import Hit, Hits
+from cir_infer.hits import Hit, Hits, weighted
 from cir_infer.inputs.arguments import checked_list
 from cir_infer.inputs.images import load_image
 
@@ -96,7 +96,8 @@ def contact_sheet(
     for number, name in enumerate(names if len(names) > 1 else ()):
         y = below + 22 + 24 + number * 18
         page.bar(left, y + 3, 14, 8, _colour(number))
-        page.text(f"{_initials(name)}  {name.replace('_', ' ')}", left + 22, y, SMALL)
+        factor = weighted(hits.balance.get(name))
+        page.text(f"{_initials(name)}  {name.replace('_', ' ')}{factor}", left + 22, y, SMALL)
 
     left += PANEL + GUTTER
     page.label(("No hit", "Best match", f"{len(hits)} best matches")[min(len(hits), 2)], left, top)

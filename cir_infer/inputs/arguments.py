@@ -70,8 +70,11 @@ def checked_real(name: str, value: Any, expected: str) -> float:
     """
     # A length of time is a whole number to NumPy.
     kinds = (int, float, np.integer, np.floating)
-    if isinstance(value, kinds) and not isinstance(value, (bool, np.timedelta64)) and abs(value) <= _FINITE:
-        return float(value)
+    if isinstance(value, kinds) and not isinstance(value, (bool, np.timedelta64)):
+        # NumPy compares in the type of its own number, which may not hold the limit.
+        number = float(value) if isinstance(value, np.floating) else value
+        if abs(number) <= _FINITE:
+            return float(number)
     raise UsageError(f"{name} is {shown(value)}; expected {expected}")
 
 

@@ -19,6 +19,7 @@ from cir_infer.inputs.texts import Text
 from cir_infer.processes.ending import native_call
 from cir_infer.processes.threads import Threads
 from cir_infer.runtime.chains import Chains
+from cir_infer.scoring.balance import Balance, balanced
 from cir_infer.scoring.contract import QueryTerms, Scorer, TopK
 from cir_infer.searching.asked import Asked, Reference, ask
 from cir_infer.searching.recognition import FileName, same_rows
@@ -37,12 +38,14 @@ class Wish:
         k: how many hits for each.
         allow: the rows that may answer, see `Scorer.topk`.
         leave_reference_out: whether items that show a query's own reference are left out.
+        balance: factors of terms, by name; none where every term counts as the system says.
     """
 
     snapshot: Snapshot
     k: int
     allow: npt.NDArray[np.uint8] | None
     leave_reference_out: bool
+    balance: Balance
 
 
 @dataclass(frozen=True)
@@ -75,13 +78,19 @@ class Answering:
             ]
             number += len(asked)
             good = [query for query in asked if query.error is None]
-            if self.chains is not None and len(good) == len(batch) == 1 and not wish.leave_reference_out:
-                answers = [self._chained(self.chains, good[0])]
+            if self._chain is not None and len(good) == len(batch) == 1:
+                answers = [self._chained(self._chain, good[0])]
             else:
                 answers = self._scored(good)
             found = dict(zip([query.number for query in good], answers, strict=True))
             for query in asked:
                 yield query.error if query.error is not None else found[query.number]
+
+    @property
+    def _chain(self) -> Chains | None:
+        """The chains, where nothing of the wish needs the host between the graphs and the scorer."""
+        step_by_step = self.wish.leave_reference_out or bool(self.wish.balance)
+        return None if step_by_step else self.chains
 
     def _chained(self, chains: Chains, query: Asked) -> Hits | CirError:
         """One query in one launch; the text is encoded while the image is prepared."""
@@ -123,7 +132,7 @@ class Answering:
     ) -> list[Hits | CirError]:
         wish = self.wish
         try:
-            terms = self.engine.compose(images, text)
+            terms = balanced(self.engine.compose(images, text), wish.balance)
         except ScoringError as error:
             if len(queries) == 1:
                 return [error]
@@ -210,7 +219,8 @@ class Answering:
             item, parts = items[place], dict(zip(names, terms[place], strict=True))
             hits.append(Hit(item.id, rank, scores[place], parts, item.metadata, item.source))
         reference = next((items[place].id for place in np.flatnonzero(same)), None)
-        return Hits(hits, () if query.text is None else query.text.unknown, reference)
+        unknown = () if query.text is None else query.text.unknown
+        return Hits(hits, unknown, reference, wish.balance)
 
 
 def _row_of(rows: Floats | None, at: int) -> Floats | None:

@@ -263,3 +263,15 @@ def test_words_that_are_no_policy_are_refused(bundle: Path, monkeypatch: pytest.
     monkeypatch.setenv("CIR_MISSING_PLAN", "never")
     with pytest.raises(UsageError, match="'never'"):
         Engine(bundle, device="cpu")
+
+
+def test_a_balanced_query_goes_step_by_step_and_answers_as_the_cpu(
+    gpu: CapturingDevice, bundle: Path, searcher: Searcher, pictures: list[Path]
+) -> None:
+    ours = Searcher(bundle, searcher.gallery, device="tensorrt")
+    balance = {"implicit_similarity": 0.25, "explicit_matching": -3.0}
+    for reference in (pictures[0], searcher.item("sku-4")):
+        got = ours.query(reference, "is red", k=6, balance=balance)
+        same_hits(got, searcher.query(reference, "is red", k=6, balance=balance))
+        assert got.balance == balance
+        same_hits(ours.query(reference, "is red", k=6), searcher.query(reference, "is red", k=6))
