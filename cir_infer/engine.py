@@ -292,7 +292,7 @@ class Engine:
                 where `reads_padding`.
 
         Returns:
-            float32 (N, H).
+            float32 (N, ...), as the system's text graph gives them.
 
         Raises:
             TextError: a text is empty, too long, or nothing in it can be read; the message says which.
@@ -307,7 +307,8 @@ class Engine:
             self.require_padding()
         numbered = enumerate(checked_list("texts", texts, "text"))
         graph = self._graphs["text"]
-        outputs = [np.empty((0, graph.outputs[0].shape[-1] or 0), np.float32)]
+        shape = (0, *(length or 0 for length in graph.outputs[0].shape[1:]))
+        outputs = [np.empty(shape, np.float32)]
         while reads := [self._numbered_text(at, text) for at, text in islice(numbered, size)]:
             outputs.append(self.encode_read(reads, pad_to_batch))
         return np.concatenate(outputs[1:] or outputs)
@@ -338,7 +339,7 @@ class Engine:
         Args:
             reference: float32 (Q, ...) from `encode_references`, or gallery rows where
                 `row_is_reference`; may be None unless `needs_reference`.
-            text: float32 (Q, H) from `encode_texts`; may be None unless `needs_text`.
+            text: float32 (Q, ...) from `encode_texts`; may be None unless `needs_text`.
 
         Raises:
             UsageError: one that is needed is missing or has another shape, their lengths differ, or the

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 from cir_infer.errors import BundleError
@@ -30,12 +31,23 @@ __all__ = [
     "TextInput",
     "ToRgb",
     "canonical_json",
+    "since",
 ]
 
 FORMAT = "cir-bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""The newest that is read. A bundle is written in the oldest that holds what it says; see `since`."""
+
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
+
+
+def since(version: int, default: Any) -> Any:
+    """A field of a manifest that format `version` added, left out of the file where it has its default.
+
+    So a bundle that does not need it stays readable by older releases, and keeps its fingerprint.
+    """
+    return field(default=default, metadata={"since": version})
 
 
 @dataclass(frozen=True)
@@ -97,10 +109,17 @@ class Resize:
 
 @dataclass(frozen=True)
 class CenterCrop:
-    """Cut the middle square of `size` pixels, rounded as in torchvision; smaller images get black borders."""
+    """Cut the middle square of `size` pixels; smaller images get black borders.
+
+    Attributes:
+        size: side of the square.
+        rounding: where half a pixel goes. "even": to the even side, as in torchvision. "down": to the left
+            and the top, as in the image processors of Hugging Face's transformers.
+    """
 
     op: ClassVar[str] = "center_crop"
     size: int = 224
+    rounding: Literal["even", "down"] = since(2, "even")
 
 
 Step = ScaledJpeg | ToRgb | PadSquare | TargetPad | Resize | CenterCrop
@@ -141,12 +160,15 @@ class TextInput:
         captions: how a list of captions becomes one sequence: "pair" gives the first two to the
             tokenizer as a pair, "and:clip4cir" writes CLIP4Cir's FashionIQ sentence, any other
             string joins them with that string.
+        fixed_length: every text is filled up to `max_tokens` with the pad token and read whole: the padding
+            is a part of the text (SigLIP).
     """
 
     pad_id: int
     unk_id: int | None
     max_tokens: int
     captions: str = "pair"
+    fixed_length: bool = since(2, False)
 
 
 @dataclass(frozen=True)
@@ -202,6 +224,11 @@ class Manifest:
         form = lowering.get("form") if isinstance(lowering, dict) else None
         return form if self.precision == "int8" and isinstance(form, str) else None
 
+    @property
+    def version(self) -> int:
+        """The oldest format that holds all that this manifest says."""
+        return max((added for added, _ in _later(self)), default=1)
+
     def to_json(self) -> str:
         """The canonical JSON text.
 
@@ -211,7 +238,7 @@ class Manifest:
         return canonical_json(
             {
                 "format": FORMAT,
-                "version": FORMAT_VERSION,
+                "version": self.version,
                 "system": self.system,
                 "created_by": self.created_by,
                 "embedding_dim": self.embedding_dim,
@@ -219,7 +246,7 @@ class Manifest:
                 "weighted": self.weighted,
                 "precision": self.precision,
                 "image": _image_to_json(self.image),
-                "text": None if self.text is None else asdict(self.text),
+                "text": None if self.text is None else _plain(self.text),
                 "graphs": self.graphs,
                 "members": {name: asdict(member) for name, member in self.members.items()},
                 "parity": self.parity,
@@ -244,5 +271,22 @@ def _image_to_json(image: PixelInput | FeatureInput) -> dict[str, Any]:
         "height": image.height,
         "width": image.width,
         "exif_orientation": image.exif_orientation,
-        "steps": [{"op": step.op, **asdict(step)} for step in image.steps],
+        "steps": [{"op": step.op, **_plain(step)} for step in image.steps],
     }
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """The fields of a part of the manifest, without those that a later format added and that are not used."""
+    unused = {f.name for f in fields(value) if "since" in f.metadata and getattr(value, f.name) == f.default}
+    return {name: part for name, part in asdict(value).items() if name not in unused}
+
+
+def _later(value: Any) -> Iterator[tuple[int, str]]:
+    """The format that added it, and the name, of each later field that is used, in all parts."""
+    for f in fields(value):
+        part = getattr(value, f.name)
+        if "since" in f.metadata and part != f.default:
+            yield f.metadata["since"], f.name
+        for inner in part if isinstance(part, tuple) else (part,):
+            if hasattr(inner, "__dataclass_fields__"):
+                yield from _later(inner)

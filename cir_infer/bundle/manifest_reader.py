@@ -48,11 +48,20 @@ _STEPS: dict[str, type[Step]] = {
 class _Reader:
     """One JSON object of the manifest, whose fields are taken one by one and none may be left over."""
 
-    def __init__(self, value: object, where: str) -> None:
+    def __init__(self, value: object, where: str, version: int = FORMAT_VERSION) -> None:
         if not isinstance(value, dict):
             raise BundleError(f"manifest: {where} is {shown(value, 60)}; expected an object")
         self._fields: dict[str, Any] = dict(value)
         self._where = where
+        self.version = version
+
+    def has(self, name: str, since: int) -> bool:
+        """Whether a field is there that format `since` added; in an older format it is one too many."""
+        return self.version >= since and name in self._fields
+
+    def inner(self, name: str) -> _Reader:
+        """The object in a field."""
+        return _Reader(self.mapping(name), name, self.version)
 
     def _take(self, name: str, expected: str) -> Any:
         if name not in self._fields:
@@ -135,7 +144,7 @@ def read_manifest(text: str | bytes) -> Manifest:
         )
     reader = _Reader(value, "manifest")
     reader.one_of("format", (FORMAT,))
-    reader.whole("version", 1, FORMAT_VERSION)
+    reader.version = reader.whole("version", 1, FORMAT_VERSION)
     manifest = Manifest(
         system=reader.text("system"),
         created_by=reader.text("created_by"),
@@ -143,8 +152,8 @@ def read_manifest(text: str | bytes) -> Manifest:
         terms=_read_terms(reader),
         weighted=reader.flag("weighted"),
         precision=reader.one_of("precision", PRECISIONS),
-        image=_read_image(_Reader(reader.mapping("image"), "image")),
-        text=_read_text(reader.value("text", "an object or null")),
+        image=_read_image(reader.inner("image")),
+        text=_read_text(reader.value("text", "an object or null"), reader.version),
         graphs=_read_graphs(reader.mapping("graphs")),
         members={
             name: _read_member(name, member) for name, member in sorted(reader.mapping("members").items())
@@ -181,7 +190,9 @@ def _read_image(reader: _Reader) -> PixelInput | FeatureInput:
         height=reader.whole("height", 1, MAX_SIDE),
         width=reader.whole("width", 1, MAX_SIDE),
         exif_orientation=reader.flag("exif_orientation"),
-        steps=tuple(_read_step(_Reader(step, f"image.steps[{i}]")) for i, step in enumerate(steps)),
+        steps=tuple(
+            _read_step(_Reader(step, f"image.steps[{i}]", reader.version)) for i, step in enumerate(steps)
+        ),
     )
     reader.done()
     if sum(isinstance(step, ToRgb) for step in pixels.steps) != 1:
@@ -219,7 +230,9 @@ def _read_step(reader: _Reader) -> Step:
         size = _read_size(reader)
         step = Resize(size, cast("Literal['bilinear', 'bicubic']", interpolation))
     elif op is CenterCrop:
-        step = CenterCrop(reader.whole("size", 1, MAX_SIDE))
+        size = reader.whole("size", 1, MAX_SIDE)
+        half = reader.one_of("rounding", ("even", "down")) if reader.has("rounding", 2) else "even"
+        step = CenterCrop(size, cast("Literal['even', 'down']", half))
     else:
         step = op()
     reader.done()
@@ -234,10 +247,10 @@ def _read_size(reader: _Reader) -> int | tuple[int, int]:
     return (sides[0], sides[1]) if len(sides) == 2 else sides[0]
 
 
-def _read_text(value: object) -> TextInput | None:
+def _read_text(value: object, version: int) -> TextInput | None:
     if value is None:
         return None
-    reader = _Reader(value, "text")
+    reader = _Reader(value, "text", version)
     unk_id = reader.value("unk_id", "a token id or null")
     if unk_id is not None and (type(unk_id) is not int or not 0 <= unk_id < 1 << 31):
         raise reader.wrong("unk_id", unk_id, "a token id or null")
@@ -246,6 +259,7 @@ def _read_text(value: object) -> TextInput | None:
         unk_id=unk_id,
         max_tokens=reader.whole("max_tokens", 1, 1 << 16),
         captions=reader.text("captions"),
+        fixed_length=reader.flag("fixed_length") if reader.has("fixed_length", 2) else False,
     )
     reader.done()
     return text

@@ -219,7 +219,7 @@ def _apply(step: Step, picture: _Picture, name: str) -> _Picture:
         _check_resizing(picture.size, size, name)
         return _Picture(image.resize(size, _filter(step), picture.box), size)
     if isinstance(step, CenterCrop):
-        image = _center_crop(image, step.size, name)
+        image = _center_crop(image, step, name)
         return _Picture(image, image.size)
     if isinstance(step, ToRgb) and image.mode != "RGB":
         image = image.convert("RGB")
@@ -274,16 +274,20 @@ def _filter(step: Resize) -> Image.Resampling:
     return {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[step.interpolation]
 
 
-def _center_crop(image: Image.Image, size: int, name: str) -> Image.Image:
+def _center_crop(image: Image.Image, step: CenterCrop, name: str) -> Image.Image:
+    size = step.size
     across, down = max(size - image.width, 0), max(size - image.height, 0)
     image = _pad(image, (across // 2, down // 2, (across + 1) // 2, (down + 1) // 2), 0, name)
-    return image.crop(_crop_box(size, image.size))
+    return image.crop(_crop_box(step, image.size))
 
 
-def _crop_box(crop: int, size: tuple[int, int]) -> Border:
-    # torchvision rounds half to even, as Python does.
-    left, top = round((size[0] - crop) / 2), round((size[1] - crop) / 2)
-    return (left, top, left + crop, top + crop)
+def _crop_box(crop: CenterCrop, size: tuple[int, int]) -> Border:
+    left, top = (
+        # torchvision rounds half to even, as Python does.
+        round((side - crop.size) / 2) if crop.rounding == "even" else (side - crop.size) // 2
+        for side in size
+    )
+    return (left, top, left + crop.size, top + crop.size)
 
 
 def _pad(image: Image.Image, border: Border, fill: int, name: str) -> Image.Image:

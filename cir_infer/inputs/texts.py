@@ -42,8 +42,9 @@ class Tokens(NamedTuple):
     """A batch of token sequences.
 
     Attributes:
-        ids: int32 (n, T), rows filled up with the pad id.
-        lengths: int32 (n,), the tokens of each row.
+        ids: int32 (n, T), rows filled up with the pad id; T is that of the longest text, or the bundle's
+            where it says that texts have a fixed length.
+        lengths: int32 (n,), the tokens of each row without that filling.
     """
 
     ids: npt.NDArray[np.int32]
@@ -98,7 +99,8 @@ class TextReader:
         """Several texts in one array."""
         rows = [read.ids for read in reads]
         lengths = np.array([len(row) for row in rows], np.int32)
-        ids = np.full((len(rows), max(lengths, default=0)), self._spec.pad_id, np.int32)
+        width = self._spec.max_tokens if self._spec.fixed_length else max(lengths, default=0)
+        ids = np.full((len(rows), width), self._spec.pad_id, np.int32)
         for row, target in zip(rows, ids, strict=True):
             target[: len(row)] = row
         return Tokens(ids, lengths)

@@ -20,7 +20,7 @@ class Samples(NamedTuple):
     Attributes:
         image: prepared, (1, ...).
         reference: its embedding as queries see it, float32 (1, ...).
-        text: a text's embedding, float32 (1, H); None for a system that reads no text.
+        text: a text's embedding, float32 (1, ...); None for a system that reads no text.
     """
 
     image: Array

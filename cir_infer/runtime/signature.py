@@ -39,12 +39,12 @@ def _expected(name: str, manifest: Manifest) -> tuple[Shapes, Shapes]:
     terms = (None, len(manifest.terms), manifest.embedding_dim)
     if name == "text":
         tokens: Shapes = {"tokens": (np.int32, (None, None)), "lengths": (np.int32, (None,))}
-        return tokens, {"text": (np.float32, (None, _ANY))}
+        return tokens, {"text": (np.float32, None)}
     if name == "compose":
         outputs: Shapes = {"numerators": (np.float32, terms)}
         if manifest.weighted:
             outputs["weights"] = (np.float32, terms)
-        return {"reference": (np.float32, None), "text": (np.float32, (None, _ANY))}, outputs
+        return {"reference": (np.float32, None), "text": (np.float32, None)}, outputs
     pictures: Shapes
     if isinstance(image, FeatureInput):
         pictures = {"image": (np.float32, (None, image.size))}

@@ -42,7 +42,7 @@ steps: st.SearchStrategy[Step] = st.one_of(
     st.builds(PadSquare, st.integers(0, 255), st.sampled_from(["artemis", "clip4cir"])),
     st.builds(TargetPad, st.floats(1, 100)),
     st.builds(Resize, sides | st.tuples(sides, sides), st.sampled_from(["bilinear", "bicubic"])),
-    st.builds(CenterCrop, sides),
+    st.builds(CenterCrop, sides, st.sampled_from(["even", "down"])),
 )
 names = st.text(min_size=1, max_size=20)
 
@@ -58,7 +58,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         created_by=draw(names),
         embedding_dim=draw(st.integers(1, 4096)),
         image=draw(st.just(pixels) | st.builds(FeatureInput, sides)),
-        text=TextInput(draw(sides), draw(st.none() | sides), draw(sides), draw(names)),
+        text=TextInput(draw(sides), draw(st.none() | sides), draw(sides), draw(names), draw(st.booleans())),
         parity={"worst": draw(st.floats(allow_nan=False, allow_infinity=False)), "list": [1, None, "é"]},
     )
 
@@ -69,6 +69,26 @@ def test_what_is_written_is_read(manifest: Manifest) -> None:
     text = manifest.to_json()
     assert read_manifest(text) == manifest
     assert read_manifest(text).to_json() == text, "one canonical form"
+
+
+def test_a_bundle_is_of_the_oldest_format_that_holds_it() -> None:
+    plain = sealed()
+    assert isinstance(plain.image, PixelInput) and plain.text is not None
+    steps = (ToRgb(), CenterCrop(8, "down"))
+    for used in (
+        replace(plain, text=replace(plain.text, fixed_length=True)),
+        replace(plain, image=replace(plain.image, steps=steps)),
+    ):
+        written = json.loads(used.to_json())
+        assert written["version"] == 2
+        with pytest.raises(BundleError, match=r"has a field '(fixed_length|rounding)'"):
+            read_manifest(json.dumps(written | {"version": 1}))
+    written = json.loads(replace(plain, image=replace(plain.image, steps=(ToRgb(), CenterCrop(8)))).to_json())
+    assert written["version"] == 1
+    assert "fixed_length" not in written["text"] and written["image"]["steps"][1] == {
+        "op": "center_crop",
+        "size": 8,
+    }
 
 
 def changed(path: str, value: Any) -> str:

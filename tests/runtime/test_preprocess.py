@@ -91,6 +91,19 @@ def test_target_padding_brings_the_ratio_down(width: int, height: int, ratio: fl
 
 
 @few
+@given(width=sides, height=sides, size=st.integers(1, 60))
+def test_half_a_pixel_goes_to_the_even_side_or_to_the_left_and_the_top(
+    width: int, height: int, size: int
+) -> None:
+    size = min(size, width, height)
+    image = picture(width, height)
+    for rounding, half in (("even", round), ("down", int)):
+        out = preprocess(image, PixelInput(size, size, (ToRgb(), CenterCrop(size, rounding))))  # type: ignore[arg-type]
+        left, top = half((width - size) / 2), half((height - size) / 2)
+        np.testing.assert_array_equal(out, image[top : top + size, left : left + size])
+
+
+@few
 @given(width=sides, height=sides, size=st.integers(1, 40), kind=st.sampled_from(["bilinear", "bicubic"]))
 def test_resizing_as_torchvision_resizes(width: int, height: int, size: int, kind: str) -> None:
     longer = int(size * max(width, height) / min(width, height))

@@ -39,6 +39,13 @@ def test_one_text_and_a_pair() -> None:
     assert ids(("is red", "")) == [START, ID["is"], ID["red"], AND, END]
 
 
+def test_texts_of_a_fixed_length_are_filled_up_to_it() -> None:
+    spec = TextInput(PAD, UNK, 9, " ", fixed_length=True)
+    tokens = TextReader(tokenizer_json(), spec).read(["is red", "red"])
+    assert tokens.ids.shape == (2, 9) and tokens.lengths.tolist() == [4, 3]
+    assert tokens.ids[1].tolist() == [START, ID["red"], END, *[PAD] * 6]
+
+
 class Wish(str, Enum):
     RED = "is red"
     LONGER = "longer"
