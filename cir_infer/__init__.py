@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from cir_infer.gallery import Gallery
     from cir_infer.hits import Hit, Hits
     from cir_infer.searcher import Searcher
+    from cir_infer.vector_searcher import VectorSearcher
 
 __version__ = "0.1.0"
 
-__all__ = ["CirError", "Engine", "Gallery", "Hit", "Hits", "Searcher", "__version__"]
+__all__ = ["CirError", "Engine", "Gallery", "Hit", "Hits", "Searcher", "VectorSearcher", "__version__"]
 
 _HOMES = {
     "Engine": "cir_infer.engine",
@@ -28,6 +29,7 @@ _HOMES = {
     "Hit": "cir_infer.hits",
     "Hits": "cir_infer.hits",
     "Searcher": "cir_infer.searcher",
+    "VectorSearcher": "cir_infer.vector_searcher",
 }
 
 

@@ -5,50 +5,39 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, overload
 
 from cir_infer.bundle import Bundle
 from cir_infer.bundle.orientation import orientation_of_rows
 from cir_infer.engine import Engine
-from cir_infer.errors import CirError, DeviceError, GalleryError, UsageError, shown
-from cir_infer.gallery import Gallery, Snapshot
+from cir_infer.errors import CirError, DeviceError, UsageError, shown
+from cir_infer.gallery import Gallery
 from cir_infer.gallery.filters import Where
-from cir_infer.hits import Hit, Hits
-from cir_infer.inputs.arguments import checked_flag, checked_number, checked_word, plain_path
+from cir_infer.hits import Hits
+from cir_infer.inputs.arguments import checked_flag, checked_number, checked_word
 from cir_infer.inputs.texts import Text
-from cir_infer.processes.cpus import available_cpus
 from cir_infer.processes.ending import native_call
-from cir_infer.processes.fork import PerProcess
-from cir_infer.processes.threads import Threads
 from cir_infer.runtime.chains import Chains
 from cir_infer.runtime.encoding import OnError
-from cir_infer.scoring import SCORERS, make_scorer
+from cir_infer.scoring import make_scorer
 from cir_infer.scoring.balance import Balance, checked_balance
 from cir_infer.scoring.contract import Rows, Scorer
 from cir_infer.searching.answering import Answering, Wish, numbered, raised
-from cir_infer.searching.asked import Reference, paired, row_of
+from cir_infer.searching.asked import Reference, paired
 from cir_infer.searching.exclusion import checked_ids, without
+from cir_infer.vector_searcher import VectorSearcher
 
 __all__ = ["Reference", "Searcher"]
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass
-class _Here:
-    """What a searcher has in one process."""
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    beside: Threads = field(default_factory=lambda: Threads(available_cpus() + 4))
-    current: tuple[Snapshot, Scorer, Chains | None] | None = None
-
-
-class Searcher:
+class Searcher(VectorSearcher):
     """Answers queries over a gallery. Threads may share one, and a forked child may use it on the CPU.
+
+    Vectors of the bundle's image encoder can be asked as well, see `VectorSearcher.search_vectors`.
 
     Close it, or use it in a `with` block, to give its memory back at once; what it opened itself is closed
     too. A copy, or what comes out of pickle, is another searcher, opened by the paths of both.
@@ -82,10 +71,7 @@ class Searcher:
         threads: int | None = None,
         exif_orientation: bool | None = None,
     ) -> None:
-        self._backend: str = checked_word("scorer", scorer, SCORERS)
-        self._owned: list[Engine | Gallery] = []
-        self._closed = False
-        self._here: PerProcess[_Here] = PerProcess(_Here)
+        self._begin(scorer)
         if isinstance(bundle, Engine):
             given = {"device": device, "threads": threads, "exif_orientation": exif_orientation}
             for name, value in given.items():
@@ -94,8 +80,7 @@ class Searcher:
         else:
             bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
         try:
-            self.gallery = self._open_gallery(bundle, gallery)
-            self._place = str(Path(self.gallery.path).absolute())
+            self._use_gallery(Path(bundle.path).with_suffix(".gallery") if gallery is None else gallery)
             if isinstance(bundle, Bundle):
                 if exif_orientation is None:
                     exif_orientation = orientation_of_rows(bundle.manifest, self.gallery.fingerprint)
@@ -106,35 +91,6 @@ class Searcher:
         except BaseException:
             self.close()
             raise
-
-    def _open_gallery(
-        self, bundle: Engine | Bundle, gallery: Gallery | str | os.PathLike[str] | None
-    ) -> Gallery:
-        if isinstance(gallery, Gallery):
-            return gallery
-        if gallery is not None and not isinstance(gallery, (str, os.PathLike)):
-            raise UsageError(f"gallery is {shown(gallery)}; expected a Gallery or its path")
-        path = Path(bundle.path).with_suffix(".gallery") if gallery is None else Path(plain_path(gallery))
-        opened = Gallery.open(path, read_only=True)
-        self._owned.append(opened)
-        return opened
-
-    # ---- its life
-
-    def close(self) -> None:
-        """Give back what this searcher holds; close the engine and the gallery if it opened them."""
-        self._closed = True
-        here = self._here.drop()
-        if here is not None:
-            here.beside.close()
-        while self._owned:
-            self._owned.pop().close()
-
-    def __enter__(self) -> Searcher:
-        return self
-
-    def __exit__(self, kind: object, value: object, traceback: object) -> None:
-        self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Searcher, (self.engine, self._place, "auto", self._backend)
@@ -270,11 +226,6 @@ class Searcher:
         answers = numbered(answering.answers(pairs, size))
         return answers if returned else raised(answers)
 
-    @property
-    def scorer(self) -> Scorer:
-        """What scores the gallery as it is now."""
-        return self._scorer(self.gallery.snapshot())[0]
-
     def warm_up(self, k: int = 10) -> None:
         """Do now what the first query would do: load kernels, take buffers, capture CUDA graphs.
 
@@ -302,26 +253,9 @@ class Searcher:
         if self.engine.row_is_reference and samples.reference is not None:
             chains.topk(None, samples.reference[0], text, min(k + 1, snapshot.count), None)
 
-    def item(self, id: str) -> Hit:
-        """An item of the gallery as a Hit, to refine it without a query before.
-
-        Raises:
-            GalleryError: there is no such item.
-        """
-        snapshot = self.gallery.snapshot()
-        item = snapshot.items([row_of(snapshot, str(self.gallery.path), id)])[0]
-        return Hit(item.id, metadata=item.metadata, source=item.source)
-
     def describe(self) -> dict[str, Any]:
         """Engine, gallery and scorer, as plain values that JSON can hold."""
-        snapshot = self.gallery.snapshot()
-        return {
-            **self.engine.describe(),
-            "gallery": str(self.gallery.path),
-            "rows": snapshot.count,
-            "row_type": str(snapshot.rows.dtype),
-            "scorer": self._scorer(snapshot)[0].name,
-        }
+        return {**self.engine.describe(), **super().describe()}
 
     # ---- answering
 
@@ -338,30 +272,11 @@ class Searcher:
         beside = self._here.get().beside
         return Answering(self.engine, scorer, chains, beside, str(self.gallery.path), wish)
 
-    def _snapshot(self) -> Snapshot:
-        """The gallery as it is now, with something in it."""
-        if self._closed:
-            raise UsageError(f"this searcher over {self.gallery.path} is closed; make another")
-        snapshot = self.gallery.snapshot()
-        if snapshot.count == 0:
-            raise GalleryError(
-                f"the gallery {self.gallery.path} is empty; add images with cir-index or add()"
-            )
-        return snapshot
+    def _new_scorer(self, rows: Rows) -> tuple[Scorer, Chains | None]:
+        scorer = self._scorer_on_device(rows)
+        return scorer, self.engine.chains(scorer)
 
-    def _scorer(self, snapshot: Snapshot) -> tuple[Scorer, Chains | None]:
-        if self._closed:
-            raise UsageError(f"this searcher over {self.gallery.path} is closed; make another")
-        here = self._here.get()
-        with here.lock:
-            if here.current is None or here.current[0] is not snapshot:
-                # The old scorer is let go first: a GPU may not hold two galleries.
-                here.current = None
-                scorer = self._new_scorer(snapshot.rows)
-                here.current = (snapshot, scorer, self.engine.chains(scorer))
-            return here.current[1:]
-
-    def _new_scorer(self, rows: Rows) -> Scorer:
+    def _scorer_on_device(self, rows: Rows) -> Scorer:
         """A scorer on the engine's device, unless another was asked for by name."""
         engine = self.engine
         if self._backend != "auto" or engine.device == "cpu":

@@ -22,17 +22,30 @@ MAY_NOT_IMPORT = {
     "cir_eval": ("torch", "torchvision", "cir_export", "cir_bench"),
     "cir_export": ("cir_bench",),
     "cir_infer.gpu": ("cir_infer.scoring", "cir_infer.runtime", "cir_infer.gallery"),
-    "cir_infer.scoring": ("cir_infer.runtime", "cir_infer.gallery", "cir_infer.engine", "cir_infer.searcher"),
+    "cir_infer.scoring": (
+        "cir_infer.runtime",
+        "cir_infer.gallery",
+        "cir_infer.engine",
+        "cir_infer.searcher",
+        "cir_infer.vector_searcher",
+    ),
     "cir_infer.bundle": ("cir_infer.inputs", "cir_infer.runtime", "cir_infer.engine"),
     "cir_infer.console": (
         "cir_infer.commands",
         "cir_infer.engine",
         "cir_infer.gallery",
         "cir_infer.searcher",
+        "cir_infer.vector_searcher",
     ),
-    "cir_infer.inputs": ("cir_infer.runtime", "cir_infer.gallery", "cir_infer.engine", "cir_infer.searcher"),
+    "cir_infer.inputs": (
+        "cir_infer.runtime",
+        "cir_infer.gallery",
+        "cir_infer.engine",
+        "cir_infer.searcher",
+        "cir_infer.vector_searcher",
+    ),
     "cir_infer.runtime": ("cir_infer.gallery", "cir_infer.indexing", "cir_infer.engine", "cir_infer.hits"),
-    "cir_infer.gallery": ("cir_infer.indexing", "cir_infer.searcher"),
+    "cir_infer.gallery": ("cir_infer.indexing", "cir_infer.searcher", "cir_infer.vector_searcher"),
 }
 """What stands below what: packages and what they import nowhere, not even inside a function."""
 HEAVY = ("torch", "onnxruntime", "tokenizers", "PIL", "numpy", "tqdm", "pycuda", "tensorrt", "sqlite3")

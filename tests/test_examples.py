@@ -45,7 +45,7 @@ def run(folder: Path, name: str, *arguments: str) -> str:
 
 
 def test_every_example_is_run_here() -> None:
-    run_here = {"search", "refine", "filter", "bring_your_own", "evaluate"}
+    run_here = {"search", "refine", "filter", "bring_your_own", "evaluate", "vectors"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == run_here
 
 
@@ -83,3 +83,18 @@ def test_evaluate(folder: Path) -> None:
 def test_bring_your_own(folder: Path) -> None:
     said = run(folder, "bring_your_own", "mine.cir", "--query", "photos/3.png", "is red")
     assert "gallery rows: differs by" in said and "the reference itself" in said
+
+
+def test_vectors_of_another_model(folder: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((40, 96)).astype(np.float32)
+    np.save(folder / "rows.npy", rows)
+    np.save(folder / "queries.npy", rows[[7, 31]])
+    (folder / "items.jsonl").write_text("".join(f'{{"id": "item-{n}", "price": {n}}}\n' for n in range(40)))
+    said = run(folder, "vectors", "some-model-96", "rows.npy", "items.jsonl", "queries.npy", "price < 30")
+    first, second = said.split("query 1\n")
+    assert first.splitlines()[0] == "query 0" and first.splitlines()[1].split()[:3] == [
+        "1",
+        "item-7",
+        "1.000",
+    ]
+    assert "item-31" not in second and len(second.splitlines()) == 10

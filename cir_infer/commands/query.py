@@ -20,7 +20,16 @@ __all__ = ["main"]
 @run_command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Answer one query as a table, as JSON, as a contact sheet."""
-    args = _parser().parse_args(arguments)
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    if args.vector is not None:
+        _search_vectors(parser, args)
+        return
+    if args.bundle is None or args.image is None or not args.text:
+        parser.error("BUNDLE, IMAGE and TEXT are needed, or --vector FILE.npy")
+    for flag in ("fingerprint", "metric"):
+        if getattr(args, flag) is not None:
+            parser.error(f"--{flag} belongs to --vector")
     balance = _balance(args.balance)
     from cir_infer.searcher import Searcher
 
@@ -65,14 +74,15 @@ def _parser() -> CirParser:
         "cir-query",
         "Find the items of a gallery that look like a reference image changed as a text says.",
         'cir-query artemis.cir dress.jpg "is cream in color" -k 5 --sheet answer.png\n'
-        '  cir-query artemis.cir sku-17 "but with longer sleeves" --refine --where "price < 50"',
+        '  cir-query artemis.cir sku-17 "but with longer sleeves" --refine --where "price < 50"\n'
+        "  cir-query --vector queries.npy --gallery shop.gallery",
     )
-    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="the exported model (.cir)")
-    parser.add_argument("image", metavar="IMAGE", help="the reference image")
+    parser.add_argument("bundle", metavar="BUNDLE", nargs="?", type=Path, help="the exported model (.cir)")
+    parser.add_argument("image", metavar="IMAGE", nargs="?", help="the reference image")
     parser.add_argument(
         "text",
         metavar="TEXT",
-        nargs="+",
+        nargs="*",
         help="how the result should differ; several captions are joined as the system's authors do",
     )
     parser.add_argument(
@@ -101,6 +111,20 @@ def _parser() -> CirParser:
         help="multiply a term of the score, e.g. implicit_similarity=1.5 for more of the picture; 0 leaves "
         "it out, below 0 asks for its opposite (repeatable)",
     )
+    parser.add_argument(
+        "--vector",
+        metavar="FILE.npy",
+        type=Path,
+        help="instead of BUNDLE, IMAGE and TEXT: vectors of any model, (D,) or (queries, D); needs --gallery",
+    )
+    parser.add_argument(
+        "--metric",
+        choices=("cosine", "dot"),
+        help="of --vector: cosine (default), or dot product as the rows are",
+    )
+    parser.add_argument(
+        "--fingerprint", metavar="NAME", help="of --vector: refuse a gallery whose rows are of another model"
+    )
     parser.add_argument("--sheet", metavar="PNG", type=Path, help="write a contact sheet")
     devices = ("auto", "cpu", "cuda", "tensorrt", "ort-tensorrt")
     parser.add_argument("--device", choices=devices, default="auto", help="where graphs run (default auto)")
@@ -128,6 +152,40 @@ def _balance(given: Sequence[str]) -> dict[str, float] | None:
             raise UsageError(f"--balance names {shown(name)} twice")
         factors[name] = factor
     return factors or None
+
+
+def _search_vectors(parser: CirParser, args: argparse.Namespace) -> None:
+    """Answer the vectors of a file, one table each."""
+    for name in ("bundle", "text", "refine", "sheet", "exclude_reference", "exif_orientation", "balance"):
+        if getattr(args, name):
+            parser.error(f"--vector takes the place of BUNDLE, IMAGE and TEXT; leave out {name}")
+    if args.gallery is None:
+        parser.error("--vector needs --gallery FOLDER")
+    if args.device not in ("auto", "cpu", "cuda"):
+        parser.error(f"--vector runs no graph; expected --device auto, cpu or cuda, not {args.device}")
+    from cir_infer.searching.vectors import METRICS, read_vectors
+    from cir_infer.vector_searcher import VectorSearcher
+
+    backend = "cuda" if args.device == "cuda" else "auto"
+    metric = args.metric or METRICS[0]
+    with VectorSearcher(args.gallery, backend, args.threads, fingerprint=args.fingerprint) as searcher:
+        answers = searcher.search_vectors(
+            read_vectors(args.vector), args.k, args.where, args.exclude, metric=metric
+        )
+        if args.json:
+            print_json(
+                {
+                    "gallery": searcher.gallery.path,
+                    "vectors": args.vector,
+                    "metric": metric,
+                    "answers": [{"hits": [hit.as_dict() for hit in hits]} for hits in answers],
+                }
+            )
+            return
+    for number, hits in enumerate(answers):
+        if len(answers) > 1:
+            print(f"{'' if number == 0 else chr(10)}vector {number}")
+        print(hits)
 
 
 def _save_sheet(path: Path, reference: Any, text: Any, hits: Hits) -> None:

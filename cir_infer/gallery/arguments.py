@@ -28,6 +28,7 @@ __all__ = [
     "checked_rows",
     "checked_sources",
     "checked_texts",
+    "expected_fingerprint",
     "named_ids",
 ]
 
@@ -83,7 +84,7 @@ def checked_path(name: str, path: Any) -> Path:
 
 
 def checked_fingerprint(fingerprint: Any) -> str | None:
-    """The fingerprint of a bundle, or None.
+    """The fingerprint of a bundle, whatever text names another model, or None.
 
     Raises:
         UsageError: it is something else.
@@ -95,7 +96,10 @@ def checked_fingerprint(fingerprint: Any) -> str | None:
         or not 0 < len(fingerprint) <= _MAX_FINGERPRINT
         or "\0" in fingerprint
     ):
-        raise UsageError(f"fingerprint is {shown(fingerprint, 80)}; expected that of a bundle, a short text")
+        raise UsageError(
+            f"fingerprint is {shown(fingerprint, 80)}; expected that of a bundle or the name of a model, a "
+            f"text of 1 to {_MAX_FINGERPRINT:,} characters"
+        )
     if not storable(fingerprint):
         raise UsageError(f"fingerprint is {shown(fingerprint, 80)}, which is not valid Unicode")
     return plain_text(fingerprint)
@@ -110,6 +114,23 @@ def checked_engine(engine: Any) -> Any:
     if engine is None or (hasattr(engine, "fingerprint") and hasattr(engine, "dimension")):
         return engine
     raise UsageError(f"engine is {shown(engine, 80)}; expected an Engine, e.g. Engine('my.cir'), or None")
+
+
+def expected_fingerprint(engine: Any, fingerprint: Any) -> str | None:
+    """What rows have to be: those of an engine's bundle, or of a model that goes by a name; None for any.
+
+    Raises:
+        UsageError: the two contradict each other, or the name is no such text.
+    """
+    named = checked_fingerprint(fingerprint)
+    if engine is None:
+        return named
+    stated: str = engine.fingerprint
+    if named not in (None, stated):
+        raise UsageError(
+            f"fingerprint is {shown(named, 80)}, that of the engine is {shown(stated, 80)}; leave it out"
+        )
+    return stated
 
 
 def checked_rows(rows: Any) -> npt.NDArray[np.int64]:

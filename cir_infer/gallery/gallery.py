@@ -25,6 +25,7 @@ from cir_infer.gallery.arguments import (
     checked_path,
     checked_sources,
     checked_texts,
+    expected_fingerprint,
 )
 from cir_infer.gallery.compaction import Compaction, compact
 from cir_infer.gallery.drafts import drafted, filled, is_vacant
@@ -74,36 +75,43 @@ class Gallery(OpenGallery):
             engine: gives the dimension and the fingerprint of the rows.
             dtype: how rows are stored: "float32", "float16" or "int8" (with one scale a row).
             dimension: D, where there is no engine.
-            fingerprint: of the bundle that will encode the rows, where there is no engine.
+            fingerprint: where there is no engine, that of the bundle which will encode the rows, or the
+                name of the model that makes them, e.g. "Qwen3-VL-Embedding-2B". Whoever opens the gallery
+                under another name is refused.
 
         Raises:
-            UsageError: neither an engine nor a dimension, or no such row type.
+            UsageError: neither an engine nor a dimension, no such row type, or contradicting arguments.
             GalleryError: the path exists, or the disk is full or fails.
         """
         path = checked_path("path", path)
         check_row_type(dtype)
-        fingerprint = checked_fingerprint(fingerprint)
         if dimension is not None:
             dimension = checked_number("dimension", dimension)
-        checked_engine(engine)
+        fingerprint = expected_fingerprint(checked_engine(engine), fingerprint)
         if engine is not None:
             if dimension not in (None, engine.dimension):
                 raise UsageError(
                     f"dimension is {dimension}, the engine's rows have {engine.dimension}; leave it out"
                 )
-            dimension, fingerprint = engine.dimension, engine.fingerprint
+            dimension = engine.dimension
         if dimension is None or dimension > 1 << 20:
             raise UsageError(f"dimension is {dimension}; pass an engine, or a dimension from 1 to {1 << 20}")
         Store.create(path, tables.Encoding(1, fingerprint, dimension, dtype))
         try:
-            return cls(path, engine)
+            return cls(path, engine, fingerprint=fingerprint)
         except BaseException as error:
             tell_durable(error, f"{path} is whole and in its place")
             raise
 
     @classmethod
     def open(
-        cls, path: str | Path, engine: Engine | None = None, read_only: bool = False, wait: float = WAIT
+        cls,
+        path: str | Path,
+        engine: Engine | None = None,
+        read_only: bool = False,
+        wait: float = WAIT,
+        *,
+        fingerprint: str | None = None,
     ) -> Gallery:
         """Open a gallery.
 
@@ -115,11 +123,12 @@ class Gallery(OpenGallery):
             wait: how many seconds a change waits for another process (or Gallery object) that is
                 writing, before it raises `GalleryBusyError`. Threads of this object wait for each other
                 for as long as it takes.
+            fingerprint: where there is no engine, what the rows must be of, see `create`; None opens any.
 
         Raises:
-            GalleryError: not a gallery, damaged, of a newer format, or encoded by another bundle.
+            GalleryError: not a gallery, damaged, of a newer format, or encoded by another bundle or model.
         """
-        gallery = cls(path, engine, read_only=read_only, wait=wait)
+        gallery = cls(path, engine, read_only=read_only, wait=wait, fingerprint=fingerprint)
         try:
             gallery.snapshot()
             if engine is not None:
@@ -152,7 +161,7 @@ class Gallery(OpenGallery):
             sources: N paths of images (or None).
             engine: the engine that the rows are for; stamps the gallery with its fingerprint.
             dtype: see `create`.
-            fingerprint: of the bundle, where there is no engine.
+            fingerprint: of the bundle or model, where there is no engine; see `create`.
 
         Raises:
             GalleryError: see `add_vectors` and `create`. Nothing is left at the path.
@@ -187,7 +196,7 @@ class Gallery(OpenGallery):
             source: the folder or file.
             engine: the engine that the rows are for.
             dtype: see `create`; by default that of the exported gallery, or float16.
-            fingerprint: of the bundle that encoded the rows, where there is no engine.
+            fingerprint: of the bundle or model that made the rows, where there is no engine.
             unknown_fingerprint: True for rows of which nobody knows the bundle.
 
         Raises:
@@ -236,7 +245,7 @@ class Gallery(OpenGallery):
                     ids=part.ids, vectors=part.vectors, metadata=part.metadata, sources=part.sources
                 )
         try:
-            return cls.open(path, engine)
+            return cls.open(path, engine, fingerprint=fingerprint)
         except BaseException as error:
             tell_durable(error, f"{path} is whole and in its place")
             raise
@@ -246,7 +255,8 @@ class Gallery(OpenGallery):
         if self._closed:
             raise GalleryError(f"{self.path}: this gallery is closed, so it cannot be copied; open it again")
         store = self._store
-        return _reopened, (str(self.path), self._engine, store.read_only, store.wait, store.identity)
+        state = (str(self.path), self._engine, store.read_only, store.wait, store.identity, self._expected)
+        return _reopened, state
 
     # ---- writing
 
@@ -373,8 +383,8 @@ class Gallery(OpenGallery):
         return self._store.change(add_items, self._store, items, vectors, existing, self._check_encoding)
 
     def _check_encoding(self, encoding: tables.Encoding) -> None:
-        if self._engine is not None:
-            self._check(self._engine, encoding.fingerprint, encoding.dimension)
+        if self._expected is not None:
+            self._check(encoding.fingerprint, encoding.dimension, self._expected, self._engine)
 
     def remove(self, ids: Sequence[str], *, missing: Literal["error", "skip"] = "error") -> int:
         """Remove items, in one commit.
@@ -446,9 +456,9 @@ class Gallery(OpenGallery):
 
 
 def _reopened(
-    path: str, engine: Engine | None, read_only: bool, wait: float, identity: str | None
+    path: str, engine: Engine | None, read_only: bool, wait: float, identity: str | None, name: str | None
 ) -> Gallery:
-    gallery = Gallery.open(path, engine, read_only, wait)
+    gallery = Gallery.open(path, engine, read_only, wait, fingerprint=name)
     if gallery._store.identity != identity:
         gallery.close()
         raise GalleryError(f"{path}: is another gallery than the one that was copied; open it by its path")

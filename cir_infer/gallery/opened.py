@@ -10,7 +10,12 @@ import numpy as np
 
 from cir_infer.errors import GalleryError, UsageError, shown
 from cir_infer.gallery import tables
-from cir_infer.gallery.arguments import checked_engine, checked_path
+from cir_infer.gallery.arguments import (
+    checked_engine,
+    checked_fingerprint,
+    checked_path,
+    expected_fingerprint,
+)
 from cir_infer.gallery.backup import Backup, back_up
 from cir_infer.gallery.duplicates import Duplicates, duplicates_of
 from cir_infer.gallery.fields import Field, fields_of
@@ -59,12 +64,13 @@ class OpenGallery:
         *,
         read_only: bool = False,
         wait: float = WAIT,
+        fingerprint: str | None = None,
     ) -> None:
         checked_engine(engine)
+        self._expected = expected_fingerprint(engine, fingerprint)
         place, read_only = checked_path("path", path), checked_flag("read_only", read_only)
         self._store = Store(place, read_only, _checked_wait(wait))
         self._engine = engine
-        self._expected = None if engine is None else engine.fingerprint
         self._closed = False
 
     def close(self) -> None:
@@ -126,21 +132,36 @@ class OpenGallery:
         if checked_engine(engine) is None:
             raise UsageError("engine is None; expected the Engine that is to query or add")
         snapshot = self._store.snapshot()
-        self._check(engine, snapshot.fingerprint, snapshot.dimension)
+        self._check(snapshot.fingerprint, snapshot.dimension, engine.fingerprint, engine)
         self._engine, self._expected = engine, engine.fingerprint
 
-    def _check(self, engine: Engine, fingerprint: str | None, dimension: int) -> None:
-        if fingerprint is None:
-            if engine.dimension != dimension:
+    def check_fingerprint(self, fingerprint: str) -> None:
+        """Raise `GalleryError` unless the rows are of the model with this fingerprint, or name.
+
+        From then on `snapshot` makes the same check. A gallery of which nobody said the model passes.
+        """
+        expected = checked_fingerprint(fingerprint)
+        if expected is None:
+            raise UsageError("fingerprint is None; expected that of a bundle, or the name of a model")
+        self._check(self._store.snapshot().fingerprint, 0, expected, None)
+        self._expected = expected
+
+    def _check(self, found: str | None, dimension: int, expected: str | None, engine: Engine | None) -> None:
+        if found is None:
+            if engine is not None and engine.dimension != dimension:
                 raise GalleryError(
                     f"{self.path}: its rows have {dimension} dimensions, the bundle's "
                     f"{engine.dimension}; use the bundle that made the rows"
                 )
-        elif engine.fingerprint != fingerprint:
+        elif found != expected and engine is not None:
             raise GalleryError(
-                f"{self.path}: its rows were encoded by bundle {fingerprint}, this bundle is "
-                f"{engine.fingerprint}; use the other bundle, or change the gallery over with "
-                "`cir-index --reencode`"
+                f"{self.path}: its rows were encoded by bundle {shown(found, 80)}, this bundle is "
+                f"{expected}; use the other bundle, or change the gallery over with `cir-index --reencode`"
+            )
+        elif found != expected:
+            raise GalleryError(
+                f"{self.path}: its rows are of the model {shown(found, 80)}, {shown(expected, 80)} was "
+                "expected; vectors of two models cannot be compared, so use that model's gallery"
             )
 
     def snapshot(self) -> Snapshot:
@@ -150,8 +171,8 @@ class OpenGallery:
             GalleryError: the gallery is damaged or closed.
         """
         snapshot = self._store.snapshot()
-        if self._engine is not None and snapshot.fingerprint != self._expected:
-            self._check(self._engine, snapshot.fingerprint, snapshot.dimension)
+        if self._expected is not None and snapshot.fingerprint != self._expected:
+            self._check(snapshot.fingerprint, snapshot.dimension, self._expected, self._engine)
         return snapshot
 
     def backup(self, path: str | Path, *, verify: bool = True, link: bool = True) -> Backup:
