@@ -92,7 +92,11 @@ def back_up(store: Store, path: Path, *, verified: bool = True, link: bool = Tru
             being written to, or a disk is full or fails. An earlier backup is as it was, but if it does not
             verify.
     """
-    path = located_absolutely(path).resolve()
+    with store.catalogue.unexchanged():
+        return _back_up(store, located_absolutely(path).resolve(), verified, link)
+
+
+def _back_up(store: Store, path: Path, verified: bool, link: bool) -> Backup:
     _check_place(store, path)
     report = Backup(path)
     if path.is_dir() and any(path.iterdir()):

@@ -19,7 +19,7 @@ from cir_infer.gallery.checksums import insert
 from cir_infer.gallery.connections import Connections, Link
 from cir_infer.gallery.folder import CATALOGUE, Folder
 from cir_infer.gallery.lineage import skip_generation
-from cir_infer.gallery.locks import Hold
+from cir_infer.gallery.locks import GalleryBusyError, Hold
 from cir_infer.gallery.upgrade import insert_header, upgrade
 from cir_infer.gallery.witness import NAME as WITNESS
 from cir_infer.gallery.witness import Witness
@@ -100,10 +100,35 @@ class Catalogue:
             link = self.links.take()
             yield link
         except _SQLITE_ERRORS as error:
+            self.check_place()
             raise _told(self._path, "reading the catalogue", error) from error
         finally:
             if link is not None:
                 self.links.give_back(link)
+
+    def check_place(self) -> None:
+        """Make sure that the folder, what lies in it and the log are what was opened.
+
+        Raises:
+            GalleryError: they are not.
+        """
+        self._folder.check()
+        self.links.check_log()
+
+    @contextmanager
+    def unexchanged(self) -> Iterator[None]:
+        """Let errors of a block blame the data only where these are still what was opened.
+
+        Whoever exchanges a gallery removes the old one soon, and perhaps between two steps of a call
+        that reads it. What is missing then is no damage.
+        """
+        try:
+            yield
+        except (GalleryBusyError, OutcomeUnknownError):
+            raise
+        except GalleryError:
+            self.check_place()
+            raise
 
     def commit(self, change: tables.Change, hold: Hold, *, visible: bool = True) -> None:
         """Make a change in one transaction: it is on the disk when this returns, or as if never begun.
@@ -155,6 +180,12 @@ class Catalogue:
         lost = self.links.lost_of_log()
         if lost is not None:
             hold.durable = False
+            try:
+                self._folder.check()
+            except GalleryError as error:
+                raise OutcomeUnknownError(
+                    f"{error} (during a commit; its change is lost or is where the gallery is now)"
+                ) from error
             raise OutcomeUnknownError(
                 f"{self._folder.path}: its log ({lost}) was removed or replaced during a commit; "
                 "whether the change is there shows when the gallery is opened again"

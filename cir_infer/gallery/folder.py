@@ -58,15 +58,21 @@ class Folder:
             self._self = OpenFolder(self.path)
         except OSError as error:
             raise _no_folder(path, error) from error
+        try:
+            self._open_parts()
+        except (GalleryError, OSError) as error:
+            self._check_self()  # what is exchanged and removed meanwhile is not damaged
+            if isinstance(error, OSError):
+                raise GalleryError(f"{self.path}: cannot be read: {error.strerror}") from error
+            raise
+
+    def _open_parts(self) -> None:
         self.catalogue = self._part(CATALOGUE, stat.S_ISREG)
         self._check_alone()
         for name in (ROWS, READERS):
             self._part(name, stat.S_ISDIR)
-        try:
-            self.rows = OpenFolder(ROWS, self.fd)
-            self.readers = OpenFolder(READERS, self.fd)
-        except OSError as error:
-            raise GalleryError(f"{self.path}: cannot be read: {error.strerror}") from error
+        self.rows = OpenFolder(ROWS, self.fd)
+        self.readers = OpenFolder(READERS, self.fd)
 
     @property
     def fd(self) -> int:
@@ -149,6 +155,10 @@ class Folder:
         """
         if self.fd < 0:
             raise GalleryError(f"{self.path}: this gallery is closed; open it again")
+        self._check_self()
+        self._check_part(CATALOGUE, self.catalogue)
+
+    def _check_self(self) -> None:
         try:
             status = os.stat(self._name)  # noqa: PTH116 a query pays for it
         except OSError as error:
@@ -157,7 +167,6 @@ class Folder:
             raise self._changed("its folder was moved or removed") from None
         if (status.st_dev, status.st_ino) != self.identity:
             raise self._changed("its folder was exchanged for another")
-        self._check_part(CATALOGUE, self.catalogue)
 
     def _check_part(self, name: str, identity: Identity) -> None:
         try:

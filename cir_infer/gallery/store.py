@@ -61,8 +61,12 @@ class Store:
         try:
             self.catalogue = Catalogue(self.folder)
             self._identities = self.catalogue.identities
-        except BaseException:
-            self.folder.close()
+        except BaseException as error:
+            try:
+                if isinstance(error, GalleryError):
+                    self.folder.check()  # what was exchanged meanwhile is not damaged
+            finally:
+                self.folder.close()
             raise
         self._cache = filters.FilterCache(self.catalogue)
 
@@ -119,7 +123,8 @@ class Store:
         self.catalogue.links.check_log()
         if current is not None and current.generation == self.catalogue.generation():
             return current
-        return self._opening.take(self._newest)
+        with self.catalogue.unexchanged():
+            return self._opening.take(self._newest)
 
     def _newest(self) -> Snapshot:
         current = self._snapshot
@@ -158,7 +163,8 @@ class Store:
         known = self._segments.get(entry.number)
         if known is not None and known.entry == entry:
             return known
-        return open_segment(self.folder, entry, encoding.dimension, encoding.dtype)
+        with self.catalogue.unexchanged():
+            return open_segment(self.folder, entry, encoding.dimension, encoding.dtype)
 
     # ---- writing
 
@@ -186,7 +192,7 @@ class Store:
         """
         hold: Hold | None = None
         try:
-            with self.writing() as held, held:
+            with self.writing() as held, held, self.catalogue.unexchanged():
                 hold = self._look()
                 return work(*args, **kwargs)
         except BaseException as error:

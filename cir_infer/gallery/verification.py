@@ -55,7 +55,7 @@ def verify(store: Store) -> Verification:
     A gallery of format 1 has no checksums in its catalogue; everything else is checked all the same.
 
     Raises:
-        GalleryError: the gallery cannot be read at all.
+        GalleryError: the gallery cannot be read at all, or was exchanged meanwhile.
     """
     report = Verification()
     pinned = store.snapshot()  # keeps the files of this generation while they are read
@@ -66,6 +66,8 @@ def verify(store: Store) -> Verification:
             if len(report.problems) == _MAX_PROBLEMS:
                 break
     del pinned
+    if report.problems:
+        store.catalogue.check_place()
     return report
 
 

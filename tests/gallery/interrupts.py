@@ -1,4 +1,4 @@
-"""Raise an exception before a chosen instruction of Python, in whatever frame it is."""
+"""Raise an exception, or do something, before a chosen instruction of Python, in whatever frame it is."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ class Interrupt(BaseException):
     """Stands for Ctrl-C."""
 
 
+def _interrupt() -> None:
+    raise Interrupt
+
+
 class Bomb:
     """Counts instructions of everything that is called, and raises `Interrupt` before one of them.
 
     Args:
         at: before which.
         only: a part of the names of files; instructions of other files are not counted.
+        strike: what happens there instead of an `Interrupt`.
 
     Attributes:
         count: how many instructions there have been.
@@ -28,8 +33,11 @@ class Bomb:
             is made, and no code behind it could say anything any more.
     """
 
-    def __init__(self, at: int = 0, only: tuple[str, ...] = ("",)) -> None:
+    def __init__(
+        self, at: int = 0, only: tuple[str, ...] = ("",), strike: Callable[[], None] = _interrupt
+    ) -> None:
         self.at = at
+        self._strike = strike
         self._only = only
         self.count = 0
         self.fired = self.last = False
@@ -58,7 +66,7 @@ class Bomb:
                 code = frame.f_code.co_code[frame.f_lasti]
                 self.last = frame is self._outermost and code in _RETURNS
                 self.fired, self._outermost = True, None
-                raise Interrupt
+                self._strike()
         return self._trace
 
 
