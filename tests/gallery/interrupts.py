@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -47,14 +47,14 @@ class Bomb:
         before = sys.gettrace()
         sys.settrace(self._trace)
         try:
-            return work()
+            return next(_apart(work))
         finally:
             sys.settrace(before)
             self._outermost = None  # a frame holds all that was in it
 
     def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
         if self._outermost is None:
-            if frame.f_code.co_name == "<lambda>":
+            if frame.f_code.co_name in ("<lambda>", "_apart"):
                 return None
             self._outermost = frame
         if not any(part in frame.f_code.co_filename for part in self._only):
@@ -68,6 +68,16 @@ class Bomb:
                 self.fired, self._outermost = True, None
                 self._strike()
         return self._trace
+
+
+def _apart(work: Callable[[], Any]) -> Iterator[Any]:
+    """Work with exceptions of its own.
+
+    Python cleans up behind `except` by instructions that nothing protects. An exception before one of
+    them, which only a tracer can raise, leaves the handled one, and all that its frames hold, with the
+    generator that runs, or else with the thread for good.
+    """
+    yield work()
 
 
 def _codes() -> set[int]:
