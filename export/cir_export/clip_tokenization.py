@@ -15,13 +15,14 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-__all__ = ["CONTEXT_LENGTH", "build_clip_tokenizer", "clip_text"]
+__all__ = ["CONTEXT_LENGTH", "WORDS", "build_clip_tokenizer", "clip_text"]
 
 CONTEXT_LENGTH = 77
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
-_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+"""CLIP's words: contractions, letters, single digits, runs of other signs. None holds white space."""
 
 _ENTITIES = (
     ("lt", "<"), ("gt", ">"), ("quot", '"'), ("apos", "'"), ("nbsp", " "), ("#39", "'"), ("#x27", "'"),
@@ -50,7 +51,7 @@ def build_clip_tokenizer() -> Tokenizer:
     tokenizer.normalizer = _cleaning()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_WORDS), "removed", invert=True),
+            pre_tokenizers.Split(Regex(WORDS), "removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -157,8 +157,7 @@ def build_fitting(config: dict[str, Any], weights: Mapping[str, Any], where: str
     Raises:
         CheckpointError: the configuration is none, or does not fit the weights.
     """
-    if _layers(config) > len(weights):
-        raise CheckpointError(f"{where}: its configuration has more layers than it has weights")
+    check_layers(config, len(weights), where)
     try:
         with torch.device("meta"):  # shapes without memory
             shapes = build_model(config).state_dict()
@@ -168,6 +167,16 @@ def build_fitting(config: dict[str, Any], weights: Mapping[str, Any], where: str
         raise
     except Exception as error:  # PyTorch's answers to senseless sizes
         raise CheckpointError(f"{where}: its configuration cannot be built ({shown(error)})") from error
+
+
+def check_layers(config: Mapping[str, Any], weights: int, where: str) -> None:
+    """Refuse a configuration whose layers cannot all have weights, before they are built.
+
+    Raises:
+        CheckpointError: see above.
+    """
+    if _layers(config) > weights:
+        raise CheckpointError(f"{where}: its configuration has more layers than it has weights")
 
 
 def _layers(config: Mapping[str, Any]) -> int:

@@ -9,7 +9,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from cir_infer.bundle.manifest import FORMAT, FORMAT_VERSION, TOKENIZER_NAME, FeatureInput, PixelInput
+from cir_infer.bundle.manifest import (
+    FORMAT,
+    FORMAT_VERSION,
+    TOKENIZER_NAME,
+    FeatureInput,
+    Manifest,
+    PixelInput,
+    TextInput,
+)
 from cir_infer.bundle.manifest_reader import read_manifest
 from cir_infer.errors import BundleError, UsageError
 
@@ -18,6 +26,7 @@ __all__ = [
     "feature_input",
     "padded_crop",
     "plain_resize",
+    "text_input",
     "with_exif_orientation",
     "word_text",
 ]
@@ -83,6 +92,17 @@ def check_inputs(image: dict[str, Any], text: dict[str, Any]) -> PixelInput | Fe
     Raises:
         BundleError: a field is unknown, missing or of a wrong value; the message names it.
     """
+    return _read(image, text).image
+
+
+def text_input(text: dict[str, Any]) -> TextInput:
+    """`text` as the runtime reads it; see `check_inputs`."""
+    found = _read(feature_input(1), text).text
+    assert found is not None  # only a manifest without texts has none
+    return found
+
+
+def _read(image: dict[str, Any], text: dict[str, Any]) -> Manifest:
     files = {"image": "image.onnx", "text": "text.onnx", "compose": "compose.onnx"}
     members = {name: {"bytes": 1, "sha256": "0" * 64} for name in (*files.values(), TOKENIZER_NAME)}
     manifest = {
@@ -105,4 +125,4 @@ def check_inputs(image: dict[str, Any], text: dict[str, Any]) -> PixelInput | Fe
         content = json.dumps(manifest)
     except (TypeError, ValueError) as error:
         raise BundleError(f"the preprocessing is not plain JSON ({error})") from error
-    return read_manifest(content).image
+    return read_manifest(content)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from cir_export.checkpoints.artemis import is_artemis, load_artemis
 from cir_export.checkpoints.clip4cir import is_clip4cir, load_clip4cir
 from cir_export.checkpoints.files import read_checkpoint_file
+from cir_export.checkpoints.folders import load_folder
 from cir_export.checkpoints.tirg import is_tirg, load_tirg
 from cir_export.model_file import TrainedModel, is_model_file, model_from_content
-from cir_infer.errors import CheckpointError
+from cir_infer.errors import CheckpointError, UsageError
 
 __all__ = ["load_trained"]
 
@@ -20,19 +22,36 @@ def load_trained(
     vocabulary: str | os.PathLike[str] | None = None,
     image_size: tuple[int, int] | None = None,
     round_clip_to_float16: bool = False,
+    system: str | None = None,
 ) -> TrainedModel:
     """Loads a trained model: `cir-train`'s model file or a public repository's checkpoint.
 
     Args:
-        paths: the file, or the files that make one model together, in any order (CLIP4Cir).
+        paths: the file, the files that make one model together, in any order (CLIP4Cir), or a folder of
+            transformers or open_clip.
         vocabulary: the vocabulary file of checkpoints that do not hold it.
         image_size: height and width of the images of a checkpoint that does not say it (TIRG on CSS).
         round_clip_to_float16: see `load_clip4cir`.
+        system: of a folder, see `load_folder`.
 
     Raises:
         CheckpointError: not a checkpoint, of an unknown layout, or its parts do not fit.
+        UsageError: `system` is none of a folder's, or MODEL is no folder.
     """
     files = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    if len(files) == 1 and Path(files[0]).is_dir():
+        _refuse(
+            str(files[0]), vocabulary is not None, "holds its own tokenizer; leave the vocabulary file out"
+        )
+        _refuse(str(files[0]), image_size is not None, "says its image size; leave --image-size out")
+        _refuse(
+            str(files[0]), round_clip_to_float16, "is no model of CLIP4Cir, whose weights could be rounded"
+        )
+        return load_folder(files[0], system)
+    if system is not None:
+        raise UsageError(
+            f"--system belongs to a folder of encoders; {files[0]} says itself which system it is"
+        )
     contents = [(read_checkpoint_file(path), str(path)) for path in files]
     if any(is_clip4cir(content) for content, _ in contents):
         _refuse(contents[0][1], vocabulary is not None, "holds no vocabulary of its own; CLIP's is built in")

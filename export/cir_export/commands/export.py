@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "Export a trained model into a bundle (.cir). What kind of checkpoint it is shows in its content. "
         "The exported graphs are compared with PyTorch on images and texts; a bundle that differs is not "
         "written.",
-        "cir-export model.pt -o shop.cir\n  cir-export ckpt.pth --vocab fashionIQ_vocab.pkl -o artemis.cir\n"
+        "cir-export model.pt -o shop.cir\n  cir-export BGE-VL-base -o photos.cir\n  cir-export ckpt.pth "
+        "--vocab fashionIQ_vocab.pkl -o artemis.cir\n"
         "  cir-export combiner.pt tuned_clip_best.pt -o clip4cir.cir\n"
         "  cir-export my_package.my_module:MyModel --weights w.pt --vocab tokenizer.json\n"
         "  cir-export artemis.cir --precision int8 --calibrate photos -o artemis-int8.cir\n"
@@ -47,13 +48,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "model",
         metavar="MODEL",
         nargs="+",
-        help="model.pt of cir-train, or a public repository's checkpoint; several files where a model has "
-        "several, in any order: CLIP4Cir's Combiner, CLIP and training_hyperparameters.json; or "
+        help="model.pt of cir-train; a folder of Hugging Face's transformers or open_clip; a public "
+        "repository's checkpoint; several files where a model has several, in any order: CLIP4Cir's "
+        "Combiner, "
+        "CLIP and training_hyperparameters.json; or "
         "package.module:Name, your own module, which is imported (docs/systems.md)",
     )
     parser.add_argument("--weights", metavar="FILE", help="state_dict of package.module:Name")
     parser.add_argument(
         "--vocab", metavar="FILE", help="the vocabulary of a checkpoint that does not hold it"
+    )
+    parser.add_argument(
+        "--system",
+        metavar="NAME",
+        help="what a folder's two encoders make: sum (default) of reference and text, image-only or "
+        "text-only",
     )
     parser.add_argument(
         "--image-size", metavar="HxW", help="for a TIRG of CSS, which sees images as they are: their size"
@@ -206,7 +215,11 @@ def _load(options: Any) -> Any:
     if options.weights is not None:
         raise UsageError("--weights belongs to package.module:Name; a checkpoint holds its weights")
     return load_trained(
-        options.model, options.vocab, _image_size(options.image_size), options.round_clip_to_float16
+        options.model,
+        options.vocab,
+        _image_size(options.image_size),
+        options.round_clip_to_float16,
+        options.system,
     )
 
 
@@ -231,7 +244,7 @@ def _facts(trained: Any) -> dict[str, str]:
         "system": f"{model.system}: {', '.join(model.term_names)}"
         + (" (weighted)" if model.weighted else " (dot products)"),
     }
-    for part in ("image", "text", "clip"):
+    for part in ("image", "text", "clip", "pair"):
         if isinstance(config.get(part), dict):
             facts[f"{part} encoder"] = _settings(config[part])
     facts["rows"] = f"{model.embedding_dim} values"

@@ -15,6 +15,7 @@ from cir_export.models.parameter_hashing import ParameterHashing
 from cir_export.models.relationship import Relationship
 from cir_export.models.sac import Sac
 from cir_export.models.show_and_tell import ShowAndTell
+from cir_export.models.sum import Sum, SumImageOnly, SumTextOnly
 from cir_infer.errors import UsageError, shown
 
 __all__ = ["MODELS", "build_model"]
@@ -35,6 +36,9 @@ MODELS: dict[str, type[RetrievalModel]] = {
         Sac,
         clip4cir.Clip4CirSum,
         clip4cir.Clip4CirCombiner,
+        Sum,
+        SumImageOnly,
+        SumTextOnly,
         Concatenation,
         ShowAndTell,
         ParameterHashing,

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from cir_export.models.encoders.image import PixelNormalization
+from cir_export.models.encoders.pair import Pair
+from cir_export.models.encoders.transformer import ACTIVATIONS, Transformer, attend
 from cir_infer.errors import UsageError, shown
 
 __all__ = ["CLIP_MEAN", "CLIP_STD", "Clip", "ClipSettings"]
@@ -36,7 +38,10 @@ class ClipSettings:
         text_width: of the text tower.
         text_heads: of the text tower.
         text_layers: of the text tower.
-        activation: "quick_gelu" (OpenAI's weights) or "gelu" (most of open_clip's).
+        activation: "quick_gelu" (OpenAI's weights), "gelu" (most of open_clip's) or "gelu_tanh".
+        vision_mlp: width inside a ViT's perceptrons; 0 stands for 4 times the tower's.
+        text_mlp: the same of the text tower.
+        norm_eps: of the norms.
         mean: of the channels, in 0..1.
         std: their standard deviation, in 0..1.
     """
@@ -53,71 +58,11 @@ class ClipSettings:
     text_heads: int
     text_layers: int
     activation: str = "quick_gelu"
+    vision_mlp: int = 0
+    text_mlp: int = 0
+    norm_eps: float = 1e-5
     mean: tuple[float, ...] = CLIP_MEAN
     std: tuple[float, ...] = CLIP_STD
-
-
-class _QuickGelu(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
-
-
-def _attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
-    """Multi-head attention of (n, S, W) over (n, T, W)."""
-    q, k, v = (x.view(x.shape[0], x.shape[1], heads, -1).transpose(1, 2) for x in (queries, keys, values))
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)
-    if mask is not None:
-        scores = scores + mask
-    attended: Tensor = torch.softmax(scores, -1) @ v
-    return attended.transpose(1, 2).flatten(2)
-
-
-class _Attention(nn.Module):
-    """Self-attention under the parameter names of `torch.nn.MultiheadAttention`."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = nn.Linear(width, width)
-        nn.init.normal_(self.in_proj_weight, std=width**-0.5)
-
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        q, k, v = nn.functional.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, 2)
-        return self.out_proj(_attend(q, k, v, self.heads, mask))  # type: ignore[no-any-return]
-
-
-class _ResidualAttentionBlock(nn.Module):
-    def __init__(self, width: int, heads: int, activation: str) -> None:
-        super().__init__()
-        self.attn = _Attention(width, heads)
-        self.ln_1 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(
-            OrderedDict(
-                c_fc=nn.Linear(width, 4 * width),
-                gelu=_QuickGelu() if activation == "quick_gelu" else nn.GELU(),
-                c_proj=nn.Linear(4 * width, width),
-            )
-        )
-        self.ln_2 = nn.LayerNorm(width)
-
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), mask)
-        return x + self.mlp(self.ln_2(x))  # type: ignore[no-any-return]
-
-
-class _Transformer(nn.Module):
-    def __init__(self, width: int, layers: int, heads: int, activation: str) -> None:
-        super().__init__()
-        self.resblocks = nn.ModuleList(
-            _ResidualAttentionBlock(width, heads, activation) for _ in range(layers)
-        )
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        for block in self.resblocks:
-            x = block(x, mask)
-        return x
 
 
 class _Bottleneck(nn.Module):
@@ -166,7 +111,7 @@ class _AttentionPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x.flatten(2).transpose(1, 2)
         x = torch.cat([x.mean(1, keepdim=True), x], 1) + self.positional_embedding
-        pooled = _attend(self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x), self.heads)
+        pooled = attend(self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x), self.heads)
         return self.c_proj(pooled.squeeze(1))  # type: ignore[no-any-return]
 
 
@@ -214,11 +159,16 @@ class _VisionTransformer(nn.Module):
         self.conv1 = nn.Conv2d(3, width, settings.patch_size, settings.patch_size, bias=False)
         self.class_embedding = nn.Parameter(torch.randn(width) * width**-0.5)
         self.positional_embedding = nn.Parameter(torch.randn(patches + 1, width) * width**-0.5)
-        self.ln_pre = nn.LayerNorm(width)
-        self.transformer = _Transformer(
-            width, settings.vision_layers[0], settings.vision_heads, settings.activation
+        self.ln_pre = nn.LayerNorm(width, settings.norm_eps)
+        self.transformer = Transformer(
+            width,
+            settings.vision_layers[0],
+            settings.vision_heads,
+            settings.activation,
+            settings.vision_mlp,
+            settings.norm_eps,
         )
-        self.ln_post = nn.LayerNorm(width)
+        self.ln_post = nn.LayerNorm(width, settings.norm_eps)
         self.proj = nn.Parameter(torch.randn(width, settings.embed_dim) * width**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -228,20 +178,29 @@ class _VisionTransformer(nn.Module):
         return self.ln_post(x[:, 0]) @ self.proj  # type: ignore[no-any-return]
 
 
-class Clip(nn.Module):
+class Clip(Pair):
     """Both towers, without normalisation of the embeddings."""
 
+    family = "clip"
+
     def __init__(self, settings: ClipSettings) -> None:
-        super().__init__()
+        super().__init__(settings.embed_dim, settings.image_size)
         _check(settings)
         self.settings = settings
         self.normalize = PixelNormalization(settings.mean, settings.std)
         self.visual = _VisionTransformer(settings) if settings.patch_size else _ModifiedResNet(settings)
         width = settings.text_width
-        self.transformer = _Transformer(width, settings.text_layers, settings.text_heads, settings.activation)
+        self.transformer = Transformer(
+            width,
+            settings.text_layers,
+            settings.text_heads,
+            settings.activation,
+            settings.text_mlp,
+            settings.norm_eps,
+        )
         self.token_embedding = nn.Embedding(settings.vocabulary_size, width)
         self.positional_embedding = nn.Parameter(torch.randn(settings.context_length, width) * 0.01)
-        self.ln_final = nn.LayerNorm(width)
+        self.ln_final = nn.LayerNorm(width, settings.norm_eps)
         self.text_projection = nn.Parameter(torch.randn(width, settings.embed_dim) * width**-0.5)
         nn.init.normal_(self.token_embedding.weight, std=0.02)
 
@@ -269,8 +228,10 @@ def _check(s: ClipSettings) -> None:
     )  # fmt: skip
     if min(sizes) < 1:
         raise UsageError("clip: a size is 0; expected at least 1")
-    if s.activation not in ("quick_gelu", "gelu"):
-        raise UsageError(f"clip.activation: {shown(s.activation)} is not known; expected quick_gelu or gelu")
+    if s.activation not in ACTIVATIONS:
+        raise UsageError(
+            f"clip.activation: {shown(s.activation)} is not known; expected one of {', '.join(ACTIVATIONS)}"
+        )
     if len(s.vision_layers) != (1 if s.patch_size else 4):
         raise UsageError(
             f"clip.vision_layers: {s.vision_layers}; expected 1 number for a ViT, 4 for a ResNet"

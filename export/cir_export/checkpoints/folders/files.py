@@ -1,0 +1,99 @@
+"""The small files of a model's folder: JSON, and what its model card says of licences."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cir_infer.errors import CheckpointError, shown
+from cir_infer.foreign import read_json
+
+__all__ = ["is_pointer", "json_of", "licence_of", "need_json", "whole", "within"]
+
+_MAX_JSON = 16 << 20
+_MAX_CARD = 64 << 10
+
+
+def json_of(folder: Path, name: str) -> dict[str, Any] | None:
+    """The table of a JSON file; None where there is no such file.
+
+    Raises:
+        CheckpointError: it is none, a pointer of Git LFS, or holds something else.
+    """
+    path = folder / name
+    if not path.is_file():
+        return None
+    if path.stat().st_size > _MAX_JSON:
+        raise CheckpointError(f"{path} has more than {_MAX_JSON >> 20} MB; that is no table of settings")
+    if is_pointer(path):
+        raise CheckpointError(
+            f"{path} is a pointer of Git LFS and not the file; run `git lfs pull` in {folder}"
+        )
+    try:
+        content = read_json(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is not valid JSON ({shown(error)})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds {shown(content)}; expected an object")
+    return content
+
+
+def need_json(folder: Path, name: str, why: str) -> dict[str, Any]:
+    """As `json_of`, of a file that has to be there."""
+    content = json_of(folder, name)
+    if content is None:
+        raise CheckpointError(
+            f"{folder} has no {name}, {why}; it holds {_listing(folder)}. Download the folder whole"
+        )
+    return content
+
+
+def is_pointer(path: Path) -> bool:
+    """Whether a file stands for one that Git LFS did not fetch."""
+    with path.open("rb") as file:
+        return file.read(23) == b"version https://git-lfs"
+
+
+def licence_of(folder: Path) -> str | None:
+    """The licence that the head of the model card (README.md) states, None where it states none."""
+    try:
+        with (folder / "README.md").open("rb") as file:
+            card = file.read(_MAX_CARD).decode("utf-8", "replace")
+    except OSError:
+        return None
+    head = re.match(r"\s*---\n(.*?)\n---", card.replace("\r\n", "\n"), re.DOTALL)
+    if head is None:
+        return None
+    named = {key: re.search(rf"(?m)^{key}:[ \t]*([^\n]+)", head[1]) for key in ("license_name", "license")}
+    found = named["license_name"] or named["license"]
+    return found[1].strip().strip("'\"")[:100] or None if found else None
+
+
+def whole(table: Mapping[str, Any], key: str, default: int | None, where: str) -> int:
+    """A size of a configuration.
+
+    Raises:
+        CheckpointError: it is missing, or no whole number from 1 to 2 ** 24.
+    """
+    value = table.get(key, default)
+    if type(value) is not int or not 1 <= value <= 1 << 24:
+        raise CheckpointError(f"{where}: {key} is {shown(value)}; expected a whole number from 1 up")
+    return value
+
+
+def within(folder: Path, name: object, where: str) -> Path:
+    """The file of a folder that an index names.
+
+    Raises:
+        CheckpointError: it is no plain file name.
+    """
+    if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
+        raise CheckpointError(f"{where} names the file {shown(name)}; expected a plain name in {folder}")
+    return folder / name
+
+
+def _listing(folder: Path) -> str:
+    names = sorted(path.name for path in folder.iterdir())
+    return shown(names) if names else "nothing"

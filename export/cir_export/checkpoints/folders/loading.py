@@ -1,0 +1,76 @@
+"""Which model a folder holds, by what is in it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from cir_export.checkpoints.folders.files import json_of, licence_of
+from cir_export.checkpoints.folders.hugging_face import config_of, load_clip, load_siglip
+from cir_export.checkpoints.folders.open_clip import CONFIG, load_open_clip
+from cir_export.checkpoints.folders.weights import HUGGING_FACE
+from cir_export.model_file import TrainedModel
+from cir_infer.errors import CheckpointError, UsageError, shown
+
+__all__ = ["SYSTEMS", "load_folder"]
+
+SYSTEMS = {"sum": "sum", "image-only": "sum-image-only", "text-only": "sum-text-only"}
+"""What a pair of towers can be, by what a user calls it."""
+
+_CLASSES = {"CLIPModel": load_clip, "SiglipModel": load_siglip}
+_TYPES = {"clip": "CLIPModel", "siglip": "SiglipModel"}
+_ELSEWHERE = {
+    "Siglip2Model": "SigLIP 2 with images of any shape; the ones of a fixed size (SiglipModel) are read",
+    "CLIPVisionModelWithProjection": "the image tower alone; a composed query needs both",
+    "CLIPTextModelWithProjection": "the text tower alone; a composed query needs both",
+}
+
+
+def load_folder(folder: str | os.PathLike[str], system: str | None = None) -> TrainedModel:
+    """Loads a model of transformers or open_clip from its folder as it lies on disk.
+
+    Args:
+        folder: with config.json, model.safetensors (or its parts and their index), preprocessor_config.json
+            and tokenizer.json; or with open_clip_config.json and open_clip_model.safetensors.
+        system: one of `SYSTEMS`; None is "sum".
+
+    Raises:
+        CheckpointError: a part is missing or damaged, the parts are not of one model, or the model is of
+            another class.
+        UsageError: no such system.
+    """
+    folder = Path(folder)
+    if system is not None and system not in SYSTEMS:
+        raise UsageError(f"--system {shown(system)}; expected one of {', '.join(SYSTEMS)}")
+    chosen = SYSTEMS[system or "sum"]
+    config = json_of(folder, "config.json")
+    kind = None if config is None else _class_of(config)
+    whole = any((folder / f"{name}{end}").is_file() for name in HUGGING_FACE for end in ("", ".index.json"))
+    if (folder / CONFIG).is_file() and not (kind in _CLASSES and whole):
+        trained, kind = load_open_clip(folder, chosen), "open_clip"
+    elif kind in _CLASSES:
+        trained = _CLASSES[kind](folder, config or {}, chosen)
+    else:
+        config_of(folder)  # says that there is none
+        why = f" ({_ELSEWHERE[kind]})" if kind in _ELSEWHERE else ""
+        raise CheckpointError(
+            f"{folder} holds a {shown(kind)}{why}; expected one of {', '.join(_CLASSES)}, or an open_clip "
+            f"folder. "
+            "`cir-export --list` names models that are read"
+        )
+    trained.provenance |= {
+        "format": f"Hugging Face {kind}" if kind != "open_clip" else "open_clip",
+        "weights_licence": licence_of(folder) or "not stated in the folder",
+        "data_licence": "not stated in the folder",
+    }
+    return trained
+
+
+def _class_of(config: dict[str, Any]) -> str | None:
+    """The class that config.json names, or that its type stands for."""
+    named = config.get("architectures")
+    if isinstance(named, list) and named and isinstance(named[0], str):
+        # Repositories with code of their own name its class; the weights are those of the type.
+        return named[0] if named[0] in _CLASSES else _TYPES.get(str(config.get("model_type")), named[0])
+    return _TYPES.get(str(config.get("model_type")), config.get("model_type"))

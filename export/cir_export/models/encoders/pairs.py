@@ -1,0 +1,33 @@
+"""Which pairs of towers there are, and how a configuration becomes one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cir_export.models.configuration import parse
+from cir_export.models.encoders.clip import Clip, ClipSettings
+from cir_export.models.encoders.pair import Pair
+from cir_export.models.encoders.siglip import Siglip, SiglipSettings
+from cir_infer.errors import UsageError, shown
+
+__all__ = ["build_pair"]
+
+
+def build_pair(config: Any) -> Pair:
+    """Builds the pair that `config["family"]` names, "clip" or "siglip", with fresh weights.
+
+    Args:
+        config: the family, and the keys of `ClipSettings` or `SiglipSettings`.
+
+    Raises:
+        UsageError: the family is unknown, or a key does not fit.
+    """
+    if not isinstance(config, Mapping):
+        raise UsageError(f"pair: {shown(config)} is not a table; expected one of keys and values")
+    sizes = {key: value for key, value in config.items() if key != "family"}
+    if config.get("family") == Clip.family:
+        return Clip(parse(ClipSettings, sizes, "pair"))
+    if config.get("family") == Siglip.family:
+        return Siglip(parse(SiglipSettings, sizes, "pair"))
+    raise UsageError(f"pair.family: {shown(config.get('family'))} is not known; expected clip or siglip")

@@ -1,0 +1,96 @@
+"""A pre-norm transformer as CLIP and SigLIP have it, under OpenAI's parameter names."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["ACTIVATIONS", "SelfAttention", "Transformer", "activation_of", "attend"]
+
+ACTIVATIONS = ("quick_gelu", "gelu", "gelu_tanh")
+"""Of the layers between; which one it was cannot be seen in weights."""
+
+
+class _QuickGelu(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+def activation_of(name: str) -> nn.Module:
+    """The module of one of `ACTIVATIONS`."""
+    if name == "quick_gelu":
+        return _QuickGelu()
+    return nn.GELU(approximate="tanh" if name == "gelu_tanh" else "none")
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    """Multi-head attention of (n, S, W) over (n, T, W); `mask` is added to the scores."""
+    q, k, v = (x.view(x.shape[0], x.shape[1], heads, -1).transpose(1, 2) for x in (queries, keys, values))
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)
+    if mask is not None:
+        scores = scores + mask
+    attended: Tensor = torch.softmax(scores, -1) @ v
+    return attended.transpose(1, 2).flatten(2)
+
+
+class SelfAttention(nn.Module):
+    """Self-attention under the parameter names of `torch.nn.MultiheadAttention`."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.normal_(self.in_proj_weight, std=width**-0.5)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(n, T, W) to the same."""
+        q, k, v = nn.functional.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, 2)
+        return self.out_proj(attend(q, k, v, self.heads, mask))  # type: ignore[no-any-return]
+
+
+class _ResidualAttentionBlock(nn.Module):
+    def __init__(self, width: int, heads: int, activation: str, mlp: int, eps: float) -> None:
+        super().__init__()
+        self.attn = SelfAttention(width, heads)
+        self.ln_1 = nn.LayerNorm(width, eps)
+        self.mlp = nn.Sequential(
+            OrderedDict(
+                c_fc=nn.Linear(width, mlp), gelu=activation_of(activation), c_proj=nn.Linear(mlp, width)
+            )
+        )
+        self.ln_2 = nn.LayerNorm(width, eps)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), mask)
+        return x + self.mlp(self.ln_2(x))  # type: ignore[no-any-return]
+
+
+class Transformer(nn.Module):
+    """Blocks of self-attention and a perceptron, each behind a norm and beside a shortcut.
+
+    Args:
+        width: of the states.
+        layers: blocks.
+        heads: of the attention.
+        activation: one of `ACTIVATIONS`.
+        mlp: width between the perceptron's layers; 0 stands for 4 times the width.
+        eps: of the norms.
+    """
+
+    def __init__(
+        self, width: int, layers: int, heads: int, activation: str, mlp: int = 0, eps: float = 1e-5
+    ) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(
+            _ResidualAttentionBlock(width, heads, activation, mlp or 4 * width, eps) for _ in range(layers)
+        )
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """States (n, T, W) to the same; `mask` is added to every block's scores."""
+        for block in self.resblocks:
+            x = block(x, mask)
+        return x

@@ -1,0 +1,282 @@
+"""Folders of transformers and open_clip, against the answers of those packages (tools/golden_encoders.py)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from cir_export.checkpoints import load_trained
+from cir_export.model_file import TrainedModel
+from cir_export.preprocessing import check_inputs, text_input
+from cir_infer.errors import CheckpointError, UsageError
+from cir_infer.inputs.preprocess import preprocess
+from cir_infer.inputs.texts import TextReader
+from cir_infer.scoring.contract import QueryTerms
+from tests.export.systems.shared import GOLDEN, assert_same_ranking, exported, scores
+
+ENCODERS = GOLDEN / "encoders"
+FOLDERS = ("clip", "siglip", "open_clip")
+
+
+@cache
+def loaded(name: str, system: str = "sum") -> TrainedModel:
+    return load_trained(ENCODERS / name, system=system)
+
+
+def answers(name: str) -> dict[str, Any]:
+    with np.load(ENCODERS / name / "golden.npz") as file:
+        return dict(file)
+
+
+def texts(name: str) -> tuple[list[str], list[list[int]], np.ndarray]:
+    """Texts that fit, their ids, and their places in the answers."""
+    said = json.loads((ENCODERS / name / "tokens.json").read_text())
+    places = np.flatnonzero(said.get("fits", [True] * len(said["texts"])))
+    return [said["texts"][i] for i in places], [said["ids"][i] for i in places], places
+
+
+def images() -> list[Path]:
+    return sorted(ENCODERS.glob("*.png"))
+
+
+def reader(name: str) -> TextReader:
+    trained = loaded(name)
+    return TextReader(trained.tokenizer.to_str().encode(), text_input(trained.text))
+
+
+def pixels(name: str) -> np.ndarray:
+    image = loaded(name).image
+    return np.stack([preprocess(path, check_inputs(image, loaded(name).text)) for path in images()])
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_tokens_are_those_of_the_package(name: str) -> None:
+    said, ids, _ = texts(name)
+    tokens, whole = reader(name).read(said), loaded(name).text.get("fixed_length", False)
+    for row, length, expected in zip(tokens.ids.tolist(), tokens.lengths, ids, strict=True):
+        assert (row if whole else row[:length]) == expected
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_pixels_are_those_of_the_package(name: str) -> None:
+    """Transformers 4 and open_clip resize with Pillow, as the runtime does."""
+    np.testing.assert_array_equal(pixels(name), answers(name)["pixels"])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_folder_gives_the_answers_of_the_package(name: str) -> None:
+    model, said = loaded(name).model, reader(name).read(texts(name)[0])
+    rows = model.encode_gallery(torch.tensor(pixels(name))).numpy()
+    text = model.encode_text(torch.tensor(said.ids), torch.tensor(said.lengths)).numpy()
+    references = rows[texts(name)[2] % len(rows)]
+    terms = model.compose(torch.tensor(references), torch.tensor(text))
+    weights = None if terms.weights is None else terms.weights.numpy()
+    judge(name, rows, text, QueryTerms(terms.numerators.numpy(), weights, model.term_names))
+
+
+def test_a_bundle_of_fixed_length_gives_them_too(tmp_path: Path) -> None:
+    with exported(loaded("siglip"), tmp_path / "siglip.cir", texts=4) as engine:
+        rows, text = engine.encode_images(images()), engine.encode_texts(texts("siglip")[0])
+        judge("siglip", rows, text, engine.compose(rows[texts("siglip")[2] % len(rows)], text))
+        assert engine.manifest.version == 2
+        assert engine.encode_texts([]).shape == (0, 32)
+
+
+def judge(name: str, rows: np.ndarray, text: np.ndarray, terms: QueryTerms) -> None:
+    """Embeddings, scores and ranks against the package's."""
+    golden, places = answers(name), texts(name)[2]
+    image, expected, wanted = golden["image"], golden["text"][places], golden["sum_scores"][places]
+    if name == "siglip":  # whose sum is one of unit embeddings
+        image, expected = unit(image), unit(expected)
+        wanted = unit(image[places % len(image)] + expected) @ image.T
+    np.testing.assert_allclose(rows, image, atol=1e-5)
+    np.testing.assert_allclose(text, expected, atol=1e-5)
+    found = scores(terms, rows)
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    assert_same_ranking(found, wanted)
+
+
+@torch.no_grad()
+def test_either_encoder_alone_is_a_system_of_its_own() -> None:
+    image, text = torch.randn(2, 24), torch.randn(2, 24)
+    for system, composes, query in (
+        ("sum", ("reference", "text"), image + text),
+        ("image-only", ("reference",), image),
+        ("text-only", ("text",), text),
+    ):
+        model = loaded("clip", system).model
+        terms = model.compose(image, text)
+        assert (model.composes, model.weighted) == (composes, True)
+        torch.testing.assert_close(terms.numerators[:, 0], query / query.norm(dim=1, keepdim=True))
+
+
+# ---- what is wrong with a folder
+
+
+def copied(tmp_path: Path, name: str = "clip") -> Path:
+    return Path(shutil.copytree(ENCODERS / name, tmp_path / "folder"))
+
+
+def edited(folder: Path, name: str, change: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads((folder / name).read_text())
+    change(content)
+    (folder / name).write_text(json.dumps(content))
+
+
+def saved(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors")
+
+
+def refused(folder: Path, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_trained(folder)
+    assert len(str(caught.value)) < 700 + len(str(folder)) * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("config.json", "has no config.json"),
+        ("model.safetensors", r"holds no weights .*expected model.safetensors or pytorch_model.bin"),
+        ("preprocessor_config.json", "has no preprocessor_config.json, which says how images are resized"),
+        ("tokenizer.json", r"has no tokenizer.json; make it once"),
+    ],
+)
+def test_a_folder_without_a_part(tmp_path: Path, name: str, message: str) -> None:
+    folder = copied(tmp_path)
+    (folder / name).unlink()
+    refused(folder, message)
+
+
+def test_a_folder_of_another_class(tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    for kind, message in (
+        ("BertModel", "holds a 'BertModel'; expected one of"),
+        ("Siglip2Model", "of any shape"),
+    ):
+        edited(folder, "config.json", lambda c, kind=kind: c.update(architectures=[kind], model_type="other"))
+        refused(folder, message)
+    edited(folder, "config.json", lambda c: c.update(architectures=["CustomCLIP"], model_type="clip"))
+    assert load_trained(folder).model.system == "sum", "code of one's own around the weights of a CLIP"
+
+
+def test_parts_that_are_missing(tmp_path: Path) -> None:
+    folder = copied(tmp_path, "siglip")
+    (folder / "model-00002-of-00003.safetensors").unlink()
+    refused(folder, r"names 3 parts and 1 of them are missing: \['model-00002-of-00003.safetensors'\]")
+    (folder / "model.safetensors.index.json").unlink()
+    refused(folder, "without an index that says which weight is where")
+    edited_index = {"weight_map": {"text_model.head.bias": "../elsewhere.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(edited_index))
+    refused(folder, "expected a plain name")
+
+
+def test_a_pickle_is_read_safely_or_refused(tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    found, expected = load_trained(folder).model.state_dict(), loaded("clip").model.state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    torch.save({"model": Path("/")}, folder / "pytorch_model.bin")
+    refused(folder, "more than tensors and plain values")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_pointers_of_git_lfs_are_named(tmp_path: Path, name: str) -> None:
+    folder = copied(tmp_path)
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    refused(folder, "git lfs pull")
+
+
+def test_adapters_without_their_base(tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "base_model_name_or_path": "openai/clip-vit-base-patch16"})
+    )
+    refused(folder, r"adapter \('LORA'\) of the model 'openai/clip-vit-base-patch16'.*merge")
+
+
+def test_a_tokenizer_without_its_special_tokens(tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    edited(folder, "tokenizer.json", lambda c: c.update(post_processor=None))
+    refused(folder, "texts do not end with the special token 687 that CLIP expects")
+
+
+def test_a_text_cannot_type_a_special_token() -> None:
+    ids = reader("clip").read(["red <|endoftext|> blue"]).ids[0].tolist()
+    assert ids.count(687) == 1 and ids[-1] == 687
+
+
+def test_parts_that_are_not_of_one_model(tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    edited(folder, "config.json", lambda c: c["vision_config"].update(hidden_size=64))
+    refused(folder, r"class_embedding has shape \(48,\); expected \(64,\) by config.json")
+    edited(folder, "config.json", lambda c: c["vision_config"].update(hidden_size=48, image_size=64))
+    refused(folder, "makes images of 32 x 32 and the model takes 64 x 64")
+    edited(folder, "config.json", lambda c: c["vision_config"].update(image_size=32))
+    edited(folder, "config.json", lambda c: c["text_config"].update(vocab_size=300))
+    refused(folder, "token ids up to 687 and the model has 300 word vectors")
+    edited(folder, "config.json", lambda c: c["text_config"].update(vocab_size=688, num_hidden_layers=1))
+    refused(folder, "16 weights have no place in this model, text_model.encoder.layers.1.layer_norm1.bias")
+    edited(folder, "config.json", lambda c: c["text_config"].update(num_hidden_layers=10**6))
+    refused(folder, "has more layers than it has weights")
+    edited(folder, "config.json", lambda c: c["text_config"].update(num_hidden_layers=2, hidden_act="relu"))
+    refused(folder, "hidden_act is .*'relu'")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"resample": 0}, "resample 0"),
+        ({"size": {"longest_edge": 32}}, "size {'longest_edge': 32}"),
+        ({"rescale_factor": 0.5}, "rescale_factor 0.5"),
+        ({"image_mean": [0.5]}, "image_mean is"),
+        ({"crop_size": 48}, "resizes to 32 pixels and cuts 48"),
+    ],
+)
+def test_an_image_processor_that_a_bundle_cannot_hold(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    folder = copied(tmp_path)
+    edited(folder, "preprocessor_config.json", lambda c: c.update(change))
+    refused(folder, message)
+
+
+def test_weights_that_are_missing_or_not_finite(tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    saved(folder, lambda w: w["visual_projection.weight"].fill_(torch.inf))
+    refused(folder, "NaN or infinity")
+    saved(folder, lambda w: w.pop("visual_projection.weight"))
+    refused(folder, "weight visual_projection.weight is missing")
+
+
+def test_an_open_clip_folder_of_another_architecture(tmp_path: Path) -> None:
+    folder = copied(tmp_path, "open_clip")
+    edited(
+        folder, "open_clip_config.json", lambda c: c["model_cfg"]["vision_cfg"].update(timm_model_name="vit")
+    )
+    refused(folder, "'timm_model_name' is not among what is read")
+
+
+def test_a_system_is_of_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--system 'difference'; expected one of sum, image-only, text-only"):
+        load_trained(ENCODERS / "clip", system="difference")
+    with pytest.raises(UsageError, match="--system belongs to a folder"):
+        load_trained(GOLDEN / "clip4cir" / "combiner_small" / "combiner.pt", system="sum")
