@@ -40,6 +40,7 @@ def load_trained(
     """
     files = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if len(files) == 1 and Path(files[0]).is_dir():
+        trained = load_folder(files[0], system)
         _refuse(
             str(files[0]), vocabulary is not None, "holds its own tokenizer; leave the vocabulary file out"
         )
@@ -47,7 +48,7 @@ def load_trained(
         _refuse(
             str(files[0]), round_clip_to_float16, "is no model of CLIP4Cir, whose weights could be rounded"
         )
-        return load_folder(files[0], system)
+        return trained
     if system is not None:
         raise UsageError(
             f"--system belongs to a folder of encoders; {files[0]} says itself which system it is"
