@@ -57,7 +57,7 @@ def test_no_file_a_folder_and_not_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         load(tmp_path / "none.pth")
     with pytest.raises(
-        CheckpointError, match="has no config.json, which says what the model is; it holds nothing"
+        CheckpointError, match=r"has no config\.json, which says what the model is; it holds nothing"
     ):
         load(tmp_path)
     for content in (b"", b"hello", b"\x80\x04", bytes(range(256)) * 40, b"PK\x03\x04" + bytes(200)):
