@@ -19,7 +19,7 @@ from cir_infer.bundle.facts import bundle_facts
 from cir_infer.bundle.manifest import FeatureInput, Manifest
 from cir_infer.bundle.orientation import oriented
 from cir_infer.console.progress import progress_bar
-from cir_infer.errors import BundleError, TextError, UsageError, shown
+from cir_infer.errors import BundleError, ImageError, TextError, UsageError, shown
 from cir_infer.inputs.arguments import (
     checked_flag,
     checked_list,
@@ -28,7 +28,7 @@ from cir_infer.inputs.arguments import (
 )
 from cir_infer.inputs.images import ImageLike
 from cir_infer.inputs.open_files import contents
-from cir_infer.inputs.preparing import Preparation, checked_images
+from cir_infer.inputs.preparing import Preparation, PreparedImage, checked_images
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.inputs.texts import ReadText, Text, TextReader
 from cir_infer.runtime.bundle_graphs import open_bundle_graphs
@@ -369,7 +369,18 @@ class Engine:
         outputs = graph.run(feeds)
         return QueryTerms(outputs["numerators"], outputs.get("weights"), self.manifest.terms)
 
-    def prepare(self, image: ImageLike) -> Array:
+    def prepare_image(self, image: ImageLike) -> PreparedImage:
+        """Do now, in this thread, what a query would do with an image before the encoder has it.
+
+        Returns:
+            What queries and encodings of this engine take in place of the image.
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
+        return PreparedImage(self.prepare(image), self.manifest.image)
+
+    def prepare(self, image: ImageLike | PreparedImage) -> Array:
         """One image as the encoders read it, without a batch axis.
 
         Returns:
@@ -449,7 +460,11 @@ class Engine:
         return found if errors == "return" else found.rows
 
 
-def _prepare(image: ImageLike, spec: Any) -> Array:
+def _prepare(image: ImageLike | PreparedImage, spec: Any) -> Array:
+    if isinstance(image, PreparedImage):
+        if image.spec != spec:
+            raise ImageError("the image was prepared by the engine of another bundle; pass the image itself")
+        return image.array
     return preprocess(image, spec)
 
 

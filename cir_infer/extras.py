@@ -10,16 +10,20 @@ __all__ = ["EXTRAS", "install_hint", "is_installed", "require"]
 
 EXTRAS = {
     "faiss": "bench",
+    "fastapi": "serve",
     "onnx": "precision",
     "onnxscript": "export",
     "pillow_heif": "heic",
+    "prometheus_client": "serve",
     "pyarrow": "parquet",
     "pycuda": "gpu",
+    "python_multipart": "serve",
     "safetensors": "export",
     "tensorrt": "gpu",
     "tomli": "export",
     "torch": "export",
     "usearch": "bench",
+    "uvicorn": "serve",
 }
 """The extra of cir-infer that brings a module, by the module's name."""
 

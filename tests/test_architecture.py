@@ -46,6 +46,19 @@ MAY_NOT_IMPORT = {
     ),
     "cir_infer.runtime": ("cir_infer.gallery", "cir_infer.indexing", "cir_infer.engine", "cir_infer.hits"),
     "cir_infer.gallery": ("cir_infer.indexing", "cir_infer.searcher", "cir_infer.vector_searcher"),
+    **{
+        f"cir_infer.{lower}": ("cir_infer.serving",)
+        for lower in (
+            "engine",
+            "hits",
+            "searcher",
+            "searching",
+            "indexing",
+            "foreign",
+            "processes",
+            "drawing",
+        )
+    },
 }
 """What stands below what: packages and what they import nowhere, not even inside a function."""
 HEAVY = ("torch", "onnxruntime", "tokenizers", "PIL", "numpy", "tqdm", "pycuda", "tensorrt", "sqlite3")

@@ -17,7 +17,12 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = {"faiss": "faiss-cpu", "pillow_heif": "pillow-heif"}
+PACKAGES = {
+    "faiss": "faiss-cpu",
+    "pillow_heif": "pillow-heif",
+    "prometheus_client": "prometheus-client",
+    "python_multipart": "python-multipart",
+}
 EXTRA = re.compile(r"cir-infer\[([a-z,]+)\]|pip install (?:-e )?[\"']?\.\[([a-z,]+)\]")
 
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "cir-train": ("cir_export.commands.train", "main"),
     "cir-index": ("cir_infer.commands.index", "main"),
     "cir-query": ("cir_infer.commands.query", "main"),
+    "cir-serve": ("cir_infer.commands.serve", "main"),
     "cir-gallery": ("cir_infer.commands.gallery", "main"),
     "cir-bench": ("cir_bench.commands", "main"),
 }

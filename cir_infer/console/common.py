@@ -32,7 +32,7 @@ from cir_infer.console.printing import (
 )
 from cir_infer.errors import CirError, UsageError, shown
 
-__all__ = ["CirParser", "complain", "print_json", "printable", "run_command"]
+__all__ = ["CirParser", "complain", "print_json", "printable", "run_command", "say_on_stderr"]
 
 Main = Callable[[Sequence[str] | None], int | None]
 
@@ -63,15 +63,20 @@ class CirParser(argparse.ArgumentParser):
         # Flags may stand between positional arguments; argparse cannot do that with sub-commands.
         parse = self.parse_intermixed_args if self._subparsers is None else super().parse_args
         parsed = parse(args, namespace)
-        handler = logging.StreamHandler()
-        handler.setFormatter(OneLine(f"{self.prog}: %(message)s"))
-        logging.basicConfig(level=logging.WARNING, handlers=[handler])
-        logging.getLogger("cir_infer").setLevel(logging.INFO if parsed.verbose else logging.WARNING)
+        say_on_stderr(self.prog, parsed.verbose)
         return parsed
 
     def error(self, message: str) -> NoReturn:
         """See `argparse.ArgumentParser.error`; the message may quote what a shell made of a file name."""
         super().error(printable(message))
+
+
+def say_on_stderr(program: str, verbose: bool) -> None:
+    """Send the SDK's log lines to stderr: warnings, and if `verbose` what it does."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLine(f"{program}: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("cir_infer").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
 def run_command(main: Main) -> Callable[..., int]:

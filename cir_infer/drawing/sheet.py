@@ -14,6 +14,7 @@ from cir_infer.errors import ImageError, UsageError, shown
 from cir_infer.hits import Hit, Hits, weighted
 from cir_infer.inputs.arguments import checked_list
 from cir_infer.inputs.images import load_image
+from cir_infer.inputs.preparing import PreparedImage
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
@@ -215,6 +216,7 @@ def _rounded(side: int) -> Image.Image:
 def _loaded(source: Reference) -> Image.Image | str:
     """The picture of a reference, or a word why there is none."""
     image = source.source if isinstance(source, Hit) else source
+    image = image.array if isinstance(image, PreparedImage) else image
     if image is None or (isinstance(image, np.ndarray) and image.dtype != np.uint8):
         return "no image"
     try:

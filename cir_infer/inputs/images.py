@@ -43,6 +43,7 @@ __all__ = [
     "check_pixels",
     "decode_image",
     "describe_image",
+    "image_size",
     "load_features",
     "load_image",
 ]
@@ -188,6 +189,23 @@ def _stream(image: object) -> IO[bytes]:
         "an image is a path, bytes, an open binary file, a Pillow image or a uint8 (height, width, 3) array; "
         f"got {shown(image)}"
     )
+
+
+def image_size(data: bytes) -> Size | None:
+    """Width and height of an encoded image by its header; None where they cannot be told.
+
+    Raises:
+        ImageError: already its header would take too much to read.
+    """
+    from PIL import Image
+
+    with io.BytesIO(data) as stream:
+        check_header(stream, "the image")
+        try:
+            with Image.open(stream, formats=_formats()) as image:
+                return image.width, image.height
+        except Exception:  # what decodes it says what is wrong
+            return None
 
 
 class _Opened(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from typing import Any
@@ -18,13 +19,26 @@ from cir_infer.processes.cpus import available_cpus
 from cir_infer.processes.fork import PerProcess
 from cir_infer.processes.threads import Task, Threads
 
-__all__ = ["Preparation", "Prepared", "checked_images"]
+__all__ = ["Preparation", "Prepared", "PreparedImage", "checked_images"]
 
 Array = npt.NDArray[Any]
 Prepared = list[Array | ImageError]
 """A batch: each image as the graph takes it, or why it cannot be read."""
 
 _MOST_THREADS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedImage:
+    """An image as an engine's encoders take it, made beforehand with `Engine.prepare_image`.
+
+    Attributes:
+        array: uint8 (H, W, 3), or float32 (F,) for a bundle on features.
+        spec: how it was made, the manifest's `image`.
+    """
+
+    array: Array
+    spec: object
 
 
 class Preparation:

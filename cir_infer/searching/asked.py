@@ -13,12 +13,14 @@ from cir_infer.gallery import Snapshot
 from cir_infer.hits import Hit
 from cir_infer.inputs.arguments import checked_list
 from cir_infer.inputs.images import ImageLike
+from cir_infer.inputs.preparing import PreparedImage
 from cir_infer.inputs.texts import ReadText, Text
 
 __all__ = ["Asked", "Reference", "ask", "paired"]
 
-Reference: TypeAlias = "ImageLike | Hit | None"
-"""An image, a Hit to refine, or None for a system that reads only the text."""
+Reference: TypeAlias = "ImageLike | PreparedImage | Hit | None"
+"""An image, one that `Engine.prepare_image` made ready, a Hit to refine, or None for a system that reads only
+the text."""
 
 
 @dataclass

@@ -15,6 +15,7 @@ from PIL import Image
 from cir_infer import Engine, Gallery, Hits, Searcher
 from cir_infer.errors import GalleryError, ImageError, ScoringError, TextError, UsageError
 from cir_infer.hits import Hit
+from cir_infer.inputs.preparing import PreparedImage
 from cir_infer.scoring.contract import Rows
 from cir_infer.searching.recognition import FileName, same_rows
 from tests.bundles import DIM, write_tiny_bundle
@@ -301,3 +302,13 @@ def test_a_cancelled_query_leaves_nothing_broken(
     monkeypatch.setattr(searcher.engine, "encode_read", slow)
     asyncio.run(cancel())
     assert searcher.query(pictures[0], TEXT) == expected
+
+
+def test_a_prepared_image_is_the_image(searcher: Searcher, engine: Engine, pictures: list[Path]) -> None:
+    prepared = engine.prepare_image(pictures[3])
+    told = searcher.query(prepared, "is red", 5, exclude_reference=True)
+    assert told == searcher.query(pictures[3], "is red", 5, exclude_reference=True)
+    assert np.array_equal(engine.encode_images([prepared]), engine.encode_images([pictures[3]]))
+    other = PreparedImage(prepared.array, object())
+    with pytest.raises(ImageError, match="another bundle"):
+        searcher.query(other, "is red")

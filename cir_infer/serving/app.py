@@ -1,0 +1,168 @@
+"""The application: every route, what it says of itself, and the layer that guards it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from cir_infer import __version__
+from cir_infer.serving import page
+from cir_infer.serving.background import in_thread
+from cir_infer.serving.bodies import Budget
+from cir_infer.serving.exchanges import json_answer, problem_answer
+from cir_infer.serving.item_routes import ItemRoutes
+from cir_infer.serving.keys import Keys
+from cir_infer.serving.openapi import DESCRIPTION, components, described
+from cir_infer.serving.problems import Problem
+from cir_infer.serving.protection import Guard
+from cir_infer.serving.search_routes import SearchRoutes
+from cir_infer.serving.service import Service
+
+__all__ = ["make_app"]
+
+_READS = ("unauthorized", "invalid-argument", "too-many-requests", "overloaded", "timeout")
+_SEARCHES = (
+    *("malformed-request", "unauthorized", "request-timeout", "too-large", "unsupported-media-type"),
+    *("invalid-argument", "unusable-image", "unusable-text", "empty-gallery", *_READS),
+)
+
+
+def make_app(service: Service, on_start: Callable[[], None] | None = None) -> Guard:
+    """The application over a service, for any ASGI server; it closes the service at its end.
+
+    Args:
+        service: what answers.
+        on_start: called in the event loop when it begins.
+
+    Raises:
+        UsageError: the file of API keys cannot be used.
+    """
+    from fastapi import FastAPI
+    from fastapi.exceptions import RequestValidationError
+    from starlette.exceptions import HTTPException
+
+    from cir_infer.errors import CirError
+
+    settings = service.settings
+    keys = None if settings.api_key_file is None else Keys.read(settings.api_key_file)
+
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        if on_start is not None:
+            on_start()
+        yield
+        service.ready = False
+        await in_thread(service.beside, service.close)
+
+    app = FastAPI(
+        title="cir-serve",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
+    for kind in (Problem, CirError, HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, problem_answer)
+    searches, items, status = SearchRoutes(service), ItemRoutes(service), _Status(service, app)
+
+    def add(method: str, path: str, endpoint: Any, name: str = "", *problems: str) -> None:
+        app.add_api_route(
+            path,
+            _taking_request(endpoint, service.budget),
+            methods=[method],
+            operation_id=name or None,
+            name=name,
+            include_in_schema=bool(name),
+            response_model=None,
+            openapi_extra=described(name, *problems) if name else None,
+            description=endpoint.__doc__,
+        )
+
+    add("POST", "/v1/search", searches.search, "search", *_SEARCHES, "not-found")
+    add("POST", "/v1/search/batch", searches.batch, "search_batch", *_SEARCHES)
+    add("GET", "/v1/items", items.items, "list_items", *_READS)
+    add("GET", "/v1/items/{id}", items.item, "get_item", *_READS, "not-found")
+    add("PUT", "/v1/items/{id}", items.put, "put_item", *_SEARCHES, "forbidden", "not-found")
+    add("DELETE", "/v1/items/{id}", items.delete, "delete_item", *_READS, "forbidden", "not-found")
+    add("GET", "/v1/items/{id}/image", items.image, "get_item_image", *_READS, "not-found")
+    add("GET", "/v1/fields", items.fields, "list_fields", *_READS)
+    add("GET", "/v1/info", status.info, "info", *_READS)
+    add("GET", "/healthz", status.alive, "alive")
+    add("GET", "/readyz", status.ready, "ready", "overloaded")
+    add("GET", "/metrics", status.metrics, "metrics", "unauthorized")
+    add("GET", "/openapi.json", status.openapi)
+    if settings.page:
+        add("GET", "/", page.index)
+        add("GET", "/favicon.ico", page.icon)
+        add("GET", "/assets/{name}", page.asset)
+    return Guard(app, settings, keys, service.metrics)
+
+
+def _taking_request(endpoint: Any, budget: Budget) -> Any:
+    """An endpoint that FastAPI hands the request, and nothing else: what is in it is read by us, strictly."""
+    from fastapi import Request
+
+    async def take(request: Any) -> Any:
+        try:
+            return await endpoint(request, **request.path_params)
+        finally:
+            budget.give_back(getattr(request.state, "taken", 0))
+
+    take.__annotations__ = {"request": Request}
+    return take
+
+
+class _Status:
+    """The routes that say how the service is.
+
+    Args:
+        service: of which.
+        app: whose OpenAPI document is told.
+    """
+
+    def __init__(self, service: Service, app: Any) -> None:
+        self._service, self._app = service, app
+        self._document: dict[str, Any] | None = None
+
+    async def alive(self, _: Any) -> Any:
+        """Whether the process answers."""
+        return json_answer({"status": "alive"})
+
+    async def ready(self, _: Any) -> Any:
+        """Whether the model is warm and the gallery open."""
+        if not self._service.ready:
+            raise Problem("overloaded", "the service is ending", {"Retry-After": "5"})
+        return json_answer({"status": "ready"})
+
+    async def info(self, _: Any) -> Any:
+        """The model, the gallery, what can be asked, the limits."""
+        about = await in_thread(self._service.beside, self._service.describe)
+        return json_answer({"version": __version__, **about})
+
+    async def metrics(self, _: Any) -> Any:
+        """Counters and histograms for Prometheus."""
+        from fastapi.responses import Response
+
+        text, kind = await in_thread(self._service.beside, self._metrics)
+        return Response(text, 200, media_type=kind)
+
+    def _metrics(self) -> tuple[bytes, str]:
+        with self._service.current.use() as opened:
+            snapshot = opened.gallery.snapshot()
+        self._service.metrics.rows.set(snapshot.count)
+        self._service.metrics.generation.set(snapshot.generation)
+        return self._service.metrics.text()
+
+    async def openapi(self, _: Any) -> Any:
+        """This API's OpenAPI document."""
+        if self._document is None:
+            document = self._app.openapi()
+            document.setdefault("components", {}).setdefault("schemas", {}).update(components())
+            document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            document["security"] = [{"key": []}, {}]
+            self._document = document
+        return json_answer(self._document)

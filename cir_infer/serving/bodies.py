@@ -1,0 +1,200 @@
+"""The bodies of requests: read up to a limit and in time, as JSON or as a form, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cir_infer.errors import shown
+from cir_infer.serving.problems import Problem, busy
+
+if TYPE_CHECKING:
+    from fastapi import Request
+
+__all__ = ["Budget", "Form", "media_type", "read_body", "read_form"]
+
+_BOUNDARY = re.compile(r"boundary=(?:\"([^\"\\]{1,70})\"|([^\s;\",]{1,70}))", re.IGNORECASE)
+_NAME = re.compile(rb"[; ]name=\"([^\"\\\r\n]{1,64})\"", re.IGNORECASE)
+_MOST_PARTS = 300
+_LONGEST_FIELD = 1 << 20
+
+
+class Budget:
+    """Bytes of bodies that may lie in memory at one time, over all requests."""
+
+    def __init__(self, total: int) -> None:
+        self._left = total
+
+    def take(self, count: int) -> None:
+        """Count bytes in.
+
+        Raises:
+            Problem: there is no room for them.
+        """
+        if count > self._left:
+            raise busy("too much is being uploaded at the moment; try again")
+        self._left -= count
+
+    def give_back(self, count: int) -> None:
+        """Count bytes out."""
+        self._left += count
+
+
+def media_type(request: Request) -> str:
+    """The media type of a request's body, without parameters."""
+    value: str = request.headers.get("content-type", "")
+    return value.partition(";")[0].strip().lower()
+
+
+async def read_body(request: Request, most: int, seconds: float, budget: Budget) -> bytes:
+    """The body of a request; its bytes are counted in, and out again when the request ends.
+
+    Args:
+        request: its `state.taken` adds up what it took of the budget.
+        most: bytes.
+        seconds: for all of it.
+        budget: over all requests.
+
+    Raises:
+        Problem: it is larger, slower, compressed, or the client went away.
+    """
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise Problem("unsupported-media-type", "the body is compressed; send it as it is")
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length[:20]) > most:
+        raise _too_large(most)
+    body, until = bytearray(), time.monotonic() + seconds
+    while True:
+        try:
+            message = await asyncio.wait_for(request.receive(), max(until - time.monotonic(), 0.0))
+        except asyncio.TimeoutError:
+            raise Problem(
+                "request-timeout",
+                f"the body did not arrive within {seconds:g} seconds",
+                {"Connection": "close"},
+            ) from None
+        if message["type"] == "http.disconnect":
+            raise Problem("cancelled", "the client went away while it sent the request")
+        part = message.get("body", b"")
+        if len(body) + len(part) > most:
+            raise _too_large(most)
+        budget.take(len(part))
+        request.state.taken = getattr(request.state, "taken", 0) + len(part)
+        body += part
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def _too_large(most: int) -> Problem:
+    return Problem(
+        "too-large", f"the body has more than {most:,} bytes; send a smaller one", {"Connection": "close"}
+    )
+
+
+@dataclass
+class Form:
+    """A form of text fields and at most one file.
+
+    Attributes:
+        fields: the values of each field, in order.
+        file: the bytes of the part named "image", None where there is none.
+    """
+
+    fields: dict[str, list[str]] = field(default_factory=dict)
+    file: bytes | None = None
+
+    def one(self, name: str) -> str | None:
+        """The one value of a field, None where there is none.
+
+        Raises:
+            Problem: there are several.
+        """
+        values = self.fields.get(name, [])
+        if len(values) > 1:
+            raise Problem("invalid-argument", f"the field {name} is there {len(values)} times; expected one")
+        return values[0] if values else None
+
+
+def read_form(content_type: str, body: bytes) -> Form:
+    """A body of type multipart/form-data.
+
+    Raises:
+        Problem: it is malformed.
+    """
+    from python_multipart.multipart import MultipartParser
+
+    found = _BOUNDARY.search(content_type)
+    if found is None:
+        raise Problem("malformed-request", "the form's Content-Type names no boundary")
+    parts = _Parts()
+    try:
+        parser = MultipartParser(found[1] or found[2], parts.callbacks(), max_size=len(body) + 1)
+        parser.write(body)
+        parser.finalize()
+    except Problem:
+        raise
+    except Exception as error:  # the library's own, and what its index arithmetic makes of nonsense
+        raise Problem("malformed-request", f"the form is malformed ({shown(error, 80)})") from None
+    if not parts.ended:
+        raise Problem("malformed-request", "the form ends before its last boundary")
+    return parts.form
+
+
+class _Parts:
+    """What the parser tells, put together."""
+
+    def __init__(self) -> None:
+        self.form, self.ended, self._count = Form(), False, 0
+        self._head, self._name, self._value = bytearray(), bytearray(), bytearray()
+        self._disposition: bytes = b""
+        self._data: list[bytes] = []
+
+    def callbacks(self) -> Any:
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": lambda data, start, end: self._name.extend(data[start:end]),
+            "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+            "on_header_end": self._header,
+            "on_part_data": lambda data, start, end: self._data.append(data[start:end]),
+            "on_part_end": self._end,
+            "on_end": self._finish,
+        }
+
+    def _begin(self) -> None:
+        self._count += 1
+        if self._count > _MOST_PARTS:
+            raise Problem("too-large", f"the form has more than {_MOST_PARTS} parts")
+        self._disposition, self._data = b"", []
+
+    def _header(self) -> None:
+        if self._name.lower() == b"content-disposition":
+            self._disposition = bytes(self._value)
+        self._name.clear()
+        self._value.clear()
+
+    def _end(self) -> None:
+        found = _NAME.search(self._disposition)
+        if found is None:
+            raise Problem("malformed-request", "a part of the form has no name")
+        try:
+            name = found[1].decode()
+        except UnicodeDecodeError:
+            raise Problem("malformed-request", "a part's name is not UTF-8") from None
+        if name == "image":
+            if self.form.file is not None:
+                raise Problem("invalid-argument", "the form has several images; expected one")
+            self.form.file = b"".join(self._data)
+            return
+        value = b"".join(self._data)
+        if len(value) > _LONGEST_FIELD:
+            raise Problem("too-large", f"the field {shown(name)} has more than {_LONGEST_FIELD:,} bytes")
+        try:
+            self.form.fields.setdefault(name, []).append(value.decode())
+        except UnicodeDecodeError:
+            raise Problem("malformed-request", f"the field {shown(name)} is not UTF-8") from None
+
+    def _finish(self) -> None:
+        self.ended = True

@@ -1,0 +1,98 @@
+"""Items of a gallery without a query: one, a page of a list, some by chance; and what can be filtered."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cir_infer.gallery import Snapshot
+from cir_infer.gallery.fields import fields_of
+from cir_infer.gallery.snapshot import Item
+from cir_infer.serving.problems import Problem
+from cir_infer.serving.schemas import ItemAnswer, ItemsAnswer
+from cir_infer.serving.thumbnails import image_address
+
+__all__ = ["Fields", "item_of", "items_after", "items_by_chance", "told_item"]
+
+_FRESH = 60.0
+
+
+def told_item(item: Item) -> ItemAnswer:
+    """An item as callers see it."""
+    return ItemAnswer(item.id, item.metadata, image_address(item.id, item.source))
+
+
+def item_of(snapshot: Snapshot, item: str) -> Item:
+    """An item by its id.
+
+    Raises:
+        Problem: there is none.
+    """
+    row = snapshot.row(item) if item and len(item) <= 4096 and "\0" not in item else None
+    if row is None:
+        raise Problem("not-found", "the gallery holds no item of this id (any more)")
+    return snapshot.items([row])[0]
+
+
+def items_after(snapshot: Snapshot, where: Any, after: int, limit: int) -> ItemsAnswer:
+    """Items in the order in which they were added.
+
+    Args:
+        snapshot: of the gallery.
+        where: a filter.
+        after: the key that the page before ended with, -1 for the first page.
+        limit: how many.
+    """
+    rows = _matching(snapshot, where)
+    at = _first_behind(snapshot, rows, after)
+    chosen = rows[at : at + limit]
+    more = at + limit < len(rows)
+    last = str(int(snapshot.keys(chosen[-1:])[0])) if more and len(chosen) else None
+    return ItemsAnswer([told_item(item) for item in snapshot.items(chosen)], last, len(rows))
+
+
+def items_by_chance(snapshot: Snapshot, where: Any, limit: int) -> ItemsAnswer:
+    """Some items, others each time."""
+    rows = _matching(snapshot, where)
+    chosen = [int(rows[at]) for at in random.sample(range(len(rows)), min(limit, len(rows)))]
+    return ItemsAnswer([told_item(item) for item in snapshot.items(chosen)], None, len(rows))
+
+
+def _matching(snapshot: Snapshot, where: Any) -> npt.NDArray[np.int64]:
+    mask = snapshot.where(where)
+    if mask is None:
+        return snapshot.live_rows()
+    return np.flatnonzero(np.unpackbits(mask, count=snapshot.row_count, bitorder="little"))
+
+
+def _first_behind(snapshot: Snapshot, rows: npt.NDArray[np.int64], key: int) -> int:
+    """The place of the first row whose key is greater; keys ascend, and the item of `key` may be gone."""
+    low, high = 0, len(rows)
+    while low < high:
+        middle = (low + high) // 2
+        if int(snapshot.keys(rows[middle : middle + 1])[0]) > key:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+class Fields:
+    """The fields of the metadata, read anew when the gallery has changed, and at most once a minute."""
+
+    def __init__(self) -> None:
+        self._known: tuple[object, float, list[dict[str, Any]]] | None = None
+
+    def of(self, snapshot: Snapshot) -> list[dict[str, Any]]:
+        """See `Gallery.fields`; blocks."""
+        known = self._known
+        if known is not None and (known[0] == snapshot.generation or time.monotonic() - known[1] < _FRESH):
+            return known[2]
+        found = [asdict(entry) for entry in fields_of(snapshot)]
+        self._known = (snapshot.generation, time.monotonic(), found)
+        return found

@@ -1,0 +1,65 @@
+"""What a service counts, for Prometheus. With several workers they count together."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+__all__ = ["Metrics"]
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+
+
+class Metrics:
+    """The metrics of one process.
+
+    With $PROMETHEUS_MULTIPROC_DIR set before `prometheus_client` is imported, values lie in files there,
+    and `text` adds up those of all workers.
+    """
+
+    def __init__(self) -> None:
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+        self.registry = CollectorRegistry()
+        own: Any = {"registry": self.registry}
+        self.requests = Counter(
+            "cir_requests_total", "Requests, by route and status.", ["route", "method", "status"], **own
+        )
+        self.seconds = Histogram(
+            "cir_request_seconds", "From a request's head to its answer.", ["route"], buckets=_SECONDS, **own
+        )
+        self.stages = Histogram(
+            "cir_stage_seconds", "Time of a query, by stage.", ["stage"], buckets=_SECONDS, **own
+        )
+        self.batches = Histogram(
+            "cir_batch_queries", "Queries that were computed together.", buckets=_BATCHES, **own
+        )
+        self.refusals = Counter("cir_refusals_total", "Requests refused, by reason.", ["reason"], **own)
+        self.cancelled = Counter(
+            "cir_cancelled_total", "Queries dropped unanswered, by reason.", ["reason"], **own
+        )
+        self.queue = Gauge(
+            "cir_queue_queries", "Queries in work or waiting.", multiprocess_mode="livesum", **own
+        )
+        self.open = Gauge("cir_open_requests", "Requests in work.", multiprocess_mode="livesum", **own)
+        self.rows = Gauge("cir_gallery_rows", "Items in the gallery.", multiprocess_mode="livemax", **own)
+        self.generation = Gauge(
+            "cir_gallery_generation", "The gallery's commit.", multiprocess_mode="livemax", **own
+        )
+        self.reloads = Counter(
+            "cir_bundle_reloads_total", "Bundles opened again, by outcome.", ["outcome"], **own
+        )
+
+    def text(self) -> tuple[bytes, str]:
+        """The metrics as Prometheus reads them, and their media type."""
+        from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+        registry = self.registry
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            from prometheus_client import multiprocess
+
+            registry = CollectorRegistry()
+            untyped: Any = multiprocess
+            untyped.MultiProcessCollector(registry)
+        return generate_latest(registry), CONTENT_TYPE_LATEST

@@ -1,0 +1,204 @@
+"""What the OpenAPI document says of each route beyond its types: bodies, answers, examples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cir_infer.serving import schemas
+from cir_infer.serving.problems import KINDS, MEDIA_TYPE
+
+__all__ = ["DESCRIPTION", "components", "described"]
+
+DESCRIPTION = """Composed image retrieval: an image, and how the result should differ from it.
+
+Errors are problem documents (RFC 9457). An id is one segment of an address: a slash inside it is `%2F`.
+"""
+
+_HIT = {
+    "id": "dresses/0412.jpg",
+    "rank": 1,
+    "score": 1.0312,
+    "terms": {"implicit_similarity": 0.7841, "explicit_matching": 0.2471},
+    "metadata": {"category": "dress", "price": 39.5},
+    "image": "/v1/items/dresses%2F0412.jpg/image?v=3f1a9c02",
+}
+_TIMING = {"read": 0.41, "decode": 3.1, "wait": 0.08, "search": 21.7, "total": 25.6}
+_ANSWER = {"hits": [_HIT], "unknown_words": [], "reference_id": "dresses/0007.jpg", "timing": _TIMING}
+_ITEM = {name: _HIT[name] for name in ("id", "metadata", "image")}
+_REFINE = {"item": "dresses/0412.jpg", "text": "is longer", "k": 10, "where": "price < 50"}
+_PROBLEM = {
+    "type": "urn:cir-infer:problem:unusable-text",
+    "title": "The text cannot be used",
+    "status": 422,
+    "detail": 'the text is empty; say how the result should differ, e.g. "is red"',
+    "instance": "urn:cir-infer:request:5d0f3a2b9c41",
+}
+_FORM = {
+    "type": "object",
+    "properties": {
+        "image": {"type": "string", "format": "binary", "description": "the reference image, a file"},
+        "text": {"type": "array", "items": {"type": "string"}, "description": "what should change"},
+        "item": {"type": "string", "description": "an item of the gallery, in place of an image"},
+        "k": {"type": "integer", "default": 10, "minimum": 1},
+        "where": {"type": "string", "description": "a filter, as text or as the JSON of a dictionary"},
+        "exclude": {"type": "array", "items": {"type": "string"}},
+        "exclude_reference": {"type": "boolean", "default": False},
+    },
+}
+_PUT_FORM = {
+    "type": "object",
+    "properties": {
+        "image": {"type": "string", "format": "binary"},
+        "metadata": {"type": "string", "description": "a JSON object"},
+    },
+}
+_FIELDS = {
+    "fields": [
+        {
+            "name": "price",
+            "items": 4980,
+            "types": {"decimal": 4980},
+            "least": 5.0,
+            "greatest": 349.0,
+            "distinct": 212,
+            "examples": [39.5, 19.0],
+        }
+    ]
+}
+
+
+def _body(
+    example: Any, model: str | None = None, form: dict[str, Any] | None = None, image: bool = False
+) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    if form is not None:
+        content["multipart/form-data"] = {"schema": form}
+    if model is not None:
+        content["application/json"] = {
+            "schema": {"$ref": f"#/components/schemas/{model}"},
+            "example": example,
+        }
+    if image:
+        content["image/*"] = {"schema": {"type": "string", "format": "binary"}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _parameter(name: str, kind: str, text: str, where: str = "query") -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": where,
+        "required": where == "path",
+        "description": text,
+        "schema": {"type": kind},
+    }
+
+
+_ID = _parameter("id", "string", "the item's id, as one segment: a slash in it is %2F", "path")
+_ROUTES: dict[str, dict[str, Any]] = {
+    "search": _body(_REFINE, "SearchRequest", _FORM),
+    "search_batch": _body({"queries": [_REFINE, {"item": "b.jpg", "text": "is red"}]}, "BatchRequest"),
+    "get_item": {"parameters": [_ID]},
+    "get_item_image": {
+        "parameters": [
+            _ID,
+            _parameter("size", "integer", "the longest side: 128, 256, 512 (default), 1024 or 2048"),
+            _parameter("v", "string", "ignored; makes the address of a new image a new one"),
+        ]
+    },
+    "list_items": {
+        "parameters": [
+            _parameter("where", "string", "a filter, as text or as the JSON of a dictionary"),
+            _parameter("after", "string", "`after` of the answer before"),
+            _parameter("limit", "integer", "how many, 50 unless told otherwise"),
+            _parameter("order", "string", "added, or random"),
+        ]
+    },
+    "put_item": {
+        "parameters": [_ID],
+        **_body({"metadata": {"price": 39.5}}, "ItemRequest", _PUT_FORM, image=True),
+    },
+    "delete_item": {"parameters": [_ID]},
+}
+_EXAMPLES: dict[str, Any] = {
+    "search": _ANSWER,
+    "search_batch": {"answers": [_ANSWER, _PROBLEM], "timing": {"total": 31.0}},
+    "get_item": _ITEM,
+    "list_items": {"items": [_ITEM], "after": "412", "matching": 5000},
+    "list_fields": _FIELDS,
+    "put_item": {"id": "dresses/0412.jpg", "replaced": False},
+}
+_MODELS = {
+    "search": "SearchAnswer",
+    "search_batch": "BatchAnswer",
+    "get_item": "ItemAnswer",
+    "list_items": "ItemsAnswer",
+}
+_OTHER_ANSWERS: dict[str, dict[str, Any]] = {
+    "get_item_image": {
+        "200": {
+            "description": "the picture",
+            "content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}},
+        },
+        "304": {"description": "the caller has it already (If-None-Match)"},
+    },
+    "delete_item": {"204": {"description": "it is gone"}},
+    "metrics": {
+        "200": {"description": "for Prometheus", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    },
+}
+
+
+def described(name: str, *problems: str) -> dict[str, Any]:
+    """What the document says of a route.
+
+    Args:
+        name: the operation's.
+        problems: keys of `KINDS` that it answers with.
+    """
+    content: dict[str, Any] = {"schema": {"type": "object"}}
+    if name in _MODELS:
+        content["schema"] = {"$ref": f"#/components/schemas/{_MODELS[name]}"}
+    if name in _EXAMPLES:
+        content["example"] = _EXAMPLES[name]
+    answers = _OTHER_ANSWERS.get(
+        name, {"200": {"description": "the answer", "content": {"application/json": content}}}
+    )
+    if name == "put_item":
+        answers = {**answers, "201": {**answers["200"], "description": "the item is new"}}
+    refused: dict[str, Any] = {}
+    for kind in problems:
+        status, title = KINDS[kind]
+        entry = refused.setdefault(
+            str(status),
+            {
+                "description": title,
+                "content": {
+                    MEDIA_TYPE: {
+                        "schema": {"$ref": "#/components/schemas/ProblemAnswer"},
+                        "example": {
+                            **_PROBLEM,
+                            "type": f"urn:cir-infer:problem:{kind}",
+                            "title": title,
+                            "status": status,
+                        },
+                    }
+                },
+            },
+        )
+        if title not in entry["description"]:
+            entry["description"] += f"; {title}"
+    return {**_ROUTES.get(name, {}), "responses": {**answers, **refused}}
+
+
+def components() -> dict[str, Any]:
+    """The schemas that `described` refers to."""
+    from pydantic import TypeAdapter
+
+    found: dict[str, Any] = {}
+    for name in schemas.__all__:
+        kind = getattr(schemas, name)
+        if isinstance(kind, type):
+            schema = TypeAdapter(kind).json_schema(ref_template="#/components/schemas/{model}")
+            found.update(schema.pop("$defs", {}))
+            found[name] = schema
+    return found

@@ -1,0 +1,108 @@
+"""Errors as problem documents (RFC 9457), made of the SDK's own; never a traceback, never a path of ours."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+from cir_infer.errors import CirError, GalleryError, ImageError, TextError, UsageError
+from cir_infer.gallery.locks import GalleryBusyError
+
+__all__ = ["KINDS", "MEDIA_TYPE", "Kind", "Problem", "problem_of"]
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Kind(NamedTuple):
+    """A kind of problem.
+
+    Attributes:
+        status: of the answer.
+        title: the same for every problem of the kind.
+    """
+
+    status: int
+    title: str
+
+
+KINDS = {
+    "malformed-request": Kind(400, "The request cannot be read"),
+    "unauthorized": Kind(401, "An API key is needed"),
+    "forbidden": Kind(403, "This is not allowed here"),
+    "not-found": Kind(404, "There is no such thing"),
+    "method-not-allowed": Kind(405, "There is no such method here"),
+    "request-timeout": Kind(408, "The request took too long to arrive"),
+    "empty-gallery": Kind(409, "The gallery is empty"),
+    "too-large": Kind(413, "The request is too large"),
+    "unsupported-media-type": Kind(415, "The content has another type than expected"),
+    "misdirected": Kind(421, "The service is not known by this name"),
+    "invalid-argument": Kind(422, "An argument is not what was expected"),
+    "unusable-image": Kind(422, "The image cannot be used"),
+    "unusable-text": Kind(422, "The text cannot be used"),
+    "too-many-requests": Kind(429, "Too many requests at a time"),
+    "head-too-large": Kind(431, "The head of the request is too large"),
+    "cancelled": Kind(499, "The client went away"),
+    "internal": Kind(500, "The service failed"),
+    "overloaded": Kind(503, "The service is busy"),
+    "timeout": Kind(504, "The answer took too long"),
+}
+"""Every problem that the service answers with, by the last part of its `type`."""
+
+
+class Problem(Exception):  # noqa: N818 - RFC 9457's word
+    """A request that is not answered, and why.
+
+    Args:
+        kind: a key of `KINDS`.
+        detail: what was found, what was expected and what to do.
+        headers: of the answer.
+        more: further members of the document.
+    """
+
+    def __init__(self, kind: str, detail: str, headers: dict[str, str] | None = None, **more: Any) -> None:
+        super().__init__(detail)
+        self.kind, self.detail, self.headers, self.more = kind, detail, headers or {}, more
+        self.status = KINDS[kind].status
+
+    def document(self, request: str | None = None) -> dict[str, Any]:
+        """The document, as plain values.
+
+        Args:
+            request: the request's id, by which the log knows it.
+        """
+        return {
+            "type": f"urn:cir-infer:problem:{self.kind}",
+            "title": KINDS[self.kind].title,
+            "status": self.status,
+            "detail": self.detail,
+            **self.more,
+            **({} if request is None else {"instance": f"urn:cir-infer:request:{request}"}),
+        }
+
+    def body(self, request: str | None = None) -> bytes:
+        """The document as JSON."""
+        return json.dumps(self.document(request)).encode()
+
+
+def problem_of(error: BaseException) -> Problem:
+    """What a caller is told of an error. What is no fault of the caller's says nothing of our insides."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, ImageError):
+        return Problem("unusable-image", str(error))
+    if isinstance(error, TextError):
+        return Problem("unusable-text", str(error))
+    if isinstance(error, UsageError):
+        return Problem("invalid-argument", str(error))
+    if isinstance(error, GalleryBusyError):
+        return busy("somebody else is writing to the gallery; try again")
+    if isinstance(error, GalleryError) and "is empty; add images" in str(error):
+        return Problem("empty-gallery", "the gallery holds no items yet; add some with cir-index or PUT")
+    if isinstance(error, CirError):
+        return Problem("internal", f"{type(error).__name__}; the service's log says more")
+    return Problem("internal", "an unexpected fault; the service's log says more")
+
+
+def busy(detail: str, seconds: int = 1) -> Problem:
+    """A refusal because too much is being done already."""
+    return Problem("overloaded", detail, {"Retry-After": str(seconds)}, retry_after=seconds)

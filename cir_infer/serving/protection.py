@@ -1,0 +1,252 @@
+"""What stands before every request: names, origins, keys, limits; and after it: headers, metrics, the log."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import secrets
+import socket
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, TypeAlias
+
+from cir_infer.console.printing import printable
+from cir_infer.serving.keys import Keys
+from cir_infer.serving.metrics import Metrics
+from cir_infer.serving.problems import MEDIA_TYPE, Problem, busy, problem_of
+from cir_infer.serving.settings import Settings
+
+__all__ = ["Guard"]
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers: TypeAlias = dict[bytes, bytes]
+
+_log = logging.getLogger("cir_infer.serving")
+_access = logging.getLogger("cir_infer.serving.access")
+
+_OPEN = ("/", "/healthz", "/readyz", "/openapi.json", "/favicon.ico")
+"""Paths that need no key, with /assets/: they tell nothing of the gallery."""
+_LARGEST_HEAD = 32 << 10
+_CHANGES = ("POST", "PUT", "PATCH", "DELETE")
+_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"permissions-policy", b"geolocation=(), microphone=(), payment=(), usb=()"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+        b"connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; "
+        b"frame-ancestors 'none'",
+    ),
+]
+_PREFLIGHT = [
+    (b"access-control-allow-methods", b"GET, POST, PUT, DELETE"),
+    (b"access-control-allow-headers", b"authorization, content-type"),
+    (b"access-control-max-age", b"600"),
+]
+
+
+class Guard:
+    """The outermost layer of the application.
+
+    Args:
+        app: what answers requests that pass.
+        settings: the service's.
+        keys: that are accepted; None where none is asked for.
+        metrics: counts.
+    """
+
+    def __init__(self, app: App, settings: Settings, keys: Keys | None, metrics: Metrics) -> None:
+        self._app, self._settings, self._keys, self._metrics = app, settings, keys, metrics
+        self._open = 0
+        self._by_whom: Counter[str] = Counter()
+        own = {"localhost", socket.gethostname().lower(), settings.host.lower()}
+        self._hosts = own | {name.lower() for name in settings.allow_hosts}
+        self._origins = {origin.encode() for origin in settings.allow_origins}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the ASGI specification."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        await _Exchange(self, scope, receive, send).run()
+
+    # ---- what an exchange asks
+
+    def admit(self, scope: Scope, headers: Headers) -> str:
+        """Who asks, as the log names it.
+
+        Raises:
+            Problem: the request is refused.
+        """
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > _LARGEST_HEAD:
+            raise Problem("head-too-large", f"the head has more than {_LARGEST_HEAD:,} bytes")
+        self._check_host(headers.get(b"host", b""))
+        self._check_origin(scope["method"], headers)
+        client = scope.get("client")
+        who = client[0] if client else "-"
+        if self._keys is not None and not _is_open(scope["path"]):
+            name = self._keys.name_of(headers.get(b"authorization"))
+            if name is None:
+                raise Problem(
+                    "unauthorized",
+                    "send the header `Authorization: Bearer KEY` with a key of this service",
+                    {"WWW-Authenticate": "Bearer"},
+                )
+            who = f"key:{name}"
+        return who
+
+    def begin(self, who: str, path: str) -> None:
+        """Count a request in.
+
+        Raises:
+            Problem: there are too many.
+        """
+        if path in ("/healthz", "/readyz", "/metrics"):
+            pass  # whoever watches an overloaded service has to see that it lives
+        elif self._open >= self._settings.concurrency:
+            raise busy("too many requests at this time; try again")
+        elif self._by_whom[who] >= self._settings.per_key:
+            raise Problem(
+                "too-many-requests",
+                f"{self._settings.per_key} requests of yours are being answered; wait for one of them",
+                {"Retry-After": "1"},
+            )
+        self._open += 1
+        self._by_whom[who] += 1
+        self._metrics.open.set(self._open)
+
+    def end(self, who: str) -> None:
+        """Count a request out."""
+        self._open -= 1
+        self._by_whom[who] -= 1
+        if not self._by_whom[who]:
+            del self._by_whom[who]
+        self._metrics.open.set(self._open)
+
+    def allowed_origin(self, headers: Headers) -> bytes | None:
+        """The origin of another site's page that may read the answer."""
+        origin = headers.get(b"origin")
+        return origin if origin is not None and origin in self._origins else None
+
+    def told(self, exchange: _Exchange) -> None:
+        """Count an answer, and log it."""
+        route = getattr(exchange.scope.get("route"), "path", "other")
+        method = exchange.scope["method"] if exchange.scope["method"] in (*_CHANGES, "GET") else "other"
+        seconds = time.perf_counter() - exchange.begun
+        self._metrics.requests.labels(route, method, str(exchange.status)).inc()
+        self._metrics.seconds.labels(route).observe(seconds)
+        if exchange.problem is not None and exchange.status in (401, 403, 413, 421, 429, 503):
+            self._metrics.refusals.labels(exchange.problem).inc()
+        if not self._settings.access_log or route in ("/healthz", "/readyz", "/metrics"):
+            return
+        asked = exchange.scope.get("state", {}).get("asked", "") if self._settings.log_queries else ""
+        where = exchange.scope["path"] if self._settings.log_queries else route
+        _access.info(
+            "%s %s %s %d %.1fms %s%s",
+            *(exchange.who, method, printable(where[:500]), exchange.status, 1000 * seconds, exchange.id),
+            f" {printable(asked[:1000])}" if asked else "",
+        )
+
+    def _check_host(self, host: bytes) -> None:
+        """A page elsewhere whose name leads to this address may not ask (DNS rebinding)."""
+        if self._keys is not None or "*" in self._hosts:
+            return
+        name = host.decode("latin-1").lower()
+        name = name.partition("]")[0][1:] if name.startswith("[") else name.partition(":")[0]
+        if name in self._hosts:
+            return
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            raise Problem(
+                "misdirected",
+                f"this service is not known as {printable(name[:80])!r}; if it should be, start it with "
+                "--allow-host",
+            ) from None
+
+    def _check_origin(self, method: str, headers: Headers) -> None:
+        """A page of another site may not change or ask anything with its reader's hands."""
+        origin = headers.get(b"origin")
+        if origin is None or method not in _CHANGES or origin in self._origins:
+            return
+        if origin.partition(b"://")[2] != headers.get(b"host"):
+            raise Problem("forbidden", "pages of other sites may not use this service; see --allow-origin")
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self, guard: Guard, scope: Scope, receive: Receive, send: Send) -> None:
+        self.guard, self.scope, self.receive, self._send = guard, scope, receive, send
+        self.begun = time.perf_counter()
+        self.id = secrets.token_hex(6)
+        self.status, self.started, self.who = 499, False, "-"
+        self.problem: str | None = None
+        self.origin: bytes | None = None
+        # Routes see the path as it was sent: a slash inside an id is %2F there and divides nothing.
+        scope["path"] = scope.get("raw_path", scope["path"].encode()).partition(b"?")[0].decode("latin-1")
+        scope.setdefault("state", {})["request_id"] = self.id
+
+    async def run(self) -> None:
+        headers: Headers = dict(self.scope["headers"])
+        try:
+            self.origin = self.guard.allowed_origin(headers)
+            if self.origin is not None and self.scope["method"] == "OPTIONS":
+                await self._answer(204, _PREFLIGHT, b"")
+                return
+            self.who = self.guard.admit(self.scope, headers)
+            self.guard.begin(self.who, self.scope["path"])
+            try:
+                await self.guard._app(self.scope, self.receive, self.send)
+            finally:
+                self.guard.end(self.who)
+        except Exception as error:
+            if not isinstance(error, Problem):
+                _log.error("request %s failed", self.id, exc_info=error)
+            if not self.started:
+                await self._refuse(problem_of(error))
+        finally:
+            self.guard.told(self)
+
+    async def send(self, message: Message) -> None:
+        """Passes the application's answer on, with the headers that every answer has."""
+        if message["type"] == "http.response.start":
+            self.status, self.started = message["status"], True
+            self.problem = self.scope["state"].get("problem", self.problem)
+            given = list(message.get("headers", []))
+            have = {name for name, _ in given}
+            more = [(name, value) for name, value in _HEADERS if name not in have]
+            more.append((b"x-request-id", self.id.encode()))
+            if b"cache-control" not in have:
+                more.append((b"cache-control", b"no-store"))
+            if self.origin is not None:
+                more += [(b"access-control-allow-origin", self.origin), (b"vary", b"Origin")]
+            else:
+                more.append((b"cross-origin-resource-policy", b"same-origin"))
+            message = {**message, "headers": given + more}
+        await self._send(message)
+
+    async def _refuse(self, problem: Problem) -> None:
+        self.problem = problem.kind
+        headers = [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
+        await self._answer(
+            problem.status, [*headers, (b"content-type", MEDIA_TYPE.encode())], problem.body(self.id)
+        )
+
+    async def _answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        length = (b"content-length", str(len(body)).encode())
+        start = {"type": "http.response.start", "status": status, "headers": [*headers, length]}
+        await self.send(start)
+        await self.send({"type": "http.response.body", "body": body})
+
+
+def _is_open(path: str) -> bool:
+    return path in _OPEN or path.startswith("/assets/")

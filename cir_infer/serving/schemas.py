@@ -1,0 +1,247 @@
+"""What requests hold and answers are, as types: read strictly, and described by the OpenAPI document.
+
+JSON is read by pydantic, which takes no further members and guesses no types.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from cir_infer.errors import shown
+from cir_infer.serving.bodies import Form
+from cir_infer.serving.problems import Problem
+
+__all__ = [
+    "BatchAnswer",
+    "BatchRequest",
+    "HitAnswer",
+    "ItemAnswer",
+    "ItemRequest",
+    "ItemsAnswer",
+    "ProblemAnswer",
+    "SearchAnswer",
+    "SearchRequest",
+    "parsed",
+    "search_of_form",
+]
+
+_STRICT: dict[str, Any] = {"extra": "forbid", "strict": True}
+_LONGEST_FILTER = 65_536
+_LONGEST_TEXT = 20_000
+_MOST_EXCLUDED = 10_000
+
+
+@dataclass
+class SearchRequest:
+    """A query: an image (base64) or an item of the gallery, and what should change."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    text: str | list[str] | None = None
+    item: str | None = None
+    image: str | None = None
+    k: int = 10
+    where: str | dict[str, Any] | None = None
+    exclude: list[str] = field(default_factory=list)
+    exclude_reference: bool = False
+
+    def check(self) -> None:
+        """Limits that hold before anything is computed.
+
+        Raises:
+            Problem: one is exceeded.
+        """
+        texts = [self.text] if isinstance(self.text, str) else self.text or []
+        if sum(map(len, texts)) > _LONGEST_TEXT or len(texts) > 16:
+            raise Problem(
+                "invalid-argument", f"the text has more than {_LONGEST_TEXT:,} characters or 16 parts"
+            )
+        if len(self.exclude) > _MOST_EXCLUDED:
+            raise Problem(
+                "invalid-argument", f"exclude has {len(self.exclude):,} ids; at most {_MOST_EXCLUDED:,}"
+            )
+        where = self.where if isinstance(self.where, str) else json.dumps(self.where)
+        if len(where) > _LONGEST_FILTER:
+            raise Problem("invalid-argument", f"the filter has more than {_LONGEST_FILTER:,} characters")
+        if self.item is not None and self.image is not None:
+            raise Problem("invalid-argument", "an item and an image were given; expected one reference")
+
+
+@dataclass
+class BatchRequest:
+    """Several queries, answered together."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    queries: list[SearchRequest]
+
+
+@dataclass
+class ItemRequest:
+    """What an item is to be: image (base64) and metadata. Without an image, it keeps the one it has."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    image: str | None = None
+    metadata: dict[str, Any] | None = None
+
+
+@dataclass
+class HitAnswer:
+    """One item in the answer to a query. `image` is the address of its picture."""
+
+    id: str
+    rank: int
+    score: float
+    terms: dict[str, float]
+    metadata: dict[str, Any]
+    image: str | None
+
+
+@dataclass
+class SearchAnswer:
+    """The answer to a query: hits, best first; `timing` in milliseconds, by stage."""
+
+    hits: list[HitAnswer]
+    unknown_words: list[str]
+    reference_id: str | None
+    timing: dict[str, float]
+
+
+@dataclass
+class ProblemAnswer:
+    """Why there is no answer (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str | None = None
+
+
+@dataclass
+class BatchAnswer:
+    """The answers to several queries, in order; a problem in place of each that has none."""
+
+    answers: list[SearchAnswer | ProblemAnswer]
+    timing: dict[str, float]
+
+
+@dataclass
+class ItemAnswer:
+    """An item of the gallery."""
+
+    id: str
+    metadata: dict[str, Any]
+    image: str | None
+
+
+@dataclass
+class ItemsAnswer:
+    """Items of the gallery; `after` continues the list, and is null at its end."""
+
+    items: list[ItemAnswer]
+    after: str | None
+    matching: int
+
+
+@functools.cache
+def _reader(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def parsed(kind: Any, body: bytes) -> Any:
+    """A JSON body as one of the types above.
+
+    Raises:
+        Problem: it is no JSON, or not of the type; `errors` says where.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return _reader(kind).validate_json(body)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        if found and found[0]["type"] == "json_invalid":
+            raise Problem(
+                "malformed-request", f"the body is no JSON ({shown(found[0]['msg'], 80)})"
+            ) from None
+        errors = [
+            {"at": "/".join(map(str, entry["loc"]))[:200], "detail": entry["msg"][:200]}
+            for entry in found[:20]
+        ]
+        first = errors[0]
+        raise Problem(
+            "invalid-argument", f"{first['at'] or 'the body'}: {first['detail']}", errors=errors
+        ) from None
+
+
+_FIELDS: Mapping[str, str] = {
+    "text": "several",
+    "item": "one",
+    "k": "number",
+    "where": "filter",
+    "exclude": "several",
+    "exclude_reference": "flag",
+}
+
+
+def search_of_form(form: Form) -> SearchRequest:
+    """A query that was sent as a form.
+
+    Raises:
+        Problem: a field is unknown, there too often, or no number, flag or filter.
+    """
+    unknown = sorted(set(form.fields) - set(_FIELDS))
+    if unknown:
+        raise Problem(
+            "invalid-argument",
+            f"the field {shown(unknown[0])} is unknown; expected image, {', '.join(_FIELDS)}",
+        )
+    request = SearchRequest()
+    texts = form.fields.get("text", [])
+    request.text = None if not texts else texts[0] if len(texts) == 1 else texts
+    request.exclude = form.fields.get("exclude", [])
+    request.item = form.one("item")
+    request.k = number(form.one("k"), "k", request.k)
+    flag = form.one("exclude_reference") or "false"
+    if flag not in ("true", "false"):
+        raise Problem("invalid-argument", f"exclude_reference is {shown(flag)}; expected true or false")
+    request.exclude_reference = flag == "true"
+    request.where = filter_of(form.one("where"))
+    return request
+
+
+def number(text: str | None, name: str, otherwise: int) -> int:
+    """A whole number in a form or an address.
+
+    Raises:
+        Problem: it is none.
+    """
+    if text is None:
+        return otherwise
+    if not text.isascii() or not text.isdecimal() or len(text) > 9:
+        raise Problem("invalid-argument", f"{name} is {shown(text, 40)}; expected a whole number")
+    return int(text)
+
+
+def filter_of(text: str | None) -> str | dict[str, Any] | None:
+    """A filter in a form or an address: an expression, or the JSON of a dictionary.
+
+    Raises:
+        Problem: it is neither.
+    """
+    if text is None or not text.strip():
+        return None
+    if len(text) > _LONGEST_FILTER:
+        raise Problem("invalid-argument", f"the filter has more than {_LONGEST_FILTER:,} characters")
+    if not text.lstrip().startswith("{"):
+        return text
+    read: dict[str, Any] = parsed(dict[str, Any], text.encode("utf-8", "replace"))
+    return read

@@ -1,0 +1,101 @@
+"""The routes of queries."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from cir_infer.errors import CirError
+from cir_infer.hits import Hits
+from cir_infer.serving.bodies import read_form
+from cir_infer.serving.exchanges import body_of, finished, json_answer, server_timing
+from cir_infer.serving.problems import Problem, problem_of
+from cir_infer.serving.schemas import (
+    BatchAnswer,
+    BatchRequest,
+    HitAnswer,
+    ProblemAnswer,
+    SearchAnswer,
+    SearchRequest,
+    parsed,
+    search_of_form,
+)
+from cir_infer.serving.service import Found, Service
+from cir_infer.serving.thumbnails import image_address
+
+if TYPE_CHECKING:
+    from fastapi import Request
+
+__all__ = ["SearchRoutes"]
+
+_GRACE = 1.0
+"""Seconds beyond the deadline of queries, after which also what is being computed is given up."""
+
+
+class SearchRoutes:
+    """Answers /v1/search and what is below it.
+
+    Args:
+        service: that computes.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def search(self, request: Any) -> Any:
+        """One query: an image or an item, and a text."""
+        begun = time.perf_counter()
+        kind, body = await body_of(request, self._service, "application/json", "multipart/form-data")
+        image = None
+        if kind == "application/json":
+            query: SearchRequest = parsed(SearchRequest, body)
+        else:
+            form = read_form(request.headers["content-type"], body)
+            query, image = search_of_form(form), form.file
+        read = time.perf_counter()
+        (found,) = await self._found(request, [query], image)
+        if not isinstance(found, Found):
+            raise found
+        timing, headers = server_timing({"read": read - begun, **found.stages}, begun)
+        return json_answer(_answer(found.hits, timing), headers=headers)
+
+    async def batch(self, request: Any) -> Any:
+        """Several queries, computed together."""
+        begun = time.perf_counter()
+        _, body = await body_of(request, self._service, "application/json")
+        queries = parsed(BatchRequest, body).queries
+        most = min(self._service.settings.max_batch, self._service.settings.queue)
+        if not 1 <= len(queries) <= most:
+            raise Problem("invalid-argument", f"{len(queries)} queries; expected 1 to {most}")
+        answers: list[SearchAnswer | ProblemAnswer] = []
+        for found in await self._found(request, queries, None):
+            if isinstance(found, Found):
+                answers.append(_answer(found.hits, server_timing(found.stages, begun)[0]))
+            else:
+                answers.append(ProblemAnswer(**problem_of(found).document(request.state.request_id)))
+        timing, headers = server_timing({}, begun)
+        return json_answer(BatchAnswer(answers, timing), headers=headers)
+
+    async def _found(
+        self, request: Request, queries: list[SearchRequest], image: bytes | None
+    ) -> list[Found | CirError | Problem]:
+        request.state.asked = "; ".join(
+            f"{q.item or 'image'} + {q.text!r} where {q.where!r}" for q in queries[:4]
+        )
+        seconds = self._service.settings.timeout + _GRACE
+        return await finished(request, self._service.search(queries, image), seconds)
+
+
+def _answer(hits: Hits, timing: dict[str, float]) -> SearchAnswer:
+    answers = [
+        HitAnswer(
+            hit.id,
+            hit.rank,
+            hit.score,
+            dict(hit.terms),
+            dict(hit.metadata),
+            image_address(hit.id, hit.source),
+        )
+        for hit in hits
+    ]
+    return SearchAnswer(answers, list(hits.unknown_words), hits.reference_id, timing)

@@ -1,0 +1,130 @@
+"""One process that serves: the event loop, signals, the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from cir_infer.errors import CirError, UsageError, shown
+from cir_infer.processes.threads import Threads
+from cir_infer.serving.app import make_app
+from cir_infer.serving.connections import timed
+from cir_infer.serving.service import Service
+from cir_infer.serving.settings import Settings
+
+__all__ = ["address_of", "listen", "make_server", "serve"]
+
+_BACKLOG = 1024
+_LARGEST_HEAD = 32 << 10
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that clients can connect to.
+
+    Raises:
+        UsageError: the address is none of this machine's.
+        CirError: something else listens there, or the port needs rights.
+    """
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"--host {shown(host)} is no address ({shown(error)})") from error
+    family, kind, protocol, _, address = found[0]
+    opened = socket.socket(family, kind, protocol)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.bind(address)
+        opened.listen(_BACKLOG)
+    except OSError as error:
+        opened.close()
+        raise CirError(
+            f"cannot listen on {shown(host)} port {port} ({error.strerror or error}); choose another with "
+            "--host and --port"
+        ) from error
+    return opened
+
+
+def address_of(opened: socket.socket) -> str:
+    """What to type into a browser."""
+    host, port = opened.getsockname()[:2]
+    host = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(settings: Settings, opened: socket.socket, ready: Callable[[Service], None]) -> None:
+    """Answer on a socket until SIGTERM or SIGINT; SIGHUP opens bundle and gallery again.
+
+    What was accepted is answered before this returns.
+
+    Args:
+        settings: what to serve.
+        opened: the socket; closed at the end.
+        ready: called when requests are answered.
+
+    Raises:
+        CirError: bundle or gallery cannot be opened.
+        KeyboardInterrupt: it was SIGINT.
+    """
+    # What strangers send is no news: these warn of each request or form that is none.
+    for name in ("uvicorn.error", "python_multipart"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("cir_infer.serving.access").setLevel(logging.INFO)
+    service = Service(settings)
+    reloading = Threads(1)
+
+    def begun() -> None:
+        loop = asyncio.get_running_loop()
+        if hasattr(signal, "SIGHUP"):
+            loop.add_signal_handler(signal.SIGHUP, reloading.submit, service.reload)
+        # The socket is served right after this; connections that come before wait in its backlog.
+        loop.call_soon(ready, service)
+
+    server = make_server(service, begun)
+    # uvicorn raises the signal once more when it has ended; a stop that was asked for is no failure.
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        server.run(sockets=[opened])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        reloading.close()
+
+
+def make_server(service: Service, on_start: Callable[[], None] | None = None) -> Any:
+    """A `uvicorn.Server` over a service, which it closes at its end.
+
+    Args:
+        service: what answers.
+        on_start: called in the event loop when it begins.
+
+    Raises:
+        UsageError: the file of API keys cannot be used; the service is closed then.
+    """
+    import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    settings = service.settings
+    try:
+        app = make_app(service, on_start)
+    except BaseException:
+        service.close()
+        raise
+    config = uvicorn.Config(
+        app,
+        http=timed(H11Protocol, settings.read_timeout),
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=4 * settings.concurrency + 64,
+        timeout_keep_alive=max(5, int(settings.read_timeout)),
+        timeout_graceful_shutdown=int(settings.drain),
+        h11_max_incomplete_event_size=_LARGEST_HEAD,
+    )
+    return uvicorn.Server(config)

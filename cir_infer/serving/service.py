@@ -1,0 +1,288 @@
+"""A service: a searcher with what stands around it when many ask at once. HTTP is elsewhere, in `routes`."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import io
+import json
+import logging
+import math
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from cir_infer.engine import Engine
+from cir_infer.errors import CirError, GalleryError, ImageError
+from cir_infer.hits import Hit, Hits
+from cir_infer.inputs.images import image_size
+from cir_infer.inputs.locations import Location
+from cir_infer.inputs.preparing import PreparedImage
+from cir_infer.processes.cpus import available_cpus
+from cir_infer.processes.threads import Threads
+from cir_infer.serving.background import in_thread
+from cir_infer.serving.batching import Answer, Batcher, Query, Wanted
+from cir_infer.serving.bodies import Budget
+from cir_infer.serving.browsing import Fields, item_of
+from cir_infer.serving.metrics import Metrics
+from cir_infer.serving.opened import Current, Opened, open_searcher
+from cir_infer.serving.problems import Problem, busy
+from cir_infer.serving.schemas import SearchRequest
+from cir_infer.serving.settings import Settings
+from cir_infer.serving.thumbnails import Thumbnails
+from cir_infer.serving.writing import Writer
+
+__all__ = ["Found", "Service"]
+
+_log = logging.getLogger(__name__)
+_BODIES = 256 << 20
+
+
+class Found(NamedTuple):
+    """The answer to a query, and where its time went.
+
+    Attributes:
+        hits: the hits.
+        stages: seconds by stage: "decode", "wait", "search".
+    """
+
+    hits: Hits
+    stages: dict[str, float]
+
+
+class Service:
+    """What one process serves.
+
+    Args:
+        settings: what it was told.
+
+    Raises:
+        CirError: bundle or gallery cannot be opened.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.current = Current(lambda: open_searcher(settings))
+        self.batcher = Batcher(settings.max_batch, self.metrics)
+        self.pictures = Thumbnails(settings.max_pixels)
+        self.fields = Fields()
+        self.budget = Budget(max(_BODIES, 4 * settings.max_upload))
+        self.beside = Threads(2)
+        self.writer = Writer(settings.images_path) if settings.writable else None
+        self._decoders = Threads(min(8, available_cpus()))
+        self._in_work = 0
+        self._warm_up()
+        self.ready = True
+
+    def _warm_up(self) -> None:
+        """Load what reads images; the searcher is warm already."""
+        from PIL import Image
+
+        out = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(out, "JPEG")
+        with self.current.use() as opened, contextlib.suppress(ImageError):  # a bundle on features reads none
+            self._prepared(opened.searcher.engine, out.getvalue())
+
+    # ---- its life
+
+    def reload(self) -> bool:
+        """Open bundle and gallery again, beside those that answer; False, and a log line, on failure."""
+        try:
+            self.current.reload()
+        except CirError as error:
+            _log.error("the bundle was not loaded again, the old one goes on: %s", error)
+            self.metrics.reloads.labels("failed").inc()
+            return False
+        _log.info("the bundle was loaded again")
+        self.metrics.reloads.labels("done").inc()
+        return True
+
+    def close(self) -> None:
+        """Answer what was accepted, then give everything back."""
+        self.ready = False
+        if self.writer is not None:
+            self.writer.close()
+        self.batcher.close()
+        self.current.close()
+        self._decoders.close()
+        self.beside.close()
+
+    # ---- queries
+
+    async def search(
+        self, requests: Sequence[SearchRequest], image: bytes | None = None
+    ) -> list[Found | CirError | Problem]:
+        """The answers to queries, in order, computed together as far as they want the same.
+
+        Args:
+            requests: the queries.
+            image: of the only one, if it came as a file.
+
+        Raises:
+            Problem: too much is being computed already.
+        """
+        self._begin(len(requests))
+        opened = self.current.take()
+        try:
+            deadline = time.monotonic() + self.settings.timeout
+            return await asyncio.gather(
+                *(self._tried(opened, request, image, deadline) for request in requests)
+            )
+        finally:
+            opened.give_back()
+            self._in_work -= len(requests)
+            self.metrics.queue.set(self._in_work)
+
+    def _begin(self, count: int) -> None:
+        """Accept queries, or refuse them at once: what waits too long serves nobody."""
+        if self._in_work + count > self.settings.queue:
+            seconds = math.ceil(self._in_work * self.batcher.seconds_a_query)
+            raise busy(
+                f"{self._in_work} queries are being answered; try again", seconds=min(max(seconds, 1), 60)
+            )
+        self._in_work += count
+        self.metrics.queue.set(self._in_work)
+
+    async def _tried(
+        self, opened: Opened, request: SearchRequest, image: bytes | None, deadline: float
+    ) -> Found | CirError | Problem:
+        try:
+            return await self._searched(opened, request, image, deadline)
+        except (CirError, Problem) as error:
+            return error
+        except TimeoutError:
+            return Problem("timeout", f"the query was not answered within {self.settings.timeout:g} seconds")
+
+    async def _searched(
+        self, opened: Opened, request: SearchRequest, image: bytes | None, deadline: float
+    ) -> Found:
+        begun = time.monotonic()
+        request.check()
+        if not 1 <= request.k <= self.settings.max_k:
+            raise Problem("invalid-argument", f"k is {request.k}; expected 1 to {self.settings.max_k}")
+        reference, excluded = await self._reference(opened, request, image)
+        decoded = time.monotonic()
+        exclude = tuple(request.exclude) + excluded
+        wanted = Wanted(request.k, request.where, exclude, request.exclude_reference)
+        key = (wanted.k, json.dumps(wanted.where), wanted.exclude, wanted.exclude_reference)
+        query = Query(opened.take(), reference, request.text, wanted, key, deadline)
+        try:
+            answer = await self.batcher.answer(query)
+        except GalleryError:
+            if request.item is not None:
+                item_of(opened.gallery.snapshot(), request.item)
+            raise
+        finally:
+            query.future.cancel()
+            opened.give_back()
+        return self._found(answer, decoded - begun)
+
+    def _found(self, answer: Answer, decoding: float) -> Found:
+        stages = {"decode": decoding, "wait": answer.waited, "search": answer.searched}
+        for name, seconds in stages.items():
+            self.metrics.stages.labels(name).observe(seconds)
+        return Found(answer.hits, stages)
+
+    async def _reference(
+        self, opened: Opened, request: SearchRequest, image: bytes | None
+    ) -> tuple[PreparedImage | Hit | None, tuple[str, ...]]:
+        """The reference as a searcher takes it, and what must not be answered because of it."""
+        engine = opened.searcher.engine
+        if request.item is not None:
+            if image is not None:
+                raise Problem("invalid-argument", "an item and an image were given; expected one reference")
+            if engine.row_is_reference or not engine.needs_reference:
+                return Hit(request.item), ()
+            # This system sees references with an encoder of its own, so it needs the item's image.
+            work = (opened, request.item)
+            return await in_thread(self._decoders, self._image_of, *work), (request.item,)
+        if image is None and request.image is not None:
+            image = await in_thread(self._decoders, from_base64, request.image)
+        if image is None:
+            return None, ()
+        return await self.prepared(engine, image), ()
+
+    async def prepared(self, engine: Engine, image: bytes) -> PreparedImage:
+        """An image as the encoders take it.
+
+        Raises:
+            ImageError: it is none, or too large.
+        """
+        return await in_thread(self._decoders, self._prepared, engine, image)
+
+    def _prepared(self, engine: Engine, image: bytes) -> PreparedImage:
+        check_size(image, self.settings.max_pixels)
+        return engine.prepare_image(image)
+
+    def _image_of(self, opened: Opened, item: str) -> PreparedImage:
+        source = item_of(opened.gallery.snapshot(), item).source
+        try:
+            if source is not None:
+                return self._prepared(opened.searcher.engine, Location.parse(source).read())
+        except ImageError:
+            pass
+        raise Problem("unusable-image", "the image of this item cannot be read, and this model needs it")
+
+    # ---- what it is
+
+    def describe(self) -> dict[str, Any]:
+        """What callers may know: the model, the gallery, what can be asked, the limits. No paths."""
+        settings = self.settings
+        with self.current.use() as opened:
+            engine, snapshot = opened.searcher.engine, opened.gallery.snapshot()
+            facts = engine.describe()
+            return {
+                "system": engine.manifest.system,
+                "terms": list(engine.manifest.terms),
+                "domain": facts.get("domain"),
+                "device": engine.device,
+                "fingerprint": engine.fingerprint,
+                "dimension": engine.dimension,
+                "needs_image": engine.needs_reference,
+                "needs_text": engine.needs_text,
+                "gallery": {
+                    "items": snapshot.count,
+                    "generation": snapshot.generation,
+                    "row_type": str(snapshot.rows.dtype),
+                },
+                "writable": settings.writable,
+                "limits": {
+                    "upload_bytes": settings.max_upload,
+                    "pixels": settings.max_pixels,
+                    "k": settings.max_k,
+                    "batch": settings.max_batch,
+                    "seconds": settings.timeout,
+                },
+            }
+
+
+def check_size(image: bytes, most: int) -> None:
+    """Refuse an image by its header, before its pixels are decoded.
+
+    Raises:
+        ImageError: it has more pixels.
+    """
+    width, height = image_size(image) or (0, 0)
+    if width * height > most:
+        raise ImageError(
+            f"the image has {width:,} x {height:,} pixels; at most {most:,} are taken, scale it down first"
+        )
+
+
+def from_base64(text: str) -> bytes:
+    """An image in JSON.
+
+    Raises:
+        Problem: it is no base64.
+    """
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise Problem(
+            "invalid-argument", "image is not base64; expected the bytes of an image file"
+        ) from None

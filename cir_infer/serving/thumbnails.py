@@ -1,0 +1,112 @@
+"""Pictures of items, scaled down: only of images that the gallery names, kept in memory up to a limit."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from typing import NamedTuple
+
+from cir_infer.errors import ImageError
+from cir_infer.gallery.cache import BoundedCache
+from cir_infer.inputs.images import decode_image
+from cir_infer.inputs.locations import Location
+from cir_infer.serving.problems import Problem
+from cir_infer.serving.settings import THUMBNAILS
+
+__all__ = ["Picture", "Thumbnails", "closest_size", "image_address"]
+
+_KEPT = 64 << 20
+
+
+class Picture(NamedTuple):
+    """A picture as it is sent.
+
+    Attributes:
+        tag: changes when the picture does.
+        jpeg: None where the caller has it already.
+    """
+
+    tag: str
+    jpeg: bytes | None
+
+
+class Thumbnails:
+    """Makes pictures of images.
+
+    Args:
+        max_pixels: larger images are not decoded.
+    """
+
+    def __init__(self, max_pixels: int) -> None:
+        self._most = max_pixels
+        self._kept: BoundedCache[str, bytes] = BoundedCache(_KEPT)
+
+    def picture(self, source: str, size: int, has: str) -> Picture:
+        """The picture of an image; blocks.
+
+        Args:
+            source: where the image is, as the gallery says.
+            size: the longest side.
+            has: tags that the caller has, as in If-None-Match.
+
+        Raises:
+            Problem: the image cannot be read.
+        """
+        try:
+            place = Location.parse(source)
+            found = os.stat(place.path)  # noqa: PTH116
+            version = (source, size, found.st_mtime_ns, found.st_size, found.st_ino)
+            tag = hashlib.blake2b(repr(version).encode("utf-8", "replace"), digest_size=12).hexdigest()
+            if f'"{tag}"' in has:
+                return Picture(tag, None)
+            jpeg = self._kept.get(tag)
+            if jpeg is None:
+                jpeg = self._made(place.read(), size)
+                self._kept.put(tag, jpeg, len(jpeg))
+        except (ImageError, OSError, ValueError):
+            # Its message would name a path of ours.
+            raise Problem("not-found", "the image of this item cannot be read") from None
+        return Picture(tag, jpeg)
+
+    def _made(self, data: bytes, size: int) -> bytes:
+        from PIL import Image
+
+        def part(upright: tuple[int, int]) -> int:
+            if upright[0] * upright[1] > self._most:
+                raise ImageError("too many pixels")
+            return next((by for by in (8, 4, 2) if max(upright) // by >= 2 * size), 1)
+
+        image = decode_image(data, exif_orientation=True, plan=part).image
+        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            paper = Image.new("RGB", image.size, "white")
+            paper.paste(image, mask=image.getchannel("A"))
+            image = paper
+        image = image.convert("RGB")
+        image.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=3.0)
+        out = io.BytesIO()
+        image.save(out, "JPEG", quality=86, progressive=True, optimize=size <= 512)
+        return out.getvalue()
+
+
+def closest_size(asked: int) -> int:
+    """The size that is given for one that was asked for."""
+    return next((size for size in THUMBNAILS if size >= asked), THUMBNAILS[-1])
+
+
+def image_address(item: str, source: str | None) -> str | None:
+    """Where the service gives the image of an item; another source has another address."""
+    if source is None:
+        return None
+    version = hashlib.blake2b(source.encode("utf-8", "replace"), digest_size=4).hexdigest()
+    return f"/v1/items/{encoded(item)}/image?v={version}"
+
+
+def encoded(item: str) -> str:
+    """An id as one segment of an address."""
+    from urllib.parse import quote
+
+    text = quote(item, safe="")
+    # Clients resolve these two away, in whatever way they are written.
+    return text if text.strip(".") else text.replace(".", "%2E")

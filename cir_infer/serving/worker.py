@@ -1,0 +1,47 @@
+"""A worker of `cir-serve --workers`, which `supervisor` starts and which answers on its parent's socket."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+from cir_infer.console.common import complain, say_on_stderr
+from cir_infer.errors import CirError
+from cir_infer.serving.server import serve
+from cir_infer.serving.settings import Settings
+
+__all__ = ["main"]
+
+
+def main(settings: str, descriptor: str, verbosity: str) -> int:
+    """Serve until SIGTERM, or until the parent is gone."""
+    sys.argv[0] = "cir-serve"  # by which name it complains
+    say_on_stderr("cir-serve", verbosity == "verbose")
+    # Ctrl-C reaches the whole group; the parent says what to do about it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        serve(
+            Settings.from_json(settings),
+            socket.socket(fileno=int(descriptor)),
+            lambda _: print("ready", flush=True),
+        )
+    except CirError as error:
+        complain(str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,232 @@
+"""Items that are put and deleted over HTTP. What waits at the same time is encoded and committed together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cir_infer.errors import CirError
+from cir_infer.gallery.arguments import checked_ids
+from cir_infer.gallery.metadata import encode
+from cir_infer.serving.background import deliver
+from cir_infer.serving.browsing import item_of
+from cir_infer.serving.opened import Opened
+from cir_infer.serving.problems import Problem
+
+__all__ = ["Change", "Writer"]
+
+_log = logging.getLogger(__name__)
+_MOST = 64
+
+
+@dataclass(eq=False)
+class Change:
+    """A change to one item.
+
+    Attributes:
+        opened: the gallery to change and the engine that encodes.
+        item: its id.
+        remove: whether it is to go.
+        prepared: the image as the encoder takes it; None keeps the row that the item has.
+        data: the image as it was sent; kept for pictures and for re-encoding.
+        metadata: what it is to have; None keeps what it has.
+    """
+
+    opened: Opened
+    item: str
+    remove: bool = False
+    prepared: Any = None
+    data: bytes | None = None
+    metadata: dict[str, Any] | None = None
+    loop: asyncio.AbstractEventLoop = field(init=False)
+    future: asyncio.Future[bool] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.future = self.loop.create_future()
+
+    def check(self) -> None:
+        """What can be refused before its turn.
+
+        Raises:
+            Problem: the id or the metadata is none that a gallery takes.
+        """
+        try:
+            checked_ids([self.item])
+            if self.metadata is not None:
+                encode(self.metadata, self.item)
+        except CirError as error:
+            raise Problem("invalid-argument", str(error)) from error
+
+
+class Writer:
+    """A thread that carries out changes.
+
+    Args:
+        images: the folder for the images of items; made when it is needed.
+    """
+
+    def __init__(self, images: Path) -> None:
+        self._images = images
+        self._waiting: deque[Change] = deque()
+        self._there_is = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="cir-serve-changes", daemon=True)
+        self._thread.start()
+
+    async def done(self, change: Change) -> bool:
+        """Carry a change out; it is on the disk then. Once it waits, it is not taken back.
+
+        Returns:
+            Whether the gallery held the item before.
+
+        Raises:
+            CirError: see `Gallery.add_vectors` and `Gallery.remove`.
+        """
+        change.check()
+        with self._there_is:
+            if self._closed:
+                raise RuntimeError("the service is ending")
+            self._waiting.append(change)
+            self._there_is.notify()
+        return await asyncio.shield(change.future)
+
+    def close(self) -> None:
+        """Carry out what waits, then end."""
+        with self._there_is:
+            self._closed = True
+            self._there_is.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while batch := self._next():
+            if not self._together(batch) and len(batch) > 1:
+                for change in batch:
+                    self._together([change])
+
+    def _next(self) -> list[Change]:
+        """Changes that one commit can hold: of one kind, over one gallery, each of another item."""
+        with self._there_is:
+            while not self._waiting and not self._closed:
+                self._there_is.wait()
+            batch: list[Change] = []
+            while self._waiting and len(batch) < _MOST:
+                change = self._waiting[0]
+                if batch and (change.opened, change.remove) != (batch[0].opened, batch[0].remove):
+                    break
+                if any(change.item == other.item for other in batch):
+                    break
+                batch.append(self._waiting.popleft())
+            return batch
+
+    def _together(self, batch: list[Change]) -> bool:
+        """One commit; False where it failed and none of several has been told so."""
+        try:
+            held = self._removed(batch) if batch[0].remove else self._put(batch)
+        except Exception as error:
+            if len(batch) > 1:
+                return False
+            if not isinstance(error, (CirError, Problem)):
+                _log.exception("a change failed")
+            deliver(batch[0].loop, batch[0].future, None, error)
+            return False
+        for change in batch:
+            deliver(change.loop, change.future, change.item in held, None)
+        return True
+
+    def _put(self, batch: list[Change]) -> set[str]:
+        opened = batch[0].opened
+        snapshot = opened.gallery.snapshot()
+        sources: list[str | None] = []
+        vectors: list[Any] = [None] * len(batch)
+        metadata: list[Any] = []
+        old: dict[str, str | None] = {}
+        written: list[Path] = []
+        try:
+            for at, change in enumerate(batch):
+                row = snapshot.row(change.item)
+                item = None if row is None else snapshot.items([row])[0]
+                if item is not None:
+                    old[change.item] = item.source
+                if change.data is None:
+                    item = item_of(snapshot, change.item) if item is None else item
+                    vectors[at] = snapshot.vector(snapshot.row(change.item) or 0)
+                    sources.append(item.source)
+                else:
+                    written.append(self._kept(change.data))
+                    sources.append(str(written[-1]))
+                before = item.metadata if item is not None else None
+                metadata.append(before if change.metadata is None else change.metadata)
+            fresh = [at for at, change in enumerate(batch) if change.data is not None]
+            if fresh:
+                prepared = np.stack([batch[at].prepared.array for at in fresh])
+                for at, row_of in zip(fresh, opened.searcher.engine.encode_prepared(prepared), strict=True):
+                    vectors[at] = row_of
+            opened.gallery.add_vectors(
+                ids=[change.item for change in batch],
+                vectors=np.stack(vectors),
+                metadata=metadata,
+                sources=sources,
+                existing="replace",
+            )
+        except BaseException:
+            for path in written:
+                path.unlink(missing_ok=True)
+            raise
+        for change in batch:
+            if change.data is not None:
+                self._forget(old.get(change.item))
+        return set(old)
+
+    def _removed(self, batch: list[Change]) -> set[str]:
+        gallery = batch[0].opened.gallery
+        snapshot = gallery.snapshot()
+        held = [change.item for change in batch if snapshot.row(change.item) is not None]
+        sources = [item_of(snapshot, item).source for item in held]
+        if held:
+            gallery.remove(held, missing="skip")
+        for source in sources:
+            self._forget(source)
+        return set(held)
+
+    def _kept(self, data: bytes) -> Path:
+        """An image's bytes in a file of their own, on the disk before the commit that names it."""
+        name = secrets.token_hex(12)
+        folder = self._images / name[:2]
+        folder.mkdir(parents=True, exist_ok=True)
+        path = (folder / name).absolute()
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        for place in (folder, self._images):
+            handle = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        return path
+
+    def _forget(self, source: str | None) -> None:
+        """Remove a file of our own that no item names any more; anything else stays."""
+        if source is None:
+            return
+        path = Path(source)
+        if path.parent.parent == self._images.absolute():
+            with contextlib.suppress(OSError):
+                path.unlink()

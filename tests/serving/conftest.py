@@ -1,0 +1,34 @@
+"""One service for the tests that change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the extra serve")
+
+from tests.serving.support import Client, Running, make_gallery, running
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_gallery(tmp_path_factory.mktemp("serving"))
+
+
+@pytest.fixture(scope="session")
+def served(bundle: Path) -> Iterator[Running]:
+    with running(bundle) as found:
+        yield found
+
+
+@pytest.fixture
+def client(served: Running) -> Client:
+    return served.client
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A bundle and gallery that a test may change."""
+    return make_gallery(tmp_path)

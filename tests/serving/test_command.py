@@ -1,0 +1,181 @@
+"""`cir-serve` as a process: flags, the environment, signals, workers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cir_infer.commands.serve import main
+from cir_infer.console.environment import take_environment
+from tests.serving.support import Client
+
+QUERY = {"item": "sku-1", "text": "is red", "k": 3}
+
+
+@contextmanager
+def command(bundle: Path, *flags: str) -> Iterator[tuple[Client, subprocess.Popen[str]]]:
+    """The command, until it is killed."""
+    program = "import sys; from cir_infer.commands.serve import main; sys.exit(main())"
+    told = ["--port=0", "--json", "--threads=1", "--device=cpu", *flags]
+    child = [sys.executable, "-c", program, str(bundle), *told]
+    process = subprocess.Popen(child, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        said = ""
+        while not said.rstrip().endswith("}"):
+            line = process.stdout.readline()
+            assert line, process.stderr.read() if process.stderr else ""
+            said += line
+        yield Client(int(json.loads(said)["address"].rpartition(":")[2])), process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def test_workers_share_a_socket_and_outlive_each_other(bundle: Path) -> None:
+    with command(bundle, "--workers=2") as (client, process):
+        first = client("POST", "/v1/search", QUERY)
+        assert first.status == 200
+        workers = children(process.pid)
+        assert len(workers) == 2
+        statuses: list[int] = []
+        stop = threading.Event()
+
+        def ask() -> None:
+            while not stop.is_set():
+                statuses.append(client("POST", "/v1/search", QUERY).status)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        process.send_signal(signal.SIGHUP)
+        until(lambda: b'cir_bundle_reloads_total{outcome="done"} 2.0' in client("GET", "/metrics").body)
+        stop.set()
+        asking.join()
+        assert set(statuses) == {200}
+        counted = client("GET", "/metrics").body.decode()
+        line = next(
+            line
+            for line in counted.splitlines()
+            if line.startswith("cir_requests_total{") and "search" in line
+        )
+        assert float(line.rpartition(" ")[2]) == len(statuses) + 1  # over both workers
+        os.kill(workers[0], signal.SIGKILL)
+        until(lambda: len(children(process.pid)) == 2 and workers[0] not in children(process.pid))
+        assert client("POST", "/v1/search", QUERY).json["hits"] == first.json["hits"]
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=30)
+        assert process.returncode == 0, said
+        assert "Traceback" not in said
+        assert "is red" not in said  # no query contents unless asked
+        assert "POST /v1/search 200" in said
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_one_process_ends_when_it_is_told_to(bundle: Path, number: int, code: int) -> None:
+    with command(bundle, "--log-queries") as (client, process):
+        assert client("POST", "/v1/search", QUERY).status == 200
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+        assert process.returncode == code, said
+        assert "is red" in said
+
+
+def children(parent: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                stat = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(stat[1]) == parent and stat[0] != "Z":
+                found.append(int(entry.name))
+    return sorted(found)
+
+
+def until(true: Any) -> None:
+    end = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "said"),
+    [
+        (["gone.cir"], 1, "gone.cir"),
+        (["BUNDLE", "--gallery", "gone.gallery"], 1, "gone.gallery"),
+        (["BUNDLE", "--host", "0.0.0.0"], 2, "--api-key-file"),
+        (["BUNDLE", "--api-key-file", "gone.txt"], 2, "gone.txt"),
+        (["BUNDLE", "--port", "70000"], 2, "--port"),
+        (["BUNDLE", "--host", "no such host"], 2, "--host"),
+        (["BUNDLE", "--host", "192.0.2.1", "--no-auth"], 1, "cannot listen"),
+        (["BUNDLE", "--max-k", "0"], 2, "--max-k"),
+    ],
+)
+def test_what_is_wrong_is_one_line(
+    bundle: Path, capsys: pytest.CaptureFixture[str], flags: list[str], code: int, said: str
+) -> None:
+    assert main([str(bundle) if flag == "BUNDLE" else flag for flag in flags]) == code
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert said in error
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser("try")
+    made.add_argument("bundle", help="it")
+    made.add_argument("--port", type=int, default=1)
+    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    made.add_argument("--no-auth", action="store_true")
+    made.add_argument("--log", action=argparse.BooleanOptionalAction, default=True)
+    made.add_argument("--allow", action="append", default=[])
+    return made
+
+
+def test_every_flag_is_a_variable() -> None:
+    given = {
+        "T_BUNDLE": "a.cir",
+        "T_PORT": "9",
+        "T_DEVICE": "cuda",
+        "T_NO_AUTH": "yes",
+        "T_LOG": "false",
+        "T_ALLOW": "a, b",
+    }
+    made = parser()
+    take_environment(made, "T", given)
+    told = vars(made.parse_args([]))
+    assert told == {
+        "bundle": "a.cir",
+        "port": 9,
+        "device": "cuda",
+        "no_auth": True,
+        "log": False,
+        "allow": ["a", "b"],
+    }
+    assert vars(made.parse_args(["b.cir", "--port", "7", "--log"])) == told | {
+        "bundle": "b.cir",
+        "port": 7,
+        "log": True,
+    }
+
+
+@pytest.mark.parametrize("wrong", [{"T_PORT": "x"}, {"T_DEVICE": "tpu"}, {"T_NO_AUTH": "perhaps"}])
+def test_a_wrong_variable_is_named(wrong: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        take_environment(parser(), "T", wrong)
+    assert raised.value.code == 2
+    assert f"${next(iter(wrong))}" in capsys.readouterr().err

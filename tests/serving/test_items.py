@@ -1,0 +1,229 @@
+"""Items over HTTP: one, a list, pictures; put and deleted."""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from PIL import Image
+
+from cir_infer import Engine, Gallery, Searcher
+from tests.serving.support import COUNT, ODD_IDS, Client, form, png, running, together
+
+
+def address(item: str) -> str:
+    return f"/v1/items/{quote(item, safe='')}"
+
+
+@pytest.mark.parametrize("item", ["sku-7", *ODD_IDS])
+def test_an_item(client: Client, item: str) -> None:
+    answer = client("GET", address(item))
+    assert answer.status == 200, answer
+    assert answer.json["id"] == item
+    picture = client("GET", answer.json["image"])
+    assert (picture.status, picture.headers["content-type"]) == (200, "image/jpeg")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/items/gone",
+        "/v1/items/gone/image",
+        "/v1/items/sku-1/other",
+        "/v1/items/a/b.png",  # a slash inside an id is %2F
+        "/v1/items/..%2F..%2Fetc%2Fpasswd/image",
+        "/v1/items/%00/image",
+        "/v1/items/%2Fetc%2Fpasswd",
+        "/v1/items/" + "x" * 5000,
+        "/assets/../settings.py",
+        "/assets/..%2Fsettings.py",
+        "/assets/%2e%2e/settings.py",
+        "//etc/passwd",
+    ],
+)
+def test_what_is_not_there(client: Client, path: str) -> None:
+    answer = client("GET", path)
+    assert (answer.status, answer.kind) == (404, "not-found")
+
+
+def test_an_id_that_is_not_utf8(client: Client) -> None:
+    assert client("GET", "/v1/items/%ff%fe").kind == "malformed-request"
+
+
+def test_browsing_shows_every_item_once(client: Client) -> None:
+    seen: list[str] = []
+    after = ""
+    while True:
+        answer = client("GET", f"/v1/items?limit=7{after}").json
+        assert answer["matching"] == COUNT
+        seen += [item["id"] for item in answer["items"]]
+        if answer["after"] is None:
+            break
+        after = f"&after={answer['after']}"
+    assert len(seen) == len(set(seen)) == COUNT
+    assert seen[0] == "sku-0"
+
+
+def test_browsing_with_a_filter_and_by_chance(client: Client) -> None:
+    where = quote("colour = red and price < 10")
+    answer = client("GET", f"/v1/items?where={where}").json
+    assert [item["metadata"]["price"] for item in answer["items"]] == [1, 3, 5, 7, 9]
+    chosen = client("GET", f"/v1/items?order=random&limit=4&where={where}").json
+    assert len({item["id"] for item in chosen["items"]}) == 4
+    assert all(item["metadata"]["price"] in (1, 3, 5, 7, 9) for item in chosen["items"])
+
+
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=x", "after=-1", "order=up", "other=1", "limit=1&limit=2"]
+)
+def test_wrong_parameters(client: Client, query: str) -> None:
+    assert client("GET", f"/v1/items?{query}").kind == "invalid-argument"
+
+
+def test_browsing_goes_on_where_items_were_removed(own: Path) -> None:
+    with running(own) as (client, *_):
+        first = client("GET", "/v1/items?limit=10").json
+        with Gallery.open(own.with_suffix(".gallery")) as gallery:
+            gallery.remove([f"sku-{number}" for number in range(5, 20)])
+            gallery.compact()
+        rest = client("GET", f"/v1/items?limit=100&after={first['after']}").json
+        assert rest["items"][0]["id"] == "sku-20"
+        assert rest["matching"] == COUNT - 15
+
+
+def test_fields(client: Client) -> None:
+    fields = {field["name"]: field for field in client("GET", "/v1/fields").json["fields"]}
+    assert set(fields) == {"colour", "price"}
+    assert fields["price"]["greatest"] == COUNT - 1
+
+
+def test_pictures(client: Client) -> None:
+    path = client("GET", "/v1/items/sku-3").json["image"]
+    answer = client("GET", path + "&size=100")
+    with Image.open(io.BytesIO(answer.body)) as image:
+        assert image.size == (24, 30)  # never larger than the image is
+    again = client("GET", path + "&size=100", If_None_Match=answer.headers["etag"])
+    assert (again.status, again.body) == (304, b"")
+    other = client("GET", path + "&size=1000")
+    assert other.headers["etag"] != answer.headers["etag"]
+    assert client("GET", path + "&size=-1").kind == "invalid-argument"
+
+
+def test_a_picture_that_cannot_be_read_names_no_path(own: Path) -> None:
+    (own.parent / "picture05.png").write_bytes(b"no image")
+    (own.parent / "picture06.png").unlink()
+    with running(own) as (client, *_):
+        for item in ("sku-5", "sku-6"):
+            answer = client("GET", f"/v1/items/{item}/image")
+            assert answer.kind == "not-found"
+            assert str(own.parent) not in answer.body.decode()
+
+
+# ---- changes
+
+
+def test_a_service_that_only_reads(client: Client) -> None:
+    for method, body in (("PUT", png(1)), ("DELETE", None)):
+        answer = client(method, "/v1/items/new", body, Content_Type="image/png")
+        assert (answer.status, answer.kind) == (403, "forbidden")
+
+
+def test_put_ask_and_delete(own: Path) -> None:
+    with running(own, writable=True) as (client, *_):
+        new = png(100)
+        body, kind = form([("metadata", '{"colour": "green", "price": 7.5}')], new)
+        answer = client("PUT", address("new/one"), body, Content_Type=kind)
+        assert (answer.status, answer.json) == (201, {"id": "new/one", "replaced": False})
+        found = client.form("/v1/search", [("text", "is red"), ("where", "colour = green")], new).json
+        assert [hit["id"] for hit in found["hits"]] == ["new/one"]
+        assert found["reference_id"] == "new/one"
+        picture = client("GET", found["hits"][0]["image"])
+        assert picture.status == 200
+
+        changed = client("PUT", address("new/one"), {"metadata": {"price": 9}})
+        assert (changed.status, changed.json["replaced"]) == (200, True)
+        item = client("GET", address("new/one")).json
+        assert item["metadata"] == {"price": 9}
+        assert item["image"] == found["hits"][0]["image"]  # the image stays
+
+        files = list(Path(f"{own.with_suffix('.gallery')}.images").rglob("*"))
+        replaced = client("PUT", address("new/one"), png(101), Content_Type="image/png")
+        assert replaced.status == 200
+        assert client("GET", address("new/one")).json["metadata"] == {"price": 9}
+        after = [file for file in Path(f"{own.with_suffix('.gallery')}.images").rglob("*") if file.is_file()]
+        assert len(after) == 1
+        assert after[0] not in files
+
+        assert client("DELETE", address("new/one")).status == 204
+        assert client("DELETE", address("new/one")).kind == "not-found"
+        assert client("GET", address("new/one")).kind == "not-found"
+        assert not after[0].exists()
+        # Images that the service did not write stay.
+        assert client("DELETE", address("sku-1")).status == 204
+        assert (own.parent / "picture01.png").exists()
+    with Gallery.open(own.with_suffix(".gallery"), read_only=True) as gallery:
+        assert gallery.verify().ok
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("unusable-image", b"no image"),
+        ("invalid-argument", {"metadata": {"a": {"b": 1}, "a.b": 2}}),
+        ("invalid-argument", {}),
+        ("not-found", {"metadata": {"price": 1}}),
+        ("unsupported-media-type", "text"),
+    ],
+)
+def test_a_wrong_change_changes_nothing(own: Path, kind: str, body: object) -> None:
+    with running(own, writable=True) as (client, *_):
+        before = client("GET", "/v1/info").json["gallery"]
+        kind_of = {"text": "text/plain"}.get(str(body), "image/png")
+        types = {} if isinstance(body, dict) else {"Content_Type": kind_of}
+        answer = client("PUT", "/v1/items/new", body, **types)
+        assert answer.status < 500, answer
+        assert answer.kind == kind
+        assert client("GET", "/v1/info").json["gallery"] == before
+    assert not [file for file in Path(f"{own.with_suffix('.gallery')}.images").rglob("*") if file.is_file()]
+
+
+def test_changes_that_wait_share_a_commit(own: Path) -> None:
+    with running(own, writable=True) as (client, service, _):
+        before = client("GET", "/v1/info").json["gallery"]["generation"]
+        with Gallery.open(own.with_suffix(".gallery")) as other, other.writing():
+            calls = [
+                lambda n=n: client("PUT", f"/v1/items/new-{n}", png(200 + n), Content_Type="image/png")
+                for n in range(12)
+            ]
+            answers: list[object] = []
+            thread = threading.Thread(target=lambda: answers.extend(together(calls)))
+            thread.start()
+            assert service.writer is not None
+            until = time.monotonic() + 4
+            while len(service.writer._waiting) < 8 and time.monotonic() < until:
+                time.sleep(0.02)
+        thread.join()
+        assert [answer.status for answer in answers] == [201] * 12  # type: ignore[attr-defined]
+        info = client("GET", "/v1/info").json["gallery"]
+        assert info["items"] == COUNT + 12
+        assert info["generation"] < before + 12
+    with Searcher(Engine(own, device="cpu"), own.with_suffix(".gallery")) as searcher:
+        assert searcher.query(png(203), "is red", 52).reference_id == "new-3"
+
+
+def test_changes_of_others_show_at_once(own: Path) -> None:
+    with running(own) as (client, *_), Engine(own, device="cpu") as engine:
+        with Gallery.open(own.with_suffix(".gallery"), engine) as gallery:
+            gallery.add([own.parent / "picture00.png"], ids=["twin"])
+            assert client("GET", "/v1/items/twin").status == 200
+            encoded = base64.b64encode(png(0)).decode()
+            assert "twin" in [
+                hit["id"] for hit in client.search(image=encoded, text="is red", k=40).json["hits"]
+            ]
+            gallery.remove(["twin"])
+        assert client("GET", "/v1/items/twin").kind == "not-found"

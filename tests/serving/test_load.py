@@ -1,0 +1,224 @@
+"""Many at once: what waits is computed together, too much is refused, what nobody wants is dropped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.serving.support import Client, Gated, Running, running
+
+QUERY = {"item": "sku-1", "text": "is red", "k": 3}
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+class Asking:
+    """Requests that are on their way."""
+
+    def __init__(self) -> None:
+        self.answers: list[Any] = []
+        self._threads: list[threading.Thread] = []
+
+    def ask(self, client: Client, **query: Any) -> None:
+        thread = threading.Thread(
+            target=lambda: self.answers.append(client("POST", "/v1/search", QUERY | query))
+        )
+        thread.start()
+        self._threads.append(thread)
+
+    def wait(self) -> list[int]:
+        for thread in self._threads:
+            thread.join(30)
+        return sorted(answer.status for answer in self.answers)
+
+
+def waiting(found: Running, count: int) -> Callable[[], bool]:
+    return lambda: len(found.service.batcher._waiting) >= count
+
+
+def test_what_waits_is_computed_together(bundle: Path) -> None:
+    with running(bundle, max_batch=4) as found:
+        searcher, asking = Gated.under(found.service), Asking()
+        asking.ask(found.client)
+        searcher.arrived.acquire()  # the first begins at once, alone
+        for number in range(6):
+            asking.ask(found.client, item=f"sku-{number + 2}")
+        until(waiting(found, 6))
+        asking.ask(found.client, k=5)  # wants something else
+        until(waiting(found, 7))
+        searcher.gate.set()
+        assert asking.wait() == [200] * 8
+        assert searcher.sizes == [1, 4, 2, 1]
+        text = found.client("GET", "/metrics").body.decode()
+        assert "cir_batch_queries_count 4.0" in text
+        assert "cir_batch_queries_sum 8.0" in text
+
+
+def test_too_many_are_refused_at_once(bundle: Path) -> None:
+    with running(bundle, queue=3) as found:
+        searcher, asking = Gated.under(found.service), Asking()
+        for _ in range(3):
+            asking.ask(found.client)
+        searcher.arrived.acquire()
+        until(lambda: found.service._in_work == 3)
+        begun = time.monotonic()
+        refused = found.client("POST", "/v1/search", QUERY)
+        assert (refused.status, refused.kind) == (503, "overloaded")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert time.monotonic() - begun < 2
+        assert found.client("GET", "/healthz").status == 200
+        searcher.gate.set()
+        assert asking.wait() == [200] * 3
+        assert found.client("POST", "/v1/search", QUERY).status == 200
+        assert 'cir_refusals_total{reason="overloaded"} 1.0' in found.client("GET", "/metrics").body.decode()
+
+
+def test_a_deadline_drops_what_waits(bundle: Path) -> None:
+    with running(bundle, timeout=1) as found:
+        searcher, asking = Gated.under(found.service), Asking()
+        asking.ask(found.client)
+        searcher.arrived.acquire()
+        asking.ask(found.client)
+        assert asking.wait() == [504, 504]
+        searcher.gate.set()
+        until(lambda: found.service._in_work == 0)
+        until(waiting_none(found))
+        assert searcher.sizes == [1]  # the second was never computed
+        assert found.client("POST", "/v1/search", QUERY).status == 200
+
+
+def waiting_none(found: Running) -> Callable[[], bool]:
+    return lambda: not found.service.batcher._waiting
+
+
+def test_clients_that_go_away_cost_nothing(bundle: Path) -> None:
+    with running(bundle) as found:
+        searcher, asking = Gated.under(found.service), Asking()
+        asking.ask(found.client)
+        searcher.arrived.acquire()
+        body = b'{"item": "sku-2", "text": "is red"}'
+        head = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        gone = socket.create_connection(("127.0.0.1", found.client.port))
+        gone.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        until(waiting(found, 1))
+        gone.close()
+        until(lambda: found.service._in_work == 1)
+        searcher.gate.set()
+        assert asking.wait() == [200]
+        until(waiting_none(found))
+        assert searcher.sizes == [1]
+
+
+def test_a_stop_answers_what_was_accepted(bundle: Path) -> None:
+    with running(bundle) as found:
+        searcher, asking = Gated.under(found.service), Asking()
+        for _ in range(5):
+            asking.ask(found.client)
+        searcher.arrived.acquire()
+        until(lambda: found.service._in_work == 5)
+        found.server.should_exit = True
+        until(lambda: not listens(found.client.port))
+        searcher.gate.set()
+        assert asking.wait() == [200] * 5
+
+
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_changed_bundle_drops_no_request(own: Path) -> None:
+    with running(own) as found:
+        before = found.client("POST", "/v1/search", QUERY).json["hits"]
+        statuses: list[int] = []
+        stop = threading.Event()
+
+        def ask() -> None:
+            while not stop.is_set():
+                statuses.append(found.client("POST", "/v1/search", QUERY).status)
+
+        threads = [threading.Thread(target=ask) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        first = found.service.current._opened
+        shutil.copy(own, own.with_name("new.cir"))
+        own.with_name("new.cir").replace(own)
+        assert found.service.reload()
+        assert found.service.current._opened is not first
+        until(lambda: first._users == 0)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert set(statuses) == {200}
+        assert first.searcher._closed
+        assert found.client("POST", "/v1/search", QUERY).json["hits"] == before
+        # One that cannot be used changes nothing.
+        own.write_bytes(b"no bundle")
+        assert not found.service.reload()
+        assert found.client("POST", "/v1/search", QUERY).status == 200
+        text = found.client("GET", "/metrics").body.decode()
+        assert 'cir_bundle_reloads_total{outcome="failed"} 1.0' in text
+
+
+@pytest.mark.parametrize(
+    "kind", ["SearchRequest", "SearchAnswer", "ItemsAnswer", "BatchAnswer", "ProblemAnswer"]
+)
+def test_the_document_describes_every_route(client: Client, kind: str) -> None:
+    document = client("GET", "/openapi.json").json
+    assert document["openapi"].startswith("3.1")
+    assert set(document["paths"]) == {
+        *("/v1/search", "/v1/search/batch", "/v1/items", "/v1/items/{id}", "/v1/items/{id}/image"),
+        *("/v1/fields", "/v1/info", "/healthz", "/readyz", "/metrics"),
+    }
+    assert kind in document["components"]["schemas"]
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            assert operation["description"], (path, method)
+            assert operation["responses"], (path, method)
+
+
+def test_examples_are_what_is_read_and_written(client: Client) -> None:
+    from cir_infer.serving import schemas
+    from cir_infer.serving.schemas import parsed
+
+    document = client("GET", "/openapi.json").json
+    seen = 0
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            contents = [operation.get("requestBody", {}).get("content", {})]
+            contents += [answer.get("content", {}) for answer in operation["responses"].values()]
+            for content in contents:
+                for entry in content.values():
+                    name = entry.get("schema", {}).get("$ref", "").rpartition("/")[2]
+                    if name and "example" in entry:
+                        parsed(getattr(schemas, name), json.dumps(entry["example"]).encode())
+                        seen += 1
+    assert seen > 20
+
+
+def test_metrics_are_prometheus(client: Client) -> None:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    client("POST", "/v1/search", QUERY)
+    answer = client("GET", "/metrics")
+    families = {family.name: family for family in text_string_to_metric_families(answer.body.decode())}
+    assert {"cir_requests", "cir_request_seconds", "cir_stage_seconds", "cir_batch_queries"} <= set(families)
+    assert families["cir_gallery_rows"].samples[0].value == 40
+    stages = {sample.labels["stage"] for sample in families["cir_stage_seconds"].samples}
+    assert stages == {"decode", "wait", "search"}

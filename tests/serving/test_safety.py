@@ -1,0 +1,212 @@
+"""Who may ask what, and how much."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from cir_infer import CirError
+from cir_infer.errors import UsageError
+from cir_infer.serving.keys import Keys
+from cir_infer.serving.settings import Settings, is_loopback
+from tests.serving.support import Client, Gated, Running, png, running, together
+
+KEY = "0123456789abcdef-one"
+OTHER = "0123456789abcdef-two"
+
+
+def talk(port: int, *parts: bytes, pause: float = 0.0, timeout: float = 10.0) -> bytes:
+    """What the service says to bytes as they are."""
+    with socket.create_connection(("127.0.0.1", port), timeout) as connection:
+        with suppress(ConnectionError):  # it may have heard enough
+            for part in parts:
+                connection.sendall(part)
+                time.sleep(pause)
+        said = b""
+        while chunk := connection.recv(65536):
+            said += chunk
+            if b"\r\n\r\n" in said and b"connection: close" not in said.lower():
+                break
+        return said
+
+
+# ---- keys
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("keys") / "keys.txt"
+    file.write_text(f"# for tests\nphone: {KEY}\n\n{OTHER}\n")
+    file.chmod(0o600)
+    return file
+
+
+def test_keys_are_asked_for(bundle: Path, keys: Path) -> None:
+    with running(bundle, api_key_file=str(keys)) as (client, *_):
+        for path in ("/v1/info", "/v1/items", "/v1/items/sku-1/image", "/metrics", "/v1/nothing"):
+            answer = client("GET", path)
+            assert (answer.status, answer.kind) == (401, "unauthorized"), path
+            assert answer.headers["www-authenticate"] == "Bearer"
+        for path in ("/", "/healthz", "/readyz", "/openapi.json"):
+            assert client("GET", path).status == 200, path
+        for header in (
+            f"Bearer {KEY}x",
+            f"Basic {KEY}",
+            KEY,
+            "Bearer",
+            "Bearer \xe4",
+            f"bearer {OTHER[:-1]}",
+        ):
+            assert client("GET", "/v1/info", Authorization=header).status == 401, header
+        for key in (KEY, OTHER):
+            assert Client(client.port, key)("GET", "/v1/info").status == 200
+        # A name that leads here is no danger where a key is asked for.
+        assert client("GET", "/v1/info", Authorization=f"Bearer {KEY}", Host="shop.example").status == 200
+
+
+@pytest.mark.parametrize(
+    "text", ["", "# nothing", "short", "phone: short", f"a: {KEY}\na: {OTHER}", "two words"]
+)
+def test_files_that_hold_no_keys(tmp_path: Path, text: str) -> None:
+    (tmp_path / "keys").write_text(text)
+    with pytest.raises(UsageError) as raised:
+        Keys.read(tmp_path / "keys")
+    assert KEY not in str(raised.value)
+
+
+def test_elsewhere_a_key_is_needed(bundle: Path, keys: Path) -> None:
+    for host in ("0.0.0.0", "::", "192.168.1.7", "shop.example"):
+        with pytest.raises(UsageError, match="--api-key-file"):
+            Settings(str(bundle), host=host)
+        Settings(str(bundle), host=host, api_key_file=str(keys))
+        Settings(str(bundle), host=host, no_auth=True)
+    with pytest.raises(UsageError, match="contradict"):
+        Settings(str(bundle), api_key_file=str(keys), no_auth=True)
+    assert all(map(is_loopback, ("127.0.0.1", "127.8.9.1", "::1", "[::1]", "localhost")))
+
+
+def test_settings_survive_a_command_line(bundle: Path) -> None:
+    settings = Settings(str(bundle), port=9, allow_hosts=("a", "b"), timeout=2.5)
+    assert Settings.from_json(settings.to_json()) == settings
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"workers": 0}, {"port": 70000}, {"timeout": 0}, {"timeout": float("nan")}]
+)
+def test_settings_that_make_no_sense(bundle: Path, wrong: dict[str, float]) -> None:
+    with pytest.raises(CirError, match="expected"):
+        Settings(str(bundle), **wrong)  # type: ignore[arg-type]
+
+
+# ---- pages of other sites
+
+
+def test_a_name_that_leads_here_is_refused(client: Client) -> None:
+    for host in ("evil.example", "evil.example:8080", "localhost.evil.example", ""):
+        assert client("GET", "/v1/info", Host=host).kind == "misdirected", host
+    for host in ("localhost", f"127.0.0.1:{client.port}", "[::1]:1"):
+        assert client("GET", "/v1/info", Host=host).status == 200, host
+
+
+def test_pages_of_other_sites_may_not_ask(client: Client, bundle: Path) -> None:
+    query = {"item": "sku-1", "text": "is red"}
+    for origin in ("https://evil.example", "null", "http://localhost:1"):
+        answer = client("POST", "/v1/search", query, Origin=origin)
+        assert (answer.status, answer.kind) == (403, "forbidden")
+        assert "access-control-allow-origin" not in answer.headers
+    assert client("POST", "/v1/search", query, Origin=f"http://127.0.0.1:{client.port}").status == 200
+    with running(bundle, allow_origins=("https://shop.example",)) as (other, *_):
+        told = other("OPTIONS", "/v1/search", Origin="https://shop.example")
+        assert (told.status, told.headers["access-control-allow-origin"]) == (204, "https://shop.example")
+        answer = other("POST", "/v1/search", query, Origin="https://shop.example")
+        assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, "https://shop.example")
+
+
+def test_every_answer_has_the_headers(client: Client) -> None:
+    for path in ("/", "/v1/info", "/nothing", "/v1/items/sku-1/image"):
+        headers = client("GET", path).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["content-security-policy"].startswith("default-src 'none'")
+        assert headers["cross-origin-resource-policy"] == "same-origin"
+        assert "server" not in headers
+
+
+# ---- sizes and times
+
+
+def test_bodies_have_a_limit(bundle: Path) -> None:
+    with running(bundle, max_upload=10_000) as (client, service, _):
+        answer = client("POST", "/v1/search", b"x" * 10_001, Content_Type="application/json")
+        assert (answer.status, answer.kind) == (413, "too-large")
+        head = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        chunk = b"1000\r\n" + b" " * 4096 + b"\r\n"
+        said = talk(client.port, head + b"Transfer-Encoding: chunked\r\n\r\n", chunk, chunk, chunk)
+        assert b" 413 " in said
+        said = talk(client.port, head + b"Content-Length: 99999999999999999999\r\n\r\n")
+        assert b" 413 " in said
+        answer = client("POST", "/v1/search", b"{}", Content_Type="application/json", Content_Encoding="gzip")
+        assert answer.kind == "unsupported-media-type"
+        assert service.budget._left == 256 << 20
+
+
+def test_uploads_share_a_budget(bundle: Path) -> None:
+    with running(bundle) as (client, service, _):
+        service.budget._left = 1000
+        answer = client.form("/v1/search", [("text", "is red")], png(1, (60, 60)))
+        assert (answer.status, answer.kind) == (503, "overloaded")
+        assert service.budget._left == 1000
+
+
+def test_slow_clients_lose_their_place(bundle: Path) -> None:
+    with running(bundle, read_timeout=1) as (client, *_):
+        begun = time.monotonic()
+        assert talk(client.port, b"GET /v1/info HTTP/1.1\r\nHo") == b""
+        assert talk(client.port) == b""
+        head = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        assert b" 408 " in talk(client.port, head + b"Content-Length: 100\r\n\r\n{")
+        assert time.monotonic() - begun < 9
+        assert client("GET", "/healthz").status == 200
+
+
+def test_huge_heads_are_refused(client: Client) -> None:
+    said = talk(client.port, b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 70_000 + b"\r\n\r\n")
+    assert b" 431 " in said
+    parts = [b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ", *[b"x" * 10_000] * 4]
+    assert b" 400 " in talk(client.port, *parts, pause=0.02)
+
+
+def test_one_client_leaves_room_for_others(bundle: Path) -> None:
+    with running(bundle, per_key=2) as (client, service, _):
+        searcher = Gated.under(service)
+        query = {"item": "sku-1", "text": "is red"}
+        results: list[int] = []
+        threads = [
+            threading.Thread(target=lambda: results.append(client("POST", "/v1/search", query).status))
+            for _ in range(2)
+        ]
+        for thread in threads:
+            thread.start()
+        searcher.arrived.acquire()
+        until = time.monotonic() + 10
+        while service.metrics.open._value.get() < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+        answer = client("POST", "/v1/search", query)
+        assert (answer.status, answer.kind, answer.headers["retry-after"]) == (429, "too-many-requests", "1")
+        searcher.gate.set()
+        for thread in threads:
+            thread.join()
+        assert results == [200, 200]
+
+
+def test_a_closed_door_says_so(served: Running) -> None:
+    answers = together(
+        [lambda: served.client("PATCH", "/v1/items/sku-1"), lambda: served.client("POST", "/")]
+    )
+    assert [answer.status for answer in answers] == [405, 405]
+    assert {answer.kind for answer in answers} == {"method-not-allowed"}

@@ -1,0 +1,185 @@
+"""Queries over HTTP give what `Searcher.query` gives."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cir_infer import Hits, Searcher
+from tests.serving.support import ODD_IDS, Client, png, together
+
+
+@pytest.fixture(scope="module")
+def searcher(bundle: Path) -> Iterator[Searcher]:
+    with Searcher(bundle, device="cpu", threads=1) as opened:
+        yield opened
+
+
+def same(answer: Any, hits: Hits) -> None:
+    assert [hit["id"] for hit in answer["hits"]] == hits.ids
+    assert [hit["rank"] for hit in answer["hits"]] == [hit.rank for hit in hits]
+    assert [hit["score"] for hit in answer["hits"]] == pytest.approx(hits.scores, abs=1e-6)
+    for told, hit in zip(answer["hits"], hits, strict=True):
+        assert told["terms"] == pytest.approx(dict(hit.terms), abs=1e-6)
+        assert told["metadata"] == dict(hit.metadata)
+    assert answer["unknown_words"] == list(hits.unknown_words)
+    assert answer["reference_id"] == hits.reference_id
+
+
+def test_an_image_and_a_text(client: Client, searcher: Searcher) -> None:
+    answer = client.form("/v1/search", [("text", "is red"), ("k", "7")], png(3))
+    assert answer.status == 200, answer
+    same(answer.json, searcher.query(png(3), "is red", 7))
+    assert set(answer.json["timing"]) == {"read", "decode", "wait", "search", "total"}
+    assert answer.headers["server-timing"].startswith("read;dur=")
+
+
+def test_an_image_as_base64(client: Client, searcher: Searcher) -> None:
+    image = base64.b64encode(png(5)).decode()
+    for form in (image, f"data:image/png;base64,{image}"):
+        same(client.search(image=form, text="longer").json, searcher.query(png(5), "longer", 10))
+
+
+@pytest.mark.parametrize("item", ["sku-4", *ODD_IDS])
+def test_an_item_is_refined(client: Client, searcher: Searcher, item: str) -> None:
+    answer = client.search(item=item, text=["is red", "longer"], k=4)
+    same(answer.json, searcher.query(searcher.item(item), ["is red", "longer"], 4))
+    assert item not in [hit["id"] for hit in answer.json["hits"]]
+
+
+@pytest.mark.parametrize("where", ["colour = red and price < 20", {"colour": "red", "price": {"<": 20}}])
+def test_filters_and_exclusions(client: Client, searcher: Searcher, where: Any) -> None:
+    hits = searcher.query(png(1), "is red", 5, where, ["sku-3", "nowhere"], exclude_reference=True)
+    query = {
+        "text": "is red",
+        "k": 5,
+        "where": where,
+        "exclude": ["sku-3", "nowhere"],
+        "exclude_reference": True,
+    }
+    image = base64.b64encode(png(1)).decode()
+    same(client.search(image=image, **query).json, hits)
+    text = where if isinstance(where, str) else '{"colour": "red", "price": {"<": 20}}'
+    fields = [("text", "is red"), ("k", "5"), ("where", text), ("exclude", "sku-3"), ("exclude", "nowhere")]
+    same(client.form("/v1/search", [*fields, ("exclude_reference", "true")], png(1)).json, hits)
+
+
+def test_an_unknown_word_is_named(client: Client) -> None:
+    assert client.search(item="sku-1", text="is purplish red").json["unknown_words"] == ["purplish"]
+
+
+def test_a_filter_that_leaves_nothing(client: Client) -> None:
+    answer = client.search(item="sku-1", text="is red", where="price > 1000")
+    assert (answer.status, answer.json["hits"]) == (200, [])
+
+
+def test_several_at_once(client: Client, searcher: Searcher) -> None:
+    queries = [
+        {"item": "sku-1", "text": "is red", "k": 3},
+        {"item": "gone", "text": "is red"},
+        {"image": base64.b64encode(png(2)).decode(), "text": "longer"},
+        {"item": "sku-2", "text": ""},
+    ]
+    answer = client("POST", "/v1/search/batch", {"queries": queries})
+    assert answer.status == 200, answer
+    first, second, third, fourth = answer.json["answers"]
+    same(first, searcher.query(searcher.item("sku-1"), "is red", 3))
+    same(third, searcher.query(png(2), "longer", 10))
+    assert (second["status"], fourth["status"]) == (404, 422)
+
+
+def test_many_at_one_time_get_each_its_own(client: Client, searcher: Searcher) -> None:
+    asked = [(number % 12, ("is red", "longer", "is blue and more")[number % 3]) for number in range(24)]
+    calls = [lambda n=n, t=t: client.form("/v1/search", [("text", t)], png(n)) for n, t in asked]
+    for (number, text), answer in zip(asked, together(calls), strict=True):
+        assert answer.status == 200, answer
+        same(answer.json, searcher.query(png(number), text, 10))
+
+
+WRONG: list[tuple[int, str, dict[str, Any]]] = [
+    (404, "not-found", {"item": "gone", "text": "is red"}),
+    (422, "unusable-text", {"item": "sku-1", "text": ""}),
+    (422, "unusable-text", {"item": "sku-1", "text": ["a", "b", "c"]}),
+    (422, "unusable-text", {"item": "sku-1", "text": "red " * 2000}),
+    (422, "invalid-argument", {"item": "sku-1", "text": "red " * 9000}),
+    (422, "invalid-argument", {"item": "sku-1"}),
+    (422, "invalid-argument", {"text": "is red"}),
+    (422, "invalid-argument", {"item": "sku-1", "text": "is red", "k": 0}),
+    (422, "invalid-argument", {"item": "sku-1", "text": "is red", "k": 1000}),
+    (422, "invalid-argument", {"item": "sku-1", "text": "is red", "k": "5"}),
+    (422, "invalid-argument", {"item": "sku-1", "text": "is red", "k": True}),
+    (422, "invalid-argument", {"item": "sku-1", "text": "is red", "K": 5}),
+    (422, "invalid-argument", {"item": "sku-1", "text": "is red", "where": "price <"}),
+    (422, "invalid-argument", {"item": "sku-1", "text": "is red", "where": {"price": {"~": 3}}}),
+    (422, "invalid-argument", {"item": "sku-1", "text": "is red", "where": "x" * 70_000}),
+    (422, "invalid-argument", {"item": "sku-1", "text": "is red", "exclude": "sku-2"}),
+    (422, "invalid-argument", {"item": "sku-1", "image": "aaaa", "text": "is red"}),
+    (422, "invalid-argument", {"image": "not base64!", "text": "is red"}),
+    (422, "unusable-image", {"image": base64.b64encode(b"no image").decode(), "text": "is red"}),
+    (422, "unusable-image", {"image": base64.b64encode(png(1)[:-40]).decode(), "text": "is red"}),
+    (422, "unusable-image", {"image": base64.b64encode(b"<svg/>").decode(), "text": "is red"}),
+    # No address is ever fetched.
+    (422, "invalid-argument", {"image": "http://127.0.0.1/x.png", "text": "is red"}),
+    (422, "invalid-argument", {"image": "/etc/passwd#", "text": "is red"}),
+]
+
+
+@pytest.mark.parametrize(("status", "kind", "query"), WRONG, ids=range(len(WRONG)))
+def test_what_is_wrong_is_said(client: Client, status: int, kind: str, query: dict[str, Any]) -> None:
+    answer = client.search(**query)
+    assert (answer.status, answer.kind) == (status, kind), answer
+    assert 10 < len(answer.json["detail"]) < 1000
+    assert answer.json["instance"].endswith(answer.headers["x-request-id"])
+    assert "Traceback" not in answer.body.decode()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (400, b"{", "application/json"),
+        (400, b"\xff\xfe", "application/json"),
+        (422, b"[]", "application/json"),
+        (400, b"[" * 100_000, "application/json"),
+        (415, b"{}", "text/plain"),
+        (415, b"{}", ""),
+        (415, b"<a/>", "application/xml"),
+        (400, b"", "multipart/form-data"),
+        (400, b"x", "multipart/form-data; boundary=b"),
+        (
+            400,
+            b'--b\r\nContent-Disposition: form-data; name="text"\r\n\r\nred',
+            "multipart/form-data; boundary=b",
+        ),
+        (
+            400,
+            b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n--b--\r\n",
+            "multipart/form-data; boundary=b",
+        ),
+    ],
+)
+def test_what_is_no_request(client: Client, status: int, body: bytes, kind: str) -> None:
+    answer = client("POST", "/v1/search", body, Content_Type=kind)
+    assert answer.status == status, answer
+    assert answer.kind
+
+
+def test_form_fields_are_strict(client: Client) -> None:
+    for fields in (
+        [("text", "is red"), ("k", "1.5")],
+        [("text", "is red"), ("k", "5"), ("k", "6")],
+        [("text", "is red"), ("size", "5")],
+        [("text", "is red"), ("exclude_reference", "yes")],
+        [("text", "is red"), ("item", "sku-1")],
+    ):
+        answer = client.form("/v1/search", fields, png(1))
+        assert (answer.status, answer.kind) == (422, "invalid-argument"), fields
+
+
+def test_an_image_of_too_many_pixels_is_not_decoded(client: Client) -> None:
+    answer = client.form("/v1/search", [("text", "is red")], png(1, (10_000, 5_001)))
+    assert (answer.status, answer.kind) == (422, "unusable-image")
+    assert "10,000 x 5,001" in answer.json["detail"]
