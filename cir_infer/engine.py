@@ -31,10 +31,12 @@ from cir_infer.inputs.open_files import contents
 from cir_infer.inputs.preparing import Preparation, PreparedImage, checked_images
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.inputs.texts import ReadText, Text, TextReader
+from cir_infer.processes.fork import PerProcess
 from cir_infer.runtime.bundle_graphs import open_bundle_graphs
 from cir_infer.runtime.chains import Chains
 from cir_infer.runtime.devices import OpenedGraphs
 from cir_infer.runtime.encoding import Encoded, OnError, encode_batches
+from cir_infer.runtime.explain_graph import InParts, open_explain_graph, run_in_parts
 from cir_infer.runtime.feeds import check_feed
 from cir_infer.runtime.graph import Array, Graph
 from cir_infer.runtime.plan_policy import PlanPolicy
@@ -115,6 +117,8 @@ class Engine:
         self.needs_reference = "reference" in composed
         self.needs_text = "text" in composed
         self.row_is_reference = "reference" not in opened.graphs
+        here = self._bundle, self.manifest, self.device, self.threads
+        self._explaining: PerProcess[Graph] = PerProcess(partial(open_explain_graph, *here))
         self._preparation = Preparation(partial(_prepare, spec=self.manifest.image))
         self._closed = False
 
@@ -124,6 +128,7 @@ class Engine:
         """Give graphs and threads back. Calls that are under way in other threads are answered."""
         self._closed = True
         self._opened.drop()
+        self._explaining.drop()
         self._preparation.close()
 
     def __enter__(self) -> Engine:
@@ -155,6 +160,11 @@ class Engine:
     def dimension(self) -> int:
         """D, the length of a gallery row."""
         return self.manifest.embedding_dim
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether gallery rows are known as sums over positions, so that explanations are exact."""
+        return self.manifest.explain is not None
 
     @property
     def reads_padding(self) -> bool:
@@ -252,6 +262,25 @@ class Engine:
         graph = self._graphs["image"]
         check_feed("batch", batch, graph.inputs[0])
         return graph.run({"image": batch})["embedding"]
+
+    def encode_in_parts(self, batch: Array) -> InParts:
+        """Gallery rows of one prepared batch, with the sums over positions that they are.
+
+        Args:
+            batch: uint8 (n, H, W, 3), see `encode_prepared`.
+
+        Raises:
+            UsageError: the bundle knows no such sums (`adds_up`), the batch has another type or shape, or
+                the engine is closed.
+            BundleError: the graph for it is not what docs/architecture.md says.
+            DeviceError: the device failed.
+        """
+        if not self.adds_up:
+            raise UsageError(f"{self.path} holds no graph that explains rows; export the model again")
+        self._here()
+        graph = self._explaining.get()
+        check_feed("batch", batch, graph.inputs[0])
+        return run_in_parts(graph, batch)
 
     @overload
     def encode_references(

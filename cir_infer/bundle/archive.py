@@ -83,16 +83,19 @@ class Bundle:
         return data
 
     def graph(self, name: str) -> bytes:
-        """The ONNX model of a graph: "image", "reference", "text" or "compose".
+        """The ONNX model of a graph: "image", "reference", "text", "compose".
+
+        "explain" is the image graph with what explanations add to it.
 
         Raises:
+            UsageError: the bundle has no such graph.
             BundleError: it is not what the manifest says, no ONNX model, names a file of the machine, or
                 takes more memory or work than `cir_infer.bundle.limits` allows.
         """
         from cir_infer.bundle.limits import check_graph
         from cir_infer.bundle.onnx_model import check_self_contained
 
-        model = self.read(self.manifest.graphs[name])
+        model = self._model(name)
         image, text = self.manifest.image, self.manifest.text
         shape = (image.size,) if isinstance(image, FeatureInput) else (image.height, image.width, 3)
         given: dict[str, tuple[int | None, ...]] = {"image": (None, *shape)}
@@ -100,12 +103,24 @@ class Bundle:
             check_self_contained(model)
             check_graph(
                 model,
-                given if name in ("image", "reference") else {},
+                given if name in ("image", "reference", "explain") else {},
                 text.max_tokens if name == "text" and text is not None else None,
             )
         except BundleError as error:
             raise BundleError(f"cannot load the {name} graph of {self.path}: {error}") from error
         return model
+
+    def _model(self, name: str) -> bytes:
+        explain = self.manifest.explain
+        if name == "explain" and explain is not None:
+            from cir_infer.bundle.continuation import continued
+
+            return continued(self.read(self.manifest.graphs["image"]), self.read(explain.file))
+        if name not in self.manifest.graphs:
+            raise UsageError(
+                f"{self.path} has no graph {shown(name)}; it has {shown(sorted(self.manifest.graphs))}"
+            )
+        return self.read(self.manifest.graphs[name])
 
     def tokenizer(self) -> bytes:
         """The `tokenizers` JSON."""

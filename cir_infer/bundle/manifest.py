@@ -19,6 +19,7 @@ __all__ = [
     "MANIFEST_NAME",
     "TOKENIZER_NAME",
     "CenterCrop",
+    "Explain",
     "FeatureInput",
     "Manifest",
     "Member",
@@ -180,6 +181,23 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Explain:
+    """What explanations need: a gallery row as a sum over positions of the image (docs/explanations.md).
+
+    Attributes:
+        file: the member that continues the image graph to the outputs `parts` and `constant`.
+        height: positions from top to bottom of the prepared image.
+        width: positions from left to right.
+        unit_rows: whether rows are divided by their norm; else a row is the sum itself.
+    """
+
+    file: str
+    height: int
+    width: int
+    unit_rows: bool
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything that a bundle says about itself.
 
@@ -193,6 +211,7 @@ class Manifest:
         image: what the image graph takes and how an image is prepared for it.
         text: how texts are prepared; None for a system that reads no text.
         graphs: member name by graph: image and compose always, reference and text where they exist.
+        explain: what explanations need; None where rows are no sums over positions.
         members: size and digest of every member but the manifest; `write_bundle` fills it in.
         parity: what the exporter measured against the model it exported.
         provenance: where the model came from.
@@ -207,6 +226,7 @@ class Manifest:
     image: PixelInput | FeatureInput
     text: TextInput | None
     graphs: dict[str, str]
+    explain: Explain | None = since(2, None)  # noqa: RUF009  # a field
     members: dict[str, Member] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -248,6 +268,7 @@ class Manifest:
                 "image": _image_to_json(self.image),
                 "text": None if self.text is None else _plain(self.text),
                 "graphs": self.graphs,
+                **({} if self.explain is None else {"explain": asdict(self.explain)}),
                 "members": {name: asdict(member) for name, member in self.members.items()},
                 "parity": self.parity,
                 "provenance": self.provenance,

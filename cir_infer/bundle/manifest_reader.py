@@ -17,6 +17,7 @@ from cir_infer.bundle.manifest import (
     MANIFEST_NAME,
     TOKENIZER_NAME,
     CenterCrop,
+    Explain,
     FeatureInput,
     Manifest,
     Member,
@@ -155,6 +156,7 @@ def read_manifest(text: str | bytes) -> Manifest:
         image=_read_image(reader.inner("image")),
         text=_read_text(reader.value("text", "an object or null"), reader.version),
         graphs=_read_graphs(reader.mapping("graphs")),
+        explain=_read_explain(reader.inner("explain")) if reader.has("explain", 2) else None,
         members={
             name: _read_member(name, member) for name, member in sorted(reader.mapping("members").items())
         },
@@ -277,6 +279,17 @@ def _read_graphs(value: Mapping[str, Any]) -> dict[str, str]:
     return dict(value)
 
 
+def _read_explain(reader: _Reader) -> Explain:
+    explain = Explain(
+        file=reader.text("file"),
+        height=reader.whole("height", 1, MAX_SIDE),
+        width=reader.whole("width", 1, MAX_SIDE),
+        unit_rows=reader.flag("unit_rows"),
+    )
+    reader.done()
+    return explain
+
+
 def _read_member(name: str, value: object) -> Member:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name) or name == MANIFEST_NAME:
         raise BundleError(
@@ -292,6 +305,12 @@ def _read_member(name: str, value: object) -> Member:
 
 def _check_members(manifest: Manifest) -> None:
     expected = set(manifest.graphs.values())
+    if manifest.explain is not None:
+        if not isinstance(manifest.image, PixelInput):
+            raise BundleError("manifest: explain belongs to images; this bundle takes features")
+        if manifest.explain.file in {*expected, TOKENIZER_NAME}:
+            raise BundleError("manifest: explain.file must be a file of its own")
+        expected.add(manifest.explain.file)
     if (manifest.text is None) != ("text" not in manifest.graphs):
         raise BundleError("manifest: the text graph and the field text belong together; one is missing")
     if manifest.text is not None:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from cir_infer.errors import BundleError
 
-__all__ = ["Array", "Input", "Node", "OnnxModel", "check_self_contained", "read_onnx_model"]
+__all__ = ["Array", "Input", "Node", "OnnxModel", "check_self_contained", "model_fields", "read_onnx_model"]
 
 Array = npt.NDArray[Any]
 
@@ -97,17 +97,33 @@ def read_onnx_model(model: bytes) -> OnnxModel:
     Raises:
         BundleError: it is cut short, or no ONNX model.
     """
+    fields = model_fields(model)
+    graphs = [value for number, value in fields if number == 7]
     try:
-        fields = list(_fields(memoryview(model)))
-        graphs = [value for number, value in fields if number == 7]
-        if len(graphs) != 1:
-            raise ValueError(f"{len(graphs)} graphs")
         opsets = [_opset(value) for number, value in fields if number == 8]
         return _graph(graphs[0], max((version for domain, version in opsets if not domain), default=0))
     except (ValueError, IndexError, TypeError, OverflowError, struct.error) as error:
         raise BundleError(
             f"this is no ONNX model that can be read ({error}); export the model again"
         ) from error
+
+
+def model_fields(model: bytes) -> list[tuple[int, Any]]:
+    """Number and value of each field of a serialised model, one graph among them.
+
+    Raises:
+        BundleError: it is cut short, or no ONNX model.
+    """
+    try:
+        fields = list(_fields(memoryview(model)))
+        graphs = sum(number == 7 for number, _ in fields)
+        if graphs != 1:
+            raise ValueError(f"{graphs} graphs")
+    except (ValueError, IndexError, TypeError) as error:
+        raise BundleError(
+            f"this is no ONNX model that can be read ({error}); export the model again"
+        ) from error
+    return fields
 
 
 _INSIDE: dict[str, dict[int, str]] = {

@@ -25,7 +25,7 @@ def check_signature(name: str, graph: Graph, manifest: Manifest) -> None:
         _check(name, "output", found, outputs)
     given = {tensor.name for tensor in graph.inputs}
     missing = sorted(set(outputs) - {tensor.name for tensor in graph.outputs})
-    if name in ("image", "reference", "text"):
+    if name in ("image", "reference", "text", "explain"):
         missing += sorted({"tokens" if name == "text" else "image"} - given)
     if missing or not given:
         raise BundleError(f"the {name} graph has no {missing or sorted(inputs)}; export the model again")
@@ -52,6 +52,13 @@ def _expected(name: str, manifest: Manifest) -> tuple[Shapes, Shapes]:
         pictures = {"image": (np.uint8, (None, image.height, image.width, 3))}
     if name == "reference":
         return pictures, {"reference": (np.float32, None)}
+    if name == "explain" and manifest.explain is not None:
+        grid = (manifest.explain.height, manifest.explain.width)
+        return pictures, {
+            "embedding": (np.float32, (None, manifest.embedding_dim)),
+            "parts": (np.float32, (None, *grid, manifest.embedding_dim)),
+            "constant": (np.float32, (None, manifest.embedding_dim)),
+        }
     return pictures, {"embedding": (np.float32, (None, manifest.embedding_dim))}
 
 

@@ -6,19 +6,19 @@ import hashlib
 import json
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cir_export.graphs import export_graphs
+from cir_export.graphs import EXPLAIN, export_graphs
 from cir_export.model_file import TrainedModel
 from cir_export.preprocessing import check_inputs
 from cir_export.targets import check_target
 from cir_export.tokenization import known_words
-from cir_export.verification import Check, Samples, compare
+from cir_export.verification import Check, Samples, compare, compare_sums, explain_of, why_unexplained
 from cir_infer import __version__
 from cir_infer.bundle import write_bundle
-from cir_infer.bundle.manifest import FORMAT, FORMAT_VERSION, TOKENIZER_NAME, Manifest
+from cir_infer.bundle.manifest import FORMAT, FORMAT_VERSION, TOKENIZER_NAME, Explain, Manifest
 from cir_infer.bundle.manifest_reader import read_manifest
 from cir_infer.engine import Engine
 from cir_infer.errors import BundleError, DeviceError, ExportError
@@ -81,16 +81,26 @@ def export_bundle(
     graphs = export_graphs(trained.model, trained.image, progress)
     members = {f"{name}.onnx": content for name, content in graphs.items()}
     members[TOKENIZER_NAME] = trained.tokenizer.to_str().encode()
+    explain = explain_of(trained, samples) if EXPLAIN in graphs else None
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
             # Verified as a device will read it, by the runtime, before anything has the final name.
             unverified = Path(scratch) / "unverified.cir"
-            write_bundle(unverified, _manifest(trained, members, {}), members)
-            checks = compare(trained, Engine(unverified, device="cpu"), samples)
+            write_bundle(unverified, _manifest(trained, members, {}, explain), members)
+            engine = Engine(unverified, device="cpu")
+            checks = compare(trained, engine, samples)
+            sums = compare_sums(trained, engine, samples) if explain is not None else []
         if not all(check.passed for check in checks):
             raise ParityError(checks)
-        parity = {"images": samples.source, "checks": [check.to_json() for check in checks]}
-        manifest = write_bundle(path, _manifest(trained, members, parity), members)
+        parity: dict[str, Any] = {"images": samples.source}
+        if explain is not None and all(check.passed for check in sums):
+            checks += sums
+        else:
+            # Without it hits are explained by occlusion; nothing else depends on it.
+            members.pop(f"{EXPLAIN}.onnx", None)
+            explain, parity["unexplained"] = None, why_unexplained(trained, sums)
+        parity["checks"] = [check.to_json() for check in checks]
+        manifest = write_bundle(path, _manifest(trained, members, parity, explain), members)
     except (BundleError, DeviceError) as error:
         raise ExportError(f"the model does not make a valid bundle: {error}") from error
     except OSError as error:
@@ -115,9 +125,12 @@ def _check_inputs(trained: TrainedModel) -> None:
         )
 
 
-def _manifest(trained: TrainedModel, members: dict[str, bytes], parity: dict[str, Any]) -> Manifest:
+def _manifest(
+    trained: TrainedModel, members: dict[str, bytes], parity: dict[str, Any], explain: Explain | None
+) -> Manifest:
     model = trained.model
-    return read_manifest(
+    further = () if explain is None else (explain.file,)
+    manifest = read_manifest(
         json.dumps(
             {
                 "format": FORMAT,
@@ -131,14 +144,18 @@ def _manifest(trained: TrainedModel, members: dict[str, bytes], parity: dict[str
                 "image": trained.image,
                 "text": trained.text,
                 "graphs": {
-                    name.removesuffix(".onnx"): name for name in sorted(members) if name.endswith(".onnx")
+                    name.removesuffix(".onnx"): name
+                    for name in sorted(members)
+                    if name.endswith(".onnx") and name not in further
                 },
                 "members": {
                     name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
                     for name, content in members.items()
+                    if name not in further
                 },
                 "parity": parity,
                 "provenance": {**trained.provenance, "vocabulary": known_words(trained.tokenizer)},
             }
         )
     )
+    return replace(manifest, explain=explain)

@@ -115,7 +115,7 @@ def test_not_a_bundle(tmp_path: Path) -> None:
 
 def test_newer_foreign_and_unknown(original: Path, tmp_path: Path) -> None:
     for change, told in (
-        ({"version": 2}, "upgrade cir-infer"),
+        ({"version": 3}, "upgrade cir-infer"),
         ({"format": "onnx-bundle"}, "not a bundle"),
         ({"colour": "red"}, "colour"),
         ({"version": 0}, "version"),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from cir_infer.bundle.manifest import (
     CenterCrop,
+    Explain,
     FeatureInput,
     Manifest,
     Member,
@@ -240,3 +241,25 @@ def test_text_and_text_graph_belong_together() -> None:
     for make in kinds:
         with pytest.raises(BundleError, match="belong together"):
             read_manifest(make())
+
+
+def test_what_explanations_need_is_a_field_of_format_2() -> None:
+    explain = {"file": "explain.onnx", "height": 7, "width": 5, "unit_rows": True}
+    members = EXAMPLE["members"] | {"explain.onnx": {"bytes": 1, "sha256": "0" * 64}}
+    said = EXAMPLE | {"version": 2, "explain": explain, "members": members}
+    manifest = read_manifest(json.dumps(said))
+    assert manifest.explain == Explain("explain.onnx", 7, 5, True) and manifest.version == 2
+    assert json.loads(manifest.to_json()) == said
+    assert manifest.fingerprint == read_manifest(json.dumps(EXAMPLE)).fingerprint
+    for change, told in (
+        ({"version": 1}, "'explain' that this version does not know"),
+        ({"explain": explain | {"file": "image.onnx"}, "members": EXAMPLE["members"]}, "file of its own"),
+        ({"explain": explain | {"height": 0}}, r"explain\.height"),
+        ({"explain": explain | {"unit_rows": 1}}, r"explain\.unit_rows"),
+        ({"explain": explain | {"more": 1}}, "'more'"),
+        ({"explain": []}, "explain"),
+        ({"members": EXAMPLE["members"]}, "members are"),
+        ({"image": {"kind": "features", "size": 12}}, "takes features"),
+    ):
+        with pytest.raises(BundleError, match=told):
+            read_manifest(json.dumps(said | change))

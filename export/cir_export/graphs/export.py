@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from cir_export.graphs.bags import with_plain_bags
+from cir_export.graphs.continuation import number_anew, taken_apart
 from cir_export.graphs.failure import export_failure
 from cir_export.graphs.opset import OPSET, lower_opset
 from cir_export.graphs.recurrent import with_onnx_recurrent
@@ -27,7 +28,10 @@ from cir_export.models import RetrievalModel
 from cir_infer.console.progress import progress_bar
 from cir_infer.errors import ExportError
 
-__all__ = ["Graph", "check_graph", "export_graphs"]
+__all__ = ["EXPLAIN", "Graph", "check_graph", "export_graphs"]
+
+EXPLAIN = "explain"
+_IN_PARTS = ("embedding", "parts", "constant")
 
 _SAMPLES = 3
 _OWN = "cir_export_"
@@ -67,6 +71,13 @@ class _Image(nn.Module):
         return self.model.encode_gallery(image)
 
 
+class _ImageInParts(_Image):
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        found = self.model.encode_gallery_in_parts(image)
+        assert found is not None
+        return tuple(found)
+
+
 class _Reference(_Image):
     def forward(self, image: Tensor) -> Tensor:
         return self.model.encode_reference(image)
@@ -103,7 +114,7 @@ def export_graphs(model: RetrievalModel, image: dict[str, Any], progress: bool =
         progress: show a bar on a terminal.
 
     Returns:
-        ONNX models by graph name.
+        ONNX models by graph name; `EXPLAIN` continues the image graph, where a row is a sum over positions.
 
     Raises:
         ExportError: PyTorch cannot export a part of the model, or what it wrote is not what a bundle
@@ -112,10 +123,15 @@ def export_graphs(model: RetrievalModel, image: dict[str, Any], progress: bool =
     model = with_onnx_recurrent(model).cpu().eval()
     with_plain_bags(model)
     graphs = _graphs(model, image)
-    return {
-        graph.name: _export(graph).SerializeToString()
-        for graph in progress_bar(graphs, len(graphs), "exporting", "graph", progress)
-    }
+    exported: dict[str, bytes] = {}
+    for graph in progress_bar(graphs, len(graphs), "exporting", "graph", progress):
+        made = {graph.name: _export(graph)}
+        if graph.outputs == _IN_PARTS:
+            made["image"], made[EXPLAIN] = taken_apart(made["image"], _IN_PARTS[1:])
+        if graph.name == "image":
+            number_anew(list(made.values()))
+        exported.update({name: model.SerializeToString() for name, model in made.items()})
+    return exported
 
 
 def _graphs(model: RetrievalModel, image: dict[str, Any]) -> list[Graph]:
@@ -132,7 +148,12 @@ def _graphs(model: RetrievalModel, image: dict[str, Any]) -> list[Graph]:
             "reference": model.encode_reference(images),
             "text": model.encode_text(tokens, lengths),
         }
-    graphs = [Graph("image", _Image(model), {"image": images}, {"image": batch}, ("embedding",))]
+        in_parts = model.encode_gallery_in_parts(images) is not None
+    graphs = [
+        Graph("image", _ImageInParts(model), {"image": images}, {"image": batch}, _IN_PARTS)
+        if in_parts
+        else Graph("image", _Image(model), {"image": images}, {"image": batch}, ("embedding",))
+    ]
     if not model.reference_is_gallery_row:
         graphs.append(
             Graph("reference", _Reference(model), {"image": images}, {"image": batch}, ("reference",))

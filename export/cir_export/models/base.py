@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ["SQUARED_NORM_FLOOR", "RetrievalModel", "Terms", "pairwise_scores", "unit"]
+__all__ = ["SQUARED_NORM_FLOOR", "InParts", "RetrievalModel", "Terms", "pairwise_scores", "unit"]
 
 SQUARED_NORM_FLOOR = 1e-20
 """Clamp of a squared norm: a zero vector scores 0 and has a finite gradient, in float32."""
@@ -34,6 +34,22 @@ class Terms(NamedTuple):
 
     numerators: Tensor
     weights: Tensor | None
+
+
+class InParts(NamedTuple):
+    """Gallery rows of n images, and the sums over positions that they are up to a positive factor.
+
+        s * row = sum_x parts(x) + constant        s > 0, of each image its own
+
+    Attributes:
+        rows: float (n, D), as `encode_gallery` gives them.
+        parts: float (n, h, w, D), what each position of a grid over the image brings.
+        constant: float (n, D), what no position has: biases, a class token's own way.
+    """
+
+    rows: Tensor
+    parts: Tensor
+    constant: Tensor
 
 
 def unit(x: Tensor) -> Tensor:
@@ -112,6 +128,14 @@ class RetrievalModel(nn.Module, ABC):
         Returns:
             float (n, D); of unit length for systems that score with a plain cosine.
         """
+
+    def encode_gallery_in_parts(self, images: Tensor) -> InParts | None:  # noqa: ARG002
+        """Gallery rows with their sum over positions; None where a row is no such sum (docs/explanations.md).
+
+        Args:
+            images: see `encode_gallery`.
+        """
+        return None
 
     def encode_reference(self, images: Tensor) -> Tensor:
         """What `compose` takes as the reference: (n, ...). The gallery row unless a system says otherwise."""

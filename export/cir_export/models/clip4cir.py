@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from cir_export.models.base import RetrievalModel, Terms, unit
+from cir_export.models.base import InParts, RetrievalModel, Terms, unit
 from cir_export.models.configuration import parse
 from cir_export.models.encoders.clip import Clip, ClipSettings
 
@@ -76,6 +76,10 @@ class Clip4CirSum(RetrievalModel):
     def encode_gallery(self, images: Tensor) -> Tensor:
         """CLIP's raw image features, (n, D)."""
         return self.clip.encode_image(images).float()
+
+    def encode_gallery_in_parts(self, images: Tensor) -> InParts | None:
+        """See `RetrievalModel.encode_gallery_in_parts`."""
+        return self.clip.image_in_parts(images)
 
     def encode_text(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """CLIP's raw text features, (n, D)."""

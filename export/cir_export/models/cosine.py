@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from cir_export.models.base import RetrievalModel, Terms, unit
+from cir_export.models.base import InParts, RetrievalModel, Terms, unit
 from cir_export.models.configuration import parse
 from cir_export.models.encoders.image import FeatureEncoder, PixelEncoder, build_image_encoder
 from cir_export.models.encoders.text import TextEncoder, build_text_encoder
@@ -77,6 +77,10 @@ class CosineModel(RetrievalModel):
         """See `RetrievalModel.encode_gallery`."""
         rows: Tensor = self.image_encoder(images)
         return rows
+
+    def encode_gallery_in_parts(self, images: Tensor) -> InParts | None:
+        """See `RetrievalModel.encode_gallery_in_parts`."""
+        return self.image_encoder.in_parts(images)
 
     def encode_text(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """See `RetrievalModel.encode_text`."""

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from cir_export.models.base import RetrievalModel, Terms, unit
+from cir_export.models.base import InParts, RetrievalModel, Terms, unit
 from cir_export.models.configuration import parse
 from cir_export.models.encoders.pair import Pair
 from cir_export.models.encoders.pairs import build_pair
@@ -65,6 +65,11 @@ class Sum(RetrievalModel):
     def encode_gallery(self, images: Tensor) -> Tensor:
         """See `RetrievalModel.encode_gallery`."""
         return self._embedding(self.pair.encode_image(images))
+
+    def encode_gallery_in_parts(self, images: Tensor) -> InParts | None:
+        """See `RetrievalModel.encode_gallery_in_parts`."""
+        found = self.pair.image_in_parts(images)
+        return None if found is None else found._replace(rows=self._embedding(found.rows))
 
     def encode_text(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """See `RetrievalModel.encode_text`."""

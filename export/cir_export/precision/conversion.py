@@ -168,11 +168,16 @@ def _written(
     judged: bool = False,
 ) -> Path:
     manifest = bundle.manifest
-    members = {name: bundle.read(name) for name in manifest.members}
+    parity = {**manifest.parity, **(report or {})}
+    if manifest.explain is not None:
+        # It continues the float32 image graph, whose values and weights are gone.
+        parity["unexplained"] = f"{lowering.precision} graphs are not continued"
+    further = () if manifest.explain is None else (manifest.explain.file,)
+    members = {name: bundle.read(name) for name in manifest.members if name not in further}
     for graph in graphs:
         model: ModelProto = graph.judged if judged else graph.model
         members[manifest.graphs[graph.name]] = model.SerializeToString(deterministic=True)
-    lowered = replace(manifest, precision=lowering.precision, parity={**manifest.parity, **(report or {})})
+    lowered = replace(manifest, precision=lowering.precision, parity=parity, explain=None)
     try:
         write_bundle(path, lowered, members)
     except BundleError as error:

@@ -2,5 +2,6 @@
 
 from cir_export.samples import Samples, draw_samples
 from cir_export.verification.parity import Check, compare
+from cir_export.verification.sums import compare_sums, explain_of, why_unexplained
 
-__all__ = ["Check", "Samples", "compare", "draw_samples"]
+__all__ = ["Check", "Samples", "compare", "compare_sums", "draw_samples", "explain_of", "why_unexplained"]

@@ -19,7 +19,7 @@ from cir_infer.inputs.texts import TextReader
 from cir_infer.scoring.contract import QueryTerms, Rows
 from cir_infer.scoring.reference import ReferenceScorer, term_scores
 
-__all__ = ["TOLERANCE", "Check", "compare"]
+__all__ = ["TOLERANCE", "Check", "compare", "relative"]
 
 TOLERANCE = 1e-4
 """Largest accepted difference, relative to the largest value of the vector it occurs in."""
@@ -86,14 +86,14 @@ def compare(trained: TrainedModel, engine: Engine, samples: Samples) -> list[Che
         found_text if engine.needs_text else None,
     )
     images_said, texts_said = f"{len(images)} images", f"{len(texts)} texts"
-    checks = [Check("gallery rows", images_said, _relative(found_rows, rows), TOLERANCE)]
+    checks = [Check("gallery rows", images_said, relative(found_rows, rows), TOLERANCE)]
     if not engine.row_is_reference:
         flat = [part.reshape(len(images), -1) for part in (found_references, references)]
-        checks.append(Check("reference embeddings", images_said, _relative(*flat), TOLERANCE))
+        checks.append(Check("reference embeddings", images_said, relative(*flat), TOLERANCE))
     alone = engine.encode_texts(texts, batch_size=1)
     checks += [
-        Check("texts in mixed batches", texts_said, _relative(found_text, text), TOLERANCE),
-        Check("texts one by one", texts_said, _relative(alone, text), TOLERANCE),
+        Check("texts in mixed batches", texts_said, relative(found_text, text), TOLERANCE),
+        Check("texts one by one", texts_said, relative(alone, text), TOLERANCE),
     ]
     checks += _compare_terms(expected, found)
     checks += _compare_scores(expected, found, rows, found_rows)
@@ -126,7 +126,7 @@ def _compare_terms(expected: QueryTerms, found: QueryTerms) -> list[Check]:
             ("weight", found.weights, expected.weights),
         ):
             if a is not None and b is not None:
-                difference = _relative(a[:, number], b[:, number])
+                difference = relative(a[:, number], b[:, number])
                 checks.append(Check(f"{name}: {part}", f"{expected.queries} queries", difference, TOLERANCE))
     return checks
 
@@ -141,7 +141,7 @@ def _compare_scores(expected: QueryTerms, found: QueryTerms, rows: Array, found_
         Check(
             f"{name}: score",
             size,
-            _relative(values[1][:, number].reshape(-1), values[0][:, number].reshape(-1)),
+            relative(values[1][:, number].reshape(-1), values[0][:, number].reshape(-1)),
             TOLERANCE,
         )
         for number, name in enumerate(expected.names)
@@ -164,7 +164,7 @@ def _same_order(scores: Array, expected: Array, found: Array) -> bool:
     return bool(((expected == found) | ties).all())
 
 
-def _relative(found: Array, expected: Array) -> float:
+def relative(found: Array, expected: Array) -> float:
     """The largest difference, each vector's divided by its own largest value."""
     if found.shape != expected.shape:
         return float("inf")

@@ -11,9 +11,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from cir_export.models.base import InParts
 from cir_export.models.encoders.image import PixelNormalization
 from cir_export.models.encoders.pair import Pair
-from cir_export.models.encoders.transformer import ACTIVATIONS, Transformer, attend
+from cir_export.models.encoders.transformer import (
+    ACTIVATIONS,
+    Transformer,
+    attend,
+    attended,
+    brought,
+    in_heads,
+)
 from cir_infer.errors import UsageError, shown
 
 __all__ = ["CLIP_MEAN", "CLIP_STD", "Clip", "ClipSettings"]
@@ -114,6 +122,26 @@ class _AttentionPool(nn.Module):
         pooled = attend(self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x), self.heads)
         return self.c_proj(pooled.squeeze(1))  # type: ignore[no-any-return]
 
+    def in_parts(self, maps: Tensor) -> InParts:
+        """The embedding as the sum of what the positions of a map (n, C, h, w) bring.
+
+        The mean is one more position that is looked at: what it brings is the mean of what all bring to it.
+        """
+        n, _, high, wide = maps.shape
+        positions = maps.flatten(2).transpose(1, 2)
+        x = torch.cat([positions.mean(1, keepdim=True), positions], 1) + self.positional_embedding
+        pooled, weights = attended(self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x), self.heads)
+        rows: Tensor = self.c_proj(pooled.squeeze(1))
+        value = self.v_proj.weight.T
+        of_mean = weights[:, :, 0, :1, None] * in_heads(positions @ value, self.heads) / (high * wide)
+        taken = brought(weights, x @ value)[:, 1:] + of_mean.transpose(1, 2).flatten(2)
+        parts = taken @ self.c_proj.weight.T
+        # What is left: the mean's place in the positional embedding, and the biases, which attention hands on
+        # whole, since its weights add up to 1.
+        place = in_heads(self.positional_embedding[None, :1] @ value, self.heads)
+        left = (weights[:, :, 0, :1, None] * place).transpose(1, 2).flatten(1)
+        return InParts(rows, parts.view(n, high, wide, -1), self.c_proj(left + self.v_proj.bias))
+
 
 class _ModifiedResNet(nn.Module):
     """CLIP's ResNet: a stem of three convolutions, ResNet-D bottlenecks, attention pooling."""
@@ -144,10 +172,18 @@ class _ModifiedResNet(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.attnpool(self._maps(x))  # type: ignore[no-any-return]
+
+    def _maps(self, x: Tensor) -> Tensor:
+        """The last map, (n, C, h, w)."""
         for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
             x = self.relu(norm(conv(x)))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(self.avgpool(x)))))
-        return self.attnpool(x)  # type: ignore[no-any-return]
+        last: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(self.avgpool(x)))))
+        return last
+
+    def in_parts(self, x: Tensor) -> InParts:
+        """The embedding as a sum over the positions of the last map."""
+        return self.attnpool.in_parts(self._maps(x))
 
 
 class _VisionTransformer(nn.Module):
@@ -172,10 +208,28 @@ class _VisionTransformer(nn.Module):
         self.proj = nn.Parameter(torch.randn(width, settings.embed_dim) * width**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv1(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.class_embedding.expand(x.shape[0], 1, -1), x], 1) + self.positional_embedding
-        x = self.transformer(self.ln_pre(x))
+        x = self.transformer(self.ln_pre(self._tokens(x)))
         return self.ln_post(x[:, 0]) @ self.proj  # type: ignore[no-any-return]
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        """The class token and the patches with their places, (n, T, W)."""
+        x = self.conv1(x).flatten(2).transpose(1, 2)
+        return torch.cat([self.class_embedding.expand(x.shape[0], 1, -1), x], 1) + self.positional_embedding
+
+    def in_parts(self, x: Tensor) -> InParts:
+        """The embedding as the sum of what the class token took from each patch, in all layers and heads.
+
+        With the attention and the norms as they are at this input, all that the class token is made of adds
+        up: its start, what it took from patches, its MLPs and biases. The last norm is affine then.
+        """
+        x, taken = self.transformer.in_parts(self.ln_pre(self._tokens(x)))
+        state = x[:, 0]
+        rows = self.ln_post(state) @ self.proj
+        deviation = (state.var(-1, unbiased=False, keepdim=True) + self.ln_post.eps).sqrt()
+        taken = (taken - taken.mean(-1, keepdim=True)) / deviation[:, None]
+        parts = (taken * self.ln_post.weight) @ self.proj
+        side = round(taken.shape[1] ** 0.5)
+        return InParts(rows, parts.view(-1, side, side, rows.shape[1]), rows - parts.sum(1))
 
 
 class Clip(Pair):
@@ -208,6 +262,11 @@ class Clip(Pair):
         """uint8 (n, H, W, 3) to float (n, D), not normalised."""
         features: Tensor = self.visual(self.normalize(images))
         return features
+
+    def image_in_parts(self, images: Tensor) -> InParts:
+        """See `Pair.image_in_parts`."""
+        found = self.visual.in_parts(self.normalize(images))  # type: ignore[operator]
+        return InParts(*(part.float() for part in found))
 
     def encode_text(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Tokens (n, T), T up to the context, to float (n, D): the feature at each text's last token."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cir_export.models.base import unit
+from cir_export.models.base import InParts, unit
 from cir_export.models.configuration import parse
 from cir_export.models.encoders.pooling import GeM, GridPool, MeanPool
 from cir_export.models.encoders.resnet import RESNETS, ResNet
@@ -100,7 +100,7 @@ class PixelEncoder(nn.Module):
         self.normalize = PixelNormalization(settings.mean, settings.std)
         width = self.trunk.channels[-1]
         if settings.pooling == "gem":
-            self.pool: nn.Module = GeM()
+            self.pool: GeM | MeanPool | GridPool = GeM()
         elif settings.pooling == "mean":
             self.pool = MeanPool()
         else:
@@ -118,6 +118,13 @@ class PixelEncoder(nn.Module):
         rows: Tensor = self.project(self.pool(last_map)).float()
         return unit(rows) if self.to_unit else rows
 
+    def in_parts(self, images: Tensor) -> InParts:
+        """The embeddings as sums over the positions of the last map."""
+        last_map: Tensor = self.trunk(self.normalize(images))
+        rows = self.embed(last_map)
+        parts = self.pool.shares(last_map, self.project.weight)
+        return InParts(rows, parts.float(), self.project.bias.float().expand(rows.shape[0], -1))
+
     def forward(self, images: Tensor) -> Tensor:
         """uint8 (n, H, W, 3) to float (n, D), of unit length unless the settings say otherwise."""
         return self.embed(self.trunk(self.normalize(images)))
@@ -130,6 +137,10 @@ class FeatureEncoder(nn.Module):
         super().__init__()
         self.project = nn.Linear(settings.features, embedding_dim)
         self.to_unit = settings.normalize
+
+    def in_parts(self, features: Tensor) -> None:  # noqa: ARG002
+        """Features have no positions."""
+        return
 
     def forward(self, features: Tensor) -> Tensor:
         """From float (n, F) to float (n, D)."""

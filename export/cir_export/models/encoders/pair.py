@@ -7,6 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from cir_export.models.base import InParts
+
 __all__ = ["Pair"]
 
 
@@ -30,6 +32,10 @@ class Pair(nn.Module, ABC):
     @abstractmethod
     def encode_image(self, images: Tensor) -> Tensor:
         """uint8 (n, H, W, 3) to float (n, D), not normalised."""
+
+    def image_in_parts(self, images: Tensor) -> InParts | None:  # noqa: ARG002
+        """What `encode_image` gives, as sums over positions; None where it is no such sum."""
+        return None
 
     @abstractmethod
     def encode_text(self, tokens: Tensor, lengths: Tensor) -> Tensor:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from cir_export.models.base import InParts
 from cir_export.models.encoders.image import PixelNormalization
 from cir_export.models.encoders.pair import Pair
-from cir_export.models.encoders.transformer import ACTIVATIONS, Transformer, activation_of, attend
+from cir_export.models.encoders.transformer import ACTIVATIONS, Transformer, activation_of, attended, brought
 from cir_infer.errors import UsageError, shown
 
 __all__ = ["Siglip", "SiglipSettings"]
@@ -83,12 +84,23 @@ class _PoolingHead(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        pooled, _ = self._pooled(x)
+        return (pooled + self.mlp(self.norm(pooled)))[:, 0]  # type: ignore[no-any-return]
+
+    def _pooled(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the query found (n, 1, W), and its attention (n, heads, 1, T)."""
         wq, wk, wv = self.in_proj_weight.chunk(3)
         bq, bk, bv = self.in_proj_bias.chunk(3)
         linear = nn.functional.linear
         query = linear(self.probe, wq, bq).expand(x.shape[0], -1, -1)
-        pooled = self.out_proj(attend(query, linear(x, wk, bk), linear(x, wv, bv), self.heads))
-        return (pooled + self.mlp(self.norm(pooled)))[:, 0]  # type: ignore[no-any-return]
+        found, weights = attended(query, linear(x, wk, bk), linear(x, wv, bv), self.heads)
+        return self.out_proj(found), weights
+
+    def in_parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The embedding (n, W), and what the query took from each state, (n, T, W)."""
+        pooled, weights = self._pooled(x)
+        parts = brought(weights, x @ self.in_proj_weight.chunk(3)[2].T) @ self.out_proj.weight.T
+        return (pooled + self.mlp(self.norm(pooled)))[:, 0], parts
 
 
 class _Vision(nn.Module):
@@ -104,8 +116,18 @@ class _Vision(nn.Module):
         self.head = _PoolingHead(s)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.head(self._states(x))  # type: ignore[no-any-return]
+
+    def _states(self, x: Tensor) -> Tensor:
+        """Of the patches, (n, T, W)."""
         x = self.conv1(x).flatten(2).transpose(1, 2) + self.positional_embedding
-        return self.head(self.ln_post(self.transformer(x)))  # type: ignore[no-any-return]
+        return self.ln_post(self.transformer(x))  # type: ignore[no-any-return]
+
+    def in_parts(self, x: Tensor) -> InParts:
+        """The embedding as the sum of what the pooling query took from each patch, and its perceptron."""
+        rows, parts = self.head.in_parts(self._states(x))
+        side = round(parts.shape[1] ** 0.5)
+        return InParts(rows, parts.view(-1, side, side, rows.shape[1]), rows - parts.sum(1))
 
 
 class Siglip(Pair):
@@ -138,6 +160,11 @@ class Siglip(Pair):
         """See `Pair.encode_image`."""
         features: Tensor = self.visual(self.normalize(images))
         return features
+
+    def image_in_parts(self, images: Tensor) -> InParts:
+        """See `Pair.image_in_parts`."""
+        found = self.visual.in_parts(self.normalize(images))  # type: ignore[operator]
+        return InParts(*(part.float() for part in found))
 
     def encode_text(self, tokens: Tensor, lengths: Tensor) -> Tensor:  # noqa: ARG002 - padding is text here
         """Tokens (n, T), filled up to the context, to float (n, D)."""

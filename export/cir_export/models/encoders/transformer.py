@@ -7,7 +7,16 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ACTIVATIONS", "SelfAttention", "Transformer", "activation_of", "attend"]
+__all__ = [
+    "ACTIVATIONS",
+    "SelfAttention",
+    "Transformer",
+    "activation_of",
+    "attend",
+    "attended",
+    "brought",
+    "in_heads",
+]
 
 ACTIVATIONS = ("quick_gelu", "gelu", "gelu_tanh")
 """Of the layers between; which one it was cannot be seen in weights."""
@@ -27,12 +36,30 @@ def activation_of(name: str) -> nn.Module:
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
     """Multi-head attention of (n, S, W) over (n, T, W); `mask` is added to the scores."""
-    q, k, v = (x.view(x.shape[0], x.shape[1], heads, -1).transpose(1, 2) for x in (queries, keys, values))
+    return attended(queries, keys, values, heads, mask)[0]
+
+
+def attended(
+    queries: Tensor, keys: Tensor, values: Tensor, heads: int, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """What `attend` gives, and the weights of the attention, (n, heads, S, T)."""
+    q, k, v = (in_heads(x, heads) for x in (queries, keys, values))
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)
     if mask is not None:
         scores = scores + mask
-    attended: Tensor = torch.softmax(scores, -1) @ v
-    return attended.transpose(1, 2).flatten(2)
+    weights = torch.softmax(scores, -1)
+    found: Tensor = weights @ v
+    return found.transpose(1, 2).flatten(2), weights
+
+
+def in_heads(x: Tensor, heads: int) -> Tensor:
+    """(n, T, W) as (n, heads, T, W / heads)."""
+    return x.view(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
+
+
+def brought(weights: Tensor, values: Tensor) -> Tensor:
+    """What each position brings to the first query: weights (n, heads, S, T) times values (n, T, W)."""
+    return (weights[:, :, 0, :, None] * in_heads(values, weights.shape[1])).transpose(1, 2).flatten(2)
 
 
 class SelfAttention(nn.Module):
@@ -51,6 +78,13 @@ class SelfAttention(nn.Module):
         q, k, v = nn.functional.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, 2)
         return self.out_proj(attend(q, k, v, self.heads, mask))  # type: ignore[no-any-return]
 
+    def in_parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What it gives (n, T, W), and what each position brings to the first one, biases apart (n, T, W)."""
+        q, k, v = nn.functional.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, 2)
+        found, weights = attended(q, k, v, self.heads)
+        values = v - self.in_proj_bias.chunk(3)[2]
+        return self.out_proj(found), brought(weights, values) @ self.out_proj.weight.T
+
 
 class _ResidualAttentionBlock(nn.Module):
     def __init__(self, width: int, heads: int, activation: str, mlp: int, eps: float) -> None:
@@ -67,6 +101,12 @@ class _ResidualAttentionBlock(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         x = x + self.attn(self.ln_1(x), mask)
         return x + self.mlp(self.ln_2(x))  # type: ignore[no-any-return]
+
+    def in_parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See `SelfAttention.in_parts`."""
+        found, parts = self.attn.in_parts(self.ln_1(x))
+        x = x + found
+        return x + self.mlp(self.ln_2(x)), parts
 
 
 class Transformer(nn.Module):
@@ -94,3 +134,12 @@ class Transformer(nn.Module):
         for block in self.resblocks:
             x = block(x, mask)
         return x
+
+    def in_parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The last states (n, T, W), and what the others brought to the first in all layers (n, T - 1, W)."""
+        total: Tensor | None = None
+        for block in self.resblocks:
+            x, parts = block.in_parts(x)  # type: ignore[operator]
+            total = parts if total is None else total + parts
+        assert total is not None
+        return x, total[:, 1:]

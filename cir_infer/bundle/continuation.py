@@ -1,0 +1,50 @@
+"""A graph and what goes on from it, kept as two files, as one model.
+
+`explain.onnx` of a bundle holds only what explanations add to the image graph: nodes that read the image
+graph's values and weights by name, and further outputs. Put together, a graph's fields follow one another:
+nodes, constants and outputs of the first, then those of the second. That is what protocol buffers make of a
+message that is written in two pieces, so nothing has to be understood for it.
+"""
+
+from __future__ import annotations
+
+from cir_infer.bundle.onnx_model import model_fields
+
+__all__ = ["continued"]
+
+_GRAPH = 7
+
+
+def continued(model: bytes, rest: bytes) -> bytes:
+    """The serialised model that goes on as another one says.
+
+    Args:
+        model: a whole model.
+        rest: a model whose graph reads values of the first by their names; its other fields are left out.
+
+    Raises:
+        BundleError: one of them is cut short, or no ONNX model.
+    """
+    (graph,) = [value for number, value in model_fields(model) if number == _GRAPH]
+    (further,) = [value for number, value in model_fields(rest) if number == _GRAPH]
+    others = b"".join(_field(number, value) for number, value in model_fields(model) if number != _GRAPH)
+    return others + _key(_GRAPH, 2) + _integer(len(graph) + len(further)) + bytes(graph) + bytes(further)
+
+
+def _field(number: int, value: int | memoryview) -> bytes:
+    if isinstance(value, int):
+        return _key(number, 0) + _integer(value)
+    return _key(number, 2) + _integer(len(value)) + bytes(value)
+
+
+def _key(number: int, kind: int) -> bytes:
+    return _integer(number << 3 | kind)
+
+
+def _integer(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

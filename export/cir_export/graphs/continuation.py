@@ -1,0 +1,82 @@
+"""Takes one graph apart into two: what some outputs need, and what goes on from there to the others.
+
+A bundle stores the image graph and, beside it, only what explanations add to it, so no weight is stored
+twice; `cir_infer.bundle.continuation` puts them together again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import onnx
+from onnx import ModelProto
+
+__all__ = ["number_anew", "taken_apart"]
+
+_NUMBERED = re.compile(r"val_\d+")
+"""Names of values that the exporter counts through all that it traced."""
+
+
+def taken_apart(model: ModelProto, further: tuple[str, ...]) -> tuple[ModelProto, ModelProto]:
+    """The graph without some of its outputs, and its continuation to them.
+
+    Args:
+        model: the whole graph.
+        further: names of the outputs that the continuation gives.
+
+    Returns:
+        The graph for the other outputs; and a model that holds the nodes and constants that only `further`
+        need. Its nodes read values of the first graph by their names, and it has no inputs of its own.
+    """
+    first, rest = ModelProto(), ModelProto()
+    for part in (first, rest):
+        part.CopyFrom(model)
+        for field in ("node", "initializer", "output", "input", "sparse_initializer", "value_info"):
+            part.graph.ClearField(field)
+    graph = model.graph
+    first.graph.input.extend(graph.input)
+    first.graph.output.extend(value for value in graph.output if value.name not in further)
+    rest.graph.output.extend(value for value in graph.output if value.name in further)
+    wanted = {value.name for value in first.graph.output}
+    needed: set[int] = set()
+    for place in reversed(range(len(graph.node))):
+        if wanted.intersection(graph.node[place].output):
+            needed.add(place)
+            wanted.update(graph.node[place].input)
+    for place, node in enumerate(graph.node):
+        (first if place in needed else rest).graph.node.append(node)
+    for tensor in graph.initializer:
+        (first if tensor.name in wanted else rest).graph.initializer.append(tensor)
+    onnx.checker.check_model(first)
+    return first, rest
+
+
+def number_anew(models: Sequence[ModelProto]) -> None:
+    """Counts names anew, in place, so that a graph's bytes do not depend on what else was traced with it.
+
+    Its sha256 is part of the fingerprint: a model that is exported with other explanations, or without, makes
+    the same rows, and its gallery must stay valid.
+
+    Args:
+        models: the graph, then what goes on from it.
+    """
+    names: dict[str, str] = {}
+
+    def new(name: str) -> str:
+        if _NUMBERED.fullmatch(name):
+            return names.setdefault(name, f"val_{len(names)}")
+        return name
+
+    count = 0
+    for model in models:
+        for node in model.graph.node:
+            node.name = f"node_{node.op_type}_{count}"
+            count += 1
+            node.input[:] = [new(name) for name in node.input]
+            node.output[:] = [new(name) for name in node.output]
+        for tensor in model.graph.initializer:
+            tensor.name = new(tensor.name)
+        ordered = sorted(model.graph.initializer, key=lambda tensor: tensor.name)
+        model.graph.ClearField("initializer")
+        model.graph.initializer.extend(ordered)
