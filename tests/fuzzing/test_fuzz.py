@@ -14,8 +14,8 @@ import pytest
 from tests.fuzzing.shares import SHARES
 
 REPOSITORY = Path(__file__).parent.parent.parent
-PER_SHARE = 5
-"""Inputs in the suite for each share of a target; `make stress` feeds two hundred times as many."""
+PER_SHARE = 8
+"""Inputs in the suite for each share of a target; `make stress` feeds a hundred times as many and more."""
 
 
 def fuzz(target: str, count: int, seed: int) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def test_a_few_hostile_inputs(target: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("target", SHARES)
 def test_two_hundred_thousand_hostile_inputs(target: str) -> None:
-    fuzz(target, 200 * PER_SHARE * SHARES[target], seed=1)
+    fuzz(target, 1000 * SHARES[target], seed=1)
 
 
 def test_every_target_has_its_share() -> None:
