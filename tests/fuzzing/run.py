@@ -1,8 +1,8 @@
 """`python -m tests.fuzzing.run --inputs N`: feed hostile inputs to everything that reads foreign files.
 
-    python -m tests.fuzzing.run --inputs 200000 --report tests/fuzzing/RESULTS.md     all targets, shared out
-    python -m tests.fuzzing.run images --inputs 1000 --seed 3                         one of them, as JSON
-    python -m tests.fuzzing.run images --only 77                                      an input, with a traceback
+    python -m tests.fuzzing.run --inputs 200000 --report tests/fuzzing/RESULTS.md    all targets, shared out
+    python -m tests.fuzzing.run images --inputs 1000 --seed 3    one of them, as JSON
+    python -m tests.fuzzing.run images --only 77    an input, with a traceback
 
 `--state FILE` keeps what came out so far; a run that was stopped goes on from there. Inputs run in child
 processes, thousands in each, under limits for every one of them: `SECONDS` of processor time
