@@ -37,6 +37,7 @@ from cir_infer.gallery.lineage import (
     take_encoding,
 )
 from cir_infer.gallery.lineage import lineage as lineage_of
+from cir_infer.gallery.outcome import forget_durable, tell_durable
 from cir_infer.gallery.schema import stored_version
 from cir_infer.gallery.segments import SegmentEntry
 from cir_infer.gallery.store import Store
@@ -92,11 +93,20 @@ def back_up(store: Store, path: Path, *, verified: bool = True, link: bool = Tru
             being written to, or a disk is full or fails. An earlier backup is as it was, but if it does not
             verify.
     """
-    with store.catalogue.unexchanged():
-        return _back_up(store, located_absolutely(path).resolve(), verified, link)
+    path = located_absolutely(path).resolve()
+    made: list[object] = []
+    try:
+        with store.catalogue.unexchanged():
+            return _back_up(store, path, verified, link, made)
+    except BaseException as error:
+        if made:
+            forget_durable(error)  # what was said of the draft
+            if drafts.identity_of(path) in made:
+                tell_durable(error, f"{path} is whole and in its place")
+        raise
 
 
-def _back_up(store: Store, path: Path, verified: bool, link: bool) -> Backup:
+def _back_up(store: Store, path: Path, verified: bool, link: bool, made: list[object]) -> Backup:
     _check_place(store, path)
     report = Backup(path)
     if path.is_dir() and any(path.iterdir()):
@@ -105,6 +115,7 @@ def _back_up(store: Store, path: Path, verified: bool, link: bool) -> Backup:
             _verify(target, verified, report)
         return report
     draft = path.with_name(f".{path.name}.backup")
+    made.append(draft)
     _begin(store, draft)
     with closing(_opened(store, draft)) as target:
         target.change(_bring_up, store, target, link, report)
@@ -113,6 +124,7 @@ def _back_up(store: Store, path: Path, verified: bool, link: bool) -> Backup:
         except GalleryError:
             shutil.rmtree(draft, ignore_errors=True)  # it is what `_opened` says that it is
             raise
+    made.append(drafts.identity_of(draft))
     with files.told_as_gallery_error("giving the backup its name", path):
         draft.rename(path)
         files.sync_folder(path.parent)

@@ -187,7 +187,7 @@ class Catalogue:
                     f"{error} (during a commit; its change is lost or is where the gallery is now)"
                 ) from error
             raise OutcomeUnknownError(
-                f"{self._folder.path}: its log ({lost}) was removed or replaced during a commit; "
+                f"{self._folder.path}: its log ({lost}) was removed, replaced or cut during a commit; "
                 "whether the change is there shows when the gallery is opened again"
             )
 

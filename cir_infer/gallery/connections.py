@@ -291,7 +291,8 @@ class Connections:
         if guard is None or not guard.parts:
             return None
         now = log.parts(self._folder)
-        return next((name for name, opened in guard.parts.items() if now[name] != opened), None)
+        lost = next((name for name, opened in guard.parts.items() if now[name] != opened), None)
+        return log.LOG if lost is None and guard.log_is_cut(self._folder) else lost
 
     def check_log(self) -> None:
         """Make sure that the log is what was opened.
@@ -302,8 +303,8 @@ class Connections:
         lost = self.lost_of_log()
         if lost is not None:
             raise GalleryError(
-                f"{self._folder.path}: its log ({lost}) was removed or replaced while it was open; nothing "
-                "more is read of it or written to it, open it again"
+                f"{self._folder.path}: its log ({lost}) was removed, replaced or cut while it was open; "
+                "nothing more is read of it or written to it, open it again"
             )
 
     # ---- closing

@@ -22,7 +22,7 @@ from cir_infer.gallery import files
 from cir_infer.gallery.folder import located_absolutely
 from cir_infer.gallery.outcome import tell_durable
 
-__all__ = ["drafted", "filled", "is_vacant", "sweep"]
+__all__ = ["drafted", "filled", "identity_of", "is_vacant", "sweep"]
 
 _ENDING = ".cir-draft"
 _INSIDE = "gallery"
@@ -31,14 +31,18 @@ _EMPTY = {"rows": frozenset[str](), "readers": frozenset(("0",))}
 
 
 @contextmanager
-def drafted(path: Path) -> Iterator[Path]:
+def drafted(path: Path, *, replacing: bool = False) -> Iterator[Path]:
     """Build a folder or file under another name; it gets its own at the end of the block, all at once.
+
+    Args:
+        path: where it belongs.
+        replacing: it takes the place of what the path is, which is then removed.
 
     Raises:
         GalleryError: the path exists, the disk is full or fails. Nothing is left.
     """
     path = located_absolutely(path)
-    if path.exists() or path.is_symlink():
+    if not replacing and (path.exists() or path.is_symlink()):
         raise GalleryError(f"{path}: already exists; open it, or choose another path")
     draft = path
     begun: list[object] = []
@@ -49,19 +53,20 @@ def drafted(path: Path) -> Iterator[Path]:
             draft, lock = _begin(path)
             with lock, lock:
                 yield draft
-                begun.append(_identity(draft))
-                _publish(draft, path)
-                files.remove(_lock_of(draft))
+                begun.append(identity_of(draft))
+                _publish(draft, path, replacing)
+                _discard(draft)
             files.sync_folder(path.parent)
     except BaseException as error:
-        if begun and _identity(path) in begun:
+        if begun and identity_of(path) in begun:
             tell_durable(error, f"{path} is whole and in its place")
         if draft != path:
             _discard(draft)
         raise
 
 
-def _identity(path: Path) -> object:
+def identity_of(path: Path) -> object:
+    """Device and inode, None where nothing is."""
     try:
         status = path.stat()
     except OSError:
@@ -89,7 +94,7 @@ def filled(path: Path, last: str) -> Iterator[Path]:
             draft, lock = _begin(path / _INSIDE)
             with lock, lock:
                 yield draft
-                begun.append(_identity(draft / last))
+                begun.append(identity_of(draft / last))
                 _clear(path)
                 names = [entry.name for entry in os.scandir(draft)]
                 for name in sorted(names, key=lambda name: (name == last, name)):
@@ -100,7 +105,7 @@ def filled(path: Path, last: str) -> Iterator[Path]:
                 files.remove(_lock_of(draft))
             files.sync_folder(path)
     except BaseException as error:
-        if begun and _identity(path / last) in begun:
+        if begun and identity_of(path / last) in begun:
             tell_durable(error, f"{path} is whole and in its place")
         if draft is not None:
             _discard(draft)
@@ -151,9 +156,11 @@ def _begin(path: Path) -> tuple[Path, io.FileIO]:
                 return draft, lock
 
 
-def _publish(draft: Path, path: Path) -> None:
-    """Give a draft its name, which nobody may have taken meanwhile."""
-    if draft.is_dir():
+def _publish(draft: Path, path: Path, replacing: bool) -> None:
+    """Give a draft its name, which nobody may have taken meanwhile; or exchange it with what is there."""
+    if replacing:
+        files.exchange(draft, path)
+    elif draft.is_dir():
         draft.rename(path)
     else:
         try:

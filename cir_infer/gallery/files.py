@@ -33,6 +33,7 @@ from cir_infer.errors import GalleryError
 __all__ = [
     "NewFile",
     "OpenFolder",
+    "exchange",
     "is_regular",
     "map_file",
     "open_as",
@@ -45,6 +46,8 @@ __all__ = [
 ]
 
 _CHUNK = 8 << 20
+_HERE, _RENAME_EXCHANGE = -100, 2
+"""AT_FDCWD and the flag of renameat2(2), which libraries of Linux have since 2018."""
 
 F = TypeVar("F", bound=io.FileIO)
 
@@ -195,6 +198,27 @@ def sync_tree(folder: Path) -> None:
         else:
             with open_file(path, os.O_RDONLY) as file:
                 os.fsync(file.fileno())
+
+
+def exchange(path: Path, other: Path) -> None:
+    """Exchange the names of two files or folders, at once where the system can.
+
+    Raises:
+        OSError: it failed, and the names are what they were.
+    """
+    swap = getattr(_libc(), "renameat2", None)
+    names = os.fsencode(path), os.fsencode(other)
+    if swap is not None and swap(_HERE, names[0], _HERE, names[1], _RENAME_EXCHANGE) == 0:
+        return
+    aside = other.with_name(f"{path.name}.aside")
+    try:
+        other.rename(aside)
+        path.rename(other)
+        aside.rename(path)
+    except BaseException:
+        with suppress(OSError):  # unless the new one has the name
+            aside.rename(path if other.exists() else other)
+        raise
 
 
 def remove(name: str | Path, folder: int | None = None) -> None:

@@ -13,13 +13,18 @@ from typing import Any
 
 from cir_infer.gallery.files import is_regular, open_file
 from cir_infer.gallery.folder import CATALOGUE, Folder, Identity
-from cir_infer.gallery.log import INDEX
+from cir_infer.gallery.log import INDEX, LOG
 
 __all__ = ["Guard"]
 
 # Bytes that SQLite locks, https://sqlite.org/fileformat2.html and os_unix.c.
 _SHARED_BYTE = 0x40000002  # of the catalogue, by every connection
 _INDEX_BYTE = 128  # of the index of the log, by every process that has it open
+
+# The index of the log begins with what is in the log, https://sqlite.org/walformat.html: 14 bytes, the size
+# of a page (1 is 65,536), the number of frames.
+_INDEX_HEADER = struct.Struct("14xHI")
+_LOG_HEADER, _FRAME_HEADER = 32, 24
 
 
 class Guard:
@@ -51,6 +56,19 @@ class Guard:
             self._index = _lockable(INDEX, folder)
         if self._index is not None:
             _hold_byte(self._index, fcntl.F_RDLCK, _INDEX_BYTE)
+
+    def log_is_cut(self, folder: Folder) -> bool:
+        """Whether the log is shorter than its index says; False where nobody can tell."""
+        if self._index is None or self._index.closed:
+            return False
+        with suppress(OSError, struct.error):
+            # Twice the same around the look: SQLite cuts a log that it begins anew.
+            before = os.pread(self._index.fileno(), _INDEX_HEADER.size, 0)
+            size = os.stat(LOG, dir_fd=folder.fd, follow_symlinks=False).st_size
+            page, frames = _INDEX_HEADER.unpack(before)
+            least = frames and _LOG_HEADER + frames * (_FRAME_HEADER + (page if page > 1 else 1 << 16))
+            return bool(size < least) and before == os.pread(self._index.fileno(), _INDEX_HEADER.size, 0)
+        return False
 
     def unlock(self) -> None:
         """Let the last connection write the log back and remove it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-__all__ = ["tell_durable"]
+__all__ = ["forget_durable", "tell_durable"]
 
 
 def tell_durable(error: BaseException, what: str) -> None:
@@ -20,3 +20,10 @@ def tell_durable(error: BaseException, what: str) -> None:
         notes = getattr(error, "__notes__", [])
         if what not in notes:
             error.__notes__ = [*notes, what]  # type: ignore[attr-defined]
+
+
+def forget_durable(error: BaseException) -> None:
+    """Take back what was told of a draft, which nobody asked for."""
+    with suppress(AttributeError):
+        error.durable = False  # type: ignore[attr-defined]
+        error.__notes__ = []  # type: ignore[attr-defined]

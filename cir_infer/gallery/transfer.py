@@ -8,8 +8,6 @@ says stands in the header of the file, as texts. For folders see `clip_retrieval
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -59,18 +57,12 @@ def export_rows(snapshot: Snapshot, target: Path, overwrite: bool = False) -> No
     as_file = target.suffix == ".safetensors"
     if not as_file:
         import_parquet(target)
-    place = target.with_name(f".{target.stem}.next{target.suffix}") if there else target
-    if there:
-        _discard(place)
-    with drafted(place) as draft:
+    with drafted(target, replacing=there) as draft:
         if as_file:
             _write_safetensors(snapshot, draft)
         else:
             write_folder(snapshot, draft, _export_type(snapshot))
             files.sync_tree(draft)
-    if there:
-        with files.told_as_gallery_error("taking its place", target):
-            _replace(place, target)
 
 
 def _export_type(snapshot: Snapshot) -> str:
@@ -86,27 +78,6 @@ def _is_export(target: Path) -> bool:
         return read_about_of(files.map_file(target)).get("format") == FORMAT
     except (OSError, ValueError, AttributeError, RecursionError, GalleryError):
         return False
-
-
-def _replace(new: Path, target: Path) -> None:
-    """Put a finished export in the place of an older one: at once for a file, by two renames for a folder."""
-    if not target.is_dir():
-        os.replace(new, target)  # noqa: PTH105
-    else:
-        old = target.with_name(f".{target.name}.previous")
-        _discard(old)
-        target.rename(old)
-        new.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
-    files.sync_folder(target.parent)
-
-
-def _discard(path: Path) -> None:
-    """Remove what an interrupted `_replace` left."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        files.remove(path)
 
 
 def open_source(source: Path) -> Source:

@@ -92,7 +92,9 @@ _RETURNS = _codes()
 def descriptors() -> set[str]:
     """What this process has open, after what nobody refers to is gone."""
     gc.collect()
-    found = set()
+    found: set[str] = set()
+    if sys.platform != "linux":
+        return found
     for entry in Path("/proc/self/fd").iterdir():
         try:
             found.add(f"{entry.name} {entry.readlink()}")

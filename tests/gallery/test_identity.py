@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -188,7 +189,7 @@ def test_a_writer_whose_lock_was_stolen_between_its_look_and_its_commit_changes_
 def test_a_log_that_is_removed_is_noticed(tmp_path: Path) -> None:
     gallery = filled(tmp_path / "g")
     (tmp_path / "g" / "catalogue.sqlite-wal").unlink()
-    with pytest.raises(GalleryError, match=r"log .* was removed or replaced"):
+    with pytest.raises(GalleryError, match=r"log .* was removed, replaced or cut"):
         gallery.remove(["i1"])
     gallery.close()
 
@@ -221,9 +222,9 @@ def test_processes_that_do_not_share_the_log_do_not_overwrite_each_other(
     file.unlink()
     if how == "replaced":
         shutil.copy(tmp_path / "copy", file)
-    with pytest.raises(GalleryError, match=rf"log \({part}\) was removed or replaced"):
+    with pytest.raises(GalleryError, match=rf"log \({part}\) was removed, replaced or cut"):
         gallery.add_vectors(ids=["lost"], vectors=vectors(1))
-    with pytest.raises(GalleryError, match=rf"log \({part}\) was removed or replaced"):
+    with pytest.raises(GalleryError, match=rf"log \({part}\) was removed, replaced or cut"):
         gallery.snapshot()  # what others commit from now on would never show
     assert held.vector(1).shape == (DIM,)
     if part == "catalogue.sqlite-wal":  # what only the log held went with it
@@ -273,3 +274,35 @@ def test_a_relative_path_needs_a_current_folder(tmp_path: Path, monkeypatch: pyt
         with pytest.raises(GalleryError):
             call()
     gallery.close()
+
+
+LOOKS: list[Callable[[Gallery], object]] = [
+    lambda gallery: gallery.snapshot(),
+    lambda gallery: gallery.verify(),
+    lambda gallery: gallery.add_vectors(ids=["z"], vectors=vectors(1)),
+    lambda gallery: list(gallery.stamps()),
+]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the index of the log is held open for its locks")
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("left", [0, 20_000])
+def test_a_log_that_is_cut_is_noticed(tmp_path: Path, look: Callable[[Gallery], object], left: int) -> None:
+    with filled(tmp_path / "g", 100) as gallery:
+        held = gallery.snapshot()
+        os.truncate(tmp_path / "g" / "catalogue.sqlite-wal", left)
+        with pytest.raises(GalleryError, match=r"catalogue\.sqlite-wal.*cut while it was open"):
+            look(gallery)
+        with pytest.raises(GalleryError, match="cut while it was open"):
+            held.items(range(100))
+
+
+def test_a_log_that_is_begun_anew_is_not_cut(tmp_path: Path) -> None:
+    with filled(tmp_path / "g", 100) as gallery:
+        for number in range(3):
+            gallery.snapshot()
+            with sqlite3.connect(tmp_path / "g" / "catalogue.sqlite") as other:
+                other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            other.close()
+            gallery.add_vectors(ids=[f"more{number}"], vectors=vectors(1))
+        assert len(gallery.snapshot()) == 103 and gallery.verify().ok

@@ -238,3 +238,65 @@ def test_interrupts_of_making_a_gallery(tmp_path: Path) -> None:
         if path.exists():
             assert len(Gallery.open(path)) == 0
     assert interrupts > 20 and late > 0
+
+
+def export_file(gallery: Gallery, home: Path) -> Path:
+    gallery.export(home / "e.safetensors", overwrite=True)
+    return home / "e.safetensors"
+
+
+def export_folder(gallery: Gallery, home: Path) -> Path:
+    gallery.export(home / "e", overwrite=True)
+    return home / "e"
+
+
+def back_up(gallery: Gallery, home: Path) -> Path:
+    return gallery.backup(home / "e").path
+
+
+@pytest.mark.parametrize("make", [export_file, export_folder, back_up])
+@pytest.mark.parametrize("again", [False, True])
+def test_interrupts_of_what_makes_a_copy(
+    tmp_path: Path, make: Callable[[Gallery, Path], Path], again: bool, times: int = 9
+) -> None:
+    """The copy before, the new one, or nothing where nothing was: whole, and without a leftover beside it."""
+    if make is export_folder:
+        pytest.importorskip("pyarrow")
+    gallery = filled(tmp_path / "g", 10)
+    (tmp_path / "count").mkdir()
+    counting = Bomb(0, OWN)
+    name = counting(lambda: make(gallery, tmp_path / "count")).name
+    for at in range(counting.count // times // 2, counting.count, counting.count // times):
+        home = tmp_path / f"home{at}"
+        home.mkdir()
+        before = len(gallery) if again else 0
+        if again:
+            make(gallery, home)
+            gallery.add_vectors(ids=[f"at{at}"], vectors=vectors(1))
+        bomb = Bomb(at, OWN)
+        told = True
+        try:
+            bomb(lambda home=home: make(gallery, home))
+        except Interrupt as error:
+            told = getattr(error, "durable", False) or bomb.last
+        left = {entry.name for entry in home.iterdir()}
+        assert left - {name} <= ({".e.backup"} if make is back_up else set()), at  # the next one continues
+        if name in left:
+            held = held_by(home / name, tmp_path / f"imported{at}")
+            assert held in ({len(gallery)} if told else {before, len(gallery)}), at
+        assert (name in left) == (again or told), at
+        assert not [entry for entry in descriptors() if str(home) in entry], at
+        assert make(gallery, home).name == name and {entry.name for entry in home.iterdir()} == {name}, at
+    assert gallery.verify().ok
+    gallery.close()
+    assert not [entry for entry in descriptors() if str(tmp_path) in entry]
+
+
+def held_by(copy: Path, place: Path) -> int:
+    """How many items a copy holds."""
+    if (copy / "catalogue.sqlite").exists():
+        with Gallery.open(copy) as gallery:
+            assert gallery.verify().ok
+            return len(gallery)
+    with Gallery.import_from(place, copy, unknown_fingerprint=True) as gallery:
+        return len(gallery)
