@@ -129,6 +129,7 @@ def test_a_reencoded_gallery_is_followed(gallery: Gallery, tmp_path: Path) -> No
     assert holds(tmp_path / "b") == contents(gallery)
     work.add(keys[5:], vectors(len(keys) - 5, 6, 16))
     assert work.finish()
+    gallery.check_fingerprint("e" * 64)
     gallery.backup(tmp_path / "b")
     assert holds(tmp_path / "b") == contents(gallery) and holds(tmp_path / "b")[0] == "e" * 64
 
