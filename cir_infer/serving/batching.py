@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import threading
 import time
@@ -30,12 +31,18 @@ class Wanted(NamedTuple):
         where: the filter, as `Searcher.query` takes it.
         exclude: ids.
         exclude_reference: see `Searcher.query`.
+        balance: factors of terms.
     """
 
     k: int
     where: Any = None
     exclude: tuple[str, ...] = ()
     exclude_reference: bool = False
+    balance: dict[str, float] | None = None
+
+    def key(self) -> Hashable:
+        """Equal for queries that want the same."""
+        return json.dumps(self, sort_keys=True)
 
 
 class Answer(NamedTuple):
@@ -61,7 +68,6 @@ class Query:
         reference: a prepared image, a Hit, or None.
         text: see `Searcher.query`.
         wanted: what is wanted.
-        key: of `wanted`, for comparing.
         deadline: on `time.monotonic`; later it is dropped.
     """
 
@@ -69,7 +75,6 @@ class Query:
     reference: Any
     text: Any
     wanted: Wanted
-    key: Hashable
     deadline: float
     loop: asyncio.AbstractEventLoop = field(init=False)
     future: asyncio.Future[Answer] = field(init=False)
@@ -163,6 +168,7 @@ class Batcher:
                     where=wanted.where,
                     exclude=wanted.exclude,
                     exclude_reference=wanted.exclude_reference,
+                    balance=wanted.balance,
                     batch_size=len(group),
                     errors="return",
                 )
@@ -189,5 +195,5 @@ def _alike(batch: Iterable[Query]) -> list[list[Query]]:
     """The queries that can be computed together, side by side, in the order in which they came."""
     groups: dict[Hashable, list[Query]] = {}
     for query in batch:
-        groups.setdefault((id(query.opened), query.key), []).append(query)
+        groups.setdefault((id(query.opened), query.wanted.key()), []).append(query)
     return list(groups.values())

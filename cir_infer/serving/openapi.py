@@ -25,7 +25,13 @@ _HIT = {
 _TIMING = {"read": 0.41, "decode": 3.1, "wait": 0.08, "search": 21.7, "total": 25.6}
 _ANSWER = {"hits": [_HIT], "unknown_words": [], "reference_id": "dresses/0007.jpg", "timing": _TIMING}
 _ITEM = {name: _HIT[name] for name in ("id", "metadata", "image")}
-_REFINE = {"item": "dresses/0412.jpg", "text": "is longer", "k": 10, "where": "price < 50"}
+_REFINE = {
+    "item": "dresses/0412.jpg",
+    "text": "is longer",
+    "k": 10,
+    "where": "price < 50",
+    "balance": {"explicit_matching": 2.0},
+}
 _PROBLEM = {
     "type": "urn:cir-infer:problem:unusable-text",
     "title": "The text cannot be used",
@@ -43,6 +49,7 @@ _FORM = {
         "where": {"type": "string", "description": "a filter, as text or as the JSON of a dictionary"},
         "exclude": {"type": "array", "items": {"type": "string"}},
         "exclude_reference": {"type": "boolean", "default": False},
+        "balance": {"type": "string", "description": "a JSON object of factors, by the names of terms"},
     },
 }
 _PUT_FORM = {
@@ -97,6 +104,7 @@ _ID = _parameter("id", "string", "the item's id, as one segment: a slash in it i
 _ROUTES: dict[str, dict[str, Any]] = {
     "search": _body(_REFINE, "SearchRequest", _FORM),
     "search_batch": _body({"queries": [_REFINE, {"item": "b.jpg", "text": "is red"}]}, "BatchRequest"),
+    "search_vectors": _body({"vectors": [[0.12, -0.04, 0.31]], "k": 10}, "VectorsRequest"),
     "get_item": {"parameters": [_ID]},
     "get_item_image": {
         "parameters": [
@@ -122,6 +130,7 @@ _ROUTES: dict[str, dict[str, Any]] = {
 _EXAMPLES: dict[str, Any] = {
     "search": _ANSWER,
     "search_batch": {"answers": [_ANSWER, _PROBLEM], "timing": {"total": 31.0}},
+    "search_vectors": {"answers": [[{**_HIT, "terms": {"cosine": 0.91}}]], "timing": {"total": 4.2}},
     "get_item": _ITEM,
     "list_items": {"items": [_ITEM], "after": "412", "matching": 5000},
     "list_fields": _FIELDS,
@@ -130,6 +139,7 @@ _EXAMPLES: dict[str, Any] = {
 _MODELS = {
     "search": "SearchAnswer",
     "search_batch": "BatchAnswer",
+    "search_vectors": "VectorsAnswer",
     "get_item": "ItemAnswer",
     "list_items": "ItemsAnswer",
 }

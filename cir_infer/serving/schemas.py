@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from cir_infer.errors import shown
 from cir_infer.serving.bodies import Form
@@ -25,6 +24,8 @@ __all__ = [
     "ProblemAnswer",
     "SearchAnswer",
     "SearchRequest",
+    "VectorsAnswer",
+    "VectorsRequest",
     "parsed",
     "search_of_form",
 ]
@@ -48,6 +49,7 @@ class SearchRequest:
     where: str | dict[str, Any] | None = None
     exclude: list[str] = field(default_factory=list)
     exclude_reference: bool = False
+    balance: dict[str, float] | None = None
 
     def check(self) -> None:
         """Limits that hold before anything is computed.
@@ -60,13 +62,8 @@ class SearchRequest:
             raise Problem(
                 "invalid-argument", f"the text has more than {_LONGEST_TEXT:,} characters or 16 parts"
             )
-        if len(self.exclude) > _MOST_EXCLUDED:
-            raise Problem(
-                "invalid-argument", f"exclude has {len(self.exclude):,} ids; at most {_MOST_EXCLUDED:,}"
-            )
-        where = self.where if isinstance(self.where, str) else json.dumps(self.where)
-        if len(where) > _LONGEST_FILTER:
-            raise Problem("invalid-argument", f"the filter has more than {_LONGEST_FILTER:,} characters")
+        check_excluded(self.exclude)
+        check_filter(self.where)
         if self.item is not None and self.image is not None:
             raise Problem("invalid-argument", "an item and an image were given; expected one reference")
 
@@ -78,6 +75,33 @@ class BatchRequest:
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
     queries: list[SearchRequest]
+
+
+@dataclass
+class VectorsRequest:
+    """Query vectors that were made elsewhere, by the model that made the rows; each is answered."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    vectors: list[list[float]]
+    k: int = 10
+    where: str | dict[str, Any] | None = None
+    exclude: list[str] = field(default_factory=list)
+    metric: Literal["cosine", "dot"] = "cosine"
+
+    def check(self, most: int) -> None:
+        """Limits that hold before anything is computed.
+
+        Args:
+            most: vectors.
+
+        Raises:
+            Problem: one is exceeded.
+        """
+        if not 1 <= len(self.vectors) <= most:
+            raise Problem("invalid-argument", f"{len(self.vectors)} vectors; expected 1 to {most}")
+        check_excluded(self.exclude)
+        check_filter(self.where)
 
 
 @dataclass
@@ -132,6 +156,14 @@ class BatchAnswer:
 
 
 @dataclass
+class VectorsAnswer:
+    """The answers to several vectors, in order."""
+
+    answers: list[list[HitAnswer]]
+    timing: dict[str, float]
+
+
+@dataclass
 class ItemAnswer:
     """An item of the gallery."""
 
@@ -147,6 +179,26 @@ class ItemsAnswer:
     items: list[ItemAnswer]
     after: str | None
     matching: int
+
+
+def check_excluded(ids: list[str]) -> None:
+    """Refuse too many.
+
+    Raises:
+        Problem: there are.
+    """
+    if len(ids) > _MOST_EXCLUDED:
+        raise Problem("invalid-argument", f"exclude has {len(ids):,} ids; at most {_MOST_EXCLUDED:,}")
+
+
+def check_filter(where: str | dict[str, Any] | None) -> None:
+    """Refuse one that is too long.
+
+    Raises:
+        Problem: it is.
+    """
+    if len(where if isinstance(where, str) else json.dumps(where)) > _LONGEST_FILTER:
+        raise Problem("invalid-argument", f"the filter has more than {_LONGEST_FILTER:,} characters")
 
 
 @functools.cache
@@ -182,14 +234,7 @@ def parsed(kind: Any, body: bytes) -> Any:
         ) from None
 
 
-_FIELDS: Mapping[str, str] = {
-    "text": "several",
-    "item": "one",
-    "k": "number",
-    "where": "filter",
-    "exclude": "several",
-    "exclude_reference": "flag",
-}
+_FIELDS = ("text", "item", "k", "where", "exclude", "exclude_reference", "balance")
 
 
 def search_of_form(form: Form) -> SearchRequest:
@@ -215,6 +260,8 @@ def search_of_form(form: Form) -> SearchRequest:
         raise Problem("invalid-argument", f"exclude_reference is {shown(flag)}; expected true or false")
     request.exclude_reference = flag == "true"
     request.where = filter_of(form.one("where"))
+    factors = form.one("balance")
+    request.balance = None if factors is None else parsed(dict[str, float], factors.encode())
     return request
 
 
@@ -239,8 +286,7 @@ def filter_of(text: str | None) -> str | dict[str, Any] | None:
     """
     if text is None or not text.strip():
         return None
-    if len(text) > _LONGEST_FILTER:
-        raise Problem("invalid-argument", f"the filter has more than {_LONGEST_FILTER:,} characters")
+    check_filter(text)
     if not text.lstrip().startswith("{"):
         return text
     read: dict[str, Any] = parsed(dict[str, Any], text.encode("utf-8", "replace"))

@@ -17,6 +17,8 @@ from cir_infer.serving.schemas import (
     ProblemAnswer,
     SearchAnswer,
     SearchRequest,
+    VectorsAnswer,
+    VectorsRequest,
     parsed,
     search_of_form,
 )
@@ -76,6 +78,19 @@ class SearchRoutes:
         timing, headers = server_timing({}, begun)
         return json_answer(BatchAnswer(answers, timing), headers=headers)
 
+    async def vectors(self, request: Any) -> Any:
+        """Vectors that were made elsewhere: the items whose rows are nearest, exactly."""
+        begun = time.perf_counter()
+        _, body = await body_of(request, self._service, "application/json")
+        asked: VectorsRequest = parsed(VectorsRequest, body)
+        asked.check(self._service.settings.max_batch)
+        read = time.perf_counter()
+        seconds = self._service.settings.timeout
+        found = await finished(request, self._service.search_vectors(asked), seconds)
+        stages = {"read": read - begun, "search": time.perf_counter() - read}
+        timing, headers = server_timing(stages, begun)
+        return json_answer(VectorsAnswer([_told(hits) for hits in found], timing), headers=headers)
+
     async def _found(
         self, request: Request, queries: list[SearchRequest], image: bytes | None
     ) -> list[Found | CirError | Problem]:
@@ -87,15 +102,14 @@ class SearchRoutes:
 
 
 def _answer(hits: Hits, timing: dict[str, float]) -> SearchAnswer:
-    answers = [
+    return SearchAnswer(_told(hits), list(hits.unknown_words), hits.reference_id, timing)
+
+
+def _told(hits: Hits) -> list[HitAnswer]:
+    return [
         HitAnswer(
-            hit.id,
-            hit.rank,
-            hit.score,
-            dict(hit.terms),
-            dict(hit.metadata),
+            *(hit.id, hit.rank, hit.score, dict(hit.terms), dict(hit.metadata)),
             image_address(hit.id, hit.source),
         )
         for hit in hits
     ]
-    return SearchAnswer(answers, list(hits.unknown_words), hits.reference_id, timing)

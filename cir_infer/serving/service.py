@@ -7,12 +7,13 @@ import base64
 import binascii
 import contextlib
 import io
-import json
 import logging
 import math
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from cir_infer.engine import Engine
 from cir_infer.errors import CirError, GalleryError, ImageError
@@ -29,10 +30,11 @@ from cir_infer.serving.browsing import Fields, item_of
 from cir_infer.serving.metrics import Metrics
 from cir_infer.serving.opened import Current, Opened, open_searcher
 from cir_infer.serving.problems import Problem, busy
-from cir_infer.serving.schemas import SearchRequest
+from cir_infer.serving.schemas import SearchRequest, VectorsRequest
 from cir_infer.serving.settings import Settings
 from cir_infer.serving.thumbnails import Thumbnails
 from cir_infer.serving.writing import Writer
+from cir_infer.vector_searcher import VectorSearcher
 
 __all__ = ["Found", "Service"]
 
@@ -133,8 +135,42 @@ class Service:
             )
         finally:
             opened.give_back()
-            self._in_work -= len(requests)
-            self.metrics.queue.set(self._in_work)
+            self._end(len(requests))
+
+    def _check_k(self, k: int) -> None:
+        if not 1 <= k <= self.settings.max_k:
+            raise Problem("invalid-argument", f"k is {k}; expected 1 to {self.settings.max_k}")
+
+    async def search_vectors(self, request: VectorsRequest) -> list[Hits]:
+        """The items nearest to vectors, for each.
+
+        Raises:
+            CirError: see `Searcher.search_vectors`.
+            Problem: too much is being computed already.
+        """
+        self._check_k(request.k)
+        self._begin(1)
+        try:
+            return await in_thread(self.beside, self._nearest, request)
+        finally:
+            self._end(1)
+
+    def _nearest(self, request: VectorsRequest) -> list[Hits]:
+        with self.current.use() as opened:
+            searcher: VectorSearcher = opened.searcher
+            lengths = {len(vector) for vector in request.vectors}
+            if lengths != {opened.searcher.engine.dimension}:
+                raise Problem(
+                    "invalid-argument",
+                    f"vectors of {sorted(lengths)[:4]} numbers; this gallery's have "
+                    f"{opened.searcher.engine.dimension}",
+                )
+            vectors = np.array(request.vectors, np.float32)
+            return searcher.search_vectors(vectors, request.k, request.where, request.exclude, request.metric)
+
+    def _end(self, count: int) -> None:
+        self._in_work -= count
+        self.metrics.queue.set(self._in_work)
 
     def _begin(self, count: int) -> None:
         """Accept queries, or refuse them at once: what waits too long serves nobody."""
@@ -161,14 +197,12 @@ class Service:
     ) -> Found:
         begun = time.monotonic()
         request.check()
-        if not 1 <= request.k <= self.settings.max_k:
-            raise Problem("invalid-argument", f"k is {request.k}; expected 1 to {self.settings.max_k}")
+        self._check_k(request.k)
         reference, excluded = await self._reference(opened, request, image)
         decoded = time.monotonic()
         exclude = tuple(request.exclude) + excluded
-        wanted = Wanted(request.k, request.where, exclude, request.exclude_reference)
-        key = (wanted.k, json.dumps(wanted.where), wanted.exclude, wanted.exclude_reference)
-        query = Query(opened.take(), reference, request.text, wanted, key, deadline)
+        wanted = Wanted(request.k, request.where, exclude, request.exclude_reference, request.balance)
+        query = Query(opened.take(), reference, request.text, wanted, deadline)
         try:
             answer = await self.batcher.answer(query)
         except GalleryError:

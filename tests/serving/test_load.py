@@ -183,7 +183,14 @@ def test_the_document_describes_every_route(client: Client, kind: str) -> None:
     document = client("GET", "/openapi.json").json
     assert document["openapi"].startswith("3.1")
     assert set(document["paths"]) == {
-        *("/v1/search", "/v1/search/batch", "/v1/items", "/v1/items/{id}", "/v1/items/{id}/image"),
+        *(
+            "/v1/search",
+            "/v1/search/batch",
+            "/v1/search/vectors",
+            "/v1/items",
+            "/v1/items/{id}",
+            "/v1/items/{id}/image",
+        ),
         *("/v1/fields", "/v1/info", "/healthz", "/readyz", "/metrics"),
     }
     assert kind in document["components"]["schemas"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,39 @@ def test_filters_and_exclusions(client: Client, searcher: Searcher, where: Any) 
     same(client.form("/v1/search", [*fields, ("exclude_reference", "true")], png(1)).json, hits)
 
 
+def test_a_balance_of_terms(client: Client, searcher: Searcher) -> None:
+    balance = {"implicit_similarity": 0.2, "explicit_matching": 3.0}
+    hits = searcher.query(png(1), "is red", 6, balance=balance)
+    image = base64.b64encode(png(1)).decode()
+    same(client.search(image=image, text="is red", k=6, balance=balance).json, hits)
+    fields = [("text", "is red"), ("k", "6"), ("balance", json.dumps(balance))]
+    same(client.form("/v1/search", fields, png(1)).json, hits)
+
+
+def test_vectors_made_elsewhere(client: Client, searcher: Searcher) -> None:
+    vectors = searcher.engine.encode_images([png(1), png(2)])
+    query = {"vectors": vectors.tolist(), "k": 3, "where": "price > 1", "exclude": ["sku-2"], "metric": "dot"}
+    answer = client("POST", "/v1/search/vectors", query)
+    assert answer.status == 200, answer
+    expected = searcher.search_vectors(vectors, 3, "price > 1", ["sku-2"], "dot")
+    for told, hits in zip(answer.json["answers"], expected, strict=True):
+        assert [hit["id"] for hit in told] == hits.ids
+        assert [hit["score"] for hit in told] == pytest.approx(hits.scores, abs=1e-6)
+    for wrong in (
+        [],
+        [[1.0]],
+        [[0.0] * 8],
+        [[1.0] * 8, [1.0] * 7],
+        [[1e400] * 8],
+        [["1"] * 8],
+        [[1.0] * 8] * 33,
+    ):
+        refused = client(
+            "POST", "/v1/search/vectors", json.dumps({"vectors": wrong}), Content_Type="application/json"
+        )
+        assert (refused.status, refused.kind) == (422, "invalid-argument"), wrong
+
+
 def test_an_unknown_word_is_named(client: Client) -> None:
     assert client.search(item="sku-1", text="is purplish red").json["unknown_words"] == ["purplish"]
 
@@ -117,6 +151,8 @@ WRONG: list[tuple[int, str, dict[str, Any]]] = [
     (422, "invalid-argument", {"item": "sku-1", "text": "is red", "where": {"price": {"~": 3}}}),
     (422, "invalid-argument", {"item": "sku-1", "text": "is red", "where": "x" * 70_000}),
     (422, "invalid-argument", {"item": "sku-1", "text": "is red", "exclude": "sku-2"}),
+    (422, "invalid-argument", {"item": "sku-1", "text": "is red", "balance": {"other": 2.0}}),
+    (422, "invalid-argument", {"item": "sku-1", "text": "is red", "balance": {"explicit_matching": 1e30}}),
     (422, "invalid-argument", {"item": "sku-1", "image": "aaaa", "text": "is red"}),
     (422, "invalid-argument", {"image": "not base64!", "text": "is red"}),
     (422, "unusable-image", {"image": base64.b64encode(b"no image").decode(), "text": "is red"}),
