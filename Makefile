@@ -7,7 +7,7 @@ SOURCES := $(shell find kernels -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o
 
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: setup test lint demo stress bench docs wheels release-check fatbin cuda-check gpu-check clean neon-check \
+.PHONY: setup test lint demo stress browser bench docs wheels release-check fatbin cuda-check gpu-check clean neon-check \
         tensorrt-check old-cuda-check driver-check
 
 setup: $(STAMP)
@@ -44,6 +44,14 @@ demo: $(STAMP)
 # The long tests: thousands of crashes and power cuts, minutes of load, a hundred thousand hostile inputs.
 stress: $(STAMP)
 	nice -n 15 $(BIN)/python -m pytest -m slow -rA
+
+# What the tests of cir-serve's page need: Chromium, where this may install it, Playwright to drive it, and axe-core.
+browser: $(STAMP)
+	@$(PIP) "playwright>=1.48" axe-core-python
+	@command -v chromium chromium-browser google-chrome >/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get -qq update && \
+	    apt-get -qq install -y --no-install-recommends chromium; } || \
+	  echo "no Chromium here, and no right to install it: the page's tests will be skipped"
 
 # The documentation as a site in build/site, with the API's reference and every command's help.
 docs: $(STAMP)

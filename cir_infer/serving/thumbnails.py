@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 from typing import NamedTuple
+from urllib.parse import quote
 
 from cir_infer.errors import ImageError
 from cir_infer.gallery.cache import BoundedCache
@@ -96,17 +97,11 @@ def closest_size(asked: int) -> int:
 
 
 def image_address(item: str, source: str | None) -> str | None:
-    """Where the service gives the image of an item; another source has another address."""
-    if source is None:
+    """Where the service gives the image of an item; another source has another address.
+
+    None where there is no image, and for ids that clients resolve away, however they are written.
+    """
+    if source is None or item in (".", ".."):
         return None
     version = hashlib.blake2b(source.encode("utf-8", "replace"), digest_size=4).hexdigest()
-    return f"/v1/items/{encoded(item)}/image?v={version}"
-
-
-def encoded(item: str) -> str:
-    """An id as one segment of an address."""
-    from urllib.parse import quote
-
-    text = quote(item, safe="")
-    # Clients resolve these two away, in whatever way they are written.
-    return text if text.strip(".") else text.replace(".", "%2E")
+    return f"/v1/items/{quote(item, safe='')}/image?v={version}"

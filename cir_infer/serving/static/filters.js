@@ -1,0 +1,105 @@
+// Filters, made of the fields that the gallery has; their value is a `where` for the service.
+
+import { $, el } from "./dom.js";
+
+const MOST_FIELDS = 12;
+let parts = []; // each: { read() -> [field, condition] | null, clear(), set(condition) }
+
+export function showFilters(fields, changed) {
+  parts = [];
+  const box = $("filter-fields");
+  box.replaceChildren();
+  for (const field of fields.slice(0, MOST_FIELDS)) {
+    const part = control(field, changed);
+    if (part) {
+      parts.push(part);
+      box.append(part.element);
+    }
+  }
+  $("filters").hidden = parts.length === 0;
+  $("filter-clear").onclick = () => {
+    parts.forEach((part) => part.clear());
+    changed();
+  };
+}
+
+export function readFilters() {
+  const where = {};
+  for (const part of parts) {
+    const read = part.read();
+    if (read !== null) where[part.name] = read;
+  }
+  const found = Object.keys(where).length;
+  $("filter-count").textContent = found ? ` (${found})` : "";
+  $("filter-clear").hidden = found === 0;
+  return found ? where : null;
+}
+
+export function writeFilters(where) {
+  for (const part of parts) {
+    part.clear();
+    if (where && part.name in where) part.set(where[part.name]);
+  }
+  readFilters();
+}
+
+function control(field, changed) {
+  const numbers = (field.types.integer ?? 0) + (field.types.decimal ?? 0);
+  if (numbers > 0 && typeof field.least === "number" && field.least < field.greatest) return range(field, changed);
+  if (field.types.boolean) return choices(field, [["yes", true], ["no", false]], changed);
+  if (!field.types.text) return null;
+  if (field.distinct !== null && field.distinct <= field.examples.length)
+    return choices(field, field.examples.map((value) => [String(value), value]).sort(), changed);
+  return text(field, changed);
+}
+
+function choices(field, values, changed) {
+  const boxes = values.map(([label, value]) => {
+    const input = el("input", { type: "checkbox", onchange: changed });
+    return { input, value, element: el("label", { class: "chip" }, input, el("span", {}, label)) };
+  });
+  return {
+    name: field.name,
+    element: el("fieldset", {}, el("legend", {}, field.name), el("div", { class: "choices" }, ...boxes.map((box) => box.element))),
+    read() {
+      const chosen = boxes.filter((box) => box.input.checked).map((box) => box.value);
+      return chosen.length === 0 || chosen.length === boxes.length ? null : chosen;
+    },
+    clear: () => boxes.forEach((box) => (box.input.checked = false)),
+    set: (condition) => boxes.forEach((box) => (box.input.checked = [condition].flat().includes(box.value))),
+  };
+}
+
+function range(field, changed) {
+  const input = (label, limit) =>
+    el("input", { type: "number", step: "any", placeholder: String(limit), "aria-label": `${field.name}, ${label}`, onchange: changed });
+  const least = input("at least", field.least), most = input("at most", field.greatest);
+  return {
+    name: field.name,
+    element: el("fieldset", {}, el("legend", {}, field.name), el("div", { class: "range" }, least, "to", most)),
+    read() {
+      const where = {};
+      if (least.value !== "") where[">="] = Number(least.value);
+      if (most.value !== "") where["<="] = Number(most.value);
+      return Object.keys(where).length ? where : null;
+    },
+    clear() { least.value = most.value = ""; },
+    set(condition) {
+      least.value = condition?.[">="] ?? "";
+      most.value = condition?.["<="] ?? "";
+    },
+  };
+}
+
+function text(field, changed) {
+  const id = `filter-${parts.length}`;
+  const list = el("datalist", { id: `${id}-list` }, ...field.examples.map((value) => el("option", { value: String(value) })));
+  const input = el("input", { type: "text", id, list: `${id}-list`, placeholder: "begins with", onchange: changed });
+  return {
+    name: field.name,
+    element: el("div", {}, el("label", { class: "name", for: id }, field.name), input, list),
+    read: () => (input.value.trim() === "" ? null : { prefix: input.value.trim() }),
+    clear() { input.value = ""; },
+    set(condition) { input.value = condition?.prefix ?? ""; },
+  };
+}

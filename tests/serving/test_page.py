@@ -1,0 +1,274 @@
+"""The page at /, used in a real browser as people do."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from tests.serving.browser import browser
+from tests.serving.support import COUNT, Client, Gated, Running, png, running
+
+KEY = "0123456789abcdef-page"
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with browser() as found:
+        yield found
+
+
+class Page:
+    """A page that tells of every error."""
+
+    def __init__(self, chromium: Any, port: int, path: str = "/", width: int = 1200, **more: Any) -> None:
+        self.errors: list[str] = []
+        self.asked: list[str] = []
+        context = chromium.new_context(
+            viewport={"width": width, "height": 800}, reduced_motion="reduce", **more
+        )
+        self.home = f"http://127.0.0.1:{port}"
+        self.page = context.new_page()
+        self.page.set_default_timeout(15_000)
+        self.page.on("console", lambda told: told.type == "error" and self.errors.append(told.text))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(self.home + path)
+
+    def __enter__(self) -> Page:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.page.context.close()
+
+    def shows(self, selector: str, text: str) -> None:
+        self.page.wait_for_function(
+            "([s, t]) => document.querySelector(s)?.textContent.includes(t)", arg=[selector, text]
+        )
+
+    def pick(self, item: str) -> None:
+        self.page.locator(f'.pick[aria-label*="{item}."], .pick[aria-label*="{item},"]').first.click()
+
+    def find(self, text: str) -> None:
+        self.page.fill("#text", text)
+        self.page.keyboard.press("Enter")
+        self.shows("#results-title", text)
+
+    def ids(self) -> list[str]:
+        found: list[str] = self.page.eval_on_selector_all(
+            ".card .facts .meta", "all => all.map(one => one.title)"
+        )
+        return found
+
+
+@pytest.fixture
+def page(chromium: Any, served: Running) -> Iterator[Page]:
+    with Page(chromium, served.client.port) as opened:
+        opened.page.wait_for_selector(".card")
+        yield opened
+        assert opened.errors == []
+        assert all(url.startswith((opened.home, "blob:")) for url in opened.asked)  # nothing from elsewhere
+
+
+def test_start_refine_and_go_back(page: Page, client: Client) -> None:
+    page.pick("sku-4")
+    assert page.page.evaluate("document.activeElement.id") == "text"
+    page.find("is red")
+    first = [hit["id"] for hit in client.search(item="sku-4", text="is red", k=24).json["hits"]]
+    assert page.ids()[:24] == first
+    assert page.page.locator(".card").first.locator(".bars i").count() == 2
+    page.pick(first[0])
+    page.find("longer")
+    second = [hit["id"] for hit in client.search(item=first[0], text="longer", k=24).json["hits"]]
+    assert page.ids()[:24] == second
+    assert page.page.locator("#trail button").count() == 2
+    page.page.locator("#trail button").first.click()
+    page.shows("#results-title", "is red")
+    assert page.ids()[:24] == first
+    page.page.go_back()
+    page.shows("#results-title", "longer")
+    assert page.page.locator("#trail [aria-current=step]").inner_text() == "longer"
+    assert "ms (" in page.page.inner_text("#timing")
+    drawn = page.page.evaluate("performance.getEntriesByName('answer to drawing').map(one => one.duration)")
+    assert len(drawn) >= 2
+
+
+def test_a_picture_of_ones_own(page: Page, client: Client, tmp_path: Path) -> None:
+    (tmp_path / "own.png").write_bytes(png(7))
+    page.page.set_input_files("#file", tmp_path / "own.png")
+    page.find("is blue")
+    form = [("text", "is blue"), ("k", "24")]
+    expected = client.form("/v1/search", form, png(7)).json
+    assert page.ids()[:24] == [hit["id"] for hit in expected["hits"]]
+    assert page.page.locator(".itself").count() == 1
+    assert page.page.locator("#copy").is_hidden()  # a link cannot hold the picture
+
+
+def test_dropping_and_pasting(page: Page) -> None:
+    for kind, wrap in (("drop", "dataTransfer"), ("paste", "clipboardData")):
+        page.page.click("#home")
+        page.page.wait_for_selector("#picture", state="hidden")
+        page.page.evaluate(
+            """([kind, wrap, bytes]) => {
+                const data = new DataTransfer();
+                data.items.add(new File([new Uint8Array(bytes)], "x.png", { type: "image/png" }));
+                const kinds = { drop: DragEvent, paste: ClipboardEvent };
+                const how = { [wrap]: data, bubbles: true, cancelable: true };
+                const event = new kinds[kind](kind, how);
+                document.body.dispatchEvent(event);
+            }""",
+            [kind, wrap, list(png(9))],
+        )
+        page.page.wait_for_selector("#picture", state="visible")
+        page.find("is red")
+
+
+def test_filters_balance_and_links(page: Page, client: Client, chromium: Any) -> None:
+    page.pick("sku-4")
+    page.find("is red")
+    page.page.click("summary")
+    page.page.get_by_label("price, at most").fill("20")
+    page.page.get_by_label("price, at most").press("Tab")
+    page.page.wait_for_function("() => location.search.includes('where')")
+    page.page.locator(".chip", has_text="blue").click()
+    page.page.wait_for_function("() => location.search.includes('blue')")
+    page.page.locator("#balance").fill("1")
+    page.page.wait_for_function("() => location.search.includes('balance=1')")
+    query = {key: value[0] for key, value in parse_qs(urlsplit(page.page.url).query).items()}
+    assert json.loads(query["where"]) == {"price": {"<=": 20}, "colour": ["blue"]}
+    balance = {"implicit_similarity": 0.25, "explicit_matching": 4}
+    expected = client.search(
+        item="sku-4", text="is red", k=24, where=json.loads(query["where"]), balance=balance
+    ).json
+    ids = [hit["id"] for hit in expected["hits"]]
+    assert page.ids() == ids
+    assert len(ids) == 10
+    with Page(chromium, client.port, page.page.url.removeprefix(page.home)) as other:
+        other.shows("#results-title", "is red")
+        assert other.ids() == ids
+        assert other.page.inner_text("#filter-count").strip() == "(2)"
+        assert other.page.input_value("#balance") == "1"
+        assert other.errors == []
+
+
+def test_everything_is_shown_as_one_scrolls(page: Page) -> None:
+    page.page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    page.page.wait_for_function(f"() => document.querySelectorAll('.card').length === {COUNT}")
+    page.pick("sku-1")
+    page.find("is red")
+    page.page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    page.page.wait_for_function(f"() => document.querySelectorAll('.card').length === {COUNT - 1}")
+    assert len(set(page.ids())) == COUNT - 1
+
+
+def test_by_keyboard_alone(page: Page) -> None:
+    keyboard = page.page.keyboard
+    for _ in range(60):
+        keyboard.press("Tab")
+        if page.page.evaluate("document.activeElement.classList.contains('pick')"):
+            break
+    outline = page.page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline != "none"
+    keyboard.press("Enter")
+    keyboard.type("is red")
+    keyboard.press("Enter")
+    page.shows("#results-title", "is red")
+    page.shows("#status", "found")
+    for _ in range(12):
+        keyboard.press("Tab")
+        if page.page.evaluate("document.activeElement.id") == "balance":
+            keyboard.press("ArrowRight")
+            break
+    page.page.wait_for_function("() => location.search.includes('balance=0.125')")
+    keyboard.press("Escape")
+    page.page.evaluate("document.activeElement.blur()")
+    keyboard.press("/")
+    assert page.page.evaluate("document.activeElement.id") == "text"
+
+
+def test_what_goes_wrong_is_said(chromium: Any, bundle: Path) -> None:
+    with running(bundle, queue=1) as found, Page(chromium, found.client.port) as page:
+        page.page.wait_for_selector(".card")
+        page.page.click("#go")
+        page.shows("#problem", "A picture is missing")
+        page.pick("sku-1")
+        page.page.click("#go")
+        page.shows("#problem", "The words are missing")
+        page.page.set_input_files(
+            "#file", {"name": "x.png", "mimeType": "image/png", "buffer": b"no picture"}
+        )
+        page.page.fill("#text", "is red")
+        page.page.click("#go")
+        page.shows("#problem", "The image cannot be used")
+        page.page.set_input_files("#file", {"name": "x.txt", "mimeType": "text/plain", "buffer": b"x"})
+        page.shows("#problem", "That is no picture")
+        page.pick("sku-2")
+        page.find("is purplish")
+        page.shows("#unknown", "purplish")
+        searcher = Gated.under(found.service)
+        other = threading.Thread(target=lambda: found.client.search(item="sku-1", text="is red"))
+        other.start()
+        searcher.arrived.acquire()
+        page.page.fill("#text", "longer")
+        page.page.click("#go")
+        page.shows("#problem", "The service is busy")
+        searcher.gate.set()
+        other.join()
+        page.find("longer")
+        assert page.page.locator("#problem").is_hidden()
+
+
+def test_a_key_is_asked_for(chromium: Any, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(KEY)
+    with (
+        running(bundle, api_key_file=str(tmp_path / "keys")) as found,
+        Page(chromium, found.client.port) as page,
+    ):
+        page.page.wait_for_selector("#key-dialog[open]")
+        page.page.fill("#key-input", "not this one, surely")
+        page.page.keyboard.press("Enter")
+        page.shows("#key-problem", "not known")
+        page.page.fill("#key-input", KEY)
+        page.page.keyboard.press("Enter")
+        page.page.wait_for_function("() => document.querySelector('.card img')?.src.startsWith('blob:')")
+        page.pick("sku-3")
+        page.find("is red")
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 390)])
+def test_axe_finds_no_violation(chromium: Any, served: Running, scheme: str, width: int) -> None:
+    axe = pytest.importorskip("axe_core_python", reason="needs axe-core-python, see `make browser`")
+    script = Path(axe.__file__).parent / "axe.min.js"
+    with Page(chromium, served.client.port, width=width, color_scheme=scheme, bypass_csp=True) as page:
+        page.page.wait_for_selector(".card img[src]")
+        page.page.evaluate(script.read_text())
+        kinds = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+        run = f"axe.run(document, {{runOnly: {json.dumps(kinds)}}}).then(told => told.violations)"
+
+        def violations() -> list[str]:
+            found = page.page.evaluate(run)
+            return [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in found]
+
+        assert violations() == []
+        page.pick("sku-4")
+        page.find("is red")
+        page.page.click("summary")
+        assert violations() == []
+        page.page.fill("#text", "")
+        page.page.click("#go")
+        page.shows("#problem", "missing")
+        assert violations() == []
+
+
+def test_a_narrow_page_scrolls_one_way(chromium: Any, served: Running) -> None:
+    with Page(chromium, served.client.port, width=320) as page:
+        page.page.wait_for_selector(".card")
+        page.pick("sku-4")
+        page.find("is red and longer and more and longer")
+        wide = page.page.evaluate("document.documentElement.scrollWidth")
+        assert wide <= 320
