@@ -118,17 +118,20 @@ def evaluate(engine: Engine, protocol: Protocol, part: Part, options: Options) -
 def _query_terms(engine: Engine, part: Part, rows: Floats, options: Options) -> QueryTerms:
     wanted = [query.reference for query in part.queries]
     reference: Floats | None = None
-    if engine.needs_reference and engine.row_is_reference:
+    if engine.needs_reference and engine.row_is_reference and part.reference_images is None:
         reference = rows[wanted]
     elif engine.needs_reference:
         unique = sorted(set(wanted))
+        pictures = part.images if part.reference_images is None else part.reference_images
+        graph = "image" if engine.row_is_reference else "reference"
+        encode = engine.encode_images if engine.row_is_reference else engine.encode_references
         encoded = encode_resumably(
             options.folder,
             f"{part.name}.references",
-            [part.images[row] for row in unique],
+            [pictures[row] for row in unique],
             [part.ids[row] for row in unique],
-            f"{engine.fingerprint} {_graph_digest(engine, 'reference')}",
-            lambda images: engine.encode_references(images, options.batch_size),
+            f"{engine.fingerprint} {_graph_digest(engine, graph)}",
+            lambda images: encode(images, options.batch_size),
         )
         reference = encoded[np.searchsorted(unique, wanted)]
     text = _encode_texts(engine, [query.texts for query in part.queries], options)

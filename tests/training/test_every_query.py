@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from cir_eval.datasets.scenes import ScenesDataset
 from cir_eval.datasets.scenes.generation import Plan, generate
 from cir_export.models import MODELS, build_model
-from cir_export.tokenization import build_tokenizer, vocabulary_from_texts
-from cir_export.training.data import QuerySet, family_batches, query_set
+from cir_export.training.configuration import DataSettings, TrainingConfig, TrainingSettings
+from cir_export.training.data import TrainingQueries
+from cir_export.training.loading import load_data
 from cir_export.training.systems import model_for_system, with_vocabulary
-from cir_export.training.trainer import _batch_loss
-from cir_infer.bundle.manifest import PadSquare, PixelInput, Resize, ToRgb
+from cir_export.training.trainer import batch_loss
 
 MODEL = {
     "system": "artemis",
@@ -39,21 +39,19 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def queries_of(scenes: Path, side: int) -> tuple[QuerySet, int]:
-    split = ScenesDataset.open(scenes).split("train")
-    tokenizer = build_tokenizer(vocabulary_from_texts(query.text for query in split.queries))
-    spec = PixelInput(
-        side, side, (ToRgb(), PadSquare(255, "artemis"), Resize((side, side), "bilinear")), True
-    )
-    return query_set(split, "shaded", spec, tokenizer, 1), tokenizer.get_vocab_size()
+def queries_of(scenes: Path, table: dict[str, Any]) -> tuple[TrainingQueries, int]:
+    settings = TrainingSettings(epochs=1, families_per_batch=2)
+    loaded = load_data(TrainingConfig(DataSettings(str(scenes)), table, settings))
+    return loaded.train, loaded.tokenizer.get_vocab_size()
 
 
 @pytest.mark.parametrize("system", sorted(MODELS))
 def test_an_epoch_trains_with_every_query_once(system: str, scenes: Path) -> None:
     torch.manual_seed(0)
-    queries, vocabulary = queries_of(scenes, 32 if system.startswith("clip") else 24)
     table = {key: value for key, value in MODEL.items() if key != "clip" or system.startswith("clip")}
-    model = build_model(with_vocabulary(model_for_system(table, system), vocabulary)).train()
+    table = model_for_system(table, system)
+    queries, vocabulary = queries_of(scenes, table)
+    model = build_model(with_vocabulary(table, vocabulary)).train()
     with torch.no_grad():  # a start at which an operator is the identity would hide the text
         for weight in model.parameters():
             if weight.ndim > 1 and not weight.any():
@@ -69,16 +67,17 @@ def test_an_epoch_trains_with_every_query_once(system: str, scenes: Path) -> Non
 
     model.encode_text = noted  # type: ignore[method-assign]
     seen: list[int] = []
-    for batch in family_batches(queries.families, 2, seed=0, epoch=0):
-        seen += batch.tolist()
+    for numbers, batch in zip(queries.numbers(epoch=0), queries.batches(epoch=0), strict=True):
+        seen += numbers.tolist()
+        assert len(batch.lengths) == len(numbers)
         model.zero_grad()
-        _batch_loss(model, queries, batch, torch.device("cpu")).backward()
+        batch_loss(model, batch, TrainingSettings(epochs=1)).backward()
         if "text" not in model.composes:
             continue
         gradient = encoded[-1].grad
-        assert gradient is not None and len(gradient) == len(batch)
+        assert gradient is not None and len(gradient) == len(batch.lengths)
         # Whatever a query's place in its batch, and whether another shares its target: it is learned from.
         assert bool((gradient.flatten(1).abs().amax(1) > 0).all())
-    assert sorted(seen) == list(range(len(queries)))
-    targets = queries.targets.tolist()
+    assert sorted(seen) == list(range(len(queries.split)))
+    targets = [queries.split.triplet(number, 0).target for number in seen]
     assert len(set(targets)) < len(targets)  # else nothing is proved

@@ -13,7 +13,7 @@ from cir_export.models import build_model
 from cir_export.models.base import INITIAL_LOGIT_SCALE
 from cir_export.training.configuration import TrainingSettings
 from cir_export.training.data import family_batches
-from cir_export.training.loss import batch_classification_loss
+from cir_export.training.loss import batch_classification_loss, negative_set_loss
 from cir_export.training.optimisation import build_optimizer, freeze_trunks, learning_rate
 
 MODEL = {
@@ -36,6 +36,60 @@ def test_the_loss_is_the_literal_formula(queries, targets, log_gamma, seed):
         exponentials = [math.exp(gamma * s) for s in scores[i].tolist()]
         total -= math.log(exponentials[own[i]] / sum(exponentials))
     assert found.item() == pytest.approx(total / queries, rel=1e-4, abs=1e-5)
+
+
+@settings(derandomize=True, max_examples=40, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 6), st.floats(-1, 3), st.integers(0, 10**6))
+def test_pairs_give_the_literal_soft_triplet_loss(queries, targets, log_gamma, seed):
+    """TIRG, eq. 6: K = 2, every other target of the batch is the negative once."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.rand(queries, targets, generator=generator) * 2 - 1
+    own = torch.randint(0, targets, (queries,), generator=generator)
+    found = negative_set_loss(scores, own, torch.tensor(log_gamma), 2, 0)
+    gamma, terms = math.exp(log_gamma), []
+    for i in range(queries):
+        row, right = scores[i].tolist(), int(own[i])
+        terms += [math.log1p(math.exp(gamma * (s - row[right]))) for j, s in enumerate(row) if j != right]
+    expected = sum(terms) / len(terms) if terms else 0.0
+    assert found.item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_a_set_of_the_whole_batch_is_batch_classification():
+    generator = torch.Generator().manual_seed(1)
+    scores, own, scale = (
+        torch.rand(5, 7, generator=generator),
+        torch.tensor([0, 3, 6, 2, 2]),
+        torch.tensor(1.0),
+    )
+    whole = batch_classification_loss(scores, own, scale).item()
+    assert negative_set_loss(scores, own, scale, 7, 1).item() == pytest.approx(whole, rel=1e-5)
+    # Drawn sets of three estimate one loss: their mean settles, and is below that of the whole batch.
+    torch.manual_seed(0)
+    few, many = (negative_set_loss(scores, own, scale, 3, sets).item() for sets in (400, 800))
+    assert few == pytest.approx(many, rel=0.05)
+    assert many < whole
+
+
+def test_sgd_and_slower_trunks_and_a_tenth_as_tirg_trains():
+    config = TrainingSettings(
+        epochs=1, optimizer="sgd", trunk_rate=0.1, learning_rate=0.01, schedule="tenth", tenth_steps=10
+    )
+    model = build_model(MODEL)
+    optimizer = build_optimizer(model, config)
+    assert isinstance(optimizer, torch.optim.SGD)
+    slow = {id(p) for group in optimizer.param_groups if group["rate"] == 0.1 for p in group["params"]}
+    assert slow == {id(p) for p in model.trunks()[0].parameters()}
+    assert len({id(p) for group in optimizer.param_groups for p in group["params"]}) == len(
+        list(model.parameters())
+    )
+    rates = [learning_rate(config, step, 100) for step in (0, 9, 10, 25)]
+    assert rates == pytest.approx([1e-2, 1e-2, 1e-3, 1e-4])
+
+
+def test_halving_starts_anew_when_the_frozen_epochs_are_over():
+    config = TrainingSettings(epochs=58, learning_rate=8e-4, frozen_epochs=8)
+    rates = [learning_rate(config, 5 * epoch, 5) for epoch in (0, 7, 8, 17, 18)]
+    assert rates == pytest.approx([8e-4, 8e-4, 8e-4, 8e-4, 4e-4])
 
 
 def test_gamma_starts_as_in_the_papers_code():

@@ -73,7 +73,7 @@ def test_an_interrupted_training_continues_to_the_same_bits(scenes, tmp_path, mo
     monkeypatch.setattr(trainer, "_STATE_EVERY", 1)
     train(_config(scenes), tmp_path / "whole", "cpu")
 
-    original, calls = trainer._batch_loss, []
+    original, calls = trainer.batch_loss, []
 
     def interrupted(*args):
         if len(calls) == stop_at:
@@ -81,11 +81,11 @@ def test_an_interrupted_training_continues_to_the_same_bits(scenes, tmp_path, mo
         calls.append(1)
         return original(*args)
 
-    monkeypatch.setattr(trainer, "_batch_loss", interrupted)
+    monkeypatch.setattr(trainer, "batch_loss", interrupted)
     with pytest.raises(_Interrupted):
         train(_config(scenes), tmp_path / "parts", "cpu")
     assert TrainingFiles(tmp_path / "parts").state.exists()
-    monkeypatch.setattr(trainer, "_batch_loss", original)
+    monkeypatch.setattr(trainer, "batch_loss", original)
     torch.manual_seed(999)  # what a new process starts with does not matter
     train(_config(scenes), tmp_path / "parts", "cpu")
 
@@ -125,7 +125,7 @@ def test_every_part_of_the_ablation_trains(scenes, tmp_path, system):
 
 def test_another_configuration_does_not_continue_a_state(scenes, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "_STATE_EVERY", 1)
-    original, calls = trainer._batch_loss, []
+    original, calls = trainer.batch_loss, []
 
     def interrupted(*args):
         calls.append(1)
@@ -133,10 +133,10 @@ def test_another_configuration_does_not_continue_a_state(scenes, tmp_path, monke
             raise _Interrupted
         return original(*args)
 
-    monkeypatch.setattr(trainer, "_batch_loss", interrupted)
+    monkeypatch.setattr(trainer, "batch_loss", interrupted)
     with pytest.raises(_Interrupted):
         train(_config(scenes), tmp_path, "cpu")
-    monkeypatch.setattr(trainer, "_batch_loss", original)
+    monkeypatch.setattr(trainer, "batch_loss", original)
     with pytest.raises(TrainingError, match=r"another configuration.*--restart"):
         train(_config(scenes, learning_rate=1e-3), tmp_path, "cpu")
     state = TrainingFiles(tmp_path).state
@@ -156,7 +156,7 @@ def test_what_cannot_be_trained_is_refused_with_a_remedy(scenes, tmp_path):
     with pytest.raises(TrainingError, match="fewer than the 9 families"):
         train(_config(scenes, families_per_batch=9), tmp_path, "cpu")
     with pytest.raises(TrainingError, match="views shaded, not 'flat'"):
-        train(replace(good, data=DataSettings(str(scenes), "flat")), tmp_path, "cpu")
+        train(replace(good, data=DataSettings(str(scenes), view="flat")), tmp_path, "cpu")
     with pytest.raises(TrainingError, match="system 'astemir' is not known"):
         train(_config(scenes, "astemir"), tmp_path, "cpu")
     with pytest.raises(TrainingError, match=r"image\.size"):

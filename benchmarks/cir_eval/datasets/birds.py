@@ -15,7 +15,7 @@ from typing import NamedTuple
 from cir_eval.datasets.files import existing, lines
 from cir_infer.errors import DatasetError, shown
 
-__all__ = ["SPLITS", "Comparison", "image_path", "read_comparisons"]
+__all__ = ["SPLITS", "Comparison", "has_split", "image_path", "read_comparisons"]
 
 SPLITS = ("test", "val", "train")
 _COLUMNS = ("img1ObservationURL", "img2ObservationURL", "split", "description")
@@ -29,32 +29,45 @@ class Comparison(NamedTuple):
     description: str
 
 
+def has_split(root: Path, split: str) -> bool:
+    """Whether the file has an annotation of a split."""
+    return bool(_read(root, split))
+
+
 def read_comparisons(root: Path, split: str) -> list[Comparison]:
     """The annotations of a split, in the order of the file.
 
     Raises:
         DatasetError: the file is missing, lacks a column, or holds none of the split.
     """
-    path = root / "birds-to-words-v1.0.tsv"
+    found = _read(root, split)
+    if not found:
+        raise DatasetError(f"{_path(root)} has no annotation of the split {shown(split)}")
+    return found
+
+
+def _read(root: Path, split: str) -> list[Comparison]:
+    path = _path(root)
     reader = csv.DictReader(lines(path, "the annotations"), delimiter="\t", quoting=csv.QUOTE_NONE)
     missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
         raise DatasetError(
             f"{path} has no column {shown(missing[0])}; expected the published file with its header"
         )
-    found = [
+    return [
         Comparison(_photo(row["img1ObservationURL"]), _photo(row["img2ObservationURL"]), row["description"])
         for row in reader
         if row["split"] == split and row["description"]
     ]
-    if not found:
-        raise DatasetError(f"{path} has no annotation of the split {shown(split)}")
-    return found
 
 
 def image_path(root: Path, photo: str) -> Path:
     """Where a photograph lies."""
     return existing(root / "images", "the photographs as <photo id>.jpg") / f"{photo}.jpg"
+
+
+def _path(root: Path) -> Path:
+    return root / "birds-to-words-v1.0.tsv"
 
 
 def _photo(url: str) -> str:

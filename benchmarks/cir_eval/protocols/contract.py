@@ -34,6 +34,7 @@ class Query:
         gains: what finding each of `correct` is worth, in (0, 1]; None: 1 each. CIRR's soft targets.
         also: rows that are correct under another criterion, by its name (MIT-States: "adjective", "noun").
         subset: the rows among which the subset metric ranks (CIRR); None where there is no such metric.
+        kind: what is modified, where the data set says so (the scenes); "" otherwise.
     """
 
     key: str
@@ -43,6 +44,7 @@ class Query:
     gains: npt.NDArray[np.float64] | None = None
     also: Mapping[str, RowNumbers] = field(default_factory=dict)
     subset: RowNumbers | None = None
+    kind: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +56,8 @@ class Part:
         ids: names of the gallery's images, by row.
         images: the images, by row: paths, or arrays for systems on pre-extracted features.
         queries: the queries.
+        reference_images: what each row looks like as a reference, by row, where that is another picture
+            (CSS from 2D to 3D); None: the gallery's own.
 
     Raises:
         DatasetError: lengths differ, an id repeats, or a query names a row that does not exist.
@@ -63,6 +67,7 @@ class Part:
     ids: tuple[str, ...]
     images: Sequence[ImageLike]
     queries: tuple[Query, ...]
+    reference_images: Sequence[ImageLike] | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.ids)
@@ -70,6 +75,10 @@ class Part:
             raise DatasetError(
                 f"{self.name}: {len(self.images)} images under {len(set(self.ids))} different ids "
                 f"({rows} in all); expected one image an id"
+            )
+        if self.reference_images is not None and len(self.reference_images) != rows:
+            raise DatasetError(
+                f"{self.name}: {len(self.reference_images)} pictures of references for {rows} rows"
             )
         for query in self.queries:
             named = [np.array([query.reference]), query.correct, *query.also.values()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from cir_eval.datasets import css
@@ -11,7 +12,7 @@ from cir_eval.protocols.rows import rows_by_label
 __all__ = ["PROTOCOLS"]
 
 
-def _tirg(root: Path, split: str) -> list[Part]:
+def _tirg(root: Path, split: str, drawn: bool) -> list[Part]:
     content = css.read_split(root, split)
     same = rows_by_label(content.labels)
     queries = tuple(
@@ -20,7 +21,8 @@ def _tirg(root: Path, split: str) -> list[Part]:
         for pair, (source, target) in enumerate(zip(mod.sources, mod.targets, strict=True))
     )
     ids = tuple(path.name for path in content.images)
-    return [Part("all", ids, content.images, queries)]
+    references = css.drawings(content) if drawn else None
+    return [Part("all", ids, content.images, queries, references)]
 
 
 PROTOCOLS = (
@@ -30,7 +32,15 @@ PROTOCOLS = (
         splits=css.SPLITS,
         ks=(1, 5, 10, 50, 100),
         measure=("R@1",),
-        load=_tirg,
+        load=partial(_tirg, drawn=False),
+    ),
+    Protocol(
+        name="css/tirg-2d-to-3d",
+        source="Vo et al.: 2D to 3D, references drawn flat as google/tirg draws them, else as css/tirg",
+        splits=css.SPLITS,
+        ks=(1, 5, 10, 50, 100),
+        measure=("R@1",),
+        load=partial(_tirg, drawn=True),
     ),
 )
-"""The protocol on CSS."""
+"""The protocols on CSS."""

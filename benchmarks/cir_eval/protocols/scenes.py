@@ -13,25 +13,36 @@ from cir_eval.protocols.rows import to_rows
 __all__ = ["PROTOCOLS"]
 
 
-def _load(root: Path, split: str, view: str) -> list[Part]:
+def _load(root: Path, split: str, view: str, reference_view: str) -> list[Part]:
     part = ScenesDataset.open(root).split(split)
     queries = tuple(
-        Query(str(number), part.rows[query.reference], (query.text,), to_rows([part.rows[query.target]]))
+        Query(
+            str(number),
+            part.rows[query.reference],
+            (query.text,),
+            to_rows([part.rows[query.target]]),
+            kind=query.kind,
+        )
         for number, query in enumerate(part.queries)
     )
-    return [Part("all", part.ids, [part.image_path(id_, view) for id_ in part.ids], queries)]
+    images, references = (
+        [part.image_path(id_, shown) for id_ in part.ids] for shown in (view, reference_view)
+    )
+    return [Part("all", part.ids, images, queries, None if view == reference_view else references)]
 
 
-def _protocol(view: str) -> Protocol:
+def _protocol(view: str, reference_view: str) -> Protocol:
+    across = view != reference_view
     return Protocol(
-        name=f"scenes/{view}",
-        source=f"cir-bench scenes, {view}: held-out compositions, hard negatives, reference removed",
+        name=f"scenes/{reference_view}-to-{view}" if across else f"scenes/{view}",
+        source=f"cir-bench scenes, {f'{reference_view} references, ' if across else ''}{view}: held-out "
+        "compositions, hard negatives, reference removed",
         splits=tuple(reversed(SPLITS)),
         ks=(1, 5, 10, 50),
         measure=("R@1",),
-        load=partial(_load, view=view),
+        load=partial(_load, view=view, reference_view=reference_view),
     )
 
 
-PROTOCOLS = (_protocol("shaded"), _protocol("flat"))
-"""One protocol a view."""
+PROTOCOLS = (_protocol("shaded", "shaded"), _protocol("flat", "flat"), _protocol("shaded", "flat"))
+"""One protocol a view, and one across them: flat references, a shaded gallery (CSS from 2D to 3D)."""

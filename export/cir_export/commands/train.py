@@ -89,14 +89,18 @@ def _say(entry: dict[str, Any]) -> None:
         )
         return
     found = entry["validation" if entry["event"] == "epoch" else "test"]
-    recall = "  ".join(f"R@{k} {share:.3f}" for k, share in found["recall"].items())
+    recall = "not measured: the data set has no split for it"
+    if found is not None:
+        recall = "  ".join(f"R@{k} {share:.3f}" for k, share in found["recall"].items())
     if entry["event"] == "epoch":
         print(
             f"epoch {entry['epoch']:3d}  loss {entry['loss']:.3f}  {recall}  {entry['seconds']:.0f} s",
             flush=True,
         )
+    elif found is None:
+        print(f"test, epoch {entry['best_epoch']}: {recall}")
     else:
         print(
-            f"test, {found['queries']:,} queries in {found['gallery']:,} images, "
+            f"{found['split']}, {found['queries']:,} queries in {found['gallery']:,} images, "
             f"epoch {entry['best_epoch']}: {recall}"
         )

@@ -101,13 +101,17 @@ class ArtemisModules(RetrievalModel):
         """See `RetrievalModel.trunks`."""
         return [self.image_encoder.trunk] if isinstance(self.image_encoder, PixelEncoder) else []
 
+    def trained_before(self) -> list[nn.Module]:
+        """See `RetrievalModel.trained_before`: the trunk and the word vectors (ARTEMIS, sec. 4)."""
+        return [*self.trunks(), self.text_encoder.embed]
+
     def implicit_similarity(self, reference: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Numerator and weight of IS, eq. 2: two (n, D)."""
+        """Numerator and weight of IS, eq. 1: two (n, D)."""
         attention = self.attention_is(text)
         return attention * unit(attention * reference.float()), attention * attention
 
     def explicit_matching(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Numerator and weight of EM, eq. 1: two (n, D)."""
+        """Numerator and weight of EM, eq. 2: two (n, D)."""
         attention = self.attention_em(text)
         return attention * unit(self.transform(text).float()), attention * attention
 

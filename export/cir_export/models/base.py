@@ -176,9 +176,23 @@ class RetrievalModel(nn.Module, ABC):
         """
         return None
 
+    def further_loss(self, reference: Tensor, text: Tensor, targets: Tensor) -> Tensor | None:  # noqa: ARG002
+        """What a system's authors add to the classification of the batch; None for nothing.
+
+        Args:
+            reference: (B, ...) as `encode_reference` gives them.
+            text: (B, H) as `encode_text` gives them.
+            targets: (B, D), the row of each query's own target.
+        """
+        return None
+
     def trunks(self) -> list[nn.Module]:
-        """Pre-trained trunks, which training may keep frozen for its first epochs."""
+        """Pre-trained trunks, which training may keep frozen for its first epochs or train more slowly."""
         return []
+
+    def trained_before(self) -> list[nn.Module]:
+        """What stays as it is in the frozen epochs: the trunks, unless a system's authors freeze more."""
+        return self.trunks()
 
     def forward(self, images: Tensor, tokens: Tensor, lengths: Tensor, targets: Tensor) -> Tensor:
         """Scores of n queries against N target images: float32 (n, N)."""

@@ -4,7 +4,9 @@ For a reference r and a text m, [r; m] their concatenation, s the sigmoid (eq. 1
 
     q = w_g * s(W_g2 ReLU([r; m])) o r + w_r * W_r3 ReLU(W_r2 ReLU([r; m]))       w_g = 1, w_r = 10 at first
 
-with a batch norm of the concatenation in front of each branch, as in the authors' code. The score is the
+with a batch norm of the concatenation in front of each branch, as in the authors' code (`gate = "code"`). The
+paper and the authors' slides draw the gate with two layers, s(W_g2 ReLU(W_g1 [r; m])): `gate = "paper"`, with
+the batch norm between them and 1.05 M parameters more than Table 7 of ARTEMIS counts. The score is the
 cosine of q and the row. `TirgLastConvolution` does the same on the trunk's last map, with 3 x 3
 convolutions and the text at every position; then pooling and the last linear layer make the vector.
 """
@@ -32,9 +34,11 @@ class TirgSettings(EncoderSettings):
     Attributes:
         score: "cosine", or "dot" with rows that are not of unit length, as in ARTEMIS' own TIRG on
             pre-extracted features.
+        gate: "code" or "paper", see the module's docstring.
     """
 
     score: str = "cosine"
+    gate: str = "code"
 
 
 class Tirg(CosineModel):
@@ -51,7 +55,10 @@ class Tirg(CosineModel):
             self.weighted = False
         dim = settings.embedding_dim
         self.branch_weights = nn.Parameter(torch.tensor(_INITIAL_WEIGHTS))
-        self.gate = nn.Sequential(nn.BatchNorm1d(2 * dim), nn.ReLU(), nn.Linear(2 * dim, dim))
+        if settings.gate not in ("code", "paper"):
+            raise UsageError(f"model.gate: {shown(settings.gate)}; expected code or paper")
+        first = [nn.Linear(2 * dim, 2 * dim)] if settings.gate == "paper" else []
+        self.gate = nn.Sequential(*first, nn.BatchNorm1d(2 * dim), nn.ReLU(), nn.Linear(2 * dim, dim))
         self.residual = nn.Sequential(
             nn.BatchNorm1d(2 * dim),
             nn.ReLU(),

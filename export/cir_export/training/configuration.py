@@ -22,7 +22,9 @@ else:
 __all__ = ["DataSettings", "TrainingConfig", "TrainingSettings", "read_config"]
 
 PRECISIONS = ("float32", "bfloat16", "float16")
-SCHEDULES = ("cosine", "halving")
+SCHEDULES = ("cosine", "halving", "tenth")
+OPTIMIZERS = ("adamw", "sgd")
+AUGMENTATIONS = ("none", "flip", "crop", "crop-flip")
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,42 @@ class DataSettings:
     """`[data]`.
 
     Attributes:
-        path: folder of a data set of scenes (docs/scenes.md), relative to the configuration file.
-        view: the rendering of references and targets.
+        path: the data set's folder in its published layout (docs/datasets.md), or a table of triplets,
+            relative to the configuration file.
+        dataset: "scenes", "fashioniq", "cirr", "fashion200k", "shoes", "mitstates", "css", "birds", or
+            "table".
+        protocol: how to measure, e.g. "fashioniq/clip4cir"; "" is the data set's first.
+        view: of the scenes, the rendering of targets and galleries.
+        reference_view: of the scenes, the rendering of references; "" is `view`.
+        captions: of FashionIQ's pairs: "both" orders as two queries (ARTEMIS), "random", or "first".
+        preparation: "plain" resizes to the model's size, "padded-crop" is ARTEMIS' (resize by 8/7, crop the
+            centre); "" is "plain" for rendered data sets, "padded-crop" for photographs.
+        memory_mb: decoded pictures of a split are kept where they take no more, else decoded anew each time.
+        workers: processes that decode then.
     """
 
     path: str
+    dataset: str = "scenes"
+    protocol: str = ""
     view: str = "shaded"
+    reference_view: str = ""
+    captions: str = "both"
+    preparation: str = ""
+    memory_mb: int = 512
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("captions", ("both", "random", "first")),
+            ("preparation", ("", "plain", "padded-crop")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise UsageError(
+                    f"data.{name}: {shown(getattr(self, name))}; expected one of "
+                    f"{', '.join(word or 'nothing' for word in allowed)}"
+                )
+        if self.workers > 64:
+            raise UsageError(f"data.workers: {self.workers}; expected up to 64 processes")
 
 
 @dataclass(frozen=True)
@@ -45,15 +77,24 @@ class TrainingSettings:
     Attributes:
         epochs: passes over the training queries.
         families_per_batch: a batch holds so many families with all their queries; the scenes of a family
-            are hard negatives of each other.
-        learning_rate: of AdamW, at its peak.
+            are hard negatives of each other. Elsewhere a query is a family of its own, and this the batch.
+        loss_set: K, how many targets a query is told its own from at a time (TIRG, eq. 4): 0 is all of the
+            batch, batch classification; 2 is a soft triplet loss.
+        loss_sets: M, how many such sets a query has; 0 is B - 1 for K = 2, else 1.
+        optimizer: "adamw", or "sgd" with momentum 0.9 (TIRG).
+        trunk_rate: the learning rate of pre-trained trunks, as a multiple (0.1 in TIRG).
+        augmentation: of training pictures: "none", "flip", "crop", or "crop-flip" (ARTEMIS).
+        learning_rate: at its peak.
         temperature_rate: the temperature's learning rate, as a multiple of `learning_rate`. Adam moves its
             logarithm by at most that much a step, so a short training needs more than 1.
-        weight_decay: of AdamW, on matrices and kernels.
+        weight_decay: on matrices and kernels.
         warmup_steps: steps over which the learning rate rises from 0.
-        schedule: "cosine" down to 0, or "halving" every `halving_epochs` epochs (ARTEMIS, sec. 4).
-        halving_epochs: see `schedule`.
-        frozen_epochs: epochs at the start during which pre-trained trunks stay as they are.
+        schedule: "cosine" down to 0, "halving" every `halving_epochs` epochs (ARTEMIS, sec. 4), or "tenth",
+            to a tenth every `tenth_steps` steps (TIRG).
+        halving_epochs: see `schedule`; counted anew when the frozen epochs are over.
+        tenth_steps: see `schedule`.
+        frozen_epochs: epochs at the start during which what came trained already stays as it is: the
+            trunk, and ARTEMIS' word vectors.
         precision: of the forward pass: "float32", "bfloat16", or "float16" (on a GPU only).
         weights: precision of the stored weights, "float32" or "float16"; recall is measured on these.
         seed: of the initial weights and of the order of the batches.
@@ -61,12 +102,18 @@ class TrainingSettings:
 
     epochs: int
     families_per_batch: int = 4
+    loss_set: int = 0
+    loss_sets: int = 0
+    optimizer: str = "adamw"
+    trunk_rate: float = 1.0
+    augmentation: str = "none"
     learning_rate: float = 5e-4
     temperature_rate: float = 1.0
     weight_decay: float = 0.01
     warmup_steps: int = 0
     schedule: str = "halving"
     halving_epochs: int = 10
+    tenth_steps: int = 50_000
     frozen_epochs: int = 0
     precision: str = "float32"
     weights: str = "float32"
@@ -75,6 +122,8 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         for name, allowed in (
             ("schedule", SCHEDULES),
+            ("optimizer", OPTIMIZERS),
+            ("augmentation", AUGMENTATIONS),
             ("precision", PRECISIONS),
             ("weights", ("float32", "float16")),
         ):
@@ -82,11 +131,15 @@ class TrainingSettings:
                 raise UsageError(
                     f"training.{name}: {shown(getattr(self, name))}; expected one of {', '.join(allowed)}"
                 )
-        for name in ("epochs", "families_per_batch", "halving_epochs"):
+        for name in ("epochs", "families_per_batch", "halving_epochs", "tenth_steps"):
             if getattr(self, name) < 1:
                 raise UsageError(f"training.{name}: {getattr(self, name)}; expected at least 1")
         if not 0 < self.learning_rate < 1:
             raise UsageError(f"training.learning_rate: {self.learning_rate}; expected between 0 and 1")
+        if self.loss_set == 1:
+            raise UsageError("training.loss_set: 1; expected 0 for the whole batch, or at least 2")
+        if not 0 <= self.trunk_rate <= 100:
+            raise UsageError(f"training.trunk_rate: {self.trunk_rate}; expected from 0 to 100")
         if not 0 < self.temperature_rate <= 100:
             raise UsageError(
                 f"training.temperature_rate: {self.temperature_rate}; expected above 0, up to 100"
@@ -111,8 +164,13 @@ class TrainingConfig:
 
     @property
     def digest(self) -> str:
-        """Sha256 over everything but the path of the data set, in hexadecimal."""
-        parts = {"view": self.data.view, "model": self.model, "training": asdict(self.training)}
+        """Sha256 over everything but where the data lie and how they are read, in hexadecimal."""
+        apart = {"path": "", "memory_mb": 0, "workers": 0}
+        parts = {
+            "data": {**asdict(self.data), **apart},
+            "model": self.model,
+            "training": asdict(self.training),
+        }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def with_data(self, path: Path) -> TrainingConfig:
@@ -166,7 +224,7 @@ def read_config(path: Path) -> TrainingConfig:
     model = tables["model"]
     if not isinstance(model, dict) or not isinstance(model.get("clip", model.get("text")), dict):
         raise TrainingError(f"{path}: model has no table text; expected system, image and text, or clip")
-    return TrainingConfig(DataSettings(str((path.parent / data.path).resolve()), data.view), model, training)
+    return TrainingConfig(replace(data, path=str((path.parent / data.path).resolve())), model, training)
 
 
 def _change(tables: dict[str, Any], change: str) -> None:

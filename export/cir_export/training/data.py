@@ -1,90 +1,142 @@
-"""A split of a data set in memory: decoded pictures, tokens, and which query belongs to what."""
+"""Batches of a training split: which queries, their tokens and their pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from cir_eval.datasets.scenes import Split
-from cir_export.tokenization import token_batch
-from cir_infer.bundle.manifest import PixelInput
-from cir_infer.console.progress import progress_bar
-from cir_infer.errors import TrainingError, shown
-from cir_infer.inputs.preprocess import preprocess
+from cir_export.training.images import Images, in_processes
+from cir_export.training.sources.contract import TrainingSplit
 
-__all__ = ["QuerySet", "decode_images", "family_batches", "query_set"]
+__all__ = ["Batch", "TextTokens", "TrainingQueries", "family_batches"]
+
+Numbers = npt.NDArray[np.int64]
+
+
+class Batch(NamedTuple):
+    """Queries that are learned from together. Every picture stands in it once, whatever its roles.
+
+    Attributes:
+        tokens: int64 (B, T), padded on the right.
+        lengths: int64 (B,).
+        images: uint8 (U, H, W, 3), or float32 (U, F) for models on features.
+        references: int64 (B,), places in `images`.
+        targets: int64 (T,), places in `images` of the distinct targets.
+        own: int64 (B,), each query's own target as a place in `targets`.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    images: Tensor
+    references: Tensor
+    targets: Tensor
+    own: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device; lengths stay, as packing reads them on the CPU."""
+        return Batch(
+            *(part if name == "lengths" else part.to(device) for name, part in self._asdict().items())
+        )
+
+
+class TextTokens:
+    """Texts as the exported model will read them.
+
+    Args:
+        tokenizer: with cleaning and special tokens inside.
+        text: `text` of a bundle's manifest: the padding, the longest text, how two captions are joined.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, text: dict[str, Any]) -> None:
+        self.tokenizer = tokenizer
+        self._pad, self._longest = int(text["pad_id"]), int(text["max_tokens"])
+        self._joined = str(text["captions"])
+
+    def __call__(self, texts: Sequence[tuple[str, ...]]) -> tuple[Tensor, Tensor]:
+        """int64 tokens (n, T), padded on the right, and lengths (n,).
+
+        A text that is too long loses what stands before its last token, the one that ends it.
+        """
+        rows = [self._fitting(one.ids) for one in self.tokenizer.encode_batch([self._one(t) for t in texts])]
+        lengths = torch.tensor([len(row) for row in rows])
+        padded = torch.nn.utils.rnn.pad_sequence(
+            [torch.tensor(row) for row in rows], batch_first=True, padding_value=self._pad
+        )
+        return padded, lengths
+
+    def _one(self, texts: tuple[str, ...]) -> str | tuple[str, str]:
+        if len(texts) == 1:
+            return texts[0]
+        if self._joined == "pair":
+            return texts[0], texts[1]
+        if self._joined == "and:clip4cir":
+            return f"{texts[0].strip('.?, ').capitalize()} and {texts[1].strip('.?, ')}"
+        return self._joined.join(texts)
+
+    def _fitting(self, ids: list[int]) -> list[int]:
+        return ids if len(ids) <= self._longest else [*ids[: self._longest - 1], ids[-1]]
 
 
 @dataclass(frozen=True)
-class QuerySet:
-    """The queries of a split over its images, all in memory.
+class TrainingQueries:
+    """A training split with its pictures and tokens at hand.
 
     Attributes:
-        images: uint8 (N, H, W, 3), the split's gallery.
-        tokens: int64 (Q, T), padded on the right.
-        lengths: int64 (Q,).
-        references: int64 (Q,) rows of `images`.
-        targets: int64 (Q,) rows of `images`.
-        families: int64 (Q,): queries of one family share a batch.
-        kinds: what each query modifies.
+        split: the queries.
+        images: their pictures.
+        tokens: their texts.
+        seed: of the order of the batches, of what a data set leaves open, of flips and crops.
+        per_batch: families in a batch.
     """
 
-    images: Tensor
-    tokens: Tensor
-    lengths: Tensor
-    references: Tensor
-    targets: Tensor
-    families: Tensor
-    kinds: tuple[str, ...]
+    split: TrainingSplit
+    images: Images
+    tokens: TextTokens
+    seed: int
+    per_batch: int
 
-    def __len__(self) -> int:
-        return len(self.kinds)
+    def numbers(self, epoch: int) -> list[Tensor]:
+        """The query numbers of each batch of an epoch."""
+        families = self.split.families
+        every = torch.arange(len(self.split)) if families is None else torch.tensor(families)
+        return list(family_batches(every, self.per_batch, self.seed, epoch))
 
+    def batches(self, epoch: int, done: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, without the first `done`.
 
-def query_set(split: Split, view: str, spec: PixelInput, tokenizer: Tokenizer, threads: int) -> QuerySet:
-    """Decode a split.
+        What a batch holds follows from seed, epoch and its place alone, so an interrupted epoch goes on with
+        the same ones.
+        """
+        keys = [(epoch, numbers.tolist()) for numbers in self.numbers(epoch)[done:]]
+        workers = 0 if self.images.in_memory else self.images.workers
+        for made in in_processes(self._arrays, keys, workers):
+            images, texts, references, targets, own = made
+            tokens, lengths = self.tokens(texts)
+            yield Batch(tokens, lengths, *map(torch.from_numpy, (images, references, targets, own)))
 
-    Raises:
-        TrainingError: the split has no queries.
-        ImageError: a picture is missing or damaged.
-    """
-    if not split.queries:
-        raise TrainingError(
-            f"the split {shown(split.name)} of {split.root} has no queries; generate it with some"
+    def _arrays(
+        self, key: tuple[int, list[int]]
+    ) -> tuple[npt.NDArray[Any], list[tuple[str, ...]], Numbers, Numbers, Numbers]:
+        epoch, numbers = key
+        found = [self.split.triplet(number, (self.seed << 20) + epoch) for number in numbers]
+        reference_rows = np.array([one.reference for one in found])
+        target_rows, own = np.unique([one.target for one in found], return_inverse=True)
+        rows = np.unique(np.concatenate([reference_rows, target_rows]))
+        dice = [np.random.default_rng((self.seed, epoch, int(row))) for row in rows]
+        return (
+            self.images.take(rows.tolist(), dice),
+            [one.texts for one in found],
+            np.searchsorted(rows, reference_rows),
+            np.searchsorted(rows, target_rows),
+            own.reshape(-1),
         )
-    tokens, lengths = token_batch(tokenizer, [q.text for q in split.queries])
-    return QuerySet(
-        images=decode_images(split, view, spec, threads),
-        tokens=tokens,
-        lengths=lengths,
-        references=torch.tensor([split.rows[q.reference] for q in split.queries]),
-        targets=torch.tensor([split.rows[q.target] for q in split.queries]),
-        # A query without a family is one of its own.
-        families=torch.tensor(
-            [-1 - i if q.family is None else q.family for i, q in enumerate(split.queries)]
-        ),
-        kinds=tuple(q.kind for q in split.queries),
-    )
-
-
-def decode_images(split: Split, view: str, spec: PixelInput, threads: int) -> Tensor:
-    """All pictures of a split, preprocessed as a device does: uint8 (N, H, W, 3)."""
-    images = np.empty((len(split.ids), spec.height, spec.width, 3), np.uint8)
-
-    def decode(row: int) -> None:
-        images[row] = preprocess(split.image_path(split.ids[row], view), spec)
-
-    with ThreadPoolExecutor(threads) as pool:
-        done = pool.map(decode, range(len(images)))
-        for _ in progress_bar(done, len(images), description=f"decoding {split.name}", unit="image"):
-            pass
-    return torch.from_numpy(images)
 
 
 def family_batches(families: Tensor, per_batch: int, seed: int, epoch: int) -> Iterator[Tensor]:

@@ -1,56 +1,116 @@
-"""Recall of a model on a split."""
+"""Recall of a model in training, under the data set's protocol."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cir_eval.recall import ranks_of_targets, recall_at
+from cir_eval.metrics import Outcome, judge, measure_of, metrics_of, ranking_of
+from cir_eval.protocols.contract import Protocol
 from cir_export.models import RetrievalModel
 from cir_export.models.base import pairwise_scores
-from cir_export.training.data import QuerySet
+from cir_export.training.data import TextTokens
+from cir_export.training.images import Images
+from cir_export.training.loading import MeasuredPart, MeasuredSplit
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "share_measured"]
 
-_BATCH = 256
+_QUERIES = 64
 
 
 @torch.no_grad()
-def evaluate(model: RetrievalModel, queries: QuerySet, device: torch.device) -> dict[str, Any]:
-    """Recall over the split's whole gallery, each query's own reference excluded, in float32.
+def evaluate(
+    model: RetrievalModel, split: MeasuredSplit, tokens: TextTokens, device: torch.device
+) -> dict[str, Any]:
+    """Recall over a split's galleries as its protocol counts it, in float32.
 
     The model is put into evaluation mode.
 
     Returns:
-        {"queries", "gallery", "recall": {"1": share, "5": .., "10": ..}, "recall_at_1_by_kind": {...}}.
+        {"protocol", "split", "queries", "gallery", "measure": share, "recall": {"1": share, ...}}, recall and
+        measure as means over the parts; "median_rank" over all queries; "other" for further metrics;
+        "recall_at_1_by_kind" and "parts" where there are several.
     """
     model.eval()
-    rows = _encode(model.encode_gallery, queries.images, device)
-    scores = []
-    for part in torch.split(torch.arange(len(queries)), _BATCH):
-        reference_rows = queries.references[part]
-        if model.reference_is_gallery_row:
-            references = rows[reference_rows.to(device)]
-        else:
-            references = _encode(model.encode_reference, queries.images[reference_rows], device)
-        text = model.encode_text(queries.tokens[part].to(device), queries.lengths[part].to(device))
-        scores.append(pairwise_scores(model.compose(references, text), rows).cpu())
-    ranks = ranks_of_targets(
-        torch.cat(scores).numpy(), queries.targets.numpy(), excluded=queries.references.numpy()
-    )
-    kinds = np.array(queries.kinds)
-    return {
-        "queries": len(queries),
-        "gallery": len(queries.images),
-        "recall": {str(k): round(v, 4) for k, v in recall_at(ranks).items()},
-        "recall_at_1_by_kind": {
-            str(kind): round(recall_at(ranks[kinds == kind])[1], 4) for kind in np.unique(kinds)
-        },
+    outcomes = [_outcomes(model, split.protocol, part, tokens, device) for part in split.parts]
+    parts = [metrics_of(part) for part in outcomes]
+    pooled = metrics_of([one for part in outcomes for one in part])
+    mean = {name: float(np.mean([part[name] for part in parts])) / 100 for name in outcomes[0][0].values}
+    kinds: dict[str, list[float]] = {}
+    for part, judged in zip(split.parts, outcomes, strict=True):
+        for query, outcome in zip(part.part.queries, judged, strict=True):
+            kinds.setdefault(query.kind, []).append(outcome.values["R@1"] if query.kind else 0.0)
+    found: dict[str, Any] = {
+        "protocol": split.protocol.name,
+        "split": split.name,
+        "queries": sum(map(len, outcomes)),
+        "gallery": sum(len(part.part.ids) for part in split.parts),
+        "measure": round(measure_of(split.protocol, parts) / 100, 4),
+        "recall": {str(k): round(mean[f"R@{k}"], 4) for k in split.protocol.ks},
+        "median_rank": pooled["median_rank"],
     }
+    other = {name: round(share, 4) for name, share in mean.items() if name[2:] not in found["recall"]}
+    if other:
+        found["other"] = other
+    if len(parts) > 1:
+        found["parts"] = {
+            part.part.name: {f"R@{k}": round(of[f"R@{k}"] / 100, 4) for k in split.protocol.ks}
+            for part, of in zip(split.parts, parts, strict=True)
+        }
+    if "" not in kinds:
+        found["recall_at_1_by_kind"] = {kind: round(float(np.mean(kinds[kind])), 4) for kind in sorted(kinds)}
+    return found
 
 
-def _encode(encoder: Any, images: Tensor, device: torch.device) -> Tensor:
-    return torch.cat([encoder(part.to(device)) for part in torch.split(images, _BATCH)])
+def share_measured(found: dict[str, Any] | None) -> float:
+    """The figure that epochs are chosen by: the authors' measure of the protocol."""
+    return 0.0 if found is None else float(found["measure"])
+
+
+def _outcomes(
+    model: RetrievalModel,
+    protocol: Protocol,
+    measured: MeasuredPart,
+    tokens: TextTokens,
+    device: torch.device,
+) -> list[Outcome]:
+    part = measured.part
+    rows = _encode(model.encode_gallery, measured.images, range(len(part.ids)), device)
+    outcomes: list[Outcome] = []
+    references = _references(model, measured, rows, device)
+    for start, seen in zip(range(0, len(part.queries), _QUERIES), references, strict=False):
+        queries = part.queries[start : start + _QUERIES]
+        ids, lengths = tokens([query.texts for query in queries])
+        text = model.encode_text(ids.to(device), lengths)
+        scores = pairwise_scores(model.compose(seen, text), rows).cpu()
+        # A NaN ranks behind every number, equal scores by the smaller row, as every scorer of the SDK has it.
+        order = torch.sort(-scores.nan_to_num(nan=-torch.inf), dim=1, stable=True).indices.numpy()
+        outcomes += [
+            judge(protocol, query, ranking_of(protocol, query, ranked))
+            for query, ranked in zip(queries, order, strict=True)
+        ]
+    return outcomes
+
+
+def _references(
+    model: RetrievalModel, measured: MeasuredPart, rows: Tensor, device: torch.device
+) -> Iterator[Tensor]:
+    """What `compose` takes of the references of each chunk of queries, a chunk at a time."""
+    wanted = [query.reference for query in measured.part.queries]
+    chunks = [wanted[start : start + _QUERIES] for start in range(0, len(wanted), _QUERIES)]
+    own = measured.references is measured.images
+    for chunk in chunks:
+        if model.reference_is_gallery_row and own:
+            yield rows[torch.tensor(chunk, device=device)]
+        elif "reference" not in model.composes:
+            yield rows[: len(chunk)]  # not read
+        else:
+            yield _encode(model.encode_reference, measured.references, chunk, device)
+
+
+def _encode(encoder: Any, images: Images, rows: Sequence[int], device: torch.device) -> Tensor:
+    return torch.cat([encoder(part.to(device)) for part in images.batches(rows)])

@@ -11,24 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
-from cir_eval.datasets.scenes import ScenesDataset
 from cir_export.checkpoints.domains import domain_of
 from cir_export.model_file import TrainedModel, load_model, save_model
 from cir_export.models import RetrievalModel, build_model
 from cir_export.models.base import pairwise_scores
-from cir_export.preprocessing import plain_resize, word_text
-from cir_export.tokenization import build_tokenizer, known_words, vocabulary_from_texts
-from cir_export.training.configuration import TrainingConfig
-from cir_export.training.data import QuerySet, family_batches, query_set
-from cir_export.training.evaluation import evaluate
-from cir_export.training.loss import batch_classification_loss
+from cir_export.tokenization import known_words
+from cir_export.training.configuration import TrainingConfig, TrainingSettings
+from cir_export.training.data import Batch
+from cir_export.training.evaluation import evaluate, share_measured
+from cir_export.training.loading import Loaded, load_data
+from cir_export.training.loss import batch_classification_loss, negative_set_loss
 from cir_export.training.optimisation import build_optimizer, freeze_trunks, learning_rate
 from cir_export.training.state import TrainingState, load_state, save_state
-from cir_export.training.systems import image_size, max_tokens, with_vocabulary
-from cir_infer.bundle.manifest import PadSquare, PixelInput, Resize, ToRgb
+from cir_export.training.systems import with_vocabulary
 from cir_infer.console.progress import progress_bar
 from cir_infer.errors import CirError, TrainingError, UsageError, shown
 
@@ -66,17 +63,6 @@ class TrainingFiles:
         return self.folder / "training.state"
 
 
-@dataclass
-class _Data:
-    train: QuerySet
-    validation: QuerySet
-    test: QuerySet
-    tokenizer: Tokenizer
-    image: dict[str, Any]
-    text: dict[str, Any]
-    digest: str
-
-
 def train(
     config: TrainingConfig,
     folder: Path,
@@ -87,8 +73,9 @@ def train(
 ) -> dict[str, Any]:
     """Train, or continue the interrupted training of the same configuration in the folder.
 
-    The epoch with the best R@1 on the validation split is kept. A continued training gives the same
-    weights, to the last bit, as one that was never interrupted (on one machine, with as many threads).
+    The epoch with the best measure of the protocol (R@1 on the scenes) on the validation split is kept, the
+    last one where the data set has no such split. A continued training gives the same weights, to the last
+    bit, as one that was never interrupted (on one machine, with as many threads).
 
     Args:
         config: what to train on what, and how.
@@ -108,7 +95,7 @@ def train(
     """
     settings, files = config.training, TrainingFiles(folder)
     chosen = _device(device, settings.precision)
-    data = _load(config)
+    data = load_data(config)
     start = None if initial is None else load_model(initial).model.state_dict()
     begun = "" if initial is None else f" {hashlib.sha256(initial.read_bytes()).hexdigest()}"
     digest = hashlib.sha256(f"{config.digest} {data.digest}{begun}".encode()).hexdigest()
@@ -139,7 +126,7 @@ def train(
     for entry in state.log:
         report(entry)
 
-    steps_per_epoch = sum(1 for _ in family_batches(data.train.families, settings.families_per_batch, 0, 0))
+    steps_per_epoch = len(data.train.numbers(0))
     if not steps_per_epoch:
         raise TrainingError(
             f"the training split has fewer than the {settings.families_per_batch} families of a batch"
@@ -153,9 +140,11 @@ def train(
     while state.step < settings.epochs * steps_per_epoch:
         epoch, done = divmod(state.step, steps_per_epoch)
         freeze_trunks(model, epoch < settings.frozen_epochs)
-        batches = list(family_batches(data.train.families, settings.families_per_batch, settings.seed, epoch))
         bar = progress_bar(
-            batches[done:], len(batches) - done, description=f"epoch {epoch + 1}", unit="batch"
+            data.train.batches(epoch, done),
+            steps_per_epoch - done,
+            description=f"epoch {epoch + 1}",
+            unit="batch",
         )
         for batch in bar:
             wall, cpu = time.perf_counter(), time.process_time()
@@ -165,7 +154,7 @@ def train(
             with torch.autocast(
                 chosen.type, _AUTOCAST.get(settings.precision), enabled=settings.precision in _AUTOCAST
             ):
-                loss = _batch_loss(model, data.train, batch, chosen)
+                loss = batch_loss(model, batch.to(chosen), settings)
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             scaler.step(optimizer)
@@ -182,7 +171,9 @@ def train(
             state.cpu_seconds += time.process_time() - cpu
             if state.step % _STATE_EVERY == 0 and state.step % steps_per_epoch:
                 remember()
-        found = evaluate(model, data.validation, chosen)
+        found = None
+        if data.validation is not None:
+            found = evaluate(model, data.validation, data.train.tokens, chosen)
         entry = {
             "event": "epoch",
             "epoch": epoch + 1,
@@ -194,8 +185,8 @@ def train(
             "seconds": round(state.seconds, 1),
             "cpu_seconds": round(state.cpu_seconds, 1),
         }
-        if found["recall"]["1"] > state.best_recall:
-            state.best_recall, state.best_epoch = found["recall"]["1"], epoch + 1
+        if found is None or share_measured(found) > state.best_recall:
+            state.best_recall, state.best_epoch = share_measured(found), epoch + 1
             state.best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
         state.epoch_loss = 0.0
         state.log.append(entry)
@@ -210,73 +201,36 @@ def train(
     return end
 
 
-def _batch_loss(model: RetrievalModel, queries: QuerySet, batch: Tensor, device: torch.device) -> Tensor:
-    """The system's own loss, or batch classification over the batch's distinct targets.
+def batch_loss(model: RetrievalModel, batch: Batch, settings: TrainingSettings) -> Tensor:
+    """The system's own loss, or TIRG's over the batch's distinct targets: batch classification by default.
 
     Every image is encoded once, whatever its roles.
     """
-    lengths = queries.lengths[batch]
-    tokens = queries.tokens[batch, : int(lengths.max())]
-    text = model.encode_text(tokens.to(device), lengths.to(device))
-    references = queries.references[batch]
-    targets, own = torch.unique(queries.targets[batch], return_inverse=True)
+    text = model.encode_text(batch.tokens, batch.lengths)
     if "reference" not in model.composes:
-        rows = model.encode_gallery(queries.images[targets].to(device))
-        seen = rows[own.to(device)]  # not read
+        rows = model.encode_gallery(batch.images[batch.targets])
+        seen = rows[batch.own]  # not read
     elif model.reference_is_gallery_row:
-        images = torch.unique(torch.cat([targets, references]))
-        encoded = model.encode_gallery(queries.images[images].to(device))
-        rows = encoded[torch.searchsorted(images, targets).to(device)]
-        seen = encoded[torch.searchsorted(images, references).to(device)]
+        encoded = model.encode_gallery(batch.images)
+        rows, seen = encoded[batch.targets], encoded[batch.references]
     else:
-        distinct, which = torch.unique(references, return_inverse=True)
-        seen = model.encode_reference(queries.images[distinct].to(device))[which.to(device)]
-        loss = model.own_loss(
-            seen,
-            text,
-            queries.images[targets].to(device),
-            own.to(device),
-            (targets[None] == references[:, None]).to(device),
-        )
-        if loss is not None:
-            return loss
-        rows = model.encode_gallery(queries.images[targets].to(device))
+        distinct, which = torch.unique(batch.references, return_inverse=True)
+        seen = model.encode_reference(batch.images[distinct])[which]
+        excluded = batch.targets[None] == batch.references[:, None]
+        own_loss = model.own_loss(seen, text, batch.images[batch.targets], batch.own, excluded)
+        if own_loss is not None:
+            return own_loss
+        rows = model.encode_gallery(batch.images[batch.targets])
     scores = pairwise_scores(model.compose(seen, text), rows)
-    return batch_classification_loss(scores, own.to(device), model.logit_scale)
+    if settings.loss_set:
+        loss = negative_set_loss(scores, batch.own, model.logit_scale, settings.loss_set, settings.loss_sets)
+    else:
+        loss = batch_classification_loss(scores, batch.own, model.logit_scale)
+    further = model.further_loss(seen, text, rows[batch.own])
+    return loss if further is None else loss + further
 
 
-def _load(config: TrainingConfig) -> _Data:
-    dataset = ScenesDataset.open(config.data.path)
-    if config.data.view not in dataset.views:
-        raise TrainingError(
-            f"{dataset.root} has the views {', '.join(dataset.views)}, not {shown(config.data.view)}; "
-            "change data.view or generate that view"
-        )
-    size = image_size(config.model)
-    if not isinstance(size, int) or not 8 <= size <= 1024:
-        raise TrainingError(f"model.image.size: {shown(size)}; expected pixels a side, from 8 to 1024")
-    spec = PixelInput(
-        size, size, (ToRgb(), PadSquare(255, "artemis"), Resize((size, size), "bilinear")), True
-    )
-    splits = {name: dataset.split(name) for name in ("train", "validation", "test")}
-    tokenizer = build_tokenizer(vocabulary_from_texts(q.text for q in splits["train"].queries))
-    sets = {
-        name: query_set(split, config.data.view, spec, tokenizer, max(1, torch.get_num_threads()))
-        for name, split in splits.items()
-    }
-    digest = hashlib.sha256()
-    for split in splits.values():
-        digest.update(repr((split.ids, [s.to_json() for s in split.scenes], split.queries)).encode())
-    return _Data(
-        **sets,
-        tokenizer=tokenizer,
-        image=plain_resize(size),
-        text=word_text(max_tokens(config.model)),
-        digest=digest.hexdigest(),
-    )
-
-
-def _build(config: TrainingConfig, data: _Data) -> RetrievalModel:
+def _build(config: TrainingConfig, data: Loaded) -> RetrievalModel:
     try:
         return build_model(with_vocabulary(config.model, data.tokenizer.get_vocab_size()))
     except UsageError as error:
@@ -320,14 +274,19 @@ def _set_random_state(state: dict[str, Any]) -> None:
 
 
 def _start_entry(
-    config: TrainingConfig, model: RetrievalModel, data: _Data, device: torch.device
+    config: TrainingConfig, model: RetrievalModel, data: Loaded, device: torch.device
 ) -> dict[str, Any]:
     return {
         "event": "start",
         "model": model.config,
         "training": asdict(config.training),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "train": {"queries": len(data.train), "images": len(data.train.images), "view": config.data.view},
+        "train": {
+            "data": data.name,
+            "queries": len(data.train.split),
+            "images": len(data.train.images),
+            **({"view": config.data.view} if data.name == "scenes" else {}),
+        },
         "device": device.type if device.type == "cpu" else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
@@ -335,28 +294,30 @@ def _start_entry(
 
 
 def _store_best(
-    config: TrainingConfig, state: TrainingState, data: _Data, files: TrainingFiles, device: torch.device
+    config: TrainingConfig, state: TrainingState, data: Loaded, files: TrainingFiles, device: torch.device
 ) -> dict[str, Any]:
     """Write the best epoch's model, and measure what was written on the test split."""
     model = _build(config, data)
     model.load_state_dict(state.best)
     provenance: dict[str, Any] = {
         "trained_by": "cir-train",
-        "data": "scenes",
-        "domain": domain_of("scenes"),
+        "data": data.name,
+        "domain": domain_of(data.name),
         "vocabulary": known_words(data.tokenizer),
         "data_digest": data.digest,
-        "view": config.data.view,
+        **({"view": config.data.view} if data.name == "scenes" else {}),
         "epoch": state.best_epoch,
         "training": asdict(config.training),
     }
     trained = TrainedModel(model.eval(), data.tokenizer, data.image, data.text, provenance)
     try:
         save_model(files.model, trained, config.training.weights)
-        stored = load_model(files.model)
-        found = evaluate(stored.model.to(device), data.test, device)
-        provenance["test"] = found
-        save_model(files.model, trained, config.training.weights)
+        found = None
+        if data.test is not None:
+            stored = load_model(files.model)
+            found = evaluate(stored.model.to(device), data.test, data.train.tokens, device)
+            provenance["test"] = found
+            save_model(files.model, trained, config.training.weights)
     except CirError as error:
         raise TrainingError(f"the trained model cannot be stored: {error}") from error
     return {
@@ -364,7 +325,7 @@ def _store_best(
         "system": model.system,
         "seed": config.training.seed,
         "best_epoch": state.best_epoch,
-        "validation_recall_at_1": state.best_recall,
+        "validation_measure": None if data.validation is None else state.best_recall,
         "test": found,
         "parameters": sum(p.numel() for p in model.parameters()),
         "bytes": files.model.stat().st_size,

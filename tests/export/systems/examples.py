@@ -34,6 +34,7 @@ CONFIGS["tirg-raw"] = {
     "image": {**_IMAGE, "pooling": "mean", "normalize": False},
     "text": {**_TEXT, "normalize": False},
 }
+CONFIGS["tirg-paper-gate"] = {**CONFIGS["tirg"], "gate": "paper"}
 CONFIGS["relationship"] = {**CONFIGS["tirg"], "system": "relationship", "cells": 3, "hidden": 18}
 CONFIGS["sac"] = {
     **CONFIGS["tirg"],

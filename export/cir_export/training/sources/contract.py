@@ -1,0 +1,223 @@
+"""What training needs of a data set: triplets to learn from, and galleries with queries to measure on."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, overload
+
+from cir_eval.protocols import protocol
+from cir_eval.protocols.contract import Part, Protocol
+from cir_export.training.configuration import DataSettings
+from cir_infer.errors import DatasetError, TrainingError, shown
+from cir_infer.inputs.images import ImageLike
+
+__all__ = [
+    "FixedTriplets",
+    "Indexed",
+    "Joined",
+    "Measured",
+    "Source",
+    "TrainingSplit",
+    "Triplet",
+    "checked_rows",
+    "chosen_protocol",
+]
+
+
+class Triplet(NamedTuple):
+    """A query with its answer.
+
+    Attributes:
+        reference: row of the split's images.
+        texts: one caption, or two that the tokeniser joins.
+        target: row of the split's images.
+    """
+
+    reference: int
+    texts: tuple[str, ...]
+    target: int
+
+
+class TrainingSplit(ABC):
+    """Queries to learn from. One epoch sees each of them once.
+
+    Attributes:
+        images: all images, by row.
+        families: queries of one family share a batch; None where each is one of its own.
+    """
+
+    images: Sequence[ImageLike]
+    families: Sequence[int] | None = None
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many queries."""
+
+    @abstractmethod
+    def triplet(self, query: int, draw: int) -> Triplet:
+        """A query of this split.
+
+        Args:
+            query: its number, from 0.
+            draw: where a data set leaves the target or the text open, another number may draw another one;
+                the same number always draws the same.
+        """
+
+    @abstractmethod
+    def texts(self) -> Iterator[str]:
+        """Every text that can occur, in a fixed order: the vocabulary."""
+
+    def digest(self) -> str:
+        """Sha256 over the triplets of the first draw, in hexadecimal."""
+        found = hashlib.sha256(f"{len(self.images)} {len(self)}".encode())
+        for query in range(len(self)):
+            found.update(repr(tuple(self.triplet(query, 0))).encode())
+        return found.hexdigest()
+
+
+class FixedTriplets(TrainingSplit):
+    """Triplets that are annotated, so that there is nothing to draw."""
+
+    def __init__(
+        self,
+        images: Sequence[ImageLike],
+        triplets: Sequence[Triplet],
+        families: Sequence[int] | None = None,
+        shuffle_captions: bool = False,
+    ) -> None:
+        self.images = images
+        self.families = families
+        self._triplets = triplets
+        self._shuffle = shuffle_captions
+
+    def __len__(self) -> int:
+        return len(self._triplets)
+
+    def triplet(self, query: int, draw: int) -> Triplet:
+        """See `TrainingSplit.triplet`; with `shuffle_captions` the draw turns the captions around."""
+        found = self._triplets[query]
+        if self._shuffle and len(found.texts) == 2 and _odd(query, draw):
+            return found._replace(texts=found.texts[::-1])
+        return found
+
+    def texts(self) -> Iterator[str]:
+        """See `TrainingSplit.texts`."""
+        for found in self._triplets:
+            yield from found.texts
+
+
+class Joined(Sequence[ImageLike]):
+    """Two sequences of images end to end; nothing is copied."""
+
+    def __init__(self, first: Sequence[ImageLike], second: Sequence[ImageLike]) -> None:
+        self._first, self._second = first, second
+
+    def __len__(self) -> int:
+        return len(self._first) + len(self._second)
+
+    @overload
+    def __getitem__(self, row: int) -> ImageLike: ...
+    @overload
+    def __getitem__(self, row: slice) -> Sequence[ImageLike]: ...
+    def __getitem__(self, row: int | slice) -> ImageLike | Sequence[ImageLike]:
+        if isinstance(row, slice):
+            return [self[one] for one in range(*row.indices(len(self)))]
+        row = range(len(self))[row]
+        return self._first[row] if row < len(self._first) else self._second[row - len(self._first)]
+
+
+class Indexed:
+    """Gives every image a row when it is first named."""
+
+    def __init__(self) -> None:
+        self.rows: dict[Hashable, int] = {}
+
+    def __call__(self, name: Hashable) -> int:
+        """The row of an image."""
+        return self.rows.setdefault(name, len(self.rows))
+
+
+class Measured(NamedTuple):
+    """A split to measure on.
+
+    Attributes:
+        split: its name in the data set.
+        parts: its galleries with their queries.
+    """
+
+    split: str
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set, opened for training.
+
+    Attributes:
+        name: e.g. "fashioniq"; goes into the model's provenance.
+        train: what to learn from.
+        protocol: how to measure.
+        validation: chooses the best epoch; None keeps the last one.
+        test: what the stored weights are measured on; None measures nothing.
+    """
+
+    name: str
+    train: TrainingSplit
+    protocol: Protocol
+    validation: Measured | None
+    test: Measured | None
+
+    def __post_init__(self) -> None:
+        if not len(self.train):
+            raise TrainingError(f"the training split of {self.name} has no queries; expected at least one")
+        for measured in (self.validation, self.test):
+            for part in measured.parts if measured is not None else ():
+                if not part.queries or not all(query.correct.size for query in part.queries):
+                    raise TrainingError(
+                        f"{self.name}, split {measured.split if measured else ''}, {part.name}: no queries "
+                        "with published answers; expected some to measure on"
+                    )
+
+    @property
+    def digest(self) -> str:
+        """Sha256 over all queries and ids, in hexadecimal."""
+        found = hashlib.sha256(self.train.digest().encode())
+        for measured in (self.validation, self.test):
+            for part in measured.parts if measured is not None else ():
+                found.update(repr(part.ids).encode())
+                for query in part.queries:
+                    found.update(repr((query.reference, query.texts, query.correct.tolist())).encode())
+        return found.hexdigest()
+
+
+def chosen_protocol(settings: DataSettings) -> Protocol:
+    """The protocol that `data.protocol` names, or the data set's first one.
+
+    Raises:
+        TrainingError: it is another data set's.
+    """
+    name = settings.protocol or settings.dataset
+    if name.split("/")[0] != settings.dataset:
+        raise TrainingError(
+            f"data.protocol: {shown(name)} is not of the data set {settings.dataset}; "
+            "expected one of docs/datasets.md"
+        )
+    return protocol(name)
+
+
+def checked_rows(triplets: Iterable[Triplet], images: int, where: str) -> None:
+    """Refuse rows that do not exist.
+
+    Raises:
+        DatasetError: there is one.
+    """
+    for triplet in triplets:
+        if not (0 <= triplet.reference < images and 0 <= triplet.target < images):
+            raise DatasetError(f"{where} names an image that does not exist; download it again")
+
+
+def _odd(query: int, draw: int) -> bool:
+    return bool(hashlib.blake2b(f"{query} {draw}".encode(), digest_size=1).digest()[0] & 1)
