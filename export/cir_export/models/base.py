@@ -89,6 +89,8 @@ class RetrievalModel(nn.Module, ABC):
             make a term the cosine on rows that are not of unit length.
         reference_is_gallery_row: whether `encode_reference` gives the gallery row of the same image. If
             so the runtime refines a hit from the stored row, and no reference graph is exported.
+        from_towers: built over the towers of a folder as it is published, so that a configuration of
+            `cir-train` does not describe it.
         composes: which of "reference" and "text" `compose` reads; the compose graph has these inputs.
 
     Attributes:
@@ -101,6 +103,7 @@ class RetrievalModel(nn.Module, ABC):
     term_names: ClassVar[tuple[str, ...]]
     weighted: bool = False
     reference_is_gallery_row: ClassVar[bool] = True
+    from_towers: ClassVar[bool] = False
     composes: ClassVar[tuple[str, ...]] = ("reference", "text")
 
     def __init__(self, embedding_dim: int) -> None:

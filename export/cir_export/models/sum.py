@@ -48,6 +48,7 @@ class Sum(RetrievalModel):
     """The sum of both embeddings."""
 
     system: ClassVar[str] = "sum"
+    from_towers: ClassVar[bool] = True
     term_names: ClassVar[tuple[str, ...]] = ("similarity",)
 
     def __init__(self, pair: Pair, unit_embeddings: bool) -> None:

@@ -39,6 +39,10 @@ def model_for_system(model: Mapping[str, Any], system: str) -> dict[str, Any]:
         raise UsageError(
             f"--system {shown(system)} is not known; expected one of {', '.join(sorted(MODELS))}"
         )
+    if MODELS[system].from_towers:
+        raise UsageError(
+            f"--system {shown(system)} is made of the towers of a folder; give the folder to cir-export"
+        )
     if system == model.get("system"):
         return dict(model)
     if system.startswith("clip4cir-"):
