@@ -7,6 +7,7 @@ PyCUDA here: ctypes only, as in our own code.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import struct
 import sys
 import threading
@@ -352,8 +353,10 @@ def our_registered_memory() -> None:
 
     driver = Driver().open()
     address, stream = driver.allocate(4096), driver.stream()
-    rows = np.arange(1024, dtype=np.float32).reshape(32, 32)
-    frozen = np.full(100_000, 7, np.uint8)
+    # In pages of their own: CUDA refuses a page twice, and the heap may put two small arrays into one.
+    rows = np.frombuffer(mmap.mmap(-1, 4096), np.float32).reshape(32, 32)
+    rows[:] = np.arange(1024).reshape(32, 32)
+    frozen = np.frombuffer(mmap.mmap(-1, 100_000), np.uint8)
     frozen.flags.writeable = False
     held = [_RegisteredMemory(rows), _RegisteredMemory(frozen)]
     assert held[0].address == rows.ctypes.data and held[0].array.nbytes == rows.nbytes
