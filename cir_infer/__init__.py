@@ -14,6 +14,7 @@ from cir_infer.errors import CirError
 
 if TYPE_CHECKING:
     from cir_infer.engine import Engine
+    from cir_infer.explaining import Explanation
     from cir_infer.gallery import Gallery
     from cir_infer.hits import Hit, Hits
     from cir_infer.searcher import Searcher
@@ -21,10 +22,21 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["CirError", "Engine", "Gallery", "Hit", "Hits", "Searcher", "VectorSearcher", "__version__"]
+__all__ = [
+    "CirError",
+    "Engine",
+    "Explanation",
+    "Gallery",
+    "Hit",
+    "Hits",
+    "Searcher",
+    "VectorSearcher",
+    "__version__",
+]
 
 _HOMES = {
     "Engine": "cir_infer.engine",
+    "Explanation": "cir_infer.explaining",
     "Gallery": "cir_infer.gallery",
     "Hit": "cir_infer.hits",
     "Hits": "cir_infer.hits",

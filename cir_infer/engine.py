@@ -263,6 +263,14 @@ class Engine:
         check_feed("batch", batch, graph.inputs[0])
         return graph.run({"image": batch})["embedding"]
 
+    def encode_prepared_references(self, batch: Array) -> Floats:
+        """Reference embeddings of one prepared batch; see `encode_prepared` and `encode_references`."""
+        if self.row_is_reference:
+            return self.encode_prepared(batch)
+        graph = self._graphs["reference"]
+        check_feed("batch", batch, graph.inputs[0])
+        return graph.run({"image": batch})["reference"]
+
     def encode_in_parts(self, batch: Array) -> InParts:
         """Gallery rows of one prepared batch, with the sums over positions that they are.
 
@@ -341,6 +349,15 @@ class Engine:
         while reads := [self._numbered_text(at, text) for at, text in islice(numbered, size)]:
             outputs.append(self.encode_read(reads, pad_to_batch))
         return np.concatenate(outputs[1:] or outputs)
+
+    @property
+    def text_reader(self) -> TextReader:
+        """What turns texts into tokens.
+
+        Raises:
+            UsageError: the system reads no text.
+        """
+        return self._reader()
 
     def read_text(self, text: Text) -> ReadText:
         """A text as tokens, and the words of it that the model does not know.

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from cir_infer.console.tables import format_table
+from cir_infer.errors import CirError, UsageError, shown
+from cir_infer.inputs.arguments import checked_number, checked_word
+
+if TYPE_CHECKING:
+    from cir_infer.explaining.explainer import Explainer
+    from cir_infer.explaining.explanation import Explanation
+    from cir_infer.inputs.images import ImageLike
 
 __all__ = ["Hit", "Hits", "weighted"]
 
@@ -73,11 +80,14 @@ class Hits(Sequence[Hit]):
         unknown_words: Iterable[str] = (),
         reference_id: str | None = None,
         balance: Mapping[str, float] | None = None,
+        explainer: Callable[[], Explainer] | None = None,
     ) -> None:
         self._hits = tuple(hits)
         self.unknown_words = tuple(unknown_words)
         self.reference_id = reference_id
         self.balance = dict(balance or {})
+        self._explainer = explainer
+        self._explains: Explainer | None = None
 
     @property
     def ids(self) -> list[str]:
@@ -100,8 +110,88 @@ class Hits(Sequence[Hit]):
 
     def __getitem__(self, index: int | slice) -> Hit | Hits:
         if isinstance(index, slice):
-            return Hits(self._hits[index], self.unknown_words, self.reference_id, self.balance)
+            part = Hits(
+                self._hits[index], self.unknown_words, self.reference_id, self.balance, self._explainer
+            )
+            part._explains = self._explains
+            return part
         return self._hits[index]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Hits travel without the searcher that found them."""
+        return {**self.__dict__, "_explainer": None, "_explains": None}
+
+    def explain(self, hit: int | Hit, image: ImageLike | None = None, progress: bool = False) -> Explanation:
+        """Why a hit has its score: what parts of both images and which words made it (docs/explanations.md).
+
+        Args:
+            hit: its place among these hits, from 0, or one of them.
+            image: its picture, where the gallery's `source` cannot be read.
+            progress: show a bar where pictures are painted over.
+
+        Raises:
+            GalleryError: it is not in the gallery any more, or its row is another by now.
+            ImageError: its picture, or that of the reference, cannot be read or is another by now.
+            UsageError: the bundle reads no pictures; these hits were made by hand, or have travelled; or the
+                searcher is closed.
+        """
+        chosen = self._one(hit)
+        (found,) = self._asked().explain([(chosen, image)], True, progress)
+        if isinstance(found, CirError):
+            raise found
+        return found
+
+    @overload
+    def explain_all(
+        self, errors: Literal["raise"] = "raise", progress: bool = False
+    ) -> list[Explanation]: ...
+
+    @overload
+    def explain_all(
+        self, errors: Literal["return"], progress: bool = False
+    ) -> list[Explanation | CirError]: ...
+
+    def explain_all(
+        self, errors: Literal["raise", "return"] = "raise", progress: bool = False
+    ) -> list[Explanation] | list[Explanation | CirError]:
+        """Why each hit has its score, see `explain`; their images are encoded together.
+
+        Args:
+            errors: "raise" the error of the first hit that cannot be explained, or "return" it in its place.
+            progress: show a bar where pictures are painted over.
+
+        Raises:
+            CirError: see `explain`.
+        """
+        returned = checked_word("errors", errors, ("raise", "return")) == "return"
+        found = self._asked().explain([(hit, None) for hit in self._hits], True, progress)
+        for one in found:
+            if isinstance(one, CirError) and not returned:
+                raise one
+        return found
+
+    def _one(self, hit: int | Hit) -> Hit:
+        if isinstance(hit, Hit):
+            if hit not in self._hits:
+                raise UsageError(
+                    f"{shown(hit.id)} is none of these {len(self)} hits; explain it with Searcher.explain"
+                )
+            return hit
+        place = checked_number("hit", hit, least=-len(self), instead=", or a Hit")
+        if place >= len(self):
+            raise UsageError(f"hit is {place}; there are {len(self)} hits, counted from 0")
+        return self._hits[place]
+
+    def _asked(self) -> Explainer:
+        """What knows the question; made on first use and kept, for hits share a part of the work."""
+        if self._explains is None:
+            if self._explainer is None:
+                raise UsageError(
+                    "these hits do not know how they were found, as they were made by hand, copied or "
+                    "pickled; use Searcher.explain(hit, reference, text)"
+                )
+            self._explains = self._explainer()
+        return self._explains
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Hits) and self._hits == other._hits

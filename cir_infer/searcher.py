@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from cir_infer.bundle import Bundle
 from cir_infer.bundle.orientation import orientation_of_rows
@@ -15,7 +15,7 @@ from cir_infer.engine import Engine
 from cir_infer.errors import CirError, DeviceError, UsageError, shown
 from cir_infer.gallery import Gallery
 from cir_infer.gallery.filters import Where
-from cir_infer.hits import Hits
+from cir_infer.hits import Hit, Hits
 from cir_infer.inputs.arguments import checked_flag, checked_number, checked_word
 from cir_infer.inputs.texts import Text
 from cir_infer.processes.ending import native_call
@@ -28,6 +28,11 @@ from cir_infer.searching.answering import Answering, Wish, numbered, raised
 from cir_infer.searching.asked import Reference, paired
 from cir_infer.searching.exclusion import checked_ids, without
 from cir_infer.vector_searcher import VectorSearcher
+
+if TYPE_CHECKING:
+    from cir_infer.explaining.explainer import Explainer
+    from cir_infer.explaining.explanation import Explanation
+    from cir_infer.inputs.images import ImageLike
 
 __all__ = ["Reference", "Searcher"]
 
@@ -226,6 +231,42 @@ class Searcher(VectorSearcher):
         answers = numbered(answering.answers(pairs, size))
         return answers if returned else raised(answers)
 
+    def explain(
+        self,
+        hit: Hit | str,
+        reference: Reference,
+        text: Text | None,
+        balance: Balance | None = None,
+        image: ImageLike | None = None,
+        progress: bool = False,
+    ) -> Explanation:
+        """Why an item has its score in the answer to a query: which parts of both images and which words.
+
+        Of one answer's hits `Hits.explain` and `Hits.explain_all` say the same for less work. See
+        docs/explanations.md.
+
+        Args:
+            hit: the item, or its id; it need not be among the best.
+            reference: see `query`.
+            text: see `query`.
+            balance: see `query`.
+            image: the item's picture, where the gallery's `source` cannot be read.
+            progress: show a bar where pictures are painted over.
+
+        Raises:
+            GalleryError: there is no such item (any more), or a Hit is of another gallery.
+            ImageError: a picture cannot be read, or is no longer the one that was indexed.
+            UsageError: the bundle reads features and no pictures; and as `query`.
+            CirError: see `query`.
+        """
+        if not isinstance(hit, (Hit, str)):
+            raise UsageError(f"hit is {shown(hit)}; expected a Hit or the id of an item")
+        factors = checked_balance(balance, self.engine.manifest.terms)
+        (found,) = self._explainer(reference, text, factors).explain([(hit, image)], False, progress)
+        if isinstance(found, CirError):
+            raise found
+        return found
+
     def warm_up(self, k: int = 10) -> None:
         """Do now what the first query would do: load kernels, take buffers, capture CUDA graphs.
 
@@ -270,7 +311,13 @@ class Searcher(VectorSearcher):
         wish = Wish(snapshot, k, without(snapshot, snapshot.where(where), ids), left_out, factors)
         scorer, chains = self._scorer(snapshot)
         beside = self._here.get().beside
-        return Answering(self.engine, scorer, chains, beside, str(self.gallery.path), wish)
+        path = str(self.gallery.path)
+        return Answering(self.engine, scorer, chains, beside, path, wish, self._explainer)
+
+    def _explainer(self, reference: Any, text: Any, balance: Balance) -> Explainer:
+        from cir_infer.explaining.explainer import Explainer
+
+        return Explainer(self.engine, self._snapshot, str(self.gallery.path), reference, text, balance)
 
     def _new_scorer(self, rows: Rows) -> tuple[Scorer, Chains | None]:
         scorer = self._scorer_on_device(rows)

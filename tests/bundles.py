@@ -17,6 +17,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from cir_infer.bundle import write_bundle
 from cir_infer.bundle.manifest import (
     CenterCrop,
+    Explain,
     FeatureInput,
     Manifest,
     PixelInput,
@@ -83,6 +84,24 @@ def image_graph(output: str = "embedding", dim: int = DIM, seed: int = 0, featur
     g.l2(g.add("MatMul", [flat, "w"], "linear"), output)
     image = ("f32", ["n", FEATURES]) if features else ("u8", ["n", SIDE, SIDE, 3])
     return g.model({"image": image}, {output: ("f32", ["n", dim])})
+
+
+def explain_graph(dim: int = DIM, seed: int = 0) -> bytes:
+    """What goes on from `image_graph`: each pixel by itself through its weights, and a constant of zeros."""
+    g = GraphBuilder()
+    weights = np.random.default_rng(seed).normal(size=(SIDE * SIDE * 3, dim))
+    g.constant("of_pixels", weights.reshape(SIDE, SIDE, 3, dim))
+    g.constant("between", [3], np.int64)
+    g.add("Unsqueeze", ["centred", "between"], "as_row")
+    g.add("MatMul", ["as_row", "of_pixels"], "products")
+    g.add("Squeeze", ["products", "between"], "parts")
+    g.constant("nothing", 0.0)
+    g.add("Mul", ["linear", "nothing"], "constant")
+    outputs = {"parts": ["n", SIDE, SIDE, dim], "constant": ["n", dim]}
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()]
+    graph = helper.make_graph(g.nodes, "tiny", [], infos, g.weights)
+    rest: bytes = helper.make_model(graph).SerializeToString()
+    return rest
 
 
 def text_graph() -> bytes:
@@ -225,4 +244,11 @@ def int8_made_for(form: str) -> dict[str, Any]:
 def write_tiny_bundle(path: Path, system: str = "artemis", **changes: Any) -> Path:
     """A bundle of one kind of system at `path`; `changes` replace fields of its manifest."""
     write_bundle(path, manifest_of(system, **changes), members_of(system))
+    return path
+
+
+def write_explained_bundle(path: Path, system: str = "artemis") -> Path:
+    """A bundle whose rows are known as sums over pixels."""
+    manifest = manifest_of(system, explain=Explain("explain.onnx", SIDE, SIDE, True))
+    write_bundle(path, manifest, {**members_of(system), "explain.onnx": explain_graph()})
     return path

@@ -45,6 +45,7 @@ MAY_NOT_IMPORT = {
         "cir_infer.vector_searcher",
     ),
     "cir_infer.runtime": ("cir_infer.gallery", "cir_infer.indexing", "cir_infer.engine", "cir_infer.hits"),
+    "cir_infer.explaining": ("cir_infer.commands", "cir_infer.drawing", "cir_infer.searcher"),
     "cir_infer.gallery": ("cir_infer.indexing", "cir_infer.searcher", "cir_infer.vector_searcher"),
     **{
         f"cir_infer.{lower}": ("cir_infer.serving",)

@@ -40,7 +40,7 @@ from cir_infer.inputs.resampling import Border, resize_padded_square
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["decode", "prepare", "preprocess"]
+__all__ = ["decode", "placement", "prepare", "preprocess"]
 
 
 class _Picture(NamedTuple):
@@ -111,6 +111,33 @@ def prepare(decoded: Decoded, spec: PixelInput, name: str = "the image") -> npt.
             f"resize and takes exactly {spec.width} x {spec.height}"
         )
     return picture
+
+
+def placement(steps: Sequence[Step], size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Where the prepared image lies on the original one.
+
+    Args:
+        steps: of the bundle.
+        size: width and height of the original.
+
+    Returns:
+        Left, top, right and bottom edge in pixels of the original; beyond it where it was padded.
+    """
+    left, top, across, down = 0.0, 0.0, 1.0, 1.0  # an edge, and pixels of the original to one of the picture
+    for step in steps:
+        if isinstance(step, (PadSquare, TargetPad)):
+            border = _border(step, size)
+            left, top, size = left - border[0] * across, top - border[1] * down, _grown(size, border)
+        elif isinstance(step, Resize):
+            target = _resized(step, size)
+            across, down = across * size[0] / target[0], down * size[1] / target[1]
+            size = target
+        elif isinstance(step, CenterCrop):
+            border = _crop_border(step.size, size)
+            left, top, size = left - border[0] * across, top - border[1] * down, _grown(size, border)
+            box = _crop_box(step, size)
+            left, top, size = left + box[0] * across, top + box[1] * down, (step.size, step.size)
+    return (left, top, left + size[0] * across, top + size[1] * down)
 
 
 def _plan(steps: Sequence[Step], name: str, size: tuple[int, int]) -> int:
@@ -275,10 +302,14 @@ def _filter(step: Resize) -> Image.Resampling:
 
 
 def _center_crop(image: Image.Image, step: CenterCrop, name: str) -> Image.Image:
-    size = step.size
-    across, down = max(size - image.width, 0), max(size - image.height, 0)
-    image = _pad(image, (across // 2, down // 2, (across + 1) // 2, (down + 1) // 2), 0, name)
+    image = _pad(image, _crop_border(step.size, image.size), 0, name)
     return image.crop(_crop_box(step, image.size))
+
+
+def _crop_border(crop: int, size: tuple[int, int]) -> Border:
+    """What is missing to the square that is cut out."""
+    across, down = max(crop - size[0], 0), max(crop - size[1], 0)
+    return (across // 2, down // 2, (across + 1) // 2, (down + 1) // 2)
 
 
 def _crop_box(crop: CenterCrop, size: tuple[int, int]) -> Border:

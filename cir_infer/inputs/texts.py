@@ -144,6 +144,16 @@ class TextReader:
             self._say(captions, unknown, len(places) == len(words))
         return ReadText(ids, unknown)
 
+    def read_rest(self, text: Text) -> ReadText | None:
+        """Tokens of what is left of a text that was read, after something was taken out of it.
+
+        Nothing is logged. Where nothing is left, the tokens that stand around every text are; None where
+        there are none of them.
+        """
+        captions = self._captions(text)
+        ids = list(self._encode(self._join(captions), captions).ids)
+        return ReadText(ids, ()) if ids else None
+
     def _encode(self, parts: tuple[str, str | None], captions: list[str]) -> Any:
         try:
             with native_call:

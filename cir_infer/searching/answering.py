@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ from cir_infer.scoring.balance import Balance, balanced
 from cir_infer.scoring.contract import QueryTerms, Scorer, TopK
 from cir_infer.searching.asked import Asked, Reference, ask
 from cir_infer.searching.recognition import FileName, same_rows
+
+if TYPE_CHECKING:
+    from cir_infer.explaining.explainer import Explainer
 
 __all__ = ["Answering", "Wish", "numbered", "raised"]
 
@@ -59,6 +62,7 @@ class Answering:
         beside: threads that encode texts while images are read.
         gallery: its path, for messages.
         wish: what is wanted.
+        explainer: makes what explains the hits of a query, of its reference, text and balance.
     """
 
     engine: Engine
@@ -67,6 +71,7 @@ class Answering:
     beside: Threads
     gallery: str
     wish: Wish
+    explainer: Callable[[Any, Any, Balance], Explainer]
 
     def answers(self, pairs: Iterator[tuple[Reference, Text | None]], size: int) -> Iterator[Hits | CirError]:
         """The answer to each pair, or why there is none; `size` of them are computed together."""
@@ -220,7 +225,8 @@ class Answering:
             hits.append(Hit(item.id, rank, scores[place], parts, item.metadata, item.source))
         reference = next((items[place].id for place in np.flatnonzero(same)), None)
         unknown = () if query.text is None else query.text.unknown
-        return Hits(hits, unknown, reference, wish.balance)
+        explainer = partial(self.explainer, query.reference, query.said, wish.balance)
+        return Hits(hits, unknown, reference, wish.balance, explainer)
 
 
 def _row_of(rows: Floats | None, at: int) -> Floats | None:

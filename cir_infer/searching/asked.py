@@ -31,6 +31,7 @@ class Asked:
         number: its place among those asked together, from 0.
         reference: as it was passed.
         own: the row of a Hit; -1 for an image.
+        said: the text as it was passed.
         text: the tokens; None for a system that reads no text.
         error: why it cannot be answered; None where nothing has gone wrong.
     """
@@ -38,6 +39,7 @@ class Asked:
     number: int
     reference: Any
     own: int = -1
+    said: Any = None
     text: ReadText | None = None
     error: CirError | None = None
 
@@ -57,7 +59,7 @@ def ask(engine: Engine, snapshot: Snapshot, where: str, number: int, pair: tuple
         number: its place.
         pair: reference and text.
     """
-    asked = Asked(number, pair[0])
+    asked = Asked(number, pair[0], said=pair[1])
     try:
         asked.own = _row(engine, snapshot, where, pair[0])
         asked.text = _read(engine, pair[1])
