@@ -158,13 +158,18 @@ class Engine:
 
     @property
     def dimension(self) -> int:
-        """D, the length of a gallery row."""
+        """D, the length of a gallery row, or of each of its vectors."""
         return self.manifest.embedding_dim
 
     @property
     def adds_up(self) -> bool:
         """Whether gallery rows are known as sums over positions, so that explanations are exact."""
         return self.manifest.explain is not None
+
+    @property
+    def tokens_per_item(self) -> int:
+        """M, how many vectors a gallery row is."""
+        return self.manifest.tokens_per_item
 
     @property
     def reads_padding(self) -> bool:
@@ -237,7 +242,8 @@ class Engine:
                 the rows of the others.
 
         Returns:
-            float32 (N, D); with errors="return" an `Encoded` that holds them.
+            float32 (N, D), or (N, M, D) where a row is M vectors; with errors="return" an `Encoded` that
+            holds them.
 
         Raises:
             ImageError: an image cannot be read; the message says which, counted from 0.
@@ -253,7 +259,7 @@ class Engine:
             batch: uint8 (n, H, W, 3), or float32 (n, F) for a bundle on features.
 
         Returns:
-            float32 (n, D).
+            float32 (n, D), or (n, M, D).
 
         Raises:
             UsageError: the batch has another type or shape, or the engine is closed.

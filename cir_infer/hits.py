@@ -32,6 +32,8 @@ class Hit:
         terms: each term of the score by name.
         metadata: the item's metadata.
         source: where the item's image came from (a path), None where the gallery does not know.
+        tokens: where an item has several vectors, which of them (from 0) gave each term, by the term's name;
+            empty where it has one.
     """
 
     id: str
@@ -40,6 +42,7 @@ class Hit:
     terms: Mapping[str, float] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     source: str | None = None
+    tokens: Mapping[str, int] = field(default_factory=dict)
 
     def __getattr__(self, name: str) -> float:
         terms = self.__dict__.get("terms", {})
@@ -51,7 +54,7 @@ class Hit:
         return hash((self.id, self.rank, self.score))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, as `cir-query --json` prints them."""
+        """Plain values, as `cir-query --json` prints them; `tokens` only where there are any."""
         return {
             "id": self.id,
             "rank": self.rank,
@@ -59,6 +62,7 @@ class Hit:
             "terms": dict(self.terms),
             "metadata": dict(self.metadata),
             "source": self.source,
+            **({"tokens": dict(self.tokens)} if self.tokens else {}),
         }
 
 

@@ -138,7 +138,9 @@ class VectorSearcher:
         """The k items whose vectors are nearest to each of some vectors, exactly.
 
         Args:
-            vectors: (Q, D) finite numbers, none all zero, of the model that made the rows of the gallery.
+            vectors: (Q, D) finite numbers, none all zero, of the model that made the rows of the gallery; or
+                (Q, T, D) for T vectors a query, whose terms add up: over items of several vectors that is the
+                late interaction of ColBERT, the sum over the query's vectors of the largest over the item's.
             k: how many hits for each; fewer come back where fewer items qualify.
             where: a filter on metadata, see docs/gallery.md. One that leaves nothing gives no hits.
             exclude: ids that must not be answered; unknown ids are ignored.
@@ -146,7 +148,8 @@ class VectorSearcher:
                 longer rows come first. They rank alike where all rows have the same length.
 
         Returns:
-            One `Hits` for each vector; the term of a hit is named `cosine` or `dot_product`.
+            One `Hits` for each query. The term of a hit is named `cosine` or `dot_product`, with `_0`, `_1`
+            and so on where a query has several vectors; `Hit.tokens` says which of an item's gave it.
 
         Raises:
             GalleryError: the gallery is empty.

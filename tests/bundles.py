@@ -27,6 +27,8 @@ from cir_infer.bundle.manifest import (
 )
 
 SIDE, DIM, HIDDEN, FEATURES = 8, 8, 6, 12
+TOKENS = 3
+"""Vectors of a row of the system "tokens"."""
 SPECIALS = ["<pad>", "<start>", "<and>", "<end>", "<unk>"]
 WORDS = ["is", "red", "blue", "green", "longer", "shorter", "and", "more", "a", "square"]
 
@@ -102,6 +104,34 @@ def explain_graph(dim: int = DIM, seed: int = 0) -> bytes:
     graph = helper.make_graph(g.nodes, "tiny", [], infos, g.weights)
     rest: bytes = helper.make_model(graph).SerializeToString()
     return rest
+
+
+def tokens_graph() -> bytes:
+    """Several vectors a picture, each of length one."""
+    g = GraphBuilder()
+    g.constant("w", np.random.default_rng(0).normal(size=(SIDE * SIDE * 3, TOKENS * DIM)))
+    g.add("Cast", ["image"], "float", to=TensorProto.FLOAT)
+    g.constant("half", 127.5)
+    g.add("Sub", ["float", "half"], "centred")
+    g.add("MatMul", [g.add("Flatten", ["centred"], "flat", axis=1), "w"], "linear")
+    g.constant("shape", [-1, TOKENS, DIM], np.int64)
+    g.l2(g.add("Reshape", ["linear", "shape"], "split"), "embedding")
+    return g.model({"image": ("u8", ["n", SIDE, SIDE, 3])}, {"embedding": ("f32", ["n", TOKENS, DIM])})
+
+
+def mean_of_tokens_graph() -> bytes:
+    """One unweighted term: l2 of the mean of the reference's vectors plus the projected text."""
+    g = GraphBuilder()
+    g.add("ReduceMean", ["reference"], "mean", axes=[1], keepdims=0)
+    g.constant("wm", np.random.default_rng(3).normal(size=(HIDDEN, DIM)))
+    g.add("MatMul", ["text", "wm"], "from_text")
+    g.l2(g.add("Sum", ["mean", "from_text"], "sum"), "query")
+    g.constant("axis", [1], np.int64)
+    g.add("Unsqueeze", ["query", "axis"], "numerators")
+    return g.model(
+        {"reference": ("f32", ["n", TOKENS, DIM]), "text": ("f32", ["n", HIDDEN])},
+        {"numerators": ("f32", ["n", 1, DIM])},
+    )
 
 
 def text_graph() -> bytes:
@@ -196,9 +226,12 @@ def members_of(system: str) -> dict[str, bytes]:
     """Graphs and tokenizer of one kind of system.
 
     "artemis" (weighted, two terms), "cosine" (one term), "separate" (a reference graph),
-    "features" (pre-extracted features), "text-only" and "image-only" (compose takes one input).
+    "features" (pre-extracted features), "text-only" and "image-only" (compose takes one input), "tokens" (a
+    row is several vectors).
     """
     members = {"image.onnx": image_graph(features=system == "features")}
+    if system == "tokens":
+        members["image.onnx"] = tokens_graph()
     if system == "separate":
         members["reference.onnx"] = image_graph("reference", dim=5, seed=9)
     if system != "image-only":
@@ -206,6 +239,8 @@ def members_of(system: str) -> dict[str, bytes]:
         members["tokenizer.json"] = tokenizer_json()
     if system in ("artemis", "features"):
         members["compose.onnx"] = artemis_graph()
+    elif system == "tokens":
+        members["compose.onnx"] = mean_of_tokens_graph()
     else:
         members["compose.onnx"] = cosine_graph(
             5 if system == "separate" else DIM,
@@ -233,6 +268,8 @@ def manifest_of(system: str, **changes: Any) -> Manifest:
         else TextInput(pad_id=0, unk_id=4, max_tokens=64, captions="pair"),
         "graphs": {name.removesuffix(".onnx"): name for name in members if name.endswith(".onnx")},
     }
+    if system == "tokens":
+        values |= {"tokens_per_item": TOKENS, "reduce": "max"}
     return Manifest(**{**values, **changes})
 
 

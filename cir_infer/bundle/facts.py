@@ -25,6 +25,7 @@ def bundle_facts(manifest: Manifest, known: int | None) -> dict[str, Any]:
         "fingerprint": manifest.fingerprint,
         "precision": manifest.precision,
         "dimension": manifest.embedding_dim,
+        "tokens_per_item": manifest.tokens_per_item,
         "terms": list(manifest.terms),
         "weighted": manifest.weighted,
         "image": [image.size] if isinstance(image, FeatureInput) else [image.height, image.width, 3],

@@ -215,6 +215,8 @@ class Manifest:
         members: size and digest of every member but the manifest; `write_bundle` fills it in.
         parity: what the exporter measured against the model it exported.
         provenance: where the model came from.
+        tokens_per_item: M, how many vectors of D values a gallery row is.
+        reduce: how the terms of those M become one: "max"; None where there is one.
     """
 
     system: str
@@ -230,6 +232,15 @@ class Manifest:
     members: dict[str, Member] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    tokens_per_item: int = since(2, 1)
+    reduce: Literal["max"] | None = since(2, None)
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Of a gallery row: (D,), or (M, D)."""
+        return (
+            (self.embedding_dim,) if self.tokens_per_item == 1 else (self.tokens_per_item, self.embedding_dim)
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -268,10 +279,10 @@ class Manifest:
                 "image": _image_to_json(self.image),
                 "text": None if self.text is None else _plain(self.text),
                 "graphs": self.graphs,
-                **({} if self.explain is None else {"explain": asdict(self.explain)}),
                 "members": {name: asdict(member) for name, member in self.members.items()},
                 "parity": self.parity,
                 "provenance": self.provenance,
+                **{name: _value(getattr(self, name)) for _, name in _used(self)},
             }
         )
 
@@ -302,12 +313,22 @@ def _plain(value: Any) -> dict[str, Any]:
     return {name: part for name, part in asdict(value).items() if name not in unused}
 
 
+def _value(value: Any) -> Any:
+    return asdict(value) if hasattr(value, "__dataclass_fields__") else value
+
+
+def _used(value: Any) -> Iterator[tuple[int, str]]:
+    """The same of this part alone."""
+    for f in fields(value):
+        if "since" in f.metadata and getattr(value, f.name) != f.default:
+            yield f.metadata["since"], f.name
+
+
 def _later(value: Any) -> Iterator[tuple[int, str]]:
     """The format that added it, and the name, of each later field that is used, in all parts."""
+    yield from _used(value)
     for f in fields(value):
         part = getattr(value, f.name)
-        if "since" in f.metadata and part != f.default:
-            yield f.metadata["since"], f.name
         for inner in part if isinstance(part, tuple) else (part,):
             if hasattr(inner, "__dataclass_fields__"):
                 yield from _later(inner)

@@ -38,6 +38,9 @@ __all__ = ["read_manifest"]
 GRAPHS = ("image", "reference", "text", "compose")
 PRECISIONS = ("float32", "float16", "int8")
 MAX_TEXT = 1000
+MAX_TOKENS = 1 << 16
+"""Most vectors of a gallery row, as in `cir_infer.scoring.contract`; and values of all of them."""
+MAX_ITEM_VALUES = 1 << 24
 MAX_SIDE = 8192
 """Longest image side, in pixels, that a manifest may ask for."""
 
@@ -162,10 +165,23 @@ def read_manifest(text: str | bytes) -> Manifest:
         },
         parity=reader.mapping("parity"),
         provenance=reader.mapping("provenance"),
+        **_read_tokens(reader),
     )
     reader.done()
+    if manifest.tokens_per_item * manifest.embedding_dim > MAX_ITEM_VALUES:
+        raise BundleError(
+            f"manifest: a gallery row has {manifest.tokens_per_item} x {manifest.embedding_dim} values; "
+            f"expected at most {MAX_ITEM_VALUES}"
+        )
     _check_members(manifest)
     return manifest
+
+
+def _read_tokens(reader: _Reader) -> dict[str, Any]:
+    if not reader.has("tokens_per_item", 2):
+        return {}
+    tokens = reader.whole("tokens_per_item", 2, MAX_TOKENS)
+    return {"tokens_per_item": tokens, "reduce": reader.one_of("reduce", ("max",))}
 
 
 def _read_terms(reader: _Reader) -> tuple[str, ...]:
@@ -308,6 +324,8 @@ def _check_members(manifest: Manifest) -> None:
     if manifest.explain is not None:
         if not isinstance(manifest.image, PixelInput):
             raise BundleError("manifest: explain belongs to images; this bundle takes features")
+        if manifest.tokens_per_item > 1:
+            raise BundleError("manifest: explain belongs to rows of one vector, not to tokens_per_item")
         if manifest.explain.file in {*expected, TOKENIZER_NAME}:
             raise BundleError("manifest: explain.file must be a file of its own")
         expected.add(manifest.explain.file)

@@ -45,6 +45,7 @@ def _info(gallery: Gallery, options: Options) -> None:
         "items": snapshot.count,
         "rows": snapshot.rows.count,
         "dimension": snapshot.dimension,
+        "tokens_per_item": snapshot.tokens_per_item,
         "dtype": str(snapshot.rows.dtype),
         "segments": snapshot.segment_count,
         "generation": snapshot.generation,

@@ -54,7 +54,7 @@ def add_items(
     encoding = store.catalogue.state().encoding
     check(encoding)
     ids = [item.id for item in items]
-    rows = checked_vectors(array, ids, encoding.dimension, encoding.dtype)
+    rows = checked_vectors(array, ids, encoding.row_shape, encoding.dtype)
     held = held_ids(store, ids)
     if held and existing == "error":
         raise already_held(store, held, ids)

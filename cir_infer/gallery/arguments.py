@@ -30,6 +30,7 @@ __all__ = [
     "checked_texts",
     "expected_fingerprint",
     "named_ids",
+    "tokens_of",
 ]
 
 MAX_ID = 4096
@@ -131,6 +132,11 @@ def expected_fingerprint(engine: Any, fingerprint: Any) -> str | None:
             f"fingerprint is {shown(named, 80)}, that of the engine is {shown(stated, 80)}; leave it out"
         )
     return stated
+
+
+def tokens_of(engine: Any) -> int:
+    """How many vectors an engine, or what stands for one, makes of an image."""
+    return int(getattr(engine, "tokens_per_item", 1))
 
 
 def checked_rows(rows: Any) -> npt.NDArray[np.int64]:

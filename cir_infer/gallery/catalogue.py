@@ -15,7 +15,6 @@ from urllib.parse import quote
 
 from cir_infer.errors import GalleryError, shown
 from cir_infer.gallery import schema, tables
-from cir_infer.gallery.checksums import insert
 from cir_infer.gallery.connections import Connections, Link
 from cir_infer.gallery.folder import CATALOGUE, Folder
 from cir_infer.gallery.lineage import skip_generation
@@ -76,13 +75,13 @@ class Catalogue:
                 link.execute("PRAGMA journal_mode = WAL").fetchone()
                 link.execute("PRAGMA synchronous = FULL")
                 link.execute("BEGIN IMMEDIATE")
-                for statement in schema.SCHEMAS[schema.FORMAT_VERSION].values():
+                for statement in schema.SCHEMAS[schema.PLAIN_VERSION].values():
                     link.execute(statement)
                 link.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
-                link.execute(f"PRAGMA user_version = {schema.FORMAT_VERSION}")
+                link.execute(f"PRAGMA user_version = {schema.PLAIN_VERSION}")
                 numbers = {"generation": 1, "next_key": 1, "next_segment": 1, "encoding": encoding.number}
                 insert_header(link, numbers, {}, origin)
-                insert(link, "encodings", [encoding])
+                tables.insert_encoding(link, encoding)
                 link.execute("COMMIT")
         except sqlite3.Error as error:
             raise _told(path, "creating the catalogue", error) from error

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, shown
 from cir_infer.extras import require
-from cir_infer.gallery.exported import PART, About, Part, Source, about, read_about
+from cir_infer.gallery.exported import About, Part, Source, about, part_rows, read_about
 from cir_infer.gallery.snapshot import Snapshot
 
 __all__ = ["MANIFEST", "read_folder", "write_folder"]
@@ -54,10 +54,11 @@ def write_folder(snapshot: Snapshot, folder: Path, dtype: str) -> None:
 
     for name in ("img_emb", "metadata"):
         (folder / name).mkdir(parents=True)
-    rows = snapshot.live_rows()
-    for number, start in enumerate(range(0, max(len(rows), 1), PART)):
-        part = rows[start : start + PART]
-        vectors = snapshot.rows.take(part).astype(dtype).reshape(len(part), snapshot.dimension)
+    rows, shape = snapshot.live_rows(), snapshot.row_shape
+    step = part_rows(shape)
+    for number, start in enumerate(range(0, max(len(rows), 1), step)):
+        part = rows[start : start + step]
+        vectors = snapshot.rows.take(part).astype(dtype).reshape(len(part), *shape)
         np.save(folder / "img_emb" / f"img_emb_{number}.npy", vectors)
         columns: dict[str, list[Any]] = {"id": snapshot.ids(part), "image_path": snapshot.sources(part)}
         columns |= _columns(snapshot.metadata(part))
@@ -71,8 +72,7 @@ def write_folder(snapshot: Snapshot, folder: Path, dtype: str) -> None:
             parquet.write_table(table, folder / "metadata" / f"metadata_{number}.parquet")
         except pyarrow.ArrowException as error:
             raise GalleryError(f"{folder}: metadata cannot be written as a table ({shown(error)})") from error
-    stored = str(snapshot.rows.dtype)
-    manifest = about(snapshot.fingerprint, stored, snapshot.dimension, len(rows))
+    manifest = about(snapshot, len(rows))
     manifest["files"] = {name: _digest(folder / name) for name in _contents(folder)}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
 
@@ -140,7 +140,7 @@ def read_folder(folder: Path) -> Source:
         )
     stated = _manifest(folder)
     first = _array(next(iter(arrays.values())))
-    return Source(folder, stated, first.shape[1], _parts(arrays, tables))
+    return Source(folder, stated, first.shape[1:], _parts(arrays, tables))
 
 
 def _manifest(folder: Path) -> About | None:
@@ -171,7 +171,7 @@ def _parts(arrays: Mapping[int, Path], tables: Mapping[int, Path]) -> Iterator[P
     before = 0
     for number, path in arrays.items():
         vectors = _array(path)
-        for start, rows in _table_parts(tables.get(number), len(vectors)):
+        for start, rows in _table_parts(tables.get(number), len(vectors), part_rows(vectors.shape[1:])):
             yield _part(tables.get(number, path), vectors[start : start + len(rows)], rows, before + start)
         before += len(vectors)
 
@@ -181,15 +181,15 @@ def _array(path: Path) -> npt.NDArray[Any]:
         vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:
         raise GalleryError(f"{path}: cannot be read as a .npy array ({shown(error)})") from error
-    if not isinstance(vectors, np.ndarray) or vectors.ndim != 2:
-        raise GalleryError(f"{path}: expected a matrix of one row for each item")
+    if not isinstance(vectors, np.ndarray) or vectors.ndim not in (2, 3):
+        raise GalleryError(f"{path}: expected an array (N, D) or (N, M, D), a row for each item")
     return vectors
 
 
-def _table_parts(path: Path | None, count: int) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+def _table_parts(path: Path | None, count: int, step: int) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     if path is None:
-        for start in range(0, count, PART):
-            yield start, [{} for _ in range(min(PART, count - start))]
+        for start in range(0, count, step):
+            yield start, [{} for _ in range(min(step, count - start))]
         return
     parquet = import_parquet(path)
     try:
@@ -200,7 +200,7 @@ def _table_parts(path: Path | None, count: int) -> Iterator[tuple[int, list[dict
         if len(set(names)) != len(names):
             raise ValueError("two columns of one name")
         start = 0
-        for batch in table.iter_batches(batch_size=PART):
+        for batch in table.iter_batches(batch_size=step):
             rows = batch.to_pylist()
             yield start, rows
             start += len(rows)

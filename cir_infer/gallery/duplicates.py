@@ -62,7 +62,7 @@ def duplicates_of(snapshot: Snapshot, threshold: float, *, progress: bool = Fals
     live = snapshot.live_rows()
     tiles = list(_tiles(len(live)))
     parents = np.arange(len(live))
-    rows: Matrix = np.empty((0, snapshot.dimension), np.float32)
+    rows: Matrix = np.empty((0, snapshot.tokens_per_item * snapshot.dimension), np.float32)
     first = -1
     for down, across in progress_bar(tiles, len(tiles), "comparing", "block", progress):
         if down.start != first:
@@ -81,7 +81,8 @@ def _tiles(count: int) -> Iterator[tuple[slice, slice]]:
 
 def _directions(snapshot: Snapshot, rows: Rows) -> Matrix:
     """Rows of length one, float32 (n, D)."""
-    taken = np.asarray(snapshot.rows.take(rows), np.float32)
+    # Several vectors of an item count as one long one: their places mean something.
+    taken = np.asarray(snapshot.rows.take(rows), np.float32).reshape(len(rows), -1)
     # In two steps, so that squares of very large or small numbers stay finite.
     taken = taken / np.abs(taken).max(axis=1, keepdims=True)
     directions: Matrix = taken / np.linalg.norm(taken, axis=1, keepdims=True)

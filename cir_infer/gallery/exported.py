@@ -6,6 +6,7 @@ gallery of another one. Rows of others carry none: whoever imports them has to s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, shown
-from cir_infer.gallery.rows import ROW_TYPES
+from cir_infer.gallery.rows import ROW_TYPES, row_shape
+from cir_infer.gallery.snapshot import Snapshot
 
-__all__ = ["FORMAT", "PART", "About", "Part", "Source", "about", "empty_rows", "read_about"]
+__all__ = ["FORMAT", "About", "Part", "Source", "about", "empty_rows", "part_rows", "read_about"]
 
 FORMAT = "cir-gallery-export"
-PART = 1 << 17
-"""Rows that are read or written together."""
-_VERSION = 1
+_PART = 1 << 17
+_PART_VALUES = 1 << 26
+_VERSION = 2
 
 
 class Part(NamedTuple):
@@ -30,7 +32,7 @@ class Part(NamedTuple):
 
     Attributes:
         ids: n texts.
-        vectors: (n, D) numbers.
+        vectors: (n, D) numbers, or (n, M, D).
         metadata: n dictionaries or None.
         sources: n paths or None.
     """
@@ -49,12 +51,14 @@ class About(NamedTuple):
         dtype: how the gallery stored its rows: "float32", "float16" or "int8".
         dimension: D.
         items: how many.
+        tokens_per_item: M.
     """
 
     fingerprint: str | None
     dtype: str
     dimension: int
     items: int
+    tokens_per_item: int = 1
 
 
 @dataclass
@@ -64,18 +68,26 @@ class Source:
     Attributes:
         path: the file or folder.
         about: what it says of itself, None where it is no export of this package.
-        dimension: D.
+        shape: of a row, (D,) or (M, D).
         parts: the rows; reading them may raise `GalleryError`.
     """
 
     path: Path
     about: About | None
-    dimension: int
+    shape: tuple[int, ...]
     parts: Iterator[Part]
 
     def __post_init__(self) -> None:
-        if not self.dimension:
-            raise GalleryError(f"{self.path}: its rows have no numbers; expected a matrix (N, D)")
+        if len(self.shape) not in (1, 2) or 0 in self.shape:
+            raise GalleryError(
+                f"{self.path}: its rows have shape {shown(self.shape, 60)}; expected (D,) or (M, D)"
+            )
+        if self.about is not None:
+            said = row_shape(self.about.tokens_per_item, self.about.dimension)
+            if said != self.shape:
+                raise GalleryError(
+                    f"{self.path}: its rows have shape {self.shape}, its export said {said}; export it again"
+                )
         self.parts = self._checked(self.parts)
 
     def _checked(self, parts: Iterator[Part]) -> Iterator[Part]:
@@ -97,10 +109,10 @@ class Source:
                         "is no text"
                     )
                 seen.add(item)
-            if part.vectors.ndim != 2 or part.vectors.shape[1] != self.dimension:
+            if part.vectors.shape[1:] != self.shape:
                 raise GalleryError(
-                    f"{self.path}: vectors have shape {part.vectors.shape}, the first have {self.dimension} "
-                    "numbers each; expected rows of one length"
+                    f"{self.path}: vectors have shape {shown(part.vectors.shape, 60)}, the first "
+                    f"{self.shape} each; expected rows of one shape"
                 )
             if part.vectors.dtype.kind not in "fiu":
                 raise GalleryError(f"{self.path}: vectors are {part.vectors.dtype}; expected numbers")
@@ -110,6 +122,16 @@ class Source:
             raise GalleryError(
                 f"{self.path}: holds {count:,} items, its export said {self.about.items:,}; export it again"
             )
+
+    @property
+    def tokens_per_item(self) -> int:
+        """M."""
+        return self.shape[0] if len(self.shape) == 2 else 1
+
+    @property
+    def dimension(self) -> int:
+        """D."""
+        return self.shape[-1]
 
     def fingerprint(self, wanted: str | None, unknown: bool) -> str | None:
         """The fingerprint of the gallery that is made of these rows.
@@ -138,15 +160,17 @@ class Source:
         return stated
 
 
-def about(fingerprint: str | None, dtype: str, dimension: int, items: int) -> dict[str, Any]:
-    """What an export writes of itself, as JSON values."""
+def about(snapshot: Snapshot, items: int) -> dict[str, Any]:
+    """What an export writes of itself, as JSON values. Version 2 is that of items of several vectors."""
+    tokens = snapshot.tokens_per_item
     return {
         "format": FORMAT,
-        "version": _VERSION,
-        "fingerprint": fingerprint,
-        "dtype": dtype,
-        "dimension": dimension,
+        "version": 1 if tokens == 1 else _VERSION,
+        "fingerprint": snapshot.fingerprint,
+        "dtype": str(snapshot.rows.dtype),
+        "dimension": snapshot.dimension,
         "items": items,
+        **({} if tokens == 1 else {"tokens_per_item": tokens}),
     }
 
 
@@ -159,21 +183,28 @@ def read_about(path: Path, found: Mapping[str, Any]) -> About:
     version = found.get("version")
     if found.get("format") != FORMAT or not isinstance(version, int):
         raise GalleryError(f"{path}: what it says of itself is damaged; export it again")
-    if version != _VERSION:
+    if not 1 <= version <= _VERSION:
         raise GalleryError(
-            f"{path}: found export format {shown(version)}, this version reads {_VERSION}; upgrade cir-infer"
+            f"{path}: found export format {shown(version)}, this version reads 1 to {_VERSION}; "
+            "upgrade cir-infer"
         )
     fingerprint, dtype = found.get("fingerprint"), found.get("dtype")
     numbers = [found.get(name) for name in ("dimension", "items")]
+    numbers.append(found.get("tokens_per_item") if version > 1 else 1)
     if (
         not isinstance(fingerprint, (str, type(None)))
         or dtype not in ROW_TYPES
         or not all(type(number) is int and 0 <= number < 1 << 62 for number in numbers)
     ):
         raise GalleryError(f"{path}: what it says of itself is damaged; export it again")
-    return About(fingerprint, str(dtype), int(numbers[0] or 0), int(numbers[1] or 0))
+    return About(fingerprint, str(dtype), *(int(number or 0) for number in numbers))
 
 
-def empty_rows(dtype: str, dimension: int) -> npt.NDArray[Any]:
-    """No rows of a length."""
-    return np.empty((0, dimension), np.dtype(dtype))
+def part_rows(shape: tuple[int, ...]) -> int:
+    """How many rows of a shape are read or written together."""
+    return max(1, min(_PART, _PART_VALUES // max(1, math.prod(shape))))
+
+
+def empty_rows(dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """No rows of a shape."""
+    return np.empty((0, *shape), np.dtype(dtype))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy.typing as npt
 
-from cir_infer.errors import GalleryError, UsageError
+from cir_infer.errors import GalleryError, UsageError, shown
 from cir_infer.gallery import metadata as meta
 from cir_infer.gallery import tables
 from cir_infer.gallery.additions import EXISTING, Existing, add_items, already_held, held_ids, remove_items
@@ -26,16 +26,17 @@ from cir_infer.gallery.arguments import (
     checked_sources,
     checked_texts,
     expected_fingerprint,
+    tokens_of,
 )
 from cir_infer.gallery.compaction import Compaction, compact
 from cir_infer.gallery.drafts import drafted, filled, is_vacant
-from cir_infer.gallery.exported import PART, Part
+from cir_infer.gallery.exported import Part, part_rows
 from cir_infer.gallery.folder import CATALOGUE
 from cir_infer.gallery.opened import WAIT, Held, OpenGallery
 from cir_infer.gallery.outcome import tell_durable
 from cir_infer.gallery.reencoding import Reencoding
-from cir_infer.gallery.rows import as_matrix, check_row_type
-from cir_infer.gallery.schema import FORMAT_VERSION
+from cir_infer.gallery.rows import as_matrix, check_row_type, check_shape, row_shape, shape_text
+from cir_infer.gallery.schema import PLAIN_VERSION
 from cir_infer.gallery.store import Store
 from cir_infer.gallery.transfer import open_source
 from cir_infer.inputs.arguments import checked_flag, checked_number, checked_word, plain_path
@@ -66,6 +67,7 @@ class Gallery(OpenGallery):
         dtype: str = "float16",
         *,
         dimension: int | None = None,
+        tokens_per_item: int | None = None,
         fingerprint: str | None = None,
     ) -> Gallery:
         """Make an empty gallery.
@@ -75,6 +77,8 @@ class Gallery(OpenGallery):
             engine: gives the dimension and the fingerprint of the rows.
             dtype: how rows are stored: "float32", "float16" or "int8" (with one scale a row).
             dimension: D, where there is no engine.
+            tokens_per_item: M, how many vectors an item has, where there is no engine; one by default. A
+                term of an item is then its largest over them (docs/gallery.md).
             fingerprint: where there is no engine, that of the bundle which will encode the rows, or the
                 name of the model that makes them, e.g. "Qwen3-VL-Embedding-2B". Whoever opens the gallery
                 under another name is refused.
@@ -93,12 +97,19 @@ class Gallery(OpenGallery):
                 raise UsageError(
                     f"dimension is {dimension}, the engine's rows have {engine.dimension}; leave it out"
                 )
-            dimension = engine.dimension
-        if dimension is None or dimension > 1 << 20:
-            raise UsageError(f"dimension is {dimension}; pass an engine, or a dimension from 1 to {1 << 20}")
-        Store.create(path, tables.Encoding(1, fingerprint, dimension, dtype))
+            dimension, made = engine.dimension, tokens_of(engine)
+            if tokens_per_item not in (None, made):
+                raise UsageError(
+                    f"tokens_per_item is {shown(tokens_per_item)}, the engine makes {made}; leave it out"
+                )
+            tokens_per_item = made
+        if dimension is None:
+            raise UsageError("dimension is None; pass an engine, or the dimension of the vectors")
+        tokens = 1 if tokens_per_item is None else checked_number("tokens_per_item", tokens_per_item)
+        check_shape(tokens, dimension)
+        Store.create(path, tables.Encoding(1, fingerprint, dimension, dtype, tokens))
         try:
-            return cls(path, engine, fingerprint=fingerprint)
+            return cls(path, engine)
         except BaseException as error:
             tell_durable(error, f"{path} is whole and in its place")
             raise
@@ -156,7 +167,7 @@ class Gallery(OpenGallery):
         Args:
             path: a folder that does not exist yet, or is empty.
             ids: N distinct strings.
-            vectors: (N, D) numbers.
+            vectors: (N, D) numbers, or (N, M, D) for M vectors an item.
             metadata: N dictionaries (or None).
             sources: N paths of images (or None).
             engine: the engine that the rows are for; stamps the gallery with its fingerprint.
@@ -170,10 +181,11 @@ class Gallery(OpenGallery):
         data = checked_column("metadata", metadata, len(checked), "dictionaries or None")
         paths = checked_sources(sources, checked)
         vectors = as_matrix(vectors, len(checked))
-        slices = (slice(start, start + PART) for start in range(0, max(len(checked), 1), PART))
+        step = part_rows(vectors.shape[1:])
+        slices = (slice(start, start + step) for start in range(0, max(len(checked), 1), step))
         parts = (Part(checked[s], vectors[s], data[s], paths[s]) for s in slices)
         place = checked_path("path", path)
-        return cls._build(place, parts, engine, dtype, fingerprint, int(vectors.shape[1]))
+        return cls._build(place, parts, engine, dtype, fingerprint, vectors.shape[1:])
 
     @classmethod
     def import_from(
@@ -210,10 +222,11 @@ class Gallery(OpenGallery):
             check_row_type(dtype)
         checked_engine(engine)
         opened = open_source(source)
-        if engine is not None and engine.dimension != opened.dimension:
+        if engine is not None and row_shape(tokens_of(engine), engine.dimension) != opened.shape:
             raise GalleryError(
-                f"{source}: its rows have {opened.dimension} dimensions, the bundle's {engine.dimension}; "
-                "use the bundle that made the rows"
+                f"{source}: its rows have {shape_text(opened.tokens_per_item, opened.dimension)} dimensions, "
+                f"the bundle's {shape_text(tokens_of(engine), engine.dimension)}; use the bundle that "
+                "made the rows"
             )
         wanted = fingerprint if engine is None else engine.fingerprint
         stored = None if opened.about is None else opened.about.dtype
@@ -223,7 +236,7 @@ class Gallery(OpenGallery):
             engine,
             dtype or stored or "float16",
             opened.fingerprint(wanted, unknown_fingerprint),
-            opened.dimension,
+            opened.shape,
         )
 
     @classmethod
@@ -234,18 +247,27 @@ class Gallery(OpenGallery):
         engine: Engine | None,
         dtype: str,
         fingerprint: str | None,
-        dimension: int,
+        shape: tuple[int, ...],
     ) -> Gallery:
+        tokens = shape[0] if len(shape) == 2 else 1
         with (
             filled(path, CATALOGUE) if is_vacant(path) else drafted(path) as draft,
-            cls.create(draft, engine, dtype, dimension=dimension, fingerprint=fingerprint) as gallery,
+            cls.create(
+                draft,
+                engine,
+                dtype,
+                dimension=shape[-1],
+                tokens_per_item=tokens,
+                fingerprint=fingerprint,
+            ) as gallery,
         ):
             for part in parts:
+                vectors = part.vectors[:, 0] if len(shape) == 2 and tokens == 1 else part.vectors
                 gallery.add_vectors(
-                    ids=part.ids, vectors=part.vectors, metadata=part.metadata, sources=part.sources
+                    ids=part.ids, vectors=vectors, metadata=part.metadata, sources=part.sources
                 )
         try:
-            return cls.open(path, engine, fingerprint=fingerprint)
+            return cls.open(path, engine)
         except BaseException as error:
             tell_durable(error, f"{path} is whole and in its place")
             raise
@@ -351,7 +373,7 @@ class Gallery(OpenGallery):
 
         Args:
             ids: n distinct strings.
-            vectors: (n, D) finite numbers, none all zero.
+            vectors: (n, D) finite numbers, none all zero; (n, M, D) in a gallery of M vectors an item.
             metadata: n dictionaries of JSON values (or None).
             sources: n paths of images (or None).
             stamps: n texts that say which version of its source an item was made of; kept for
@@ -384,7 +406,7 @@ class Gallery(OpenGallery):
 
     def _check_encoding(self, encoding: tables.Encoding) -> None:
         if self._expected is not None:
-            self._check(encoding.fingerprint, encoding.dimension, self._expected, self._engine)
+            self._check(encoding.fingerprint, encoding.row_shape, self._expected, self._engine)
 
     def remove(self, ids: Sequence[str], *, missing: Literal["error", "skip"] = "error") -> int:
         """Remove items, in one commit.
@@ -432,7 +454,7 @@ class Gallery(OpenGallery):
         return self._store.change(self._upgrade, verify)
 
     def _upgrade(self, verify: bool) -> bool:
-        if self.format_version == FORMAT_VERSION:
+        if self.format_version >= PLAIN_VERSION:
             return False
         if verify and (problems := self.verify().problems):
             raise GalleryError(
@@ -452,7 +474,9 @@ class Gallery(OpenGallery):
             raise UsageError("engine is None; expected the Engine of the new bundle")
         dtype = self._store.catalogue.state().encoding.dtype if dtype is None else dtype
         check_row_type(dtype)
-        return Reencoding(self._store, tables.Encoding(0, engine.fingerprint, engine.dimension, dtype))
+        return Reencoding(
+            self._store, tables.Encoding(0, engine.fingerprint, engine.dimension, dtype, tokens_of(engine))
+        )
 
 
 def _reopened(

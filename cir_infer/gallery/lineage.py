@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.gallery import tables
-from cir_infer.gallery.checksums import checked_header, checked_rows, delete, insert
+from cir_infer.gallery.checksums import checked_header, checked_rows, delete
 from cir_infer.gallery.schema import CHECKED, Connection, damaged, stored_version
 from cir_infer.gallery.segments import SegmentEntry
 
@@ -76,9 +76,9 @@ def all_segments(connection: Connection) -> dict[int, SegmentEntry]:
 
 def take_encoding(connection: Connection, encoding: tables.Encoding) -> None:
     """Make an encoding of the origin the current and only one."""
-    if checked_rows(connection, "encodings") != [tuple(encoding)]:
+    if checked_rows(connection, "encodings") != [tables.encoding_row(encoding)]:
         delete(connection, "encodings", "1", ())
-        insert(connection, "encodings", [encoding])
+        tables.insert_encoding(connection, encoding)
     tables.set_header(connection, "encoding", encoding.number)
 
 

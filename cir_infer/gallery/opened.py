@@ -15,10 +15,12 @@ from cir_infer.gallery.arguments import (
     checked_fingerprint,
     checked_path,
     expected_fingerprint,
+    tokens_of,
 )
 from cir_infer.gallery.backup import Backup, back_up
 from cir_infer.gallery.duplicates import Duplicates, duplicates_of
 from cir_infer.gallery.fields import Field, fields_of
+from cir_infer.gallery.rows import row_shape, shape_text
 from cir_infer.gallery.schema import stored_version
 from cir_infer.gallery.snapshot import Snapshot
 from cir_infer.gallery.store import Store
@@ -98,8 +100,13 @@ class OpenGallery:
 
     @property
     def dimension(self) -> int:
-        """D, the length of a row."""
+        """D, the length of a row, or of each of its vectors."""
         return self.snapshot().dimension
+
+    @property
+    def tokens_per_item(self) -> int:
+        """M, how many vectors an item has."""
+        return self.snapshot().tokens_per_item
 
     @property
     def dtype(self) -> str:
@@ -121,7 +128,8 @@ class OpenGallery:
     def __repr__(self) -> str:
         if self._closed:
             return f"<Gallery {self.path}, closed>"
-        return f"<Gallery {self.path}: {len(self):,} rows x {self.dimension} {self.dtype}>"
+        shape = shape_text(self.tokens_per_item, self.dimension)
+        return f"<Gallery {self.path}: {len(self):,} rows x {shape} {self.dtype}>"
 
     def check_engine(self, engine: Engine) -> None:
         """Raise `GalleryError` unless the engine's bundle is the one that encoded the rows.
@@ -132,7 +140,7 @@ class OpenGallery:
         if checked_engine(engine) is None:
             raise UsageError("engine is None; expected the Engine that is to query or add")
         snapshot = self._store.snapshot()
-        self._check(snapshot.fingerprint, snapshot.dimension, engine.fingerprint, engine)
+        self._check(snapshot.fingerprint, snapshot.row_shape, engine.fingerprint, engine)
         self._engine, self._expected = engine, engine.fingerprint
 
     def check_fingerprint(self, fingerprint: str) -> None:
@@ -143,15 +151,17 @@ class OpenGallery:
         expected = checked_fingerprint(fingerprint)
         if expected is None:
             raise UsageError("fingerprint is None; expected that of a bundle, or the name of a model")
-        self._check(self._store.snapshot().fingerprint, 0, expected, None)
+        self._check(self._store.snapshot().fingerprint, (), expected, None)
         self._expected = expected
 
-    def _check(self, found: str | None, dimension: int, expected: str | None, engine: Engine | None) -> None:
+    def _check(
+        self, found: str | None, shape: tuple[int, ...], expected: str | None, engine: Engine | None
+    ) -> None:
         if found is None:
-            if engine is not None and engine.dimension != dimension:
+            if engine is not None and row_shape(tokens_of(engine), engine.dimension) != shape:
                 raise GalleryError(
-                    f"{self.path}: its rows have {dimension} dimensions, the bundle's "
-                    f"{engine.dimension}; use the bundle that made the rows"
+                    f"{self.path}: its rows have {' x '.join(map(str, shape))} dimensions, the bundle's "
+                    f"{shape_text(tokens_of(engine), engine.dimension)}; use the bundle that made the rows"
                 )
         elif found != expected and engine is not None:
             raise GalleryError(
@@ -172,7 +182,7 @@ class OpenGallery:
         """
         snapshot = self._store.snapshot()
         if self._expected is not None and snapshot.fingerprint != self._expected:
-            self._check(snapshot.fingerprint, snapshot.dimension, self._expected, self._engine)
+            self._check(snapshot.fingerprint, snapshot.row_shape, self._expected, self._engine)
         return snapshot
 
     def backup(self, path: str | Path, *, verify: bool = True, link: bool = True) -> Backup:

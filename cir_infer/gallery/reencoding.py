@@ -79,7 +79,7 @@ class Reencoding:
 
         Args:
             keys: n distinct ones; those that are not `missing` (any more) are passed over.
-            vectors: float32 (n, D) of the new bundle.
+            vectors: float32 (n, D) of the new bundle, (n, M, D) where its items have M vectors.
 
         Raises:
             GalleryError: see `Gallery.add_vectors`.
@@ -93,7 +93,7 @@ class Reencoding:
         if not len(ascending):
             return
         names = [f"(key {key})" for key in ascending]
-        rows = checked_vectors(vectors[order], names, self._encoding.dimension, self._encoding.dtype)
+        rows = checked_vectors(vectors[order], names, self._encoding.row_shape, self._encoding.dtype)
         tensors = row_tensors(self._encoding.dtype, *to_rows(rows, self._encoding.dtype), ascending)
         entry = self._store.write_segment(tensors, int(ascending[0]), int(ascending[-1]), len(ascending))
         self._store.commit(lambda connection: tables.insert_segment(connection, self._encoding.number, entry))

@@ -11,6 +11,7 @@ __all__ = [
     "CHECKED",
     "FORMAT_VERSION",
     "HEADER",
+    "PLAIN_VERSION",
     "SCHEMAS",
     "Connection",
     "check",
@@ -18,7 +19,10 @@ __all__ = [
     "stored_version",
 ]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+"""The newest that is read."""
+PLAIN_VERSION = 2
+"""What a gallery of one vector an item has, so that releases which know no other read it."""
 APPLICATION_ID = 0x43495247  # "CIRG"
 
 Connection = sqlite3.Connection
@@ -58,8 +62,8 @@ _VERSION_2 = {
     "garbage": "CREATE TABLE garbage (generation INTEGER NOT NULL, keys BLOB NOT NULL, "
     "checksum INTEGER NOT NULL)",
 }
-SCHEMAS = {1: _VERSION_1 | _SHARED, 2: _VERSION_2 | _SHARED}
-"""The statement of every table and index, by format version."""
+SCHEMAS = {1: _VERSION_1 | _SHARED, 2: _VERSION_2 | _SHARED, 3: _VERSION_2 | _SHARED}
+"""The statement of every table and index, by format version. Format 3 differs in what `dtype` may say."""
 
 CHECKED = {
     "encodings": ("encoding", "fingerprint", "dimension", "dtype"),
@@ -86,7 +90,7 @@ HEADER = frozenset(
         *(f"{table}_total" for table in CHECKED),
     }
 )
-"""The names in the header of format 2."""
+"""The names in the header from format 2 on."""
 
 
 def damaged(what: str) -> GalleryError:

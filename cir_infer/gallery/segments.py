@@ -2,8 +2,8 @@
 
 The file is a safetensors file (tensors.py), so any reader of that format opens it:
 
-    rows            (n, D)  float32, float16 or int8
-    scales          (n,)    float32, with int8 rows: row = int8 * scale
+    rows            (n, D)  float32, float16 or int8; (n, M, D) where an item has M vectors
+    scales          (n,)    float32, with int8 rows: row = int8 * scale; (n, M)
     keys            (n,)    int64 ascending, only where the keys of the rows are not consecutive
 """
 
@@ -117,10 +117,16 @@ def unpack_chunk(bits: bytes) -> npt.NDArray[np.bool_]:
     return flags
 
 
-def open_segment(folder: Folder, entry: SegmentEntry, dimension: int, dtype: str) -> Segment:
+def open_segment(folder: Folder, entry: SegmentEntry, shape: tuple[int, ...], dtype: str) -> Segment:
     """Map a segment after checking that its header, size and the catalogue agree.
 
     The contents are not read; `Gallery.verify` compares checksums.
+
+    Args:
+        folder: the gallery.
+        entry: what the catalogue says of it.
+        shape: of a row, (D,) or (M, D).
+        dtype: the row type.
 
     Raises:
         GalleryError: the file is missing, cut short, or not what the catalogue says.
@@ -132,9 +138,9 @@ def open_segment(folder: Folder, entry: SegmentEntry, dimension: int, dtype: str
             f"{path}: found {len(mapped)} bytes, the catalogue says {entry.bytes}; the file was cut or "
             "altered, restore the gallery from a copy"
         )
-    expected: dict[str, tuple[str, tuple[int, ...]]] = {"rows": (dtype, (entry.rows, dimension))}
+    expected: dict[str, tuple[str, tuple[int, ...]]] = {"rows": (dtype, (entry.rows, *shape))}
     if dtype == "int8":
-        expected["scales"] = ("float32", (entry.rows,))
+        expected["scales"] = ("float32", (entry.rows, *shape[:-1]))
     if entry.last_key - entry.first_key + 1 != entry.rows:
         expected["keys"] = ("int64", (entry.rows,))
     try:

@@ -17,6 +17,7 @@ from cir_infer.gallery.cache import BoundedCache
 from cir_infer.gallery.catalogue import Catalogue
 from cir_infer.gallery.folder import READERS
 from cir_infer.gallery.locks import Pin
+from cir_infer.gallery.rows import shape_text
 from cir_infer.gallery.segments import Segment
 from cir_infer.scoring.contract import Rows
 
@@ -55,6 +56,8 @@ class Snapshot:
         generation: the commit it shows.
         fingerprint: of the bundle that encoded the rows, None where nobody said.
         dimension: D.
+        tokens_per_item: M, how many vectors of D values a row is.
+        row_shape: (D,), or (M, D) where M is not 1.
         rows: all rows, memory-mapped.
         live: uint8 (ceil(N / 8),), bit r % 8 of byte r // 8 (least significant first) says whether
             row r counts; None where all do.
@@ -73,6 +76,8 @@ class Snapshot:
         self.generation = state.generation
         self.fingerprint = state.encoding.fingerprint
         self.dimension = state.encoding.dimension
+        self.tokens_per_item = state.encoding.tokens_per_item
+        self.row_shape = state.encoding.row_shape
         self.next_key = state.next_key
         self._segments = segments
         self._catalogue = store
@@ -86,7 +91,7 @@ class Snapshot:
         self._starts = np.cumsum([0, *(segment.entry.rows for segment in segments)])
         encoding = state.encoding
         self.rows = _rows(
-            [s.rows for s in segments], [s.scales for s in segments], encoding.dtype, self.dimension
+            [s.rows for s in segments], [s.scales for s in segments], encoding.dtype, encoding.row_shape
         )
         self._alive = self._live_rows(state.buried)
         total = int(self._starts[-1])
@@ -101,7 +106,8 @@ class Snapshot:
         raise GalleryError("a snapshot cannot be copied or pickled; copy the Gallery and take another one")
 
     def __repr__(self) -> str:
-        return f"<Snapshot {self.generation}: {self.count:,} rows x {self.dimension} {self.rows.dtype}>"
+        shape = shape_text(self.tokens_per_item, self.dimension)
+        return f"<Snapshot {self.generation}: {self.count:,} rows x {shape} {self.rows.dtype}>"
 
     def _live_rows(self, buried: Mapping[int, bytes]) -> npt.NDArray[np.bool_] | None:
         if not buried or not self._segments:
@@ -160,7 +166,7 @@ class Snapshot:
         return [_source(source) for (source,) in self._columns(("source",), rows)]
 
     def vector(self, row: int) -> npt.NDArray[np.float32]:
-        """One row as float32 (D,).
+        """One row as float32 (D,), or (M, D) where it has several vectors.
 
         Raises:
             GalleryError: the row number is out of range.
@@ -290,9 +296,9 @@ def _release(pin: weakref.ref[Pin]) -> None:
         held.release()
 
 
-def _rows(blocks: Sequence[Any], scales: Sequence[Any], dtype: str, dimension: int) -> Rows:
+def _rows(blocks: Sequence[Any], scales: Sequence[Any], dtype: str, shape: tuple[int, ...]) -> Rows:
     if not blocks:
-        blocks, scales = [np.empty((0, dimension), np.dtype(dtype))], [np.empty(0, np.float32)]
+        blocks, scales = [np.empty((0, *shape), np.dtype(dtype))], [np.empty((0, *shape[:-1]), np.float32)]
     return Rows(tuple(blocks), tuple(scales) if dtype == "int8" else None)
 
 

@@ -164,7 +164,7 @@ class Store:
         if known is not None and known.entry == entry:
             return known
         with self.catalogue.unexchanged():
-            return open_segment(self.folder, entry, encoding.dimension, encoding.dtype)
+            return open_segment(self.folder, entry, encoding.row_shape, encoding.dtype)
 
     # ---- writing
 

@@ -8,6 +8,7 @@ generation finds everything as it was. The tables themselves are in `schema`; al
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -16,8 +17,10 @@ import numpy.typing as npt
 
 from cir_infer.gallery import metadata as meta
 from cir_infer.gallery.checksums import checked_header, checked_rows, delete, insert, set_header
-from cir_infer.gallery.schema import CHECKED, Connection, damaged
+from cir_infer.gallery.rows import row_shape
+from cir_infer.gallery.schema import CHECKED, FORMAT_VERSION, Connection, damaged
 from cir_infer.gallery.segments import CHUNK, SegmentEntry, unpack_chunk
+from cir_infer.scoring.contract import MOST_ITEM_VALUES, MOST_TOKENS, MOST_VALUES
 
 __all__ = [
     "Change",
@@ -32,10 +35,12 @@ __all__ = [
     "delete_items",
     "delete_segments",
     "dimensions",
+    "encoding_row",
     "forget_retired",
     "header",
     "identities",
     "identity",
+    "insert_encoding",
     "insert_items",
     "insert_segment",
     "live_keys",
@@ -48,6 +53,7 @@ __all__ = [
     "set_header",
 ]
 
+_STORED = re.compile(r"(?:([1-9][0-9]{0,8})\*)?(float32|float16|int8)")
 _SEGMENT = ", ".join(CHECKED["segments"])
 _LOOKUP = 500  # ids or keys asked for in one statement; SQLite's oldest limit is 999
 
@@ -63,12 +69,19 @@ class Encoding(NamedTuple):
         fingerprint: of the bundle that encoded the rows, None where nobody said.
         dimension: D.
         dtype: "float32", "float16" or "int8".
+        tokens_per_item: M, how many vectors an item has.
     """
 
     number: int
     fingerprint: str | None
     dimension: int
     dtype: str
+    tokens_per_item: int = 1
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Of an item's row: (D,), or (M, D)."""
+        return row_shape(self.tokens_per_item, self.dimension)
 
 
 class State(NamedTuple):
@@ -191,14 +204,31 @@ def pending(connection: Connection) -> list[Encoding]:
 
 def _encoding(connection: Connection, number: int) -> Encoding:
     row = next((row for row in checked_rows(connection, "encodings") if row[0] == number), None)
+    stored = None if row is None or not isinstance(row[3], str) else _STORED.fullmatch(row[3])
     if (
         row is None
+        or stored is None
         or not (row[1] is None or isinstance(row[1], str))
-        or not (isinstance(row[2], int) and 0 < row[2] <= 1 << 20)
-        or row[3] not in ("float32", "float16", "int8")
+        or not (isinstance(row[2], int) and 0 < row[2] <= MOST_VALUES)
     ):
         raise damaged("its encoding makes no sense")
-    return Encoding(*row)
+    tokens = int(stored[1] or 1)
+    if not (1 <= tokens <= MOST_TOKENS and tokens * row[2] <= MOST_ITEM_VALUES):
+        raise damaged("its encoding makes no sense")
+    return Encoding(row[0], row[1], row[2], stored[2], tokens)
+
+
+def encoding_row(encoding: Encoding) -> tuple[int, str | None, int, str]:
+    """An encoding as the table holds it: several vectors an item stand before the type, "32*float16"."""
+    number, fingerprint, dimension, dtype, tokens = encoding
+    return number, fingerprint, dimension, dtype if tokens == 1 else f"{tokens}*{dtype}"
+
+
+def insert_encoding(connection: Connection, encoding: Encoding) -> None:
+    """Add an encoding. One of several vectors an item makes the gallery format 3."""
+    insert(connection, "encodings", [encoding_row(encoding)])
+    if encoding.tokens_per_item > 1:
+        connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
 
 
 def live_keys(connection: Connection, ids: Sequence[str]) -> dict[str, int]:
@@ -343,7 +373,7 @@ def begin_encoding(connection: Connection, encoding: Encoding) -> None:
     current = header(connection, "encoding")
     delete(connection, "segments", "encoding > ?", (current,))
     delete(connection, "encodings", "encoding > ?", (current,))
-    insert(connection, "encodings", [encoding])
+    insert_encoding(connection, encoding)
 
 
 def adopt(connection: Connection, encoding: int) -> None:

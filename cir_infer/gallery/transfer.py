@@ -1,8 +1,9 @@
 """Galleries from and to the layouts that people have: clip-retrieval folders and safetensors files.
 
-A safetensors file holds `embeddings` (N, D), and as UTF-8 JSON in bytes `ids` (a list of N texts),
-`metadata` (N objects) and `sources` (N texts or null). Read ones need only a matrix. What `exported.about`
-says stands in the header of the file, as texts. For folders see `clip_retrieval`.
+A safetensors file holds `embeddings` (N, D), or (N, M, D) for M vectors an item, and as UTF-8 JSON in bytes
+`ids` (a list of N texts), `metadata` (N objects) and `sources` (N texts or null). Read ones need only the
+array. What `exported.about` says stands in the header of the file, as texts. For folders see
+`clip_retrieval`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from cir_infer.foreign import read_json
 from cir_infer.gallery import files
 from cir_infer.gallery.clip_retrieval import MANIFEST, import_parquet, read_folder, write_folder
 from cir_infer.gallery.drafts import drafted
-from cir_infer.gallery.exported import FORMAT, PART, About, Part, Source, about, empty_rows, read_about
+from cir_infer.gallery.exported import FORMAT, About, Part, Source, about, empty_rows, part_rows, read_about
 from cir_infer.gallery.snapshot import Snapshot
 from cir_infer.gallery.tensors import Tensor, TensorInfo, read_about_of, read_header, view, write_tensors
 
@@ -103,14 +104,16 @@ def _write_safetensors(snapshot: Snapshot, path: Path) -> None:
         "metadata": json.dumps(snapshot.metadata(rows), ensure_ascii=False),
         "sources": json.dumps(snapshot.sources(rows), ensure_ascii=False),
     }
+    shape = snapshot.row_shape
+    step = part_rows(shape)
     blocks = (
-        snapshot.rows.take(rows[start : start + PART]).astype(dtype) for start in range(0, len(rows), PART)
+        snapshot.rows.take(rows[start : start + step]).astype(dtype) for start in range(0, len(rows), step)
     )
-    tensors = [Tensor("embeddings", dtype, (len(rows), snapshot.dimension), blocks)]
+    tensors = [Tensor("embeddings", dtype, (len(rows), *shape), blocks)]
     for name, text in texts.items():
         data = np.frombuffer(text.encode(), np.uint8)
         tensors.append(Tensor(name, "uint8", data.shape, [data]))
-    said = about(snapshot.fingerprint, str(snapshot.rows.dtype), snapshot.dimension, len(rows))
+    said = about(snapshot, len(rows))
     # The header of such a file holds texts only.
     write_tensors(path, tensors, {name: _as_text(value) for name, value in said.items()})
 
@@ -124,18 +127,18 @@ def _read_safetensors(path: Path) -> Source:
     try:
         found = read_header(mapped)
         said = read_about_of(mapped)
-        matrices = {name: info for name, info in found.items() if len(info.shape) == 2}
+        matrices = {name: info for name, info in found.items() if len(info.shape) in (2, 3)}
         name = "embeddings" if "embeddings" in matrices else next(iter(matrices), "")
         if not name or (name != "embeddings" and len(matrices) > 1):
             names = shown(sorted(found)) if found else "none"
             raise ValueError(f"expected one matrix, or one named embeddings; found {names}")
         info = matrices[name]
-        vectors = view(mapped, info) if info.shape[0] else empty_rows(str(info.dtype), info.shape[1])
+        vectors = view(mapped, info) if info.shape[0] else empty_rows(str(info.dtype), info.shape[1:])
         texts = {key: _texts(mapped, found, key, len(vectors)) for key in _TEXTS if key in found}
     except (ValueError, RecursionError) as error:
         raise GalleryError(f"{path}: cannot be read as rows in safetensors ({shown(error)})") from error
     stated = _stated(path, said, info) if said.get("format") == FORMAT else None
-    return Source(path, stated, info.shape[1], _parts(vectors, texts))
+    return Source(path, stated, info.shape[1:], _parts(vectors, texts))
 
 
 def _stated(path: Path, said: Mapping[str, str], info: TensorInfo) -> About:
@@ -143,7 +146,7 @@ def _stated(path: Path, said: Mapping[str, str], info: TensorInfo) -> About:
         return About(said.get("fingerprint") or None, "float16", info.shape[1], info.shape[0])
     numbers = {
         name: int(said[name]) if said.get(name, "").isdecimal() and len(said[name]) < 19 else None
-        for name in ("version", "dimension", "items")
+        for name in ("version", "dimension", "items", "tokens_per_item")
     }
     return read_about(path, {**said, **numbers, "fingerprint": said.get("fingerprint") or None})
 
@@ -159,9 +162,9 @@ def _texts(mapped: Any, found: Mapping[str, TensorInfo], name: str, count: int) 
 
 
 def _parts(vectors: npt.NDArray[Any], texts: Mapping[str, list[Any]]) -> Iterator[Part]:
-    count = len(vectors)
-    for start in range(0, count, PART):
-        part = slice(start, min(start + PART, count))
+    count, step = len(vectors), part_rows(vectors.shape[1:])
+    for start in range(0, count, step):
+        part = slice(start, min(start + step, count))
         length = part.stop - start
         yield Part(
             texts["ids"][part] if "ids" in texts else [str(number) for number in range(start, part.stop)],

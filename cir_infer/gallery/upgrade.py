@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cir_infer.gallery.checksums import checksum, total_name, wrapped
-from cir_infer.gallery.schema import CHECKED, FORMAT_VERSION, SCHEMAS, Connection, stored_version
+from cir_infer.gallery.schema import CHECKED, PLAIN_VERSION, SCHEMAS, Connection, stored_version
 
 __all__ = ["insert_header", "upgrade"]
 
@@ -20,15 +20,15 @@ _log = logging.getLogger(__name__)
 
 
 def upgrade(connection: Connection, place: object) -> bool:
-    """Bring a catalogue to the newest format, inside the transaction that is open.
+    """Bring a catalogue of format 1 to format 2, inside the transaction that is open.
 
     Returns:
         Whether there was anything to do.
     """
-    if stored_version(connection) == FORMAT_VERSION:
+    if stored_version(connection) >= PLAIN_VERSION:
         return False
-    _log.info("%s: is upgraded to format %d; older releases cannot read it then", place, FORMAT_VERSION)
-    schema = SCHEMAS[FORMAT_VERSION]
+    _log.info("%s: is upgraded to format %d; older releases cannot read it then", place, PLAIN_VERSION)
+    schema = SCHEMAS[PLAIN_VERSION]
     known = dict(connection.execute("SELECT name, value FROM header"))
     for index in ("items_by_id", "fields_by_name"):
         connection.execute(f"DROP INDEX {index}")
@@ -38,7 +38,7 @@ def upgrade(connection: Connection, place: object) -> bool:
     connection.execute("DROP TABLE header")
     connection.execute(schema["header"])
     insert_header(connection, known, totals)
-    connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+    connection.execute(f"PRAGMA user_version = {PLAIN_VERSION}")
     return True
 
 
@@ -55,7 +55,7 @@ def _upgrade_table(connection: Connection, table: str) -> int:
     columns = ", ".join(CHECKED[table])
     connection.create_function("row_checksum", len(CHECKED[table]), summed, deterministic=True)
     connection.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
-    connection.execute(SCHEMAS[FORMAT_VERSION][table])
+    connection.execute(SCHEMAS[PLAIN_VERSION][table])
     connection.execute(
         f"INSERT INTO {table} ({columns}, checksum) "
         f"SELECT {columns}, row_checksum({columns}) FROM old_{table}"

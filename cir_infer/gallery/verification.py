@@ -145,7 +145,7 @@ def _segment_problems(store: Store, segment: Segment, report: Verification) -> I
     if digest.hexdigest() != segment.entry.sha256:
         yield "its contents were altered (another sha256 than the catalogue's); restore it from a copy"
     for start in range(0, len(segment.rows), 1 << 14):
-        block = np.abs(segment.rows[start : start + (1 << 14)].astype(np.float32)).max(axis=1)
+        block = np.abs(segment.rows[start : start + (1 << 14)].astype(np.float32)).max(axis=-1)
         if not np.isfinite(block).all() or not block.all():
             yield "a row is zero or not finite"
             break

@@ -59,7 +59,7 @@ def _expected(name: str, manifest: Manifest) -> tuple[Shapes, Shapes]:
             "parts": (np.float32, (None, *grid, manifest.embedding_dim)),
             "constant": (np.float32, (None, manifest.embedding_dim)),
         }
-    return pictures, {"embedding": (np.float32, (None, manifest.embedding_dim))}
+    return pictures, {"embedding": (np.float32, (None, *manifest.row_shape))}
 
 
 def _check(graph: str, side: str, found: Tensor, expected: Shapes) -> None:

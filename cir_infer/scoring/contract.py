@@ -12,6 +12,14 @@ n = a*a*r / |a*r|, w = a*a and explicit matching n = b*l2(T m), w = b*b. A term 
 w.t^2 is 0 is 0, so an all-zero row scores 0. A row that holds NaN or infinity, or of which a term
 or the score is beyond float32, is never ranked.
 
+Where an item is M vectors t_1 ... t_M ("tokens"), as BLIP-2's 32 query tokens are, each term is its largest
+over them, and the terms still add up:
+
+    term_j(q, item) = max_m term_j(q, t_m)
+
+A row number is then an item's. An item of which any vector is not finite is never ranked, nor one of which a
+largest term or the score is beyond float32.
+
 Terms are float64, their sums taken in one order (`reference.exact_terms`), and a score is the float32
 nearest to their sum: rounded once. Every scorer gives these very bits for every row that it returns,
 whatever else was asked, and ranks by them (kernels/score/README.md has the proof).
@@ -29,10 +37,24 @@ import numpy.typing as npt
 
 from cir_infer.errors import ScoringError, shown
 
-__all__ = ["MOST_VALUES", "QueryTerms", "Rows", "Scorer", "TopK", "most_bytes"]
+__all__ = [
+    "MOST_ITEM_VALUES",
+    "MOST_TOKENS",
+    "MOST_VALUES",
+    "QueryTerms",
+    "Rows",
+    "Scorer",
+    "TopK",
+    "most_bytes",
+]
 
 MOST_VALUES = 1 << 20
 """Of a row. The kernels count values of a row in 32 bits, and the bounds of rounding hold up to here."""
+
+MOST_TOKENS = 1 << 16
+"""Vectors of an item."""
+MOST_ITEM_VALUES = 1 << 24
+"""Of all vectors of an item together."""
 
 _ROW_TYPES = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.int8))
 
@@ -117,9 +139,10 @@ class Rows:
     """Gallery rows as one or more C-contiguous blocks; row numbers run through the blocks in order.
 
     Attributes:
-        blocks: arrays (n_i, D), all of one type: float32, float16 or int8. May be memory-mapped.
-        scales: for int8 only, float32 (n_i,) a block: row = int8 * scale. Weighted terms do not
-            need it (they are invariant to a row's scale); plain dot products do.
+        blocks: arrays (n_i, D), or (n_i, M, D) where an item is M vectors; all of one type: float32, float16
+            or int8. May be memory-mapped.
+        scales: for int8 only, float32 (n_i,) or (n_i, M) a block: vector = int8 * scale. Weighted terms do
+            not need it (they are invariant to a vector's scale); plain dot products do.
 
     Raises:
         ScoringError: mixed types or widths, a type that no kernel reads, scales missing or stray.
@@ -141,38 +164,63 @@ class Rows:
         if first.dtype not in _ROW_TYPES:
             raise ScoringError(f"rows are {first.dtype}; expected float32, float16 or int8")
         for block in self.blocks:
-            if block.ndim != 2 or block.shape[1:] != first.shape[1:] or block.dtype != first.dtype:
+            if block.ndim not in (2, 3) or block.shape[1:] != first.shape[1:] or block.dtype != first.dtype:
+                expected = ", ".join(["n", *(str(length) for length in first.shape[1:])])
                 raise ScoringError(
-                    f"a row block is {block.dtype} {block.shape}; "
-                    f"expected {first.dtype} (n, {first.shape[-1]}) like the first"
+                    f"a row block is {block.dtype} {block.shape}; expected {first.dtype} ({expected}) like "
+                    "the first, with two or three axes"
                 )
             if not block.flags.c_contiguous:
                 raise ScoringError("a row block is not C-contiguous; pass numpy.ascontiguousarray(block)")
-        if not 1 <= first.shape[1] <= MOST_VALUES:
-            raise ScoringError(f"rows have {first.shape[1]} values; expected 1 to {MOST_VALUES}")
+        if not 1 <= first.shape[-1] <= MOST_VALUES:
+            raise ScoringError(f"rows have {first.shape[-1]} values; expected 1 to {MOST_VALUES}")
+        tokens = self.tokens_per_item
+        if not (1 <= tokens <= MOST_TOKENS and tokens * first.shape[-1] <= MOST_ITEM_VALUES):
+            raise ScoringError(
+                f"an item has {tokens} vectors of {first.shape[-1]} values; expected 1 to {MOST_TOKENS} "
+                f"vectors and at most {MOST_ITEM_VALUES} values"
+            )
         if (first.dtype == np.int8) != (self.scales is not None):
             raise ScoringError("scales belong to int8 rows, and int8 rows need them")
         if self.scales is not None:
-            lengths = [len(block) for block in self.blocks]
-            if [s.shape for s in self.scales] != [(n,) for n in lengths] or any(
-                s.dtype != np.float32 for s in self.scales
-            ):
-                raise ScoringError(f"int8 scales do not fit; expected float32 arrays of lengths {lengths}")
+            shapes = [block.shape[:-1] for block in self.blocks]
+            if [s.shape for s in self.scales] != shapes or any(s.dtype != np.float32 for s in self.scales):
+                raise ScoringError(
+                    f"int8 scales do not fit; expected float32 arrays of shapes {shown(shapes)}"
+                )
 
     @staticmethod
     def of(array: npt.NDArray[Any], scales: npt.NDArray[np.float32] | None = None) -> Rows:
-        """One array (N, D) as rows."""
+        """One array (N, D), or (N, M, D), as rows."""
         return Rows((array,), None if scales is None else (scales,))
 
     @property
     def count(self) -> int:
-        """N, the number of rows."""
+        """N, the number of rows: of items where they have several vectors."""
         return sum(len(block) for block in self.blocks)
 
     @property
     def dimension(self) -> int:
-        """D, the length of a row."""
-        return int(self.blocks[0].shape[1])
+        """D, the length of a row, or of each vector of an item."""
+        return int(self.blocks[0].shape[-1])
+
+    @property
+    def tokens_per_item(self) -> int:
+        """M, the number of vectors of an item; 1 for rows."""
+        return int(self.blocks[0].shape[1]) if self.blocks[0].ndim == 3 else 1
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether a row number is that of an item of vectors, be it one."""
+        return self.blocks[0].ndim == 3
+
+    @property
+    def vectors(self) -> Rows:
+        """Every vector as a row of its own, M * item + token; rows of one vector as they are."""
+        if not self.has_tokens:
+            return self
+        scales = None if self.scales is None else tuple(scale.reshape(-1) for scale in self.scales)
+        return Rows(tuple(block.reshape(-1, self.dimension) for block in self.blocks), scales)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -180,7 +228,7 @@ class Rows:
         return self.blocks[0].dtype
 
     def take(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """The chosen rows as float32 (n, D), scales applied. Row numbers must be in range."""
+        """The chosen rows as float32 (n, D) or (n, M, D), scales applied. Row numbers must be in range."""
         try:
             wanted = np.asarray(rows)
         except Exception as error:  # what arrays of others raise
@@ -193,7 +241,7 @@ class Rows:
         wanted = wanted.astype(np.int64, copy=False).reshape(-1)
         if len(self.blocks) == 1 and self.scales is None:  # most galleries, and one row of a refined Hit
             return self.blocks[0][wanted].astype(np.float32, copy=False)
-        out = np.empty((len(wanted), self.dimension), np.float32)
+        out = np.empty((len(wanted), *self.blocks[0].shape[1:]), np.float32)
         which = np.searchsorted(starts, wanted, side="right") - 1
         for b in np.unique(which):
             at = which == b
@@ -201,7 +249,7 @@ class Rows:
             out[at] = self.blocks[b][local]
             if self.scales is not None:
                 with np.errstate(over="ignore", invalid="ignore"):  # rows that are never ranked
-                    out[at] *= self.scales[b][local, None]
+                    out[at] *= self.scales[b][local][..., None]
         return out
 
 
@@ -212,30 +260,46 @@ class TopK(NamedTuple):
         scores: float32 (Q, k), -inf where fewer than k rows qualify.
         rows: int64 (Q, k), -1 where fewer than k rows qualify.
         terms: float32 (Q, k, J), each term of the score, NaN where fewer than k rows qualify.
+        tokens: of items of several vectors, int32 (Q, k, J): the first of the item's vectors whose term is
+            this one, -1 where fewer than k items qualify. None for rows of one vector.
     """
 
     scores: npt.NDArray[np.float32]
     rows: npt.NDArray[np.int64]
     terms: npt.NDArray[np.float32]
+    tokens: npt.NDArray[np.int32] | None = None
 
     @staticmethod
-    def empty(queries: int, k: int, terms: int) -> TopK:
+    def empty(queries: int, k: int, terms: int, tokens: bool = False) -> TopK:
         """No row at all for so many queries."""
         return TopK(
             np.full((queries, k), -np.inf, np.float32),
             np.full((queries, k), -1, np.int64),
             np.full((queries, k, terms), np.nan, np.float32),
+            np.full((queries, k, terms), -1, np.int32) if tokens else None,
         )
+
+    @staticmethod
+    def joined(parts: Sequence[TopK]) -> TopK:
+        """The answers to several groups of queries, at least one, as those to all of them."""
+        if len(parts) == 1:
+            return parts[0]
+        together: list[Any] = [
+            np.concatenate(arrays) for arrays in zip(*parts, strict=True) if arrays[0] is not None
+        ]
+        return TopK(*together)
 
     def widened(self, k: int) -> TopK:
         """The same rows with k places, where more were asked for than there are rows."""
         queries, width, terms = self.terms.shape
         if width >= k:
             return self
-        out = TopK.empty(queries, k, terms)
+        out = TopK.empty(queries, k, terms, self.tokens is not None)
         out.scores[:, :width] = self.scores
         out.rows[:, :width] = self.rows
         out.terms[:, :width] = self.terms
+        if out.tokens is not None and self.tokens is not None:
+            out.tokens[:, :width] = self.tokens
         return out
 
 

@@ -91,6 +91,8 @@ class LinearisedScorer:
     def __init__(self, scorer: Scorer, rows: Rows, candidates: Candidates, *, factor: int = 4) -> None:
         if factor < 1:
             raise UsageError(f"factor is {factor}; expected at least 1 candidate for each result")
+        if rows.has_tokens:
+            raise UsageError("rows of several vectors an item have no linearised form; use make_scorer")
         self._scorer = scorer
         self._rows = rows
         self._candidates = candidates
@@ -123,7 +125,7 @@ class LinearisedScorer:
             answers.append(self._scorer.topk(terms[q], k, mask if allow is None else mask & allow))
         if not answers:
             return self._scorer.topk(terms, k, allow)
-        return TopK(*(np.concatenate(part) for part in zip(*answers, strict=True)))
+        return TopK.joined(answers)
 
 
 def recall(approximate: Scorer, exact: Scorer, terms: QueryTerms, k: int) -> npt.NDArray[np.float64]:

@@ -6,13 +6,25 @@ speed of a matrix product: for whoever needs a ruler and no bits.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from cir_infer.scoring.contract import QueryTerms, Rows, TopK
 from cir_infer.scoring.validation import check_query, within_memory
 
-__all__ = ["SQUARED_NORM_FLOOR", "ReferenceScorer", "exact_scores", "exact_terms", "term_scores"]
+__all__ = [
+    "SQUARED_NORM_FLOOR",
+    "ReferenceScorer",
+    "best_of",
+    "exact_item_scores",
+    "exact_scores",
+    "exact_terms",
+    "term_scores",
+    "without_unranked",
+]
 
 SQUARED_NORM_FLOOR = 1e-200
 """Below any w.t^2 but zero that float32 rows and weights can give: a term below it is 0."""
@@ -72,7 +84,27 @@ def exact_scores(
     terms: QueryTerms, rows: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """The scores (Q, N) and terms (Q, J, N) of float32 rows (N, D): NaN scores for rows that do not rank."""
-    exact = exact_terms(terms, rows)
+    return _rounded(exact_terms(terms, rows))
+
+
+def exact_item_scores(
+    terms: QueryTerms, items: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    """The scores (Q, N), terms (Q, J, N) and winning vectors (Q, J, N) of float32 items (N, M, D).
+
+    A term of an item is the largest of its vectors' in float64; the winner is the first vector whose own
+    term, as float32, is the item's.
+    """
+    n, m, d = items.shape
+    q, j, _ = terms.numerators.shape
+    exact = exact_terms(terms, items.reshape(n * m, d)).reshape(q, j, n, m)
+    scores, by_term = _rounded(exact.max(axis=3))
+    with np.errstate(invalid="ignore", over="ignore"):
+        winners = (exact.astype(np.float32) == by_term[..., None]).argmax(axis=3)
+    return scores, by_term, winners.astype(np.int32)
+
+
+def _rounded(exact: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     with np.errstate(invalid="ignore", over="ignore"):
         by_term = exact.astype(np.float32)
         total = exact[:, 0]
@@ -118,28 +150,53 @@ class ReferenceScorer:
             return self._best(terms, min(int(k), self._rows.count), allow).widened(int(k))
 
     def _best(self, terms: QueryTerms, k: int, allow: npt.NDArray[np.uint8] | None) -> TopK:
-        n = self._rows.count
+        n, tokens = self._rows.count, self._rows.has_tokens
         q, j, d = terms.numerators.shape
-        best = TopK.empty(q, 0, j)
-        step = max(1, _CHUNK_VALUES // max(d, _LANES * q * j, 1))
+        best = TopK.empty(q, 0, j, tokens)
+        step = max(1, _CHUNK_VALUES // (max(d, _LANES * q * j, 1) * self._rows.tokens_per_item))
         for start in range(0, n, step):
             number = np.arange(start, min(start + step, n))
-            scores, by_term = exact_scores(terms, self._rows.take(number))
+            winners = None
+            if tokens:
+                scores, by_term, winners = exact_item_scores(terms, self._rows.take(number))
+            else:
+                scores, by_term = exact_scores(terms, self._rows.take(number))
             if allow is not None:
                 scores[:, (allow[number >> 3] >> (number & 7) & 1) == 0] = np.nan
-            best = TopK(
-                np.concatenate([best.scores, scores], axis=1),
-                np.concatenate([best.rows, np.broadcast_to(number, scores.shape)], axis=1),
-                np.concatenate([best.terms, by_term.transpose(0, 2, 1)], axis=1),
+            found = (
+                scores,
+                np.broadcast_to(number, scores.shape),
+                by_term.transpose(0, 2, 1),
+                None if winners is None else winners.transpose(0, 2, 1),
             )
-            order = np.lexsort((best.rows, -best.scores), axis=1)[:, :k]  # NaN comes last
-            best = TopK(
-                np.take_along_axis(best.scores, order, axis=1),
-                np.take_along_axis(best.rows, order, axis=1),
-                np.take_along_axis(best.terms, order[:, :, None], axis=1),
-            )
-        unranked = np.isnan(best.scores)
-        best.scores[unranked] = -np.inf
-        best.rows[unranked] = -1
-        best.terms[unranked] = np.nan
-        return best
+            best = best_of([best, TopK(*found)], k)
+        return without_unranked(best)
+
+
+def best_of(parts: Sequence[TopK], k: int) -> TopK:
+    """The k best of several answers to the same queries, over different rows; NaN comes last."""
+    together = _each(parts, lambda arrays: np.concatenate(arrays, axis=1))
+    order = np.lexsort((together.rows, -together.scores), axis=1)[:, :k]
+
+    def chosen(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        places = order if arrays[0].ndim == 2 else order[:, :, None]
+        return np.take_along_axis(arrays[0], places, axis=1)
+
+    return _each([together], chosen)
+
+
+def without_unranked(best: TopK) -> TopK:
+    """An answer with nothing in the places of rows whose score is NaN; changed in place."""
+    unranked = np.isnan(best.scores)
+    best.scores[unranked] = -np.inf
+    best.rows[unranked] = -1
+    best.terms[unranked] = np.nan
+    if best.tokens is not None:
+        best.tokens[unranked] = -1
+    return best
+
+
+def _each(parts: Sequence[TopK], work: Callable[[Sequence[npt.NDArray[Any]]], npt.NDArray[Any]]) -> TopK:
+    """An answer whose arrays are made of those of several."""
+    made: list[Any] = [None if each[0] is None else work(each) for each in zip(*parts, strict=True)]
+    return TopK(*made)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from cir_infer.engine import Engine
 from cir_infer.errors import CirError, ScoringError
 from cir_infer.gallery import Snapshot
-from cir_infer.hits import Hit, Hits
+from cir_infer.hits import Hits
 from cir_infer.inputs.texts import Text
 from cir_infer.processes.ending import native_call
 from cir_infer.processes.threads import Threads
@@ -22,6 +22,7 @@ from cir_infer.runtime.chains import Chains
 from cir_infer.scoring.balance import Balance, balanced
 from cir_infer.scoring.contract import QueryTerms, Scorer, TopK
 from cir_infer.searching.asked import Asked, Reference, ask
+from cir_infer.searching.made_hits import made_hits
 from cir_infer.searching.recognition import FileName, same_rows
 
 if TYPE_CHECKING:
@@ -217,12 +218,7 @@ class Answering:
         same &= rows != query.own
         keep = (rows >= 0) & (rows != query.own) & ~(same & wish.leave_reference_out)
         chosen = np.flatnonzero(keep)[: wish.k]
-        names = self.engine.manifest.terms
-        scores, terms = top.scores[at].tolist(), top.terms[at].tolist()
-        hits: list[Hit] = []
-        for rank, place in enumerate(chosen.tolist(), start=1):
-            item, parts = items[place], dict(zip(names, terms[place], strict=True))
-            hits.append(Hit(item.id, rank, scores[place], parts, item.metadata, item.source))
+        hits = made_hits(items, top, at, chosen.tolist(), self.engine.manifest.terms)
         reference = next((items[place].id for place in np.flatnonzero(same)), None)
         unknown = () if query.text is None else query.text.unknown
         explainer = partial(self.explainer, query.reference, query.said, wish.balance)

@@ -28,7 +28,7 @@ def same_rows(
     Args:
         rows: of the gallery.
         chosen: row numbers (n,), -1 for none.
-        reference: the row of the reference image, float32 (D,).
+        reference: the row of the reference image, float32 (D,) or (M, D).
     """
     found = np.zeros(len(chosen), np.bool_)
     places = np.flatnonzero(chosen >= 0)
@@ -36,7 +36,7 @@ def same_rows(
     allowed = float(np.abs(reference).max()) * (_CLOSE + (0.6 / 127 if rows.dtype == np.int8 else 0.0))
     for start in range(0, len(places), _AT_ONCE):
         part = places[start : start + _AT_ONCE]
-        difference = np.abs(rows.take(chosen[part]) - reference).max(axis=1)
+        difference = np.abs(rows.take(chosen[part]) - reference).reshape(len(part), -1).max(axis=1)
         found[part] = difference <= allowed
     return found
 

@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, UsageError, shown
 from cir_infer.gallery import Snapshot
-from cir_infer.hits import Hit, Hits
+from cir_infer.hits import Hits
 from cir_infer.inputs.arguments import checked_word
 from cir_infer.scoring.contract import QueryTerms, TopK
+from cir_infer.searching.made_hits import made_hits
 
 __all__ = ["METRICS", "Metric", "checked_queries", "hits_of", "read_vectors", "vector_terms"]
 
@@ -21,10 +22,11 @@ Metric = Literal["cosine", "dot"]
 METRICS: tuple[Metric, ...] = ("cosine", "dot")
 _TERM = {"cosine": "cosine", "dot": "dot_product"}
 _AT_ONCE = 256
+_MOST_OF_QUERY = 1024
 
 
 def checked_queries(vectors: Any, dimension: int) -> npt.NDArray[Any]:
-    """Query vectors (Q, D) as an array of numbers, of whatever type they have.
+    """Query vectors (Q, D) or (Q, T, D) as an array (Q, T, D) of numbers, of whatever type they have.
 
     Raises:
         UsageError: they are no numbers, have another shape or width, or one of them is not finite or zero;
@@ -41,18 +43,24 @@ def checked_queries(vectors: Any, dimension: int) -> npt.NDArray[Any]:
         raise UsageError(f"vectors are {array.dtype}; expected {expected}")
     if array.shape == (dimension,):
         raise UsageError(f"vectors is one vector of shape {array.shape}; expected {expected}, vectors[None]")
-    if array.ndim != 2:
+    if array.ndim not in (2, 3):
         raise UsageError(f"vectors have shape {shown(array.shape, 60)}; expected {expected}")
-    if array.shape[1] != dimension:
+    if array.shape[-1] != dimension:
         raise UsageError(
-            f"vectors have {array.shape[1]} values each, the rows of the gallery {dimension}; a query comes "
+            f"vectors have {array.shape[-1]} values each, the rows of the gallery {dimension}; a query comes "
             "from the model that made them"
+        )
+    array = array.reshape(len(array), -1, dimension) if len(array) else np.empty((0, 1, dimension))
+    if not 1 <= array.shape[1] <= _MOST_OF_QUERY:
+        raise UsageError(
+            f"a query has {array.shape[1]} vectors; expected 1 to {_MOST_OF_QUERY}, e.g. shape (queries, "
+            f"vectors, {dimension})"
         )
     for start in range(0, len(array), _AT_ONCE):
         part = array[start : start + _AT_ONCE]
         for fault, wrong in (
-            ("holds NaN or infinity", ~np.isfinite(part).all(axis=1)),
-            ("is zero everywhere, so it has no direction", ~(part != 0).any(axis=1)),
+            ("holds NaN or infinity", ~np.isfinite(part).all(axis=(1, 2))),
+            ("is zero everywhere, so it has no direction", ~(part != 0).any(axis=2).all(axis=1)),
         ):
             if wrong.any():
                 raise UsageError(f"vector {start + int(np.argmax(wrong))} {fault}; expected finite numbers")
@@ -60,7 +68,7 @@ def checked_queries(vectors: Any, dimension: int) -> npt.NDArray[Any]:
 
 
 def vector_terms(vectors: npt.NDArray[Any], metric: Metric) -> Iterator[QueryTerms]:
-    """Query terms of checked vectors, some queries at a time.
+    """Query terms of checked vectors (Q, T, D), some queries at a time; each of the T vectors is a term.
 
     "cosine" is a term with weights of one, which divides by the length of each row; the query is divided
     by its own in float64. "dot" is a term without weights.
@@ -69,41 +77,31 @@ def vector_terms(vectors: npt.NDArray[Any], metric: Metric) -> Iterator[QueryTer
         UsageError: a value of a dot product is beyond float32.
     """
     name = _TERM[checked_word("metric", metric, METRICS)]
-    for start in range(0, len(vectors), _AT_ONCE):
-        values = vectors[start : start + _AT_ONCE].astype(np.float64)
+    count = vectors.shape[1]
+    names = (name,) if count == 1 else tuple(f"{name}_{number}" for number in range(count))
+    step = max(1, _AT_ONCE // count)
+    for start in range(0, len(vectors), step):
+        values = vectors[start : start + step].astype(np.float64)
         if metric == "cosine":
-            values /= np.abs(values).max(axis=1, keepdims=True)  # no square leaves float64's range
-            values /= np.linalg.norm(values, axis=1, keepdims=True)
+            values /= np.abs(values).max(axis=2, keepdims=True)  # no square leaves float64's range
+            values /= np.linalg.norm(values, axis=2, keepdims=True)
         with np.errstate(over="ignore"):
-            numerators = values.astype(np.float32)[:, None, :]
+            numerators = np.ascontiguousarray(values, np.float32)
         beyond = ~np.isfinite(numerators).all(axis=(1, 2))
         if beyond.any():
             raise UsageError(
                 f"vector {start + int(np.argmax(beyond))} holds a value beyond float32; scale the vectors, "
                 "or ask for the cosine"
             )
-        weights = np.ones_like(numerators) if metric == "cosine" else None
-        yield QueryTerms(np.ascontiguousarray(numerators), weights, (name,))
+        yield QueryTerms(numerators, np.ones_like(numerators) if metric == "cosine" else None, names)
 
 
 def hits_of(snapshot: Snapshot, top: TopK, names: tuple[str, ...]) -> list[Hits]:
     """The answers to the queries of a `TopK`."""
     answers = []
-    for scores, rows, terms in zip(top.scores.tolist(), top.rows, top.terms.tolist(), strict=True):
+    for query, rows in enumerate(top.rows):
         items = snapshot.items(rows[rows >= 0])
-        answers.append(
-            Hits(
-                Hit(
-                    item.id,
-                    place + 1,
-                    scores[place],
-                    dict(zip(names, terms[place], strict=True)),
-                    item.metadata,
-                    item.source,
-                )
-                for place, item in enumerate(items)
-            )
-        )
+        answers.append(Hits(made_hits(items, top, query, range(len(items)), names)))
     return answers
 
 

@@ -89,9 +89,9 @@ def test_a_failed_change_leaves_format_1(old: Path) -> None:
 
 def test_a_newer_format_says_so(old: Path) -> None:
     connection = sqlite3.connect(old / "catalogue.sqlite")
-    connection.execute("PRAGMA user_version = 3")
+    connection.execute("PRAGMA user_version = 4")
     connection.close()
-    with pytest.raises(GalleryError, match=r"format 3, a newer version.*upgrade cir-infer"):
+    with pytest.raises(GalleryError, match=r"format 4, a newer version.*upgrade cir-infer"):
         Gallery.open(old)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cir_infer.errors import GalleryError
-from cir_infer.gallery import Gallery, clip_retrieval, transfer
+from cir_infer.gallery import Gallery, exported
 from cir_infer.gallery.tensors import Tensor, write_tensors
 from tests.gallery.support import filled, names, vectors
 
@@ -48,8 +48,7 @@ def gallery(tmp_path: Path) -> Gallery:
 
 @pytest.mark.parametrize("target", ["out.safetensors", "out"])
 def test_what_is_exported_comes_back(gallery: Gallery, tmp_path: Path, target: str, monkeypatch) -> None:
-    monkeypatch.setattr(transfer, "PART", 3)
-    monkeypatch.setattr(clip_retrieval, "PART", 3)
+    monkeypatch.setattr(exported, "_PART", 3)
     gallery.export(tmp_path / target)
     with pytest.raises(GalleryError, match="already exists"):
         gallery.export(tmp_path / target)
@@ -217,7 +216,7 @@ def test_only_an_earlier_export_is_overwritten(gallery: Gallery, tmp_path: Path,
 
 
 def test_an_altered_export_is_refused(gallery: Gallery, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(clip_retrieval, "PART", 3)
+    monkeypatch.setattr(exported, "_PART", 3)
     gallery.export(tmp_path / "out")
 
     def refused(match: str) -> None:

@@ -113,7 +113,9 @@ class Odd:
     ("given_vectors", "said"),
     [
         (np.ones(DIM), r"vectors\[None\]"),
-        (np.ones((1, 1, DIM)), "shape"),
+        (np.ones((1, 1, 1, DIM)), "shape"),
+        (np.ones((2, 0, DIM)), "0 vectors"),
+        (np.ones((2, 1025, DIM)), "1025 vectors"),
         (np.float32(1), "shape"),
         (np.ones((2, DIM + 1)), "9 values each, the rows of the gallery 8"),
         (np.ones((2, DIM), complex), "complex128"),

@@ -64,7 +64,7 @@ class CudaScorer:
 
     Raises:
         DeviceError: no driver, no GPU, PyCUDA or the compiled kernels missing, too little memory.
-        ScoringError: an int8 scan of int8 rows, or more than 2^32 - 2 rows.
+        ScoringError: an int8 scan of int8 rows, items of several vectors, or more than 2^32 - 2 rows.
     """
 
     def __init__(
@@ -78,6 +78,8 @@ class CudaScorer:
     ) -> None:
         if scan not in ("stored", "int8"):
             raise ScoringError(f"scan is {shown(scan)}; expected 'stored' or 'int8'")
+        if rows.has_tokens:
+            raise ScoringError("these rows have several vectors an item; use make_scorer, which groups them")
         self._lock = threading.Lock()
         self._searches: OrderedDict[tuple[int, int, bool, int, bool], CudaSearch] = OrderedDict()
         self._queries = self._batched = self._rescued_before = 0
@@ -135,8 +137,7 @@ class CudaScorer:
                 else [terms]
             )
             parts = [self._answer(part, found, allow) for part in some]
-            whole = parts[0] if len(parts) == 1 else TopK(*map(np.concatenate, zip(*parts, strict=True)))
-            return whole.widened(int(k))
+            return TopK.joined(parts).widened(int(k))
 
     def prepare(
         self, queries: int, term_count: int, weighted: bool, k: int, masked: bool = False
