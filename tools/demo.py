@@ -68,10 +68,16 @@ def main() -> None:
     chosen = [next(query for query in queries if query.kind == kind) for kind in KINDS]
     sheets = [folder / "sheets" / f"{number}-{query.kind}.png" for number, query in enumerate(chosen, 1)]
     sheets[0].parent.mkdir()
+    explained = folder / "sheets" / "why.png"
     first = [ask(bundle, query, scenes, sheet) for query, sheet in zip(chosen, sheets, strict=True)]
+    why = chosen[0]
+    run(
+        "cir-query", bundle, scenes / f"{why.reference}.png", why.text, "-k", "6",
+        "--exclude", f"{why.reference}.png", "--explain", "--sheet", explained,
+    )  # fmt: skip
     print(f"\nFound at rank 1 among 5,000 scenes: {sum(first)} of {len(first)} targets.")
     print(f"Contact sheets, in {time.perf_counter() - started:.0f} s altogether:")
-    for sheet in sheets:
+    for sheet in [*sheets, explained]:
         print(f"  {sheet}")
 
 

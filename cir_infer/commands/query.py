@@ -45,8 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         hits = searcher.query(
             reference, text, args.k, args.where, args.exclude, args.exclude_reference, balance
         )
+        explain = args.explain and len(hits) > 0
         if args.sheet is not None:
-            _save_sheet(args.sheet, reference, text, hits)
+            _save_sheet(args.sheet, reference, text, hits, explain)
         if args.json:
             print_json(
                 {
@@ -58,11 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     "unknown_words": list(hits.unknown_words),
                     "balance": hits.balance,
                     "hits": [hit.as_dict() for hit in hits],
+                    **({"explanations": _explanations(hits)} if args.explain else {}),
                     "sheet": args.sheet,
                 }
             )
             return
-    print(hits)
+        print(hits)
+        if explain:
+            print(f"\nwhy {shown(hits[0].id)}:\n{hits.explain(0, progress=True)}")
     if hits.reference_id is not None and not args.exclude_reference:
         complain(f"{shown(hits.reference_id)} is the reference itself; --exclude-reference leaves it out")
     if args.sheet is not None:
@@ -126,6 +130,12 @@ def _parser() -> CirParser:
         "--fingerprint", metavar="NAME", help="of --vector: refuse a gallery whose rows are of another model"
     )
     parser.add_argument("--sheet", metavar="PNG", type=Path, help="write a contact sheet")
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="say why: what parts of both images and which words made the terms; of the first hit as a "
+        "table, of all on the sheet and as arrays in --json",
+    )
     devices = ("auto", "cpu", "cuda", "tensorrt", "ort-tensorrt")
     parser.add_argument("--device", choices=devices, default="auto", help="where graphs run (default auto)")
     parser.add_argument("--threads", type=int, metavar="N", help="processors to use (default: all available)")
@@ -188,10 +198,19 @@ def _search_vectors(parser: CirParser, args: argparse.Namespace) -> None:
         print(hits)
 
 
-def _save_sheet(path: Path, reference: Any, text: Any, hits: Hits) -> None:
+def _explanations(hits: Hits) -> list[dict[str, Any]]:
+    """Of every hit, or why there is none."""
+    found = hits.explain_all(errors="return", progress=True)
+    return [
+        {"id": hit.id, "error": str(one)} if isinstance(one, CirError) else one.as_dict()
+        for hit, one in zip(hits, found, strict=True)
+    ]
+
+
+def _save_sheet(path: Path, reference: Any, text: Any, hits: Hits, explain: bool) -> None:
     from cir_infer.drawing.sheet import contact_sheet
 
     try:
-        contact_sheet(reference, text, hits).save(path, "PNG", dpi=(144, 144))
+        contact_sheet(reference, text, hits, explain=explain).save(path, "PNG", dpi=(144, 144))
     except OSError as error:
         raise CirError(f"the contact sheet {path} cannot be written: {error.strerror or error}") from error
