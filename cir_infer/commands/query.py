@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if getattr(args, flag) is not None:
             parser.error(f"--{flag} belongs to --vector")
     balance = _balance(args.balance)
+    _check_sheet(args.sheet)
     from cir_infer.searcher import Searcher
 
     with Searcher(
@@ -205,6 +206,16 @@ def _explanations(hits: Hits) -> list[dict[str, Any]]:
         {"id": hit.id, "error": str(one)} if isinstance(one, CirError) else one.as_dict()
         for hit, one in zip(hits, found, strict=True)
     ]
+
+
+def _check_sheet(path: Path | None) -> None:
+    """Refuse a place where the contact sheet cannot be, before anything is asked."""
+    if path is None:
+        return
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"--sheet is {shown(path)}; the contact sheet is a PNG, so name it with .png")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UsageError(f"--sheet is {shown(path)}; expected a file in a folder that is there")
 
 
 def _save_sheet(path: Path, reference: Any, text: Any, hits: Hits, explain: bool) -> None:

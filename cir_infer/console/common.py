@@ -5,7 +5,8 @@
     @run_command
     def main(arguments: Sequence[str] | None = None) -> int | None: ...
 
-Exit codes: 0, 1 for a failure (one line on stderr), 2 for wrong usage, 130 when interrupted.
+Exit codes: 0, 1 for a failure (one line on stderr), 2 for wrong usage, 130 when interrupted, 143 when
+terminated (SIGTERM), which ends a command as Ctrl-C does.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import contextlib
 import functools
 import logging
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -88,7 +90,7 @@ def run_command(main: Main) -> Callable[..., int]:
 
     @functools.wraps(main)
     def entry(arguments: Sequence[str] | None = None) -> int:
-        with standard_streams():
+        with standard_streams(), _terminated_like_interrupted():
             return ended(arguments)
 
     def ended(arguments: Sequence[str] | None) -> int:
@@ -98,9 +100,9 @@ def run_command(main: Main) -> Callable[..., int]:
                     code = main(arguments) or 0
                 finally:
                     sys.stdout.flush()
-        except KeyboardInterrupt:
-            complain("interrupted")
-            return 130
+        except KeyboardInterrupt as error:
+            complain("terminated" if isinstance(error, _Terminated) else "interrupted")
+            return 143 if isinstance(error, _Terminated) else 130
         except BrokenPipeError:
             # The reader of our output (head, less) has left; keep the interpreter's last flush quiet.
             with contextlib.suppress(OSError, ValueError):
@@ -123,6 +125,30 @@ def run_command(main: Main) -> Callable[..., int]:
         return code
 
     return entry
+
+
+class _Terminated(KeyboardInterrupt):
+    """Somebody asked this process to end: a service manager, a container that is stopped, `timeout`."""
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise _Terminated
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """What a command has begun is put in order before it ends, unless somebody else sees to SIGTERM."""
+    try:
+        ours = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        if ours:
+            signal.signal(signal.SIGTERM, _terminate)
+    except ValueError:  # not the main thread
+        ours = False
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _of_the_system(error: OSError | MemoryError) -> str:

@@ -142,11 +142,7 @@ def _identity(store: Store) -> str:
 
 
 def _check_place(store: Store, path: Path) -> None:
-    gallery = store.path.resolve()
-    if path == gallery:
-        raise GalleryError(f"{path}: is the gallery itself; choose another path for its backup")
-    if gallery in path.parents:
-        raise GalleryError(f"{path}: lies inside the gallery; choose a path outside for its backup")
+    store.folder.check_outside(path, "its backup")
     if path.exists() and not path.is_dir():
         raise GalleryError(f"{path}: is a file; choose another path for the backup")
 

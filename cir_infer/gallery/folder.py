@@ -181,6 +181,18 @@ class Folder:
             f"{self.path}: is not what it was when this gallery was opened ({what}); open it again"
         )
 
+    def check_outside(self, path: Path, what: str) -> None:
+        """Refuse to put something into the folder, where only the gallery itself may lie.
+
+        Raises:
+            GalleryError: the path is the folder, or below it.
+        """
+        place, home = located_absolutely(path).resolve(), self.path.resolve()
+        if place == home:
+            raise GalleryError(f"{path}: is the gallery itself; choose another path for {what}")
+        if home in place.parents:
+            raise GalleryError(f"{path}: lies inside the gallery; choose a path outside for {what}")
+
     def close(self) -> None:
         """Give the descriptors back."""
         for folder in (self.readers, self.rows, self._self):

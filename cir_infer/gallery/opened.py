@@ -261,9 +261,13 @@ class OpenGallery:
             overwrite: take the place of an earlier export; nothing else is ever replaced.
 
         Raises:
-            GalleryError: the target exists, the disk is full, or pyarrow is missing (for folders).
+            GalleryError: the target exists or lies in the gallery, the disk is full, or pyarrow is missing
+                (for folders).
+            UsageError: the name says that it is a file of another kind.
         """
-        export_rows(self.snapshot(), checked_path("target", target), checked_flag("overwrite", overwrite))
+        place, overwrite = checked_path("target", target), checked_flag("overwrite", overwrite)
+        self._store.folder.check_outside(place, "an export")
+        export_rows(self.snapshot(), place, overwrite)
 
     # ---- for indexers
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cir_infer.errors import GalleryError, shown
+from cir_infer.errors import GalleryError, UsageError, shown
 from cir_infer.foreign import read_json
 from cir_infer.gallery import files
 from cir_infer.gallery.clip_retrieval import MANIFEST, import_parquet, read_folder, write_folder
@@ -26,6 +26,13 @@ from cir_infer.gallery.snapshot import Snapshot
 from cir_infer.gallery.tensors import Tensor, TensorInfo, read_about_of, read_header, view, write_tensors
 
 __all__ = ["export_rows", "open_source"]
+
+_OF_FILES = frozenset(
+    (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".txt", ".parquet", ".pq", ".npy", ".npz", ".pt", ".pth",
+     ".bin", ".h5", ".hdf5", ".pkl", ".zip", ".tar", ".gz", ".db", ".sqlite", ".sqlite3", ".lance", ".faiss",
+     ".index", ".xlsx", ".arrow", ".feather", ".cir")
+)  # fmt: skip
+"""Endings of files of other kinds, which an export is not."""
 
 _TEXTS = ("ids", "metadata", "sources")
 
@@ -56,6 +63,11 @@ def export_rows(snapshot: Snapshot, target: Path, overwrite: bool = False) -> No
             "overwrite=True (--overwrite) if an earlier export may be replaced"
         )
     as_file = target.suffix == ".safetensors"
+    if not as_file and target.suffix.lower() in _OF_FILES:
+        raise UsageError(
+            f"{target}: an export is a .safetensors file, or a folder as clip-retrieval has it; give it such "
+            "a name"
+        )
     if not as_file:
         import_parquet(target)
     with drafted(target, replacing=there) as draft:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -199,6 +200,12 @@ def unfit(item: Item) -> Broken | None:
     """Why a gallery cannot hold an item, None if it can."""
     for text in (item.id, str(item.location)):
         if not is_unicode(text):
+            if _is_read_as_ascii(text):
+                return item.broken(
+                    f"its name cannot be read, since Python takes names of files for "
+                    f"{sys.getfilesystemencoding()} here (the locale is C and PYTHONUTF8 is 0); unset "
+                    "PYTHONUTF8, or set a UTF-8 locale"
+                )
             return item.broken(
                 f"its name is not UTF-8 ({shown(os.fsencode(text) if _is_path(text) else text)}), which ids "
                 "and sources are; rename it, or name it by `id` and a UTF-8 path in a manifest"
@@ -209,6 +216,17 @@ def unfit(item: Item) -> Broken | None:
     except GalleryError as error:
         return item.broken(str(error))
     return None
+
+
+def _is_read_as_ascii(text: str) -> bool:
+    """Whether a name is UTF-8, and only this process reads names in another encoding."""
+    if sys.getfilesystemencoding().lower().replace("-", "") == "utf8" or not _is_path(text):
+        return False
+    try:
+        os.fsencode(text).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _is_path(text: str) -> bool:

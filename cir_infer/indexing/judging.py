@@ -130,15 +130,17 @@ class Judge:
             return Verdict("encode")
         keys = self.contents.keys(digest)
         stamps = self._gallery.stamps_of(keys)
+        row: npt.NDArray[np.float32] | None = None
+        outcome: Outcome = "added"
         for key, _, source in self._gallery.sources_of(keys):
             known = Stamp.parse(stamps.get(key))
-            if known is None or known.digest != digest or (row := self._row(key)) is None:
+            if known is None or known.digest != digest or (found := self._row(key)) is None:
                 continue
-            moved = key < self.started_at and not self.met[key] and source and _moved(source, item)
-            if moved:
+            row = found if row is None else row
+            if key < self.started_at and not self.met[key] and source and _moved(source, item):
                 self.followed[key] = str(item.location)
-            return Verdict("reuse", "moved" if moved else "added", row, digest)
-        return Verdict("encode", digest=digest)
+                outcome = "moved"
+        return Verdict("encode", digest=digest) if row is None else Verdict("reuse", outcome, row, digest)
 
     # ---- ids that the gallery has
 
@@ -223,10 +225,10 @@ def _renamed(before: str, now: str) -> tuple[str, str]:
 def _moved(source: str, item: Item) -> bool:
     """Whether an item's image is no longer where it was, because it is here now."""
     place = Location.parse(source)
-    if not place.whole:
-        return False
     if is_gone(place.path):
         return True
+    if not place.whole:
+        return False
     # A file system that takes no notice of capitals shows a renamed file under its old name too.
     with suppress(OSError, ValueError):
         here = item.location

@@ -71,4 +71,5 @@ def jsonl_rows(path: str) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
             if isinstance(row, dict):
                 yield place, row
             else:
-                yield place, f"expected a JSON object, found {shown(row, 60)}"
+                found = shown(row, 60) if row not in (None, True, False) else json.dumps(row)
+                yield place, f"expected a JSON object, found {found}"

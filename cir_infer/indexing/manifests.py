@@ -97,8 +97,9 @@ class ManifestSource:
             return Broken(str(name)[:200] if name else place, place, f"{place}: {reason}")
 
         column = next((name for name in row if isinstance(row[name], Cell)), None)
+        path = next((n for n in IMAGE_COLUMNS if isinstance(row.get(n), str) and row[n]), None)
         if column is None:
-            column = next((n for n in IMAGE_COLUMNS if isinstance(row.get(n), str) and row[n]), None)
+            column = path
         if column is None:
             urls = [name for name, value in row.items() if isinstance(value, str) and _URL.match(value)]
             if urls:
@@ -108,7 +109,9 @@ class ManifestSource:
         if isinstance(image, str) and _URL.match(image) and not os.path.lexists(self._in_folder(image)):
             return broken(f"{shown(image)} is an address: {_NO_URLS}")
         explicit = "id" in row and column != "id"
-        name = row["id"] if explicit else image.name if isinstance(image, Cell) else image
+        name = row["id"] if explicit else image
+        if isinstance(name, Cell):  # a column of paths beside one of bytes says what they are called
+            name = name.name if name.is_named or path is None else row[path]
         if isinstance(name, int) and not isinstance(name, bool):
             name = str(name)
         if not isinstance(name, str) or not name:

@@ -27,12 +27,14 @@ class Cell(NamedTuple):
     Attributes:
         row: from 0.
         name: what the image is called where the row has no id.
+        is_named: whether the cell itself says so; else it is the name of the table and the row.
         size: of the parquet file, in bytes.
         mtime_ns: of the parquet file.
     """
 
     row: int
     name: str
+    is_named: bool
     size: int
     mtime_ns: int
 
@@ -72,8 +74,9 @@ def parquet_rows(
                     if isinstance(row, dict) and images is not None:
                         held = row.get(images)
                         told = held.get("path") if isinstance(held, Mapping) else None
-                        name = told if isinstance(told, str) and told else f"{stem}/{number}"
-                        row = {**row, images: Cell(number, name, status.st_size, status.st_mtime_ns)}
+                        named = isinstance(told, str) and bool(told)
+                        name = str(told) if named else f"{stem}/{number}"
+                        row = {**row, images: Cell(number, name, named, status.st_size, status.st_mtime_ns)}
                     yield f"row {number + 1}", row
                     number += 1
             except CirError:

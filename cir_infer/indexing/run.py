@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -294,6 +295,20 @@ class _Run:
                     left |= {origin.key: (origin, place) for origin, place in found}
         return list(left.values())
 
+    def _of_renamed_file(self, source: Source) -> list[Origin]:
+        """Items of a shard or table that was renamed within its folder to what this source is now.
+
+        Its name stands in their ids, so those are new; the rows were taken over.
+        """
+        roots = source.territory.roots if source.territory else ()
+        keys = [key for key, place in self._judge.followed.items() if place.startswith(roots)]
+        found = [
+            Origin(item, key, origin)
+            for key, item, origin in self._gallery.sources_of(keys)
+            if origin is not None and not Location.parse(origin).whole
+        ]
+        return [origin for origin in found if _folder_of(origin.source) == _folder_of(source.name)]
+
     def prune(self, sources: Sequence[Source], known: Sequence[int], limit: PruneLimit) -> None:
         """Remove what came from these sources and was not met again.
 
@@ -307,7 +322,7 @@ class _Run:
         is_unread = under(path.rstrip("#") for path in self._unread)
         judge = self._judge
         for source, before in zip(sources, known, strict=True):
-            left = [origin for origin, _ in self._left_behind(source)]
+            left = [origin for origin, _ in self._left_behind(source)] + self._of_renamed_file(source)
             items = self.owned(source) + left
             # Of a library that was moved, no item was known at its new place.
             before = max(before, len(items)) if left else before
@@ -331,6 +346,10 @@ class _Run:
             if gone:
                 self._gallery.remove([origin.id for origin in gone])
             self.report.removed += sum(origin.key not in judge.followed for origin in gone)
+
+
+def _folder_of(source: str) -> str:
+    return os.path.dirname(Location.parse(source).path)  # noqa: PTH120
 
 
 def _nothing_found(source: Source) -> str:

@@ -277,6 +277,8 @@ def _decode(opened: _Opened, exif_orientation: bool, plan: Callable[[Size], int]
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:
+    if not plain_path(path):
+        raise ImageError("the path of an image is empty; expected an image file")
     file = Path(plain_path(path))
     try:
         if file.is_file():

@@ -206,6 +206,8 @@ class TextReader:
 
     def _captions(self, text: Text) -> list[str]:
         captions = [text] if isinstance(text, str) else text
+        if isinstance(captions, np.ndarray) and captions.ndim == 1:
+            captions = captions.tolist()
         if not isinstance(captions, Sequence) or not all(isinstance(caption, str) for caption in captions):
             raise TextError(f"a text is a string or a list of captions; got {shown(text)}")
         if not captions:

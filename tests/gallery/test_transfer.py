@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cir_infer.errors import GalleryError
+from cir_infer.errors import GalleryError, UsageError
 from cir_infer.gallery import Gallery, exported
 from cir_infer.gallery.tensors import Tensor, write_tensors
 from tests.gallery.support import filled, names, vectors
@@ -304,3 +304,26 @@ def test_an_export_of_the_first_release_keeps_its_fingerprint(tmp_path: Path) ->
     about = {"format": "cir-gallery-export", "fingerprint": FINGERPRINT}
     write_tensors(tmp_path / "old.safetensors", tensors, about)
     assert Gallery.import_from(tmp_path / "g", tmp_path / "old.safetensors").fingerprint == FINGERPRINT
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.JSONL", "x.parquet", "x.npy", "x.tar.gz"])
+def test_an_export_is_not_given_the_name_of_another_kind_of_file(tmp_path: Path, name: str) -> None:
+    with (
+        filled(tmp_path / "g") as gallery,
+        pytest.raises(UsageError, match=r"\.safetensors file, or a folder"),
+    ):
+        gallery.export(tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("place", ["", "inside", "rows/x.safetensors", "../link/x.safetensors"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_nothing_is_exported_into_the_gallery(tmp_path: Path, place: str, overwrite: bool) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "g")
+    with filled(tmp_path / "g") as gallery:
+        before = sorted((tmp_path / "g").rglob("*"))
+        with pytest.raises(GalleryError, match=r"the gallery itself|inside the gallery"):
+            gallery.export(tmp_path / "g" / place, overwrite=overwrite)
+        assert [path for path in sorted((tmp_path / "g").rglob("*")) if "readers" not in path.parts] == [
+            path for path in before if "readers" not in path.parts
+        ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,26 @@ def test_names_that_are_not_utf8_cost_themselves_and_say_so(tmp_path: Path) -> N
         broken = unfit(item)
         assert broken is not None and "UTF-8" in broken.reason and "rename" in broken.reason
         assert "caf\\xe9" in broken.reason
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the locale decides how Python reads names")
+@pytest.mark.parametrize(
+    ("name", "told"), [(b"caf\xc3\xa9.png", "PYTHONUTF8"), (b"caf\xe9.png", "not UTF-8")]
+)
+def test_a_name_that_only_this_process_cannot_read_is_told_so(tmp_path: Path, name: bytes, told: str) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(png(1))
+    code = (
+        "import sys; from cir_infer.indexing.items import unfit; "
+        "from cir_infer.indexing.sources import open_source; "
+        "[print(unfit(item).reason) for item in open_source(sys.argv[1]).items()]"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "utf-8:backslashreplace"},
+        capture_output=True,
+        text=True,
+    )
+    assert told in result.stdout, result.stderr
 
 
 @pytest.mark.parametrize(

@@ -341,6 +341,27 @@ def test_a_shard_that_was_moved_is_followed(tmp_path: Path, engine: Engine, gall
     assert gallery.snapshot().matching("number >= 0") == 3
 
 
+def test_a_shard_that_was_renamed_is_followed(tmp_path: Path, engine: Engine, gallery: Gallery) -> None:
+    run(gallery, engine, shard_of(tmp_path / "s.tar", 3))
+    (tmp_path / "s.tar").rename(tmp_path / "t.tar")
+    report = run(gallery, engine, tmp_path / "t.tar")
+    assert (report.moved, report.added, report.encoded, report.ok) == (3, 0, 0, True)
+    assert len(gallery) == 6
+    (tmp_path / "t.tar").rename(tmp_path / "u.tar")
+    report = run(gallery, engine, tmp_path / "u.tar", prune=True)
+    assert (report.moved, report.encoded, report.ok) == (3, 0, True)
+    assert_rows_are_those_of(gallery, engine, {f"u/{n:04d}.png": png(n) for n in range(3)})
+
+
+def test_a_copy_of_a_shard_elsewhere_takes_nothing_away(tmp_path: Path, engine: Engine) -> None:
+    (tmp_path / "drive").mkdir()
+    with Gallery.create(tmp_path / "g", engine) as gallery:
+        run(gallery, engine, shard_of(tmp_path / "drive" / "s.tar", 3))
+        (tmp_path / "drive" / "s.tar").rename(tmp_path / "copy.tar")
+        report = run(gallery, engine, tmp_path / "copy.tar", prune=True)
+        assert (report.encoded, report.removed, report.ok, len(gallery)) == (0, 0, True, 6)
+
+
 def test_vectors_without_an_image_get_one(tmp_path: Path, engine: Engine, gallery: Gallery) -> None:
     gallery.add_vectors(ids=["0.png"], vectors=engine.encode_images([png(7)]))
     report = run(gallery, engine, folder_of(tmp_path / "f", 1))

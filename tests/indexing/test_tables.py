@@ -181,6 +181,8 @@ def test_a_header_that_names_a_column_twice_is_refused(folder: Path) -> None:
         ('{"image": "\\ud800.png"}', ""),
         ('{"image": "' + "x" * 5000 + '"}', ""),
         ('{"url": "https://example.org/a.jpg"}', "nothing is fetched"),
+        ("null", "found null"),
+        ("true", "found true"),
     ],
 )
 def test_a_bad_line_costs_itself(folder: Path, line: str, reason: str) -> None:
@@ -248,6 +250,15 @@ def test_a_column_of_bytes_holds_images(tmp_path: Path, column: str) -> None:
     for name in "bc":
         with pytest.raises(Exception, match="no image in this cell"):
             items[name].location.read()
+
+
+@pytest.mark.parametrize("column", ["path", "filename"])
+def test_a_column_of_paths_names_the_images_beside_it(tmp_path: Path, column: str) -> None:
+    path = parquet_of(tmp_path / "x.pq", {"image": [png(1), png(2)], column: ["f/1.png", None]})
+    items, _ = read(path)
+    assert items["f/1.png"].location.read() == png(1) and items["x/1"].location.read() == png(2)
+    path = parquet_of(tmp_path / "y.pq", {"bytes": [png(1)], column: ["f/1.png"], "id": ["a"]})
+    assert read(path)[0].keys() == {"a"}
 
 
 def test_a_cell_that_is_gone_says_so(tmp_path: Path) -> None:

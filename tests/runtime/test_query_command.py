@@ -71,8 +71,14 @@ def test_a_contact_sheet(query: list[str], tmp_path: Path, capsys: pytest.Captur
     with Image.open(sheet) as image:
         assert image.format == "PNG"
         assert image.info["dpi"] == pytest.approx((144, 144), abs=0.1)
-    assert main([*query, "--sheet", str(tmp_path / "no" / "folder.png")]) == 1
-    assert "cannot be written" in capsys.readouterr().err
+    (tmp_path / "folder.png").mkdir()
+    for place in ("no/sheet.png", "folder.png"):
+        assert main([*query, "--sheet", str(tmp_path / place)]) == 2
+        assert "expected a file in a folder that is there" in capsys.readouterr().err
+    for name in ("sheet.txt", "sheet"):
+        assert main([*query, "--sheet", str(tmp_path / name)]) == 2
+        assert "name it with .png" in capsys.readouterr().err
+        assert not (tmp_path / name).exists()
 
 
 @pytest.mark.parametrize(

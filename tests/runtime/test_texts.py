@@ -56,6 +56,15 @@ def test_a_text_enum_is_its_text_and_not_its_name() -> None:
     assert ids([Wish.RED, Wish.LONGER]) == ids(["is red", "longer"])
 
 
+@pytest.mark.parametrize("dtype", [None, object])
+def test_an_array_of_captions_is_a_list_of_them(dtype: object) -> None:
+    assert ids(np.array(["is red", "longer"], dtype)) == ids(["is red", "longer"])
+    with pytest.raises(TextError, match="a string or a list"):
+        ids(np.array([["is red"]], dtype))
+    with pytest.raises(TextError, match="a string or a list"):
+        ids(np.arange(2))
+
+
 @pytest.mark.parametrize("captions", ["pair", "and:clip4cir"])
 def test_a_third_caption_is_refused_where_nobody_would_read_it(captions: str) -> None:
     with pytest.raises(TextError, match="3 captions"):
