@@ -17,6 +17,7 @@ from cir_infer.errors import GalleryError, shown
 from cir_infer.gallery import schema, tables
 from cir_infer.gallery.connections import Connections, Link
 from cir_infer.gallery.folder import CATALOGUE, Folder
+from cir_infer.gallery.forks import forks_wait
 from cir_infer.gallery.lineage import skip_generation
 from cir_infer.gallery.locks import GalleryBusyError, Hold
 from cir_infer.gallery.upgrade import insert_header, upgrade
@@ -68,10 +69,8 @@ class Catalogue:
             GalleryError: the disk is full or fails.
         """
         try:
-            link = sqlite3.connect(
-                f"file:{quote(str(path.absolute()))}?mode=rwc", uri=True, isolation_level=None
-            )
-            with closing(link):
+            address = f"file:{quote(str(path.absolute()))}?mode=rwc"
+            with forks_wait(), closing(sqlite3.connect(address, uri=True, isolation_level=None)) as link:
                 link.execute("PRAGMA journal_mode = WAL").fetchone()
                 link.execute("PRAGMA synchronous = FULL")
                 link.execute("BEGIN IMMEDIATE")

@@ -23,11 +23,11 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from cir_infer.errors import GalleryError
-from cir_infer.gallery import log
+from cir_infer.gallery import forks, log
 from cir_infer.gallery.folder import CATALOGUE, READERS, Folder, Identity
 from cir_infer.gallery.guard import Guard
 from cir_infer.gallery.locks import held_here, keep_writers_out
-from cir_infer.gallery.turns import Token, Turn
+from cir_infer.gallery.turns import Turn
 
 __all__ = ["Connections", "Link"]
 
@@ -51,12 +51,8 @@ class _LaterError(GalleryError):
 _guards: weakref.WeakValueDictionary[Identity, Guard] = weakref.WeakValueDictionary()
 _everyone: weakref.WeakSet[Connections] = weakref.WeakSet()
 _opening = Turn()
-_taking: dict[int, weakref.ref[Token]] = {}
 _orphans: list[Link] = []
 """Of galleries that nobody closed and that went while another thread forked."""
-_forking = 0
-"""The thread that forks at the moment."""
-_process = os.getpid()
 _lost: set[Identity] = set()
 """Catalogues that had connections in use when this process was forked."""
 
@@ -115,13 +111,7 @@ class Connections:
 
     def _take(self, idle: list[Link], opened: Callable[[], Link]) -> Link:
         me = threading.get_ident()
-        while True:
-            token = Token()
-            _taking[me] = weakref.ref(token)
-            if not _forking or _forking == me:
-                break
-            del token
-            time.sleep(0.0005)
+        token = forks.announced(me)
         self._check()
         try:
             link = idle.pop()
@@ -134,6 +124,7 @@ class Connections:
                     "many open files, raise the limit (ulimit -n)"
                 ) from error
         link.thread = me
+        del token  # from here on `in_use` tells
         return link
 
     def _open(self, opened: Callable[[], Link]) -> Link:
@@ -150,10 +141,12 @@ class Connections:
         path = self._folder.path
         if self._closed:
             raise GalleryError(f"{path}: this gallery is closed; open it again")
-        if os.getpid() != _process or self._folder.catalogue in _lost:
+        lost = forks.was_unseen() or self._folder.catalogue in _lost
+        if lost or not forks.sqlite_works():
+            what = "this gallery" if lost else "SQLite, which stays locked in the child"
             raise GalleryError(
-                f"{path}: process {os.getpid()} was forked while a call of another thread was using this "
-                "gallery, so it cannot be used here; fork while no call is running, or start processes with "
+                f"{path}: process {os.getpid()} was forked while a call of another thread was using {what}, "
+                "so the gallery cannot be used here; fork while no call is running, or start processes with "
                 "multiprocessing's 'spawn'"
             )
 
@@ -384,13 +377,14 @@ def _lacks_space(error: sqlite3.OperationalError) -> bool:
 
 def _let_go(*idle: list[Link]) -> None:
     """Close what a gallery that nobody closed leaves. The collector does that in any thread, at any time."""
-    token = Token()
-    _taking[-id(token)] = weakref.ref(token)  # before the look, as `_take` does
-    if _forking not in (0, threading.get_ident()):
+    key = -id(idle)
+    token = forks.announced(key, wait=False)
+    if forks.another_forks():
         _orphans.extend(link for links in idle for link in links)
     else:
         _close_all(*idle)
-    _taking.pop(-id(token), None)
+    del token
+    forks.forget(key)
 
 
 def _close_all(*idle: list[Link]) -> None:
@@ -401,31 +395,27 @@ def _close_all(*idle: list[Link]) -> None:
 
 
 def _before_fork() -> None:
-    global _forking
-    me = _forking = threading.get_ident()
+    forks.begin()
     until = time.monotonic() + _PATIENCE
-    while _busy(me) and time.monotonic() < until:
+    while _busy() and time.monotonic() < until:
         time.sleep(0.0005)
     for one in list(_everyone):
         one.rest()
 
 
-def _busy(me: int) -> bool:
+def _busy() -> bool:
     """Whether other threads take or use a connection."""
-    taking = any(thread != me and token() is not None for thread, token in list(_taking.items()))
-    return taking or any(link.thread != me for one in list(_everyone) for link in one.in_use())
+    me = threading.get_ident()
+    return forks.are_awaited() or any(link.thread != me for one in list(_everyone) for link in one.in_use())
 
 
 def _after_fork_in_parent() -> None:
-    global _forking
-    _forking = 0
+    forks.end(in_child=False)
     _close_all(_orphans)
 
 
 def _after_fork_in_child() -> None:
-    global _forking, _process
-    _forking, _process = 0, os.getpid()
-    _taking.clear()
+    forks.end(in_child=True)
     for link in _orphans:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(link))
     _orphans.clear()

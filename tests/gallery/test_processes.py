@@ -9,18 +9,21 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cir_infer.errors import GalleryError
-from cir_infer.gallery import Gallery, connections
+from cir_infer.gallery import Gallery, catalogue, connections, forks
 from cir_infer.gallery.locks import GalleryBusyError
 from tests.gallery.support import filled, names, vectors
 
@@ -131,16 +134,18 @@ def test_a_snapshot_stays_readable_in_a_child_when_the_parent_has_let_it_go(tmp_
 def test_a_child_does_not_keep_the_lock_of_its_parent(tmp_path: Path) -> None:
     gallery = filled(tmp_path / "g")
     go, begin = os.pipe()
+    looked, told = os.pipe()
     with gallery.writing():
         gallery.remove(["i1"])
 
         def work() -> None:
             with pytest.raises(GalleryBusyError, match=f"process {os.getppid()} is writing"):
                 Gallery.open(tmp_path / "g", wait=0).remove(["i2"])
+            os.write(told, b"1")
             os.read(go, 1)
 
         child = forked(work)
-        time.sleep(0.05)
+        os.read(looked, 1)
         gallery.remove(["i3"])
     elsewhere(tmp_path / "g", "g.remove(['i4'])")  # though the child lives on
     os.write(begin, b"1")
@@ -234,6 +239,57 @@ def test_a_fork_waits_while_a_gallery_that_nobody_closed_goes(
         assert closed.is_set()
 
     assert in_child(is_closed) == 0
+    thread.join()
+
+
+def test_a_fork_beside_others_who_use_sqlite_works_or_is_refused_and_never_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forks, "_TRIAL", 0.5)
+    gallery = filled(tmp_path / "g")
+    stop = threading.Event()
+
+    def use_sqlite(path: Path) -> None:
+        while not stop.is_set():
+            with closing(sqlite3.connect(path)) as link, link:
+                link.execute("CREATE TABLE IF NOT EXISTS t AS SELECT randomblob(100)")
+
+    def work() -> None:
+        for _ in range(2):
+            try:
+                assert len(gallery.ids) == 10
+            except GalleryError as error:
+                assert "SQLite, which stays locked" in str(error)
+
+    threads = [threading.Thread(target=use_sqlite, args=(tmp_path / f"{n}",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    codes = [in_child(work) for _ in range(6)]
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert codes == [0] * 6 and gallery.verify().ok
+
+
+def test_a_fork_waits_while_a_gallery_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, made = threading.Event(), threading.Event()
+    write = catalogue.insert_header
+
+    def slow(*arguments: Any) -> None:
+        inside.set()
+        time.sleep(0.2)
+        write(*arguments)
+        made.set()
+
+    monkeypatch.setattr(catalogue, "insert_header", slow)
+    thread = threading.Thread(target=lambda: filled(tmp_path / "g", 0).close())
+    thread.start()
+    assert inside.wait(20)
+
+    def is_made() -> None:
+        assert made.is_set()
+
+    assert in_child(is_made) == 0
     thread.join()
 
 
