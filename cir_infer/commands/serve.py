@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING
@@ -64,7 +65,8 @@ def _serve(settings: Settings, opened: socket.socket, options: argparse.Namespac
         if options.json:
             print_json(known)
         else:
-            print(f"{known['bundle']} over {known['gallery']}: {address}", flush=True)
+            print(f"{known['bundle']} over {known['gallery']}: {address}")
+        sys.stdout.flush()  # whoever started this waits for it
 
     if settings.workers == 1:
         serve(settings, opened, ready)

@@ -30,6 +30,7 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "report": ("cir_bench.commands.report", "results as a page with plots, as tables; regressions"),
     "scenes": ("cir_bench.commands.scenes", "generate the composed-retrieval data set of scenes"),
     "scoring": ("cir_bench.commands.scoring", "time exact scorers against the read roofline"),
+    "serve": ("cir_bench.commands.serve", "what HTTP adds, throughput, overload, against a plain handler"),
     "systems": ("cir_bench.commands.systems", "train every system alike: recall, parameters, time"),
     "table7": ("cir_bench.commands.table7", "replay the efficiency table of the ARTEMIS paper"),
 }

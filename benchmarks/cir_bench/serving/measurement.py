@@ -1,0 +1,293 @@
+"""Measures a service: what HTTP adds, what it does at its limit, and how that compares."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cir_bench.latency.workload import Workload, draw_workload
+from cir_bench.serving.load import Job, raw_request
+from cir_bench.serving.served import Service, asked, minimal_service, own_service
+from cir_bench.timing import percentile, summarise
+from cir_infer.bundle import Bundle
+from cir_infer.engine import Engine
+from cir_infer.errors import UsageError
+from cir_infer.gallery import Gallery
+from cir_infer.hits import Hit
+from cir_infer.searcher import Searcher
+
+__all__ = ["enlarged", "measure_serving"]
+
+_K = 10
+_OVERLOAD = 4.0
+_QUERIES = 64
+_BOUNDARY = "cir-bench-5f0d1c"
+
+Told = list[tuple[int, float, float]]
+Tell = Callable[[str], None]
+
+
+def enlarged(gallery: str, path: Path, rows: int, seed: int = 0) -> str:
+    """A gallery of so many rows: those of another, then the same again with a little noise."""
+    random = np.random.default_rng(seed)
+    with Gallery.open(gallery, read_only=True) as opened:
+        snapshot = opened.snapshot()
+        numbers = snapshot.live_rows()
+        vectors, items = snapshot.rows.take(numbers), snapshot.items(numbers)
+        fingerprint = snapshot.fingerprint
+    many: list[Any] = []
+    ids: list[str] = []
+    sources: list[str | None] = []
+    for number in range(rows):
+        at, copy = number % len(items), number // len(items)
+        row = vectors[at]
+        if copy:
+            row = row + random.normal(0, 0.02 * float(np.abs(row).mean()), row.shape).astype(np.float32)
+        many.append(row)
+        ids.append(items[at].id if not copy else f"{items[at].id}~{copy}")
+        sources.append(items[at].source)
+    Gallery.from_arrays(
+        path, ids=ids, vectors=np.stack(many), sources=sources, fingerprint=fingerprint
+    ).close()
+    return str(path)
+
+
+def measure_serving(
+    bundle: str,
+    gallery: str,
+    model: str | None,
+    threads: int,
+    clients: Sequence[int],
+    seconds: float,
+    rounds: int,
+    tell: Tell,
+    images: Path | None = None,
+) -> dict[str, Any]:
+    """Everything, one after the other.
+
+    Args:
+        bundle: path.
+        gallery: path.
+        model: what the bundle was exported from, for the handler to compare with; None leaves that out.
+        threads: of our engine and of PyTorch.
+        clients: numbers of clients that ask as fast as they are answered.
+        seconds: of each load.
+        rounds: queries of which the overhead is the median.
+        tell: called with what is being done.
+        images: a folder of references; those of the gallery otherwise.
+    """
+    with Gallery.open(gallery, read_only=True) as opened:
+        snapshot = opened.snapshot()
+        workload = draw_workload(Bundle(bundle), snapshot, images)
+        ids = snapshot.ids(snapshot.live_rows()[:_QUERIES])
+    queries = {"image": _image_requests(workload), "refinement": _refinements(workload, ids)}
+    report: dict[str, Any] = {
+        "settings": {
+            "threads": threads,
+            "seconds": seconds,
+            "rounds": rounds,
+            "k": _K,
+            "workload": workload.source,
+        }
+    }
+    tell("what HTTP adds")
+    report["overhead"] = {
+        name: _overhead(bundle, gallery, threads, name, requests, workload, ids, rounds)
+        for name, requests in queries.items()
+    }
+    tell("query_batch alone")
+    report["query_batch_per_second"] = {
+        name: _batch_rate(bundle, gallery, threads, name, workload, ids, seconds) for name in queries
+    }
+    for title, flags in (("batched", ()), ("one by one", ("--max-batch=1",))):
+        with own_service(bundle, gallery, threads, "--queue=256", "--per-key=1024", *flags) as service:
+            report[title] = {
+                name: _closed(
+                    service, requests, clients, seconds, lambda n, t=title, m=name: tell(f"{t}, {m}, {n}")
+                )
+                for name, requests in queries.items()
+            }
+    with own_service(bundle, gallery, threads, "--per-key=1024", "--concurrency=1024") as service:
+        tell("overload")
+        report["overload"] = {
+            name: _overload(service, requests, report["batched"][name], seconds)
+            for name, requests in queries.items()
+        }
+    if model is not None:
+        with minimal_service(model, gallery, threads) as service:
+            report["minimal"] = {
+                name: _closed(
+                    service, requests, clients, seconds, lambda n, m=name: tell(f"minimal, {m}, {n}")
+                )
+                for name, requests in queries.items()
+            }
+    report["reach"] = _reach(report)
+    return report
+
+
+# ---- requests
+
+
+def _image_requests(workload: Workload) -> list[bytes]:
+    made = []
+    for image, text in zip(workload.images[:_QUERIES], workload.texts, strict=False):
+        data = _bytes(image)
+        parts = [
+            f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+            for name, value in (("text", _plain(text)), ("k", str(_K)))
+        ]
+        head = f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n'
+        parts.append(head.encode() + b"Content-Type: image/png\r\n\r\n" + data + b"\r\n")
+        body = b"".join(parts) + f"--{_BOUNDARY}--\r\n".encode()
+        made.append(raw_request("/v1/search", f"multipart/form-data; boundary={_BOUNDARY}", body))
+    if not made:
+        raise UsageError("there are no images to ask with; give --images FOLDER")
+    return made
+
+
+def _refinements(workload: Workload, ids: Sequence[str]) -> list[bytes]:
+    return [
+        raw_request(
+            "/v1/search",
+            "application/json",
+            json.dumps({"item": item, "text": _plain(text), "k": _K}).encode(),
+        )
+        for item, text in zip(ids, workload.texts, strict=False)
+    ]
+
+
+def _bytes(image: Any) -> bytes:
+    """An image as a client has it, so that both ways begin with the same."""
+    return image if isinstance(image, bytes) else Path(str(image)).read_bytes()
+
+
+def _plain(text: Any) -> str:
+    return text if isinstance(text, str) else " ".join(text)
+
+
+def _references(name: str, workload: Workload, ids: Sequence[str]) -> list[tuple[Any, str]]:
+    references: list[Any] = [Hit(item) for item in ids]
+    if name == "image":
+        references = [_bytes(image) for image in workload.images[:_QUERIES]]
+    return [(image, _plain(text)) for image, text in zip(references[:_QUERIES], workload.texts, strict=False)]
+
+
+# ---- measurements
+
+
+def _overhead(
+    bundle: str,
+    gallery: str,
+    threads: int,
+    name: str,
+    requests: Sequence[bytes],
+    workload: Workload,
+    ids: Sequence[str],
+    rounds: int,
+) -> dict[str, Any]:
+    """One query at a time, over HTTP and in Python in turn, so that both meet the same machine."""
+    part = max(1, rounds // 5)
+    asked_for, direct = _references(name, workload, ids), []
+    over: list[float] = []
+    engine = Engine(bundle, threads=threads)
+    with own_service(bundle, gallery, threads) as service, Searcher(engine, gallery) as searcher:
+        searcher.warm_up(_K)
+        one = Job(service.port, requests, 1, 1e9)
+        for start in range(0, rounds + part, part):
+            kept = start > 0  # the first part warms both
+            for number in range(start, start + part):
+                image, text = asked_for[number % len(asked_for)]
+                begun = time.perf_counter()
+                searcher.query(image, text, _K)
+                if kept:
+                    direct.append(1000 * (time.perf_counter() - begun))
+            told = asked(Job(one.port, requests, 1, 0.02 * part, None))
+            over += [ms for status, ms, _ in told if status == 200] if kept else []
+    engine.close()
+    median = (percentile(over, 50), percentile(direct, 50))
+    return {"http": summarise(over), "direct": summarise(direct), "added_ms": median[0] - median[1]}
+
+
+def _batch_rate(
+    bundle: str, gallery: str, threads: int, name: str, workload: Workload, ids: Sequence[str], seconds: float
+) -> float:
+    pairs = _references(name, workload, ids)
+    with Engine(bundle, threads=threads) as engine, Searcher(engine, gallery) as searcher:
+        images, texts = [image for image, _ in pairs], [text for _, text in pairs]
+        list(searcher.query_batch(images, texts, k=_K))
+        begun, count = time.perf_counter(), 0
+        while time.perf_counter() - begun < seconds:
+            count += len(list(searcher.query_batch(images, texts, k=_K)))
+        return count / (time.perf_counter() - begun)
+
+
+def _closed(
+    service: Service,
+    requests: Sequence[bytes],
+    clients: Sequence[int],
+    seconds: float,
+    tell: Callable[[int], None],
+) -> dict[str, Any]:
+    """Clients that ask again once they are answered."""
+    asked(Job(service.port, requests, 2, min(1.0, seconds)))
+    found = {}
+    for count in clients:
+        tell(count)
+        found[str(count)] = _summary(asked(Job(service.port, requests, count, seconds)))
+    return found
+
+
+def _overload(
+    service: Service, requests: Sequence[bytes], alone: dict[str, Any], seconds: float
+) -> dict[str, Any]:
+    """Four times as many requests as can be answered, from clients that do not wait; and exactly as many."""
+    rate = max(part["answered_per_second"] for part in alone.values())
+    found = {"capacity_per_second": rate}
+    for title, times in (("at capacity", 1.0), ("at four times capacity", _OVERLOAD)):
+        told = asked(Job(service.port, requests, 512, seconds, rate * times))
+        found[title] = _summary(told)
+    return found
+
+
+def _summary(told: Told) -> dict[str, Any]:
+    good = [ms for status, ms, _ in told if status == 200]
+    busy = [ms for status, ms, _ in told if status in (429, 503)]
+    length = max((at for _, _, at in told), default=0.0)
+    return {
+        "answered": len(good),
+        "refused": len(busy),
+        "failed": len(told) - len(good) - len(busy),
+        "answered_per_second": len(good) / length if length else 0.0,
+        "latency": summarise(good) if good else None,
+        "refusal": summarise(busy) if busy else None,
+    }
+
+
+def _reach(report: dict[str, Any]) -> dict[str, Any]:
+    """The figures that the service is held to."""
+    found: dict[str, Any] = {}
+    for name in ("image", "refinement"):
+        best = {
+            title: max(part["answered_per_second"] for part in report[title][name].values())
+            for title in ("batched", "one by one", "minimal")
+            if title in report
+        }
+        over = report["overload"][name]
+        found[name] = {
+            "added_ms": report["overhead"][name]["added_ms"],
+            "share_of_query_batch": best["batched"] / report["query_batch_per_second"][name],
+            "batched_over_one_by_one": best["batched"] / best["one by one"],
+            "p99_at_overload_over_at_capacity": _p99(over["at four times capacity"])
+            / _p99(over["at capacity"]),
+            **({"times_minimal": best["batched"] / best["minimal"]} if best.get("minimal") else {}),
+        }
+    return found
+
+
+def _p99(part: dict[str, Any]) -> float:
+    return float(part["latency"]["p99_ms"]) if part["latency"] else float("nan")

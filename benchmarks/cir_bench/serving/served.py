@@ -1,0 +1,125 @@
+"""Services in processes of their own, and a process that asks them."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cir_bench.serving.load import Job
+from cir_infer.commands.serve import main
+from cir_infer.errors import CirError
+from cir_infer.processes.children import child_command, child_environment
+
+__all__ = ["Service", "asked", "minimal_service", "own_service"]
+
+_PATIENCE = 120.0
+
+
+class Service:
+    """A service that runs.
+
+    Attributes:
+        port: where it listens, on this machine.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self._process, self.port = process, port
+
+    def memory(self) -> float:
+        """MiB of the process that nothing else shares; 0 where the system does not tell."""
+        try:
+            text = Path(f"/proc/{self._process.pid}/status").read_text()
+        except OSError:
+            return 0.0
+        found = re.search(r"RssAnon:\s+(\d+)", text)
+        return int(found[1]) / 1024 if found else 0.0
+
+
+@contextmanager
+def own_service(bundle: str, gallery: str, threads: int, *flags: str) -> Iterator[Service]:
+    """`cir-serve`, ready.
+
+    Raises:
+        CirError: it did not begin.
+    """
+    told = [bundle, "--gallery", gallery, "--port=0", "--json", "--no-access-log", f"--threads={threads}"]
+    with _started(child_command("cir_bench.serving.served", *told, *flags)) as process:
+        said = ""
+        while not said.rstrip().endswith("}"):
+            line = process.stdout.readline() if process.stdout else ""
+            if not line:
+                raise CirError("cir-serve did not begin; start it by hand to see why")
+            said += line
+        yield Service(process, int(json.loads(said)["address"].rpartition(":")[2]))
+
+
+@contextmanager
+def minimal_service(model: str, gallery: str, threads: int) -> Iterator[Service]:
+    """The handler of `minimal`, ready.
+
+    Raises:
+        CirError: it did not begin.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = child_command("cir_bench.serving.minimal", model, gallery, str(port), str(threads))
+    with _started(command) as process:
+        until = time.monotonic() + _PATIENCE
+        while not _listens(port):
+            if process.poll() is not None or time.monotonic() > until:
+                raise CirError(
+                    "the handler to compare with did not begin; python -m cir_bench.serving.minimal"
+                )
+            time.sleep(0.1)
+        yield Service(process, port)
+
+
+@contextmanager
+def _started(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(command, env=child_environment(), stdout=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        process.communicate()
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def asked(job: Job) -> list[tuple[int, float, float]]:
+    """What a load gave: (status, milliseconds, second of the run) of every request."""
+    done = subprocess.run(
+        child_command("cir_bench.serving.load"),
+        input=job.to_json(),
+        env=child_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise CirError(f"the process that asks failed: {done.stderr.strip()[-300:]}")
+    told: list[Any] = json.loads(done.stdout)["told"]
+    return [(int(status), float(ms), float(at)) for status, ms, at in told]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
