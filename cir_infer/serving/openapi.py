@@ -25,6 +25,14 @@ _HIT = {
 _TIMING = {"read": 0.41, "decode": 3.1, "wait": 0.08, "search": 21.7, "total": 25.6}
 _ANSWER = {"hits": [_HIT], "unknown_words": [], "reference_id": "dresses/0007.jpg", "timing": _TIMING}
 _ITEM = {name: _HIT[name] for name in ("id", "metadata", "image")}
+_HEAT = {
+    "value": 0.25,
+    "rest": 0.05,
+    "map": [[0.02, 0.11], [0.04, 0.03]],
+    "box": [0.0, 0.0, 400.0, 600.0],
+    "size": [400, 600],
+    "method": "shares",
+}
 _REFINE = {
     "item": "dresses/0412.jpg",
     "text": "is longer",
@@ -39,7 +47,7 @@ _PROBLEM = {
     "detail": 'the text is empty; say how the result should differ, e.g. "is red"',
     "instance": "urn:cir-infer:request:5d0f3a2b9c41",
 }
-_FORM = {
+_FORM: dict[str, Any] = {
     "type": "object",
     "properties": {
         "image": {"type": "string", "format": "binary", "description": "the reference image, a file"},
@@ -52,7 +60,7 @@ _FORM = {
         "balance": {"type": "string", "description": "a JSON object of factors, by the names of terms"},
     },
 }
-_PUT_FORM = {
+_PUT_FORM: dict[str, Any] = {
     "type": "object",
     "properties": {
         "image": {"type": "string", "format": "binary"},
@@ -104,6 +112,17 @@ _ID = _parameter("id", "string", "the item's id, as one segment: a slash in it i
 _ROUTES: dict[str, dict[str, Any]] = {
     "search": _body(_REFINE, "SearchRequest", _FORM),
     "search_batch": _body({"queries": [_REFINE, {"item": "b.jpg", "text": "is red"}]}, "BatchRequest"),
+    "explain": _body(
+        {"item": "dresses/0412.jpg", "text": "is longer", "hit": "dresses/0007.jpg"},
+        "ExplainRequest",
+        {
+            "type": "object",
+            "properties": {
+                **{name: _FORM["properties"][name] for name in ("image", "text", "item", "balance")},
+                "hit": {"type": "string", "description": "the id of the item to explain"},
+            },
+        },
+    ),
     "search_vectors": _body({"vectors": [[0.12, -0.04, 0.31]], "k": 10}, "VectorsRequest"),
     "get_item": {"parameters": [_ID]},
     "get_item_image": {
@@ -130,6 +149,17 @@ _ROUTES: dict[str, dict[str, Any]] = {
 _EXAMPLES: dict[str, Any] = {
     "search": _ANSWER,
     "search_batch": {"answers": [_ANSWER, _PROBLEM], "timing": {"total": 31.0}},
+    "explain": {
+        "id": "dresses/0007.jpg",
+        "score": 1.03,
+        "terms": {"explicit_matching": _HEAT},
+        "reference": {"explicit_matching": _HEAT},
+        "words": [
+            {"text": "longer", "start": 3, "end": 9, "caption": 0, "worth": {"explicit_matching": 0.11}}
+        ],
+        "balance": {"explicit_matching": 2.0},
+        "timing": {"read": 0.3, "explain": 84.2, "total": 84.6},
+    },
     "search_vectors": {"answers": [[{**_HIT, "terms": {"cosine": 0.91}}]], "timing": {"total": 4.2}},
     "get_item": _ITEM,
     "list_items": {"items": [_ITEM], "after": "412", "matching": 5000},
@@ -139,6 +169,7 @@ _EXAMPLES: dict[str, Any] = {
 _MODELS = {
     "search": "SearchAnswer",
     "search_batch": "BatchAnswer",
+    "explain": "ExplainAnswer",
     "search_vectors": "VectorsAnswer",
     "get_item": "ItemAnswer",
     "list_items": "ItemsAnswer",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from cir_infer.errors import shown
 from cir_infer.serving.bodies import Form
@@ -17,6 +17,9 @@ from cir_infer.serving.problems import Problem
 __all__ = [
     "BatchAnswer",
     "BatchRequest",
+    "ExplainAnswer",
+    "ExplainRequest",
+    "HeatAnswer",
     "HitAnswer",
     "ItemAnswer",
     "ItemRequest",
@@ -26,6 +29,7 @@ __all__ = [
     "SearchRequest",
     "VectorsAnswer",
     "VectorsRequest",
+    "WordAnswer",
     "parsed",
     "search_of_form",
 ]
@@ -75,6 +79,49 @@ class BatchRequest:
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
     queries: list[SearchRequest]
+
+
+@dataclass
+class ExplainRequest(SearchRequest):
+    """A query, and in `hit` the item of which it is asked why it has its score."""
+
+    hit: str = ""
+
+
+@dataclass
+class HeatAnswer:
+    """One term over the cells of a grid on an image; `map` and `rest` add up to `value`."""
+
+    value: float
+    rest: float
+    map: list[list[float]]
+    box: list[float]
+    size: list[int]
+    method: str
+
+
+@dataclass
+class WordAnswer:
+    """What a word of the text is worth, in each term."""
+
+    text: str
+    start: int
+    end: int
+    caption: int
+    worth: dict[str, float]
+
+
+@dataclass
+class ExplainAnswer:
+    """Why an item has its score: maps over its image and over the reference, and the words."""
+
+    id: str
+    score: float
+    terms: dict[str, HeatAnswer]
+    reference: dict[str, HeatAnswer]
+    words: list[WordAnswer]
+    balance: dict[str, float]
+    timing: dict[str, float]
 
 
 @dataclass
@@ -235,25 +282,33 @@ def parsed(kind: Any, body: bytes) -> Any:
 
 
 _FIELDS = ("text", "item", "k", "where", "exclude", "exclude_reference", "balance")
+R = TypeVar("R", bound=SearchRequest)
 
 
-def search_of_form(form: Form) -> SearchRequest:
+def search_of_form(form: Form, kind: type[R]) -> R:
     """A query that was sent as a form.
+
+    Args:
+        form: its fields.
+        kind: what to read it as.
 
     Raises:
         Problem: a field is unknown, there too often, or no number, flag or filter.
     """
-    unknown = sorted(set(form.fields) - set(_FIELDS))
+    request = kind()
+    more = ("hit",) if isinstance(request, ExplainRequest) else ()
+    unknown = sorted(set(form.fields) - {*_FIELDS, *more})
     if unknown:
         raise Problem(
             "invalid-argument",
-            f"the field {shown(unknown[0])} is unknown; expected image, {', '.join(_FIELDS)}",
+            f"the field {shown(unknown[0])} is unknown; expected image, {', '.join((*_FIELDS, *more))}",
         )
-    request = SearchRequest()
     texts = form.fields.get("text", [])
     request.text = None if not texts else texts[0] if len(texts) == 1 else texts
     request.exclude = form.fields.get("exclude", [])
     request.item = form.one("item")
+    if isinstance(request, ExplainRequest):
+        request.hit = form.one("hit") or ""
     request.k = number(form.one("k"), "k", request.k)
     flag = form.one("exclude_reference") or "false"
     if flag not in ("true", "false"):

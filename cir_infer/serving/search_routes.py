@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cir_infer.errors import CirError
 from cir_infer.hits import Hits
@@ -13,6 +13,7 @@ from cir_infer.serving.problems import Problem, problem_of
 from cir_infer.serving.schemas import (
     BatchAnswer,
     BatchRequest,
+    ExplainRequest,
     HitAnswer,
     ProblemAnswer,
     SearchAnswer,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SearchRoutes"]
 
+R = TypeVar("R", bound=SearchRequest)
 _GRACE = 1.0
 """Seconds beyond the deadline of queries, after which also what is being computed is given up."""
 
@@ -47,19 +49,25 @@ class SearchRoutes:
     async def search(self, request: Any) -> Any:
         """One query: an image or an item, and a text."""
         begun = time.perf_counter()
-        kind, body = await body_of(request, self._service, "application/json", "multipart/form-data")
-        image = None
-        if kind == "application/json":
-            query: SearchRequest = parsed(SearchRequest, body)
-        else:
-            form = read_form(request.headers["content-type"], body)
-            query, image = search_of_form(form), form.file
+        query, image = await self._query(request, SearchRequest)
         read = time.perf_counter()
         (found,) = await self._found(request, [query], image)
         if not isinstance(found, Found):
             raise found
         timing, headers = server_timing({"read": read - begun, **found.stages}, begun)
         return json_answer(_answer(found.hits, timing), headers=headers)
+
+    async def explain(self, request: Any) -> Any:
+        """Why an item has its score: maps over its image and the reference's, and what each word is worth."""
+        begun = time.perf_counter()
+        query, image = await self._query(request, ExplainRequest)
+        request.state.asked = f"why {query.hit}"
+        read = time.perf_counter()
+        seconds = self._service.settings.timeout
+        why = await finished(request, self._service.explain(query, image), seconds)
+        stages = {"read": read - begun, "explain": time.perf_counter() - read}
+        timing, headers = server_timing(stages, begun)
+        return json_answer({**why.as_dict(), "timing": timing}, headers=headers)
 
     async def batch(self, request: Any) -> Any:
         """Several queries, computed together."""
@@ -90,6 +98,15 @@ class SearchRoutes:
         stages = {"read": read - begun, "search": time.perf_counter() - read}
         timing, headers = server_timing(stages, begun)
         return json_answer(VectorsAnswer([_told(hits) for hits in found], timing), headers=headers)
+
+    async def _query(self, request: Request, kind: type[R]) -> tuple[R, bytes | None]:
+        """A query and its image, from JSON or a form."""
+        media, body = await body_of(request, self._service, "application/json", "multipart/form-data")
+        if media == "application/json":
+            query: R = parsed(kind, body)
+            return query, None
+        form = read_form(request.headers["content-type"], body)
+        return search_of_form(form, kind), form.file
 
     async def _found(
         self, request: Request, queries: list[SearchRequest], image: bytes | None

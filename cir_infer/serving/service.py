@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cir_infer.bundle.manifest import PixelInput
 from cir_infer.engine import Engine
 from cir_infer.errors import CirError, GalleryError, ImageError
+from cir_infer.explaining.explanation import Explanation
 from cir_infer.hits import Hit, Hits
 from cir_infer.inputs.images import image_size
 from cir_infer.inputs.locations import Location
@@ -30,7 +32,7 @@ from cir_infer.serving.browsing import Fields, item_of
 from cir_infer.serving.metrics import Metrics
 from cir_infer.serving.opened import Current, Opened, open_searcher
 from cir_infer.serving.problems import Problem, busy
-from cir_infer.serving.schemas import SearchRequest, VectorsRequest
+from cir_infer.serving.schemas import ExplainRequest, SearchRequest, VectorsRequest
 from cir_infer.serving.settings import Settings
 from cir_infer.serving.thumbnails import Thumbnails
 from cir_infer.serving.writing import Writer
@@ -75,6 +77,7 @@ class Service:
         self.beside = Threads(2)
         self.writer = Writer(settings.images_path) if settings.writable else None
         self._decoders = Threads(min(8, available_cpus()))
+        self._explaining = Threads(1)
         self._in_work = 0
         self._warm_up()
         self.ready = True
@@ -110,6 +113,7 @@ class Service:
         self.batcher.close()
         self.current.close()
         self._decoders.close()
+        self._explaining.close()
         self.beside.close()
 
     # ---- queries
@@ -136,6 +140,45 @@ class Service:
         finally:
             opened.give_back()
             self._end(len(requests))
+
+    async def explain(self, request: ExplainRequest, image: bytes | None) -> Explanation:
+        """Why an item has its score in the answer to a query.
+
+        Raises:
+            CirError: see `Searcher.explain`.
+            Problem: there is no such item, its picture cannot be read, or too much is being computed already.
+        """
+        request.check()
+        if not request.hit:
+            raise Problem("invalid-argument", "hit is missing; expected the id of the item to explain")
+        self._begin(1)
+        opened = self.current.take()
+        try:
+            if image is None and request.image is not None:
+                image = await in_thread(self._decoders, from_base64, request.image)
+            if image is not None:
+                await self.prepared(opened.searcher.engine, image)  # what is wrong with it is the caller's
+            return await in_thread(self._explaining, self._explained, opened, request, image)
+        finally:
+            opened.give_back()
+            self._end(1)
+
+    def _explained(self, opened: Opened, request: ExplainRequest, image: bytes | None) -> Explanation:
+        searcher, snapshot = opened.searcher, opened.gallery.snapshot()
+        item_of(snapshot, request.hit)
+        reference: Any = image
+        if request.item is not None:
+            item_of(snapshot, request.item)
+            reference = searcher.item(request.item)
+        try:
+            return searcher.explain(request.hit, reference, request.text, request.balance)
+        except ImageError as error:
+            _log.info("no explanation: %s", error)
+            raise Problem(
+                "unusable-image",
+                "the picture of the item, or of the reference, cannot be read, or is not the one that was "
+                "indexed",
+            ) from None
 
     def _check_k(self, k: int) -> None:
         if not 1 <= k <= self.settings.max_k:
@@ -277,6 +320,7 @@ class Service:
                 "dimension": engine.dimension,
                 "needs_image": engine.needs_reference,
                 "needs_text": engine.needs_text,
+                "explains": isinstance(engine.manifest.image, PixelInput),
                 "gallery": {
                     "items": snapshot.count,
                     "generation": snapshot.generation,

@@ -19,6 +19,7 @@ import pytest
 
 from cir_infer.commands.serve import main
 from cir_infer.console.environment import take_environment
+from cir_infer.processes.children import child_environment
 from tests.serving.support import Client
 
 QUERY = {"item": "sku-1", "text": "is red", "k": 3}
@@ -30,7 +31,13 @@ def command(bundle: Path, *flags: str) -> Iterator[tuple[Client, subprocess.Pope
     program = "import sys; from cir_infer.commands.serve import main; sys.exit(main())"
     told = ["--port=0", "--json", "--threads=1", "--device=cpu", *flags]
     child = [sys.executable, "-c", program, str(bundle), *told]
-    process = subprocess.Popen(child, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        child,
+        env=child_environment(PYTHONUNBUFFERED=""),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     try:
         assert process.stdout is not None
         said = ""

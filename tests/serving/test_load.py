@@ -191,7 +191,7 @@ def test_the_document_describes_every_route(client: Client, kind: str) -> None:
             "/v1/items/{id}",
             "/v1/items/{id}/image",
         ),
-        *("/v1/fields", "/v1/info", "/healthz", "/readyz", "/metrics"),
+        *("/v1/explain", "/v1/fields", "/v1/info", "/healthz", "/readyz", "/metrics"),
     }
     assert kind in document["components"]["schemas"]
     for path, methods in document["paths"].items():

@@ -156,6 +156,29 @@ def test_filters_balance_and_links(page: Page, client: Client, chromium: Any) ->
         assert other.errors == []
 
 
+def test_why_a_picture_was_found(page: Page, client: Client) -> None:
+    page.pick("sku-4")
+    page.find("is red and longer")
+    first = page.ids()[0]
+    page.page.locator(".ask-why").first.click()
+    page.shows("#why", first)
+    assert page.page.locator(".card canvas.heat").count() == 1
+    assert page.page.locator("#tile canvas.heat").count() == 1
+    told = client("POST", "/v1/explain", {"item": "sku-4", "text": "is red and longer", "hit": first}).json
+    assert page.page.locator("#why mark").all_inner_texts() == [word["text"] for word in told["words"]]
+    drawn = """() => {
+        const canvas = document.querySelector('.card canvas.heat');
+        const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+        return data.some((value, at) => at % 4 === 3 && value > 0);
+    }"""
+    assert page.page.evaluate(drawn)
+    page.page.locator(".card").nth(1).hover()  # pointing at the next asks of that
+    page.shows("#why", page.ids()[1])
+    page.page.keyboard.press("Escape")
+    page.page.wait_for_selector("#why", state="hidden")
+    assert page.page.locator("canvas.heat").count() == 0
+
+
 def test_everything_is_shown_as_one_scrolls(page: Page) -> None:
     page.page.evaluate("scrollTo(0, document.body.scrollHeight)")
     page.page.wait_for_function(f"() => document.querySelectorAll('.card').length === {COUNT}")

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cir_infer import Hits, Searcher
+from cir_infer.serving.schemas import ExplainAnswer, parsed
 from tests.serving.support import ODD_IDS, Client, png, together
 
 
@@ -76,6 +78,33 @@ def test_a_balance_of_terms(client: Client, searcher: Searcher) -> None:
     same(client.search(image=image, text="is red", k=6, balance=balance).json, hits)
     fields = [("text", "is red"), ("k", "6"), ("balance", json.dumps(balance))]
     same(client.form("/v1/search", fields, png(1)).json, hits)
+
+
+def test_why(client: Client, searcher: Searcher) -> None:
+    for image, reference in ((None, "sku-1"), (png(5), None)):
+        query = {"text": "is red", "hit": "sku-9", "balance": {"explicit_matching": 2.0}}
+        if image is None:
+            answer = client("POST", "/v1/explain", {"item": "sku-1", **query})
+        else:
+            fields = [("text", "is red"), ("hit", "sku-9"), ("balance", '{"explicit_matching": 2.0}')]
+            answer = client.form("/v1/explain", fields, image)
+        assert answer.status == 200, answer
+        told = answer.json
+        parsed(ExplainAnswer, answer.body)
+        asked = searcher.item("sku-1") if reference else image
+        expected = searcher.explain("sku-9", asked, "is red", {"explicit_matching": 2.0}).as_dict()
+        assert told["score"] == pytest.approx(expected["score"], abs=1e-5)
+        assert [word["text"] for word in told["words"]] == [word["text"] for word in expected["words"]]
+        for name, heat in told["terms"].items():
+            assert np.array(heat["map"]) == pytest.approx(np.array(expected["terms"][name]["map"]), abs=1e-5)
+    for status, wrong in (
+        (404, {"item": "sku-1", "text": "is red", "hit": "gone"}),
+        (404, {"item": "gone", "text": "is red", "hit": "sku-1"}),
+        (422, {"item": "sku-1", "text": "is red"}),
+        (422, {"item": "sku-1", "text": "", "hit": "sku-1"}),
+    ):
+        refused = client("POST", "/v1/explain", wrong)
+        assert refused.status == status, refused
 
 
 def test_vectors_made_elsewhere(client: Client, searcher: Searcher) -> None:

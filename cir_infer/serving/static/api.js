@@ -38,8 +38,7 @@ async function request(path, options = {}) {
 
 export const getJson = async (path) => (await request(path)).json();
 
-export async function search(query, file, signal) {
-  performance.mark("asked");
+async function ask(path, query, file, signal) {
   let options;
   if (file) {
     const form = new FormData();
@@ -52,11 +51,17 @@ export async function search(query, file, signal) {
   } else {
     options = { method: "POST", body: JSON.stringify(query), headers: { "Content-Type": "application/json" }, signal };
   }
-  const response = await request("v1/search", options);
-  const answer = await response.json();
+  return (await request(path, options)).json();
+}
+
+export async function search(query, file, signal) {
+  performance.mark("asked");
+  const answer = await ask("v1/search", query, file, signal);
   performance.mark("answered");
   return answer;
 }
+
+export const explain = (query, file) => ask("v1/explain", query, file);
 
 // What an <img> can show of an item's picture: its address, or with a key, the picture itself.
 export async function pictureAddress(path, size) {

@@ -5,6 +5,7 @@ import { $, count, el, termName } from "./dom.js";
 import { readFilters, showFilters, writeFilters } from "./filters.js";
 import { linkOf, stepOf } from "./links.js";
 import { addHits, addItems, clearGrid } from "./results.js";
+import { addWhy, clearWhy } from "./why.js";
 
 const PAGE = 24;
 const AHEAD = 600; // pixels below the window that are filled already
@@ -41,6 +42,7 @@ function askForKey(told) {
 
 async function setReference(next) {
   reference = next;
+  clearWhy();
   const image = $("picture");
   $("empty").hidden = next !== null;
   image.hidden = next === null;
@@ -130,9 +132,10 @@ async function find() {
 
 function show(step) {
   browsing = null;
+  clearWhy();
   clearGrid();
   const { answer } = step;
-  addHits(answer.hits, 0, answer.reference_id, pick);
+  addHits(answer.hits, 0, answer.reference_id, pick, (card, hit) => whyOf(card, hit, step));
   performance.mark("drawn");
   performance.measure("answer to drawing", "answered", "drawn");
   $("results-title").textContent = answer.hits.length ? (step.text ? `“${step.text}”` : "Found") : "Nothing fits";
@@ -148,6 +151,8 @@ function show(step) {
   showTrail();
   say(answer.hits.length ? `${count(answer.hits.length, "picture", "pictures")} found.` : "Nothing was found.");
 }
+
+const whyOf = (card, hit, step) => about.explains && hit.image && addWhy(card, hit, step, () => queryOf(step, 1), problem);
 
 function showTiming(timing) {
   const parts = ["decode", "wait", "search"].filter((name) => timing[name] >= 0.1).map((name) => `${name} ${timing[name].toFixed(1)}`);
@@ -227,7 +232,7 @@ async function moreHits(step) {
   if (step !== steps[at]) return;
   step.whole = answer.hits.length < wanted || wanted === about.limits.k;
   step.answer = answer;
-  addHits(answer.hits, have, answer.reference_id, pick);
+  addHits(answer.hits, have, answer.reference_id, pick, (card, hit) => whyOf(card, hit, step));
   say(`${count(answer.hits.length, "picture", "pictures")} shown.`);
 }
 
@@ -347,6 +352,7 @@ addEventListener("drop", (event) => {
   if (event.dataTransfer.files.length) useFile(event.dataTransfer.files[0]);
 });
 addEventListener("keydown", (event) => {
+  if (event.key === "Escape") clearWhy();
   if (event.key === "/" && !/^(input|select|textarea)$/i.test(document.activeElement?.tagName ?? "")) {
     event.preventDefault();
     $("text").focus();
