@@ -107,9 +107,7 @@ def measure_serving(
     for title, flags in (("batched", ()), ("one by one", ("--max-batch=1",))):
         with own_service(bundle, gallery, threads, "--queue=256", "--per-key=1024", *flags) as service:
             report[title] = {
-                name: _closed(
-                    service, requests, clients, seconds, lambda n, t=title, m=name: tell(f"{t}, {m}, {n}")
-                )
+                name: _closed(service, requests, clients, seconds, partial(_tell_clients, tell, title, name))
                 for name, requests in queries.items()
             }
     with own_service(bundle, gallery, threads, "--per-key=1024", "--concurrency=1024") as service:
@@ -122,7 +120,7 @@ def measure_serving(
         with minimal_service(model, gallery, threads) as service:
             report["minimal"] = {
                 name: _closed(
-                    service, requests, clients, seconds, lambda n, m=name: tell(f"minimal, {m}, {n}")
+                    service, requests, clients, seconds, partial(_tell_clients, tell, "minimal", name)
                 )
                 for name, requests in queries.items()
             }
@@ -224,6 +222,10 @@ def _batch_rate(
         while time.perf_counter() - begun < seconds:
             count += len(list(searcher.query_batch(images, texts, k=_K)))
         return count / (time.perf_counter() - begun)
+
+
+def _tell_clients(tell: Tell, title: str, name: str, clients: int) -> None:
+    tell(f"{title}, {name}, {clients} clients")
 
 
 def _closed(

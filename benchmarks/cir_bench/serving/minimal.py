@@ -60,20 +60,20 @@ def make_handler(model: str, gallery: str, threads: int) -> Any:
 
     app = FastAPI()
 
-    @app.post("/v1/search")
     async def handle(request: Request) -> dict[str, Any]:
         if request.headers["content-type"].startswith("application/json"):
             asked = await request.json()
             row = torch.from_numpy(rows[by_id[asked["item"]]][None].astype(np.float32))
             return search(row, asked["text"], asked["k"])
-        form = await request.form()
+        form: Any = await request.form()
         picture = preprocess(await form["image"].read(), spec)
         with torch.no_grad():
             reference = network.encode_reference(torch.from_numpy(picture[None]))
         return search(reference, form["text"], int(form["k"]))
 
-    # FastAPI reads the annotation of a function in a function by its text.
+    # Annotations are texts here, which FastAPI could not read of a name that only this function knows.
     handle.__annotations__["request"] = Request
+    app.add_api_route("/v1/search", handle, methods=["POST"], response_model=None)
     return app
 
 
