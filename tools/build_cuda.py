@@ -116,9 +116,9 @@ def compile_fatbin(
     nvcc: str, kernels: Kernels, output: Path, architectures: tuple[int, ...], ptx: bool, jobs: int
 ) -> str:
     """Run nvcc; returns what the assembler said of registers and memory."""
-    # From CUDA 12.8 on a fatbin can be packed more tightly.
+    # From CUDA 12.8 on a fatbin can be packed; every driver of CUDA 12 reads "speed", newer ones "size".
     offered = subprocess.run([nvcc, "--help"], capture_output=True, text=True).stdout
-    packed = ["--compress-mode=size"] if "--compress-mode" in offered else []
+    packed = ["--compress-mode=speed"] if "--compress-mode" in offered else []
     output.parent.mkdir(parents=True, exist_ok=True)
     targets = [f"-gencode=arch=compute_{VIRTUAL[a]},code=sm_{a}" for a in architectures]
     if ptx:

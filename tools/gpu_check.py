@@ -9,12 +9,14 @@ one still runs; the exit code is 1 if any failed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import importlib.util
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -39,23 +41,42 @@ def run(name: str, command: list[str], limit: float, log: Path) -> dict[str, Any
     ours = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "export")]
     paths = os.pathsep.join([*ours, os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths, "ORT_DISABLE_TELEMETRY": "1"}
-    try:
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=limit,
-            errors="replace",
+    with log.open("a", encoding="utf-8", errors="replace") as file:
+        file.write(f"== {name}\n")
+        file.flush()
+        start = file.tell()
+        # Into the log as it comes, so that a run that is cut short tells how far it was.
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True
         )
-        output, code = done.stdout + done.stderr, done.returncode
-    except subprocess.TimeoutExpired as expired:
-        output, code = f"stopped after {limit:.0f} s\n{expired.stdout or ''}", 124
-    with log.open("a", encoding="utf-8") as file:
-        file.write(f"== {name}\n{output}\n")
+        try:
+            code = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            code = 124
+        finally:
+            # A child of the child that lives on would keep the GPU busy beside what is measured next.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if code == 124:
+            file.write(f"stopped after {limit:.0f} s\n")
+    with log.open("rb") as written:
+        written.seek(start)
+        output = written.read().decode("utf-8", "replace")
     print("\n".join(output.splitlines()[-12:]), flush=True)
     return {"passed": code == 0, "exit_code": code, "seconds": round(time.monotonic() - begun, 1)}
+
+
+def skipped(why: str) -> dict[str, Any]:
+    """A step that has not run: neither passed nor failed."""
+    return {"passed": None, "skipped": why}
+
+
+def write(result: dict[str, Any], path: Path) -> None:
+    """What is known so far; a reader never sees half of it."""
+    half = path.with_name(f".{path.name}.part")
+    half.write_text(json.dumps(result, indent=1) + "\n")
+    half.replace(path)
 
 
 def build(architecture: int, limit: float, log: Path) -> dict[str, Any]:
@@ -64,18 +85,16 @@ def build(architecture: int, limit: float, log: Path) -> dict[str, Any]:
         only = ["--architectures", str(architecture)] if architecture in build_cuda.ARCHITECTURES else []
         return run("build", [sys.executable, "tools/build_cuda.py", *only, "--jobs", "2"], limit, log)
     missing = [kernels.fatbin.name for kernels in build_cuda.SETS.values() if not kernels.fatbin.exists()]
-    return {
-        "passed": not missing,
-        "skipped": "no nvcc; "
-        + (f"no {' and no '.join(missing)} either" if missing else "fatbins are there"),
-    }
+    if missing:
+        return {"passed": False, "error": f"no nvcc, and no {' and no '.join(missing)} either"}
+    return skipped("no nvcc; fatbins are there")
 
 
 def sanitize(limit: float, log: Path) -> dict[str, Any]:
     """The GPU tests of small sizes under compute-sanitizer's memcheck and racecheck."""
     tool = shutil.which("compute-sanitizer")
     if tool is None:
-        return {"passed": False, "skipped": "compute-sanitizer is not on the PATH"}
+        return skipped("compute-sanitizer is not on the PATH")
     tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-x", *TESTS, "-k", SANITIZED]
     return {
         check: run(check, [tool, "--tool", check, "--error-exitcode", "9", *tests], limit / 2, log)
@@ -109,7 +128,7 @@ def engines(minutes: float, bundles: Path | None, output: Path, log: Path) -> di
     for module in (*needed, *(("torch", "onnx", "onnxscript") if bundles is None else ())):
         if importlib.util.find_spec(module) is None:
             print(f"== engines: skipped, {module} is not installed", flush=True)
-            return {"passed": True, "skipped": f"{module} is not installed"}
+            return skipped(f"{module} is not installed")
     found = output / "engines.json"
     check = [sys.executable, "-m", "cir_bench.engine_check", "--minutes", str(minutes)]
     check += [] if bundles is None else ["--bundles", str(bundles.resolve())]
@@ -151,30 +170,41 @@ def main() -> None:
     log.write_text("")
     result: dict[str, Any] = {"kind": "gpu-check", **stamp(), "sources": build_cuda.sources_hash()}
     result["recurrent_sources"] = build_cuda.sources_hash(build_cuda.RECURRENT)
-    result["build"] = build(architecture, 0.3 * total, log)
     try:
-        gpu = open_device().name
+        gpu = open_gpu().name
     except CirError as error:
         sys.exit(f"error: {error}")
-    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]
-    result["conformance"] = run("conformance", pytest, 0.25 * total, log)
-    result["sanitizer"] = sanitize(0.3 * total, log)
-    try:
-        result["benchmark"] = benchmark(SIZES if args.full else QUICK, 0.35 * total)
-    except Exception as error:  # what the steps before have found is kept
-        print(f"the benchmark failed: {error!r}", flush=True)
-        result["benchmark"] = {"cases": [], "error": repr(error)}
-    result["engines"] = engines(args.engine_minutes, args.bundles, args.output, log)
     name = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
     day = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     path = args.output / f"{name}-{day}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+
+    def keep(step: str, found: dict[str, Any]) -> None:
+        result[step] = found
+        write(result, path)
+
+    keep("build", build(architecture, 0.3 * total, log))
+    try:
+        open_device()
+    except CirError as error:
+        sys.exit(f"error: {error}")
+    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]
+    keep("conformance", run("conformance", pytest, 0.25 * total, log))
+    keep("sanitizer", sanitize(0.3 * total, log))
+    try:
+        keep("benchmark", benchmark(SIZES if args.full else QUICK, 0.35 * total))
+    except Exception as error:  # what the steps before have found is kept
+        print(f"the benchmark failed: {error!r}", flush=True)
+        keep("benchmark", {"cases": [], "error": repr(error)})
+    keep("engines", engines(args.engine_minutes, args.bundles, args.output, log))
     print(f"wrote {path}")
     steps = [result["build"], result["conformance"], *_leaves(result["sanitizer"]), result["engines"]]
+    for step in steps:
+        if step["passed"] is None:
+            print(f"not run: {step['skipped']}")
     wrong = [
         e for case in result["benchmark"]["cases"] for e in case["results"] if "wrong" in e.get("skipped", "")
     ]
-    failed = "error" in result["benchmark"] or not all(step["passed"] for step in steps)
+    failed = "error" in result["benchmark"] or any(step["passed"] is False for step in steps)
     sys.exit(1 if failed or wrong else 0)
 
 

@@ -99,7 +99,7 @@ def _step(check: Result, path: Sequence[str]) -> str:
     step: Any = check
     for name in path:
         step = step.get(name, {})
-    if "passed" not in step:
+    if step.get("passed") is None:
         return "not run"
     return "passes" if step["passed"] else "**fails**"
 

@@ -97,6 +97,10 @@ class TensorRTBackend:
         encoder = graphs.get("reference") or graphs["image"]
         if not isinstance(scorer, CudaScorer) or not isinstance(encoder, PlanGraph):
             return None
+        if scorer.streamed:
+            # Chains run beside the scorer, on a stream and under a lock of their own; streamed rows pass
+            # through buffers of which there is one set.
+            return None
         return QueryChains(self._gpu, graphs, scorer, names)
 
     def describe(self) -> dict[str, Any]:

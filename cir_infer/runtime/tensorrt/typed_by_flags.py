@@ -6,7 +6,7 @@ that the graph keeps in float32; so every layer is bound to the type that the gr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import tensorrt as trt
 
@@ -25,17 +25,10 @@ def set_types(network: trt.INetworkDefinition, config: trt.IBuilderConfig) -> No
     # Contexts of one plan share a profile only where this is on; later versions always allow it.
     config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
     layers = [network.get_layer(index) for index in range(network.num_layers)]
-    quantised = (trt.LayerType.QUANTIZE, trt.LayerType.DEQUANTIZE)
-    if any(layer.type in quantised for layer in layers):
+    quantised = _quantised(layers)
+    if quantised:
         config.set_flag(trt.BuilderFlag.INT8)
-        # Explicit quantisation types the layers around it.
-        return
-    half = [
-        layer
-        for layer in layers
-        if any(layer.get_output(i).dtype == trt.DataType.HALF for i in range(layer.num_outputs))
-    ]
-    if not half:
+    if not any(trt.DataType.HALF in _types(layer) for layer in layers):
         return
     config.set_flag(trt.BuilderFlag.FP16)
     config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
@@ -47,12 +40,30 @@ def set_types(network: trt.INetworkDefinition, config: trt.IBuilderConfig) -> No
         trt.LayerType.ITERATOR,
     )
     for layer in layers:
-        if layer.num_outputs == 0 or layer.type in untyped:
+        if layer.num_outputs == 0 or layer.type in untyped or layer.name in quantised:
             continue
         kind = layer.get_output(0).dtype
         if kind in (trt.DataType.HALF, trt.DataType.FLOAT):
             layer.precision = kind
             layer.set_output_type(0, kind)
+
+
+def _types(layer: trt.ILayer) -> list[trt.DataType]:
+    return [layer.get_output(i).dtype for i in range(layer.num_outputs)]
+
+
+def _quantised(layers: Sequence[trt.ILayer]) -> set[str]:
+    """Names of the layers that quantise, and of those beside them, which explicit quantisation types."""
+    borders = [layer for layer in layers if layer.type in (trt.LayerType.QUANTIZE, trt.LayerType.DEQUANTIZE)]
+    found = {layer.name for layer in borders}
+    into = {layer.get_input(0).name for layer in borders if layer.type == trt.LayerType.QUANTIZE}
+    out = {layer.get_output(0).name for layer in borders if layer.type == trt.LayerType.DEQUANTIZE}
+    for layer in layers:
+        reads = {tensor.name for i in range(layer.num_inputs) if (tensor := layer.get_input(i)) is not None}
+        makes = {layer.get_output(i).name for i in range(layer.num_outputs)}
+        if reads & out or makes & into:
+            found.add(layer.name)
+    return found
 
 
 def place_of(error: trt.ParserError) -> str:  # noqa: ARG001

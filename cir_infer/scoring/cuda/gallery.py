@@ -26,6 +26,10 @@ _CHUNK_BYTES = 64 << 20
 _SURVEY_BLOCKS = 512
 
 
+MAX_ROWS = 2**32 - 2**20
+"""Kernels count rows with 32 bits, and step beyond the last by up to a grid's stride."""
+
+
 @dataclass(frozen=True)
 class RowType:
     """How the kernels name and read a row type."""
@@ -118,7 +122,7 @@ class CudaGallery:
         """Bring rows to a device; inside `device.active()`.
 
         Args:
-            rows: any `Rows` of fewer than 2^32 - 1 rows.
+            rows: any `Rows` of at most `MAX_ROWS`.
             device: where to.
             stream: for copies and the first pass over the rows, and for what searches prepare.
             budget: GPU bytes that rows may take; None is what is free, less a reserve. Rows beyond it
@@ -130,9 +134,9 @@ class CudaGallery:
             ScoringError: too many rows, or a shadow of rows that are int8 already.
             DeviceError: not even the buffers or the shadow fit.
         """
-        if rows.count >= 2**32 - 1:
+        if rows.count > MAX_ROWS:
             raise ScoringError(
-                f"{rows.count} rows; the CUDA scorer numbers rows with 32 bits, split the gallery"
+                f"{rows.count} rows; the CUDA scorer takes at most {MAX_ROWS}, split the gallery"
             )
         if int8_shadow and rows.dtype == np.int8:
             raise ScoringError("an int8 shadow of int8 rows; leave scan='stored'")

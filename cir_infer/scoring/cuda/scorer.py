@@ -64,7 +64,7 @@ class CudaScorer:
 
     Raises:
         DeviceError: no driver, no GPU, PyCUDA or the compiled kernels missing, too little memory.
-        ScoringError: an int8 scan of int8 rows, items of several vectors, or more than 2^32 - 2 rows.
+        ScoringError: an int8 scan of int8 rows, items of several vectors, or more than 2^32 - 2^20 rows.
     """
 
     def __init__(
@@ -110,6 +110,11 @@ class CudaScorer:
         return f"cuda ({', '.join(notes)})"
 
     @property
+    def streamed(self) -> bool:
+        """Whether rows pass through two buffers that all searches share: one search at a time, then."""
+        return bool(self._open_gallery().chunks)
+
+    @property
     def statistics(self) -> CudaStatistics:
         """What this scorer has done so far."""
         self._process.check()
@@ -144,7 +149,9 @@ class CudaScorer:
     ) -> CudaSearch:
         """A search whose terms are already on the GPU, for callers with a stream of their own.
 
-        Use it inside the device's primary context, and close it before the scorer.
+        Use it inside the device's primary context, and close it before the scorer. Where rows are
+        `streamed`, nothing else of this scorer may run meanwhile: `topk` of another thread would overwrite
+        the rows that this search is reading.
 
         Args:
             queries: Q, 1 to 4,096.

@@ -170,6 +170,27 @@ def test_a_streamed_search_is_captured_with_its_copies(real_device: Any) -> None
     scorer.close()
 
 
+def test_streamed_rows_are_searched_under_one_lock(real_device: Any, bundle: Path) -> None:
+    """A chain of its own stream would read buffers that a batch of another thread fills."""
+    from cir_infer import Engine
+    from cir_infer.scoring.cuda import CudaScorer
+
+    engine = Engine(bundle, device="tensorrt")
+    random = np.random.default_rng(0)
+    rows = rows_of(random.standard_normal((3000, engine.manifest.embedding_dim)), "float16")
+    resident, streamed = CudaScorer(rows), CudaScorer(rows, memory=1 << 15)
+    assert not resident.streamed and streamed.streamed
+    assert engine.chains(resident) is not None
+    assert engine.chains(streamed) is None
+    jobs = [random_terms(random, 1 + 7 * (i % 2), 2, rows.dimension, True) for i in range(16)]
+    with ThreadPoolExecutor(4) as threads:
+        for terms, found in zip(jobs, threads.map(lambda terms: streamed.topk(terms, 9), jobs), strict=True):
+            check_topk(found, terms, rows, 9)
+    resident.close()
+    streamed.close()
+    engine.close()
+
+
 def test_garbage_that_holds_memory_does_not_break_a_capture(real_device: Any) -> None:
     """Python would collect it anywhere, and to free memory is refused in the thread that captures."""
     import gc

@@ -57,6 +57,19 @@ def test_a_query_is_one_launch_and_answers_as_the_cpu(
     assert len(gpu.captured) == 2
 
 
+def test_streamed_rows_are_searched_under_one_lock(gpu: CapturingDevice, bundle: Path) -> None:
+    """A chain has a stream and a lock of its own, and streamed rows pass through one set of buffers."""
+    from cir_infer.scoring.cuda import CudaScorer
+    from tests.scoring.conformance import rows_of
+
+    engine = Engine(bundle, device="tensorrt")
+    rows = rows_of(np.random.default_rng(0).standard_normal((3000, 8)), "float16")
+    resident, streamed = CudaScorer(rows, device=gpu), CudaScorer(rows, device=gpu, memory=1 << 13)
+    assert not resident.streamed and streamed.streamed
+    assert engine.chains(resident) is not None
+    assert engine.chains(streamed) is None
+
+
 def test_filters_and_batches_answer_as_the_cpu(
     gpu: CapturingDevice, bundle: Path, searcher: Searcher, pictures: list[Path]
 ) -> None:

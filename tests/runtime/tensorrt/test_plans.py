@@ -401,6 +401,28 @@ def test_float16_is_the_graphs_and_needs_flags_on_8_6_only(gpu: CapturingDevice,
     assert flags == (["FP16", "OBEY_PRECISION_CONSTRAINTS"] if version == "8.6.0" else [])
 
 
+@pytest.mark.parametrize("version", ["8.6.0"], indirect=True)
+def test_what_a_quantised_graph_keeps_in_float16_is_not_widened(gpu: CapturingDevice, version: str) -> None:
+    import onnx
+    from onnx import helper, numpy_helper
+
+    from cir_infer.runtime.tensorrt.api import build_plan
+
+    model = onnx.load_from_string(half_model())
+    model.graph.node[0].input[0] = "dequantised"
+    for number, kind in enumerate(("QuantizeLinear", "DequantizeLinear")):
+        tensors = (["reference", "quantised"], ["quantised", "dequantised"])[number]
+        model.graph.node.insert(number, helper.make_node(kind, [tensors[0], "scale", "zero"], tensors[1:]))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0.1), "scale"))
+    model.graph.initializer.append(numpy_helper.from_array(np.int8(0), "zero"))
+    built = build_plan("image", model.SerializeToString(), Limits(), 1 << 28, b"", lambda *_: None)
+    assert set(json.loads(built.plan.partition(b"\n")[0])["flags"]) == {
+        "FP16",
+        "INT8",
+        "OBEY_PRECISION_CONSTRAINTS",
+    }
+
+
 # ---- running one graph
 
 

@@ -177,8 +177,19 @@ class ITensor:
 
 @_real
 class ILayer:
-    def __init__(self, kind: str, outputs: list[ITensor]) -> None:
-        self._kind, self._outputs, self._bound = kind, outputs, {}
+    def __init__(self, name: str, kind: str, inputs: list[ITensor], outputs: list[ITensor]) -> None:
+        self._name, self._kind, self._inputs, self._outputs, self._bound = name, kind, inputs, outputs, {}
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def num_inputs(self) -> int:
+        return len(self._inputs)
+
+    def get_input(self, index: int) -> ITensor:
+        return self._inputs[index]
 
     @property
     def type(self) -> Any:
@@ -287,10 +298,12 @@ class OnnxParser:
         special = {"QuantizeLinear": "QUANTIZE", "DequantizeLinear": "DEQUANTIZE", "Constant": "CONSTANT"}
         self._network._layers = [
             ILayer(
+                f"{node.op_type}_{number}",
                 special.get(node.op_type, "ELEMENTWISE"),
+                [ITensor(name, *kinds[name]) for name in node.input if name in kinds],
                 [ITensor(name, *kinds[name]) for name in node.output if name in kinds],
             )
-            for node in graph.node
+            for number, node in enumerate(graph.node)
         ]
         return True
 
@@ -397,8 +410,12 @@ class Builder:
         if _MAJOR < 10 and half:
             assert BuilderFlag.FP16 in config._flags, "8.6 takes float16 only with its flag"
             assert BuilderFlag.OBEY_PRECISION_CONSTRAINTS in config._flags
+            borders = [layer for layer in network._layers if layer._kind in ("QUANTIZE", "DEQUANTIZE")]
+            quantised = {t._name for layer in borders for t in (*layer._inputs, *layer._outputs)}
             for layer in network._layers:
-                if layer._kind == "ELEMENTWISE" and layer._outputs[0]._kind in ("HALF", "FLOAT"):
+                if quantised & {t._name for t in (*layer._inputs, *layer._outputs)}:
+                    assert layer._bound == {}, "explicit quantisation types this layer"
+                elif layer._kind == "ELEMENTWISE" and layer._outputs[0]._kind in ("HALF", "FLOAT"):
                     assert layer._bound["precision"] == layer._outputs[0].dtype
         if config._monitor is not None:
             config._monitor.phase_start("Building Engine", None, 2)
