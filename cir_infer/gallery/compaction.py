@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from cir_infer.errors import GalleryError
 from cir_infer.gallery import tables
+from cir_infer.gallery.rows import rows_at_once
 from cir_infer.gallery.segments import Segment, SegmentEntry
 from cir_infer.gallery.store import Store
 from cir_infer.gallery.tensors import Tensor
@@ -165,8 +166,9 @@ def merge(
 
     def pieces(name: str) -> Iterator[npt.NDArray[np.generic]]:
         arrays = [getattr(segment, name) for segment in segments]
-        for start in range(0, len(keys), _BLOCK):
-            part = slice(start, start + _BLOCK)
+        step = rows_at_once(arrays[0].shape[1:], _BLOCK)
+        for start in range(0, len(keys), step):
+            part = slice(start, start + step)
             out = np.empty((len(keys[part]), *arrays[0].shape[1:]), arrays[0].dtype)
             for number in np.unique(which[part]):
                 here = which[part] == number

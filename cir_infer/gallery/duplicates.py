@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import UsageError, shown
+from cir_infer.gallery.rows import rows_at_once
 from cir_infer.gallery.snapshot import Snapshot
 from cir_infer.inputs.arguments import checked_flag, checked_real
 
@@ -60,7 +61,7 @@ def duplicates_of(snapshot: Snapshot, threshold: float, *, progress: bool = Fals
     from cir_infer.console.progress import progress_bar
 
     live = snapshot.live_rows()
-    tiles = list(_tiles(len(live)))
+    tiles = list(_tiles(len(live), snapshot.row_shape))
     parents = np.arange(len(live))
     rows: Matrix = np.empty((0, snapshot.tokens_per_item * snapshot.dimension), np.float32)
     first = -1
@@ -72,11 +73,12 @@ def duplicates_of(snapshot: Snapshot, threshold: float, *, progress: bool = Fals
     return list(_groups(snapshot, live, parents))
 
 
-def _tiles(count: int) -> Iterator[tuple[slice, slice]]:
+def _tiles(count: int, shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
     """Row numbers to be compared with row numbers; every pair of rows is in one of them."""
-    for down in range(0, count, _ROWS):
-        for across in range(down, count, _COLUMNS):
-            yield slice(down, min(down + _ROWS, count)), slice(across, min(across + _COLUMNS, count))
+    rows, columns = rows_at_once(shape, _ROWS), rows_at_once(shape, _COLUMNS)
+    for down in range(0, count, rows):
+        for across in range(down, count, columns):
+            yield slice(down, min(down + rows, count)), slice(across, min(across + columns, count))
 
 
 def _directions(snapshot: Snapshot, rows: Rows) -> Matrix:
@@ -108,6 +110,7 @@ def _roots(rows: Rows, parents: Rows) -> Rows:
 def _groups(snapshot: Snapshot, live: Rows, parents: Rows) -> Iterator[Duplicates]:
     roots = _roots(np.arange(len(live)), parents)
     order = np.argsort(roots, kind="stable")
+    step = rows_at_once(snapshot.row_shape, _COLUMNS)
     starts = np.flatnonzero(np.diff(roots[order], prepend=-1))
     for start, end in zip(starts, np.append(starts, len(order))[1:], strict=True):
         if end - start < 2:
@@ -115,7 +118,7 @@ def _groups(snapshot: Snapshot, live: Rows, parents: Rows) -> Iterator[Duplicate
         members = live[order[start:end]]
         first = _directions(snapshot, members[:1])[0]
         least = min(
-            float((_directions(snapshot, members[at : at + _COLUMNS]) @ first).min())
-            for at in range(0, len(members), _COLUMNS)
+            float((_directions(snapshot, members[at : at + step]) @ first).min())
+            for at in range(0, len(members), step)
         )
         yield Duplicates(snapshot.ids(members), round(min(least, 1.0), 5))

@@ -6,7 +6,6 @@ gallery of another one. Rows of others carry none: whoever imports them has to s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, shown
-from cir_infer.gallery.rows import ROW_TYPES, row_shape
+from cir_infer.gallery.rows import ROW_TYPES, row_shape, rows_at_once
 from cir_infer.gallery.snapshot import Snapshot
 
 __all__ = ["FORMAT", "About", "Part", "Source", "about", "empty_rows", "part_rows", "read_about"]
 
 FORMAT = "cir-gallery-export"
 _PART = 1 << 17
-_PART_VALUES = 1 << 26
 _VERSION = 2
 
 
@@ -202,7 +200,7 @@ def read_about(path: Path, found: Mapping[str, Any]) -> About:
 
 def part_rows(shape: tuple[int, ...]) -> int:
     """How many rows of a shape are read or written together."""
-    return max(1, min(_PART, _PART_VALUES // max(1, math.prod(shape))))
+    return rows_at_once(shape, _PART)
 
 
 def empty_rows(dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:

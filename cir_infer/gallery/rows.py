@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,10 +24,12 @@ __all__ = [
     "quantise",
     "row_shape",
     "row_tensors",
+    "rows_at_once",
     "shape_text",
     "to_rows",
 ]
 
+_VALUES_AT_ONCE = 1 << 26
 ROW_TYPES = ("float32", "float16", "int8")
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 _FLOAT16_NORMAL = float(np.finfo(np.float16).smallest_normal)
@@ -45,6 +48,11 @@ def row_shape(tokens: int, dimension: int) -> tuple[int, ...]:
 def shape_text(tokens: int, dimension: int) -> str:
     """The same for people: "512", or "32 x 256"."""
     return " x ".join(str(length) for length in row_shape(tokens, dimension))
+
+
+def rows_at_once(shape: tuple[int, ...], most: int) -> int:
+    """How many rows of a shape are worked on together: at most so many, of large rows few, one at least."""
+    return max(1, min(most, _VALUES_AT_ONCE // max(1, math.prod(shape))))
 
 
 def check_shape(tokens: int, dimension: int) -> None:

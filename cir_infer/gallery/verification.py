@@ -17,6 +17,7 @@ from cir_infer.gallery import files, tables
 from cir_infer.gallery import metadata as meta
 from cir_infer.gallery.checksums import Tally, problems
 from cir_infer.gallery.folder import ROWS
+from cir_infer.gallery.rows import rows_at_once
 from cir_infer.gallery.schema import CHECKED, stored_version
 from cir_infer.gallery.segments import Segment, SegmentEntry
 from cir_infer.gallery.store import Store
@@ -144,8 +145,9 @@ def _segment_problems(store: Store, segment: Segment, report: Verification) -> I
         return
     if digest.hexdigest() != segment.entry.sha256:
         yield "its contents were altered (another sha256 than the catalogue's); restore it from a copy"
-    for start in range(0, len(segment.rows), 1 << 14):
-        block = np.abs(segment.rows[start : start + (1 << 14)].astype(np.float32)).max(axis=-1)
+    step = rows_at_once(segment.rows.shape[1:], 1 << 14)
+    for start in range(0, len(segment.rows), step):
+        block = np.abs(segment.rows[start : start + step].astype(np.float32)).max(axis=-1)
         if not np.isfinite(block).all() or not block.all():
             yield "a row is zero or not finite"
             break

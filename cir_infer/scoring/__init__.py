@@ -35,7 +35,7 @@ def make_scorer(rows: Rows, backend: str = "auto", threads: int | None = None) -
     checked_word("scorer", backend, SCORERS)
     if not isinstance(rows, contract.Rows):
         raise UsageError(f"rows are {shown(rows)}; expected Rows, e.g. Rows.of(array)")
-    if rows.has_tokens and backend != "reference":
+    if rows.has_tokens and backend in ("cuda", "cuda-int8"):
         from cir_infer.scoring.grouped import GroupedScorer
 
         return GroupedScorer(rows, lambda vectors: make_scorer(vectors, backend, threads))

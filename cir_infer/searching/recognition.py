@@ -13,7 +13,7 @@ from cir_infer.scoring.contract import Rows
 
 __all__ = ["FileName", "same_rows"]
 
-_AT_ONCE = 4096
+_AT_ONCE, _VALUES_AT_ONCE = 4096, 1 << 24
 _CLOSE = 2e-3
 """The largest difference of two encodings of one picture, as a part of the largest value. Runs in other
 batches, on other machines and rounding to float16 stay below a quarter of it; different pictures differ by
@@ -34,8 +34,9 @@ def same_rows(
     places = np.flatnonzero(chosen >= 0)
     # int8 rows are rounded to steps of a 127th of their largest value.
     allowed = float(np.abs(reference).max()) * (_CLOSE + (0.6 / 127 if rows.dtype == np.int8 else 0.0))
-    for start in range(0, len(places), _AT_ONCE):
-        part = places[start : start + _AT_ONCE]
+    step = max(1, min(_AT_ONCE, _VALUES_AT_ONCE // max(1, reference.size)))
+    for start in range(0, len(places), step):
+        part = places[start : start + step]
         difference = np.abs(rows.take(chosen[part]) - reference).reshape(len(part), -1).max(axis=1)
         found[part] = difference <= allowed
     return found

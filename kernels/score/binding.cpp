@@ -26,6 +26,8 @@ using Bits = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::c
 constexpr size_t kBlockRows = size_t{1} << 30;
 // Beyond, numbers of values within a row would not be safe in 32 bits, nor the bounds of rounding sound.
 constexpr size_t kDimensions = size_t{1} << 20;
+// Vectors of an item, and their values.
+constexpr size_t kVectors = size_t{1} << 16, kItemValues = size_t{1} << 24;
 
 // A gallery and the arrays that it lies in.
 struct GalleryView {
@@ -38,14 +40,17 @@ struct GalleryView {
         const nb::dlpack::dtype type = blocks.at(0).dtype();
         const bool integer = type.code == static_cast<uint8_t>(nb::dlpack::dtype_code::Int);
         gallery.type = integer ? cir::kInt8 : type.bits == 32 ? cir::kFloat32 : cir::kFloat16;
-        gallery.dimension = static_cast<int>(blocks[0].shape(1));
+        gallery.items = blocks[0].ndim() == 3;
+        gallery.dimension = static_cast<int>(blocks[0].shape(blocks[0].ndim() - 1));
+        gallery.vectors = gallery.items ? static_cast<int>(blocks[0].shape(1)) : 1;
+        const size_t vectors = static_cast<size_t>(gallery.vectors), most = kBlockRows / vectors;
         for (size_t i = 0; i < blocks.size(); ++i) {
             const auto* rows = static_cast<const char*>(blocks[i].data());
-            const size_t width = static_cast<size_t>(gallery.dimension) * type.bits / 8;
-            for (size_t start = 0; start < blocks[i].shape(0); start += kBlockRows) {
-                const size_t count = std::min(kBlockRows, blocks[i].shape(0) - start);
-                const float* mine = integer ? scales[i].data() + start : nullptr;
-                const bool odd = integer && !std::all_of(mine, mine + count, cir::ordinary_scale);
+            const size_t width = static_cast<size_t>(gallery.dimension) * vectors * type.bits / 8;
+            for (size_t start = 0; start < blocks[i].shape(0); start += most) {
+                const size_t count = std::min(most, blocks[i].shape(0) - start);
+                const float* mine = integer ? scales[i].data() + start * vectors : nullptr;
+                const bool odd = integer && !std::all_of(mine, mine + count * vectors, cir::ordinary_scale);
                 gallery.blocks.push_back({rows + start * width, mine, static_cast<int64_t>(count), odd});
             }
         }
@@ -62,14 +67,20 @@ private:
             throw std::invalid_argument("rows must be float32, float16 or int8");
         }
         if (scales.size() != (integer ? blocks.size() : 0)) throw std::invalid_argument("scales belong to int8 rows");
+        const size_t axes = blocks[0].ndim();
+        if (axes != 2 && axes != 3) throw std::invalid_argument("rows must have two or three axes");
         for (size_t i = 0; i < blocks.size(); ++i) {
-            if (blocks[i].ndim() != 2 || !(blocks[i].dtype() == type) || blocks[i].shape(1) != blocks[0].shape(1) ||
-                (integer && (scales[i].ndim() != 1 || scales[i].shape(0) != blocks[i].shape(0)))) {
-                throw std::invalid_argument("row blocks and scales do not fit together");
+            bool fits = blocks[i].ndim() == axes && blocks[i].dtype() == type && (!integer || scales[i].ndim() == axes - 1);
+            for (size_t a = 0; fits && a < axes; ++a) {
+                fits = (a == 0 || blocks[i].shape(a) == blocks[0].shape(a)) &&
+                       (!integer || a + 1 == axes || scales[i].shape(a) == blocks[i].shape(a));
             }
+            if (!fits) throw std::invalid_argument("row blocks and scales do not fit together");
         }
-        if (blocks[0].shape(1) < 1 || blocks[0].shape(1) > kDimensions) {
-            throw std::invalid_argument("rows must have 1 to " + std::to_string(kDimensions) + " values");
+        const size_t dimension = blocks[0].shape(axes - 1), vectors = axes == 3 ? blocks[0].shape(1) : 1;
+        if (dimension < 1 || dimension > kDimensions || vectors < 1 || vectors > kVectors ||
+            dimension * vectors > kItemValues) {
+            throw std::invalid_argument("rows have too many values, or none");
         }
     }
 };
@@ -140,15 +151,18 @@ nb::tuple answered(const cir::Gallery& gallery, const Floats& numerators, const 
     product({q, w, sizeof(int64_t)});
     std::unique_ptr<float[]> scores(new float[q * w]), terms(new float[q * w * j]);
     std::unique_ptr<int64_t[]> rows(new int64_t[q * w]);
+    std::unique_ptr<int32_t[]> tokens(gallery.items ? new int32_t[q * w * j] : nullptr);
     const cir::Kernels* chosen = kernels(name);
     if (width > 0) {
         interruptibly([&](const std::function<bool()>& interrupted) {
             const cir::Options options{chosen, threads_of(threads), allow ? allow->data() : nullptr, interrupted};
-            ask(query, width, options, cir::Answer{scores.get(), rows.get(), terms.get()});
+            ask(query, width, options, cir::Answer{scores.get(), rows.get(), terms.get(), tokens.get()});
         });
     }
-    return nb::make_tuple(owned(std::move(scores), {q, w}), owned(std::move(rows), {q, w}),
-                          owned(std::move(terms), {q, w, j}));
+    const nb::object found = owned(std::move(scores), {q, w}), at = owned(std::move(rows), {q, w});
+    const nb::object by_term = owned(std::move(terms), {q, w, j});
+    if (!gallery.items) return nb::make_tuple(found, at, by_term);
+    return nb::make_tuple(found, at, by_term, owned(std::move(tokens), {q, w, j}));
 }
 
 }  // namespace

@@ -27,8 +27,8 @@ bool all_zero(const int8_t* row, int dimension) {
 
 struct Workspace {
     ExactScores exact;
-    std::vector<int32_t> index{};
-    std::vector<float> bounds{};
+    std::vector<int32_t> index{}, vectors{};
+    std::vector<float> bounds{}, largest{}, total{};
     std::vector<Hit> hits{};
     std::vector<HitList> lists{};
     std::vector<Contenders> best{};
@@ -51,15 +51,21 @@ struct Int8Index::Scan {
     Scan(const Gallery& gallery, const Gallery& copy, const Query& query, const Options& options, Watch& watch,
          const std::vector<const IntegerTerms*>& terms)
         : gallery(gallery), copy(copy), options(options), watch(watch), terms(terms) {
-        threads = useful_threads(options.threads, static_cast<double>(copy.count()) * copy.dimension * query.terms *
-                                                      static_cast<double>(terms.size()));
+        threads = useful_threads(options.threads, static_cast<double>(copy.count()) * copy.vectors * copy.dimension *
+                                                      query.terms * static_cast<double>(terms.size()));
         // Several queries pass over a chunk: it has to stay in the first-level cache, or nearly.
-        chunk = std::min(chunk_rows(copy, threads), terms.size() > 1 ? 128 : std::numeric_limits<int>::max());
+        chunk = std::min(chunk_rows(copy, threads),
+                         terms.size() > 1 ? items_of(copy, 128) : std::numeric_limits<int>::max());
         work.resize(static_cast<size_t>(threads), {ExactScores(gallery, query, *options.kernels)});
         for (Workspace& w : work) {
             w.index.resize(static_cast<size_t>(chunk));
             std::iota(w.index.begin(), w.index.end(), 0);
-            w.bounds.resize(static_cast<size_t>(chunk));
+            w.bounds.resize(static_cast<size_t>(chunk) * static_cast<size_t>(copy.vectors));
+            if (copy.vectors == 1) continue;
+            w.vectors.resize(w.bounds.size());
+            std::iota(w.vectors.begin(), w.vectors.end(), 0);
+            w.largest.resize(static_cast<size_t>(chunk));
+            w.total.resize(static_cast<size_t>(chunk));
         }
     }
 
@@ -99,6 +105,7 @@ struct Int8Index::Scan {
             for (Chunk at; !watch.stopped(thread) && chunks.next(at);) {
                 const int allowed = allowed_rows(at, options.allow, w.index.data());
                 if (allowed == 0) continue;
+                if (copy.vectors > 1) expand(w.index.data(), allowed, copy.vectors, !options.allow, w.vectors.data());
                 for (size_t i = 0; i < terms.size(); ++i) collect(at, allowed, i, w, threshold, take);
             }
         });
@@ -107,11 +114,16 @@ struct Int8Index::Scan {
 
     template <class Threshold, class Take>
     void collect(const Chunk& at, int allowed, size_t i, Workspace& w, const Threshold& threshold, const Take& take) const {
-        const auto* base = static_cast<const int8_t*>(at.block->rows) + static_cast<ptrdiff_t>(at.start) * copy.dimension;
-        const float* scales = at.block->scales + at.start;
         constexpr int kGroup = 64;
+        const auto* base = reinterpret_cast<const int8_t*>(row_address(copy, *at.block, at.start));
+        const float* scales = scales_from(copy, *at.block, at.start);
         float* bounds = w.bounds.data();
-        options.kernels->bounds(base, scales, w.index.data(), allowed, terms[i]->view, bounds);
+        if (copy.vectors > 1) {
+            bound_items(base, scales, allowed, terms[i]->view, w);
+            bounds = w.total.data();
+        } else {
+            options.kernels->bounds(base, scales, w.index.data(), allowed, terms[i]->view, bounds);
+        }
         for (int start = 0; start < allowed; start += kGroup) {
             const int end = std::min(start + kGroup, allowed);
             float* group = bounds + start;
@@ -120,7 +132,8 @@ struct Int8Index::Scan {
                 float bound = bounds[at_row];
                 if (bound <= threshold(w, i)) continue;
                 const int32_t row = w.index[static_cast<size_t>(at_row)];
-                if (!std::isfinite(bound)) {
+                if (copy.vectors > 1 && !std::isfinite(bound)) bound = kInfinity;
+                else if (!std::isfinite(bound)) {
                     const bool zero = all_zero(base + static_cast<ptrdiff_t>(row) * copy.dimension, copy.dimension);
                     bound = zero ? 0 : kInfinity;
                     if (bound <= threshold(w, i)) continue;
@@ -128,6 +141,40 @@ struct Int8Index::Scan {
                 take(w, i, at, row, bound);
             }
         }
+    }
+
+    // The bounds of items into w.total: |max a - max b| <= max |a - b|, and none of a vector's terms passes its bound, so
+    // none of an item's passes the largest of them. Terms are bounded one by one, for each may have another vector.
+    void bound_items(const int8_t* base, const float* scales, int allowed, const BoundTerms& of, Workspace& w) const {
+        const int group = copy.vectors, count = allowed * group;
+        for (int j = 0; j < of.pairs; ++j) {
+            const ptrdiff_t from = static_cast<ptrdiff_t>(j) * of.padded;
+            const BoundTerms one{of.n + from,   of.w ? of.w + from : nullptr, of.factor + j, of.margin + j,
+                                 of.doubt + j, of.squared_norm_min + j,      1,             of.dimension,
+                                 of.padded};
+            options.kernels->bounds(base, scales, w.vectors.data(), count, one, w.bounds.data());
+            float* most = j == 0 ? w.total.data() : w.largest.data();
+            options.kernels->fold(w.bounds.data(), 1, count, count, group, 0, most, 0);
+            for (int item = 0; item < allowed; ++item) {
+                if (!std::isfinite(most[item])) most[item] = bound_of_item(base, item, w);
+                if (j > 0) w.total[static_cast<size_t>(item)] += most[item];
+            }
+        }
+    }
+
+    // Where the bounds of some vectors do not hold: a zero vector's term is 0, another's may be anything.
+    float bound_of_item(const int8_t* base, int item, const Workspace& w) const {
+        float most = -kInfinity;
+        for (int v = 0; v < copy.vectors; ++v) {
+            const size_t at = static_cast<size_t>(item) * static_cast<size_t>(copy.vectors) + static_cast<size_t>(v);
+            float bound = w.bounds[at];
+            if (!std::isfinite(bound)) {
+                const int8_t* row = base + static_cast<ptrdiff_t>(w.vectors[at]) * copy.dimension;
+                bound = all_zero(row, copy.dimension) ? 0 : kInfinity;
+            }
+            most = std::max(most, bound);
+        }
+        return most;
     }
 
     // Lists of the rows of the largest bounds.
@@ -207,8 +254,10 @@ void Int8Index::topk(const Query& query, int64_t k, int64_t list, const Options&
             } else {
                 exhaustive_ += 1;
                 const size_t at = static_cast<size_t>(q) * static_cast<size_t>(query.terms * gallery_.dimension);
+                const int64_t by_term = q * k * query.terms;
                 cir::topk(gallery_, {query.numerators + at, query.weights ? query.weights + at : nullptr, 1, query.terms},
-                          k, options, {answer.scores + q * k, answer.rows + q * k, answer.terms + q * k * query.terms});
+                          k, options, {answer.scores + q * k, answer.rows + q * k, answer.terms + by_term,
+                                       answer.tokens ? answer.tokens + by_term : nullptr});
             }
         }
         if (!queries.empty()) listed(query, queries, usable, k, list, options, watch, answer);

@@ -1,9 +1,9 @@
 // Answers one scoring case from standard input on standard output, for machines that have no Python: an emulator that
 // runs the conformance suite. The format is private to this file and tests/scoring/emulated.py: little-endian
 //     int64  row type, dimension, blocks, queries, terms, k, weighted, masked, exact from int8,
-//            threads, first list
+//            threads, first list, vectors of an item, 0 for rows
 //     then per block int64 count, rows, scales (int8); numerators, weights, mask
-// and back: scores, rows, terms as in `Answer`.
+// and back: scores, rows, terms as in `Answer`, and of items the tokens.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -37,16 +37,18 @@ int main(int argc, char** argv) {
         std::fputs("this machine cannot run that instruction set\n", stderr);
         return 1;
     }
-    const std::vector<int64_t> head = read<int64_t>(11);
+    const std::vector<int64_t> head = read<int64_t>(12);
     cir::Gallery gallery{static_cast<cir::RowType>(head[0]), static_cast<int>(head[1]), {}};
+    gallery.items = head[11] > 0;
+    gallery.vectors = static_cast<int>(std::max<int64_t>(head[11], 1));
     const size_t queries = static_cast<size_t>(head[3]), terms = static_cast<size_t>(head[4]);
     const size_t k = static_cast<size_t>(head[5]), length = static_cast<size_t>(head[1]);
     std::vector<std::vector<char>> rows;
     std::vector<std::vector<float>> scales;
     for (int64_t b = 0; b < head[2]; ++b) {
         const int64_t count = read<int64_t>(1)[0];
-        rows.push_back(read<char>(static_cast<size_t>(count) * cir::row_bytes(gallery.type, gallery.dimension)));
-        scales.push_back(read<float>(gallery.type == cir::kInt8 ? static_cast<size_t>(count) : 0));
+        rows.push_back(read<char>(static_cast<size_t>(count) * cir::item_bytes(gallery)));
+        scales.push_back(read<float>(gallery.type == cir::kInt8 ? static_cast<size_t>(count * gallery.vectors) : 0));
         gallery.blocks.push_back(
             {rows.back().data(), gallery.type == cir::kInt8 ? scales.back().data() : nullptr, count,
              !std::all_of(scales.back().begin(), scales.back().end(), cir::ordinary_scale)});
@@ -57,9 +59,10 @@ int main(int argc, char** argv) {
 
     std::vector<float> scores(queries * k), by_term(queries * k * terms);
     std::vector<int64_t> best(queries * k);
+    std::vector<int32_t> tokens(gallery.items ? by_term.size() : 0);
     const cir::Query query{numerators.data(), head[6] ? weights.data() : nullptr, head[3], static_cast<int>(terms)};
     const cir::Options options{kernels, static_cast<int>(head[9]), head[7] ? allow.data() : nullptr};
-    const cir::Answer answer{scores.data(), best.data(), by_term.data()};
+    const cir::Answer answer{scores.data(), best.data(), by_term.data(), gallery.items ? tokens.data() : nullptr};
     if (head[8]) {
         cir::Int8Index(gallery, options).topk(query, head[5], head[10], options, answer);
     } else {
@@ -68,5 +71,6 @@ int main(int argc, char** argv) {
     write(scores);
     write(best);
     write(by_term);
+    write(tokens);
     return 0;
 }

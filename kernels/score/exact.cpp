@@ -12,7 +12,13 @@ constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 }
 
 ExactScores::ExactScores(const Gallery& gallery, const Query& query, const Kernels& kernels)
-    : gallery_(&gallery), query_(&query), kernels_(&kernels), row_(static_cast<size_t>(gallery.dimension)) {
+    : gallery_(&gallery),
+      query_(&query),
+      kernels_(&kernels),
+      row_(static_cast<size_t>(gallery.dimension)),
+      one_(static_cast<size_t>(query.terms)),
+      most_(static_cast<size_t>(query.terms)),
+      rounded_(static_cast<size_t>(query.terms)) {
     int64_t first = 0;
     for (const Block& block : gallery.blocks) {
         first_rows_.push_back(first);
@@ -20,22 +26,22 @@ ExactScores::ExactScores(const Gallery& gallery, const Query& query, const Kerne
     }
 }
 
-const float* ExactScores::values(const Block& block, int64_t row) {
-    const char* stored = row_address(block, gallery_->type, gallery_->dimension, row);
+const float* ExactScores::values(const Block& block, int64_t row, int vector) {
+    const char* stored = row_address(*gallery_, block, row) +
+                         static_cast<size_t>(vector) * row_bytes(gallery_->type, gallery_->dimension);
     if (gallery_->type == kFloat32) return reinterpret_cast<const float*>(stored);
     kernels_->widen[gallery_->type](stored, gallery_->dimension, row_.data());
     // Rounded to float32, as a row that is taken from the gallery.
     if (block.scales) {
-        for (float& value : row_) value *= block.scales[row];
+        const float scale = scales_from(*gallery_, block, row)[vector];
+        for (float& value : row_) value *= scale;
     }
     return row_.data();
 }
 
-float ExactScores::score(const Block& block, int64_t row, int64_t q, float* terms) {
-    const float* t = values(block, row);
+bool ExactScores::vector_terms(const float* t, int64_t q, double* out) {
     const size_t length = static_cast<size_t>(gallery_->dimension);
-    double sum = 0;
-    bool ranks = true;
+    bool finite = true;
     for (int j = 0; j < query_->terms; j += 2) {
         const int pairs = std::min(2, query_->terms - j);
         const size_t at = (static_cast<size_t>(q) * static_cast<size_t>(query_->terms) + static_cast<size_t>(j)) * length;
@@ -45,22 +51,51 @@ float ExactScores::score(const Block& block, int64_t row, int64_t q, float* term
         for (int p = 0; p < pairs; ++p) {
             double term = sums[2 * p];
             // Sums of float32 products cannot leave double's range: what is not finite was not so in the row.
-            if (!std::isfinite(term)) term = kNaN;
-            else if (query_->weights) term = sums[2 * p + 1] > 0 ? term / std::sqrt(sums[2 * p + 1]) : 0;
-            const float rounded = static_cast<float>(term);
-            ranks = ranks && std::isfinite(rounded);
-            if (terms) terms[j + p] = rounded;
-            sum += term;
+            if (!std::isfinite(term)) {
+                term = static_cast<double>(kNaN);
+                finite = false;
+            } else if (query_->weights) {
+                term = sums[2 * p + 1] > 0 ? term / std::sqrt(sums[2 * p + 1]) : 0;
+            }
+            out[j + p] = term;
         }
+    }
+    return finite;
+}
+
+float ExactScores::score(const Block& block, int64_t row, int64_t q, float* terms, int32_t* tokens) {
+    const size_t width = static_cast<size_t>(query_->terms);
+    bool ranks = vector_terms(values(block, row, 0), q, most_.data());
+    if (tokens) std::fill(tokens, tokens + width, 0);
+    if (gallery_->vectors > 1) {
+        for (size_t j = 0; j < width; ++j) rounded_[j] = static_cast<float>(most_[j]);
+        for (int v = 1; ranks && v < gallery_->vectors; ++v) {
+            ranks = vector_terms(values(block, row, v), q, one_.data());
+            for (size_t j = 0; j < width; ++j) {
+                if (!(one_[j] > most_[j])) continue;
+                most_[j] = one_[j];
+                const float rounded = static_cast<float>(one_[j]);
+                if (!(rounded > rounded_[j])) continue;
+                rounded_[j] = rounded;
+                if (tokens) tokens[j] = v;
+            }
+        }
+    }
+    double sum = 0;
+    for (size_t j = 0; j < width; ++j) {
+        const float rounded = static_cast<float>(most_[j]);
+        ranks = ranks && std::isfinite(rounded);
+        if (terms) terms[j] = rounded;
+        sum += most_[j];
     }
     const float score = static_cast<float>(sum);
     return ranks && std::isfinite(score) ? score : kNaN;
 }
 
-float ExactScores::score(int64_t row, int64_t q, float* terms) {
+float ExactScores::score(int64_t row, int64_t q, float* terms, int32_t* tokens) {
     const auto above = std::upper_bound(first_rows_.begin(), first_rows_.end(), row);
     const size_t b = static_cast<size_t>(above - first_rows_.begin()) - 1;
-    return score(gallery_->blocks[b], row - first_rows_[b], q, terms);
+    return score(gallery_->blocks[b], row - first_rows_[b], q, terms, tokens);
 }
 
 int64_t ExactScores::settle(int64_t q, Hit* hits, int64_t count) {
@@ -77,6 +112,7 @@ void ExactScores::expect(int64_t k) {
     const int64_t rows = gallery_->count(), kept = std::min(k, rows);
     order_.resize(static_cast<size_t>(std::min(kept + kept / 4 + 64, std::max(rows, int64_t{1}))));
     terms_.resize(order_.size() * static_cast<size_t>(query_->terms));
+    if (gallery_->items) tokens_.resize(terms_.size());
 }
 
 void ExactScores::answer(int64_t q, Hit* hits, int64_t count, int64_t k, const Answer& answer) {
@@ -85,7 +121,8 @@ void ExactScores::answer(int64_t q, Hit* hits, int64_t count, int64_t k, const A
     if (count > static_cast<int64_t>(order_.size())) count = best_of(hits, settle(q, hits, count), k);
     int64_t ranked = 0;
     for (int64_t i = 0; i < count; ++i) {
-        hits[i].score = score(hits[i].row, q, &terms_[static_cast<size_t>(i) * width]);
+        const size_t at = static_cast<size_t>(i) * width;
+        hits[i].score = score(hits[i].row, q, &terms_[at], gallery_->items ? &tokens_[at] : nullptr);
         if (!std::isnan(hits[i].score)) order_[static_cast<size_t>(ranked++)] = i;
     }
     const int64_t found = std::min(ranked, k);
@@ -99,7 +136,9 @@ void ExactScores::answer(int64_t q, Hit* hits, int64_t count, int64_t k, const A
         scores[i] = at < 0 ? -std::numeric_limits<float>::infinity() : hits[at].score;
         rows[i] = at < 0 ? -1 : hits[at].row;
         for (int j = 0; j < query_->terms; ++j) {
-            by_term[i * query_->terms + j] = at < 0 ? kNaN : terms_[static_cast<size_t>(at) * width + static_cast<size_t>(j)];
+            const size_t from = static_cast<size_t>(at) * width + static_cast<size_t>(j);
+            by_term[i * query_->terms + j] = at < 0 ? kNaN : terms_[from];
+            if (answer.tokens) answer.tokens[(q * k + i) * query_->terms + j] = at < 0 ? -1 : tokens_[from];
         }
     }
 }

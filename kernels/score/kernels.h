@@ -92,6 +92,11 @@ struct Kernels {
     bool (*sum_above)(const float* terms, int pairs, int stride, int count, const float* reach, float per_reach,
                       float threshold, float* sums);
 
+    // Maxima over the vectors of an item: of each pair, values terms[pair * stride + i], i < count, belong to items of
+    // `group`, the first to the vector `phase` of its item, into out[pair * out_stride + item]. A value that is not
+    // finite makes its item NaN. With a phase the first item goes on with what is in `out`.
+    void (*fold)(const float* terms, int pairs, int stride, int count, int group, int phase, float* out, int out_stride);
+
     // The sums of the exact score (exact.h) of one float32 row: out[2 p] over n * t and out[2 p + 1] over w * t^2 for
     // terms p < pairs <= 2, which lie one after the other; the latter only with weights. The same bits on every machine:
     // eight accumulators in double precision, value d goes to accumulator d % 8, and they are added as

@@ -242,6 +242,56 @@ inline bool sum_above(const float* terms, int pairs, int stride, int count, cons
     return found != 0;
 }
 
+// The largest of n > 0 values, NaN if one is not finite.
+inline float largest_of(const float* x, int n) {
+    constexpr int W = 16;
+    if (n < W) {
+        float most = x[0], poison = x[0] - x[0];
+        for (int i = 1; i < n; ++i) {
+            most = x[i] > most ? x[i] : most;
+            poison += x[i] - x[i];
+        }
+        return most + poison;
+    }
+    float most[W], poison[W];
+    const auto take = [&](const float* from) {
+        for (int l = 0; l < W; ++l) {
+            most[l] = from[l] > most[l] ? from[l] : most[l];
+            poison[l] += from[l] - from[l];
+        }
+    };
+    for (int l = 0; l < W; ++l) {
+        most[l] = x[l];
+        poison[l] = x[l] - x[l];
+    }
+    int i = W;
+    for (; i + W <= n; i += W) take(x + i);
+    if (i < n) take(x + n - W);  // some for the second time
+    for (int half = W / 2; half > 0; half /= 2) {
+        for (int l = 0; l < half; ++l) {
+            most[l] = most[l + half] > most[l] ? most[l + half] : most[l];
+            poison[l] += poison[l + half];
+        }
+    }
+    return most[0] + poison[0];
+}
+
+inline void fold(const float* terms, int pairs, int stride, int count, int group, int phase, float* out, int out_stride) {
+    for (int p = 0; p < pairs; ++p, terms += stride, out += out_stride) {
+        int item = 0, left = group - phase;
+        for (int at = 0; at < count; ++item, left = group) {
+            const int size = left < count - at ? left : count - at;
+            float most = largest_of(terms + at, size);
+            if (at == 0 && phase > 0) {
+                const float before = out[0];
+                most = (before > most ? before : most) + ((before - before) + (most - most));
+            }
+            out[item] = most;
+            at += size;
+        }
+    }
+}
+
 template <class S, int P, bool kWeighted>
 void exact_sums(const float* row, const float* n, const float* w, int dimension, double* out) {
     constexpr int W = 8;
@@ -339,6 +389,7 @@ constexpr Kernels kernels_of(const char* name) {
                    tile<S>,
                    bounds<S>,
                    sum_above,
+                   fold,
                    exact<S>,
                    {widen<S, float>, widen<S, typename S::Half>, widen<S, int8_t>},
                    sum_words<S>};

@@ -109,13 +109,22 @@ inline size_t row_bytes(RowType type, int dimension) {
     return static_cast<size_t>(dimension) * (type == kFloat32 ? 4 : type == kFloat16 ? 2 : 1);
 }
 
+inline size_t item_bytes(const Gallery& gallery) {
+    return row_bytes(gallery.type, gallery.dimension) * static_cast<size_t>(gallery.vectors);
+}
+
 // Rows of a chunk when few queries are asked: megabytes, so that the start of a chunk, which nothing prefetches, does
 // not count; but several chunks a thread, so that all end together.
 inline int chunk_rows(const Gallery& gallery, int threads) {
     const int64_t fair = gallery.count() / (static_cast<int64_t>(threads) * 8) / 64 * 64;
-    const int64_t large = static_cast<int64_t>((4 << 20) / row_bytes(gallery.type, gallery.dimension)) / 64 * 64;
-    return static_cast<int>(std::clamp<int64_t>(fair, 64, std::max<int64_t>(large, 64)));
+    const int64_t large = static_cast<int64_t>((4 << 20) / item_bytes(gallery)) / 64 * 64;
+    // Of items of many vectors even a few are a chunk.
+    const int64_t least = std::max<int64_t>(1, 64 / gallery.vectors);
+    return static_cast<int>(std::clamp<int64_t>(fair, least, std::max<int64_t>(large, least)));
 }
+
+// At most so many vectors, but an item at least.
+inline int items_of(const Gallery& gallery, int vectors) { return std::max(1, vectors / gallery.vectors); }
 
 // Whether a call is to give up. Only the thread that called asks, and the others see it.
 class Watch {
@@ -183,8 +192,21 @@ private:
     std::atomic<int64_t> next_{0};
 };
 
-inline const char* row_address(const Block& block, RowType type, int dimension, int64_t row) {
-    return static_cast<const char*>(block.rows) + static_cast<size_t>(row) * row_bytes(type, dimension);
+inline const char* row_address(const Gallery& gallery, const Block& block, int64_t row) {
+    return static_cast<const char*>(block.rows) + static_cast<size_t>(row) * item_bytes(gallery);
+}
+
+// The scales of a block from a row on.
+inline const float* scales_from(const Gallery& gallery, const Block& block, int64_t row) {
+    return block.scales ? block.scales + row * gallery.vectors : nullptr;
+}
+
+// Numbers of the vectors of some rows; where `all` are wanted they are 0, 1, 2 ... already.
+inline void expand(const int32_t* rows, int count, int vectors, bool all, int32_t* out) {
+    if (all) return;
+    for (int i = 0; i < count; ++i) {
+        for (int v = 0; v < vectors; ++v) *out++ = rows[i] * vectors + v;
+    }
 }
 
 // Numbers, counted from the start of the chunk, of the rows that the mask allows. `index` holds 0, 1, 2 ... when a

@@ -70,9 +70,11 @@ Int8Index::Int8Index(const Gallery& gallery, const Options& options) : gallery_(
     const Kernels* kernels = options.kernels;
     copy_.type = kInt8;
     copy_.dimension = gallery.dimension;
+    copy_.vectors = gallery.vectors;
+    const Gallery flat = gallery.flat();
     const size_t length = static_cast<size_t>(gallery.dimension);
     for (const Block& block : gallery.blocks) {
-        const size_t count = static_cast<size_t>(block.count);
+        const size_t count = static_cast<size_t>(block.count) * static_cast<size_t>(gallery.vectors);
         if (gallery.type == kInt8) {
             copy_.blocks.push_back(block);
             continue;
@@ -81,18 +83,18 @@ Int8Index::Int8Index(const Gallery& gallery, const Options& options) : gallery_(
         scales_.push_back(large_array<float>(count));
         copy_.blocks.push_back({values_.back().get(), scales_.back().get(), block.count});
     }
-    const int threads = useful_threads(options.threads, static_cast<double>(gallery.count()) * gallery.dimension);
+    const int threads = useful_threads(options.threads, static_cast<double>(flat.count()) * gallery.dimension);
     std::vector<Errors> errors(static_cast<size_t>(threads), Errors{});
     std::vector<std::vector<float>> row(static_cast<size_t>(threads), std::vector<float>(length));
-    Chunks chunks(gallery, 1024);
+    Chunks chunks(flat, 1024);
     Watch watch(options);
     in_parallel(threads, [&](int thread) {
         Errors& mine = errors[static_cast<size_t>(thread)];
         float* values = row[static_cast<size_t>(thread)].data();
         for (Chunk chunk; !watch.stopped(thread) && chunks.next(chunk);) {
-            const size_t b = static_cast<size_t>(chunk.block - gallery.blocks.data());
+            const size_t b = static_cast<size_t>(chunk.block - flat.blocks.data());
             for (int64_t i = chunk.start; i < chunk.start + chunk.count; ++i) {
-                kernels->widen[gallery.type](row_address(*chunk.block, gallery.type, gallery.dimension, i),
+                kernels->widen[gallery.type](row_address(flat, *chunk.block, i),
                                              gallery.dimension, values);
                 if (gallery.type == kInt8) {
                     double q2 = 0, q4 = 0;
@@ -122,7 +124,7 @@ Int8Index::Int8Index(const Gallery& gallery, const Options& options) : gallery_(
 int64_t Int8Index::bytes() const {
     int64_t bytes = 0;
     if (!values_.empty()) {
-        for (const Block& block : copy_.blocks) bytes += block.count * (gallery_.dimension + 4);
+        for (const Block& block : copy_.blocks) bytes += block.count * gallery_.vectors * (gallery_.dimension + 4);
     }
     return bytes;
 }

@@ -21,8 +21,8 @@ constexpr size_t kHitBytes = 64 << 20;
 // What one thread needs, allocated before the threads start.
 struct Workspace {
     ExactScores exact;
-    std::vector<int32_t> index{};
-    LineVector<float> terms{}, sums{}, values{}, squares{}, reach{};
+    std::vector<int32_t> index{}, vectors{};  // of rows, and of the vectors that they are
+    LineVector<float> terms{}, sums{}, values{}, squares{}, reach{}, largest{};
     std::vector<Contenders> lists{};  // one a query
     std::vector<Hit> hits{};
 };
@@ -33,8 +33,8 @@ public:
         : gallery_(gallery), query_(query), k_(k), options_(options), answer_(answer), rows_(gallery.count()), watch_(options) {}
 
     void run() {
-        const double work = static_cast<double>(rows_) * gallery_.dimension * static_cast<double>(query_.queries) *
-                            query_.terms;
+        const double work = static_cast<double>(rows_) * gallery_.vectors * gallery_.dimension *
+                            static_cast<double>(query_.queries) * query_.terms;
         threads_ = useful_threads(options_.threads, work);
         room_ = room_for(k_, rows_);
         const size_t one = static_cast<size_t>(room_) * static_cast<size_t>(threads_) * sizeof(Hit);
@@ -50,7 +50,7 @@ private:
         const bool tiled = count >= kTileQueries;
         const PreparedTerms::Tiles tiles = tiled ? terms.tiles(*options_.kernels) : PreparedTerms::Tiles{};
         // Several queries pass over a chunk: it has to stay in the second-level cache.
-        const int most = query_.queries > 1 ? 256 : std::numeric_limits<int>::max();
+        const int most = query_.queries > 1 ? items_of(gallery_, 256) : std::numeric_limits<int>::max();
         const int rows = std::min(chunk_rows(gallery_, threads_), most);
         std::vector<Workspace> work(static_cast<size_t>(threads_), {ExactScores(gallery_, query_, *options_.kernels)});
         for (Workspace& w : work) prepare(w, terms, rows, tiled);
@@ -61,6 +61,7 @@ private:
             for (Chunk chunk; !watch_.stopped(thread) && chunks.next(chunk);) {
                 const int allowed = allowed_rows(chunk, options_.allow, w.index.data());
                 if (allowed == 0) continue;
+                if (several_) expand(w.index.data(), allowed, gallery_.vectors, !options_.allow, w.vectors.data());
                 if (tiled) {
                     scan_tiles(chunk, allowed, tiles, first, w);
                 } else {
@@ -76,9 +77,16 @@ private:
     void prepare(Workspace& w, const PreparedTerms& terms, int chunk_rows, bool tiled) {
         const int64_t count = terms.count();
         const size_t tile = static_cast<size_t>(options_.kernels->tile_rows);
-        const size_t rows = std::max(static_cast<size_t>(chunk_rows), tile);
+        const size_t rows = several_ ? static_cast<size_t>(chunk_rows) : std::max(static_cast<size_t>(chunk_rows), tile);
+        const size_t vectors = rows * static_cast<size_t>(gallery_.vectors);
         w.index.resize(rows);
         std::iota(w.index.begin(), w.index.end(), 0);
+        if (several_) {
+            w.vectors.resize(vectors);
+            std::iota(w.vectors.begin(), w.vectors.end(), 0);
+            // Of each query, or of the one that is looked at, and how far rounding reaches.
+            w.largest.resize(((tiled ? static_cast<size_t>(count) : 1) * static_cast<size_t>(query_.terms) + 1) * rows);
+        }
         w.sums.resize(rows);
         if (tiled) {
             const size_t size = tile * static_cast<size_t>(gallery_.dimension);
@@ -87,7 +95,7 @@ private:
             w.reach.resize(tile);
             w.terms.resize(static_cast<size_t>(count) * static_cast<size_t>(query_.terms) * tile);
         } else {
-            w.terms.resize((static_cast<size_t>(query_.terms) + 1) * rows);
+            w.terms.resize((static_cast<size_t>(query_.terms) + 1) * vectors);
         }
         w.hits.resize(static_cast<size_t>(count) * static_cast<size_t>(room_));
         w.lists.resize(static_cast<size_t>(count));
@@ -102,47 +110,75 @@ private:
     }
 
     void scan_rows(const Chunk& chunk, int allowed, const PreparedTerms& terms, int64_t first, Workspace& w) {
-        const char* base = row_address(*chunk.block, gallery_.type, gallery_.dimension, chunk.start);
-        const float* scales = chunk.block->scales ? chunk.block->scales + chunk.start : nullptr;
-        const int stride = static_cast<int>(w.sums.size());
+        const char* base = row_address(gallery_, *chunk.block, chunk.start);
+        const float* scales = scales_from(gallery_, *chunk.block, chunk.start);
+        const int group = gallery_.vectors, count = allowed * group, rows = static_cast<int>(w.sums.size());
+        const int32_t* index = several_ ? w.vectors.data() : w.index.data();
+        const int stride = rows * group;
         for (int64_t q = 0; q < terms.count(); ++q) {
-            options_.kernels->rows[gallery_.type](base, scales, w.index.data(), allowed, terms.query(q),
-                                                  w.terms.data(), stride);
-            const float* reach = query_.weights ? nullptr : w.terms.data() + static_cast<ptrdiff_t>(query_.terms) * stride;
-            collect(chunk, w.index.data(), allowed, w.terms.data(), reach, stride, first + q, w,
-                    w.lists[static_cast<size_t>(q)]);
+            options_.kernels->rows[gallery_.type](base, scales, index, count, terms.query(q), w.terms.data(), stride);
+            if (chunk.block->odd_scales) mark_odd(scales, index, count, w.terms.data());
+            float* found = w.terms.data();
+            if (several_) {
+                found = w.largest.data();
+                options_.kernels->fold(w.terms.data(), query_.terms + (query_.weights ? 0 : 1), stride, count, group, 0,
+                                       found, rows);
+            }
+            const float* reach = query_.weights ? nullptr : found + static_cast<ptrdiff_t>(query_.terms) * rows;
+            collect(chunk, w.index.data(), allowed, found, reach, rows, first + q, w, w.lists[static_cast<size_t>(q)]);
         }
     }
 
     void scan_tiles(const Chunk& chunk, int allowed, const PreparedTerms::Tiles& tiles, int64_t first, Workspace& w) {
         const Kernels& kernels = *options_.kernels;
-        const char* base = row_address(*chunk.block, gallery_.type, gallery_.dimension, chunk.start);
-        // A weighted term does not depend on a row's scale.
-        const float* scales = chunk.block->scales && !query_.weights ? chunk.block->scales + chunk.start : nullptr;
-        const int tile = kernels.tile_rows;
-        for (int start = 0; start < allowed; start += tile) {
-            const int count = std::min(tile, allowed - start);
-            const int32_t* index = w.index.data() + start;
-            kernels.pack[gallery_.type](base, scales, index, count, gallery_.dimension, w.values.data(),
-                                        query_.weights ? w.squares.data() : nullptr, w.reach.data());
+        const char* base = row_address(gallery_, *chunk.block, chunk.start);
+        const float* scales = scales_from(gallery_, *chunk.block, chunk.start);
+        const int tile = kernels.tile_rows, group = gallery_.vectors, vectors = allowed * group;
+        const int rows = static_cast<int>(w.sums.size()), pairs = static_cast<int>(w.lists.size()) * query_.terms;
+        float* reach_of_items = w.largest.data() + (several_ ? static_cast<ptrdiff_t>(pairs) * rows : 0);
+        for (int start = 0; start < vectors; start += tile) {
+            const int count = std::min(tile, vectors - start);
+            const int32_t* index = (several_ ? w.vectors.data() : w.index.data()) + start;
+            // A weighted term does not depend on a vector's scale.
+            kernels.pack[gallery_.type](base, query_.weights ? nullptr : scales, index, count, gallery_.dimension,
+                                        w.values.data(), query_.weights ? w.squares.data() : nullptr, w.reach.data());
             float* to = w.terms.data();
-            for (const TileTerms& group : tiles.groups) {
-                kernels.tile(w.values.data(), w.squares.data(), group, to);
-                to += static_cast<ptrdiff_t>(group.pairs) * tile;
+            for (const TileTerms& of : tiles.groups) {
+                kernels.tile(w.values.data(), w.squares.data(), of, to);
+                to += static_cast<ptrdiff_t>(of.pairs) * tile;
             }
-            float* from = w.terms.data();
-            const float* reach = query_.weights ? nullptr : w.reach.data();
-            for (size_t q = 0; q < w.lists.size(); ++q) {
-                collect(chunk, index, count, from, reach, tile, first + static_cast<int64_t>(q), w, w.lists[q]);
-                from += static_cast<ptrdiff_t>(query_.terms) * tile;
+            if (chunk.block->odd_scales) {
+                for (int p = 0; p < pairs; p += query_.terms) {
+                    mark_odd(scales, index, count, w.terms.data() + static_cast<ptrdiff_t>(p) * tile);
+                }
             }
+            if (several_) {
+                const int item = start / group, phase = start % group;
+                kernels.fold(w.terms.data(), pairs, tile, count, group, phase, w.largest.data() + item, rows);
+                if (!query_.weights) {
+                    kernels.fold(w.reach.data(), 1, tile, count, group, phase, reach_of_items + item, rows);
+                }
+                continue;
+            }
+            collect_all(chunk, index, count, w.terms.data(), query_.weights ? nullptr : w.reach.data(), tile, first, w);
+        }
+        if (several_) {
+            collect_all(chunk, w.index.data(), allowed, w.largest.data(), query_.weights ? nullptr : reach_of_items, rows,
+                        first, w);
+        }
+    }
+
+    void collect_all(const Chunk& chunk, const int32_t* index, int count, float* terms, const float* reach, int stride,
+                     int64_t first, Workspace& w) {
+        for (size_t q = 0; q < w.lists.size(); ++q) {
+            collect(chunk, index, count, terms, reach, stride, first + static_cast<int64_t>(q), w, w.lists[q]);
+            terms += static_cast<ptrdiff_t>(query_.terms) * stride;
         }
     }
 
     void collect(const Chunk& chunk, const int32_t* index, int count, float* terms, const float* reach, int stride,
                  int64_t q, Workspace& w, Contenders& list) {
         constexpr int kGroup = 64;
-        if (chunk.block->odd_scales) mark_odd_rows(chunk, index, count, terms);
         float* sums = w.sums.data();
         for (int start = 0; start < count; start += kGroup) {
             const int end = std::min(start + kGroup, count);
@@ -170,8 +206,7 @@ private:
     }
 
     // NaN sends a row to its exact score.
-    static void mark_odd_rows(const Chunk& chunk, const int32_t* index, int count, float* terms) {
-        const float* scales = chunk.block->scales + chunk.start;
+    static void mark_odd(const float* scales, const int32_t* index, int count, float* terms) {
         for (int i = 0; i < count; ++i) {
             if (!ordinary_scale(scales[index[i]])) terms[i] = std::numeric_limits<float>::quiet_NaN();
         }
@@ -180,7 +215,8 @@ private:
     void finish(int64_t first, int64_t count, std::vector<Workspace>& work) {
         std::atomic<int64_t> next{0};
         const int64_t most = std::min(k_, rows_);
-        const double exact = static_cast<double>(count) * static_cast<double>(most) * gallery_.dimension * query_.terms;
+        const double exact = static_cast<double>(count) * static_cast<double>(most) * gallery_.vectors *
+                             gallery_.dimension * query_.terms;
         const int threads = std::min(useful_threads(threads_, exact), static_cast<int>(work.size()));
         std::vector<std::vector<Hit>> merged(static_cast<size_t>(threads));
         for (std::vector<Hit>& hits : merged) hits.resize(static_cast<size_t>(room_) * work.size());
@@ -209,6 +245,7 @@ private:
     const Options& options_;
     const Answer& answer_;
     const int64_t rows_;
+    const bool several_ = gallery_.vectors > 1;
     Watch watch_;
     int64_t room_ = 0;
     int threads_ = 1;
@@ -221,19 +258,25 @@ int64_t Gallery::count() const {
                            [](int64_t sum, const Block& block) { return sum + block.count; });
 }
 
+Gallery Gallery::flat() const {
+    Gallery out{type, dimension, blocks};
+    for (Block& block : out.blocks) block.count *= vectors;
+    return out;
+}
+
 void topk(const Gallery& gallery, const Query& query, int64_t k, const Options& options, const Answer& answer) {
     Scan(gallery, query, k, options, answer).run();
 }
 
 uint64_t read_all(const Gallery& gallery, const Options& options) {
-    Chunks chunks(gallery, static_cast<int>(std::max<size_t>(1, (1 << 20) / row_bytes(gallery.type, gallery.dimension))));
+    Chunks chunks(gallery, static_cast<int>(std::max<size_t>(1, (1 << 20) / item_bytes(gallery))));
     std::atomic<uint64_t> total{0};
     Watch watch(options);
     in_parallel(options.threads, [&](int thread) {
         uint64_t sum = 0;
         for (Chunk chunk; !watch.stopped(thread) && chunks.next(chunk);) {
-            sum += options.kernels->sum(row_address(*chunk.block, gallery.type, gallery.dimension, chunk.start),
-                                        static_cast<size_t>(chunk.count) * row_bytes(gallery.type, gallery.dimension));
+            sum += options.kernels->sum(row_address(gallery, *chunk.block, chunk.start),
+                                        static_cast<size_t>(chunk.count) * item_bytes(gallery));
         }
         total += sum;
     });

@@ -17,9 +17,9 @@
 namespace cir {
 
 struct Block {
-    const void* rows;     // [count][dimension] of the gallery's type
-    const float* scales;  // [count] for int8, else null
-    int64_t count;
+    const void* rows;     // [count][vectors][dimension] of the gallery's type
+    const float* scales;  // [count][vectors] for int8, else null
+    int64_t count;        // of rows: of items where they are several vectors
     bool odd_scales = false;  // whether some scale is not ordinary
 };
 
@@ -30,8 +30,11 @@ struct Gallery {
     RowType type;
     int dimension;
     std::vector<Block> blocks;
+    int vectors = 1;     // of an item, whose terms are the largest over them
+    bool items = false;  // whether answers say which vector that was
 
     int64_t count() const;
+    Gallery flat() const;  // every vector as a row
 };
 
 struct Query {
@@ -45,6 +48,7 @@ struct Answer {
     float* scores;  // [queries][k], -inf where fewer rows qualify
     int64_t* rows;  // [queries][k], -1 there
     float* terms;   // [queries][k][terms], NaN there
+    int32_t* tokens = nullptr;  // of items, [queries][k][terms]: the vector of each term, -1 there
 };
 
 struct Options {

@@ -16,7 +16,8 @@ import pytest
 
 from cir_infer.scoring.contract import QueryTerms, Rows, Scorer, TopK
 from cir_infer.scoring.validation import check_query
-from tests.scoring.conformance import ScorerConformance
+from tests.scoring.conformance import ScorerConformance, pack, random_terms
+from tests.scoring.test_tokens import check, items_of
 
 RUNNER = shlex.split(os.environ.get("CIR_CASE_RUNNER", ""))
 if not RUNNER:
@@ -47,6 +48,7 @@ class EmulatedScorer:
             exact_from_int8,
             threads,
             self._first_list or 0,
+            rows.tokens_per_item if rows.has_tokens else 0,
         ]
         case = [np.array(head, np.int64)]
         for b, block in enumerate(rows.blocks):
@@ -61,13 +63,14 @@ class EmulatedScorer:
             check=False,
         )
         assert done.returncode == 0, done.stderr.decode()
-        scores, numbers, by_term = np.split(
-            np.frombuffer(done.stdout, np.uint8), np.cumsum([4 * q * k, 8 * q * k])
+        scores, numbers, by_term, tokens = np.split(
+            np.frombuffer(done.stdout, np.uint8), np.cumsum([4 * q * k, 8 * q * k, 4 * q * k * j])
         )
         return TopK(
             scores.view(np.float32).reshape(q, k),
             numbers.view(np.int64).reshape(q, k),
             by_term.view(np.float32).reshape(q, k, j),
+            tokens.view(np.int32).reshape(q, k, j) if rows.has_tokens else None,
         )
 
 
@@ -79,3 +82,16 @@ class TestNeon(ScorerConformance):
 class TestNeonExactFromInt8(ScorerConformance):
     def make(self, rows: Rows) -> Scorer:
         return EmulatedScorer(rows, "neon", 3)
+
+
+@pytest.mark.parametrize("row_type", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("first_list", [None, 3])
+def test_items_of_several_vectors(row_type: str, first_list: int | None) -> None:
+    rng = np.random.default_rng(5)
+    for m, d in ((1, 16), (3, 40), (33, 24)):
+        rows = items_of(rng.standard_normal((50, m, d)), row_type, (20,))
+        scorer = EmulatedScorer(rows, "neon", first_list)
+        for q, j, weighted in ((1, 1, False), (2, 2, True), (9, 1, False), (9, 2, True)):
+            terms = random_terms(rng, q, j, d, weighted)
+            check(scorer, rows, terms, 7, pack(rng.random(50) < 0.7))
+            check(scorer, rows, terms, 7)

@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for flag, value, what in (
         ("--rows", 400_000, "gallery rows"),
         ("--dim", 512, "values a row"),
+        ("--tokens", 1, "vectors an item, the largest of whose dot products is its score"),
         ("--queries", 1, "queries that are asked at once"),
         ("--k", 50, "results a query"),
         ("--rounds", 15, "how often each entry is timed, in turn with the others"),
@@ -68,12 +69,15 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--k {args.k} of {args.rows} rows; expected no more than the rows")
     if args.sweep:
         return _sweep(args)
+    if args.tokens > 1 and (args.device == "cuda" or args.linearised):
+        raise UsageError("--tokens is measured on the CPU, against PyTorch alone; leave the other flag out")
     results = _on_cuda(args) if args.device == "cuda" else _on_cpu(args)
     report = {
         **stamp(),
         **({"kernels_sha256": kernels_hash()} if args.device == "cpu" else {}),
         "rows": args.rows,
         "dim": args.dim,
+        **({"tokens": args.tokens} if args.tokens > 1 else {}),
         "queries": args.queries,
         "k": args.k,
         "results": results,
@@ -87,7 +91,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _on_cpu(args: argparse.Namespace) -> list[dict[str, Any]]:
     from cir_bench.scoring.measurement import measure
-    from cir_bench.scoring.workload import Workload, artemis_terms, latent_rows, unit_rows
+    from cir_bench.scoring.workload import (
+        Workload,
+        artemis_terms,
+        latent_rows,
+        plain_terms,
+        unit_items,
+        unit_rows,
+    )
     from cir_infer.processes.cpus import available_cpus
     from cir_infer.scoring.cpu import instruction_sets
 
@@ -95,7 +106,10 @@ def _on_cpu(args: argparse.Namespace) -> list[dict[str, Any]]:
         if sys.stderr.isatty():
             print(f"{what} ...", file=sys.stderr)
 
-    if args.linearised:
+    if args.tokens > 1:
+        values = unit_items(args.rows, args.tokens, args.dim, args.seed)
+        terms = plain_terms(args.queries, args.dim, args.seed + 1)
+    elif args.linearised:
         values = latent_rows(args.rows, args.dim, args.seed)
         terms = artemis_terms(args.queries, args.dim, args.seed + 1, near=values)
     else:
@@ -145,7 +159,8 @@ def _sweep(args: argparse.Namespace) -> int:
 def _print_table(report: dict[str, Any]) -> None:
     print(f"{report['machine']['name']}, commit {report['commit']}")
     print(
-        f"{report['rows']:,} x {report['dim']} rows, {report['queries']:,} "
+        f"{report['rows']:,} x {'' if 'tokens' not in report else str(report['tokens']) + ' x '}"
+        f"{report['dim']} rows, {report['queries']:,} "
         f"{'query' if report['queries'] == 1 else 'queries'}, k = {report['k']}"
     )
     timed = [r for r in report["results"] if "median_ms" in r]

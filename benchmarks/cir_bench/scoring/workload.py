@@ -12,7 +12,16 @@ import numpy.typing as npt
 from cir_infer.scoring.contract import QueryTerms, Rows
 from cir_infer.scoring.reference import term_scores
 
-__all__ = ["Workload", "aligned_copy", "artemis_terms", "latent_rows", "quantise", "unit_rows"]
+__all__ = [
+    "Workload",
+    "aligned_copy",
+    "artemis_terms",
+    "latent_rows",
+    "plain_terms",
+    "quantise",
+    "unit_items",
+    "unit_rows",
+]
 
 _CHUNK = 1 << 15
 _VERIFIED_QUERIES = 4
@@ -37,6 +46,16 @@ def unit_rows(count: int, dim: int, seed: int) -> npt.NDArray[np.float32]:
         part = rng.standard_normal((min(_CHUNK, count - start), dim), dtype=np.float32)
         out[start : start + _CHUNK] = part / np.linalg.norm(part, axis=1, keepdims=True)
     return out
+
+
+def unit_items(count: int, tokens: int, dim: int, seed: int) -> npt.NDArray[np.float32]:
+    """Items of several random directions each: float32 (count, tokens, dim)."""
+    return unit_rows(count * tokens, dim, seed).reshape(count, tokens, dim)
+
+
+def plain_terms(queries: int, dim: int, seed: int) -> QueryTerms:
+    """One random direction a query, for a dot product."""
+    return QueryTerms(unit_rows(queries, dim, seed)[:, None].copy(), None, ("dot_product",))
 
 
 def latent_rows(count: int, dim: int, seed: int, latent: int = 24) -> npt.NDArray[np.float32]:
@@ -84,12 +103,12 @@ def artemis_terms(
 def quantise(values: npt.NDArray[np.float32]) -> Rows:
     """The values as int8 rows with a scale each."""
     out = aligned_copy(np.empty(values.shape, np.int8))
-    scales = np.empty(len(values), np.float32)
+    scales = np.empty(values.shape[:-1], np.float32)
     for start in range(0, len(values), _CHUNK):
         part = values[start : start + _CHUNK]
-        scale = np.abs(part).max(axis=1) / 127
+        scale = np.abs(part).max(axis=-1) / 127
         scales[start : start + _CHUNK] = scale
-        out[start : start + _CHUNK] = np.rint(part / scale[:, None])
+        out[start : start + _CHUNK] = np.rint(part / scale[..., None])
     return Rows.of(out, scales)
 
 
@@ -98,7 +117,7 @@ class Workload:
     """One size.
 
     Attributes:
-        values: float32 (N, D), unit rows.
+        values: float32 (N, D), unit rows; or (N, M, D), items of M unit vectors.
         terms: Q queries.
         k: results a query.
         threads: that every entry may use.
@@ -126,7 +145,8 @@ class Workload:
     def flops(self) -> int:
         """Useful floating-point operations: the products with rows and squares, 2 each."""
         q, j, d = self.terms.numerators.shape
-        return int(2 * 2 * q * j * d * len(self.values))
+        products = 1 if self.terms.weights is None else 2
+        return int(2 * products * q * j * d * (self.values.size // d))
 
     def is_best(
         self,
@@ -172,9 +192,12 @@ class Workload:
         key = (id(stored.blocks[0]), id(terms))
         if key not in self._exact:
             parts = []
-            for start in range(0, stored.count, _CHUNK):
-                number = np.arange(start, min(start + _CHUNK, stored.count))
-                values = stored.take(number).astype(np.float64)
-                parts.append(term_scores(terms[:_VERIFIED_QUERIES], values).sum(axis=1))
+            step = max(1, _CHUNK // stored.tokens_per_item)
+            for start in range(0, stored.count, step):
+                number = np.arange(start, min(start + step, stored.count))
+                values = stored.take(number).astype(np.float64).reshape(-1, stored.dimension)
+                found = term_scores(terms[:_VERIFIED_QUERIES], values)
+                of_items = found.reshape(*found.shape[:2], len(number), stored.tokens_per_item).max(axis=3)
+                parts.append(of_items.sum(axis=1))
             self._exact[key] = np.concatenate(parts, axis=1)
         return self._exact[key]

@@ -1,0 +1,30 @@
+"""`cir-bench scoring --tokens`: what is timed is the definition's answer over items of several vectors."""
+
+from __future__ import annotations
+
+import pytest
+
+from cir_bench.commands import main
+from cir_bench.scoring.entries import alternatives, ours
+from cir_bench.scoring.workload import Workload, plain_terms, unit_items
+from cir_infer.scoring.contract import Rows
+
+
+def test_every_entry_is_verified_and_a_wrong_answer_is_noticed() -> None:
+    work = Workload(unit_items(70, 3, 24, 0), plain_terms(2, 24, 1), 5, 1)
+    entries = [*ours(work, ("float32", "float16", "int8")), *alternatives(work)]
+    named = {entry.name: entry for entry in entries if entry.verify is not None}
+    assert {"cir/cpu", "cir/exact-from-int8"} <= named.keys()
+    for entry in entries:
+        answer = entry.call(2)
+        if entry.verify is not None:
+            assert entry.verify(answer), entry.name
+    rows = named["cir/cpu"].call(2).rows
+    assert not work.is_best((rows + 1) % 70, None, Rows.of(work.values))
+    assert work.flops == 2 * 2 * 24 * 210
+
+
+@pytest.mark.parametrize("other", [["--device", "cuda"], ["--linearised", "usearch"]])
+def test_what_is_measured_without(other: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["scoring", "--rows", "60", "--k", "5", "--tokens", "2", *other]) == 2
+    assert "--tokens" in capsys.readouterr().err
