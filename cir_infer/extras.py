@@ -11,6 +11,7 @@ __all__ = ["EXTRAS", "install_hint", "is_installed", "require"]
 EXTRAS = {
     "faiss": "bench",
     "fastapi": "serve",
+    "huggingface_hub": "hub",
     "onnx": "precision",
     "onnxscript": "export",
     "pillow_heif": "heic",

@@ -11,6 +11,7 @@ from cir_export.checkpoints.clip4cir import is_clip4cir, load_clip4cir
 from cir_export.checkpoints.files import read_checkpoint_file
 from cir_export.checkpoints.folders import load_folder
 from cir_export.checkpoints.tirg import is_tirg, load_tirg
+from cir_export.hub import is_hub_name
 from cir_export.model_file import TrainedModel, is_model_file, model_from_content
 from cir_infer.errors import CheckpointError, UsageError
 
@@ -28,7 +29,7 @@ def load_trained(
 
     Args:
         paths: the file, the files that make one model together, in any order (CLIP4Cir), or a folder of
-            transformers or open_clip.
+            transformers or open_clip, or its name on the Hugging Face Hub.
         vocabulary: the vocabulary file of checkpoints that do not hold it.
         image_size: height and width of the images of a checkpoint that does not say it (TIRG on CSS).
         round_clip_to_float16: see `load_clip4cir`.
@@ -39,7 +40,7 @@ def load_trained(
         UsageError: `system` is none of a folder's, or MODEL is no folder.
     """
     files = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    if len(files) == 1 and Path(files[0]).is_dir():
+    if len(files) == 1 and (Path(files[0]).is_dir() or is_hub_name(str(files[0]))):
         trained = load_folder(files[0], system)
         _refuse(
             str(files[0]), vocabulary is not None, "holds its own tokenizer; leave the vocabulary file out"

@@ -17,6 +17,7 @@ from cir_export.commands.lowering import (
     lowered_json,
     shown_lowering,
 )
+from cir_export.commands.presets import presets_json, shown_presets
 from cir_export.commands.restating import check_restating, restate
 from cir_export.plans import build_plans, is_bundle, require_gpu, shown_plans
 from cir_export.targets import check_target
@@ -47,13 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        nargs="+",
-        help="model.pt of cir-train; a folder of Hugging Face's transformers or open_clip; a public "
+        nargs="*",
+        help="model.pt of cir-train; a folder of Hugging Face's transformers or open_clip, or OWNER/NAME on "
+        "the Hub; a public "
         "repository's checkpoint; several files where a model has several, in any order: CLIP4Cir's "
         "Combiner, "
         "CLIP and training_hyperparameters.json; or "
         "package.module:Name, your own module, which is imported (docs/systems.md)",
     )
+    parser.add_argument("--list", action="store_true", help="public models that are read, and their licences")
     parser.add_argument("--weights", metavar="FILE", help="state_dict of package.module:Name")
     parser.add_argument(
         "--vocab", metavar="FILE", help="the vocabulary of a checkpoint that does not hold it"
@@ -94,6 +97,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_fast_jpeg_argument(parser)
     add_lowering_arguments(parser)
     options = parser.parse_args(arguments)
+    if options.list:
+        print_json(presets_json()) if options.json else print(shown_presets())
+        return
+    if not options.model:
+        parser.error("no MODEL is given; expected a model.pt, a checkpoint, a folder, or --list")
     check_lowering(options)
     check_fast_jpeg(options, is_bundle(options.model))
     check_restating(options, is_bundle(options.model))
@@ -233,7 +241,11 @@ def _image_size(text: str | None) -> tuple[int, int] | None:
 
 
 def _origin(provenance: dict[str, Any]) -> str:
-    plain = {key: value for key, value in provenance.items() if isinstance(value, str | int | float)}
+    plain = {
+        key: value
+        for key, value in provenance.items()
+        if isinstance(value, str | int | float) and not key.endswith("_licence")
+    }
     return ", ".join(f"{key} {value}" for key, value in plain.items()) or "a model file"
 
 
@@ -247,6 +259,9 @@ def _facts(trained: Any) -> dict[str, str]:
     for part in ("image", "text", "clip", "pair"):
         if isinstance(config.get(part), dict):
             facts[f"{part} encoder"] = _settings(config[part])
+    licences = [trained.provenance.get(f"{what}_licence") for what in ("weights", "data")]
+    if any(licences):
+        facts["licences"] = f"weights: {licences[0]}; training data: {licences[1]}"
     facts["rows"] = f"{model.embedding_dim} values"
     facts["parameters"] = f"{_parameters(trained) / 1e6:.2f} million"
     facts["vocabulary"] = f"{trained.tokenizer.get_vocab_size()} tokens"

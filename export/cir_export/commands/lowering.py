@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cir_export.hub import is_hub_name
 from cir_infer.console.tables import format_table
 from cir_infer.errors import UsageError
 
@@ -96,7 +97,10 @@ def check_lowering(options: Any) -> None:
 def default_output(model: str, precision: str) -> Path:
     """MODEL.cir, or MODEL-int8.cir, so that none takes the other's place."""
     path = Path(model.rpartition(":")[2])
-    return path.with_name(f"{path.stem}{'' if precision == 'float32' else f'-{precision}'}.cir")
+    if is_hub_name(model):
+        path = Path(path.name)
+    stem = path.name if is_hub_name(model) or path.is_dir() else path.stem
+    return path.with_name(f"{stem}{'' if precision == 'float32' else f'-{precision}'}.cir")
 
 
 def lower(options: Any, source: str | Path, output: str | Path, progress: bool) -> ConversionReport:

@@ -10,7 +10,9 @@ from cir_export.checkpoints.folders.files import json_of, licence_of
 from cir_export.checkpoints.folders.hugging_face import config_of, load_clip, load_siglip
 from cir_export.checkpoints.folders.open_clip import CONFIG, load_open_clip
 from cir_export.checkpoints.folders.weights import HUGGING_FACE
+from cir_export.hub import fetch, is_hub_name
 from cir_export.model_file import TrainedModel
+from cir_export.presets import preset_of
 from cir_infer.errors import CheckpointError, UsageError, shown
 
 __all__ = ["SYSTEMS", "load_folder"]
@@ -26,12 +28,15 @@ _ELSEWHERE = {
     "CLIPTextModelWithProjection": "the text tower alone; a composed query needs both",
 }
 
+_UNSTATED = "not stated in the folder"
+
 
 def load_folder(folder: str | os.PathLike[str], system: str | None = None) -> TrainedModel:
     """Loads a model of transformers or open_clip from its folder as it lies on disk.
 
     Args:
-        folder: with config.json, model.safetensors (or its parts and their index), preprocessor_config.json
+        folder: OWNER/NAME on the Hugging Face Hub; or a folder with config.json, model.safetensors (or its
+            parts and their index), preprocessor_config.json
             and tokenizer.json; or with open_clip_config.json and open_clip_model.safetensors.
         system: one of `SYSTEMS`; None is "sum".
 
@@ -40,10 +45,12 @@ def load_folder(folder: str | os.PathLike[str], system: str | None = None) -> Tr
             another class.
         UsageError: no such system.
     """
-    folder = Path(folder)
+    name = str(folder)
     if system is not None and system not in SYSTEMS:
         raise UsageError(f"--system {shown(system)}; expected one of {', '.join(SYSTEMS)}")
     chosen = SYSTEMS[system or "sum"]
+    known = preset_of(name) if is_hub_name(name) else None
+    folder = fetch(name) if is_hub_name(name) else Path(folder)
     config = json_of(folder, "config.json")
     kind = None if config is None else _class_of(config)
     whole = any((folder / f"{name}{end}").is_file() for name in HUGGING_FACE for end in ("", ".index.json"))
@@ -61,9 +68,11 @@ def load_folder(folder: str | os.PathLike[str], system: str | None = None) -> Tr
         )
     trained.provenance |= {
         "format": f"Hugging Face {kind}" if kind != "open_clip" else "open_clip",
-        "weights_licence": licence_of(folder) or "not stated in the folder",
-        "data_licence": "not stated in the folder",
+        "weights_licence": licence_of(folder) or (known.weights_licence if known else _UNSTATED),
+        "data_licence": known.data_licence if known else _UNSTATED,
     }
+    if is_hub_name(name):
+        trained.provenance["source"] = name
     return trained
 
 

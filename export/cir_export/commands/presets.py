@@ -1,0 +1,44 @@
+"""`cir-export --list`: the public models that are read, as a table."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from cir_export.presets import PRESETS
+from cir_infer.console.tables import format_table
+
+__all__ = ["presets_json", "shown_presets"]
+
+
+def shown_presets() -> str:
+    """The table, and under each name what it is good for and under which terms."""
+    header = ["model", "parameters", "image", "MACs", "row"]
+    rows = [
+        [
+            preset.name,
+            f"{preset.million:,} M",
+            f"{preset.size} x {preset.size}",
+            f"{preset.macs / 1e9:.1f} G",
+            f"{preset.row}",
+        ]
+        for preset in PRESETS
+    ]
+    notes = [
+        f"{preset.name}\n  good for       {preset.good_for}\n  weights        {preset.weights_licence}\n"
+        f"  training data  {preset.data_licence}"
+        for preset in PRESETS
+    ]
+    return "\n".join(
+        [
+            format_table(header, rows, right=[1, 2, 3, 4]),
+            "\nMACs: multiply-accumulates of the image encoder, for one image.\n",
+            *notes,
+            "\n  hf download NAME --local-dir FOLDER && cir-export FOLDER",
+        ]
+    )
+
+
+def presets_json() -> list[dict[str, Any]]:
+    """The same as plain values."""
+    return [{**asdict(preset), "macs": preset.macs} for preset in PRESETS]
