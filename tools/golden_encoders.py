@@ -16,6 +16,7 @@ import json
 import shutil
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -292,14 +293,68 @@ def open_clip_model(out: Path, names: list[str]) -> None:
     (folder / "tokens.json").write_text(json.dumps({"texts": TEXTS, "ids": ids}, ensure_ascii=False))
 
 
+def _spliced(word: torch.Tensor, _: Any, __: Any, vectors: torch.Tensor) -> torch.Tensor:
+    """Word vectors with the picture's in the fifth place."""
+    return torch.cat([vectors[:, :4], word[:, None], vectors[:, 5:]], 1)
+
+
+def words(out: Path, names: list[str]) -> None:
+    """Pic2Word's and SEARLE's forms of phi over open_clip's model, whose word vector a hook exchanges."""
+    import open_clip
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+    from safetensors.torch import load_file
+
+    said = json.loads((out / "open_clip" / "open_clip_config.json").read_text())
+    transform = image_transform_v2(PreprocessCfg(**said["preprocess_cfg"]), is_train=False)
+    pixels = torch.stack([transform(Image.open(out / name)) for name in names])
+    forms = {
+        "searle": ("a photo of $ that {}", False, torch.nn.GELU(), ("layers.0", "layers.3", "layers.6")),
+        "pic2word": ("a photo of * , {}", True, torch.nn.ReLU(), ("layers.0.0", "layers.1.0", "fc_out")),
+    }
+    for number, (form, (prompt, quick, activation, keys)) in enumerate(forms.items()):
+        tower = said["model_cfg"]
+        if quick:  # OpenAI's sizes: heads of 64 values
+            tower["vision_cfg"]["head_width"], tower["text_cfg"]["heads"] = 64, 1
+        model = open_clip.CLIP(**tower, quick_gelu=quick)
+        weights = load_file(out / "open_clip" / "open_clip_model.safetensors")
+        model.load_state_dict({name: value.float() for name, value in weights.items()}, strict=False)
+        model.eval()
+        layers = [torch.nn.Linear(16, 24), torch.nn.Linear(24, 24), torch.nn.Linear(24, 8)]
+        phi = torch.nn.Sequential(layers[0], activation, layers[1], activation, layers[2])
+        randomised(phi, 7 + number)
+        tokens = open_clip.tokenize([prompt.format(text) for text in TEXTS])
+        with torch.no_grad():
+            image = model.encode_image(pixels)
+            reference = image[torch.arange(len(TEXTS)) % len(image)]
+
+            word = phi(reference)
+            hook = model.token_embedding.register_forward_hook(partial(_spliced, word))
+            query = torch.nn.functional.normalize(model.encode_text(tokens), dim=-1)
+            hook.remove()
+        scores = query @ torch.nn.functional.normalize(image, dim=-1).T
+        table = {}
+        for key, layer in zip(keys, layers, strict=True):
+            table |= {f"{key}.{part}": getattr(layer, part).data.half() for part in ("weight", "bias")}
+        torch.save({{"pic2word": "state_dict_img2text", "searle": "Phi"}[form]: table}, out / f"{form}.pt")
+        ids = [row[: int(row.argmax()) + 1].tolist() for row in tokens]
+        found = {"image": image.numpy(), "query": query.numpy(), "scores": scores.numpy()}
+        np.savez_compressed(out / f"{form}.npz", **found)
+        (out / f"{form}.json").write_text(json.dumps({"texts": TEXTS, "ids": ids}, ensure_ascii=False))
+
+
 def main(out: Path) -> None:
     """Makes all of it anew."""
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    for old in (*out.glob("*/"), *out.glob("*.*")):
+        if old.is_dir():
+            shutil.rmtree(old)
+        elif old.name != "README.md":
+            old.unlink()
+    out.mkdir(parents=True, exist_ok=True)
     names = save_images(out)
     hugging_face_clip(out, names)
     siglip(out, names)
     open_clip_model(out, names)
+    words(out, names)
 
 
 if __name__ == "__main__":

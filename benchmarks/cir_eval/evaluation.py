@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from cir_infer.engine import Engine
 from cir_infer.errors import UsageError, shown
 from cir_infer.gallery.rows import quantise
 from cir_infer.scoring import make_scorer
-from cir_infer.scoring.contract import QueryTerms, Rows
+from cir_infer.scoring.contract import QueryTerms, Rows, Scorer
 
 __all__ = ["ROW_TYPES", "Evaluated", "Options", "evaluate"]
 
@@ -39,6 +39,7 @@ class Options:
         authors_batch: texts are encoded in batches of so many, in the data set's order, and the padding
             is read as text: what naver/artemis does with its LSTM. None encodes each text for itself.
         folder: where to keep embeddings, so that a stopped run goes on; None keeps nothing.
+        alone: rank by the picture alone and by the text alone, too.
     """
 
     row_type: str = "float32"
@@ -46,6 +47,7 @@ class Options:
     batch_size: int = 32
     authors_batch: int | None = None
     folder: Path | None = None
+    alone: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +61,7 @@ class Evaluated:
             the first 50.
         scores: float32 (Q, n), of the same rows.
         outcomes: one a query; empty on a split without answers.
+        alone: outcomes by "text" and "image": what the same queries are worth with one half of them only.
     """
 
     part: Part
@@ -66,6 +69,7 @@ class Evaluated:
     rankings: RowNumbers
     scores: Floats
     outcomes: tuple[Outcome, ...]
+    alone: Mapping[str, tuple[Outcome, ...]] = field(default_factory=dict)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -93,29 +97,62 @@ def evaluate(engine: Engine, protocol: Protocol, part: Part, options: Options) -
         engine.fingerprint,
         lambda images: engine.encode_images(images, options.batch_size),
     )
-    terms = _query_terms(engine, part, rows, options)
+    reference, text = _queries(engine, part, rows, options)
     scorer = make_scorer(_stored(rows, options.row_type), options.scorer)
-    depth = _depth(protocol, len(rows))
+    depth = _depth(protocol, part, len(rows))
     judged = all(query.correct.size for query in part.queries)
     kept = min(_KEPT, depth)
     rankings = np.full((len(part.queries), kept), -1, np.int64)
     scores = np.full((len(part.queries), kept), -np.inf, np.float32)
     outcomes: list[Outcome] = []
-    starts = range(0, len(part.queries), _CHUNK)
-    for start in progress_bar(starts, len(part.queries), f"{part.name}: ranking", "query", step=_CHUNK):
+    for number, found, values in _ranked(scorer, engine.compose(reference, text), depth, part.name):
+        query = part.queries[number]
+        ranking = ranking_of(protocol, query, found, part.candidates)
+        if judged:
+            outcomes.append(judge(protocol, query, ranking))
+        best = ranking[:kept]
+        rankings[number, : len(best)] = best
+        scores[number, : len(best)] = values[np.isin(found, best)]
+    alone = {}
+    if options.alone and judged:
+        for half, terms in _halves(engine, part, rows, reference, text).items():
+            alone[half] = tuple(
+                judge(protocol, part.queries[n], ranking_of(protocol, part.queries[n], f, part.candidates))
+                for n, f, _ in _ranked(scorer, terms, depth, f"{part.name}, {half} alone")
+            )
+    return Evaluated(part, rows, rankings, scores, tuple(outcomes), alone)
+
+
+def _ranked(
+    scorer: Scorer, terms: QueryTerms, depth: int, name: str
+) -> Iterator[tuple[int, RowNumbers, Floats]]:
+    """Number, rows and scores of every query, best first."""
+    starts = range(0, terms.queries, _CHUNK)
+    for start in progress_bar(starts, terms.queries, f"{name}: ranking", "query", step=_CHUNK):
         top = scorer.topk(terms[start : start + _CHUNK], depth)
         for number, (found, values) in enumerate(zip(top.rows, top.scores, strict=True), start=start):
-            query = part.queries[number]
-            ranking = ranking_of(protocol, query, found)
-            if judged:
-                outcomes.append(judge(protocol, query, ranking))
-            best = ranking[:kept]
-            rankings[number, : len(best)] = best
-            scores[number, : len(best)] = values[np.isin(found, best)]
-    return Evaluated(part, rows, rankings, scores, tuple(outcomes))
+            yield number, found, values
 
 
-def _query_terms(engine: Engine, part: Part, rows: Floats, options: Options) -> QueryTerms:
+def _halves(
+    engine: Engine, part: Part, rows: Floats, reference: Floats | None, text: Floats | None
+) -> dict[str, QueryTerms]:
+    """The queries with one half only.
+
+    The picture alone is the cosine of the reference's own row. The text alone is the same composition with
+    the mean of all references in the place of each, which says nothing of any of them.
+    """
+    own = rows[[query.reference for query in part.queries]]
+    own = own / np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-12)
+    picture = QueryTerms(own[:, None], np.ones_like(own)[:, None], ("similarity",))
+    mean = None if reference is None else np.broadcast_to(reference.mean(0), reference.shape)
+    return {"text": engine.compose(mean, text), "image": picture}
+
+
+def _queries(
+    engine: Engine, part: Part, rows: Floats, options: Options
+) -> tuple[Floats | None, Floats | None]:
+    """Embeddings of all references and texts."""
     wanted = [query.reference for query in part.queries]
     reference: Floats | None = None
     if engine.needs_reference and engine.row_is_reference and part.reference_images is None:
@@ -134,8 +171,7 @@ def _query_terms(engine: Engine, part: Part, rows: Floats, options: Options) -> 
             lambda images: encode(images, options.batch_size),
         )
         reference = encoded[np.searchsorted(unique, wanted)]
-    text = _encode_texts(engine, [query.texts for query in part.queries], options)
-    return engine.compose(reference, text)
+    return reference, _encode_texts(engine, [query.texts for query in part.queries], options)
 
 
 def _encode_texts(engine: Engine, texts: Sequence[tuple[str, ...]], options: Options) -> Floats | None:
@@ -159,8 +195,10 @@ def _graph_digest(engine: Engine, name: str) -> str:
     return manifest.members[manifest.graphs[name]].sha256
 
 
-def _depth(protocol: Protocol, rows: int) -> int:
+def _depth(protocol: Protocol, part: Part, rows: int) -> int:
     """How much of each ranking is made; one more than is needed, for the reference that may leave it."""
-    if rows <= _WHOLE_RANKING:
+    whole = 0 in protocol.map_ks or (bool(protocol.subset_ks) and not protocol.subset_depth)
+    if rows <= _WHOLE_RANKING or whole:
         return rows
-    return min(rows, max(*protocol.ks, protocol.subset_depth or rows if protocol.subset_ks else 0, _KEPT) + 1)
+    others = 0 if part.candidates is None else rows - part.candidates
+    return min(rows, max(*protocol.ks, *protocol.map_ks, protocol.subset_depth or 0, _KEPT) + 1 + others)

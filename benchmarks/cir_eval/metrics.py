@@ -18,7 +18,7 @@ class Outcome:
     """What one query's ranking was worth.
 
     Attributes:
-        values: by metric name ("R@10", "R_sub@1", "R@1 (noun)"): what the query adds to it, in [0, 1].
+        values: by metric name ("R@10", "mAP@5", "R_sub@1", "R@1 (noun)"): what the query adds, in [0, 1].
         rank: the best rank of a correct row, from 1; None where the ranking is too short to hold one.
     """
 
@@ -26,15 +26,20 @@ class Outcome:
     rank: int | None
 
 
-def ranking_of(protocol: Protocol, query: Query, rows: RowNumbers) -> RowNumbers:
+def ranking_of(
+    protocol: Protocol, query: Query, rows: RowNumbers, candidates: int | None = None
+) -> RowNumbers:
     """The rows that the protocol ranks: without empty places and, if it says so, without the reference.
 
     Args:
         protocol: the protocol.
         query: the query.
         rows: (n,) rows best first, as `TopK.rows` has them.
+        candidates: see `Part.candidates`.
     """
     kept = rows >= 0
+    if candidates is not None:
+        kept &= rows < candidates
     if protocol.reference_excluded:
         kept &= rows != query.reference
     return rows[kept]
@@ -59,6 +64,8 @@ def judge(protocol: Protocol, query: Query, ranking: RowNumbers) -> Outcome:
     for k in protocol.ks:
         found = [gain_of[row] for row in ranking[places[places < k]].tolist()]
         values[f"R@{k}"] = max(found, default=0.0)
+    for k in protocol.map_ks:
+        values[f"mAP@{k}" if k else "mAP"] = _average_precision(places, len(query.correct), k)
     for criterion, rows in query.also.items():
         first = _places(ranking, rows)[:1]
         for k in protocol.ks:
@@ -91,6 +98,16 @@ def metrics_of(outcomes: Sequence[Outcome]) -> dict[str, float]:
 def measure_of(protocol: Protocol, parts: Iterable[Mapping[str, float]]) -> float:
     """The one figure that the protocol's authors select models by: mean over parts and over `measure`."""
     return float(np.mean([metrics[name] for metrics in parts for name in protocol.measure]))
+
+
+def _average_precision(places: RowNumbers, correct: int, k: int) -> float:
+    """Precision at the place of each correct row among the first K, summed, over min(correct rows, K).
+
+    Baldrati et al., "Zero-shot composed image retrieval with textual inversion", ICCV 2023, equation 8.
+    """
+    places = places[places < k] if k else places
+    precisions = np.arange(1, len(places) + 1) / (places + 1)
+    return float(precisions.sum()) / (min(correct, k) if k else correct)
 
 
 def _places(ranking: RowNumbers, rows: RowNumbers) -> RowNumbers:

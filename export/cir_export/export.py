@@ -17,7 +17,7 @@ from cir_export.targets import check_target
 from cir_export.tokenization import known_words
 from cir_export.verification import Check, Samples, compare, compare_sums, explain_of, why_unexplained
 from cir_infer import __version__
-from cir_infer.bundle import write_bundle
+from cir_infer.bundle import Bundle, write_bundle
 from cir_infer.bundle.manifest import FORMAT, FORMAT_VERSION, TOKENIZER_NAME, Explain, Manifest
 from cir_infer.bundle.manifest_reader import read_manifest
 from cir_infer.engine import Engine
@@ -86,10 +86,14 @@ def export_bundle(
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
             # Verified as a device will read it, by the runtime, before anything has the final name.
             unverified = Path(scratch) / "unverified.cir"
-            write_bundle(unverified, _manifest(trained, members, {}, explain), members)
-            engine = Engine(unverified, device="cpu")
-            checks = compare(trained, engine, samples)
-            sums = compare_sums(trained, engine, samples) if explain is not None else []
+            written = write_bundle(unverified, _manifest(trained, members, {}, explain), members)
+            names = list(members)
+            del graphs, members  # they may be gigabytes, and lie in the file
+            with Engine(unverified, device="cpu") as engine:
+                checks = compare(trained, engine, samples)
+                sums = compare_sums(trained, engine, samples) if explain is not None else []
+            bundle = Bundle(unverified)
+            members = {name: bundle.read(name) for name in names if name in written.members}
         if not all(check.passed for check in checks):
             raise ParityError(checks)
         parity: dict[str, Any] = {"images": samples.source}

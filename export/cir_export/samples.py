@@ -33,6 +33,9 @@ _log = logging.getLogger(__name__)
 
 IMAGES = 48
 TEXTS = 40
+_LARGE = 100_000_000
+"""Parameters from which on an image takes a second, and a third of the images has to do."""
+
 _LONGEST = 96
 _SENTENCES = (
     "is cream in color and more formal",
@@ -63,6 +66,7 @@ def draw_samples(
     text: dict[str, Any],
     tokenizer: Tokenizer,
     folder: str | os.PathLike[str] | None = None,
+    parameters: int = 0,
 ) -> Samples:
     """Images and texts for a model.
 
@@ -72,11 +76,14 @@ def draw_samples(
         tokenizer: its tokeniser.
         folder: the user's images (of a model on features: .npy files); the first 48 by name that can be
             read.
+        parameters: of the model; a large one is verified on a third of the images.
 
     Raises:
         UsageError: the folder holds no image, or none that can be read.
     """
     images, source = draw_images(image, folder)
+    if parameters >= _LARGE:
+        images = images[::3]
     return Samples(images, _texts(text, tokenizer), source)
 
 

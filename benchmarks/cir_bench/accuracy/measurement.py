@@ -96,6 +96,7 @@ def measure_accuracy(
                 "rows": len(done.part.ids),
                 "queries": len(done.part.queries),
                 "metrics": done.metrics,
+                **_alone([done]),
             }
             for done in evaluated
         ],
@@ -127,9 +128,31 @@ def _summary(protocol: Protocol, evaluated: Sequence[Evaluated]) -> dict[str, An
     return {
         "mean": {name: float(np.mean([done.metrics[name] for done in judged])) for name in names},
         "pooled": metrics_of([outcome for done in judged for outcome in done.outcomes]),
+        **_alone(judged),
         "measure": {
             "metrics": list(protocol.measure),
             "value": measure_of(protocol, [done.metrics for done in judged]),
+        },
+    }
+
+
+def _alone(evaluated: Sequence[Evaluated]) -> dict[str, Any]:
+    """What one half of each query is worth by itself, and what the composition adds to the better half.
+
+    Metrics in which larger is better, over all queries of the parts alike.
+    """
+    if not all(done.alone for done in evaluated):
+        return {}
+    whole = metrics_of([outcome for done in evaluated for outcome in done.outcomes])
+    halves = {
+        half: metrics_of([outcome for done in evaluated for outcome in done.alone[half]])
+        for half in ("text", "image")
+    }
+    shares = [name for name in whole if not name.endswith("_rank")]
+    return {
+        "alone": {half: {name: found[name] for name in shares} for half, found in halves.items()},
+        "composition_gain": {
+            name: whole[name] - max(found[name] for found in halves.values()) for name in shares
         },
     }
 

@@ -1,4 +1,4 @@
-"""Files for CIRR's test server, which alone knows the answers of the test split."""
+"""Files for the test servers of CIRR and CIRCO, which alone know the answers of their test splits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAMES, _SUBSET_NAMES = 50, 3
 def write_submission(
     folder: Path, protocol: Protocol, part: Part, rankings: Mapping[str, RowNumbers]
 ) -> list[Path]:
-    """Write recall.json and recall_subset.json: the first 50 names a query, and the first 3 of its subset.
+    """Write the first 50 names a query: recall.json and recall_subset.json (the first 3), or circo.json.
 
     Args:
         folder: created where it does not exist.
@@ -29,8 +29,8 @@ def write_submission(
     Returns:
         The paths written.
     """
-    recall: dict[str, list[str] | str] = {}
-    subset: dict[str, list[str] | str] = {}
+    recall: dict[str, list[str]] = {}
+    subset: dict[str, list[str]] = {}
     for query in part.queries:
         ranking = rankings[query.key]
         recall[query.key] = [part.ids[row] for row in ranking[:_NAMES]]
@@ -39,6 +39,11 @@ def write_submission(
             members = members[np.isin(members, query.subset)]
             subset[query.key] = [part.ids[row] for row in members[:_SUBSET_NAMES]]
     folder.mkdir(parents=True, exist_ok=True)
+    if protocol.submission == "circo":
+        path = folder / "circo.json"
+        numbers = {key: [int(name) for name in names] for key, names in recall.items()}
+        path.write_text(json.dumps(numbers), encoding="utf-8")
+        return [path]
     written = []
     for metric, answers in (("recall", recall), ("recall_subset", subset)):
         if not answers:

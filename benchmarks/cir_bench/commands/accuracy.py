@@ -46,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", type=Path, metavar="DIR", help="keep embeddings here; a stopped run goes on"
     )
+    parser.add_argument(
+        "--no-alone",
+        action="store_true",
+        help="do not also rank by the text alone and the picture alone (composition gain)",
+    )
     parser.add_argument("--submission", type=Path, metavar="DIR", help="write the test server's files here")
     parser.add_argument("--failures", type=Path, metavar="HTML", help="write a page of pictures of failures")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="also write the JSON here")
@@ -72,7 +77,14 @@ def run(args: argparse.Namespace) -> int:
         protocol(args.protocol),
         args.root,
         args.split,
-        Options(args.row_type, args.scorer, args.batch_size, args.authors_batch, args.resume),
+        Options(
+            args.row_type,
+            args.scorer,
+            args.batch_size,
+            args.authors_batch,
+            args.resume,
+            alone=not args.no_alone,
+        ),
         None if args.against is None else Engine(args.against, args.device, args.threads),
         args.submission,
     )

@@ -171,6 +171,10 @@ def accuracy_text(result: Mapping[str, Any]) -> str:
     if len(rows) > 1:
         rows.append(["mean", "", "", *_metrics(result["mean"], names)])
         rows.append(["all queries", "", "", *_metrics(result["pooled"], names)])
+    if "alone" in result:
+        for half, found in result["alone"].items():
+            rows.append([f"{half} alone", "", "", *_metrics(found, names)])
+        rows.append(["composition gain", "", "", *_metrics(result["composition_gain"], names)])
     header = ["", "gallery", "queries", *(name.replace("_", " ") for name in names)]
     measure = result["measure"]
     lines += [

@@ -9,7 +9,20 @@ from cir_infer.errors import UsageError, shown
 
 __all__ = ["DATASETS", "protocol", "protocol_names"]
 
-DATASETS = ("fashioniq", "cirr", "fashion200k", "shoes", "mitstates", "css", "birds", "scenes")
+DATASETS = (
+    "fashioniq",
+    "cirr",
+    "circo",
+    "genecis",
+    "icir",
+    "lasco",
+    "fashion200k",
+    "shoes",
+    "mitstates",
+    "css",
+    "birds",
+    "scenes",
+)
 """Modules of this package that offer `PROTOCOLS: tuple[Protocol, ...]`; the names' part before the slash."""
 
 

@@ -58,6 +58,7 @@ class Part:
         queries: the queries.
         reference_images: what each row looks like as a reference, by row, where that is another picture
             (CSS from 2D to 3D); None: the gallery's own.
+        candidates: only the first so many rows can be returned, the others are references; None: all.
 
     Raises:
         DatasetError: lengths differ, an id repeats, or a query names a row that does not exist.
@@ -68,6 +69,7 @@ class Part:
     images: Sequence[ImageLike]
     queries: tuple[Query, ...]
     reference_images: Sequence[ImageLike] | None = None
+    candidates: int | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.ids)
@@ -106,7 +108,8 @@ class Protocol:
         reference_excluded: whether the reference is taken out of its query's ranking.
         subset_ks: K of Recall_subset@K.
         subset_depth: the subset metric sees only the first so many of the ranking; None: all of it.
-        submission: the version that the test server's files name, for splits without answers.
+        map_ks: K of mAP@K, the mean average precision over all correct rows; 0 stands for the whole ranking.
+        submission: the version that CIRR's test server's files name, or "circo", for splits without answers.
     """
 
     name: str
@@ -118,4 +121,5 @@ class Protocol:
     reference_excluded: bool = True
     subset_ks: tuple[int, ...] = ()
     subset_depth: int | None = None
+    map_ks: tuple[int, ...] = ()
     submission: str | None = None

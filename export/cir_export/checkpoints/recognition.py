@@ -10,6 +10,7 @@ from cir_export.checkpoints.artemis import is_artemis, load_artemis
 from cir_export.checkpoints.clip4cir import is_clip4cir, load_clip4cir
 from cir_export.checkpoints.files import read_checkpoint_file
 from cir_export.checkpoints.folders import load_folder
+from cir_export.checkpoints.pic2word import is_pic2word, load_pic2word
 from cir_export.checkpoints.tirg import is_tirg, load_tirg
 from cir_export.hub import is_hub_name
 from cir_export.model_file import TrainedModel, is_model_file, model_from_content
@@ -54,7 +55,17 @@ def load_trained(
         raise UsageError(
             f"--system belongs to a folder of encoders; {files[0]} says itself which system it is"
         )
-    contents = [(read_checkpoint_file(path), str(path)) for path in files]
+    contents = [(read_checkpoint_file(path), str(path)) for path in files if not Path(path).is_dir()]
+    folders = [path for path in files if Path(path).is_dir()]
+    words = [(content, where) for content, where in contents if is_pic2word(content)]
+    if words:
+        rest = [path for path in files if str(path) != words[0][1]]
+        base = load_trained(rest, vocabulary, image_size, round_clip_to_float16) if rest else None
+        return load_pic2word(*words[0], base)
+    if folders:
+        raise CheckpointError(
+            f"{folders[0]} is a model of its own; give {contents[0][1]} in a call of its own"
+        )
     if any(is_clip4cir(content) for content, _ in contents):
         _refuse(contents[0][1], vocabulary is not None, "holds no vocabulary of its own; CLIP's is built in")
         _refuse(contents[0][1], image_size is not None, "says its image size; leave --image-size out")

@@ -142,7 +142,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         trained.provenance["domain"] = options.domain
     if not options.json:
         show(trained)
-    samples = draw_samples(trained.image, trained.text, trained.tokenizer, options.images)
+    samples = draw_samples(
+        trained.image, trained.text, trained.tokenizer, options.images, _parameters(trained)
+    )
     output = Path(options.output or default_output(options.model[0], options.precision))
     check_target(output)
     with TemporaryDirectory(prefix="cir-export-") as scratch:

@@ -39,6 +39,6 @@ def shown_presets() -> str:
     )
 
 
-def presets_json() -> list[dict[str, Any]]:
+def presets_json() -> dict[str, Any]:
     """The same as plain values."""
-    return [{**asdict(preset), "macs": preset.macs} for preset in PRESETS]
+    return {"presets": [{**asdict(preset), "macs": preset.macs} for preset in PRESETS]}

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-import onnx
 from onnx import ModelProto
+
+from cir_export.graphs.checking import check_nodes, shell
 
 __all__ = ["number_anew", "taken_apart"]
 
@@ -29,11 +30,7 @@ def taken_apart(model: ModelProto, further: tuple[str, ...]) -> tuple[ModelProto
         The graph for the other outputs; and a model that holds the nodes and constants that only `further`
         need. Its nodes read values of the first graph by their names, and it has no inputs of its own.
     """
-    first, rest = ModelProto(), ModelProto()
-    for part in (first, rest):
-        part.CopyFrom(model)
-        for field in ("node", "initializer", "output", "input", "sparse_initializer", "value_info"):
-            part.graph.ClearField(field)
+    first, rest = shell(model), shell(model)
     graph = model.graph
     first.graph.input.extend(graph.input)
     first.graph.output.extend(value for value in graph.output if value.name not in further)
@@ -48,7 +45,7 @@ def taken_apart(model: ModelProto, further: tuple[str, ...]) -> tuple[ModelProto
         (first if place in needed else rest).graph.node.append(node)
     for tensor in graph.initializer:
         (first if tensor.name in wanted else rest).graph.initializer.append(tensor)
-    onnx.checker.check_model(first)
+    check_nodes(first)
     return first, rest
 
 
@@ -77,6 +74,4 @@ def number_anew(models: Sequence[ModelProto]) -> None:
             node.output[:] = [new(name) for name in node.output]
         for tensor in model.graph.initializer:
             tensor.name = new(tensor.name)
-        ordered = sorted(model.graph.initializer, key=lambda tensor: tensor.name)
-        model.graph.ClearField("initializer")
-        model.graph.initializer.extend(ordered)
+        model.graph.initializer.sort(key=lambda tensor: tensor.name)

@@ -109,7 +109,7 @@ def export_graphs(model: RetrievalModel, image: dict[str, Any], progress: bool =
     """Exports every graph of a model.
 
     Args:
-        model: in evaluation mode; it is left as it is.
+        model: in evaluation mode; it is left as it is, but on the CPU.
         image: what its image graph takes, `image` of a bundle's manifest.
         progress: show a bar on a terminal.
 
@@ -120,7 +120,7 @@ def export_graphs(model: RetrievalModel, image: dict[str, Any], progress: bool =
         ExportError: PyTorch cannot export a part of the model, or what it wrote is not what a bundle
             needs.
     """
-    model = with_onnx_recurrent(model).cpu().eval()
+    model = with_onnx_recurrent(model.cpu()).eval()
     with_plain_bags(model)
     graphs = _graphs(model, image)
     exported: dict[str, bytes] = {}

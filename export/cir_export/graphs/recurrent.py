@@ -69,8 +69,9 @@ class OnnxRecurrent(nn.Module):
 
 
 def with_onnx_recurrent(model: RetrievalModel) -> RetrievalModel:
-    """A copy of the model whose recurrent layers are ready for export."""
-    exportable = copy.deepcopy(model)
+    """A copy of the model whose recurrent layers are ready for export; it shares the other weights."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    exportable = copy.deepcopy(model, shared)
     for name, module in list(exportable.named_modules()):
         if isinstance(module, Recurrent):
             parent, _, child = name.rpartition(".")

@@ -12,6 +12,7 @@ from cir_export.models.concatenation import Concatenation
 from cir_export.models.film import Film
 from cir_export.models.mrn import Mrn
 from cir_export.models.parameter_hashing import ParameterHashing
+from cir_export.models.pic2word import Pic2Word
 from cir_export.models.relationship import Relationship
 from cir_export.models.sac import Sac
 from cir_export.models.show_and_tell import ShowAndTell
@@ -39,6 +40,7 @@ MODELS: dict[str, type[RetrievalModel]] = {
         Sum,
         SumImageOnly,
         SumTextOnly,
+        Pic2Word,
         Concatenation,
         ShowAndTell,
         ParameterHashing,

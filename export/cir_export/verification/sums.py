@@ -21,7 +21,7 @@ from cir_infer.runtime.graph import Array
 
 __all__ = ["compare_sums", "explain_of", "why_unexplained"]
 
-_BATCH = 16
+_BATCH = 4
 _SEVERAL = 4
 
 

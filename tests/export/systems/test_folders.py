@@ -322,7 +322,7 @@ def test_what_was_fetched_before_is_read_from_the_cache(
 
 def test_the_presets_are_listed_with_what_they_cost(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list", "--json"]) in (0, None)
-    listed = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+    listed = {one["name"]: one for one in json.loads(capsys.readouterr().out)["presets"]}
     assert listed["openai/clip-vit-base-patch32"]["macs"] == pytest.approx(4.4e9, rel=0.02)
     assert listed["BAAI/BGE-VL-base"]["macs"] == pytest.approx(17.5e9, rel=0.02)
     assert listed["BAAI/BGE-VL-base"]["weights_licence"] == "MIT"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cir_export.checkpoints.folders.weights import FolderWeights
-from cir_export.model_file import check_layers, restore_weights
+from cir_export.model_file import check_layers
 from cir_export.models import RetrievalModel, build_model
 from cir_infer.errors import CheckpointError, CirError
 
@@ -58,12 +58,13 @@ def renamed_model(
         raise CheckpointError(f"{where}: {error}") from error
     except Exception as error:  # PyTorch's answers to senseless sizes
         raise CheckpointError(f"{where}: its configuration cannot be built ({error})") from error
-    own = dict(model.state_dict())
-    filled: dict[str, Tensor] = {}
-    for name, theirs in sources.items():
-        filled[name] = _read(weights, theirs, own[name]) if theirs else own[name]
-    restore_weights(model, {**own, **filled}, where)
-    return model
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if sources[name]:  # one at a time: a model may be a third of the memory
+                parameter.copy_(_read(weights, sources[name], parameter))
+            if not torch.isfinite(parameter).all():
+                raise CheckpointError(f"{where}: weight {sources[name][0]} holds NaN or infinity")
+    return model.eval()
 
 
 def _plain(source: str) -> str:

@@ -273,11 +273,16 @@ class Clip(Pair):
         steps = torch.arange(tokens.shape[1], device=tokens.device)
         # Indexed, not sliced, so that an exported graph sets no bound to the length.
         x = self.token_embedding(tokens) + self.positional_embedding[steps]
+        x = self.text_states(x)
+        last = (lengths.to(x.device).long() - 1)[:, None, None].expand(-1, 1, x.shape[2])
+        return x.gather(1, last).squeeze(1) @ self.text_projection
+
+    def text_states(self, x: Tensor) -> Tensor:
+        """The text tower on words with their places (n, T, W): states (n, T, W), each of those before it."""
+        steps = torch.arange(x.shape[1], device=x.device)
         # -1e9 and not -inf: the softmax is the same, and no kernel has to handle infinities.
         mask = (steps[None, :] > steps[:, None]).to(x.dtype) * -1e9
-        x = self.ln_final(self.transformer(x, mask))
-        last = (lengths.to(x.device).long() - 1)[:, None, None].expand(-1, 1, x.shape[2])
-        return x.gather(1, last).squeeze(1) @ self.text_projection  # type: ignore[no-any-return]
+        return self.ln_final(self.transformer(x, mask))  # type: ignore[no-any-return]
 
 
 def _check(s: ClipSettings) -> None:
