@@ -37,7 +37,8 @@ def test_every_protocol_is_found_by_name_and_by_data_set():
 
 
 def _metrics(plan) -> set[str]:
-    return {f"R@{k}" for k in plan.ks} | {f"R_sub@{k}" for k in plan.subset_ks}
+    precision = {f"mAP@{k}" if k else "mAP" for k in plan.map_ks}
+    return {f"R@{k}" for k in plan.ks} | {f"R_sub@{k}" for k in plan.subset_ks} | precision
 
 
 def test_shoes_has_its_split_file_as_gallery(tmp_path: Path):

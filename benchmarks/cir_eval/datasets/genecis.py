@@ -69,8 +69,13 @@ def _shown(value: Any, path: Path) -> Shown:
     number, picture, box = table.get("val_image_id"), table.get("image_id"), table.get("instance_bbox")
     if type(number) is int:
         return Shown(f"val2017/{number:012d}.jpg", None)
-    sound = isinstance(box, list) and len(box) == 4 and all(isinstance(x, int | float) for x in box)
-    if type(picture) is int and sound and min(box[2:]) > 0:
+    if (
+        type(picture) is int
+        and isinstance(box, list)
+        and len(box) == 4
+        and all(isinstance(x, int | float) for x in box)
+        and min(box[2:]) > 0
+    ):
         return Shown(f"VG_100K_all/{picture}.jpg", tuple(float(x) for x in box))
     raise DatasetError(
         f"{path}: an image is {shown(value)}; expected val_image_id, or image_id and instance_bbox"

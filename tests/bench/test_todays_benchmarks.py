@@ -1,0 +1,181 @@
+"""CIRCO, GeneCIS, i-CIR and LaSCo in their published layouts; average precision; the worth of one half."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cir_bench.accuracy.measurement import measure_accuracy
+from cir_bench.report.text import accuracy_text
+from cir_eval.evaluation import Options
+from cir_eval.metrics import judge, ranking_of
+from cir_eval.protocols import protocol
+from cir_eval.protocols.contract import Query
+from cir_infer import Engine
+from cir_infer.errors import DatasetError
+from tests.bench.layouts import picture, write_json
+from tests.bundles import write_tiny_bundle
+
+WORDS = ("is red", "longer", "is blue")
+
+
+def circo(root: Path) -> Path:
+    for number in range(6):
+        picture(root / f"COCO2017_unlabeled/unlabeled2017/{number:012d}.jpg", number)
+    images = [{"id": number} for number in (4, 1, 0, 5, 2, 3)]
+    write_json(root / "COCO2017_unlabeled/annotations/image_info_unlabeled2017.json", {"images": images})
+    asked = [
+        {"id": 0, "reference_img_id": 1, "relative_caption": "is red", "shared_concept": "a shoe"},
+        {"id": 1, "reference_img_id": 4, "relative_caption": "longer", "shared_concept": "a coat"},
+    ]
+    write_json(root / "annotations/test.json", asked)
+    answers = [{"target_img_id": 5, "gt_img_ids": [5, 2, 0]}, {"target_img_id": 3, "gt_img_ids": [3]}]
+    write_json(root / "annotations/val.json", [{**a, **b} for a, b in zip(asked, answers, strict=True)])
+    return root
+
+
+def test_circo_has_several_targets_and_four_ways_to_ask(tmp_path: Path) -> None:
+    circo(tmp_path)
+    for name, text, excluded in (
+        ("searle", "is red", False),
+        ("covr", "is red", True),
+        ("magiclens", "find a shoe but is red", False),
+        ("concept", "find a shoe but is red", True),
+    ):
+        plan = protocol(f"circo/{name}")
+        (part,) = plan.load(tmp_path, "val")
+        query = part.queries[0]
+        assert part.ids == ("4", "1", "0", "5", "2", "3")
+        assert (query.reference, query.texts, query.correct.tolist()) == (1, (text,), [3, 4, 2])
+        assert query.also["target"].tolist() == [3]
+        assert (1 in ranking_of(plan, query, np.arange(6))) is not excluded
+    (part,) = protocol("circo").load(tmp_path, "test")
+    assert not part.queries[0].correct.size
+    write_json(tmp_path / "annotations/val.json", [{"id": "one"}])
+    with pytest.raises(DatasetError, match="relative_caption"):
+        protocol("circo").load(tmp_path, "val")
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.permutations(range(9)), st.sets(st.integers(0, 8), min_size=1), st.integers(1, 9))
+def test_average_precision_is_the_sum_of_its_definition(order: list[int], correct: set[int], k: int) -> None:
+    plan = protocol("circo/searle")
+    query = Query("q", 0, ("x",), np.array(sorted(correct)))
+    found = judge(plan, query, np.array(order)).values
+    for at in plan.map_ks:
+        hits = [row in correct for row in order[:at]]
+        total = sum(sum(hits[: i + 1]) / (i + 1) for i in range(len(hits)) if hits[i])
+        assert found[f"mAP@{at}"] == pytest.approx(total / min(len(correct), at))
+    best = judge(plan, query, np.array([*sorted(correct), *sorted(set(range(9)) - correct)])).values
+    assert all(best[f"mAP@{at}"] == pytest.approx(1) for at in plan.map_ks)
+
+
+def test_genecis_ranks_the_images_of_a_template(tmp_path: Path) -> None:
+    for number in range(4):
+        picture(tmp_path / f"val2017/{number:012d}.jpg", number)
+    image = Image.new("RGB", (100, 60), "white")
+    (tmp_path / "VG_100K_all").mkdir()
+    image.save(tmp_path / "VG_100K_all/7.png")
+    image.save(tmp_path / "VG_100K_all/7.jpg", quality=95)
+    objects = [{"val_image_id": number} for number in range(4)]
+    boxes = [
+        {"image_id": 7, "instance_bbox": box} for box in ([10, 20, 20, 10], [80, 0, 30, 10], [0, 0, 5, 5])
+    ]
+    for task in ("focus_object", "change_object", "focus_attribute", "change_attribute"):
+        images = objects if task.endswith("object") else boxes
+        template = {"condition": "red", "reference": images[0], "target": images[1], "gallery": images[2:]}
+        write_json(tmp_path / f"genecis/{task}.json", [template])
+    plan = protocol("genecis")
+    parts = {part.name: part for part in plan.load(tmp_path, "all")}
+    (query,) = parts["focus_object"].queries
+    assert (query.reference, query.correct.tolist()) == (0, [1])
+    assert query.subset is not None and query.subset.tolist() == [1, 2, 3]
+    assert judge(plan, query, np.array([0, 2, 1, 3])).values == {"R_sub@1": 0, "R_sub@2": 1, "R_sub@3": 1}
+    crops = parts["change_attribute"].images
+    # 0.7 of 20 x 10 on every side: from (-4, 13) to (44, 37), cut off at the left; black above and below.
+    assert crops[0].shape == (44, 44, 3)
+    assert not crops[0][:9].any() and crops[0][12:30].min() > 200
+    assert crops[1].shape == (41, 41, 3), "cut off at the right and the top"
+    assert parts["focus_object"].images[1] == tmp_path / "val2017/000000000001.jpg"
+
+
+def icir(root: Path) -> Path:
+    database = [
+        ("a/0.jpg", "red", "cup"),
+        ("a/1.jpg", "old", "cup"),
+        ("b/2.jpg", "red", "car"),
+        ("a/3.jpg", "", "cup"),
+    ]
+    asked = [("q/4.jpg", "red", "cup"), ("q/5.jpg", "old", "cup"), ("q/6.jpg", "red", "car")]
+    for number, (path, _, _) in enumerate([*database, *asked]):
+        picture(root / path, number)
+    for name, lines in (("database", database), ("query", asked)):
+        (root / f"{name}_files.csv").write_text("\n".join(",".join(line) for line in lines) + "\n")
+    return root
+
+
+def test_icir_has_a_database_an_instance_and_queries_from_outside(tmp_path: Path) -> None:
+    plan = protocol("icir")
+    cup, car = plan.load(icir(tmp_path), "all")
+    assert (cup.name, cup.candidates, cup.ids[:3]) == ("cup", 3, ("a/0.jpg", "a/1.jpg", "a/3.jpg"))
+    assert [(q.reference, q.correct.tolist()) for q in cup.queries] == [(3, [0]), (4, [1])]
+    assert car.candidates == 1
+    query = cup.queries[0]
+    ranking = ranking_of(plan, query, np.array([3, 4, 1, 0, 2]), cup.candidates)
+    assert ranking.tolist() == [1, 0, 2]
+    assert judge(plan, query, ranking).values["mAP"] == pytest.approx(0.5)
+    (tmp_path / "query_files.csv").write_text("only a path\n")
+    with pytest.raises(DatasetError, match=r"query_files\.csv, line 1: expected path, text and instance"):
+        plan.load(tmp_path, "all")
+
+
+def test_lasco_has_the_gallery_of_its_list(tmp_path: Path) -> None:
+    images = [[number, f"val2014/{number}.jpg"] for number in range(4)]
+    write_json(tmp_path / "lasco_val_corpus.json", images)
+    asked = {"qid": 5, "query-image": images[2], "query-text": "is red", "target-image": images[0]}
+    write_json(tmp_path / "lasco_val.json", [asked])
+    write_json(tmp_path / "lasco_train.json", [asked])
+    (part,) = protocol("lasco").load(tmp_path, "val")
+    assert len(part.ids) == 4 and (part.queries[0].reference, part.queries[0].correct.tolist()) == (2, [0])
+    (part,) = protocol("lasco").load(tmp_path, "train")
+    assert part.ids == ("val2014/2.jpg", "val2014/0.jpg")
+    write_json(tmp_path / "lasco_val.json", [{**asked, "query-image": [1, "../../secret"]}])
+    with pytest.raises(DatasetError, match="expected its number and its path"):
+        protocol("lasco").load(tmp_path, "val")
+
+
+def test_both_halves_stand_beside_the_whole(tmp_path: Path) -> None:
+    circo(tmp_path / "data")
+    with Engine(write_tiny_bundle(tmp_path / "tiny.cir"), device="cpu") as engine:
+        options = Options(alone=True)
+        measured = measure_accuracy(engine, protocol("circo/covr"), tmp_path / "data", "val", options)
+        result = measured.result
+        for name, gain in result["composition_gain"].items():
+            halves = [result["alone"][half][name] for half in ("text", "image")]
+            assert gain == pytest.approx(result["pooled"][name] - max(halves))
+        # The picture alone is the order of the rows' cosines.
+        (done,) = measured.evaluated
+        rows = done.rows / np.linalg.norm(done.rows, axis=1, keepdims=True)
+        for query, outcome in zip(done.part.queries, done.alone["image"], strict=True):
+            order = np.argsort(-(rows @ rows[query.reference]), kind="stable")
+            order = order[order != query.reference]
+            assert outcome.values == judge(protocol("circo/covr"), query, order).values
+        assert "composition gain" in accuracy_text(result)
+        bare = measure_accuracy(engine, protocol("circo/covr"), tmp_path / "data", "val").result
+        assert "alone" not in bare and bare["pooled"] == result["pooled"]
+
+
+def test_the_server_gets_the_numbers_of_fifty_images(tmp_path: Path) -> None:
+    circo(tmp_path / "data")
+    with Engine(write_tiny_bundle(tmp_path / "tiny.cir"), device="cpu") as engine:
+        plan, out = protocol("circo/searle"), tmp_path / "out"
+        measured = measure_accuracy(engine, plan, tmp_path / "data", "test", submission=out)
+    assert measured.submissions == (out / "circo.json",)
+    said = json.loads((out / "circo.json").read_text())
+    assert list(said) == ["0", "1"] and sorted(said["0"]) == [0, 1, 2, 3, 4, 5]
