@@ -142,7 +142,9 @@ def _halves(
     The picture alone is the cosine of the reference's own row. The text alone is the same composition with
     the mean of all references in the place of each, which says nothing of any of them.
     """
-    own = rows[[query.reference for query in part.queries]]
+    as_row = reference is not None and engine.row_is_reference  # also of another picture than the gallery's
+    own = reference if as_row else rows[[query.reference for query in part.queries]]
+    assert own is not None
     own = own / np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-12)
     picture = QueryTerms(own[:, None], np.ones_like(own)[:, None], ("similarity",))
     mean = None if reference is None else np.broadcast_to(reference.mean(0), reference.shape)
