@@ -25,8 +25,11 @@ Doubles = npt.NDArray[np.float64]
 
 
 def values_of(terms: QueryTerms, row: Floats) -> Doubles:
-    """Every term of every query on one row, as scorers have it: float64 (Q, J)."""
-    values: Doubles = exact_terms(terms, row[None])[:, :, 0]
+    """Every term of every query on one row (D,), as scorers have it: float64 (Q, J).
+
+    Of an item of several vectors (M, D) a term is its largest over them.
+    """
+    values: Doubles = exact_terms(terms, np.atleast_2d(row)).max(axis=2)
     return values
 
 

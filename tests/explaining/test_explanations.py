@@ -14,6 +14,7 @@ from cir_infer import CirError, Engine, Hit, Hits, Searcher
 from cir_infer.errors import GalleryError, ImageError, TextError, UsageError
 from cir_infer.explaining import Explanation
 from cir_infer.explaining.pictures import covered
+from cir_infer.explaining.shares import values_of
 from tests.explaining.conftest import COUNT, Open
 
 IS, EM = "implicit_similarity", "explicit_matching"
@@ -142,6 +143,24 @@ def test_every_kind_of_system(
         assert heat.map.sum(dtype=float) + heat.rest == pytest.approx(hit.score, abs=1e-4)
         assert {one.method for one in found.reference.values()} == ({reference} if reference else set())
         assert len(found.words) == words
+
+
+def test_items_of_several_vectors_are_painted_over(opened: Open, pictures: list[Path]) -> None:
+    searcher = opened("tokens", False)
+    engine = searcher.engine
+    hits = searcher.query(pictures[1], "is red", k=3)
+    for hit, found in zip(hits, hits.explain_all(), strict=True):
+        assert found.method == "occlusion" == next(iter(found.reference.values())).method
+        assert found.score == pytest.approx(hit.score, abs=1e-5)
+        assert len(found.words) == 2
+    picture = engine.prepare(hits[2].source or "")
+    painted = engine.encode_prepared(covered(picture))
+    assert painted.ndim == 3
+    terms = engine.compose(engine.encode_references([pictures[1]]), engine.encode_texts(["is red"]))
+    (heat,) = hits.explain(2).terms.values()
+    whole = values_of(terms, engine.encode_prepared(picture[None])[0])[0, 0]
+    expected = [whole - values_of(terms, row)[0, 0] for row in painted]
+    np.testing.assert_allclose(heat.map.reshape(-1), expected, atol=1e-6)
 
 
 def test_ten_hits_take_eleven_encodings(

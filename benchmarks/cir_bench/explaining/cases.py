@@ -42,8 +42,8 @@ def cases_of(split: Split, view: str, count: int) -> list[Case]:
         before, after = (split.scenes[split.rows[one]] for one in (query.reference, query.target))
         new = [b is not None and a != b for a, b in zip(before.cells, after.cells, strict=True)]
         if any(new):
-            pictures = (split.image_path(one, view) for one in (query.reference, query.target))
-            found.append(Case(*pictures, query.text, query.kind, np.reshape(new, (SIDE, SIDE))))
+            reference, target = (split.image_path(one, view) for one in (query.reference, query.target))
+            found.append(Case(reference, target, query.text, query.kind, np.reshape(new, (SIDE, SIDE))))
         if len(found) == count:
             break
     return found

@@ -19,8 +19,8 @@ from onnx import ModelProto, TensorProto
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from cir_export.continuation import number_anew, taken_apart
 from cir_export.graphs.bags import with_plain_bags
-from cir_export.graphs.continuation import number_anew, taken_apart
 from cir_export.graphs.failure import export_failure
 from cir_export.graphs.opset import OPSET, lower_opset
 from cir_export.graphs.recurrent import with_onnx_recurrent

@@ -19,6 +19,8 @@ from cir_export.precision.gate import ALLOWED_LOSS, LIMITS, PrecisionError, obje
 from cir_export.precision.graphs import LoweredGraph, PrecisionName, lower_graphs
 from cir_export.precision.int8 import Form
 from cir_export.precision.recall import Labelled, RecallDrift, measure_drift
+from cir_export.precision.sums import LIMITS as SUMS
+from cir_export.precision.sums import sums_gap
 from cir_export.samples import Samples
 from cir_export.targets import check_target
 from cir_infer.bundle import Bundle, write_bundle
@@ -119,13 +121,16 @@ def convert_bundle(
             Engine(
                 _written(bundle, Path(scratch) / "lowered.cir", lowering, graphs), device="cpu"
             )  # it opens
-            judged = _written(bundle, Path(scratch) / "judged.cir", lowering, graphs, judged=True)
-            fidelity, drift = _measure(exact, Engine(judged, device="cpu"), samples, labelled)
+            judged = Engine(
+                _written(bundle, Path(scratch) / "judged.cir", lowering, graphs, judged=True), device="cpu"
+            )
+            fidelity, drift = _measure(exact, judged, samples, labelled)
+            gap = sums_gap(judged, samples) if judged.adds_up else None
         refused = objections(lowering.precision, fidelity, drift, lowering.allowed_loss)
         if refused:
             layers = layer_errors(bundle, graphs, samples, progress)
             raise PrecisionError(lowering.precision, refused, fidelity, drift, layers)
-        report = {
+        report: dict[str, Any] = {
             "precision": {
                 "source": bundle.manifest.fingerprint,
                 "form": lowering.form if lowering.precision == "int8" else None,
@@ -137,6 +142,10 @@ def convert_bundle(
                 "recall": None if drift is None else drift.to_json(),
             }
         }
+        if gap is not None:
+            report["precision"]["rows_as_sums"] = gap if np.isfinite(gap) else None
+            if not gap <= SUMS[lowering.precision]:
+                report["unexplained"] = f"{lowering.precision} rows and their sums differ by {gap:.1e}"
         path = _written(bundle, target, lowering, graphs, report)
     except OSError as error:
         raise ExportError(f"{target} cannot be written: {error.strerror or error}") from error
@@ -168,16 +177,18 @@ def _written(
     judged: bool = False,
 ) -> Path:
     manifest = bundle.manifest
+    explain = manifest.explain
     parity = {**manifest.parity, **(report or {})}
-    if manifest.explain is not None:
-        # It continues the float32 image graph, whose values and weights are gone.
-        parity["unexplained"] = f"{lowering.precision} graphs are not continued"
-    further = () if manifest.explain is None else (manifest.explain.file,)
-    members = {name: bundle.read(name) for name in manifest.members if name not in further}
+    members = {name: bundle.read(name) for name in manifest.members}
     for graph in graphs:
         model: ModelProto = graph.judged if judged else graph.model
         members[manifest.graphs[graph.name]] = model.SerializeToString(deterministic=True)
-    lowered = replace(manifest, precision=lowering.precision, parity=parity, explain=None)
+        if explain is not None and graph.rest is not None:
+            members[explain.file] = graph.rest.SerializeToString(deterministic=True)
+    if explain is not None and "unexplained" in parity:
+        members.pop(explain.file)
+        explain = None
+    lowered = replace(manifest, precision=lowering.precision, parity=parity, explain=explain)
     try:
         write_bundle(path, lowered, members)
     except BundleError as error:

@@ -14,6 +14,7 @@ from typing import Literal
 import onnx
 from onnx import ModelProto
 
+from cir_export.continuation import taken_apart
 from cir_export.precision.float16 import rounded, to_float16
 from cir_export.precision.int8 import Form, only, quantisable, to_int8
 from cir_export.precision.islands import float32_islands
@@ -42,6 +43,7 @@ class LoweredGraph:
         layers: the layers that could be lowered, in order.
         kept: those of them that stayed float32.
         alone: gives a graph in which one layer alone is lowered.
+        rest: what explanations add to `model`, in float32; None where the bundle holds no such thing.
     """
 
     name: str
@@ -51,6 +53,7 @@ class LoweredGraph:
     layers: tuple[str, ...]
     kept: frozenset[str]
     alone: Callable[[str], ModelProto] = field(repr=False)
+    rest: ModelProto | None = field(default=None, repr=False)
 
 
 def lower_graphs(
@@ -84,9 +87,15 @@ def lower_graphs(
     kept = matching(every, float32)
     if kept.issuperset(every):
         raise UsageError("--keep-float32 names every layer; leave --precision out instead")
-    if precision == "float16":
-        return [_float16(name, model, layers[name], kept) for name, model in originals.items()]
-    return [_int8(name, model, layers[name], kept, form, images()) for name, model in originals.items()]
+    # Lowered together with what goes on from it, whose nodes are left as they are.
+    whole = dict(originals)
+    if bundle.manifest.explain is not None:
+        whole["image"] = _named(bundle.graph("explain"))
+    lowered = []
+    for name, model in originals.items():
+        own = (name, model, whole[name], layers[name], kept)
+        lowered.append(_float16(*own) if precision == "float16" else _int8(*own, form, images()))
+    return lowered
 
 
 def _named(content: bytes) -> ModelProto:
@@ -95,15 +104,25 @@ def _named(content: bytes) -> ModelProto:
     return model
 
 
-def _float16(name: str, model: ModelProto, layers: dict[str, str], kept: set[str]) -> LoweredGraph:
+def _apart(whole: ModelProto, model: ModelProto) -> tuple[ModelProto, ModelProto | None]:
+    """A lowered graph without what goes on from it, and that."""
+    own = {value.name for value in model.graph.output}
+    further = tuple(value.name for value in whole.graph.output if value.name not in own)
+    return taken_apart(whole, further) if further else (whole, None)
+
+
+def _float16(
+    name: str, model: ModelProto, whole: ModelProto, layers: dict[str, str], kept: set[str]
+) -> LoweredGraph:
     owners = owners_of(model, layers)
     islands = float32_islands(model)
     nodes = [node.name for node in model.graph.node]
+    further = {node.name for node in whole.graph.node} - set(nodes)
 
-    def keeping(lowered: Callable[[str], bool]) -> ModelProto:
-        return to_float16(model, islands | {node for node in nodes if not lowered(owners[node])})
+    def keeping(lowered: Callable[[str], bool], of: ModelProto = model) -> ModelProto:
+        return to_float16(of, islands | further | {node for node in nodes if not lowered(owners[node])})
 
-    half = keeping(lambda owner: owner not in kept)
+    half, rest = _apart(keeping(lambda owner: owner not in kept, whole), model)
     return LoweredGraph(
         name,
         model,
@@ -112,14 +131,22 @@ def _float16(name: str, model: ModelProto, layers: dict[str, str], kept: set[str
         tuple(layer for node, layer in layers.items() if node not in islands),
         frozenset(kept.intersection(layers.values())),
         lambda layer: rounded(keeping(lambda owner: owner == layer)),
+        rest,
     )
 
 
 def _int8(
-    name: str, model: ModelProto, layers: dict[str, str], kept: set[str], form: Form, images: Iterable[Array]
+    name: str,
+    model: ModelProto,
+    whole: ModelProto,
+    layers: dict[str, str],
+    kept: set[str],
+    form: Form,
+    images: Iterable[Array],
 ) -> LoweredGraph:
     own = kept.intersection(layers.values())
-    quantised = model if own.issuperset(layers.values()) else to_int8(model, layers, own, images, form)
+    all_of_it = whole if own.issuperset(layers.values()) else to_int8(whole, layers, own, images, form)
+    quantised, rest = _apart(all_of_it, model)
     nodes = {layer: node for node, layer in layers.items()}
     return LoweredGraph(
         name,
@@ -129,4 +156,5 @@ def _int8(
         tuple(layers.values()),
         frozenset(own),
         lambda layer: only(quantised, model, {nodes[layer]}),
+        rest,
     )

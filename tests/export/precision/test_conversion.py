@@ -97,8 +97,14 @@ def test_the_committed_model_keeps_its_recall(
     assert said["fidelity"]["source"] == "test" and str(scenes) not in json.dumps(said)
     assert said["judged_by"] == "recall" and said["recall"]["after"] == drift.after
     assert said["source"] == bundle.manifest.fingerprint != written.fingerprint
-    described = Engine(tmp_path / "low.cir", device="cpu", threads=1).describe()
-    assert described["precision"] == lowering.precision
+    engine = Engine(tmp_path / "low.cir", device="cpu", threads=1)
+    assert engine.describe()["precision"] == lowering.precision
+    # Explanations come along: the lowered rows are sums of what the float32 continuation makes of them.
+    assert written.explain == bundle.manifest.explain and written.members["explain.onnx"].bytes < 5000
+    assert 0 < said["rows_as_sums"] < {"float16": 1e-3, "int8": 2e-2}[lowering.precision]
+    made = engine.encode_in_parts(engine.prepare(samples.images[0])[None])
+    total = made.parts[0].sum((0, 1)) + made.constant[0]
+    np.testing.assert_allclose(total / np.linalg.norm(total), made.rows[0], atol=5e-3)
     if lowering.form == "cpu":
         assert (tmp_path / "low.cir").stat().st_size < 0.9 * trained.stat().st_size
 

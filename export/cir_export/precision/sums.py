@@ -1,0 +1,39 @@
+"""Whether gallery rows are still sums over positions when the image graph has another precision.
+
+What explanations add to the image graph stays float32 and reads the lowered graph's values, so a row and its
+sum differ by the roundings of the layers behind the last map. The rest of an explained term takes that up.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cir_export.samples import Samples
+from cir_infer.engine import Engine
+from cir_infer.errors import BundleError, DeviceError
+
+__all__ = ["LIMITS", "sums_gap"]
+
+LIMITS = {"float16": 1e-3, "int8": 2e-2}
+"""The largest accepted difference of a row and its sum, relative to the row's largest value."""
+
+_BATCH = 16
+
+
+def sums_gap(engine: Engine, samples: Samples) -> float:
+    """The largest difference of a row and its sum over all images; infinity where it does not run."""
+    explain = engine.manifest.explain
+    assert explain is not None
+    worst = 0.0
+    images = [engine.prepare(image) for image in samples.images]
+    try:
+        for start in range(0, len(images), _BATCH):
+            rows, parts, constant = engine.encode_in_parts(np.stack(images[start : start + _BATCH]))
+            total = parts.astype(np.float64).sum((1, 2)) + constant
+            if explain.unit_rows:
+                total /= np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-20)
+            gap = np.abs(total - rows).max(1) / np.maximum(np.abs(rows).max(1), 1e-20)
+            worst = max(worst, float(gap.max()) if np.isfinite(gap).all() else float("inf"))
+    except (BundleError, DeviceError):
+        return float("inf")
+    return worst
