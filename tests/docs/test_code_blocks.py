@@ -9,6 +9,7 @@ import importlib
 import io
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,13 +69,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     bundle = write_tiny_bundle(tmp_path / "artemis.cir")
     random = np.random.default_rng(0)
     (tmp_path / "photos").mkdir()
-    names = ["a.jpg", "b.jpg", "dress.jpg", *(f"photos/{number}.jpg" for number in range(12))]
+    names = ["a.jpg", "b.jpg", "beach.jpg", "dress.jpg", *(f"photos/{number}.jpg" for number in range(12))]
     for name in names:
         Image.fromarray(random.integers(0, 256, (24, 24, 3), np.uint8)).save(tmp_path / name)
     plan = Plan(train_families=2, validation_queries=2, test_queries=2, gallery=20, image_size=32)
     generate(tmp_path / "data" / "scenes", plan, jobs=1)
     with Gallery.create(tmp_path / "artemis.gallery", Engine(bundle, device="cpu")) as gallery:
         gallery.add([tmp_path / name for name in names], ids=names)
+    shutil.copy(bundle, tmp_path / "photos.cir")
+    shutil.copytree(tmp_path / "artemis.gallery", tmp_path / "photos.gallery")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path

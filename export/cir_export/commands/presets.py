@@ -8,7 +8,7 @@ from typing import Any
 from cir_export.presets import PRESETS
 from cir_infer.console.tables import format_table
 
-__all__ = ["presets_json", "shown_presets"]
+__all__ = ["presets_json", "presets_markdown", "shown_presets"]
 
 
 def shown_presets() -> str:
@@ -37,6 +37,20 @@ def shown_presets() -> str:
             "\n  hf download NAME --local-dir FOLDER && cir-export FOLDER",
         ]
     )
+
+
+def presets_markdown() -> str:
+    """The same as a table for a page, docs/your-photos.md."""
+    lines = [
+        "| model | parameters | image | MACs | row | weights | training data | good for |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| `{p.name}` | {p.million:,} M | {p.size} x {p.size} | {p.macs / 1e9:.1f} G | {p.row} | "
+        f"{p.weights_licence} | {p.data_licence} | {p.good_for} |"
+        for p in PRESETS
+    ]
+    return "\n".join(lines)
 
 
 def presets_json() -> dict[str, Any]:
