@@ -135,6 +135,26 @@ def _check(content: Any) -> None:
         if _kind(decoder, "decoder", _DECODERS) == "Replace":
             _pattern(decoder)
     _check_added(content.get("added_tokens"))
+    _check_ids(content)
+
+
+def _check_ids(content: dict[str, Any]) -> None:
+    """Every number that may come out as a token fits the type that encoders read."""
+    model, added = content.get("model"), content.get("added_tokens") or []
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    numbers = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
+    numbers += [token["id"] for token in added if "id" in token]
+    for processor in _parts(content.get("post_processor"), "post_processor", "processors"):
+        special = processor.get("special_tokens")
+        numbers += (
+            [id for token in special.values() for id in _ids(token)] if isinstance(special, dict) else []
+        )
+        numbers += [
+            pair[1] for pair in map(processor.get, ("sep", "cls")) if isinstance(pair, list) and pair[1:]
+        ]
+    odd = next((number for number in numbers if type(number) is not int or not 0 <= number < 1 << 31), None)
+    if odd is not None:
+        raise _RefusedError(f"a token has the number {shown(odd, 40)}; expected whole numbers below 2**31")
 
 
 def _bounded(growth: float, steps: float) -> None:

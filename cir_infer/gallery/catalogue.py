@@ -95,7 +95,8 @@ class Catalogue:
         """A connection for reading, given back at the end of the block; SQLite errors become GalleryError."""
         link = None
         try:
-            link = self.links.take()
+            with self.unexchanged():
+                link = self.links.take()
             yield link
         except _SQLITE_ERRORS as error:
             self.check_place()

@@ -33,6 +33,10 @@ __all__ = [
 _STAMP = re.compile(r"([^#@]*)(?:#([0-9a-f]{32}))?(?:@([0-9a-f]{16}))?")
 
 
+_LONGEST = 5000
+"""Characters of what is told of a broken item; a path has 4,096 bytes at most."""
+
+
 @dataclass(frozen=True)
 class Item:
     """One image to be indexed.
@@ -61,7 +65,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Broken:
-    """An item that could not be indexed, and why.
+    """An item that could not be indexed, and why. Of texts longer than any path the middle is left out.
 
     Attributes:
         id: its name, as far as it has one.
@@ -74,6 +78,13 @@ class Broken:
     source: str
     reason: str
     stamp: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("id", "source", "reason"):
+            text = getattr(self, name)
+            if len(text) > _LONGEST:
+                half = (_LONGEST - 5) // 2
+                object.__setattr__(self, name, f"{text[:half]} ... {text[-half:]}")
 
 
 class Territory(NamedTuple):

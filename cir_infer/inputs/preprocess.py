@@ -203,9 +203,11 @@ def _padded_square(steps: Sequence[Step], picture: _Picture, name: str) -> npt.N
     if not (isinstance(pad, PadSquare) and isinstance(resize, Resize) and isinstance(crop, CenterCrop)):
         return None
     border, padded = _padding(pad, picture)
+    across, down = _grown(picture.image.size, border)
     size = _resized(resize, padded.size)
     if (
-        padded.size[0] != padded.size[1]
+        across * down > MAX_PIXELS  # it takes its time for each pixel of the border, `_padded_large` does not
+        or padded.size[0] != padded.size[1]
         or size[0] != size[1]
         or crop.size > size[0]
         or (size[0] - crop.size) % 2

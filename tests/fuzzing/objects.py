@@ -185,7 +185,7 @@ class Checkpoints(Target):
         self._bytes = (folder / "seed.pt").read_bytes()
         self._content = torch.load(folder / "seed.pt", weights_only=True)
 
-    def feed(self, rng: random.Random) -> None:
+    def feed(self, rng: random.Random) -> str | None:
         import torch
 
         from cir_export.checkpoints import load_trained
@@ -205,8 +205,12 @@ class Checkpoints(Target):
                 content[part] = json.dumps(mutate_json(rng, json.loads(content[part])))
             else:
                 content[part] = mutate_json(rng, content[part])
-            torch.save(content, path, _use_new_zipfile_serialization=rng.random() < 0.8)
+            try:
+                torch.save(content, path, _use_new_zipfile_serialization=rng.random() < 0.8)
+            except RecursionError:
+                return "nested too deep to be written"
         load_trained(path)
+        return None
 
     def _tensor(self, rng: random.Random, value: Any) -> Any:
         import torch

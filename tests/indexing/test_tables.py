@@ -193,6 +193,17 @@ def test_a_bad_line_costs_itself(folder: Path, line: str, reason: str) -> None:
     assert len(broken) == 1 and reason in broken[0].reason and len(broken[0].reason) < 6000
 
 
+@pytest.mark.parametrize("odd", ["x" * 60_000, "é" * 30_000])
+@pytest.mark.parametrize("name", ["m.csv", "m.jsonl"])
+def test_a_path_of_any_length_is_told_shortly(folder: Path, odd: str, name: str) -> None:
+    lines = {"m.csv": f"image,n\n{odd},1\n", "m.jsonl": json.dumps({"image": odd}) + "\n"}
+    (folder / name).write_text(lines[name])
+    items, broken = read(folder / name)
+    assert not items and len(broken) == 1
+    assert len(broken[0].reason) < 6000 and "cannot be read" in broken[0].reason[-200:]
+    assert len(broken[0].id) < 6000 and len(broken[0].source) < 6000
+
+
 def test_a_line_without_end_costs_itself(folder: Path) -> None:
     with (folder / "m.jsonl").open("w") as file:
         file.write(

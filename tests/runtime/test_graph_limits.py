@@ -356,6 +356,22 @@ def graphs() -> dict[str, tuple[bytes, str]]:
         many = g.add("Expand", column, g.constant(np.array([1, 64])))
         return g.add("MatMul", many, g.add("Transpose", many))
 
+    def empty(g: Hostile, op: str, *rest: Any, **attributes: Any) -> str:
+        none = g.add("Unsqueeze", g.add("Tile", "x", g.constant(ints(1, 0))), g.constant(ints(0, 1)))
+        return g.add(op, *((none, none) if op == "Einsum" else (none,)), *map(g.constant, rest), **attributes)
+
+    def divided(g: Hostile, *by: int) -> str:
+        least = g.add("Mul", g.add("Cast", "x", to=7), g.constant(np.array(-(2**63))))
+        return g.add("Div", least, g.constant(np.array(by)))
+
+    put("nothing in Einsum", "no elements", lambda g: empty(g, "Einsum", equation="abij,abkj->ik"))
+    put("nothing normalised", "no elements", lambda g: empty(g, "InstanceNormalization", ones(1), ones(1)))
+    put("nothing pooled", "no elements", lambda g: empty(g, "GlobalAveragePool"))
+    put("the least number by -1", "by -1", lambda g: divided(g, -1))
+    put("whole numbers by zero", "may be zero", lambda g: divided(g, 3, 0))
+    put(
+        "by what nobody knows", "may be zero", lambda g: g.add("Div", divided(g, 2), g.add("Cast", "x", to=7))
+    )
     put("doubling", "memory|larger than any", doubled)
     put("products of products", "memory|larger than any", squared)
     put("many constants", "memory", kept)

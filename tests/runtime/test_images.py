@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cir_infer.bundle.manifest import CenterCrop, PixelInput, Resize, ToRgb
+from cir_infer.bundle.manifest import CenterCrop, PadSquare, PixelInput, Resize, ToRgb
 from cir_infer.errors import ImageError
 from cir_infer.inputs import images
+from cir_infer.inputs import preprocess as preprocessing
 from cir_infer.inputs.images import load_features, load_image
 from cir_infer.inputs.preprocess import preprocess
 
@@ -209,6 +210,27 @@ def test_features(tmp_path: Path) -> None:
     for value in bad:
         with pytest.raises(ImageError):
             load_features(value, 4)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [(1 << 20, 1), (1, 1 << 20), (65_535, 2)])
+def test_a_line_takes_no_time_for_the_border_that_makes_it_a_square(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It has a step for each pixel of the border.
+    monkeypatch.setattr(preprocessing, "resize_padded_square", None)
+    spec = PixelInput(32, 32, (ToRgb(), PadSquare(), Resize(40), CenterCrop(32)))
+    line = Image.fromarray(np.full((size[1], size[0], 3), 200, np.uint8))
+    pixels = preprocess(line, spec)
+    assert pixels.shape == (32, 32, 3) and pixels.min() >= 200
+
+
+@pytest.mark.parametrize("size", [(3000, 2), (37, 4001), (500, 400)])
+def test_large_borders_give_the_same_bytes(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = PixelInput(32, 32, (ToRgb(), PadSquare(), Resize(40), CenterCrop(32)))
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8))
+    at_once = preprocess(picture, spec)
+    monkeypatch.setattr(preprocessing, "MAX_PIXELS", 10)
+    np.testing.assert_array_equal(preprocess(picture, spec), at_once)
 
 
 def test_the_limit_is_the_documented_one() -> None:

@@ -113,6 +113,20 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "a table that is none": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "????"}},
     "an added token without an end": {"added_tokens": [{"id": 9, "content": "x" * 100_000}]},
     "no model": {"model": None},
+    "a number beyond 32 bits": {"model": {"type": "WordLevel", "vocab": {"a": 1 << 31}, "unk_token": "a"}},
+    "a number below zero": {"model": {"type": "WordLevel", "vocab": {"a": -1}, "unk_token": "a"}},
+    "an added number beyond 32 bits": {"added_tokens": [{"id": 1 << 31, "content": "x"}]},
+    "numbers of a template beyond 32 bits": {
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "s", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {"s": {"id": "s", "ids": [1 << 31], "tokens": ["s"]}},
+        }
+    },
+    "a separator beyond 32 bits": {
+        "post_processor": {"type": "BertProcessing", "sep": ["s", 1 << 31], "cls": ["c", 1]}
+    },
 }
 
 

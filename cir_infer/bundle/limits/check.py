@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cir_infer.bundle.limits.crashes import check_survivable
 from cir_infer.bundle.limits.operators import OPERATORS
 from cir_infer.bundle.limits.values import ITEM_BYTES, Shape, Step, TooLargeError, UnclearError, Value
 from cir_infer.bundle.onnx_model import Input, Node, OnnxModel, read_onnx_model
@@ -130,6 +131,7 @@ def _step(node: Node, values: Mapping[str, Value], opset: int) -> Step:
 
 def _made(step: Step) -> list[Value]:
     try:
+        check_survivable(step)
         return OPERATORS[step.node.op](step)
     except TooLargeError as error:
         raise _wrong(step.node, f"it makes {error}, larger than any that a bundle needs") from error
