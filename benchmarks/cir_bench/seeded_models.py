@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FASHIONIQ_WORDS",
+    "full_size",
     "seeded_model",
     "unknown_words_expected",
     "vocabulary_words",
@@ -27,11 +28,23 @@ __all__ = [
 FASHIONIQ_WORDS = 3775
 """Words of the public FashionIQ vocabulary, without the special tokens."""
 
+_SPECIALS = 5
+
 
 def vocabulary_words(count: int) -> list[str]:
     """Distinct made-up words of letters alone, so that every tokenizer's cleaning leaves them whole."""
     letters = itertools.product(string.ascii_lowercase, repeat=4)
     return ["q" + "".join(word) for word in itertools.islice(letters, count)]
+
+
+def full_size(system: str, trunk: str = "resnet50", text: str = "lstm") -> dict[str, Any]:
+    """The configuration of a system in the sizes of Table 7 of the ARTEMIS paper: D = 512, 224 pixels."""
+    return {
+        "system": system,
+        "embedding_dim": 512,
+        "image": {"trunk": trunk, "size": 224, "pooling": "gem"},
+        "text": {"encoder": text, "vocabulary_size": FASHIONIQ_WORDS + _SPECIALS, "word_dim": 300},
+    }
 
 
 def seeded_model(
@@ -53,12 +66,7 @@ def seeded_model(
     from cir_export.tokenization import build_tokenizer, vocabulary_from_texts
 
     vocabulary = vocabulary_from_texts(vocabulary_words(FASHIONIQ_WORDS))
-    config: dict[str, Any] = {
-        "system": system,
-        "embedding_dim": 512,
-        "image": {"trunk": trunk, "size": 224, "pooling": "gem"},
-        "text": {"encoder": text, "vocabulary_size": len(vocabulary), "word_dim": 300},
-    }
+    config = full_size(system, trunk, text)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build_model(config).eval()

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path(".cache/table7"),
         metavar="DIR",
-        help="keeps the two bundles (260 MB)",
+        help="keeps a bundle a system (700 MB)",
     )
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="also write the JSON here")
 

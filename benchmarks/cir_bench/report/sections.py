@@ -323,8 +323,8 @@ def _table7(result: Result) -> str:
                     f"+{system['mega_parameters']:.2f}",
                     significant(encoders["seconds"] + added),
                     f"+{significant(added)}",
-                    f"{known:.2f}" if way == "authors" else "",
-                    f"+{known - base:.2f}" if way == "authors" else "",
+                    f"{known:.2f}" if way == "authors" and known is not None else "",
+                    f"+{known - base:.2f}" if way == "authors" and known is not None else "",
                 ]
             )
             kind = "ours" if way == "ours" else "other"

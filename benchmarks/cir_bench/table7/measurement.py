@@ -13,14 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_bench import trust
-from cir_bench.graph_cost import graph_cost
 from cir_bench.machine import stamp
 from cir_bench.seeded_models import seeded_model, write_seeded_bundle
 from cir_bench.sensors import Sensors, summarise_readings
+from cir_bench.table7.costs import SYSTEMS, added_cost, encoder_cost, reference_shape
 from cir_bench.table7.paper import PAPER
 from cir_bench.table7.workload import Category, fashioniq_shaped, real_fashioniq
 from cir_bench.torch_scoring import literal_scores, ranked
-from cir_infer.bundle import Bundle
 from cir_infer.console.progress import progress_bar
 from cir_infer.engine import Engine
 from cir_infer.scoring import make_scorer
@@ -31,9 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Settings", "measure_table7"]
 
-SYSTEMS = ("artemis", "tirg")
-_TOKENS = 20
+_TEXT = 512
 _BATCH = 32
+_BLOCK = 256
 _K = 50
 Floats = npt.NDArray[np.float32]
 
@@ -43,7 +42,7 @@ class Settings:
     """How to replay.
 
     Attributes:
-        folder: where the two bundles are kept between runs.
+        folder: where a bundle a system is kept between runs.
         root: FashionIQ; None takes generated images and texts of its shape.
         images: encode so many images and scale to all; None encodes all.
         queries: loop the authors' way over so many queries a category and scale; None loops over all.
@@ -94,7 +93,7 @@ def measure_table7(settings: Settings) -> dict[str, Any]:
                 model, Engine(bundles[name], settings.device, threads), categories, settings.queries
             )
     readings = summarise_readings(sensors.readings)
-    costs = {name: _costs(bundle) for name, bundle in bundles.items()}
+    costs, (macs, parameters) = {name: added_cost(name) for name in bundles}, encoder_cost()
     total = encoders["images"].seconds + encoders["texts"].seconds
     return {
         "kind": "table7",
@@ -107,16 +106,16 @@ def measure_table7(settings: Settings) -> dict[str, Any]:
             "queries": {category.name: len(category.texts) for category in categories},
         },
         "encoders": {
-            "giga_macs": costs["artemis"]["encoders_macs"] / 1e9,
-            "mega_parameters": costs["artemis"]["encoders_parameters"] / 1e6,
+            "giga_macs": macs / 1e9,
+            "mega_parameters": parameters / 1e6,
             "images": encoders["images"].plain(),
             "texts": encoders["texts"].plain(),
             "seconds": total,
         },
         "systems": {
             name: {
-                "giga_macs": costs[name]["compose_macs"] / 1e9,
-                "mega_parameters": costs[name]["compose_parameters"] / 1e6,
+                "giga_macs": costs[name][0] / 1e9,
+                "mega_parameters": costs[name][1] / 1e6,
                 "scorer": timed["scorer"],
                 "authors": timed["authors"].plain(),
                 "ours": timed["ours"].plain(),
@@ -139,18 +138,6 @@ def _bundle(folder: Path, system: str) -> Path:
     return path
 
 
-def _costs(path: Path) -> dict[str, int]:
-    """As the authors count: a query-target pair is two images and one text of 20 tokens."""
-    bundle = Bundle(path)
-    cost = {name: graph_cost(bundle.graph(name), {"n": 1, "t": _TOKENS}) for name in bundle.manifest.graphs}
-    return {
-        "encoders_macs": 2 * cost["image"].macs + cost["text"].macs,
-        "encoders_parameters": cost["image"].parameters + cost["text"].parameters,
-        "compose_macs": cost["compose"].macs,
-        "compose_parameters": cost["compose"].parameters,
-    }
-
-
 def _time_encoders(engine: Engine, categories: Sequence[Category], limit: int | None) -> dict[str, _Timed]:
     images = [image for category in categories for image in category.images]
     texts = [text for category in categories for text in category.texts]
@@ -167,24 +154,27 @@ def _time_encoders(engine: Engine, categories: Sequence[Category], limit: int | 
 def _time_system(
     model: RetrievalModel, engine: Engine, categories: Sequence[Category], limit: int | None
 ) -> dict[str, Any]:
-    """Composition, scoring and ranking of every query; embeddings of random directions, all given."""
+    """Composition, scoring and ranking of every query; embeddings of random directions, all given.
+
+    Where a composition reads maps, a batch of them is given again and again: all would be gigabytes.
+    """
     authors, ours, done, every, same, name = 0.0, 0.0, 0, 0, 0, ""
     random = np.random.default_rng(0)
     for category in progress_bar(
         categories, len(categories), f"scoring, {engine.manifest.system}", "category"
     ):
         rows = _unit(random, len(category.images), engine.dimension)
-        references = rows[np.asarray(category.references)]
-        texts = _unit(random, len(category.texts), engine.dimension)
+        references = _References(model, rows, np.asarray(category.references), random)
+        texts = _unit(random, len(category.texts), _TEXT)
         scorer = make_scorer(Rows.of(rows))
         name = scorer.name
         some = len(texts) if limit is None else min(limit, len(texts))
         loop = _AuthorsLoop(model, rows)
-        loop.rank(references[:1], texts[:1])
+        loop.rank(references, texts[:1])
         before = time.perf_counter()
-        theirs = loop.rank(references[:some], texts[:some])
+        theirs = loop.rank(references, texts[:some])
         authors += (time.perf_counter() - before) * len(texts) / some
-        _ours(engine, scorer, references[:1], texts[:1])
+        _ours(engine, scorer, references, texts[:1])
         before = time.perf_counter()
         found = _ours(engine, scorer, references, texts)
         ours += time.perf_counter() - before
@@ -198,6 +188,22 @@ def _time_system(
     }
 
 
+class _References:
+    """What compositions read of the references of queries, by the queries' places."""
+
+    def __init__(
+        self, model: RetrievalModel, rows: Floats, wanted: npt.NDArray[np.int64], random: np.random.Generator
+    ) -> None:
+        self._given, self._places = rows, wanted
+        if not model.reference_is_gallery_row:
+            shape = reference_shape(model.system)
+            self._given = random.standard_normal((_BATCH, *shape)).astype(np.float32)
+            self._places = np.arange(len(wanted)) % _BATCH
+
+    def __getitem__(self, part: slice) -> Floats:
+        return self._given[self._places[part]]
+
+
 class _AuthorsLoop:
     """Batches of 32 queries composed together, then one query at a time over the gallery, sorted whole."""
 
@@ -207,14 +213,14 @@ class _AuthorsLoop:
         self._model = model
         self._rows = torch.from_numpy(rows)
 
-    def rank(self, references: Floats, texts: Floats) -> npt.NDArray[np.int64]:
+    def rank(self, references: _References, texts: Floats) -> npt.NDArray[np.int64]:
         """The first row of each query."""
         import torch
 
         first = []
         with torch.inference_mode():
             for start in range(0, len(texts), _BATCH):
-                part = slice(start, start + _BATCH)
+                part = slice(start, min(start + _BATCH, len(texts)))
                 terms = self._model.compose(torch.from_numpy(references[part]), torch.from_numpy(texts[part]))
                 for number in range(len(terms.numerators)):
                     weights = None if terms.weights is None else terms.weights[number]
@@ -223,17 +229,18 @@ class _AuthorsLoop:
         return np.array(first)
 
 
-def _ours(engine: Engine, scorer: Scorer, references: Floats, texts: Floats) -> npt.NDArray[np.int64]:
+def _ours(engine: Engine, scorer: Scorer, references: _References, texts: Floats) -> npt.NDArray[np.int64]:
     """Compose and rank in blocks: (Q, 50) rows."""
     found = [scorer.topk(terms, _K).rows for terms in _composed(engine, references, texts)]
     return np.concatenate(found)
 
 
-def _composed(engine: Engine, references: Floats, texts: Floats) -> Iterator[QueryTerms]:
-    for start in itertools.count(0, 256):
+def _composed(engine: Engine, references: _References, texts: Floats) -> Iterator[QueryTerms]:
+    for start in itertools.count(0, _BLOCK):
         if start >= len(texts):
             return
-        yield engine.compose(references[start : start + 256], texts[start : start + 256])
+        part = slice(start, min(start + _BLOCK, len(texts)))
+        yield engine.compose(references[part], texts[part])
 
 
 def _unit(random: np.random.Generator, count: int, dimension: int) -> Floats:

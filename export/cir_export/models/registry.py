@@ -8,8 +8,12 @@ from typing import Any
 from cir_export.models import artemis, clip4cir, tirg
 from cir_export.models.attribute_as_operator import AttributeAsOperator
 from cir_export.models.base import RetrievalModel
+from cir_export.models.cirplant import Cirplant
+from cir_export.models.composeae import ComposeAe
 from cir_export.models.concatenation import Concatenation
+from cir_export.models.cosmo import Cosmo
 from cir_export.models.film import Film
+from cir_export.models.maaf import Maaf
 from cir_export.models.mrn import Mrn
 from cir_export.models.parameter_hashing import ParameterHashing
 from cir_export.models.pic2word import Pic2Word
@@ -17,6 +21,7 @@ from cir_export.models.relationship import Relationship
 from cir_export.models.sac import Sac
 from cir_export.models.show_and_tell import ShowAndTell
 from cir_export.models.sum import Sum, SumImageOnly, SumTextOnly
+from cir_export.models.val import Val
 from cir_infer.errors import UsageError, shown
 
 __all__ = ["MODELS", "build_model"]
@@ -48,6 +53,11 @@ MODELS: dict[str, type[RetrievalModel]] = {
         Relationship,
         Mrn,
         Film,
+        Val,
+        Cosmo,
+        ComposeAe,
+        Maaf,
+        Cirplant,
     )
 }
 """Every system by its name."""

@@ -46,7 +46,7 @@ from torch.nn import functional
 
 from cir_export.models.base import RetrievalModel, Terms, unit
 from cir_export.models.configuration import parse
-from cir_export.models.encoders.image import PixelNormalization, PixelSettings, build_trunk
+from cir_export.models.encoders.image import PixelNormalization, PixelSettings, build_trunk, map_sides
 from cir_export.models.encoders.pooling import GeM
 from cir_export.models.encoders.recurrent import Recurrent, ShortLSTM
 from cir_infer.errors import UsageError, shown
@@ -210,7 +210,7 @@ class Sac(RetrievalModel):
         self.settings = settings
         self.level_names = _LEVELS[settings.levels]
         for name, channels, side in zip(
-            ("fine", "coarse"), self.trunk.channels[-2:], self._sides(image.size), strict=True
+            ("fine", "coarse"), self.trunk.channels[-2:], map_sides(self.trunk, image.size)[-2:], strict=True
         ):
             if name in self.level_names:
                 self.add_module(name, _Level(channels, side, settings, text.hidden, name))
@@ -236,13 +236,6 @@ class Sac(RetrievalModel):
     def _maps(self, images: Tensor) -> list[Tensor]:
         maps = dict(zip(("fine", "coarse"), self.trunk.maps(self.normalize(images))[-2:], strict=True))
         return [maps[name] for name in self.level_names]
-
-    def _sides(self, size: int) -> tuple[int, int]:
-        """The sides of the last two maps."""
-        halvings = len(self.trunk.channels) + (1 if hasattr(self.trunk, "maxpool") else 0)
-        for _ in range(halvings - 1):
-            size = (size + 1) // 2
-        return size, (size + 1) // 2
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Sac:

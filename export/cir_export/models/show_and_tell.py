@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from cir_export.models.cosine import CosineModel, EncoderSettings
 from cir_export.models.encoders.text import LastStateLSTMEncoder
+from cir_export.models.encoders.words import padded_words
 from cir_infer.errors import UsageError
 
 __all__ = ["ShowAndTell", "ShowAndTellSettings"]
@@ -52,13 +53,7 @@ class ShowAndTell(CosineModel):
 
     def encode_text(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """How many words, then their vectors, zero beyond the last: (n, 1 + max_words * word_dim)."""
-        words = self.text_encoder.embed(tokens)
-        rest = words.new_zeros(words.shape[0], self.max_words, words.shape[2])
-        words = torch.cat([words, rest], 1)[:, : self.max_words]
-        lengths = lengths.to(words.device).clamp_max(self.max_words)[:, None]
-        steps = torch.arange(self.max_words, device=words.device)
-        words = words * (steps < lengths)[:, :, None]
-        return torch.cat([lengths.to(words.dtype), words.flatten(1)], 1)
+        return padded_words(self.text_encoder.embed(tokens), lengths, self.max_words)
 
     def compose_vector(self, reference: Tensor, text: Tensor) -> Tensor:
         """See `CosineModel.compose_vector`."""

@@ -56,6 +56,12 @@ def model_for_system(model: Mapping[str, Any], system: str) -> dict[str, Any]:
         text.setdefault("hidden", dim)
     elif system == "sac":
         changed["text"] = {"hidden": dim} | {k: v for k, v in text.items() if k in ("word_dim", "hidden")}
+    elif system == "maaf":
+        changed["text"] = {"hidden": dim} | {k: v for k, v in text.items() if k in ("word_dim", "hidden")}
+        changed |= {"heads": 4 if dim % 4 == 0 else 1}
+    elif system == "cirplant":
+        width = text.get("word_dim", 300)
+        changed["text"] = {"width": width, "layers": 2, "heads": 4 if width % 4 == 0 else 1}
     elif system == "relationship" and image.get("pooling") == "grid":
         changed["cells"] = image.get("grid", 3)
     return changed
@@ -78,4 +84,5 @@ def max_tokens(model: Mapping[str, Any]) -> int:
     """The longest text that the system reads."""
     if "clip" in model:
         return int(model["clip"].get("context_length", _CLIP["context_length"]))
-    return int(model.get("max_words", 64)) if model.get("system") == "show-and-tell" else 512
+    words = model.get("max_words", model.get("text", {}).get("max_words", 64))
+    return int(words) if model.get("system") in ("show-and-tell", "maaf", "cirplant") else 512

@@ -42,6 +42,21 @@ CONFIGS["sac"] = {
     "text": {"vocabulary_size": len(WORDS), "word_dim": 10, "hidden": 14},
     "attention_dim": 6,
 }
+CONFIGS["val"] = {**CONFIGS["tirg"], "system": "val", "image": {**_IMAGE, "channels": (6, 8, 12)}}
+CONFIGS["cosmo"] = {**CONFIGS["tirg"], "system": "cosmo", "style_hidden": 10}
+CONFIGS["composeae"] = {**CONFIGS["tirg"], "system": "composeae"}
+CONFIGS["maaf"] = {
+    **CONFIGS["tirg"],
+    "system": "maaf",
+    "image": {**_IMAGE, "channels": (6, 8, 10, 12)},
+    "text": {"vocabulary_size": len(WORDS), "word_dim": 10, "hidden": 14, "max_words": 12},
+    "heads": 4,
+}
+CONFIGS["cirplant"] = {
+    **CONFIGS["tirg"],
+    "system": "cirplant",
+    "text": {"vocabulary_size": len(WORDS), "width": 16, "layers": 2, "heads": 2, "max_words": 12},
+}
 CONFIGS["clip4cir-sum"] = {"system": "clip4cir-sum", "clip": _VIT}
 CONFIGS["clip4cir-combiner"] = {
     "system": "clip4cir-combiner", "clip": _CLIP, "projection_dim": 30, "hidden_dim": 40

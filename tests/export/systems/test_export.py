@@ -12,7 +12,9 @@ from tests.export.systems.examples import TOKENIZER, example, side
 from tests.export.systems.shared import exported
 
 
-@pytest.mark.parametrize("name", ["show-and-tell", "sac", "clip4cir-sum"])
+@pytest.mark.parametrize(
+    "name", ["show-and-tell", "sac", "clip4cir-sum", "val", "cosmo", "composeae", "maaf", "cirplant"]
+)
 def test_a_system_exports(tmp_path: Path, name: str) -> None:
     model = example(name)
     trained = TrainedModel(model, TOKENIZER, plain_resize(side(name)), word_text(60))

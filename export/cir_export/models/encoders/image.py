@@ -26,6 +26,7 @@ __all__ = [
     "PixelSettings",
     "build_image_encoder",
     "build_trunk",
+    "map_sides",
 ]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -174,6 +175,16 @@ def build_trunk(settings: PixelSettings) -> ResNet | SmallTrunk:
             f"{settings.grid}"
         )
     return trunk
+
+
+def map_sides(trunk: ResNet | SmallTrunk, size: int) -> list[int]:
+    """The side of each stage's map of an image of size x size, fine to coarse."""
+    side = size if isinstance(trunk, SmallTrunk) else (size + 1) // 2  # a ResNet's first convolution
+    sides = []
+    for _ in trunk.channels:
+        side = (side + 1) // 2
+        sides.append(side)
+    return sides
 
 
 def build_image_encoder(values: Mapping[str, Any], embedding_dim: int) -> PixelEncoder | FeatureEncoder:

@@ -21,7 +21,8 @@ class GeM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, C, H, W) to (n, C)."""
-        with torch.autocast(x.device.type, enabled=False):
+        # A tensor without memory has shapes alone, and no autocast type.
+        with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
             x = x.float().clamp_min(1e-6)
             return (x * x * x).mean((-2, -1)).pow(1.0 / 3.0)
 
