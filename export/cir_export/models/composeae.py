@@ -80,7 +80,8 @@ class ComposeAe(CosineModel):
         largest = functional.max_pool1d(torch.relu(self.conv(signals)), self.stretch)
         mapped = self.map(torch.cat([real, imaginary], 1))
         query: Tensor = self.branch_weights[0] * mapped
-        return query + self.branch_weights[1] * self.conv_map(largest.flatten(1))
+        query = query + self.branch_weights[1] * self.conv_map(largest.flatten(1))
+        return query
 
     def further_loss(self, reference: Tensor, text: Tensor, targets: Tensor) -> Tensor | None:
         """See `RetrievalModel.further_loss`: symmetry and reconstruction."""

@@ -175,4 +175,5 @@ class Val(RetrievalModel):
 
     def _joined(self, parts: Sequence[Tensor]) -> Tensor:
         """Unit vectors side by side as one: dot products are the mean of the levels' cosines."""
-        return torch.cat(list(parts), 1) * len(parts) ** -0.5
+        joined: Tensor = torch.cat(list(parts), 1) * float(len(parts)) ** -0.5
+        return joined

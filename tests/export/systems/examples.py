@@ -48,7 +48,7 @@ CONFIGS["composeae"] = {**CONFIGS["tirg"], "system": "composeae"}
 CONFIGS["maaf"] = {
     **CONFIGS["tirg"],
     "system": "maaf",
-    "image": {**_IMAGE, "channels": (6, 8, 10, 12)},
+    "image": {**_IMAGE, "channels": (6, 10, 12)},
     "text": {"vocabulary_size": len(WORDS), "word_dim": 10, "hidden": 14, "max_words": 12},
     "heads": 4,
 }
