@@ -51,16 +51,17 @@ def test_finished_trainings_are_kept(tmp_path, capsys):
     generate(tmp_path / "scenes", plan, jobs=1)
     (tmp_path / "config.toml").write_text(CONFIG)
     command = ["ablation", str(tmp_path / "config.toml"), "-o", str(tmp_path / "out"), "--device", "cpu"]
-    command += ["--systems", "text-only", "artemis", "--artemis-seeds", "2", "--threads", "1", "--json"]
+    command += ["--systems", "text-only", "artemis", "--seeds", "2", "--threads", "1", "--json"]
     assert main(command) == 0
     first = json.loads(capsys.readouterr().out)
     assert [(r["system"], r["seed"]) for r in first["trainings"]] == [
         ("text-only", 0),
+        ("text-only", 1),
         ("artemis", 0),
         ("artemis", 1),
     ]
     stamps = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("model.pt")}
-    assert len(stamps) == 3
+    assert len(stamps) == 4
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out) == first
     assert stamps == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("model.pt")}
@@ -72,8 +73,8 @@ def test_finished_trainings_are_kept(tmp_path, capsys):
     assert "is damaged" in capsys.readouterr().err
 
 
-def test_several_seeds_give_their_mean_and_range():
+def test_several_seeds_give_their_mean_and_deviation():
     text = table([_result("artemis", 0, 0.7), _result("artemis", 1, 0.8), _result("image-only", 0, 0.125)])
-    assert "| ARTEMIS | 75.0 (70.0 to 80.0) | 90.0 (90.0 to 90.0) | 100.0 (100.0 to 100.0) | 2 |" in text
+    assert "| ARTEMIS | 75.0 ± 7.1 | 90.0 ± 0.0 | 100.0 ± 0.0 | 2 |" in text
     assert "| image only | 12.5 | 90.0 | 100.0 | 1 | 1,000 | 1.0 | 1.5 |" in text
     assert text.index("image only") < text.index("ARTEMIS")

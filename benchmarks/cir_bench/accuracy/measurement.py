@@ -18,7 +18,7 @@ from cir_eval.protocols.contract import Part, Protocol
 from cir_infer.engine import Engine
 from cir_infer.errors import UsageError, shown
 
-__all__ = ["Measured", "measure_accuracy"]
+__all__ = ["Measured", "measure_accuracy", "over_runs"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +108,25 @@ def measure_accuracy(
         baseline = _evaluate_all(against, protocol, parts, split, plain)
         result["drift"] = {"against": _describe(against), **drift_between(baseline, evaluated)}
     return Measured(result, evaluated, tuple(submissions))
+
+
+def over_runs(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation of the sample over several trainings of one model.
+
+    Raises:
+        UsageError: they are not of one system, or the split has no published answers.
+    """
+    systems = sorted({result["bundle"]["system"] for result in results})
+    if len(systems) > 1:
+        raise UsageError(f"--runs: bundles of {' and '.join(systems)}; expected trainings of one system")
+    if any("mean" not in result for result in results):
+        raise UsageError("--runs: no answers are published for this split, so there is nothing to average")
+    values = {name: [result["mean"][name] for result in results] for name in results[0]["mean"]}
+    return {
+        "bundles": [result["bundle"]["fingerprint"] for result in results],
+        "mean": {name: float(np.mean(some)) for name, some in values.items()},
+        "deviation": {name: float(np.std(some, ddof=1)) for name, some in values.items()},
+    }
 
 
 def _evaluate_all(

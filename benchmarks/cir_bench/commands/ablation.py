@@ -6,6 +6,7 @@ import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 from cir_infer.console.common import print_json
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what to train, in this order (default: all)",
     )
     parser.add_argument(
-        "--artemis-seeds", type=int, default=3, metavar="N", help="trainings of full ARTEMIS (default 3)"
+        "--seeds", type=int, default=3, metavar="N", help="trainings of each system (default 3)"
     )
     parser.add_argument(
         "--threads", type=int, metavar="N", help="processor threads (default: PyTorch's choice)"
@@ -55,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
 
     Finished trainings are kept and an interrupted one continues, so the command may be given again.
     """
-    if args.artemis_seeds < 1 or (args.threads is not None and args.threads < 1):
-        raise UsageError("--artemis-seeds and --threads are at least 1")
+    if args.seeds < 1 or (args.threads is not None and args.threads < 1):
+        raise UsageError("--seeds and --threads are at least 1")
     require("cir-bench ablation", "torch")
     import torch
 
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         config = config.with_data(args.data)
     results = []
     for system in args.systems:
-        for seed in range(args.artemis_seeds if system == "artemis" else 1):
+        for seed in range(args.seeds):
             one = replace(
                 config,
                 model={**config.model, "system": system},
@@ -108,28 +109,33 @@ def _finished(log: Path, seed: int) -> dict[str, Any] | None:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """The recall table in Markdown: a row a system, the mean and range over its seeds."""
+    """The recall table in Markdown: a row a system, mean and deviation over its seeds."""
     first = results[0]["test"]
+    ranked = all("median_rank" in r["test"] for r in results)
     lines = [
         f"{first['queries']:,} queries over held-out compositions in a gallery of "
         f"{first['gallery']:,} scenes with hard negatives; the reference is excluded.",
         "",
-        "| system | R@1 | R@5 | R@10 | trainings | parameters | wall minutes | CPU minutes |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| system | R@1 | R@5 | R@10 |{' median rank |' if ranked else ''} trainings | parameters | "
+        "wall minutes | CPU minutes |",
+        f"|---|---|---|---|{'---|' if ranked else ''}---|---|---|---|",
     ]
     for system, label in SYSTEMS.items():
         runs = [r for r in results if r["system"] == system]
         if not runs:
             continue
         cells = [_share([r["test"]["recall"][k] for r in runs]) for k in ("1", "5", "10")]
+        if ranked:
+            cells.append(f"{sum(r['test']['median_rank'] for r in runs) / len(runs):.0f}")
         minutes = [f"{sum(r[k] for r in runs) / len(runs) / 60:.1f}" for k in ("seconds", "cpu_seconds")]
         cells += [str(len(runs)), f"{runs[0]['parameters']:,}", *minutes]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     lines += [
         "",
         "Recall is in per cent, measured on the stored weights of the epoch of the best validation R@1. With "
-        "several trainings it is their mean and range, and minutes are their mean. Wall minutes include all "
-        "else that the machine did meanwhile; CPU minutes are processor time of all threads.",
+        "several trainings it is their mean and standard deviation, and ranks and minutes are their mean. "
+        "Parameters are those of the modules that a system runs. Wall minutes include all else that the "
+        "machine did meanwhile; CPU minutes are processor time of all threads.",
     ]
     kinds = list(first["recall_at_1_by_kind"])
     lines += [
@@ -148,6 +154,6 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def _share(values: list[float]) -> str:
-    """The mean in per cent, with the range where there are several."""
+    """The mean in per cent, with the standard deviation of the sample where there are several."""
     mean = f"{100 * sum(values) / len(values):.1f}"
-    return mean if len(values) == 1 else f"{mean} ({100 * min(values):.1f} to {100 * max(values):.1f})"
+    return mean if len(values) == 1 else f"{mean} ± {100 * stdev(values):.1f}"

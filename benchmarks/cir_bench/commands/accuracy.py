@@ -44,6 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--against", type=Path, metavar="BUNDLE", help="the same model in float32: report the drift"
     )
     parser.add_argument(
+        "--runs",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="BUNDLE",
+        help="bundles of further trainings of the same model: mean and deviation over all",
+    )
+    parser.add_argument(
         "--resume", type=Path, metavar="DIR", help="keep embeddings here; a stopped run goes on"
     )
     parser.add_argument(
@@ -59,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print."""
     from cir_bench.accuracy.failures import failures_page
-    from cir_bench.accuracy.measurement import measure_accuracy
+    from cir_bench.accuracy.measurement import measure_accuracy, over_runs
     from cir_bench.report.text import accuracy_text
     from cir_bench.results import ensure_writable, to_json, write_text
     from cir_eval.evaluation import Options
@@ -72,22 +80,35 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("expected BUNDLE, DATA and --protocol NAME; --protocols lists the names")
     ensure_writable(args.output)
     ensure_writable(args.failures)
+    options = Options(
+        args.row_type,
+        args.scorer,
+        args.batch_size,
+        args.authors_batch,
+        args.resume,
+        alone=not args.no_alone,
+    )
     measured = measure_accuracy(
         Engine(args.bundle, args.device, args.threads),
         protocol(args.protocol),
         args.root,
         args.split,
-        Options(
-            args.row_type,
-            args.scorer,
-            args.batch_size,
-            args.authors_batch,
-            args.resume,
-            alone=not args.no_alone,
-        ),
+        options,
         None if args.against is None else Engine(args.against, args.device, args.threads),
         args.submission,
     )
+    if args.runs:
+        others = [
+            measure_accuracy(
+                Engine(path, args.device, args.threads),
+                protocol(args.protocol),
+                args.root,
+                args.split,
+                options,
+            ).result
+            for path in args.runs
+        ]
+        measured.result["runs"] = over_runs([measured.result, *others])
     if args.failures is not None:
         system, split = measured.result["bundle"]["system"], measured.result["protocol"]["split"]
         title = f"{system} on {args.protocol} ({split}): where it fails"

@@ -121,10 +121,10 @@ def _train(args: argparse.Namespace, system: str) -> dict[str, Any]:
     if args.data is not None:
         config = config.with_data(args.data)
     config = replace(config, model=model_for_system(config.model, system))
-    initial = None
+    initial = []
     if system in _STAGE_1:
-        initial = args.out / _STAGE_1[system] / "model.pt"
-        if not initial.is_file():
+        initial = [args.out / _STAGE_1[system] / "model.pt"]
+        if not initial[0].is_file():
             raise TrainingError(f"{system} starts from {_STAGE_1[system]}; train that first")
         config = replace(config, training=replace(config.training, frozen_epochs=config.training.epochs))
     return train(config, args.out / system, args.device, initial=initial)

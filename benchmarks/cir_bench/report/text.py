@@ -182,6 +182,12 @@ def accuracy_text(result: Mapping[str, Any]) -> str:
         "",
         f"measure, mean of {' and '.join(measure['metrics'])}: {measure['value']:.2f}",
     ]
+    if "runs" in result:
+        runs = result["runs"]
+        figures = [
+            f"{name} {mean:.2f} ± {runs['deviation'][name]:.2f}" for name, mean in runs["mean"].items()
+        ]
+        lines += ["", f"over {len(runs['bundles'])} trainings: {', '.join(figures)}"]
     if "drift" in result:
         lines += ["", *_drift(result["drift"])]
     return "\n".join([*lines, *doubts_text(result)])

@@ -1,7 +1,8 @@
 """FashionIQ (Wu et al., CVPR 2021), as published and as naver/artemis and CLIP4Cir lay it out.
 
     annotations/captions/cap.{dress,shirt,toptee}.{train,val}.json     list of {target, candidate, captions}
-    annotations/image_splits/split.{dress,shirt,toptee}.{train,val}.json    list of image names
+    annotations/captions/pair2cap.{dress,shirt,toptee}.test.json       the same, published after the challenge
+    annotations/image_splits/split.{dress,shirt,toptee}.{train,val,test}.json    list of image names
     img/<name>.jpg
 
 CLIP4Cir's layout, captions/, image_splits/ and images/<name>.png at the top, is read too.
@@ -18,15 +19,18 @@ from cir_infer.errors import DatasetError
 __all__ = ["CATEGORIES", "SPLITS", "Pair", "image_paths", "read_gallery", "read_pairs"]
 
 CATEGORIES = ("dress", "shirt", "toptee")
-SPLITS = ("val", "train")
+SPLITS = ("val", "train", "test")
 
 
 class Pair(NamedTuple):
-    """A reference ("candidate" in the files), two captions, the target: names of images."""
+    """A reference ("candidate" in the files), two captions, the target: names of images.
+
+    The target is None where the file does not give it: the challenge's own file of the test split.
+    """
 
     reference: str
     captions: tuple[str, str]
-    target: str
+    target: str | None
 
 
 def read_pairs(root: Path, category: str, split: str) -> list[Pair]:
@@ -35,10 +39,15 @@ def read_pairs(root: Path, category: str, split: str) -> list[Pair]:
     Raises:
         DatasetError: the file is missing or damaged, or a pair has fewer than two captions.
     """
-    path = _annotations(root) / "captions" / f"cap.{category}.{split}.json"
+    folder = _annotations(root) / "captions"
+    path = folder / f"pair2cap.{category}.{split}.json"  # with the targets, where both are there
+    if not path.is_file():
+        path = folder / f"cap.{category}.{split}.json"
     pairs = []
     for entry in json_list(path, "a list of pairs"):
-        reference, target = text_field(entry, "candidate", path), text_field(entry, "target", path)
+        reference = text_field(entry, "candidate", path)
+        hidden = split == "test" and entry.get("target") is None
+        target = None if hidden else text_field(entry, "target", path)
         captions = entry.get("captions")
         if (
             not isinstance(captions, list)

@@ -62,7 +62,9 @@ def _named_images(root: Path, split: str) -> list[Part]:
     parts = []
     for category in fashioniq.CATEGORIES:
         pairs = _queries_of(root, category, split)
-        names = list(dict.fromkeys(name for _, pair in pairs for name in (pair.reference, pair.target)))
+        names = list(
+            dict.fromkeys(name for _, pair in pairs for name in (pair.reference, pair.target) if name)
+        )
         parts.append(_part(root, category, names, pairs, _each_caption))
     return parts
 
@@ -87,7 +89,9 @@ def _part(root: Path, name: str, names: list[str], pairs: list[tuple[str, Pair]]
             key=f"{number}.{order}",
             reference=row_of(rows, pair.reference, f"a pair of {category}"),
             texts=asked,
-            correct=to_rows([row_of(rows, pair.target, f"a pair of {category}")]),
+            correct=to_rows(
+                [] if pair.target is None else [row_of(rows, pair.target, f"a pair of {category}")]
+            ),
         )
         for number, (category, pair) in enumerate(pairs)
         for order, asked in enumerate(texts(category, pair))

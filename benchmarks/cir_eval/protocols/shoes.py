@@ -46,6 +46,15 @@ PROTOCOLS = (
         load=_artemis,
     ),
     Protocol(
+        name="shoes/sac",
+        source="Jandial et al. (no public code): R@1, R@10, R@50 and their mean; gallery and "
+        "removal of the reference as naver/artemis, which is our reading",
+        splits=shoes.SPLITS,
+        ks=(1, 10, 50),
+        measure=("R@1", "R@10", "R@50"),
+        load=_artemis,
+    ),
+    Protocol(
         name="shoes/val",
         source="yanbeic/VAL: as ARTEMIS, over the split file with all references and targets",
         splits=shoes.SPLITS,

@@ -39,8 +39,11 @@ def _parser() -> CirParser:
     parser.add_argument(
         "--initial",
         type=Path,
-        metavar="MODEL",
-        help="model.pt to start from, e.g. of stage 1: weights of the same name and shape are taken",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="weights to start from: a model.pt, torchvision's ResNet, GloVe's text file, or the folder of a "
+        "BERT or CLIP (docs/training.md); may be repeated",
     )
     parser.add_argument("-o", "--out", type=Path, help="folder to write (default: the TOML file's)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")

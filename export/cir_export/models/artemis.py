@@ -141,6 +141,7 @@ class ImplicitSimilarityOnly(ArtemisModules):
     """IS alone."""
 
     system: ClassVar[str] = "is-only"
+    unused: ClassVar[tuple[str, ...]] = ("attention_em", "transform")
     term_names: ClassVar[tuple[str, ...]] = ("implicit_similarity",)
     weighted = True
 
@@ -154,6 +155,7 @@ class ExplicitMatchingOnly(ArtemisModules):
     """EM alone: the reference is not read."""
 
     system: ClassVar[str] = "em-only"
+    unused: ClassVar[tuple[str, ...]] = ("attention_is",)
     term_names: ClassVar[tuple[str, ...]] = ("explicit_matching",)
     weighted = True
     composes: ClassVar[tuple[str, ...]] = ("text",)
@@ -168,6 +170,7 @@ class ImageOnly(ArtemisModules):
     """r . t: the text is not read."""
 
     system: ClassVar[str] = "image-only"
+    unused: ClassVar[tuple[str, ...]] = ("text_encoder", "attention_is", "attention_em", "transform")
     term_names: ClassVar[tuple[str, ...]] = ("similarity",)
     composes: ClassVar[tuple[str, ...]] = ("reference",)
 
@@ -180,6 +183,7 @@ class TextOnly(ArtemisModules):
     """m . t: the reference is not read."""
 
     system: ClassVar[str] = "text-only"
+    unused: ClassVar[tuple[str, ...]] = ("attention_is", "attention_em", "transform")
     term_names: ClassVar[tuple[str, ...]] = ("similarity",)
     composes: ClassVar[tuple[str, ...]] = ("text",)
 
@@ -192,6 +196,7 @@ class LateFusion(ArtemisModules):
     """l2(r + m) . t."""
 
     system: ClassVar[str] = "late-fusion"
+    unused: ClassVar[tuple[str, ...]] = ("attention_is", "attention_em", "transform")
     term_names: ClassVar[tuple[str, ...]] = ("similarity",)
 
     def compose(self, reference: Tensor, text: Tensor) -> Terms:

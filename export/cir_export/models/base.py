@@ -91,6 +91,7 @@ class RetrievalModel(nn.Module, ABC):
             so the runtime refines a hit from the stored row, and no reference graph is exported.
         from_towers: built over the towers of a folder as it is published, so that a configuration of
             `cir-train` does not describe it.
+        unused: modules that the system keeps, to share weight files with others, and never runs.
         composes: which of "reference" and "text" `compose` reads; the compose graph has these inputs.
 
     Attributes:
@@ -104,6 +105,7 @@ class RetrievalModel(nn.Module, ABC):
     weighted: bool = False
     reference_is_gallery_row: ClassVar[bool] = True
     from_towers: ClassVar[bool] = False
+    unused: ClassVar[tuple[str, ...]] = ()
     composes: ClassVar[tuple[str, ...]] = ("reference", "text")
 
     def __init__(self, embedding_dim: int) -> None:
@@ -196,6 +198,14 @@ class RetrievalModel(nn.Module, ABC):
     def trained_before(self) -> list[nn.Module]:
         """What stays as it is in the frozen epochs: the trunks, unless a system's authors freeze more."""
         return self.trunks()
+
+    def scales(self) -> list[nn.Parameter]:
+        """What multiplies scores or distances in the loss; it learns at the temperature's own rate."""
+        return [self.logit_scale]
+
+    def parameter_count(self) -> int:
+        """Parameters of the modules that the system runs."""
+        return sum(p.numel() for name, p in self.named_parameters() if name.split(".")[0] not in self.unused)
 
     def forward(self, images: Tensor, tokens: Tensor, lengths: Tensor, targets: Tensor) -> Tensor:
         """Scores of n queries against N target images: float32 (n, N)."""

@@ -79,8 +79,9 @@ class ComposeAe(CosineModel):
         signals = torch.stack([real, imaginary, image.to(real.dtype), text.to(real.dtype)], 1)
         largest = functional.max_pool1d(torch.relu(self.conv(signals)), self.stretch)
         mapped = self.map(torch.cat([real, imaginary], 1))
-        query: Tensor = self.branch_weights[0] * mapped
-        query = query + self.branch_weights[1] * self.conv_map(largest.flatten(1))
+        query: Tensor = self.branch_weights[0] * mapped + self.branch_weights[1] * self.conv_map(
+            largest.flatten(1)
+        )
         return query
 
     def further_loss(self, reference: Tensor, text: Tensor, targets: Tensor) -> Tensor | None:

@@ -101,6 +101,7 @@ class TirgImageOnly(CosineModel):
     """The reference's embedding, with TIRG's encoders and no others."""
 
     system: ClassVar[str] = "tirg-image-only"
+    unused: ClassVar[tuple[str, ...]] = ("text_encoder",)
     composes: ClassVar[tuple[str, ...]] = ("reference",)
 
     def compose_vector(self, reference: Tensor, text: Tensor) -> Tensor:  # noqa: ARG002

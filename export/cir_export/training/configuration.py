@@ -85,8 +85,9 @@ class TrainingSettings:
         trunk_rate: the learning rate of pre-trained trunks, as a multiple (0.1 in TIRG).
         augmentation: of training pictures: "none", "flip", "crop", or "crop-flip" (ARTEMIS).
         learning_rate: at its peak.
-        temperature_rate: the temperature's learning rate, as a multiple of `learning_rate`. Adam moves its
-            logarithm by at most that much a step, so a short training needs more than 1.
+        temperature_rate: the learning rate of the temperature, and of SAC's delta, as a multiple of
+            `learning_rate`. Adam moves a number by at most that much a step, so a short training needs more
+            than 1.
         weight_decay: on matrices and kernels.
         warmup_steps: steps over which the learning rate rises from 0.
         schedule: "cosine" down to 0, "halving" every `halving_epochs` epochs (ARTEMIS, sec. 4), or "tenth",

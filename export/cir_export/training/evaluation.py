@@ -24,11 +24,22 @@ _QUERIES = 64
 
 @torch.no_grad()
 def evaluate(
-    model: RetrievalModel, split: MeasuredSplit, tokens: TextTokens, device: torch.device
+    model: RetrievalModel,
+    split: MeasuredSplit,
+    tokens: TextTokens,
+    device: torch.device,
+    halves: bool = False,
 ) -> dict[str, Any]:
     """Recall over a split's galleries as its protocol counts it, in float32.
 
     The model is put into evaluation mode.
+
+    Args:
+        model: to be measured.
+        split: where.
+        tokens: of the model.
+        device: of the model.
+        halves: also measure both halves of the queries, every other pair, for `two_way`.
 
     Returns:
         {"protocol", "split", "queries", "gallery", "measure": share, "recall": {"1": share, ...}}, recall and
@@ -61,9 +72,60 @@ def evaluate(
             part.part.name: {f"R@{k}": round(of[f"R@{k}"] / 100, 4) for k in split.protocol.ks}
             for part, of in zip(split.parts, parts, strict=True)
         }
+    if halves:
+        found["halves"] = [_half(split, outcomes, number) for number in (0, 1)]
     if "" not in kinds:
         found["recall_at_1_by_kind"] = {kind: round(float(np.mean(kinds[kind])), 4) for kind in sorted(kinds)}
     return found
+
+
+def two_way(log: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Two-way cross-validation (ARTEMIS, Table 3): chosen on one half, measured on the other.
+
+    Args:
+        log: the entries of a training.
+
+    Returns:
+        {"epochs": the two chosen, "measure": mean of both ways, "recall": likewise}; None where no half was
+        measured.
+    """
+    epochs = [entry for entry in log if entry["event"] == "epoch" and "halves" in (entry["validation"] or {})]
+    if not epochs or any(None in entry["validation"]["halves"] for entry in epochs):
+        return None
+    chosen, others = [], []
+    for half in (0, 1):
+        best = max(epochs, key=lambda entry: entry["validation"]["halves"][half]["measure"])
+        chosen.append(best["epoch"])
+        others.append(best["validation"]["halves"][1 - half])
+    return {
+        "epochs": chosen,
+        "measure": round(float(np.mean([other["measure"] for other in others])), 4),
+        "recall": {
+            k: round(float(np.mean([other["recall"][k] for other in others])), 4) for k in others[0]["recall"]
+        },
+    }
+
+
+def _half(split: MeasuredSplit, outcomes: list[list[Outcome]], half: int) -> dict[str, Any] | None:
+    """Recall of every other pair, both of its orders together; None where a part has none of the half."""
+    parts = []
+    for part, judged in zip(split.parts, outcomes, strict=True):
+        numbers: dict[str, int] = {}
+        mine = [
+            outcome
+            for query, outcome in zip(part.part.queries, judged, strict=True)
+            if numbers.setdefault(query.key.split(".")[0], len(numbers)) % 2 == half
+        ]
+        if not mine:
+            return None
+        parts.append(metrics_of(mine))
+    return {
+        "measure": round(measure_of(split.protocol, parts) / 100, 4),
+        "recall": {
+            str(k): round(float(np.mean([part[f"R@{k}"] for part in parts])) / 100, 4)
+            for k in split.protocol.ks
+        },
+    }
 
 
 def share_measured(found: dict[str, Any] | None) -> float:

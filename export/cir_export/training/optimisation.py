@@ -20,17 +20,19 @@ def build_optimizer(model: RetrievalModel, settings: TrainingSettings) -> torch.
 
     Each group's "rate" is its learning rate as a multiple of the configured one.
     """
+    scales = model.scales()
+    apart = {id(p) for p in scales}
     trunk = {id(p) for part in model.trunks() for p in part.parameters()}
     if settings.trunk_rate == 1.0:
         trunk = set()
     groups: list[dict[str, Any]] = []
     for rate, inside in ((1.0, False), (settings.trunk_rate, True)):
-        found = [p for p in model.parameters() if p is not model.logit_scale and (id(p) in trunk) == inside]
+        found = [p for p in model.parameters() if id(p) not in apart and (id(p) in trunk) == inside]
         for decay, matrix in ((settings.weight_decay, True), (0.0, False)):
             some = [p for p in found if (p.ndim > 1) == matrix]
             if some:
                 groups.append({"params": some, "weight_decay": decay, "rate": rate})
-    groups.append({"params": [model.logit_scale], "weight_decay": 0.0, "rate": settings.temperature_rate})
+    groups.append({"params": scales, "weight_decay": 0.0, "rate": settings.temperature_rate})
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=_MOMENTUM)
     return torch.optim.AdamW(groups, lr=settings.learning_rate)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from cir_export.models.base import pairwise_scores
 from cir_export.tokenization import known_words
 from cir_export.training.configuration import TrainingConfig, TrainingSettings
 from cir_export.training.data import Batch
-from cir_export.training.evaluation import evaluate, share_measured
+from cir_export.training.evaluation import evaluate, share_measured, two_way
+from cir_export.training.initial import start_from
 from cir_export.training.loading import Loaded, load_data
 from cir_export.training.loss import batch_classification_loss, negative_set_loss
 from cir_export.training.optimisation import build_optimizer, freeze_trunks, learning_rate
@@ -69,7 +70,7 @@ def train(
     device: str = "auto",
     restart: bool = False,
     report: Callable[[dict[str, Any]], None] = lambda _: None,
-    initial: Path | None = None,
+    initial: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Train, or continue the interrupted training of the same configuration in the folder.
 
@@ -83,7 +84,7 @@ def train(
         device: "auto" (a GPU if there is one), or a PyTorch device.
         restart: forget an interrupted training.
         report: called with every entry of the log.
-        initial: a model file; weights of the same name and shape start from it.
+        initial: files or folders to start from, see `initial.py`; a later one overrides an earlier one.
 
     Returns:
         The last entry of the log, with the recall of the stored model on the test split.
@@ -96,9 +97,6 @@ def train(
     settings, files = config.training, TrainingFiles(folder)
     chosen = _device(device, settings.precision)
     data = load_data(config)
-    start = None if initial is None else load_model(initial).model.state_dict()
-    begun = "" if initial is None else f" {hashlib.sha256(initial.read_bytes()).hexdigest()}"
-    digest = hashlib.sha256(f"{config.digest} {data.digest}{begun}".encode()).hexdigest()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -108,8 +106,9 @@ def train(
 
     torch.manual_seed(settings.seed)
     model = _build(config, data)
-    if start is not None:
-        _start_from(model, start, str(initial))
+    starts = [asdict(start_from(model, path, data.tokenizer)) for path in initial]
+    begun = "".join(f" {start['sha256']}" for start in starts)
+    digest = hashlib.sha256(f"{config.digest} {data.digest}{begun}".encode()).hexdigest()
     model.to(chosen)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(model, settings)
@@ -122,7 +121,7 @@ def train(
         scaler.load_state_dict(state.scaler)
         _set_random_state(state.random)
     else:
-        state.log = [_start_entry(config, model, data, chosen)]
+        state.log = [{**_start_entry(config, model, data, chosen), "initial": starts}]
     for entry in state.log:
         report(entry)
 
@@ -173,7 +172,8 @@ def train(
                 remember()
         found = None
         if data.validation is not None:
-            found = evaluate(model, data.validation, data.train.tokens, chosen)
+            halves = data.validation is data.test
+            found = evaluate(model, data.validation, data.train.tokens, chosen, halves)
         entry = {
             "event": "epoch",
             "epoch": epoch + 1,
@@ -237,15 +237,6 @@ def _build(config: TrainingConfig, data: Loaded) -> RetrievalModel:
         raise TrainingError(f"model: {error}") from error
 
 
-def _start_from(model: RetrievalModel, weights: dict[str, Tensor], where: str) -> None:
-    """Takes over the weights of another model that have the same names and shapes, single numbers too."""
-    own = model.state_dict()
-    shared = {n: w for n, w in weights.items() if n in own and own[n].shape == w.shape}
-    if not any(weight.ndim for weight in shared.values()):  # every system has the temperature
-        raise TrainingError(f"{where} shares no weight with system {shown(model.system)}")
-    model.load_state_dict(shared, strict=False)
-
-
 def _device(name: str, precision: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -280,7 +271,7 @@ def _start_entry(
         "event": "start",
         "model": model.config,
         "training": asdict(config.training),
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": model.parameter_count(),
         "train": {
             "data": data.name,
             "queries": len(data.train.split),
@@ -308,6 +299,7 @@ def _store_best(
         **({"view": config.data.view} if data.name == "scenes" else {}),
         "epoch": state.best_epoch,
         "training": asdict(config.training),
+        "initial": state.log[0]["initial"],
     }
     trained = TrainedModel(model.eval(), data.tokenizer, data.image, data.text, provenance)
     try:
@@ -327,7 +319,8 @@ def _store_best(
         "best_epoch": state.best_epoch,
         "validation_measure": None if data.validation is None else state.best_recall,
         "test": found,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        **({"two_way": crossed} if (crossed := two_way(state.log)) else {}),
+        "parameters": model.parameter_count(),
         "bytes": files.model.stat().st_size,
         "seconds": round(state.seconds, 1),
         "cpu_seconds": round(state.cpu_seconds, 1),

@@ -32,6 +32,7 @@ def open_fashioniq(root: Path, settings: DataSettings) -> Source:
     row, triplets = Indexed(), []
     for category in fashioniq.CATEGORIES:
         for pair in fashioniq.read_pairs(root, category, "train"):
+            assert pair.target is not None  # only the test split hides it
             orders = [pair.captions, pair.captions[::-1]] if settings.captions == "both" else [pair.captions]
             triplets += [Triplet(row(pair.reference), order, row(pair.target)) for order in orders]
     images = fashioniq.image_paths(root, [str(name) for name in row.rows])
