@@ -55,6 +55,7 @@ class Pic2Word(RetrievalModel):
     """A text in which the reference is a word."""
 
     system: ClassVar[str] = "pic2word"
+    from_towers: ClassVar[bool] = True
     term_names: ClassVar[tuple[str, ...]] = ("similarity",)
     weighted = True
 
