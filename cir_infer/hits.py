@@ -191,8 +191,8 @@ class Hits(Sequence[Hit]):
         if self._explains is None:
             if self._explainer is None:
                 raise UsageError(
-                    "these hits do not know how they were found, as they were made by hand, copied or "
-                    "pickled; use Searcher.explain(hit, reference, text)"
+                    "these hits do not know how they were found: they were found by vectors, made by hand, "
+                    "copied or pickled; use Searcher.explain(hit, reference, text)"
                 )
             self._explains = self._explainer()
         return self._explains

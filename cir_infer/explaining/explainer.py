@@ -35,6 +35,10 @@ Doubles = npt.NDArray[np.float64]
 Wanted = tuple["Hit | str", Any]
 """A hit or the id of an item, and its picture; None for where the gallery says it came from."""
 
+_LOOSER = {"float32": 1.0, "float16": 5.0, "int8": 20.0}
+"""How much further apart than in float32 rows of one picture may lie that two devices made: 4% in int8, where
+those of different pictures differ by a fifth."""
+
 _SAME = 2e-3
 """Terms of a hit further apart than this, in parts of their size, are of another row or another query."""
 
@@ -145,7 +149,8 @@ class Explainer:
         return _Maps((values[0] - values[1:]).T.reshape(-1, *grid_of(array)), rows[0], "occlusion")
 
     def _complete(self, query: QuerySide, target: _Target, maps: _Maps, as_found: bool) -> Explanation:
-        if not same_rows(target.rows, np.array([target.number]), maps.row)[0]:
+        looser = _LOOSER[self._engine.manifest.precision]
+        if not same_rows(target.rows, np.array([target.number]), maps.row, looser)[0]:
             raise ImageError(
                 f"{target.said} is no longer the image that was indexed as {shown(target.id)}: its row is "
                 "another; index it again, or pass the image that it was"

@@ -21,7 +21,7 @@ a hundred times as much."""
 
 
 def same_rows(
-    rows: Rows, chosen: npt.NDArray[np.int64], reference: npt.NDArray[np.float32]
+    rows: Rows, chosen: npt.NDArray[np.int64], reference: npt.NDArray[np.float32], looser: float = 1.0
 ) -> npt.NDArray[np.bool_]:
     """Which of the chosen rows are an encoding of the reference, up to rounding.
 
@@ -29,11 +29,14 @@ def same_rows(
         rows: of the gallery.
         chosen: row numbers (n,), -1 for none.
         reference: the row of the reference image, float32 (D,) or (M, D).
+        looser: so many times as far apart as encodings of one picture ever were may two rows be.
     """
     found = np.zeros(len(chosen), np.bool_)
     places = np.flatnonzero(chosen >= 0)
     # int8 rows are rounded to steps of a 127th of their largest value.
-    allowed = float(np.abs(reference).max()) * (_CLOSE + (0.6 / 127 if rows.dtype == np.int8 else 0.0))
+    allowed = float(np.abs(reference).max()) * (
+        looser * _CLOSE + (0.6 / 127 if rows.dtype == np.int8 else 0.0)
+    )
     step = max(1, min(_AT_ONCE, _VALUES_AT_ONCE // max(1, reference.size)))
     for start in range(0, len(places), step):
         part = places[start : start + step]

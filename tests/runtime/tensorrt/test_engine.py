@@ -12,7 +12,7 @@ import pytest
 
 from cir_infer import Engine, Gallery, Searcher
 from cir_infer.errors import DeviceError, ScoringError, UsageError
-from tests.bundles import write_tiny_bundle
+from tests.bundles import write_explained_bundle, write_tiny_bundle
 from tests.runtime.tensorrt.conftest import VERSIONS
 from tests.runtime.tensorrt.gpu import CapturingDevice
 
@@ -288,3 +288,15 @@ def test_a_balanced_query_goes_step_by_step_and_answers_as_the_cpu(
         same_hits(got, searcher.query(reference, "is red", k=6, balance=balance))
         assert got.balance == balance
         same_hits(ours.query(reference, "is red", k=6), searcher.query(reference, "is red", k=6))
+
+
+def test_explanations_need_no_plan(gpu: CapturingDevice, tmp_path: Path, pictures: list[Path]) -> None:
+    bundle = write_explained_bundle(tmp_path / "explained.cir")
+    engine = Engine(bundle, device="tensorrt")
+    with Gallery.create(tmp_path / "explained.gallery", engine) as gallery:
+        gallery.add(pictures[:6], ids=[str(i) for i in range(6)])
+        hits = Searcher(engine, gallery).query(pictures[0], "is red", k=3)
+        for hit, found in zip(hits, hits.explain_all(), strict=True):
+            for name, heat in found.terms.items():
+                assert heat.map.sum(dtype=float) + heat.rest == pytest.approx(hit.terms[name], abs=1e-4)
+    assert set(engine.describe()["backend"]["plans"]) == {"image", "text", "compose"}
