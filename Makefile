@@ -7,7 +7,7 @@ SOURCES := $(shell find kernels -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o
 
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: setup test lint demo stress browser bench docs wheels release-check fatbin cuda-check gpu-check clean neon-check \
+.PHONY: setup test lint demo stress browser triton-check bench docs wheels release-check fatbin cuda-check gpu-check clean neon-check \
         tensorrt-check old-cuda-check driver-check
 
 setup: $(STAMP)
@@ -52,6 +52,13 @@ browser: $(STAMP)
 	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get -qq update && \
 	    apt-get -qq install -y --no-install-recommends chromium; } || \
 	  echo "no Chromium here, and no right to install it: the page's tests will be skipped"
+
+# The model repository of `cir-export --triton` against Triton's schema and in Triton itself (75 MB, downloaded once).
+triton-check: $(STAMP)
+	@$(PIP) --no-deps --target build/triton tritonclient nvidia-pytriton
+	@$(PIP) --no-deps --target build/triton-numpy "numpy<2"
+	PYTHONPATH=build/triton TRITON_NUMPY=$(CURDIR)/build/triton-numpy \
+	  $(BIN)/python -m pytest -n 0 -rs tests/export/test_triton.py
 
 # The documentation as a site in build/site, with the API's reference and every command's help.
 docs: $(STAMP)

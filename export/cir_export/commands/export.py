@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "  cir-export my_package.my_module:MyModel --weights w.pt --vocab tokenizer.json\n"
         "  cir-export artemis.cir --precision int8 --calibrate photos -o artemis-int8.cir\n"
         "  cir-export artemis.cir --fast-jpeg --images photos -o artemis-fast.cir\n"
+        "  cir-export artemis.cir --triton models/ --gallery shop.gallery\n"
         "  cir-export artemis.cir --tensorrt",
     )
     parser.add_argument(
@@ -94,6 +95,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="also build the TensorRT plans for the GPU of this machine; MODEL may be a bundle, whose plans "
         "are then built without torch, on the device itself",
     )
+    parser.add_argument(
+        "--triton",
+        metavar="FOLDER",
+        help="write a model repository for NVIDIA Triton: a bundle's graphs, and the search over its gallery",
+    )
+    parser.add_argument(
+        "--gallery", metavar="FOLDER", help="with --triton: what is searched (default: the bundle's own)"
+    )
     add_fast_jpeg_argument(parser)
     add_lowering_arguments(parser)
     options = parser.parse_args(arguments)
@@ -107,6 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_restating(options, is_bundle(options.model))
     if options.tensorrt:
         require_gpu()
+    if options.triton is not None or options.gallery is not None:
+        _write_triton(options)
+        return
     if is_bundle(options.model):
         _convert(options, options.model[0])
         return
@@ -182,6 +194,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"wrote {report.path}, {report.path.stat().st_size / 1e6:.1f} MB")
     if options.tensorrt:
         print(shown_plans(build_plans(report.path)))
+
+
+def _write_triton(options: Any) -> None:
+    from cir_export.triton import write_repository
+
+    if options.triton is None or not is_bundle(options.model):
+        raise UsageError("--triton FOLDER takes a bundle (.cir), and --gallery belongs to it")
+    names = write_repository(options.model[0], options.triton, options.gallery)
+    if options.json:
+        print_json({"folder": options.triton, "models": names})
+    else:
+        print(f"wrote {', '.join(names)} to {options.triton}")
 
 
 def _convert(options: Any, bundle: str | Path, output: Path | None = None) -> None:
