@@ -2,8 +2,8 @@
 
 Triton imports `triton_python_backend_utils` into the process; nothing else of it is needed here.
 
-Inputs, each (n, 1) or, for TEXT, (n, captions): IMAGE (encoded image, bytes) or ITEM (an id of the gallery, to
-be refined), TEXT, and optionally K, WHERE (an expression, or the JSON of a dictionary).
+Inputs, each (n, 1) or, for TEXT, (n, captions): IMAGE (encoded image, bytes) or ITEM (an id of the gallery,
+to be refined), TEXT, and optionally K, WHERE (an expression, or the JSON of a dictionary).
 Outputs, of as many columns as the largest K of the request: IDS (n, K), SCORES (n, K), TERMS (n, K, J); where
 there are fewer hits, ids are empty and the numbers 0.
 """
