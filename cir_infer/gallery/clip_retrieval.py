@@ -24,6 +24,7 @@ from cir_infer.errors import GalleryError, shown
 from cir_infer.extras import require
 from cir_infer.gallery.exported import About, Part, Source, about, part_rows, read_about
 from cir_infer.gallery.snapshot import Snapshot
+from cir_infer.inputs.arrays import mapped_array
 
 __all__ = ["MANIFEST", "read_folder", "write_folder"]
 
@@ -177,11 +178,8 @@ def _parts(arrays: Mapping[int, Path], tables: Mapping[int, Path]) -> Iterator[P
 
 
 def _array(path: Path) -> npt.NDArray[Any]:
-    try:
-        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:
-        raise GalleryError(f"{path}: cannot be read as a .npy array ({shown(error)})") from error
-    if not isinstance(vectors, np.ndarray) or vectors.ndim not in (2, 3):
+    vectors = mapped_array(path)
+    if vectors.ndim not in (2, 3):
         raise GalleryError(f"{path}: expected an array (N, D) or (N, M, D), a row for each item")
     return vectors
 

@@ -1,13 +1,16 @@
-"""Arrays that are no images, and what to do about each kind."""
+"""Arrays that are no images, and what to do about each kind; arrays in files."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["image_fault"]
+from cir_infer.errors import GalleryError, shown
+
+__all__ = ["image_fault", "mapped_array"]
 
 _CHANNELS = (1, 3, 4)
 _WANTED = "expected uint8 (height, width, 3), values 0..255"
@@ -47,3 +50,20 @@ def _type_fault(array: npt.NDArray[Any]) -> str:
     if most <= 255:
         return f"{found}: pass array.round().astype(numpy.uint8)"
     return f"{found}: scale it to 0..255 and convert it"
+
+
+def mapped_array(path: Path) -> npt.NDArray[Any]:
+    """The array of a `.npy` file, memory-mapped; nothing is unpickled.
+
+    Raises:
+        GalleryError: there is no such file (a pipe is none), or it holds something else.
+    """
+    if not path.is_file():  # to open a pipe would wait for somebody who writes
+        raise GalleryError(f"{path}: there is no such file; expected a .npy array")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:
+        raise GalleryError(f"{path}: cannot be read as a .npy array ({shown(error)})") from error
+    if not isinstance(array, np.ndarray):
+        raise GalleryError(f"{path}: holds several arrays; expected one, as numpy.save writes it")
+    return array

@@ -9,10 +9,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from cir_infer.errors import GalleryError, UsageError, shown
+from cir_infer.errors import UsageError, shown
 from cir_infer.gallery import Snapshot
 from cir_infer.hits import Hits
 from cir_infer.inputs.arguments import checked_word
+from cir_infer.inputs.arrays import mapped_array
 from cir_infer.scoring.contract import QueryTerms, TopK
 from cir_infer.searching.made_hits import made_hits
 
@@ -111,10 +112,5 @@ def read_vectors(path: Path) -> npt.NDArray[Any]:
     Raises:
         GalleryError: it cannot be read as an array.
     """
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:
-        raise GalleryError(f"{path}: cannot be read as a .npy array ({shown(error)})") from error
-    if not isinstance(array, np.ndarray):
-        raise GalleryError(f"{path}: holds several arrays; expected one, as numpy.save writes it")
+    array = mapped_array(path)
     return array[None] if array.ndim == 1 else array

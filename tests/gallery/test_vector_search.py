@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -160,7 +161,7 @@ def test_other_arguments_are_looked_at_before(tmp_path: Path) -> None:
                 searcher.search_vectors(np.ones((1, DIM)), **given_arguments)
         again = pickle.loads(pickle.dumps(searcher))
         assert again.search_vectors(vectors(1)) == searcher.search_vectors(vectors(1))
-        assert "4" not in repr(again) and again.describe()["rows"] == 10
+        assert "closed" not in repr(again) and again.describe()["rows"] == 10
         again.close()
     with pytest.raises(UsageError, match="closed"):
         searcher.search_vectors(np.ones((1, DIM)))
@@ -199,6 +200,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "GME" in capsys.readouterr().err
     (tmp_path / "evil.npy").write_bytes(b"\x93NUMPY\x01\x00\x10\x00{'descr': '|O'}  ")
     assert main([*base, str(tmp_path / "evil.npy")]) == 1
+    os.mkfifo(tmp_path / "pipe.npy")  # nobody writes: to read it would be to wait
+    np.savez(tmp_path / "several.npz", vectors(1))
+    for name in ("pipe.npy", "several.npz", "missing.npy"):
+        assert main([*base, str(tmp_path / name)]) == 1
     for wrong in (
         ["--vector", str(one)],
         [*base, str(one), "a.cir"],
