@@ -10,9 +10,10 @@ from cir_bench.scoring.workload import Workload, plain_terms, unit_items
 from cir_infer.scoring.contract import Rows
 
 
-def test_every_entry_is_verified_and_a_wrong_answer_is_noticed() -> None:
+@pytest.mark.parametrize("dtypes", [("float32", "float16", "int8"), ("float16",)])
+def test_every_entry_is_verified_and_a_wrong_answer_is_noticed(dtypes: tuple[str, ...]) -> None:
     work = Workload(unit_items(70, 3, 24, 0), plain_terms(2, 24, 1), 5, 1)
-    entries = [*ours(work, ("float32", "float16", "int8")), *alternatives(work)]
+    entries = [*ours(work, dtypes), *alternatives(work)]
     named = {entry.name: entry for entry in entries if entry.verify is not None}
     assert {"cir/cpu", "cir/exact-from-int8"} <= named.keys()
     for entry in entries:

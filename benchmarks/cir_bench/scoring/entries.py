@@ -69,7 +69,7 @@ def ours(work: Workload, dtypes: tuple[str, ...], instruction_sets: tuple[str, .
     exact = next((d for d in dtypes if d != "int8"), None)
     if exact and "int8" not in dtypes:
         copy = Rows.of(
-            aligned_copy(np.zeros(work.values.shape, np.int8)), np.ones(len(work.values), np.float32)
+            aligned_copy(np.zeros(work.values.shape, np.int8)), np.ones(work.values.shape[:-1], np.float32)
         )
         yield _reading("int8", CpuScorer(copy, threads=work.threads))
     for isa in instruction_sets or (None,):
