@@ -20,7 +20,7 @@ from cir_infer.processes.ending import native_call
 from cir_infer.processes.fork import PerProcess
 from cir_infer.processes.threads import Threads
 from cir_infer.scoring import SCORERS, make_scorer
-from cir_infer.scoring.contract import Rows, Scorer
+from cir_infer.scoring.contract import QueryTerms, Rows, Scorer, TopK
 from cir_infer.scoring.validation import check_threads
 from cir_infer.searching.asked import row_of
 from cir_infer.searching.exclusion import checked_ids, without
@@ -168,6 +168,24 @@ class VectorSearcher:
                 top = scorer.topk(terms, min(k, snapshot.count), allow)
             answers += hits_of(snapshot, top, terms.names)
         return answers
+
+    def search_terms(
+        self, terms: QueryTerms, k: int, where: Where | None = None, exclude: Iterable[str] | None = None
+    ) -> tuple[Snapshot, TopK]:
+        """The k best rows of queries that are composed already, and the snapshot whose row numbers those are.
+
+        An empty gallery has none.
+
+        Raises:
+            ScoringError: the terms do not fit the rows.
+            UsageError, DeviceError: see `search_vectors`.
+        """
+        k, ids = checked_number("k", k), checked_ids(exclude)
+        snapshot = self.gallery.snapshot()
+        allow = without(snapshot, snapshot.where(where), ids)
+        scorer = self._scorer(snapshot)[0]
+        with native_call:
+            return snapshot, scorer.topk(terms, max(1, min(k, snapshot.count)), allow)
 
     @property
     def scorer(self) -> Scorer:

@@ -154,6 +154,15 @@ def _export(gallery: Gallery, options: Options) -> None:
     _tell(options, known, f"{len(gallery):,} items written")
 
 
+def _shard(gallery: Gallery, options: Options) -> None:
+    from cir_infer.shards import ShardedGallery
+
+    with ShardedGallery.split(gallery, options.target, options.into) as made:
+        counts = [len(shard) for shard in made.shards]
+    known = {"shards": len(counts), "items": sum(counts), "target": options.target, "counts": counts}
+    _tell(options, known, f"{sum(counts):,} items in {len(counts)} shards")
+
+
 def _import(options: Options) -> int:
     from cir_infer.gallery import Gallery
 
@@ -191,8 +200,9 @@ _ACTIONS: dict[str, Callable[[Gallery, Options], None]] = {
     "backup": _backup,
     "remove": _remove,
     "export": _export,
+    "shard": _shard,
 }
-_READING = ("info", "fields", "duplicates", "verify", "backup", "export")
+_READING = ("info", "fields", "duplicates", "verify", "backup", "export", "shard")
 
 
 # ---- the command line
@@ -210,6 +220,7 @@ def _parse(arguments: Sequence[str] | None) -> Options:
         "  cir-gallery backup shop.gallery /backups/shop.gallery\n"
         "  cir-gallery remove shop.gallery sku-17 sku-18\n"
         "  cir-gallery export shop.gallery rows.safetensors\n"
+        "  cir-gallery shard shop.gallery shop.shards --into 4\n"
         "  cir-gallery import new.gallery clip-retrieval-folder/ --bundle artemis.cir",
     )
     actions = parser.add_subparsers(
@@ -267,6 +278,9 @@ def _parse(arguments: Sequence[str] | None) -> Options:
     )
     export.add_argument("target", help="the file or folder; does not exist yet")
     export.add_argument("--overwrite", action="store_true", help="take the place of an earlier export")
+    shard = action("shard", "split all items into several galleries", "shop.gallery shop.shards --into 4")
+    shard.add_argument("target", help="the folder of the shards; does not exist yet")
+    shard.add_argument("--into", type=int, required=True, metavar="N", help="how many shards, 1 to 256")
     _add_import(action)
     options: Options = parser.parse_args(arguments)
     return options

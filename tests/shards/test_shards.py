@@ -1,0 +1,204 @@
+"""Shards answer as the one gallery that holds their rows one after the other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cir_infer import Engine, Gallery, Searcher, VectorSearcher
+from cir_infer.commands.gallery import main
+from cir_infer.errors import CirError, GalleryError, ScoringError, UsageError
+from cir_infer.hits import Hits
+from cir_infer.shards import LocalShard, ShardedGallery, ShardedSearcher
+from cir_infer.shards.layout import FILE, shard_of
+from tests.bundles import write_tiny_bundle
+from tests.gallery.support import DIM, filled, names, vectors
+
+
+def told(hits: Hits) -> list[Any]:
+    return [(hit.id, hit.rank, hit.score, hit.terms, hit.metadata, hit.source, hit.tokens) for hit in hits]
+
+
+@pytest.mark.parametrize(("dtype", "tokens"), [("float32", 1), ("float16", 3), ("int8", 1)])
+def test_answers_are_those_of_one_gallery(tmp_path: Path, dtype: str, tokens: int) -> None:
+    """Ids and scores, with ties, removals, filters and exclusions, for any number of shards."""
+
+    @settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(
+        seed=st.integers(0, 2**32 - 1),
+        sizes=st.lists(st.integers(0, 12), min_size=1, max_size=5),
+        k=st.integers(1, 40),
+        least=st.integers(0, 20),
+    )
+    def run(seed: int, sizes: list[int], k: int, least: int) -> None:
+        rng = np.random.default_rng(seed)
+        kinds = rng.standard_normal((9, tokens, DIM))
+        place = tmp_path / f"{seed}-{k}-{least}-{'-'.join(map(str, sizes))}"
+        place.mkdir(exist_ok=True)
+        options: dict[str, Any] = {"dimension": DIM, "dtype": dtype, "tokens_per_item": tokens}
+        shards, first = [], 0
+        with Gallery.create(place / "one", **options) as one:
+            for number, size in enumerate(sizes):
+                shard = Gallery.create(place / f"{number}", **options)
+                rows = kinds[rng.integers(0, 9, size)]
+                given_rows = {
+                    "ids": names(first + size)[first:],
+                    "vectors": rows if tokens > 1 else rows[:, 0],
+                    "metadata": [{"number": n} for n in range(first, first + size)],
+                }
+                if size:
+                    for gallery in (one, shard):
+                        gallery.add_vectors(**given_rows)
+                        gallery.remove(given_rows["ids"][:: max(2, size)])
+                shards.append(shard)
+                first += size
+            queries = rng.standard_normal((3, DIM))
+            with ShardedSearcher(None, shards) as searcher, VectorSearcher(one) as whole:
+                if len(one) == 0:
+                    with pytest.raises(GalleryError, match="every shard is empty"):
+                        searcher.search_vectors(queries)
+                else:
+                    asked = (queries, k, f"number >= {least}", ["i3"])
+                    mine, theirs = searcher.search_vectors(*asked), whole.search_vectors(*asked)
+                    assert [told(hits) for hits in mine] == [told(hits) for hits in theirs]
+            for shard in shards:
+                shard.close()
+
+    run()
+
+
+def test_a_gallery_is_split_and_keeps_everything(tmp_path: Path) -> None:
+    with filled(tmp_path / "g", 0, fingerprint="model") as gallery:
+        gallery.add_vectors(
+            ids=names(50),
+            vectors=vectors(50),
+            metadata=[{"number": n} for n in range(50)],
+            sources=[f"/x/{n}" for n in range(50)],
+            stamps=[f"s{n}" for n in range(50)],
+        )
+        gallery.remove(["i7"])
+        with ShardedGallery.split(gallery, tmp_path / "s", 4) as made:
+            assert len(made) == 49 and made.fingerprint == "model" and min(map(len, made.shards)) > 0
+            for number, shard in enumerate(made.shards):
+                assert shard.verify().ok
+                assert all(shard_of(item, 4) == number for item in shard.ids)
+                assert {i: h[1:] for i, h in shard.held(shard.ids).items()} == {
+                    i: h[1:] for i, h in gallery.held(shard.ids).items()
+                }
+            made.of("new").add_vectors(ids=["new"], vectors=vectors(1, 9))
+            gallery.add_vectors(ids=["new"], vectors=vectors(1, 9))
+            with ShardedSearcher(None, made) as searcher, VectorSearcher(gallery) as whole:
+                mine, theirs = searcher.search_vectors(vectors(5, 3)), whole.search_vectors(vectors(5, 3))
+                assert [told(hits) for hits in mine] == [told(hits) for hits in theirs]
+        with pytest.raises(GalleryError):
+            ShardedGallery.split(gallery, tmp_path / "s", 4)
+        for wrong in (0, 257, True, 2.5):
+            with pytest.raises(UsageError, match="into"):
+                ShardedGallery.split(gallery, tmp_path / "t", wrong)  # type: ignore[arg-type]
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["g", "s"]
+
+
+def test_queries_refined_hits_and_balances(tmp_path: Path) -> None:
+    pictures = []
+    for number in range(9):
+        pixels = np.random.default_rng(number).integers(0, 256, (20, 16, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        pictures.append(tmp_path / f"{number}.png")
+    with Engine(write_tiny_bundle(tmp_path / "b.cir")) as engine:
+        one = Gallery.create(tmp_path / "one", engine)
+        shards = [Gallery.create(tmp_path / f"{number}", engine) for number in range(3)]
+        for number, shard in enumerate(shards):
+            part = slice(3 * number, 3 * number + 3)
+            for gallery in (one, shard):
+                gallery.add(pictures[part], ids=names(9)[part])
+        with ShardedSearcher(engine, shards) as searcher, Searcher(engine, one) as whole:
+            balance = {"explicit_matching": 2.0}
+            for asked in ((pictures[4], "is red flying"), (whole.item("i5"), "is longer")):
+                mine, theirs = (s.query(*asked, k=9, balance=balance) for s in (searcher, whole))
+                assert told(mine) == told(theirs)
+                assert mine.unknown_words == theirs.unknown_words and mine.balance == theirs.balance
+            pairs = [pictures[0], mine[0], pictures[1]], ["is red"] * 3
+            for ours, others in zip(
+                searcher.query_batch(*pairs, k=4), whole.query_batch(*pairs, k=4), strict=True
+            ):
+                assert told(ours) == told(others)
+            with pytest.raises(GalleryError, match="no shard holds"):
+                searcher.query(type(mine[0])("nobody"), "is red")
+            with pytest.raises(UsageError, match="text"):
+                searcher.query(pictures[0], None)
+            with pytest.raises(UsageError, match=r"where|filter|price"):
+                searcher.query(pictures[0], "is red", where="price <")
+        with pytest.raises(GalleryError, match="encoded by bundle"):
+            ShardedSearcher(engine, [filled(tmp_path / "other", fingerprint="other")])
+
+
+class Broken:
+    def search(self, *asked: Any) -> Any:
+        raise ScoringError("the machine is gone")
+
+    def vector(self, item: str) -> None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
+def test_there_is_no_part_of_an_answer(tmp_path: Path) -> None:
+    with ShardedSearcher(None, [filled(tmp_path / "g"), Broken()]) as searcher:
+        with pytest.raises(ScoringError, match="shard 1 of 2: the machine is gone"):
+            searcher.search_vectors(vectors(1))
+        with pytest.raises(UsageError, match="no bundle"):
+            searcher.query(None, "is red")
+    with pytest.raises(UsageError, match="closed"):
+        searcher.search_vectors(vectors(1))
+    assert LocalShard(tmp_path / "g").vector("nobody") is None
+    with pytest.raises(GalleryError, match="shards have rows of one bundle"):
+        ShardedSearcher(None, [tmp_path / "g", filled(tmp_path / "h", fingerprint="other")])
+    for wrong in (None, [], [7], 7):
+        with pytest.raises(UsageError, match="shard"):
+            ShardedSearcher(None, wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "x"}, {"version": 2}, {"version": "1"}, {"rule": "crc"}, {"shards": []}, {"dimension": 9},
+        {"shards": ["0000.gallery"] * 2}, {"shards": ["../g", "0001.gallery"]}, {"tokens_per_item": 0},
+        {"fingerprint": 7}, {"fingerprint": "other"}, {"more": 1}, {"shards": "0000.gallery"},
+    ],
+)  # fmt: skip
+def test_a_list_of_shards_that_is_damaged(tmp_path: Path, change: dict[str, Any]) -> None:
+    with filled(tmp_path / "g") as gallery:
+        ShardedGallery.split(gallery, tmp_path / "s", 2).close()
+    place = tmp_path / "s" / FILE
+    said = json.loads(place.read_text())
+    place.write_text(json.dumps({**said, **change}))
+    with pytest.raises(GalleryError) as raised:
+        ShardedGallery(tmp_path / "s")
+    assert len(str(raised.value)) < 600
+    for text in ("", "[" * 100_000, "\xff"):
+        place.write_bytes(text.encode("latin-1"))
+        with pytest.raises(GalleryError):
+            ShardedGallery(tmp_path / "s")
+    place.unlink()
+    with pytest.raises(GalleryError, match="no sharded gallery"):
+        ShardedGallery(tmp_path / "s")
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    filled(tmp_path / "g", 20).close()
+    assert main(["shard", str(tmp_path / "g"), str(tmp_path / "s"), "--into", "3", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["shards"] == 3 and sum(said["counts"]) == said["items"] == 20
+    assert main(["shard", str(tmp_path / "g"), str(tmp_path / "s"), "--into", "3"]) == 1
+    with ShardedSearcher(None, tmp_path / "s") as searcher:
+        assert len(searcher.search_vectors(vectors(1), k=50)[0]) == 20
+    with pytest.raises(CirError):
+        ShardedSearcher(None, tmp_path / "g")
