@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from onnx import ModelProto
 
-from cir_export.graphs.checking import check_nodes, shell
+from cir_export.checking import check_nodes, shell
 
 __all__ = ["number_anew", "taken_apart"]
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, defs, helper, numpy_helper
 
-from cir_export.graphs.checking import check_nodes
+from cir_export.checking import check_nodes
 from cir_export.graphs.expansions import write_out
 from cir_export.graphs.origin import origin
 from cir_infer.errors import ExportError
