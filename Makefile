@@ -19,6 +19,7 @@ CIR_CUDA ?= AUTO
 $(STAMP): $(SOURCES)
 	@test -x $(BIN)/python || { echo "Setting up $(VENV), once: 1/4 a virtual environment"; $(PYTHON) -m venv $(VENV); }
 	@echo "2/4 PyTorch and the tools that compile (200 MB to download)"
+	@$(PIP) "pip>=23.1"  # older Pythons bring one that cannot pass settings to a build
 	@$(PIP) torch==2.13.0 "scikit-build-core>=0.11" "nanobind>=2.4" cmake ninja
 	@echo "3/4 what cir-infer, its export, its benchmarks and its tests need (150 MB)"
 	@$(PIP) $$($(BIN)/python tools/requirements.py export bench dev)

@@ -113,7 +113,7 @@ def build(
         if version < (3, 12):
             environment["SETUPTOOLS_EXT_SUFFIX"] = f".cpython-{version[0]}{version[1]}-{machine}-linux-gnu.so"
     with tempfile.TemporaryDirectory(dir=work) as folder:
-        told = [part for option in options for part in ("-C", option)]
+        told = [part for option in options for part in ("--config-settings", option)]
         run(python, "-m", "pip", "wheel", ".", "--quiet", "--no-deps", *told, "-w", folder, env=environment)
         (made,) = Path(folder).glob("*.whl")
         repaired = Path(folder) / "repaired"
