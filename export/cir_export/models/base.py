@@ -91,6 +91,8 @@ class RetrievalModel(nn.Module, ABC):
             so the runtime refines a hit from the stored row, and no reference graph is exported.
         from_towers: built over the towers of a folder as it is published, so that a configuration of
             `cir-train` does not describe it.
+        encoders_in_trunks: whether encoders of pictures and texts hold nothing beside `trunks`, so that with
+            frozen trunks each picture and text has to be encoded only once.
         unused: modules that the system keeps, to share weight files with others, and never runs.
         composes: which of "reference" and "text" `compose` reads; the compose graph has these inputs.
 
@@ -105,6 +107,7 @@ class RetrievalModel(nn.Module, ABC):
     weighted: bool = False
     reference_is_gallery_row: ClassVar[bool] = True
     from_towers: ClassVar[bool] = False
+    encoders_in_trunks: ClassVar[bool] = False
     unused: ClassVar[tuple[str, ...]] = ()
     composes: ClassVar[tuple[str, ...]] = ("reference", "text")
 

@@ -125,6 +125,7 @@ class Clip4CirCombiner(Clip4CirSum):
     """Stage 2: the Combiner."""
 
     system: ClassVar[str] = "clip4cir-combiner"
+    encoders_in_trunks: ClassVar[bool] = True
 
     def __init__(self, clip: Clip, projection_dim: int, hidden_dim: int) -> None:
         super().__init__(clip)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,9 @@ class Batch(NamedTuple):
     Attributes:
         tokens: int64 (B, T), padded on the right.
         lengths: int64 (B,).
-        images: uint8 (U, H, W, 3), or float32 (U, F) for models on features.
+        texts: the captions of each query.
+        images: uint8 (U, H, W, 3), or float32 (U, F) for models on features; or the embeddings of the
+            pictures, where they were encoded before.
         references: int64 (B,), places in `images`.
         targets: int64 (T,), places in `images` of the distinct targets.
         own: int64 (B,), each query's own target as a place in `targets`.
@@ -34,6 +37,7 @@ class Batch(NamedTuple):
 
     tokens: Tensor
     lengths: Tensor
+    texts: list[tuple[str, ...]]
     images: Tensor
     references: Tensor
     targets: Tensor
@@ -41,9 +45,12 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device; lengths stay, as packing reads them on the CPU."""
-        return Batch(
-            *(part if name == "lengths" else part.to(device) for name, part in self._asdict().items())
-        )
+        moved = {
+            name: part.to(device)
+            for name, part in self._asdict().items()
+            if isinstance(part, Tensor) and name != "lengths"
+        }
+        return self._replace(**moved)
 
 
 class TextTokens:
@@ -108,21 +115,29 @@ class TrainingQueries:
         every = torch.arange(len(self.split)) if families is None else torch.tensor(families)
         return list(family_batches(every, self.per_batch, self.seed, epoch))
 
-    def batches(self, epoch: int, done: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, without the first `done`.
+    def batches(self, epoch: int, done: int = 0, encoded: Tensor | None = None) -> Iterator[Batch]:
+        """The batches of an epoch, without the first `done`; of `encoded` rows for pictures, if given.
 
         What a batch holds follows from seed, epoch and its place alone, so an interrupted epoch goes on with
         the same ones.
         """
         keys = [(epoch, numbers.tolist()) for numbers in self.numbers(epoch)[done:]]
-        workers = 0 if self.images.in_memory else self.images.workers
-        for made in in_processes(self._arrays, keys, workers):
+        workers = 0 if self.images.in_memory or encoded is not None else self.images.workers
+        make = partial(self._arrays, pictures=encoded is None)
+        for made in in_processes(make, keys, workers):
             images, texts, references, targets, own = made
+            found = torch.from_numpy(images)
             tokens, lengths = self.tokens(texts)
-            yield Batch(tokens, lengths, *map(torch.from_numpy, (images, references, targets, own)))
+            yield Batch(
+                tokens,
+                lengths,
+                texts,
+                found if encoded is None else encoded[found],
+                *map(torch.from_numpy, (references, targets, own)),
+            )
 
     def _arrays(
-        self, key: tuple[int, list[int]]
+        self, key: tuple[int, list[int]], pictures: bool
     ) -> tuple[npt.NDArray[Any], list[tuple[str, ...]], Numbers, Numbers, Numbers]:
         epoch, numbers = key
         found = [self.split.triplet(number, (self.seed << 20) + epoch) for number in numbers]
@@ -131,7 +146,7 @@ class TrainingQueries:
         rows = np.unique(np.concatenate([reference_rows, target_rows]))
         dice = [np.random.default_rng((self.seed, epoch, int(row))) for row in rows]
         return (
-            self.images.take(rows.tolist(), dice),
+            self.images.take(rows.tolist(), dice) if pictures else rows,
             [one.texts for one in found],
             np.searchsorted(rows, reference_rows),
             np.searchsorted(rows, target_rows),

@@ -14,6 +14,7 @@ from cir_eval.protocols.contract import Protocol
 from cir_export.models import RetrievalModel
 from cir_export.models.base import pairwise_scores
 from cir_export.training.data import TextTokens
+from cir_export.training.frozen import KeptEncodings
 from cir_export.training.images import Images
 from cir_export.training.loading import MeasuredPart, MeasuredSplit
 
@@ -29,6 +30,7 @@ def evaluate(
     tokens: TextTokens,
     device: torch.device,
     halves: bool = False,
+    kept: KeptEncodings | None = None,
 ) -> dict[str, Any]:
     """Recall over a split's galleries as its protocol counts it, in float32.
 
@@ -39,6 +41,7 @@ def evaluate(
         split: where.
         tokens: of the model.
         device: of the model.
+        kept: embeddings of the model, where its encoders stay as they are.
         halves: also measure both halves of the queries, every other pair, for `two_way`.
 
     Returns:
@@ -47,7 +50,7 @@ def evaluate(
         "recall_at_1_by_kind" and "parts" where there are several.
     """
     model.eval()
-    outcomes = [_outcomes(model, split.protocol, part, tokens, device) for part in split.parts]
+    outcomes = [_outcomes(model, split.protocol, part, tokens, device, kept) for part in split.parts]
     parts = [metrics_of(part) for part in outcomes]
     pooled = metrics_of([one for part in outcomes for one in part])
     mean = {name: float(np.mean([part[name] for part in parts])) / 100 for name in outcomes[0][0].values}
@@ -139,15 +142,23 @@ def _outcomes(
     measured: MeasuredPart,
     tokens: TextTokens,
     device: torch.device,
+    kept: KeptEncodings | None,
 ) -> list[Outcome]:
     part = measured.part
-    rows = _encode(model.encode_gallery, measured.images, range(len(part.ids)), device)
+    if kept is None:
+        rows = _encode(model.encode_gallery, measured.images, range(len(part.ids)), device)
+    else:
+        rows = kept.rows(measured.images).to(device)
     outcomes: list[Outcome] = []
     references = _references(model, measured, rows, device)
     for start, seen in zip(range(0, len(part.queries), _QUERIES), references, strict=False):
         queries = part.queries[start : start + _QUERIES]
-        ids, lengths = tokens([query.texts for query in queries])
-        text = model.encode_text(ids.to(device), lengths)
+        asked = [query.texts for query in queries]
+        ids, lengths = tokens(asked)
+        if kept is None:
+            text = model.encode_text(ids.to(device), lengths)
+        else:
+            text = kept.texts(asked, ids.to(device), lengths)
         scores = pairwise_scores(model.compose(seen, text), rows).cpu()
         # A NaN ranks behind every number, equal scores by the smaller row, as every scorer of the SDK has it.
         order = torch.sort(-scores.nan_to_num(nan=-torch.inf), dim=1, stable=True).indices.numpy()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -94,6 +97,17 @@ class Images:
         if isinstance(self._final, PixelInput):
             found = [self._cut(one, None if dice is None else dice[n]) for n, one in enumerate(found)]
         return np.stack(found)
+
+    def digest(self) -> str:
+        """Sha256 over what is read and how, in hexadecimal: of files their places, sizes and times."""
+        found = hashlib.sha256(repr(self._final).encode())
+        for image in self.images:
+            if isinstance(image, (str, os.PathLike)):
+                stat = Path(image).stat()
+                found.update(f"{image} {stat.st_size} {stat.st_mtime_ns}".encode())
+            else:
+                found.update(np.asarray(image).tobytes())
+        return found.hexdigest()
 
     def batches(self, rows: Sequence[int]) -> Iterator[Tensor]:
         """Pictures in the order of `rows`, as many at a time as an encoder takes without much memory."""

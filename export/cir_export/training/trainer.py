@@ -21,6 +21,7 @@ from cir_export.tokenization import known_words
 from cir_export.training.configuration import TrainingConfig, TrainingSettings
 from cir_export.training.data import Batch
 from cir_export.training.evaluation import evaluate, share_measured, two_way
+from cir_export.training.frozen import KeptEncodings, stay_frozen
 from cir_export.training.initial import start_from
 from cir_export.training.loading import Loaded, load_data
 from cir_export.training.loss import batch_classification_loss, negative_set_loss
@@ -125,6 +126,7 @@ def train(
     for entry in state.log:
         report(entry)
 
+    kept = KeptEncodings(model, folder, chosen) if stay_frozen(model, settings) else None
     steps_per_epoch = len(data.train.numbers(0))
     if not steps_per_epoch:
         raise TrainingError(
@@ -140,7 +142,7 @@ def train(
         epoch, done = divmod(state.step, steps_per_epoch)
         freeze_trunks(model, epoch < settings.frozen_epochs)
         bar = progress_bar(
-            data.train.batches(epoch, done),
+            data.train.batches(epoch, done, None if kept is None else kept.rows(data.train.images)),
             steps_per_epoch - done,
             description=f"epoch {epoch + 1}",
             unit="batch",
@@ -153,7 +155,7 @@ def train(
             with torch.autocast(
                 chosen.type, _AUTOCAST.get(settings.precision), enabled=settings.precision in _AUTOCAST
             ):
-                loss = batch_loss(model, batch.to(chosen), settings)
+                loss = batch_loss(model, batch.to(chosen), settings, kept)
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             scaler.step(optimizer)
@@ -173,7 +175,7 @@ def train(
         found = None
         if data.validation is not None:
             halves = data.validation is data.test
-            found = evaluate(model, data.validation, data.train.tokens, chosen, halves)
+            found = evaluate(model, data.validation, data.train.tokens, chosen, halves, kept)
         entry = {
             "event": "epoch",
             "epoch": epoch + 1,
@@ -201,17 +203,22 @@ def train(
     return end
 
 
-def batch_loss(model: RetrievalModel, batch: Batch, settings: TrainingSettings) -> Tensor:
+def batch_loss(
+    model: RetrievalModel, batch: Batch, settings: TrainingSettings, kept: KeptEncodings | None = None
+) -> Tensor:
     """The system's own loss, or TIRG's over the batch's distinct targets: batch classification by default.
 
-    Every image is encoded once, whatever its roles.
+    Every image is encoded once, whatever its roles; not at all where the batch holds kept embeddings.
     """
-    text = model.encode_text(batch.tokens, batch.lengths)
+    if kept is None:
+        text = model.encode_text(batch.tokens, batch.lengths)
+    else:
+        text = kept.texts(batch.texts, batch.tokens, batch.lengths)
     if "reference" not in model.composes:
         rows = model.encode_gallery(batch.images[batch.targets])
         seen = rows[batch.own]  # not read
     elif model.reference_is_gallery_row:
-        encoded = model.encode_gallery(batch.images)
+        encoded = batch.images if kept is not None else model.encode_gallery(batch.images)
         rows, seen = encoded[batch.targets], encoded[batch.references]
     else:
         distinct, which = torch.unique(batch.references, return_inverse=True)
