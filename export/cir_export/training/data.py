@@ -45,12 +45,10 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device; lengths stay, as packing reads them on the CPU."""
-        moved = {
-            name: part.to(device)
-            for name, part in self._asdict().items()
-            if isinstance(part, Tensor) and name != "lengths"
-        }
-        return self._replace(**moved)
+        images, references, targets, own = (
+            part.to(device) for part in (self.images, self.references, self.targets, self.own)
+        )
+        return Batch(self.tokens.to(device), self.lengths, self.texts, images, references, targets, own)
 
 
 class TextTokens:
