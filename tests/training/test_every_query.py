@@ -14,8 +14,8 @@ from cir_export.models import MODELS, build_model
 from cir_export.training.configuration import DataSettings, TrainingConfig, TrainingSettings
 from cir_export.training.data import TrainingQueries
 from cir_export.training.loading import load_data
+from cir_export.training.step import batch_loss
 from cir_export.training.systems import model_for_system, with_vocabulary
-from cir_export.training.trainer import batch_loss
 
 MODEL = {
     "system": "artemis",

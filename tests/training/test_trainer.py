@@ -12,7 +12,7 @@ from cir_bench.commands.ablation import table
 from cir_eval.datasets.scenes.generation import Plan, generate
 from cir_export.commands.train import main
 from cir_export.model_file import load_model
-from cir_export.training import trainer
+from cir_export.training import step, trainer
 from cir_export.training.configuration import DataSettings, TrainingConfig, TrainingSettings
 from cir_export.training.trainer import TrainingFiles, train
 from cir_infer.errors import DatasetError, TrainingError
@@ -73,7 +73,7 @@ def test_an_interrupted_training_continues_to_the_same_bits(scenes, tmp_path, mo
     monkeypatch.setattr(trainer, "_STATE_EVERY", 1)
     train(_config(scenes), tmp_path / "whole", "cpu")
 
-    original, calls = trainer.batch_loss, []
+    original, calls = step.batch_loss, []
 
     def interrupted(*args):
         if len(calls) == stop_at:
@@ -81,11 +81,11 @@ def test_an_interrupted_training_continues_to_the_same_bits(scenes, tmp_path, mo
         calls.append(1)
         return original(*args)
 
-    monkeypatch.setattr(trainer, "batch_loss", interrupted)
+    monkeypatch.setattr(step, "batch_loss", interrupted)
     with pytest.raises(_Interrupted):
         train(_config(scenes), tmp_path / "parts", "cpu")
     assert TrainingFiles(tmp_path / "parts").state.exists()
-    monkeypatch.setattr(trainer, "batch_loss", original)
+    monkeypatch.setattr(step, "batch_loss", original)
     torch.manual_seed(999)  # what a new process starts with does not matter
     train(_config(scenes), tmp_path / "parts", "cpu")
 
@@ -125,7 +125,7 @@ def test_every_part_of_the_ablation_trains(scenes, tmp_path, system):
 
 def test_another_configuration_does_not_continue_a_state(scenes, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "_STATE_EVERY", 1)
-    original, calls = trainer.batch_loss, []
+    original, calls = step.batch_loss, []
 
     def interrupted(*args):
         calls.append(1)
@@ -133,10 +133,10 @@ def test_another_configuration_does_not_continue_a_state(scenes, tmp_path, monke
             raise _Interrupted
         return original(*args)
 
-    monkeypatch.setattr(trainer, "batch_loss", interrupted)
+    monkeypatch.setattr(step, "batch_loss", interrupted)
     with pytest.raises(_Interrupted):
         train(_config(scenes), tmp_path, "cpu")
-    monkeypatch.setattr(trainer, "batch_loss", original)
+    monkeypatch.setattr(step, "batch_loss", original)
     with pytest.raises(TrainingError, match=r"another configuration.*--restart"):
         train(_config(scenes, learning_rate=1e-3), tmp_path, "cpu")
     state = TrainingFiles(tmp_path).state
@@ -166,7 +166,7 @@ def test_what_cannot_be_trained_is_refused_with_a_remedy(scenes, tmp_path):
 
 
 def test_a_diverging_training_stops(scenes, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "batch_classification_loss", lambda scores, *_: scores.sum() * float("nan"))
+    monkeypatch.setattr(step, "batch_classification_loss", lambda scores, *_: scores.sum() * float("nan"))
     with pytest.raises(TrainingError, match="the loss is nan at step 1; lower"):
         train(_config(scenes), tmp_path, "cpu")
 

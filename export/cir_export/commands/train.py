@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = args.out or args.config.parent
     report = (lambda _: None) if args.json else _say
     end = train(config, out, args.device, args.restart, report, args.initial)
-    if args.json:
+    if args.json and end:  # only the first of several processes has something to say
         print_json(end)
     return 0
 

@@ -11,22 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from cir_export.checkpoints.domains import domain_of
 from cir_export.model_file import TrainedModel, load_model, save_model
 from cir_export.models import RetrievalModel, build_model
-from cir_export.models.base import pairwise_scores
 from cir_export.tokenization import known_words
-from cir_export.training.configuration import TrainingConfig, TrainingSettings
-from cir_export.training.data import Batch
+from cir_export.training.configuration import TrainingConfig
 from cir_export.training.evaluation import evaluate, share_measured, two_way
 from cir_export.training.frozen import KeptEncodings, stay_frozen
 from cir_export.training.initial import start_from
 from cir_export.training.loading import Loaded, load_data
-from cir_export.training.loss import batch_classification_loss, negative_set_loss
 from cir_export.training.optimisation import build_optimizer, freeze_trunks, learning_rate
+from cir_export.training.processes import join_processes
 from cir_export.training.state import TrainingState, load_state, save_state
+from cir_export.training.step import step_of
 from cir_export.training.systems import with_vocabulary
 from cir_infer.console.progress import progress_bar
 from cir_infer.errors import CirError, TrainingError, UsageError, shown
@@ -88,7 +86,8 @@ def train(
         initial: files or folders to start from, see `initial.py`; a later one overrides an earlier one.
 
     Returns:
-        The last entry of the log, with the recall of the stored model on the test split.
+        The last entry of the log, with the recall of the stored model on the test split; nothing in any but
+        the first of several processes.
 
     Raises:
         TrainingError: the configuration does not fit, the loss is no longer finite, or the interrupted
@@ -97,14 +96,16 @@ def train(
     """
     settings, files = config.training, TrainingFiles(folder)
     chosen = _device(device, settings.precision)
+    processes = join_processes(chosen)
     data = load_data(config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TrainingError(f"{folder} cannot be made: {error.strerror}") from error
-    if restart:
+    if restart and processes.first:
         files.state.unlink(missing_ok=True)
 
+    processes.wait()
     torch.manual_seed(settings.seed)
     model = _build(config, data)
     starts = [asdict(start_from(model, path, data.tokenizer)) for path in initial]
@@ -123,10 +124,12 @@ def train(
         _set_random_state(state.random)
     else:
         state.log = [{**_start_entry(config, model, data, chosen), "initial": starts}]
-    for entry in state.log:
+    for entry in state.log if processes.first else ():
         report(entry)
 
-    kept = KeptEncodings(model, folder, chosen) if stay_frozen(model, settings) else None
+    kept = None
+    if processes.count == 1 and stay_frozen(model, settings):
+        kept = KeptEncodings(model, folder, chosen)
     steps_per_epoch = len(data.train.numbers(0))
     if not steps_per_epoch:
         raise TrainingError(
@@ -134,6 +137,8 @@ def train(
         )
 
     def remember() -> None:
+        if not processes.first:
+            return
         state.model, state.optimizer = model.state_dict(), optimizer.state_dict()
         state.scaler, state.random = scaler.state_dict(), _random_state()
         save_state(files.state, state)
@@ -141,6 +146,7 @@ def train(
     while state.step < settings.epochs * steps_per_epoch:
         epoch, done = divmod(state.step, steps_per_epoch)
         freeze_trunks(model, epoch < settings.frozen_epochs)
+        loss_of = step_of(model, settings, kept, processes)
         bar = progress_bar(
             data.train.batches(epoch, done, None if kept is None else kept.rows(data.train.images)),
             steps_per_epoch - done,
@@ -155,12 +161,13 @@ def train(
             with torch.autocast(
                 chosen.type, _AUTOCAST.get(settings.precision), enabled=settings.precision in _AUTOCAST
             ):
-                loss = batch_loss(model, batch.to(chosen), settings, kept)
+                processes.seed(settings.seed, state.step)
+                loss = loss_of(batch.to(chosen))
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             scaler.step(optimizer)
             scaler.update()
-            value = loss.item()
+            value = processes.mean(loss)
             if value != value or value in (float("inf"), float("-inf")):
                 raise TrainingError(
                     f"the loss is {value} at step {state.step + 1}; lower training.learning_rate or "
@@ -172,6 +179,9 @@ def train(
             state.cpu_seconds += time.process_time() - cpu
             if state.step % _STATE_EVERY == 0 and state.step % steps_per_epoch:
                 remember()
+        if not processes.first:
+            state.epoch_loss = 0.0
+            continue
         found = None
         if data.validation is not None:
             halves = data.validation is data.test
@@ -196,45 +206,13 @@ def train(
         _write_log(files.log, state.log)
         report(entry)
 
+    if not processes.first:
+        return {}
     end = _store_best(config, state, data, files, chosen)
     report(end)
     _write_log(files.log, [*state.log, end])
     files.state.unlink(missing_ok=True)
     return end
-
-
-def batch_loss(
-    model: RetrievalModel, batch: Batch, settings: TrainingSettings, kept: KeptEncodings | None = None
-) -> Tensor:
-    """The system's own loss, or TIRG's over the batch's distinct targets: batch classification by default.
-
-    Every image is encoded once, whatever its roles; not at all where the batch holds kept embeddings.
-    """
-    if kept is None:
-        text = model.encode_text(batch.tokens, batch.lengths)
-    else:
-        text = kept.texts(batch.texts, batch.tokens, batch.lengths)
-    if "reference" not in model.composes:
-        rows = model.encode_gallery(batch.images[batch.targets])
-        seen = rows[batch.own]  # not read
-    elif model.reference_is_gallery_row:
-        encoded = batch.images if kept is not None else model.encode_gallery(batch.images)
-        rows, seen = encoded[batch.targets], encoded[batch.references]
-    else:
-        distinct, which = torch.unique(batch.references, return_inverse=True)
-        seen = model.encode_reference(batch.images[distinct])[which]
-        excluded = batch.targets[None] == batch.references[:, None]
-        own_loss = model.own_loss(seen, text, batch.images[batch.targets], batch.own, excluded)
-        if own_loss is not None:
-            return own_loss
-        rows = model.encode_gallery(batch.images[batch.targets])
-    scores = pairwise_scores(model.compose(seen, text), rows)
-    if settings.loss_set:
-        loss = negative_set_loss(scores, batch.own, model.logit_scale, settings.loss_set, settings.loss_sets)
-    else:
-        loss = batch_classification_loss(scores, batch.own, model.logit_scale)
-    further = model.further_loss(seen, text, rows[batch.own])
-    return loss if further is None else loss + further
 
 
 def _build(config: TrainingConfig, data: Loaded) -> RetrievalModel:
