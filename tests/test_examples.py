@@ -45,7 +45,7 @@ def run(folder: Path, name: str, *arguments: str) -> str:
 
 
 def test_every_example_is_run_here() -> None:
-    run_here = {"search", "refine", "filter", "bring_your_own", "evaluate", "vectors"}
+    run_here = {"search", "refine", "filter", "bring_your_own", "evaluate", "vectors", "explain"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == run_here
 
 
@@ -57,6 +57,19 @@ def test_search_and_refine(folder: Path) -> None:
     )
     shown = [line.split(": ")[1].split(" ")[0] for line in said.splitlines()]
     assert len(shown) == len(set(shown)) == 3
+
+
+def test_explain(folder: Path) -> None:
+    run(folder, "search", "artemis.cir", "photos", "photos/3.png", "is red")  # which makes the gallery
+    said = run(folder, "explain", "artemis.cir", "photos.gallery", "photos/3.png", "is red", "why.png")
+    assert [line.split()[0] for line in said.splitlines()] == [
+        "implicit_similarity",
+        "explicit_matching",
+        "is",
+        "red",
+    ]
+    with Image.open(folder / "why.png") as sheet:
+        assert sheet.width > 1000
 
 
 def test_filter(folder: Path) -> None:

@@ -167,7 +167,17 @@ def _balance(given: Sequence[str]) -> dict[str, float] | None:
 
 def _search_vectors(parser: CirParser, args: argparse.Namespace) -> None:
     """Answer the vectors of a file, one table each."""
-    for name in ("bundle", "text", "refine", "sheet", "exclude_reference", "exif_orientation", "balance"):
+    alone = (
+        "bundle",
+        "text",
+        "refine",
+        "sheet",
+        "explain",
+        "exclude_reference",
+        "exif_orientation",
+        "balance",
+    )
+    for name in alone:
         if getattr(args, name):
             parser.error(f"--vector takes the place of BUNDLE, IMAGE and TEXT; leave out {name}")
     if args.gallery is None:
