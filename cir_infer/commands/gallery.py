@@ -114,7 +114,7 @@ def _duplicates(gallery: Gallery, options: Options) -> None:
 
 
 def _verify(gallery: Gallery, options: Options) -> None:
-    report = gallery.verify()
+    report = gallery.verify(progress=not options.json)
     text = f"{report.rows:,} rows in {report.segments} files ({report.bytes:,} bytes) read"
     _tell(options, {**asdict(report), "ok": report.ok}, text + (", all sound" if report.ok else ""))
     if not report.ok:
@@ -137,7 +137,9 @@ def _upgrade(gallery: Gallery, options: Options) -> None:
 
 
 def _backup(gallery: Gallery, options: Options) -> None:
-    done = gallery.backup(options.target, verify=not options.no_verify, link=not options.copy)
+    done = gallery.backup(
+        options.target, verify=not options.no_verify, link=not options.copy, progress=not options.json
+    )
     files = f"{done.linked} files linked, {done.copied} copied ({done.bytes:,} bytes), {done.kept} kept"
     text = f"{done.items:,} items of commit {done.generation} in {printable(str(done.path))}: {files}"
     _tell(options, asdict(done), text + ("; verified" if done.verified else ""))

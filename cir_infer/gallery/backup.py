@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cir_infer.console.progress import progress_bar
 from cir_infer.errors import GalleryError, shown
 from cir_infer.gallery import drafts, files, tables
 from cir_infer.gallery import metadata as meta
@@ -79,7 +80,9 @@ class Backup:
     verified: bool = False
 
 
-def back_up(store: Store, path: Path, *, verified: bool = True, link: bool = True) -> Backup:
+def back_up(
+    store: Store, path: Path, *, verified: bool = True, link: bool = True, progress: bool = False
+) -> Backup:
     """Make a backup, or bring the one at the path up to date.
 
     Args:
@@ -87,6 +90,7 @@ def back_up(store: Store, path: Path, *, verified: bool = True, link: bool = Tru
         path: of the backup: nothing, an empty folder, or an earlier backup of this gallery.
         verified: verify the result.
         link: share row files where the file system allows.
+        progress: show progress bars on stderr, where that is a terminal.
 
     Raises:
         GalleryError: something else is at the path, the gallery or the result is damaged, the backup is
@@ -97,7 +101,16 @@ def back_up(store: Store, path: Path, *, verified: bool = True, link: bool = Tru
     made: list[object] = []
     try:
         with store.catalogue.unexchanged():
-            return _back_up(store, path, verified, link, made)
+            _check_place(store, path)
+            report = Backup(path)
+            if not _is_there(path) and not _made_anew(store, path, verified, link, progress, report, made):
+                made.clear()  # another call has made it meanwhile
+                report = Backup(path)
+            if not made:
+                with closing(_opened(store, path)) as target:
+                    target.change(_bring_up, store, target, link, progress, report)
+                    _verify(target, verified, progress, report)
+            return report
     except BaseException as error:
         if made:
             forget_durable(error)  # what was said of the draft
@@ -106,30 +119,39 @@ def back_up(store: Store, path: Path, *, verified: bool = True, link: bool = Tru
         raise
 
 
-def _back_up(store: Store, path: Path, verified: bool, link: bool, made: list[object]) -> Backup:
-    _check_place(store, path)
-    report = Backup(path)
-    if path.is_dir() and any(path.iterdir()):
-        with closing(_opened(store, path)) as target:
-            target.change(_bring_up, store, target, link, report)
-            _verify(target, verified, report)
-        return report
+def _is_there(path: Path) -> bool:
+    return path.is_dir() and any(path.iterdir())
+
+
+def _made_anew(
+    store: Store, path: Path, verified: bool, link: bool, progress: bool, report: Backup, made: list[object]
+) -> bool:
+    """Make a backup where there is none; False where another call did so meanwhile."""
     draft = path.with_name(f".{path.name}.backup")
     made.append(draft)
-    _begin(store, draft)
-    with closing(_opened(store, draft)) as target:
-        target.change(_bring_up, store, target, link, report)
-        try:
-            _verify(target, verified, report)
-        except GalleryError:
-            shutil.rmtree(draft, ignore_errors=True)  # it is what `_opened` says that it is
+    try:
+        _begin(store, draft)
+        with closing(_opened(store, draft)) as target:
+            identity = target.folder.identity
+            target.change(_bring_up, store, target, link, progress, report)
+            try:
+                _verify(target, verified, progress, report)
+            except GalleryError:
+                if drafts.identity_of(draft) == identity:
+                    shutil.rmtree(draft, ignore_errors=True)
+                raise
+        made.append(identity)
+        with files.told_as_gallery_error("giving the backup its name", path):
+            draft.rename(path)
+            files.sync_folder(path.parent)
+            drafts.sweep(draft)  # of the gallery that it began as, if the run that made it was killed
+    except GalleryError:
+        if not _is_there(path):
             raise
-    made.append(drafts.identity_of(draft))
-    with files.told_as_gallery_error("giving the backup its name", path):
-        draft.rename(path)
-        files.sync_folder(path.parent)
-        drafts.sweep(draft)  # of the gallery that it began as, if the run that made it was killed
-    return report
+        if drafts.identity_of(draft) in made:  # it was begun when the other call had already given the name
+            shutil.rmtree(draft, ignore_errors=True)
+        return False
+    return True
 
 
 # ---- where it goes
@@ -159,7 +181,11 @@ def _begin(store: Store, draft: Path) -> None:
     else:
         with files.told_as_gallery_error("making the backup", draft):
             draft.parent.mkdir(parents=True, exist_ok=True)
-        Store.create(draft, store.catalogue.state().encoding, origin=_identity(store))
+        try:
+            Store.create(draft, store.catalogue.state().encoding, origin=_identity(store))
+        except GalleryError:
+            if not draft.exists():  # or else another call has begun with it
+                raise
 
 
 def _opened(store: Store, path: Path) -> Store:
@@ -198,7 +224,7 @@ def _opened(store: Store, path: Path) -> Store:
 # ---- what goes there
 
 
-def _bring_up(store: Store, target: Store, link: bool, report: Backup) -> None:
+def _bring_up(store: Store, target: Store, link: bool, progress: bool, report: Backup) -> None:
     """Make the target hold what the gallery holds now, in one commit."""
     pinned = store.snapshot()  # what this commit and all later ones name stays there
     state = store.catalogue.state()
@@ -218,7 +244,7 @@ def _bring_up(store: Store, target: Store, link: bool, report: Backup) -> None:
     dead = np.concatenate([np.empty(0, np.bool_), *(s.buried(state.buried) for s in segments)])
     report.items = int(len(keys) - dead.sum())
     with files.told_as_gallery_error("copying rows", target.path):
-        for entry in state.segments:
+        for entry in progress_bar(state.segments, len(state.segments), "copying", "file", progress):
             _fetch(store, target, entry, held.get(entry.number), link, report)
         files.sync_folder(target.folder.rows)
     if lineage.copied < state.generation:
@@ -347,10 +373,10 @@ def _encoded(text: str | None) -> meta.Encoded:
     return meta.Encoded(text, list(meta.attributes_of(meta.decode(text))))
 
 
-def _verify(target: Store, verified: bool, report: Backup) -> None:
+def _verify(target: Store, verified: bool, progress: bool, report: Backup) -> None:
     if not verified:
         return
-    problems = verify(target).problems
+    problems = verify(target, progress=progress).problems
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise GalleryError(

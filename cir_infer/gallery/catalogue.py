@@ -6,6 +6,7 @@ on the disk. What the tables hold is in `tables`.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -69,7 +70,7 @@ class Catalogue:
             GalleryError: the disk is full or fails.
         """
         try:
-            address = f"file:{quote(str(path.absolute()))}?mode=rwc"
+            address = f"file:{quote(os.fsencode(path.absolute()))}?mode=rwc"
             with forks_wait(), closing(sqlite3.connect(address, uri=True, isolation_level=None)) as link:
                 link.execute("PRAGMA journal_mode = WAL").fetchone()
                 link.execute("PRAGMA synchronous = FULL")

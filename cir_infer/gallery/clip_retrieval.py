@@ -70,7 +70,8 @@ def write_folder(snapshot: Snapshot, folder: Path, dtype: str) -> None:
                     for name, values in columns.items()
                 }
             )
-            parquet.write_table(table, folder / "metadata" / f"metadata_{number}.parquet")
+            with (folder / "metadata" / f"metadata_{number}.parquet").open("wb") as file:
+                parquet.write_table(table, file)  # which takes no name that is not UTF-8
         except pyarrow.ArrowException as error:
             raise GalleryError(f"{folder}: metadata cannot be written as a table ({shown(error)})") from error
     manifest = about(snapshot, len(rows))
@@ -191,17 +192,18 @@ def _table_parts(path: Path | None, count: int, step: int) -> Iterator[tuple[int
         return
     parquet = import_parquet(path)
     try:
-        table = parquet.ParquetFile(path)
-        if table.metadata.num_rows != count:
-            raise ValueError(f"{table.metadata.num_rows} rows for {count} vectors")
-        names = table.schema_arrow.names
-        if len(set(names)) != len(names):
-            raise ValueError("two columns of one name")
-        start = 0
-        for batch in table.iter_batches(batch_size=step):
-            rows = batch.to_pylist()
-            yield start, rows
-            start += len(rows)
+        with path.open("rb") as file:
+            table = parquet.ParquetFile(file)
+            if table.metadata.num_rows != count:
+                raise ValueError(f"{table.metadata.num_rows} rows for {count} vectors")
+            names = table.schema_arrow.names
+            if len(set(names)) != len(names):
+                raise ValueError("two columns of one name")
+            start = 0
+            for batch in table.iter_batches(batch_size=step):
+                rows = batch.to_pylist()
+                yield start, rows
+                start += len(rows)
     except GalleryError:
         raise
     except Exception as error:

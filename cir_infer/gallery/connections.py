@@ -268,7 +268,9 @@ class Connections:
     def _prove(self, link: Link) -> None:
         """SQLite opens by name: was the name that it used that of this gallery, before and after?"""
         folder = self._folder
+        link.text_factory = os.fsdecode  # a name need not be UTF-8
         name: str = link.execute("PRAGMA database_list").fetchone()[2]
+        link.text_factory = str
         with suppress(OSError):
             found = os.lstat(name), os.stat(name.rpartition("/")[0])  # noqa: PTH116
             if [*map(_identity, found)] == [folder.catalogue, folder.identity]:

@@ -135,7 +135,7 @@ class Folder:
 
     def located(self) -> str:
         """A path by which the folder can be reached now, whatever its name has become; as in a URI."""
-        return f"/proc/self/fd/{self.fd}" if _HAS_PROC else quote(str(self.path))
+        return f"/proc/self/fd/{self.fd}" if _HAS_PROC else quote(os.fsencode(self.path))
 
     def check(self) -> None:
         """Make sure that the folder's name and what lies in it still are what was opened.

@@ -185,7 +185,9 @@ class OpenGallery:
             self._check(snapshot.fingerprint, snapshot.row_shape, self._expected, self._engine)
         return snapshot
 
-    def backup(self, path: str | Path, *, verify: bool = True, link: bool = True) -> Backup:
+    def backup(
+        self, path: str | Path, *, verify: bool = True, link: bool = True, progress: bool = False
+    ) -> Backup:
         """Make a backup, a gallery of its own, or bring an earlier one up to date; others go on meanwhile.
 
         Args:
@@ -193,6 +195,7 @@ class OpenGallery:
             verify: verify the result, reading all of it.
             link: share row files by hard links where the file system allows; False copies them, so that a
                 damaged disk sector does not hit both.
+            progress: show progress bars on stderr, where that is a terminal.
 
         Returns:
             What was done.
@@ -204,10 +207,16 @@ class OpenGallery:
         """
         checked_flag("verify", verify)
         place = checked_path("path", path)
-        return back_up(self._store, place, verified=verify, link=checked_flag("link", link))
+        checked_flag("link", link)
+        return back_up(
+            self._store, place, verified=verify, link=link, progress=checked_flag("progress", progress)
+        )
 
-    def verify(self) -> Verification:
+    def verify(self, *, progress: bool = False) -> Verification:
         """Read everything and check that it fits together: checksums, rows, items, filters.
+
+        Args:
+            progress: show a progress bar on stderr, where that is a terminal.
 
         Returns:
             What was read, and every problem that was found.
@@ -215,7 +224,7 @@ class OpenGallery:
         Raises:
             GalleryError: the gallery cannot be read at all.
         """
-        return verify(self._store)
+        return verify(self._store, progress=checked_flag("progress", progress))
 
     @property
     def uuid(self) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cir_infer.console.progress import progress_bar
 from cir_infer.errors import GalleryError, shown
 from cir_infer.gallery import files, tables
 from cir_infer.gallery import metadata as meta
@@ -50,10 +51,14 @@ class Verification:
         return not self.problems
 
 
-def verify(store: Store) -> Verification:
+def verify(store: Store, *, progress: bool = False) -> Verification:
     """Read everything: checksums and values of rows, SQLite's own check, rows, items, attributes.
 
     A gallery of format 1 has no checksums in its catalogue; everything else is checked all the same.
+
+    Args:
+        store: the gallery.
+        progress: show a progress bar on stderr, where that is a terminal.
 
     Raises:
         GalleryError: the gallery cannot be read at all, or was exchanged meanwhile.
@@ -62,7 +67,7 @@ def verify(store: Store) -> Verification:
     pinned = store.snapshot()  # keeps the files of this generation while they are read
     with store.catalogue.reading() as connection:
         connection.execute("BEGIN")
-        for problem in _problems(store, connection, report):
+        for problem in _problems(store, connection, report, progress):
             report.problems.append(problem)
             if len(report.problems) == _MAX_PROBLEMS:
                 break
@@ -72,11 +77,13 @@ def verify(store: Store) -> Verification:
     return report
 
 
-def _problems(store: Store, connection: tables.Connection, report: Verification) -> Iterator[str]:
+def _problems(
+    store: Store, connection: tables.Connection, report: Verification, progress: bool
+) -> Iterator[str]:
     yield from _told(_page_problems(connection))
     for table in CHECKED.keys() - {"items"}:
         yield from _told(problems(connection, table))
-    yield from _told(_content_problems(store, connection, report))
+    yield from _told(_content_problems(store, connection, report, progress))
 
 
 def _told(part: Iterator[str]) -> Iterator[str]:
@@ -93,11 +100,14 @@ def _page_problems(connection: tables.Connection) -> Iterator[str]:
             yield f"catalogue: {text}"
 
 
-def _content_problems(store: Store, connection: tables.Connection, report: Verification) -> Iterator[str]:
+def _content_problems(
+    store: Store, connection: tables.Connection, report: Verification, progress: bool
+) -> Iterator[str]:
     state = tables.read_state(connection)
     alive = np.zeros(state.next_key, np.bool_)
     last = 0
-    for segment in _opened(store, state.encoding, state.segments):
+    opened = _opened(store, state.encoding, state.segments)
+    for segment in progress_bar(opened, len(state.segments), "verifying", "file", progress):
         if isinstance(segment, str):
             yield segment
             continue

@@ -297,3 +297,21 @@ def test_two_backups_to_one_place_at_once(gallery: Gallery, tmp_path: Path) -> N
     ):
         other.backup(tmp_path / "b")
     gallery.backup(tmp_path / "b")
+
+
+def test_backups_to_one_place_at_once_are_one(gallery: Gallery, tmp_path: Path) -> None:
+    done: list[object] = []
+
+    def make() -> None:
+        try:
+            done.append(gallery.backup(tmp_path / "b").items)
+        except BaseException as error:
+            done.append(error)
+
+    threads = [Thread(target=make) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert done == [len(gallery)] * 4
+    assert holds(tmp_path / "b") == contents(gallery) and {p.name for p in tmp_path.iterdir()} == {"g", "b"}

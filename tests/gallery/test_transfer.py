@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -327,3 +329,15 @@ def test_nothing_is_exported_into_the_gallery(tmp_path: Path, place: str, overwr
         assert [path for path in sorted((tmp_path / "g").rglob("*")) if "readers" not in path.parts] == [
             path for path in before if "readers" not in path.parts
         ]
+
+
+def test_places_whose_names_are_not_utf8_are_places(tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    odd.mkdir()
+    with filled(odd / "g") as gallery:
+        gallery.remove(["i1"])
+        assert gallery.verify().ok and gallery.backup(odd / "b").items == 9
+        for name in ("x.safetensors", "y") if importlib.util.find_spec("pyarrow") else ("x.safetensors",):
+            gallery.export(odd / name)
+            with Gallery.import_from(odd / f"from {name}", odd / name, unknown_fingerprint=True) as other:
+                assert other.ids == gallery.ids
