@@ -14,7 +14,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -148,7 +148,8 @@ def _made_anew(
     except GalleryError:
         if not _is_there(path):
             raise
-        if drafts.identity_of(draft) in made:  # it was begun when the other call had already given the name
+        # What was begun when the other call had given the name already.
+        with suppress(GalleryError), closing(_opened(store, draft)) as late, late.writing():
             shutil.rmtree(draft, ignore_errors=True)
         return False
     return True
