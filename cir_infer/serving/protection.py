@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 import secrets
@@ -212,7 +213,8 @@ class _Exchange:
             if not isinstance(error, Problem):
                 _log.error("request %s failed", self.id, exc_info=error)
             if not self.started:
-                await self._refuse(problem_of(error))
+                with contextlib.suppress(Problem):
+                    await self._refuse(problem_of(error))
         finally:
             self.guard.told(self)
 
@@ -232,7 +234,11 @@ class _Exchange:
             else:
                 more.append((b"cross-origin-resource-policy", b"same-origin"))
             message = {**message, "headers": given + more}
-        await self._send(message)
+        try:
+            await self._send(message)
+        except Exception as error:
+            # What came was no HTTP after all, of which uvicorn told the client, or nobody listens any more.
+            raise Problem("cancelled", "the connection was lost before the answer was sent") from error
 
     async def _refuse(self, problem: Problem) -> None:
         self.problem = problem.kind

@@ -72,6 +72,7 @@ def serve(settings: Settings, opened: socket.socket, ready: Callable[[Service], 
     # What strangers send is no news: these warn of each request or form that is none.
     for name in ("uvicorn.error", "python_multipart"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     logging.getLogger("cir_infer.serving.access").setLevel(logging.INFO)
     service = Service(settings)
     reloading = Threads(1)
@@ -91,6 +92,11 @@ def serve(settings: Settings, opened: socket.socket, ready: Callable[[Service], 
     finally:
         signal.signal(signal.SIGTERM, before)
         reloading.close()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Answers that could not be sent, because what came turned out to be no HTTP, are none."""
+    return "without completing response" not in record.getMessage()
 
 
 def make_server(service: Service, on_start: Callable[[], None] | None = None) -> Any:

@@ -174,6 +174,17 @@ def test_slow_clients_lose_their_place(bundle: Path) -> None:
         assert client("GET", "/healthz").status == 200
 
 
+def test_a_body_that_turns_out_to_be_none_is_no_fault_of_ours(
+    bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with running(bundle) as (client, *_):
+        chunks = head + b"Transfer-Encoding: chunked\r\n\r\n", b"ffffffffffffffffffffff\r\nx"
+        assert b" 400 " in talk(client.port, *chunks, pause=0.1)
+        assert client("GET", "/healthz").status == 200
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 def test_huge_heads_are_refused(client: Client) -> None:
     said = talk(client.port, b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 70_000 + b"\r\n\r\n")
     assert b" 431 " in said
