@@ -230,13 +230,13 @@ def main() -> None:
         running(make_gallery(Path(folder)), read_timeout=2) as found,
     ):
         before, told, at_once = memory(), Counter[int](), 16
-        for start in range(0, options.requests, 250 * at_once):
+        for start in range(0, options.requests, 100 * at_once):
             seeds = range(options.seed + start, options.seed + start + at_once)
             with ThreadPoolExecutor(at_once) as threads:
-                for part in threads.map(lambda seed: attack(found.client.port, 250, seed), seeds):
+                for part in threads.map(lambda seed: attack(found.client.port, 100, seed), seeds):
                     told += part
             told_so_far = f"{dict(sorted(told.items()))}, {memory():.0f} MiB"
-            print(f"{start + 250 * at_once:,}: {told_so_far}", file=sys.stderr, flush=True)
+            print(f"{start + 100 * at_once:,}: {told_so_far}", file=sys.stderr, flush=True)
         answer = found.client("POST", "/v1/search", {"item": "sku-1", "text": "is red"})
         assert answer.status == 200
         sent, came = f"{options.requests:,} requests", dict(sorted(told.items()))
