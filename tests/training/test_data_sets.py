@@ -211,6 +211,7 @@ def test_a_data_set_trains_learns_by_heart_and_answers(name: str, tmp_path: Path
     assert bool(torch.isfinite(scores).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fashioniq", "cirr-features"])
 def test_what_was_trained_on_a_data_set_exports_and_answers(name: str, tmp_path: Path) -> None:
     """On pixels and on features; beyond that an export knows nothing of the data."""

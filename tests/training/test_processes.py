@@ -33,6 +33,7 @@ def one_of_two(rank: int, port: int, root: Path, out: Path) -> None:
     assert bool(end) == (rank == 0)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_loss_of_one(tmp_path: Path) -> None:
     root = cirr_features(tmp_path / "data")
     train(config(root), tmp_path / "one", "cpu")

@@ -26,9 +26,10 @@ reference is none of its negatives. `form` says how it is computed:
                                                                 f_tgt and f_text as well
     f_tgt     delta * l2(f), as f_com                           f, as eq. 13 has it
 
-From random weights the literal form learns next to nothing in the budget of models/systems/recall.md (R@1
-0.1, ours 39.6; docs/systems.md); the paper's trunk is trained already. delta multiplies distances as gamma
-multiplies scores, so it learns at the temperature's own rate: at the rate of the weights R@1 was 31.4. Where
+From random weights the literal form learns next to nothing in the budget of models/systems/recall.md (seed
+0: R@1 0.1, ours 39.6; docs/systems.md); the paper's trunk is trained already. delta multiplies distances as
+gamma multiplies scores, so it learns at the temperature's own rate: at the rate of the weights R@1 was
+31.4. Where
 the paper leaves room: all weights minimise the sum (a reversed gradient of the discriminator made all
 features alike), and compositions and targets share the batch of every BatchNorm, as they share its statistics
 afterwards.
