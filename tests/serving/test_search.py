@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -245,6 +247,9 @@ def test_form_fields_are_strict(client: Client) -> None:
 
 
 def test_an_image_of_too_many_pixels_is_not_decoded(client: Client) -> None:
-    answer = client.form("/v1/search", [("text", "is red")], png(1, (10_000, 5_001)))
+    image = png(1)
+    head = b"IHDR" + struct.pack(">II", 10_000, 5_001) + image[24:29]
+    claims = image[:12] + head + struct.pack(">I", zlib.crc32(head)) + image[33:]
+    answer = client.form("/v1/search", [("text", "is red")], claims)
     assert (answer.status, answer.kind) == (422, "unusable-image")
     assert "10,000 x 5,001" in answer.json["detail"]
