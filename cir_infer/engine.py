@@ -21,6 +21,7 @@ from cir_infer.bundle.orientation import oriented
 from cir_infer.console.progress import progress_bar
 from cir_infer.errors import BundleError, ImageError, TextError, UsageError, shown
 from cir_infer.inputs.arguments import (
+    checked_count,
     checked_flag,
     checked_list,
     checked_number,
@@ -343,7 +344,7 @@ class Engine:
                 argument is wrong, or the engine is closed.
             DeviceError: the device failed.
         """
-        size = checked_number("batch_size", batch_size)
+        size = checked_count("batch_size", batch_size)
         checked_flag("pad_to_batch", pad_to_batch)
         self._reader()
         if pad_to_batch:
@@ -501,7 +502,7 @@ class Engine:
         progress: bool,
         errors: OnError,
     ) -> Floats | Encoded:
-        size = checked_number("batch_size", batch_size)
+        size = checked_count("batch_size", batch_size)
         checked_word("errors", errors, ("raise", "return"))
         images = checked_images(images, isinstance(self.manifest.image, FeatureInput))
         total = len(images) if isinstance(images, (Sequence, np.ndarray)) else None

@@ -183,7 +183,7 @@ class Hits(Sequence[Hit]):
             return hit
         place = checked_number("hit", hit, least=-len(self), instead=", or a Hit")
         if place >= len(self):
-            raise UsageError(f"hit is {place}; there are {len(self)} hits, counted from 0")
+            raise UsageError(f"hit is {shown(place)}; there are {len(self)} hits, counted from 0")
         return self._hits[place]
 
     def _asked(self) -> Explainer:

@@ -16,7 +16,7 @@ from cir_infer.errors import CirError, DeviceError, UsageError, shown
 from cir_infer.gallery import Gallery
 from cir_infer.gallery.filters import Where
 from cir_infer.hits import Hit, Hits
-from cir_infer.inputs.arguments import checked_flag, checked_number, checked_word
+from cir_infer.inputs.arguments import checked_count, checked_flag, checked_word
 from cir_infer.inputs.texts import Text
 from cir_infer.processes.ending import native_call
 from cir_infer.runtime.chains import Chains
@@ -225,7 +225,7 @@ class Searcher(VectorSearcher):
                 begin with its number, from 0.
         """
         returned = checked_word("errors", errors, ("raise", "return")) == "return"
-        size = checked_number("batch_size", batch_size)
+        size = checked_count("batch_size", batch_size)
         pairs = paired(images, texts)
         answering = self._answering(k, where, exclude, exclude_reference, balance)
         answers = numbered(answering.answers(pairs, size))
@@ -279,7 +279,7 @@ class Searcher(VectorSearcher):
             DeviceError: the device failed.
         """
         snapshot = self._snapshot()
-        k = min(checked_number("k", k), snapshot.count)
+        k = min(checked_count("k", k), snapshot.count)
         samples = self.engine.warm_up()
         scorer, chains = self._scorer(snapshot)
         if chains is None:
@@ -303,7 +303,7 @@ class Searcher(VectorSearcher):
     def _answering(
         self, k: Any, where: Any, exclude: Any, leave_reference_out: Any, balance: Any
     ) -> Answering:
-        k = checked_number("k", k)
+        k = checked_count("k", k)
         ids = checked_ids(exclude)
         left_out = checked_flag("exclude_reference", leave_reference_out)
         factors = checked_balance(balance, self.engine.manifest.terms)

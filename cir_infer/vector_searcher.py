@@ -14,7 +14,7 @@ from cir_infer.errors import GalleryError, UsageError, shown
 from cir_infer.gallery import Gallery, Snapshot
 from cir_infer.gallery.filters import Where
 from cir_infer.hits import Hit, Hits
-from cir_infer.inputs.arguments import checked_number, checked_word, plain_path
+from cir_infer.inputs.arguments import checked_count, checked_word, plain_path
 from cir_infer.processes.cpus import available_cpus
 from cir_infer.processes.ending import native_call
 from cir_infer.processes.fork import PerProcess
@@ -156,7 +156,7 @@ class VectorSearcher:
             UsageError: an argument is not what is said above, or the searcher is closed.
             DeviceError: the device failed.
         """
-        k, ids = checked_number("k", k), checked_ids(exclude)
+        k, ids = checked_count("k", k), checked_ids(exclude)
         metric = checked_word("metric", metric, METRICS)
         snapshot = self._snapshot()
         queries = checked_queries(vectors, snapshot.dimension)
@@ -180,7 +180,7 @@ class VectorSearcher:
             ScoringError: the terms do not fit the rows.
             UsageError, DeviceError: see `search_vectors`.
         """
-        k, ids = checked_number("k", k), checked_ids(exclude)
+        k, ids = checked_count("k", k), checked_ids(exclude)
         snapshot = self.gallery.snapshot()
         allow = without(snapshot, snapshot.where(where), ids)
         scorer = self._scorer(snapshot)[0]

@@ -95,7 +95,8 @@ class Gallery(OpenGallery):
         if engine is not None:
             if dimension not in (None, engine.dimension):
                 raise UsageError(
-                    f"dimension is {dimension}, the engine's rows have {engine.dimension}; leave it out"
+                    f"dimension is {shown(dimension)}, the engine's rows have {engine.dimension}; "
+                    "leave it out"
                 )
             dimension, made = engine.dimension, tokens_of(engine)
             if tokens_per_item not in (None, made):

@@ -15,6 +15,7 @@ import numpy as np
 from cir_infer.errors import UsageError, shown
 
 __all__ = [
+    "checked_count",
     "checked_flag",
     "checked_list",
     "checked_number",
@@ -41,7 +42,7 @@ def plain_path(path: str | os.PathLike[str]) -> str:
 
 
 def checked_number(name: str, value: Any, least: int = 1, instead: str = "") -> int:
-    """A whole number of at least `least`, at most 2 ** 31 - 1: greater ones mean "all of them".
+    """A whole number of at least `least`, as it was given, however large: the caller knows what is too much.
 
     Args:
         name: of the argument.
@@ -56,8 +57,18 @@ def checked_number(name: str, value: Any, least: int = 1, instead: str = "") -> 
             pass
         else:
             if number >= least:
-                return min(number, _MOST)
+                return number
     raise UsageError(f"{name} is {shown(value)}; expected a whole number of at least {least}{instead}")
+
+
+def checked_count(name: str, value: Any) -> int:
+    """How many at most, of things of which there are fewer than 2 ** 31: a greater number means all of them.
+
+    Args:
+        name: of the argument, e.g. "k".
+        value: what was passed.
+    """
+    return min(checked_number(name, value), _MOST)
 
 
 def checked_real(name: str, value: Any, expected: str) -> float:

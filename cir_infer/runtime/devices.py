@@ -52,7 +52,7 @@ def open_graphs(
     if threads is not None:
         threads = checked_number("threads", threads, instead=", or None")
         if threads > MOST_THREADS:
-            raise UsageError(f"threads is {threads}; expected at most {MOST_THREADS}, or None")
+            raise UsageError(f"threads is {shown(threads)}; expected at most {MOST_THREADS}, or None")
     opened = _opened(models, device, threads, policy)
     note_slow_form(opened.backend.device, policy.int8_form)
     return opened

@@ -163,7 +163,9 @@ class Int8Scorer:
         first_list: int | None = None,
     ) -> None:
         if first_list is not None and (isinstance(first_list, bool) or first_list < 1):
-            raise UsageError(f"first_list is {first_list}; expected at least 1, or None to choose by k")
+            raise UsageError(
+                f"first_list is {shown(first_list)}; expected at least 1, or None to choose by k"
+            )
         self._settings = _settings(threads, instruction_set)
         self._first_list = min(int(first_list or 0), rows.count)
         self._rows = rows

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cir_infer.errors import ScoringError, UsageError
+from cir_infer.errors import ScoringError, UsageError, shown
 from cir_infer.scoring.contract import QueryTerms, Rows, Scorer, TopK
 from cir_infer.scoring.validation import check_query
 
@@ -90,7 +90,7 @@ class LinearisedScorer:
 
     def __init__(self, scorer: Scorer, rows: Rows, candidates: Candidates, *, factor: int = 4) -> None:
         if factor < 1:
-            raise UsageError(f"factor is {factor}; expected at least 1 candidate for each result")
+            raise UsageError(f"factor is {shown(factor)}; expected at least 1 candidate for each result")
         if rows.has_tokens:
             raise UsageError("rows of several vectors an item have no linearised form; use make_scorer")
         self._scorer = scorer

@@ -17,7 +17,7 @@ import numpy as np
 
 from cir_infer.bundle.manifest import PixelInput
 from cir_infer.engine import Engine
-from cir_infer.errors import CirError, GalleryError, ImageError
+from cir_infer.errors import CirError, GalleryError, ImageError, shown
 from cir_infer.explaining.explanation import Explanation
 from cir_infer.hits import Hit, Hits
 from cir_infer.inputs.images import image_size
@@ -182,7 +182,7 @@ class Service:
 
     def _check_k(self, k: int) -> None:
         if not 1 <= k <= self.settings.max_k:
-            raise Problem("invalid-argument", f"k is {k}; expected 1 to {self.settings.max_k}")
+            raise Problem("invalid-argument", f"k is {shown(k)}; expected 1 to {self.settings.max_k}")
 
     async def search_vectors(self, request: VectorsRequest) -> list[Hits]:
         """The items nearest to vectors, for each.

@@ -82,7 +82,7 @@ class Settings:
             self._at_least(name, 1)
         self._at_least("drain", 0)
         if not 0 <= self.port <= 65535:
-            raise UsageError(f"--port is {self.port}; expected 0 (any that is free) to 65535")
+            raise UsageError(f"--port is {shown(self.port)}; expected 0 (any that is free) to 65535")
         if not is_loopback(self.host) and self.api_key_file is None and not self.no_auth:
             raise UsageError(
                 f"--host {shown(self.host)} lets other machines connect, and nothing asks them for a key; "
@@ -94,7 +94,7 @@ class Settings:
     def _at_least(self, name: str, least: int) -> None:
         value = getattr(self, name)
         if not least <= value < float("inf"):
-            raise UsageError(f"--{name.replace('_', '-')} is {value}; expected at least {least}")
+            raise UsageError(f"--{name.replace('_', '-')} is {shown(value)}; expected at least {least}")
 
     @property
     def gallery_path(self) -> Path:

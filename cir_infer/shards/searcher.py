@@ -22,7 +22,7 @@ from cir_infer.errors import CirError, GalleryError, UsageError, shown
 from cir_infer.gallery import Gallery
 from cir_infer.gallery.filters import Where
 from cir_infer.hits import Hit, Hits
-from cir_infer.inputs.arguments import checked_number, checked_word
+from cir_infer.inputs.arguments import checked_count, checked_word
 from cir_infer.inputs.texts import Text
 from cir_infer.scoring.balance import Balance, balanced, checked_balance
 from cir_infer.scoring.contract import QueryTerms
@@ -155,7 +155,7 @@ class ShardedSearcher:
     ) -> Iterator[Hits]:
         """The answers to many queries, in order; see `Searcher.query_batch`."""
         engine = self._engine()
-        k, size, ids = checked_number("k", k), checked_number("batch_size", batch_size), checked_ids(exclude)
+        k, size, ids = checked_count("k", k), checked_count("batch_size", batch_size), checked_ids(exclude)
         factors = checked_balance(balance, engine.manifest.terms)
         pairs = paired(images, texts)
         return self._answers(engine, pairs, size, k, where, ids, factors)
@@ -199,7 +199,7 @@ class ShardedSearcher:
         metric: Metric = "cosine",
     ) -> list[Hits]:
         """The k items whose vectors are nearest to each of some; see `VectorSearcher.search_vectors`."""
-        k, ids = checked_number("k", k), checked_ids(exclude)
+        k, ids = checked_count("k", k), checked_ids(exclude)
         metric = checked_word("metric", metric, METRICS)
         if self._shape is None:
             raise UsageError(

@@ -15,9 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cir_infer import Engine, Hit, Searcher
+from cir_infer import Engine, Gallery, Hit, Searcher
 from cir_infer.errors import CirError, GalleryError, ImageError, TextError, UsageError
+from cir_infer.hits import Hits
 from cir_infer.inputs.arguments import (
+    checked_count,
     checked_flag,
     checked_list,
     checked_number,
@@ -25,6 +27,10 @@ from cir_infer.inputs.arguments import (
     plain_path,
     plain_text,
 )
+from cir_infer.scoring import make_scorer
+from cir_infer.scoring.contract import Rows
+from cir_infer.scoring.cpu import Int8Scorer
+from cir_infer.shards import ShardedGallery
 
 TEXT = "is red"
 
@@ -68,10 +74,43 @@ def test_whole_numbers_of_every_kind(value: Any) -> None:
 
 
 def test_huge_numbers_overflow_nowhere(searcher: Searcher, pictures: list[Path]) -> None:
-    assert checked_number("k", 10**30) == 2**31 - 1
+    assert checked_count("k", 10**30) == 2**31 - 1 and checked_count("k", 2) == 2
     assert len(searcher.query(pictures[0], TEXT, k=10**30)) == len(pictures)
     assert searcher.engine.encode_images(pictures[:2], 10**30).shape[0] == 2
     assert len(list(searcher.query_batch(pictures[:2], [TEXT] * 2, k=2**63, batch_size=2**64))) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (2**31, "2147483648"),
+        (2**63, "9223372036854775808"),
+        (np.uint64(2**63), "9223372036854775808"),
+        (10**5000, "a whole number of 16,610 bits"),
+    ],
+    ids=["32 bits", "64 bits", "unsigned", "16,610 bits"],
+)
+def test_a_number_that_is_too_large_is_told_as_it_was_given(
+    bundle: Path, engine: Engine, tmp_path: Path, value: Any, said: str
+) -> None:
+    assert checked_number("dimension", value) == int(value)
+    rows = Rows.of(np.ones((2, 4), np.float32))
+    with Gallery.create(tmp_path / "there", dimension=2) as gallery:
+        calls: list[Callable[[], object]] = [
+            lambda: Gallery.create(tmp_path / "g", dimension=value),
+            lambda: Gallery.create(tmp_path / "g", engine, dimension=value),
+            lambda: Gallery.create(tmp_path / "g", dimension=4, tokens_per_item=value),
+            lambda: Engine(bundle, device="cpu", threads=value),
+            lambda: make_scorer(rows, "cpu", threads=value),
+            lambda: Int8Scorer(rows, first_list=-int(value)),
+            lambda: ShardedGallery.split(gallery, tmp_path / "s", into=value),
+            lambda: Hits([]).explain(value),
+        ]
+        for call in calls:
+            with pytest.raises(UsageError) as error:
+                call()
+            assert said in str(error.value) and len(str(error.value)) < 200
+    assert [file.name for file in tmp_path.iterdir()] == ["there"]
 
 
 @pytest.mark.parametrize(
