@@ -3,12 +3,16 @@
 A draft of `shop.gallery` is called `.shop.gallery.0123abcd.cir-draft`, and a file beside it that ends with
 `.lock` is locked while somebody is at work on it. What a killed run left is found by that, and removed by
 the next one that makes something of the same name.
+
+What fills a folder moves into it part by part. `.moving` in the draft says which parts those are, so that the
+next run can tell what a killed one had moved, and take it back.
 """
 
 from __future__ import annotations
 
 import fcntl
 import io
+import json
 import os
 import re
 import secrets
@@ -22,10 +26,13 @@ from cir_infer.gallery import files
 from cir_infer.gallery.folder import located_absolutely
 from cir_infer.gallery.outcome import tell_durable
 
-__all__ = ["drafted", "filled", "identity_of", "is_vacant", "sweep"]
+__all__ = ["INSIDE", "drafted", "filled", "identity_of", "is_vacant", "sweep"]
 
 _ENDING = ".cir-draft"
-_INSIDE = "gallery"
+INSIDE = "gallery"
+"""What the drafts in a folder that is being filled are drafts of."""
+
+_NOTE = ".moving"
 _EMPTY = {"rows": frozenset[str](), "readers": frozenset(("0",))}
 """The folders of an empty gallery, and what may be in them."""
 
@@ -90,17 +97,21 @@ def filled(path: Path, last: str) -> Iterator[Path]:
     draft: Path | None = None
     try:
         with files.told_as_gallery_error("writing it", path):
-            sweep(path / _INSIDE)
-            draft, lock = _begin(path / _INSIDE)
+            _take_back(path)
+            sweep(path / INSIDE)
+            draft, lock = _begin(path / INSIDE)
             with lock, lock:
                 yield draft
                 begun.append(identity_of(draft / last))
                 _clear(path)
                 names = [entry.name for entry in os.scandir(draft)]
-                for name in sorted(names, key=lambda name: (name == last, name)):
+                names.sort(key=lambda name: (name == last, name))
+                _note(draft, names)
+                for name in names:
                     if name == last:
                         files.sync_folder(path)
                     (draft / name).rename(path / name)
+                files.remove(draft / _NOTE)
                 draft.rmdir()
                 files.remove(_lock_of(draft))
             files.sync_folder(path)
@@ -108,6 +119,8 @@ def filled(path: Path, last: str) -> Iterator[Path]:
         if begun and identity_of(path / last) in begun:
             tell_durable(error, f"{path} is whole and in its place")
         if draft is not None:
+            with suppress(OSError):
+                _take_back(path)
             _discard(draft)
         raise
 
@@ -115,7 +128,10 @@ def filled(path: Path, last: str) -> Iterator[Path]:
 def is_vacant(path: Path) -> bool:
     """Whether a path is a folder in which nothing is, but what file systems and killed runs leave there."""
     try:
-        return path.is_dir() and all(map(_is_leftover, os.scandir(path)))
+        if not path.is_dir():
+            return False
+        moved = {entry.name for entry, _ in _moved(path)}
+        return all(entry.name in moved or _is_leftover(entry) for entry in os.scandir(path))
     except OSError:
         return False
 
@@ -125,7 +141,7 @@ def _is_leftover(entry: os.DirEntry[str]) -> bool:
         return False
     if entry.name in _EMPTY:
         return entry.is_dir() and {inner.name for inner in os.scandir(entry.path)} <= _EMPTY[entry.name]
-    return entry.name == "lost+found" or _draft_of(_INSIDE).fullmatch(entry.name) is not None
+    return entry.name == "lost+found" or _drafts_of(INSIDE).fullmatch(entry.name) is not None
 
 
 def _clear(path: Path) -> None:
@@ -137,8 +153,65 @@ def _clear(path: Path) -> None:
             (path / name).rmdir()
 
 
-def _draft_of(name: str) -> re.Pattern[str]:
-    return re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{8}}{re.escape(_ENDING)}(\.lock)?")
+def _note(draft: Path, names: list[str]) -> None:
+    """Write down, before the first is moved, which parts a draft has, the last one last."""
+    parts = [(name, (draft / name).stat().st_ino, _inner(draft / name)) for name in names]
+    with files.NewFile(draft / _NOTE) as note:
+        note.write(json.dumps(parts).encode())
+        note.sync()
+    files.sync_folder(draft)
+
+
+def _inner(part: Path) -> list[str]:
+    return sorted(entry.name for entry in part.iterdir()) if part.is_dir() else []
+
+
+def _moved(path: Path) -> list[tuple[Path, Path]]:
+    """What killed runs had moved into a folder that never became whole: the parts, and whence they came.
+
+    A part is what the note says: of the same name and inode, not in the draft any more, and nothing is in it
+    that was not.
+    """
+    found = []
+    for entry in os.scandir(path):
+        draft = path / entry.name
+        if not _drafts_of(INSIDE).fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False):
+            continue
+        if (draft / _NOTE).is_symlink() or not (draft / _NOTE).is_file():
+            continue
+        with _abandoned(_lock_of(draft)) as abandoned, suppress(OSError, ValueError, LookupError, TypeError):
+            parts = json.loads((draft / _NOTE).read_bytes())
+            if not abandoned or not (draft / parts[-1][0]).exists():
+                continue
+            for name, inode, inner in parts:
+                here, there = path / name, draft / name
+                if os.path.lexists(there) or here.parent != path or here.is_symlink() or not here.exists():
+                    continue
+                if here.stat().st_ino == inode and set(_inner(here)) <= set(inner):
+                    found.append((here, there))
+    return found
+
+
+def _take_back(path: Path) -> None:
+    for here, there in _moved(path):
+        here.rename(there)
+
+
+@contextmanager
+def _abandoned(lock: str | Path) -> Iterator[bool]:
+    """Whether nobody is at work on the draft of this lock any more, nor will be during the block."""
+    with suppress(OSError):
+        with files.open_file(lock, os.O_RDWR) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield not os.fstat(file.fileno()).st_size
+        return
+    yield False
+
+
+def _drafts_of(name: str) -> re.Pattern[str]:
+    """Drafts, drafts of drafts, and their locks."""
+    ending = rf"\.[0-9a-f]{{8}}{re.escape(_ENDING)}"
+    return re.compile(rf"(\.{re.escape(name)}|\.\.{re.escape(name)}{ending}){ending}(\.lock)?")
 
 
 def _lock_of(draft: Path) -> Path:
@@ -149,7 +222,7 @@ def _begin(path: Path) -> tuple[Path, io.FileIO]:
     """The name of a new draft, locked by this process."""
     while True:
         draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_ENDING}")
-        with suppress(FileExistsError):
+        with suppress(FileExistsError, BlockingIOError):  # or somebody looked at it just now
             lock = files.open_file(_lock_of(draft), os.O_RDWR | os.O_CREAT | os.O_EXCL)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(lock.fileno()).st_nlink:  # else somebody took it for an old one
@@ -184,12 +257,12 @@ def _discard(draft: Path) -> None:
 
 def sweep(path: Path) -> None:
     """Remove the drafts of this name that nobody is at work on any more."""
-    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}{re.escape(_ENDING)}\.lock")
+    drafts = _drafts_of(path.name)
     for entry in os.scandir(path.parent):
-        if not name.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
+        if not entry.name.endswith(".lock") or not drafts.fullmatch(entry.name):
             continue
-        draft = path.with_name(entry.name.removesuffix(".lock"))
-        with suppress(OSError), files.open_file(entry.path, os.O_RDWR) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.fstat(lock.fileno()).st_size:
-                _discard(draft)
+        if not entry.is_file(follow_symlinks=False):
+            continue
+        with _abandoned(entry.path) as abandoned, suppress(OSError):
+            if abandoned:
+                _discard(path.with_name(entry.name.removesuffix(".lock")))

@@ -16,7 +16,8 @@ from typing import Any, ParamSpec, TypeVar
 from cir_infer.errors import GalleryError
 from cir_infer.gallery import files, filters, leftovers, tables
 from cir_infer.gallery.catalogue import Catalogue
-from cir_infer.gallery.drafts import drafted, filled, is_vacant
+from cir_infer.gallery.drafts import INSIDE, drafted, filled, is_vacant
+from cir_infer.gallery.drafts import sweep as sweep_drafts
 from cir_infer.gallery.folder import CATALOGUE, READERS, ROWS, Folder
 from cir_infer.gallery.locks import EVERYTHING, Hold, Pin, WriterLock, oldest_pin
 from cir_infer.gallery.outcome import tell_durable
@@ -303,6 +304,7 @@ class Store:
                 dimensions = set() if self._identities else tables.dimensions(connection)
                 identities = tables.identities(connection)
             leftovers.sweep(self.folder.rows, known, next_segment, identities, dimensions)
+            sweep_drafts(self.path / INSIDE)
             self._swept = True
 
     def forget_snapshot(self) -> None:

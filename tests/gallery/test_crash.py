@@ -81,6 +81,13 @@ def test_failing_at_operations_of_a_backup(layer: Path, tmp_path: Path) -> None:
     assert ends >= {"killed", "refused"}
 
 
+def test_killed_at_operations_of_an_import(layer: Path, tmp_path: Path) -> None:
+    """Behind it is an empty folder or a whole gallery, and the import can be repeated."""
+    report = under_faults(layer, "import_crash", str(tmp_path), "--stride", "11", "--actions", "kill")
+    assert all(count > 50 for count in report["points"].values())
+    assert set(report["outcomes"]) == {"kill: killed"}
+
+
 def test_power_cut_in_the_middle(layer: Path, tmp_path: Path) -> None:
     report = crash(layer, tmp_path, "power", "--count", "6", "--stride", "29")
     assert report["examined"] > 20
@@ -100,6 +107,11 @@ def test_failing_at_every_operation_of_every_commit(layer: Path, tmp_path: Path)
 @pytest.mark.slow
 def test_failing_at_every_operation_of_a_backup(layer: Path, tmp_path: Path) -> None:
     under_faults(layer, "backup_crash", str(tmp_path))
+
+
+@pytest.mark.slow
+def test_failing_at_every_operation_of_an_import(layer: Path, tmp_path: Path) -> None:
+    under_faults(layer, "import_crash", str(tmp_path))
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -226,6 +227,51 @@ def test_filling_a_folder_begins_again_where_it_was_killed(tmp_path: Path, moved
     with Gallery.create(volume, dimension=2) as gallery:
         assert gallery.verify().ok
     assert not [entry for entry in volume.iterdir() if "cir-draft" in entry.name]
+
+
+FILL = """
+import os, pathlib, sys
+import numpy as np
+from cir_infer.gallery import Gallery
+
+rename = pathlib.Path.rename
+def killing(self, target):
+    rename(self, target)
+    if self.name == "rows":
+        os.kill(os.getpid(), 9)
+pathlib.Path.rename = killing
+Gallery.from_arrays(sys.argv[1], ids=["a"], vectors=np.ones((1, 2)))
+"""
+
+
+@pytest.mark.parametrize("foreign", [None, "rows/precious", "rows/link", "draft"])
+def test_parts_that_a_killed_run_had_moved_are_taken_back_if_nothing_else_is_there(
+    tmp_path: Path, foreign: str | None
+) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    (tmp_path / "precious").write_text("of somebody else")
+    assert subprocess.run([sys.executable, "-c", FILL, str(volume)]).returncode == -signal.SIGKILL
+    assert list((volume / "rows").iterdir()) and not (volume / "catalogue.sqlite").exists()
+    if foreign == "rows/precious":
+        (volume / foreign).write_text("of somebody else")
+    elif foreign == "rows/link":  # another folder, with the names of the first
+        (volume / "rows").rename(tmp_path / "rows")
+        (volume / "rows").symlink_to(tmp_path / "rows")
+    elif foreign == "draft":  # a note that names what is not in the folder
+        (note,) = volume.glob(".gallery.*.cir-draft/.moving")
+        outside = tmp_path / "precious"
+        parts = [["../precious", outside.stat().st_ino, []], *json.loads(note.read_text())]
+        note.write_text(json.dumps(parts))
+    if foreign in (None, "draft"):
+        Gallery.create(volume, dimension=2).close()
+        assert not [entry for entry in volume.iterdir() if "cir-draft" in entry.name]
+    else:
+        before = everything(tmp_path)
+        with pytest.raises(GalleryError, match="already exists; open it, or choose another path"):
+            Gallery.create(volume, dimension=2)
+        assert everything(tmp_path) == before
+    assert (tmp_path / "precious").read_text() == "of somebody else"
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "rows/1", ".hidden", "readers/7"])
