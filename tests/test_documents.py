@@ -1,4 +1,4 @@
-"""Links between our documents lead somewhere, down to the heading."""
+"""Links between our documents lead somewhere, down to the heading; the tests that they name are there."""
 
 from __future__ import annotations
 
@@ -46,6 +46,34 @@ def test_every_link_leads_somewhere(document: Path) -> None:
         if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
             wrong.append(link)
     assert wrong == []
+
+
+def named_tests(text: str) -> list[tuple[str, str]]:
+    """(file, test) of every `file.py::test_name`; `::test_name` is in the file named before."""
+    found: list[tuple[str, str]] = []
+    for file, test in re.findall(r"`([\w./]*)::(test_\w+)`", text):
+        found.append((file or found[-1][0], test))
+    return found
+
+
+def is_there(file: str, test: str) -> bool:
+    paths = [ROOT / file, ROOT / "tests" / "gallery" / file]
+    return any(
+        path.is_file() and re.search(rf"^def {test}\(", path.read_text("utf-8"), flags=re.M) for path in paths
+    )
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_test_that_is_named_is_there(document: Path) -> None:
+    names = named_tests(document.read_text("utf-8"))
+    assert [f"{file}::{test}" for file, test in names if not is_there(file, test)] == []
+
+
+def test_every_guarantee_of_the_gallery_names_its_tests() -> None:
+    table = (ROOT / "docs" / "gallery.md").read_text("utf-8").split("\n| What | Guarantee | Tests |\n")[1]
+    rows = table.split("\n\n")[0].splitlines()[1:]
+    assert len(rows) > 20
+    assert [row for row in rows if not named_tests(row.rsplit(" | ", 1)[1])] == []
 
 
 def test_there_are_documents_and_links() -> None:
