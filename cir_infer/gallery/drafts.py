@@ -18,7 +18,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from cir_infer.errors import GalleryError
@@ -90,7 +90,8 @@ def filled(path: Path, last: str) -> Iterator[Path]:
         last: the entry that makes it whole; the others move in before.
 
     Raises:
-        GalleryError: the disk is full or fails. The folder is vacant still.
+        GalleryError: the disk is full or fails, and the folder is vacant still; or another process has
+            filled it meanwhile.
     """
     path = located_absolutely(path)
     begun: list[object] = []
@@ -103,14 +104,12 @@ def filled(path: Path, last: str) -> Iterator[Path]:
             with lock, lock:
                 yield draft
                 begun.append(identity_of(draft / last))
-                _clear(path)
-                names = [entry.name for entry in os.scandir(draft)]
-                names.sort(key=lambda name: (name == last, name))
-                _note(draft, names)
-                for name in names:
-                    if name == last:
-                        files.sync_folder(path)
-                    (draft / name).rename(path / name)
+                with closing(files.OpenFolder(path)) as folder:
+                    fcntl.flock(folder.fd, fcntl.LOCK_EX)  # one at a time moves in
+                    if not is_vacant(path):
+                        raise GalleryError(f"{path}: already exists; open it, or choose another path")
+                    _clear(path)
+                    _move_in(draft, path, last)
                 files.remove(draft / _NOTE)
                 draft.rmdir()
                 files.remove(_lock_of(draft))
@@ -151,6 +150,15 @@ def _clear(path: Path) -> None:
             files.remove(path / name / entry)
         with suppress(OSError):
             (path / name).rmdir()
+
+
+def _move_in(draft: Path, path: Path, last: str) -> None:
+    names = sorted(entry.name for entry in os.scandir(draft) if entry.name != last)
+    _note(draft, [*names, last])
+    for name in names:
+        (draft / name).rename(path / name)
+    files.sync_folder(path)
+    (draft / last).rename(path / last)
 
 
 def _note(draft: Path, names: list[str]) -> None:

@@ -274,6 +274,23 @@ def test_parts_that_a_killed_run_had_moved_are_taken_back_if_nothing_else_is_the
     assert (tmp_path / "precious").read_text() == "of somebody else"
 
 
+def test_of_two_who_fill_a_folder_at_once_the_first_wins(tmp_path: Path) -> None:
+    from cir_infer.gallery import drafts
+
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    with (
+        pytest.raises(GalleryError, match="already exists; open it, or choose another path"),
+        drafts.filled(volume, "catalogue.sqlite") as draft,
+    ):
+        Gallery.create(draft, dimension=2).close()
+        Gallery.from_arrays(volume, ids=["a"], vectors=np.ones((1, 3))).close()
+    with Gallery.open(volume) as gallery:
+        assert gallery.ids == ["a"] and gallery.verify().ok
+        gallery.add_vectors(ids=["b"], vectors=np.ones((1, 3)))
+    assert not [entry for entry in volume.iterdir() if "cir-draft" in entry.name]
+
+
 @pytest.mark.parametrize("name", ["notes.txt", "rows/1", ".hidden", "readers/7"])
 def test_a_folder_with_anything_in_it_is_left_alone(tmp_path: Path, name: str) -> None:
     volume = tmp_path / "volume"
