@@ -334,6 +334,8 @@ class Connections:
             self._forget(link)
         if guard is not None and last:
             _guards.pop(self._folder.catalogue, None)
+            # Others of this catalogue whose connections rest have it too, and the log is gone in good order.
+            guard.parts = {}
             guard.close()
 
     def _forget(self, link: Link) -> None:

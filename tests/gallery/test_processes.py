@@ -152,6 +152,25 @@ def test_a_child_does_not_keep_the_lock_of_its_parent(tmp_path: Path) -> None:
     assert ended(child) == 0
 
 
+@pytest.mark.parametrize("closed", ["reader", "writer"])
+def test_another_that_closes_after_a_fork_takes_no_log_from_those_that_rest(
+    tmp_path: Path, closed: str
+) -> None:
+    """A fork closes idle connections of all; whoever comes first then is for a while the only one."""
+    gallery = filled(tmp_path / "g", 10)
+    resting = Gallery.open(tmp_path / "g")
+    assert resting.verify().ok
+    assert in_child(lambda: None) == 0
+    if closed == "writer":
+        gallery.remove(["i0"])
+    assert gallery.verify().ok
+    gallery.close()
+    assert len(resting.snapshot()) == 10 - (closed == "writer")
+    resting.add_vectors(ids=["new"], vectors=vectors(1))
+    assert "new" in resting.ids and resting.verify().ok
+    assert len(Gallery.open(tmp_path / "g")) == len(resting)
+
+
 def test_a_child_that_is_forked_inside_a_writing_block_is_no_writer(tmp_path: Path) -> None:
     filled(tmp_path / "g").close()
     gallery = Gallery.open(tmp_path / "g", wait=0.2)

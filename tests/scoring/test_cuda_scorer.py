@@ -341,7 +341,7 @@ def test_requests_that_make_no_sense() -> None:
         CudaScorer(gallery(), device=EmulatedDevice(), scan="fast")  # type: ignore[arg-type]
     with pytest.raises(ScoringError, match="int8 shadow of int8 rows"):
         CudaScorer(gallery("int8"), device=EmulatedDevice(), scan="int8")
-    many: Any = SimpleNamespace(count=2**32 - 1000, dtype=np.dtype(np.int8), dimension=16, segments=())
+    many: Any = SimpleNamespace(count=2**32 - 1000, dtype=np.dtype(np.int8), dimension=16, has_tokens=False)
     with pytest.raises(ScoringError, match="at most 4293918720, split"):
         CudaScorer(many, device=EmulatedDevice())
     with pytest.raises(DeviceError, match="no room for two rows"):

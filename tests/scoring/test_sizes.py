@@ -87,7 +87,7 @@ def test_terms_that_are_not_contiguous(weighted: bool) -> None:
         np.empty((5, 0), np.float32),
         np.empty((0, MOST_VALUES + 1), np.float32),
         np.empty((0, 2**33), np.int8),
-        np.ones((2, 2, 2), np.float32),
+        np.ones((2, 2, 2, 2), np.float32),
         np.ones(5, np.float32),
         np.ones((5, 8)),
         np.ones((5, 8), ">f4"),
