@@ -69,8 +69,8 @@ class CirParser(argparse.ArgumentParser):
         return parsed
 
     def error(self, message: str) -> NoReturn:
-        """See `argparse.ArgumentParser.error`; the message may quote what a shell made of a file name."""
-        super().error(printable(message))
+        """See `argparse.ArgumentParser.error`; the message may quote anything that was typed."""
+        super().error(printable(shown(ValueError(message), 500)))
 
 
 def say_on_stderr(program: str, verbose: bool) -> None:

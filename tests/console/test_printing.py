@@ -159,6 +159,18 @@ def test_usage_errors_quote_safely(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(obeyed(capsys.readouterr().err)) <= {"\n"}
 
 
+@pytest.mark.parametrize(
+    "typed", [["-k", "9" * 100_000], ["a", "b" * 100_000], ["-k", "1", "--" + "x" * 100_000]]
+)
+def test_usage_errors_are_short(typed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    parser = CirParser("cir-x", "Do x.", example="cir-x 1")
+    parser.add_argument("-k", type=int)
+    with pytest.raises(SystemExit):
+        parser.parse_args(typed)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("cir-x: error: ") and "characters left out" in said and len(said) < 600
+
+
 def test_a_stream_that_escapes_is_a_stream(capsys: pytest.CaptureFixture[str]) -> None:
     with safe_output():
         assert sys.stdout.write("a\x1b") == 2
