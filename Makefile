@@ -28,7 +28,7 @@ $(STAMP): $(SOURCES)
 	@touch $@
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
