@@ -1,4 +1,4 @@
-"""Weights to start from: torchvision's ResNet, GloVe, BERT's word vectors, a model file."""
+"""Weights to start from: torchvision's ResNet, GloVe, BERT's word vectors, a CLIP's towers, a model file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from cir_export.checkpoints import load_trained
 from cir_export.model_file import load_model
 from cir_export.models import RetrievalModel, build_model
 from cir_export.models.encoders.resnet import ResNet
@@ -19,6 +20,7 @@ from cir_export.training.trainer import TrainingFiles, train
 from cir_infer.errors import CheckpointError, TrainingError
 from tests.training.test_data_sets import configuration, shoes
 
+ENCODERS = Path(__file__).parents[1] / "golden" / "encoders"
 TOKENIZER = build_tokenizer(vocabulary_from_texts(["is red", "has longer laces"]))
 CONFIG: dict[str, Any] = {
     "system": "artemis",
@@ -98,6 +100,25 @@ def test_a_bert_gives_a_vector_a_word_from_its_pieces(bert: Path) -> None:
     (bert / "vocab.txt").unlink()
     with pytest.raises(CheckpointError, match=r"neither tokenizer\.json nor vocab\.txt"):
         start_from(model, bert, TOKENIZER)
+
+
+def test_a_clip_gives_its_towers_and_a_siglip_does_not() -> None:
+    published = load_trained(ENCODERS / "clip").model
+    clip = {key: value for key, value in published.config["pair"].items() if key != "family"}
+    model = build_model(
+        {"system": "clip4cir-sum", "clip": {**clip, "vocabulary_size": TOKENIZER.get_vocab_size()}}
+    )
+    before = model.state_dict()["clip.token_embedding.weight"].clone()
+    start = start_from(model, ENCODERS / "clip", TOKENIZER)
+    found, weights = model.state_dict(), published.state_dict()
+    assert start.kind == "towers of a CLIP"
+    for name, weight in found.items():
+        if name == "clip.token_embedding.weight":  # training reads words, and not its tokens
+            assert torch.equal(weight, before)
+        elif name != "logit_scale":
+            assert torch.equal(weight, weights[name.replace("clip.", "pair.", 1)]), name
+    with pytest.raises(TrainingError, match="siglip is no CLIP; expected the folder of a BERT or a CLIP"):
+        start_from(model, ENCODERS / "siglip", TOKENIZER)
 
 
 def test_what_is_no_weights_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from cir_bench.commands.numbers import at_least_one
@@ -98,13 +99,14 @@ def run(args: argparse.Namespace) -> int:
         args.submission,
     )
     if args.runs:
+        recall = replace(options, alone=False)
         others = [
             measure_accuracy(
                 Engine(path, args.device, args.threads),
                 protocol(args.protocol),
                 args.root,
                 args.split,
-                options,
+                recall,
             ).result
             for path in args.runs
         ]

@@ -77,7 +77,7 @@ class Clip4CirSum(RetrievalModel):
         """CLIP's raw image features, (n, D)."""
         return self.clip.encode_image(images).float()
 
-    def encode_gallery_in_parts(self, images: Tensor) -> InParts | None:
+    def encode_gallery_in_parts(self, images: Tensor) -> InParts:
         """See `RetrievalModel.encode_gallery_in_parts`."""
         return self.clip.image_in_parts(images)
 

@@ -84,7 +84,7 @@ class Pic2Word(RetrievalModel):
         """CLIP's raw image features, (n, D)."""
         return self.pair.encode_image(images).float()
 
-    def encode_gallery_in_parts(self, images: Tensor) -> InParts | None:
+    def encode_gallery_in_parts(self, images: Tensor) -> InParts:
         """See `RetrievalModel.encode_gallery_in_parts`."""
         return self.pair.image_in_parts(images)
 

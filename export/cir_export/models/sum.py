@@ -67,10 +67,10 @@ class Sum(RetrievalModel):
         """See `RetrievalModel.encode_gallery`."""
         return self._embedding(self.pair.encode_image(images))
 
-    def encode_gallery_in_parts(self, images: Tensor) -> InParts | None:
+    def encode_gallery_in_parts(self, images: Tensor) -> InParts:
         """See `RetrievalModel.encode_gallery_in_parts`."""
         found = self.pair.image_in_parts(images)
-        return None if found is None else found._replace(rows=self._embedding(found.rows))
+        return found._replace(rows=self._embedding(found.rows))
 
     def encode_text(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """See `RetrievalModel.encode_text`."""

@@ -22,9 +22,7 @@ from cir_infer.errors import CirError, TrainingError
 from cir_infer.inputs.images import ImageLike
 from cir_infer.inputs.preprocess import preprocess
 
-__all__ = ["AUGMENTATIONS", "Images", "in_processes", "uncropped"]
-
-AUGMENTATIONS = ("none", "flip", "crop", "crop-flip")
+__all__ = ["Images", "in_processes", "uncropped"]
 
 _PIXELS_OF_A_BATCH = 64 * 224 * 224
 _IMAGES_OF_A_BATCH = 256
@@ -43,7 +41,7 @@ class Images:
         workers: processes that decode then.
         threads: threads that decode what is kept.
         name: what is decoded, for the progress bar.
-        augmentation: of `AUGMENTATIONS`, for `take` with dice.
+        augmentation: as in `TrainingSettings`, for `take` with dice.
     """
 
     def __init__(

@@ -23,17 +23,17 @@ from torch import Tensor, nn
 
 from cir_export.checkpoints.folders import load_folder
 from cir_export.checkpoints.folders.files import json_of, licence_of
-from cir_export.checkpoints.folders.weights import open_weights
+from cir_export.checkpoints.folders.weights import HUGGING_FACE, open_weights
 from cir_export.container import read_container
 from cir_export.model_file import is_model_file, model_from_content
 from cir_export.models import RetrievalModel
+from cir_export.models.encoders.clip import Clip
 from cir_export.models.encoders.resnet import ResNet, resnet_name
 from cir_export.tokenization import SPECIALS
 from cir_infer.errors import CheckpointError, TrainingError, shown
 
 __all__ = ["Start", "start_from"]
 
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")
 _UNSTATED = "not stated in the file"
 _UNKNOWN = "[UNK]"
 _BERT = "embeddings.word_embeddings.weight"
@@ -144,16 +144,21 @@ def _folder(model: RetrievalModel, folder: Path, tokenizer: Tokenizer) -> Start:
     if config.get("model_type") == "bert":
         kind, taken = "Hugging Face BERT, word vectors", _bert(model, folder, tokenizer)
     else:
-        towers = load_folder(folder, "sum").model.state_dict()
-        kind = "towers of a CLIP"
-        renamed = {f"clip.{name.partition('.')[2]}": weight for name, weight in towers.items()}
-        taken = _same_names(model, renamed, str(folder))
+        kind, taken = "towers of a CLIP", _towers(model, folder)
     return Start(folder.name, digest.hexdigest(), kind, licence, taken)
+
+
+def _towers(model: RetrievalModel, folder: Path) -> str:
+    pair = getattr(load_folder(folder).model, "pair", None)
+    if not isinstance(pair, Clip):  # a SigLIP's layers have the same names, and are read otherwise
+        raise TrainingError(f"{folder} is no CLIP; expected the folder of a BERT or a CLIP")
+    weights = {f"clip.{name}": weight for name, weight in pair.state_dict().items()}
+    return _same_names(model, weights, str(folder))
 
 
 def _bert(model: RetrievalModel, folder: Path, tokenizer: Tokenizer) -> str:
     embedding = _words(model, str(folder))
-    weights = open_weights(folder, _WEIGHTS)
+    weights = open_weights(folder, HUGGING_FACE)
     name = next((name for name in (f"bert.{_BERT}", _BERT) if name in weights.names), None)
     if name is None:
         raise CheckpointError(f"{weights.where} has no {_BERT}; expected a BERT")

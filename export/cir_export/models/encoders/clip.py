@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cir_export.models.base import InParts
 from cir_export.models.encoders.image import PixelNormalization
-from cir_export.models.encoders.pair import Pair
+from cir_export.models.encoders.pair import ImageTower, Pair
 from cir_export.models.encoders.transformer import (
     ACTIVATIONS,
     Transformer,
@@ -143,7 +143,7 @@ class _AttentionPool(nn.Module):
         return InParts(rows, parts.view(n, high, wide, -1), self.c_proj(left + self.v_proj.bias))
 
 
-class _ModifiedResNet(nn.Module):
+class _ModifiedResNet(ImageTower):
     """CLIP's ResNet: a stem of three convolutions, ResNet-D bottlenecks, attention pooling."""
 
     def __init__(self, settings: ClipSettings) -> None:
@@ -186,7 +186,7 @@ class _ModifiedResNet(nn.Module):
         return self.attnpool.in_parts(self._maps(x))
 
 
-class _VisionTransformer(nn.Module):
+class _VisionTransformer(ImageTower):
     """CLIP's ViT: the class token's last state, projected."""
 
     def __init__(self, settings: ClipSettings) -> None:
@@ -257,16 +257,6 @@ class Clip(Pair):
         self.ln_final = nn.LayerNorm(width, settings.norm_eps)
         self.text_projection = nn.Parameter(torch.randn(width, settings.embed_dim) * width**-0.5)
         nn.init.normal_(self.token_embedding.weight, std=0.02)
-
-    def encode_image(self, images: Tensor) -> Tensor:
-        """uint8 (n, H, W, 3) to float (n, D), not normalised."""
-        features: Tensor = self.visual(self.normalize(images))
-        return features
-
-    def image_in_parts(self, images: Tensor) -> InParts:
-        """See `Pair.image_in_parts`."""
-        found = self.visual.in_parts(self.normalize(images))  # type: ignore[operator]
-        return InParts(*(part.float() for part in found))
 
     def encode_text(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Tokens (n, T), T up to the context, to float (n, D): the feature at each text's last token."""

@@ -7,7 +7,6 @@ layer: the padding is a part of it. Parameter names are those of CLIP here, so t
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +14,8 @@ from torch import Tensor, nn
 
 from cir_export.models.base import InParts
 from cir_export.models.encoders.image import PixelNormalization
-from cir_export.models.encoders.pair import Pair
-from cir_export.models.encoders.transformer import ACTIVATIONS, Transformer, activation_of, attended, brought
+from cir_export.models.encoders.pair import ImageTower, Pair
+from cir_export.models.encoders.transformer import ACTIVATIONS, Transformer, attended, brought, perceptron
 from cir_infer.errors import UsageError, shown
 
 __all__ = ["Siglip", "SiglipSettings"]
@@ -75,13 +74,7 @@ class _PoolingHead(nn.Module):
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, s.norm_eps)
-        self.mlp = nn.Sequential(
-            OrderedDict(
-                c_fc=nn.Linear(width, s.vision_mlp),
-                gelu=activation_of(s.activation),
-                c_proj=nn.Linear(s.vision_mlp, width),
-            )
-        )
+        self.mlp = perceptron(width, s.vision_mlp, s.activation)
 
     def forward(self, x: Tensor) -> Tensor:
         pooled, _ = self._pooled(x)
@@ -103,7 +96,7 @@ class _PoolingHead(nn.Module):
         return (pooled + self.mlp(self.norm(pooled)))[:, 0], parts
 
 
-class _Vision(nn.Module):
+class _Vision(ImageTower):
     def __init__(self, s: SiglipSettings) -> None:
         super().__init__()
         width, patches = s.vision_width, (s.image_size // s.patch_size) ** 2
@@ -155,16 +148,6 @@ class Siglip(Pair):
         self.ln_final = nn.LayerNorm(width, settings.norm_eps)
         self.text_head = nn.Linear(width, settings.vision_width)
         nn.init.normal_(self.token_embedding.weight, std=0.02)
-
-    def encode_image(self, images: Tensor) -> Tensor:
-        """See `Pair.encode_image`."""
-        features: Tensor = self.visual(self.normalize(images))
-        return features
-
-    def image_in_parts(self, images: Tensor) -> InParts:
-        """See `Pair.image_in_parts`."""
-        found = self.visual.in_parts(self.normalize(images))  # type: ignore[operator]
-        return InParts(*(part.float() for part in found))
 
     def encode_text(self, tokens: Tensor, lengths: Tensor) -> Tensor:  # noqa: ARG002 - padding is text here
         """Tokens (n, T), filled up to the context, to float (n, D)."""

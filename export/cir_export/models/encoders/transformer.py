@@ -11,11 +11,11 @@ __all__ = [
     "ACTIVATIONS",
     "SelfAttention",
     "Transformer",
-    "activation_of",
     "attend",
     "attended",
     "brought",
     "in_heads",
+    "perceptron",
 ]
 
 ACTIVATIONS = ("quick_gelu", "gelu", "gelu_tanh")
@@ -27,11 +27,20 @@ class _QuickGelu(nn.Module):
         return x * torch.sigmoid(1.702 * x)
 
 
-def activation_of(name: str) -> nn.Module:
+def _activation(name: str) -> nn.Module:
     """The module of one of `ACTIVATIONS`."""
     if name == "quick_gelu":
         return _QuickGelu()
     return nn.GELU(approximate="tanh" if name == "gelu_tanh" else "none")
+
+
+def perceptron(width: int, inside: int, activation: str) -> nn.Sequential:
+    """Two layers, from a width to itself; `activation` is one of `ACTIVATIONS`."""
+    return nn.Sequential(
+        OrderedDict(
+            c_fc=nn.Linear(width, inside), gelu=_activation(activation), c_proj=nn.Linear(inside, width)
+        )
+    )
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
@@ -91,11 +100,7 @@ class _ResidualAttentionBlock(nn.Module):
         super().__init__()
         self.attn = SelfAttention(width, heads)
         self.ln_1 = nn.LayerNorm(width, eps)
-        self.mlp = nn.Sequential(
-            OrderedDict(
-                c_fc=nn.Linear(width, mlp), gelu=activation_of(activation), c_proj=nn.Linear(mlp, width)
-            )
-        )
+        self.mlp = perceptron(width, mlp, activation)
         self.ln_2 = nn.LayerNorm(width, eps)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
