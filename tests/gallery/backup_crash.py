@@ -11,26 +11,13 @@ import functools
 import itertools
 import json
 import os
-import shutil
-import signal
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from cir_infer.errors import CirError
 from cir_infer.gallery import Gallery
-from tests.gallery.crash import (
-    ACKNOWLEDGED,
-    ACTIONS,
-    REFUSED,
-    Faults,
-    Items,
-    contents,
-    in_child,
-    new_items,
-    store,
-    template,
-)
+from tests.gallery.crash import Faults, Items, contents, in_child, new_items, store, template
+from tests.gallery.sweep import ACKNOWLEDGED, ACTIONS, REFUSED, let_each_fail, replaced_by
 
 
 def prepare(folder: Path, update: bool, link: bool) -> tuple[Items | None, Items]:
@@ -87,38 +74,23 @@ def examine(place: Path, allowed: list[Items | None], link: bool) -> str | None:
 def run(folder: Path, actions: list[str], stride: int) -> dict[str, Any]:
     """Let each operation of a backup fail in each way."""
     faults = Faults()
-    totals: Counter[str] = Counter()
-    points: dict[str, int] = {}
-    violations: list[str] = []
+    place = folder / "place"
+    links: dict[str, bool] = {}
+    states: dict[str, tuple[Items | None, Items]] = {}
     for update, link in itertools.product((False, True), (False, True)):
         name = f"{'update' if update else 'new'}, {'linked' if link else 'copied'}"
-        start, place = folder / f"start {name}", folder / "place"
-        before, after = prepare(start, update, link)
-        work = functools.partial(back_up, faults, place, link)
-        shutil.copytree(start, place)
-        _, said = in_child(functools.partial(work, (0, 0, 0)))
-        shutil.rmtree(place)
-        points[name] = int(said.split()[1])
-        for action, at in itertools.product(actions, range(1, points[name] + 1, stride)):
-            shutil.copytree(start, place)
-            code, said = in_child(functools.partial(work, (at, *ACTIONS[action])))
-            if said:
-                outcome, allowed = "acknowledged", [after]
-            elif code == -signal.SIGKILL:
-                outcome, allowed = "killed", [before, after]
-            elif code == REFUSED:
-                # The last steps (a name, its fsync) may fail when the backup is there already.
-                outcome, allowed = "refused", [before, after]
-            else:
-                outcome, allowed = "broken", []
-            problem = examine(place, allowed, link) if allowed else f"exit code {code}"
-            if problem:
-                violations.append(f"{name}, {action} at {at} of {points[name]} ({outcome}): {problem}")
-            totals[f"{action}: {outcome}"] += 1
-            shutil.rmtree(place)
-    return {
-        "runs": sum(totals.values()), "points": points, "outcomes": dict(totals), "violations": violations,
-    }  # fmt: skip
+        links[name], states[name] = link, prepare(folder / f"start {name}", update, link)
+
+    def attempt(name: str, fault: tuple[int, int, int]) -> tuple[int, bytes]:
+        replaced_by(place, folder / f"start {name}")
+        return in_child(functools.partial(back_up, faults, place, links[name], fault))
+
+    def problem_of(name: str, action: str, outcome: str) -> str | None:
+        before, after = states[name]
+        # The last steps (a name, its fsync) may be refused when the backup is there already.
+        return examine(place, [after] if outcome == "acknowledged" else [before, after], links[name])
+
+    return let_each_fail(states, actions, stride, attempt, problem_of)
 
 
 if __name__ == "__main__":

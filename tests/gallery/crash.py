@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import functools
-import itertools
 import json
 import os
 import random
@@ -31,20 +30,19 @@ from cir_infer.gallery import Gallery, compaction
 from cir_infer.gallery.catalogue import OutcomeUnknownError
 from tests.gallery.replay import Disk, read_record
 from tests.gallery.support import as_version_1
+from tests.gallery.sweep import (
+    ACKNOWLEDGED,
+    ACTIONS,
+    BROKEN,
+    REFUSED,
+    STICKY,
+    UNKNOWN,
+    let_each_fail,
+    replaced_by,
+)
 
 DIM = 8
 Items = dict[str, tuple[tuple[float, ...], dict[str, Any]]]
-
-KILL, TORN, ONCE, STICKY = 1, 2, 3, 4
-ACTIONS = {
-    "kill": (KILL, 0),
-    "torn write": (TORN, 0),
-    "EIO once": (ONCE, 5),
-    "ENOSPC once": (ONCE, 28),
-    "EIO from then on": (STICKY, 5),
-    "ENOSPC from then on": (STICKY, 28),
-}
-ACKNOWLEDGED, REFUSED, BROKEN, UNKNOWN = 0, 10, 11, 12
 
 
 class Faults:
@@ -262,41 +260,21 @@ def run_faults(folder: Path, names: list[str], actions: list[str], stride: int, 
     if old:
         as_version_1(folder / "template")
     place = folder / "gallery"
-    totals: Counter[str] = Counter()
-    points: dict[str, int] = {}
-    violations: list[str] = []
-    for name in names:
-        change, after = scenarios(base)[name]
-        attempt = functools.partial(commit_under_fault, faults, place, change, base)
-        shutil.copytree(folder / "template", place)
-        _, said = in_child(functools.partial(attempt, (0, 0, 0)))
-        shutil.rmtree(place)
-        points[name] = int(said.split()[1])
-        for action, at in itertools.product(actions, range(1, points[name] + 1, stride)):
-            what, error = ACTIONS[action]
-            shutil.copytree(folder / "template", place)
-            code, said = in_child(functools.partial(attempt, (at, what, error)))
-            if said:
-                outcome, allowed = "acknowledged", [after]
-            elif code == -signal.SIGKILL:
-                outcome, allowed = "killed", [base, after]
-            elif code == REFUSED:
-                outcome, allowed = "refused", [base | PROBE if what == STICKY else base]
-            elif code == UNKNOWN:
-                outcome, allowed = "unknown", [base, after]
-            else:
-                outcome, allowed = "broken", []
-            problem = examine(place, allowed) if allowed else f"exit code {code}"
-            if problem:
-                violations.append(f"{name}, {action} at {at} of {points[name]} ({outcome}): {problem}")
-            totals[f"{action}: {outcome}"] += 1
-            shutil.rmtree(place)
-    return {
-        "runs": sum(totals.values()),
-        "points": points,
-        "outcomes": dict(totals),
-        "violations": violations,
-    }
+    changes = scenarios(base)
+
+    def attempt(name: str, fault: tuple[int, int, int]) -> tuple[int, bytes]:
+        replaced_by(place, folder / "template")
+        return in_child(functools.partial(commit_under_fault, faults, place, changes[name][0], base, fault))
+
+    def problem_of(name: str, action: str, outcome: str) -> str | None:
+        after = changes[name][1]
+        if outcome == "acknowledged":
+            return examine(place, [after])
+        if outcome == "refused":
+            return examine(place, [base | PROBE if ACTIONS[action][0] == STICKY else base])
+        return examine(place, [base, after])
+
+    return let_each_fail(names, actions, stride, attempt, problem_of)
 
 
 # ---- kill -9 at random moments

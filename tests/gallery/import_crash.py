@@ -10,12 +10,9 @@ import argparse
 import contextlib
 import functools
 import io
-import itertools
 import json
 import os
 import shutil
-import signal
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +20,8 @@ from cir_infer.commands.gallery import main
 from cir_infer.errors import CirError
 from cir_infer.gallery import Gallery
 from cir_infer.gallery.drafts import is_vacant
-from tests.gallery.crash import (
-    ACKNOWLEDGED,
-    ACTIONS,
-    BROKEN,
-    PROBE,
-    REFUSED,
-    Faults,
-    Items,
-    contents,
-    in_child,
-    store,
-    template,
-)
+from tests.gallery.crash import PROBE, Faults, Items, contents, in_child, store, template
+from tests.gallery.sweep import ACKNOWLEDGED, ACTIONS, BROKEN, REFUSED, let_each_fail
 
 PLACES = {"new": None, "empty folder": "gallery", "volume": "gallery/lost+found"}
 """The folder that is there before an import into `gallery`."""
@@ -82,33 +68,20 @@ def examine(place: Path, source: Path, items: Items, acknowledged: bool) -> str 
 def run(folder: Path, actions: list[str], stride: int) -> dict[str, Any]:
     """Let each operation of an import fail in each way."""
     faults = Faults()
-    totals: Counter[str] = Counter()
-    points: dict[str, int] = {}
-    violations: list[str] = []
     place, source = folder / "place", folder / "rows.safetensors"
     items = template(folder / "source")
     with Gallery.open(folder / "source") as gallery:
         gallery.export(source)
-    for name, there in PLACES.items():
 
-        def attempt(*fault: int, there: str | None = there) -> tuple[int, bytes]:
-            shutil.rmtree(place, ignore_errors=True)
-            (place / (there or ".")).mkdir(parents=True)
-            return in_child(functools.partial(bring_in, faults, place, source, fault))  # type: ignore[arg-type]
+    def attempt(name: str, fault: tuple[int, int, int]) -> tuple[int, bytes]:
+        shutil.rmtree(place, ignore_errors=True)
+        (place / (PLACES[name] or ".")).mkdir(parents=True)
+        return in_child(functools.partial(bring_in, faults, place, source, fault))
 
-        points[name] = int(attempt(0, 0, 0)[1].split()[1])
-        for action, at in itertools.product(actions, range(1, points[name] + 1, stride)):
-            code, said = attempt(at, *ACTIONS[action])
-            killed = "killed" if code == -signal.SIGKILL else "broken"
-            outcome = "acknowledged" if said else "refused" if code == REFUSED else killed
-            problem = f"exit code {code}" if outcome == "broken" else None
-            problem = problem or examine(place, source, items, bool(said))
-            if problem:
-                violations.append(f"{name}, {action} at {at} of {points[name]} ({outcome}): {problem}")
-            totals[f"{action}: {outcome}"] += 1
-    return {
-        "runs": sum(totals.values()), "points": points, "outcomes": dict(totals), "violations": violations,
-    }  # fmt: skip
+    def problem_of(name: str, action: str, outcome: str) -> str | None:
+        return examine(place, source, items, outcome == "acknowledged")
+
+    return let_each_fail(PLACES, actions, stride, attempt, problem_of)
 
 
 if __name__ == "__main__":

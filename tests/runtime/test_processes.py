@@ -20,7 +20,7 @@ from cir_infer.runtime.bundle_graphs import _open_in_child
 from cir_infer.runtime.onnx import OnnxBackend
 from cir_infer.runtime.plan_policy import PlanPolicy
 from tests.bundles import image_graph, write_tiny_bundle
-from tests.gallery.interrupts import descriptors
+from tests.gallery.interrupts import Bomb, Interrupt, descriptors
 from tests.processes.forking import exit_code_of_fork
 
 TEXT = "is red"
@@ -349,10 +349,6 @@ def test_daemon_threads_do_not_abort_the_end_of_a_program(
 # ---- interrupts
 
 
-class _Interrupt(BaseException):
-    pass
-
-
 def left_of(opened: set[str]) -> set[str]:
     """What stayed open, but for connections to a catalogue: some rest until they are used again."""
     return {entry for entry in opened if "catalogue.sqlite" not in entry and "/readers/" not in entry}
@@ -372,26 +368,10 @@ def test_an_interrupt_anywhere_leaves_engine_and_searcher_usable(
         assert list(searcher.query_batch(pictures[:3], [TEXT] * 3, batch_size=2)) == many
 
     def interrupted_at(number: int) -> bool:
-        left = number
-
-        def trace(frame, event, argument):
-            nonlocal left
-            if not frame.f_code.co_filename.startswith(home):
-                return None
-            frame.f_trace_opcodes = True
-            if event == "opcode":
-                left -= 1
-                if left == 0:
-                    raise _Interrupt
-            return trace
-
-        sys.settrace(trace)
         try:
-            ask()
-        except _Interrupt:
+            Bomb(number, only=(home,))(ask)
+        except Interrupt:
             return True
-        finally:
-            sys.settrace(None)
         return False
 
     previous = signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-import sys
 import threading
-from typing import Any
 
 import pytest
 
@@ -13,6 +11,7 @@ from cir_infer.errors import DeviceError
 from cir_infer.gpu import gate as gate_module
 from cir_infer.gpu.collector import collector_paused
 from cir_infer.gpu.gate import Gate
+from tests.gallery.interrupts import Bomb, Interrupt
 
 
 def in_thread(gate: Gate, inside: threading.Event, go: threading.Event) -> tuple[threading.Thread, list[str]]:
@@ -69,32 +68,20 @@ def test_it_may_be_closed_from_inside() -> None:
 def test_interrupts_do_not_lock_others_out() -> None:
     def enter_and_leave(gate: Gate, at: int) -> int:
         """Interrupted before one instruction of the gate's; how many there were."""
-        seen = 0
 
-        def trace(frame: Any, event: str, argument: object) -> Any:
-            nonlocal seen
-            if frame.f_code.co_filename != gate_module.__file__:
-                return None
-            frame.f_trace_opcodes = True
-            if event == "opcode":
-                seen += 1
-                if seen == at:
-                    raise KeyboardInterrupt
-            return trace
-
-        sys.settrace(trace)
-        try:
+        def both() -> None:
             gate.enter()
             gate.leave()
-        finally:
-            sys.settrace(None)
-        return seen
+
+        bomb = Bomb(at, only=(gate_module.__file__,))
+        bomb(both)
+        return bomb.count
 
     count = enter_and_leave(Gate(), 0)
     assert count > 20
     for at in range(1, count + 1):
         gate = Gate()
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Interrupt):
             enter_and_leave(gate, at)
         thread = threading.Thread(target=enter_and_leave, args=(gate, 0), daemon=True)
         thread.start()
