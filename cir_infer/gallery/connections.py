@@ -224,6 +224,7 @@ class Connections:
     def _opened(self) -> Link:
         """A new connection, proved to be one to this gallery and to its log."""
         folder = self._folder
+        self.check_log()  # of the guard that this gallery had before it rested
         log.check_parts(folder)
         guard = _guards.get(folder.catalogue)
         if guard is None:
@@ -328,14 +329,17 @@ class Connections:
         guard = self._guard
         last = guard is not None and self._closed and set(guard.links) <= set(links)
         if guard is not None and last and self.lost_of_log() is None:
-            guard.unlock()  # else nothing is written back: the log may hold what others have committed
+            # Else nothing is written back: the log may hold what others have committed.
+            guard.unlock()
+            # Others of this catalogue whose connections rest have it too, and the log goes in good order.
+            guard.parts = {}
         for link in links:
+            link.thread = threading.get_ident()  # forks of the thread that used it wait, too
             link.close()
             self._forget(link)
         if guard is not None and last:
-            _guards.pop(self._folder.catalogue, None)
-            # Others of this catalogue whose connections rest have it too, and the log is gone in good order.
-            guard.parts = {}
+            if _guards.get(self._folder.catalogue) is guard:  # whoever opened since then has another
+                _guards.pop(self._folder.catalogue, None)
             guard.close()
 
     def _forget(self, link: Link) -> None:

@@ -61,7 +61,7 @@ class Guard:
         """Whether the log is shorter than its index says; False where nobody can tell."""
         if self._index is None or self._index.closed:
             return False
-        with suppress(OSError, struct.error):
+        with suppress(OSError, ValueError, struct.error):  # ValueError: another thread closes it
             # Twice the same around the look: SQLite cuts a log that it begins anew.
             before = os.pread(self._index.fileno(), _INDEX_HEADER.size, 0)
             size = os.stat(LOG, dir_fd=folder.fd, follow_symlinks=False).st_size

@@ -171,6 +171,38 @@ def test_another_that_closes_after_a_fork_takes_no_log_from_those_that_rest(
     assert len(Gallery.open(tmp_path / "g")) == len(resting)
 
 
+def test_one_that_rested_while_others_came_and_went_leaves_their_locks_alone(tmp_path: Path) -> None:
+    """Its guard is that of before the fork; another has taken its place since."""
+    first, resting = filled(tmp_path / "g", 10), Gallery.open(tmp_path / "g")
+    assert resting.verify().ok
+    assert in_child(lambda: None) == 0
+    assert first.verify().ok
+    first.close()
+    third = Gallery.open(tmp_path / "g")
+    assert third.verify().ok
+    resting.close()
+    with Gallery.open(tmp_path / "g") as fourth:
+        assert fourth.verify().ok
+        links = [gallery._store.catalogue.links for gallery in (third, fourth)]
+        assert links[0]._guard is links[1]._guard is not None
+    third.add_vectors(ids=["new"], vectors=vectors(1))
+    assert third.verify().ok and len(Gallery.open(tmp_path / "g")) == 11
+
+
+def test_a_log_that_was_lost_during_a_rest_is_missed_after_anothers_close(tmp_path: Path) -> None:
+    """What the log held was acknowledged: to go on without it would be to lose it in silence."""
+    gallery = filled(tmp_path / "g", 10)
+    resting = Gallery.open(tmp_path / "g")
+    resting.add_vectors(ids=["new"], vectors=vectors(1))
+    assert len(gallery) == 11
+    assert in_child(lambda: None) == 0
+    (tmp_path / "g" / "catalogue.sqlite-wal").unlink()
+    gallery.close()
+    for call in (resting.snapshot, lambda: resting.held(["new"]), lambda: resting.remove(["new"])):
+        with pytest.raises(GalleryError, match="was removed"):
+            call()
+
+
 def test_a_child_that_is_forked_inside_a_writing_block_is_no_writer(tmp_path: Path) -> None:
     filled(tmp_path / "g").close()
     gallery = Gallery.open(tmp_path / "g", wait=0.2)
