@@ -164,6 +164,7 @@ def _add_limits(parser: CirParser) -> None:
         limits.add_argument(flag, type=_times(many), default=value * many, metavar="N", help=shown)
     for flag, seconds, text in (
         ("--timeout", 10.0, "for an answer, from the request's last byte"),
+        ("--max-wait", 2.0, "for the queries before one, judged by the last; with more it gets 503 at once"),
         ("--read-timeout", 20.0, "for a request to arrive"),
         ("--drain", 30.0, "how long a stop waits for what was accepted"),
     ):

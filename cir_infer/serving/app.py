@@ -101,7 +101,7 @@ def make_app(service: Service, on_start: Callable[[], None] | None = None) -> Gu
         add("GET", "/", page.index)
         add("GET", "/favicon.ico", page.icon)
         add("GET", "/assets/{name}", page.asset)
-    return Guard(app, settings, keys, service.metrics)
+    return Guard(app, settings, keys, service.metrics, service.check_room)
 
 
 def _taking_request(endpoint: Any, budget: Budget) -> Any:

@@ -109,7 +109,7 @@ class Batcher:
 
     @property
     def seconds_a_query(self) -> float:
-        """What a query took lately, in seconds of the whole machine."""
+        """What a query took lately, in seconds: of a batch's time its share. 0 before the first."""
         return self._seconds
 
     async def answer(self, query: Query) -> Answer:
@@ -180,7 +180,7 @@ class Batcher:
                 query.fail(error)
             return
         took = time.monotonic() - begun
-        self._seconds += 0.1 * (took / len(group) - self._seconds)
+        self._seconds += (1 - 0.95 ** len(group)) * (took / len(group) - self._seconds)
         self._metrics.batches.observe(len(group))
         for query, answer in zip(group, answers, strict=True):
             if isinstance(answer, CirError):

@@ -32,6 +32,7 @@ _access = logging.getLogger("cir_infer.serving.access")
 
 _OPEN = ("/", "/healthz", "/readyz", "/openapi.json", "/favicon.ico")
 """Paths that need no key, with /assets/: they tell nothing of the gallery."""
+_QUERIES = ("/v1/search", "/v1/search/batch", "/v1/search/vectors", "/v1/explain")
 _LARGEST_HEAD = 32 << 10
 _CHANGES = ("POST", "PUT", "PATCH", "DELETE")
 _HEADERS = [
@@ -62,10 +63,20 @@ class Guard:
         settings: the service's.
         keys: that are accepted; None where none is asked for.
         metrics: counts.
+        check_room: raises the problem where a query would find no room. It is asked before a body is read,
+            so that what is refused costs as little as it can; the service asks again.
     """
 
-    def __init__(self, app: App, settings: Settings, keys: Keys | None, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        app: App,
+        settings: Settings,
+        keys: Keys | None,
+        metrics: Metrics,
+        check_room: Callable[[], None],
+    ) -> None:
         self._app, self._settings, self._keys, self._metrics = app, settings, keys, metrics
+        self._check_room = check_room
         self._open = 0
         self._by_whom: Counter[str] = Counter()
         own = {"localhost", socket.gethostname().lower(), settings.host.lower()}
@@ -104,7 +115,7 @@ class Guard:
             who = f"key:{name}"
         return who
 
-    def begin(self, who: str, path: str) -> None:
+    def begin(self, who: str, method: str, path: str) -> None:
         """Count a request in.
 
         Raises:
@@ -120,6 +131,8 @@ class Guard:
                 f"{self._settings.per_key} requests of yours are being answered; wait for one of them",
                 {"Retry-After": "1"},
             )
+        if method == "POST" and path in _QUERIES:
+            self._check_room()
         self._open += 1
         self._by_whom[who] += 1
         self._metrics.open.set(self._open)
@@ -139,7 +152,8 @@ class Guard:
 
     def told(self, exchange: _Exchange) -> None:
         """Count an answer, and log it."""
-        route = getattr(exchange.scope.get("route"), "path", "other")
+        path: str = exchange.scope["path"]  # a query that is refused early has met no route yet
+        route = getattr(exchange.scope.get("route"), "path", path if path in _QUERIES else "other")
         method = exchange.scope["method"] if exchange.scope["method"] in (*_CHANGES, "GET") else "other"
         seconds = time.perf_counter() - exchange.begun
         self._metrics.requests.labels(route, method, str(exchange.status)).inc()
@@ -149,7 +163,7 @@ class Guard:
         if not self._settings.access_log or route in ("/healthz", "/readyz", "/metrics"):
             return
         asked = exchange.scope.get("state", {}).get("asked", "") if self._settings.log_queries else ""
-        where = exchange.scope["path"] if self._settings.log_queries else route
+        where = path if self._settings.log_queries else route
         _access.info(
             "%s %s %s %d %.1fms %s%s",
             *(exchange.who, method, printable(where[:500]), exchange.status, 1000 * seconds, exchange.id),
@@ -204,7 +218,7 @@ class _Exchange:
                 await self._answer(204, _PREFLIGHT, b"")
                 return
             self.who = self.guard.admit(self.scope, headers)
-            self.guard.begin(self.who, self.scope["path"])
+            self.guard.begin(self.who, self.scope["method"], self.scope["path"])
             try:
                 await self.guard._app(self.scope, self.receive, self.send)
             finally:

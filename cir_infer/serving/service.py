@@ -211,17 +211,28 @@ class Service:
             vectors = np.array(request.vectors, np.float32)
             return searcher.search_vectors(vectors, request.k, request.where, request.exclude, request.metric)
 
+    def check_room(self, count: int = 1) -> None:
+        """Refuse queries at once that would wait too long, which serves nobody, or be too many.
+
+        How long is judged by what queries took lately. Where none is before it, one is never refused.
+
+        Raises:
+            Problem: there is no room; `Retry-After` says when what is in work should be done.
+        """
+        wait = self._in_work * self.batcher.seconds_a_query
+        if self._in_work + count > self.settings.queue or wait > self.settings.max_wait:
+            raise busy(
+                f"{self._in_work} queries are being answered; try again",
+                seconds=min(max(math.ceil(wait), 1), 60),
+            )
+
     def _end(self, count: int) -> None:
         self._in_work -= count
         self.metrics.queue.set(self._in_work)
 
     def _begin(self, count: int) -> None:
-        """Accept queries, or refuse them at once: what waits too long serves nobody."""
-        if self._in_work + count > self.settings.queue:
-            seconds = math.ceil(self._in_work * self.batcher.seconds_a_query)
-            raise busy(
-                f"{self._in_work} queries are being answered; try again", seconds=min(max(seconds, 1), 60)
-            )
+        """Accept queries, or refuse them."""
+        self.check_room(count)
         self._in_work += count
         self.metrics.queue.set(self._in_work)
 

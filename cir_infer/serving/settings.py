@@ -39,6 +39,7 @@ class Settings:
         max_k: the most hits.
         max_batch: queries that are computed together at most; 1 computes each by itself.
         queue: queries that may be in work or wait; more are refused at once.
+        max_wait: for what is before a query, judged by what queries took lately; more are refused at once.
         concurrency: requests of all kinds at one time; more are refused at once.
         per_key: of these, with one key, or without one from one address.
         timeout: for the answer to a request, from its last byte.
@@ -67,6 +68,7 @@ class Settings:
     max_k: int = 200
     max_batch: int = 32
     queue: int = 64
+    max_wait: float = 2.0
     concurrency: int = 256
     per_key: int = 64
     timeout: float = 10.0
@@ -80,7 +82,8 @@ class Settings:
             self._at_least(name, 1)
         for name in ("per_key", "timeout", "read_timeout"):
             self._at_least(name, 1)
-        self._at_least("drain", 0)
+        for name in ("max_wait", "drain"):
+            self._at_least(name, 0)
         if not 0 <= self.port <= 65535:
             raise UsageError(f"--port is {shown(self.port)}; expected 0 (any that is free) to 65535")
         if not is_loopback(self.host) and self.api_key_file is None and not self.no_auth:

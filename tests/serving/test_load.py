@@ -86,6 +86,43 @@ def test_too_many_are_refused_at_once(bundle: Path) -> None:
         assert 'cir_refusals_total{reason="overloaded"} 1.0' in found.client("GET", "/metrics").body.decode()
 
 
+def test_what_would_wait_too_long_is_refused_at_once(bundle: Path) -> None:
+    with running(bundle, max_wait=5) as found:
+        searcher, asking = Gated.under(found.service), Asking()
+        found.service.batcher._seconds = 4.0
+        asking.ask(found.client)
+        searcher.arrived.acquire()
+        asking.ask(found.client)  # 4 seconds are before it
+        until(lambda: found.service._in_work == 2)
+        refused = found.client("POST", "/v1/search", QUERY)
+        assert (refused.status, refused.kind) == (503, "overloaded")
+        assert refused.headers["retry-after"] == "8"
+        assert found.client("POST", "/v1/search/batch", {"queries": [QUERY]}).status == 503
+        assert found.client("GET", "/v1/items/sku-1").status == 200
+        searcher.gate.set()
+        assert asking.wait() == [200] * 2
+        assert found.service.batcher.seconds_a_query < 4.0
+        # Where nothing is before it, no query is refused, so that the judgement can change.
+        until(lambda: found.service._in_work == 0)
+        found.service.batcher._seconds = 100.0
+        assert found.client("POST", "/v1/search", QUERY).status == 200
+
+
+def test_a_refusal_does_not_wait_for_the_body(bundle: Path) -> None:
+    with running(bundle, queue=1) as found:
+        searcher, asking = Gated.under(found.service), Asking()
+        asking.ask(found.client)
+        searcher.arrived.acquire()
+        head = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        with socket.create_connection(("127.0.0.1", found.client.port), 10) as connection:
+            connection.sendall(head + b"Content-Length: 100\r\n\r\n{")
+            assert b" 503 " in connection.recv(65536)
+        text = found.client("GET", "/metrics").body.decode()
+        assert 'cir_requests_total{method="POST",route="/v1/search",status="503"} 1.0' in text
+        searcher.gate.set()
+        assert asking.wait() == [200]
+
+
 def test_a_deadline_drops_what_waits(bundle: Path) -> None:
     with running(bundle, timeout=1) as found:
         searcher, asking = Gated.under(found.service), Asking()
