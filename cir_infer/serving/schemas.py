@@ -38,6 +38,7 @@ _STRICT: dict[str, Any] = {"extra": "forbid", "strict": True}
 _LONGEST_FILTER = 65_536
 _LONGEST_TEXT = 20_000
 _MOST_EXCLUDED = 10_000
+_MOST_VALUES = 200_000
 
 
 @dataclass
@@ -259,10 +260,14 @@ def parsed(kind: Any, body: bytes) -> Any:
     """A JSON body as one of the types above.
 
     Raises:
-        Problem: it is no JSON, or not of the type; `errors` says where.
+        Problem: it is no JSON, or not of the type; `errors` says where. Or it holds too many values: two
+            bytes of JSON can be a list, of hundreds of bytes, so a limit on bytes alone limits no memory.
     """
     from pydantic import ValidationError
 
+    # Each value but the first comes behind one of these, so this counts no fewer than there are.
+    if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+        raise Problem("too-large", f"the JSON has more than {_MOST_VALUES:,} values; send fewer at a time")
     try:
         return _reader(kind).validate_json(body)
     except ValidationError as error:

@@ -155,6 +155,25 @@ def test_bodies_have_a_limit(bundle: Path) -> None:
         assert service.budget._left == 256 << 20
 
 
+@pytest.mark.parametrize(
+    ("path", "start", "value", "end"),
+    [
+        ("/v1/search/batch", '{"queries": [', "{}", "]}"),
+        ("/v1/search/batch", '{"queries": [', "1", "]}"),
+        ("/v1/search/vectors", '{"vectors": [', "[]", "]}"),
+        ("/v1/search", '{"exclude": [', "1", "]}"),
+        ("/v1/search", '{"text": "is red", "where": {"a": [', "[]", "]}}"),
+    ],
+)
+def test_json_of_too_many_values_is_not_read(
+    client: Client, path: str, start: str, value: str, end: str
+) -> None:
+    body = start + ",".join([value] * 200_001) + end
+    answer = client("POST", path, body.encode(), Content_Type="application/json")
+    assert (answer.status, answer.kind) == (413, "too-large")
+    assert "values" in answer.json["detail"]
+
+
 def test_uploads_share_a_budget(bundle: Path) -> None:
     with running(bundle) as (client, service, _):
         service.budget._left = 1000
