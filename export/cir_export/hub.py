@@ -32,8 +32,7 @@ def fetch(name: str) -> Path:
 
     Raises:
         CheckpointError: `huggingface_hub` is not installed, the network or the model is not there; the
-        message
-            has the command that downloads it elsewhere.
+            message has the command that downloads it elsewhere.
     """
     by_hand = f"download it where there is a network, `hf download {name} --local-dir {Path(name).name}`"
     if not is_installed("huggingface_hub"):

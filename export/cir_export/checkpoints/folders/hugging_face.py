@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cir_export.checkpoints.folders.files import need_json, whole
+from cir_export.checkpoints.folders.files import whole
 from cir_export.checkpoints.folders.images import ImageProcessor, image_processor
 from cir_export.checkpoints.folders.renaming import renamed_model
 from cir_export.checkpoints.folders.tokenizers import FolderTokenizer
@@ -226,12 +226,3 @@ def _eps(text: Mapping[str, Any], vision: Mapping[str, Any], default: float, whe
     if said or not isinstance(value, float) or not 0 < value < 1:
         raise CheckpointError(f"{where}: layer_norm_eps differs between the towers, or is no small number")
     return value
-
-
-def config_of(folder: Path) -> dict[str, Any]:
-    """The config.json of a folder.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    return need_json(folder, "config.json", "which says what the model is")

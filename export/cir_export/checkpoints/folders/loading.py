@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cir_export.checkpoints.folders.files import json_of, licence_of
-from cir_export.checkpoints.folders.hugging_face import config_of, load_clip, load_siglip
+from cir_export.checkpoints.folders.files import json_of, licence_of, need_json
+from cir_export.checkpoints.folders.hugging_face import load_clip, load_siglip
 from cir_export.checkpoints.folders.open_clip import CONFIG, load_open_clip
 from cir_export.checkpoints.folders.weights import HUGGING_FACE
 from cir_export.hub import fetch, is_hub_name
@@ -36,8 +36,8 @@ def load_folder(folder: str | os.PathLike[str], system: str | None = None) -> Tr
 
     Args:
         folder: OWNER/NAME on the Hugging Face Hub; or a folder with config.json, model.safetensors (or its
-            parts and their index), preprocessor_config.json
-            and tokenizer.json; or with open_clip_config.json and open_clip_model.safetensors.
+            parts and their index), preprocessor_config.json and tokenizer.json; or with
+            open_clip_config.json and open_clip_model.safetensors.
         system: one of `SYSTEMS`; None is "sum".
 
     Raises:
@@ -59,7 +59,7 @@ def load_folder(folder: str | os.PathLike[str], system: str | None = None) -> Tr
     elif kind in _CLASSES:
         trained = _CLASSES[kind](folder, config or {}, chosen)
     else:
-        config_of(folder)  # says that there is none
+        need_json(folder, "config.json", "which says what the model is")
         why = f" ({_ELSEWHERE[kind]})" if kind in _ELSEWHERE else ""
         raise CheckpointError(
             f"{folder} holds a {shown(kind)}{why}; expected one of {', '.join(_CLASSES)}, or an open_clip "

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cir_export.checkpoints.clip import clip_config, clip_weights
 from cir_export.checkpoints.folders.files import need_json
 from cir_export.checkpoints.folders.weights import OPEN_CLIP, open_weights
@@ -65,7 +67,7 @@ def load_open_clip(folder: Path, system: str) -> TrainedModel:
     config: dict[str, Any] = {"system": system, "pair": clip, "unit": False}
     filled = {f"pair.{name}": value for name, value in named[0].items()}
     try:
-        model = build_fitting(config, filled | {"logit_scale": _scale()}, weights.where)
+        model = build_fitting(config, filled | {"logit_scale": torch.zeros(())}, weights.where)
     except CirError as error:
         raise CheckpointError(f"{weights.where}: {error}") from error
     counters = {n: v for n, v in model.state_dict().items() if n.endswith("num_batches_tracked")}
@@ -93,9 +95,3 @@ def _image(said: Any, size: int, where: str) -> dict[str, Any]:
     crop = [] if mode == "squash" else [{"op": "center_crop", "size": size}]
     steps = [resize, *crop, {"op": "to_rgb"}]
     return {"kind": "pixels", "height": size, "width": size, "exif_orientation": True, "steps": steps}
-
-
-def _scale() -> Any:
-    import torch
-
-    return torch.zeros(())
