@@ -226,6 +226,61 @@ def test_a_text_cannot_type_a_special_token() -> None:
     assert ids.count(687) == 1 and ids[-1] == 687
 
 
+def as_siglip_2(folder: Path) -> dict[str, int]:
+    """The folder with a tokenizer of Gemma's kind, as SigLIP 2 has it: merges, and bytes for what is rare."""
+    special = ["<pad>", "<eos>", "<bos>", "<unk>"]
+    spelt = [f"<0x{byte:02X}>" for byte in range(256)]
+    vocabulary = {piece: i for i, piece in enumerate([*special, *spelt, "▁", *"abder", "re", "red", "▁red"])}
+    said = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    table = {
+        "version": "1.0",
+        "added_tokens": [{"id": i, "content": piece, **said} for i, piece in enumerate(special)],
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        "pre_tokenizer": None,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<bos>", "type_id": 0}}, text],
+            "pair": [text, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<bos>": {"id": "<bos>", "ids": [2], "tokens": ["<bos>"]}},
+        },
+        "model": {
+            "type": "BPE",
+            "unk_token": "<unk>",
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "vocab": vocabulary,
+            "merges": [["r", "e"], ["re", "d"], ["▁", "red"]],
+        },
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(table))
+    named = {"tokenizer_class": "GemmaTokenizer", "add_bos_token": False, "add_eos_token": True}
+    named |= {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
+    return vocabulary
+
+
+def test_texts_of_siglip_2_are_small_letters_end_and_are_filled_up(tmp_path: Path) -> None:
+    folder = copied(tmp_path, "siglip")
+    vocabulary = as_siglip_2(folder)
+    parts = sorted(folder.glob("*.safetensors"))
+    weights = {name: weight for part in parts for name, weight in load_file(part).items()}
+    for part in [*parts, folder / "model.safetensors.index.json"]:
+        part.unlink()
+    weights["text_model.embeddings.token_embedding.weight"] = torch.ones(len(vocabulary), 32)
+    save_file(weights, folder / "model.safetensors")
+    edited(folder, "config.json", lambda c: c["text_config"].update(vocab_size=len(vocabulary)))
+    trained = load_trained(folder)
+    texts = TextReader(trained.tokenizer.to_str().encode(), text_input(trained.text))
+    for said, expected in (
+        ("A RED", ["a", "▁red"]),
+        ("é", ["<0xC3>", "<0xA9>"]),
+        ("<eos>", ["<0x3C>", "e", "<0x6F>", "<0x73>", "<0x3E>"]),
+    ):
+        filled = [*expected, "<eos>", *["<pad>"] * (15 - len(expected))]
+        assert texts.read([said]).ids.tolist() == [[vocabulary[piece] for piece in filled]]
+
+
 def test_parts_that_are_not_of_one_model(tmp_path: Path) -> None:
     folder = copied(tmp_path)
     edited(folder, "config.json", lambda c: c["vision_config"].update(hidden_size=64))
