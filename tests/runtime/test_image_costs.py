@@ -24,6 +24,7 @@ from cir_infer.inputs import costs
 from cir_infer.inputs.images import load_image
 from cir_infer.inputs.padding import resize_padded
 from cir_infer.inputs.preprocess import preprocess
+from tests.gallery.interrupts import Bomb, Interrupt
 
 CLIP = PixelInput(32, 32, (ToRgb(), Resize(32), CenterCrop(32)), exif_orientation=True)
 
@@ -199,31 +200,13 @@ def test_threads_wait_for_one_anothers_memory(monkeypatch: pytest.MonkeyPatch) -
 def test_interrupts_leave_no_memory_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(costs, "MAX_BYTES", 100)
 
-    class Interrupt(BaseException):
-        pass
-
     def run(at: int) -> int:
-        """Take all there is, interrupted before one line or instruction of it; how many there were."""
-        seen = 0
+        """Take all there is, interrupted before one instruction of it; how many there were."""
+        bomb = Bomb(at, only=(costs.__file__,))
+        bomb(lambda: costs.decoding(100, "x", lambda: None))
+        return bomb.count
 
-        def trace(frame: Any, event: str, argument: object) -> Any:
-            nonlocal seen
-            if frame.f_code.co_filename != costs.__file__:
-                return None
-            frame.f_trace_opcodes = True
-            if event == "opcode":
-                seen += 1
-                if seen == at:
-                    raise Interrupt
-            return trace
-
-        sys.settrace(trace)
-        try:
-            costs.decoding(100, "x", lambda: None)
-        finally:
-            sys.settrace(None)
-        return seen
-
+    run(0)  # the first call in a process also makes what is counted in
     count = run(0)
     assert count > 20
     kept = []  # a notebook keeps the last traceback, and with it what its frames hold
