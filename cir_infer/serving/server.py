@@ -74,6 +74,9 @@ def serve(settings: Settings, opened: socket.socket, ready: Callable[[Service], 
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     logging.getLogger("cir_infer.serving.access").setLevel(logging.INFO)
+    early: list[int] = []
+    if hasattr(signal, "SIGHUP"):  # what was opened before it came may be the old bundle
+        signal.signal(signal.SIGHUP, lambda number, _: early.append(number))
     service = Service(settings)
     reloading = Threads(1)
 
@@ -81,6 +84,8 @@ def serve(settings: Settings, opened: socket.socket, ready: Callable[[Service], 
         loop = asyncio.get_running_loop()
         if hasattr(signal, "SIGHUP"):
             loop.add_signal_handler(signal.SIGHUP, reloading.submit, service.reload)
+        if early:
+            reloading.submit(service.reload)
         # The socket is served right after this; connections that come before wait in its backlog.
         loop.call_soon(ready, service)
 

@@ -37,6 +37,7 @@ class _Worker:
         )
         self.begun = time.monotonic()
         self.ready = threading.Event()
+        self.outdated = False
         self.process = subprocess.Popen(
             command,
             env=child_environment(PROMETHEUS_MULTIPROC_DIR=counters),
@@ -115,6 +116,11 @@ def _watch(
                 return
             told.pop(0)
             for worker in workers:
+                worker.outdated = True
+        for worker in workers:
+            # Before it is ready, the signal would end it, or it has opened the old bundle already.
+            if worker.outdated and worker.ready.is_set():
+                worker.outdated = False
                 worker.tell(signal.SIGHUP)
         if not announced and all(worker.ready.is_set() for worker in workers):
             announced = True

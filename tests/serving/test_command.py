@@ -81,6 +81,11 @@ def test_workers_share_a_socket_and_outlive_each_other(bundle: Path) -> None:
         assert float(line.rpartition(" ")[2]) == len(statuses) + 1  # over both workers
         os.kill(workers[0], signal.SIGKILL)
         until(lambda: len(children(process.pid)) == 2 and workers[0] not in children(process.pid))
+        workers = children(process.pid)
+        # One of them has only just begun; the signal neither ends it nor is forgotten.
+        process.send_signal(signal.SIGHUP)
+        until(lambda: b'cir_bundle_reloads_total{outcome="done"} 4.0' in client("GET", "/metrics").body)
+        assert children(process.pid) == workers
         assert client("POST", "/v1/search", QUERY).json["hits"] == first.json["hits"]
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=30)
