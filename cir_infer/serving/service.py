@@ -97,10 +97,12 @@ class Service:
         """Open bundle and gallery again, beside those that answer; False, and a log line, on failure."""
         try:
             self.current.reload()
-        except CirError as error:
-            _log.error("the bundle was not loaded again, the old one goes on: %s", error)
+        except Exception as error:  # whatever it is: nobody waits for the thread, who could be told
+            trace = None if isinstance(error, CirError) else error
+            _log.error("the bundle was not loaded again, the old one goes on: %s", error, exc_info=trace)
             self.metrics.reloads.labels("failed").inc()
             return False
+        self.fields = Fields()  # another gallery can have the same generation
         _log.info("the bundle was loaded again")
         self.metrics.reloads.labels("done").inc()
         return True

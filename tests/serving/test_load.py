@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from cir_infer import Engine, Gallery
 from tests.serving.support import Client, Gated, Running, running
 
 QUERY = {"item": "sku-1", "text": "is red", "k": 3}
@@ -211,6 +212,26 @@ def test_a_changed_bundle_drops_no_request(own: Path) -> None:
         assert found.client("POST", "/v1/search", QUERY).status == 200
         text = found.client("GET", "/metrics").body.decode()
         assert 'cir_bundle_reloads_total{outcome="failed"} 1.0' in text
+
+
+def test_fields_are_those_of_the_gallery_that_took_the_others_place(own: Path) -> None:
+    with running(own) as found:
+        assert {field["name"] for field in found.client("GET", "/v1/fields").json["fields"]} == {
+            "colour",
+            "price",
+        }
+        generation = found.client("GET", "/v1/info").json["gallery"]["generation"]
+        folder, other = own.with_suffix(".gallery"), own.with_name("other.gallery")
+        with (
+            Engine(own, device="cpu", threads=1) as engine,
+            Gallery.create(other, engine, dtype="float32") as gallery,
+        ):
+            gallery.add([own.with_name("picture00.png")], ids=["a"], metadata=[{"size": 3}])
+            assert gallery.snapshot().generation == generation
+        folder.rename(own.with_name("old.gallery"))
+        other.rename(folder)
+        assert found.service.reload()
+        assert [field["name"] for field in found.client("GET", "/v1/fields").json["fields"]] == ["size"]
 
 
 @pytest.mark.parametrize(
