@@ -295,7 +295,7 @@ class Engine:
         self._here()
         graph = self._explaining.get()
         check_feed("batch", batch, graph.inputs[0])
-        return run_in_parts(graph, batch)
+        return run_in_parts(graph, batch, self.manifest)
 
     @overload
     def encode_references(

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from cir_infer.bundle import Bundle
 from cir_infer.bundle.manifest import Manifest
+from cir_infer.errors import BundleError
 from cir_infer.runtime.graph import Array, Graph
 from cir_infer.runtime.signature import check_signature
 
@@ -48,7 +49,22 @@ def open_explain_graph(bundle: Bundle, manifest: Manifest, device: str, threads:
     return graph
 
 
-def run_in_parts(graph: Graph, batch: Array) -> InParts:
-    """Prepared images, uint8 (n, H, W, 3), as sums over positions."""
+def run_in_parts(graph: Graph, batch: Array, manifest: Manifest) -> InParts:
+    """Prepared images, uint8 (n, H, W, 3), as sums over positions.
+
+    Raises:
+        BundleError: they are not of the shape that the manifest says, or not finite.
+        DeviceError: the device failed.
+    """
     outputs = graph.run({"image": batch})
+    grid, width = manifest.explain, manifest.embedding_dim
+    places = () if grid is None else (grid.height, grid.width)
+    for name, shape in (("embedding", ()), ("parts", places), ("constant", ())):
+        value, wanted = outputs[name], (len(batch), *shape, width)
+        if value.shape != wanted or not np.isfinite(value).all():
+            what = "NaN or infinity" if value.shape == wanted else f"{value.shape} values"
+            raise BundleError(
+                f"the explain graph gives {what} as {name}; expected {wanted} finite numbers, so export the "
+                "model again"
+            )
     return InParts(outputs["embedding"], outputs["parts"], outputs["constant"])

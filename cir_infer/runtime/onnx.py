@@ -150,6 +150,13 @@ class OnnxGraph:
             raise DeviceError(
                 f"ONNX Runtime failed in the {self._name} graph: {_first_line(error)}"
             ) from error
+        count = len(next(iter(feeds.values())))
+        for name, value in zip(self._output_names, values, strict=True):
+            if value.shape[:1] != (count,):
+                raise BundleError(
+                    f"the {self._name} graph makes {name} of shape {value.shape} of {count} inputs; expected "
+                    "one for each, so export the model again"
+                )
         return dict(zip(self._output_names, values, strict=True))
 
 

@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
 from cir_infer import CirError, Engine, Hit, Hits, Searcher
-from cir_infer.errors import GalleryError, ImageError, TextError, UsageError
+from cir_infer.bundle.manifest import Explain
+from cir_infer.errors import BundleError, GalleryError, ImageError, TextError, UsageError
 from cir_infer.explaining import Explanation
 from cir_infer.explaining.pictures import covered
 from cir_infer.explaining.shares import values_of
+from tests.bundles import SIDE, explain_graph, manifest_of, members_of, write_bundle
 from tests.explaining.conftest import COUNT, Open
 
 IS, EM = "implicit_similarity", "explicit_matching"
@@ -317,3 +320,64 @@ def test_features_have_no_places(tmp_path: Path) -> None:
             hits = searcher.query(features[0], "is red", k=2)
             with pytest.raises(UsageError, match="pre-extracted features, which have no places"):
                 hits.explain(0)
+
+
+def broken_graph(value: str, operator: str, *constants: np.ndarray) -> bytes:
+    """The graph that explains, with an operator behind one of its outputs."""
+    model = onnx.load_model_from_string(explain_graph())
+    (node,) = [node for node in model.graph.node if value in node.output]
+    node.output[0] = "as_it_was"
+    names = [f"constant{number}" for number in range(len(constants))]
+    for name, constant in zip(names, constants, strict=True):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(constant, name))
+    model.graph.node.append(onnx.helper.make_node(operator, ["as_it_was", *names], [value]))
+    data: bytes = model.SerializeToString()
+    return data
+
+
+FIRST = tuple(np.array([number], np.int64) for number in (0, 1, 0))
+
+
+@pytest.mark.parametrize(
+    ("value", "operator", "constants", "message"),
+    [
+        ("parts", "Slice", FIRST, "the explain graph makes parts of shape .1, 8, 8, 8. of 3 inputs"),
+        ("constant", "Slice", FIRST, "the explain graph makes constant of shape"),
+        ("parts", "Tile", (np.array([2, 1, 1, 1], np.int64),), "makes parts of shape .6, 8, 8, 8. of 3"),
+        ("parts", "Mul", (np.array(np.nan, np.float32),), "gives NaN or infinity as parts"),
+        ("constant", "Mul", (np.array(np.inf, np.float32),), "gives NaN or infinity as constant"),
+    ],
+)
+def test_a_graph_that_explains_other_pictures_than_it_was_given(
+    tmp_path: Path,
+    pictures: list[Path],
+    value: str,
+    operator: str,
+    constants: tuple[np.ndarray, ...],
+    message: str,
+) -> None:
+    manifest = manifest_of("artemis", explain=Explain("explain.onnx", SIDE, SIDE, True))
+    graph = broken_graph(value, operator, *constants)
+    write_bundle(tmp_path / "b.cir", manifest, {**members_of("artemis"), "explain.onnx": graph})
+    with Engine(tmp_path / "b.cir", device="cpu", threads=1) as engine:
+        batch = np.stack([engine.prepare(picture) for picture in pictures[:3]])
+        with pytest.raises(BundleError, match=message):
+            engine.encode_in_parts(batch)
+
+
+def test_an_encoder_that_loses_pictures(tmp_path: Path, pictures: list[Path]) -> None:
+    """Rows of a batch belong to its pictures, one each; a graph may say so and make fewer."""
+    members = members_of("artemis")
+    model = onnx.load_model_from_string(members["image.onnx"])
+    (node,) = [node for node in model.graph.node if "embedding" in node.output]
+    node.output[0] = "as_it_was"
+    names = ["from", "to", "axis"]
+    for name, constant in zip(names, FIRST, strict=True):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(constant, name))
+    model.graph.node.append(onnx.helper.make_node("Slice", ["as_it_was", *names], ["embedding"]))
+    members["image.onnx"] = model.SerializeToString()
+    write_bundle(tmp_path / "b.cir", manifest_of("artemis"), members)
+    with Engine(tmp_path / "b.cir", device="cpu", threads=1) as engine:
+        assert engine.encode_images(pictures[:1]).shape == (1, 8)
+        with pytest.raises(BundleError, match=r"the image graph makes embedding of shape .* of 3 inputs"):
+            engine.encode_images(pictures[:3])
