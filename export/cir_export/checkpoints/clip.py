@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from cir_export.checkpoints.files import TORCHSCRIPT
+from cir_export.checkpoints.numbers import LEAST_STD, channels, whole
 from cir_export.models.encoders.clip import CLIP_MEAN, CLIP_STD
-from cir_infer.errors import CheckpointError
+from cir_infer.errors import CheckpointError, shown
 
 __all__ = ["clip_config", "clip_weights", "is_open_clip_config", "round_to_float16"]
 
@@ -79,7 +80,7 @@ def clip_config(
         CheckpointError: a weight is missing, or the activation cannot be known.
     """
     said = open_clip or {}
-    model = said.get("model_cfg", {})
+    model = _table(said, "model_cfg", where)
     if not openai and open_clip is None:
         raise CheckpointError(
             f"{where} is CLIP in open_clip's layout, which does not show whether it was trained with GELU or "
@@ -88,18 +89,18 @@ def clip_config(
         )
     quick = openai if open_clip is None else bool(model.get("quick_gelu", False))
     text_width = _shape(weights, "ln_final.weight", where)[0]
-    preprocessing = said.get("preprocess_cfg", {})
+    preprocessing = _table(said, "preprocess_cfg", where)
     return {
-        **_vision(weights, model.get("vision_cfg", {}), where),
+        **_vision(weights, _table(model, "vision_cfg", where), where),
         "embed_dim": _shape(weights, "text_projection", where)[1],
         "context_length": _shape(weights, "positional_embedding", where)[0],
         "vocabulary_size": _shape(weights, "token_embedding.weight", where)[0],
         "text_width": text_width,
-        "text_heads": int(model.get("text_cfg", {}).get("heads", max(1, text_width // 64))),
+        "text_heads": whole(_table(model, "text_cfg", where), "heads", max(1, text_width // 64), where),
         "text_layers": _count(weights, r"transformer\.resblocks\.(\d+)\."),
         "activation": "quick_gelu" if quick else "gelu",
-        "mean": tuple(float(x) for x in preprocessing.get("mean", CLIP_MEAN)),
-        "std": tuple(float(x) for x in preprocessing.get("std", CLIP_STD)),
+        "mean": channels(preprocessing.get("mean", CLIP_MEAN), "mean", where),
+        "std": channels(preprocessing.get("std", CLIP_STD), "std", where, least=LEAST_STD),
     }
 
 
@@ -116,6 +117,13 @@ def round_to_float16(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def _table(said: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+    table = said.get(key, {})
+    if not isinstance(table, Mapping):
+        raise CheckpointError(f"{where}: {key} is {shown(table)}; expected an object")
+    return table
+
+
 def _vision(weights: Mapping[str, Tensor], said: Mapping[str, Any], where: str) -> dict[str, Any]:
     if "visual.proj" in weights:
         width, _, patch, _ = _shape(weights, "visual.conv1.weight", where, 4)
@@ -125,7 +133,7 @@ def _vision(weights: Mapping[str, Tensor], said: Mapping[str, Any], where: str) 
             "image_size": patch * side,
             "vision_layers": (_count(weights, r"visual\.transformer\.resblocks\.(\d+)\."),),
             "vision_width": width,
-            "vision_heads": max(1, width // int(said.get("head_width", 64))),
+            "vision_heads": max(1, width // whole(said, "head_width", 64, where)),
         }
     layers = tuple(_count(weights, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
     width = _shape(weights, "visual.layer1.0.conv1.weight", where, 4)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from functools import cache
@@ -306,6 +307,12 @@ def test_parts_that_are_not_of_one_model(tmp_path: Path) -> None:
         ({"rescale_factor": 0.5}, "rescale_factor 0.5"),
         ({"image_mean": [0.5]}, "image_mean is"),
         ({"crop_size": 48}, "resizes to 32 pixels and cuts 48"),
+        ({"resample": [3]}, r"resample \[3\]"),
+        ({"rescale_factor": float("nan")}, "rescale_factor nan"),
+        ({"image_mean": [10**400, 0, 0]}, "image_mean is"),
+        ({"image_mean": [float("nan")] * 3}, "image_mean is"),
+        ({"image_std": [0.5, 0, 0.5]}, "image_std is .*three numbers from 1e-06 up"),
+        ({"image_std": [float("inf")] * 3}, "image_std is"),
     ],
 )
 def test_an_image_processor_that_a_bundle_cannot_hold(
@@ -314,6 +321,97 @@ def test_an_image_processor_that_a_bundle_cannot_hold(
     folder = copied(tmp_path)
     edited(folder, "preprocessor_config.json", lambda c: c.update(change))
     refused(folder, message)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"architectures": [{}], "model_type": {"clip": 1}}, "holds a None; expected one of"),
+        ({"architectures": None, "model_type": ["clip"]}, "holds a None; expected one of"),
+        ({"text_config": {"hidden_act": ["gelu"]}}, r"hidden_act is \[\['gelu'\], 'quick_gelu'\]"),
+        ({"vision_config": {"hidden_act": {}}}, "hidden_act is"),
+        ({"text_config": {"layer_norm_eps": [1e-5]}}, "layer_norm_eps differs"),
+        ({"text_config": {"eos_token_id": [687]}}, "special token \\[687\\]"),
+    ],
+)
+def test_a_configuration_may_hold_any_json(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    folder = copied(tmp_path)
+
+    def change_it(config: dict[str, Any]) -> None:
+        for key, value in change.items():
+            config.update({key: config[key] | value if key.endswith("_config") else value})
+
+    edited(folder, "config.json", change_it)
+    refused(folder, message)
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value", "message"),
+    [
+        ("preprocess_cfg", "mean", "x", "mean is 'x'"),
+        ("preprocess_cfg", "std", [0, 0, 0], "std is"),
+        ("vision_cfg", "head_width", 0, "head_width is 0"),
+        ("text_cfg", "heads", "x", "heads is 'x'"),
+    ],
+)
+def test_an_open_clip_configuration_may_hold_any_json(
+    tmp_path: Path, table: str, key: str, value: Any, message: str
+) -> None:
+    folder = copied(tmp_path, "open_clip")
+    edited(
+        folder,
+        "open_clip_config.json",
+        lambda c: (c if table in c else c["model_cfg"])[table].update({key: value}),
+    )
+    refused(folder, message)
+
+
+def test_names_of_parts_that_no_file_can_have(tmp_path: Path) -> None:
+    folder = copied(tmp_path, "siglip")
+    for name in ("a" * 5000, "\u4e00" * 90, "/etc/passwd", "", 3, ["a"]):
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": name}}))
+        refused(folder, "expected a plain name")
+
+
+def test_an_index_of_many_weights_in_many_parts_is_read_in_their_number(tmp_path: Path) -> None:
+    """100,000 weights in 300 parts: looking through all weights for each part would take a minute."""
+    folder, parts, each = copied(tmp_path), 300, 333
+    names = [[f"w{part}.{number}" for number in range(each)] for part in range(parts)]
+    for part, weights in enumerate(names):
+        entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+        header = json.dumps(dict.fromkeys(weights, entry)).encode()
+        (folder / f"{part}.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    files = {name: f"{part}.safetensors" for part, weights in enumerate(names) for name in weights}
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    refused(folder, "embedding.weight is missing")
+
+
+def test_a_table_of_contents_that_is_too_long(tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write((90 << 20).to_bytes(8, "little"))
+        file.truncate(91 << 20)
+    refused(folder, "has a table of contents of 94,371,840 bytes; at most 16,777,216 are read")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+def test_no_part_of_a_folder_is_waited_for(tmp_path: Path) -> None:
+    for name in ("README.md", "config.json", "tokenizer.json", "model.safetensors"):
+        folder = Path(shutil.copytree(ENCODERS / "clip", tmp_path / name))
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
+        if name == "README.md":
+            assert load_trained(folder).provenance["weights_licence"] == "not stated in the folder"
+        else:
+            with pytest.raises(CheckpointError):
+                load_trained(folder)
+
+
+def test_a_licence_is_printed_without_its_control_characters(tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    (folder / "README.md").write_text("---\nlicense: \x1b[31mMIT\x07\n---\n")
+    assert load_trained(folder).provenance["weights_licence"] == "[31mMIT"
 
 
 def test_weights_that_are_missing_or_not_finite(tmp_path: Path) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cir_infer.errors import CheckpointError, shown
 from cir_infer.foreign import read_json
 
-__all__ = ["is_pointer", "json_of", "licence_of", "need_json", "whole", "within"]
+__all__ = ["is_pointer", "json_of", "licence_of", "need_json", "within"]
 
 _MAX_JSON = 16 << 20
 _MAX_CARD = 64 << 10
+_LONGEST_NAME = 255
+"""Bytes that file systems take."""
 
 
 def json_of(folder: Path, name: str) -> dict[str, Any] | None:
@@ -59,7 +60,10 @@ def is_pointer(path: Path) -> bool:
 def licence_of(folder: Path) -> str | None:
     """The licence that the head of the model card (README.md) states, None where it states none."""
     try:
-        with (folder / "README.md").open("rb") as file:
+        path = folder / "README.md"
+        if not path.is_file():  # to open a pipe would wait for somebody who writes
+            return None
+        with path.open("rb") as file:
             card = file.read(_MAX_CARD).decode("utf-8", "replace")
     except OSError:
         return None
@@ -68,19 +72,8 @@ def licence_of(folder: Path) -> str | None:
         return None
     named = {key: re.search(rf"(?m)^{key}:[ \t]*([^\n]+)", head[1]) for key in ("license_name", "license")}
     found = named["license_name"] or named["license"]
-    return found[1].strip().strip("'\"")[:100] or None if found else None
-
-
-def whole(table: Mapping[str, Any], key: str, default: int | None, where: str) -> int:
-    """A size of a configuration.
-
-    Raises:
-        CheckpointError: it is missing, or no whole number from 1 to 2 ** 24.
-    """
-    value = table.get(key, default)
-    if type(value) is not int or not 1 <= value <= 1 << 24:
-        raise CheckpointError(f"{where}: {key} is {shown(value)}; expected a whole number from 1 up")
-    return value
+    said = "" if found is None else "".join(filter(str.isprintable, found[1])).strip().strip("'\"")
+    return said[:100] or None
 
 
 def within(folder: Path, name: object, where: str) -> Path:
@@ -89,7 +82,8 @@ def within(folder: Path, name: object, where: str) -> Path:
     Raises:
         CheckpointError: it is no plain file name.
     """
-    if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
+    plain = isinstance(name, str) and Path(name).name == name and name not in ("", ".", "..")
+    if not isinstance(name, str) or not plain or len(name.encode(errors="replace")) > _LONGEST_NAME:
         raise CheckpointError(f"{where} names the file {shown(name)}; expected a plain name in {folder}")
     return folder / name
 

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cir_export.checkpoints.folders.files import whole
 from cir_export.checkpoints.folders.images import ImageProcessor, image_processor
 from cir_export.checkpoints.folders.renaming import renamed_model
 from cir_export.checkpoints.folders.tokenizers import FolderTokenizer
 from cir_export.checkpoints.folders.weights import HUGGING_FACE, open_weights
+from cir_export.checkpoints.numbers import whole
 from cir_export.model_file import TrainedModel
 from cir_infer.errors import CheckpointError, shown
 
@@ -210,19 +210,17 @@ def _towers(config: Mapping[str, Any], where: str) -> tuple[Mapping[str, Any], M
 
 
 def _activation(text: Mapping[str, Any], vision: Mapping[str, Any], default: str, where: str) -> str:
-    said = {table.get("hidden_act", default) for table in (text, vision)}
-    if len(said) != 1 or not said <= set(_ACTIVATIONS):
+    said, other = (table.get("hidden_act", default) for table in (text, vision))
+    if said != other or not isinstance(said, str) or said not in _ACTIVATIONS:
         raise CheckpointError(
-            f"{where}: hidden_act is {shown(sorted(map(str, said)))}; expected one of "
-            f"{', '.join(_ACTIVATIONS)}, the "
-            "same in both towers"
+            f"{where}: hidden_act is {shown([said, other])}; expected one of "
+            f"{', '.join(_ACTIVATIONS)}, the same in both towers"
         )
-    return _ACTIVATIONS[said.pop()]
+    return _ACTIVATIONS[said]
 
 
 def _eps(text: Mapping[str, Any], vision: Mapping[str, Any], default: float, where: str) -> float:
-    said = {table.get("layer_norm_eps", default) for table in (text, vision)}
-    value = said.pop()
-    if said or not isinstance(value, float) or not 0 < value < 1:
+    value, other = (table.get("layer_norm_eps", default) for table in (text, vision))
+    if value != other or not isinstance(value, float) or not 0 < value < 1:
         raise CheckpointError(f"{where}: layer_norm_eps differs between the towers, or is no small number")
     return value

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cir_export.checkpoints.folders.files import json_of
+from cir_export.checkpoints.numbers import LEAST_STD, channels
 from cir_infer.errors import CheckpointError, shown
 
 __all__ = ["ImageProcessor", "image_processor"]
@@ -80,20 +81,21 @@ def image_processor(folder: Path, size: int) -> ImageProcessor:
     if (
         said.get("do_rescale", True) is not True
         or not isinstance(factor, float)
-        or abs(factor * 255 - 1) > 1e-6
+        or not abs(factor * 255 - 1) <= 1e-6
     ):
         raise CheckpointError(f"{where}: rescale_factor {shown(factor)}; expected 1 / 255")
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     if said.get("do_normalize", True):
-        mean, std = (_channels(said, key, where) for key in ("image_mean", "image_std"))
+        mean = channels(said.get("image_mean"), "image_mean", where)
+        std = channels(said.get("image_std"), "image_std", where, least=LEAST_STD)
     image = {"kind": "pixels", "height": size, "width": size, "exif_orientation": True, "steps": steps}
     return ImageProcessor(image, mean, std)
 
 
 def _resized(said: Mapping[str, Any], tower: int, where: str) -> tuple[dict[str, Any], int]:
     number = said.get("resample", 3)
-    if number not in _FILTERS:
+    if number not in tuple(_FILTERS):  # by equality: what JSON holds need not be hashable
         raise CheckpointError(f"{where}: resample {shown(number)}; expected 2 (bilinear) or 3 (bicubic)")
     size, target = said.get("size", tower), None
     if type(size) is int and size > 0:
@@ -116,14 +118,3 @@ def _square(size: Any, key: str, where: str) -> int:
     if not all(type(side) is int and 1 <= side <= 8192 for side in sides) or len(set(sides)) != 1:
         raise CheckpointError(f"{where}: {key} {shown(size)}; expected a number, or equal height and width")
     return int(sides[0])
-
-
-def _channels(said: Mapping[str, Any], key: str, where: str) -> tuple[float, ...]:
-    values = said.get(key)
-    if (
-        not isinstance(values, list)
-        or len(values) != 3
-        or not all(isinstance(v, int | float) for v in values)
-    ):
-        raise CheckpointError(f"{where}: {key} is {shown(values)}; expected three numbers")
-    return tuple(float(value) for value in values)

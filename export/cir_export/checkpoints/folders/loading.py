@@ -82,4 +82,5 @@ def _class_of(config: dict[str, Any]) -> str | None:
     if isinstance(named, list) and named and isinstance(named[0], str):
         # Repositories with code of their own name its class; the weights are those of the type.
         return named[0] if named[0] in _CLASSES else _TYPES.get(str(config.get("model_type")), named[0])
-    return _TYPES.get(str(config.get("model_type")), config.get("model_type"))
+    kind = config.get("model_type")
+    return _TYPES.get(kind, kind) if isinstance(kind, str) else None

@@ -22,6 +22,9 @@ HUGGING_FACE = ("model.safetensors", "pytorch_model.bin")
 OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """Names of the weights, the better ones first; in several parts each has an index beside, NAME.index.json."""
 
+_MAX_HEADER = 16 << 20
+"""Bytes. What lists its tensors takes some ten times as much memory."""
+
 _ADAPTER = "adapter_config.json"
 _OTHER = {
     "tf_model.h5": "TensorFlow's",
@@ -114,11 +117,15 @@ def _sharded(folder: Path, name: str, index: Mapping[str, Any]) -> FolderWeights
             f"{where} names {len(parts)} parts and {len(absent)} of them are missing: {shown(absent)}; "
             "download the folder whole"
         )
+    of_part: dict[Path, set[str]] = {part: set() for part in parts}
+    for weight, part in files.items():
+        of_part[part].add(weight)
     for part in parts:
-        held = set(_names(part))
-        gone = sorted(weight for weight, file in files.items() if file == part and weight not in held)
+        gone = of_part[part].difference(_names(part))
         if gone:
-            raise CheckpointError(f"{part} does not hold the weight {gone[0]} that {name} says it does")
+            raise CheckpointError(
+                f"{part} does not hold the weight {shown(min(gone))} that {name} says it does"
+            )
     return FolderWeights(files, where)
 
 
@@ -142,6 +149,13 @@ def _open(path: Path) -> Any:
         return content
     from safetensors import SafetensorError, safe_open
 
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    if header > _MAX_HEADER:
+        raise CheckpointError(
+            f"{path} has a table of contents of {header:,} bytes; at most {_MAX_HEADER:,} are read "
+            "(a model's has some thousands); download it again"
+        )
     try:
         return safe_open(str(path), framework="pt")
     except (SafetensorError, ValueError, KeyError, OSError) as error:
