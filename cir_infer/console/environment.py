@@ -18,6 +18,7 @@ def take_environment(
 ) -> None:
     """Let the environment say what the command line does not: PREFIX_PORT for --port.
 
+    A variable is named after its flag, not after what it sets: PREFIX_NO_PAGE for --no-page.
     A flag that can be given several times takes a list, with commas between. --help names the variables.
 
     Args:
@@ -29,26 +30,33 @@ def take_environment(
     for action in parser._actions:
         if action.dest in ("help", "version"):
             continue
-        name = f"{prefix}_{action.dest.upper()}"
-        if not action.option_strings:
-            action.help = f"{action.help} (${name})"
-        if name not in environment:
-            continue
-        action.default = _value(parser, action, name, environment[name])
-        action.required = False
-        if not action.option_strings:
-            action.nargs = "?"
+        flags = [flag for flag in action.option_strings if flag.startswith("--")]
+        for flag in flags or [action.dest]:
+            name = f"{prefix}_{flag.lstrip('-').replace('-', '_').upper()}"
+            if not flags:
+                action.help = f"{action.help} (${name})"
+            if name not in environment:
+                continue
+            # Of all flags that set the same value, so that it is this one that counts.
+            parser.set_defaults(**{action.dest: _value(parser, action, flag, name, environment[name])})
+            action.required = False
+            if not flags:
+                action.nargs = "?"
     parser.epilog = (
         f"{parser.epilog}\n\nEvery flag is an environment variable, too: ${prefix}_PORT for --port; true or "
         "false for one without a value; a comma between several values."
     )
 
 
-def _value(parser: argparse.ArgumentParser, action: argparse.Action, name: str, text: str) -> object:
+def _value(
+    parser: argparse.ArgumentParser, action: argparse.Action, flag: str, name: str, text: str
+) -> object:
     if action.nargs == 0:
         if text.lower() not in _YES + _NO:
             parser.error(f"${name} is {shown(text)}; expected true or false")
-        return text.lower() in _YES
+        optional = isinstance(action, argparse.BooleanOptionalAction)
+        said = not flag.startswith("--no-") if optional else bool(action.const)
+        return said if text.lower() in _YES else not said
     if action.choices is not None and text not in action.choices:
         parser.error(f"${name} is {shown(text)}; expected one of {', '.join(map(str, action.choices))}")
     if isinstance(action, argparse._AppendAction):
@@ -57,5 +65,5 @@ def _value(parser: argparse.ArgumentParser, action: argparse.Action, name: str, 
         try:
             return action.type(text)
         except (ValueError, TypeError, argparse.ArgumentTypeError):
-            parser.error(f"${name} is {shown(text)}; expected as for {action.option_strings[0]}")
+            parser.error(f"${name} is {shown(text)}; expected as for {flag}")
     return text

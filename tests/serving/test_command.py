@@ -154,7 +154,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     made.add_argument("--no-auth", action="store_true")
     made.add_argument("--log", action=argparse.BooleanOptionalAction, default=True)
-    made.add_argument("--allow", action="append", default=[])
+    made.add_argument("--allow-host", dest="allow", action="append", default=[])
+    made.add_argument("--no-page", dest="page", action="store_false")
+    made.add_argument("--writable", action="store_true")
+    made.add_argument("--read-only", dest="writable", action="store_false")
+    made.set_defaults(writable=False)
     return made
 
 
@@ -165,7 +169,9 @@ def test_every_flag_is_a_variable() -> None:
         "T_DEVICE": "cuda",
         "T_NO_AUTH": "yes",
         "T_LOG": "false",
-        "T_ALLOW": "a, b",
+        "T_ALLOW_HOST": "a, b",
+        "T_NO_PAGE": "true",
+        "T_READ_ONLY": "false",
     }
     made = parser()
     take_environment(made, "T", given)
@@ -177,12 +183,24 @@ def test_every_flag_is_a_variable() -> None:
         "no_auth": True,
         "log": False,
         "allow": ["a", "b"],
+        "page": False,
+        "writable": True,
     }
     assert vars(made.parse_args(["b.cir", "--port", "7", "--log"])) == told | {
         "bundle": "b.cir",
         "port": 7,
         "log": True,
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "log"),
+    [("T_LOG", "1", True), ("T_NO_LOG", "on", False), ("T_NO_LOG", "0", True), ("T_LOG", "", False)],
+)
+def test_both_names_of_a_switch_are_variables(name: str, text: str, log: bool) -> None:
+    made = parser()
+    take_environment(made, "T", {name: text})
+    assert made.parse_args(["a.cir"]).log is log
 
 
 @pytest.mark.parametrize("wrong", [{"T_PORT": "x"}, {"T_DEVICE": "tpu"}, {"T_NO_AUTH": "perhaps"}])
