@@ -48,7 +48,7 @@ def matrix_rate(device: str = "cpu", threads: int | None = None, seconds: float 
 
 
 def _chain_of_products(device: str, threads: int | None) -> Callable[[], object]:
-    """A graph of x W W W W; four products make the transfers of x and of the largest value negligible."""
+    """A graph of x W W W W; four products make the transfers of x and of the largest of each row negligible."""
     from onnx import TensorProto, helper, numpy_helper
 
     from cir_infer.runtime.devices import open_graphs
@@ -56,12 +56,12 @@ def _chain_of_products(device: str, threads: int | None) -> Callable[[], object]
     random = np.random.default_rng(0)
     weight = (random.standard_normal((_SIDE, _SIDE)) / np.sqrt(_SIDE)).astype(np.float32)
     nodes = [helper.make_node("MatMul", [f"x{i}", "w"], [f"x{i + 1}"]) for i in range(_CHAIN)]
-    nodes.append(helper.make_node("ReduceMax", [f"x{_CHAIN}"], ["y"], keepdims=0))
+    nodes.append(helper.make_node("ReduceMax", [f"x{_CHAIN}"], ["y"], axes=[1], keepdims=0))
     graph = helper.make_graph(
         nodes,
         "products",
         [helper.make_tensor_value_info("x0", TensorProto.FLOAT, [_SIDE, _SIDE])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [_SIDE])],
         [numpy_helper.from_array(weight, "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
