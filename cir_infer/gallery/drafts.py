@@ -33,8 +33,6 @@ INSIDE = "gallery"
 """What the drafts in a folder that is being filled are drafts of."""
 
 _NOTE = ".moving"
-_EMPTY = {"rows": frozenset[str](), "readers": frozenset(("0",))}
-"""The folders of an empty gallery, and what may be in them."""
 
 
 @contextmanager
@@ -98,17 +96,17 @@ def filled(path: Path, last: str) -> Iterator[Path]:
     draft: Path | None = None
     try:
         with files.told_as_gallery_error("writing it", path):
-            _take_back(path)
-            sweep(path / INSIDE)
+            with _alone(path):  # what is swept takes its note along
+                _take_back(path)
+                sweep(path / INSIDE)
             draft, lock = _begin(path / INSIDE)
             with lock, lock:
                 yield draft
                 begun.append(identity_of(draft / last))
-                with closing(files.OpenFolder(path)) as folder:
-                    fcntl.flock(folder.fd, fcntl.LOCK_EX)  # one at a time moves in
+                with _alone(path):
                     if not is_vacant(path):
                         raise GalleryError(f"{path}: already exists; open it, or choose another path")
-                    _clear(path)
+                    _take_back(path)
                     _move_in(draft, path, last)
                 files.remove(draft / _NOTE)
                 draft.rmdir()
@@ -118,10 +116,18 @@ def filled(path: Path, last: str) -> Iterator[Path]:
         if begun and identity_of(path / last) in begun:
             tell_durable(error, f"{path} is whole and in its place")
         if draft is not None:
-            with suppress(OSError):
+            with suppress(OSError):  # what cannot be taken back is the next run's, with the note
                 _take_back(path)
-            _discard(draft)
+                _discard(draft)
         raise
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One at a time moves into a folder, or takes back."""
+    with closing(files.OpenFolder(path)) as folder:
+        fcntl.flock(folder.fd, fcntl.LOCK_EX)
+        yield
 
 
 def is_vacant(path: Path) -> bool:
@@ -136,20 +142,8 @@ def is_vacant(path: Path) -> bool:
 
 
 def _is_leftover(entry: os.DirEntry[str]) -> bool:
-    if entry.is_symlink():
-        return False
-    if entry.name in _EMPTY:
-        return entry.is_dir() and {inner.name for inner in os.scandir(entry.path)} <= _EMPTY[entry.name]
-    return entry.name == "lost+found" or _drafts_of(INSIDE).fullmatch(entry.name) is not None
-
-
-def _clear(path: Path) -> None:
-    """Make room where a run was killed that had begun to fill the folder."""
-    for name, inner in _EMPTY.items():
-        for entry in inner:
-            files.remove(path / name / entry)
-        with suppress(OSError):
-            (path / name).rmdir()
+    known = entry.name == "lost+found" or _drafts_of(INSIDE).fullmatch(entry.name) is not None
+    return known and not entry.is_symlink()
 
 
 def _move_in(draft: Path, path: Path, last: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -214,16 +215,13 @@ def test_an_empty_folder_becomes_a_gallery_without_being_replaced(tmp_path: Path
         Gallery.create(volume, dimension=2)
 
 
-@pytest.mark.parametrize("moved", [[], ["readers"], ["readers", "rows"]])
-def test_filling_a_folder_begins_again_where_it_was_killed(tmp_path: Path, moved: list[str]) -> None:
+def test_filling_a_folder_begins_again_where_it_was_killed(tmp_path: Path) -> None:
     with Gallery.create(tmp_path / "other", dimension=2):
         pass
     volume = tmp_path / "volume"
     volume.mkdir()
     (tmp_path / "other").rename(volume / ".gallery.01234567.cir-draft")
     (volume / ".gallery.01234567.cir-draft.lock").touch()
-    for name in moved:
-        (volume / ".gallery.01234567.cir-draft" / name).rename(volume / name)
     with Gallery.create(volume, dimension=2) as gallery:
         assert gallery.verify().ok
     assert not [entry for entry in volume.iterdir() if "cir-draft" in entry.name]
@@ -299,6 +297,36 @@ def test_a_folder_with_anything_in_it_is_left_alone(tmp_path: Path, name: str) -
     with pytest.raises(GalleryError, match="already exists"):
         Gallery.create(volume, dimension=2)
     assert (volume / name).read_text() == "precious"
+
+
+def test_empty_folders_of_somebody_else_are_no_leftovers(tmp_path: Path) -> None:
+    (tmp_path / "volume" / "rows").mkdir(parents=True)
+    with pytest.raises(GalleryError, match="already exists"):
+        Gallery.create(tmp_path / "volume", dimension=2)
+    assert (tmp_path / "volume" / "rows").is_dir()
+
+
+def test_parts_that_cannot_be_taken_back_at_once_are_the_next_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cir_infer.gallery import drafts
+
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    with monkeypatch.context() as failing:
+        rename = Path.rename
+
+        def only_readers(path: Path, target: Path) -> Path:
+            if path.name != "readers" or path.parent == volume:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return rename(path, target)
+
+        failing.setattr(drafts.Path, "rename", only_readers)
+        with pytest.raises(GalleryError):
+            Gallery.create(volume, dimension=2)
+    assert (volume / "readers").is_dir()
+    Gallery.create(volume, dimension=2).close()
+    assert not [entry for entry in volume.iterdir() if "cir-draft" in entry.name]
 
 
 @pytest.mark.parametrize("read_only", [True, False])
