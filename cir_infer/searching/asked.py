@@ -16,7 +16,7 @@ from cir_infer.inputs.images import ImageLike
 from cir_infer.inputs.preparing import PreparedImage
 from cir_infer.inputs.texts import ReadText, Text
 
-__all__ = ["Asked", "Reference", "ask", "paired"]
+__all__ = ["Asked", "Reference", "ask", "check_reference", "paired", "read_text", "row_of"]
 
 Reference: TypeAlias = "ImageLike | PreparedImage | Hit | None"
 """An image, one that `Engine.prepare_image` made ready, a Hit to refine, or None for a system that reads only
@@ -61,25 +61,30 @@ def ask(engine: Engine, snapshot: Snapshot, where: str, number: int, pair: tuple
     """
     asked = Asked(number, pair[0], said=pair[1])
     try:
-        asked.own = _row(engine, snapshot, where, pair[0])
-        asked.text = _read(engine, pair[1])
+        check_reference(engine, pair[0])
+        asked.own = row_of(snapshot, where, pair[0].id) if isinstance(pair[0], Hit) else -1
+        asked.text = read_text(engine, pair[1])
     except CirError as error:
         asked.error = error
     return asked
 
 
-def _row(engine: Engine, snapshot: Snapshot, where: str, reference: Any) -> int:
+def check_reference(engine: Engine, reference: Any) -> None:
+    """Refuse a reference that the system cannot see, or none where it needs one.
+
+    Raises:
+        UsageError: it is such a one.
+    """
+    if not engine.needs_reference:
+        return
     system = shown(engine.manifest.system)
-    if isinstance(reference, Hit):
-        if engine.needs_reference and not engine.row_is_reference:
-            raise UsageError(
-                f"the system {system} sees reference images with an encoder of its own, so a Hit cannot be "
-                f"refined from its row; pass the image of {shown(reference.id)} instead"
-            )
-        return row_of(snapshot, where, reference.id)
-    if reference is None and engine.needs_reference:
+    if reference is None:
         raise UsageError(f"the system {system} needs a reference image for every query")
-    return -1
+    if isinstance(reference, Hit) and not engine.row_is_reference:
+        raise UsageError(
+            f"the system {system} sees reference images with an encoder of its own, so a Hit cannot be "
+            f"refined from its row; pass the image of {shown(reference.id)} instead"
+        )
 
 
 def row_of(snapshot: Snapshot, where: str, item: str) -> int:
@@ -94,7 +99,13 @@ def row_of(snapshot: Snapshot, where: str, item: str) -> int:
     return row
 
 
-def _read(engine: Engine, text: Any) -> ReadText | None:
+def read_text(engine: Engine, text: Any) -> ReadText | None:
+    """The tokens of a text; None for a system that reads none.
+
+    Raises:
+        TextError: it is empty, too long, or nothing in it can be read.
+        UsageError: there is none, and the system needs one.
+    """
     if not engine.needs_text:
         return None
     if text is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from cir_infer.inputs.arguments import checked_count, checked_word
 from cir_infer.inputs.texts import Text
 from cir_infer.scoring.balance import Balance, balanced, checked_balance
 from cir_infer.scoring.contract import QueryTerms
-from cir_infer.searching.asked import Reference, paired
+from cir_infer.searching.asked import Reference, check_reference, paired, read_text
 from cir_infer.searching.exclusion import checked_ids
 from cir_infer.searching.made_hits import made_hits
 from cir_infer.searching.vectors import METRICS, Metric, checked_queries, vector_terms
@@ -172,23 +173,16 @@ class ShardedSearcher:
     ) -> Iterator[Hits]:
         while batch := list(islice(pairs, size)):
             refined = [pair[0].id if isinstance(pair[0], Hit) else None for pair in batch]
-            reads = None
-            if engine.needs_text:
-                if any(text is None for _, text in batch):
-                    raise UsageError(
-                        f"the system {shown(engine.manifest.system)} needs a text for every query"
-                    )
-                reads = [engine.read_text(text) for _, text in batch]
+            reads = [read for _, text in batch if (read := read_text(engine, text)) is not None]
             references = self._references(engine, [pair[0] for pair in batch])
-            encoded = None if reads is None else engine.encode_read(reads)
+            encoded = engine.encode_read(reads) if reads else None
             terms = balanced(engine.compose(references, encoded), factors)
             # A refined Hit is left out of its own answer only, so one more is asked for.
             more = int(any(item is not None for item in refined))
             for at, hits in enumerate(self._merged(terms, k + more, where, exclude)):
                 kept = [hit for hit in hits if hit.id != refined[at]][:k]
-                numbered = [_ranked(hit, rank) for rank, hit in enumerate(kept, start=1)]
-                unknown = () if reads is None else reads[at].unknown
-                yield Hits(numbered, unknown, None, factors)
+                unknown = reads[at].unknown if reads else ()
+                yield Hits(_ranked(kept), unknown, None, factors)
 
     def search_vectors(
         self,
@@ -222,25 +216,18 @@ class ShardedSearcher:
     def _references(self, engine: Engine, references: list[Any]) -> npt.NDArray[np.float32] | None:
         if not engine.needs_reference:
             return None
-        if any(reference is None for reference in references):
-            raise UsageError(
-                f"the system {shown(engine.manifest.system)} needs a reference image for every query"
-            )
+        for reference in references:
+            check_reference(engine, reference)
         images = [reference for reference in references if not isinstance(reference, Hit)]
         encoded = iter(engine.encode_references(images, len(images)) if images else ())
         return np.stack(
             [
-                self._row_of(engine, reference.id) if isinstance(reference, Hit) else next(encoded)
+                self._row_of(reference.id) if isinstance(reference, Hit) else next(encoded)
                 for reference in references
             ]
         )
 
-    def _row_of(self, engine: Engine, item: str) -> npt.NDArray[np.float32]:
-        if not engine.row_is_reference:
-            raise UsageError(
-                f"the system {shown(engine.manifest.system)} sees reference images with an encoder of its "
-                f"own, so a Hit cannot be refined from its row; pass the image of {shown(item)} instead"
-            )
+    def _row_of(self, item: str) -> npt.NDArray[np.float32]:
         for shard in self.shards:
             row = shard.vector(item)
             if row is not None:
@@ -275,11 +262,11 @@ def _best(found: Sequence[Found], query: int, k: int, names: tuple[str, ...]) ->
         for hit in made_hits(part.items[query], part.top, query, range(len(part.items[query])), names)
     ]
     hits.sort(key=lambda entry: entry[:2])  # stable: a shard's own are in order already
-    return [_ranked(hit, rank) for rank, (_, _, hit) in enumerate(hits[:k], start=1)]
+    return _ranked(hit for _, _, hit in hits[:k])
 
 
-def _ranked(hit: Hit, rank: int) -> Hit:
-    return Hit(hit.id, rank, hit.score, hit.terms, hit.metadata, hit.source, hit.tokens)
+def _ranked(hits: Iterable[Hit]) -> list[Hit]:
+    return [replace(hit, rank=rank) for rank, hit in enumerate(hits, start=1)]
 
 
 def _common(galleries: Sequence[Gallery]) -> tuple[str | None, int, int] | None:
