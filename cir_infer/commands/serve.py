@@ -175,7 +175,10 @@ def _add_limits(parser: CirParser) -> None:
 
 def _times(many: int) -> Callable[[str], int]:
     def read(text: str) -> int:
-        return int(text) if many == 1 else round(float(text) * many)
+        try:
+            return int(text) if many == 1 else round(float(text) * many)
+        except OverflowError as error:  # infinity
+            raise ValueError from error
 
     read.__name__ = "number"  # what argparse calls it when it is none
     return read

@@ -165,6 +165,16 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@pytest.mark.parametrize(
+    "flag", ["--max-upload=inf", "--max-pixels=-1e999", "--max-upload=nan", "--max-k=inf"]
+)
+def test_what_is_no_number_is_wrong_usage(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(["a.cir", flag])
+    assert raised.value.code == 2
+    assert "invalid number value" in capsys.readouterr().err
+
+
 def test_every_flag_is_a_variable() -> None:
     given = {
         "T_BUNDLE": "a.cir",
