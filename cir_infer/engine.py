@@ -19,7 +19,7 @@ from cir_infer.bundle.facts import bundle_facts
 from cir_infer.bundle.manifest import FeatureInput, Manifest
 from cir_infer.bundle.orientation import oriented
 from cir_infer.console.progress import progress_bar
-from cir_infer.errors import BundleError, ImageError, TextError, UsageError, shown
+from cir_infer.errors import BundleError, TextError, UsageError, shown
 from cir_infer.inputs.arguments import (
     checked_count,
     checked_flag,
@@ -515,9 +515,7 @@ class Engine:
 
 def _prepare(image: ImageLike | PreparedImage, spec: Any) -> Array:
     if isinstance(image, PreparedImage):
-        if image.spec != spec:
-            raise ImageError("the image was prepared by the engine of another bundle; pass the image itself")
-        return image.array
+        return image.array_for(spec)
     return preprocess(image, spec)
 
 

@@ -69,6 +69,8 @@ class Hit:
 class Hits(Sequence[Hit]):
     """Hits, best first. Indexing gives a `Hit`, a slice gives `Hits`, printing gives a table.
 
+    Those of a query hold what it was asked with, and its searcher, to be explained; a copy lets go of both.
+
     Attributes:
         unknown_words: words of the text that the model does not know; the answer ignores them.
         reference_id: the id of an item that shows the reference image itself, by its row or its file: the

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.bundle.manifest import PixelInput
-from cir_infer.errors import ImageError
 from cir_infer.inputs.images import describe_image
 from cir_infer.inputs.open_files import contents
 from cir_infer.inputs.preparing import PreparedImage
@@ -43,9 +42,7 @@ def picture_of(image: Any, spec: PixelInput) -> Picture:
         ImageError: it cannot be read.
     """
     if isinstance(image, PreparedImage):  # whoever prepared it kept no more than this
-        if image.spec != spec:
-            raise ImageError("the image was prepared by the engine of another bundle; pass the image itself")
-        return Picture(image.array, (0.0, 0.0, spec.width, spec.height), (spec.width, spec.height))
+        return Picture(image.array_for(spec), (0.0, 0.0, spec.width, spec.height), (spec.width, spec.height))
     image = contents(image)
     decoded = decode(image, spec)
     array = prepare(decoded, spec, describe_image(image))

@@ -92,7 +92,7 @@ def query_side(
     asked = ask(engine, snapshot, gallery, 0, question)
     if asked.error is not None:
         raise asked.error
-    composer = _Composer(engine, balance, None if asked.text is None else asked.text)
+    composer = _Composer(engine, balance, asked.text)
     if not engine.needs_reference:
         terms = composer.terms(None)
         cells = None

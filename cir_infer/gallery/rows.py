@@ -12,6 +12,7 @@ import numpy.typing as npt
 from cir_infer.errors import GalleryError, UsageError, shown
 from cir_infer.gallery.tensors import Tensor
 from cir_infer.inputs.arguments import checked_word
+from cir_infer.inputs.arrays import unmasked
 from cir_infer.scoring.contract import MOST_ITEM_VALUES, MOST_TOKENS, MOST_VALUES
 
 __all__ = [
@@ -73,7 +74,7 @@ def as_matrix(vectors: Any, count: int) -> npt.NDArray[Any]:
         GalleryError: they are no `count` vectors.
     """
     try:
-        array = _whole(vectors)
+        array = unmasked(vectors)
     except Exception as error:  # what arrays and tensors of others raise
         raise GalleryError(
             f"vectors are no array of numbers ({shown(error, 200)}); expected ({count}, D)"
@@ -91,13 +92,6 @@ def as_matrix(vectors: Any, count: int) -> npt.NDArray[Any]:
     return array
 
 
-def _whole(vectors: Any) -> npt.NDArray[Any]:
-    """An array; what lies under a mask was never meant to be used."""
-    if np.ma.is_masked(vectors):
-        raise ValueError("some are masked")
-    return np.asarray(vectors)
-
-
 def checked_vectors(
     vectors: Any, ids: Sequence[str], shape: tuple[int, ...], dtype: str
 ) -> npt.NDArray[np.float32]:
@@ -108,7 +102,7 @@ def checked_vectors(
             The message names the id of the first.
     """
     try:
-        array = _whole(vectors)
+        array = unmasked(vectors)
         if array.dtype.kind not in "fiu":
             raise ValueError(f"an array of {array.dtype}")
     except Exception as error:  # what arrays and tensors of others raise

@@ -111,7 +111,7 @@ def unbelievable(source: str, gone: Sequence[Origin], known: int, limit: PruneLi
         return Refused(source, len(gone), known, f"{what}, {less}{why}; they stay; {insist}")
     if limit.insists:
         return None
-    folders = Counter(os.path.dirname(Location.parse(origin.source).path) for origin in gone)  # noqa: PTH120
+    folders = Counter(Location.parse(origin.source).folder for origin in gone)
     for folder, count in folders.items():
         if count > _EMPTIED and _is_empty(folder):
             return Refused(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -307,7 +306,8 @@ class _Run:
             for key, item, origin in self._gallery.sources_of(keys)
             if origin is not None and not Location.parse(origin).whole
         ]
-        return [origin for origin in found if _folder_of(origin.source) == _folder_of(source.name)]
+        folder = Location.parse(source.name).folder
+        return [origin for origin in found if Location.parse(origin.source).folder == folder]
 
     def prune(self, sources: Sequence[Source], known: Sequence[int], limit: PruneLimit) -> None:
         """Remove what came from these sources and was not met again.
@@ -346,10 +346,6 @@ class _Run:
             if gone:
                 self._gallery.remove([origin.id for origin in gone])
             self.report.removed += sum(origin.key not in judge.followed for origin in gone)
-
-
-def _folder_of(source: str) -> str:
-    return os.path.dirname(Location.parse(source).path)  # noqa: PTH120
 
 
 def _nothing_found(source: Source) -> str:

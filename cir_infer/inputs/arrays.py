@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, shown
 
-__all__ = ["image_fault", "mapped_array"]
+__all__ = ["image_fault", "mapped_array", "unmasked"]
 
 _CHANNELS = (1, 3, 4)
 _WANTED = "expected uint8 (height, width, 3), values 0..255"
@@ -50,6 +50,17 @@ def _type_fault(array: npt.NDArray[Any]) -> str:
     if most <= 255:
         return f"{found}: pass array.round().astype(numpy.uint8)"
     return f"{found}: scale it to 0..255 and convert it"
+
+
+def unmasked(values: Any) -> npt.NDArray[Any]:
+    """What somebody passed as an array; what lies under a mask was never meant to be used.
+
+    Raises:
+        Exception: whatever arrays and tensors of others raise where they are none.
+    """
+    if np.ma.is_masked(values):
+        raise ValueError("some are masked")
+    return np.asarray(values)
 
 
 def mapped_array(path: Path) -> npt.NDArray[Any]:

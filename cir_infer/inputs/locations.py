@@ -69,6 +69,11 @@ class Location:
         return Location(text)
 
     @property
+    def folder(self) -> str:
+        """That of the file."""
+        return os.path.dirname(self.path)  # noqa: PTH120
+
+    @property
     def whole(self) -> bool:
         """Whether this is all of a file."""
         return self.size is None and self.column is None

@@ -40,6 +40,16 @@ class PreparedImage:
     array: Array
     spec: object
 
+    def array_for(self, spec: object) -> Array:
+        """The array, for an engine whose manifest says `spec`.
+
+        Raises:
+            ImageError: another engine prepares images in another way.
+        """
+        if self.spec != spec:
+            raise ImageError("the image was prepared by the engine of another bundle; pass the image itself")
+        return self.array
+
 
 class Preparation:
     """Decodes and prepares images beside the caller.

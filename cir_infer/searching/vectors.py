@@ -13,7 +13,7 @@ from cir_infer.errors import UsageError, shown
 from cir_infer.gallery import Snapshot
 from cir_infer.hits import Hits
 from cir_infer.inputs.arguments import checked_word
-from cir_infer.inputs.arrays import mapped_array
+from cir_infer.inputs.arrays import mapped_array, unmasked
 from cir_infer.scoring.contract import QueryTerms, TopK
 from cir_infer.searching.made_hits import made_hits
 
@@ -35,9 +35,7 @@ def checked_queries(vectors: Any, dimension: int) -> npt.NDArray[Any]:
     """
     expected = f"numbers of shape (queries, {dimension})"
     try:
-        if np.ma.is_masked(vectors):
-            raise ValueError("some are masked")
-        array = np.asarray(vectors)
+        array = unmasked(vectors)
     except Exception as error:  # what arrays and tensors of others raise
         raise UsageError(f"vectors cannot be read ({shown(error)}); expected {expected}") from error
     if array.dtype.kind not in "fiu":
