@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -205,15 +205,14 @@ def _card(
     if isinstance(found, CirError):
         page.text(shortened(str(found), SMALL, width), x, y + 24, SMALL)
         return
-    for number, name in enumerate(scales.names):
-        _term(page, hit, found, name, number, scales, (x, y + 24 + number * LINE), width, reach)
+    for number in range(len(scales.names)):
+        _term(page, hit, found, number, scales, (x, y + 24 + number * LINE), width, reach)
 
 
 def _term(
     page: Page,
     hit: Hit,
     found: Explanation,
-    name: str,
     number: int,
     scales: _Scales,
     place: tuple[int, int],
@@ -222,6 +221,7 @@ def _term(
 ) -> None:
     """A term's value and rest, and below it the words by their worth."""
     x, y = place
+    name = scales.names[number]
     several = len(scales.names) > 1
     start = 24 if several else 0
     value, rest = f"{hit.terms[name]:.3f}", f"rest {_signed(found.terms[name].rest)}"
@@ -231,20 +231,20 @@ def _term(
     room = width - start - 74 - 44
     page.bar(x + start, y + 4, room, 4, RULE)
     page.bar(x + start, y + 4, round(room * max(0.0, hit.terms[name]) / reach), 4, colour_of(number))
-    _words(page, found, {"name": name, "colour": colour_of(number)}, scales.words[name], x + start, y + 14,
-           width - start)  # fmt: skip
+    _words(page, found, number, scales, (x + start, y + 14), width - start)
 
 
 def _words(
     page: Page,
     found: Explanation,
-    term: Mapping[str, str],
-    scale: float,
-    x: float,
-    y: float,
+    number: int,
+    scales: _Scales,
+    place: tuple[float, float],
     width: float,
 ) -> None:
     """One line of the text, each word on the colour of its worth; dots stand for what does not fit."""
+    x, y = place
+    name = scales.names[number]
     end = x + width - page.width_of(" …", _WORDS)
     for word in found.words:
         length = page.width_of(word.text, _WORDS)
@@ -252,8 +252,8 @@ def _words(
             page.text("…", x, y, Style(11, SOFT))
             return
         size = (round(15 * SCALE), round((length + 6) * SCALE))
-        strength = np.full(size, word.worth[term["name"]] / (scale or np.inf))
-        page.field(coloured(strength, term["colour"], _PAPER_LIGHTNESS), x, y)
+        strength = np.full(size, word.worth[name] / (scales.words[name] or np.inf))
+        page.field(coloured(strength, colour_of(number), _PAPER_LIGHTNESS), x, y)
         page.text(word.text, x + 3, y + 0.5, _WORDS)
         x += length + 8
 
