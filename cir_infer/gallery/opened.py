@@ -275,10 +275,14 @@ class OpenGallery:
             UsageError: the name says that it is a file of another kind.
         """
         place, overwrite = checked_path("target", target), checked_flag("overwrite", overwrite)
-        self._store.folder.check_outside(place, "an export")
+        self.check_outside(place, "an export")
         export_rows(self.snapshot(), place, overwrite)
 
-    # ---- for indexers
+    # ---- for indexers and whoever writes beside it
+
+    def check_outside(self, path: Path, what: str) -> None:
+        """Raise `GalleryError` where a path is this gallery's folder or below it, where only it may write."""
+        self._store.folder.check_outside(path, what)
 
     @property
     def next_key(self) -> int:

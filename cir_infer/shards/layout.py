@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -31,7 +32,7 @@ from cir_infer.gallery.rows import check_shape, rows_at_once
 from cir_infer.gallery.snapshot import Snapshot
 from cir_infer.inputs.arguments import checked_number
 
-__all__ = ["FILE", "MOST_SHARDS", "ShardedGallery", "shard_of"]
+__all__ = ["FILE", "MOST_SHARDS", "ShardedGallery", "check_different", "shard_of"]
 
 FILE = "shards.json"
 MOST_SHARDS = 256
@@ -39,6 +40,7 @@ _FORMAT, _VERSION = "cir-shards", 1
 _MOST_BYTES = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _TOGETHER = 1 << 17
+_TELLING = 64
 
 
 def shard_of(item: str, count: int) -> int:
@@ -59,7 +61,8 @@ class ShardedGallery:
         shards: the galleries, in order.
 
     Raises:
-        GalleryError: not such a folder, damaged, of a newer format, or a shard is of another model or shape.
+        GalleryError: not such a folder, damaged, of a newer format, or a shard is of another model or shape,
+            is another's place or a gallery that is there twice.
     """
 
     def __init__(self, path: str | Path, read_only: bool = False) -> None:
@@ -79,6 +82,8 @@ class ShardedGallery:
                         f"{gallery.path}: its rows are {_rows(*found)}, those of {self.path} are "
                         f"{_rows(*wanted)}; put the right gallery there, or make the shards anew"
                     )
+                _check_place(self.path, gallery, snapshot, len(self.shards) - 1, len(said["shards"]))
+            check_different(self.shards)
         except BaseException:
             self.close()
             raise
@@ -95,12 +100,14 @@ class ShardedGallery:
             into: how many shards, 1 to 256.
 
         Raises:
-            GalleryError: the path exists, the gallery is damaged, or the disk is full or fails.
+            GalleryError: the path exists or lies in the gallery, the gallery is damaged, or the disk is
+                full or fails.
         """
         count = checked_number("into", into)
         if count > MOST_SHARDS:
             raise UsageError(f"into is {shown(into)}; expected 1 to {MOST_SHARDS} shards")
         place, snapshot = checked_path("path", path), gallery.snapshot()
+        gallery.check_outside(place, "its shards")
         names = [f"{number:04d}.gallery" for number in range(count)]
         with drafted(place) as draft:
             draft.mkdir()
@@ -151,6 +158,34 @@ class ShardedGallery:
     def of(self, item: str) -> Gallery:
         """The shard in which an id belongs: add, replace and remove it there."""
         return self.shards[shard_of(item, len(self.shards))]
+
+
+def check_different(galleries: Sequence[Gallery]) -> None:
+    """Make sure that none of several galleries is there twice, under another name or as a copy.
+
+    Raises:
+        GalleryError: one is: its items would be answered twice.
+    """
+    known: dict[str, Gallery] = {}
+    for gallery in galleries:
+        name = gallery.uuid or os.path.realpath(gallery.path)  # format 1 has no identity
+        if name in known:
+            raise GalleryError(
+                f"{gallery.path}: is the gallery {known[name].path} again, or a copy of it, so its items "
+                "would be answered twice; name each shard once"
+            )
+        known[name] = gallery
+
+
+def _check_place(path: Path, gallery: Gallery, snapshot: Snapshot, number: int, count: int) -> None:
+    """Make sure that a shard is where its ids say. A few tell: those of others spread over all shards."""
+    for item in snapshot.ids(snapshot.live_rows()[:_TELLING]):
+        right = shard_of(item, count)
+        if right != number:
+            raise GalleryError(
+                f"{gallery.path}: holds {shown(item)}, which belongs in shard {right} of {path} and not in "
+                f"shard {number}; put each gallery under its own name again, or make the shards anew"
+            )
 
 
 def _fill(shards: Sequence[Gallery], gallery: Gallery, snapshot: Snapshot) -> None:

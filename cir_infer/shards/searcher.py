@@ -31,7 +31,7 @@ from cir_infer.searching.asked import Reference, check_reference, paired, read_t
 from cir_infer.searching.exclusion import checked_ids
 from cir_infer.searching.made_hits import made_hits
 from cir_infer.searching.vectors import METRICS, Metric, checked_queries, vector_terms
-from cir_infer.shards.layout import ShardedGallery
+from cir_infer.shards.layout import ShardedGallery, check_different
 from cir_infer.shards.shard import Found, LocalShard, Shard
 
 __all__ = ["ShardedSearcher"]
@@ -55,7 +55,7 @@ class ShardedSearcher:
 
     Raises:
         BundleError, DeviceError: see `Engine`.
-        GalleryError: a gallery is missing, damaged, of another bundle, or not like the others.
+        GalleryError: a gallery is missing, damaged, of another bundle, not like the others, or there twice.
         UsageError: contradicting arguments.
     """
 
@@ -273,7 +273,7 @@ def _common(galleries: Sequence[Gallery]) -> tuple[str | None, int, int] | None:
     """Fingerprint, D and M of all galleries, None where there is none.
 
     Raises:
-        GalleryError: they differ.
+        GalleryError: they differ, or one is there twice.
     """
     shapes = [(g.fingerprint, g.dimension, g.tokens_per_item) for g in galleries]
     for gallery, shape in zip(galleries, shapes, strict=True):
@@ -283,4 +283,5 @@ def _common(galleries: Sequence[Gallery]) -> tuple[str | None, int, int] | None:
                 f"{galleries[0].path} are {shapes[0][2]} x {shapes[0][1]} of {shown(shapes[0][0], 80)}; "
                 "shards have rows of one bundle"
             )
+    check_different(galleries)
     return shapes[0] if shapes else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,46 @@ def test_a_list_of_shards_that_is_damaged(tmp_path: Path, change: dict[str, Any]
     place.unlink()
     with pytest.raises(GalleryError, match="no sharded gallery"):
         ShardedGallery(tmp_path / "s")
+
+
+def test_a_gallery_is_a_shard_once(tmp_path: Path) -> None:
+    """Its items would be answered twice: as a link, a copy, by another path, or the same object."""
+    with filled(tmp_path / "g", 30) as gallery:
+        ShardedGallery.split(gallery, tmp_path / "s", 3).close()
+    first, second = (tmp_path / "s" / f"{number:04}.gallery" for number in range(2))
+    lists: list[list[Any]] = [[first, first.parent / "." / first.name], [second, first, second]]
+    with Gallery.open(first) as opened:
+        for shards in [*lists, [opened, opened]]:
+            with pytest.raises(GalleryError, match="again, or a copy of it"):
+                ShardedSearcher(None, shards)
+    shutil.rmtree(first)
+    shutil.copytree(second, first)
+    with pytest.raises(GalleryError, match="again, or a copy of it"):
+        ShardedSearcher(None, [first, second])
+    with pytest.raises(GalleryError, match=r"belongs in shard 1 of .* and not in shard 0"):
+        ShardedGallery(tmp_path / "s")
+    shutil.rmtree(first)
+    first.symlink_to(second)
+    with pytest.raises(GalleryError, match="again, or a copy of it"):
+        ShardedSearcher(None, [first, second])
+
+
+def test_shards_that_changed_their_names(tmp_path: Path) -> None:
+    """Each is a sound gallery, but an id would be looked for, and written, where it is not."""
+    with filled(tmp_path / "g", 30) as gallery:
+        ShardedGallery.split(gallery, tmp_path / "s", 3).close()
+    first, second = (tmp_path / "s" / f"{number:04}.gallery" for number in range(2))
+    first.rename(tmp_path / "s" / "t")
+    second.rename(first)
+    (tmp_path / "s" / "t").rename(second)
+    with pytest.raises(GalleryError, match=r"belongs in shard 1 of .* and not in shard 0"):
+        ShardedSearcher(None, tmp_path / "s")
+
+
+def test_shards_lie_outside_their_gallery(tmp_path: Path) -> None:
+    with filled(tmp_path / "g", 3) as gallery, pytest.raises(GalleryError, match="lies inside the gallery"):
+        ShardedGallery.split(gallery, tmp_path / "g" / "shards", 2)
+    assert not (tmp_path / "g" / "shards").exists()
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
