@@ -6,10 +6,7 @@ Latency does not depend on what weights say (they are finite and not denormal), 
 from __future__ import annotations
 
 import itertools
-import logging
 import string
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +17,6 @@ __all__ = [
     "FASHIONIQ_WORDS",
     "full_size",
     "seeded_model",
-    "unknown_words_expected",
     "vocabulary_words",
     "write_seeded_bundle",
 ]
@@ -88,18 +84,5 @@ def write_seeded_bundle(
 
     trained = seeded_model(system, trunk, text, seed)
     samples = draw_samples(trained.image, trained.text, trained.tokenizer)
-    with unknown_words_expected():
-        export_bundle(trained, path, samples)
+    export_bundle(trained, path, samples)
     return path
-
-
-@contextmanager
-def unknown_words_expected() -> Iterator[None]:
-    """Texts of words that a made-up vocabulary does not hold are no news meanwhile."""
-    logger = logging.getLogger("cir_infer.inputs.texts")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from cir_bench import trust
 from cir_bench.compare.alternatives import Alternative, Question, alternatives
 from cir_bench.machine import stamp
-from cir_bench.seeded_models import unknown_words_expected
 from cir_bench.sensors import Sensors, summarise_readings
 from cir_bench.timing import interleave, ratio, summarise
+from cir_export.quiet import UNKNOWN_WORDS, quieter
 from cir_infer.bundle import Bundle
 from cir_infer.bundle.manifest import FeatureInput
 from cir_infer.engine import Engine
@@ -72,7 +72,7 @@ def measure_comparison(trained: TrainedModel, settings: Settings) -> dict[str, A
 
     head = stamp()
     threads = settings.threads or int(head["machine"]["cpu"]["cores"])
-    with tempfile.TemporaryDirectory() as folder, unknown_words_expected():
+    with tempfile.TemporaryDirectory() as folder, quieter(UNKNOWN_WORDS):
         path = Path(folder) / "compared.cir"
         samples = draw_samples(trained.image, trained.text, trained.tokenizer)
         export_bundle(trained, path, samples)

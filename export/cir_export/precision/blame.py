@@ -11,6 +11,7 @@ from onnx import ModelProto
 
 from cir_export.precision.fidelity import cosines
 from cir_export.precision.graphs import LoweredGraph
+from cir_export.quiet import UNKNOWN_WORDS, quieter
 from cir_export.samples import Samples
 from cir_infer.bundle import Bundle
 from cir_infer.console.progress import progress_bar
@@ -73,6 +74,7 @@ def layer_errors(
     return sorted(found, key=lambda error: error.cosine_worst)
 
 
+@quieter(UNKNOWN_WORDS)
 def _feeds(bundle: Bundle, name: str, samples: Samples) -> dict[str, Array]:
     manifest = bundle.manifest
     if name == "text":

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cir_export.quiet import UNKNOWN_WORDS, quieter
 from cir_export.samples import Samples
 from cir_infer.engine import Engine
 from cir_infer.errors import ScoringError
@@ -54,6 +55,7 @@ class Fidelity:
         return asdict(self)
 
 
+@quieter(UNKNOWN_WORDS)
 def measure_fidelity(exact: Engine, lowered: Engine, samples: Samples) -> Fidelity:
     """Runs the same images and texts through both engines."""
     images, texts = samples.images, samples.texts

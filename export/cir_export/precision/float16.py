@@ -8,15 +8,14 @@ pairs of casts are taken out again here.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 
 import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from cir_export.quiet import quieter
 from cir_infer.errors import ExportError
 
 __all__ = ["rounded", "to_float16"]
@@ -57,7 +56,7 @@ def to_float16(model: ModelProto, float32: Collection[str]) -> ModelProto:
     copy = ModelProto()
     copy.CopyFrom(model)
     try:
-        with _quiet():
+        with quieter("onnxruntime.transformers.float16"):
             # `float32` says all of it; the converter's own list of operators is about old runtimes.
             converted: ModelProto = convert_float_to_float16(
                 copy, keep_io_types=True, op_block_list=[], node_block_list=list(float32)
@@ -219,15 +218,3 @@ def _check(model: ModelProto) -> None:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # ValidationError, InferenceError and RuntimeError
         raise ExportError(f"the float16 converter wrote an invalid graph: {error}") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Its notes on clamped constants belong to nodes that stay float32."""
-    logger = logging.getLogger("onnxruntime.transformers.float16")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cir_export.model_file import TrainedModel
+from cir_export.quiet import UNKNOWN_WORDS, quieter
 from cir_export.samples import Samples
 from cir_infer.engine import Engine
 from cir_infer.inputs.preprocess import preprocess
@@ -60,6 +61,7 @@ class Check:
         return {**asdict(self), "difference": difference, "passed": self.passed}
 
 
+@quieter(UNKNOWN_WORDS)
 def compare(trained: TrainedModel, engine: Engine, samples: Samples) -> list[Check]:
     """Runs the same images and texts through PyTorch and through the engine.
 
