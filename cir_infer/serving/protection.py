@@ -92,8 +92,8 @@ class Guard:
 
     # ---- what an exchange asks
 
-    def admit(self, scope: Scope, headers: Headers) -> str:
-        """Who asks, as the log names it.
+    def admit(self, scope: Scope, headers: Headers, who: str) -> str:
+        """Who asks, as the log names it: by the key if there are keys, or else as `who` says.
 
         Raises:
             Problem: the request is refused.
@@ -102,8 +102,6 @@ class Guard:
             raise Problem("head-too-large", f"the head has more than {_LARGEST_HEAD:,} bytes")
         self._check_host(headers.get(b"host", b""))
         self._check_origin(scope["method"], headers)
-        client = scope.get("client")
-        who = client[0] if client else "-"
         if self._keys is not None and not _is_open(scope["path"]):
             name = self._keys.name_of(headers.get(b"authorization"))
             if name is None:
@@ -203,7 +201,9 @@ class _Exchange:
         self.guard, self.scope, self.receive, self._send = guard, scope, receive, send
         self.begun = time.perf_counter()
         self.id = secrets.token_hex(6)
-        self.status, self.started, self.who = 499, False, "-"
+        self.status, self.started = 499, False
+        client = scope.get("client")
+        self.who: str = client[0] if client else "-"  # also of those whose key is none
         self.problem: str | None = None
         self.origin: bytes | None = None
         # Routes see the path as it was sent: a slash inside an id is %2F there and divides nothing.
@@ -217,7 +217,7 @@ class _Exchange:
             if self.origin is not None and self.scope["method"] == "OPTIONS":
                 await self._answer(204, _PREFLIGHT, b"")
                 return
-            self.who = self.guard.admit(self.scope, headers)
+            self.who = self.guard.admit(self.scope, headers, self.who)
             self.guard.begin(self.who, self.scope["method"], self.scope["path"])
             try:
                 await self.guard._app(self.scope, self.receive, self.send)
