@@ -48,7 +48,7 @@ def matrix_rate(device: str = "cpu", threads: int | None = None, seconds: float 
 
 
 def _chain_of_products(device: str, threads: int | None) -> Callable[[], object]:
-    """A graph of x W W W W; four products make the transfers of x and of the largest of each row negligible."""
+    """A graph of the largest of each row of x W W W W; four products make the transfers negligible."""
     from onnx import TensorProto, helper, numpy_helper
 
     from cir_infer.runtime.devices import open_graphs

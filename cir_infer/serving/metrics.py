@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 __all__ = ["Metrics"]
@@ -56,10 +58,35 @@ class Metrics:
         from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
         registry = self.registry
-        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-            from prometheus_client import multiprocess
-
+        folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        if folder is not None:
             registry = CollectorRegistry()
-            untyped: Any = multiprocess
-            untyped.MultiProcessCollector(registry)
+            registry.register(_OfAllWorkers(Path(folder)))
         return generate_latest(registry), CONTENT_TYPE_LATEST
+
+
+class _OfAllWorkers:
+    """The sums of what every worker wrote into a folder.
+
+    `MultiProcessCollector` fails at a file in which nothing is yet: that of a worker that just begins, or
+    that was killed as it began one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Any]:
+        from prometheus_client import multiprocess
+
+        untyped: Any = multiprocess
+        merged: Iterable[Any] = untyped.MultiProcessCollector.merge(
+            [str(file) for file in self._folder.glob("*.db") if _size_of(file)]
+        )
+        return merged
+
+
+def _size_of(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:  # of a worker that ended
+        return 0

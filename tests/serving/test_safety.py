@@ -70,10 +70,10 @@ def test_keys_are_asked_for(bundle: Path, keys: Path) -> None:
 
 
 def test_the_log_says_who_was_refused(bundle: Path, keys: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", "cir_infer.serving.access"):
-        with running(bundle, api_key_file=str(keys), access_log=True) as (client, *_):
-            assert client("GET", "/v1/info", Authorization=f"Bearer {KEY}x").status == 401
-            assert client("GET", "/v1/info", Authorization=f"Bearer {KEY}").status == 200
+    told = caplog.at_level("INFO", "cir_infer.serving.access")
+    with told, running(bundle, api_key_file=str(keys), access_log=True) as (client, *_):
+        assert client("GET", "/v1/info", Authorization=f"Bearer {KEY}x").status == 401
+        assert client("GET", "/v1/info", Authorization=f"Bearer {KEY}").status == 200
     said = [record.getMessage() for record in caplog.records if record.name == "cir_infer.serving.access"]
     assert [line.split()[0] for line in said] == ["127.0.0.1", "key:phone"]
     assert KEY not in "".join(said)
