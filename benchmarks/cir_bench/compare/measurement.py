@@ -16,7 +16,6 @@ from cir_bench.compare.alternatives import Alternative, Question, alternatives
 from cir_bench.machine import stamp
 from cir_bench.sensors import Sensors, summarise_readings
 from cir_bench.timing import interleave, ratio, summarise
-from cir_export.quiet import UNKNOWN_WORDS, quieter
 from cir_infer.bundle import Bundle
 from cir_infer.bundle.manifest import FeatureInput
 from cir_infer.engine import Engine
@@ -68,6 +67,7 @@ def measure_comparison(trained: TrainedModel, settings: Settings) -> dict[str, A
         ExportError: the model cannot be exported.
     """
     from cir_export.export import export_bundle
+    from cir_export.quiet import UNKNOWN_WORDS, quieter
     from cir_export.verification import draw_samples
 
     head = stamp()
