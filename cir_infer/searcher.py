@@ -14,7 +14,7 @@ from cir_infer.bundle.orientation import orientation_of_rows
 from cir_infer.engine import Engine
 from cir_infer.errors import CirError, DeviceError, UsageError, shown
 from cir_infer.gallery import Gallery
-from cir_infer.gallery.filters import Where
+from cir_infer.gallery.filters.filters import Where
 from cir_infer.hits import Hit, Hits
 from cir_infer.inputs.arguments import checked_count, checked_flag, checked_word
 from cir_infer.inputs.texts import Text

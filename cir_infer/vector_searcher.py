@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cir_infer.errors import GalleryError, UsageError, shown
 from cir_infer.gallery import Gallery, Snapshot
-from cir_infer.gallery.filters import Where
+from cir_infer.gallery.filters.filters import Where
 from cir_infer.hits import Hit, Hits
 from cir_infer.inputs.arguments import checked_count, checked_word, plain_path
 from cir_infer.processes.cpus import available_cpus

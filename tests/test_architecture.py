@@ -17,6 +17,23 @@ PACKAGES = {
     "cir_eval": ROOT / "benchmarks" / "cir_eval",
     "cir_bench": ROOT / "benchmarks" / "cir_bench",
 }
+GALLERY = (
+    "disk",
+    "metadata",
+    "sqlite",
+    "rows",
+    "catalogue",
+    "filters",
+    "arguments",
+    "snapshot",
+    "store",
+    "changes",
+    "inspection",
+    "copies",
+    "opened",
+    "gallery",
+)
+"""The rooms and files of `cir_infer.gallery`, from the bottom up: each imports only those before it."""
 MAY_NOT_IMPORT = {
     "cir_infer": ("torch", "torchvision", "cir_eval", "cir_export", "cir_bench"),
     "cir_eval": ("torch", "torchvision", "cir_export", "cir_bench"),
@@ -47,6 +64,13 @@ MAY_NOT_IMPORT = {
     "cir_infer.runtime": ("cir_infer.gallery", "cir_infer.indexing", "cir_infer.engine", "cir_infer.hits"),
     "cir_infer.explaining": ("cir_infer.commands", "cir_infer.drawing", "cir_infer.searcher"),
     "cir_infer.gallery": ("cir_infer.indexing", "cir_infer.searcher", "cir_infer.vector_searcher"),
+    **{
+        f"cir_infer.gallery.{lower}": (
+            "cir_infer.gallery.Gallery",
+            *(f"cir_infer.gallery.{above}" for above in GALLERY[number:]),
+        )
+        for number, lower in enumerate(GALLERY[:-1], 1)
+    },
     **{
         f"cir_infer.{lower}": ("cir_infer.serving",)
         for lower in (
@@ -136,6 +160,11 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     program = f"import sys, cir_infer; print([name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_everything_of_the_gallery_has_its_place() -> None:
+    here = {module.split(".")[2] for module, _ in of("cir_infer.gallery") if module != "cir_infer.gallery"}
+    assert here == set(GALLERY)
 
 
 def test_answering_a_query_loads_no_torch() -> None:

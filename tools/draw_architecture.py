@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Draws docs/images/architecture.svg from the code's imports: rooms, and who imports whom.
+"""Draws docs/images/{architecture,gallery}.svg from the code's imports: rooms, and who imports whom.
 
-    python3 tools/draw_architecture.py            # writes the picture
-    python3 tools/draw_architecture.py --check    # fails where it is out of date
+    python3 tools/draw_architecture.py            # writes the pictures
+    python3 tools/draw_architecture.py --check    # fails where one is out of date
 
-A room is a package below one of ours, or a file at the door of cir_infer. It stands above everything that
-it imports, so no arrow may point up; one that does is drawn in red. An arrow beside which a longer way leads
-to the same room is left out.
+A room is a package below one of ours, or a file at the door of cir_infer; in the second picture, those of
+cir_infer.gallery. It stands above all that it imports, so no arrow may point up; one that does is drawn
+in red. An arrow beside which a longer way leads to the same room is left out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from html import escape
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PICTURE = ROOT / "docs" / "images" / "architecture.svg"
+PICTURES = ROOT / "docs" / "images"
 HOMES = {
     "cir_infer": ROOT / "cir_infer",
     "cir_eval": ROOT / "benchmarks" / "cir_eval",
@@ -33,9 +33,12 @@ COMMON = "cir_infer.errors"
 WIDTH, BOX, HEIGHT, LEVEL = 980, 118, 34, 86
 
 
-def room_of(module: str) -> str:
-    """The room in which a module stands."""
+def room_of(module: str, house: str) -> str | None:
+    """The room of a house in which a module stands: of all packages (""), or of one; None outside of it."""
     parts = module.split(".")
+    if house:
+        deep = house.count(".") + 2
+        return ".".join(parts[:deep]) if module.startswith(f"{house}.") else None
     return parts[0] if parts[0] in WHOLE else ".".join(parts[:2])
 
 
@@ -50,8 +53,8 @@ def imported(tree: ast.AST) -> Iterator[str]:
             yield from imported(node)
 
 
-def arrows() -> dict[str, set[str]]:
-    """Each room with the rooms that it imports."""
+def arrows(house: str = "") -> dict[str, set[str]]:
+    """Each room of a house with the rooms that it imports."""
     rooms: dict[str, set[str]] = {}
     files = {
         ".".join(
@@ -60,18 +63,21 @@ def arrows() -> dict[str, set[str]]:
         for package, home in HOMES.items()
         for path in sorted(home.rglob("*.py"))
     }
-    known = {room_of(module) for module in files if module != "cir_infer"}
+    known = {room for module in files if module != "cir_infer" and (room := room_of(module, house))}
     for module, path in files.items():
         text = path.read_text("utf-8")
         if (
             module == "cir_infer" or " was at first: the same names" in text
         ):  # the door itself, and old addresses
             continue
-        room = room_of(module)
+        room = room_of(module, house)
+        if room is None:
+            continue
         targets = rooms.setdefault(room, set())
         for name in imported(ast.parse(text)):
-            if name.startswith(tuple(HOMES)) and room_of(name) in known - {room, COMMON}:
-                targets.add(room_of(name))
+            target = room_of(name, house) if name.startswith(tuple(HOMES)) else None
+            if target in known - {room, COMMON}:
+                targets.add(target)
     rooms.pop(COMMON, None)
     return rooms
 
@@ -110,7 +116,7 @@ def needed(rooms: dict[str, set[str]], height_of: dict[str, int]) -> dict[str, s
     }
 
 
-def draw(rooms: dict[str, set[str]]) -> str:
+def draw(rooms: dict[str, set[str]], house: str, title: str) -> str:
     """The picture."""
     height_of = levels(rooms)
     rooms = needed(rooms, height_of)
@@ -139,14 +145,15 @@ def draw(rooms: dict[str, set[str]]) -> str:
                 f'<path class="{kind}" marker-end="url(#tip)" d="M{x:.0f},{y + HEIGHT:.0f} '
                 f'C{x:.0f},{y + HEIGHT + bend:.0f} {u:.0f},{v - bend:.0f} {u:.0f},{v - 3:.0f}"/>'
             )
-        name = room.removeprefix("cir_infer.")
-        kind = "host" if room in WHOLE else "door" if (HOMES["cir_infer"] / f"{name}.py").exists() else "room"
+        name = room.removeprefix(f"{house or 'cir_infer'}.")
+        file = ROOT.joinpath(*room.split(".")).with_suffix(".py")
+        kind = "host" if room in WHOLE else "door" if file.exists() else "room"
         boxes.append(
             f'<rect class="{kind}" x="{x - BOX / 2:.0f}" y="{y:.0f}" width="{BOX}" height="{HEIGHT}" rx="6"/>'
             f'<text x="{x:.0f}" y="{y + 22:.0f}">{escape(name)}</text>'
         )
     return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" \
-aria-label="The rooms of the code, each above what it imports">
+aria-label="{title}, each above what it imports">
 <style>
 text {{ font: 13px system-ui, sans-serif; text-anchor: middle; fill: #1a1a1a }}
 rect {{ stroke-width: 1.5 }}
@@ -167,17 +174,21 @@ rect {{ stroke-width: 1.5 }}
 
 
 def main() -> None:
-    """Write the picture, or compare it."""
+    """Write the pictures, or compare them."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    picture = draw(arrows())
-    if not args.check:
-        PICTURE.write_text(picture, "utf-8")
-    elif not PICTURE.exists() or PICTURE.read_text("utf-8") != picture:
-        sys.exit(f"{PICTURE.relative_to(ROOT)} is out of date; run tools/draw_architecture.py")
+    for file, house, title in (
+        ("architecture.svg", "", "The rooms of the code"),
+        ("gallery.svg", "cir_infer.gallery", "The rooms of the gallery"),
+    ):
+        path, picture = PICTURES / file, draw(arrows(house), house, title)
+        if not args.check:
+            path.write_text(picture, "utf-8")
+        elif not path.exists() or path.read_text("utf-8") != picture:
+            sys.exit(f"{path.relative_to(ROOT)} is out of date; run tools/draw_architecture.py")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from cir_eval.protocols.contract import Part, Protocol, RowNumbers
 from cir_infer.console.progress import progress_bar
 from cir_infer.engine import Engine
 from cir_infer.errors import UsageError, shown
-from cir_infer.gallery.rows import quantise
+from cir_infer.gallery.rows.vectors import quantise
 from cir_infer.scoring import make_scorer
 from cir_infer.scoring.contract import QueryTerms, Rows, Scorer
 

@@ -215,7 +215,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _open_gallery(path: Path, engine: Engine, options: argparse.Namespace) -> Gallery:
     from cir_infer.gallery import Gallery
-    from cir_infer.gallery.drafts import is_vacant
+    from cir_infer.gallery.disk.drafts import is_vacant
 
     if not path.exists() or is_vacant(path):
         return Gallery.create(path, engine, options.dtype or "float16")

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, UsageError, shown
-from cir_infer.gallery.values import is_missing, plain_text, storable
+from cir_infer.gallery.metadata.values import is_missing, plain_text, storable
 
 __all__ = [
     "MAX_ID",

@@ -14,9 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, UsageError, shown
-from cir_infer.gallery import metadata as meta
-from cir_infer.gallery import tables
-from cir_infer.gallery.additions import EXISTING, Existing, add_items, already_held, held_ids, remove_items
 from cir_infer.gallery.arguments import (
     checked_column,
     checked_engine,
@@ -28,17 +25,27 @@ from cir_infer.gallery.arguments import (
     expected_fingerprint,
     tokens_of,
 )
-from cir_infer.gallery.compaction import Compaction, compact
-from cir_infer.gallery.drafts import drafted, filled, is_vacant
-from cir_infer.gallery.exported import Part, part_rows
-from cir_infer.gallery.folder import CATALOGUE
+from cir_infer.gallery.catalogue import tables
+from cir_infer.gallery.catalogue.schema import PLAIN_VERSION
+from cir_infer.gallery.changes.additions import (
+    EXISTING,
+    Existing,
+    add_items,
+    already_held,
+    held_ids,
+    remove_items,
+)
+from cir_infer.gallery.changes.compaction import Compaction, compact
+from cir_infer.gallery.changes.reencoding import Reencoding
+from cir_infer.gallery.copies.exported import Part, part_rows
+from cir_infer.gallery.copies.transfer import open_source
+from cir_infer.gallery.disk.drafts import drafted, filled, is_vacant
+from cir_infer.gallery.disk.folder import CATALOGUE
+from cir_infer.gallery.disk.outcome import tell_durable
+from cir_infer.gallery.metadata import metadata as meta
 from cir_infer.gallery.opened import WAIT, Held, OpenGallery
-from cir_infer.gallery.outcome import tell_durable
-from cir_infer.gallery.reencoding import Reencoding
-from cir_infer.gallery.rows import as_matrix, check_row_type, check_shape, row_shape, shape_text
-from cir_infer.gallery.schema import PLAIN_VERSION
+from cir_infer.gallery.rows.vectors import as_matrix, check_row_type, check_shape, row_shape, shape_text
 from cir_infer.gallery.store import Store
-from cir_infer.gallery.transfer import open_source
 from cir_infer.inputs.arguments import checked_flag, checked_number, checked_word, plain_path
 
 if TYPE_CHECKING:

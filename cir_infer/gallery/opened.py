@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 
 from cir_infer.errors import GalleryError, UsageError, shown
-from cir_infer.gallery import tables
 from cir_infer.gallery.arguments import (
     checked_engine,
     checked_fingerprint,
@@ -17,15 +16,16 @@ from cir_infer.gallery.arguments import (
     expected_fingerprint,
     tokens_of,
 )
-from cir_infer.gallery.backup import Backup, back_up
-from cir_infer.gallery.duplicates import Duplicates, duplicates_of
-from cir_infer.gallery.fields import Field, fields_of
-from cir_infer.gallery.rows import row_shape, shape_text
-from cir_infer.gallery.schema import stored_version
+from cir_infer.gallery.catalogue import tables
+from cir_infer.gallery.catalogue.schema import stored_version
+from cir_infer.gallery.copies.backup import Backup, back_up
+from cir_infer.gallery.copies.transfer import export_rows
+from cir_infer.gallery.inspection.duplicates import Duplicates, duplicates_of
+from cir_infer.gallery.inspection.fields import Field, fields_of
+from cir_infer.gallery.inspection.verification import Verification, verify
+from cir_infer.gallery.rows.vectors import row_shape, shape_text
 from cir_infer.gallery.snapshot import Snapshot
 from cir_infer.gallery.store import Store
-from cir_infer.gallery.transfer import export_rows
-from cir_infer.gallery.verification import Verification, verify
 from cir_infer.inputs.arguments import checked_flag, checked_real
 
 if TYPE_CHECKING:

@@ -10,15 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, shown
-from cir_infer.gallery import conditions, filters, tables
-from cir_infer.gallery import metadata as meta
 from cir_infer.gallery.arguments import checked_rows, named_ids
-from cir_infer.gallery.cache import BoundedCache
-from cir_infer.gallery.catalogue import Catalogue
-from cir_infer.gallery.folder import READERS
-from cir_infer.gallery.locks import Pin
-from cir_infer.gallery.rows import shape_text
-from cir_infer.gallery.segments import Segment
+from cir_infer.gallery.catalogue import tables
+from cir_infer.gallery.catalogue.catalogue import Catalogue
+from cir_infer.gallery.disk.folder import READERS
+from cir_infer.gallery.disk.locks import Pin
+from cir_infer.gallery.filters import conditions, filters
+from cir_infer.gallery.metadata import metadata as meta
+from cir_infer.gallery.rows.segments import Segment
+from cir_infer.gallery.rows.vectors import shape_text
+from cir_infer.processes.cache import BoundedCache
 from cir_infer.scoring.contract import Rows
 
 __all__ = ["Item", "Mask", "RowNumbers", "Snapshot"]

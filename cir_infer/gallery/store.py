@@ -14,17 +14,19 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from cir_infer.errors import GalleryError
-from cir_infer.gallery import files, filters, leftovers, tables
-from cir_infer.gallery.catalogue import Catalogue
-from cir_infer.gallery.drafts import INSIDE, drafted, filled, is_vacant
-from cir_infer.gallery.drafts import sweep as sweep_drafts
-from cir_infer.gallery.folder import CATALOGUE, READERS, ROWS, Folder
-from cir_infer.gallery.locks import EVERYTHING, Hold, Pin, WriterLock, oldest_pin
-from cir_infer.gallery.outcome import tell_durable
-from cir_infer.gallery.segments import Segment, SegmentEntry, open_segment
+from cir_infer.gallery.catalogue import tables
+from cir_infer.gallery.catalogue.catalogue import Catalogue
+from cir_infer.gallery.disk import files, leftovers
+from cir_infer.gallery.disk.drafts import INSIDE, drafted, filled, is_vacant
+from cir_infer.gallery.disk.drafts import sweep as sweep_drafts
+from cir_infer.gallery.disk.folder import CATALOGUE, READERS, ROWS, Folder
+from cir_infer.gallery.disk.locks import EVERYTHING, Hold, Pin, WriterLock, oldest_pin
+from cir_infer.gallery.disk.outcome import tell_durable
+from cir_infer.gallery.filters import filters
+from cir_infer.gallery.rows.segments import Segment, SegmentEntry, open_segment
+from cir_infer.gallery.rows.tensors import Tensor, write_tensors
 from cir_infer.gallery.snapshot import Snapshot
-from cir_infer.gallery.tensors import Tensor, write_tensors
-from cir_infer.gallery.turns import Turn
+from cir_infer.processes.turns import Turn
 
 __all__ = ["Store"]
 

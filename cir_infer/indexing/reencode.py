@@ -12,8 +12,8 @@ import numpy.typing as npt
 from cir_infer.engine import Engine
 from cir_infer.errors import CirError
 from cir_infer.gallery import Gallery
-from cir_infer.gallery.reencoding import Reencoding
-from cir_infer.gallery.rows import faults
+from cir_infer.gallery.changes.reencoding import Reencoding
+from cir_infer.gallery.rows.vectors import faults
 from cir_infer.indexing.decoding import Decoders
 from cir_infer.indexing.items import Broken, Item
 from cir_infer.indexing.report import Report

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from cir_infer.engine import Engine
 from cir_infer.errors import CirError, DatasetError
 from cir_infer.gallery import Gallery
-from cir_infer.gallery.rows import faults
+from cir_infer.gallery.rows.vectors import faults
 from cir_infer.indexing.decoding import Decoded, Decoders
 from cir_infer.indexing.formats import describe_left_out
 from cir_infer.indexing.items import Broken, Item, Stamp, is_unicode, unfit

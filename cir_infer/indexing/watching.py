@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 
-from cir_infer.gallery.locks import GalleryBusyError
+from cir_infer.gallery.disk.locks import GalleryBusyError
 from cir_infer.indexing.items import Broken
 from cir_infer.indexing.report import Report
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.gallery import Snapshot
-from cir_infer.gallery.fields import fields_of
+from cir_infer.gallery.inspection.fields import fields_of
 from cir_infer.gallery.snapshot import Item
 from cir_infer.serving.problems import Problem
 from cir_infer.serving.schemas import ItemAnswer, ItemsAnswer

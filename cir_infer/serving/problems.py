@@ -6,7 +6,7 @@ import json
 from typing import Any, NamedTuple
 
 from cir_infer.errors import CirError, GalleryError, ImageError, TextError, UsageError
-from cir_infer.gallery.locks import GalleryBusyError
+from cir_infer.gallery.disk.locks import GalleryBusyError
 
 __all__ = ["KINDS", "MEDIA_TYPE", "Kind", "Problem", "problem_of"]
 

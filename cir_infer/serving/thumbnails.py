@@ -9,9 +9,9 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from cir_infer.errors import ImageError
-from cir_infer.gallery.cache import BoundedCache
 from cir_infer.inputs.images import decode_image
 from cir_infer.inputs.locations import Location
+from cir_infer.processes.cache import BoundedCache
 from cir_infer.serving.problems import Problem
 from cir_infer.serving.settings import THUMBNAILS
 

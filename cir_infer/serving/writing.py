@@ -17,7 +17,7 @@ import numpy as np
 
 from cir_infer.errors import CirError
 from cir_infer.gallery.arguments import checked_ids
-from cir_infer.gallery.metadata import encode
+from cir_infer.gallery.metadata.metadata import encode
 from cir_infer.serving.background import deliver
 from cir_infer.serving.browsing import item_of
 from cir_infer.serving.opened import Opened

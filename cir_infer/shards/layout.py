@@ -25,10 +25,11 @@ import numpy as np
 
 from cir_infer.errors import GalleryError, UsageError, shown
 from cir_infer.foreign import read_json
-from cir_infer.gallery import Gallery, files
+from cir_infer.gallery import Gallery
 from cir_infer.gallery.arguments import checked_fingerprint, checked_path
-from cir_infer.gallery.drafts import drafted
-from cir_infer.gallery.rows import check_shape, rows_at_once
+from cir_infer.gallery.disk import files
+from cir_infer.gallery.disk.drafts import drafted
+from cir_infer.gallery.rows.vectors import check_shape, rows_at_once
 from cir_infer.gallery.snapshot import Snapshot
 from cir_infer.inputs.arguments import checked_number
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.gallery import Gallery
-from cir_infer.gallery.filters import Where
+from cir_infer.gallery.filters.filters import Where
 from cir_infer.gallery.snapshot import Item
 from cir_infer.scoring.contract import QueryTerms, TopK
 from cir_infer.vector_searcher import VectorSearcher

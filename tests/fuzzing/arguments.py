@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from cir_infer import Engine, Gallery, Hit, Searcher
-from cir_infer.gallery.filters import parse
-from cir_infer.gallery.metadata import decode, encode
+from cir_infer.gallery.filters.filters import parse
+from cir_infer.gallery.metadata.metadata import decode, encode
 from cir_infer.scoring import make_scorer
 from cir_infer.scoring.contract import QueryTerms, Rows
 from tests.bundles import DIM, write_tiny_bundle

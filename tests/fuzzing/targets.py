@@ -22,7 +22,7 @@ from cir_infer.bundle import Bundle
 from cir_infer.bundle.manifest import CenterCrop, PixelInput, Resize, ToRgb
 from cir_infer.engine import Engine
 from cir_infer.gallery import Gallery
-from cir_infer.gallery.filters import parse
+from cir_infer.gallery.filters.filters import parse
 from cir_infer.inputs.images import load_image
 from cir_infer.inputs.preprocess import preprocess
 from tests import bundles

@@ -26,8 +26,9 @@ from typing import Any
 import numpy as np
 
 from cir_infer.errors import CirError
-from cir_infer.gallery import Gallery, compaction
-from cir_infer.gallery.catalogue import OutcomeUnknownError
+from cir_infer.gallery import Gallery
+from cir_infer.gallery.catalogue.catalogue import OutcomeUnknownError
+from cir_infer.gallery.changes import compaction
 from tests.gallery.replay import Disk, read_record
 from tests.gallery.support import as_version_1
 from tests.gallery.sweep import (

@@ -20,8 +20,8 @@ import numpy as np
 
 from cir_infer.errors import CirError
 from cir_infer.gallery import Gallery
-from cir_infer.gallery.reencoding import Reencoding
-from cir_infer.gallery.tables import Encoding
+from cir_infer.gallery.catalogue.tables import Encoding
+from cir_infer.gallery.changes.reencoding import Reencoding
 from tests.gallery.support import vectors
 
 WHERE = (

@@ -19,7 +19,7 @@ from typing import Any
 from cir_infer.commands.gallery import main
 from cir_infer.errors import CirError
 from cir_infer.gallery import Gallery
-from cir_infer.gallery.drafts import is_vacant
+from cir_infer.gallery.disk.drafts import is_vacant
 from tests.gallery.crash import PROBE, Faults, Items, contents, in_child, store, template
 from tests.gallery.sweep import ACKNOWLEDGED, ACTIONS, BROKEN, REFUSED, let_each_fail
 

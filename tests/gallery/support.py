@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from cir_infer.gallery import Gallery
-from cir_infer.gallery.checksums import checksum, total_name, wrapped
-from cir_infer.gallery.schema import CHECKED
+from cir_infer.gallery.catalogue.checksums import checksum, total_name, wrapped
+from cir_infer.gallery.catalogue.schema import CHECKED
 
 DIM = 8
 

@@ -16,8 +16,8 @@ import pytest
 
 from cir_infer.errors import GalleryError
 from cir_infer.gallery import Gallery
-from cir_infer.gallery.reencoding import Reencoding
-from cir_infer.gallery.tables import Encoding
+from cir_infer.gallery.catalogue.tables import Encoding
+from cir_infer.gallery.changes.reencoding import Reencoding
 from tests.gallery.load import Writer
 from tests.gallery.support import as_version_1, filled, names, vectors
 

@@ -77,7 +77,7 @@ def test_removing_what_is_not_there(run: Run, path: Path) -> None:
 
 
 def test_an_interrupted_scan_ends_with_130(run: Run, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cir_infer.gallery import duplicates
+    from cir_infer.gallery.inspection import duplicates
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

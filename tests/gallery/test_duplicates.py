@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cir_infer.errors import UsageError
-from cir_infer.gallery import Gallery, duplicates
+from cir_infer.gallery import Gallery
+from cir_infer.gallery.inspection import duplicates
 from tests.gallery.support import filled, names, vectors
 
 

@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cir_infer.errors import UsageError
-from cir_infer.gallery import Gallery, filters
+from cir_infer.gallery import Gallery
 from cir_infer.gallery import snapshot as snapshot_module
-from cir_infer.gallery.filters import parse
+from cir_infer.gallery.filters import filters
+from cir_infer.gallery.filters.filters import parse
 from tests.gallery.support import rows_of, vectors
 
 BIG = 2**53

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from cir_infer.errors import GalleryError
-from cir_infer.gallery import Gallery, compaction
+from cir_infer.gallery import Gallery
+from cir_infer.gallery.changes import compaction
 from tests.gallery.interrupts import Bomb, Interrupt, descriptors
 from tests.gallery.support import DIM, filled, names, vectors
 

@@ -17,7 +17,7 @@ import pytest
 
 from cir_infer.errors import GalleryError
 from cir_infer.gallery import Gallery
-from cir_infer.gallery.rows import row_tensors
+from cir_infer.gallery.rows.vectors import row_tensors
 from tests.gallery.support import as_version_1, filled, names, vectors
 
 
@@ -145,7 +145,8 @@ def test_files_beside_the_catalogue_are_not_followed_through_links(path: Path, p
 BUILD = """
 import os, signal, sys
 import numpy as np
-from cir_infer.gallery import Gallery, drafts
+from cir_infer.gallery import Gallery
+from cir_infer.gallery.disk import drafts
 
 drafts._publish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 what, path = sys.argv[1:]
@@ -179,7 +180,7 @@ def test_drafts_of_killed_runs_are_removed_by_the_next_one(tmp_path: Path, what:
 
 
 def test_a_draft_that_somebody_is_at_work_on_stays(tmp_path: Path) -> None:
-    from cir_infer.gallery.drafts import drafted
+    from cir_infer.gallery.disk.drafts import drafted
 
     with drafted(tmp_path / "g") as draft:
         draft.mkdir()
@@ -273,7 +274,7 @@ def test_parts_that_a_killed_run_had_moved_are_taken_back_if_nothing_else_is_the
 
 
 def test_of_two_who_fill_a_folder_at_once_the_first_wins(tmp_path: Path) -> None:
-    from cir_infer.gallery import drafts
+    from cir_infer.gallery.disk import drafts
 
     volume = tmp_path / "volume"
     volume.mkdir()
@@ -309,7 +310,7 @@ def test_empty_folders_of_somebody_else_are_no_leftovers(tmp_path: Path) -> None
 def test_parts_that_cannot_be_taken_back_at_once_are_the_next_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cir_infer.gallery import drafts
+    from cir_infer.gallery.disk import drafts
 
     volume = tmp_path / "volume"
     volume.mkdir()

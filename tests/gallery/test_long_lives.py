@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from cir_infer.errors import GalleryError
-from cir_infer.gallery import Gallery, compaction, store
+from cir_infer.gallery import Gallery, store
+from cir_infer.gallery.changes import compaction
 from tests.gallery.interrupts import descriptors
 from tests.gallery.support import DIM, names, vectors
 

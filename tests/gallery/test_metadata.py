@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from cir_infer.errors import CirError, GalleryError, UsageError
 from cir_infer.gallery import Gallery
-from cir_infer.gallery.metadata import MAX_DEPTH, attributes_of, decode, encode
+from cir_infer.gallery.metadata.metadata import MAX_DEPTH, attributes_of, decode, encode
 from tests.gallery.support import filled, rows_of, vectors
 
 

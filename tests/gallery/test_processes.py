@@ -23,8 +23,10 @@ from typing import Any
 import pytest
 
 from cir_infer.errors import GalleryError
-from cir_infer.gallery import Gallery, catalogue, connections, forks
-from cir_infer.gallery.locks import GalleryBusyError
+from cir_infer.gallery import Gallery
+from cir_infer.gallery.catalogue import catalogue
+from cir_infer.gallery.disk.locks import GalleryBusyError
+from cir_infer.gallery.sqlite import connections, forks
 from tests.gallery.support import filled, names, vectors
 
 

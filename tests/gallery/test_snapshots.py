@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from cir_infer.errors import CirError, GalleryError, UsageError
-from cir_infer.gallery import Gallery, Snapshot, compaction
+from cir_infer.gallery import Gallery, Snapshot
+from cir_infer.gallery.changes import compaction
 from tests.gallery.support import filled, names, rows_of, vectors
 
 

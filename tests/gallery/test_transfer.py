@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from cir_infer.errors import GalleryError, UsageError
-from cir_infer.gallery import Gallery, exported
-from cir_infer.gallery.tensors import Tensor, write_tensors
+from cir_infer.gallery import Gallery
+from cir_infer.gallery.copies import exported
+from cir_infer.gallery.rows.tensors import Tensor, write_tensors
 from tests.gallery.support import filled, names, vectors
 
 METADATA = [
@@ -286,7 +287,7 @@ def test_a_killed_export_is_no_export(tmp_path: Path) -> None:
     filled(tmp_path / "g", 30).close()
     program = (
         "import os, sys\n"
-        "from cir_infer.gallery import Gallery, clip_retrieval\n"
+        "from cir_infer.gallery import Gallery\nfrom cir_infer.gallery.copies import clip_retrieval\n"
         "clip_retrieval._digest = lambda path: os.kill(os.getpid(), 9)\n"
         "Gallery.open(sys.argv[1]).export(sys.argv[2])\n"
     )

@@ -1,0 +1,1 @@
+"""The catalogue: its tables, what proves them, and how a commit changes them."""

@@ -1,0 +1,1 @@
+"""What changes a gallery, commit by commit: additions and removals, compaction, another bundle."""

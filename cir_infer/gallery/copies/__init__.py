@@ -1,0 +1,1 @@
+"""Galleries to and from elsewhere: backups, and the layouts of others."""

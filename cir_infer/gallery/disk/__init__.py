@@ -1,0 +1,1 @@
+"""A gallery's folder and its files: how they are opened, written, locked, put in place and cleared away."""

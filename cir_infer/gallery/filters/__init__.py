@@ -1,0 +1,1 @@
+"""Filters: from an expression to a mask of rows."""

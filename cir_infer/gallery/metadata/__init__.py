@@ -1,0 +1,1 @@
+"""Metadata: which values are accepted, and how they are stored and compared."""

@@ -1,0 +1,442 @@
+"""Connections to the catalogue: opened once for each use at a time, proved, kept apart from forks.
+
+SQLite locks with POSIX locks, which belong to a process and not to what was opened:
+
+- Whoever closes any descriptor of a file, to copy it for instance, drops all locks that the process has on
+  it. Another process then takes itself for the last one, and removes the log that this one goes on writing
+  to. So a `Guard` holds open-file-description locks on the same bytes; those cannot be dropped by others.
+- A forked child has the connections and none of the locks, and connections that it opens itself share the
+  state of those. So no connection is open during a fork: it waits a moment for those in use and closes
+  them, and both processes open new ones. Where that was not possible the child refuses.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+
+from cir_infer.errors import GalleryError
+from cir_infer.gallery.disk.folder import CATALOGUE, READERS, Folder, Identity
+from cir_infer.gallery.disk.locks import held_here, keep_writers_out
+from cir_infer.gallery.sqlite import forks, log
+from cir_infer.gallery.sqlite.guard import Guard
+from cir_infer.processes.turns import Turn
+
+__all__ = ["Connections", "Link"]
+
+_IDLE = 16
+_PATIENCE = 2.0
+"""Seconds that a fork waits for calls of other threads that use a connection."""
+
+
+class Link(sqlite3.Connection):
+    """A connection of SQLite. The type of sqlite3 itself cannot be referred to weakly."""
+
+    guard: Guard | None = None
+    frozen: bool = False
+    thread: int = 0
+
+
+class _LaterError(GalleryError):
+    """Another thread tries to write on a full disk, which is over in a moment."""
+
+
+_guards: weakref.WeakValueDictionary[Identity, Guard] = weakref.WeakValueDictionary()
+_everyone: weakref.WeakSet[Connections] = weakref.WeakSet()
+_opening = Turn()
+_orphans: list[Link] = []
+"""Of galleries that nobody closed and that went while another thread forked."""
+_lost: set[Identity] = set()
+"""Catalogues that had connections in use when this process was forked."""
+
+
+class Connections:
+    """The connections of one open gallery. Threads may share it.
+
+    Args:
+        folder: of the gallery.
+
+    Attributes:
+        frozen: nothing can be written here, so the catalogue is read as it lies, without its log.
+
+    Raises:
+        GalleryError: it may not be written to and was not closed properly, or somebody is writing.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._idle: list[Link] = []
+        self._writers: list[Link] = []
+        weakref.finalize(self, _let_go, self._idle, self._writers).atexit = False
+        self._links: weakref.WeakSet[Link] = weakref.WeakSet()
+        self._guard: Guard | None = None
+        self._keeping_out: io.FileIO | None = None
+        self._closed = False
+        # Who may not announce that he reads keeps writers out instead.
+        self.announces = os.access(READERS, os.W_OK, dir_fd=folder.fd)
+        if not self.announces:
+            self._keeping_out = keep_writers_out(folder)
+        self.frozen = not os.access(".", os.W_OK, dir_fd=folder.fd)
+        if self.frozen:
+            self.frozen = log.is_empty(self._folder)
+            if not self.frozen and not os.access(log.INDEX, os.R_OK, dir_fd=folder.fd):
+                raise GalleryError(
+                    f"{folder.path}: was not closed properly and may not be written to from here; "
+                    "open it once with permission to write"
+                )
+        self._may_thaw = not self.frozen
+        _everyone.add(self)
+
+    # ---- taking and giving back
+
+    def take(self) -> Link:
+        """A connection for reading.
+
+        Raises:
+            GalleryError: the gallery is closed, exchanged, or belongs to the process before a fork.
+            sqlite3.Error: it cannot be opened.
+        """
+        return self._take(self._idle, self._open_reader)
+
+    def take_writer(self) -> Link:
+        """A connection for writing; the caller holds the writer lock."""
+        return self._take(self._writers, self._open_writer)
+
+    def _take(self, idle: list[Link], opened: Callable[[], Link]) -> Link:
+        me = threading.get_ident()
+        token = forks.announced(me)
+        self._check()
+        try:
+            link = idle.pop()
+        except IndexError:
+            try:
+                link = self._open(opened)
+            except OSError as error:
+                raise GalleryError(
+                    f"{self._folder.path}: cannot be opened ({error.strerror or error}); if there are too "
+                    "many open files, raise the limit (ulimit -n)"
+                ) from error
+        link.thread = me
+        del token  # from here on `in_use` tells
+        return link
+
+    def _open(self, opened: Callable[[], Link]) -> Link:
+        until = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                return _opening.take(opened)
+            except _LaterError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.001)
+
+    def _check(self) -> None:
+        path = self._folder.path
+        if self._closed:
+            raise GalleryError(f"{path}: this gallery is closed; open it again")
+        lost = forks.was_unseen() or self._folder.catalogue in _lost
+        if lost or not forks.sqlite_works():
+            what = "this gallery" if lost else "SQLite, which stays locked in the child"
+            raise GalleryError(
+                f"{path}: process {os.getpid()} was forked while a call of another thread was using {what}, "
+                "so the gallery cannot be used here; fork while no call is running, or start processes with "
+                "multiprocessing's 'spawn'"
+            )
+
+    def give_back(self, link: Link) -> None:
+        """Let others use a connection."""
+        with suppress(sqlite3.Error):
+            if link.in_transaction:
+                link.rollback()
+        self._keep(link, self._idle, _IDLE)
+
+    def give_back_writer(self, link: Link) -> None:
+        """Keep the connection for the next commit."""
+        self._keep(link, self._writers, 1)
+
+    def _keep(self, link: Link, idle: list[Link], most: int) -> None:
+        if len(idle) < most and link.frozen == self.frozen and link.guard is self._guard:
+            idle.append(link)
+        else:
+            self._retire([link])
+        if self._closed:
+            self.close()
+
+    # ---- opening
+
+    def _open_reader(self) -> Link:
+        if not self.frozen:
+            try:
+                return self._opened()
+            except sqlite3.OperationalError as error:
+                # SQLite needs space for the files beside the catalogue, even to read.
+                if not (_lacks_space(error) and self._freeze()):
+                    raise
+        link = self._connect("ro&immutable=1")
+        link.frozen = True
+        link.execute("PRAGMA schema_version").fetchone()
+        self._prove(link)
+        self._links.add(link)
+        return link
+
+    def _freeze(self) -> bool:
+        """Read without what must be written, while writers are kept out; False if that cannot be."""
+        if not log.is_empty(self._folder):
+            return False
+        hold = held_here(self._folder)
+        if hold is not None:
+            if hold.thread == threading.get_ident():
+                return False
+            raise _LaterError(f"{self._folder.path}: the disk is full; free some space and try again")
+        if self._keeping_out is None:
+            self._keeping_out = keep_writers_out(self._folder)
+        self.frozen, self._guard = True, None
+        return True
+
+    def thaw(self) -> None:
+        """Try again to do without `frozen`, before something is written."""
+        if not self.frozen or not self._may_thaw:
+            return
+        self.frozen = False
+        self._retire_idle()
+        until = time.monotonic() + _PATIENCE
+        while len(self._links) and time.monotonic() < until:  # other threads still read
+            time.sleep(0.001)
+        if self._keeping_out is not None and self.announces:
+            self._keeping_out.close()
+            self._keeping_out = None
+
+    def _open_writer(self) -> Link:
+        link = self._opened()
+        link.execute("PRAGMA query_only = OFF")
+        link.execute("PRAGMA synchronous = FULL")
+        link.execute("PRAGMA cache_size = -65536")
+        link.execute("PRAGMA journal_size_limit = 67108864")
+        return link
+
+    def _opened(self) -> Link:
+        """A new connection, proved to be one to this gallery and to its log."""
+        folder = self._folder
+        self.check_log()  # of the guard that this gallery had before it rested
+        log.check_parts(folder)
+        guard = _guards.get(folder.catalogue)
+        if guard is None:
+            guard = _guards.setdefault(folder.catalogue, Guard(folder))
+        self._guard = guard
+        link = self._connect("rw")
+        link.guard = guard
+        guard.links.add(link)
+        self._links.add(link)
+        try:
+            log.keep_log(link, folder.path)
+            link.execute("PRAGMA query_only = ON")
+            link.execute("PRAGMA schema_version").fetchone()  # opens the log
+            guard.lock(folder)
+            self._prove(link)
+        except BaseException:
+            link.close()
+            self._forget(link)
+            raise
+        guard.parts = guard.parts or log.parts(folder)
+        return link
+
+    def _connect(self, mode: str) -> Link:
+        try:
+            link = sqlite3.connect(
+                f"file:{self._folder.located()}/{CATALOGUE}?mode={mode}",
+                uri=True,
+                timeout=30,
+                isolation_level=None,
+                check_same_thread=False,
+                factory=Link,
+            )
+        except sqlite3.OperationalError:
+            self._folder.check()
+            raise
+        # The file may come from anywhere: nothing in it may call functions, and its pages are checked.
+        link.execute("PRAGMA trusted_schema = OFF")
+        link.execute("PRAGMA cell_size_check = ON")
+        link.execute("PRAGMA mmap_size = 0")
+        return link
+
+    def _prove(self, link: Link) -> None:
+        """SQLite opens by name: was the name that it used that of this gallery, before and after?"""
+        folder = self._folder
+        link.text_factory = os.fsdecode  # a name need not be UTF-8
+        name: str = link.execute("PRAGMA database_list").fetchone()[2]
+        link.text_factory = str
+        with suppress(OSError):
+            found = os.lstat(name), os.stat(name.rpartition("/")[0])  # noqa: PTH116
+            if [*map(_identity, found)] == [folder.catalogue, folder.identity]:
+                return
+        folder.check()
+        raise GalleryError(f"{folder.path}: was moved while it was being opened; open it again")
+
+    # ---- the log
+
+    def lost_of_log(self) -> str | None:
+        """What of the log is not the file any more that the connections use; None where all is."""
+        guard = self._guard
+        if guard is None or not guard.parts:
+            return None
+        now = log.parts(self._folder)
+        lost = next((name for name, opened in guard.parts.items() if now[name] != opened), None)
+        return log.LOG if lost is None and guard.log_is_cut(self._folder) else lost
+
+    def check_log(self) -> None:
+        """Make sure that the log is what was opened.
+
+        Raises:
+            GalleryError: it is not.
+        """
+        lost = self.lost_of_log()
+        if lost is not None:
+            raise GalleryError(
+                f"{self._folder.path}: its log ({lost}) was removed, replaced or cut while it was open; "
+                "nothing more is read of it or written to it, open it again"
+            )
+
+    # ---- closing
+
+    def close(self) -> None:
+        """Close every connection that is not in use; the others are closed when given back."""
+        self._closed = True
+        self._retire_idle()
+        if not self._links:
+            self._guard = None
+            if self._keeping_out is not None:
+                self._keeping_out.close()
+
+    def _retire_idle(self) -> None:
+        links: list[Link] = []
+        for idle in (self._idle, self._writers):
+            with suppress(IndexError):
+                while True:
+                    links.append(idle.pop())
+        self._retire(links)
+
+    def _retire(self, links: list[Link]) -> None:
+        _opening.take(self._close_links, links)
+
+    def _close_links(self, links: list[Link]) -> None:
+        guard = self._guard
+        last = guard is not None and self._closed and set(guard.links) <= set(links)
+        if guard is not None and last and self.lost_of_log() is None:
+            # Else nothing is written back: the log may hold what others have committed.
+            guard.unlock()
+            # Others of this catalogue whose connections rest have it too, and the log goes in good order.
+            guard.parts = {}
+        for link in links:
+            link.thread = threading.get_ident()  # forks of the thread that used it wait, too
+            link.close()
+            self._forget(link)
+        if guard is not None and last:
+            if _guards.get(self._folder.catalogue) is guard:  # whoever opened since then has another
+                _guards.pop(self._folder.catalogue, None)
+            guard.close()
+
+    def _forget(self, link: Link) -> None:
+        self._links.discard(link)
+        if link.guard is not None:
+            link.guard.links.discard(link)
+
+    # ---- forks
+
+    def in_use(self) -> list[Link]:
+        """The connections that calls are using."""
+        resting = [*self._idle, *self._writers]
+        return [link for link in list(self._links) if not any(link is other for other in resting)]
+
+    def rest(self) -> None:
+        """Close what is not in use, the log stays."""
+        for idle in (self._idle, self._writers):
+            with suppress(IndexError):
+                while True:
+                    link = idle.pop()
+                    link.close()
+                    self._forget(link)
+
+    def begin_again(self) -> None:
+        """In a forked child: forget what belongs to the parent."""
+        links = [*self.in_use(), *self._idle, *self._writers]
+        if links:
+            _lost.add(self._folder.catalogue)
+        for link in links:  # taking them apart would touch the parent's files
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(link))
+        self._idle.clear()
+        self._writers.clear()
+        self._links, self._guard = weakref.WeakSet(), None
+
+
+def _identity(status: os.stat_result) -> Identity:
+    return status.st_dev, status.st_ino
+
+
+def _lacks_space(error: sqlite3.OperationalError) -> bool:
+    return any(words in str(error) for words in ("full", "I/O", "unable to open"))
+
+
+def _let_go(*idle: list[Link]) -> None:
+    """Close what a gallery that nobody closed leaves. The collector does that in any thread, at any time."""
+    key = -id(idle)
+    token = forks.announced(key, wait=False)
+    if forks.another_forks():
+        _orphans.extend(link for links in idle for link in links)
+    else:
+        _close_all(*idle)
+    del token
+    forks.forget(key)
+
+
+def _close_all(*idle: list[Link]) -> None:
+    for links in idle:
+        with suppress(IndexError):
+            while True:
+                links.pop().close()
+
+
+def _before_fork() -> None:
+    forks.begin()
+    until = time.monotonic() + _PATIENCE
+    while _busy() and time.monotonic() < until:
+        time.sleep(0.0005)
+    for one in list(_everyone):
+        one.rest()
+
+
+def _busy() -> bool:
+    """Whether other threads take or use a connection."""
+    me = threading.get_ident()
+    return forks.are_awaited() or any(link.thread != me for one in list(_everyone) for link in one.in_use())
+
+
+def _after_fork_in_parent() -> None:
+    forks.end(in_child=False)
+    _close_all(_orphans)
+
+
+def _after_fork_in_child() -> None:
+    forks.end(in_child=True)
+    for link in _orphans:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(link))
+    _orphans.clear()
+    for one in list(_everyone):
+        one.begin_again()
+    for guard in list(_guards.values()):
+        guard.close()
+    _guards.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
