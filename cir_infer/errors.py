@@ -11,7 +11,7 @@ import dataclasses
 import os
 from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 __all__ = [
     "BundleError",
@@ -22,7 +22,9 @@ __all__ = [
     "ExportError",
     "GalleryError",
     "ImageError",
+    "MissingShard",
     "ScoringError",
+    "ShardError",
     "TextError",
     "TrainingError",
     "UsageError",
@@ -149,6 +151,34 @@ class BundleError(CirError):
 
 class GalleryError(CirError):
     """A gallery is missing, damaged, locked, empty, or was encoded by another bundle."""
+
+
+class MissingShard(NamedTuple):
+    """A shard that did not answer.
+
+    Attributes:
+        number: its place among the shards, from 0.
+        place: where it, or where each of its replicas is.
+        rows: how many items were not looked at.
+        reason: why.
+    """
+
+    number: int
+    place: str
+    rows: int
+    reason: str
+
+
+class ShardError(CirError):
+    """A shard, or one of its replicas, cannot be reached, or did not answer in time.
+
+    Attributes:
+        missing: the shards without an answer, where a whole query failed; empty where one call did.
+    """
+
+    def __init__(self, *args: object, missing: Iterable[MissingShard] = ()) -> None:
+        super().__init__(*args)
+        self.missing = tuple(missing)
 
 
 class ScoringError(CirError):

@@ -78,6 +78,10 @@ class Hits(Sequence[Hit]):
             is none.
         balance: the factors of terms, by name, that the query asked for; terms and scores of the hits hold
             them. Empty where it asked for none.
+        coverage: the part of all items that were looked at. Below 1.0 only where shards did not answer and
+            the searcher was told to do without them (`ShardedSearcher`, partial="allow").
+        generations: the commit of the gallery that answered; of shards each its own, in order, None for one
+            that did not answer. Empty for hits that were made by hand.
     """
 
     def __init__(
@@ -87,11 +91,14 @@ class Hits(Sequence[Hit]):
         reference_id: str | None = None,
         balance: Mapping[str, float] | None = None,
         explainer: Callable[[], Explainer] | None = None,
+        coverage: float = 1.0,
+        generations: Iterable[int | None] = (),
     ) -> None:
         self._hits = tuple(hits)
         self.unknown_words = tuple(unknown_words)
         self.reference_id = reference_id
         self.balance = dict(balance or {})
+        self.coverage, self.generations = coverage, tuple(generations)
         self._explainer = explainer
         self._explains: Explainer | None = None
 
@@ -117,7 +124,8 @@ class Hits(Sequence[Hit]):
     def __getitem__(self, index: int | slice) -> Hit | Hits:
         if isinstance(index, slice):
             part = Hits(
-                self._hits[index], self.unknown_words, self.reference_id, self.balance, self._explainer
+                *(self._hits[index], self.unknown_words, self.reference_id, self.balance, self._explainer),
+                *(self.coverage, self.generations),
             )
             part._explains = self._explains
             return part

@@ -13,7 +13,7 @@ from cir_infer.bundle import Bundle
 from cir_infer.bundle.orientation import orientation_of_rows
 from cir_infer.engine import Engine
 from cir_infer.errors import CirError, DeviceError, UsageError, shown
-from cir_infer.gallery import Gallery
+from cir_infer.gallery import Gallery, Snapshot
 from cir_infer.gallery.filters.filters import Where
 from cir_infer.hits import Hit, Hits
 from cir_infer.inputs.arguments import checked_count, checked_flag, checked_word
@@ -27,83 +27,36 @@ from cir_infer.scoring.contract import Rows, Scorer
 from cir_infer.searching.answering import Answering, Wish, numbered, raised
 from cir_infer.searching.asked import Reference, paired
 from cir_infer.searching.exclusion import checked_ids, without
+from cir_infer.searching.found import OneGallery
 from cir_infer.vector_searcher import VectorSearcher
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from cir_infer.explaining.explainer import Explainer
     from cir_infer.explaining.explanation import Explanation
     from cir_infer.inputs.images import ImageLike
 
-__all__ = ["Reference", "Searcher"]
+__all__ = ["Queries", "Reference", "Searcher"]
 
 _log = logging.getLogger(__name__)
 
 
-class Searcher(VectorSearcher):
-    """Answers queries over a gallery. Threads may share one, and a forked child may use it on the CPU.
+class Queries:
+    """The ways to ask composed queries, over one gallery or over many."""
 
-    Vectors of the bundle's image encoder can be asked as well, see `VectorSearcher.search_vectors`.
+    engine: Engine
 
-    Close it, or use it in a `with` block, to give its memory back at once; what it opened itself is closed
-    too. A copy, or what comes out of pickle, is another searcher, opened by the paths of both.
+    def _answering(
+        self, k: Any, where: Any, exclude: Any, leave_reference_out: Any, balance: Any
+    ) -> Answering:
+        """What answers queries that want this; the arguments are looked at here."""
+        raise NotImplementedError
 
-    Args:
-        bundle: a bundle's path, a `Bundle`, or an `Engine` to share.
-        gallery: a gallery or its path; by default the bundle's own, its path with the ending
-            ".gallery".
-        device: where the graphs run, see `Engine`; not together with an `Engine`.
-        scorer: see `cir_infer.scoring.make_scorer`; "auto" scores on the engine's device.
-        threads: see `Engine`; not together with an `Engine`.
-        exif_orientation: see `Engine`; None does as the gallery's images were read. Not together with an
-            `Engine`.
-
-    Attributes:
-        engine: the engine.
-        gallery: the gallery. Items that are added or removed show from the next query on.
-
-    Raises:
-        BundleError, DeviceError: see `Engine`.
-        GalleryError: the gallery is missing or damaged, or was encoded by another bundle.
-        UsageError: contradicting arguments.
-    """
-
-    def __init__(
-        self,
-        bundle: Engine | Bundle | str | os.PathLike[str],
-        gallery: Gallery | str | os.PathLike[str] | None = None,
-        device: str = "auto",
-        scorer: str = "auto",
-        threads: int | None = None,
-        exif_orientation: bool | None = None,
-    ) -> None:
-        self._begin(scorer)
-        if isinstance(bundle, Engine):
-            given = {"device": device, "threads": threads, "exif_orientation": exif_orientation}
-            for name, value in given.items():
-                if value is not None and not (isinstance(value, str) and value == "auto"):
-                    raise UsageError(f"{name}={shown(value)} cannot change an Engine that is open already")
-        else:
-            bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
-        try:
-            self._use_gallery(Path(bundle.path).with_suffix(".gallery") if gallery is None else gallery)
-            if isinstance(bundle, Bundle):
-                if exif_orientation is None:
-                    exif_orientation = orientation_of_rows(bundle.manifest, self.gallery.fingerprint)
-                bundle = Engine(bundle, device, threads, exif_orientation=exif_orientation)
-                self._owned.append(bundle)
-            self.engine = bundle
-            self.gallery.check_engine(self.engine)
-        except BaseException:
-            self.close()
-            raise
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Searcher, (self.engine, self._place, "auto", self._backend)
-
-    def __repr__(self) -> str:
-        return f"<Searcher {self.engine!r} over {self.gallery.path}{', closed' if self._closed else ''}>"
-
-    # ---- asking
+    def _explainer(self, reference: Any, text: Any, balance: Balance) -> Explainer:
+        """What explains the hits of a query."""
+        raise NotImplementedError
 
     def query(
         self,
@@ -267,6 +220,71 @@ class Searcher(VectorSearcher):
             raise found
         return found
 
+
+class Searcher(Queries, VectorSearcher):
+    """Answers queries over a gallery. Threads may share one, and a forked child may use it on the CPU.
+
+    Vectors of the bundle's image encoder can be asked as well, see `VectorSearcher.search_vectors`.
+
+    Close it, or use it in a `with` block, to give its memory back at once; what it opened itself is closed
+    too. A copy, or what comes out of pickle, is another searcher, opened by the paths of both.
+
+    Args:
+        bundle: a bundle's path, a `Bundle`, or an `Engine` to share.
+        gallery: a gallery or its path; by default the bundle's own, its path with the ending
+            ".gallery".
+        device: where the graphs run, see `Engine`; not together with an `Engine`.
+        scorer: see `cir_infer.scoring.make_scorer`; "auto" scores on the engine's device.
+        threads: see `Engine`; not together with an `Engine`.
+        exif_orientation: see `Engine`; None does as the gallery's images were read. Not together with an
+            `Engine`.
+
+    Attributes:
+        engine: the engine.
+        gallery: the gallery. Items that are added or removed show from the next query on.
+
+    Raises:
+        BundleError, DeviceError: see `Engine`.
+        GalleryError: the gallery is missing or damaged, or was encoded by another bundle.
+        UsageError: contradicting arguments.
+    """
+
+    def __init__(
+        self,
+        bundle: Engine | Bundle | str | os.PathLike[str],
+        gallery: Gallery | str | os.PathLike[str] | None = None,
+        device: str = "auto",
+        scorer: str = "auto",
+        threads: int | None = None,
+        exif_orientation: bool | None = None,
+    ) -> None:
+        self._begin(scorer)
+        if isinstance(bundle, Engine):
+            given = {"device": device, "threads": threads, "exif_orientation": exif_orientation}
+            for name, value in given.items():
+                if value is not None and not (isinstance(value, str) and value == "auto"):
+                    raise UsageError(f"{name}={shown(value)} cannot change an Engine that is open already")
+        else:
+            bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
+        try:
+            self._use_gallery(Path(bundle.path).with_suffix(".gallery") if gallery is None else gallery)
+            if isinstance(bundle, Bundle):
+                if exif_orientation is None:
+                    exif_orientation = orientation_of_rows(bundle.manifest, self.gallery.fingerprint)
+                bundle = Engine(bundle, device, threads, exif_orientation=exif_orientation)
+                self._owned.append(bundle)
+            self.engine = bundle
+            self.gallery.check_engine(self.engine)
+        except BaseException:
+            self.close()
+            raise
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Searcher, (self.engine, self._place, "auto", self._backend)
+
+    def __repr__(self) -> str:
+        return f"<Searcher {self.engine!r} over {self.gallery.path}{', closed' if self._closed else ''}>"
+
     def warm_up(self, k: int = 10) -> None:
         """Do now what the first query would do: load kernels, take buffers, capture CUDA graphs.
 
@@ -308,16 +326,18 @@ class Searcher(VectorSearcher):
         left_out = checked_flag("exclude_reference", leave_reference_out)
         factors = checked_balance(balance, self.engine.manifest.terms)
         snapshot = self._snapshot()
-        wish = Wish(snapshot, k, without(snapshot, snapshot.where(where), ids), left_out, factors)
-        scorer, chains = self._scorer(snapshot)
-        beside = self._here.get().beside
-        path = str(self.gallery.path)
-        return Answering(self.engine, scorer, chains, beside, path, wish, self._explainer)
+        source = self._source(snapshot, without(snapshot, snapshot.where(where), ids))
+        wish = Wish(k, left_out, factors)
+        return Answering(self.engine, source, self._here.get().beside, wish, self._explainer)
+
+    def _source(self, snapshot: Snapshot, allow: npt.NDArray[np.uint8] | None = None) -> OneGallery:
+        return OneGallery(snapshot, str(self.gallery.path), *self._scorer(snapshot), allow)
 
     def _explainer(self, reference: Any, text: Any, balance: Balance) -> Explainer:
         from cir_infer.explaining.explainer import Explainer
 
-        return Explainer(self.engine, self._snapshot, str(self.gallery.path), reference, text, balance)
+        place = str(self.gallery.path)
+        return Explainer(self.engine, lambda: self._source(self._snapshot()), place, reference, text, balance)
 
     def _new_scorer(self, rows: Rows) -> tuple[Scorer, Chains | None]:
         scorer = self._scorer_on_device(rows)

@@ -24,6 +24,7 @@ from cir_infer.scoring.contract import QueryTerms, Rows, Scorer, TopK
 from cir_infer.scoring.validation import check_threads
 from cir_infer.searching.asked import row_of
 from cir_infer.searching.exclusion import checked_ids, without
+from cir_infer.searching.found import found_in
 from cir_infer.searching.vectors import METRICS, Metric, checked_queries, hits_of, vector_terms
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ class VectorSearcher:
         for terms in vector_terms(queries, metric):
             with native_call:
                 top = scorer.topk(terms, min(k, snapshot.count), allow)
-            answers += hits_of(snapshot, top, terms.names)
+            answers += hits_of(found_in(snapshot, top), terms.names)
         return answers
 
     def search_terms(

@@ -17,14 +17,13 @@ from cir_infer.explaining.explanation import Explanation, Heat, Method, Word
 from cir_infer.explaining.pictures import Picture, covered, grid_of, picture_of
 from cir_infer.explaining.query_side import BATCH, Cells, QuerySide, encoded, query_side
 from cir_infer.explaining.shares import shares, values_of
-from cir_infer.gallery import Snapshot
 from cir_infer.hits import Hit
 from cir_infer.inputs.images import describe_image
 from cir_infer.inputs.texts import Text
 from cir_infer.processes.fork import PerProcess
 from cir_infer.scoring.balance import Balance
 from cir_infer.scoring.contract import Rows
-from cir_infer.searching.asked import row_of
+from cir_infer.searching.found import Source
 from cir_infer.searching.recognition import same_rows
 
 __all__ = ["Explainer", "Wanted"]
@@ -48,7 +47,7 @@ class Explainer:
 
     Args:
         engine: of the searcher.
-        snapshot: gives the gallery as it is now.
+        source: gives the gallery as it is now.
         gallery: its path, for messages.
         reference: what the query was asked with.
         text: likewise.
@@ -58,13 +57,13 @@ class Explainer:
     def __init__(
         self,
         engine: Engine,
-        snapshot: Callable[[], Snapshot],
+        source: Callable[[], Source],
         gallery: str,
         reference: Any,
         text: Text | None,
         balance: Balance,
     ) -> None:
-        self._engine, self._snapshot, self._gallery = engine, snapshot, gallery
+        self._engine, self._source, self._gallery = engine, source, gallery
         self._question = (reference, text)
         self._balance = balance
         self._lock: PerProcess[threading.Lock] = PerProcess(threading.Lock)
@@ -89,25 +88,23 @@ class Explainer:
                 f"the bundle {self._engine.path} takes pre-extracted features, which have no places in a "
                 "picture; explanations need a bundle that reads pixels"
             )
-        snapshot = self._snapshot()
-        query = self._query_side(spec, snapshot, progress)
+        source = self._source()
+        query = self._query_side(spec, source, progress)
         found: list[Explanation | CirError] = []
         for start in range(0, len(wanted), BATCH):
-            targets = [self._target(snapshot, spec, one) for one in wanted[start : start + BATCH]]
+            targets = [self._target(source, spec, one) for one in wanted[start : start + BATCH]]
             found += self._explained(query, targets, as_found, progress)
         return found
 
-    def _query_side(self, spec: PixelInput, snapshot: Snapshot, progress: bool) -> QuerySide:
+    def _query_side(self, spec: PixelInput, source: Source, progress: bool) -> QuerySide:
         with self._lock.get():
             if self._query is None:
-                self._query = query_side(
-                    self._engine, spec, snapshot, self._gallery, self._question, self._balance, progress
-                )
+                self._query = query_side(self._engine, spec, source, self._question, self._balance, progress)
             return self._query
 
-    def _target(self, snapshot: Snapshot, spec: PixelInput, wanted: Wanted) -> _Target | CirError:
+    def _target(self, source: Source, spec: PixelInput, wanted: Wanted) -> _Target | CirError:
         try:
-            return _target(snapshot, self._gallery, spec, wanted)
+            return _target(source, self._gallery, spec, wanted)
         except CirError as error:
             return error
 
@@ -150,7 +147,7 @@ class Explainer:
 
     def _complete(self, query: QuerySide, target: _Target, maps: _Maps, as_found: bool) -> Explanation:
         looser = _LOOSER[self._engine.manifest.precision]
-        if not same_rows(target.rows, np.array([target.number]), maps.row, looser)[0]:
+        if not same_rows(target.rows, np.zeros(1, np.int64), maps.row, looser)[0]:
             raise ImageError(
                 f"{target.said} is no longer the image that was indexed as {shown(target.id)}: its row is "
                 "another; index it again, or pass the image that it was"
@@ -181,8 +178,7 @@ class _Target:
     Attributes:
         id: of the item.
         hit: as it was passed, where one was.
-        rows: of the gallery.
-        number: of its row.
+        rows: its one row, as it is stored.
         row: that row, (D,).
         picture: of the item.
         said: the picture, in words.
@@ -191,7 +187,6 @@ class _Target:
     id: str
     hit: Hit | None
     rows: Rows
-    number: int
     row: Floats
     picture: Picture
     said: str
@@ -212,11 +207,11 @@ class _Maps:
     method: Method
 
 
-def _target(snapshot: Snapshot, gallery: str, spec: PixelInput, wanted: Wanted) -> _Target:
+def _target(source: Source, gallery: str, spec: PixelInput, wanted: Wanted) -> _Target:
     asked = wanted[0]
     hit = asked if isinstance(asked, Hit) else None
-    number = row_of(snapshot, gallery, asked.id if isinstance(asked, Hit) else asked)
-    item = snapshot.items([number])[0]
+    held = source.held(asked.id if isinstance(asked, Hit) else asked)
+    item = held.told()
     if hit is not None and hit.source is not None and hit.source != item.source:
         raise GalleryError(
             f"the hit {shown(item.id)} came from {shown(hit.source)}, and what the gallery {gallery} holds "
@@ -234,8 +229,7 @@ def _target(snapshot: Snapshot, gallery: str, spec: PixelInput, wanted: Wanted) 
         picture = picture_of(image, spec)
     except ImageError as error:
         raise ImageError(f"the image of {shown(item.id)}: {error}; or pass it itself (image=)") from error
-    row = snapshot.vector(number)
-    return _Target(item.id, hit, snapshot.rows, number, row, picture, describe_image(image))
+    return _Target(item.id, hit, held.rows, held.vector, picture, describe_image(image))
 
 
 def _check_terms(hit: Hit, values: Mapping[str, float]) -> None:

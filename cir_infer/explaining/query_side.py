@@ -17,12 +17,12 @@ from cir_infer.explaining.explanation import Method
 from cir_infer.explaining.pictures import Picture, covered, grid_of, picture_of
 from cir_infer.explaining.shares import without_each
 from cir_infer.explaining.words import LeftOut, leave_words_out
-from cir_infer.gallery import Snapshot
 from cir_infer.hits import Hit
 from cir_infer.inputs.texts import ReadText, Text
 from cir_infer.scoring.balance import Balance, balanced
 from cir_infer.scoring.contract import QueryTerms
 from cir_infer.searching.asked import ask
+from cir_infer.searching.found import Source
 
 __all__ = ["BATCH", "Cells", "QuerySide", "query_side"]
 
@@ -69,8 +69,7 @@ class QuerySide:
 def query_side(
     engine: Engine,
     spec: PixelInput,
-    snapshot: Snapshot,
-    gallery: str,
+    source: Source,
     question: tuple[Any, Text | None],
     balance: Balance,
     progress: bool,
@@ -80,8 +79,7 @@ def query_side(
     Args:
         engine: of the searcher.
         spec: how images are prepared.
-        snapshot: of the gallery, which holds the row of a refined Hit.
-        gallery: its path, for messages.
+        source: holds the row of a refined Hit.
         question: reference and text.
         balance: factors of terms.
         progress: show a bar where pictures are painted over.
@@ -89,7 +87,7 @@ def query_side(
     Raises:
         CirError: the query cannot be answered, see `Searcher.query`, or its reference has no picture.
     """
-    asked = ask(engine, snapshot, gallery, 0, question)
+    asked = ask(engine, source, 0, question)
     if asked.error is not None:
         raise asked.error
     composer = _Composer(engine, balance, asked.text)
@@ -99,7 +97,7 @@ def query_side(
     else:
         picture = _reference_picture(asked.reference, spec)
         cells = _cells(engine, picture, composer, progress)
-        own = snapshot.vector(asked.own)[None] if asked.own >= 0 else None
+        own = None if asked.held is None else asked.held.vector[None]
         terms = cells.terms[0] if own is None else composer.terms(own)
     words: tuple[LeftOut, ...] = ()
     without = None

@@ -19,6 +19,7 @@ from cir_infer.gallery.arguments import (
 from cir_infer.gallery.catalogue import tables
 from cir_infer.gallery.catalogue.schema import stored_version
 from cir_infer.gallery.copies.backup import Backup, back_up
+from cir_infer.gallery.copies.lineage import lineage
 from cir_infer.gallery.copies.transfer import export_rows
 from cir_infer.gallery.inspection.duplicates import Duplicates, duplicates_of
 from cir_infer.gallery.inspection.fields import Field, fields_of
@@ -231,6 +232,13 @@ class OpenGallery:
         """Which gallery this is, None in format 1. A copy of the folder has the same, a backup its own."""
         with self._store.catalogue.reading() as connection:
             return tables.identity(connection)
+
+    @property
+    def origin(self) -> str | None:
+        """The `uuid` of the gallery that this is a backup of, None where it is none."""
+        with self._store.catalogue.reading() as connection:
+            found = lineage(connection)
+        return None if found is None else found.origin
 
     @property
     def format_version(self) -> int:

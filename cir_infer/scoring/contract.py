@@ -252,6 +252,15 @@ class Rows:
                     out[at] *= self.scales[b][local][..., None]
         return out
 
+    def one(self, row: int) -> Rows:
+        """A copy of one row as it is stored, with its scales. The row number must be in range."""
+        for b, block in enumerate(self.blocks):
+            if 0 <= row < len(block):
+                scales = None if self.scales is None else (np.array(self.scales[b][row : row + 1]),)
+                return Rows((np.array(block[row : row + 1]),), scales)
+            row -= len(block)
+        raise ScoringError(f"row {shown(row)} asked of {self.count} rows")
+
 
 class TopK(NamedTuple):
     """The best rows of each query, best first; equal scores are ordered by the smaller row number.

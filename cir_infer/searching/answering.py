@@ -1,4 +1,4 @@
-"""The answers to several queries over one snapshot: encoded and scored together, and told apart."""
+"""The answers to several queries of one source: encoded and scored together, and told apart."""
 
 from __future__ import annotations
 
@@ -13,17 +13,15 @@ import numpy.typing as npt
 
 from cir_infer.engine import Engine
 from cir_infer.errors import CirError, ScoringError
-from cir_infer.gallery import Snapshot
 from cir_infer.hits import Hits
 from cir_infer.inputs.texts import Text
-from cir_infer.processes.ending import native_call
 from cir_infer.processes.threads import Threads
-from cir_infer.runtime.chains import Chains
 from cir_infer.scoring.balance import Balance, balanced
-from cir_infer.scoring.contract import QueryTerms, Scorer, TopK
+from cir_infer.scoring.contract import QueryTerms
 from cir_infer.searching.asked import Asked, Reference, ask
+from cir_infer.searching.found import Found, Source
 from cir_infer.searching.made_hits import made_hits
-from cir_infer.searching.recognition import FileName, same_rows
+from cir_infer.searching.recognition import FileName
 
 if TYPE_CHECKING:
     from cir_infer.explaining.explainer import Explainer
@@ -38,16 +36,12 @@ class Wish:
     """What is wanted of several queries.
 
     Attributes:
-        snapshot: the gallery that answers.
         k: how many hits for each.
-        allow: the rows that may answer, see `Scorer.topk`.
         leave_reference_out: whether items that show a query's own reference are left out.
         balance: factors of terms, by name; none where every term counts as the system says.
     """
 
-    snapshot: Snapshot
     k: int
-    allow: npt.NDArray[np.uint8] | None
     leave_reference_out: bool
     balance: Balance
 
@@ -58,34 +52,27 @@ class Answering:
 
     Attributes:
         engine: encodes them.
-        scorer: over the rows of `wish.snapshot`.
-        chains: answers single queries in one launch, where graphs and scorer share a GPU.
+        source: answers them.
         beside: threads that encode texts while images are read.
-        gallery: its path, for messages.
         wish: what is wanted.
         explainer: makes what explains the hits of a query, of its reference, text and balance.
     """
 
     engine: Engine
-    scorer: Scorer
-    chains: Chains | None
+    source: Source
     beside: Threads
-    gallery: str
     wish: Wish
     explainer: Callable[[Any, Any, Balance], Explainer]
 
     def answers(self, pairs: Iterator[tuple[Reference, Text | None]], size: int) -> Iterator[Hits | CirError]:
         """The answer to each pair, or why there is none; `size` of them are computed together."""
-        wish, number = self.wish, 0
+        number = 0
         while batch := list(islice(pairs, size)):
-            asked = [
-                ask(self.engine, wish.snapshot, self.gallery, number + at, pair)
-                for at, pair in enumerate(batch)
-            ]
+            asked = [ask(self.engine, self.source, number + at, pair) for at, pair in enumerate(batch)]
             number += len(asked)
             good = [query for query in asked if query.error is None]
-            if self._chain is not None and len(good) == len(batch) == 1:
-                answers = [self._chained(self._chain, good[0])]
+            if self._in_one_launch and len(good) == len(batch) == 1:
+                answers = [self._chained(good[0])]
             else:
                 answers = self._scored(good)
             found = dict(zip([query.number for query in good], answers, strict=True))
@@ -93,14 +80,12 @@ class Answering:
                 yield query.error if query.error is not None else found[query.number]
 
     @property
-    def _chain(self) -> Chains | None:
-        """The chains, where nothing of the wish needs the host between the graphs and the scorer."""
-        step_by_step = self.wish.leave_reference_out or bool(self.wish.balance)
-        return None if step_by_step else self.chains
+    def _in_one_launch(self) -> bool:
+        """Whether nothing of the wish needs the host between the graphs and the scorer."""
+        return self.source.chained and not self.wish.leave_reference_out and not self.wish.balance
 
-    def _chained(self, chains: Chains, query: Asked) -> Hits | CirError:
+    def _chained(self, query: Asked) -> Hits | CirError:
         """One query in one launch; the text is encoded while the image is prepared."""
-        wish = self.wish
         image = row = None
         text = self._texts([query])
         if self.engine.needs_reference:
@@ -109,12 +94,11 @@ class Answering:
                     image = self.engine.prepare(query.reference)
                 except CirError as error:
                     return error
-            else:
-                row = wish.snapshot.vector(query.own)
-        wanted = min(wish.k + (query.own >= 0), wish.snapshot.count)
-        with native_call:
-            top = chains.topk(image, row, None if text is None else text()[0], wanted, wish.allow)
-        return self._hits(query, top, 0, None)
+            elif query.held is not None:
+                row = query.held.vector
+        wanted = min(self.wish.k + (query.held is not None), self.source.size)
+        found = self.source.search_chained(image, row, None if text is None else text()[0], wanted)
+        return self._hits(query, found, 0)
 
     def _scored(self, queries: list[Asked]) -> list[Hits | CirError]:
         """The answers to queries, encoded and scored together; a fault of one costs only that one."""
@@ -148,27 +132,23 @@ class Answering:
             ]
         rows = self._own_rows(queries, images)
         # A refined Hit is left out of its own answer only, so one more is asked for.
-        more = int(wish.leave_reference_out or any(query.own >= 0 for query in queries))
-        top = self._topk(terms, min(wish.k + more, wish.snapshot.count))
+        more = int(wish.leave_reference_out or any(query.held is not None for query in queries))
+        found = self.source.search(terms, min(wish.k + more, self.source.size), rows)
         return [
-            self._complete(query, terms[at], self._hits(query, top, at, rows[at]), rows[at])
+            self._complete(query, terms[at], self._hits(query, found, at), rows[at])
             for at, query in enumerate(queries)
         ]
 
     def _complete(self, query: Asked, terms: QueryTerms, hits: Hits, row: Floats | None) -> Hits:
         """Asks for more where several items that show the reference itself were left out."""
         wish, asked = self.wish, self.wish.k + 1
-        while wish.leave_reference_out and len(hits) < wish.k and asked < wish.snapshot.count:
-            asked = min(2 * asked, wish.snapshot.count)
-            top = self._topk(terms, asked)
-            hits = self._hits(query, top, 0, row)
-            if top.rows[0, -1] < 0:
+        while wish.leave_reference_out and len(hits) < wish.k and asked < self.source.size:
+            asked = min(2 * asked, self.source.size)
+            found = self.source.search(terms, asked, [row])
+            hits = self._hits(query, found, 0)
+            if len(found.items[0]) < asked:
                 break
         return hits
-
-    def _topk(self, terms: QueryTerms, k: int) -> TopK:
-        with native_call:
-            return self.scorer.topk(terms, k, self.wish.allow)
 
     def _texts(self, queries: list[Asked]) -> Callable[[], Floats] | None:
         """Text embeddings, encoded beside the images; where there are none, once they are asked for."""
@@ -189,9 +169,7 @@ class Answering:
         if images:
             rows, failed = self.engine.encode_references(images, len(images), errors="return")
             encoded = iter([_bare(failed[at]) if at in failed else row for at, row in enumerate(rows)])
-        return [
-            next(encoded) if query.is_image else self.wish.snapshot.vector(query.own) for query in queries
-        ]
+        return [next(encoded) if query.held is None else query.held.vector for query in queries]
 
     def _own_rows(self, queries: list[Asked], images: Floats | None) -> list[Floats | None]:
         """What a gallery row of each reference looks like, None where that would cost an encoder's run."""
@@ -207,22 +185,19 @@ class Answering:
                 rows[at] = None if place in found.failed else found.rows[place]
         return rows
 
-    def _hits(self, query: Asked, top: TopK, at: int, row: Floats | None) -> Hits:
+    def _hits(self, query: Asked, found: Found, at: int) -> Hits:
         """The answer to one query: without a refined Hit, with what is to be said about the reference."""
-        wish, rows = self.wish, top.rows[at]
-        items = wish.snapshot.items(rows[rows >= 0])
-        same = np.zeros(len(rows), np.bool_) if row is None else same_rows(wish.snapshot.rows, rows, row)
+        wish, items, own = self.wish, found.items[at], query.own
         name = FileName(query.reference)
-        for place, item in enumerate(items):
-            same[place] |= name.is_of(item.source)
-        same &= rows != query.own
-        keep = (rows >= 0) & (rows != query.own) & ~(same & wish.leave_reference_out)
-        chosen = np.flatnonzero(keep)[: wish.k]
-        hits = made_hits(items, top, at, chosen.tolist(), self.engine.manifest.terms)
-        reference = next((items[place].id for place in np.flatnonzero(same)), None)
+        others = [place for place, item in enumerate(items) if item.id != own]
+        same = [place for place in others if found.same[at, place] or name.is_of(items[place].source)]
+        left_out = set(same) if wish.leave_reference_out else ()
+        chosen = [place for place in others if place not in left_out][: wish.k]
+        hits = made_hits(items, found.top, at, chosen, self.engine.manifest.terms)
+        reference = items[same[0]].id if same else None
         unknown = () if query.text is None else query.text.unknown
         explainer = partial(self.explainer, query.reference, query.said, wish.balance)
-        return Hits(hits, unknown, reference, wish.balance, explainer)
+        return Hits(hits, unknown, reference, wish.balance, explainer, found.coverage, found.generations)
 
 
 def _row_of(rows: Floats | None, at: int) -> Floats | None:

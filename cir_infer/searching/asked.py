@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cir_infer.engine import Engine
 from cir_infer.errors import CirError, GalleryError, UsageError, shown
@@ -15,6 +15,9 @@ from cir_infer.inputs.arguments import checked_list
 from cir_infer.inputs.images import ImageLike
 from cir_infer.inputs.preparing import PreparedImage
 from cir_infer.inputs.texts import ReadText, Text
+
+if TYPE_CHECKING:
+    from cir_infer.searching.found import Held, Source
 
 __all__ = ["Asked", "Reference", "ask", "check_reference", "paired", "read_text", "row_of"]
 
@@ -30,7 +33,7 @@ class Asked:
     Attributes:
         number: its place among those asked together, from 0.
         reference: as it was passed.
-        own: the row of a Hit; -1 for an image.
+        held: the item that a Hit is; None for an image.
         said: the text as it was passed.
         text: the tokens; None for a system that reads no text.
         error: why it cannot be answered; None where nothing has gone wrong.
@@ -38,10 +41,15 @@ class Asked:
 
     number: int
     reference: Any
-    own: int = -1
+    held: Held | None = None
     said: Any = None
     text: ReadText | None = None
     error: CirError | None = None
+
+    @property
+    def own(self) -> str | None:
+        """The id of a Hit; None for an image."""
+        return self.reference.id if isinstance(self.reference, Hit) else None
 
     @property
     def is_image(self) -> bool:
@@ -49,20 +57,19 @@ class Asked:
         return self.reference is not None and not isinstance(self.reference, Hit)
 
 
-def ask(engine: Engine, snapshot: Snapshot, where: str, number: int, pair: tuple[Any, Any]) -> Asked:
+def ask(engine: Engine, source: Source, number: int, pair: tuple[Any, Any]) -> Asked:
     """Look at one query; what is wrong with it is its `error`.
 
     Args:
         engine: that will encode it.
-        snapshot: of the gallery that will answer.
-        where: the gallery's path, for messages.
+        source: that will answer.
         number: its place.
         pair: reference and text.
     """
     asked = Asked(number, pair[0], said=pair[1])
     try:
         check_reference(engine, pair[0])
-        asked.own = row_of(snapshot, where, pair[0].id) if isinstance(pair[0], Hit) else -1
+        asked.held = source.held(pair[0].id) if isinstance(pair[0], Hit) else None
         asked.text = read_text(engine, pair[1])
     except CirError as error:
         asked.error = error

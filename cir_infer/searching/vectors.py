@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import UsageError, shown
-from cir_infer.gallery import Snapshot
 from cir_infer.hits import Hits
 from cir_infer.inputs.arguments import checked_word
 from cir_infer.inputs.arrays import mapped_array, unmasked
-from cir_infer.scoring.contract import QueryTerms, TopK
+from cir_infer.scoring.contract import QueryTerms
+from cir_infer.searching.found import Found
 from cir_infer.searching.made_hits import made_hits
 
 __all__ = ["METRICS", "Metric", "checked_queries", "hits_of", "read_vectors", "vector_terms"]
@@ -95,12 +95,12 @@ def vector_terms(vectors: npt.NDArray[Any], metric: Metric) -> Iterator[QueryTer
         yield QueryTerms(numerators, np.ones_like(numerators) if metric == "cosine" else None, names)
 
 
-def hits_of(snapshot: Snapshot, top: TopK, names: tuple[str, ...]) -> list[Hits]:
-    """The answers to the queries of a `TopK`."""
+def hits_of(found: Found, names: tuple[str, ...]) -> list[Hits]:
+    """The answers to queries of vectors."""
     answers = []
-    for query, rows in enumerate(top.rows):
-        items = snapshot.items(rows[rows >= 0])
-        answers.append(Hits(made_hits(items, top, query, range(len(items)), names)))
+    for query, items in enumerate(found.items):
+        hits = made_hits(items, found.top, query, range(len(items)), names)
+        answers.append(Hits(hits, coverage=found.coverage, generations=found.generations))
     return answers
 
 

@@ -1,104 +1,109 @@
 """A searcher over shards: a query is composed once, each shard answers its best, the best of those win.
 
-The k best items of all are among the k best of each shard, so the merge is exact. Hits are ordered by score,
-then by the shard's place, then by the row in it: as in one gallery that holds the shards' rows one after the
-other. What one shard cannot answer, nobody gets a part of: its error is the query's.
+Hits are ordered by score, then by the shard's place, then by the row in it: as in one gallery that holds the
+shards' rows one after the other.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from itertools import islice
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+import sys
+from collections.abc import Iterable, Sequence
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from cir_infer.bundle import Bundle
 from cir_infer.engine import Engine
-from cir_infer.errors import CirError, GalleryError, UsageError, shown
+from cir_infer.errors import GalleryError, MissingShard, ShardError, UsageError, shown
 from cir_infer.gallery import Gallery
 from cir_infer.gallery.filters.filters import Where
 from cir_infer.hits import Hit, Hits
-from cir_infer.inputs.arguments import checked_count, checked_word
-from cir_infer.inputs.texts import Text
-from cir_infer.scoring.balance import Balance, balanced, checked_balance
+from cir_infer.inputs.arguments import checked_count, checked_flag, checked_real, checked_word
+from cir_infer.processes.cpus import available_cpus
+from cir_infer.processes.fork import PerProcess
+from cir_infer.processes.threads import Threads
+from cir_infer.scoring.balance import Balance, checked_balance
 from cir_infer.scoring.contract import QueryTerms
-from cir_infer.searching.asked import Reference, check_reference, paired, read_text
+from cir_infer.searcher import Queries
+from cir_infer.searching.answering import Answering, Wish
 from cir_infer.searching.exclusion import checked_ids
-from cir_infer.searching.made_hits import made_hits
-from cir_infer.searching.vectors import METRICS, Metric, checked_queries, vector_terms
-from cir_infer.shards.layout import ShardedGallery, check_different
-from cir_infer.shards.shard import Found, LocalShard, Shard
+from cir_infer.searching.found import Found, Held, References
+from cir_infer.searching.vectors import METRICS, Metric, checked_queries, hits_of, vector_terms
+from cir_infer.shards.fanout import Counts, Fanout
+from cir_infer.shards.layout import ShardedGallery
+from cir_infer.shards.merging import merged
+from cir_infer.shards.opening import Opening, compare
+from cir_infer.shards.shard import Shard
+
+if TYPE_CHECKING:
+    from cir_infer.explaining.explainer import Explainer
 
 __all__ = ["ShardedSearcher"]
 
-Place = str | os.PathLike[str]
+T = TypeVar("T")
+Place: TypeAlias = "str | os.PathLike[str]"
+One: TypeAlias = "Gallery | Shard | Place"
 
 
-class ShardedSearcher:
+class ShardedSearcher(Queries):
     """Answers queries over several shards as a `Searcher` does over one gallery. Threads may share one.
 
     Args:
         bundle: see `Searcher`; None to ask vectors only.
-        shards: a sharded gallery or its folder; or a list of galleries, paths of such and other `Shard`s.
+        shards: a sharded gallery or its folder; or a list, for each shard a gallery, its path or another
+            `Shard`, or a list of such that are its replicas.
         device: see `Engine`; not together with an `Engine`.
         scorer: see `cir_infer.scoring.make_scorer`, for galleries of this process.
-        threads: CPU threads of a call; None for every core that the process may use.
+        threads: CPU threads of the engine, and of a call of each gallery in this process; None for every
+            core that the process may use, shared out among the shards.
+        replicas: how often each gallery that is named once is asked independently.
+        deadline: seconds for the shards to answer, once the query is composed; None for as long as it takes.
+        partial: what becomes of an answer to which a shard contributes nothing in time: "error" raises a
+            `ShardError`, "allow" gives it, and `Hits.coverage` and `Hits.generations` say what is missing.
 
     Attributes:
-        engine: the engine, None without a bundle.
-        shards: in order.
+        engine: the engine.
+        shards: the replicas of each shard, in order.
 
     Raises:
         BundleError, DeviceError: see `Engine`.
         GalleryError: a gallery is missing, damaged, of another bundle, not like the others, or there twice.
+        ShardError: no replica of a shard can be reached.
         UsageError: contradicting arguments.
     """
 
     def __init__(
         self,
         bundle: Engine | Bundle | Place | None,
-        shards: ShardedGallery | Place | Sequence[Gallery | Shard | Place],
+        shards: ShardedGallery | Place | Sequence[One | Sequence[One]],
         device: str = "auto",
         scorer: str = "auto",
         threads: int | None = None,
+        *,
+        replicas: int = 1,
+        deadline: float | None = None,
+        partial: Literal["error", "allow"] = "error",
     ) -> None:
         self._owned: list[Any] = []
         self._closed = False
+        replicas = checked_count("replicas", replicas)
+        if deadline is not None:
+            deadline = checked_real("deadline", deadline, "a number of seconds above 0, or None")
+            if not 0 < deadline < float("inf"):
+                raise UsageError(f"deadline is {deadline}; expected a number of seconds above 0, or None")
+        self._allowed = checked_word("partial", partial, ("error", "allow")) == "allow"
         try:
-            parts = self._parts(shards)
-            self.engine = self._opened(bundle, device, threads)
-            self._shape = _common([part for part in parts if isinstance(part, Gallery)])
-            self.shards: tuple[Shard, ...] = tuple(
-                self._shard(part, scorer, threads) if isinstance(part, Gallery) else part for part in parts
-            )
+            self._engine = self._opened(bundle, device, threads)
+            groups = Opening(self._engine, scorer, threads, self._owned).groups(shards, replicas)
+            self._common = compare(groups, self._engine)
         except BaseException:
             self.close()
             raise
-
-    def _parts(self, shards: Any) -> list[Gallery | Shard]:
-        if isinstance(shards, (str, os.PathLike)):
-            shards = ShardedGallery(Path(shards), read_only=True)
-            self._owned.append(shards)
-        if isinstance(shards, ShardedGallery):
-            return list(shards.shards)
-        if not isinstance(shards, Sequence) or not shards:
-            raise UsageError(
-                f"shards is {shown(shards)}; expected the folder of a sharded gallery, or a list of galleries"
-            )
-        parts: list[Gallery | Shard] = []
-        for shard in shards:
-            if isinstance(shard, (str, os.PathLike)):
-                shard = Gallery.open(Path(shard), read_only=True)
-                self._owned.append(shard)
-            if not isinstance(shard, Gallery) and not hasattr(shard, "search"):
-                raise UsageError(f"a shard is {shown(shard)}; expected a Gallery, its path, or a Shard")
-            parts.append(shard)
-        return parts
+        self._groups = groups
+        self.shards: tuple[tuple[Shard, ...], ...] = tuple(group.shards for group in groups)
+        self._fanout: PerProcess[Fanout] = PerProcess(lambda: Fanout(groups, deadline))
+        self._beside: PerProcess[Threads] = PerProcess(lambda: Threads(available_cpus() + 4))
 
     def _opened(self, bundle: Any, device: str, threads: int | None) -> Engine | None:
         if bundle is None or isinstance(bundle, Engine):
@@ -107,82 +112,54 @@ class ShardedSearcher:
         self._owned.append(engine)
         return engine
 
-    def _shard(self, gallery: Gallery, scorer: str, threads: int | None) -> Shard:
-        if self.engine is not None:
-            gallery.check_engine(self.engine)
-        shard = LocalShard(gallery, scorer, threads)
-        self._owned.append(shard)
-        return shard
+    # ---- its life
 
     def close(self) -> None:
         """Give back what this searcher opened itself."""
         self._closed = True
+        for name in ("_fanout", "_beside"):
+            held = getattr(self, name).drop() if hasattr(self, name) else None
+            if held is not None:
+                held.close()
         while self._owned:
             self._owned.pop().close()
 
     def __enter__(self) -> ShardedSearcher:
         return self
 
-    def __exit__(self, kind: object, value: object, traceback: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self.close()
 
-    # ---- asking
+    def __len__(self) -> int:
+        return sum(group.size for group in self._groups)
 
-    def query(
-        self,
-        image: Reference,
-        text: Text | None,
-        k: int = 10,
-        where: Where | None = None,
-        exclude: Iterable[str] | None = None,
-        balance: Balance | None = None,
-    ) -> Hits:
-        """The k items that best match a reference image changed as a text says; see `Searcher.query`.
+    def __repr__(self) -> str:
+        engine = "" if self._engine is None else f"{self._engine!r} "
+        return f"<ShardedSearcher {engine}over {self._said}{', closed' if self._closed else ''}>"
+
+    @property
+    def _said(self) -> str:
+        return f"{len(self.shards)} shards"
+
+    @property
+    def engine(self) -> Engine:  # type: ignore[override]
+        """The engine.
 
         Raises:
-            CirError: see there; and whatever keeps a shard from answering.
+            UsageError: there is none.
         """
-        return next(self.query_batch([image], [text], k, where, exclude, 1, balance))
+        if self._engine is None:
+            raise UsageError("this searcher has no bundle, so it can be asked vectors only")
+        return self._engine
 
-    def query_batch(
-        self,
-        images: Iterable[Reference],
-        texts: Iterable[Text | None],
-        k: int = 10,
-        where: Where | None = None,
-        exclude: Iterable[str] | None = None,
-        batch_size: int = 32,
-        balance: Balance | None = None,
-    ) -> Iterator[Hits]:
-        """The answers to many queries, in order; see `Searcher.query_batch`."""
-        engine = self._engine()
-        k, size, ids = checked_count("k", k), checked_count("batch_size", batch_size), checked_ids(exclude)
-        factors = checked_balance(balance, engine.manifest.terms)
-        pairs = paired(images, texts)
-        return self._answers(engine, pairs, size, k, where, ids, factors)
+    @property
+    def counts(self) -> Counts:
+        """What had to be done for the answers of this process so far: hedged and repeated calls, say."""
+        return self._fanout.get().counts
 
-    def _answers(
-        self,
-        engine: Engine,
-        pairs: Iterator[tuple[Any, Any]],
-        size: int,
-        k: int,
-        where: Where | None,
-        exclude: list[str],
-        factors: dict[str, float],
-    ) -> Iterator[Hits]:
-        while batch := list(islice(pairs, size)):
-            refined = [pair[0].id if isinstance(pair[0], Hit) else None for pair in batch]
-            reads = [read for _, text in batch if (read := read_text(engine, text)) is not None]
-            references = self._references(engine, [pair[0] for pair in batch])
-            encoded = engine.encode_read(reads) if reads else None
-            terms = balanced(engine.compose(references, encoded), factors)
-            # A refined Hit is left out of its own answer only, so one more is asked for.
-            more = int(any(item is not None for item in refined))
-            for at, hits in enumerate(self._merged(terms, k + more, where, exclude)):
-                kept = [hit for hit in hits if hit.id != refined[at]][:k]
-                unknown = reads[at].unknown if reads else ()
-                yield Hits(_ranked(kept), unknown, None, factors)
+    # ---- asking; `Queries` has the rest
 
     def search_vectors(
         self,
@@ -195,93 +172,139 @@ class ShardedSearcher:
         """The k items whose vectors are nearest to each of some; see `VectorSearcher.search_vectors`."""
         k, ids = checked_count("k", k), checked_ids(exclude)
         metric = checked_word("metric", metric, METRICS)
-        if self._shape is None:
-            raise UsageError(
-                "no shard is a gallery of this process, so the width of its vectors is not known"
-            )
+        source = self._source(where, ids)
         answers: list[Hits] = []
-        for terms in vector_terms(checked_queries(vectors, self._shape[1]), metric):
-            answers += [Hits(hits) for hits in self._merged(terms, k, where, ids)]
+        for terms in vector_terms(checked_queries(vectors, self._common.dimension), metric):
+            answers += hits_of(source.search(terms, k), terms.names)
         return answers
 
-    # ---- inside
+    def item(self, id: str) -> Hit:
+        """An item of one of the shards as a Hit, to refine it without a query before.
 
-    def _engine(self) -> Engine:
+        Raises:
+            GalleryError: there is no such item.
+            ShardError: a shard that could have it does not answer.
+        """
+        item = self._source().held(id).told()
+        return Hit(item.id, metadata=item.metadata, source=item.source)
+
+    def warm_up(self, k: int = 10) -> None:
+        """Do now what the first query would do, here and in every replica of every shard.
+
+        Args:
+            k: as later queries will ask for.
+
+        Raises:
+            CirError: see `Searcher.warm_up`; and whatever keeps a replica from answering.
+        """
+        k = checked_count("k", k)
+        samples = self.engine.warm_up()
+        terms = self.engine.compose(samples.reference, samples.text)
+        for replicas in self.shards:
+            for shard in replicas:
+                shard.search(terms, k, None, [])
+
+    def describe(self) -> dict[str, Any]:
+        """Engine and shards, as plain values that JSON can hold."""
+        about = {} if self._engine is None else self._engine.describe()
+        shards = [{"places": [s.place for s in group.shards], "rows": group.size} for group in self._groups]
+        return {**about, "rows": len(self), "shards": shards}
+
+    # ---- answering
+
+    def _answering(
+        self, k: Any, where: Any, exclude: Any, leave_reference_out: Any, balance: Any
+    ) -> Answering:
+        k, ids = checked_count("k", k), checked_ids(exclude)
+        left_out = checked_flag("exclude_reference", leave_reference_out)
+        factors = checked_balance(balance, self.engine.manifest.terms)
+        wish = Wish(k, left_out, factors)
+        return Answering(self.engine, self._source(where, ids), self._beside.get(), wish, self._explainer)
+
+    def _explainer(self, reference: Any, text: Any, balance: Balance) -> Explainer:
+        from cir_infer.explaining.explainer import Explainer
+
+        return Explainer(self.engine, self._source, self._said, reference, text, balance)
+
+    def _source(self, where: Where | None = None, exclude: Sequence[str] = ()) -> _Shards:
         if self._closed:
             raise UsageError("this searcher is closed; make another")
-        if self.engine is None:
-            raise UsageError("this searcher has no bundle, so it can be asked vectors only")
-        return self.engine
+        return _Shards(self._fanout.get(), self._common.fingerprint, self._allowed, where, exclude)
 
-    def _references(self, engine: Engine, references: list[Any]) -> npt.NDArray[np.float32] | None:
-        if not engine.needs_reference:
-            return None
-        for reference in references:
-            check_reference(engine, reference)
-        images = [reference for reference in references if not isinstance(reference, Hit)]
-        encoded = iter(engine.encode_references(images, len(images)) if images else ())
-        return np.stack(
-            [
-                self._row_of(reference.id) if isinstance(reference, Hit) else next(encoded)
-                for reference in references
-            ]
-        )
 
-    def _row_of(self, item: str) -> npt.NDArray[np.float32]:
-        for shard in self.shards:
-            row = shard.vector(item)
-            if row is not None:
-                return row
+class _Shards:
+    """The shards, asked with one filter: a `Source`."""
+
+    def __init__(
+        self,
+        fanout: Fanout,
+        fingerprint: str | None,
+        allowed: bool,
+        where: Where | None,
+        exclude: Sequence[str],
+    ) -> None:
+        self._fanout, self._fingerprint, self._allowed = fanout, fingerprint, allowed
+        self._where, self._exclude = where, exclude
+
+    size = sys.maxsize
+    chained = False
+
+    def held(self, item: str) -> Held:
+        """See `Source`."""
+        if not isinstance(item, str):
+            raise GalleryError(f"no shard holds an item {shown(item)} (any more)")
+        parts = self._fanout.ask(lambda shard, left: shard.held(item, left), 0)
+        for part in parts:
+            if isinstance(part, Held):
+                return part
+        missing = [part for part in parts if isinstance(part, MissingShard)]
+        if missing:
+            raise self._error(missing)
         raise GalleryError(f"no shard holds an item {shown(item)} (any more)")
 
-    def _merged(self, terms: QueryTerms, k: int, where: Where | None, exclude: list[str]) -> list[list[Hit]]:
-        """The best of what every shard finds, query by query."""
-        if self._closed:
-            raise UsageError("this searcher is closed; make another")
-        found = [self._found(number, terms, k, where, exclude) for number in range(len(self.shards))]
-        if not any(part.size for part in found):
+    def search(self, terms: QueryTerms, k: int, references: References = ()) -> Found:
+        """See `Source`."""
+        work = partial(self._search, terms, k, references)
+        parts = self._fanout.ask(work, max(terms.queries, 1))
+        missing = [part for part in parts if isinstance(part, MissingShard)]
+        if missing and (not self._allowed or len(missing) == len(parts)):
+            raise self._error(missing)
+        found = [None if isinstance(part, MissingShard) else part for part in parts]
+        seen = 0
+        for group, part in zip(self._fanout.groups, found, strict=True):
+            if part is not None:
+                group.size = part.size
+                seen += part.size
+        if seen == 0 and not missing:
             raise GalleryError("every shard is empty; add images with cir-index or add()")
-        return [_best(found, query, k, terms.names) for query in range(terms.queries)]
+        unseen = sum(part.rows for part in missing)
+        # A shard that is missing and was empty when it was last seen may have items by now.
+        coverage = min(seen / max(seen + unseen, 1), 1 - 1e-9) if missing else 1.0
+        return merged(found, k, coverage)
 
-    def _found(
-        self, number: int, terms: QueryTerms, k: int, where: Where | None, exclude: list[str]
+    def search_chained(self, image: Any, row: Any, text: Any, k: int) -> Found:
+        """Nothing that shards can do."""
+        raise NotImplementedError
+
+    def _search(
+        self, terms: QueryTerms, k: int, references: References, shard: Shard, left: float | None
     ) -> Found:
-        try:
-            return self.shards[number].search(terms, k, where, exclude)
-        except UsageError:
-            raise  # the question's fault, and any shard's
-        except CirError as error:
-            raise type(error)(f"shard {number} of {len(self.shards)}: {error}") from error
-
-
-def _best(found: Sequence[Found], query: int, k: int, names: tuple[str, ...]) -> list[Hit]:
-    """The k best hits of one query, by score, then the shard's place, then the row."""
-    hits = [
-        (-hit.score, shard, hit)
-        for shard, part in enumerate(found)
-        for hit in made_hits(part.items[query], part.top, query, range(len(part.items[query])), names)
-    ]
-    hits.sort(key=lambda entry: entry[:2])  # stable: a shard's own are in order already
-    return _ranked(hit for _, _, hit in hits[:k])
-
-
-def _ranked(hits: Iterable[Hit]) -> list[Hit]:
-    return [replace(hit, rank=rank) for rank, hit in enumerate(hits, start=1)]
-
-
-def _common(galleries: Sequence[Gallery]) -> tuple[str | None, int, int] | None:
-    """Fingerprint, D and M of all galleries, None where there is none.
-
-    Raises:
-        GalleryError: they differ, or one is there twice.
-    """
-    shapes = [(g.fingerprint, g.dimension, g.tokens_per_item) for g in galleries]
-    for gallery, shape in zip(galleries, shapes, strict=True):
-        if shape != shapes[0]:
+        found = shard.search(terms, k, self._where, self._exclude, references, left)
+        if found.fingerprint != self._fingerprint:
             raise GalleryError(
-                f"{gallery.path}: its rows are {shape[2]} x {shape[1]} of {shown(shape[0], 80)}, those of "
-                f"{galleries[0].path} are {shapes[0][2]} x {shapes[0][1]} of {shown(shapes[0][0], 80)}; "
-                "shards have rows of one bundle"
+                f"{shard.place} has rows of {shown(found.fingerprint, 80)} by now, and the query is of "
+                f"{shown(self._fingerprint, 80)}; open a searcher of the new bundle"
             )
-    check_different(galleries)
-    return shapes[0] if shapes else None
+        return found
+
+    def _error(self, missing: Sequence[MissingShard]) -> ShardError:
+        parts = self._fanout.groups
+        told = "; ".join(f"shard {one.number} ({one.place}): {one.reason}" for one in missing[:3])
+        more = f"; and {len(missing) - 3} more" if len(missing) > 3 else ""
+        unseen, rows = sum(one.rows for one in missing), sum(group.size for group in parts)
+        return ShardError(
+            f"{len(missing)} of {len(parts)} shards did not answer: {told}{more}. {unseen:,} of {rows:,} "
+            "items were not looked at; start what is missing, give it replicas or more time (deadline), or "
+            'take answers without it (partial="allow")',
+            missing=missing,
+        )

@@ -6,38 +6,65 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from cir_infer.gallery import Gallery
 from cir_infer.gallery.filters.filters import Where
-from cir_infer.gallery.snapshot import Item
-from cir_infer.scoring.contract import QueryTerms, TopK
+from cir_infer.scoring.contract import QueryTerms
+from cir_infer.searching.found import Found, Held, References, found_in, held_in
 from cir_infer.vector_searcher import VectorSearcher
 
-__all__ = ["Found", "LocalShard", "Shard"]
+__all__ = ["About", "LocalShard", "Shard"]
 
 
-class Found(NamedTuple):
-    """What one shard answers: its own best, enough for the best of all.
+class About(NamedTuple):
+    """What a shard is.
 
     Attributes:
-        top: the k best rows of each query, by the shard's own row numbers.
-        items: what the shard says of them, for each query best first; those that are not there are missing.
-        generation: the commit that answered.
-        size: how many items the shard has.
+        place: where it is, for people.
+        identity: of its gallery, or of that which it is a backup of: the same for all replicas of a shard.
+        fingerprint: of the bundle that made its rows, None where nobody said.
+        dimension: D.
+        tokens_per_item: M.
+        size: how many items it has.
     """
 
-    top: TopK
-    items: list[list[Item]]
-    generation: int
+    place: str
+    identity: str
+    fingerprint: str | None
+    dimension: int
+    tokens_per_item: int
     size: int
 
 
 class Shard(Protocol):
-    """A part of a gallery that can be asked. A few KB go to it and come back, whatever its size."""
+    """A part of a gallery that can be asked. A few KB go to it and come back, whatever its size.
 
-    def search(self, terms: QueryTerms, k: int, where: Where | None, exclude: Sequence[str]) -> Found:
+    Every call may get a `timeout`, in seconds: a shard elsewhere gives up after it, one in this process
+    computes to the end, and nobody waits for it. A shard that cannot be reached, or not now, raises a
+    `ShardError`: it is asked again as long as there is time. Other errors are not tried again.
+    """
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        ...
+
+    def about(self, timeout: float | None = None) -> About:
+        """What it is.
+
+        Raises:
+            CirError: it cannot say.
+        """
+        ...
+
+    def search(
+        self,
+        terms: QueryTerms,
+        k: int,
+        where: Where | None,
+        exclude: Sequence[str],
+        references: References = (),
+        timeout: float | None = None,
+    ) -> Found:
         """The k best items of each query, exactly.
 
         Args:
@@ -45,14 +72,20 @@ class Shard(Protocol):
             k: at least 1.
             where: a filter on metadata.
             exclude: ids that must not be answered.
+            references: of each query, see `References`.
+            timeout: see above.
 
         Raises:
-            CirError: it cannot answer; then there is no answer at all.
+            CirError: it cannot answer.
         """
         ...
 
-    def vector(self, item: str) -> npt.NDArray[np.float32] | None:
-        """The row of an id, None where the shard does not hold it."""
+    def held(self, item: str, timeout: float | None = None) -> Held | None:
+        """An item, None where the shard does not hold it.
+
+        Raises:
+            CirError: it cannot say.
+        """
         ...
 
     def close(self) -> None:
@@ -74,17 +107,42 @@ class LocalShard:
     ) -> None:
         self._searcher = VectorSearcher(gallery, scorer, threads)
 
-    def search(self, terms: QueryTerms, k: int, where: Where | None, exclude: Sequence[str]) -> Found:
+    @property
+    def place(self) -> str:
+        """See `Shard.place`."""
+        return str(self._searcher.gallery.path)
+
+    def about(self, timeout: float | None = None) -> About:  # noqa: ARG002
+        """See `Shard.about`."""
+        gallery = self._searcher.gallery
+        snapshot = gallery.snapshot()
+        return About(
+            self.place,
+            gallery.origin or gallery.uuid or os.path.realpath(gallery.path),  # format 1 has no identity
+            snapshot.fingerprint,
+            snapshot.dimension,
+            snapshot.tokens_per_item,
+            snapshot.count,
+        )
+
+    def search(
+        self,
+        terms: QueryTerms,
+        k: int,
+        where: Where | None,
+        exclude: Sequence[str],
+        references: References = (),
+        timeout: float | None = None,  # noqa: ARG002
+    ) -> Found:
         """See `Shard.search`."""
         snapshot, top = self._searcher.search_terms(terms, k, where, exclude)
-        items = [snapshot.items(rows[rows >= 0]) for rows in top.rows]
-        return Found(top, items, snapshot.generation, snapshot.count)
+        return found_in(snapshot, top, references)
 
-    def vector(self, item: str) -> npt.NDArray[np.float32] | None:
-        """See `Shard.vector`."""
+    def held(self, item: str, timeout: float | None = None) -> Held | None:  # noqa: ARG002
+        """See `Shard.held`."""
         snapshot = self._searcher.gallery.snapshot()
         row = snapshot.row(item)
-        return None if row is None else snapshot.vector(row)
+        return None if row is None else held_in(snapshot, row)
 
     def close(self) -> None:
         """See `Shard.close`."""

@@ -15,7 +15,7 @@ from PIL import Image
 
 from cir_infer import Engine, Gallery, Searcher, VectorSearcher
 from cir_infer.commands.gallery import main
-from cir_infer.errors import CirError, GalleryError, ScoringError, UsageError
+from cir_infer.errors import CirError, GalleryError, ImageError, UsageError
 from cir_infer.hits import Hits
 from cir_infer.shards import LocalShard, ShardedGallery, ShardedSearcher
 from cir_infer.shards.layout import FILE, shard_of
@@ -122,9 +122,18 @@ def test_queries_refined_hits_and_balances(tmp_path: Path) -> None:
         with ShardedSearcher(engine, shards) as searcher, Searcher(engine, one) as whole:
             balance = {"explicit_matching": 2.0}
             for asked in ((pictures[4], "is red flying"), (whole.item("i5"), "is longer")):
-                mine, theirs = (s.query(*asked, k=9, balance=balance) for s in (searcher, whole))
-                assert told(mine) == told(theirs)
-                assert mine.unknown_words == theirs.unknown_words and mine.balance == theirs.balance
+                for more in ({}, {"exclude_reference": True}):
+                    mine, theirs = (s.query(*asked, k=9, balance=balance, **more) for s in (searcher, whole))
+                    assert told(mine) == told(theirs) and mine.reference_id == theirs.reference_id
+                    assert mine.unknown_words == theirs.unknown_words and mine.balance == theirs.balance
+                    assert mine.coverage == 1.0 and len(mine.generations) == 3
+                why, also = (s.explain("i7", *asked) for s in (searcher, whole))
+                assert why.as_dict() == also.as_dict()
+                assert mine.explain(2).as_dict() == theirs.explain(2).as_dict()
+            searcher.warm_up()
+            assert searcher.item("i8") == whole.item("i8") and len(searcher) == 9
+            answers = searcher.query_batch([pictures[0], tmp_path / "none"], ["is red"] * 2, errors="return")
+            assert [type(answer) for answer in answers] == [Hits, ImageError]
             pairs = [pictures[0], mine[0], pictures[1]], ["is red"] * 3
             for ours, others in zip(
                 searcher.query_batch(*pairs, k=4), whole.query_batch(*pairs, k=4), strict=True
@@ -140,26 +149,13 @@ def test_queries_refined_hits_and_balances(tmp_path: Path) -> None:
             ShardedSearcher(engine, [filled(tmp_path / "other", fingerprint="other")])
 
 
-class Broken:
-    def search(self, *asked: Any) -> Any:
-        raise ScoringError("the machine is gone")
-
-    def vector(self, item: str) -> None:
-        return None
-
-    def close(self) -> None:
-        pass
-
-
-def test_there_is_no_part_of_an_answer(tmp_path: Path) -> None:
-    with ShardedSearcher(None, [filled(tmp_path / "g"), Broken()]) as searcher:
-        with pytest.raises(ScoringError, match="shard 1 of 2: the machine is gone"):
-            searcher.search_vectors(vectors(1))
-        with pytest.raises(UsageError, match="no bundle"):
-            searcher.query(None, "is red")
+def test_what_is_no_shard(tmp_path: Path) -> None:
+    searcher = ShardedSearcher(None, [filled(tmp_path / "g")])
+    with searcher, pytest.raises(UsageError, match="no bundle"):
+        searcher.query(None, "is red")
     with pytest.raises(UsageError, match="closed"):
         searcher.search_vectors(vectors(1))
-    assert LocalShard(tmp_path / "g").vector("nobody") is None
+    assert LocalShard(tmp_path / "g").held("nobody") is None
     with pytest.raises(GalleryError, match="shards have rows of one bundle"):
         ShardedSearcher(None, [tmp_path / "g", filled(tmp_path / "h", fingerprint="other")])
     for wrong in (None, [], [7], 7):

@@ -1,0 +1,159 @@
+"""What answers a query that is composed: one gallery, or many; and what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from cir_infer.gallery import Snapshot
+from cir_infer.gallery.snapshot import Item
+from cir_infer.processes.ending import native_call
+from cir_infer.runtime.chains import Chains
+from cir_infer.scoring.contract import QueryTerms, Rows, Scorer, TopK
+from cir_infer.searching.asked import row_of
+from cir_infer.searching.recognition import same_rows
+
+__all__ = ["Found", "Held", "OneGallery", "References", "Source", "found_in", "held_in"]
+
+Floats = npt.NDArray[np.float32]
+References = Sequence["Floats | None"]
+"""Of each query, the row of its reference, (D,) or (M, D), to say which answers show it; or None."""
+
+
+class Found(NamedTuple):
+    """The answers to Q queries, best first.
+
+    Attributes:
+        top: the best rows of each query, (Q, k).
+        items: what is said of them, query by query; the places without a row are missing.
+        same: bool (Q, k), the rows that show the query's reference, as far as that was asked.
+        size: how many items could have been answered.
+        fingerprint: of the bundle that made the rows, None where nobody said.
+        generations: the commit that answered; of several galleries each its own, None where
+            one did not answer.
+        coverage: the part of all items that were looked at; 1.0 is all.
+    """
+
+    top: TopK
+    items: list[list[Item]]
+    same: npt.NDArray[np.bool_]
+    size: int
+    fingerprint: str | None
+    generations: tuple[int | None, ...]
+    coverage: float = 1.0
+
+
+class Held(NamedTuple):
+    """An item that is there.
+
+    Attributes:
+        rows: its one row, as it is stored.
+        told: what the gallery says of it.
+    """
+
+    rows: Rows
+    told: Callable[[], Item]
+
+    @property
+    def vector(self) -> Floats:
+        """The row, float32 (D,), or (M, D) where it is several vectors."""
+        vector: Floats = self.rows.take([0])[0]
+        return vector
+
+
+class Source(Protocol):
+    """What answers composed queries. Filters and excluded ids are its own."""
+
+    @property
+    def size(self) -> int:
+        """At least as many as there are items."""
+        ...
+
+    @property
+    def chained(self) -> bool:
+        """Whether it can take encoded queries and compose them itself, in one launch."""
+        ...
+
+    def held(self, item: str) -> Held:
+        """An item.
+
+        Raises:
+            GalleryError: there is no such item.
+        """
+        ...
+
+    def search(self, terms: QueryTerms, k: int, references: References = ()) -> Found:
+        """The k best of each query; none for references says nothing of any."""
+        ...
+
+    def search_chained(self, image: Any, row: Floats | None, text: Any, k: int) -> Found:
+        """The k best of one query, see `Chains.topk`."""
+        ...
+
+
+class OneGallery:
+    """A gallery as it was at one time.
+
+    Args:
+        snapshot: that time.
+        path: for messages.
+        scorer: over its rows.
+        chains: where graphs and scorer share a GPU.
+        allow: the rows that may answer, see `Scorer.topk`.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        path: str,
+        scorer: Scorer,
+        chains: Chains | None,
+        allow: npt.NDArray[np.uint8] | None,
+    ) -> None:
+        self._snapshot, self._path = snapshot, path
+        self._scorer, self._chains, self._allow = scorer, chains, allow
+
+    @property
+    def size(self) -> int:
+        """See `Source`."""
+        return self._snapshot.count
+
+    @property
+    def chained(self) -> bool:
+        """See `Source`."""
+        return self._chains is not None
+
+    def held(self, item: str) -> Held:
+        """See `Source`."""
+        return held_in(self._snapshot, row_of(self._snapshot, self._path, item))
+
+    def search(self, terms: QueryTerms, k: int, references: References = ()) -> Found:
+        """See `Source`."""
+        with native_call:
+            top = self._scorer.topk(terms, k, self._allow)
+        return found_in(self._snapshot, top, references)
+
+    def search_chained(self, image: Any, row: Floats | None, text: Any, k: int) -> Found:
+        """See `Source`."""
+        assert self._chains is not None
+        with native_call:
+            top = self._chains.topk(image, row, text, k, self._allow)
+        return found_in(self._snapshot, top)
+
+
+def found_in(snapshot: Snapshot, top: TopK, references: References = ()) -> Found:
+    """What a gallery says of the rows that a scorer found."""
+    items = [snapshot.items(rows[rows >= 0]) for rows in top.rows]
+    same = np.zeros(top.rows.shape, np.bool_)
+    for query, reference in enumerate(references):
+        if reference is not None:
+            same[query] = same_rows(snapshot.rows, top.rows[query], reference)
+    return Found(top, items, same, snapshot.count, snapshot.fingerprint, (snapshot.generation,))
+
+
+def held_in(snapshot: Snapshot, row: int) -> Held:
+    """An item of a gallery by its row."""
+    return Held(snapshot.rows.one(row), lambda: snapshot.items([row])[0])

@@ -1,0 +1,150 @@
+"""What a searcher over shards is given, opened and compared: shards of one model, each once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cir_infer.engine import Engine
+from cir_infer.errors import CirError, GalleryError, ShardError, UsageError, shown
+from cir_infer.gallery import Gallery
+from cir_infer.processes.cpus import available_cpus
+from cir_infer.shards.fanout import Group
+from cir_infer.shards.layout import ShardedGallery
+from cir_infer.shards.shard import About, LocalShard, Shard
+
+__all__ = ["Opening", "compare"]
+
+
+class Opening:
+    """Opens shards, and notes what has to be closed.
+
+    Args:
+        engine: whose bundle the galleries must be of; None for any.
+        scorer: see `cir_infer.scoring.make_scorer`.
+        threads: CPU threads of a call of a gallery in this process; None to share the processors out.
+        owned: what was opened is added.
+    """
+
+    def __init__(self, engine: Engine | None, scorer: str, threads: int | None, owned: list[Any]) -> None:
+        self._engine, self._scorer, self._threads, self._owned = engine, scorer, threads, owned
+
+    def groups(self, shards: Any, replicas: int) -> list[Group]:
+        """The shards, each with its replicas.
+
+        Args:
+            shards: see `ShardedSearcher`.
+            replicas: of each gallery that is named once.
+
+        Raises:
+            GalleryError: see `ShardedSearcher`.
+            UsageError: something else.
+        """
+        parts = self._parts(shards)
+        if self._threads is None:
+            self._threads = max(1, available_cpus() // len(parts))
+        groups = []
+        for part in parts:
+            several = part if isinstance(part, (list, tuple)) else [part] * replicas
+            if not several:
+                raise UsageError("a shard is an empty list; expected its replicas")
+            groups.append(Group([self._shard(one) for one in several]))
+        return groups
+
+    def _parts(self, shards: Any) -> list[Any]:
+        if isinstance(shards, (str, os.PathLike)):
+            shards = ShardedGallery(Path(shards), read_only=True)
+            self._owned.append(shards)
+        if isinstance(shards, ShardedGallery):
+            return list(shards.shards)
+        if not isinstance(shards, Sequence) or not shards:
+            raise UsageError(
+                f"shards is {shown(shards)}; expected the folder of a sharded gallery, or a list of galleries"
+            )
+        return list(shards)
+
+    def _shard(self, shard: Any) -> Shard:
+        if isinstance(shard, (str, os.PathLike)):
+            shard = Gallery.open(Path(shard), read_only=True)
+            self._owned.append(shard)
+        if isinstance(shard, Gallery):
+            if self._engine is not None:
+                shard.check_engine(self._engine)
+            shard = LocalShard(shard, self._scorer, self._threads)
+            self._owned.append(shard)
+        if not all(hasattr(shard, name) for name in ("place", "about", "search", "held")):
+            raise UsageError(f"a shard is {shown(shard)}; expected a Gallery, its path, or a Shard")
+        found: Shard = shard
+        return found
+
+
+def compare(groups: Sequence[Group], engine: Engine | None) -> About:
+    """Ask every replica what it is, and see that they belong together.
+
+    Of each shard one replica must answer; those that do not are looked at with each of their answers.
+
+    Returns:
+        What they have in common, of the first.
+
+    Raises:
+        GalleryError: they differ, or one is there twice.
+        ShardError: no replica of a shard can be reached.
+    """
+    known: list[list[About]] = []
+    for number, group in enumerate(groups):
+        found: list[About] = []
+        failed: CirError | None = None
+        for shard in group.shards:
+            try:
+                found.append(shard.about())
+            except ShardError as error:
+                failed = error
+        if not found:
+            raise ShardError(
+                f"shard {number} of {len(groups)}: {failed}; start it, or one of its replicas"
+            ) from failed
+        group.size = found[0].size
+        known.append(found)
+    first = known[0][0]
+    for group_found in known:
+        for about in group_found:
+            _check_alike(about, first, engine)
+            if about.identity != group_found[0].identity:
+                raise GalleryError(
+                    f"{about.place} is another gallery than {group_found[0].place}; replicas of a shard are "
+                    "backups of one gallery (Gallery.backup), or the same one"
+                )
+    _check_once([found[0] for found in known])
+    return first
+
+
+def _check_alike(about: About, first: About, engine: Engine | None) -> None:
+    def rows(one: About) -> str:
+        return f"{one.tokens_per_item} x {one.dimension} of {shown(one.fingerprint, 80)}"
+
+    if about[2:5] != first[2:5]:
+        raise GalleryError(
+            f"{about.place}: its rows are {rows(about)}, those of {first.place} are {rows(first)}; shards "
+            "have rows of one bundle"
+        )
+    if engine is None:
+        return
+    shape = (engine.dimension, engine.tokens_per_item)
+    if about.fingerprint not in (None, engine.fingerprint) or about[3:5] != shape:
+        raise GalleryError(
+            f"{about.place}: its rows are {rows(about)}, the bundle {engine.path} makes "
+            f"{shape[1]} x {shape[0]} of {shown(engine.fingerprint, 80)}; use the bundle that encoded them"
+        )
+
+
+def _check_once(shards: Sequence[About]) -> None:
+    known: dict[str, About] = {}
+    for about in shards:
+        if about.identity in known:
+            raise GalleryError(
+                f"{about.place}: is the gallery {known[about.identity].place} again, or a copy of it, so its "
+                "items would be answered twice; name each shard once, its replicas in a list of their own"
+            )
+        known[about.identity] = about
