@@ -17,9 +17,9 @@ from cir_infer.gallery.arguments import (
     tokens_of,
 )
 from cir_infer.gallery.catalogue import tables
+from cir_infer.gallery.catalogue.lineage import lineage
 from cir_infer.gallery.catalogue.schema import stored_version
 from cir_infer.gallery.copies.backup import Backup, back_up
-from cir_infer.gallery.copies.lineage import lineage
 from cir_infer.gallery.copies.transfer import export_rows
 from cir_infer.gallery.inspection.duplicates import Duplicates, duplicates_of
 from cir_infer.gallery.inspection.fields import Field, fields_of
