@@ -9,13 +9,13 @@ from typing import Any
 from cir_infer import __version__
 from cir_infer.serving import page
 from cir_infer.serving.background import in_thread
-from cir_infer.serving.bodies import Budget
-from cir_infer.serving.exchanges import json_answer, problem_answer
+from cir_infer.serving.exchanges import json_answer
 from cir_infer.serving.item_routes import ItemRoutes
 from cir_infer.serving.keys import Keys
-from cir_infer.serving.openapi import DESCRIPTION, components, described
+from cir_infer.serving.openapi import Document
 from cir_infer.serving.problems import Problem
 from cir_infer.serving.protection import Guard
+from cir_infer.serving.routing import Routes
 from cir_infer.serving.search_routes import SearchRoutes
 from cir_infer.serving.service import Service
 
@@ -38,12 +38,6 @@ def make_app(service: Service, on_start: Callable[[], None] | None = None) -> Gu
     Raises:
         UsageError: the file of API keys cannot be used.
     """
-    from fastapi import FastAPI
-    from fastapi.exceptions import RequestValidationError
-    from starlette.exceptions import HTTPException
-
-    from cir_infer.errors import CirError
-
     settings = service.settings
     keys = None if settings.api_key_file is None else Keys.read(settings.api_key_file)
 
@@ -55,32 +49,13 @@ def make_app(service: Service, on_start: Callable[[], None] | None = None) -> Gu
         service.ready = False
         await in_thread(service.beside, service.close)
 
-    app = FastAPI(
-        title="cir-serve",
-        version=__version__,
-        description=DESCRIPTION,
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-        redirect_slashes=False,
-    )
-    for kind in (Problem, CirError, HTTPException, RequestValidationError, Exception):
-        app.add_exception_handler(kind, problem_answer)
-    searches, items, status = SearchRoutes(service), ItemRoutes(service), _Status(service, app)
+    routes, document = Routes(service.budget, lifespan), Document()
+    searches, items, status = SearchRoutes(service), ItemRoutes(service), _Status(service, document)
 
     def add(method: str, path: str, endpoint: Any, name: str = "", *problems: str) -> None:
-        app.add_api_route(
-            path,
-            _taking_request(endpoint, service.budget),
-            methods=[method],
-            operation_id=name or None,
-            name=name,
-            include_in_schema=bool(name),
-            response_model=None,
-            openapi_extra=described(name, *problems) if name else None,
-            description=endpoint.__doc__,
-        )
+        routes.add(method, path, endpoint)
+        if name:
+            document.add(method, path, name, endpoint.__doc__, *problems)
 
     add("POST", "/v1/search", searches.search, "search", *_SEARCHES, "not-found")
     add("POST", "/v1/search/batch", searches.batch, "search_batch", *_SEARCHES)
@@ -101,21 +76,7 @@ def make_app(service: Service, on_start: Callable[[], None] | None = None) -> Gu
         add("GET", "/", page.index)
         add("GET", "/favicon.ico", page.icon)
         add("GET", "/assets/{name}", page.asset)
-    return Guard(app, settings, keys, service.metrics, service.check_room)
-
-
-def _taking_request(endpoint: Any, budget: Budget) -> Any:
-    """An endpoint that FastAPI hands the request, and nothing else: what is in it is read by us, strictly."""
-    from fastapi import Request
-
-    async def take(request: Any) -> Any:
-        try:
-            return await endpoint(request, **request.path_params)
-        finally:
-            budget.give_back(getattr(request.state, "taken", 0))
-
-    take.__annotations__ = {"request": Request}
-    return take
+    return Guard(routes, settings, keys, service.metrics, service.check_room)
 
 
 class _Status:
@@ -123,12 +84,11 @@ class _Status:
 
     Args:
         service: of which.
-        app: whose OpenAPI document is told.
+        document: what OpenAPI says of the routes.
     """
 
-    def __init__(self, service: Service, app: Any) -> None:
-        self._service, self._app = service, app
-        self._document: dict[str, Any] | None = None
+    def __init__(self, service: Service, document: Document) -> None:
+        self._service, self._document = service, document
 
     async def alive(self, _: Any) -> Any:
         """Whether the process answers."""
@@ -161,10 +121,4 @@ class _Status:
 
     async def openapi(self, _: Any) -> Any:
         """This API's OpenAPI document."""
-        if self._document is None:
-            document = self._app.openapi()
-            document.setdefault("components", {}).setdefault("schemas", {}).update(components())
-            document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-            document["security"] = [{"key": []}, {}]
-            self._document = document
-        return json_answer(self._document)
+        return json_answer(self._document.made())

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from cir_infer.processes.threads import Threads
 
-__all__ = ["deliver", "in_thread"]
+__all__ = ["Result", "deliver", "deliver_all", "in_thread"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
+Result: TypeAlias = "tuple[asyncio.Future[Any], Any, BaseException | None]"
+"""A future, its value, and the error in the value's place."""
 
 
 async def in_thread(threads: Threads, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -44,14 +46,23 @@ def deliver(
     loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], value: Any, error: BaseException | None
 ) -> None:
     """Give a future of an event loop its result, from any thread; nobody may want it any more."""
+    deliver_all(loop, [(future, value, error)])
+
+
+def deliver_all(
+    loop: asyncio.AbstractEventLoop,
+    results: Sequence[Result],
+) -> None:
+    """`deliver` of several at once, which wakes the loop once."""
 
     def settle() -> None:
-        if future.done():
-            return
-        if error is None:
-            future.set_result(value)
-        else:
-            future.set_exception(error)
+        for future, value, error in results:
+            if future.done():
+                continue
+            if error is None:
+                future.set_result(value)
+            else:
+                future.set_exception(error)
 
     try:
         loop.call_soon_threadsafe(settle)

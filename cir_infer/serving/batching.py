@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from cir_infer.errors import CirError
 from cir_infer.hits import Hits
-from cir_infer.serving.background import deliver
+from cir_infer.serving.background import Result, deliver, deliver_all
 from cir_infer.serving.metrics import Metrics
 from cir_infer.serving.opened import Opened
 
@@ -182,13 +182,17 @@ class Batcher:
         took = time.monotonic() - begun
         self._seconds += (1 - 0.95 ** len(group)) * (took / len(group) - self._seconds)
         self._metrics.batches.observe(len(group))
+        told: dict[asyncio.AbstractEventLoop, list[Result]] = {}
         for query, answer in zip(group, answers, strict=True):
             if isinstance(answer, CirError):
                 # Its number within the batch means nothing to the caller.
-                query.fail(answer.__cause__ if isinstance(answer.__cause__, CirError) else answer)
+                why = answer.__cause__ if isinstance(answer.__cause__, CirError) else answer
+                result: Result = (query.future, None, why)
             else:
-                told = Answer(answer, begun - query.asked, took)
-                deliver(query.loop, query.future, told, None)
+                result = (query.future, Answer(answer, begun - query.asked, took), None)
+            told.setdefault(query.loop, []).append(result)
+        for loop, results in told.items():
+            deliver_all(loop, results)
 
 
 def _alike(batch: Iterable[Query]) -> list[list[Query]]:

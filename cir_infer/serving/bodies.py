@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cir_infer.errors import shown
+from cir_infer.serving.ends import Ends
 from cir_infer.serving.problems import Problem, busy
 
 if TYPE_CHECKING:
@@ -66,26 +65,29 @@ async def read_body(request: Request, most: int, seconds: float, budget: Budget)
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length[:20]) > most:
         raise _too_large(most)
-    body, until = bytearray(), time.monotonic() + seconds
+    late = Problem(
+        "request-timeout",
+        f"the body did not arrive within {seconds:g} seconds",
+        {"Connection": "close"},
+    )
+    return await Ends().within(seconds, _received(request, most, budget), late)
+
+
+async def _received(request: Request, most: int, budget: Budget) -> bytes:
+    parts, size, state = [], 0, request.scope["state"]
     while True:
-        try:
-            message = await asyncio.wait_for(request.receive(), max(until - time.monotonic(), 0.0))
-        except asyncio.TimeoutError:
-            raise Problem(
-                "request-timeout",
-                f"the body did not arrive within {seconds:g} seconds",
-                {"Connection": "close"},
-            ) from None
+        message = await request.receive()
         if message["type"] == "http.disconnect":
             raise Problem("cancelled", "the client went away while it sent the request")
         part = message.get("body", b"")
-        if len(body) + len(part) > most:
+        size += len(part)
+        if size > most:
             raise _too_large(most)
         budget.take(len(part))
-        request.state.taken = getattr(request.state, "taken", 0) + len(part)
-        body += part
+        state["taken"] = state.get("taken", 0) + len(part)
+        parts.append(part)
         if not message.get("more_body", False):
-            return bytes(body)
+            return b"".join(parts)
 
 
 def _too_large(most: int) -> Problem:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
-from cir_infer.errors import CirError
 from cir_infer.serving.bodies import media_type, read_body
-from cir_infer.serving.problems import MEDIA_TYPE, Problem, problem_of
+from cir_infer.serving.ends import Ends
+from cir_infer.serving.problems import Problem
 from cir_infer.serving.service import Service
 
 if TYPE_CHECKING:
     from fastapi import Request, Response
 
-__all__ = ["body_of", "finished", "id_of", "json_answer", "parameters", "problem_answer", "server_timing"]
+__all__ = ["body_of", "finished", "id_of", "json_answer", "parameters", "server_timing"]
 
 T = TypeVar("T")
-_log = logging.getLogger(__name__)
 
 
 async def body_of(request: Request, service: Service, *kinds: str) -> tuple[str, bytes]:
@@ -38,23 +35,24 @@ async def body_of(request: Request, service: Service, *kinds: str) -> tuple[str,
     return kind, await read_body(request, settings.max_upload, settings.read_timeout, service.budget)
 
 
-async def finished(request: Request, work: Coroutine[Any, Any, T], seconds: float) -> T:
+async def finished(request: Request, work: Awaitable[T], seconds: float) -> T:
     """What some work gives, unless the client goes away or it takes too long; then it is cancelled.
 
     Raises:
         Problem: one of the two.
     """
-    task = asyncio.ensure_future(work)
+    ends = Ends()
+
+    def left(watch: asyncio.Future[None]) -> None:
+        if not watch.cancelled():
+            ends.now(Problem("cancelled", "the client went away"))
+
     gone = asyncio.ensure_future(_disconnected(request.receive))
+    gone.add_done_callback(left)
     try:
-        await asyncio.wait({task, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        if gone.done():
-            raise Problem("cancelled", "the client went away")
-        raise Problem("timeout", f"there was no answer within {seconds:g} seconds")
+        late = Problem("timeout", f"there was no answer within {seconds:g} seconds")
+        return await ends.within(seconds, work, late)
     finally:
-        task.cancel()
         gone.cancel()
 
 
@@ -66,30 +64,10 @@ async def _disconnected(receive: Callable[[], Awaitable[Mapping[str, Any]]]) -> 
 def json_answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON answer, of plain values and the types of `schemas`."""
     from fastapi.responses import Response
+    from pydantic_core import to_json
 
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=vars)
-    return Response(text.encode(), status, dict(headers or {}), media_type="application/json")
-
-
-async def problem_answer(request: Request, error: Exception) -> Response:
-    """An error as an answer; FastAPI calls it."""
-    from fastapi.exceptions import RequestValidationError
-    from fastapi.responses import Response
-    from starlette.exceptions import HTTPException
-
-    if isinstance(error, HTTPException):
-        kind = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "malformed-request")
-        told = Problem(kind, "see /openapi.json for what there is", dict(error.headers or {}))
-    elif isinstance(error, RequestValidationError):
-        entry = error.errors()[0]
-        told = Problem("invalid-argument", f"{entry['loc'][-1]}: {entry['msg']}"[:300])
-    else:
-        told = problem_of(error)
-        if told.status >= 500 and isinstance(error, CirError):
-            _log.error("request %s: %s", request.state.request_id, error)
-    request.state.problem = told.kind
-    body = told.body(request.state.request_id)
-    return Response(body, told.status, told.headers, media_type=MEDIA_TYPE)
+    text = to_json(value, inf_nan_mode="null")
+    return Response(text, status, dict(headers or {}), media_type="application/json")
 
 
 def id_of(encoded: str) -> str:

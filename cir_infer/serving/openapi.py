@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from cir_infer import __version__
 from cir_infer.serving import schemas
 from cir_infer.serving.problems import KINDS, MEDIA_TYPE
 
-__all__ = ["DESCRIPTION", "components", "described"]
+__all__ = ["Document"]
 
-DESCRIPTION = """Composed image retrieval: an image, and how the result should differ from it.
+_DESCRIPTION = """Composed image retrieval: an image, and how the result should differ from it.
 
 Errors are problem documents (RFC 9457). An id is one segment of an address: a slash inside it is `%2F`.
 """
@@ -189,7 +190,7 @@ _OTHER_ANSWERS: dict[str, dict[str, Any]] = {
 }
 
 
-def described(name: str, *problems: str) -> dict[str, Any]:
+def _described(name: str, *problems: str) -> dict[str, Any]:
     """What the document says of a route.
 
     Args:
@@ -231,8 +232,8 @@ def described(name: str, *problems: str) -> dict[str, Any]:
     return {**_ROUTES.get(name, {}), "responses": {**answers, **refused}}
 
 
-def components() -> dict[str, Any]:
-    """The schemas that `described` refers to."""
+def _components() -> dict[str, Any]:
+    """The schemas that `_described` refers to."""
     from pydantic import TypeAdapter
 
     found: dict[str, Any] = {}
@@ -243,3 +244,48 @@ def components() -> dict[str, Any]:
             found.update(schema.pop("$defs", {}))
             found[name] = schema
     return found
+
+
+class Document:
+    """The OpenAPI document, which FastAPI makes of the routes that it is told."""
+
+    def __init__(self) -> None:
+        from fastapi import FastAPI
+
+        self._app = FastAPI(title="cir-serve", version=__version__, description=_DESCRIPTION)
+        self._made: dict[str, Any] | None = None
+
+    def add(self, method: str, path: str, name: str, description: str | None, *problems: str) -> None:
+        """Tell it of a route.
+
+        Args:
+            method: of the route.
+            path: its pattern.
+            name: the operation's.
+            description: of it.
+            problems: keys of `KINDS` that it answers with.
+        """
+        self._app.add_api_route(
+            path,
+            _nothing,
+            methods=[method],
+            operation_id=name,
+            name=name,
+            response_model=None,
+            openapi_extra=_described(name, *problems),
+            description=description,
+        )
+
+    def made(self) -> dict[str, Any]:
+        """The document, as plain values."""
+        if self._made is None:
+            document = self._app.openapi()
+            document.setdefault("components", {}).setdefault("schemas", {}).update(_components())
+            document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            document["security"] = [{"key": []}, {}]
+            self._made = document
+        return self._made
+
+
+def _nothing() -> None:
+    """What FastAPI is told that a route does: what it takes and gives is said by `_described`."""

@@ -86,8 +86,13 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word
 
 def problem_of(error: BaseException) -> Problem:
     """What a caller is told of an error. What is no fault of the caller's says nothing of our insides."""
+    from starlette.exceptions import HTTPException
+
     if isinstance(error, Problem):
         return error
+    if isinstance(error, HTTPException):  # of Starlette's routing
+        kind = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "malformed-request")
+        return Problem(kind, "see /openapi.json for what there is", dict(error.headers or {}))
     if isinstance(error, ImageError):
         return Problem("unusable-image", str(error))
     if isinstance(error, TextError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import itertools
 import logging
 import secrets
 import socket
@@ -13,6 +14,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
 from cir_infer.console.printing import printable
+from cir_infer.errors import CirError
+from cir_infer.serving.connections import LARGEST_HEAD
 from cir_infer.serving.keys import Keys
 from cir_infer.serving.metrics import Metrics
 from cir_infer.serving.problems import MEDIA_TYPE, Problem, busy, problem_of
@@ -33,7 +36,6 @@ _access = logging.getLogger("cir_infer.serving.access")
 _OPEN = ("/", "/healthz", "/readyz", "/openapi.json", "/favicon.ico")
 """Paths that need no key, with /assets/: they tell nothing of the gallery."""
 _QUERIES = ("/v1/search", "/v1/search/batch", "/v1/search/vectors", "/v1/explain")
-_LARGEST_HEAD = 32 << 10
 _CHANGES = ("POST", "PUT", "PATCH", "DELETE")
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -82,6 +84,7 @@ class Guard:
         own = {"localhost", socket.gethostname().lower(), settings.host.lower()}
         self._hosts = own | {name.lower() for name in settings.allow_hosts}
         self._origins = {origin.encode() for origin in settings.allow_origins}
+        self._run, self._number = secrets.token_hex(4), itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
@@ -98,8 +101,8 @@ class Guard:
         Raises:
             Problem: the request is refused.
         """
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > _LARGEST_HEAD:
-            raise Problem("head-too-large", f"the head has more than {_LARGEST_HEAD:,} bytes")
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > LARGEST_HEAD:
+            raise Problem("head-too-large", f"the head has more than {LARGEST_HEAD:,} bytes")
         self._check_host(headers.get(b"host", b""))
         self._check_origin(scope["method"], headers)
         if self._keys is not None and not _is_open(scope["path"]):
@@ -112,6 +115,10 @@ class Guard:
                 )
             who = f"key:{name}"
         return who
+
+    def next_id(self) -> str:
+        """By what the log knows a request: another in every process, and no secret."""
+        return f"{self._run}{next(self._number):06x}"
 
     def begin(self, who: str, method: str, path: str) -> None:
         """Count a request in.
@@ -200,7 +207,7 @@ class _Exchange:
     def __init__(self, guard: Guard, scope: Scope, receive: Receive, send: Send) -> None:
         self.guard, self.scope, self.receive, self._send = guard, scope, receive, send
         self.begun = time.perf_counter()
-        self.id = secrets.token_hex(6)
+        self.id = guard.next_id()
         self.status, self.started = 499, False
         client = scope.get("client")
         self.who: str = client[0] if client else "-"  # also of those whose key is none
@@ -224,11 +231,13 @@ class _Exchange:
             finally:
                 self.guard.end(self.who)
         except Exception as error:
-            if not isinstance(error, Problem):
-                _log.error("request %s failed", self.id, exc_info=error)
+            told = problem_of(error)
+            if told.status >= 500 and not isinstance(error, Problem):
+                trace = None if isinstance(error, CirError) else error
+                _log.error("request %s failed: %s", self.id, error, exc_info=trace)
             if not self.started:
                 with contextlib.suppress(Problem):
-                    await self._refuse(problem_of(error))
+                    await self._refuse(told)
         finally:
             self.guard.told(self)
 
@@ -236,7 +245,6 @@ class _Exchange:
         """Passes the application's answer on, with the headers that every answer has."""
         if message["type"] == "http.response.start":
             self.status, self.started = message["status"], True
-            self.problem = self.scope["state"].get("problem", self.problem)
             given = list(message.get("headers", []))
             have = {name for name, _ in given}
             more = [(name, value) for name, value in _HEADERS if name not in have]

@@ -245,7 +245,7 @@ def check_filter(where: str | dict[str, Any] | None) -> None:
     Raises:
         Problem: it is.
     """
-    if len(where if isinstance(where, str) else json.dumps(where)) > _LONGEST_FILTER:
+    if where and len(where if isinstance(where, str) else json.dumps(where)) > _LONGEST_FILTER:
         raise Problem("invalid-argument", f"the filter has more than {_LONGEST_FILTER:,} characters")
 
 

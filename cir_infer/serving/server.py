@@ -12,14 +12,13 @@ from typing import Any
 from cir_infer.errors import CirError, UsageError, shown
 from cir_infer.processes.threads import Threads
 from cir_infer.serving.app import make_app
-from cir_infer.serving.connections import timed
+from cir_infer.serving.connections import LARGEST_HEAD, make_protocol
 from cir_infer.serving.service import Service
 from cir_infer.serving.settings import Settings
 
 __all__ = ["address_of", "listen", "make_server", "serve"]
 
 _BACKLOG = 1024
-_LARGEST_HEAD = 32 << 10
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -115,7 +114,6 @@ def make_server(service: Service, on_start: Callable[[], None] | None = None) ->
         UsageError: the file of API keys cannot be used; the service is closed then.
     """
     import uvicorn
-    from uvicorn.protocols.http.h11_impl import H11Protocol
 
     settings = service.settings
     try:
@@ -125,7 +123,7 @@ def make_server(service: Service, on_start: Callable[[], None] | None = None) ->
         raise
     config = uvicorn.Config(
         app,
-        http=timed(H11Protocol, settings.read_timeout),
+        http=make_protocol(settings.read_timeout),
         ws="none",
         loop="asyncio",
         lifespan="on",
@@ -136,6 +134,6 @@ def make_server(service: Service, on_start: Callable[[], None] | None = None) ->
         limit_concurrency=4 * settings.concurrency + 64,
         timeout_keep_alive=max(5, int(settings.read_timeout)),
         timeout_graceful_shutdown=int(settings.drain),
-        h11_max_incomplete_event_size=_LARGEST_HEAD,
+        h11_max_incomplete_event_size=LARGEST_HEAD,
     )
     return uvicorn.Server(config)

@@ -136,6 +136,8 @@ class Service:
         opened = self.current.take()
         try:
             deadline = time.monotonic() + self.settings.timeout
+            if len(requests) == 1:  # a task of its own would be for nothing
+                return [await self._tried(opened, requests[0], image, deadline)]
             return await asyncio.gather(
                 *(self._tried(opened, request, image, deadline) for request in requests)
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ from cir_infer.serving.settings import THUMBNAILS
 __all__ = ["Picture", "Thumbnails", "closest_size", "image_address"]
 
 _KEPT = 64 << 20
+_PLAIN = re.compile(r"[A-Za-z0-9_.~-]*")  # what `quote` would not change, told sooner
 
 
 class Picture(NamedTuple):
@@ -104,4 +106,5 @@ def image_address(item: str, source: str | None) -> str | None:
     if source is None or item in (".", ".."):
         return None
     version = hashlib.blake2b(source.encode("utf-8", "replace"), digest_size=4).hexdigest()
-    return f"/v1/items/{quote(item, safe='')}/image?v={version}"
+    name = item if _PLAIN.fullmatch(item) else quote(item, safe="")
+    return f"/v1/items/{name}/image?v={version}"

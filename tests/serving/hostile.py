@@ -223,13 +223,14 @@ def main() -> None:
     )
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--clients", type=int, default=48)
     options = parser.parse_args()
     logging.disable(logging.WARNING)  # of each request that is none
     with (
         tempfile.TemporaryDirectory() as folder,
         running(make_gallery(Path(folder)), read_timeout=2) as found,
     ):
-        before, told, at_once = memory(), Counter[int](), 16
+        before, told, at_once = memory(), Counter[int](), options.clients
         for start in range(0, options.requests, 100 * at_once):
             seeds = range(options.seed + start, options.seed + start + at_once)
             with ThreadPoolExecutor(at_once) as threads:

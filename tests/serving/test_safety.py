@@ -158,8 +158,10 @@ def test_bodies_have_a_limit(bundle: Path) -> None:
         chunk = b"1000\r\n" + b" " * 4096 + b"\r\n"
         said = talk(client.port, head + b"Transfer-Encoding: chunked\r\n\r\n", chunk, chunk, chunk)
         assert b" 413 " in said
-        said = talk(client.port, head + b"Content-Length: 99999999999999999999\r\n\r\n")
+        said = talk(client.port, head + b"Content-Length: 999999999999999\r\n\r\n")
         assert b" 413 " in said
+        said = talk(client.port, head + b"Content-Length: 99999999999999999999\r\n\r\n")
+        assert b" 413 " in said or b" 400 " in said  # a parser need not count so far
         answer = client("POST", "/v1/search", b"{}", Content_Type="application/json", Content_Encoding="gzip")
         assert answer.kind == "unsupported-media-type"
         assert service.budget._left == 256 << 20

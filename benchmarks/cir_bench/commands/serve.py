@@ -92,7 +92,14 @@ def _table(report: dict[str, Any]) -> str:
         for name, parts in report["overload"].items()
         for title in ("at capacity", "at four times capacity")
     ]
-    header = ("service", "query", "clients", "answered/s", "p50 ms", "p95 ms", "p99 ms", "refused", "failed")
+    loads += [
+        ["query_batch", name, "", f"{part['per_second']:,.1f}", f"{part['cpu_ms']:.2f}", *[""] * 6]
+        for name, part in report["query_batch"].items()
+    ]
+    header = (
+        *("service", "query", "clients", "answered/s", "cpu ms", "asking", "p50 ms", "p95 ms", "p99 ms"),
+        *("refused", "failed"),
+    )
     reach = [
         [name, figure, f"{value:.3f}"]
         for name, part in report["reach"].items()
@@ -100,7 +107,7 @@ def _table(report: dict[str, Any]) -> str:
     ]
     return "\n\n".join(
         (
-            format_table(header, loads, right=range(2, 9)),
+            format_table(header, loads, right=range(2, 11)),
             format_table(("query", "figure", "value"), reach, right=(2,)),
         )
     )
@@ -110,6 +117,7 @@ def _cells(part: dict[str, Any]) -> list[str]:
     latency = part["latency"] or {}
     return [
         f"{part['answered_per_second']:,.1f}",
+        *(f"{part[name]:.2f}" if part[name] else "" for name in ("cpu_ms_an_answer", "cpu_ms_of_asking")),
         *(f"{latency[name]:,.1f}" if latency else "" for name in ("p50_ms", "p95_ms", "p99_ms")),
         str(part["refused"]),
         str(part["failed"]),

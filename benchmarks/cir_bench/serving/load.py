@@ -131,7 +131,8 @@ async def _asked(job: Job) -> list[tuple[int, float, float]]:
 def main() -> None:
     """Ask what standard input says."""
     job = Job.from_json(sys.stdin.read())
-    told: dict[str, Any] = {"told": asyncio.run(_asked(job))}
+    begun = time.process_time()
+    told: dict[str, Any] = {"told": asyncio.run(_asked(job)), "cpu": time.process_time() - begun}
     json.dump(told, sys.stdout)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from cir_bench.latency.workload import Workload, draw_workload
 from cir_bench.serving.load import Job, raw_request
-from cir_bench.serving.served import Service, asked, minimal_service, own_service
+from cir_bench.serving.served import Service, Told, asked, minimal_service, own_service
 from cir_bench.timing import percentile, summarise
 from cir_infer.bundle import Bundle
 from cir_infer.engine import Engine
@@ -29,7 +29,6 @@ _OVERLOAD = 4.0
 _QUERIES = 64
 _BOUNDARY = "cir-bench-5f0d1c"
 
-Told = list[tuple[int, float, float]]
 Tell = Callable[[str], None]
 
 
@@ -102,7 +101,7 @@ def measure_serving(
         for name, requests in queries.items()
     }
     tell("query_batch alone")
-    report["query_batch_per_second"] = {
+    report["query_batch"] = {
         name: _batch_rate(bundle, gallery, threads, name, workload, ids, seconds) for name in queries
     }
     for title, flags in (("batched", ()), ("one by one", ("--max-batch=1",))):
@@ -206,7 +205,7 @@ def _overhead(
                 if kept:
                     direct.append(1000 * (time.perf_counter() - begun))
             told = asked(Job(one.port, requests, 1, 0.02 * part, None))
-            over += [ms for status, ms, _ in told if status == 200] if kept else []
+            over += [ms for status, ms, _ in told.answers if status == 200] if kept else []
     engine.close()
     median = (percentile(over, 50), percentile(direct, 50))
     return {"http": summarise(over), "direct": summarise(direct), "added_ms": median[0] - median[1]}
@@ -214,15 +213,16 @@ def _overhead(
 
 def _batch_rate(
     bundle: str, gallery: str, threads: int, name: str, workload: Workload, ids: Sequence[str], seconds: float
-) -> float:
+) -> dict[str, float]:
     pairs = _references(name, workload, ids)
     with Engine(bundle, threads=threads) as engine, Searcher(engine, gallery) as searcher:
         images, texts = [image for image, _ in pairs], [text for _, text in pairs]
         list(searcher.query_batch(images, texts, k=_K))
-        begun, count = time.perf_counter(), 0
+        begun, cpu, count = time.perf_counter(), time.process_time(), 0
         while time.perf_counter() - begun < seconds:
             count += len(list(searcher.query_batch(images, texts, k=_K)))
-        return count / (time.perf_counter() - begun)
+        took, cpu = time.perf_counter() - begun, time.process_time() - cpu
+        return {"per_second": count / took, "cpu_ms": 1000 * cpu / count}
 
 
 def _tell_clients(tell: Tell, title: str, name: str, clients: int) -> None:
@@ -241,7 +241,7 @@ def _closed(
     found = {}
     for count in clients:
         tell(count)
-        found[str(count)] = _summary(asked(Job(service.port, requests, count, seconds)))
+        found[str(count)] = _measured(service, Job(service.port, requests, count, seconds))
     return found
 
 
@@ -252,20 +252,29 @@ def _overload(
     rate = max(part["answered_per_second"] for part in alone.values())
     found = {"capacity_per_second": rate}
     for title, times in (("at capacity", 1.0), ("at four times capacity", _OVERLOAD)):
-        told = asked(Job(service.port, requests, 512, seconds, rate * times))
-        found[title] = _summary(told)
+        found[title] = _measured(service, Job(service.port, requests, 512, seconds, rate * times))
     return found
 
 
-def _summary(told: Told) -> dict[str, Any]:
-    good = [ms for status, ms, _ in told if status == 200]
-    busy = [ms for status, ms, _ in told if status in (429, 503)]
-    length = max((at for _, _, at in told), default=0.0)
+def _measured(service: Service, job: Job) -> dict[str, Any]:
+    before = service.cpu()
+    told = asked(job)
+    return _summary(told, service.cpu() - before)
+
+
+def _summary(told: Told, cpu: float) -> dict[str, Any]:
+    """Args: what was told; seconds of processor time that the service took."""
+    answers = told.answers
+    good = [ms for status, ms, _ in answers if status == 200]
+    busy = [ms for status, ms, _ in answers if status in (429, 503)]
+    length = max((at for _, _, at in answers), default=0.0)
     return {
         "answered": len(good),
         "refused": len(busy),
-        "failed": len(told) - len(good) - len(busy),
+        "failed": len(answers) - len(good) - len(busy),
         "answered_per_second": len(good) / length if length else 0.0,
+        "cpu_ms_an_answer": 1000 * cpu / len(good) if good else None,
+        "cpu_ms_of_asking": 1000 * told.cpu / len(answers) if answers else None,
         "latency": summarise(good) if good else None,
         "refusal": summarise(busy) if busy else None,
     }
@@ -280,10 +289,14 @@ def _reach(report: dict[str, Any]) -> dict[str, Any]:
             for title in ("batched", "one by one", "minimal")
             if title in report
         }
-        over = report["overload"][name]
+        over, alone = report["overload"][name], report["query_batch"][name]
+        busiest = max(report["batched"][name].values(), key=lambda part: float(part["answered_per_second"]))
+        spent = busiest["cpu_ms_an_answer"]
         found[name] = {
             "added_ms": report["overhead"][name]["added_ms"],
-            "share_of_query_batch": best["batched"] / report["query_batch_per_second"][name],
+            "share_of_query_batch": best["batched"] / alone["per_second"],
+            # The load is made on the same processors; this leaves its share out.
+            "share_of_query_batch_by_processor_time": alone["cpu_ms"] / spent if spent else float("nan"),
             "batched_over_one_by_one": best["batched"] / best["one by one"],
             "p99_at_overload_over_at_capacity": _p99(over["at four times capacity"])
             / _p99(over["at capacity"]),

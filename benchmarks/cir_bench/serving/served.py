@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -11,14 +12,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cir_bench.serving.load import Job
 from cir_infer.commands.serve import main
 from cir_infer.errors import CirError
 from cir_infer.processes.children import child_command, child_environment
 
-__all__ = ["Service", "asked", "minimal_service", "own_service"]
+__all__ = ["Service", "Told", "asked", "minimal_service", "own_service"]
 
 _PATIENCE = 120.0
 
@@ -32,6 +33,14 @@ class Service:
 
     def __init__(self, process: subprocess.Popen[str], port: int) -> None:
         self._process, self.port = process, port
+
+    def cpu(self) -> float:
+        """Seconds of processor time that the process has taken; 0 where the system does not tell."""
+        try:
+            told = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0.0
+        return (int(told[11]) + int(told[12])) / os.sysconf("SC_CLK_TCK")
 
     def memory(self) -> float:
         """MiB of the process that nothing else shares; 0 where the system does not tell."""
@@ -105,8 +114,24 @@ def _listens(port: int) -> bool:
     return True
 
 
-def asked(job: Job) -> list[tuple[int, float, float]]:
-    """What a load gave: (status, milliseconds, second of the run) of every request."""
+class Told(NamedTuple):
+    """What a load gave.
+
+    Attributes:
+        answers: (status, milliseconds, second of the run) of every request.
+        cpu: seconds of processor time that asking took.
+    """
+
+    answers: list[tuple[int, float, float]]
+    cpu: float
+
+
+def asked(job: Job) -> Told:
+    """Ask, from a process of its own.
+
+    Raises:
+        CirError: it failed.
+    """
     done = subprocess.run(
         child_command("cir_bench.serving.load"),
         input=job.to_json(),
@@ -117,8 +142,8 @@ def asked(job: Job) -> list[tuple[int, float, float]]:
     )
     if done.returncode:
         raise CirError(f"the process that asks failed: {done.stderr.strip()[-300:]}")
-    told: list[Any] = json.loads(done.stdout)["told"]
-    return [(int(status), float(ms), float(at)) for status, ms, at in told]
+    told: dict[str, Any] = json.loads(done.stdout)
+    return Told([(int(status), float(ms), float(at)) for status, ms, at in told["told"]], told["cpu"])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,100 @@
+"""Both parsers of HTTP: what they read, and what they refuse before anything of ours sees it."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from cir_infer.serving import server
+from cir_infer.serving.connections import LARGEST_HEAD, make_protocol
+from tests.serving.support import Running, running
+
+LINE = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.fixture(scope="module", params=["h11", "httptools"])
+def parsed(request: pytest.FixtureRequest, bundle: Path) -> Iterator[Running]:
+    if importlib.util.find_spec(request.param) is None:
+        pytest.skip(f"needs {request.param}, which comes with the extra serve")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "make_protocol", partial(make_protocol, name=request.param))
+        with running(bundle, read_timeout=5) as found:
+            yield found
+
+
+def said_to(port: int, *parts: bytes) -> bytes:
+    """What comes back until the service closes."""
+    said = b""
+    with socket.create_connection(("127.0.0.1", port), 30) as connection:
+        try:
+            for part in parts:
+                connection.sendall(part)
+            while chunk := connection.recv(65536):
+                said += chunk
+        except (ConnectionError, BrokenPipeError):  # it may have heard enough
+            pass
+    return said
+
+
+def test_a_head_in_pieces_and_a_body_in_chunks(parsed: Running) -> None:
+    whole = LINE + b"Connection: close\r\n\r\n"
+    assert b" 200 " in said_to(parsed.client.port, *(whole[at : at + 5] for at in range(0, len(whole), 5)))
+    asked = b'{"item":"sku-1","text":"is red"}'
+    head = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in asked)
+    answer = said_to(parsed.client.port, head + chunks + b"0\r\nContent-Type: text/plain\r\n\r\n")
+    assert b" 200 " in answer, answer[:500]
+
+
+def test_head_has_the_head_of_get_alone(parsed: Running) -> None:
+    got, head = parsed.client("GET", "/v1/items/sku-1"), parsed.client("HEAD", "/v1/items/sku-1")
+    assert (head.status, head.body) == (200, b"")
+    assert head.headers["content-length"] == got.headers["content-length"] == str(len(got.body))
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [
+        pytest.param(LINE + b"X: " + b"x" * 65536, id="a value"),
+        pytest.param(LINE + b"x" * 65536, id="a name"),
+        pytest.param(b"GET /" + b"x" * 65536, id="a path"),
+        pytest.param(LINE + b"X: y\r\n" * 20000, id="many headers"),
+        pytest.param(
+            LINE.replace(b"GET", b"POST") + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"X: y\r\n" * 20000,
+            id="behind the body",
+        ),
+    ],
+)
+def test_heads_do_not_go_on_for_ever(parsed: Running, endless: bytes) -> None:
+    """However much follows, the service closes; else this would send a gigabyte."""
+    more, sent = endless[-65536:], 0
+    with socket.create_connection(("127.0.0.1", parsed.client.port), 30) as connection:
+        try:
+            connection.sendall(endless)
+            while sent < 1 << 30:
+                connection.sendall(more)
+                sent += len(more)
+        except (ConnectionError, BrokenPipeError):
+            pass
+    assert sent < 64 << 20
+    assert parsed.client("GET", "/healthz").status == 200
+
+
+def test_a_head_that_is_too_large_is_told_so(parsed: Running) -> None:
+    padding = b"".join(b"X-%d: %s\r\n" % (n, b"y" * 1000) for n in range(1 + LARGEST_HEAD // 1000))
+    assert b" 431 " in said_to(parsed.client.port, LINE + padding + b"Connection: close\r\n\r\n")
+
+
+def test_requests_that_wait_on_one_connection_are_answered_in_order_and_few(parsed: Running) -> None:
+    last, missing = LINE + b"Connection: close\r\n\r\n", LINE.replace(b"healthz", b"nowhere")
+    few = said_to(parsed.client.port, b"\r\n".join((LINE, missing, last)))
+    assert [part[:3] for part in few.split(b"HTTP/1.1 ")[1:]] == [b"200", b"404", b"200"]
+    many = said_to(parsed.client.port, (LINE + b"\r\n") * 300 + last)
+    assert {part[:3] for part in many.split(b"HTTP/1.1 ")[1:]} <= {b"200", b"400"}
+    assert parsed.client("GET", "/healthz").status == 200
