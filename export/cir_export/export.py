@@ -134,6 +134,8 @@ def _manifest(
 ) -> Manifest:
     model = trained.model
     further = () if explain is None else (explain.file,)
+    tokens = model.tokens_per_item
+    several = {} if tokens == 1 else {"tokens_per_item": tokens, "reduce": "max"}
     manifest = read_manifest(
         json.dumps(
             {
@@ -145,6 +147,7 @@ def _manifest(
                 "terms": list(model.term_names),
                 "weighted": model.weighted,
                 "precision": "float32",
+                **several,
                 "image": trained.image,
                 "text": trained.text,
                 "graphs": {

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cir_export.checkpoints.artemis import is_artemis, load_artemis
+from cir_export.checkpoints.blip2 import is_blip2, load_blip2_checkpoint
 from cir_export.checkpoints.clip4cir import is_clip4cir, load_clip4cir
 from cir_export.checkpoints.files import read_checkpoint_file
 from cir_export.checkpoints.folders import load_folder
@@ -74,6 +75,9 @@ def load_trained(
     _refuse(where, round_clip_to_float16, "holds no CLIP, whose weights could be rounded")
     if len(contents) > 1:
         raise CheckpointError(f"{where} is a model of its own; give {contents[1][1]} in a call of its own")
+    if is_blip2(content):
+        _refuse(where, image_size is not None, "says its image size; leave --image-size out")
+        return load_blip2_checkpoint(content, where, vocabulary)
     if is_tirg(content):
         return load_tirg(content, where, vocabulary, image_size)
     _refuse(where, image_size is not None, "says its image size; leave --image-size out")
@@ -84,7 +88,7 @@ def load_trained(
         return load_artemis(content, where, vocabulary)
     raise CheckpointError(
         f"{where} is a checkpoint of an unknown layout ({_shown(content)}); expected a model file of "
-        "cir-train or a checkpoint of naver/artemis, google/tirg or CLIP4Cir"
+        "cir-train or a checkpoint of naver/artemis, google/tirg, CLIP4Cir, Pic2Word, CoVR-2 or SPRC"
     )
 
 

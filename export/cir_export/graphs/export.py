@@ -35,6 +35,8 @@ _IN_PARTS = ("embedding", "parts", "constant")
 
 _SAMPLES = 3
 _OWN = "cir_export_"
+_MOST_BYTES = (1 << 31) - (16 << 20)
+"""Of a graph's weights: a protobuf message ends at 2 GiB."""
 _CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 _INPUT_TYPES = {
     torch.uint8: TensorProto.UINT8,
@@ -205,6 +207,14 @@ def _export(graph: Graph) -> ModelProto:
     except Exception as error:
         raise export_failure(graph.name, error, program) from error
     assert exported is not None
+    weights = (value.const_value for value in exported.model.graph.initializers.values())
+    size = sum(weight.nbytes for weight in weights if weight is not None)
+    if size > _MOST_BYTES:
+        raise ExportError(
+            f"the {graph.name} graph has {size / 1e9:.1f} GB of weights in float32, and an ONNX graph holds "
+            f"{_MOST_BYTES / 1e9:.1f}; export a smaller model of its kind (of BLIP-2's, those with CLIP's "
+            "ViT-L and not EVA's ViT-g)"
+        )
     model = exported.model_proto
     _name_ends(model)
     try:

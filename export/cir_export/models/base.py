@@ -60,22 +60,27 @@ def unit(x: Tensor) -> Tensor:
 def pairwise_scores(terms: Terms, rows: Tensor) -> Tensor:
     """Scores of n queries over N rows, differentiable, in float32 whatever the autocast type.
 
-    score = sum_j (n_j . t) / sqrt(w_j . t^2), or sum_j n_j . t without weights.
+    score = sum_j (n_j . t) / sqrt(w_j . t^2), or sum_j n_j . t without weights; over rows of several
+    vectors each term's largest value.
 
     Args:
         terms: n queries.
-        rows: (N, D), as `RetrievalModel.encode_gallery` gives them.
+        rows: (N, D) or (N, M, D), as `RetrievalModel.encode_gallery` gives them.
 
     Returns:
         float32 (n, N).
     """
     with torch.autocast(rows.device.type, enabled=False):
         # float16 would underflow: see SQUARED_NORM_FLOOR and the flat attention of trained models.
-        numerators, rows = terms.numerators.float(), rows.float()
+        numerators, rows, count = terms.numerators.float(), rows.float(), rows.shape[0]
+        per_item = rows.shape[1:-1]
+        rows = rows.flatten(0, -2)
         values = numerators @ rows.T
         if terms.weights is not None:
             squared_norms = terms.weights.float() @ (rows * rows).T
             values = values * torch.rsqrt(squared_norms.clamp_min(SQUARED_NORM_FLOOR))
+        if per_item:
+            values = values.view(*values.shape[:2], count, *per_item).amax(3)
         return values.sum(1)
 
 
@@ -87,6 +92,8 @@ class RetrievalModel(nn.Module, ABC):
         term_names: the J terms' names.
         weighted: whether `Terms.weights` is present; a system may set it in an instance. Weights of ones
             make a term the cosine on rows that are not of unit length.
+        tokens_per_item: M, how many vectors a gallery row is; a system may set it in an instance. A term's
+            value is the largest over them.
         reference_is_gallery_row: whether `encode_reference` gives the gallery row of the same image. If
             so the runtime refines a hit from the stored row, and no reference graph is exported.
         from_towers: built over the towers of a folder as it is published, so that a configuration of
@@ -105,6 +112,7 @@ class RetrievalModel(nn.Module, ABC):
     system: ClassVar[str]
     term_names: ClassVar[tuple[str, ...]]
     weighted: bool = False
+    tokens_per_item: int = 1
     reference_is_gallery_row: ClassVar[bool] = True
     from_towers: ClassVar[bool] = False
     encoders_in_trunks: ClassVar[bool] = False
@@ -134,7 +142,8 @@ class RetrievalModel(nn.Module, ABC):
             images: uint8 (n, H, W, 3) RGB, or float (n, F) for models on pre-extracted features.
 
         Returns:
-            float (n, D); of unit length for systems that score with a plain cosine.
+            float (n, D), or (n, M, D) where a row is M vectors; of unit length for systems that score
+            with a plain cosine.
         """
 
     def encode_gallery_in_parts(self, images: Tensor) -> InParts | None:  # noqa: ARG002
@@ -158,7 +167,7 @@ class RetrievalModel(nn.Module, ABC):
             lengths: int (n,), at least 1 and at most T.
 
         Returns:
-            float (n, H). Does not depend on what stands beyond a text's length.
+            float (n, ...). Does not depend on what stands beyond a text's length.
         """
 
     @abstractmethod

@@ -8,10 +8,12 @@ from typing import Any
 from cir_export.models import artemis, clip4cir, tirg
 from cir_export.models.attribute_as_operator import AttributeAsOperator
 from cir_export.models.base import RetrievalModel
+from cir_export.models.blip2 import Blip2TextOnly
 from cir_export.models.cirplant import Cirplant
 from cir_export.models.composeae import ComposeAe
 from cir_export.models.concatenation import Concatenation
 from cir_export.models.cosmo import Cosmo
+from cir_export.models.covr2 import Covr2
 from cir_export.models.film import Film
 from cir_export.models.maaf import Maaf
 from cir_export.models.mrn import Mrn
@@ -20,6 +22,7 @@ from cir_export.models.pic2word import Pic2Word
 from cir_export.models.relationship import Relationship
 from cir_export.models.sac import Sac
 from cir_export.models.show_and_tell import ShowAndTell
+from cir_export.models.sprc import Sprc
 from cir_export.models.sum import Sum, SumImageOnly, SumTextOnly
 from cir_export.models.val import Val
 from cir_infer.errors import UsageError, shown
@@ -46,6 +49,9 @@ MODELS: dict[str, type[RetrievalModel]] = {
         SumImageOnly,
         SumTextOnly,
         Pic2Word,
+        Blip2TextOnly,
+        Covr2,
+        Sprc,
         Concatenation,
         ShowAndTell,
         ParameterHashing,

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from cir_export.checkpoints.folders.blip2 import load_blip2
 from cir_export.checkpoints.folders.files import json_of, licence_of, need_json
 from cir_export.checkpoints.folders.hugging_face import load_clip, load_siglip
 from cir_export.checkpoints.folders.open_clip import CONFIG, load_open_clip
@@ -20,12 +21,21 @@ __all__ = ["SYSTEMS", "load_folder"]
 SYSTEMS = {"sum": "sum", "image-only": "sum-image-only", "text-only": "sum-text-only"}
 """What a pair of towers can be, by what a user calls it."""
 
-_CLASSES = {"CLIPModel": load_clip, "SiglipModel": load_siglip}
+_BLIP2 = {"text-only": "blip2-text-only"}
+_CLASSES = {
+    "CLIPModel": (load_clip, SYSTEMS),
+    "SiglipModel": (load_siglip, SYSTEMS),
+    "Blip2ForImageTextRetrieval": (load_blip2, _BLIP2),
+}
+"""What loads a class, and what it can be; the first is what it is unless a user says otherwise."""
+
 _TYPES = {"clip": "CLIPModel", "siglip": "SiglipModel"}
 _ELSEWHERE = {
     "Siglip2Model": "SigLIP 2 with images of any shape; the ones of a fixed size (SiglipModel) are read",
     "CLIPVisionModelWithProjection": "the image tower alone; a composed query needs both",
     "CLIPTextModelWithProjection": "the text tower alone; a composed query needs both",
+    "Blip2ForConditionalGeneration": "BLIP-2 that writes texts; Blip2ForImageTextRetrieval, which compares "
+    "them with images, is read",
 }
 
 _UNSTATED = "not stated in the folder"
@@ -38,7 +48,7 @@ def load_folder(folder: str | os.PathLike[str], system: str | None = None) -> Tr
         folder: OWNER/NAME on the Hugging Face Hub; or a folder with config.json, model.safetensors (or its
             parts and their index), preprocessor_config.json and tokenizer.json; or with
             open_clip_config.json and open_clip_model.safetensors.
-        system: one of `SYSTEMS`; None is "sum".
+        system: one of `SYSTEMS`; None is "sum", and "text-only" of a BLIP-2, which is nothing else.
 
     Raises:
         CheckpointError: a part is missing or damaged, the parts are not of one model, or the model is of
@@ -48,16 +58,19 @@ def load_folder(folder: str | os.PathLike[str], system: str | None = None) -> Tr
     name = str(folder)
     if system is not None and system not in SYSTEMS:
         raise UsageError(f"--system {shown(system)}; expected one of {', '.join(SYSTEMS)}")
-    chosen = SYSTEMS[system or "sum"]
     known = preset_of(name) if is_hub_name(name) else None
     folder = fetch(name) if is_hub_name(name) else Path(folder)
     config = json_of(folder, "config.json")
     kind = None if config is None else _class_of(config)
     whole = any((folder / f"{name}{end}").is_file() for name in HUGGING_FACE for end in ("", ".index.json"))
     if (folder / CONFIG).is_file() and not (kind in _CLASSES and whole):
-        trained, kind = load_open_clip(folder, chosen), "open_clip"
+        trained, kind = load_open_clip(folder, SYSTEMS[system or "sum"]), "open_clip"
     elif kind in _CLASSES:
-        trained = _CLASSES[kind](folder, config or {}, chosen)
+        load, systems = _CLASSES[kind]
+        chosen = system or next(iter(systems))
+        if chosen not in systems:
+            raise UsageError(f"--system {chosen}: a {kind} is {' or '.join(systems)} alone")
+        trained = load(folder, config or {}, systems[chosen])
     else:
         need_json(folder, "config.json", "which says what the model is")
         why = f" ({_ELSEWHERE[kind]})" if kind in _ELSEWHERE else ""
