@@ -12,8 +12,7 @@ from cir_infer.errors import CirError, UsageError, shown
 from cir_infer.inputs.arguments import checked_number, checked_word
 
 if TYPE_CHECKING:
-    from cir_infer.explaining.explainer import Explainer
-    from cir_infer.explaining.explanation import Explanation
+    from cir_infer.explaining.explanation import Explains, Explanation
     from cir_infer.inputs.images import ImageLike
 
 __all__ = ["Hit", "Hits", "weighted"]
@@ -90,7 +89,7 @@ class Hits(Sequence[Hit]):
         unknown_words: Iterable[str] = (),
         reference_id: str | None = None,
         balance: Mapping[str, float] | None = None,
-        explainer: Callable[[], Explainer] | None = None,
+        explainer: Callable[[], Explains] | None = None,
         coverage: float = 1.0,
         generations: Iterable[int | None] = (),
     ) -> None:
@@ -100,7 +99,7 @@ class Hits(Sequence[Hit]):
         self.balance = dict(balance or {})
         self.coverage, self.generations = coverage, tuple(generations)
         self._explainer = explainer
-        self._explains: Explainer | None = None
+        self._explains: Explains | None = None
 
     @property
     def ids(self) -> list[str]:
@@ -196,7 +195,7 @@ class Hits(Sequence[Hit]):
             raise UsageError(f"hit is {shown(place)}; there are {len(self)} hits, counted from 0")
         return self._hits[place]
 
-    def _asked(self) -> Explainer:
+    def _asked(self) -> Explains:
         """What knows the question; made on first use and kept, for hits share a part of the work."""
         if self._explains is None:
             if self._explainer is None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cir_infer.indexing.broken_list import BrokenList
     from cir_infer.indexing.items import Broken
     from cir_infer.indexing.report import Report
-    from cir_infer.indexing.sources import Source
+    from cir_infer.indexing.source import Source
 
 __all__ = ["main"]
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from cir_infer.console.tables import format_table
+from cir_infer.errors import CirError
 
-__all__ = ["Explanation", "Heat", "Method", "Word"]
+__all__ = ["Explains", "Explanation", "Heat", "Method", "Word"]
 
 Method = Literal["shares", "left out", "occlusion"]
 """How a map was made. "shares": the term is their sum, exactly. "left out": the term less what it is when a
@@ -138,3 +139,19 @@ class Explanation:
         worth = [[word.text, *(f"{word.worth[name]:+.4f}" for name in names)] for word in self.words]
         header = ["word", *(name.replace("_", " ") for name in names)]
         return f"{text}\n\n{format_table(header, worth, right=range(1, 1 + len(names)))}"
+
+
+class Explains(Protocol):
+    """What hits know of the question that found them; `explainer.Explainer` is one."""
+
+    def explain(
+        self, wanted: Sequence[tuple[Any, Any]], as_found: bool = False, progress: bool = False
+    ) -> list[Explanation | CirError]:
+        """Explanations of hits, or why there is none.
+
+        Args:
+            wanted: hits, each with its picture or None.
+            as_found: the hits were found by this very query.
+            progress: show a bar where pictures are painted over.
+        """
+        ...

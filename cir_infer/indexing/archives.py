@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from cir_infer.errors import DatasetError, shown
 from cir_infer.indexing.items import Broken
-from cir_infer.inputs.locations import opened, why
+from cir_infer.inputs.opening import opened, why
 
 __all__ = ["archive_members", "opened_archive"]
 

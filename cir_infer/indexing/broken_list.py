@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cir_infer.errors import UsageError, shown
 from cir_infer.indexing.items import Broken
-from cir_infer.inputs.locations import why
+from cir_infer.inputs.opening import why
 
 __all__ = ["BrokenList"]
 

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from cir_infer.errors import GalleryError, shown
 from cir_infer.gallery.arguments import checked_ids, checked_sources
 from cir_infer.gallery.metadata.metadata import encode as encode_metadata
-from cir_infer.inputs.locations import Location, link_away, why
+from cir_infer.inputs.locations import Location, link_away
+from cir_infer.inputs.opening import why
 
 __all__ = [
     "Broken",

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 from cir_infer.errors import DatasetError, shown
-from cir_infer.inputs.locations import opened
+from cir_infer.inputs.opening import opened
 
 __all__ = ["MAX_LINE", "bounded_lines", "jsonl_rows", "opened_text"]
 

@@ -16,10 +16,12 @@ from typing import Any
 
 from cir_infer.errors import CirError, DatasetError, shown
 from cir_infer.indexing.delimited import csv_rows
-from cir_infer.indexing.items import Broken, Item, Survey, Territory, author_of, file_item, stamp_of
+from cir_infer.indexing.items import Broken, Item, author_of, file_item, stamp_of
 from cir_infer.indexing.lines import jsonl_rows
 from cir_infer.indexing.parquet import Cell, parquet_rows, row_count
-from cir_infer.inputs.locations import Location, absolute, why
+from cir_infer.indexing.source import Named
+from cir_infer.inputs.locations import Location, absolute
+from cir_infer.inputs.opening import why
 
 __all__ = ["IMAGE_COLUMNS", "MANIFEST_ENDINGS", "ManifestSource"]
 
@@ -31,7 +33,7 @@ _URL_COLUMN = re.compile(r"ur[il]s?|.*_ur[il]|.*[a-z]UR[IL]", re.ASCII)
 _NO_URLS = "nothing is fetched; download them first (img2dataset does); then name the files"
 
 
-class ManifestSource:
+class ManifestSource(Named):
     """The rows of a .csv, .tsv, .jsonl, .ndjson, .parquet or .pq file.
 
     A row that makes no sense costs itself.
@@ -42,22 +44,7 @@ class ManifestSource:
         self._folder = os.path.dirname(self._path)  # noqa: PTH120
         self._ending = path.suffix.lower()
         self._author = author_of(os.path.realpath(path))
-        self._survey = Survey()
-
-    @property
-    def name(self) -> str:
-        """The file."""
-        return self._path
-
-    @property
-    def survey(self) -> Survey:
-        """See `Source`."""
-        return self._survey
-
-    @property
-    def territory(self) -> Territory | None:
-        """None: a manifest does not speak for all the files of a folder."""
-        return None
+        super().__init__(self._path)
 
     def count(self) -> int | None:
         """How many rows there are, as far as that is quick to know."""

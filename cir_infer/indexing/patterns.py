@@ -15,7 +15,8 @@ from pathlib import Path
 
 from cir_infer.errors import DatasetError, UsageError, shown
 from cir_infer.indexing.formats import IMAGE_ENDINGS
-from cir_infer.indexing.items import Broken, Item, Survey, Territory, file_item
+from cir_infer.indexing.items import Broken, Item, Survey, file_item
+from cir_infer.indexing.source import Named
 from cir_infer.indexing.walking import LINKED_FOLDERS, Found, examine, listing
 from cir_infer.inputs.locations import absolute
 
@@ -37,7 +38,7 @@ def is_pattern(text: str) -> bool:
     return _MAGIC.search(text) is not None
 
 
-class GlobSource:
+class GlobSource(Named):
     """The files that match a pattern; ids are relative to its fixed part.
 
     Parts of the pattern that exist as they are written are those folders, also with brackets in their
@@ -45,9 +46,8 @@ class GlobSource:
     """
 
     def __init__(self, pattern: str, suffixes: frozenset[str] = IMAGE_ENDINGS) -> None:
-        self._pattern = pattern
+        super().__init__(pattern)
         self._suffixes = suffixes
-        self._survey = Survey()
         parts = list(Path(pattern).parts)
         base = parts.pop(0) if parts and os.path.isabs(parts[0]) else "."  # noqa: PTH117
         while len(parts) > 1 and _is_fixed(base, parts[0]):
@@ -58,21 +58,6 @@ class GlobSource:
             for text in _expanded("/".join(parts), pattern)
         ]
         self._by_ending = not _has_ending(parts[-1])
-
-    @property
-    def name(self) -> str:
-        """The pattern."""
-        return self._pattern
-
-    @property
-    def survey(self) -> Survey:
-        """See `Source`."""
-        return self._survey
-
-    @property
-    def territory(self) -> Territory | None:
-        """None: other files may lie beside those that match."""
-        return None
 
     def count(self) -> int | None:
         """How many files match now."""
@@ -90,7 +75,7 @@ class GlobSource:
             if isinstance(entry, Found):
                 yield file_item(entry.path[len(root) :], absolute(entry.path), status=entry.status)
             elif entry.id == self._base:
-                raise DatasetError(f"{entry.reason}; the pattern is {shown(self._pattern)}")
+                raise DatasetError(f"{entry.reason}; the pattern is {shown(self.name)}")
             else:
                 yield replace(entry, id=entry.id[len(root) :])
 

@@ -21,7 +21,7 @@ from cir_infer.indexing.items import Broken, Item, Stamp, is_unicode, unfit
 from cir_infer.indexing.judging import Judge, Outcome, Verdict, again
 from cir_infer.indexing.pruning import Origin, PruneLimit, seems_gone, unbelievable, under
 from cir_infer.indexing.report import Report
-from cir_infer.indexing.sources import Source
+from cir_infer.indexing.source import Source
 from cir_infer.inputs.locations import Location, is_gone
 
 __all__ = ["Report", "index"]

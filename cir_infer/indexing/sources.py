@@ -14,7 +14,6 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from cir_infer.errors import DatasetError, UsageError, shown
 from cir_infer.indexing.formats import (
@@ -26,44 +25,18 @@ from cir_infer.indexing.formats import (
 from cir_infer.indexing.items import Broken, Item, Survey, Territory, file_item
 from cir_infer.indexing.manifests import MANIFEST_ENDINGS, ManifestSource
 from cir_infer.indexing.patterns import GlobSource, is_pattern
+from cir_infer.indexing.source import Named, Source
 from cir_infer.indexing.tars import TarSource
 from cir_infer.indexing.walking import walk
 from cir_infer.inputs.images import HEIC_REMEDY
 from cir_infer.inputs.locations import absolute
 
-__all__ = ["FileSource", "FolderSource", "GlobSource", "Prefixed", "Source", "open_source", "open_sources"]
+__all__ = ["FileSource", "FolderSource", "GlobSource", "Prefixed", "open_source", "open_sources"]
 
 _NAMED = re.compile(r"(?P<prefix>[\w.-]{1,64})=(?P<rest>.+)", re.DOTALL)
 _KINDS = (
     "a folder, a pattern in quotes, a manifest (.csv, .tsv, .jsonl, .parquet), a shard (.tar) or an image"
 )
-
-
-class Source(Protocol):
-    """A stream of images with what is known about them."""
-
-    @property
-    def name(self) -> str:
-        """What it is called in messages."""
-        ...
-
-    @property
-    def survey(self) -> Survey:
-        """What the last pass over the items met beside them; complete at its end."""
-        ...
-
-    @property
-    def territory(self) -> Territory | None:
-        """Which items of a gallery came from here, None if this cannot say what is no longer there."""
-        ...
-
-    def count(self) -> int | None:
-        """How many items there will be, None where that is as costly as reading them."""
-        ...
-
-    def items(self) -> Iterator[Item | Broken]:
-        """The items, in an order that does not change while the files do not."""
-        ...
 
 
 def open_sources(
@@ -208,7 +181,7 @@ class Prefixed:
             yield replace(entry, id=self._prefix + entry.id)
 
 
-class FolderSource:
+class FolderSource(Named):
     """Every image below a folder; ids are paths relative to it, with forward slashes.
 
     Links to files are followed, links to folders are not, so there are no cycles. Names that begin
@@ -219,17 +192,7 @@ class FolderSource:
         self._folder = os.path.realpath(folder)
         self._spelled = os.path.abspath(folder)  # noqa: PTH100
         self._suffixes = suffixes
-        self._survey = Survey()
-
-    @property
-    def name(self) -> str:
-        """The folder."""
-        return self._folder
-
-    @property
-    def survey(self) -> Survey:
-        """See `Source`."""
-        return self._survey
+        super().__init__(self._folder)
 
     @property
     def territory(self) -> Territory | None:
@@ -258,7 +221,7 @@ class FolderSource:
                 yield replace(found, id=found.id[len(root) :])
 
 
-class FileSource:
+class FileSource(Named):
     """Images named one by one; ids are their paths as they were given, with forward slashes.
 
     Attributes:
@@ -267,24 +230,14 @@ class FileSource:
     """
 
     def __init__(self, paths: Sequence[str] = ()) -> None:
+        super().__init__("")  # it grows as images are named
         self.paths = list(paths)
         self.others: list[str] = []
-        self._survey = Survey()
 
     @property
     def name(self) -> str:
         """How many there are."""
         return f"{len(self.paths):,} images named one by one"
-
-    @property
-    def survey(self) -> Survey:
-        """See `Source`."""
-        return self._survey
-
-    @property
-    def territory(self) -> Territory | None:
-        """None: nothing is known beyond the list."""
-        return None
 
     def count(self) -> int | None:
         """How many files were named."""

@@ -18,6 +18,7 @@ from cir_infer.errors import DatasetError, shown
 from cir_infer.indexing.archives import archive_members, opened_archive
 from cir_infer.indexing.formats import ending_of, looks_like_image
 from cir_infer.indexing.items import Broken, Item, Survey, Territory, stamp_of
+from cir_infer.indexing.source import Named
 from cir_infer.indexing.walking import HIDDEN
 from cir_infer.inputs.locations import Location
 
@@ -33,7 +34,7 @@ class _Side(NamedTuple):
     size: int
 
 
-class TarSource:
+class TarSource(Named):
     """The images of a shard; ids are the shard's name without .tar, a slash, and the member's name."""
 
     def __init__(self, path: Path, suffixes: frozenset[str]) -> None:
@@ -41,17 +42,7 @@ class TarSource:
         self._spelled = os.path.abspath(path)  # noqa: PTH100
         self._stem = path.stem
         self._suffixes = suffixes
-        self._survey = Survey()
-
-    @property
-    def name(self) -> str:
-        """The file."""
-        return self._path
-
-    @property
-    def survey(self) -> Survey:
-        """See `Source`."""
-        return self._survey
+        super().__init__(self._path)
 
     @property
     def territory(self) -> Territory | None:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from cir_infer.indexing.formats import ending_of, file_looks_like_image
 from cir_infer.indexing.items import Broken, Survey
-from cir_infer.inputs.locations import link_away, why
+from cir_infer.inputs.locations import link_away
+from cir_infer.inputs.opening import why
 
 __all__ = ["AWAY", "HIDDEN", "LINKED_FOLDERS", "NOT_REGULAR", "Found", "examine", "listing", "walk"]
 

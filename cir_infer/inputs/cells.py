@@ -11,7 +11,7 @@ from typing import Any
 
 from cir_infer.errors import CirError, DatasetError, ImageError, shown
 from cir_infer.extras import require
-from cir_infer.inputs.locations import Location, opened
+from cir_infer.inputs.opening import opened
 
 __all__ = ["opened_parquet", "read_cell", "rows_at_once"]
 
@@ -24,8 +24,8 @@ refused; and so many bytes of its cells are read at once."""
 _CACHE = threading.local()
 
 
-def read_cell(path: str, column: str, row: int) -> bytes:
-    """The image in a cell.
+def read_cell(path: str, column: str, row: int) -> bytes | str:
+    """The image in a cell, or the path of the file that the cell names instead.
 
     Neighbouring cells are read together: the file is kept open where the last call of this thread left it.
 
@@ -50,7 +50,7 @@ def read_cell(path: str, column: str, row: int) -> bytes:
     if isinstance(value, Mapping):
         told = value.get("path")
         if value.get("bytes") is None and isinstance(told, str) and told:
-            return Location(os.path.join(os.path.dirname(path), told)).read()  # noqa: PTH118, PTH120
+            return os.path.join(os.path.dirname(path), told)  # noqa: PTH118, PTH120
         value = value.get("bytes")
     if not isinstance(value, bytes) or not value:
         raise ImageError(f"{what}: there is no image in this cell")

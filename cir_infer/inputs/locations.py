@@ -5,15 +5,14 @@ A location has a text form, the `source` of a gallery item, and can be read back
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import BinaryIO
 
-from cir_infer.errors import ImageError, shown
+from cir_infer.errors import ImageError
+from cir_infer.inputs.opening import opened, why
 
 __all__ = [
     "MAX_IMAGE_BYTES",
@@ -21,9 +20,7 @@ __all__ = [
     "absolute",
     "is_gone",
     "link_away",
-    "opened",
     "same_file",
-    "why",
 ]
 
 MAX_IMAGE_BYTES = 1 << 29
@@ -87,7 +84,8 @@ class Location:
         if self.column is not None:
             from cir_infer.inputs.cells import read_cell
 
-            return read_cell(self.path, self.column, self.offset)
+            found = read_cell(self.path, self.column, self.offset)
+            return found if isinstance(found, bytes) else Location(found).read()
         try:
             with opened(self.path) as file:
                 size = os.fstat(file.fileno()).st_size if self.size is None else self.size
@@ -102,31 +100,6 @@ class Location:
         if self.size is not None and len(data) != self.size:
             raise ImageError(f"{self}: the file ends before the image does; the archive was cut short")
         return data
-
-
-def opened(path: str | os.PathLike[str]) -> BinaryIO:
-    """A regular file, open for reading. Nothing else is opened: a pipe would wait for its writer.
-
-    Raises:
-        OSError: there is none, or it is no regular file.
-    """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
-        return os.fdopen(fd, "rb")
-    except BaseException:
-        os.close(fd)
-        raise
-
-
-def why(error: BaseException) -> str:
-    """The reason in an error of the operating system, without the path, which the message names already."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if isinstance(error, UnicodeEncodeError):
-        return "a name that the file system cannot have"
-    return shown(error)
 
 
 def absolute(path: str | os.PathLike[str]) -> str:

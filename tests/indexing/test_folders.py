@@ -13,7 +13,8 @@ from cir_infer.errors import DatasetError, ImageError, UsageError
 from cir_infer.indexing import formats
 from cir_infer.indexing.items import Broken, Item, unfit
 from cir_infer.indexing.manifests import ManifestSource
-from cir_infer.indexing.sources import Source, open_source, open_sources
+from cir_infer.indexing.source import Source
+from cir_infer.indexing.sources import open_source, open_sources
 from cir_infer.indexing.tars import TarSource
 from tests.indexing.support import folder_of, picture, png
 

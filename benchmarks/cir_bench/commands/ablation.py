@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
-from pathlib import Path
 from statistics import stdev
 from typing import Any
 
-from cir_infer.console.common import print_json
-from cir_infer.errors import TrainingError, UsageError
-from cir_infer.extras import require
+from cir_bench.trainings import add_training_arguments, begin, finished, write_table
+from cir_infer.errors import UsageError
 
 __all__ = ["EXAMPLE", "add_arguments", "run", "table"]
 
@@ -30,25 +27,10 @@ SYSTEMS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("config", type=Path, help="TOML file of cir-train; its system and seed are replaced")
-    parser.add_argument("--data", type=Path, help="folder of the data set (default: the TOML file's)")
-    parser.add_argument(
-        "-o", "--out", type=Path, required=True, help="folder for the trainings and the table"
-    )
-    parser.add_argument(
-        "--systems",
-        nargs="+",
-        choices=SYSTEMS,
-        default=list(SYSTEMS),
-        help="what to train, in this order (default: all)",
-    )
+    add_training_arguments(parser, SYSTEMS, "system and seed are")
     parser.add_argument(
         "--seeds", type=int, default=3, metavar="N", help="trainings of each system (default 3)"
     )
-    parser.add_argument(
-        "--threads", type=int, metavar="N", help="processor threads (default: PyTorch's choice)"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: auto)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,16 +38,12 @@ def run(args: argparse.Namespace) -> int:
 
     Finished trainings are kept and an interrupted one continues, so the command may be given again.
     """
-    if args.seeds < 1 or (args.threads is not None and args.threads < 1):
-        raise UsageError("--seeds and --threads are at least 1")
-    require("cir-bench ablation", "torch")
-    import torch
-
+    if args.seeds < 1:
+        raise UsageError(f"--seeds {args.seeds}; expected at least 1")
+    begin(args, "cir-bench ablation")
     from cir_export.training.configuration import read_config
     from cir_export.training.trainer import TrainingFiles, train
 
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
     config = read_config(args.config)
     if args.data is not None:
         config = config.with_data(args.data)
@@ -78,34 +56,14 @@ def run(args: argparse.Namespace) -> int:
                 training=replace(config.training, seed=config.training.seed + seed),
             )
             folder = args.out / f"{system}-{one.training.seed}"
-            end = _finished(TrainingFiles(folder).log, one.training.seed)
+            end = finished(TrainingFiles(folder).log, one.training.seed)
             if end is None:
                 end = train(one, folder, args.device)
             results.append(end)
             if not args.json:
                 print(f"{system}, seed {one.training.seed}: R@1 {end['test']['recall']['1']:.3f}", flush=True)
-    (args.out / "recall.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (args.out / "recall.md").write_text(table(results), encoding="utf-8")
-    if args.json:
-        print_json({"trainings": results})
-    else:
-        print(f"\n{table(results)}")
+    write_table(args, results, table(results))
     return 0
-
-
-def _finished(log: Path, seed: int) -> dict[str, Any] | None:
-    """The last entry of a finished training's log."""
-    if not log.is_file():
-        return None
-    try:
-        end: dict[str, Any] = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
-        if end["event"] != "end":
-            return None
-        if end["seed"] != seed:
-            raise TrainingError(f"{log} is of seed {end['seed']}, expected {seed}; remove its folder")
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise TrainingError(f"{log} is damaged ({error}); remove its folder") from error
-    return end
 
 
 def table(results: list[dict[str, Any]]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from cir_infer.console.common import print_json
-from cir_infer.errors import TrainingError, UsageError
-from cir_infer.extras import require
+from cir_bench.trainings import add_training_arguments, begin, finished, write_table
+from cir_infer.errors import TrainingError
 
 __all__ = ["EXAMPLE", "add_arguments", "run", "table"]
 
@@ -55,23 +53,7 @@ _ROUNDS, _GALLERY = 40, 5000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("config", type=Path, help="TOML file of cir-train; its system is replaced")
-    parser.add_argument("--data", type=Path, help="folder of the data set (default: the TOML file's)")
-    parser.add_argument(
-        "-o", "--out", type=Path, required=True, help="folder for the trainings and the table"
-    )
-    parser.add_argument(
-        "--systems",
-        nargs="+",
-        choices=SYSTEMS,
-        default=list(SYSTEMS),
-        metavar="NAME",
-        help=f"what to train, in this order (default: all of {', '.join(SYSTEMS)})",
-    )
-    parser.add_argument(
-        "--threads", type=int, metavar="N", help="processor threads (default: PyTorch's choice)"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: auto)")
+    add_training_arguments(parser, SYSTEMS, "system is")
     parser.add_argument(
         "--table-only", action="store_true", help="train nothing; tabulate the trainings that are finished"
     )
@@ -82,16 +64,10 @@ def run(args: argparse.Namespace) -> int:
 
     Finished trainings are kept and an interrupted one continues, so the command may be given again.
     """
-    if args.threads is not None and args.threads < 1:
-        raise UsageError(f"--threads {args.threads}; expected at least 1")
-    require("cir-bench systems", "torch")
-    import torch
-
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
+    begin(args, "cir-bench systems")
     results = {}
     for system in args.systems:
-        end = _finished(args.out / system / "log.jsonl")
+        end = finished(args.out / system / "log.jsonl")
         if end is None and not args.table_only:
             end = _train(args, system)
         if end is not None:
@@ -103,12 +79,7 @@ def run(args: argparse.Namespace) -> int:
     # Only what is in the table is timed, all in one run, so that the times can be compared.
     for system, milliseconds in _query_times({name: args.out / name for name in results}).items():
         results[system]["query_ms"] = milliseconds
-    (args.out / "recall.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (args.out / "recall.md").write_text(table(results), encoding="utf-8")
-    if args.json:
-        print_json({"trainings": results})
-    else:
-        print(f"\n{table(results)}")
+    write_table(args, results, table(results))
     return 0
 
 
@@ -128,17 +99,6 @@ def _train(args: argparse.Namespace, system: str) -> dict[str, Any]:
             raise TrainingError(f"{system} starts from {_STAGE_1[system]}; train that first")
         config = replace(config, training=replace(config.training, frozen_epochs=config.training.epochs))
     return train(config, args.out / system, args.device, initial=initial)
-
-
-def _finished(log: Path) -> dict[str, Any] | None:
-    """The last entry of a finished training's log."""
-    if not log.is_file():
-        return None
-    try:
-        end: dict[str, Any] = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
-        return end if end["event"] == "end" else None
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise TrainingError(f"{log} is damaged ({error}); remove its folder") from error
 
 
 def _query_times(folders: dict[str, Path]) -> dict[str, float]:

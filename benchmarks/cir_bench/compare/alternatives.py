@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -89,15 +90,12 @@ def alternatives(
     return found
 
 
-class _Ours:
-    """The SDK: its engine and its scorer."""
+class _ThroughEngine(ABC):
+    """Encoders and compose graph in the SDK's engine, behind them one way to score."""
 
-    def __init__(self, engine: Engine, scorer: Scorer, k: int) -> None:
-        self._engine, self._scorer, self._k = engine, scorer, k
+    def __init__(self, engine: Engine, k: int) -> None:
+        self._engine, self._k = engine, k
         self._terms: Any = None
-
-    def alternative(self) -> Alternative:
-        return Alternative(f"cir-infer, {self._scorer.name}", self._answer, self._encode, self._score)
 
     def _answer(self, question: Question) -> Answer:
         engine = self._engine
@@ -108,32 +106,35 @@ class _Ours:
 
     def _encode(self, question: Question) -> npt.NDArray[np.float32]:
         return self._engine.encode_prepared(question.image)
+
+    @abstractmethod
+    def _score(self) -> Answer: ...
+
+
+class _Ours(_ThroughEngine):
+    """The SDK: its engine and its scorer."""
+
+    def __init__(self, engine: Engine, scorer: Scorer, k: int) -> None:
+        super().__init__(engine, k)
+        self._scorer = scorer
+
+    def alternative(self) -> Alternative:
+        return Alternative(f"cir-infer, {self._scorer.name}", self._answer, self._encode, self._score)
 
     def _score(self) -> Answer:
         rows: Answer = self._scorer.topk(self._terms, self._k).rows[0]
         return rows
 
 
-class _RuntimeAlone:
+class _RuntimeAlone(_ThroughEngine):
     """The same graphs in ONNX Runtime, with the two products and the selection in NumPy."""
 
     def __init__(self, engine: Engine, rows: npt.NDArray[np.float32], k: int) -> None:
-        self._engine, self._k = engine, k
+        super().__init__(engine, k)
         self._rows, self._squares = rows, rows * rows
-        self._terms: Any = None
 
     def alternative(self) -> Alternative:
         return Alternative("ONNX Runtime, NumPy scoring", self._answer, self._encode, self._score)
-
-    def _answer(self, question: Question) -> Answer:
-        engine = self._engine
-        reference = self._encode(question) if engine.needs_reference else None
-        text = engine.encode_texts([question.text]) if engine.needs_text else None
-        self._terms = engine.compose(reference, text)
-        return self._score()
-
-    def _encode(self, question: Question) -> npt.NDArray[np.float32]:
-        return self._engine.encode_prepared(question.image)
 
     def _score(self) -> Answer:
         values = self._terms.numerators[0] @ self._rows.T
