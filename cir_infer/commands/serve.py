@@ -104,6 +104,11 @@ def _add_place(parser: CirParser) -> None:
         metavar="N",
         help="processes that answer; they share the rows",
     )
+    parser.add_argument(
+        "--shard",
+        action="store_true",
+        help="answer a ShardedSearcher elsewhere too; it is given rows and the paths of images",
+    )
     parser.add_argument("--no-page", dest="page", action="store_false", help="no page at /")
     parser.add_argument(
         "--access-log", action=argparse.BooleanOptionalAction, default=True, help="log each request on stderr"

@@ -18,6 +18,7 @@ from cir_infer.serving.protection import Guard
 from cir_infer.serving.routing import Routes
 from cir_infer.serving.search_routes import SearchRoutes
 from cir_infer.serving.service import Service
+from cir_infer.serving.shard_routes import ShardRoutes
 
 __all__ = ["make_app"]
 
@@ -72,6 +73,11 @@ def make_app(service: Service, on_start: Callable[[], None] | None = None) -> Gu
     add("GET", "/readyz", status.ready, "ready", "overloaded")
     add("GET", "/metrics", status.metrics, "metrics", "unauthorized")
     add("GET", "/openapi.json", status.openapi)
+    if settings.shard:
+        shard = ShardRoutes(service)
+        add("GET", "/v1/shard", shard.about)
+        add("POST", "/v1/shard/search", shard.search)
+        add("POST", "/v1/shard/item", shard.item)
     if settings.page:
         add("GET", "/", page.index)
         add("GET", "/favicon.ico", page.icon)

@@ -35,7 +35,10 @@ _access = logging.getLogger("cir_infer.serving.access")
 
 _OPEN = ("/", "/healthz", "/readyz", "/openapi.json", "/favicon.ico")
 """Paths that need no key, with /assets/: they tell nothing of the gallery."""
-_QUERIES = ("/v1/search", "/v1/search/batch", "/v1/search/vectors", "/v1/explain")
+_QUERIES = (
+    *("/v1/search", "/v1/search/batch", "/v1/search/vectors", "/v1/explain"),
+    *("/v1/shard/search", "/v1/shard/item"),
+)
 _CHANGES = ("POST", "PUT", "PATCH", "DELETE")
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),

@@ -27,9 +27,13 @@ __all__ = [
     "ProblemAnswer",
     "SearchAnswer",
     "SearchRequest",
+    "ShardItemRequest",
     "VectorsAnswer",
     "VectorsRequest",
     "WordAnswer",
+    "check_excluded",
+    "check_filter",
+    "check_values",
     "parsed",
     "search_of_form",
 ]
@@ -163,6 +167,15 @@ class ItemRequest:
 
 
 @dataclass
+class ShardItemRequest:
+    """The id of an item that a shard may hold."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    id: str
+
+
+@dataclass
 class HitAnswer:
     """One item in the answer to a query. `image` is the address of its picture."""
 
@@ -249,6 +262,19 @@ def check_filter(where: str | dict[str, Any] | None) -> None:
         raise Problem("invalid-argument", f"the filter has more than {_LONGEST_FILTER:,} characters")
 
 
+def check_values(body: bytes) -> None:
+    """Refuse JSON of too many values before it is read.
+
+    Two bytes of JSON can be a list, of hundreds of bytes, so a limit on bytes alone limits no memory.
+
+    Raises:
+        Problem: there are too many.
+    """
+    # Each value but the first comes behind one of these, so this counts no fewer than there are.
+    if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+        raise Problem("too-large", f"the JSON has more than {_MOST_VALUES:,} values; send fewer at a time")
+
+
 @functools.cache
 def _reader(kind: Any) -> Any:
     from pydantic import TypeAdapter
@@ -260,14 +286,11 @@ def parsed(kind: Any, body: bytes) -> Any:
     """A JSON body as one of the types above.
 
     Raises:
-        Problem: it is no JSON, or not of the type; `errors` says where. Or it holds too many values: two
-            bytes of JSON can be a list, of hundreds of bytes, so a limit on bytes alone limits no memory.
+        Problem: it is no JSON, or not of the type; `errors` says where. Or it holds too many values.
     """
     from pydantic import ValidationError
 
-    # Each value but the first comes behind one of these, so this counts no fewer than there are.
-    if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_VALUES:
-        raise Problem("too-large", f"the JSON has more than {_MOST_VALUES:,} values; send fewer at a time")
+    check_values(body)
     try:
         return _reader(kind).validate_json(body)
     except ValidationError as error:

@@ -10,8 +10,8 @@ import io
 import logging
 import math
 import time
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -36,9 +36,12 @@ from cir_infer.serving.schemas import ExplainRequest, SearchRequest, VectorsRequ
 from cir_infer.serving.settings import Settings
 from cir_infer.serving.thumbnails import Thumbnails
 from cir_infer.serving.writing import Writer
+from cir_infer.shards.shard import LocalShard
 from cir_infer.vector_searcher import VectorSearcher
 
 __all__ = ["Found", "Service"]
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _BODIES = 256 << 20
@@ -184,7 +187,12 @@ class Service:
                 "indexed",
             ) from None
 
-    def _check_k(self, k: int) -> None:
+    def check_k(self, k: int) -> None:
+        """Refuse a number of hits beyond what is allowed.
+
+        Raises:
+            Problem: it is.
+        """
         if not 1 <= k <= self.settings.max_k:
             raise Problem("invalid-argument", f"k is {shown(k)}; expected 1 to {self.settings.max_k}")
 
@@ -195,7 +203,7 @@ class Service:
             CirError: see `Searcher.search_vectors`.
             Problem: too much is being computed already.
         """
-        self._check_k(request.k)
+        self.check_k(request.k)
         self._begin(1)
         try:
             return await in_thread(self.beside, self._nearest, request)
@@ -214,6 +222,23 @@ class Service:
                 )
             vectors = np.array(request.vectors, np.float32)
             return searcher.search_vectors(vectors, request.k, request.where, request.exclude, request.metric)
+
+    async def of_shard(self, work: Callable[[LocalShard], T]) -> T:
+        """What the gallery answers as a shard.
+
+        Raises:
+            CirError: see `Shard`.
+            Problem: too much is being computed already.
+        """
+        self._begin(1)
+        try:
+            return await in_thread(self.beside, self._as_shard, work)
+        finally:
+            self._end(1)
+
+    def _as_shard(self, work: Callable[[LocalShard], T]) -> T:
+        with self.current.use() as opened:
+            return work(LocalShard(opened.searcher))
 
     def check_room(self, count: int = 1) -> None:
         """Refuse queries at once that would wait too long, which serves nobody, or be too many.
@@ -255,7 +280,7 @@ class Service:
     ) -> Found:
         begun = time.monotonic()
         request.check()
-        self._check_k(request.k)
+        self.check_k(request.k)
         reference, excluded = await self._reference(opened, request, image)
         decoded = time.monotonic()
         exclude = tuple(request.exclude) + excluded

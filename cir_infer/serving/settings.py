@@ -27,6 +27,7 @@ class Settings:
         device: see `Engine`.
         threads: see `Engine`.
         workers: processes that answer.
+        shard: whether it answers a `ShardedSearcher`, to which it gives rows and sources.
         writable: whether items may be put and deleted.
         images: folder for the images of items that are put; None is the gallery's path and ".images".
         api_key_file: file of the keys that are accepted; None asks for none.
@@ -56,6 +57,7 @@ class Settings:
     device: str = "auto"
     threads: int | None = None
     workers: int = 1
+    shard: bool = False
     writable: bool = False
     images: str | None = None
     api_key_file: str | None = None

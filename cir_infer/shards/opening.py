@@ -12,6 +12,7 @@ from cir_infer.errors import CirError, GalleryError, ShardError, UsageError, sho
 from cir_infer.gallery import Gallery
 from cir_infer.processes.cpus import available_cpus
 from cir_infer.shards.fanout import Group
+from cir_infer.shards.http import HttpShard
 from cir_infer.shards.layout import ShardedGallery
 from cir_infer.shards.shard import About, LocalShard, Shard
 
@@ -66,6 +67,9 @@ class Opening:
         return list(shards)
 
     def _shard(self, shard: Any) -> Shard:
+        if isinstance(shard, str) and shard.startswith(("http://", "https://")):
+            shard = HttpShard(shard)
+            self._owned.append(shard)
         if isinstance(shard, (str, os.PathLike)):
             shard = Gallery.open(Path(shard), read_only=True)
             self._owned.append(shard)
@@ -75,7 +79,7 @@ class Opening:
             shard = LocalShard(shard, self._scorer, self._threads)
             self._owned.append(shard)
         if not all(hasattr(shard, name) for name in ("place", "about", "search", "held")):
-            raise UsageError(f"a shard is {shown(shard)}; expected a Gallery, its path, or a Shard")
+            raise UsageError(f"a shard is {shown(shard)}; expected a Gallery, its path, a URL, or a Shard")
         found: Shard = shard
         return found
 

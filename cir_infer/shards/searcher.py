@@ -51,8 +51,8 @@ class ShardedSearcher(Queries):
 
     Args:
         bundle: see `Searcher`; None to ask vectors only.
-        shards: a sharded gallery or its folder; or a list, for each shard a gallery, its path or another
-            `Shard`, or a list of such that are its replicas.
+        shards: a sharded gallery or its folder; or a list, for each shard a gallery, its path, the URL
+            of a `cir-serve --shard` or another `Shard`, or a list of such that are its replicas.
         device: see `Engine`; not together with an `Engine`.
         scorer: see `cir_infer.scoring.make_scorer`, for galleries of this process.
         threads: CPU threads of the engine, and of a call of each gallery in this process; None for every

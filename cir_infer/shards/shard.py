@@ -97,15 +97,21 @@ class LocalShard:
     """A gallery in this process.
 
     Args:
-        gallery: it, or its path.
-        scorer: see `cir_infer.scoring.make_scorer`.
-        threads: CPU threads of a call.
+        gallery: it, its path, or a searcher over it.
+        scorer: see `cir_infer.scoring.make_scorer`; not together with a searcher.
+        threads: CPU threads of a call; likewise.
     """
 
     def __init__(
-        self, gallery: Gallery | str | os.PathLike[str], scorer: str = "auto", threads: int | None = None
+        self,
+        gallery: Gallery | VectorSearcher | str | os.PathLike[str],
+        scorer: str = "auto",
+        threads: int | None = None,
     ) -> None:
-        self._searcher = VectorSearcher(gallery, scorer, threads)
+        if isinstance(gallery, VectorSearcher):
+            self._searcher = gallery
+        else:
+            self._searcher = VectorSearcher(gallery, scorer, threads)
 
     @property
     def place(self) -> str:

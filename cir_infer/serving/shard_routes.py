@@ -1,0 +1,56 @@
+"""The routes of a shard: composed queries in, scores and items out. There with `--shard` alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cir_infer.errors import ScoringError, UsageError
+from cir_infer.serving.exchanges import body_of, finished, json_answer
+from cir_infer.serving.schemas import ShardItemRequest, check_excluded, check_filter, check_values, parsed
+from cir_infer.serving.service import Service
+from cir_infer.shards.shard import LocalShard
+from cir_infer.shards.wire import Asked, read_question, told_about, told_found, told_held
+
+__all__ = ["ShardRoutes"]
+
+
+class ShardRoutes:
+    """Answers /v1/shard and what is below it.
+
+    Args:
+        service: that computes.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def about(self, request: Any) -> Any:
+        """What the shard is: its gallery's identity, fingerprint, shape and size."""
+        return json_answer(await self._given(request, lambda shard: told_about(shard.about())))
+
+    async def search(self, request: Any) -> Any:
+        """The best items of queries that are composed already."""
+        _, body = await body_of(request, self._service, "application/json")
+        check_values(body)
+        asked = read_question(body)
+        self._service.check_k(asked.k)
+        check_excluded(asked.exclude)
+        check_filter(asked.where)
+        return json_answer(await self._given(request, lambda shard: _search(shard, asked)))
+
+    async def item(self, request: Any) -> Any:
+        """An item with its row, or null where the shard does not hold it."""
+        _, body = await body_of(request, self._service, "application/json")
+        wanted: ShardItemRequest = parsed(ShardItemRequest, body)
+        return json_answer(await self._given(request, lambda shard: told_held(shard.held(wanted.id))))
+
+    async def _given(self, request: Any, work: Any) -> Any:
+        seconds = self._service.settings.timeout
+        return await finished(request, self._service.of_shard(work), seconds)
+
+
+def _search(shard: LocalShard, asked: Asked) -> dict[str, Any]:
+    try:
+        return told_found(shard.search(*asked))
+    except ScoringError as error:  # terms of another width than the rows
+        raise UsageError(str(error)) from error

@@ -1,0 +1,189 @@
+"""A shard behind `cir-serve --shard`, asked with what comes with Python; connections are kept."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from cir_infer.errors import CirError, ShardError, UsageError, shown
+from cir_infer.gallery.filters.filters import Where
+from cir_infer.inputs.arguments import checked_real
+from cir_infer.processes.fork import PerProcess
+from cir_infer.scoring.contract import QueryTerms
+from cir_infer.searching.found import Found, Held, References
+from cir_infer.shards.shard import About
+from cir_infer.shards.wire import read_about, read_found, read_held, told_question
+
+__all__ = ["HttpShard"]
+
+T = TypeVar("T")
+
+_KEPT = 32
+_MOST_BYTES = 256 << 20
+_BUSY = (429, 500, 502, 503, 504)
+"""Answers after which another replica, or the same one later, may answer."""
+
+
+class _Connections:
+    """Connections that wait for the next call."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.idle: list[http.client.HTTPConnection] = []
+
+
+class HttpShard:
+    """A shard that another process or machine serves. Threads may share one.
+
+    Args:
+        url: of `cir-serve --shard`, e.g. "http://10.0.0.7:8080".
+        key: an API key, where it asks for one.
+        timeout: seconds for a call where the searcher has no deadline.
+
+    Raises:
+        UsageError: the URL is none.
+    """
+
+    def __init__(self, url: str, key: str | None = None, timeout: float = 30.0) -> None:
+        try:
+            parts = urlsplit(url)
+            self._host, self._port = parts.hostname or "", parts.port
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UsageError(f"the address of a shard is {shown(url)} ({shown(error)})") from error
+        if parts.scheme not in ("http", "https") or not self._host or parts.path not in ("", "/"):
+            raise UsageError(
+                f"the address of a shard is {shown(url)}; expected one such as http://10.0.0.7:8080"
+            )
+        expected = "a number of seconds above 0"
+        self._timeout = checked_real("timeout", timeout, expected)
+        if self._timeout <= 0:
+            raise UsageError(f"timeout is {shown(timeout)}; expected {expected}")
+        self._secure = parts.scheme == "https"
+        self._url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        self._headers = {"Content-Type": "application/json"}
+        if key is not None:
+            self._headers["Authorization"] = f"Bearer {key}"
+        self._connections: PerProcess[_Connections] = PerProcess(_Connections)
+
+    @property
+    def place(self) -> str:
+        """See `Shard.place`."""
+        return self._url
+
+    def about(self, timeout: float | None = None) -> About:
+        """See `Shard.about`."""
+        body = self._call("GET", "/v1/shard", None, timeout)
+        return self._understood(lambda: read_about(body, self._url))
+
+    def search(
+        self,
+        terms: QueryTerms,
+        k: int,
+        where: Where | None,
+        exclude: Sequence[str],
+        references: References = (),
+        timeout: float | None = None,
+    ) -> Found:
+        """See `Shard.search`."""
+        question = told_question(terms, k, where, exclude, references)
+        body = self._call("POST", "/v1/shard/search", question, timeout)
+        return self._understood(lambda: read_found(body, terms.queries, len(terms.names), k))
+
+    def held(self, item: str, timeout: float | None = None) -> Held | None:
+        """See `Shard.held`."""
+        question = json.dumps({"id": item}).encode()
+        body = self._call("POST", "/v1/shard/item", question, timeout)
+        return self._understood(lambda: read_held(body))
+
+    def close(self) -> None:
+        """See `Shard.close`."""
+        held = self._connections.drop()
+        while held is not None and held.idle:
+            held.idle.pop().close()
+
+    # ---- HTTP
+
+    def _understood(self, read: Callable[[], T]) -> T:
+        try:
+            return read()
+        except CirError as error:
+            raise ShardError(
+                f"{self._url} answered what no shard of this version answers: {error}"
+            ) from error
+
+    def _call(self, method: str, path: str, body: bytes | None, timeout: float | None) -> bytes:
+        seconds = self._timeout if timeout is None else max(min(timeout, self._timeout), 0.001)
+        held = self._connections.get()
+        while True:
+            with held.lock:
+                connection = held.idle.pop() if held.idle else None
+            kept = connection is not None
+            if connection is None:
+                connection = self._connection(seconds)
+            try:
+                status, answer = self._exchange(connection, method, path, body, seconds)
+            except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError) as error:
+                connection.close()
+                if kept:  # it was closed while it waited; nothing here changes anything, so ask once more
+                    continue
+                raise self._unreachable(error) from error
+            except (OSError, http.client.HTTPException) as error:
+                connection.close()
+                raise self._unreachable(error) from error
+            except BaseException:
+                connection.close()
+                raise
+            with held.lock:
+                if len(held.idle) < _KEPT and connection.sock is not None:
+                    held.idle.append(connection)
+                    connection = None
+            if connection is not None:
+                connection.close()
+            if status == 200:
+                return answer
+            raise self._refused(status, answer)
+
+    def _connection(self, seconds: float) -> http.client.HTTPConnection:
+        kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
+        return kind(self._host, self._port, timeout=seconds)
+
+    def _exchange(
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        body: bytes | None,
+        seconds: float,
+    ) -> tuple[int, bytes]:
+        connection.timeout = seconds
+        if connection.sock is not None:
+            connection.sock.settimeout(seconds)
+        connection.request(method, path, body, self._headers)
+        response = connection.getresponse()
+        answer = response.read(_MOST_BYTES + 1)
+        if not response.isclosed():  # it would be, had everything been read
+            long = len(answer) > _MOST_BYTES
+            raise http.client.HTTPException(
+                f"its answer has more than {_MOST_BYTES >> 20} MiB" if long else "its answer ends early"
+            )
+        return response.status, answer
+
+    def _unreachable(self, error: Exception) -> ShardError:
+        return ShardError(f"{self._url} cannot be reached ({shown(error)})")
+
+    def _refused(self, status: int, answer: bytes) -> CirError:
+        try:
+            detail = str(json.loads(answer)["detail"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            detail = ""
+        if status in _BUSY:
+            return ShardError(f"{self._url} answered {status}: {shown(detail, 400)}")
+        if status in (401, 403):
+            return UsageError(f"{self._url} asks for another API key; give HttpShard(url, key=...)")
+        if status in (404, 405):
+            return UsageError(f"{self._url} is no shard; start it with `cir-serve --shard`")
+        return UsageError(detail or f"{self._url} answered {status}")

@@ -1,0 +1,203 @@
+"""Shards behind cir-serve answer as shards in this process, to the bit; and what they do not take."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cir_infer import Engine, Gallery
+from cir_infer.errors import CirError, GalleryError, ShardError, UsageError
+from cir_infer.scoring.contract import QueryTerms
+from cir_infer.searching.found import Held
+from cir_infer.shards import HttpShard, LocalShard, ShardedGallery, ShardedSearcher
+from cir_infer.shards.wire import read_found, read_held, read_question, told_found, told_held, told_question
+from tests.gallery.support import DIM, filled, names
+from tests.serving.support import Running, make_gallery, running
+from tests.shards.test_shards import told
+
+SHARDS = 2
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[Running]]]:
+    """A bundle, and its gallery in two shards, each behind a service."""
+    folder = tmp_path_factory.mktemp("shards")
+    bundle = make_gallery(folder)
+    with Gallery.open(folder / "artemis.gallery") as one:
+        ShardedGallery.split(one, folder / "shop.shards", SHARDS).close()
+    with contextlib.ExitStack() as stack:
+        services = [
+            stack.enter_context(
+                running(bundle, gallery=str(folder / "shop.shards" / f"{n:04}.gallery"), shard=True)
+            )
+            for n in range(SHARDS)
+        ]
+        yield bundle, services
+
+
+def url(service: Running) -> str:
+    return f"http://127.0.0.1:{service.client.port}"
+
+
+def test_answers_are_those_of_shards_here(served: tuple[Path, list[Running]]) -> None:
+    bundle, services = served
+    folder = bundle.parent
+    with (
+        Engine(bundle, "cpu", 1) as engine,
+        ShardedSearcher(engine, [url(service) for service in services]) as far,
+        ShardedSearcher(engine, folder / "shop.shards") as near,
+    ):
+        for image in (folder / "picture03.png", near.item("sku-5"), near.item("ä ö/%2F?#.png")):
+            for more in ({}, {"where": {"colour": "red"}}, {"exclude": ["sku-1"], "exclude_reference": True}):
+                mine, theirs = (s.query(image, "is red", k=50, **more) for s in (far, near))  # type: ignore[arg-type]
+                assert told(mine) == told(theirs) and len(mine) > 5
+                assert (mine.reference_id, mine.coverage, mine.generations) == (
+                    *(theirs.reference_id, theirs.coverage, theirs.generations),
+                )
+        assert mine.explain(0).as_dict() == theirs.explain(0).as_dict()
+        queries = np.random.default_rng(1).standard_normal((9, engine.dimension))
+        assert [told(hits) for hits in far.search_vectors(queries)] == [
+            told(hits) for hits in near.search_vectors(queries)
+        ]
+        far.warm_up()
+        assert len(far) == 40 and "http://" in str(far.describe())
+        with pytest.raises(GalleryError, match="no shard holds"):
+            far.item("nobody")
+        with pytest.raises(UsageError, match=r"where|filter|price"):
+            far.query(image, "is red", where="price <")
+        with pytest.raises(UsageError, match="expected 1 to 200"):
+            far.query(image, "is red", k=201)
+
+
+def test_a_replica_that_is_gone(served: tuple[Path, list[Running]]) -> None:
+    bundle, services = served
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens there
+        gone = HttpShard(f"http://127.0.0.1:{taken.getsockname()[1]}")
+        first, second = (url(service) for service in services)
+        with ShardedSearcher(bundle, [[gone, first], second], device="cpu") as searcher:
+            for _ in range(3):
+                assert searcher.query(bundle.parent / "picture03.png", "is red").coverage == 1.0
+        with pytest.raises(ShardError, match=r"shard 0 of 2: .*cannot be reached"):
+            ShardedSearcher(bundle, [gone, second], device="cpu")
+
+
+def test_a_service_that_is_no_shard_or_asks_for_a_key(
+    served: tuple[Path, list[Running]], tmp_path: Path
+) -> None:
+    bundle, _ = served
+    with running(bundle) as service:
+        with pytest.raises(UsageError, match="cir-serve --shard"):
+            HttpShard(url(service)).about()
+        for path in ("/v1/shard", "/v1/shard/search", "/v1/shard/item"):
+            assert service.client("POST", path, {}).status in (404, 405)
+    (tmp_path / "keys").write_text("k" * 32)
+    with running(bundle, api_key_file=str(tmp_path / "keys"), shard=True) as service:
+        with pytest.raises(UsageError, match="API key"):
+            HttpShard(url(service)).about()
+        assert HttpShard(url(service), key="k" * 32).about().size == 40
+
+
+def test_what_a_shard_does_not_take(served: tuple[Path, list[Running]]) -> None:
+    client = served[1][0].client
+    terms = QueryTerms(np.ones((1, 1, 8), np.float32), None, ("a",))
+    good = json.loads(told_question(terms, 3, None, [], []))
+    for change in (
+        {"k": 0}, {"k": 201}, {"k": "3"}, {"shape": [1, 1, 9]}, {"shape": [1 << 20] * 3}, {"numerators": "!"},
+        {"numerators": None}, {"names": []}, {"where": 7}, {"exclude": "x"}, {"exclude": ["x"] * 10_001},
+        {"references": ["x", "y"]}, {"weights": good["numerators"][:-4]}, {"more": 1}, {"tokens": 0},
+    ):  # fmt: skip
+        answer = client("POST", "/v1/shard/search", {**good, **change})
+        assert answer.status == 422 and len(answer.body) < 1000, change
+    assert client("POST", "/v1/shard/search", "[" * 300_000, Content_Type="application/json").status == 413
+    assert client("POST", "/v1/shard/search", "no", Content_Type="application/json").status == 422
+    assert client("POST", "/v1/shard/item", {"id": 7}).status == 422
+    assert client("POST", "/v1/shard/item", {"id": "nobody"}).json["item"] is None
+    assert client("POST", "/v1/shard/search", good).status == 200
+    wide = QueryTerms(np.ones((1, 1, 9), np.float32), None, ("a",))
+    answer = client("POST", "/v1/shard/search", json.loads(told_question(wide, 3, None, [], [])))
+    assert answer.kind == "invalid-argument" and "9" in answer.json["detail"]
+
+
+@pytest.mark.parametrize(("dtype", "tokens"), [("float32", 1), ("float16", 3), ("int8", 1)])
+def test_every_bit_arrives(tmp_path: Path, dtype: str, tokens: int) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((30, tokens, DIM))
+    with Gallery.create(tmp_path / "g", dimension=DIM, dtype=dtype, tokens_per_item=tokens) as gallery:
+        gallery.add_vectors(ids=names(30), vectors=rows if tokens > 1 else rows[:, 0])
+        shard = LocalShard(gallery)
+        terms = QueryTerms(
+            rng.standard_normal((2, 2, DIM)).astype(np.float32), np.ones((2, 2, DIM), np.float32), ("a", "b")
+        )
+        held = shard.held("i3")
+        assert isinstance(held, Held)
+        references = [None, held.vector]
+        asked = read_question(told_question(terms, 7, {"number": 3}, ["x"], references))
+        assert np.array_equal(asked.terms.numerators, terms.numerators) and asked[1:4] == (
+            7,
+            {"number": 3},
+            ["x"],
+        )
+        assert asked.references[0] is None and np.array_equal(asked.references[1], held.vector)
+        found = shard.search(terms, 40, None, ["i5"], references)
+        again = read_found(json.dumps(told_found(found)).encode(), 2, 2, 40)
+        assert found[1] == again[1] and found[3:] == again[3:]
+        for one, other in zip([*found.top, found.same], [*again.top, again.same], strict=True):
+            assert (one is other is None) or (one.tobytes() == other.tobytes() and one.dtype == other.dtype)
+        back = read_held(json.dumps(told_held(held)).encode())
+        assert back is not None and np.array_equal(back.vector, held.vector)
+        assert back.rows.dtype == np.dtype(dtype) and back.told() == held.told()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": [1, 99, 1]}, {"scores": ""}, {"rows": None}, {"items": []}, {"items": [[]]}, {"size": -1},
+        {"generation": "1"}, {"fingerprint": 7}, {"same": "AAAA"}, {"tokens": "AA=="},
+        {"items": [[["i", {}, 7]]]},
+    ],
+)  # fmt: skip
+def test_answers_that_are_none(tmp_path: Path, change: dict[str, Any]) -> None:
+    with filled(tmp_path / "g", 9) as gallery:
+        terms = QueryTerms(np.ones((1, 1, DIM), np.float32), None, ("a",))
+        said = told_found(LocalShard(gallery).search(terms, 2, None, []))
+        assert read_found(json.dumps(said).encode(), 1, 1, 2).size == 9
+        with pytest.raises(CirError) as raised:
+            read_found(json.dumps({**said, **change}).encode(), 1, 1, 2)
+        assert len(str(raised.value)) < 600
+
+
+def test_a_server_that_talks_nonsense_is_no_shard() -> None:
+    """Whatever it says, what comes out is typed, and another replica may answer."""
+    answers = [
+        b"nonsense\r\n\r\n", b"", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}", b"HTTP/1.1 503 x\r\nContent-Length: 1\r\n\r\nx",
+    ]  # fmt: skip
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            for said in answers:
+                with listening.accept()[0] as connection:
+                    connection.recv(65536)
+                    connection.sendall(said)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        shard = HttpShard(f"http://127.0.0.1:{listening.getsockname()[1]}")
+        for _ in answers:
+            with pytest.raises(ShardError):
+                shard.about()
+        thread.join()
+    for wrong in ("ftp://x", "http://", "http://x/y", "http://x:99999999", 7, ""):
+        with pytest.raises(UsageError, match="address of a shard"):
+            HttpShard(wrong)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="timeout"):
+        HttpShard("http://x", timeout=0)
