@@ -19,7 +19,7 @@ from cir_infer.scoring.contract import QueryTerms
 from cir_infer.searching.found import Held
 from cir_infer.shards import HttpShard, LocalShard, ShardedGallery, ShardedSearcher
 from cir_infer.shards.wire import read_found, read_held, read_question, told_found, told_held, told_question
-from tests.gallery.support import DIM, filled, names
+from tests.gallery.support import DIM, filled, names, vectors
 from tests.serving.support import Running, make_gallery, running
 from tests.shards.test_shards import told
 
@@ -88,6 +88,41 @@ def test_a_replica_that_is_gone(served: tuple[Path, list[Running]]) -> None:
                 assert searcher.query(bundle.parent / "picture03.png", "is red").coverage == 1.0
         with pytest.raises(ShardError, match=r"shard 0 of 2: .*cannot be reached"):
             ShardedSearcher(bundle, [gone, second], device="cpu")
+
+
+def test_a_replica_that_is_stopped_under_queries(served: tuple[Path, list[Running]]) -> None:
+    bundle, (first, second) = served
+    gallery = str(bundle.parent / "shop.shards" / "0000.gallery")
+    queries, failed, asked, stop = vectors(1, 1, 8), [], [0], threading.Event()
+    with contextlib.ExitStack() as stack:
+        other = stack.enter_context(running(bundle, gallery=gallery, shard=True))
+        searcher = stack.enter_context(
+            ShardedSearcher(None, [[url(other), url(first)], url(second)], deadline=600)
+        )
+        expected = told(searcher.search_vectors(queries)[0])
+
+        def ask() -> None:
+            while not stop.is_set():
+                try:
+                    if told(searcher.search_vectors(queries)[0]) != expected:
+                        failed.append("another answer")
+                except CirError as error:
+                    failed.append(str(error))
+                asked[0] += 1
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        try:
+            other.server.should_exit = True
+            while other.service.ready:
+                stop.wait(0.01)
+            after = asked[0] + 5
+            while asked[0] < after:
+                stop.wait(0.01)
+        finally:
+            stop.set()
+            thread.join()
+    assert not failed
 
 
 def test_a_service_that_is_no_shard_or_asks_for_a_key(
