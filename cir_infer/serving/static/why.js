@@ -4,6 +4,7 @@ import { explain } from "./api.js";
 import { $, el, termName } from "./dom.js";
 
 const COLOURS = ["--first", "--second", "--soft"];
+const SIDE = 320; // pixels of an overlay
 const DELAY = 180; // ms that a pointer rests before the next picture is asked about
 let shown = null; // { button, canvas } of the picture that is explained
 let latest = 0;
@@ -48,33 +49,41 @@ function draw(card, button, why, step) {
   tell(why, step);
 }
 
-// A square of the size of its frame, over a picture that is fitted into it whole.
+// A square of the size of its frame, over a picture that is fitted into it whole: a colour for each term, all on one
+// scale, so that a faint term is faint; hatched is what speaks against the picture.
 function overlay(heats) {
-  const side = 320;
-  const canvas = el("canvas", { class: "heat shown", width: side, height: side, "aria-hidden": "true" });
+  const canvas = el("canvas", { class: "heat shown", width: SIDE, height: SIDE, "aria-hidden": "true" });
   const context = canvas.getContext("2d");
-  context.imageSmoothingQuality = "high";
+  const largest = Math.max(1e-12, ...Object.values(heats).flatMap((heat) => heat.map.flat().map(Math.abs)));
   Object.values(heats).forEach((heat, at) => {
-    const [width, height] = heat.size;
-    const scale = side / Math.max(width, height);
-    const left = (side - width * scale) / 2, top = (side - height * scale) / 2;
-    context.save();
-    context.beginPath();
-    context.rect(left, top, width * scale, height * scale);
-    context.clip();
-    const [x0, y0, x1, y1] = heat.box.map((edge) => edge * scale);
-    context.drawImage(cells(heat.map, at), left + x0, top + y0, x1 - x0, y1 - y0);
-    context.restore();
+    const colour = getComputedStyle(document.documentElement).getPropertyValue(COLOURS[Math.min(at, 2)]).trim();
+    context.drawImage(layer(heat, colour, largest), 0, 0);
+    const against = layer(heat, colour, -largest);
+    hatch(against.getContext("2d"));
+    context.drawImage(against, 0, 0);
   });
   return canvas;
 }
 
-function cells(map, at) {
-  const rows = map.length, columns = map[0].length;
-  const canvas = el("canvas", { width: columns, height: rows });
+// What is of the sign of `largest`, in a colour.
+function layer(heat, colour, largest) {
+  const [width, height] = heat.size;
+  const scale = SIDE / Math.max(width, height);
+  const left = (SIDE - width * scale) / 2, top = (SIDE - height * scale) / 2;
+  const canvas = el("canvas", { width: SIDE, height: SIDE });
   const context = canvas.getContext("2d");
-  const colour = getComputedStyle(document.documentElement).getPropertyValue(COLOURS[Math.min(at, 2)]).trim();
-  const largest = Math.max(1e-12, ...map.flat());
+  context.imageSmoothingQuality = "high";
+  context.beginPath();
+  context.rect(left, top, width * scale, height * scale);
+  context.clip();
+  const [x0, y0, x1, y1] = heat.box.map((edge) => edge * scale);
+  context.drawImage(cells(heat.map, colour, largest), left + x0, top + y0, x1 - x0, y1 - y0);
+  return canvas;
+}
+
+function cells(map, colour, largest) {
+  const canvas = el("canvas", { width: map[0].length, height: map.length });
+  const context = canvas.getContext("2d");
   map.forEach((row, y) =>
     row.forEach((value, x) => {
       context.globalAlpha = 0.72 * Math.max(0, value / largest);
@@ -85,22 +94,35 @@ function cells(map, at) {
   return canvas;
 }
 
+// Leaves stripes of what is drawn.
+function hatch(context) {
+  context.globalCompositeOperation = "destination-in";
+  context.lineWidth = 4;
+  context.beginPath();
+  for (let at = -SIDE; at < SIDE; at += 11) {
+    context.moveTo(at, 0);
+    context.lineTo(at + SIDE, SIDE);
+  }
+  context.stroke();
+}
+
 function tell(why, step) {
   const names = Object.keys(why.terms);
   const parts = names.map((name) => `${termName(name)} ${why.terms[name].value.toFixed(3)}`).join(", ");
   const words = el("p", {});
-  const largest = Math.max(1e-12, ...why.words.map((word) => total(word)));
+  const largest = Math.max(1e-12, ...why.words.map((word) => Math.abs(total(word))));
   let at = 0;
   for (const word of why.words.filter((entry) => entry.caption === 0)) {
     words.append(step.text.slice(at, word.start));
     const mark = el("mark", { title: names.map((name) => `${termName(name)} ${word.worth[name].toFixed(3)}`).join(", ") }, step.text.slice(word.start, word.end));
-    mark.style.setProperty("--worth", Math.max(0, total(word) / largest).toFixed(2));
+    mark.style.setProperty("--worth", Math.abs(total(word) / largest).toFixed(2));
+    mark.classList.toggle("against", total(word) < 0);
     words.append(mark);
     at = word.end;
   }
   words.append(step.text.slice(at));
-  const exact = Object.values(why.terms)[0]?.method === "shares" ? "The shaded cells add up to each term." : "Shaded is what the score loses where a part is covered.";
-  $("why").replaceChildren(el("p", {}, el("strong", {}, why.id), ` has ${why.score.toFixed(3)}: ${parts}.`), words, el("p", { class: "quiet" }, exact));
+  const exact = Object.values(why.terms)[0]?.method === "shares" ? "The cells add up to each term" : "Shaded is what the score loses where a part is covered";
+  $("why").replaceChildren(el("p", {}, el("strong", {}, why.id), ` has ${why.score.toFixed(3)}: ${parts}.`), words, el("p", { class: "quiet" }, `${exact}; hatched is what speaks against this picture.`));
   $("why").hidden = false;
 }
 
