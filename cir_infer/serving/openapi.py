@@ -59,6 +59,7 @@ _FORM: dict[str, Any] = {
         "exclude": {"type": "array", "items": {"type": "string"}},
         "exclude_reference": {"type": "boolean", "default": False},
         "balance": {"type": "string", "description": "a JSON object of factors, by the names of terms"},
+        "explain": {"type": "integer", "default": 0, "description": "say why of so many hits, at most 10"},
     },
 }
 _PUT_FORM: dict[str, Any] = {

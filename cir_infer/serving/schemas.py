@@ -30,6 +30,7 @@ __all__ = [
     "ShardItemRequest",
     "VectorsAnswer",
     "VectorsRequest",
+    "WhyAnswer",
     "WordAnswer",
     "check_excluded",
     "check_filter",
@@ -43,6 +44,7 @@ _LONGEST_FILTER = 65_536
 _LONGEST_TEXT = 20_000
 _MOST_EXCLUDED = 10_000
 _MOST_VALUES = 200_000
+_MOST_EXPLAINED = 10
 
 
 @dataclass
@@ -59,6 +61,7 @@ class SearchRequest:
     exclude: list[str] = field(default_factory=list)
     exclude_reference: bool = False
     balance: dict[str, float] | None = None
+    explain: int = 0
 
     def check(self) -> None:
         """Limits that hold before anything is computed.
@@ -73,6 +76,11 @@ class SearchRequest:
             )
         check_excluded(self.exclude)
         check_filter(self.where)
+        if not 0 <= self.explain <= _MOST_EXPLAINED:
+            raise Problem(
+                "invalid-argument",
+                f"explain is {shown(self.explain)}; expected how many of the hits, 0 to {_MOST_EXPLAINED}",
+            )
         if self.item is not None and self.image is not None:
             raise Problem("invalid-argument", "an item and an image were given; expected one reference")
 
@@ -117,7 +125,7 @@ class WordAnswer:
 
 
 @dataclass
-class ExplainAnswer:
+class WhyAnswer:
     """Why an item has its score: maps over its image and over the reference, and the words."""
 
     id: str
@@ -126,6 +134,12 @@ class ExplainAnswer:
     reference: dict[str, HeatAnswer]
     words: list[WordAnswer]
     balance: dict[str, float]
+
+
+@dataclass
+class ExplainAnswer(WhyAnswer):
+    """The answer to a question why."""
+
     timing: dict[str, float]
 
 
@@ -189,12 +203,16 @@ class HitAnswer:
 
 @dataclass
 class SearchAnswer:
-    """The answer to a query: hits, best first; `timing` in milliseconds, by stage."""
+    """The answer to a query: hits, best first; `timing` in milliseconds, by stage.
+
+    `explanations` says why of as many of the first hits as were asked for, or why it cannot.
+    """
 
     hits: list[HitAnswer]
     unknown_words: list[str]
     reference_id: str | None
     timing: dict[str, float]
+    explanations: list[WhyAnswer | ProblemAnswer] = field(default_factory=list)
 
 
 @dataclass
@@ -309,7 +327,7 @@ def parsed(kind: Any, body: bytes) -> Any:
         ) from None
 
 
-_FIELDS = ("text", "item", "k", "where", "exclude", "exclude_reference", "balance")
+_FIELDS = ("text", "item", "k", "where", "exclude", "exclude_reference", "balance", "explain")
 R = TypeVar("R", bound=SearchRequest)
 
 
@@ -338,6 +356,7 @@ def search_of_form(form: Form, kind: type[R]) -> R:
     if isinstance(request, ExplainRequest):
         request.hit = form.one("hit") or ""
     request.k = number(form.one("k"), "k", request.k)
+    request.explain = number(form.one("explain"), "explain", request.explain)
     flag = form.one("exclude_reference") or "false"
     if flag not in ("true", "false"):
         raise Problem("invalid-argument", f"exclude_reference is {shown(flag)}; expected true or false")

@@ -55,7 +55,7 @@ class SearchRoutes:
         if not isinstance(found, Found):
             raise found
         timing, headers = server_timing({"read": read - begun, **found.stages}, begun)
-        return json_answer(_answer(found.hits, timing), headers=headers)
+        return json_answer(_answer(found, timing, request), headers=headers)
 
     async def explain(self, request: Any) -> Any:
         """Why an item has its score: maps over its image and the reference's, and what each word is worth."""
@@ -80,7 +80,7 @@ class SearchRoutes:
         answers: list[SearchAnswer | ProblemAnswer] = []
         for found in await self._found(request, queries, None):
             if isinstance(found, Found):
-                answers.append(_answer(found.hits, server_timing(found.stages, begun)[0]))
+                answers.append(_answer(found, server_timing(found.stages, begun)[0], request))
             else:
                 answers.append(ProblemAnswer(**problem_of(found).document(request.state.request_id)))
         timing, headers = server_timing({}, begun)
@@ -118,8 +118,13 @@ class SearchRoutes:
         return await finished(request, self._service.search(queries, image), seconds)
 
 
-def _answer(hits: Hits, timing: dict[str, float]) -> SearchAnswer:
-    return SearchAnswer(_told(hits), list(hits.unknown_words), hits.reference_id, timing)
+def _answer(found: Found, timing: dict[str, float], request: Request) -> SearchAnswer:
+    hits, number = found.hits, request.scope["state"]["request_id"]
+    explanations: list[Any] = [
+        problem_of(why).document(number) if isinstance(why, Exception) else why.as_dict()
+        for why in found.explanations
+    ]
+    return SearchAnswer(_told(hits), list(hits.unknown_words), hits.reference_id, timing, explanations)
 
 
 def _told(hits: Hits) -> list[HitAnswer]:

@@ -52,11 +52,13 @@ class Found(NamedTuple):
 
     Attributes:
         hits: the hits.
-        stages: seconds by stage: "decode", "wait", "search".
+        stages: seconds by stage: "decode", "wait", "search", and "explain" where that was asked.
+        explanations: of the first hits, as many as were asked; in place of each that there is none of, why.
     """
 
     hits: Hits
     stages: dict[str, float]
+    explanations: Sequence[Explanation | CirError | Problem] = ()
 
 
 class Service:
@@ -156,8 +158,8 @@ class Service:
             Problem: there is no such item, its picture cannot be read, or too much is being computed already.
         """
         request.check()
-        if not request.hit:
-            raise Problem("invalid-argument", "hit is missing; expected the id of the item to explain")
+        if not request.hit or request.explain:
+            raise Problem("invalid-argument", "expected hit, the id of the item to explain, and no `explain`")
         self._begin(1)
         opened = self.current.take()
         try:
@@ -165,20 +167,22 @@ class Service:
                 image = await in_thread(self._decoders, from_base64, request.image)
             if image is not None:
                 await self.prepared(opened.searcher.engine, image)  # what is wrong with it is the caller's
-            return await in_thread(self._explaining, self._explained, opened, request, image)
+            return await in_thread(self._explaining, self._explained, opened, request.hit, request, image)
         finally:
             opened.give_back()
             self._end(1)
 
-    def _explained(self, opened: Opened, request: ExplainRequest, image: bytes | None) -> Explanation:
+    def _explained(
+        self, opened: Opened, hit: str, request: SearchRequest, image: bytes | None
+    ) -> Explanation:
         searcher, snapshot = opened.searcher, opened.gallery.snapshot()
-        item_of(snapshot, request.hit)
+        item_of(snapshot, hit)
         reference: Any = image
         if request.item is not None:
             item_of(snapshot, request.item)
             reference = searcher.item(request.item)
         try:
-            return searcher.explain(request.hit, reference, request.text, request.balance)
+            return searcher.explain(hit, reference, request.text, request.balance)
         except ImageError as error:
             _log.info("no explanation: %s", error)
             raise Problem(
@@ -295,7 +299,23 @@ class Service:
         finally:
             query.future.cancel()
             opened.give_back()
-        return self._found(answer, decoded - begun)
+        found = self._found(answer, decoded - begun)
+        return await self._with_reasons(found, opened, request, image) if request.explain else found
+
+    async def _with_reasons(
+        self, found: Found, opened: Opened, request: SearchRequest, image: bytes | None
+    ) -> Found:
+        begun = time.monotonic()
+        if image is None and request.image is not None:
+            image = await in_thread(self._decoders, from_base64, request.image)
+        told: list[Explanation | CirError | Problem] = []
+        for hit in found.hits[: request.explain]:  # each by itself: who goes away ends it in between
+            try:
+                work = (opened, hit.id, request, image)
+                told.append(await in_thread(self._explaining, self._explained, *work))
+            except (CirError, Problem) as error:
+                told.append(error)
+        return Found(found.hits, {**found.stages, "explain": time.monotonic() - begun}, told)
 
     def _found(self, answer: Answer, decoding: float) -> Found:
         stages = {"decode": decoding, "wait": answer.waited, "search": answer.searched}

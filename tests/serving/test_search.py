@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cir_infer import Hits, Searcher
-from cir_infer.serving.schemas import ExplainAnswer, parsed
-from tests.serving.support import ODD_IDS, Client, png, together
+from cir_infer import Gallery, Hits, Searcher
+from cir_infer.serving.browsing import item_of
+from cir_infer.serving.schemas import ExplainAnswer, SearchAnswer, parsed
+from tests.serving.support import ODD_IDS, Client, png, running, together
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,40 @@ def test_why(client: Client, searcher: Searcher) -> None:
     ):
         refused = client("POST", "/v1/explain", wrong)
         assert refused.status == status, refused
+
+
+def test_hits_come_with_reasons_where_they_are_asked_for(client: Client) -> None:
+    query = {"item": "sku-1", "text": "is red", "balance": {"explicit_matching": 2.0}}
+    answer = client.search(**query, k=3, explain=2)
+    parsed(SearchAnswer, answer.body)
+    assert "explain;dur=" in answer.headers["server-timing"]
+    told = answer.json["explanations"]
+    assert [why["id"] for why in told] == [hit["id"] for hit in answer.json["hits"]][:2]
+    alone = client("POST", "/v1/explain", {**query, "hit": told[1]["id"]}).json
+    del alone["timing"]
+    assert told[1] == alone
+    assert client.search(**query, k=3).json["explanations"] == []
+    assert len(client.search(**query, k=1, explain=2).json["explanations"]) == 1
+    fields = [("text", "is red"), ("k", "2"), ("explain", "1")]
+    (why,) = client.form("/v1/search", fields, png(5)).json["explanations"]
+    assert why["reference"]
+    both = client("POST", "/v1/search/batch", {"queries": [{**query, "explain": 1}, query]}).json["answers"]
+    assert [len(one["explanations"]) for one in both] == [1, 0]
+    assert {client.search(**query, explain=number).status for number in (-1, 11)} == {422}
+    assert client("POST", "/v1/explain", {**query, "hit": "sku-2", "explain": 1}).status == 422
+
+
+def test_a_reason_that_cannot_be_told_says_so(own: Path) -> None:
+    with running(own) as (client, *_):
+        hits = client.search(item="sku-1", text="is red", k=2).json["hits"]
+        with Gallery.open(own.with_suffix(".gallery"), read_only=True) as gallery:
+            source = item_of(gallery.snapshot(), hits[1]["id"]).source
+        Path(str(source)).unlink()
+        answer = client.search(item="sku-1", text="is red", k=2, explain=2)
+        assert (answer.status, answer.json["hits"]) == (200, hits)
+        first, second = answer.json["explanations"]
+        assert first["id"] == hits[0]["id"]
+        assert (second["status"], second["type"].rpartition(":")[2]) == (422, "unusable-image")
 
 
 def test_vectors_made_elsewhere(client: Client, searcher: Searcher) -> None:
