@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import torch
 from safetensors.torch import save_file
 
 from cir_export.checkpoints import load_trained
-from cir_export.model_file import load_model
+from cir_export.model_file import TrainedModel, load_model, save_model
 from cir_export.models import RetrievalModel, build_model
 from cir_export.models.encoders.resnet import ResNet
+from cir_export.preprocessing import plain_resize, word_text
 from cir_export.tokenization import build_tokenizer, vocabulary_from_texts
 from cir_export.training.initial import start_from
 from cir_export.training.trainer import TrainingFiles, train
@@ -102,23 +104,47 @@ def test_a_bert_gives_a_vector_a_word_from_its_pieces(bert: Path) -> None:
         start_from(model, bert, TOKENIZER)
 
 
-def test_a_clip_gives_its_towers_and_a_siglip_does_not() -> None:
-    published = load_trained(ENCODERS / "clip").model
-    clip = {key: value for key, value in published.config["pair"].items() if key != "family"}
-    model = build_model(
-        {"system": "clip4cir-sum", "clip": {**clip, "vocabulary_size": TOKENIZER.get_vocab_size()}}
-    )
-    before = model.state_dict()["clip.token_embedding.weight"].clone()
-    start = start_from(model, ENCODERS / "clip", TOKENIZER)
-    found, weights = model.state_dict(), published.state_dict()
-    assert start.kind == "towers of a CLIP"
-    for name, weight in found.items():
-        if name == "clip.token_embedding.weight":  # training reads words, and not its tokens
-            assert torch.equal(weight, before)
-        elif name != "logit_scale":
-            assert torch.equal(weight, weights[name.replace("clip.", "pair.", 1)]), name
+def test_a_clip_is_trained_with_its_own_tokenizer_and_a_siglip_is_none(tmp_path: Path) -> None:
+    published = load_trained(ENCODERS / "clip")
+    config = configuration(shoes(tmp_path / "data"), {"dataset": "shoes"}, {}, epochs=1, frozen_epochs=1)
+    config = replace(config, model={"system": "clip4cir-combiner", "clip": {}})
+    train(config, tmp_path / "a", "cpu", initial=[ENCODERS / "clip"])
+    found = load_model(TrainingFiles(tmp_path / "a").model)
+    assert found.tokenizer.to_str() == published.tokenizer.to_str()
+    assert found.text == {**published.text, "captions": "and:clip4cir"}
+    assert found.provenance["vocabulary"]["kind"] == "subwords"
+    weights = published.model.pair.state_dict()  # type: ignore[operator, union-attr]
+    assert all(torch.equal(weight, weights[name]) for name, weight in found.model.clip.state_dict().items())  # type: ignore[operator, union-attr]
+    (start,) = found.provenance["initial"]
+    assert (start["kind"], start["licence"]) == ("CLIP", "mit")
+    # A second training starts from its file, and reads texts as the first did.
+    train(config, tmp_path / "b", "cpu", initial=[TrainingFiles(tmp_path / "a").model])
+    assert load_model(TrainingFiles(tmp_path / "b").model).tokenizer.to_str() == found.tokenizer.to_str()
+    wrong = replace(config, model={**config.model, "clip": {"embed_dim": 32}})
+    with pytest.raises(
+        TrainingError, match=r"model\.clip\.embed_dim: 32, but .*clip has 24; leave the table"
+    ):
+        train(wrong, tmp_path / "c", "cpu", initial=[ENCODERS / "clip"])
     with pytest.raises(TrainingError, match="siglip is no CLIP; expected the folder of a BERT or a CLIP"):
-        start_from(model, ENCODERS / "siglip", TOKENIZER)
+        train(config, tmp_path / "c", "cpu", initial=[ENCODERS / "siglip"])
+
+
+def test_a_model_of_other_texts_gives_its_words_by_name(tmp_path: Path) -> None:
+    theirs = build_tokenizer(vocabulary_from_texts(["has red soles and laces", "is"]))
+    torch.manual_seed(1)
+    text = {**SMALL["text"], "vocabulary_size": theirs.get_vocab_size()}
+    model = build_model({**SMALL, "text": text})
+    save_model(tmp_path / "a.pt", TrainedModel(model, theirs, plain_resize(24), word_text()))
+    mine = build_model(SMALL)
+    before = words(mine)
+    start_from(mine, tmp_path / "a.pt", TOKENIZER)
+    after, vocabulary = words(mine), theirs.get_vocab()
+    assert before.keys() - vocabulary.keys() == {"longer"}
+    assert after["longer"] == before["longer"]
+    assert all(
+        after[word] == model.text_encoder.embed.weight[vocabulary[word]].tolist()  # type: ignore[union-attr, index]
+        for word in ("is", "red", "has", "laces", "<start>")
+    )
 
 
 def test_what_is_no_weights_is_refused(tmp_path: Path) -> None:

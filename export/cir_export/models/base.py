@@ -101,6 +101,7 @@ class RetrievalModel(nn.Module, ABC):
         encoders_in_trunks: whether encoders of pictures and texts hold nothing beside `trunks`, so that with
             frozen trunks each picture and text has to be encoded only once.
         unused: modules that the system keeps, to share weight files with others, and never runs.
+        trunk_levels: how many of its trunk's last maps the system reads; an instance may set it.
         composes: which of "reference" and "text" `compose` reads; the compose graph has these inputs.
 
     Attributes:
@@ -117,6 +118,7 @@ class RetrievalModel(nn.Module, ABC):
     from_towers: ClassVar[bool] = False
     encoders_in_trunks: ClassVar[bool] = False
     unused: ClassVar[tuple[str, ...]] = ()
+    trunk_levels: int = 1
     composes: ClassVar[tuple[str, ...]] = ("reference", "text")
 
     def __init__(self, embedding_dim: int) -> None:
@@ -139,7 +141,8 @@ class RetrievalModel(nn.Module, ABC):
         """Gallery rows.
 
         Args:
-            images: uint8 (n, H, W, 3) RGB, or float (n, F) for models on pre-extracted features.
+            images: uint8 (n, H, W, 3) RGB, or float (n, F) for models on pre-extracted features; in training
+                also what was kept of a frozen trunk, (n, K).
 
         Returns:
             float (n, D), or (n, M, D) where a row is M vectors; of unit length for systems that score

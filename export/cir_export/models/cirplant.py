@@ -107,10 +107,12 @@ class Cirplant(RetrievalModel):
 
     def compose(self, reference: Tensor, text: Tensor) -> Terms:
         """See `RetrievalModel.compose`."""
-        words, mask = read_words(text, self.max_words)
+        words, mask = read_words(text, self.max_words, shorten=self.training)
         seen = self.image_token(reference.to(words.dtype))[:, None]
         mask = torch.cat([mask, mask.new_zeros(mask.shape[0], 1)], 1)
-        read = self.transformer(torch.cat([words + self.places, seen], 1), mask[:, None, None])
+        read = self.transformer(
+            torch.cat([words + self.places[: words.shape[1]], seen], 1), mask[:, None, None]
+        )
         query = unit(self.out(self.norm(read[:, -1])).float())[:, None]
         return Terms(query, torch.ones_like(query) if self.weighted else None)
 

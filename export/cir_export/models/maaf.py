@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from cir_export.models.base import RetrievalModel, Terms, unit
 from cir_export.models.configuration import parse
 from cir_export.models.encoders.image import PixelNormalization, PixelSettings, build_trunk, map_sides
+from cir_export.models.encoders.pooling import averaged
 from cir_export.models.encoders.recurrent import Recurrent
 from cir_export.models.encoders.transformer import Transformer
 from cir_export.models.encoders.words import padded_words, read_words
@@ -61,6 +62,9 @@ class MaafSettings:
         levels: how many of the trunk's last maps give tokens.
         blocks: of the transformer.
         heads: of its attention.
+        cells: cells a side to which each level's map is averaged first; 0 leaves a map as it is, as in the
+            paper. A map's side must be a multiple of it. Attention costs the square of all positions, which
+            maps of a small trunk have many of.
     """
 
     system: str
@@ -70,6 +74,7 @@ class MaafSettings:
     levels: int = 2
     blocks: int = 2
     heads: int = 8
+    cells: int = 0
 
 
 class Maaf(RetrievalModel):
@@ -90,10 +95,16 @@ class Maaf(RetrievalModel):
         super().__init__(dim)
         self.normalize = PixelNormalization(image.mean, image.std)
         self.trunk = build_trunk(image)
+        self.trunk_levels = settings.levels
         channels = self.trunk.channels[-settings.levels :]
         if len(channels) < settings.levels:
             raise UsageError(f"model.levels: {settings.levels}; the trunk has {len(channels)} stages")
-        self.positions = [side * side for side in map_sides(self.trunk, image.size)[-settings.levels :]]
+        sides = map_sides(self.trunk, image.size)[-settings.levels :]
+        for side in sides if settings.cells else ():
+            if side % settings.cells:
+                raise UsageError(f"model.cells: {settings.cells} do not divide a map of {side} x {side}")
+        self.sides = [settings.cells or side for side in sides]
+        self.positions = [side * side for side in self.sides]
         self.maps = nn.ModuleList(nn.Conv2d(width, dim, 1) for width in channels)
         self.embed = nn.Embedding(text.vocabulary_size, text.word_dim)
         self.rnn = Recurrent("lstm", text.word_dim, text.hidden)
@@ -109,7 +120,10 @@ class Maaf(RetrievalModel):
     def _tokens(self, images: Tensor) -> Tensor:
         """All positions of all levels as tokens: (n, P, D)."""
         maps = self.trunk.maps(self.normalize(images))[-len(self.positions) :]
-        levels = [project(found).flatten(2) for project, found in zip(self.maps, maps, strict=True)]
+        levels = [
+            project(averaged(found, side)).flatten(2)
+            for project, found, side in zip(self.maps, maps, self.sides, strict=True)
+        ]
         return torch.cat(levels, 2).transpose(1, 2)
 
     def encode_gallery(self, images: Tensor) -> Tensor:
@@ -128,7 +142,7 @@ class Maaf(RetrievalModel):
     def compose(self, reference: Tensor, text: Tensor) -> Terms:
         """See `RetrievalModel.compose`."""
         places = sum(self.positions)
-        words, mask = read_words(text, self.max_words)
+        words, mask = read_words(text, self.max_words, shorten=self.training)
         seen = reference.view(-1, places, self.embedding_dim).to(words.dtype)
         mask = torch.cat([mask.new_zeros(mask.shape[0], places), mask], 1)
         read = self.transformer(torch.cat([seen, words], 1), mask[:, None, None])

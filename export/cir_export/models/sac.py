@@ -206,6 +206,7 @@ class Sac(RetrievalModel):
             raise UsageError("model: a size is 0; expected at least 1")
         self.normalize = PixelNormalization(image.mean, image.std)
         self.trunk = build_trunk(image)
+        self.trunk_levels = 2
         if len(self.trunk.channels) < 2:
             raise UsageError("image.channels: one stage; sac reads the maps of the last two")
         self.embed = nn.Embedding(text.vocabulary_size, text.word_dim)

@@ -27,11 +27,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from cir_export.models.base import RetrievalModel, Terms, unit
 from cir_export.models.configuration import parse
 from cir_export.models.encoders.image import PixelNormalization, PixelSettings, build_trunk, map_sides
+from cir_export.models.encoders.pooling import averaged
 from cir_export.models.encoders.text import build_text_encoder
 from cir_infer.errors import UsageError
 
@@ -113,7 +113,7 @@ class Val(RetrievalModel):
         self.normalize = PixelNormalization(image.mean, image.std)
         self.trunk = build_trunk(image)
         self.text_encoder = build_text_encoder(settings.text, settings.embedding_dim)
-        count = len(settings.grids)
+        count = self.trunk_levels = len(settings.grids)
         if len(self.trunk.channels) < count:
             raise UsageError(
                 f"image.channels: {len(self.trunk.channels)} stages; val reads the last {count} (model.grids)"
@@ -135,10 +135,7 @@ class Val(RetrievalModel):
 
     def _maps(self, images: Tensor) -> list[Tensor]:
         maps = self.trunk.maps(self.normalize(images))[-len(self.sides) :]
-        return [
-            functional.avg_pool2d(found, found.shape[2] // side) if found.shape[2] > side else found
-            for found, side in zip(maps, self.sides, strict=True)
-        ]
+        return [averaged(found, side) for found, side in zip(maps, self.sides, strict=True)]
 
     def encode_gallery(self, images: Tensor) -> Tensor:
         """The levels side by side, (n, 3 D), of unit length."""

@@ -14,7 +14,7 @@ from cir_eval.protocols.contract import Protocol
 from cir_export.models import RetrievalModel
 from cir_export.models.base import pairwise_scores
 from cir_export.training.data import TextTokens
-from cir_export.training.frozen import KeptEncodings
+from cir_export.training.frozen import Kept
 from cir_export.training.images import Images
 from cir_export.training.loading import MeasuredPart, MeasuredSplit
 
@@ -30,7 +30,7 @@ def evaluate(
     tokens: TextTokens,
     device: torch.device,
     halves: bool = False,
-    kept: KeptEncodings | None = None,
+    kept: Kept | None = None,
 ) -> dict[str, Any]:
     """Recall over a split's galleries as its protocol counts it, in float32.
 
@@ -41,7 +41,7 @@ def evaluate(
         split: where.
         tokens: of the model.
         device: of the model.
-        kept: embeddings of the model, where its encoders stay as they are.
+        kept: rows of the model's pictures, while its trunks stay as they are.
         halves: also measure both halves of the queries, every other pair, for `two_way`.
 
     Returns:
@@ -142,15 +142,12 @@ def _outcomes(
     measured: MeasuredPart,
     tokens: TextTokens,
     device: torch.device,
-    kept: KeptEncodings | None,
+    kept: Kept | None,
 ) -> list[Outcome]:
     part = measured.part
-    if kept is None:
-        rows = _encode(model.encode_gallery, measured.images, range(len(part.ids)), device)
-    else:
-        rows = kept.rows(measured.images).to(device)
+    rows = _encode(model.encode_gallery, measured.images, range(len(part.ids)), device, kept)
     outcomes: list[Outcome] = []
-    references = _references(model, measured, rows, device)
+    references = _references(model, measured, rows, device, kept)
     for start, seen in zip(range(0, len(part.queries), _QUERIES), references, strict=False):
         queries = part.queries[start : start + _QUERIES]
         asked = [query.texts for query in queries]
@@ -170,7 +167,7 @@ def _outcomes(
 
 
 def _references(
-    model: RetrievalModel, measured: MeasuredPart, rows: Tensor, device: torch.device
+    model: RetrievalModel, measured: MeasuredPart, rows: Tensor, device: torch.device, kept: Kept | None
 ) -> Iterator[Tensor]:
     """What `compose` takes of the references of each chunk of queries, a chunk at a time."""
     wanted = [query.reference for query in measured.part.queries]
@@ -182,8 +179,11 @@ def _references(
         elif "reference" not in model.composes:
             yield rows[: len(chunk)]  # not read
         else:
-            yield _encode(model.encode_reference, measured.references, chunk, device)
+            yield _encode(model.encode_reference, measured.references, chunk, device, kept)
 
 
-def _encode(encoder: Any, images: Images, rows: Sequence[int], device: torch.device) -> Tensor:
-    return torch.cat([encoder(part.to(device)) for part in images.batches(rows)])
+def _encode(
+    encoder: Any, images: Images, rows: Sequence[int], device: torch.device, kept: Kept | None
+) -> Tensor:
+    parts = images.batches(rows) if kept is None else kept.batches(images, rows)
+    return torch.cat([encoder(part.to(device)) for part in parts])

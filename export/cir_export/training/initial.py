@@ -6,7 +6,9 @@
 | torchvision's state dict of a ResNet | the trunk, which must be that ResNet |
 | GloVe's text file, "word v1 v2 ..." | the vectors of the words that it knows |
 | folder of a BERT (Hugging Face) | a vector a word: its own, or the mean of its pieces' |
-| folder of a CLIP (Hugging Face, open_clip) | the towers of a clip4cir, of the same sizes |
+| folder of a CLIP (Hugging Face, open_clip) | all of a clip4cir's CLIP; its tokenizer: `reading.py` |
+
+Word vectors go by the word, so a model.pt may come from other texts.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from cir_export.checkpoints.folders import load_folder
 from cir_export.checkpoints.folders.files import json_of, licence_of
 from cir_export.checkpoints.folders.weights import HUGGING_FACE, open_weights
 from cir_export.container import read_container
-from cir_export.model_file import is_model_file, model_from_content
+from cir_export.model_file import TrainedModel, is_model_file, model_from_content
 from cir_export.models import RetrievalModel
 from cir_export.models.encoders.clip import Clip
 from cir_export.models.encoders.resnet import ResNet, resnet_name
@@ -77,7 +79,7 @@ def start_from(model: RetrievalModel, path: Path, tokenizer: Tokenizer) -> Start
     if is_model_file(content):
         trained = model_from_content(content, str(path))
         licence = str(trained.provenance.get("weights_licence", _UNSTATED))
-        taken = _same_names(model, trained.model.state_dict(), str(path))
+        taken = _same_names(model, _words_moved(model, trained, tokenizer), str(path))
         return Start(path.name, digest, "model file of cir-train", licence, taken)
     name = None
     if isinstance(content, Mapping) and all(isinstance(one, Tensor) for one in content.values()):
@@ -97,6 +99,23 @@ def _same_names(model: RetrievalModel, weights: Mapping[str, Tensor], where: str
         raise TrainingError(f"{where} shares no weight with system {shown(model.system)}")
     model.load_state_dict(shared, strict=False)
     return f"{len(shared)} of {len(own)} weights"
+
+
+def _words_moved(model: RetrievalModel, trained: TrainedModel, tokenizer: Tokenizer) -> dict[str, Tensor]:
+    """A model file's weights with its word vectors in the rows that the words have here."""
+    weights = trained.model.state_dict()
+    here, there = tokenizer.get_vocab(), trained.tokenizer.get_vocab()
+    embedding = getattr(getattr(model, "text_encoder", model), "embed", None)
+    if here == there or not isinstance(embedding, nn.Embedding):
+        return weights
+    name = next(name for name, weight in model.named_parameters() if weight is embedding.weight)
+    theirs = weights.get(name)
+    if theirs is not None and theirs.shape[1:] == embedding.weight.shape[1:]:
+        moved = embedding.weight.detach().clone()
+        for word in here.keys() & there.keys():
+            moved[here[word]] = theirs[there[word]]
+        weights[name] = moved
+    return weights
 
 
 def _trunk(model: RetrievalModel, weights: Mapping[str, Any], name: str, path: Path) -> str:
@@ -144,7 +163,7 @@ def _folder(model: RetrievalModel, folder: Path, tokenizer: Tokenizer) -> Start:
     if config.get("model_type") == "bert":
         kind, taken = "Hugging Face BERT, word vectors", _bert(model, folder, tokenizer)
     else:
-        kind, taken = "towers of a CLIP", _towers(model, folder)
+        kind, taken = "CLIP", _towers(model, folder)
     return Start(folder.name, digest.hexdigest(), kind, licence, taken)
 
 
@@ -153,6 +172,12 @@ def _towers(model: RetrievalModel, folder: Path) -> str:
     if not isinstance(pair, Clip):  # a SigLIP's layers have the same names, and are read otherwise
         raise TrainingError(f"{folder} is no CLIP; expected the folder of a BERT or a CLIP")
     weights = {f"clip.{name}": weight for name, weight in pair.state_dict().items()}
+    own = model.state_dict()
+    fitting = weights.keys() & own.keys()
+    if fitting and any(own[name].shape != weights[name].shape for name in weights if name in own):
+        raise TrainingError(
+            f"{folder} is a CLIP of other sizes than model.clip; leave that table empty to take its sizes"
+        )
     return _same_names(model, weights, str(folder))
 
 

@@ -16,6 +16,7 @@ from cir_export.tokenization import build_tokenizer, vocabulary_from_texts
 from cir_export.training.configuration import TrainingConfig
 from cir_export.training.data import TextTokens, TrainingQueries
 from cir_export.training.images import Images
+from cir_export.training.reading import Reading
 from cir_export.training.sources import open_source
 from cir_export.training.sources.contract import Measured
 from cir_export.training.systems import image_size, max_tokens
@@ -84,8 +85,12 @@ class Loaded:
     digest: str
 
 
-def load_data(config: TrainingConfig) -> Loaded:
+def load_data(config: TrainingConfig, reading: Reading | None = None) -> Loaded:
     """Open the data set of a configuration.
+
+    Args:
+        config: what to open, for which model.
+        reading: how texts are read; None builds a vocabulary of words from the training texts.
 
     Raises:
         TrainingError: the configuration does not fit the data set.
@@ -95,11 +100,14 @@ def load_data(config: TrainingConfig) -> Loaded:
     data, training = config.data, config.training
     image = image_inputs(config)
     source = open_source(data)
-    try:
-        tokenizer = build_tokenizer(vocabulary_from_texts(source.train.texts()))
-    except UsageError as error:
-        raise TrainingError(f"the training split of {source.name}: {error}") from error
-    text = word_text(max_tokens(config.model))
+    if reading is not None:
+        tokenizer, text = reading.tokenizer, reading.text
+    else:
+        try:
+            tokenizer = build_tokenizer(vocabulary_from_texts(source.train.texts()))
+        except UsageError as error:
+            raise TrainingError(f"the training split of {source.name}: {error}") from error
+        text = word_text(max_tokens(config.model))
     spec = check_inputs(image, text)
     memory, threads = data.memory_mb << 20, max(1, torch.get_num_threads())
     _check_features(spec, source.train.images[0])

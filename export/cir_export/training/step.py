@@ -12,7 +12,7 @@ from cir_export.models import RetrievalModel
 from cir_export.models.base import pairwise_scores
 from cir_export.training.configuration import TrainingSettings
 from cir_export.training.data import Batch
-from cir_export.training.frozen import KeptEncodings
+from cir_export.training.frozen import Kept
 from cir_export.training.loss import batch_classification_loss, negative_set_loss
 from cir_export.training.processes import ALONE, Processes
 from cir_infer.errors import TrainingError, shown
@@ -21,7 +21,7 @@ __all__ = ["batch_loss", "step_of"]
 
 
 def step_of(
-    model: RetrievalModel, settings: TrainingSettings, kept: KeptEncodings | None, processes: Processes
+    model: RetrievalModel, settings: TrainingSettings, kept: Kept | None, processes: Processes
 ) -> Callable[[Batch], Tensor]:
     """What gives the loss of a batch; of several processes, one that averages their gradients.
 
@@ -48,7 +48,7 @@ class _Step(nn.Module):
         self,
         model: RetrievalModel,
         settings: TrainingSettings,
-        kept: KeptEncodings | None,
+        kept: Kept | None,
         processes: Processes,
     ) -> None:
         super().__init__()
@@ -64,13 +64,13 @@ def batch_loss(
     model: RetrievalModel,
     batch: Batch,
     settings: TrainingSettings,
-    kept: KeptEncodings | None = None,
+    kept: Kept | None = None,
     processes: Processes = ALONE,
 ) -> Tensor:
     """The system's own loss, or TIRG's over the batch's distinct targets: batch classification by default.
 
-    Every image is encoded once, whatever its roles and by whichever process; not at all where the batch
-    holds kept embeddings. Of several processes each has the loss of its share of the queries, weighted so
+    Every image is encoded once, whatever its roles and by whichever process; by what trains alone where the
+    batch holds kept rows. Of several processes each has the loss of its share of the queries, weighted so
     that the mean over the processes is the mean over the batch.
     """
     share = processes.share
@@ -88,9 +88,7 @@ def batch_loss(
         rows = processes.gathered(model.encode_gallery, batch.images[batch.targets])
         seen = rows[own]  # not read
     elif model.reference_is_gallery_row:
-        encoded = batch.images
-        if kept is None:
-            encoded = processes.gathered(model.encode_gallery, batch.images)
+        encoded = processes.gathered(model.encode_gallery, batch.images)
         rows, seen = encoded[batch.targets], encoded[references]
     else:
         distinct, which = torch.unique(references, return_inverse=True)

@@ -46,7 +46,7 @@ def model_for_system(model: Mapping[str, Any], system: str) -> dict[str, Any]:
     if system == model.get("system"):
         return dict(model)
     if system.startswith("clip4cir-"):
-        return {"system": system, "clip": dict(model.get("clip", _CLIP))}
+        return {"system": system, "clip": dict(model.get("clip", {}))}
     if "image" not in model or "text" not in model:
         raise UsageError(f"--system {system}: the configuration has no image and text encoder to share")
     image, text, dim = dict(model["image"]), dict(model["text"]), model.get("embedding_dim", 512)
@@ -59,6 +59,8 @@ def model_for_system(model: Mapping[str, Any], system: str) -> dict[str, Any]:
     elif system == "maaf":
         changed["text"] = {"hidden": dim} | {k: v for k, v in text.items() if k in ("word_dim", "hidden")}
         changed |= {"heads": 4 if dim % 4 == 0 else 1}
+        if image.get("pooling") == "grid":
+            changed["cells"] = image.get("grid", 3)
     elif system == "cirplant":
         width = text.get("word_dim", 300)
         changed["text"] = {"width": width, "layers": 2, "heads": 4 if width % 4 == 0 else 1}
@@ -68,21 +70,28 @@ def model_for_system(model: Mapping[str, Any], system: str) -> dict[str, Any]:
 
 
 def with_vocabulary(model: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """The table with the size of the vocabulary in its place."""
-    part = "clip" if "clip" in model else "text"
-    return {**model, part: {**model.get(part, {}), "vocabulary_size": size}}
+    """The table with the size of the vocabulary; a CLIP's own may be larger than its tokenizer's."""
+    if "clip" in model:
+        clip = _clip(model)
+        return {**model, "clip": {**clip, "vocabulary_size": max(size, clip.get("vocabulary_size", 0))}}
+    return {**model, "text": {**model.get("text", {}), "vocabulary_size": size}}
+
+
+def _clip(model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The table of a CLIP; an empty one is the small one."""
+    return model["clip"] or _CLIP
 
 
 def image_size(model: Mapping[str, Any]) -> Any:
     """Height and width of the images, as the table says it, or None."""
     if "clip" in model:
-        return model["clip"].get("image_size")
+        return _clip(model).get("image_size")
     return model.get("image", {}).get("size")
 
 
 def max_tokens(model: Mapping[str, Any]) -> int:
     """The longest text that the system reads."""
     if "clip" in model:
-        return int(model["clip"].get("context_length", _CLIP["context_length"]))
+        return int(_clip(model).get("context_length", _CLIP["context_length"]))
     words = model.get("max_words", model.get("text", {}).get("max_words", 64))
     return int(words) if model.get("system") in ("show-and-tell", "maaf", "cirplant") else 512

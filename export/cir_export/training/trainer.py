@@ -18,11 +18,12 @@ from cir_export.models import RetrievalModel, build_model
 from cir_export.tokenization import known_words
 from cir_export.training.configuration import TrainingConfig
 from cir_export.training.evaluation import evaluate, share_measured, two_way
-from cir_export.training.frozen import KeptEncodings, stay_frozen
+from cir_export.training.frozen import kept_while_frozen
 from cir_export.training.initial import start_from
 from cir_export.training.loading import Loaded, load_data
 from cir_export.training.optimisation import build_optimizer, freeze_trunks, learning_rate
 from cir_export.training.processes import join_processes
+from cir_export.training.reading import reading_of
 from cir_export.training.state import TrainingState, load_state, save_state
 from cir_export.training.step import step_of
 from cir_export.training.systems import with_vocabulary
@@ -94,10 +95,11 @@ def train(
             training was another.
         DatasetError: the data set is missing or damaged.
     """
+    config, reading = reading_of(config, initial)
     settings, files = config.training, TrainingFiles(folder)
     chosen = _device(device, settings.precision)
     processes = join_processes(chosen)
-    data = load_data(config)
+    data = load_data(config, reading)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -127,9 +129,8 @@ def train(
     for entry in state.log if processes.first else ():
         report(entry)
 
-    kept = None
-    if processes.count == 1 and stay_frozen(model, settings):
-        kept = KeptEncodings(model, folder, chosen)
+    freeze_trunks(model, settings.frozen_epochs > 0)
+    keeper = kept_while_frozen(model, settings, folder, chosen) if processes.count == 1 else None
     steps_per_epoch = len(data.train.numbers(0))
     if not steps_per_epoch:
         raise TrainingError(
@@ -146,6 +147,7 @@ def train(
     while state.step < settings.epochs * steps_per_epoch:
         epoch, done = divmod(state.step, steps_per_epoch)
         freeze_trunks(model, epoch < settings.frozen_epochs)
+        kept = keeper if epoch < settings.frozen_epochs else None
         loss_of = step_of(model, settings, kept, processes)
         bar = progress_bar(
             data.train.batches(epoch, done, None if kept is None else kept.rows(data.train.images)),

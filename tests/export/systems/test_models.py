@@ -191,6 +191,7 @@ def test_combiner_is_its_formula() -> None:
         ({"system": "film", "blocks": 0}, "model.blocks: 0"),
         ({"system": "mrn", "blocks": 0}, "model.blocks: 0"),
         ({"system": "relationship", "cells": 0}, "cells"),
+        ({"system": "maaf", "heads": 4, "cells": 5, "text": {"vocabulary_size": 9}}, "5 do not divide"),
         ({"system": "attribute-as-operator", "operators": 0}, "operators"),
         ({"system": "parameter-hashing", "candidates": 0}, "candidates"),
         ({"system": "film", "image": {"features": 8}}, "convolutional maps"),

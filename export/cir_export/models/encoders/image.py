@@ -14,6 +14,7 @@ from cir_export.models.configuration import parse
 from cir_export.models.encoders.pooling import GeM, GridPool, MeanPool
 from cir_export.models.encoders.resnet import RESNETS, ResNet
 from cir_export.models.encoders.small import SmallTrunk
+from cir_export.models.encoders.trunk import Trunk
 from cir_infer.errors import UsageError, shown
 
 __all__ = [
@@ -49,7 +50,9 @@ class PixelNormalization(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 (n, H, W, 3) to float32 (n, 3, H, W)."""
+        """uint8 (n, H, W, 3) to float32 (n, 3, H, W); what was kept of a trunk, (n, K), stays as it is."""
+        if images.ndim == 2:
+            return images
         # TensorRT reads bytes only to cast them, so that comes first.
         return (images.float().permute(0, 3, 1, 2) / 255.0 - self.mean) / self.std
 
@@ -111,7 +114,10 @@ class PixelEncoder(nn.Module):
         self.to_unit = settings.normalize
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """The maps of every stage of the trunk, fine to coarse: uint8 (n, H, W, 3) to (n, C_l, H_l, W_l)."""
+        """The maps of every stage of the trunk, fine to coarse: uint8 (n, H, W, 3) to (n, C_l, H_l, W_l).
+
+        Of what was kept of the trunk, (n, K), the maps that are in it.
+        """
         return self.trunk.maps(self.normalize(images))
 
     def embed(self, last_map: Tensor) -> Tensor:
@@ -125,6 +131,13 @@ class PixelEncoder(nn.Module):
         rows = self.embed(last_map)
         parts = self.pool.shares(last_map, self.project.weight)
         return InParts(rows, parts.float(), self.project.bias.float().expand(rows.shape[0], -1))
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """What the linear layer reads, as a map of the pool's cells (n, C, g, g): its own pooling."""
+        last = self.maps(images)[-1]
+        side = self.pool.grid if isinstance(self.pool, GridPool) else 1
+        pooled: Tensor = self.pool(last)
+        return pooled.view(-1, last.shape[1], side, side)
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 (n, H, W, 3) to float (n, D), of unit length unless the settings say otherwise."""
@@ -149,7 +162,7 @@ class FeatureEncoder(nn.Module):
         return unit(rows) if self.to_unit else rows
 
 
-def build_trunk(settings: PixelSettings) -> ResNet | SmallTrunk:
+def build_trunk(settings: PixelSettings) -> Trunk:
     """The trunk alone, for systems that read convolutional maps.
 
     Raises:
@@ -165,7 +178,7 @@ def build_trunk(settings: PixelSettings) -> ResNet | SmallTrunk:
         raise UsageError(
             f"image.trunk: {shown(settings.trunk)} is not known; expected small, {', '.join(RESNETS)}"
         )
-    trunk = SmallTrunk(settings.channels) if settings.trunk == "small" else ResNet(settings.trunk)
+    trunk: Trunk = SmallTrunk(settings.channels) if settings.trunk == "small" else ResNet(settings.trunk)
     side = settings.size
     for _ in range(len(trunk.channels) if settings.trunk == "small" else 5):
         side = (side + 1) // 2
@@ -177,7 +190,7 @@ def build_trunk(settings: PixelSettings) -> ResNet | SmallTrunk:
     return trunk
 
 
-def map_sides(trunk: ResNet | SmallTrunk, size: int) -> list[int]:
+def map_sides(trunk: Trunk, size: int) -> list[int]:
     """The side of each stage's map of an image of size x size, fine to coarse."""
     side = size if isinstance(trunk, SmallTrunk) else (size + 1) // 2  # a ResNet's first convolution
     sides = []

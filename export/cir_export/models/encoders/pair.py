@@ -41,7 +41,9 @@ class Pair(nn.Module, ABC):
         self.embed_dim, self.image_size = embed_dim, image_size
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """uint8 (n, H, W, 3) to float (n, D), not normalised."""
+        """uint8 (n, H, W, 3) to float (n, D), not normalised. Embeddings that were kept stay as they are."""
+        if images.ndim == 2:
+            return images
         features: Tensor = self.visual(self.normalize(images))
         return features
 

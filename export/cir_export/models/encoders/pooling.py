@@ -10,7 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["GeM", "GridPool", "MeanPool"]
+__all__ = ["GeM", "GridPool", "MeanPool", "averaged"]
+
+
+def averaged(x: Tensor, side: int) -> Tensor:
+    """A map (n, C, h, h) averaged to side x side cells, of which h is a multiple."""
+    return functional.avg_pool2d(x, x.shape[2] // side) if x.shape[2] > side else x
 
 
 class GeM(nn.Module):

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from cir_export.models.encoders.trunk import Trunk
+
 __all__ = ["RESNETS", "ResNet", "resnet_name"]
 
 
@@ -95,7 +97,7 @@ def _shapes(name: str) -> dict[str, tuple[int, ...]]:
         return {key: tuple(tensor.shape) for key, tensor in ResNet(name).state_dict().items()}
 
 
-class ResNet(nn.Module):
+class ResNet(Trunk):
     """A ResNet up to its last convolutional map.
 
     Attributes:
@@ -128,15 +130,11 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def maps(self, x: Tensor) -> list[Tensor]:
-        """The four stages' maps of a normalised image (n, 3, H, W), fine to coarse."""
+    def stages_of(self, x: Tensor) -> list[Tensor]:
+        """See `Trunk.stages_of`."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         maps = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
             maps.append(x)
         return maps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The last map, (n, channels[-1], H / 32, W / 32), of a normalised image (n, 3, H, W)."""
-        return self.maps(x)[-1]

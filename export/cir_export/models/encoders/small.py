@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from cir_export.models.encoders.trunk import Trunk
+
 __all__ = ["SmallTrunk"]
 
 
@@ -25,7 +27,7 @@ class _Stage(nn.Module):
         return self.relu(x + self.bn2(self.conv2(x)))  # type: ignore[no-any-return]
 
 
-class SmallTrunk(nn.Module):
+class SmallTrunk(Trunk):
     """One stage for each number of channels, each at half the resolution of the one before.
 
     Attributes:
@@ -43,14 +45,10 @@ class SmallTrunk(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def maps(self, x: Tensor) -> list[Tensor]:
-        """Every stage's map of a normalised image (n, 3, H, W), fine to coarse."""
+    def stages_of(self, x: Tensor) -> list[Tensor]:
+        """See `Trunk.stages_of`."""
         maps = []
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
         return maps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The last map, (n, channels[-1], H / 2^stages, W / 2^stages), of a normalised image (n, 3, H, W)."""
-        return self.maps(x)[-1]

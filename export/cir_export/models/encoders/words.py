@@ -30,9 +30,18 @@ def padded_words(words: Tensor, lengths: Tensor, most: int) -> Tensor:
     return torch.cat([lengths.to(words.dtype), words.flatten(1)], 1)
 
 
-def read_words(text: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """What `padded_words` made: vectors (n, most, W), and what hides the others in attention (n, most)."""
+def read_words(text: Tensor, most: int, shorten: bool = False) -> tuple[Tensor, Tensor]:
+    """What `padded_words` made: vectors (n, T, W), and what hides those beyond the last in attention (n, T).
+
+    Args:
+        text: as `padded_words` gives it.
+        most: its `most`.
+        shorten: T is the longest text's length in place of `most`. Attention hides what is left out, so
+            nothing changes but the time; for training alone, as a graph has no such length.
+    """
     words = text[:, 1:].reshape(text.shape[0], most, -1)
-    steps = torch.arange(most, device=text.device)
+    if shorten:
+        words = words[:, : max(1, int(text[:, 0].max()))]
+    steps = torch.arange(words.shape[1], device=text.device)
     hidden = (steps >= text[:, :1]).to(words.dtype) * _HIDDEN
     return words, hidden
