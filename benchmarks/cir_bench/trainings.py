@@ -33,9 +33,8 @@ def add_training_arguments(parser: argparse.ArgumentParser, systems: Iterable[st
         "--systems",
         nargs="+",
         choices=names,
-        default=names,
         metavar="NAME",
-        help=f"what to train, in this order (default: all of {', '.join(names)})",
+        help=f"what to train, in this order (default: all; {', '.join(names)})",
     )
     parser.add_argument(
         "--threads", type=int, metavar="N", help="processor threads (default: PyTorch's choice)"

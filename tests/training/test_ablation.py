@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 
 from cir_bench.commands import main
-from cir_bench.commands.ablation import table
+from cir_bench.commands.ablation import ABLATIONS, table
 from cir_eval.datasets.scenes.generation import Plan, generate
+from cir_export.models import build_model
+from cir_export.training.configuration import DataSettings, TrainingConfig, TrainingSettings
+from cir_export.training.systems import with_vocabulary
 
 CONFIG = """
 [data]
@@ -27,6 +30,16 @@ epochs = 1
 families_per_batch = 2
 """
 
+PLAN = Plan(
+    train_families=2, validation_queries=4, test_queries=4, gallery=20, image_size=32, views=("shaded",)
+)
+MODEL = {
+    "system": "sac",
+    "embedding_dim": 8,
+    "image": {"trunk": "small", "size": 24, "channels": [4, 6]},
+    "text": {"word_dim": 4, "hidden": 8},
+}
+
 
 def _result(system, seed, recall):
     return {
@@ -45,10 +58,7 @@ def _result(system, seed, recall):
 
 
 def test_finished_trainings_are_kept(tmp_path, capsys):
-    plan = Plan(
-        train_families=2, validation_queries=4, test_queries=4, gallery=20, image_size=32, views=("shaded",)
-    )
-    generate(tmp_path / "scenes", plan, jobs=1)
+    generate(tmp_path / "scenes", PLAN, jobs=1)
     (tmp_path / "config.toml").write_text(CONFIG)
     command = ["ablation", str(tmp_path / "config.toml"), "-o", str(tmp_path / "out"), "--device", "cpu"]
     command += ["--systems", "text-only", "artemis", "--seeds", "2", "--threads", "1", "--json"]
@@ -71,6 +81,29 @@ def test_finished_trainings_are_kept(tmp_path, capsys):
     log.write_text("not json\n")
     assert main(command) == 1
     assert "is damaged" in capsys.readouterr().err
+
+
+def test_every_row_of_sacs_ablation_is_a_configuration():
+    config = TrainingConfig(DataSettings("x"), MODEL, TrainingSettings(1))
+    for row in ABLATIONS["sac"].values():
+        model = config.changed(row.changes).model
+        build_model(with_vocabulary(model, 20))
+    said = {name: config.changed(row.changes).digest for name, row in ABLATIONS["sac"].items()}
+    assert len(set(said.values())) == len(said)
+
+
+def test_sacs_rows_are_trained_and_tabulated_apart(tmp_path, capsys):
+    generate(tmp_path / "scenes", PLAN, jobs=1)
+    (tmp_path / "config.toml").write_text(CONFIG)
+    command = ["ablation", str(tmp_path / "config.toml"), "-o", str(tmp_path / "out"), "--device", "cpu"]
+    command += ["--of", "sac", "--seeds", "1", "--threads", "1"]
+    assert main([*command, "--systems", "sac", "triplet"]) == 0
+    text = (tmp_path / "out" / "recall.md").read_text()
+    assert text == table(json.loads((tmp_path / "out" / "recall.json").read_text()), "sac")
+    assert text.index("| SAC, its triplet loss alone |") < text.index("| SAC |")
+    capsys.readouterr()
+    assert main([*command, "--systems", "is-only"]) == 2
+    assert "--systems 'is-only': not of sac; expected some of fine, coarse," in capsys.readouterr().err
 
 
 def test_several_seeds_give_their_mean_and_deviation():

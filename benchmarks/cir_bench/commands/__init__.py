@@ -22,7 +22,10 @@ from cir_infer.console.common import CirParser, run_command
 __all__ = ["SUBCOMMANDS", "main"]
 
 SUBCOMMANDS: dict[str, tuple[str, str]] = {
-    "ablation": ("cir_bench.commands.ablation", "train ARTEMIS and its parts alike, and tabulate recall"),
+    "ablation": (
+        "cir_bench.commands.ablation",
+        "train ARTEMIS or SAC and its parts alike, and tabulate recall",
+    ),
     "accuracy": ("cir_bench.commands.accuracy", "recall of a bundle on a data set, under a protocol"),
     "compare": ("cir_bench.commands.compare", "ours against PyTorch, ONNX Runtime and the literal loop"),
     "explain": ("cir_bench.commands.explain", "are explanations true: against Grad-CAM and occlusion"),

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     """
     begin(args, "cir-bench systems")
     results = {}
-    for system in args.systems:
+    for system in args.systems or SYSTEMS:
         end = finished(args.out / system / "log.jsonl")
         if end is None and not args.table_only:
             end = _train(args, system)
