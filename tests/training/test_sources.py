@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from cir_export.training.configuration import DataSettings, TrainingConfig, Trai
 from cir_export.training.data import Batch
 from cir_export.training.loading import load_data
 from cir_export.training.sources import open_source
+from cir_export.training.sources.contract import FixedTriplets, Triplet
 from cir_export.training.trainer import TrainingFiles, train
 from cir_infer.errors import CirError, DatasetError, ImageError, TrainingError
 from tests.training.test_data_sets import MODEL, colours, configuration, fashioniq, shoes
@@ -113,6 +115,17 @@ def test_a_pair_is_asked_in_both_orders_or_in_one(tmp_path: Path) -> None:
     drawn = [splits["random"].triplet(0, draw).texts for draw in range(20)]
     assert set(drawn) == {first, first[::-1]}
     assert drawn == [splits["random"].triplet(0, draw).texts for draw in range(20)]
+
+
+def test_many_triplets_take_little_memory() -> None:
+    count, text = 20_000, "is longer and has a blue belt"
+    tracemalloc.start()
+    split = FixedTriplets((), (Triplet(n, (f"{text} {n}", "é"), n + 1) for n in range(count)))
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken < count * 110  # tuples of texts would take 350
+    assert len(split) == count
+    assert split.triplet(count - 1, 0) == Triplet(count - 1, (f"{text} {count - 1}", "é"), count)
 
 
 def same(one: Batch, other: Batch) -> bool:

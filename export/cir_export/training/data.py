@@ -119,7 +119,7 @@ class TrainingQueries:
         What a batch holds follows from seed, epoch and its place alone, so an interrupted epoch goes on with
         the same ones.
         """
-        keys = [(epoch, numbers.tolist()) for numbers in self.numbers(epoch)[done:]]
+        keys = [(epoch, numbers.numpy()) for numbers in self.numbers(epoch)[done:]]
         workers = 0 if self.images.in_memory or encoded is not None else self.images.workers
         make = partial(self._arrays, pictures=encoded is None)
         for made in in_processes(make, keys, workers):
@@ -135,10 +135,10 @@ class TrainingQueries:
             )
 
     def _arrays(
-        self, key: tuple[int, list[int]], pictures: bool
+        self, key: tuple[int, Numbers], pictures: bool
     ) -> tuple[npt.NDArray[Any], list[tuple[str, ...]], Numbers, Numbers, Numbers]:
         epoch, numbers = key
-        found = [self.split.triplet(number, (self.seed << 20) + epoch) for number in numbers]
+        found = [self.split.triplet(number, (self.seed << 20) + epoch) for number in numbers.tolist()]
         reference_rows = np.array([one.reference for one in found])
         target_rows, own = np.unique([one.target for one in found], return_inverse=True)
         rows = np.unique(np.concatenate([reference_rows, target_rows]))
@@ -161,8 +161,10 @@ def family_batches(families: Tensor, per_batch: int, seed: int, epoch: int) -> I
     generator = torch.Generator().manual_seed((seed << 20) + epoch)
     distinct, group = torch.unique(families, return_inverse=True)
     order = torch.argsort(group, stable=True)
-    members = list(torch.split(order, torch.bincount(group).tolist()))
+    ends = torch.bincount(group).cumsum(0)
+    starts = torch.cat([ends.new_zeros(1), ends[:-1]])
     shuffled = torch.randperm(len(distinct), generator=generator)
     if len(shuffled) >= per_batch:
         for chosen in torch.tensor_split(shuffled, len(shuffled) // per_batch):
-            yield torch.cat([members[family] for family in chosen.tolist()])
+            spans = zip(starts[chosen].tolist(), ends[chosen].tolist(), strict=True)
+            yield torch.cat([order[start:end] for start, end in spans])

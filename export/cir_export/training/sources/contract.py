@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, overload
@@ -79,34 +80,58 @@ class TrainingSplit(ABC):
 
 
 class FixedTriplets(TrainingSplit):
-    """Triplets that are annotated, so that there is nothing to draw."""
+    """Triplets that are annotated, so that there is nothing to draw.
+
+    They lie in plain arrays, 32 bytes a triplet of one caption beside its text, so that many fit into memory,
+    and the processes that read them copy none.
+
+    Args:
+        images: see `TrainingSplit`; a reader that finds them with the triplets sets them afterwards.
+        triplets: read once.
+        families: see `TrainingSplit`.
+        shuffle_captions: whether the draw turns the captions of a query around.
+    """
 
     def __init__(
         self,
         images: Sequence[ImageLike],
-        triplets: Sequence[Triplet],
+        triplets: Iterable[Triplet],
         families: Sequence[int] | None = None,
         shuffle_captions: bool = False,
     ) -> None:
         self.images = images
         self.families = families
-        self._triplets = triplets
         self._shuffle = shuffle_captions
+        self._references, self._targets = array("q"), array("q")
+        self._captions = array("q", [0])  # where each query's captions begin, and where the last one's end
+        self._letters = array("q", [0])  # the same of each caption
+        text = bytearray()
+        for triplet in triplets:
+            self._references.append(triplet.reference)
+            self._targets.append(triplet.target)
+            for caption in triplet.texts:
+                text += caption.encode("utf-8", "surrogatepass")
+                self._letters.append(len(text))
+            self._captions.append(len(self._letters) - 1)
+        self._text = bytes(text)
 
     def __len__(self) -> int:
-        return len(self._triplets)
+        return len(self._references)
 
     def triplet(self, query: int, draw: int) -> Triplet:
         """See `TrainingSplit.triplet`; with `shuffle_captions` the draw turns the captions around."""
-        found = self._triplets[query]
+        texts = tuple(map(self._caption, range(self._captions[query], self._captions[query + 1])))
+        found = Triplet(self._references[query], texts, self._targets[query])
         if self._shuffle and len(found.texts) == 2 and _odd(query, draw):
             return found._replace(texts=found.texts[::-1])
         return found
 
     def texts(self) -> Iterator[str]:
         """See `TrainingSplit.texts`."""
-        for found in self._triplets:
-            yield from found.texts
+        yield from map(self._caption, range(len(self._letters) - 1))
+
+    def _caption(self, number: int) -> str:
+        return self._text[self._letters[number] : self._letters[number + 1]].decode("utf-8", "surrogatepass")
 
 
 class Joined(Sequence[ImageLike]):
