@@ -21,8 +21,8 @@ $(STAMP): $(SOURCES)
 	@echo "2/4 PyTorch and the tools that compile (200 MB to download)"
 	@$(PIP) "pip>=23.1"  # older Pythons bring one that cannot pass settings to a build
 	@$(PIP) torch==2.13.0 "scikit-build-core>=0.11" "nanobind>=2.4" cmake ninja
-	@echo "3/4 what cir-infer, its export, its benchmarks and its tests need (150 MB)"
-	@$(PIP) $$($(BIN)/python tools/requirements.py export bench dev)
+	@echo "3/4 what cir-infer, its export, its benchmarks and its tests need (210 MB)"
+	@$(PIP) $$($(BIN)/python tools/requirements.py export bench openvino dev)
 	@echo "4/4 the kernels in C++"
 	@$(PIP) --no-build-isolation --no-deps -C cmake.define.CIR_CUDA=$(CIR_CUDA) -e .
 	@touch $@

@@ -52,15 +52,16 @@ Floats = npt.NDArray[np.float32]
 
 
 class Engine:
-    """A bundle opened on a device. Threads may share one, and a forked child may use it on the CPU.
+    """A bundle opened on a device. Threads may share one, and a forked child may use it on the processor.
 
     Close it, or use it in a `with` block, to give its memory back at once. A copy, or what comes out of
     pickle, is another engine on the same bundle, opened by its path.
 
     Args:
         bundle: the bundle, or its path.
-        device: "auto", "cpu", "cuda", "tensorrt", or "ort-tensorrt" for ONNX Runtime's TensorRT provider. A
-            device asked for by name is used or refused; "auto" says through `logging` what it took.
+        device: "auto", "cpu" for ONNX Runtime, "openvino" for OpenVINO on the same processor, "cuda",
+            "tensorrt", or "ort-tensorrt" for ONNX Runtime's TensorRT provider. A device asked for by name is
+            used or refused; "auto" says through `logging` what it took.
         threads: CPU threads inside an operator, and of a scorer; None lets the backend choose among
             those that this process may use.
         missing_plan: where "tensorrt" finds no plan for this GPU: "build" it, once, in minutes; run on
@@ -71,7 +72,7 @@ class Engine:
     Attributes:
         manifest: what the bundle says about itself, with `exif_orientation` as chosen.
         device_asked: the `device` argument.
-        device: where the graphs run: "cpu", "cuda", "tensorrt" or "ort-tensorrt".
+        device: where the graphs run: "cpu", "openvino", "cuda", "tensorrt" or "ort-tensorrt".
         threads: as given.
         needs_reference: whether a query needs the reference image, i.e. compose takes `reference`.
         needs_text: whether a query needs the text, i.e. compose takes `text`.

@@ -14,6 +14,7 @@ EXTRAS = {
     "huggingface_hub": "hub",
     "onnx": "precision",
     "onnxscript": "export",
+    "openvino": "openvino",
     "pillow_heif": "heic",
     "prometheus_client": "serve",
     "pyarrow": "parquet",

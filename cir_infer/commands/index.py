@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cir_infer.console.common import CirParser, complain, print_json, printable, run_command
 from cir_infer.errors import GalleryError, UsageError, shown
+from cir_infer.runtime.device_names import DEVICES
 
 if TYPE_CHECKING:
     from cir_infer.bundle import Bundle
@@ -132,7 +133,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="an id that belongs to another file goes to the one that comes now (default: it is refused)",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, tensorrt, ort-tensorrt")
+    parser.add_argument("--device", default="auto", help=", ".join(DEVICES))
     parser.add_argument(
         "--dtype",
         choices=("float32", "float16", "int8"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cir_infer.console.common import CirParser, complain, print_json, run_command
 from cir_infer.errors import CirError, UsageError, shown
+from cir_infer.runtime.device_names import DEVICES
 
 if TYPE_CHECKING:
     from cir_infer.hits import Hits
@@ -137,8 +138,7 @@ def _parser() -> CirParser:
         help="say why: what parts of both images and which words made the terms; of the first hit as a "
         "table, of all on the sheet and as arrays in --json",
     )
-    devices = ("auto", "cpu", "cuda", "tensorrt", "ort-tensorrt")
-    parser.add_argument("--device", choices=devices, default="auto", help="where graphs run (default auto)")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="where graphs run (default auto)")
     parser.add_argument("--threads", type=int, metavar="N", help="processors to use (default: all available)")
     parser.add_argument(
         "--exif-orientation",

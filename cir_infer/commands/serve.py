@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from cir_infer.console.common import CirParser, print_json, run_command
 from cir_infer.console.environment import take_environment
 from cir_infer.extras import require
+from cir_infer.runtime.device_names import DEVICES
 
 if TYPE_CHECKING:
     import socket
@@ -94,8 +95,7 @@ def _parser() -> CirParser:
 def _add_place(parser: CirParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8080, help="0 takes any that is free (default 8080)")
-    devices = ("auto", "cpu", "cuda", "tensorrt", "ort-tensorrt")
-    parser.add_argument("--device", choices=devices, default="auto", help="where graphs run (default auto)")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="where graphs run (default auto)")
     parser.add_argument("--threads", type=int, metavar="N", help="processors to use (default: all available)")
     parser.add_argument(
         "--workers",

@@ -17,7 +17,7 @@ class Backend(Protocol):
 
     @property
     def device(self) -> str:
-        """One of "cpu", "cuda" and "tensorrt"."""
+        """Its name, one of `device_names.DEVICES`."""
         ...
 
     def load(self, name: str, model: bytes) -> Graph:

@@ -7,6 +7,7 @@ from functools import partial
 from cir_infer.bundle import Bundle
 from cir_infer.errors import DeviceError
 from cir_infer.processes.fork import PerProcess
+from cir_infer.runtime.device_names import ON_GPU
 from cir_infer.runtime.devices import OpenedGraphs, open_graphs
 from cir_infer.runtime.plan_policy import PlanPolicy
 
@@ -18,8 +19,8 @@ def open_bundle_graphs(
 ) -> PerProcess[OpenedGraphs]:
     """The graphs, opened here and now; a forked child opens them once more on its first call.
 
-    In a child the bundle is read again, and refused where it is not what it was. A GPU is refused: its
-    context belongs to the process that made it.
+    In a child the bundle is read again, and refused where it is not what it was. A GPU is refused, whose
+    context belongs to the process that made it, and so is OpenVINO, whose locks and threads do.
 
     Raises:
         BundleError, DeviceError, UsageError: see `open_graphs`.
@@ -36,9 +37,11 @@ def _open(bundle: Bundle, device: str, threads: int | None, policy: PlanPolicy) 
 
 def _open_in_child(bundle: Bundle, device: str, threads: int | None, policy: PlanPolicy) -> OpenedGraphs:
     if device != "cpu":
+        what = "GPU context" if device in ON_GPU else "threads"
+        verb = "belongs" if device in ON_GPU else "belong"
         raise DeviceError(
-            f"an Engine on {device} does not survive a fork, because its GPU context belongs to the process "
-            "that opened it; open the Engine in the child, before the parent uses the GPU, or start "
-            'processes with the method "spawn" or "forkserver"'
+            f"an Engine on {device} does not survive a fork, because its {what} {verb} to the process that "
+            "opened it; open the Engine in the child, before the parent opens one, or start processes with "
+            'the method "spawn" or "forkserver"'
         )
     return _open(bundle, device, threads, policy)

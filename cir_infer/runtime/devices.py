@@ -8,17 +8,18 @@ from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 from cir_infer.errors import DeviceError, UsageError, shown
+from cir_infer.extras import install_hint, require
 from cir_infer.gpu.driver import missing_gpu
 from cir_infer.inputs.arguments import checked_number, checked_word
 from cir_infer.runtime.backend import Backend
+from cir_infer.runtime.device_names import DEVICES
 from cir_infer.runtime.graph import Graph
 from cir_infer.runtime.int8_form import note_slow_form, refuse_other_form
 from cir_infer.runtime.plan_policy import PlanPolicy, PlanUnavailableError
 
-__all__ = ["DEVICES", "OpenedGraphs", "open_graphs"]
+__all__ = ["OpenedGraphs", "open_backend", "open_graphs"]
 
 MOST_THREADS = 1024
-DEVICES = ("auto", "cpu", "cuda", "tensorrt", "ort-tensorrt")
 
 _log = logging.getLogger(__name__)
 
@@ -37,8 +38,8 @@ def open_graphs(
 
     Args:
         models: serialised ONNX models by graph name.
-        device: "cpu", "cuda", "tensorrt" or "ort-tensorrt" is used or refused; "auto" takes the first of
-            TensorRT, CUDA and the CPU that works, and says through `logging` what it took.
+        device: "cpu", "openvino", "cuda", "tensorrt" or "ort-tensorrt" is used or refused; "auto" takes the
+            first of TensorRT, CUDA and the CPU that works, and says through `logging` what it took.
         threads: CPU threads inside an operator; None leaves it to the backend.
         policy: of TensorRT plans.
 
@@ -64,7 +65,7 @@ def _opened(
     if device == "auto":
         return _first_that_works(("tensorrt", "cuda", "cpu"), models, threads, policy)
     try:
-        return _load(_OPENERS[device](threads, policy), models)
+        return _load(open_backend(device, threads, policy), models)
     except PlanUnavailableError as error:
         if policy.missing != "onnxruntime":
             raise
@@ -78,17 +79,31 @@ def _first_that_works(
     refusals: list[str] = []
     for device in devices[:-1]:
         try:
-            opened = _load(_OPENERS[device](threads, policy), models)
+            opened = _load(open_backend(device, threads, policy), models)
         except DeviceError as error:
             refusals.append(str(error))
         else:
             _log.info("device auto: taking %s%s", device, _because(refusals))
             return opened
-    opened = _load(_OPENERS[devices[-1]](threads, policy), models)
+    opened = _load(open_backend(devices[-1], threads, policy), models)
     # A GPU that stays unused deserves a warning; a machine without one does not.
     level = logging.INFO if missing_gpu() else logging.WARNING
     _log.log(level, "device auto: taking the CPU%s", _because(refusals))
     return opened
+
+
+def open_backend(device: str, threads: int | None, policy: PlanPolicy) -> Backend:
+    """What runs graphs on a device that is asked for by name.
+
+    Args:
+        device: not "auto".
+        threads: CPU threads inside an operator; None leaves it to the backend.
+        policy: of plans.
+
+    Raises:
+        DeviceError: it cannot be used here.
+    """
+    return _OPENERS[device](threads, policy)
 
 
 def _because(refusals: list[str]) -> str:
@@ -120,6 +135,18 @@ def _open_onnx(
     return OnnxBackend(device, threads)
 
 
+def _open_openvino(threads: int | None, _: PlanPolicy) -> Backend:
+    require("device 'openvino'", "openvino", error=DeviceError)
+    try:
+        from cir_infer.runtime.openvino.backend import OpenVinoBackend
+    except (ImportError, AttributeError) as error:
+        raise DeviceError(
+            f"openvino cannot be imported ({shown(error)}); install it again with "
+            f"{install_hint('openvino')}, or use device='cpu'"
+        ) from error
+    return OpenVinoBackend(threads)
+
+
 def _open_tensorrt(threads: int | None, policy: PlanPolicy) -> Backend:
     reason = missing_gpu()  # TensorRT's runtime crashes without a driver
     if reason is not None:
@@ -142,5 +169,6 @@ _OPENERS: dict[str, Callable[[int | None, PlanPolicy], Backend]] = {
     "cpu": functools.partial(_open_onnx, "cpu"),
     "cuda": functools.partial(_open_onnx, "cuda"),
     "ort-tensorrt": functools.partial(_open_onnx, "ort-tensorrt"),
+    "openvino": _open_openvino,
     "tensorrt": _open_tensorrt,
 }

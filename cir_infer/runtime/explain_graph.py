@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,9 @@ import numpy.typing as npt
 from cir_infer.bundle import Bundle
 from cir_infer.bundle.manifest import Manifest
 from cir_infer.errors import BundleError
+from cir_infer.runtime.devices import open_backend
 from cir_infer.runtime.graph import Array, Graph
+from cir_infer.runtime.plan_policy import PlanPolicy
 from cir_infer.runtime.signature import check_signature
 
 __all__ = ["InParts", "open_explain_graph", "run_in_parts"]
@@ -33,18 +35,17 @@ class InParts(NamedTuple):
 
 
 def open_explain_graph(bundle: Bundle, manifest: Manifest, device: str, threads: int | None) -> Graph:
-    """The graph on ONNX Runtime, whatever runs the others: on CUDA where they use it, else on the CPU.
+    """The graph where the others run, except that ONNX Runtime stands in for TensorRT.
 
-    Explanations are few, so no TensorRT plan is built for them. The weights are held once more while the
-    graph is open.
+    Explanations are few, so no plan is built for them: on `ort-tensorrt` CUDA runs them, on `tensorrt` the
+    CPU. The weights are held once more while the graph is open.
 
     Raises:
         BundleError, DeviceError: see `open_graphs`.
     """
-    from cir_infer.runtime.onnx import OnnxBackend
-
-    provider: Literal["cpu", "cuda"] = "cuda" if device in ("cuda", "ort-tensorrt") else "cpu"
-    graph = OnnxBackend(provider, threads).load("explain", bundle.graph("explain"))
+    instead = {"ort-tensorrt": "cuda", "tensorrt": "cpu"}.get(device, device)
+    policy = PlanPolicy(precision=manifest.precision, int8_form=manifest.int8_form)
+    graph = open_backend(instead, threads, policy).load("explain", bundle.graph("explain"))
     check_signature("explain", graph, manifest)
     return graph
 

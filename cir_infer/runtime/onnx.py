@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cir_infer.errors import BundleError, DeviceError, shown
-from cir_infer.processes.cpus import available_cpus
 from cir_infer.processes.ending import native_call
 from cir_infer.processes.fork import PerProcess
 from cir_infer.runtime.graph import Array, Graph, Tensor
+from cir_infer.runtime.outputs import one_for_each
+from cir_infer.runtime.threads import threads_for
 
 if TYPE_CHECKING:
     from cir_infer.scoring.contract import Scorer
@@ -43,8 +44,6 @@ _TYPES: dict[str, np.dtype[Any]] = {
     "tensor(int64)": np.dtype(np.int64),
 }
 _ERRORS_ONLY = 3
-_SMALL = 32 << 20
-"""Bytes of a text or compose graph up to which one thread runs it (see `_threads_for`)."""
 
 
 class OnnxBackend:
@@ -81,10 +80,7 @@ class OnnxBackend:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # A bundle holds all its weights: a graph must not pull files of this machine into its tensors.
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
-        threads = _threads_for(name, len(model), self._threads)
-        if threads is None and available_cpus() < (os.cpu_count() or 1):
-            # Left to itself ONNX Runtime counts the processors of the machine, not those of a container.
-            threads = available_cpus()
+        threads = threads_for(name, len(model), self._threads)
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
@@ -150,14 +146,7 @@ class OnnxGraph:
             raise DeviceError(
                 f"ONNX Runtime failed in the {self._name} graph: {_first_line(error)}"
             ) from error
-        count = len(next(iter(feeds.values())))
-        for name, value in zip(self._output_names, values, strict=True):
-            if value.shape[:1] != (count,):
-                raise BundleError(
-                    f"the {self._name} graph makes {name} of shape {value.shape} of {count} inputs; expected "
-                    "one for each, so export the model again"
-                )
-        return dict(zip(self._output_names, values, strict=True))
+        return one_for_each(self._name, feeds, dict(zip(self._output_names, values, strict=True)))
 
 
 def _refuse_in_child(name: str) -> ort.InferenceSession:
@@ -165,15 +154,6 @@ def _refuse_in_child(name: str) -> ort.InferenceSession:
         f"the {name} graph was opened by the process from which this one was forked, and its threads stayed "
         "there; open the bundle in this process"
     )
-
-
-def _threads_for(name: str, size: int, threads: int | None) -> int | None:
-    """One thread for a graph whose operators take less than waking a second one.
-
-    Measured on two cores with a BiGRU of 8 MB: one text takes as long on one thread as on two, and the
-    answers of a refined hit lose a tail of 25 ms, in which a sleeping thread was waited for.
-    """
-    return 1 if name in ("text", "compose") and size <= _SMALL else threads
 
 
 def _tensor(graph: str, info: Any) -> Tensor:

@@ -13,6 +13,7 @@ from cir_bench.latency.stages import STAGES
 from cir_bench.latency.transfers import BoundEncoder, time_transfers, why_no_transfers
 from cir_infer import Engine, Gallery
 from cir_infer.bundle import Bundle
+from cir_infer.extras import is_installed
 from tests.bench import layouts
 from tests.bundles import DIM, write_tiny_bundle
 
@@ -36,7 +37,8 @@ def latency(shop, tmp_path_factory) -> dict:
     """A short measurement, as written to a file."""
     output = tmp_path_factory.mktemp("latency") / "latency.json"
     quick = ["--seconds", "0.2", "--batch", "4", "--rate", "50", "--workers", "2", "--starts", "1", "-k", "5"]
-    assert main(["latency", *map(str, shop), *quick, "--device", "cpu", "--output", str(output)]) == 0
+    devices = "cpu,openvino" if is_installed("openvino") else "cpu"
+    assert main(["latency", *map(str, shop), *quick, "--devices", devices, "--output", str(output)]) == 0
     return json.loads(output.read_text())
 
 
@@ -50,6 +52,17 @@ def test_latency_times_every_stage_and_the_whole(latency: dict):
         assert stage["samples"] >= 30
     assert latency["settings"]["workload"].startswith("images of the gallery")
     assert latency["gallery"]["rows"] == 40
+
+
+def test_latency_compares_devices_by_turns_and_their_answers(latency: dict):
+    devices = latency["devices"]
+    assert next(iter(devices)) == latency["bundle"]["device"] == "cpu"
+    assert devices["cpu"]["query"]["of_first"]["median"] == 1
+    for found in devices.values():
+        assert found["answers"]["cosine_worst"] > 0.99999 and found["answers"]["same_first_k"] == 1
+        for part in ("query", "image", "text"):
+            of_first = found[part]["of_first"]
+            assert 0 < of_first["p10"] <= of_first["median"] <= of_first["p90"]
 
 
 def test_latency_says_that_a_cpu_has_no_transfers_and_times_them_where_there_are(latency: dict, shop):

@@ -8,6 +8,7 @@ from typing import Any
 
 from cir_bench.commands.numbers import at_least_one, not_negative, positive, rate
 from cir_infer.console.common import print_json
+from cir_infer.runtime.device_names import DEVICES
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -19,7 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="the bundle (.cir)")
     parser.add_argument("gallery", metavar="GALLERY", type=Path, help="the gallery that it encoded")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or tensorrt (default auto)")
+    parser.add_argument("--device", default="auto", help=f"{', '.join(DEVICES)} (default auto)")
+    parser.add_argument(
+        "--devices",
+        metavar="A,B",
+        help="several, by turns in one run, as ratios; the rest is measured on the first",
+    )
     parser.add_argument("--threads", type=at_least_one, metavar="N", help="CPU threads inside an operator")
     parser.add_argument(
         "-k", "--k", type=at_least_one, default=10, metavar="N", help="hits a query (default 10)"
@@ -69,12 +75,14 @@ def run(args: argparse.Namespace) -> int:
     from cir_bench.results import ensure_writable, to_json, write_text
 
     ensure_writable(args.output)
+    devices = tuple((args.devices or "").split(",")) if args.devices else ()
     rates = None if args.rate is None else tuple(rate for rate in args.rate if rate > 0)
     result: dict[str, Any] = measure_latency(
         Settings(
             bundle=args.bundle,
             gallery=args.gallery,
-            device=args.device,
+            device=devices[0] if devices else args.device,
+            devices=devices,
             threads=args.threads,
             k=args.k,
             seconds=args.seconds,

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from cir_bench.torch_scoring import literal_scores, ranked, two_product_scores
 from cir_infer.engine import Engine
+from cir_infer.runtime.device_names import ON_PROCESSOR
 from cir_infer.scoring import make_scorer
 from cir_infer.scoring.contract import Rows, Scorer
 
@@ -76,7 +77,7 @@ def alternatives(
     import torch
 
     torch.set_num_threads(threads)
-    device = torch.device("cpu" if engine.describe()["device"] == "cpu" else "cuda")
+    device = torch.device("cpu" if engine.device in ON_PROCESSOR else "cuda")
     model = trained.model.to(device)
     found = [
         _Ours(engine, make_scorer(Rows.of(rows)), k).alternative(),

@@ -10,6 +10,7 @@ from cir_bench import trust
 from cir_bench.graph_cost import graph_cost
 from cir_bench.latency.cold_start import time_cold_start
 from cir_bench.latency.loads import LOADS, load_curve, time_batches
+from cir_bench.latency.side_by_side import compare_devices
 from cir_bench.latency.stages import STAGES, time_stages
 from cir_bench.latency.transfers import time_transfers, why_no_transfers
 from cir_bench.latency.workload import Workload, draw_workload
@@ -23,6 +24,7 @@ from cir_infer.bundle import Bundle
 from cir_infer.bundle.manifest import PixelInput, ScaledJpeg
 from cir_infer.engine import Engine
 from cir_infer.inputs.preprocess import preprocess
+from cir_infer.runtime.device_names import ON_PROCESSOR
 from cir_infer.searcher import Searcher
 
 __all__ = ["Settings", "measure_latency"]
@@ -38,6 +40,7 @@ class Settings:
         bundle: the bundle's path.
         gallery: the gallery's path.
         device: as for `Engine`.
+        devices: to time side by side; empty for none.
         threads: as for `Engine`.
         k: hits a query.
         seconds: for the stages; half as long for each batch size and each rate.
@@ -52,6 +55,7 @@ class Settings:
     bundle: Path
     gallery: Path
     device: str = "auto"
+    devices: tuple[str, ...] = ()
     threads: int | None = None
     k: int = 10
     seconds: float = 10.0
@@ -74,7 +78,7 @@ def measure_latency(settings: Settings) -> dict[str, Any]:
     bundle, snapshot = Bundle(settings.bundle), searcher.gallery.snapshot()
     workload = draw_workload(bundle, snapshot, settings.images, settings.texts)
     device = str(engine.describe()["device"])
-    gpu = None if device == "cpu" else Nvml.open()
+    gpu = None if device in ON_PROCESSOR else Nvml.open()
 
     reset_peak_host_bytes()
     with Sensors(gpu) as sensors:
@@ -118,6 +122,7 @@ def measure_latency(settings: Settings) -> dict[str, Any]:
         "shares_of_encoder": _shares(samples),
         "batches": batches,
         "load": load,
+        "devices": _devices(workload, settings),
         "cold_start": _cold_start(searcher, workload, settings),
         "memory": {"peak_host_bytes": peak, "peak_device_bytes": readings.pop("peak_device_bytes", None)},
         "sensors": readings,
@@ -164,6 +169,13 @@ def _cold_start(searcher: Searcher, workload: Workload, settings: Settings) -> d
     return time_cold_start(searcher, workload, settings.k, settings.device, settings.starts)
 
 
+def _devices(workload: Workload, settings: Settings) -> dict[str, Any]:
+    if not settings.devices:
+        return {}
+    places = settings.bundle, settings.gallery, settings.devices
+    return compare_devices(*places, workload, settings.k, settings.threads, settings.seconds)
+
+
 def _per_round(joules: dict[str, float], samples: dict[str, Milliseconds]) -> dict[str, float]:
     """Energy of one round of the stages (about two queries and a refined hit), idle power included."""
     return {name: value / len(samples["query"]) for name, value in joules.items()}
@@ -177,7 +189,7 @@ def _roofline(
     seconds = min(1.0, result["settings"]["seconds"] / 5)
     row_bytes = sum(block.nbytes for block in rows.blocks)
     roofline: dict[str, Any] = {"row_bytes": row_bytes, "threads": cores}
-    if device == "cpu":
+    if device in ON_PROCESSOR:
         roofline["read_bytes_per_s"] = read_bandwidth(cores, seconds)
         roofline["score_fraction"] = (
             1e3 * row_bytes / roofline["read_bytes_per_s"] / percentile(samples["score"], 50)
@@ -185,7 +197,8 @@ def _roofline(
         roofline["rows_fit_in_cache"] = row_bytes < 64 << 20
     if "image" in samples and result["bundle"]["precision"] == "float32":
         macs = result["bundle"]["macs"]["image"]
-        roofline["matrix_macs_per_s"] = matrix_rate("cpu" if device == "cpu" else "cuda", threads, seconds)
+        place = "cpu" if device in ON_PROCESSOR else "cuda"
+        roofline["matrix_macs_per_s"] = matrix_rate(place, threads, seconds)
         roofline["encoder_fraction"] = (
             1e3 * macs / roofline["matrix_macs_per_s"] / percentile(samples["image"], 50)
         )

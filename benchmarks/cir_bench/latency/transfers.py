@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cir_bench.timing import Milliseconds, repeat
+from cir_infer.runtime.device_names import ON_PROCESSOR
 from cir_infer.runtime.graph import Array
 
 __all__ = ["BoundEncoder", "time_transfers", "why_no_transfers"]
@@ -20,7 +21,7 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 def why_no_transfers(device: str) -> str | None:
     """Why a device has no stages of its own for transfers, None where it has."""
-    if device == "cpu":
+    if device in ON_PROCESSOR:
         return (
             "host-to-device and device-to-host do not exist: the graphs run on the CPU and read the prepared "
             "image where it lies"

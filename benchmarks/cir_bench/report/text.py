@@ -69,6 +69,8 @@ def latency_text(result: Mapping[str, Any]) -> str:
         lines.append(result["transfers"])
     for name, share in result["shares_of_encoder"].items():
         lines.append(f"{name}: {share:.3f} of the image encoder's own time")
+    if result.get("devices"):
+        lines += ["", _devices(result["devices"])]
     lines += ["", _batches(result["batches"])]
     if result["load"]:
         lines += ["", _load(result["load"])]
@@ -86,6 +88,21 @@ _COLUMNS = ("p50", "p90", "p95", "p99", "max")
 
 def _shape(image: list[int]) -> str:
     return f"{image[0]} features" if len(image) == 1 else f"{image[1]} x {image[0]} pixels"
+
+
+def _devices(devices: Mapping[str, Any]) -> str:
+    first = next(iter(devices))
+    rows = []
+    for device, found in devices.items():
+        answers = found["answers"]
+        for part in (name for name in ("query", "image", "text") if name in found):
+            of = found[part]["of_first"]
+            spread = f"{significant(of['median'])}x ({significant(of['p10'])} to {significant(of['p90'])})"
+            rows.append([device, part, significant(found[part]["p50_ms"]), spread])
+        cosine = "" if answers["cosine_worst"] is None else f"; worst cosine {answers['cosine_worst']:.6f}"
+        rows[-1].append(f"{answers['same_first_k']:.0%} of {answers['queries']} queries alike{cosine}")
+    table = [[*row, *[""] * (5 - len(row))] for row in rows]
+    return format_table(["device", "part", "p50 ms", f"{first} takes", "answers"], table, right=[2])
 
 
 def _batches(batches: list[dict[str, Any]]) -> str:

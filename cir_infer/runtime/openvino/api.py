@@ -1,0 +1,208 @@
+"""OpenVINO as far as it is used: read a graph, compile it, run it. Needs the package `openvino`."""
+
+from __future__ import annotations
+
+import io
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cir_infer.errors import BundleError, DeviceError, shown
+from cir_infer.processes.ending import native_call
+from cir_infer.processes.fork import ProcessBound
+from cir_infer.runtime.graph import Array, Tensor
+
+__all__ = ["OLDEST", "VERSION", "Compiled", "Processor", "Requests", "told"]
+
+OLDEST = (2024, 4)
+"""The first release whose Python interface has all that is called here."""
+
+
+@contextmanager
+def _silently() -> Iterator[None]:
+    """Let `openvino` find no `openvino_telemetry`, with which it reports that it was imported.
+
+    OpenVINO takes a stub where that package is missing, and for good: nothing later in this process reports
+    either. Whoever has imported it before has decided.
+    """
+    decided = "openvino_telemetry" in sys.modules
+    if not decided:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if not decided:
+            del sys.modules["openvino_telemetry"]
+
+
+with _silently():
+    import openvino as ov
+    from openvino.frontend import FrontEndManager
+
+_readers = FrontEndManager()
+_reader = _readers.load_by_framework("onnx")
+"""Kept as long as the process lives: graphs are made of code that goes away with their manager."""
+
+VERSION: str = str(ov.__version__)
+"""With build and branch, e.g. "2026.4.1-22982-e213a147257-releases/2026/4"."""
+
+_TYPES = {name: np.dtype(name) for name in ("float32", "float16", "uint8", "int8", "int32", "int64")}
+
+
+class Requests:
+    """Inference requests of one compiled graph, one for each call that runs at a time.
+
+    Args:
+        compiled: OpenVINO's compiled model.
+    """
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._idle: list[Any] = []
+
+    def run(self, values: list[Array]) -> list[Array]:
+        """Outputs in the graph's order, of inputs in the graph's order. Threads may call this at once."""
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
+        # On OpenVINO's own thread: run in the caller's (`infer`), a failure leaves 2026.4 with dangling
+        # pointers, and a later graph crashes. Copied both ways, as a request is used again.
+        request.start_async(dict(enumerate(values)), share_inputs=False)
+        request.wait()
+        outputs = [port.data.copy() for port in request.output_tensors]
+        self._idle.append(request)
+        return outputs
+
+
+class Compiled(NamedTuple):
+    """A graph ready to run.
+
+    Attributes:
+        requests: run it.
+        inputs: in the graph's order.
+        outputs: in the graph's order.
+    """
+
+    requests: Requests
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+_first: ProcessBound | None = None
+"""The first process that used OpenVINO. A child forked from it waits for ever on locks that were held."""
+
+
+class Processor:
+    """This machine's processor as OpenVINO sees it.
+
+    Raises:
+        DeviceError: this OpenVINO is too old or has no plugin for the processor, or this process was forked
+            from one that has used it.
+    """
+
+    def __init__(self) -> None:
+        global _first
+        if _first is None:
+            _first = ProcessBound(
+                "OpenVINO's pool of threads",
+                'open the Engine before the parent opens one, start processes with the method "spawn" or '
+                "\"forkserver\", or use device='cpu'",
+            )
+        _first.check()
+        found = tuple(int(part) for part in VERSION.split("-")[0].split(".")[:2])
+        if found < OLDEST:
+            raise DeviceError(
+                f"openvino {shown(VERSION)} is too old; expected {OLDEST[0]}.{OLDEST[1]} or later: "
+                "pip install -U openvino"
+            )
+        try:
+            with native_call:
+                self._core = ov.Core()
+                self.name = str(self._core.get_property("CPU", "FULL_DEVICE_NAME")).strip()
+                self._can = tuple(self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        except Exception as error:
+            raise DeviceError(
+                f"openvino {VERSION} cannot use this processor ({platform.machine()}): {told(error)}; "
+                "use device='cpu'"
+            ) from error
+
+    def compile(
+        self, name: str, model: bytes, inputs: tuple[str, ...], outputs: tuple[str, ...], threads: int | None
+    ) -> Compiled:
+        """Read an ONNX model and make it ready.
+
+        Args:
+            name: the graph's, for messages.
+            model: the serialised model. It has passed `cir_infer.bundle.limits`.
+            inputs: names in the graph's order; constants are none of them.
+            outputs: names in the graph's order.
+            threads: inside an operator; None takes the physical cores.
+
+        Raises:
+            BundleError: OpenVINO cannot read it or has not all of its operators.
+        """
+        try:
+            with native_call:
+                # By name, so that nothing guesses at what the bytes are: OpenVINO reads six formats.
+                graph = _reader.convert(_reader.load(io.BytesIO(model)))
+                compiled = self._core.compile_model(graph, "CPU", _options(threads))
+        except Exception as error:
+            raise BundleError(f"OpenVINO {VERSION} cannot load the {name} graph: {told(error)}") from error
+        return Compiled(
+            Requests(compiled),
+            _tensors(name, "input", compiled.inputs, inputs),
+            _tensors(name, "output", compiled.outputs, outputs),
+        )
+
+
+def _options(threads: int | None) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        # Types are the graph's. Left to itself OpenVINO computes float32 in bfloat16 where it can.
+        "EXECUTION_MODE_HINT": "ACCURACY",
+        "INFERENCE_PRECISION_HINT": "f32",
+        # Scorer and encoders share the processors; where a thread runs is the caller's to say (`taskset`).
+        "ENABLE_CPU_PINNING": False,
+    }
+    if threads is not None:
+        options["INFERENCE_NUM_THREADS"] = threads
+    return options
+
+
+def _tensors(graph: str, side: str, ports: list[Any], names: tuple[str, ...]) -> tuple[Tensor, ...]:
+    """Inputs or outputs under the names that the ONNX model gives them.
+
+    A port may have several names, and keeps its place.
+    """
+    if len(ports) != len(names):
+        raise BundleError(
+            f"OpenVINO reads {len(ports)} {side}s in the {graph} graph; expected {len(names)}, "
+            f"{shown(list(names))}; use device='cpu'"
+        )
+    return tuple(_tensor(graph, side, *found) for found in zip(ports, names, strict=True))
+
+
+def _tensor(graph: str, side: str, port: Any, name: str) -> Tensor:
+    if name not in port.names:
+        raise BundleError(
+            f"OpenVINO reads an {side} {shown(sorted(port.names))} in the {graph} graph where "
+            f"{shown(name)} should be; use device='cpu'"
+        )
+    kind = np.dtype(port.element_type.to_dtype()).name
+    if kind not in _TYPES:
+        raise BundleError(f"the {graph} graph has {shown(name)} of type {kind}; expected {sorted(_TYPES)}")
+    lengths = (axis.get_length() if axis.is_static else None for axis in port.partial_shape)
+    return Tensor(name, _TYPES[kind], tuple(lengths))
+
+
+def told(error: Exception) -> str:
+    """The reason in an error of OpenVINO's, whose first lines name source files."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and not line.startswith(("Exception from ", "While "))]
+    return shown(" ".join(told) or type(error).__name__, 300)

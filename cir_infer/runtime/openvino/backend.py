@@ -1,0 +1,85 @@
+"""OpenVINO as a `Backend`: the graphs of a bundle on the processor, in the types that they have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from cir_infer.bundle.onnx_model import read_onnx_model
+from cir_infer.errors import DeviceError, shown
+from cir_infer.processes.ending import native_call
+from cir_infer.processes.fork import PerProcess
+from cir_infer.runtime.graph import Array, Graph
+from cir_infer.runtime.openvino.api import VERSION, Compiled, Processor, Requests, told
+from cir_infer.runtime.outputs import one_for_each
+from cir_infer.runtime.threads import threads_for
+from cir_infer.scoring.contract import Scorer
+
+__all__ = ["OpenVinoBackend", "OpenVinoGraph"]
+
+
+class OpenVinoBackend:
+    """Runs graphs on the processor through OpenVINO.
+
+    Args:
+        threads: inside an operator; None lets OpenVINO take the physical cores.
+
+    Raises:
+        DeviceError: see `Processor`.
+    """
+
+    device = "openvino"
+
+    def __init__(self, threads: int | None = None) -> None:
+        self._threads = threads
+        self._processor = Processor()
+
+    def load(self, name: str, model: bytes) -> OpenVinoGraph:
+        """See `Backend.load`."""
+        said = read_onnx_model(model)
+        inputs = tuple(given for given in said.inputs if given not in said.constants)
+        threads = threads_for(name, len(model), self._threads)
+        compiled = self._processor.compile(name, model, inputs, said.outputs, threads)
+        return OpenVinoGraph(name, compiled)
+
+    def chains(self, graphs: Mapping[str, Graph], scorer: Scorer, names: tuple[str, ...]) -> None:
+        """See `Backend.chains`: there is no GPU to share."""
+
+    def describe(self) -> dict[str, Any]:
+        """See `Backend.describe`."""
+        return {
+            "library": f"openvino {VERSION}",
+            "processor": self._processor.name,
+            "threads": self._threads,
+        }
+
+
+class OpenVinoGraph:
+    """A compiled graph. Threads may share it; a forked child neither uses nor frees it."""
+
+    def __init__(self, name: str, compiled: Compiled) -> None:
+        self._name = name
+        self._requests = PerProcess(partial(_refuse_in_child, name), compiled.requests)
+        self.inputs, self.outputs = compiled.inputs, compiled.outputs
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """See `Graph.run`."""
+        requests = self._requests.get()
+        wanted = [tensor.name for tensor in self.inputs]
+        if sorted(feeds) != sorted(wanted):
+            raise DeviceError(f"the {self._name} graph takes {shown(wanted)}, not {shown(list(feeds))}")
+        try:
+            with native_call:
+                values = requests.run([feeds[name] for name in wanted])
+        except Exception as error:
+            raise DeviceError(f"OpenVINO failed in the {self._name} graph: {told(error)}") from error
+        outputs = {tensor.name: value for tensor, value in zip(self.outputs, values, strict=True)}
+        return one_for_each(self._name, feeds, outputs)
+
+
+def _refuse_in_child(name: str) -> Requests:
+    raise DeviceError(
+        f"the {name} graph was opened by the process from which this one was forked, and its threads stayed "
+        "there; open the bundle in this process"
+    )
