@@ -7,7 +7,7 @@ SOURCES := $(shell find kernels -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o
 
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: setup test lint demo stress browser triton-check bench docs wheels release-check fatbin cuda-check gpu-check clean neon-check \
+.PHONY: setup test lint demo stress browser triton-check ray-check bench docs wheels release-check fatbin cuda-check gpu-check clean neon-check \
         tensorrt-check old-cuda-check driver-check
 
 setup: $(STAMP)
@@ -60,6 +60,12 @@ triton-check: $(STAMP)
 	@$(PIP) --no-deps --target build/triton-numpy "numpy<2"
 	PYTHONPATH=build/triton TRITON_NUMPY=$(CURDIR)/build/triton-numpy \
 	  $(BIN)/python -m pytest -n 0 -rs tests/export/test_triton.py
+
+# Shards on a real Ray (80 MB, downloaded once): answers, deaths, and two minutes of chaos.
+ray-check: $(STAMP)
+	@$(PIP) $$($(BIN)/python tools/requirements.py ray)
+	$(BIN)/python -m pytest -n 0 -rs -m ray tests/shards
+	$(BIN)/python -m tests.shards.chaos --minutes 2
 
 # The documentation as a site in build/site, with the API's reference and every command's help.
 docs: $(STAMP)

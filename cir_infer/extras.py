@@ -20,6 +20,7 @@ EXTRAS = {
     "pyarrow": "parquet",
     "pycuda": "gpu",
     "python_multipart": "serve",
+    "ray": "ray",
     "safetensors": "export",
     "tensorrt": "gpu",
     "tomli": "export",

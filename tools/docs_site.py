@@ -22,6 +22,7 @@ COMMANDS = {
     "cir-index": ("cir_infer.commands.index", "main"),
     "cir-query": ("cir_infer.commands.query", "main"),
     "cir-serve": ("cir_infer.commands.serve", "main"),
+    "cir-cluster": ("cir_infer.commands.cluster", "main"),
     "cir-gallery": ("cir_infer.commands.gallery", "main"),
     "cir-bench": ("cir_bench.commands", "main"),
 }

@@ -154,21 +154,20 @@ class Fanout:
         self._threads.close()
 
     def ask(
-        self, work: Callable[[Shard, float | None], T], weight: int, limited: bool = True
+        self, work: Callable[[Shard, float | None], T], weight: int, again: bool = True
     ) -> list[T | MissingShard]:
         """What each shard answers, or what is missing because it did not.
 
         Args:
             work: asks one replica, given the seconds that are left.
             weight: how much work it is, as a count: of queries for instance.
-            limited: whether the deadline holds.
+            again: whether replicas that could not be reached are asked again.
 
         Raises:
             UsageError: the question's fault, as one shard has found.
             BaseException: what came out of a shard and is no `CirError`.
         """
-        asked = _Question(self, work, weight, self._deadline if limited else None)
-        return asked.answers(self.groups)
+        return _Question(self, work, weight, self._deadline, again).answers(self.groups)
 
     def begin(self, turn: _Turn, run: Callable[[_Attempt], None]) -> bool:
         """Ask the next replica that can be asked; False where there is none."""
@@ -228,8 +227,9 @@ class Fanout:
 class _Question:
     """One question to all shards."""
 
-    def __init__(self, fanout: Fanout, work: Work, weight: int, limit: float | None) -> None:
+    def __init__(self, fanout: Fanout, work: Work, weight: int, limit: float | None, again: bool) -> None:
         self._fanout, self._work, self._weight, self._limit = fanout, work, weight, limit
+        self._may_repeat = again and limit is not None
         self._until = float("inf") if limit is None else time.monotonic() + limit
         self._done: queue.SimpleQueue[_Attempt] = queue.SimpleQueue()
 
@@ -262,7 +262,7 @@ class _Question:
         """Ask the next replica. Where none is left, they are all asked again later, if there is time."""
         if self._fanout.begin(turn, self._run):
             return True
-        if not turn.running and isinstance(turn.error, ShardError) and self._limit is not None:
+        if not turn.running and isinstance(turn.error, ShardError) and self._may_repeat:
             turn.again_at = time.monotonic() + turn.pause
             turn.pause = min(2 * turn.pause, _PAUSES[1])
         return False

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from cir_infer.engine import Engine
-from cir_infer.errors import CirError, GalleryError, ShardError, UsageError, shown
+from cir_infer.errors import GalleryError, MissingShard, ShardError, UsageError, shown
 from cir_infer.gallery import Gallery
 from cir_infer.processes.cpus import available_cpus
-from cir_infer.shards.fanout import Group
+from cir_infer.shards.fanout import Fanout, Group
 from cir_infer.shards.http import HttpShard
 from cir_infer.shards.layout import ShardedGallery
 from cir_infer.shards.shard import About, LocalShard, Shard
 
 __all__ = ["Opening", "compare"]
+
+_PATIENCE = 30.0
+"""Seconds for all replicas to say what they are."""
 
 
 class Opening:
@@ -84,10 +88,10 @@ class Opening:
         return found
 
 
-def compare(groups: Sequence[Group], engine: Engine | None) -> About:
+def compare(groups: Sequence[Group], engine: Engine | None, deadline: float | None) -> About:
     """Ask every replica what it is, and see that they belong together.
 
-    Of each shard one replica must answer; those that do not are looked at with each of their answers.
+    Of each shard one replica must answer within the deadline; those that do not now are not compared.
 
     Returns:
         What they have in common, of the first.
@@ -96,32 +100,49 @@ def compare(groups: Sequence[Group], engine: Engine | None) -> About:
         GalleryError: they differ, or one is there twice.
         ShardError: no replica of a shard can be reached.
     """
-    known: list[list[About]] = []
-    for number, group in enumerate(groups):
-        found: list[About] = []
-        failed: CirError | None = None
-        for shard in group.shards:
-            try:
-                found.append(shard.about())
-            except ShardError as error:
-                failed = error
-        if not found:
-            raise ShardError(
-                f"shard {number} of {len(groups)}: {failed}; start it, or one of its replicas"
-            ) from failed
-        group.size = found[0].size
-        known.append(found)
+    known = _asked(groups, deadline)
     first = known[0][0]
-    for group_found in known:
-        for about in group_found:
+    for found in known:
+        for about in found:
             _check_alike(about, first, engine)
-            if about.identity != group_found[0].identity:
+            if about.identity != found[0].identity:
                 raise GalleryError(
-                    f"{about.place} is another gallery than {group_found[0].place}; replicas of a shard are "
+                    f"{about.place} is another gallery than {found[0].place}; replicas of a shard are "
                     "backups of one gallery (Gallery.backup), or the same one"
                 )
     _check_once([found[0] for found in known])
+    for group, found in zip(groups, known, strict=True):
+        group.size = found[0].size
     return first
+
+
+def _asked(groups: Sequence[Group], deadline: float | None) -> list[list[About]]:
+    """What the replicas of each shard say, at least one of each."""
+
+    def ask(parts: Sequence[Group], limit: float | None, again: bool) -> list[About | MissingShard]:
+        fanout = Fanout(parts, limit)
+        try:
+            return fanout.ask(lambda shard, left: shard.about(left), 0, again)
+        finally:
+            fanout.close()
+
+    every = ask([Group([shard]) for group in groups for shard in group.shards], _PATIENCE, False)
+    answers = iter(every)
+    known = [
+        [said for said in islice(answers, len(group.shards)) if isinstance(said, About)] for group in groups
+    ]
+    silent = [number for number, found in enumerate(known) if not found]
+    if silent:
+        later = ask([groups[number] for number in silent], deadline, True)
+        for number, said in zip(silent, later, strict=True):
+            if isinstance(said, MissingShard):
+                raise ShardError(
+                    f"shard {number} of {len(groups)} ({said.place}): {said.reason}; start it, or one of its "
+                    "replicas",
+                    missing=[said._replace(number=number)],
+                )
+            known[number].append(said)
+    return known
 
 
 def _check_alike(about: About, first: About, engine: Engine | None) -> None:

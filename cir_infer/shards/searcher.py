@@ -96,7 +96,7 @@ class ShardedSearcher(Queries):
         try:
             self._engine = self._opened(bundle, device, threads)
             groups = Opening(self._engine, scorer, threads, self._owned).groups(shards, replicas)
-            self._common = compare(groups, self._engine)
+            self._common = compare(groups, self._engine, deadline)
         except BaseException:
             self.close()
             raise

@@ -1,0 +1,146 @@
+"""`cir-cluster`: the shards of a gallery as actors of a Ray cluster: started, looked after, ended."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cir_infer.console.common import CirParser, print_json, printable, run_command
+from cir_infer.console.tables import format_table
+from cir_infer.errors import CirError
+from cir_infer.extras import require
+
+if TYPE_CHECKING:
+    from cir_infer.shards.ray import RayShards
+
+__all__ = ["main"]
+
+Options = argparse.Namespace
+_SECONDS = 30.0
+
+
+@run_command
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns 1 if a replica does not answer, or a verification found problems."""
+    options = _parser().parse_args(arguments)
+    require("cir-cluster", "ray")
+    from cir_infer.shards.ray import RayShards
+
+    if options.action == "create":
+        shards = RayShards.create(
+            options.name,
+            options.folder,
+            options.replicas,
+            address=options.address,
+            scorer=options.scorer,
+            threads=options.threads,
+            processors=options.processors,
+        )
+        return _status(shards, options)
+    return _ACTIONS[options.action](RayShards.attach(options.name, address=options.address), options)
+
+
+def _status(shards: RayShards, options: Options) -> int:
+    told = shards.each(lambda shard: (shard.about(_SECONDS).size, shard.pid(_SECONDS)))
+    rows = [
+        {
+            "shard": number,
+            "replica": replica,
+            "items": None if isinstance(said, CirError) else said[0],
+            "process": None if isinstance(said, CirError) else said[1],
+            "problem": str(said) if isinstance(said, CirError) else None,
+        }
+        for number, group in enumerate(told)
+        for replica, said in enumerate(group)
+    ]
+    return _tell(options, {"name": shards.name, "replicas": rows}, rows)
+
+
+def _verify(shards: RayShards, options: Options) -> int:
+    told = shards.each(lambda shard: shard.verify(24 * 3600.0))
+    none: list[str | None] = [None]
+    rows = [
+        {"shard": number, "replica": replica, "problem": problem}
+        for number, group in enumerate(told)
+        for replica, said in enumerate(group)
+        for problem in ([str(said)] if isinstance(said, CirError) else said or none)
+    ]
+    return _tell(options, {"name": shards.name, "replicas": rows}, rows)
+
+
+def _stop(shards: RayShards, options: Options) -> int:
+    count = sum(map(len, shards.groups))
+    shards.stop()
+    if options.json:
+        print_json({"name": shards.name, "stopped": count})
+    else:
+        print(f"{count} actors ended; their galleries stay as they are")
+    return 0
+
+
+def _tell(options: Options, known: dict[str, Any], rows: Sequence[dict[str, Any]]) -> int:
+    if options.json:
+        print_json(known)
+    else:
+        header = list(rows[0])
+        cells = [["" if row[name] is None else printable(str(row[name])) for name in header] for row in rows]
+        print(format_table(header, cells, right=range(len(header) - 1)))
+    return int(any(row["problem"] for row in rows))
+
+
+_ACTIONS: dict[str, Callable[[RayShards, Options], int]] = {
+    "status": _status,
+    "verify": _verify,
+    "stop": _stop,
+}
+
+
+def _parser() -> CirParser:
+    parser = CirParser(
+        "cir-cluster",
+        "The shards of a gallery as actors of a Ray cluster, which other programs ask through "
+        "cir_infer.shards.ray.RayShards.attach. Start Ray with `ray start --head` first.",
+        "cir-cluster create shop shop.shards --replicas 2\n"
+        "  cir-cluster status shop --json\n"
+        "  cir-cluster stop shop",
+    )
+    actions = parser.add_subparsers(
+        dest="action", required=True, metavar="ACTION", parser_class=argparse.ArgumentParser
+    )
+
+    def action(name: str, text: str, example: str) -> argparse.ArgumentParser:
+        made = actions.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=f"example:\n  cir-cluster {name} {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        made.add_argument("name", metavar="NAME", help="of the actors: letters, digits, - and _")
+        made.add_argument("--address", default="auto", help="of Ray's cluster (default auto: this machine's)")
+        # Also behind the action; SUPPRESS keeps what was said before it.
+        made.add_argument(
+            "--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON object"
+        )
+        return made
+
+    create = action("create", "start the actors", "shop shop.shards --replicas 2")
+    create.add_argument("folder", metavar="FOLDER", help="the sharded gallery, at this path on every machine")
+    create.add_argument("--replicas", type=int, default=1, metavar="N", help="of each shard (default 1)")
+    create.add_argument(
+        "--scorer", choices=("auto", "cpu", "cuda", "reference"), default="cpu", help="default cpu"
+    )
+    create.add_argument("--threads", type=int, default=1, metavar="N", help="of an actor's call (default 1)")
+    create.add_argument(
+        "--processors",
+        type=float,
+        default=0,
+        metavar="N",
+        help="that Ray keeps for each actor (default 0: none)",
+    )
+    action("status", "which replicas answer", "shop")
+    action("verify", "read every file of every replica's gallery", "shop")
+    action("stop", "end the actors", "shop")
+    return parser
