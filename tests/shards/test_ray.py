@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from cir_infer import Gallery, VectorSearcher
+from cir_infer.commands.cluster import main
 from cir_infer.errors import GalleryError, ShardError, UsageError
 from cir_infer.shards import ShardedGallery, ShardedSearcher
 from tests.gallery.support import filled, names, vectors
@@ -121,3 +123,17 @@ def test_names_and_what_is_refused(one: Gallery, actors: RayShards, tmp_path: Pa
         pytest.raises(GalleryError, match="bundle"),
     ):
         ShardedSearcher(None, [other, again.groups[0]])
+
+
+def test_the_command(one: Gallery, actors: RayShards, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(Path(one.path).parent / "s")
+    assert main(["create", "mine", folder, "--replicas", "1", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert sum(row["items"] for row in said["replicas"]) == COUNT - 2 and len(said["replicas"]) == 2
+    with ShardedSearcher(None, RayShards.attach("mine", address=None).groups) as searcher:
+        assert len(searcher.search_vectors(vectors(1))[0]) == 10
+    assert main(["verify", "mine"]) == main(["status", "mine"]) == 0
+    assert "process" in capsys.readouterr().out
+    assert main(["stop", "mine"]) == 0
+    assert "2 actors ended" in capsys.readouterr().out
+    assert main(["create", "shop", folder]) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cir_infer import Engine, Gallery, Searcher, VectorSearcher
+from cir_infer.commands.cluster import main as cluster
 from cir_infer.commands.gallery import main
 from cir_infer.errors import CirError, GalleryError, ImageError, UsageError
 from cir_infer.hits import Hits
@@ -239,3 +241,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert len(searcher.search_vectors(vectors(1), k=50)[0]) == 20
     with pytest.raises(CirError):
         ShardedSearcher(None, tmp_path / "g")
+
+
+def test_without_ray_the_cluster_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert cluster(["status", "shop"]) == 2
+    assert "pip install 'cir-infer[ray]'" in capsys.readouterr().err
