@@ -207,7 +207,7 @@ class Manifest:
         embedding_dim: D, the length of a gallery row.
         terms: the J terms' names.
         weighted: whether the compose graph gives weights (see `cir_infer.scoring.contract`).
-        precision: of the graphs' arithmetic: "float32", "float16" or "int8".
+        precision: of the graphs' arithmetic: "float32", "bfloat16", "float16" or "int8".
         image: what the image graph takes and how an image is prepared for it.
         text: how texts are prepared; None for a system that reads no text.
         graphs: member name by graph: image and compose always, reference and text where they exist.
@@ -258,7 +258,7 @@ class Manifest:
     @property
     def version(self) -> int:
         """The oldest format that holds all that this manifest says."""
-        return max((added for added, _ in _later(self)), default=1)
+        return max((added for added, _ in _later(self)), default=2 if self.precision == "bfloat16" else 1)
 
     def to_json(self) -> str:
         """The canonical JSON text.

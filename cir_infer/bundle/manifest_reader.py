@@ -36,7 +36,7 @@ from cir_infer.foreign import read_json
 __all__ = ["read_manifest"]
 
 GRAPHS = ("image", "reference", "text", "compose")
-PRECISIONS = ("float32", "float16", "int8")
+PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 MAX_TEXT = 1000
 MAX_TOKENS = 1 << 16
 """Most vectors of a gallery row, as in `cir_infer.scoring.contract`; and values of all of them."""

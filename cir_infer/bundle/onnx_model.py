@@ -38,6 +38,9 @@ _TYPES: dict[int, np.dtype[Any]] = {
 }
 """Types of constants that are read; others are left out of `OnnxModel.constants`."""
 
+_BFLOAT16 = 16
+"""Read as the float32 numbers that they are: NumPy has no such type."""
+
 _LISTS = {1: 4, 7: 7, 11: 10, 12: 11, 13: 11}
 """The field that holds a constant's numbers where they are not raw, by type; 5 for the others."""
 
@@ -81,6 +84,7 @@ class OnnxModel:
     Attributes:
         opset: of the standard operators.
         declared: the inputs with types and shapes.
+        stores_bfloat16: whether a constant is stored in bfloat16.
     """
 
     nodes: tuple[Node, ...]
@@ -89,6 +93,7 @@ class OnnxModel:
     outputs: tuple[str, ...]
     opset: int = 0
     declared: tuple[Input, ...] = ()
+    stores_bfloat16: bool = False
 
 
 def read_onnx_model(model: bytes) -> OnnxModel:
@@ -220,6 +225,7 @@ def _graph(data: memoryview, opset: int) -> OnnxModel:
     constants: dict[str, Array] = {}
     inputs: list[Input] = []
     outputs: list[str] = []
+    bfloat16 = False
     for number, value in _fields(data):
         if number == 1:
             node = _node(value)
@@ -229,6 +235,7 @@ def _graph(data: memoryview, opset: int) -> OnnxModel:
                 _once(constants, node.outputs[0], constant)
         elif number == 5:
             name, constant = _tensor(value)
+            bfloat16 |= any(field == 2 and kind == _BFLOAT16 for field, kind in _fields(value))
             if constant is not None:
                 _once(constants, name, constant)
         elif number == 11:
@@ -236,7 +243,7 @@ def _graph(data: memoryview, opset: int) -> OnnxModel:
         elif number == 12:
             outputs.append(_text(_only(value, 1)))
     names = tuple(value.name for value in inputs)
-    return OnnxModel(tuple(nodes), constants, names, tuple(outputs), opset, tuple(inputs))
+    return OnnxModel(tuple(nodes), constants, names, tuple(outputs), opset, tuple(inputs), bfloat16)
 
 
 def _once(constants: dict[str, Array], name: str, constant: Array) -> None:
@@ -309,7 +316,7 @@ def _tensor(data: memoryview) -> tuple[str, Array | None]:
             raw = value
         elif number == 14:
             location = value
-    dtype = _TYPES.get(kind)
+    dtype = np.dtype("<u2") if kind == _BFLOAT16 else _TYPES.get(kind)
     if dtype is None or location != 0:
         return name, None
     shape = [int(length) for length in _numbers(lists[1], np.dtype("<i8"))]
@@ -323,6 +330,8 @@ def _tensor(data: memoryview) -> tuple[str, Array | None]:
         flat = _numbers(lists[_LISTS[kind]], dtype)
     else:
         flat = _numbers(lists[5], np.dtype("<i4")).astype(dtype)
+    if kind == _BFLOAT16:
+        flat = (flat.astype("<u4") << 16).view("<f4")
     return name, flat.reshape(shape)
 
 

@@ -34,7 +34,7 @@ Doubles = npt.NDArray[np.float64]
 Wanted = tuple["Hit | str", Any]
 """A hit or the id of an item, and its picture; None for where the gallery says it came from."""
 
-_LOOSER = {"float32": 1.0, "float16": 5.0, "int8": 20.0}
+_LOOSER = {"float32": 1.0, "float16": 5.0, "bfloat16": 10.0, "int8": 20.0}
 """How much further apart than in float32 rows of one picture may lie that two devices made: 4% in int8, where
 those of different pictures differ by a fifth."""
 

@@ -39,7 +39,8 @@ def open_graphs(
     Args:
         models: serialised ONNX models by graph name.
         device: "cpu", "openvino", "cuda", "tensorrt" or "ort-tensorrt" is used or refused; "auto" takes the
-            first of TensorRT, CUDA and the CPU that works, and says through `logging` what it took.
+            first of TensorRT, CUDA and the CPU that works, or OpenVINO for a bundle in bfloat16, and says
+            through `logging` what it took.
         threads: CPU threads inside an operator; None leaves it to the backend.
         policy: of TensorRT plans.
 
@@ -62,6 +63,9 @@ def open_graphs(
 def _opened(
     models: Mapping[str, bytes], device: str, threads: int | None, policy: PlanPolicy
 ) -> OpenedGraphs:
+    if device == "auto" and policy.precision == "bfloat16":
+        _log.info("device auto: taking OpenVINO, which alone computes in bfloat16")
+        device = "openvino"
     if device == "auto":
         return _first_that_works(("tensorrt", "cuda", "cpu"), models, threads, policy)
     try:
@@ -103,6 +107,11 @@ def open_backend(device: str, threads: int | None, policy: PlanPolicy) -> Backen
     Raises:
         DeviceError: it cannot be used here.
     """
+    if policy.precision == "bfloat16" and device != "openvino":
+        raise DeviceError(
+            f"device {shown(device)} cannot be used: only device='openvino' computes a bfloat16 bundle in "
+            "bfloat16; use that, or the float32 bundle"
+        )
     return _OPENERS[device](threads, policy)
 
 
@@ -135,7 +144,7 @@ def _open_onnx(
     return OnnxBackend(device, threads)
 
 
-def _open_openvino(threads: int | None, _: PlanPolicy) -> Backend:
+def _open_openvino(threads: int | None, policy: PlanPolicy) -> Backend:
     require("device 'openvino'", "openvino", error=DeviceError)
     try:
         from cir_infer.runtime.openvino.backend import OpenVinoBackend
@@ -144,7 +153,7 @@ def _open_openvino(threads: int | None, _: PlanPolicy) -> Backend:
             f"openvino cannot be imported ({shown(error)}); install it again with "
             f"{install_hint('openvino')}, or use device='cpu'"
         ) from error
-    return OpenVinoBackend(threads)
+    return OpenVinoBackend(threads, policy.precision)
 
 
 def _open_tensorrt(threads: int | None, policy: PlanPolicy) -> Backend:

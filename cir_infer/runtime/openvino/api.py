@@ -131,8 +131,19 @@ class Processor:
                 "use device='cpu'"
             ) from error
 
+    @property
+    def computes_bfloat16(self) -> bool:
+        """Whether it multiplies bfloat16: AMX, AVX512-BF16, or Arm's BF16."""
+        return "BF16" in self._can
+
     def compile(
-        self, name: str, model: bytes, inputs: tuple[str, ...], outputs: tuple[str, ...], threads: int | None
+        self,
+        name: str,
+        model: bytes,
+        inputs: tuple[str, ...],
+        outputs: tuple[str, ...],
+        threads: int | None,
+        bfloat16: bool = False,
     ) -> Compiled:
         """Read an ONNX model and make it ready.
 
@@ -142,6 +153,7 @@ class Processor:
             inputs: names in the graph's order; constants are none of them.
             outputs: names in the graph's order.
             threads: inside an operator; None takes the physical cores.
+            bfloat16: compute products in it; else all is float32 that the graph has as float32.
 
         Raises:
             BundleError: OpenVINO cannot read it or has not all of its operators.
@@ -150,7 +162,7 @@ class Processor:
             with native_call:
                 # By name, so that nothing guesses at what the bytes are: OpenVINO reads six formats.
                 graph = _reader.convert(_reader.load(io.BytesIO(model)))
-                compiled = self._core.compile_model(graph, "CPU", _options(threads))
+                compiled = self._core.compile_model(graph, "CPU", _options(threads, bfloat16))
         except Exception as error:
             raise BundleError(f"OpenVINO {VERSION} cannot load the {name} graph: {told(error)}") from error
         return Compiled(
@@ -160,13 +172,13 @@ class Processor:
         )
 
 
-def _options(threads: int | None) -> dict[str, Any]:
+def _options(threads: int | None, bfloat16: bool) -> dict[str, Any]:
     options: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
         # Types are the graph's. Left to itself OpenVINO computes float32 in bfloat16 where it can.
         "EXECUTION_MODE_HINT": "ACCURACY",
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
         # Scorer and encoders share the processors; where a thread runs is the caller's to say (`taskset`).
         "ENABLE_CPU_PINNING": False,
     }

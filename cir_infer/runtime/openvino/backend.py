@@ -24,23 +24,31 @@ class OpenVinoBackend:
 
     Args:
         threads: inside an operator; None lets OpenVINO take the physical cores.
+        precision: the bundle's. In bfloat16 its graphs with weights in bfloat16 compute in it.
 
     Raises:
-        DeviceError: see `Processor`.
+        DeviceError: see `Processor`; or the precision is bfloat16, which this processor does not compute.
     """
 
     device = "openvino"
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, threads: int | None = None, precision: str = "float32") -> None:
         self._threads = threads
         self._processor = Processor()
+        self._bfloat16 = precision == "bfloat16"
+        if self._bfloat16 and not self._processor.computes_bfloat16:
+            raise DeviceError(
+                f"the processor ({self._processor.name}) does not compute in bfloat16, and OpenVINO would "
+                "use float32 in its place; use the float32 bundle"
+            )
 
     def load(self, name: str, model: bytes) -> OpenVinoGraph:
         """See `Backend.load`."""
         said = read_onnx_model(model)
         inputs = tuple(given for given in said.inputs if given not in said.constants)
         threads = threads_for(name, len(model), self._threads)
-        compiled = self._processor.compile(name, model, inputs, said.outputs, threads)
+        lowered = self._bfloat16 and said.stores_bfloat16
+        compiled = self._processor.compile(name, model, inputs, said.outputs, threads, lowered)
         return OpenVinoGraph(name, compiled)
 
     def chains(self, graphs: Mapping[str, Graph], scorer: Scorer, names: tuple[str, ...]) -> None:

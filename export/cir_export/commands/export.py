@@ -229,7 +229,9 @@ def _convert(options: Any, bundle: str | Path, output: Path | None = None) -> No
         if not options.json:
             print(shown_lowering(report))
     elif not options.tensorrt:
-        raise UsageError(f"{bundle} is a bundle; say --precision float16 or int8, --fast-jpeg, or --tensorrt")
+        raise UsageError(
+            f"{bundle} is a bundle; say --precision bfloat16, float16 or int8, --fast-jpeg, or --tensorrt"
+        )
     if options.tensorrt and not options.json:
         print(shown_plans(build_plans(bundle)))
     if options.json:

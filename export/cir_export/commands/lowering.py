@@ -1,4 +1,4 @@
-"""The part of `cir-export` that writes bundles in float16 and int8: flags, and what is printed."""
+"""The part of `cir-export` that writes bundles in bfloat16, float16 and int8: flags, and what is printed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def add_lowering_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("precision (docs/precision.md)")
     group.add_argument(
         "--precision",
-        choices=("float32", "float16", "int8"),
+        choices=("float32", "bfloat16", "float16", "int8"),
         default="float32",
         help="of the encoders; MODEL may then be a float32 bundle, and no torch is needed (default float32)",
     )
@@ -42,6 +42,11 @@ def add_lowering_arguments(parser: argparse.ArgumentParser) -> None:
         "--int8-for",
         choices=("cpu", "tensorrt"),
         help="what will run int8: ONNX Runtime on a CPU, or TensorRT; each wants another form (default cpu)",
+    )
+    group.add_argument(
+        "--emulate",
+        action="store_true",
+        help="judge bfloat16 by its roundings, where this processor does not compute it",
     )
     group.add_argument(
         "--calibrate", metavar="DIR", help="images like those of your gallery, for int8's ranges: hundreds"
@@ -77,8 +82,20 @@ def check_lowering(options: Any) -> None:
             "TensorRT cannot read int8 for a CPU; add --int8-for tensorrt",
         ),
         (options.int8_for and not int8, "--int8-for belongs to --precision int8"),
+        (
+            options.tensorrt and options.precision == "bfloat16",
+            "bfloat16 runs on OpenVINO; TensorRT's precision is float16",
+        ),
+        (
+            options.emulate and options.precision != "bfloat16",
+            "--emulate belongs to --precision bfloat16; float16 is always judged by its roundings",
+        ),
+        (
+            options.keep_float32 and options.precision == "bfloat16",
+            "OpenVINO decides which layers of a bfloat16 graph are float32; leave --keep-float32 out",
+        ),
         (options.calibrate and not int8, "--calibrate belongs to --precision int8; see --images"),
-        (options.labelled and not lowered, "--labelled belongs to --precision float16 or int8"),
+        (options.labelled and not lowered, "--labelled belongs to --precision bfloat16, float16 or int8"),
         (options.keep_float32 and not lowered, "--keep-float32 belongs to --precision float16 or int8"),
         (judged and not options.labelled, "--protocol, --split and --allow-loss belong to --labelled DATA"),
         (
@@ -127,7 +144,9 @@ def lower(options: Any, source: str | Path, output: str | Path, progress: bool) 
         labelled = Labelled.open(options.labelled, protocol(options.protocol), options.split)
     calibration = None if options.calibrate is None else calibration_images(bundle, options.calibrate)
     loss = {} if options.allow_loss is None else {"allowed_loss": options.allow_loss}
-    lowering = Lowering(options.precision, options.int8_for or "cpu", options.keep_float32, **loss)
+    lowering = Lowering(
+        options.precision, options.int8_for or "cpu", options.keep_float32, **loss, emulate=options.emulate
+    )
     try:
         return convert_bundle(
             source,

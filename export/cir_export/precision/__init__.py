@@ -1,4 +1,4 @@
-"""Bundles in float16 and int8: converted, measured against float32, and refused where they lose too much."""
+"""Bundles in bfloat16, float16 and int8: converted, measured, and refused where they lose too much."""
 
 from cir_export.precision.calibration import Calibration, calibration_images, samples_for
 from cir_export.precision.conversion import ConversionReport, Lowering, convert_bundle

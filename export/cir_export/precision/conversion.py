@@ -27,7 +27,7 @@ from cir_infer.bundle import Bundle, write_bundle
 from cir_infer.bundle.manifest import Manifest
 from cir_infer.console.progress import progress_bar
 from cir_infer.engine import Engine
-from cir_infer.errors import BundleError, ExportError, UsageError
+from cir_infer.errors import BundleError, DeviceError, ExportError, UsageError
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.runtime.graph import Array
 
@@ -41,16 +41,18 @@ class Lowering:
     """Which precision, and what it may cost.
 
     Attributes:
-        precision: "float16" or "int8".
+        precision: "bfloat16", "float16" or "int8".
         form: what will run int8: "cpu" for ONNX Runtime, or "tensorrt".
         keep_float32: patterns of layers that stay float32.
         allowed_loss: points of R@10, judged on a labelled set.
+        emulate: judge bfloat16 by its roundings on ONNX Runtime, where no processor at hand computes it.
     """
 
     precision: PrecisionName
     form: Form = "cpu"
     keep_float32: Sequence[str] = ()
     allowed_loss: float = ALLOWED_LOSS
+    emulate: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def convert_bundle(
         progress: show bars on a terminal.
 
     Raises:
+        DeviceError: bfloat16 where nothing computes it, and no emulation was asked for.
         UsageError: int8 without calibration, a layer that does not exist, or a bundle that is not float32.
         PrecisionError: it loses too much; nothing is written, and the error names the layers.
         ExportError: a converter fails, or the file cannot be written.
@@ -118,12 +121,7 @@ def convert_bundle(
     try:
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
             exact = Engine(bundle, device="cpu")
-            Engine(
-                _written(bundle, Path(scratch) / "lowered.cir", lowering, graphs), device="cpu"
-            )  # it opens
-            judged = Engine(
-                _written(bundle, Path(scratch) / "judged.cir", lowering, graphs, judged=True), device="cpu"
-            )
+            judged, where = _judged(bundle, Path(scratch), lowering, graphs)
             fidelity, drift = _measure(exact, judged, samples, labelled)
             gap = sums_gap(judged, samples) if judged.adds_up else None
         refused = objections(lowering.precision, fidelity, drift, lowering.allowed_loss)
@@ -136,6 +134,7 @@ def convert_bundle(
                 "form": lowering.form if lowering.precision == "int8" else None,
                 "float32_layers": list(kept),
                 "calibration": None if calibration is None else calibration.to_json(),
+                "judged_on": where,
                 "judged_by": "recall" if drift else "cosine and top-10 agreement",
                 "limits": _limits(lowering, drift),
                 "fidelity": fidelity.to_json(),
@@ -161,11 +160,44 @@ def _check(bundle: Bundle, target: Path, lowering: Lowering, calibration: Calibr
         raise UsageError(
             "int8 needs images like those of your gallery to find its ranges; give a folder with --calibrate"
         )
+    if lowering.emulate and lowering.precision != "bfloat16":
+        raise UsageError("only bfloat16 is emulated on request; float16 always is, int8 never")
+    if lowering.keep_float32 and lowering.precision == "bfloat16":
+        raise UsageError(
+            "OpenVINO decides which layers of a bfloat16 graph are float32; leave --keep-float32 out, or use "
+            "another precision"
+        )
     if not lowering.allowed_loss >= 0:
         raise UsageError(f"a loss of {lowering.allowed_loss} points is allowed; expected 0 or more")
     check_target(target)
     if target.exists() and target.samefile(bundle.path):
         raise UsageError(f"{target} is the float32 bundle itself; choose another name with -o")
+
+
+def _judged(
+    bundle: Bundle, scratch: Path, lowering: Lowering, graphs: Sequence[LoweredGraph]
+) -> tuple[Engine, str]:
+    """What is measured, and on what, in words.
+
+    Raises:
+        DeviceError: nothing here computes in this precision.
+    """
+    lowered = _written(bundle, scratch / "lowered.cir", lowering, graphs)
+    if lowering.precision == "bfloat16" and not lowering.emulate:
+        try:
+            engine = Engine(lowered, device="openvino")
+        except DeviceError as error:
+            raise DeviceError(
+                f"bfloat16 cannot be judged here: {error}; convert on a machine that computes it, or "
+                "judge an emulation of its roundings with --emulate"
+            ) from error
+        about = engine.describe()["backend"]
+        return engine, f"{about['library']} on {about['processor']}"
+    if lowering.precision != "bfloat16":
+        Engine(lowered, device="cpu").close()  # it opens
+    emulated = lowering.precision != "int8"
+    path = _written(bundle, scratch / "judged.cir", lowering, graphs, judged=True)
+    return Engine(path, device="cpu"), "ONNX Runtime" + (", with its roundings" if emulated else "")
 
 
 def _written(
@@ -188,7 +220,9 @@ def _written(
     if explain is not None and "unexplained" in parity:
         members.pop(explain.file)
         explain = None
-    lowered = replace(manifest, precision=lowering.precision, parity=parity, explain=explain)
+    # An emulation computes in float32 what it rounds.
+    precision = "float32" if judged and lowering.precision == "bfloat16" else lowering.precision
+    lowered = replace(manifest, precision=precision, parity=parity, explain=explain)
     try:
         write_bundle(path, lowered, members)
     except BundleError as error:

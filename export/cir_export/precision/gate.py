@@ -28,9 +28,14 @@ class Limits:
     agreement: float
 
 
-LIMITS: dict[PrecisionName, Limits] = {"float16": Limits(0.9999, 0.99), "int8": Limits(0.995, 0.9)}
-"""Float16's are what its rounding leaves of a sound model. Int8's leave room for a sound one, whose worst
-cosine is 0.999 and more (docs/precision.md), and none for a layer that its ranges do not fit."""
+LIMITS: dict[PrecisionName, Limits] = {
+    "bfloat16": Limits(0.999, 0.95),
+    "float16": Limits(0.9999, 0.99),
+    "int8": Limits(0.995, 0.9),
+}
+"""Float16's and bfloat16's are what their rounding leaves of a sound model. Int8's leave room for a sound
+one, whose worst cosine is 0.999 and more (docs/precision.md), and none for a layer that its ranges do not
+fit."""
 
 
 class PrecisionError(ExportError):
@@ -63,7 +68,10 @@ class PrecisionError(ExportError):
             if overflowing
             else [f"{error.layer} (cosine {error.cosine_worst:.5f})" for error in worst]
         )
-        remedies = [f"keep them in float32 (--keep-float32 {' '.join(names)})"]
+        # OpenVINO decides for itself which layers of a bfloat16 graph are float32.
+        remedies = (
+            [f"keep them in float32 (--keep-float32 {' '.join(names)})"] if precision != "bfloat16" else []
+        )
         if precision == "int8":
             remedies.append("calibrate on more images like those of your gallery")
         remedies.append(

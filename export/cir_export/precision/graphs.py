@@ -1,7 +1,8 @@
 """Every graph of a bundle in another precision.
 
 `compose` makes query terms, whose attention weights and squares leave float16's range: it stays float32.
-Float16 takes the encoders of images and texts; int8 only that of images, because a text encoder is a small
+Float16 and bfloat16 take the encoders of images and texts (bfloat16 no recurrent ones, where float16 leaves
+the recurrent layers); int8 only that of images, because a text encoder is a small
 part of a query's time and its recurrent state forgets nothing, errors included.
 """
 
@@ -15,6 +16,7 @@ import onnx
 from onnx import ModelProto
 
 from cir_export.continuation import taken_apart
+from cir_export.precision.bfloat16 import PRODUCTS, has_recurrence, rounded_products, to_bfloat16
 from cir_export.precision.float16 import rounded, to_float16
 from cir_export.precision.int8 import Form, only, quantisable, to_int8
 from cir_export.precision.islands import float32_islands
@@ -25,10 +27,14 @@ from cir_infer.runtime.graph import Array
 
 __all__ = ["PRECISIONS", "LoweredGraph", "PrecisionName", "lower_graphs"]
 
-PrecisionName = Literal["float16", "int8"]
-PRECISIONS: tuple[PrecisionName, ...] = ("float16", "int8")
+PrecisionName = Literal["bfloat16", "float16", "int8"]
+PRECISIONS: tuple[PrecisionName, ...] = ("bfloat16", "float16", "int8")
 
-_LOWERED = {"float16": ("image", "reference", "text"), "int8": ("image", "reference")}
+_LOWERED = {
+    "bfloat16": ("image", "reference", "text"),
+    "float16": ("image", "reference", "text"),
+    "int8": ("image", "reference"),
+}
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class LoweredGraph:
         name: "image", "reference" or "text".
         original: the float32 graph.
         model: what the bundle will hold.
-        judged: what is judged on this machine's CPU: `model`, or the float32 graph with its roundings.
+        judged: what ONNX Runtime judges: `model`, or a graph in float32 with its roundings.
         layers: the layers that could be lowered, in order.
         kept: those of them that stayed float32.
         alone: gives a graph in which one layer alone is lowered.
@@ -79,10 +85,9 @@ def lower_graphs(
     originals = {
         name: _named(bundle.graph(name)) for name in _LOWERED[precision] if name in bundle.manifest.graphs
     }
-    layers = {
-        name: quantisable(model, layers_of(model)) if precision == "int8" else layers_of(model)
-        for name, model in originals.items()
-    }
+    if precision == "bfloat16":
+        originals = {name: model for name, model in originals.items() if not has_recurrence(model)}
+    layers = {name: _lowerable(model, precision) for name, model in originals.items()}
     every = [layer for found in layers.values() for layer in found.values()]
     kept = matching(every, float32)
     if kept.issuperset(every):
@@ -94,8 +99,22 @@ def lower_graphs(
     lowered = []
     for name, model in originals.items():
         own = (name, model, whole[name], layers[name], kept)
-        lowered.append(_float16(*own) if precision == "float16" else _int8(*own, form, images()))
+        if precision == "bfloat16":
+            lowered.append(_bfloat16(*own))
+        else:
+            lowered.append(_float16(*own) if precision == "float16" else _int8(*own, form, images()))
     return lowered
+
+
+def _lowerable(model: ModelProto, precision: PrecisionName) -> dict[str, str]:
+    """Layer names by node name."""
+    layers = layers_of(model)
+    if precision == "int8":
+        return quantisable(model, layers)
+    if precision == "bfloat16":
+        products = {node.name for node in model.graph.node if node.op_type in PRODUCTS}
+        return {node: layer for node, layer in layers.items() if node in products}
+    return layers
 
 
 def _named(content: bytes) -> ModelProto:
@@ -131,6 +150,24 @@ def _float16(
         tuple(layer for node, layer in layers.items() if node not in islands),
         frozenset(kept.intersection(layers.values())),
         lambda layer: rounded(keeping(lambda owner: owner == layer)),
+        rest,
+    )
+
+
+def _bfloat16(
+    name: str, model: ModelProto, whole: ModelProto, layers: dict[str, str], kept: set[str]
+) -> LoweredGraph:
+    stored, rest = _apart(to_bfloat16(whole, set(layers)), model)
+    products = {node.name for node in stored.graph.node if node.op_type in PRODUCTS}
+    nodes = {layer: node for node, layer in layers.items()}
+    return LoweredGraph(
+        name,
+        model,
+        stored,
+        rounded_products(stored, products),
+        tuple(layers.values()),
+        frozenset(kept.intersection(layers.values())),
+        lambda layer: rounded_products(to_bfloat16(model, {nodes[layer]}), {nodes[layer]}),
         rest,
     )
 

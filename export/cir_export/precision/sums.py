@@ -14,7 +14,7 @@ from cir_infer.errors import BundleError, DeviceError
 
 __all__ = ["LIMITS", "sums_gap"]
 
-LIMITS = {"float16": 1e-3, "int8": 2e-2}
+LIMITS = {"bfloat16": 2e-2, "float16": 1e-3, "int8": 2e-2}
 """The largest accepted difference of a row and its sum, relative to the row's largest value."""
 
 _BATCH = 16

@@ -1,0 +1,116 @@
+"""Bfloat16 graphs, and how to see on any processor what their roundings do.
+
+Bfloat16 has float32's range and 8 bits of its digits, so nothing overflows and no statistic is kept apart.
+Where the processor multiplies it (AMX, AVX512-BF16, Arm's BF16), OpenVINO computes products of bfloat16 with
+sums in float32, and decides for what lies between two products whether it is stored so.
+
+A bfloat16 graph is the float32 graph whose weights of products are stored in bfloat16, each behind a cast:
+that is half the size, says what the graph is, and every runtime reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from cir_export.precision.layers import RECURRENT
+from cir_infer.errors import ExportError
+
+__all__ = ["PRODUCTS", "has_recurrence", "nearest", "rounded_products", "to_bfloat16"]
+
+PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+_STORED = "/bfloat16"
+
+
+def has_recurrence(model: ModelProto) -> bool:
+    """Whether a state passes through a rounding for every word: such a text encoder stays float32."""
+    return any(node.op_type in RECURRENT for node in model.graph.node)
+
+
+def nearest(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """The bits of the nearest bfloat16 numbers, ties to even; infinities and NaN stay what they are."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    odd = ~np.isfinite(values)
+    rounded[odd] = (bits[odd] >> 16).astype(np.uint16) | np.where(np.isnan(values[odd]), 0x40, 0).astype(
+        np.uint16
+    )
+    return rounded
+
+
+def to_bfloat16(model: ModelProto, nodes: Collection[str]) -> ModelProto:
+    """A copy that stores the weights of products in bfloat16.
+
+    Args:
+        model: a float32 graph whose nodes have names of their own.
+        nodes: names of the products whose weights become bfloat16.
+
+    Raises:
+        ExportError: what comes out is no valid graph.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    weights = {name for node in copy.graph.node if node.name in nodes for name in node.input}
+    casts: list[NodeProto] = []
+    for tensor in copy.graph.initializer:
+        if tensor.name in weights and tensor.data_type == TensorProto.FLOAT and len(tensor.dims) >= 2:
+            stored = TensorProto(name=tensor.name + _STORED, data_type=TensorProto.BFLOAT16, dims=tensor.dims)
+            stored.raw_data = nearest(numpy_helper.to_array(tensor)).astype("<u2").tobytes()
+            cast = helper.make_node("Cast", [stored.name], [tensor.name], stored.name, to=TensorProto.FLOAT)
+            casts.append(cast)
+            tensor.CopyFrom(stored)
+    _replace(copy, [*casts, *copy.graph.node])
+    return copy
+
+
+def rounded_products(model: ModelProto, nodes: Collection[str]) -> ModelProto:
+    """A copy that computes on any processor what bfloat16 products give: their inputs and outputs rounded.
+
+    Args:
+        model: in float32, or from `to_bfloat16`.
+        nodes: names of the products.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    stored = {tensor.name for tensor in copy.graph.initializer}
+    stored |= {name for node in copy.graph.node if node.name.endswith(_STORED) for name in node.output}
+    rounded: dict[str, str] = {}
+    made: list[NodeProto] = []
+    for node in copy.graph.node:
+        if node.name not in nodes:
+            made.append(node)
+            continue
+        for at, name in enumerate(node.input[:2]):
+            if name not in stored:
+                if name not in rounded:
+                    rounded[name] = f"{name}/rounded"
+                    made += _pair(name, rounded[name])
+                node.input[at] = rounded[name]
+        output = node.output[0]
+        node.output[0] = f"{output}/exact"
+        made += [node, *_pair(node.output[0], output)]
+    _replace(copy, made)
+    return copy
+
+
+def _pair(name: str, rounded: str) -> list[NodeProto]:
+    """There and back."""
+    between = f"{rounded}/stored"
+    return [
+        helper.make_node("Cast", [name], [between], f"{rounded}/to", to=TensorProto.BFLOAT16),
+        helper.make_node("Cast", [between], [rounded], f"{rounded}/from", to=TensorProto.FLOAT),
+    ]
+
+
+def _replace(model: ModelProto, nodes: list[NodeProto]) -> None:
+    kept = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    try:
+        onnx.checker.check_model(model)
+    except Exception as error:  # ValidationError and others
+        raise ExportError(f"bfloat16 made an invalid graph: {error}") from error
