@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -113,6 +113,9 @@ class Hits(Sequence[Hit]):
 
     def __len__(self) -> int:
         return len(self._hits)
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self._hits)
 
     @overload
     def __getitem__(self, index: int) -> Hit: ...

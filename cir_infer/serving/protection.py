@@ -164,8 +164,7 @@ class Guard:
         route = getattr(exchange.scope.get("route"), "path", path if path in _QUERIES else "other")
         method = exchange.scope["method"] if exchange.scope["method"] in (*_CHANGES, "GET") else "other"
         seconds = time.perf_counter() - exchange.begun
-        self._metrics.requests.labels(route, method, str(exchange.status)).inc()
-        self._metrics.seconds.labels(route).observe(seconds)
+        self._metrics.answered(route, method, exchange.status, seconds)
         if exchange.problem is not None and exchange.status in (401, 403, 413, 421, 429, 503):
             self._metrics.refusals.labels(exchange.problem).inc()
         if not self._settings.access_log or route in ("/healthz", "/readyz", "/metrics"):

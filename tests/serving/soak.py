@@ -105,7 +105,7 @@ def main() -> None:
 
 
 def _run(world: World, client: Client, process: int, seconds: float, clients: int) -> None:
-    end, faults, counts = time.monotonic() + seconds, [], {"answers": 0, "changes": 0}
+    end, faults, counts = time.monotonic() + seconds, [], {"answers": 0, "changes": 0, "refused": 0}
     lock = threading.Lock()
 
     def ask(seed: int) -> None:
@@ -117,6 +117,11 @@ def _run(world: World, client: Client, process: int, seconds: float, clients: in
             asked = time.monotonic()
             answer = client("POST", "/v1/search", body, Content_Type=kind)
             answered = time.monotonic()
+            if answer.status == 503:  # the machine is busy with others: it says so, and when to come again
+                with lock:
+                    counts["refused"] += 1
+                time.sleep(float(answer.headers["retry-after"]))
+                continue
             fault = f"{answer.status} {answer.body[:300]!r}" if answer.status != 200 else None
             # A state ends when its successor was answered, which may be told a moment after it showed.
             fault = fault or world.wrong(number, answer.json["hits"], asked, answered)
@@ -161,7 +166,8 @@ def _run(world: World, client: Client, process: int, seconds: float, clients: in
     parts = [max(memory[at : at + third], default=0.0) for at in (third, 2 * third)]
     assert not faults, faults[0]
     print(
-        f"{counts['answers']:,} answers, each right, {counts['changes']:,} changes; anonymous memory "
+        f"{counts['answers']:,} answers, each right, {counts['refused']:,} refused with 503, "
+        f"{counts['changes']:,} changes; anonymous memory "
         f"{parts[0]:.1f} MiB in the second third, {parts[1]:.1f} in the last; {COUNT} items that stay"
     )
 
