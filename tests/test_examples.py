@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cir_infer.scoring import make_scorer
+from cir_infer.scoring.contract import QueryTerms, Rows
 from tests.bundles import write_tiny_bundle
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -45,7 +49,18 @@ def run(folder: Path, name: str, *arguments: str) -> str:
 
 
 def test_every_example_is_run_here() -> None:
-    run_here = {"search", "refine", "filter", "bring_your_own", "evaluate", "vectors", "explain"}
+    run_here = {
+        "search",
+        "refine",
+        "filter",
+        "bring_your_own",
+        "evaluate",
+        "vectors",
+        "explain",
+        "in_duckdb",
+        "in_qdrant",
+        "for_vespa",
+    }
     assert {path.stem for path in EXAMPLES.glob("*.py")} == run_here
 
 
@@ -111,3 +126,52 @@ def test_vectors_of_another_model(folder: Path) -> None:
         "1.000",
     ]
     assert "item-31" not in second and len(second.splitlines()) == 10
+
+
+@pytest.mark.parametrize(("name", "module"), [("in_duckdb", "duckdb"), ("in_qdrant", "qdrant_client")])
+def test_databases_give_the_same_answer(folder: Path, name: str, module: str) -> None:
+    """Their products are of float32, so scores agree to a millionth, and items but those that lie closer."""
+    pytest.importorskip(module, reason=f"{module} is not installed, as the head of examples/{name}.py says")
+    run(folder, "search", "artemis.cir", "photos", "photos/3.png", "is red")
+    *lines, last = run(folder, name, "artemis.cir", "photos.gallery", "photos/3.png", "is red").splitlines()
+    assert len(lines) == 10 and "times as long" in last
+    for line in lines:
+        theirs, score, ours, exact = line.split()
+        assert float(score) == pytest.approx(float(exact), abs=1e-5)
+        assert theirs == ours or abs(float(score) - float(exact)) < 1e-6
+
+
+def test_the_rank_profile_for_vespa_computes_the_score(folder: Path) -> None:
+    """What its expressions say, evaluated with NumPy, is what our scorer gives. No Vespa has read it."""
+    said = run(folder, "for_vespa", "artemis.cir", "items.sd", "photos/3.png", "is red")
+    query, schema = json.loads(said), (folder / "items.sd").read_text()
+    rows = np.random.default_rng(5).standard_normal((9, 8)).astype(np.float32)
+    rows[4] = 0
+    inputs = {name[6:]: np.array(value, np.float32) for name, value in query.items() if name[:6] == "input."}
+    assert set(inputs) == set(re.findall(r"(query\(\w+\)) tensor<float>\(d\[8\]\)", schema))
+    functions = dict(re.findall(r"function (\w+)\(\) \{\s+expression: (.*)", schema))
+    (first,) = re.findall(r"first-phase \{\s+expression: (.*)", schema)
+    terms = QueryTerms(
+        *(np.stack([inputs[f"query({kind}{j})"] for j in range(len(functions))])[None] for kind in "nw"),
+        tuple(functions),
+    )
+    for row in rows:
+        words = {
+            "query": lambda name: inputs[f"query({name})"],
+            "attribute": lambda _, row=row: row,
+            "reduce": lambda values, *_: values.sum(dtype=np.float64),
+            "sqrt": np.sqrt,
+            "where": lambda condition, yes, no: yes() if condition else no(),
+        }
+        values = {}
+        for name, expression in functions.items():
+            code = re.sub(r"(query|attribute)\((\w+)\)", r'\1("\2")', expression).replace(
+                "sum, d", '"sum", "d"'
+            )
+            code = re.sub(r"^if\((.*> 0), (.*), 0\)$", r"where(\1, lambda: \2, lambda: 0)", code)
+            values[name] = eval(code, words)
+        top = make_scorer(Rows.of(row[None]), "reference").topk(terms, 1)
+        assert sum(values[name] for name in first.split(" + ")) == pytest.approx(top.scores[0, 0], abs=1e-5)
+        assert list(values.values()) == pytest.approx(top.terms[0, 0].tolist(), abs=1e-5)
+    for left, right in ("{}", "()", "[]"):
+        assert schema.count(left) == schema.count(right)
