@@ -1,4 +1,4 @@
-r"""Makes tests/golden/blip2: small random models of BLIP-2's kind, and the public packages' answers.
+r"""Makes tests/golden/blip2: small random models of BLIP's and BLIP-2's kind, and packages' answers.
 
 Run in an environment of its own, which is not that of the tests:
 
@@ -8,7 +8,8 @@ Run in an environment of its own, which is not that of the tests:
 
 `folder` is a `Blip2ForImageTextRetrieval` of transformers. `lavis.pt` holds EVA's ViT and the Q-Former of
 salesforce-lavis (BSD-3) under LAVIS' names, `clip.pt` its CLIP ViT beside the same Q-Former; the answers are
-what CoVR-2's and SPRC's equations make of those modules. Of LAVIS, three modules are loaded by their path:
+what CoVR-2's and SPRC's equations make of those modules. `blip.pth` holds BLIP's two encoders, of
+transformers, under the names of BLIP's own file. Of LAVIS, three modules are loaded by their path:
 what the package imports at its top needs a dozen more, which nothing here uses.
 """
 
@@ -18,7 +19,6 @@ import importlib.util
 import json
 import shutil
 import sys
-import tempfile
 import types
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,10 @@ from transformers import (
     Blip2Config,
     Blip2ForImageTextRetrieval,
     BlipImageProcessor,
+    BlipTextConfig,
+    BlipTextModel,
+    BlipVisionConfig,
+    BlipVisionModel,
 )
 
 ENCODERS = Path(__file__).parents[1] / "tests" / "golden" / "encoders"
@@ -262,15 +266,70 @@ def checkpoints(out: Path, vocabulary: Path) -> None:
     np.savez_compressed(out / "golden.npz", **answers)
 
 
+def blip(out: Path, vocabulary: Path) -> None:
+    """BLIP's two encoders by transformers, under the names of BLIP's own file, at another size than 384."""
+    pieces = vocabulary.read_text().splitlines()
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1, "intermediate_size": 72}
+    small = {**sizes, "hidden_size": 16, "intermediate_size": 24}
+    vision = BlipVisionModel(BlipVisionConfig(image_size=256, patch_size=64, layer_norm_eps=1e-6, **small))
+    text = BlipTextModel(
+        BlipTextConfig(
+            vocab_size=len(pieces) + 2, max_position_embeddings=80, encoder_hidden_size=64, **sizes
+        ),
+        add_pooling_layer=False,
+    )
+    projections = [torch.nn.Linear(16, 12), torch.nn.Linear(64, 12)]
+    for number, part in enumerate((vision, text, *projections)):
+        randomised(part, 20 + number)
+        part.eval()
+    state = {}
+    for name, value in vision.state_dict().items():
+        for theirs, ours in (
+            ("embeddings.class_embedding", "cls_token"), ("embeddings.position_embedding", "pos_embed"),
+            ("embeddings.patch_embedding", "patch_embed.proj"), ("encoder.layers", "blocks"),
+            ("self_attn.qkv", "attn.qkv"), ("self_attn.projection", "attn.proj"), ("layer_norm", "norm"),
+            ("post_layernorm", "norm"),
+        ):  # fmt: skip
+            name = name.replace(theirs, ours)
+        state[f"visual_encoder.{name}"] = value
+    state |= {f"text_encoder.{name}": value for name, value in text.state_dict().items()}
+    for name, layer in zip(("vision_proj", "text_proj"), projections, strict=True):
+        state |= {f"{name}.{key}": value for key, value in layer.state_dict().items()}
+    state["itm_head.weight"] = torch.zeros(2, 64)
+    torch.save(
+        {"model": {k: v.half() if v.is_floating_point() else v for k, v in state.items()}}, out / "blip.pth"
+    )
+    bert = BertTokenizerFast(str(vocabulary), do_lower_case=True)
+    prompted = ["and".join(f" [FORWARD] {part}" for part in one.split("and")) for one in TEXTS]
+    ids = bert(prompted)["input_ids"]
+    (out / "blip_tokens.json").write_text(json.dumps({"texts": TEXTS, "ids": ids}))
+    tokens, mask = padded(ids)
+    places = vision.embeddings.position_embedding.data
+    grid = places[:, 1:].reshape(1, 4, 4, 16).permute(0, 3, 1, 2)
+    finer = torch.nn.functional.interpolate(grid, (6, 6), mode="bicubic", align_corners=False)
+    vision.embeddings.position_embedding.data = torch.cat(
+        [places[:, :1], finer.flatten(2).transpose(1, 2)], 1
+    )
+    noise = np.random.default_rng(4).integers(0, 256, (3, 6, 6, 3), np.uint8)
+    pixels = noise.repeat(64, 1).repeat(64, 2)  # blocks of 64 x 64, which a file keeps small
+    mean, std = (torch.tensor(part).view(1, 3, 1, 1) for part in (MEAN, STD))
+    with torch.no_grad():
+        values = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - mean) / std
+        image = projections[0](vision(pixel_values=values).last_hidden_state[:, 0])
+        states = text(input_ids=tokens, attention_mask=mask, is_decoder=False).last_hidden_state
+        found = projections[1](states[:, 0])
+    np.savez_compressed(out / "blip.npz", noise=noise, image=image.numpy(), text=found.numpy())
+
+
 def main(out: Path) -> None:
     """Makes all of it anew."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     vocabulary = out / "vocab.txt"
     vocabulary.write_text("\n".join(word_pieces()) + "\n")
-    with tempfile.TemporaryDirectory():
-        hugging_face(out, vocabulary)
-        checkpoints(out, vocabulary)
+    hugging_face(out, vocabulary)
+    checkpoints(out, vocabulary)
+    blip(out, vocabulary)
     (out / "README.md").write_text(
         "# Golden cases of BLIP-2's kind\n\n"
         "Answers of transformers 4.45.2 (`folder`) and of salesforce-lavis 1.0.2 (`lavis.pt`, `clip.pt`,\n"

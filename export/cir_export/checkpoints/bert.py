@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -11,7 +12,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from cir_infer.errors import CheckpointError, shown
 from cir_infer.foreign import read_json
 
-__all__ = ["blip_tokenizer"]
+__all__ = ["CAPTIONS", "blip_tokenizer"]
 
 _MAX_BYTES = 16 << 20
 _WHERE = (
@@ -20,13 +21,25 @@ _WHERE = (
 )
 
 
-def blip_tokenizer(path: str | os.PathLike[str] | None, vocabulary: int, where: str) -> Tokenizer:
-    """`[CLS] a [SEP]` over BERT's word pieces, of texts that are cleaned as BLIP's authors clean captions.
+CAPTIONS = (normalizers.Lowercase(), normalizers.Replace(Regex(r"[.!\x22()*#:;~]"), " "))
+"""How BLIP's authors clean captions."""
+
+
+def blip_tokenizer(
+    path: str | os.PathLike[str] | None,
+    vocabulary: int,
+    where: str,
+    cleaning: Sequence[normalizers.Normalizer] = CAPTIONS,
+    prompt: str = "",
+) -> Tokenizer:
+    """`[CLS] a [SEP]` over BERT's word pieces.
 
     Args:
         path: vocab.txt, a word piece a line, or a tokenizer.json of BERT.
         vocabulary: word vectors of the model; authors append tokens of their own behind BERT's.
         where: the checkpoint, for messages.
+        cleaning: what is done to a text before BERT's own.
+        prompt: what stands before every text.
 
     Raises:
         CheckpointError: there is none, or it is not of this model.
@@ -44,18 +57,17 @@ def blip_tokenizer(path: str | os.PathLike[str] | None, vocabulary: int, where: 
             f"are not of one model. {_WHERE[0].upper()}{_WHERE[1:]}"
         )
     tokenizer = Tokenizer(models.WordPiece(pieces, unk_token="[UNK]", max_input_chars_per_word=100))
-    tokenizer.normalizer = normalizers.Sequence(
-        [
-            normalizers.Lowercase(),
-            normalizers.Replace(Regex(r"[.!\x22()*#:;~]"), " "),
-            normalizers.BertNormalizer(lowercase=True),
-        ]
-    )
+    own = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.normalizer = normalizers.Sequence([*cleaning, own])
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    opening = ["[CLS]", *tokenizer.encode(prompt).tokens] if prompt else ["[CLS]"]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A $B [SEP]",
-        special_tokens=[(token, pieces[token]) for token in ("[CLS]", "[SEP]")],
+        single="<opening> $A [SEP]",
+        pair="<opening> $A $B [SEP]",
+        special_tokens=[
+            {"id": "<opening>", "ids": [pieces[piece] for piece in opening], "tokens": opening},
+            {"id": "[SEP]", "ids": [pieces["[SEP]"]], "tokens": ["[SEP]"]},
+        ],
     )
     return tokenizer
 

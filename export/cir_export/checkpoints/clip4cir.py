@@ -26,7 +26,7 @@ from cir_export.model_file import TrainedModel, restore_weights
 from cir_export.models import build_model
 from cir_infer.errors import CheckpointError, CirError, shown
 
-__all__ = ["is_clip4cir", "load_clip4cir"]
+__all__ = ["combiner_weights", "is_clip4cir", "load_clip4cir"]
 
 _RENAMED = {
     "text_projection_layer.": "combiner.text.",
@@ -92,7 +92,7 @@ def load_clip4cir(files: Sequence[tuple[Any, str]], round_clip_to_float16: bool 
     config: dict[str, Any] = {"system": "clip4cir-sum", "clip": clip}
     if parts.combiner is not None:
         content, combiner_path = parts.combiner
-        sizes, renamed = _combiner(content["Combiner"], clip["embed_dim"], combiner_path, where)
+        sizes, renamed = combiner_weights(content["Combiner"], clip["embed_dim"], combiner_path, where)
         config |= {"system": "clip4cir-combiner", **sizes}
         named |= renamed
         where = f"{combiner_path} with {where}"
@@ -155,10 +155,14 @@ def _sort(files: Sequence[tuple[Any, str]]) -> _Parts:
     return parts
 
 
-def _combiner(
+def combiner_weights(
     weights: Mapping[str, Any], embed_dim: int, where: str, clip_path: str
 ) -> tuple[dict[str, int], dict[str, Tensor]]:
-    """Its sizes, and its weights under our names."""
+    """A Combiner's sizes, and its weights under our names.
+
+    Raises:
+        CheckpointError: a layer is missing, or it combines embeddings of another width.
+    """
     shapes = {name: tuple(value.shape) for name, value in weights.items() if isinstance(value, Tensor)}
     projection, hidden = shapes.get("text_projection_layer.weight"), shapes.get("combiner_layer.weight")
     if projection is None or hidden is None or len(projection) != 2 or len(hidden) != 2:

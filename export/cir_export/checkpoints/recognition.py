@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cir_export.checkpoints.artemis import is_artemis, load_artemis
 from cir_export.checkpoints.blip2 import is_blip2, load_blip2_checkpoint
+from cir_export.checkpoints.blip4cir import is_blip4cir, load_blip4cir
 from cir_export.checkpoints.clip4cir import is_clip4cir, load_clip4cir
 from cir_export.checkpoints.files import read_checkpoint_file
 from cir_export.checkpoints.folders import load_folder
@@ -67,6 +68,9 @@ def load_trained(
         raise CheckpointError(
             f"{folders[0]} is a model of its own; give {contents[0][1]} in a call of its own"
         )
+    if any(is_blip4cir(content) for content, _ in contents):
+        _refuse(contents[0][1], image_size is not None, "says its image size; leave --image-size out")
+        return load_blip4cir(contents, vocabulary)
     if any(is_clip4cir(content) for content, _ in contents):
         _refuse(contents[0][1], vocabulary is not None, "holds no vocabulary of its own; CLIP's is built in")
         _refuse(contents[0][1], image_size is not None, "says its image size; leave --image-size out")
@@ -88,7 +92,8 @@ def load_trained(
         return load_artemis(content, where, vocabulary)
     raise CheckpointError(
         f"{where} is a checkpoint of an unknown layout ({_shown(content)}); expected a model file of "
-        "cir-train or a checkpoint of naver/artemis, google/tirg, CLIP4Cir, Pic2Word, CoVR-2 or SPRC"
+        "cir-train or a checkpoint of naver/artemis, google/tirg, CLIP4Cir, Bi-BLIP4CIR, Pic2Word, CoVR-2 or "
+        "SPRC"
     )
 
 

@@ -10,6 +10,7 @@ from cir_export.models.attribute_as_operator import AttributeAsOperator
 from cir_export.models.base import RetrievalModel
 from cir_export.models.blip2 import Blip2TextOnly
 from cir_export.models.cirplant import Cirplant
+from cir_export.models.combiner import PairCombiner
 from cir_export.models.composeae import ComposeAe
 from cir_export.models.concatenation import Concatenation
 from cir_export.models.cosmo import Cosmo
@@ -48,6 +49,7 @@ MODELS: dict[str, type[RetrievalModel]] = {
         Sum,
         SumImageOnly,
         SumTextOnly,
+        PairCombiner,
         Pic2Word,
         Blip2TextOnly,
         Covr2,

@@ -22,6 +22,7 @@ from cir_export.models.encoders.transformer import (
     brought,
     in_heads,
 )
+from cir_export.models.encoders.vit import class_token_in_parts
 from cir_infer.errors import UsageError, shown
 
 __all__ = ["CLIP_MEAN", "CLIP_STD", "Clip", "ClipSettings"]
@@ -217,19 +218,11 @@ class _VisionTransformer(ImageTower):
         return torch.cat([self.class_embedding.expand(x.shape[0], 1, -1), x], 1) + self.positional_embedding
 
     def in_parts(self, x: Tensor) -> InParts:
-        """The embedding as the sum of what the class token took from each patch, in all layers and heads.
-
-        With the attention and the norms as they are at this input, all that the class token is made of adds
-        up: its start, what it took from patches, its MLPs and biases. The last norm is affine then.
-        """
-        x, taken = self.transformer.in_parts(self.ln_pre(self._tokens(x)))
-        state = x[:, 0]
-        rows = self.ln_post(state) @ self.proj
-        deviation = (state.var(-1, unbiased=False, keepdim=True) + self.ln_post.eps).sqrt()
-        taken = (taken - taken.mean(-1, keepdim=True)) / deviation[:, None]
-        parts = (taken * self.ln_post.weight) @ self.proj
-        side = round(taken.shape[1] ** 0.5)
-        return InParts(rows, parts.view(-1, side, side, rows.shape[1]), rows - parts.sum(1))
+        """See `class_token_in_parts`."""
+        tokens = self.ln_pre(self._tokens(x))
+        return class_token_in_parts(
+            tokens, self.transformer, self.ln_post, lambda state: state @ self.proj, self.proj
+        )
 
 
 class Clip(Pair):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cir_export.models.configuration import parse
+from cir_export.models.encoders.blip import Blip, BlipSettings
 from cir_export.models.encoders.clip import Clip, ClipSettings
 from cir_export.models.encoders.pair import Pair
 from cir_export.models.encoders.siglip import Siglip, SiglipSettings
@@ -15,10 +16,10 @@ __all__ = ["build_pair"]
 
 
 def build_pair(config: Any) -> Pair:
-    """Builds the pair that `config["family"]` names, "clip" or "siglip", with fresh weights.
+    """Builds the pair that `config["family"]` names, "clip", "siglip" or "blip", with fresh weights.
 
     Args:
-        config: the family, and the keys of `ClipSettings` or `SiglipSettings`.
+        config: the family, and the keys of `ClipSettings`, `SiglipSettings` or `BlipSettings`.
 
     Raises:
         UsageError: the family is unknown, or a key does not fit.
@@ -30,4 +31,8 @@ def build_pair(config: Any) -> Pair:
         return Clip(parse(ClipSettings, sizes, "pair"))
     if config.get("family") == Siglip.family:
         return Siglip(parse(SiglipSettings, sizes, "pair"))
-    raise UsageError(f"pair.family: {shown(config.get('family'))} is not known; expected clip or siglip")
+    if config.get("family") == Blip.family:
+        return Blip(parse(BlipSettings, sizes, "pair"))
+    raise UsageError(
+        f"pair.family: {shown(config.get('family'))} is not known; expected clip, siglip or blip"
+    )

@@ -9,56 +9,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cir_export.models.encoders.transformer import attend
+from cir_export.models.encoders.bert import Attention, FeedForward, hidden
 
-__all__ = ["QFormer", "hidden"]
-
-_HIDDEN = -1e9
-"""Added to the score of what must not be seen: the softmax is 0 there, and no kernel meets infinities."""
-
-
-def hidden(seen: Tensor) -> Tensor:
-    """What is added to scores, (n, 1, 1, T), by which positions can be seen, 1 or 0 (n, T)."""
-    return ((1.0 - seen) * _HIDDEN)[:, None, None]
-
-
-class _Attention(nn.Module):
-    """Attention over others, with its shortcut and norm."""
-
-    def __init__(self, width: int, heads: int, of: int, eps: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(of, width)
-        self.value = nn.Linear(of, width)
-        self.dense = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width, eps)
-
-    def forward(self, x: Tensor, others: Tensor, mask: Tensor | None = None) -> Tensor:
-        found = attend(self.query(x), self.key(others), self.value(others), self.heads, mask)
-        return self.norm(self.dense(found) + x)  # type: ignore[no-any-return]
-
-
-class _FeedForward(nn.Module):
-    """Two layers, with their shortcut and norm."""
-
-    def __init__(self, width: int, inside: int, eps: float) -> None:
-        super().__init__()
-        self.inner = nn.Linear(width, inside)
-        self.outer = nn.Linear(inside, width)
-        self.norm = nn.LayerNorm(width, eps)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.outer(nn.functional.gelu(self.inner(x))) + x)  # type: ignore[no-any-return]
+__all__ = ["QFormer"]
 
 
 class _Layer(nn.Module):
     def __init__(self, width: int, heads: int, inside: int, image: int, eps: float) -> None:
         super().__init__()
-        self.attention = _Attention(width, heads, width, eps)
-        self.cross = _Attention(width, heads, image, eps) if image else None
-        self.of_text = _FeedForward(width, inside, eps)
-        self.of_queries = _FeedForward(width, inside, eps)
+        self.attention = Attention(width, heads, width, eps)
+        self.cross = Attention(width, heads, image, eps) if image else None
+        self.of_text = FeedForward(width, inside, eps)
+        self.of_queries = FeedForward(width, inside, eps)
 
 
 class QFormer(nn.Module):
