@@ -15,7 +15,15 @@ from cir_export.model_file import TrainedModel
 from cir_export.preprocessing import check_inputs
 from cir_export.targets import check_target
 from cir_export.tokenization import known_words
-from cir_export.verification import Check, Samples, compare, compare_sums, explain_of, why_unexplained
+from cir_export.verification import (
+    Check,
+    Samples,
+    compare,
+    compare_sums,
+    explain_of,
+    rows_to_explain,
+    why_unexplained,
+)
 from cir_infer import __version__
 from cir_infer.bundle import Bundle, write_bundle
 from cir_infer.bundle.manifest import FORMAT, FORMAT_VERSION, TOKENIZER_NAME, Explain, Manifest
@@ -91,8 +99,9 @@ def export_bundle(
             del graphs, members  # they may be gigabytes, and lie in the file
             with Engine(unverified, device="cpu") as engine:
                 checks = compare(trained, engine, samples)
-                sums = compare_sums(trained, engine, samples) if explain is not None else []
+                rows = rows_to_explain(trained, engine, samples) if explain is not None else []
             bundle = Bundle(unverified)
+            sums = compare_sums(trained, bundle, written, rows, samples) if explain is not None else []
             members = {name: bundle.read(name) for name in names if name in written.members}
         if not all(check.passed for check in checks):
             raise ParityError(checks)

@@ -2,6 +2,15 @@
 
 from cir_export.samples import Samples, draw_samples
 from cir_export.verification.parity import Check, compare
-from cir_export.verification.sums import compare_sums, explain_of, why_unexplained
+from cir_export.verification.sums import compare_sums, explain_of, rows_to_explain, why_unexplained
 
-__all__ = ["Check", "Samples", "compare", "compare_sums", "draw_samples", "explain_of", "why_unexplained"]
+__all__ = [
+    "Check",
+    "Samples",
+    "compare",
+    "compare_sums",
+    "draw_samples",
+    "explain_of",
+    "rows_to_explain",
+    "why_unexplained",
+]

@@ -12,14 +12,15 @@ from cir_export.model_file import TrainedModel
 from cir_export.preprocessing import check_inputs
 from cir_export.samples import Samples
 from cir_export.verification.parity import TOLERANCE, Check, relative
-from cir_infer.bundle.manifest import Explain
+from cir_infer.bundle import Bundle
+from cir_infer.bundle.manifest import Explain, Manifest
 from cir_infer.engine import Engine
 from cir_infer.errors import BundleError, DeviceError
 from cir_infer.inputs.preprocess import preprocess
-from cir_infer.runtime.explain_graph import InParts
+from cir_infer.runtime.explain_graph import InParts, open_explain_graph, run_in_parts
 from cir_infer.runtime.graph import Array
 
-__all__ = ["compare_sums", "explain_of", "why_unexplained"]
+__all__ = ["compare_sums", "explain_of", "rows_to_explain", "why_unexplained"]
 
 _BATCH = 4
 _SEVERAL = 4
@@ -37,28 +38,48 @@ def explain_of(trained: TrainedModel, samples: Samples) -> Explain:
     return Explain(f"{EXPLAIN}.onnx", height, width, unit_rows)
 
 
-def compare_sums(trained: TrainedModel, engine: Engine, samples: Samples) -> list[Check]:
+def rows_to_explain(trained: TrainedModel, engine: Engine, samples: Samples) -> list[Array]:
+    """Gallery rows of the samples, batch by batch, for `compare_sums`.
+
+    Raises:
+        DeviceError: the device failed.
+    """
+    pixels = _pixels(trained, samples, len(samples.images))
+    return [engine.encode_prepared(batch) for batch in _batches(pixels)]
+
+
+def compare_sums(
+    trained: TrainedModel, bundle: Bundle, manifest: Manifest, rows: Sequence[Array], samples: Samples
+) -> list[Check]:
     """Rows of the image graph against the sums, and the sums' parts against PyTorch's.
 
-    Differences are relative to the largest value of a row, and of all parts of an image.
+    Differences are relative to the largest value of a row, and of all parts of an image. The explaining graph
+    holds all weights of the image graph once more, so it is opened when the engine that made the rows is closed.
+
+    Args:
+        trained: the model.
+        bundle: with its explaining graph.
+        manifest: of the bundle.
+        rows: from `rows_to_explain`.
+        samples: the same.
     """
-    assert engine.manifest.explain is not None
+    assert manifest.explain is not None
     pixels = _pixels(trained, samples, len(samples.images))
     said = f"{len(pixels)} images"
-    rows, wrong, parts = [], [], []
+    sums, again, parts = [], [], []
     try:
-        for start in range(0, len(pixels), _BATCH):
-            batch = pixels[start : start + _BATCH]
-            found = engine.encode_in_parts(batch)
+        graph = open_explain_graph(bundle, manifest, "cpu", None)
+        for batch, made_before in zip(_batches(pixels), rows, strict=True):
+            found = run_in_parts(graph, batch, manifest)
             with torch.inference_mode():
                 made = trained.model.encode_gallery_in_parts(torch.from_numpy(batch))
             assert made is not None
             expected = InParts(*(part.detach().numpy() for part in made))
             total = found.parts.astype(float).sum((1, 2)) + found.constant
-            if engine.manifest.explain.unit_rows:
+            if manifest.explain.unit_rows:
                 total /= np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-20)
-            rows.append(relative(total, engine.encode_prepared(batch)))
-            wrong.append(relative(found.rows, engine.encode_prepared(batch)))
+            sums.append(relative(total, made_before))
+            again.append(relative(found.rows, made_before))
             n = len(batch)
             parts.append(
                 max(
@@ -69,10 +90,14 @@ def compare_sums(trained: TrainedModel, engine: Engine, samples: Samples) -> lis
     except (BundleError, DeviceError) as error:
         return [Check(f"the explaining graph does not run: {error}", said, float("inf"), TOLERANCE)]
     return [
-        Check("rows as sums over positions", said, max(rows), TOLERANCE),
-        Check("rows of the explaining graph", said, max(wrong), TOLERANCE),
+        Check("rows as sums over positions", said, max(sums), TOLERANCE),
+        Check("rows of the explaining graph", said, max(again), TOLERANCE),
         Check("parts of the sums", said, max(parts), TOLERANCE),
     ]
+
+
+def _batches(pixels: Array) -> list[Array]:
+    return [pixels[start : start + _BATCH] for start in range(0, len(pixels), _BATCH)]
 
 
 def why_unexplained(trained: TrainedModel, checks: Sequence[Check]) -> str:
