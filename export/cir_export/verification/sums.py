@@ -53,8 +53,9 @@ def compare_sums(
 ) -> list[Check]:
     """Rows of the image graph against the sums, and the sums' parts against PyTorch's.
 
-    Differences are relative to the largest value of a row, and of all parts of an image. The explaining graph
-    holds all weights of the image graph once more, so it is opened when the engine that made the rows is closed.
+    Differences are relative to the largest value of a row, and of all parts of an image. The explaining
+    graph holds all weights of the image graph once more: it is opened when the engine that made the rows is
+    closed.
 
     Args:
         trained: the model.
