@@ -117,9 +117,12 @@ def test_a_clip_is_trained_with_its_own_tokenizer_and_a_siglip_is_none(tmp_path:
     assert all(torch.equal(weight, weights[name]) for name, weight in found.model.clip.state_dict().items())  # type: ignore[operator, union-attr]
     (start,) = found.provenance["initial"]
     assert (start["kind"], start["licence"]) == ("CLIP", "mit")
-    # A second training starts from its file, and reads texts as the first did.
-    train(config, tmp_path / "b", "cpu", initial=[TrainingFiles(tmp_path / "a").model])
-    assert load_model(TrainingFiles(tmp_path / "b").model).tokenizer.to_str() == found.tokenizer.to_str()
+    # A second training starts from its file, with another head, and reads texts as the first did.
+    head = replace(config, model={"system": "clip-artemis", "clip": {}})
+    train(head, tmp_path / "b", "cpu", initial=[TrainingFiles(tmp_path / "a").model])
+    second = load_model(TrainingFiles(tmp_path / "b").model)
+    assert second.tokenizer.to_str() == found.tokenizer.to_str()
+    assert all(torch.equal(weight, weights[name]) for name, weight in second.model.clip.state_dict().items())  # type: ignore[operator, union-attr]
     wrong = replace(config, model={**config.model, "clip": {"embed_dim": 32}})
     with pytest.raises(
         TrainingError, match=r"model\.clip\.embed_dim: 32, but .*clip has 24; leave the table"

@@ -39,13 +39,14 @@ SYSTEMS = {
     "cirplant": "CIRPLANT",
     "clip4cir-sum": "CLIP4Cir, stage 1 (sum), small CLIP",
     "clip4cir-combiner": "CLIP4Cir, stage 2 (Combiner), small CLIP",
+    "clip-artemis": "ARTEMIS' attentions over the small CLIP",
     "is-only": "ARTEMIS, IS only",
     "em-only": "ARTEMIS, EM only",
     "artemis": "ARTEMIS",
 }
 """System -> its row in the table."""
 
-_STAGE_1 = {"clip4cir-combiner": "clip4cir-sum"}
+_STAGE_1 = {"clip4cir-combiner": "clip4cir-sum", "clip-artemis": "clip4cir-sum"}
 """Systems that start from another's weights and train nothing of its trunk."""
 
 _ROUNDS, _GALLERY = 40, 5000

@@ -32,6 +32,8 @@ from cir_infer.errors import UsageError
 __all__ = [
     "Artemis",
     "ArtemisModules",
+    "Attention",
+    "Attentions",
     "ExplicitMatchingOnly",
     "ImageOnly",
     "ImplicitSimilarityOnly",
@@ -55,7 +57,30 @@ class Attention(nn.Module):
         return torch.exp(logits - logits.amax(-1, keepdim=True).detach())
 
 
-class ArtemisModules(RetrievalModel):
+class Attentions(RetrievalModel):
+    """Both terms of a system that has the two attentions and the linear transform."""
+
+    attention_is: Attention
+    attention_em: Attention
+    transform: nn.Linear
+
+    def implicit_similarity(self, reference: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Numerator and weight of IS, eq. 1: two (n, D)."""
+        attention = self.attention_is(text)
+        return attention * unit(attention * reference.float()), attention * attention
+
+    def explicit_matching(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Numerator and weight of EM, eq. 2: two (n, D)."""
+        attention = self.attention_em(text)
+        return attention * unit(self.transform(text).float()), attention * attention
+
+    def both_terms(self, reference: Tensor, text: Tensor) -> Terms:
+        """IS and EM, eq. 4, of two (n, D)."""
+        (n_is, w_is), (n_em, w_em) = self.implicit_similarity(reference, text), self.explicit_matching(text)
+        return Terms(torch.stack([n_is, n_em], 1), torch.stack([w_is, w_em], 1))
+
+
+class ArtemisModules(Attentions):
     """The modules that ARTEMIS and its ablation share, under the same names; they differ in `compose`."""
 
     def __init__(
@@ -105,16 +130,6 @@ class ArtemisModules(RetrievalModel):
         """See `RetrievalModel.trained_before`: the trunk and the word vectors (ARTEMIS, sec. 4)."""
         return [*self.trunks(), self.text_encoder.embed]
 
-    def implicit_similarity(self, reference: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Numerator and weight of IS, eq. 1: two (n, D)."""
-        attention = self.attention_is(text)
-        return attention * unit(attention * reference.float()), attention * attention
-
-    def explicit_matching(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Numerator and weight of EM, eq. 2: two (n, D)."""
-        attention = self.attention_em(text)
-        return attention * unit(self.transform(text).float()), attention * attention
-
 
 @dataclass(frozen=True)
 class _Settings:
@@ -133,8 +148,7 @@ class Artemis(ArtemisModules):
 
     def compose(self, reference: Tensor, text: Tensor) -> Terms:
         """See `RetrievalModel.compose`."""
-        (n_is, w_is), (n_em, w_em) = self.implicit_similarity(reference, text), self.explicit_matching(text)
-        return Terms(torch.stack([n_is, n_em], 1), torch.stack([w_is, w_em], 1))
+        return self.both_terms(reference, text)
 
 
 class ImplicitSimilarityOnly(ArtemisModules):

@@ -10,6 +10,7 @@ from cir_export.models.attribute_as_operator import AttributeAsOperator
 from cir_export.models.base import RetrievalModel
 from cir_export.models.blip2 import Blip2TextOnly
 from cir_export.models.cirplant import Cirplant
+from cir_export.models.clip_artemis import ArtemisOverClip
 from cir_export.models.combiner import PairCombiner
 from cir_export.models.composeae import ComposeAe
 from cir_export.models.concatenation import Concatenation
@@ -46,6 +47,7 @@ MODELS: dict[str, type[RetrievalModel]] = {
         Sac,
         clip4cir.Clip4CirSum,
         clip4cir.Clip4CirCombiner,
+        ArtemisOverClip,
         Sum,
         SumImageOnly,
         SumTextOnly,

@@ -45,7 +45,7 @@ def model_for_system(model: Mapping[str, Any], system: str) -> dict[str, Any]:
         )
     if system == model.get("system"):
         return dict(model)
-    if system.startswith("clip4cir-"):
+    if system.startswith("clip"):
         return {"system": system, "clip": dict(model.get("clip", {}))}
     if "image" not in model or "text" not in model:
         raise UsageError(f"--system {system}: the configuration has no image and text encoder to share")

@@ -58,6 +58,7 @@ CONFIGS["cirplant"] = {
     "text": {"vocabulary_size": len(WORDS), "width": 16, "layers": 2, "heads": 2, "max_words": 12},
 }
 CONFIGS["clip4cir-sum"] = {"system": "clip4cir-sum", "clip": _VIT}
+CONFIGS["clip-artemis"] = {"system": "clip-artemis", "clip": _VIT}
 CONFIGS["clip4cir-combiner"] = {
     "system": "clip4cir-combiner", "clip": _CLIP, "projection_dim": 30, "hidden_dim": 40
 }  # fmt: skip

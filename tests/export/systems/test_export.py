@@ -13,7 +13,7 @@ from tests.export.systems.shared import exported
 
 
 @pytest.mark.parametrize(
-    "name", ["show-and-tell", "sac", "clip4cir-sum", "val", "cosmo", "composeae", "maaf", "cirplant"]
+    "name", ["show-and-tell", "sac", "clip-artemis", "val", "cosmo", "composeae", "maaf", "cirplant"]
 )
 def test_a_system_exports(tmp_path: Path, name: str) -> None:
     model = example(name)
