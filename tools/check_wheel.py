@@ -109,11 +109,17 @@ def in_empty_environment(wheel: Path, python: str, folder: Path) -> dict[str, ob
     return {**answer, "install_s": round(installed, 1), "installed_mb": round(size_mb(site) - before, 1)}
 
 
+def emulated_python(root: Path) -> Path:
+    """The Python of an unpacked Debian."""
+    found = [path for path in sorted((root / "usr" / "bin").glob("python3.*")) if "config" not in path.name]
+    if not found:
+        sys.exit(f"{root} has no usr/bin/python3.*; CONTRIBUTING.md says how to unpack one")
+    return found[0]
+
+
 def emulated(wheel: Path, root: Path, folder: Path, others: list[str]) -> dict[str, object]:
     """The packages for aarch64 unpacked into a folder, and the question asked of an emulated Python."""
-    interpreter = next(
-        path for path in sorted((root / "usr" / "bin").glob("python3.*")) if "config" not in path.name
-    )
+    interpreter = emulated_python(root)
     version = interpreter.name.removeprefix("python")
     site = folder / "site"
     platforms = [f"--platform=manylinux_2_{minor}_aarch64" for minor in (17, 27, 28)]

@@ -3,6 +3,7 @@
 
 make release-check
 python3 tools/release_check.py --only version --tag v0.2.0
+python3 tools/release_check.py --emulated arm64-bookworm arm64-trixie    # the wheels for aarch64, too
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 import build_wheels  # noqa: E402
+import check_wheel  # noqa: E402
+
+EMULATED_RUNTIME = "onnxruntime==1.20.1"
+"""Newer ones end with a signal when qemu 7.2 imports them, with or without cir-infer."""
 
 WORKFLOWS = ("check-jsonschema>=0.33", "zizmor>=1.10")
 
@@ -59,6 +64,10 @@ def check_workflows() -> None:
     files = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
     build_wheels.run(programs / "check-jsonschema", "--builtin-schema", "vendor.github-workflows", *files)
     build_wheels.run(programs / "zizmor", "--offline", "--min-severity", "medium", ".github")
+    if shutil.which("actionlint"):
+        build_wheels.run("actionlint", *files)
+    else:
+        print("actionlint is not here: expressions and shell lines in the workflows were not looked at")
 
 
 def check_suite() -> None:
@@ -85,7 +94,22 @@ def check_wheels() -> None:
             found = build_wheels.interpreter(f"python3.{minor}")
             if found is not None:
                 build_wheels.run(sys.executable, "tools/check_wheel.py", wheel, "--python", found[0])
-    print("aarch64: tools/check_wheel.py --emulated ROOT (CONTRIBUTING.md), or on such a machine")
+
+
+def check_emulated(roots: list[Path]) -> None:
+    """The wheels for aarch64, asked by the Pythons of unpacked Debians under an emulator."""
+    wheels = sorted((ROOT / "dist").glob("*aarch64.whl"))
+    asked = []
+    for root in roots:
+        minor = int(check_wheel.emulated_python(root).name.removeprefix("python3."))
+        tag = f"cp3{minor}-cp3{minor}" if minor < 12 else "cp312-abi3"
+        for wheel in (wheel for wheel in wheels if tag in wheel.name):
+            asked.append(wheel)
+            with_ = ["--with", EMULATED_RUNTIME]
+            build_wheels.run(sys.executable, "tools/check_wheel.py", wheel, "--emulated", root, *with_)
+    for wheel in wheels:
+        if wheel not in asked:
+            print(f"{wheel.name} was built and audited, not asked: --emulated names a system that can run it")
 
 
 STEPS: dict[str, Callable[[], None]] = {
@@ -104,12 +128,22 @@ def main() -> None:
     )
     parser.add_argument("--only", choices=["version", *STEPS])
     parser.add_argument("--tag", help="the tag of the release")
+    parser.add_argument(
+        "--emulated",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="ROOT",
+        help="unpacked Debians for arm64 (CONTRIBUTING.md), whose Pythons ask the wheels for aarch64",
+    )
     args = parser.parse_args()
     if args.only in (None, "version"):
         check_version(args.tag)
     for name, step in STEPS.items():
         if args.only in (None, name):
             step()
+    if args.only in (None, "wheels"):
+        check_emulated([root.resolve() for root in args.emulated])
 
 
 if __name__ == "__main__":
