@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import os
@@ -98,6 +99,7 @@ def closest_size(asked: int) -> int:
     return next((size for size in THUMBNAILS if size >= asked), THUMBNAILS[-1])
 
 
+@functools.lru_cache(8192)
 def image_address(item: str, source: str | None) -> str | None:
     """Where the service gives the image of an item; another source has another address.
 
