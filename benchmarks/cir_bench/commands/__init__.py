@@ -32,6 +32,7 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "gallery": ("cir_bench.commands.gallery", "what the store costs: open, filter, compact, index"),
     "latency": ("cir_bench.commands.latency", "time a bundle over a gallery: stages, load, cold start"),
     "report": ("cir_bench.commands.report", "results as a page with plots, as tables; regressions"),
+    "scale": ("cir_bench.commands.scale", "what shards cost; how many machines more rows need, simulated"),
     "scenes": ("cir_bench.commands.scenes", "generate the composed-retrieval data set of scenes"),
     "scoring": ("cir_bench.commands.scoring", "time exact scorers against the read roofline"),
     "serve": ("cir_bench.commands.serve", "what HTTP adds, throughput, overload, against a plain handler"),

@@ -1,0 +1,1 @@
+"""What a query costs over shards: measured here, and simulated for more than is here."""
