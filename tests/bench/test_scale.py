@@ -41,7 +41,8 @@ def test_a_plan_fits_memory_and_time() -> None:
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    asked = ["scale", "--rows", "300", "--dim", "16", "--queries", "9", "--shards", "2", "3", "--scan", "1000", "--node", "x:300:512:4.5"]
+    asked = ["scale", "--rows", "300", "--dim", "16", "--queries", "9", "--shards", "2", "3"]
+    asked += ["--scan", "1000", "--node", "x:300:512:4.5"]
     assert main([*asked, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["equal_answers"] == 18 and [part["shards"] for part in said["shards"]] == [2, 3]
