@@ -27,8 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     from cir_infer.gallery import Gallery
 
-    if options.action == "import":
-        return _import(options)
+    if options.action in _WITHOUT_ONE:
+        return _WITHOUT_ONE[options.action](options)
     reading = options.action in _READING
     with Gallery.open(options.gallery, read_only=reading) as gallery:
         _ACTIONS[options.action](gallery, options)
@@ -156,13 +156,20 @@ def _export(gallery: Gallery, options: Options) -> None:
     _tell(options, known, f"{len(gallery):,} items written")
 
 
-def _shard(gallery: Gallery, options: Options) -> None:
+def _shard(options: Options) -> int:
+    from cir_infer.gallery import Gallery
     from cir_infer.shards import ShardedGallery
+    from cir_infer.shards.layout import FILE
 
-    with ShardedGallery.split(gallery, options.target, options.into) as made:
+    kind = ShardedGallery if (options.gallery / FILE).is_file() else Gallery.open
+    with (
+        kind(options.gallery, read_only=True) as gallery,
+        ShardedGallery.split(gallery, options.target, options.into) as made,
+    ):
         counts = [len(shard) for shard in made.shards]
     known = {"shards": len(counts), "items": sum(counts), "target": options.target, "counts": counts}
     _tell(options, known, f"{sum(counts):,} items in {len(counts)} shards")
+    return 0
 
 
 def _import(options: Options) -> int:
@@ -202,9 +209,10 @@ _ACTIONS: dict[str, Callable[[Gallery, Options], None]] = {
     "backup": _backup,
     "remove": _remove,
     "export": _export,
-    "shard": _shard,
 }
-_READING = ("info", "fields", "duplicates", "verify", "backup", "export", "shard")
+_WITHOUT_ONE: dict[str, Callable[[Options], int]] = {"import": _import, "shard": _shard}
+"""Actions for which the command's argument need not be a gallery."""
+_READING = ("info", "fields", "duplicates", "verify", "backup", "export")
 
 
 # ---- the command line
@@ -280,7 +288,11 @@ def _parse(arguments: Sequence[str] | None) -> Options:
     )
     export.add_argument("target", help="the file or folder; does not exist yet")
     export.add_argument("--overwrite", action="store_true", help="take the place of an earlier export")
-    shard = action("shard", "split all items into several galleries", "shop.gallery shop.shards --into 4")
+    shard = action(
+        "shard",
+        "split all items of a gallery, or of other shards, into several galleries",
+        "shop.gallery shop.shards --into 4",
+    )
     shard.add_argument("target", help="the folder of the shards; does not exist yet")
     shard.add_argument("--into", type=int, required=True, metavar="N", help="how many shards, 1 to 256")
     _add_import(action)

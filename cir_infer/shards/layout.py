@@ -90,25 +90,30 @@ class ShardedGallery:
             raise
 
     @classmethod
-    def split(cls, gallery: Gallery, path: str | Path, into: int) -> ShardedGallery:
-        """Make a sharded gallery of the live items of a gallery, which stays as it is.
+    def split(cls, gallery: Gallery | ShardedGallery, path: str | Path, into: int) -> ShardedGallery:
+        """Make a sharded gallery of the live items of a gallery, which stays as it is and goes on answering.
 
-        Ids, metadata, sources and stamps are kept, rows too; int8 rows take the way of an export.
+        Ids, metadata, sources and stamps are kept, rows too; int8 rows take the way of an export. What is
+        added or removed meanwhile is not in it.
 
         Args:
-            gallery: the items, as they are now.
+            gallery: the items, as they are now; a sharded one for another number of shards.
             path: a folder that does not exist yet.
             into: how many shards, 1 to 256.
 
         Raises:
-            GalleryError: the path exists or lies in the gallery, the gallery is damaged, or the disk is
-                full or fails.
+            GalleryError: the path exists or lies in the gallery, the gallery is damaged, an id is in two of
+                its shards, or the disk is full or fails.
         """
         count = checked_number("into", into)
         if count > MOST_SHARDS:
             raise UsageError(f"into is {shown(into)}; expected 1 to {MOST_SHARDS} shards")
-        place, snapshot = checked_path("path", path), gallery.snapshot()
-        gallery.check_outside(place, "its shards")
+        place = checked_path("path", path)
+        sources = [gallery] if isinstance(gallery, Gallery) else gallery.shards
+        for source in sources:
+            source.check_outside(place, "its shards")
+        parts = [(source, source.snapshot()) for source in sources]
+        snapshot = parts[0][1]
         names = [f"{number:04d}.gallery" for number in range(count)]
         with drafted(place) as draft:
             draft.mkdir()
@@ -125,7 +130,8 @@ class ShardedGallery:
                     )
                     for name in names
                 ]
-                _fill(shards, gallery, snapshot)
+                for part in parts:
+                    _fill(shards, *part)
             said = {
                 "format": _FORMAT,
                 "version": _VERSION,

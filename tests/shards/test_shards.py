@@ -249,3 +249,28 @@ def test_without_ray_the_cluster_says_how_to_get_it(
     monkeypatch.setitem(sys.modules, "ray", None)
     assert cluster(["status", "shop"]) == 2
     assert "pip install 'cir-infer[ray]'" in capsys.readouterr().err
+
+
+def test_another_number_of_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The old shards go on answering; the new ones hold the same, and nothing is half there."""
+    folders = [str(tmp_path / name) for name in ("s3", "s5", "s1")]
+    with filled(tmp_path / "g", 40, fingerprint="model") as one:
+        ShardedGallery.split(one, folders[0], 3).close()
+        for before, after, into in ((0, 1, 5), (1, 2, 1)):
+            with ShardedSearcher(None, folders[before]) as old:
+                expected = [hits.scores for hits in old.search_vectors(vectors(4), k=50)]
+                assert main(["shard", folders[before], folders[after], "--into", str(into)]) == 0
+                with ShardedSearcher(None, folders[after]) as new:
+                    assert len(new.shards) == into
+                    assert [hits.scores for hits in new.search_vectors(vectors(4), k=50)] == expected
+                assert [hits.scores for hits in old.search_vectors(vectors(4), k=50)] == expected
+        with ShardedGallery(folders[2]) as made:
+            assert sorted(made.shards[0].ids) == sorted(one.ids)
+        with ShardedGallery(folders[0]) as made:  # an id in two shards, which nobody may lose in silence
+            item = made.shards[0].ids[0]
+            made.shards[1].add_vectors(ids=[item], vectors=vectors(1))
+            with pytest.raises(GalleryError, match=item):
+                ShardedGallery.split(made, tmp_path / "s2", 2)
+        assert not (tmp_path / "s2").exists()
+        with ShardedGallery(folders[1]) as made, pytest.raises(GalleryError, match="inside"):
+            ShardedGallery.split(made, Path(folders[1]) / "0000.gallery" / "x", 2)

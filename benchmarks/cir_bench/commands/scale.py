@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         "simulation": [checked_against(measured) for measured in several],
         "network_ms": {"median": network.median, "p99": network.p99},
         "plans": [
-            plan(rows, dtype, args.dim, node, args.scan, several[-1], network)
+            plan(rows, dtype, args.dim, node, args.scan, several[0], network)
             for rows in _PLANNED
             for dtype in ("float16", "int8")
             for node in (here, *nodes)
