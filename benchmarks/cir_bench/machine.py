@@ -28,6 +28,7 @@ _LIBRARIES = (
     "torch",
     "tensorrt",
     "pycuda",
+    "openvino",
     "faiss-cpu",
     "usearch",
 )

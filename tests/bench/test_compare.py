@@ -11,6 +11,8 @@ import torch
 
 from cir_bench.commands import main
 from cir_bench.compare import measurement
+from cir_bench.compare.alternatives import Alternative
+from cir_bench.compare.lowered import passing
 from cir_bench.report.page import report_page
 from cir_bench.report.text import table7_text
 from cir_bench.seeded_models import seeded_model
@@ -22,6 +24,7 @@ from cir_export.models import build_model
 from cir_export.preprocessing import plain_resize, word_text
 from cir_export.tokenization import build_tokenizer, vocabulary_from_texts
 from cir_infer.errors import DatasetError
+from cir_infer.extras import is_installed
 from cir_infer.scoring.contract import QueryTerms, Rows
 from cir_infer.scoring.reference import ReferenceScorer
 
@@ -68,13 +71,26 @@ def test_compare_verifies_times_and_relates(model_file: Path, capsys):
     result = json.loads(capsys.readouterr().out)
     assert "8 queries" in result["verified"]
     for ways in result["comparisons"].values():
-        assert len(ways) == 4
+        lower = {"PyTorch bfloat16 autocast", "ONNX Runtime int8"}
+        assert lower - set(ways) == set(result["left_out"])
+        assert len(ways) == 4 + is_installed("openvino") + len(lower & set(ways))
         assert ways[result["ours"]]["times_ours"]["median"] == 1.0
         for found in ways.values():
             assert (
                 0 < found["times_ours"]["p10"] <= found["times_ours"]["median"] <= found["times_ours"]["p90"]
             )
     assert "literal loop" in report_page([result])
+
+
+def test_a_lower_precision_is_timed_where_it_passes_the_gate_and_named_where_not():
+    def way(noise: float, precision: str) -> Alternative:
+        row = np.array([1.0, noise])
+        return Alternative(f"{precision} {noise}", lambda _: np.arange(1), lambda _: row, None, precision)
+
+    rivals = [way(0.01, "bfloat16"), way(0.08, "bfloat16"), way(0.08, "int8"), way(0.2, "int8")]
+    kept, left_out = passing(way(0.0, "float32"), rivals, [None])
+    assert [rival.name for rival in kept] == ["bfloat16 0.01", "int8 0.08"]
+    assert "0.999 is asked" in left_out["bfloat16 0.08"] and "0.995 is asked" in left_out["int8 0.2"]
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch.compile's own imports

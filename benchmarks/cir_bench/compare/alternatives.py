@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from cir_bench.torch_scoring import literal_scores, ranked, two_product_scores
 from cir_infer.engine import Engine
+from cir_infer.extras import is_installed
 from cir_infer.runtime.device_names import ON_PROCESSOR
 from cir_infer.scoring import make_scorer
 from cir_infer.scoring.contract import Rows, Scorer
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from cir_export.model_file import TrainedModel
 
-__all__ = ["Alternative", "Question", "alternatives"]
+__all__ = ["Alternative", "Question", "RuntimeAlone", "alternatives"]
 
 Answer = npt.NDArray[np.int64]
 
@@ -53,12 +54,14 @@ class Alternative:
         encode: the image encoder alone.
         score: terms of the last answered question to the first k, alone; None where another alternative
             scores alike.
+        precision: of its image encoder; in float32 it must rank as the definition does.
     """
 
     name: str
     answer: Callable[[Question], Answer]
     encode: Callable[[Question], object]
     score: Callable[[], object] | None = None
+    precision: str = "float32"
 
 
 def alternatives(
@@ -81,13 +84,20 @@ def alternatives(
     model = trained.model.to(device)
     found = [
         _Ours(engine, make_scorer(Rows.of(rows)), k).alternative(),
-        _RuntimeAlone(engine, rows, k).alternative(),
+        RuntimeAlone("ONNX Runtime, NumPy scoring", engine, rows, k).alternative(),
         _Torch("PyTorch eager, two products", model, rows, k, device, literal=False).alternative(),
         _Torch("PyTorch eager, literal loop", model, rows, k, device, literal=True).alternative(),
     ]
+    on = model, rows, k, device
     if compiled:
-        pair = _Torch("torch.compile, two products", model, rows, k, device, literal=False, compiled=True)
-        found.append(pair.alternative())
+        found.append(_Torch("torch.compile, two products", *on, literal=False, compiled=True).alternative())
+    found.append(_Torch("PyTorch bfloat16 autocast", *on, literal=False, autocast=True).alternative())
+    if compiled:
+        both = _Torch("torch.compile, bfloat16 autocast", *on, literal=False, compiled=True, autocast=True)
+        found.append(both.alternative())
+    if engine.device == "cpu" and is_installed("openvino"):
+        alone = Engine(engine.path, "openvino", engine.threads)
+        found.append(RuntimeAlone("OpenVINO, NumPy scoring", alone, rows, k).alternative())
     return found
 
 
@@ -127,15 +137,27 @@ class _Ours(_ThroughEngine):
         return rows
 
 
-class _RuntimeAlone(_ThroughEngine):
-    """The same graphs in ONNX Runtime, with the two products and the selection in NumPy."""
+class RuntimeAlone(_ThroughEngine):
+    """The same graphs in a runtime, with the two products and the selection in NumPy.
 
-    def __init__(self, engine: Engine, rows: npt.NDArray[np.float32], k: int) -> None:
+    Args:
+        name: what a report calls it.
+        engine: on that runtime.
+        rows: float32 (N, D), the gallery.
+        k: hits a query.
+        precision: the bundle's.
+    """
+
+    def __init__(
+        self, name: str, engine: Engine, rows: npt.NDArray[np.float32], k: int, precision: str = "float32"
+    ) -> None:
         super().__init__(engine, k)
+        self._name, self._precision = name, precision
         self._rows, self._squares = rows, rows * rows
 
     def alternative(self) -> Alternative:
-        return Alternative("ONNX Runtime, NumPy scoring", self._answer, self._encode, self._score)
+        """See `Alternative`."""
+        return Alternative(self._name, self._answer, self._encode, self._score, self._precision)
 
     def _score(self) -> Answer:
         values = self._terms.numerators[0] @ self._rows.T
@@ -163,11 +185,12 @@ class _Torch:
         device: torch.device,
         literal: bool,
         compiled: bool = False,
+        autocast: bool = False,
     ) -> None:
         import torch
 
         self._name, self._k, self._device, self._literal = name, k, device, literal
-        self._model = model
+        self._model, self._autocast = model, autocast
         wrap: Callable[[Any], Any] = torch.compile if compiled else lambda function: function
         self._encode_reference = wrap(model.encode_reference)
         self._products = wrap(two_product_scores)
@@ -176,7 +199,8 @@ class _Torch:
         self._terms: Any = None
 
     def alternative(self) -> Alternative:
-        return Alternative(self._name, self._answer, self._encode, self._score)
+        precision = "bfloat16" if self._autocast else "float32"
+        return Alternative(self._name, self._answer, self._encode, self._score, precision)
 
     def _answer(self, question: Question) -> Answer:
         import torch
@@ -197,7 +221,9 @@ class _Torch:
     def _reference(self, question: Question) -> Any:
         import torch
 
-        return self._encode_reference(torch.from_numpy(question.image).to(self._device))
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
+            reference = self._encode_reference(torch.from_numpy(question.image).to(self._device))
+        return reference.float()
 
     def _score(self) -> Answer:
         import torch

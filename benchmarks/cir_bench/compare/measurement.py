@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from cir_bench import trust
 from cir_bench.compare.alternatives import Alternative, Question, alternatives
+from cir_bench.compare.lowered import int8_on_onnx_runtime, passing
 from cir_bench.machine import stamp
 from cir_bench.sensors import Sensors, summarise_readings
 from cir_bench.timing import interleave, ratio, summarise
@@ -78,11 +79,16 @@ def measure_comparison(trained: TrainedModel, settings: Settings) -> dict[str, A
         export_bundle(trained, path, samples)
         engine = Engine(path, settings.device, threads)
         questions = _questions(engine, Bundle(path), samples.images, samples.texts)
-    random = np.random.default_rng(0)
-    rows = random.standard_normal((settings.rows, engine.dimension)).astype(np.float32)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    ways = alternatives(engine, trained, rows, settings.k, settings.compiled, threads)
+        random = np.random.default_rng(0)
+        rows = random.standard_normal((settings.rows, engine.dimension)).astype(np.float32)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        every = alternatives(engine, trained, rows, settings.k, settings.compiled, threads)
+        if engine.device == "cpu" and engine.needs_reference:
+            every.append(int8_on_onnx_runtime(engine, samples.images, Path(folder), rows, settings.k))
+    ways = [way for way in every if way.precision == "float32"]
     _verify(engine, rows, questions, ways)
+    lowered, left_out = passing(ways[0], [way for way in every if way.precision != "float32"], questions)
+    ways += lowered
 
     with Sensors() as sensors:
         whole = interleave(
@@ -104,6 +110,8 @@ def measure_comparison(trained: TrainedModel, settings: Settings) -> dict[str, A
         },
         "settings": {"rows": settings.rows, "k": settings.k, "threads": threads},
         "ours": ours,
+        "precisions": {way.name: way.precision for way in ways},
+        "left_out": left_out,
         "verified": f"{len(questions)} queries, the first {settings.k} rows of each alternative",
         "comparisons": {
             name: {

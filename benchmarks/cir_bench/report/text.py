@@ -252,7 +252,8 @@ def compare_text(result: Mapping[str, Any]) -> str:
             "",
             format_table([name, "p50 ms", "p99 ms", "x ours", "middle 80%"], rows, right=range(1, 5)),
         ]
-    return "\n".join([*lines, *([""] if result["doubts"] else []), *doubts_text(result)])
+    left_out = [f"left out: {way}: {why}" for way, why in result.get("left_out", {}).items()]
+    return "\n".join([*lines, *left_out, *([""] if result["doubts"] else []), *doubts_text(result)])
 
 
 def table7_text(result: Mapping[str, Any]) -> str:
