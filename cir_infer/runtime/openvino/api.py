@@ -18,8 +18,8 @@ from cir_infer.runtime.graph import Array, Tensor
 
 __all__ = ["OLDEST", "VERSION", "Compiled", "Processor", "Requests", "told"]
 
-OLDEST = (2024, 4)
-"""The first release whose Python interface has all that is called here."""
+OLDEST = (2026, 4)
+"""The first release that was tried."""
 
 
 @contextmanager
