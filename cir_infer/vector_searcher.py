@@ -22,9 +22,8 @@ from cir_infer.processes.threads import Threads
 from cir_infer.scoring import SCORERS, make_scorer
 from cir_infer.scoring.contract import QueryTerms, Rows, Scorer, TopK
 from cir_infer.scoring.validation import check_threads
-from cir_infer.searching.asked import row_of
 from cir_infer.searching.exclusion import checked_ids, without
-from cir_infer.searching.found import found_in
+from cir_infer.searching.found import found_in, row_of
 from cir_infer.searching.vectors import METRICS, Metric, checked_queries, hits_of, vector_terms
 
 if TYPE_CHECKING:

@@ -117,6 +117,13 @@ def imports(tree: ast.AST, module: str, top_level: bool = False) -> Iterator[str
             yield from imports(node, module, top_level)
 
 
+def every_import(module: str, path: Path) -> Iterator[str]:
+    """Also those that only annotations need."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield from imports(ast.Module([node], []), module)
+
+
 def below(name: str, *packages: str) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
@@ -148,6 +155,27 @@ def test_no_arrow_points_up(module: str, path: Path) -> None:
         if below(module, lower) and below(name, *above)
     ]
     assert wrong == []
+
+
+def test_files_import_each_other_in_no_circle() -> None:
+    """Nor for annotations: who is named in a signature is known to its reader."""
+    files = dict(ALL)
+
+    def file_of(name: str) -> str | None:
+        """The file that a name stands for: a module, or the one that defines it."""
+        return name if name in files else file_of(name.rpartition(".")[0]) if "." in name else None
+
+    rest = {
+        module: {
+            other for name in every_import(module, path) if (other := file_of(name)) not in (None, module)
+        }
+        for module, path in files.items()
+        if path.name != "__init__.py"  # a package's face shows what stands in it
+    }
+    # What imports nothing that is left is taken away, until only circles and what leads to them are there.
+    while free := {module for module, others in rest.items() if not others & rest.keys()}:
+        rest = {module: others for module, others in rest.items() if module not in free}
+    assert rest == {}, f"import each other, or what does: {sorted(rest)}"
 
 
 @pytest.mark.parametrize(("module", "path"), of("cir_bench"), ids=lambda value: str(value))

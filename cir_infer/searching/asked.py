@@ -8,8 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cir_infer.engine import Engine
-from cir_infer.errors import CirError, GalleryError, UsageError, shown
-from cir_infer.gallery import Snapshot
+from cir_infer.errors import CirError, UsageError, shown
 from cir_infer.hits import Hit
 from cir_infer.inputs.arguments import checked_list
 from cir_infer.inputs.images import ImageLike
@@ -19,7 +18,7 @@ from cir_infer.inputs.texts import ReadText, Text
 if TYPE_CHECKING:
     from cir_infer.searching.found import Held, Source
 
-__all__ = ["Asked", "Reference", "ask", "check_reference", "paired", "read_text", "row_of"]
+__all__ = ["Asked", "Reference", "ask", "check_reference", "paired", "read_text"]
 
 Reference: TypeAlias = "ImageLike | PreparedImage | Hit | None"
 """An image, one that `Engine.prepare_image` made ready, a Hit to refine, or None for a system that reads only
@@ -92,18 +91,6 @@ def check_reference(engine: Engine, reference: Any) -> None:
             f"the system {system} sees reference images with an encoder of its own, so a Hit cannot be "
             f"refined from its row; pass the image of {shown(reference.id)} instead"
         )
-
-
-def row_of(snapshot: Snapshot, where: str, item: str) -> int:
-    """The row of an id.
-
-    Raises:
-        GalleryError: there is no such item.
-    """
-    row = snapshot.row(item) if isinstance(item, str) else None
-    if row is None:
-        raise GalleryError(f"the gallery {where} holds no item {shown(item)} (any more)")
-    return row
 
 
 def read_text(engine: Engine, text: Any) -> ReadText | None:

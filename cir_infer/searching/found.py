@@ -8,15 +8,15 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from cir_infer.errors import GalleryError, shown
 from cir_infer.gallery import Snapshot
 from cir_infer.gallery.snapshot import Item
 from cir_infer.processes.ending import native_call
 from cir_infer.runtime.chains import Chains
 from cir_infer.scoring.contract import QueryTerms, Rows, Scorer, TopK
-from cir_infer.searching.asked import row_of
 from cir_infer.searching.recognition import same_rows
 
-__all__ = ["Found", "Held", "OneGallery", "References", "Source", "found_in", "held_in"]
+__all__ = ["Found", "Held", "OneGallery", "References", "Source", "found_in", "held_in", "row_of"]
 
 Floats = npt.NDArray[np.float32]
 References = Sequence["Floats | None"]
@@ -157,3 +157,15 @@ def found_in(snapshot: Snapshot, top: TopK, references: References = ()) -> Foun
 def held_in(snapshot: Snapshot, row: int) -> Held:
     """An item of a gallery by its row."""
     return Held(snapshot.rows.one(row), lambda: snapshot.items([row])[0])
+
+
+def row_of(snapshot: Snapshot, where: str, item: str) -> int:
+    """The row of an id.
+
+    Raises:
+        GalleryError: there is no such item.
+    """
+    row = snapshot.row(item) if isinstance(item, str) else None
+    if row is None:
+        raise GalleryError(f"the gallery {where} holds no item {shown(item)} (any more)")
+    return row
