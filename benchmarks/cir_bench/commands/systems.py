@@ -160,7 +160,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
             recall = [f"{100 * end['test']['recall'][k]:.1f}" for k in ("1", "5", "10")]
             rest = [
                 f"{end['parameters']:,}",
-                f"{end['query_ms']:.1f}",
+                f"{end['query_ms']:.1f}" if "query_ms" in end else "-",
                 f"{end['cpu_seconds'] / 60:.1f}",
             ]
             lines.append(f"| {label} | {' | '.join(recall + rest)} |")

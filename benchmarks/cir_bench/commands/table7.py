@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=at_least_one,
         default=64,
         metavar="N",
-        help="queries a category to loop over the authors' way, scaled to all (default 64)",
+        help="queries a category to loop over the authors' way, and eight times as many ours where a "
+        "composition reads maps, scaled to all (default 64)",
     )
     parser.add_argument(
         "--all", action="store_true", help="scale nothing: every image, every query, both ways"
