@@ -197,7 +197,7 @@ def check_weights(expected: Mapping[str, Tensor], weights: Mapping[str, Any], wh
     """Compares weights with those that a model has.
 
     Raises:
-        CheckpointError: one is missing, unknown or of another shape.
+        CheckpointError: one is missing, unknown, of another shape, or of another kind of numbers.
     """
     for name, tensor in expected.items():
         found = weights.get(name)
@@ -206,6 +206,10 @@ def check_weights(expected: Mapping[str, Tensor], weights: Mapping[str, Any], wh
         if found.shape != tensor.shape:
             raise CheckpointError(
                 f"{where}: weight {name} has shape {tuple(found.shape)}; expected {tuple(tensor.shape)}"
+            )
+        if found.is_floating_point() != tensor.is_floating_point():  # a complex one would lose a half
+            raise CheckpointError(
+                f"{where}: weight {name} is of type {found.dtype}; expected one like {tensor.dtype}"
             )
     unknown = sorted(map(str, set(weights) - set(expected)))
     if unknown:

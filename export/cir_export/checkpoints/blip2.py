@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from cir_export.checkpoints.bert import blip_tokenizer
-from cir_export.checkpoints.qformer_names import LAYER
+from cir_export.checkpoints.prefixes import LAYER, as_floats, count, renamed, shape, side_of
 from cir_export.model_file import TrainedModel, build_fitting, restore_weights
 from cir_infer.errors import CheckpointError
 
@@ -154,12 +154,12 @@ def _renamed(state: Mapping[str, Any], where: str) -> dict[str, Tensor]:
     for name, value in state.items():
         if name.startswith(_NO_PART) or not isinstance(value, Tensor):
             continue
-        value = value.float()
+        value = as_floats(name, value, where)
         apart = re.fullmatch(r"visual_encoder\.blocks\.(\d+)\.attn\.([qv])_bias", name)
         if apart is not None:
             biases.setdefault(apart[1], {})[apart[2]] = value.reshape(-1)
             continue
-        ours = _ours(name)
+        ours = renamed(name, _BLOCKS)
         if ours is None:
             raise CheckpointError(f"{where}: weight {name[:100]} has no place in a model of BLIP-2's kind")
         found[ours] = value
@@ -178,54 +178,32 @@ def _renamed(state: Mapping[str, Any], where: str) -> dict[str, Tensor]:
     return found
 
 
-def _ours(name: str) -> str | None:
-    """Our name of a weight, None where it has no place."""
-    for pattern, start, table in _BLOCKS:
-        block = re.match(pattern, name)
-        if block is None:
-            continue
-        rest = name[block.end() :]
-        for theirs, ours in table.items():
-            if rest.startswith(theirs):
-                return f"{start}{block[1]}{'.' if block[1] else ''}{ours}{rest[len(theirs) :]}"
-    return None
-
-
 def _sizes(weights: Mapping[str, Tensor], words: int, where: str) -> dict[str, Any]:
     """The `blip2` table of a configuration, from names and shapes."""
-
-    def shape(name: str, dims: int) -> tuple[int, ...]:
-        if name not in weights or weights[name].ndim != dims:
-            raise CheckpointError(f"{where}: the weight that is {name} here is missing or has another shape")
-        return tuple(weights[name].shape)
-
-    def count(pattern: str) -> int:
-        return len({found[1] for name in weights if (found := re.match(pattern, name))})
-
-    vision, _, patch, _ = shape("visual.conv1.weight", 4)
-    side = round((shape("visual.positional_embedding", 2)[0] - 1) ** 0.5)
-    _, queries, width = shape("query_tokens", 3)
+    vision, _, patch, _ = shape(weights, "visual.conv1.weight", 4, where)
+    side = side_of(shape(weights, "visual.positional_embedding", 2, where)[0], where)
+    _, queries, width = shape(weights, "query_tokens", 3, where)
     clip = "visual.ln_pre.weight" in weights
     block = "visual.transformer.resblocks.0.mlp.c_fc.weight"
     crossed = [
         int(found[1]) for name in weights if (found := re.match(r"qformer\.layers\.(\d+)\.cross\.", name))
     ]
-    every = min((number for number in crossed if number), default=count(r"qformer\.layers\.(\d+)\."))
-    vocabulary = shape("word_embedding.weight", 2)[0]
-    positions = shape("position_embedding", 2)[0]
+    every = min((number for number in crossed if number), default=count(weights, r"qformer\.layers\.(\d+)\."))
+    vocabulary = shape(weights, "word_embedding.weight", 2, where)[0]
+    positions = shape(weights, "position_embedding", 2, where)[0]
     return {
-        "embed_dim": shape("vision_proj.weight", 2)[0],
+        "embed_dim": shape(weights, "vision_proj.weight", 2, where)[0],
         "image_size": patch * side,
         "patch_size": patch,
         "vision_width": vision,
-        "vision_layers": count(r"visual\.transformer\.resblocks\.(\d+)\."),
+        "vision_layers": count(weights, r"visual\.transformer\.resblocks\.(\d+)\."),
         "vision_heads": max(1, vision // (64 if clip else 88)),
-        "vision_mlp": shape(block, 2)[0],
+        "vision_mlp": shape(weights, block, 2, where)[0],
         "queries": queries,
         "width": width,
-        "layers": count(r"qformer\.layers\.(\d+)\."),
+        "layers": count(weights, r"qformer\.layers\.(\d+)\."),
         "heads": max(1, width // 64),
-        "mlp": shape("qformer.layers.0.of_text.inner.weight", 2)[0],
+        "mlp": shape(weights, "qformer.layers.0.of_text.inner.weight", 2, where)[0],
         "cross_every": every,
         "vocabulary_size": vocabulary,
         "context_length": min(words, positions),

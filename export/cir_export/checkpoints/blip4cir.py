@@ -10,7 +10,6 @@ Images have 384 pixels whatever size BLIP's file was trained at: its places are 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from cir_export.checkpoints.bert import blip_tokenizer
 from cir_export.checkpoints.clip4cir import combiner_weights
-from cir_export.checkpoints.qformer_names import LAYER
+from cir_export.checkpoints.prefixes import LAYER, as_floats, count, renamed, shape, side_of
 from cir_export.model_file import TrainedModel, build_fitting, restore_weights
 from cir_infer.errors import CheckpointError
 
@@ -30,6 +29,7 @@ _SIZE = 384
 _WORDS = 77
 _TELLING = ("visual_encoder.blocks.0.attn.qkv.weight", "text_encoder.embeddings.word_embeddings.weight")
 _TUNED = "BLIPTextEncoder"
+_TUNED_TELLING = (_TELLING[1], "text_proj.weight")
 
 _FORWARD = "[FORWARD]"
 """The prompt of the direction from reference to target, before every part of a text that "and" joins; the
@@ -92,7 +92,11 @@ def load_blip4cir(
             f"{tuned_path} is a text encoder of Bi-BLIP4CIR and holds no image encoder; give BLIP's "
             "model_base.pth as another file"
         )
-    read = _renamed(base) | _renamed(tuned or {})
+    if tuned is not None and not all(name in tuned for name in _TUNED_TELLING):
+        raise CheckpointError(
+            f"{tuned_path} holds no text encoder under {_TUNED}; expected text_encoder.* in it"
+        )
+    read = _read(base, base_path) | _read(tuned or {}, tuned_path)
     sizes = _sizes(read, base_path)
     weights = {f"pair.{name}": value for name, value in read.items()} | {"logit_scale": torch.zeros(())}
     config: dict[str, Any] = {"system": "sum", "pair": sizes, "unit": False}
@@ -154,71 +158,54 @@ def _one(files: Sequence[tuple[Any, str]], part: Any, what: str) -> tuple[Mappin
     return found[0] if found else (None, "")
 
 
-def _renamed(state: Mapping[str, Any]) -> dict[str, Tensor]:
+def _read(state: Mapping[str, Any], where: str) -> dict[str, Tensor]:
     """The weights of both encoders under our names, in float32, without what looks at images from texts."""
     found = {}
     for name, value in state.items():
-        ours = _ours(str(name).removeprefix("module."))
+        ours = renamed(str(name).removeprefix("module."), _BLOCKS)
         if ours is not None and isinstance(value, Tensor):
-            found[ours] = value.float()
+            found[ours] = as_floats(str(name), value, where)
     name = "visual.class_embedding"
-    if name in found and found[name].numel() == found[name].shape[-1]:
+    if name in found and found[name].shape[:-1].numel() == 1:
         found[name] = found[name].reshape(-1)
     name = "visual.positional_embedding"
-    if name in found and found[name].ndim == 3 and "visual.conv1.weight" in found:
-        found[name] = _stretched(found[name], _SIZE // found["visual.conv1.weight"].shape[-1])
+    if name in found:
+        first, _, _ = shape(found, name, 3, where)
+        patch = shape(found, "visual.conv1.weight", 4, where)[-1]
+        if first != 1 or patch > _SIZE:
+            raise CheckpointError(f"{where}: patches of {patch} pixels, or their places, are not a ViT's")
+        found[name] = _stretched(found[name], _SIZE // patch, where)
     return found
 
 
-def _stretched(places: Tensor, side: int) -> Tensor:
+def _stretched(places: Tensor, side: int, where: str) -> Tensor:
     """Places (1, 1 + n, W) of a square grid as those of a grid of another side, (1 + side ** 2, W)."""
     first, grid = places[0, :1], places[:, 1:]
-    old = round(grid.shape[1] ** 0.5)
-    if old == side or old * old != grid.shape[1]:
+    old = side_of(places.shape[1], where)
+    if old == side:
         return places[0]
     square = grid.reshape(1, old, old, -1).permute(0, 3, 1, 2)
     finer = torch.nn.functional.interpolate(square, (side, side), mode="bicubic", align_corners=False)
     return torch.cat([first, finer.permute(0, 2, 3, 1).reshape(side * side, -1)])
 
 
-def _ours(name: str) -> str | None:
-    for pattern, start, table in _BLOCKS:
-        block = re.match(pattern, name)
-        if block is None:
-            continue
-        rest = name[block.end() :]
-        for theirs, ours in table.items():
-            if rest.startswith(theirs):
-                return f"{start}{block[1]}{'.' if block[1] else ''}{ours}{rest[len(theirs) :]}"
-    return None
-
-
 def _sizes(weights: Mapping[str, Tensor], where: str) -> dict[str, Any]:
     """The `pair` table of a configuration, from names and shapes; heads have 64 values, as published."""
-
-    def shape(name: str, dims: int) -> tuple[int, ...]:
-        if name not in weights or weights[name].ndim != dims:
-            raise CheckpointError(f"{where}: the weight that is {name} here is missing or has another shape")
-        return tuple(weights[name].shape)
-
-    def count(pattern: str) -> int:
-        return len({found[1] for name in weights if (found := re.match(pattern, name))})
-
-    vision, _, patch, _ = shape("visual.conv1.weight", 4)
-    vocabulary, width = shape("bert.word_embedding.weight", 2)
+    vision, _, patch, _ = shape(weights, "visual.conv1.weight", 4, where)
+    vocabulary, width = shape(weights, "bert.word_embedding.weight", 2, where)
     return {
         "family": "blip",
-        "embed_dim": shape("visual.proj.weight", 2)[0],
+        "embed_dim": shape(weights, "visual.proj.weight", 2, where)[0],
         "image_size": _SIZE,
         "patch_size": patch,
-        "vision_layers": count(r"visual\.transformer\.resblocks\.(\d+)\."),
+        "vision_layers": count(weights, r"visual\.transformer\.resblocks\.(\d+)\."),
         "vision_width": vision,
         "vision_heads": max(1, vision // 64),
-        "vision_mlp": shape("visual.transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
+        "vision_mlp": shape(weights, "visual.transformer.resblocks.0.mlp.c_fc.weight", 2, where)[0],
         "vocabulary_size": vocabulary,
-        "positions": shape("bert.position_embedding", 2)[0],
+        "positions": shape(weights, "bert.position_embedding", 2, where)[0],
         "text_width": width,
-        "text_layers": count(r"bert\.layers\.(\d+)\."),
+        "text_layers": count(weights, r"bert\.layers\.(\d+)\."),
         "text_heads": max(1, width // 64),
-        "text_mlp": shape("bert.layers.0.of_text.inner.weight", 2)[0],
+        "text_mlp": shape(weights, "bert.layers.0.of_text.inner.weight", 2, where)[0],
     }

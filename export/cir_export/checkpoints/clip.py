@@ -20,6 +20,7 @@ from torch import Tensor
 
 from cir_export.checkpoints.files import TORCHSCRIPT
 from cir_export.checkpoints.numbers import LEAST_STD, channels, whole
+from cir_export.checkpoints.prefixes import side_of
 from cir_export.models.encoders.clip import CLIP_MEAN, CLIP_STD
 from cir_infer.errors import CheckpointError, shown
 
@@ -127,7 +128,7 @@ def _table(said: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
 def _vision(weights: Mapping[str, Tensor], said: Mapping[str, Any], where: str) -> dict[str, Any]:
     if "visual.proj" in weights:
         width, _, patch, _ = _shape(weights, "visual.conv1.weight", where, 4)
-        side = round((_shape(weights, "visual.positional_embedding", where)[0] - 1) ** 0.5)
+        side = side_of(_shape(weights, "visual.positional_embedding", where)[0], where)
         return {
             "patch_size": patch,
             "image_size": patch * side,
@@ -137,7 +138,7 @@ def _vision(weights: Mapping[str, Tensor], said: Mapping[str, Any], where: str) 
         }
     layers = tuple(_count(weights, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
     width = _shape(weights, "visual.layer1.0.conv1.weight", where, 4)[0]
-    side = round((_shape(weights, "visual.attnpool.positional_embedding", where)[0] - 1) ** 0.5)
+    side = side_of(_shape(weights, "visual.attnpool.positional_embedding", where)[0], where)
     return {
         "patch_size": 0,
         "image_size": 32 * side,

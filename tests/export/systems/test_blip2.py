@@ -179,6 +179,10 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         ({"visual_encoder.blocks.1.attn.q_bias": torch.zeros(3)}, "q_bias or v_bias of block 1"),
         ({"text_proj.bias": torch.full((16,), torch.nan)}, "NaN or infinity"),
         ({"visual_encoder.pos_embed": torch.zeros(3)}, "is missing or has another shape"),
+        ({"visual_encoder.pos_embed": torch.zeros(1, 0, 88)}, "is missing or has another shape"),
+        ({"visual_encoder.pos_embed": torch.zeros(1, 7, 88)}, "7 places has no square grid"),
+        ({"query_tokens": torch.zeros(1, 4, 64, dtype=torch.int64)}, "int64; expected floats"),
+        ({"text_proj.bias": torch.zeros(16, dtype=torch.complex64)}, "complex64; expected floats"),
     ):
         with pytest.raises(CheckpointError, match=message):
             load_trained(checkpoint(tmp_path, "covr2", **further), VOCABULARY)

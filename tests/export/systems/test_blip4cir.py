@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from cir_export.checkpoints import load_trained
 from cir_export.models.clip4cir import Combiner
@@ -101,3 +102,31 @@ def test_parts_that_do_not_fit_are_named(tmp_path: Path) -> None:
     torch.save({"Combiner": layers}, combiner)
     with pytest.raises(CheckpointError, match="combines features of 7 values"):
         load_trained([combiner, base], VOCABULARY)
+    torch.save({"BLIPTextEncoder": {}}, tuned)
+    with pytest.raises(CheckpointError, match="holds no text encoder under BLIPTextEncoder"):
+        load_trained([base, tuned], VOCABULARY)
+    state = torch.load(base, weights_only=True)["model"]
+    for name, value, message in (
+        ("pos_embed", torch.zeros(1, 1, 16), "1 places has no square grid"),
+        ("pos_embed", torch.zeros(2, 17, 16), "are not a ViT's"),
+        ("patch_embed.proj.weight", torch.zeros(16, 3, 0, 0), "is missing or has another shape"),
+        ("patch_embed.proj.weight", torch.zeros(16, 3, 500, 500), "patches of 500 pixels"),
+        ("patch_embed.proj.weight", torch.zeros(()), "is missing or has another shape"),
+    ):
+        torch.save({"model": {**state, f"visual_encoder.{name}": value}}, base)
+        with pytest.raises(CheckpointError, match=message):
+            load_trained(base, VOCABULARY)
+
+
+def test_a_clip_whose_weights_are_of_another_kind_is_refused(tmp_path: Path) -> None:
+    """What BLIP's files were tried with goes for CLIP's."""
+    weights = load_file(GOLDEN / "encoders" / "open_clip" / "open_clip_model.safetensors")
+    for name, value, message in (
+        ("visual.positional_embedding", torch.zeros(0, 64), "0 places has no square grid"),
+        ("visual.positional_embedding", torch.zeros(7, 64), "7 places has no square grid"),
+        ("ln_final.weight", torch.zeros(8, dtype=torch.complex64), "complex64; expected one like"),
+        ("ln_final.weight", torch.zeros(8, dtype=torch.int32), "int32; expected one like"),
+    ):
+        torch.save({"CLIP": {**weights, name: value}, "epoch": 1}, tmp_path / "clip.pt")
+        with pytest.raises(CheckpointError, match=message):
+            load_trained(tmp_path / "clip.pt")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from cir_export.checkpoints.folders.renaming import renamed_model
 from cir_export.checkpoints.folders.tokenizers import FolderTokenizer
 from cir_export.checkpoints.folders.weights import HUGGING_FACE, open_weights
 from cir_export.checkpoints.numbers import whole
-from cir_export.checkpoints.qformer_names import LAYER, of_hugging_face
+from cir_export.checkpoints.prefixes import LAYER, of_hugging_face, renamed
 from cir_export.model_file import TrainedModel
 from cir_infer.errors import CheckpointError, shown
 
@@ -124,13 +123,9 @@ def _theirs(name: str, biased: bool) -> tuple[str, ...]:
     name = name.removeprefix("blip2.")
     if name.endswith("attn.in_proj_bias") and not biased:
         return ()  # it is built as zeros
-    for pattern, start, table in _BLOCKS:
-        block = re.match(pattern, name)
-        if block is not None:
-            rest = name[block.end() :]
-            ours = next(prefix for prefix in table if rest.startswith(prefix))
-            return (f"{start}{block[1]}{'.' if block[1] else ''}{table[ours]}{rest[len(ours) :]}",)
-    raise AssertionError(name)
+    theirs = renamed(name, _BLOCKS)
+    assert theirs is not None  # the tables hold all that is built
+    return (theirs,)
 
 
 def _table(config: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
