@@ -24,9 +24,11 @@ from tests.shards.test_shards import told
 COUNT = 60
 
 
-@pytest.fixture
-def galleries(tmp_path: Path) -> Iterator[list[Gallery]]:
-    with filled(tmp_path / "g", COUNT) as one, ShardedGallery.split(one, tmp_path / "s", 2) as made:
+@pytest.fixture(scope="module")
+def galleries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Gallery]]:
+    """Two shards, which no test changes."""
+    folder = tmp_path_factory.mktemp("shards")
+    with filled(folder / "g", COUNT) as one, ShardedGallery.split(one, folder / "s", 2) as made:
         yield made.shards
 
 
