@@ -23,7 +23,7 @@ def parsed(request: pytest.FixtureRequest, bundle: Path) -> Iterator[Running]:
         pytest.skip(f"needs {request.param}, which comes with the extra serve")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(server, "make_protocol", partial(make_protocol, name=request.param))
-        with running(bundle, read_timeout=5) as found:
+        with running(bundle) as found:
             yield found
 
 
