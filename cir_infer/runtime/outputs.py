@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cir_infer.errors import BundleError, shown
+from cir_infer.errors import BundleError
 from cir_infer.runtime.graph import Array
 
 __all__ = ["one_for_each"]
@@ -25,7 +25,7 @@ def one_for_each(name: str, feeds: Mapping[str, Array], outputs: dict[str, Array
     for output, value in outputs.items():
         if value.shape[:1] != (count,):
             raise BundleError(
-                f"the {name} graph makes {shown(output)} of shape {value.shape} of {count} inputs; expected "
+                f"the {name} graph makes {output} of shape {value.shape} of {count} inputs; expected "
                 "one for each, so export the model again"
             )
     return outputs
