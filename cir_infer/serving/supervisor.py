@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 import signal
 import socket
@@ -34,6 +35,7 @@ class _Worker:
             settings.to_json(),
             str(opened.fileno()),
             "verbose" if verbose else "quiet",
+            str(os.getpid()),
         )
         self.begun = time.monotonic()
         self.ready = threading.Event()

@@ -17,16 +17,16 @@ from cir_infer.serving.settings import Settings
 __all__ = ["main"]
 
 
-def main(settings: str, descriptor: str, verbosity: str) -> int:
+def main(settings: str, descriptor: str, verbosity: str, parent: str) -> int:
     """Serve until SIGTERM, or until the parent is gone."""
     sys.argv[0] = "cir-serve"  # by which name it complains
     say_on_stderr("cir-serve", verbosity == "verbose")
     # Ctrl-C reaches the whole group; the parent says what to do about it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = os.getppid()
 
     def watch() -> None:
-        while os.getppid() == parent:
+        # Told, and not asked of the system: the parent may be gone before this begins.
+        while os.getppid() == int(parent):
             time.sleep(1)
         os.kill(os.getpid(), signal.SIGTERM)
 

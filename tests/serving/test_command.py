@@ -19,7 +19,9 @@ import pytest
 
 from cir_infer.commands.serve import main
 from cir_infer.console.environment import take_environment
-from cir_infer.processes.children import child_environment
+from cir_infer.processes.children import child_command, child_environment
+from cir_infer.serving.server import listen
+from cir_infer.serving.settings import Settings
 from tests.serving.support import Client
 
 QUERY = {"item": "sku-1", "text": "is red", "k": 3}
@@ -89,6 +91,22 @@ def test_workers_share_a_socket_and_outlive_each_other(bundle: Path) -> None:
         assert "Traceback" not in said, said[-6000:]
         assert "is red" not in said  # no query contents unless asked
         assert "POST /v1/search 200" in said
+
+
+def test_a_worker_whose_parent_is_gone_before_it_begins_ends(bundle: Path) -> None:
+    with listen("127.0.0.1", 0) as opened:
+        settings = Settings(str(bundle), device="cpu", threads=1)
+        gone = subprocess.Popen([sys.executable, "-c", ""])
+        gone.wait()
+        number = opened.fileno()
+        told = (settings.to_json(), str(number), "quiet", str(gone.pid))
+        command = child_command("cir_infer.serving.worker", *told)
+        worker = subprocess.Popen(command, env=child_environment(), pass_fds=(number,))
+        try:
+            worker.wait(60)
+        finally:
+            worker.kill()
+            worker.wait()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
