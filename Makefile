@@ -7,7 +7,7 @@ SOURCES := $(shell find kernels -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o
 
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: setup test lint demo stress browser triton-check ray-check bench docs wheels release-check fatbin cuda-check gpu-check clean neon-check \
+.PHONY: setup test lint demo stress browser triton-check ray-check bench docs wheels release-check fatbin cuda-check gpu-check gpu-engine-check clean neon-check \
         tensorrt-check old-cuda-check driver-check
 
 setup: $(STAMP)
@@ -108,6 +108,9 @@ old-cuda-check:
 # Offline, on a machine with a GPU, with the packages that are there: docs/gpu-check.md.
 gpu-check:
 	$(PYTHON) tools/gpu_check.py
+
+gpu-engine-check:
+	$(PYTHON) tools/gpu_check.py --engines
 
 # Our TensorRT calls against the real Python bindings of 10 and 11, and every system's graphs built into plans by
 # TensorRT for RTX (150 MB together, downloaded once). Needs no GPU.

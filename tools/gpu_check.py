@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Everything that only a GPU can tell, in one offline run: `make gpu-check`. See docs/gpu-check.md.
+"""Everything that only a GPU can tell, in one offline run of eight minutes: `make gpu-check`.
 
-Builds the kernels where nvcc is there, runs the conformance suite on the GPU, then compute-sanitizer, then
-the benchmark, and writes benchmarks/results/<gpu>-<date>.json. A step that fails is recorded and the next
-one still runs; the exit code is 1 if any failed.
+The most valuable facts come first, see docs/gpu-check.md. Each step is a process of its own with a limit.
+benchmarks/results/<gpu>-<date>.json is written anew after each, and after each measurement of the benchmark:
+what a run that is cut short has found is there. A step that fails is recorded and the next one still runs.
+Exit code: 1 if any failed, 3 if none failed and some could not run, else 0.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import datetime
 import importlib.util
 import json
@@ -19,7 +21,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +35,45 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "tools")]
 import build_cuda  # noqa: E402
 
 TESTS = ("tests/scoring/test_cuda_gpu.py", "tests/gpu/test_recurrent_kernel.py")
-SANITIZED = "random_rows or duplicates or overflow or streamed or small_layers"
-QUICK = ((15_000, 1), (1_000_000, 1), (1_000_000, 64), (100_000, 1024))
+FIRST = (
+    "(TestExactKernel or TestTensorCores or TestInt8Shadow) and (duplicates_go_by_row_number or many_rows) "
+    "or streamed_rows or large_batches or small_layers"
+)
+"""A case of each family of kernels."""
+SANITIZED = (
+    "(TestExactKernel or TestTensorCores or TestInt8Shadow) and (duplicates_go_by_row_number and 24) "
+    "or streamed_rows or small_layers"
+)
+"""The same, of sizes that last seconds under a sanitizer."""
+PROFILED = (
+    "dram__bytes.sum.per_second",
+    "dram__throughput.avg.pct_of_peak_sustained_elapsed",
+    "gpu__time_duration.sum",
+    "sm__inst_issued.avg.pct_of_peak_sustained_active",
+    "sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active",
+    "smsp__average_warps_issue_stalled_long_scoreboard_per_issue_active.ratio",
+    "smsp__average_warps_issue_stalled_math_pipe_throttle_per_issue_active.ratio",
+    "smsp__average_warps_issue_stalled_no_instruction_per_issue_active.ratio",
+)
+"""What Nsight Compute counts: where the bytes and the issue slots go."""
+_LOOK_EVERY = 3.0
+LEAST = 5.0
+"""Seconds; a step that has less is left out, by name."""
+
+Step = Callable[[float, Path], dict[str, Any]]
 
 
-def run(name: str, command: list[str], limit: float, log: Path) -> dict[str, Any]:
-    """One step as a process of its own, its output in a log and its end on the terminal."""
+def run(
+    name: str,
+    command: list[str],
+    limit: float,
+    log: Path,
+    look: Callable[[], object] = lambda: None,
+) -> dict[str, Any]:
+    """One step as a process of its own, its output in a log and its end on the terminal.
+
+    `look` is called every few seconds and once at the end.
+    """
     print(f"== {name}: {' '.join(command)}", flush=True)
     begun = time.monotonic()
     ours = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "export")]
@@ -49,10 +87,13 @@ def run(name: str, command: list[str], limit: float, log: Path) -> dict[str, Any
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True
         )
+        code = 124
         try:
-            code = process.wait(limit)
-        except subprocess.TimeoutExpired:
-            code = 124
+            while time.monotonic() < begun + limit:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    code = process.wait(min(_LOOK_EVERY, max(0.0, begun + limit - time.monotonic())))
+                    break
+                look()
         finally:
             # A child of the child that lives on would keep the GPU busy beside what is measured next.
             with contextlib.suppress(ProcessLookupError):
@@ -60,6 +101,7 @@ def run(name: str, command: list[str], limit: float, log: Path) -> dict[str, Any
             process.wait()
         if code == 124:
             file.write(f"stopped after {limit:.0f} s\n")
+    look()
     with log.open("rb") as written:
         written.seek(start)
         output = written.read().decode("utf-8", "replace")
@@ -79,138 +121,208 @@ def write(result: dict[str, Any], path: Path) -> None:
     half.replace(path)
 
 
+def perform(
+    steps: Sequence[tuple[str, float, Step]],
+    seconds: float,
+    log: Path,
+    keep: Callable[[str, dict[str, Any]], object],
+) -> None:
+    """Run steps in their order, each for at most its own seconds and until the time of all is up."""
+    end = time.monotonic() + seconds
+    for name, limit, step in steps:
+        left = end - time.monotonic()
+        if left < LEAST:
+            keep(name, skipped(f"no time left of {seconds:.0f} s"))
+            continue
+        try:
+            keep(name, step(min(limit, left), log))
+        except Exception as error:  # what the other steps find is worth having
+            print(f"{name}: {error!r}", flush=True)
+            keep(name, {"passed": False, "error": repr(error)})
+
+
+def machine(limit: float, log: Path) -> dict[str, Any]:
+    """What nvidia-smi says of the GPU: its driver, clocks, power and whoever else uses it."""
+    if shutil.which("nvidia-smi") is None:
+        return skipped("nvidia-smi is not on the PATH")
+    return run("machine", ["nvidia-smi", "-q"], limit, log)
+
+
 def build(architecture: int, limit: float, log: Path) -> dict[str, Any]:
-    """The fatbin for a GPU of this compute capability (times ten), or the one that is already there."""
-    if os.environ.get("NVCC") or shutil.which("nvcc"):
-        only = ["--architectures", str(architecture)] if architecture in build_cuda.ARCHITECTURES else []
-        return run("build", [sys.executable, "tools/build_cuda.py", *only, "--jobs", "2"], limit, log)
+    """The fatbins that were carried, or those for a GPU of this compute capability (times ten)."""
     missing = [kernels.fatbin.name for kernels in build_cuda.SETS.values() if not kernels.fatbin.exists()]
-    if missing:
-        return {"passed": False, "error": f"no nvcc, and no {' and no '.join(missing)} either"}
-    return skipped("no nvcc; fatbins are there")
+    if not missing:
+        return {"passed": True, "carried": True}
+    if not (os.environ.get("NVCC") or shutil.which("nvcc")):
+        return {"passed": False, "error": f"no {' and no '.join(missing)}, and no nvcc to make them"}
+    only = ["--architectures", str(architecture)] if architecture in build_cuda.ARCHITECTURES else []
+    return run("build", [sys.executable, "tools/build_cuda.py", *only, "--jobs", "2"], limit, log)
 
 
-def sanitize(limit: float, log: Path) -> dict[str, Any]:
-    """The GPU tests of small sizes under compute-sanitizer's memcheck and racecheck."""
+def pytest(name: str, limit: float, log: Path, chosen: str = "") -> dict[str, Any]:
+    """The GPU tests, or some of them."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]
+    if chosen:
+        command += ["-x", "-k", chosen]
+    elif importlib.util.find_spec("xdist") is not None:
+        command += ["-n", str(min(4, os.cpu_count() or 1))]
+    return run(name, command, limit, log)
+
+
+def sanitize(check: str, limit: float, log: Path) -> dict[str, Any]:
+    """GPU tests of small sizes under compute-sanitizer."""
     tool = shutil.which("compute-sanitizer")
     if tool is None:
         return skipped("compute-sanitizer is not on the PATH")
     tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-x", *TESTS, "-k", SANITIZED]
-    return {
-        check: run(check, [tool, "--tool", check, "--error-exitcode", "9", *tests], limit / 2, log)
-        for check in ("memcheck", "racecheck")
-    }
+    return run(check, [tool, "--tool", check, "--error-exitcode", "9", *tests], limit, log)
 
 
-def benchmark(sizes: tuple[tuple[int, int], ...], limit: float) -> dict[str, Any]:
-    """Every size until the time is up; what was left out is named."""
-    from cir_bench.cuda_scoring import reached, sweep
+def profile(limit: float, log: Path) -> dict[str, Any]:
+    """One launch of each kind of kernel under Nsight Compute."""
+    tool = shutil.which("ncu")
+    if tool is None:
+        return skipped("ncu is not on the PATH")
+    with tempfile.TemporaryDirectory(prefix="cir-ncu-") as folder:
+        found = Path(folder) / "counts.csv"
+        flags = ["--csv", "--log-file", str(found), "--metrics", ",".join(PROFILED)]
+        kernels = ["--kernel-name", "regex:^(scan|few|many)_"]
+        program = [sys.executable, "-m", "cir_bench.cuda_scoring", "launches"]
+        step = run("profile", [tool, *flags, *kernels, *program], limit, log)
+        lines = found.read_text(errors="replace").splitlines() if found.exists() else []
+    rows = csv.DictReader(line for line in lines if line.startswith('"'))
+    wanted = ("Kernel Name", "Grid Size", "Metric Name", "Metric Unit", "Metric Value")
+    step["counts"] = [{key: row.get(key) for key in wanted} for row in rows]
+    return step
 
-    out = sweep(sizes, seconds=limit, progress=lambda line: print(f"  {line}", flush=True))
-    for target, figure in reached(out):
+
+def part(
+    name: str, parts: dict[str, Any], told: Callable[[], object], limit: float, log: Path
+) -> dict[str, Any]:
+    """A part of the benchmark in a child; what it has measured is in `parts` even if it is stopped."""
+    with tempfile.TemporaryDirectory(prefix="cir-part-") as folder:
+        found = Path(folder) / "found.json"
+        command = [sys.executable, "-m", "cir_bench.cuda_scoring", name, "--output", str(found)]
+
+        def look() -> None:
+            if found.exists():
+                parts[name] = json.loads(found.read_text())
+                told()
+
+        return run(name, command, limit, log, look)
+
+
+def say_what_was_reached(found: dict[str, Any]) -> None:
+    """Every target with its figure, and the predictions for other GPUs."""
+    from cir_bench.cuda_scoring import reached
+
+    for target, figure in reached(found):
         said = (
             "open"
             if figure is None
             else f"{figure:.3g}{target.unit}, {'met' if target.met(figure) else 'MISSED'}"
         )
         print(f"  {target.what} ({target.wanted}): {said}")
-    for entry in out["predictions"]:
+    for entry in found["predictions"]:
         print(
             f"  predicted, not measured: {entry['gpu']}, {entry['rows']:,} rows, one query: "
             f"{entry['scan_ms']:.2f} ms"
         )
-    return out
 
 
-def engines(minutes: float, bundles: Path | None, output: Path, log: Path) -> dict[str, Any]:
+def engines(bundles: Path | None, output: Path, limit: float, log: Path) -> dict[str, Any]:
     """TensorRT plans, in a process of their own; skipped, and said so, where something is not installed."""
     needed = ["tensorrt", "onnxruntime", "tokenizers", "PIL"]
     for module in (*needed, *(("torch", "onnx", "onnxscript") if bundles is None else ())):
         if importlib.util.find_spec(module) is None:
-            print(f"== engines: skipped, {module} is not installed", flush=True)
             return skipped(f"{module} is not installed")
     found = output / "engines.json"
-    check = [sys.executable, "-m", "cir_bench.engine_check", "--minutes", str(minutes)]
+    check = [sys.executable, "-m", "cir_bench.engine_check", "--minutes", str(max(1.0, limit / 60 - 2))]
     check += [] if bundles is None else ["--bundles", str(bundles.resolve())]
-    step = run("engines", [*check, "--output", str(found)], 60 * minutes + 300, log)
+    step = run("engines", [*check, "--output", str(found)], limit, log)
     if found.exists():
         step["found"] = json.loads(found.read_text())
         found.unlink()
     return step
 
 
-def main() -> None:
+def main() -> int:
     """See the top of this file."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=float, default=9.0, help="for everything together")
-    parser.add_argument("--full", action="store_true", help="all sizes of the benchmark instead of four")
-    parser.add_argument("--engine-minutes", type=float, default=9.0, help="for TensorRT plans, besides")
+    parser.add_argument("--seconds", type=float, default=480.0, help="for everything together")
+    parser.add_argument("--engines", action="store_true", help="TensorRT plans instead of all else")
     parser.add_argument("--bundles", type=Path, help="for the plans, where torch is not installed")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the result and its log")
     args = parser.parse_args()
+    begun = time.monotonic()
     for module in ("pycuda", "pytest", "hypothesis"):
         if importlib.util.find_spec(module) is None:
             sys.exit(
                 f"error: {module} is not installed here; see docs/gpu-check.md for how to carry it offline"
             )
-    from cir_bench.cuda_scoring import SIZES
+    from cir_bench.cuda_scoring.parts import PARTS, joined
     from cir_bench.machine import stamp
     from cir_infer.errors import CirError
-    from cir_infer.gpu.context import open_device, open_gpu
+    from cir_infer.gpu.context import open_gpu
 
     try:
-        architecture = open_gpu().architecture
+        gpu = open_gpu()
     except CirError as error:
         sys.exit(f"error: {error}")
     args.output.mkdir(parents=True, exist_ok=True)
-    total = 60 * args.minutes
-    log = args.output / "gpu-check.log"
+    kind = "gpu-engine-check" if args.engines else "gpu-check"
+    log = args.output / f"{kind}.log"
     log.write_text("")
-    result: dict[str, Any] = {"kind": "gpu-check", **stamp(), "sources": build_cuda.sources_hash()}
+    result: dict[str, Any] = {"kind": kind, **stamp(), "sources": build_cuda.sources_hash(), "steps": {}}
     result["recurrent_sources"] = build_cuda.sources_hash(build_cuda.RECURRENT)
-    try:
-        gpu = open_gpu().name
-    except CirError as error:
-        sys.exit(f"error: {error}")
-    name = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
+    name = re.sub(r"[^a-z0-9]+", "-", gpu.name.lower()).strip("-")
     day = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    path = args.output / f"{name}-{day}.json"
+    path = args.output / f"{name}-{'engines-' if args.engines else ''}{day}.json"
+    parts: dict[str, Any] = {}
 
-    def keep(step: str, found: dict[str, Any]) -> None:
-        result[step] = found
+    def told() -> None:
+        result["benchmark"] = joined(parts.values())
         write(result, path)
 
-    keep("build", build(architecture, 0.3 * total, log))
-    try:
-        open_device()
-    except CirError as error:
-        sys.exit(f"error: {error}")
-    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]
-    keep("conformance", run("conformance", pytest, 0.25 * total, log))
-    keep("sanitizer", sanitize(0.3 * total, log))
-    try:
-        keep("benchmark", benchmark(SIZES if args.full else QUICK, 0.35 * total))
-    except Exception as error:  # what the steps before have found is kept
-        print(f"the benchmark failed: {error!r}", flush=True)
-        keep("benchmark", {"cases": [], "error": repr(error)})
-    keep("engines", engines(args.engine_minutes, args.bundles, args.output, log))
-    print(f"wrote {path}")
-    steps = [result["build"], result["conformance"], *_leaves(result["sanitizer"]), result["engines"]]
-    for step in steps:
-        if step["passed"] is None:
-            print(f"not run: {step['skipped']}")
-    wrong = [
-        e for case in result["benchmark"]["cases"] for e in case["results"] if "wrong" in e.get("skipped", "")
+    def keep(step: str, found: dict[str, Any]) -> None:
+        result["steps"][step] = found
+        said = found.get("skipped") or found.get("error") or ("passed" if found["passed"] else "FAILED")
+        print(f"-- {step}: {said}", flush=True)
+        write(result, path)
+
+    def of(name: str) -> Step:
+        return partial(part, name, parts, told)
+
+    check: list[tuple[str, float, Step]] = [
+        ("machine", 10, machine),
+        ("build", 180, partial(build, gpu.architecture)),
+        ("first", 40, partial(pytest, "first", chosen=FIRST)),
+        ("single", 60, of("single")),
+        ("small", 45, of("small")),
+        ("batches", 60, of("batches")),
+        ("profile", 60, profile),
+        ("conformance", 120, partial(pytest, "conformance")),
+        ("memcheck", 45, partial(sanitize, "memcheck")),
+        ("racecheck", 45, partial(sanitize, "racecheck")),
+        ("rivals", 120, of("rivals")),
     ]
-    failed = "error" in result["benchmark"] or any(step["passed"] is False for step in steps)
-    sys.exit(1 if failed or wrong else 0)
-
-
-def _leaves(step: dict[str, Any]) -> list[dict[str, Any]]:
-    return [step] if "passed" in step else list(step.values())
+    assert {step for step, _, _ in check} >= set(PARTS)
+    if args.engines:
+        check = [("engines", args.seconds, partial(engines, args.bundles, args.output))]
+    perform(check, args.seconds - (time.monotonic() - begun), log, keep)
+    if parts:
+        say_what_was_reached(result["benchmark"])
+    print(f"wrote {path}")
+    steps = result["steps"]
+    for step, found in steps.items():
+        if found["passed"] is None:
+            print(f"not run: {step}, {found['skipped']}")
+    if any(found["passed"] is False for found in steps.values()):
+        return 1
+    return 3 if any(found["passed"] is None for found in steps.values()) else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -81,6 +81,10 @@ def read_results(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
         for case in result.get("benchmark", {}).get("cases", []):
             timed = [entry for entry in case["results"] if "median_ms" in entry]
             name = f"{path.name}, {case['rows']} x {case['queries']}"
+            if name in found:  # the same size again, beside other alternatives
+                have = {(entry["name"], entry["dtype"]) for entry in found[name]["results"]}
+                found[name]["results"] += [e for e in timed if (e["name"], e["dtype"]) not in have]
+                continue
             found[name] = {"kind": "scoring", **head, **case, "results": timed}
     return found
 

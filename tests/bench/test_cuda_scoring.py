@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from cir_bench.commands import main
-from cir_bench.cuda_scoring import TARGETS, Case, measure, pytorch, reached, sweep
+from cir_bench.cuda_scoring import TARGETS, Case, measure, parts, pytorch, reached, sweep
 from cir_bench.cuda_scoring.measurement import predictions
+from cir_bench.cuda_scoring.parts import Sized, joined, launch_each_once, run_part
 from cir_bench.cuda_scoring.place import Place
 from cir_bench.cuda_scoring.workload import Workload, stored_rows
+from cir_infer.scoring.cuda.tuning import Tuning
 from cir_infer.scoring.reference import ReferenceScorer
 from tests.emulation.emulated import EmulatedDevice
 
@@ -136,6 +138,52 @@ def test_a_sweep_without_time_names_what_it_left_out(place: Place) -> None:
     found = sweep(((300, 1),), dim=32, k=5, seconds=-1, place=place)
     assert found["cases"] == [] and found["predictions"] == [] and "crossover" not in found
     assert [(size["rows"], size["why"]) for size in found["left_out"]] == [(300, "no time left")]
+
+
+def test_a_part_keeps_what_it_has_measured_and_parts_join(place: Place) -> None:
+    kept: list[int] = []
+    sized = Sized(300, 1, ("float16", "int8"), ("torch/gemv-topk",))
+    single = run_part(
+        "single",
+        lambda found: kept.append(len(found["cases"])),
+        place=place,
+        part=(sized, "call"),
+        samples=2,
+    )
+    assert kept == [1, 2, 2, 2] and single["call"]["median_ms"] > 0
+    names = [{(e["name"], e["dtype"]) for e in case["results"]} for case in single["cases"]]
+    assert ("torch/gemv-topk", "float16") in names[0] and not any("literal" in name for name, _ in names[0])
+    assert names[1] == {("read/int8", "int8"), ("cir/cuda", "int8")}
+    batches = run_part("batches", kept.append, place=place, part=("gemm_flops", Sized(300, 3)), samples=2)
+    assert batches["cases"][0]["results"][1]["of_gemm_rate"] > 0
+    whole = joined([single, batches])
+    assert len(whole["cases"]) == 3 and whole["call"] == single["call"]
+    assert whole["gemm_flops"] == batches["gemm_flops"] and {p["kind"] for p in whole["predictions"]} == {
+        "predicted"
+    }
+
+
+def test_a_size_that_does_not_fit_is_left_out_by_name(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(parts, "measure", full)
+    found = run_part("single", lambda _: None, place=place, part=(Sized(300, 1),))
+    assert found["cases"] == [] and "no room" in found["left_out"][0]["why"]
+
+
+def test_the_profilers_program_launches_each_kind_of_kernel(place: Place) -> None:
+    launched: list[str] = []
+    launch = place.device.launch
+
+    def noted(kernel: str, *args: Any) -> None:
+        launched.append(kernel)
+        launch(kernel, *args)
+
+    place.device.launch = noted  # type: ignore[method-assign]
+    launch_each_once(place, 200, 12, Tuning(1, 0, first_rows=100, least_first_rows=100))
+    families = {name.partition("_")[0] for name in launched}
+    assert {"scan", "few", "many"} <= families and any("_i8" in name for name in launched)
 
 
 def test_predictions_are_bytes_over_bandwidth_at_the_measured_share() -> None:

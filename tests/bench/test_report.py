@@ -205,6 +205,17 @@ def test_a_gpu_check_counts_as_its_scoring_cases(tmp_path: Path):
     assert "A GPU" in report_page([found])
 
 
+def test_a_size_that_was_measured_twice_is_one_case_with_all_its_entries(tmp_path: Path):
+    path = tmp_path / "gpu.json"
+    case = {name: SCORING[name] for name in ("rows", "dim", "queries", "k")}
+    entries = [{**SCORING["results"][0], "name": name} for name in ("cir/cuda", "torch/literal")]
+    head = {"kind": "gpu-check", "machine": {"name": "A GPU"}, "commit": "c", "created": "2026-01-01"}
+    cases = [{**case, "results": entries[:1]}, {**case, "results": entries}]
+    path.write_text(json.dumps({**head, "benchmark": {"cases": cases}}))
+    (found,) = read_results([path]).values()
+    assert [entry["name"] for entry in found["results"]] == ["cir/cuda", "torch/literal"]
+
+
 def test_the_committed_page_says_what_the_committed_results_say():
     page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     text = replace_section(page, performance_section(read_results(RESULTS)))
@@ -222,12 +233,12 @@ def test_the_gpu_section_says_what_gpus_reached(tmp_path: Path):
         entry = {"name": "cir/cuda", "dtype": "float16", "median_ms": 1.0, "of_roofline": over_roofline}
         case = {"rows": 1_000_000, "dim": 512, "queries": 1, "k": 50, "results": [entry]}
         head = {"kind": "gpu-check", "machine": {"name": "A GPU", "gpus": [{}]}, "commit": "abc"}
-        return {**head, "created": "2026-01-02T03:04:05", **steps, "benchmark": {"cases": [case]}}
+        named = {"steps": {name: {"passed": passed} for name, passed in steps.items()}} if steps else {}
+        return {**head, "created": "2026-01-02T03:04:05", **named, "benchmark": {"cases": [case]}}
 
-    sanitizer = {"memcheck": {"passed": True}, "racecheck": {"passed": False}}
     paths = [tmp_path / name for name in ("good.json", "slow.json", "sweep.json", "s.json")]
-    paths[0].write_text(json.dumps(check(1.0, conformance={"passed": True}, sanitizer=sanitizer)))
-    paths[1].write_text(json.dumps(check(2.0, conformance={"passed": False}, sanitizer={"passed": False})))
+    paths[0].write_text(json.dumps(check(1.0, conformance=True, memcheck=True, racecheck=False)))
+    paths[1].write_text(json.dumps(check(2.0, conformance=False, memcheck=None)))
     paths[2].write_text(json.dumps(check(1.0)))  # a sweep alone has checked nothing
     paths[3].write_text(json.dumps(SCORING))
     section = gpu_section(gpu_checks(paths))

@@ -70,3 +70,71 @@ def test_what_is_known_is_written_whole(tool: ModuleType, tmp_path: Path) -> Non
         tool.write(known, path)
         assert json.loads(path.read_text()) == known
     assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def test_steps_keep_to_their_seconds_and_to_those_of_all(tool: ModuleType, tmp_path: Path) -> None:
+    kept: dict[str, dict] = {}
+
+    def step(name: str, code: str):
+        return lambda limit, log: tool.run(name, python(code), limit, log)
+
+    def broken(limit: float, log: Path) -> dict:
+        raise RuntimeError("no such GPU")
+
+    steps = [
+        ("good", 60, step("good", "pass")),
+        ("hangs", 1, step("hangs", "import time; time.sleep(600)")),
+        ("broken", 60, broken),
+        ("long", 600, step("long", "import time; time.sleep(600)")),
+        ("late", 60, step("late", "pass")),
+    ]
+    tool.perform(steps, tool.LEAST + 6, tmp_path / "log", lambda name, found: kept.update({name: found}))
+    assert list(kept) == ["good", "hangs", "broken", "long", "late"]
+    assert [found["passed"] for found in kept.values()] == [True, False, False, False, None]
+    assert "no such GPU" in kept["broken"]["error"] and "no time left" in kept["late"]["skipped"]
+    assert kept["hangs"]["exit_code"] == kept["long"]["exit_code"] == 124
+
+
+MEASURES = """
+import json, os, sys, time
+found = {"cases": [], "left_out": []}
+for number in range(3):
+    found["cases"].append({"rows": number})
+    with open(sys.argv[1] + ".half", "w") as file:
+        json.dump(found, file)
+    os.replace(sys.argv[1] + ".half", sys.argv[1])
+    print("measured", number, flush=True)
+    if number == int(sys.argv[2]):
+        time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("stopped_after", [0, 1, 2])
+def test_what_was_measured_before_a_stop_is_there(
+    tool: ModuleType, tmp_path: Path, stopped_after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A benchmark that is killed anywhere leaves what it had found; while it runs, it is in the file too."""
+    monkeypatch.setattr(tool, "_LOOK_EVERY", 0.1)
+    found, looked = tmp_path / "found.json", []
+
+    def look() -> None:
+        if found.exists():
+            looked.append(len(json.loads(found.read_text())["cases"]))
+
+    command = [*python(MEASURES), str(found), str(stopped_after)]
+    step = tool.run("part", command, 4, tmp_path / "log", look)
+    assert step["passed"] is False and looked[-1] == stopped_after + 1
+    assert looked.count(looked[-1]) > 2  # it was looked at while it ran
+
+
+def test_the_benchmarks_parts_are_all_in_the_check_and_the_tests_are_there(tool: ModuleType) -> None:
+    from cir_bench.cuda_scoring.parts import PARTS
+
+    text = TOOL.read_text(encoding="utf-8")
+    assert all(f'of("{name}")' in text for name in PARTS)
+    for test in tool.TESTS:
+        assert (TOOL.parents[1] / test).exists()

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
 from cir_bench.cuda_scoring.place import Place
 from cir_bench.cuda_scoring.workload import Workload
 from cir_infer.errors import DeviceError
@@ -16,10 +18,20 @@ from cir_infer.scoring.cuda import CudaScorer
 from cir_infer.scoring.cuda.arguments import ReadArguments
 from cir_infer.scoring.cuda.search import CudaSearch
 
-__all__ = ["Entry", "filled", "ours", "skipped"]
+__all__ = ["EVERYTHING", "Entry", "filled", "ours", "skipped"]
 
 _MOST_COPIES = 8
 _TOLERANCE = 2e-5
+
+
+class _Everything:
+    """Every name is in it."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+EVERYTHING = _Everything()
 
 
 def _nothing() -> None:
@@ -125,6 +137,8 @@ def _reader(place: Place, dtype: str, nbytes: int, copies: int) -> Entry:
     device = place.device
     name, blocks = f"read/{dtype}", 4 * device.multiprocessors
     memory: list[Any] = []
+    # Not zeros: what is all alike may be compressed on its way.
+    data = np.resize(np.random.default_rng(0).integers(0, 256, 1 << 20, np.uint8), nbytes)
 
     def close() -> None:
         with device.active():
@@ -136,7 +150,7 @@ def _reader(place: Place, dtype: str, nbytes: int, copies: int) -> Entry:
             memory.append(device.allocate(blocks * 256 * 4))
             for _ in range(copies):
                 memory.append(device.allocate(nbytes))
-                device.zero(memory[-1].address, nbytes, None)
+                device.upload(memory[-1].address, data, None)
             device.synchronize(None)
     except DeviceError as error:
         close()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 import numpy as np
 
-from cir_bench.cuda_scoring.entries import Entry, skipped
+from cir_bench.cuda_scoring.entries import EVERYTHING, Entry, skipped
 from cir_bench.cuda_scoring.place import Place
 from cir_bench.cuda_scoring.pytorch import rows_in_pytorch, why_no_pytorch
 from cir_bench.cuda_scoring.workload import Workload
@@ -19,9 +19,11 @@ _TOLERANCE = 2e-2
 _CHUNK = 1 << 18
 
 
-def in_libraries(place: Place, work: Workload) -> Iterator[Entry]:
-    """FAISS's flat index and cuVS's brute force over float16 rows."""
+def in_libraries(place: Place, work: Workload, wanted: Container[str] = EVERYTHING) -> Iterator[Entry]:
+    """FAISS's flat index and cuVS's brute force over float16 rows, those of these names."""
     for name, make in (("faiss/flat, one dot", _faiss), ("cuvs/brute-force, one dot", _cuvs)):
+        if name not in wanted:
+            continue
         try:
             entry = make(place, work)
         except (RuntimeError, ImportError, AttributeError) as error:  # other releases, memory

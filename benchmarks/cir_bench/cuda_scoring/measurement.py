@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
-from cir_bench.cuda_scoring.entries import Entry, filled, ours
+from cir_bench.cuda_scoring.entries import EVERYTHING, Entry, filled, ours
 from cir_bench.cuda_scoring.libraries import in_libraries
 from cir_bench.cuda_scoring.place import Place, gpu
 from cir_bench.cuda_scoring.pytorch import in_pytorch, why_no_pytorch
@@ -19,7 +19,7 @@ from cir_infer.scoring.contract import QueryTerms
 from cir_infer.scoring.cuda import CudaScorer
 from cir_infer.scoring.cuda.tuning import Tuning
 
-__all__ = ["SIZES", "call_latency", "crossover", "gemm_rate", "measure", "predictions", "sweep"]
+__all__ = ["SIZES", "call_latency", "crossover", "gemm_rate", "measure", "predictions", "sweep", "told"]
 
 SIZES = tuple(
     (rows, queries) for rows in (15_000, 100_000, 1_000_000, 10_000_000) for queries in (1, 8, 64, 1024)
@@ -36,6 +36,7 @@ def measure(
     *,
     place: Place | None = None,
     compiler: str = "inductor",
+    alternatives: Container[str] = EVERYTHING,
 ) -> list[dict[str, Any]]:
     """Time every entry of a case.
 
@@ -47,6 +48,7 @@ def measure(
         dtypes: types of rows for our kernels.
         place: where; None is the GPU.
         compiler: backend of `torch.compile`.
+        alternatives: names of those to time besides ours.
 
     Returns:
         One object an entry: `name`, `dtype`, `verified`, `median_ms`, `p10_ms`, `p90_ms` (of all queries
@@ -62,7 +64,7 @@ def measure(
     for dtype in dtypes:
         entries: list[Entry] = []
         try:
-            entries += _entries(place, Workload.of(case, dtype), compiler)
+            entries += _entries(place, Workload.of(case, dtype), compiler, alternatives)
             results += _interleaved(place, entries, case.samples)
         finally:
             for entry in entries:
@@ -70,11 +72,11 @@ def measure(
     return results
 
 
-def _entries(place: Place, work: Workload, compiler: str) -> Iterator[Entry]:
+def _entries(place: Place, work: Workload, compiler: str, wanted: Container[str]) -> Iterator[Entry]:
     yield from ours(place, work)
     if work.dtype == "float16":
-        yield from in_pytorch(place, work, compiler)
-        yield from in_libraries(place, work)
+        yield from in_pytorch(place, work, compiler, wanted)
+        yield from in_libraries(place, work, wanted)
 
 
 def _interleaved(place: Place, entries: Sequence[Entry], samples: int) -> list[dict[str, Any]]:
@@ -157,20 +159,28 @@ def sweep(
         except (CirError, MemoryError, RuntimeError) as error:  # the other sizes are still worth having
             out["left_out"].append({**size, "why": repr(error)})
             continue
-        for entry in results:
-            if out["gemm_flops"] and entry["name"] == "cir/cuda" and "median_ms" in entry:
-                useful = 2 * 4 * rows * dim * queries
-                entry["of_gemm_rate"] = useful / (entry["median_ms"] * 1e-3) / out["gemm_flops"]
-        for entry in results:
-            said = entry.get("skipped") or f"{entry['median_ms']:.3f} ms"
-            progress(f"  {entry['name']:28} {entry['dtype']:8} {said}")
-        out["cases"].append({**size, "k": case.k, "results": results})
+        out["cases"].append(told(case, results, out["gemm_flops"], progress))
     out["call"] = call_latency(place, dim=dim, k=k)
     out["predictions"] = predictions(out["cases"])
     if time.monotonic() < end:
         tuning = crossover(place, dim, k)
         out["crossover"] = {"queries": tuning.queries, "rows": tuning.rows, "source": tuning.source}
     return out
+
+
+def told(
+    case: Case, results: list[dict[str, Any]], gemm_flops: float | None, progress: Callable[[str], object]
+) -> dict[str, Any]:
+    """A case with its results, as `sweep` has them."""
+    for entry in results:
+        if gemm_flops and entry["name"] == "cir/cuda" and "median_ms" in entry:
+            useful = 2 * 4 * case.rows * case.dim * case.queries
+            entry["of_gemm_rate"] = useful / (entry["median_ms"] * 1e-3) / gemm_flops
+    for entry in results:
+        said = entry.get("skipped") or f"{entry['median_ms']:.3f} ms"
+        progress(f"  {entry['name']:28} {entry['dtype']:8} {said}")
+    size = {"rows": case.rows, "dim": case.dim, "queries": case.queries, "k": case.k}
+    return {**size, "results": results}
 
 
 def predictions(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import TYPE_CHECKING, Any
 
-from cir_bench.cuda_scoring.entries import Entry, skipped
+from cir_bench.cuda_scoring.entries import EVERYTHING, Entry, skipped
 from cir_bench.cuda_scoring.place import Place
 from cir_bench.cuda_scoring.workload import Workload
 from cir_bench.torch_scoring import literal_scores, ranked, two_product_scores
@@ -40,13 +40,16 @@ def rows_in_pytorch(place: Place, work: Workload) -> Tensor:
     return torch.from_numpy(work.rows.blocks[0]).to(place.torch)
 
 
-def in_pytorch(place: Place, work: Workload, compiler: str = "inductor") -> Iterator[Entry]:
+def in_pytorch(
+    place: Place, work: Workload, compiler: str = "inductor", wanted: Container[str] = EVERYTHING
+) -> Iterator[Entry]:
     """The authors' loop in float32, eager and compiled; float16 products with top-k; a copy.
 
     Args:
         place: where.
         work: float16 rows.
         compiler: backend of `torch.compile`.
+        wanted: names of the entries to make.
     """
     entries: dict[str, Callable[[], Entry]] = {
         "torch/literal": lambda: _literal(place, work, None),
@@ -57,6 +60,8 @@ def in_pytorch(place: Place, work: Workload, compiler: str = "inductor") -> Iter
     }
     missing = why_no_pytorch(place)
     for name, make in entries.items():
+        if name not in wanted:
+            continue
         if missing:
             yield skipped(name, work.dtype, missing)
             continue

@@ -34,8 +34,9 @@ CAPTURED_SECONDS, LATENCY_SECONDS, PLACEMENT_SECONDS = 2.0, 6.0, 2.0
 class Check:
     """Runs steps until the time is up; one that fails is recorded, and the next one still runs."""
 
-    def __init__(self, minutes: float, device: str) -> None:
+    def __init__(self, minutes: float, device: str, output: Path | None = None) -> None:
         self.device = device
+        self._output = output
         self._end = time.monotonic() + 60 * minutes
         self.result: dict[str, Any] = {"bundles": {}, "skipped": []}
 
@@ -56,9 +57,17 @@ class Check:
         except Exception as error:  # a fault of ours or of a library: the other steps are still worth having
             found = {"passed": False, "error": repr(error), "trace": traceback.format_exc()[-2000:]}
         self.result["bundles"].setdefault(bundle, {})[name] = found
+        self.keep()
         shown = {key: value for key, value in found.items() if not isinstance(value, (dict, list))}
         print(f"  {bundle:<24} {name:<12} {json.dumps(shown)}", flush=True)
         return found
+
+    def keep(self) -> None:
+        """Write what is known so far; a reader never sees half of it."""
+        if self._output is not None:
+            half = self._output.with_name(f".{self._output.name}.part")
+            half.write_text(json.dumps(self.result, indent=1, default=str) + "\n")
+            half.replace(self._output)
 
     def skip(self, what: str) -> None:
         """Name what cannot be checked here."""
@@ -161,7 +170,7 @@ def main() -> int:
         return 0
     if args.device != "cpu" and (reason := missing_gpu()):
         sys.exit(f"error: {reason}; engines are checked on a machine with a GPU")
-    check = Check(args.minutes, args.device)
+    check = Check(args.minutes, args.device, args.output)
     with tempfile.TemporaryDirectory(prefix="cir-engines-") as scratch:
         for model in models:
             check_model(check, model, Path(scratch), args)
@@ -169,7 +178,7 @@ def main() -> int:
     for target in check.result["reach"]:
         said = "open" if target["figure"] is None else f"{target['figure']:.4g}"
         print(f"  {target['target']}: {said}, met: {target['met']}")
-    args.output.write_text(json.dumps(check.result, indent=1, default=str) + "\n")
+    check.keep()
     found = [step for bundle in check.result["bundles"].values() for step in bundle.values()]
     return 0 if found and all(step["passed"] for step in found) else 1
 

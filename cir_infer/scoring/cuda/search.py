@@ -19,7 +19,6 @@ from cir_infer.scoring.cuda.arguments import (
     MAX_FUSED_K,
     PACK_SHARED_BYTES,
     RESCUE,
-    ROWS_OF_ROUND,
     SCAN_SHARED_BYTES,
     PackArguments,
     ScanArguments,
@@ -35,7 +34,9 @@ from cir_infer.scoring.cuda.shapes import (
     row_scale,
     scan_kernel,
     scanned,
+    shared_out,
     shortlist_shape,
+    stage_growth,
 )
 from cir_infer.scoring.cuda.tuning import Tuning
 
@@ -270,8 +271,7 @@ class CudaSearch:
         buffer = 1024 if k <= 512 else 2048
         most = self._most_blocks()
         if count:
-            rounds = min(8, max(1, count // (ROWS_OF_ROUND * most)))
-            blocks = min(most, -(-count // (ROWS_OF_ROUND * rounds)))
+            rounds, blocks = shared_out(count, most)
         else:
             rounds = 1
             blocks = min(most, -(-self._capacity // 256))
@@ -341,9 +341,10 @@ class CudaSearch:
         self._launches.append(pack)
         for i, span in enumerate(opening):
             self._launches.append(self._scan(table, table[1] + i, span.count, k, 0, 0))
-        # A stage lists about k times its growth; an int8 shadow's wider margin lists some times more.
+        # An int8 shadow's wider margin lists some times more.
         expected = (4 if gallery.shadow is not None else 1) * k
-        growth = max(2, self._capacity // (4 * expected))
+        widest = max(2, self._capacity // (4 * expected))
+        growth = stage_growth(self._tuning, q, expected, first, gallery.count, widest)
         done = first
         while done < gallery.count:
             end = min(gallery.count, done * growth)

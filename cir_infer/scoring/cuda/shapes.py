@@ -7,8 +7,9 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from cir_infer.scoring.cuda.arguments import SCAN_SHARED_BYTES
+from cir_infer.scoring.cuda.arguments import ROWS_OF_ROUND, SCAN_SHARED_BYTES
 from cir_infer.scoring.cuda.gallery import CudaGallery
+from cir_infer.scoring.cuda.tuning import Tuning
 
 __all__ = [
     "WARPS",
@@ -18,13 +19,16 @@ __all__ = [
     "row_scale",
     "scan_kernel",
     "scanned",
+    "shared_out",
     "shortlist_shape",
+    "stage_growth",
 ]
 
 WARPS = 8
 """Of a block."""
 
 _TILES_OF_WARP = 8
+_MOST_ROUNDS = 8
 
 
 class Launch(NamedTuple):
@@ -97,6 +101,51 @@ def scan_kernel(gallery: CudaGallery, shared_bytes: int, term_count: int, weight
     if SCAN_SHARED_BYTES + 2048 * 8 + in_shared <= shared_bytes:
         return f"scan_{gallery.row_type.suffix}_{kind}{at_once}", in_shared
     return f"scan_{gallery.row_type.suffix}_{kind}_any", 0
+
+
+def shared_out(count: int, most: int) -> tuple[int, int]:
+    """How the exact kernel shares rows out: the rounds of a run, and the blocks that take runs in turn.
+
+    The blocks run side by side, so the scan takes as long as the rounds of the block with the most. Of the
+    runs that come within 1% of the fewest the longest has the fewest barriers. A round is 32 rows, and what
+    that leaves uneven stays: 8,000 rows keep 78% of 80 blocks busy, and no runs do better.
+
+    Args:
+        count: rows, at least 1.
+        most: blocks that fit on the GPU at once.
+    """
+    units = -(-count // ROWS_OF_ROUND)
+
+    def longest(rounds: int) -> int:
+        return rounds * -(-units // (rounds * most))
+
+    choices = range(1, min(_MOST_ROUNDS, units) + 1)
+    enough = 1.01 * min(map(longest, choices))
+    rounds = max(rounds for rounds in choices if longest(rounds) <= enough)
+    return rounds, min(most, -(-units // rounds))
+
+
+def stage_growth(tuning: Tuning, queries: int, listed: int, first: int, count: int, most: int) -> int:
+    """By which factor each shortlist of a batch reads more rows than were read before it.
+
+    A large one makes few stages with long lists, a small one many with short ones: among n rows whose k best
+    are known, the next (g - 1) n hold some (g - 1) k that are better. A launch costs `tuning.stage`, a listed
+    row `tuning.listed_row` in each query.
+
+    Args:
+        tuning: what the GPU takes.
+        queries: of the batch.
+        listed: rows that a stage of growth 2 lists in each query: k, or more where bounds are wide.
+        first: rows that were scored before the first stage.
+        count: rows of the gallery, more than `first`.
+        most: the largest growth whose lists fit, at least 2.
+    """
+
+    def cost(growth: int) -> float:
+        stages = math.ceil(math.log(count / first) / math.log(growth) - 1e-9)
+        return stages * (tuning.stage * 1e3 + tuning.listed_row * queries * listed * (growth - 1))
+
+    return min(range(2, most + 1), key=cost)
 
 
 def row_scale(largest: float) -> float:

@@ -22,6 +22,9 @@ class Tuning:
         first_rows: rows that are scored exactly at first, in all queries of a batch together, to know what a
             row must reach; each query takes at least `least_first_rows` and twice k.
         least_first_rows: see `first_rows`.
+        stage: microseconds that a shortlist and the exact pass over its lists take beside what they read.
+        listed_row: nanoseconds that the exact score of a listed row takes in each query. Both decide by how
+            much each shortlist reads more rows than the one before (`stage_growth`).
         list_capacity: candidates that a query may list between two exact passes, at least.
         most_listed: candidates of all queries together; what it leaves a query beyond `list_capacity`, up
             to 16,384, lets small batches do with fewer passes.
@@ -31,7 +34,9 @@ class Tuning:
     queries: int
     rows: int
     first_rows: int = 32_768
-    least_first_rows: int = 1024
+    least_first_rows: int = 256
+    stage: float = 15.0
+    listed_row: float = 0.3
     list_capacity: int = 4096
     most_listed: int = 1 << 24
     source: str = "unmeasured"

@@ -93,16 +93,10 @@ CIR_DEVICE float scaled(float v, int exponent) { return ldexpf(v, exponent); }
 CIR_DEVICE int exponent_of(float v) { return ilogbf(v); }
 
 // Two float16 values in one 32-bit word, the first in the low half.
-CIR_DEVICE __half2 as_half2(uint32_t v) {
-    __half2_raw raw;
-    raw.x = static_cast<unsigned short>(v & 0xffffu);
-    raw.y = static_cast<unsigned short>(v >> 16);
-    return raw;
-}
-CIR_DEVICE uint32_t as_word(__half2 v) {
-    const __half2_raw raw = v;
-    return static_cast<uint32_t>(raw.x) | (static_cast<uint32_t>(raw.y) << 16);
-}
+// By address, which costs no instruction: of halves that are shifted together the compiler does not see that they
+// are the word, and takes two instructions a pair, an eighth to a quarter of the hot loops.
+CIR_DEVICE __half2 as_half2(uint32_t v) { return *reinterpret_cast<const __half2*>(&v); }
+CIR_DEVICE uint32_t as_word(__half2 v) { return *reinterpret_cast<const uint32_t*>(&v); }
 CIR_DEVICE uint32_t half2_from(float low, float high) { return as_word(__floats2half2_rn(low, high)); }
 CIR_DEVICE float half2_low(uint32_t v) { return __low2float(as_half2(v)); }
 CIR_DEVICE float half2_high(uint32_t v) { return __high2float(as_half2(v)); }
