@@ -61,7 +61,7 @@ def test_the_papers_form_takes_hard_and_random_negatives_in_turn() -> None:
     torch.testing.assert_close(hard, functional.softplus(own - hardest).mean())
     model.out[0].num_batches_tracked.fill_(2)
     drawn = {round(model._triplet(composed, target, OWN, excluded).item(), 5) for _ in range(40)}
-    assert len(drawn) > 1 and max(drawn) <= float(hard) + 1e-5
+    assert len(drawn) > 1 and max(drawn) <= hard.item() + 1e-5
     # A query whose every other target is its reference has no negative, and no loss.
     assert float(model._triplet(composed[:1], target, OWN[:1], allowed[:1])) == 0
 

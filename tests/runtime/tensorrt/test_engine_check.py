@@ -141,8 +141,9 @@ def test_targets_are_read_from_the_result() -> None:
 def test_limits_are_those_of_the_gate() -> None:
     from cir_export.precision.gate import LIMITS
 
-    assert {name: tuple(steps.LIMITS[name]) for name in LIMITS} == {
-        name: (limits.cosine, limits.agreement) for name, limits in LIMITS.items()
+    # Bfloat16 is OpenVINO's; float32 needs no gate.
+    assert {name: tuple(limits) for name, limits in steps.LIMITS.items() if name != "float32"} == {
+        name: (limits.cosine, limits.agreement) for name, limits in LIMITS.items() if name != "bfloat16"
     }
 
 
