@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -204,10 +206,16 @@ def in_processes(make: Callable[[_Key], _Made], keys: Sequence[_Key], workers: i
         collate_fn=_unchanged,
         generator=torch.Generator(),
     )
-    for found in loader:
-        if isinstance(found, _Failed):
-            raise found.error
-        yield found
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        for found in loader:
+            if isinstance(found, _Failed):
+                raise found.error
+            yield found
+    finally:
+        # PyTorch's handler would stay, and run at the end of every child that this process ever has.
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, before)
 
 
 def _unchanged(found: Any) -> Any:
