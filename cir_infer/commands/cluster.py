@@ -105,25 +105,12 @@ def _parser() -> CirParser:
         "  cir-cluster status shop --json\n"
         "  cir-cluster stop shop",
     )
-    actions = parser.add_subparsers(
-        dest="action", required=True, metavar="ACTION", parser_class=argparse.ArgumentParser
-    )
+    add = parser.actions()
 
     def action(name: str, text: str, example: str) -> argparse.ArgumentParser:
-        made = actions.add_parser(
-            name,
-            help=text,
-            description=text,
-            epilog=f"example:\n  cir-cluster {name} {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        made = add(name, text, example)
         made.add_argument("name", metavar="NAME", help="of the actors: letters, digits, - and _")
         made.add_argument("--address", default="auto", help="of Ray's cluster (default auto: this machine's)")
-        # Also behind the action; SUPPRESS keeps what was said before it.
-        made.add_argument(
-            "--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON object"
-        )
         return made
 
     create = action("create", "start the actors", "shop shop.shards --replicas 2")

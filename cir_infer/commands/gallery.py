@@ -233,24 +233,11 @@ def _parse(arguments: Sequence[str] | None) -> Options:
         "  cir-gallery shard shop.gallery shop.shards --into 4\n"
         "  cir-gallery import new.gallery clip-retrieval-folder/ --bundle artemis.cir",
     )
-    actions = parser.add_subparsers(
-        dest="action", required=True, metavar="ACTION", parser_class=argparse.ArgumentParser
-    )
+    add = parser.actions()
 
     def action(name: str, text: str, example: str) -> argparse.ArgumentParser:
-        sub = actions.add_parser(
-            name,
-            help=text,
-            description=text,
-            epilog=f"example:\n  cir-gallery {name} {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        sub = add(name, text, example)
         sub.add_argument("gallery", type=Path, help="the gallery's folder")
-        # Also behind the action; SUPPRESS keeps what was said before it.
-        sub.add_argument(
-            "--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON object"
-        )
         return sub
 
     info = action("info", "say what is in a gallery", "shop.gallery --where 'price < 50'")

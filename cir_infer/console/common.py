@@ -60,6 +60,34 @@ class CirParser(argparse.ArgumentParser):
         self.add_argument("-v", "--verbose", action="store_true", help="say on stderr what is being done")
         self.add_argument("--version", action="version", version=f"{prog} {__version__}")
 
+    def actions(self) -> Callable[[str, str, str], argparse.ArgumentParser]:
+        """Make this a command of several actions.
+
+        Returns:
+            A function that adds one, of its name, what it does, and the arguments of an example. Every action
+            takes --json as the command does.
+        """
+        added = self.add_subparsers(
+            dest="action", required=True, metavar="ACTION", parser_class=argparse.ArgumentParser
+        )
+
+        def action(name: str, text: str, example: str) -> argparse.ArgumentParser:
+            made = added.add_parser(
+                name,
+                help=text,
+                description=text,
+                epilog=f"example:\n  {self.prog} {name} {example}",
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+                allow_abbrev=False,
+            )
+            # Also behind the action; SUPPRESS keeps what was said before it.
+            made.add_argument(
+                "--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON object"
+            )
+            return made
+
+        return action
+
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, then send the SDK's log lines to stderr: warnings, and with --verbose what it does."""
         # Flags may stand between positional arguments; argparse cannot do that with sub-commands.

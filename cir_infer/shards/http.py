@@ -45,7 +45,7 @@ class HttpShard:
         timeout: seconds for a call where the searcher has no deadline.
 
     Raises:
-        UsageError: the URL is none.
+        UsageError: the URL is none, or the key.
     """
 
     def __init__(self, url: str, key: str | None = None, timeout: float = 30.0) -> None:
@@ -66,6 +66,8 @@ class HttpShard:
         self._url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         self._headers = {"Content-Type": "application/json"}
         if key is not None:
+            if not isinstance(key, str) or not key.isascii() or not key.isprintable():
+                raise UsageError("an API key has letters, digits and signs of ASCII alone")
             self._headers["Authorization"] = f"Bearer {key}"
         self._connections: PerProcess[_Connections] = PerProcess(_Connections)
 
@@ -131,7 +133,7 @@ class HttpShard:
                 if kept:  # it was closed while it waited; nothing here changes anything, so ask once more
                     continue
                 raise self._unreachable(error) from error
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, http.client.HTTPException, ValueError) as error:  # the last: no name of a host
                 connection.close()
                 raise self._unreachable(error) from error
             except BaseException:

@@ -75,7 +75,7 @@ def told_question(
     }
     try:
         return json.dumps(said, allow_nan=False).encode()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(
             f"the filter {shown(where)} cannot be sent to a shard ({shown(error)}); write it as text"
         ) from error
@@ -190,7 +190,7 @@ def read_held(body: bytes) -> Held | None:
     if said["item"] is None:
         return None
     item, shape = _item(said["item"]), tuple(_whole(v, 1, 1 << 20) for v in _list(said["shape"]))
-    if said["dtype"] not in _DTYPES or len(shape) not in (2, 3) or shape[0] != 1:
+    if _text_of(said["dtype"]) not in _DTYPES or len(shape) not in (2, 3) or shape[0] != 1:
         raise CirError(f"a row of {shown(said['dtype'])} {shown(shape)}")
     block = _array(said["row"], _DTYPES[said["dtype"]], shape)
     scales = None if said["scales"] is None else (_array(said["scales"], np.float32, shape[:-1]),)

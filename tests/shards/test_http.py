@@ -18,7 +18,16 @@ from cir_infer.errors import CirError, GalleryError, ShardError, UsageError
 from cir_infer.scoring.contract import QueryTerms
 from cir_infer.searching.found import Held
 from cir_infer.shards import HttpShard, LocalShard, ShardedGallery, ShardedSearcher
-from cir_infer.shards.wire import read_found, read_held, read_question, told_found, told_held, told_question
+from cir_infer.shards.wire import (
+    read_about,
+    read_found,
+    read_held,
+    read_question,
+    told_about,
+    told_found,
+    told_held,
+    told_question,
+)
 from tests.gallery.support import DIM, filled, names, vectors
 from tests.serving.support import Running, make_gallery, running
 from tests.shards.test_shards import told
@@ -208,6 +217,51 @@ def test_answers_that_are_none(tmp_path: Path, change: dict[str, Any]) -> None:
         with pytest.raises(CirError) as raised:
             read_found(json.dumps({**said, **change}).encode(), 1, 1, 2)
         assert len(str(raised.value)) < 600
+
+
+ODD: list[Any] = [None, True, -1, 1 << 70, 1.5, "", "x", "\ud800", [], [[]], [None], {}, {"a": {}}]
+
+
+@pytest.mark.parametrize("reader", ["found", "held", "about", "question"])
+def test_any_value_in_any_field_is_refused_or_read(tmp_path: Path, reader: str) -> None:
+    with filled(tmp_path / "g", 5) as gallery:
+        shard = LocalShard(gallery)
+        terms = QueryTerms(vectors(2)[:, None], None, ("dot",))
+        said: Any = {
+            "found": lambda: told_found(shard.search(terms, 3, None, [])),
+            "held": lambda: told_held(shard.held(names(1)[0])),
+            "about": lambda: told_about(shard.about()),
+            "question": lambda: json.loads(told_question(terms, 3, None, [], ())),
+        }[reader]()
+    read: Any = {
+        "found": lambda body: read_found(body, 2, 1, 3),
+        "held": read_held,
+        "about": lambda body: read_about(body, "there"),
+        "question": read_question,
+    }[reader]
+    read(json.dumps(said).encode())
+    for field in said:
+        for odd in ODD:
+            with contextlib.suppress(CirError):
+                read(json.dumps({**said, field: odd}).encode())
+
+
+@pytest.mark.parametrize("host", ["a" * 100, "a..b", "xn--\N{SNOWMAN}"])
+def test_a_host_whose_name_is_none(host: str) -> None:
+    with pytest.raises(CirError):
+        HttpShard(f"http://{host}:80").about(1.0)
+
+
+def test_keys_and_filters_that_cannot_be_sent() -> None:
+    for key in ("two\r\nlines", "sch\N{LATIN SMALL LETTER U WITH DIAERESIS}ssel", 5):
+        with pytest.raises(UsageError, match="API key"):
+            HttpShard("http://127.0.0.1:1", key=key)  # type: ignore[arg-type]
+    deep: dict[str, Any] = {}
+    for _ in range(100_000):
+        deep = {"$not": deep}
+    terms = QueryTerms(vectors(1)[:, None], None, ("dot",))
+    with pytest.raises(UsageError, match="cannot be sent"):
+        told_question(terms, 3, deep, [], ())
 
 
 def test_a_server_that_talks_nonsense_is_no_shard() -> None:
