@@ -46,6 +46,12 @@ MAY_NOT_IMPORT = {
         "cir_infer.searcher",
         "cir_infer.vector_searcher",
     ),
+    "cir_infer.machine": (
+        "cir_infer.gallery",
+        "cir_infer.engine",
+        "cir_infer.searcher",
+        "cir_infer.commands",
+    ),
     "cir_infer.bundle": ("cir_infer.inputs", "cir_infer.runtime", "cir_infer.engine"),
     "cir_infer.console": (
         "cir_infer.commands",

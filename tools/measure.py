@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from cir_bench.latency.workload import photograph
-from cir_bench.machine import describe_machine
 from cir_bench.seeded_models import write_seeded_bundle
 from cir_infer import Engine, Gallery
+from cir_infer.machine.description import describe_machine
 
 WORK = Path(".cache/measure")
 RESULTS = Path("benchmarks/results")

@@ -1,59 +1,17 @@
-"""What a figure was measured on: processor, memory, power mode, GPU, versions and commit.
-
-Nothing that names the machine or its owner is recorded.
-"""
+"""What heads a result: the machine that it was measured on, the commit and the moment."""
 
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
-import platform
 import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import cir_infer
-from cir_bench.nvml import Nvml
-from cir_infer.processes.cpus import available_cpus
+from cir_infer.machine.description import describe_machine, text_of
 
-__all__ = ["commit_of", "describe_machine", "peak_host_bytes", "reset_peak_host_bytes", "stamp"]
-
-_LIBRARIES = (
-    "numpy",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "pillow",
-    "tokenizers",
-    "torch",
-    "tensorrt",
-    "pycuda",
-    "openvino",
-    "faiss-cpu",
-    "usearch",
-)
-_ISA = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "asimd", "asimddp", "i8mm", "sve")
-
-
-def describe_machine(root: Path = Path("/")) -> dict[str, Any]:
-    """The machine, as plain values; what it does not tell is None or left out.
-
-    Args:
-        root: where /proc, /sys and /etc are looked up.
-    """
-    gpus = Nvml.devices()
-    jetson = _jetson(root)
-    cpu = _cpu(root)
-    return {
-        "name": jetson.get("model") or (gpus[0]["name"] if gpus else None) or cpu["model"],
-        "cpu": cpu,
-        "memory_bytes": _memory_bytes(root),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "python": platform.python_version(),
-        "libraries": _versions(),
-        "gpus": gpus,
-        **({"jetson": jetson} if jetson else {}),
-    }
+__all__ = ["commit_of", "peak_host_bytes", "reset_peak_host_bytes", "stamp"]
 
 
 def stamp() -> dict[str, Any]:
@@ -98,7 +56,7 @@ def commit_of(folder: Path) -> str:
 
 def peak_host_bytes() -> int | None:
     """The most resident memory of this process since the last reset; None where Linux does not tell."""
-    match = re.search(r"^VmHWM:\s+(\d+) kB", _text(Path("/proc/self/status")), re.MULTILINE)
+    match = re.search(r"^VmHWM:\s+(\d+) kB", text_of(Path("/proc/self/status")), re.MULTILINE)
     return int(match[1]) * 1024 if match else None
 
 
@@ -108,65 +66,3 @@ def reset_peak_host_bytes() -> None:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
         return
-
-
-def _cpu(root: Path) -> dict[str, Any]:
-    info = _text(root / "proc/cpuinfo")
-    model = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", info, re.MULTILINE)
-    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", info, re.MULTILINE)
-    present = set(flags[1].split()) if flags else set()
-    scaling = root / "sys/devices/system/cpu/cpu0/cpufreq"
-    megahertz = [float(value) for value in re.findall(r"^cpu MHz\s*:\s*([\d.]+)", info, re.MULTILINE)]
-    return {
-        "model": model[1].strip() if model else platform.machine(),
-        "cores": available_cpus(),
-        "instruction_sets": [isa for isa in _ISA if isa in present],
-        "mhz": round(max(megahertz)) if megahertz else _kilohertz(scaling / "scaling_cur_freq"),
-        "max_mhz": _kilohertz(scaling / "cpuinfo_max_freq"),
-        "governor": _text(scaling / "scaling_governor").strip() or None,
-        "virtual": "hypervisor" in present,
-    }
-
-
-def _kilohertz(path: Path) -> int | None:
-    text = _text(path).strip()
-    return int(text) // 1000 if text.isdigit() else None
-
-
-def _memory_bytes(root: Path) -> int | None:
-    match = re.search(r"^MemTotal:\s+(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
-    return int(match[1]) * 1024 if match else None
-
-
-def _jetson(root: Path) -> dict[str, Any]:
-    """Model, L4T release and power mode of a Jetson; empty elsewhere."""
-    release = re.search(r"R(\d+).*?REVISION:\s*([\d.]+)", _text(root / "etc/nv_tegra_release"))
-    if release is None:
-        return {}
-    mode = re.search(r"pmode:\s*(\d+)", _text(root / "var/lib/nvpmodel/status"))
-    names = dict(
-        re.findall(r"<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", _text(root / "etc/nvpmodel.conf"))
-    )
-    number = str(int(mode[1])) if mode else None
-    return {
-        "model": _text(root / "proc/device-tree/model").strip("\0\n ") or "Jetson",
-        "l4t": f"{release[1]}.{release[2]}",
-        "power_mode": names.get(number, number) if number else None,
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {"cir-infer": cir_infer.__version__}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

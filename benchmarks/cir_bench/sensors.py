@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from cir_bench.nvml import Nvml
+from cir_infer.machine.nvml import Nvml
 
 __all__ = ["Reading", "Sensors", "read_sensors", "summarise_readings"]
 

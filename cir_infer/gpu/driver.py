@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, cast
 
-from cir_infer.errors import DeviceError
+from cir_infer.errors import DeviceError, shown
 
 __all__ = ["driver_error", "driver_function", "missing_gpu"]
 
@@ -21,12 +21,14 @@ def missing_gpu() -> str | None:
     Asks the driver library itself: the libraries above it answer a missing driver with anything from
     an empty list to a segmentation fault.
     """
+    count = ctypes.c_int(0)
     try:
         driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return "no NVIDIA driver (libcuda.so.1) on this machine"
-    count = ctypes.c_int(0)
-    status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+        status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    except (OSError, AttributeError) as error:
+        if str(error).startswith("libcuda.so.1: cannot open"):
+            return "no NVIDIA driver (libcuda.so.1) on this machine"
+        return f"the NVIDIA driver's library cannot be used ({shown(error)}); install the driver again"
     if status not in (0, _NO_DEVICE):
         return f"the NVIDIA driver does not start (error {status}); see nvidia-smi"
     return None if status == 0 and count.value else "the NVIDIA driver sees no GPU"

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from cir_bench.machine import describe_machine, peak_host_bytes, stamp
-from cir_bench.nvml import Nvml
+from cir_bench.machine import peak_host_bytes, stamp
 from cir_bench.sensors import Reading, Sensors, read_sensors, summarise_readings
 from cir_bench.trust import doubts_about_machine, doubts_about_samples
+from cir_infer.machine.description import describe_machine
+from cir_infer.machine.nvml import Nvml
 
 
 def write(root: Path, files: dict[str, str]) -> Path:

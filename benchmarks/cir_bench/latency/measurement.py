@@ -15,7 +15,6 @@ from cir_bench.latency.stages import STAGES, time_stages
 from cir_bench.latency.transfers import time_transfers, why_no_transfers
 from cir_bench.latency.workload import Workload, draw_workload
 from cir_bench.machine import peak_host_bytes, reset_peak_host_bytes, stamp
-from cir_bench.nvml import Nvml
 from cir_bench.roofline import matrix_rate, read_bandwidth
 from cir_bench.sensors import Sensors, summarise_readings
 from cir_bench.timing import Milliseconds, percentile, steadiness, summarise
@@ -24,6 +23,7 @@ from cir_infer.bundle import Bundle
 from cir_infer.bundle.manifest import PixelInput, ScaledJpeg
 from cir_infer.engine import Engine
 from cir_infer.inputs.preprocess import preprocess
+from cir_infer.machine.nvml import Nvml
 from cir_infer.runtime.device_names import ON_PROCESSOR
 from cir_infer.searcher import Searcher
 

@@ -46,14 +46,14 @@ class Nvml:
     @staticmethod
     def open(index: int = 0, path: str = "libnvidia-ml.so.1") -> Nvml | None:
         """A GPU by its number, or None where there is no driver or no such GPU."""
+        handle = ctypes.c_void_p()
         try:
             library = ctypes.CDLL(path)
-        except OSError:
-            return None
-        if library.nvmlInit_v2() != 0:
-            return None
-        handle = ctypes.c_void_p()
-        if library.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(index), ctypes.byref(handle)) != 0:
+            if library.nvmlInit_v2() != 0:
+                return None
+            if library.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(index), ctypes.byref(handle)) != 0:
+                return None
+        except (OSError, AttributeError):  # none, or another library under its name
             return None
         return Nvml(library, handle)
 
@@ -72,7 +72,7 @@ class Nvml:
         limit = self._number("nvmlDeviceGetEnforcedPowerLimit")
         return {
             "name": self._string(lambda text, n: self._call("nvmlDeviceGetName", text, n)),
-            "driver": self._string(lambda text, n: self._library.nvmlSystemGetDriverVersion(text, n) == 0),
+            "driver": self._string(self._driver_version),
             "memory_bytes": memory.total if has_memory else None,
             "max_sm_mhz": self._number("nvmlDeviceGetMaxClockInfo", ctypes.c_int(_GRAPHICS_CLOCK)),
             "max_memory_mhz": self._number("nvmlDeviceGetMaxClockInfo", ctypes.c_int(_MEMORY_CLOCK)),
@@ -109,6 +109,10 @@ class Nvml:
         if not self._ask("nvmlDeviceGetCurrentClocksThrottleReasons", reasons):
             return []
         return [name for bit, name in _THROTTLE.items() if reasons.value & bit]
+
+    def _driver_version(self, text: Any, length: ctypes.c_uint) -> bool:
+        entry = getattr(self._library, "nvmlSystemGetDriverVersion", None)
+        return entry is not None and entry(text, length) == 0
 
     def _number(self, function: str, *arguments: Any) -> int | None:
         value = ctypes.c_uint()
