@@ -11,7 +11,7 @@ import pytest
 
 from cir_bench.commands import main
 from cir_bench.cuda_scoring import TARGETS, Case, measure, parts, pytorch, reached, sweep
-from cir_bench.cuda_scoring.measurement import predictions
+from cir_bench.cuda_scoring.measurement import kinds_of_memory, predictions
 from cir_bench.cuda_scoring.parts import Sized, joined, launch_each_once, run_part
 from cir_bench.cuda_scoring.place import Place
 from cir_bench.cuda_scoring.workload import Workload, stored_rows
@@ -51,6 +51,12 @@ def test_every_entry_is_verified_and_timed(place: Place) -> None:
     assert named["cir/cuda", "float16"]["extra_bytes"] == 0
     assert named["cir/cuda-exact-from-int8", "float16"]["extra_bytes"] == 700 * 68
     assert "int8 scan" in named["cir/cuda-exact-from-int8", "float16"]["scorer"]
+
+
+def test_both_kinds_of_memory_are_read_whole(place: Place) -> None:
+    rates = kinds_of_memory(place, 1 << 14, 2)
+    assert set(rates) == {"own", "page-locked"} and min(rates.values()) > 0
+    assert place.device.launched == ["read_bytes"] * 4
 
 
 @pytest.mark.slow

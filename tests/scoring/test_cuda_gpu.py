@@ -60,7 +60,7 @@ def test_streamed_rows(row_type: str) -> None:
     rows = rows_of(rng.standard_normal((30_000, 128)), row_type)
     terms = random_terms(rng, 4, 2, 128, True)
     scorer = CudaScorer(rows, memory=1 << 20, tuning=NEVER)
-    # An integrated GPU reads the rows where they are.
+    # An integrated GPU reads rows that do not fit where they are.
     assert ("shared" if open_device().integrated else "streamed") in scorer.name
     for _ in range(5):
         check_topk(scorer.topk(terms, 50), terms, rows, 50)

@@ -51,8 +51,8 @@ def test_every_placement_gives_the_same_answer(row_type: str, weighted: bool) ->
     check_topk(expected, terms, rows, 40, allow)
     for device, memory, placement in [
         (EmulatedDevice(checked=True), 40_000, "streamed"),
-        (EmulatedDevice(checked=True, integrated=True), None, "shared"),
-        (EmulatedDevice(checked=True, integrated=True, mappable=False), None, "shared"),
+        (EmulatedDevice(checked=True, integrated=True), 40_000, "shared"),
+        (EmulatedDevice(checked=True, integrated=True, mappable=False), 40_000, "shared"),
     ]:
         for tuning in (NEVER, ALWAYS):
             scorer = CudaScorer(rows, device=device, memory=memory, tuning=tuning)
@@ -195,9 +195,34 @@ def test_an_int8_shadow_answers_for_rows_that_stay_on_the_host() -> None:
     assert scorer.statistics.batched == 4
 
 
-def test_integrated_memory_is_not_copied() -> None:
+class OfSoMuch(EmulatedDevice):
+    """An integrated GPU with so many bytes free beside the reserve."""
+
+    def __init__(self, nbytes: int) -> None:
+        super().__init__(integrated=True)
+        self.free = nbytes + (256 << 20)
+
+    def free_bytes(self) -> int:
+        return self.free
+
+
+def test_an_integrated_gpu_has_rows_in_its_own_memory_where_they_fit_twice() -> None:
+    rows = gallery(d=64)  # 900 rows of 128 bytes
+    terms = random_terms(np.random.default_rng(1), 1, 1, 64, False)
+    before = CudaScorer(rows, device=OfSoMuch(2 * 900 * 128), tuning=NEVER)
+    assert before.name == "cuda (sm_75)"
+    answer = before.topk(terms, 5)
+    check_topk(answer, terms, rows, 5)
+    same(CudaScorer(rows, device=OfSoMuch(2 * 900 * 128 - 2), tuning=NEVER).topk(terms, 5), answer)
+    assert "shared" in CudaScorer(rows, device=OfSoMuch(2 * 900 * 128 - 2)).name
+    assert "shared" not in CudaScorer(rows, device=OfSoMuch(1 << 20), memory=900 * 128).name
+    rows.blocks[1][5] = (100 * terms.numerators[0, 0]).astype(np.float16)
+    same(before.topk(terms, 5), answer)  # a copy: what changes outside does not change the answer
+
+
+def test_rows_that_do_not_fit_an_integrated_gpu_are_not_copied() -> None:
     rows, device = gallery(d=64), EmulatedDevice(integrated=True)
-    scorer = CudaScorer(rows, device=device, tuning=NEVER)
+    scorer = CudaScorer(rows, device=device, memory=1000, tuning=NEVER)
     # The GPU reads the caller's memory: what changes there changes the answer.
     terms = random_terms(np.random.default_rng(1), 1, 1, 64, False)
     rows.blocks[1][5] = (100 * terms.numerators[0, 0]).astype(np.float16)

@@ -15,11 +15,23 @@ from cir_bench.scoring.workload import artemis_terms
 from cir_bench.timing import percentile
 from cir_eval.predictions import DEVICES, predict_scan
 from cir_infer.errors import CirError
+from cir_infer.gpu.device import Memory, Stream
 from cir_infer.scoring.contract import QueryTerms
 from cir_infer.scoring.cuda import CudaScorer
+from cir_infer.scoring.cuda.arguments import ReadArguments
 from cir_infer.scoring.cuda.tuning import Tuning
 
-__all__ = ["SIZES", "call_latency", "crossover", "gemm_rate", "measure", "predictions", "sweep", "told"]
+__all__ = [
+    "SIZES",
+    "call_latency",
+    "crossover",
+    "gemm_rate",
+    "kinds_of_memory",
+    "measure",
+    "predictions",
+    "sweep",
+    "told",
+]
 
 SIZES = tuple(
     (rows, queries) for rows in (15_000, 100_000, 1_000_000, 10_000_000) for queries in (1, 8, 64, 1024)
@@ -270,6 +282,33 @@ def call_latency(place: Place, rows: int = 15_000, dim: int = 512, k: int = 50) 
                 spent.append((time.perf_counter() - begun) * 1e3)
             search.close()
     return {"rows": rows, "median_ms": percentile(spent, 50), "p90_ms": percentile(spent, 90)}
+
+
+_KIND_BYTES = 64 << 20
+
+
+def kinds_of_memory(place: Place, nbytes: int = _KIND_BYTES, samples: int = 7) -> dict[str, float]:
+    """Bytes a second of a kernel that reads the GPU's own memory, and page-locked memory of the host.
+
+    What an integrated GPU takes for a gallery in place, and over what link any other one would read it.
+    """
+    device, rates = place.device, {}
+    with device.active():
+        stream = device.new_stream()
+        blocks = 4 * device.multiprocessors
+        mixed = device.allocate(blocks * 256 * 4)
+        for kind, allocate in (("own", device.allocate), ("page-locked", device.allocate_host)):
+            memory: Memory = allocate(nbytes)
+            device.zero(memory.address, nbytes, stream)
+            arguments = ReadArguments(memory.address, mixed.address, nbytes // 16)
+
+            def launch(on: Stream, arguments: ReadArguments = arguments) -> None:
+                device.launch("read_bytes", (blocks, 1), 0, arguments, on)
+
+            rates[kind] = nbytes / (1e-3 * min(place.time(launch, stream) for _ in range(samples)))
+            memory.free()
+        mixed.free()
+    return rates
 
 
 def gemm_rate(place: Place) -> float | None:

@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from cir_bench.cuda_scoring.entries import filled
-from cir_bench.cuda_scoring.measurement import call_latency, crossover, gemm_rate, measure, predictions, told
+from cir_bench.cuda_scoring.measurement import (
+    call_latency,
+    crossover,
+    gemm_rate,
+    kinds_of_memory,
+    measure,
+    predictions,
+    told,
+)
 from cir_bench.cuda_scoring.place import Place, gpu
 from cir_bench.cuda_scoring.workload import Case, stored_rows
 from cir_bench.scoring.workload import artemis_terms
@@ -37,7 +45,7 @@ _TWO_GEMMS = ("torch/two-gemms-topk",)
 
 PARTS: Mapping[str, tuple[str | Sized, ...]] = {
     "single": (Sized(1_000_000, 1, ("float16", "int8", "float32"), ("torch/gemv-topk", "torch/copy")),),
-    "small": ("call", Sized(100_000, 1), "crossover"),
+    "small": ("call", Sized(100_000, 1), "memory", "crossover"),
     "batches": (
         "gemm_flops",
         Sized(100_000, 1024, alternatives=_TWO_GEMMS),
@@ -84,6 +92,9 @@ def run_part(
     for item in PARTS[name] if part is None else part:
         if item == "call":
             out["call"] = call_latency(place)
+        elif item == "memory":
+            out["memory"] = kinds_of_memory(place)
+            progress(", ".join(f"{kind}: {rate / 1e9:.1f} GB/s" for kind, rate in out["memory"].items()))
         elif item == "crossover":
             tuning = crossover(place)
             out["crossover"] = {"queries": tuning.queries, "rows": tuning.rows, "source": tuning.source}

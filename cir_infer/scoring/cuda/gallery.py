@@ -125,8 +125,9 @@ class CudaGallery:
             rows: any `Rows` of at most `MAX_ROWS`.
             device: where to.
             stream: for copies and the first pass over the rows, and for what searches prepare.
-            budget: GPU bytes that rows may take; None is what is free, less a reserve. Rows beyond it
-                stay in page-locked host memory and are streamed.
+            budget: GPU bytes that rows may take; None is what is free, less a reserve, and on an integrated
+                GPU half of that. Rows beyond it stay in the host's memory, where an integrated GPU reads
+                them in place; to others they are streamed.
             int8_shadow: also keep an int8 copy on the GPU, to be scanned first.
             chunk_bytes: size of the two buffers through which rows are streamed.
 
@@ -149,8 +150,12 @@ class CudaGallery:
                 f"the int8 shadow of {rows.count} rows takes {shadow_bytes >> 20} MiB, more than "
                 f"{device.name} has free; use scan='stored'"
             )
-        fits = rows.count * vectors * _VECTOR <= room
-        placement: Placement = "shared" if device.integrated else "resident" if fits else "streamed"
+        # An integrated GPU caches its own memory; page-locked memory of the host it may read anew each time,
+        # and a batch reads rows several times. A copy there lies beside the caller's rows, so unless a budget
+        # says otherwise it leaves as much free as it takes.
+        most = room // 2 if device.integrated and budget is None else room
+        fits = rows.count * vectors * _VECTOR <= most
+        placement: Placement = "resident" if fits else "shared" if device.integrated else "streamed"
         gallery = CudaGallery(device, row_type, rows.dimension, rows.count, placement, vectors, stream)
         try:
             gallery._bring(rows, stream, chunk_bytes, room, int8_shadow)

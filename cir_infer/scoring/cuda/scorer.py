@@ -50,8 +50,8 @@ class CudaScorer:
     other on the scorer's own stream.
 
     Args:
-        rows: the gallery. Copied to the GPU where they fit, shared in place on integrated GPUs (keep
-            them unchanged while the scorer lives), else copied to page-locked memory and streamed.
+        rows: the gallery. Copied to the GPU where they fit; else read in place by an integrated GPU (keep
+            them unchanged while the scorer lives), or copied to page-locked memory and streamed.
         scan: "stored" scans the rows as they are; "int8" keeps an int8 copy of float rows on the GPU,
             scans that, and scores exactly whatever its error bound cannot rule out. The answer is the
             same; it takes half or a quarter of the memory traffic.
