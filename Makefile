@@ -27,8 +27,9 @@ $(STAMP): $(SOURCES)
 	@$(PIP) --no-build-isolation --no-deps -C cmake.define.CIR_CUDA=$(CIR_CUDA) -e .
 	@touch $@
 
+# With bytecode, or each of the many processes that it starts would compile PyTorch anew.
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

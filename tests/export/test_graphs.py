@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from cir_export.graphs import EXPLAIN, export_graphs
 from cir_export.graphs.export import Graph, check_graph
+from cir_export.graphs.operators import one_table_of_operators
 from cir_export.graphs.opset import lower_opset
 from cir_export.models import RetrievalModel, Terms, build_model, unit
 from cir_export.precision.float16 import to_float16
@@ -107,6 +108,15 @@ def test_what_the_exporter_prints_stays_out_of_a_commands_answer(
     monkeypatch.setattr(torch.onnx, "export", talkative)
     assert export_graphs(build_model(config("image-only")).eval(), plain_resize(24))
     assert capsys.readouterr().out == ""
+
+
+def test_the_exporters_table_is_kept_only_while_we_export() -> None:
+    registry = pytest.importorskip("torch.onnx._internal.exporter._registration").ONNXRegistry
+    original = vars(registry)["from_torchlib"]
+    with pytest.raises(ZeroDivisionError), one_table_of_operators():
+        assert registry.from_torchlib() is registry.from_torchlib()
+        raise ZeroDivisionError
+    assert vars(registry)["from_torchlib"] is original
 
 
 def test_graphs_give_pytorchs_numbers_for_every_batch_and_length(

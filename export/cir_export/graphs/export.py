@@ -22,6 +22,7 @@ from torch.export import ExportedProgram
 from cir_export.continuation import number_anew, taken_apart
 from cir_export.graphs.bags import with_plain_bags
 from cir_export.graphs.failure import export_failure
+from cir_export.graphs.operators import one_table_of_operators
 from cir_export.graphs.opset import OPSET, lower_opset
 from cir_export.graphs.recurrent import with_onnx_recurrent
 from cir_export.models import RetrievalModel
@@ -191,7 +192,7 @@ def _export(graph: Graph) -> ModelProto:
         shapes = (shapes,)  # one entry for all of *inputs
     program: ExportedProgram | None = None
     try:
-        with _quiet():
+        with _quiet(), one_table_of_operators():
             # torch.onnx.export alone would fall back to an export with frozen axes, and say nothing.
             program = torch.export.export(graph.module, tuple(graph.inputs.values()), dynamic_shapes=shapes)
             exported = torch.onnx.export(
