@@ -78,7 +78,7 @@ MAY_NOT_IMPORT = {
         for number, lower in enumerate(GALLERY[:-1], 1)
     },
     **{
-        f"cir_infer.{lower}": ("cir_infer.serving",)
+        f"cir_infer.{lower}": ("cir_infer.serving", "cir_infer.cluster")
         for lower in (
             "engine",
             "hits",
@@ -90,6 +90,8 @@ MAY_NOT_IMPORT = {
             "drawing",
         )
     },
+    "cir_infer.shards": ("cir_infer.cluster", "cir_infer.indexing", "cir_infer.serving"),
+    "cir_infer.serving": ("cir_infer.cluster",),
 }
 """What stands below what: packages and what they import nowhere, not even inside a function."""
 HEAVY = ("torch", "onnxruntime", "tokenizers", "PIL", "numpy", "tqdm", "pycuda", "tensorrt", "sqlite3")

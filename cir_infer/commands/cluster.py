@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cir_infer.commands.cluster_indexing import add_index, index
 from cir_infer.console.common import CirParser, print_json, printable, run_command
 from cir_infer.console.tables import format_table
 from cir_infer.errors import CirError
@@ -25,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 1 if a replica does not answer, or a verification found problems."""
     options = _parser().parse_args(arguments)
     require("cir-cluster", "ray")
+    if options.action == "index":
+        return index(options)
     from cir_infer.shards.ray import RayShards
 
     if options.action == "create":
@@ -99,19 +102,36 @@ _ACTIONS: dict[str, Callable[[RayShards, Options], int]] = {
 def _parser() -> CirParser:
     parser = CirParser(
         "cir-cluster",
-        "The shards of a gallery as actors of a Ray cluster, which other programs ask through "
-        "cir_infer.shards.ray.RayShards.attach. Start Ray with `ray start --head` first.",
-        "cir-cluster create shop shop.shards --replicas 2\n"
+        "The shards of a gallery on a Ray cluster: encoded there, and as actors that other programs ask "
+        "through cir_infer.shards.ray.RayShards.attach. Start Ray with `ray start --head` first.",
+        "cir-cluster index artemis.cir photos/ --gallery shop.shards --shards 8\n"
+        "  cir-cluster create shop shop.shards --replicas 2\n"
         "  cir-cluster status shop --json\n"
         "  cir-cluster stop shop",
     )
     add = parser.actions()
 
-    def action(name: str, text: str, example: str) -> argparse.ArgumentParser:
+    def placed(name: str, text: str, example: str) -> argparse.ArgumentParser:
         made = add(name, text, example)
-        made.add_argument("name", metavar="NAME", help="of the actors: letters, digits, - and _")
-        made.add_argument("--address", default="auto", help="of Ray's cluster (default auto: this machine's)")
+        made.add_argument(
+            "--address",
+            default="auto",
+            help="of Ray's cluster (default auto: this machine's; local: one that ends with the command)",
+        )
         return made
+
+    def action(name: str, text: str, example: str) -> argparse.ArgumentParser:
+        made = placed(name, text, example)
+        made.add_argument("name", metavar="NAME", help="of the actors: letters, digits, - and _")
+        return made
+
+    add_index(
+        placed(
+            "index",
+            "encode images into a sharded gallery on every machine of the cluster; run again, it goes on",
+            "artemis.cir photos/ 'more/*.tar' --gallery shop.shards --shards 8",
+        )
+    )
 
     create = action("create", "start the actors", "shop shop.shards --replicas 2")
     create.add_argument("folder", metavar="FOLDER", help="the sharded gallery, at this path on every machine")

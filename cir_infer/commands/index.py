@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from cir_infer.indexing.items import Broken
     from cir_infer.indexing.report import Report
     from cir_infer.indexing.source import Source
+    from cir_infer.shards.layout import ShardedGallery
 
-__all__ = ["main"]
+__all__ = ["main", "progress_bar", "tell"]
 
 _TOLD = 20
 """So many reasons are printed where the list of them cannot be written."""
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.watch is not None:
             return _watch(gallery, engine, sources, options, listing)
         report = _run(gallery, engine, sources, options)
-        _tell(report, gallery, options, listing, report.broken)
+        tell(report, gallery, options, listing, report.broken)
         return 0 if report.ok else 1
 
 
@@ -79,7 +80,7 @@ def _reencode(path: Path, engine: Engine, options: argparse.Namespace, listing: 
     with Gallery.open(path) as gallery:
         if gallery.fingerprint == engine.fingerprint and options.dtype in (None, gallery.dtype):
             raise GalleryError(f"{path}: this bundle ({engine.fingerprint}) has encoded its rows already")
-        with _bar(lambda: len(gallery), "re-encoding") as on_item:
+        with progress_bar(lambda: len(gallery), "re-encoding") as on_item:
             report = reencode(
                 gallery,
                 engine,
@@ -89,7 +90,7 @@ def _reencode(path: Path, engine: Engine, options: argparse.Namespace, listing: 
                 drop_broken=options.drop_broken,
                 on_item=on_item,
             )
-        _tell(report, gallery, options, listing, report.broken)
+        tell(report, gallery, options, listing, report.broken)
         if report.broken and not options.drop_broken:
             raise GalleryError(
                 f"{path}: is as it was, because {len(report.broken):,} of its images cannot be encoded anew; "
@@ -239,7 +240,7 @@ def _run(
     from cir_infer.indexing.run import index
 
     counts = functools.partial(_total, sources)
-    with _bar(counts, "indexing", enabled=not quiet) as on_item:
+    with progress_bar(counts, "indexing", enabled=not quiet) as on_item:
         return index(
             gallery,
             engine,
@@ -260,10 +261,12 @@ def _total(sources: Sequence[Source]) -> int | None:
 
 
 @contextmanager
-def _bar(total: Callable[[], int | None], what: str, enabled: bool = True) -> Iterator[Callable[[], object]]:
+def progress_bar(
+    total: Callable[[], int | None], what: str, enabled: bool = True
+) -> Iterator[Callable[..., object]]:
     """A progress bar with rate and remaining time, on a terminal only."""
     if not enabled or not sys.stderr.isatty():
-        yield lambda: None
+        yield lambda *_: None
         return
     from tqdm import tqdm
 
@@ -286,16 +289,16 @@ def _watch(
     def run(known: Container[tuple[str, str]], first: bool) -> Report:
         return _run(gallery, engine, sources, options, known, quiet=not first)
 
-    def tell(report: Report, broken: Sequence[Broken]) -> None:
-        _tell(report, gallery, options, listing, broken)
+    def told(report: Report, broken: Sequence[Broken]) -> None:
+        tell(report, gallery, options, listing, broken)
 
-    watch(run, tell, options.watch)
+    watch(run, told, options.watch)
     return 0
 
 
-def _tell(
+def tell(
     report: Report,
-    gallery: Gallery,
+    gallery: Gallery | ShardedGallery,
     options: argparse.Namespace,
     listing: BrokenList,
     broken: Sequence[Broken],

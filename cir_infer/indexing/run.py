@@ -15,7 +15,8 @@ from cir_infer.engine import Engine
 from cir_infer.errors import CirError, DatasetError
 from cir_infer.gallery import Gallery
 from cir_infer.gallery.rows.vectors import faults
-from cir_infer.indexing.decoding import Decoded, Decoders
+from cir_infer.indexing.decoding import Decoders
+from cir_infer.indexing.encoding import Encoded, Encoder, LocalEncoder
 from cir_infer.indexing.formats import describe_left_out
 from cir_infer.indexing.items import Broken, Item, Stamp, is_unicode, unfit
 from cir_infer.indexing.judging import Judge, Outcome, Verdict, again
@@ -24,7 +25,7 @@ from cir_infer.indexing.report import Report
 from cir_infer.indexing.source import Source
 from cir_infer.inputs.locations import Location, is_gone
 
-__all__ = ["Report", "index"]
+__all__ = ["Report", "index", "index_encoded", "nothing_found"]
 
 COMMIT_ROWS = 4096
 COMMIT_SECONDS = 10.0
@@ -67,16 +68,56 @@ def index(
         GalleryError: another writer, a full disk.
         DatasetError: a manifest or shard cannot be read.
     """
+    with Decoders(engine.manifest, workers) as decoders:
+        return index_encoded(
+            gallery,
+            LocalEncoder(engine, decoders),
+            sources,
+            batch_size=batch_size,
+            prune=prune,
+            prune_limit=prune_limit,
+            replace_taken=replace_taken,
+            known_broken=known_broken,
+            on_item=on_item,
+        )
+
+
+def index_encoded(
+    gallery: Gallery,
+    encoder: Encoder,
+    sources: Sequence[Source],
+    *,
+    batch_size: int,
+    prune: bool = False,
+    prune_limit: PruneLimit = PruneLimit(),  # noqa: B008 (it cannot be changed)
+    replace_taken: bool = False,
+    known_broken: Container[tuple[str, str]] = frozenset(),
+    on_item: Callable[[], object] = lambda: None,
+) -> Report:
+    """`index`, whoever encodes.
+
+    Args:
+        gallery: of the bundle that encodes.
+        encoder: it.
+        sources: see `index`, as what follows.
+        batch_size: images in one run of the encoder.
+        prune: see `index`.
+        prune_limit: see `index`.
+        replace_taken: see `index`.
+        known_broken: see `index`.
+        on_item: see `index`.
+
+    Raises:
+        CirError: see `index`.
+    """
     started = time.perf_counter()
-    with gallery.writing(), Decoders(engine.manifest, workers) as decoders:
-        run = _Run(gallery, engine, Judge(gallery, replace_taken), known_broken, on_item)
+    with gallery.writing():
+        run = _Run(gallery, Judge(gallery, replace_taken), known_broken, on_item)
         known = [len(run.owned(source)) for source in sources] if prune else []
         try:
             for source in sources:
-                for batch in decoders.batches(run.due(source), batch_size):
-                    for item, reason in batch.failed:
-                        run.give_up(item, reason)
-                    run.encode(batch)
+                for batch in encoder.batches(run.due(source), batch_size):
+                    run.take(batch)
         except BaseException:
             with suppress(CirError):
                 run.commit()
@@ -99,14 +140,12 @@ class _Run:
     def __init__(
         self,
         gallery: Gallery,
-        engine: Engine,
         judge: Judge,
         known_broken: Container[tuple[str, str]],
         on_item: Callable[[], object],
     ) -> None:
         self.report = Report()
         self._gallery = gallery
-        self._engine = engine
         self._judge = judge
         self._known_broken = known_broken
         self._on_item = on_item
@@ -143,7 +182,7 @@ class _Run:
         self._unread += source.survey.unseen
         if not shown_any:
             # That nothing is there is no reason to believe that it was not removed; `prune` judges that.
-            self.report.broken.append(Broken(source.name, source.name, _nothing_found(source)))
+            self.report.broken.append(Broken(source.name, source.name, nothing_found(source)))
 
     def _came_before(self, item: Item, chunk: Mapping[str, Item]) -> bool:
         """Whether an item of this id is waiting already; says so."""
@@ -196,13 +235,13 @@ class _Run:
 
     # ---- into the gallery
 
-    def encode(self, batch: Decoded) -> None:
-        """Encode a batch; commit when enough has come together."""
-        items = batch.items
+    def take(self, batch: Encoded) -> None:
+        """Take over what a batch has become; commit when enough has come together."""
+        for item, reason in batch.failed:
+            self.give_up(item, reason)
+        self.report.encoding_seconds += batch.seconds
+        items, rows = batch.items, batch.rows
         if items:
-            started = time.perf_counter()
-            rows = self._engine.encode_prepared(batch.images)
-            self.report.encoding_seconds += time.perf_counter() - started
             bad = faults(rows, self._gallery.dtype)
             for number, item in enumerate(items):
                 if number in bad:
@@ -348,7 +387,8 @@ class _Run:
             self.report.removed += sum(origin.key not in judge.followed for origin in gone)
 
 
-def _nothing_found(source: Source) -> str:
+def nothing_found(source: Source) -> str:
+    """What is said of a source without a single image."""
     left_out = source.survey.left_out
     beside = f"; left out: {describe_left_out(left_out)}" if left_out else ""
     return f"{source.name}: no image was found here{beside}"

@@ -2,7 +2,8 @@
 
     shop.shards/
         shards.json       {"format": "cir-shards", "version": 1, "rule": "sha256 mod 4", "fingerprint": "...",
-                           "dimension": 512, "tokens_per_item": 1, "shards": ["0000.gallery", ...]}
+                           "dimension": 512, "tokens_per_item": 1, "shards": ["0000.gallery", ...]};
+                           version 2 has "bundle", the path of the bundle, too
         0000.gallery ...  an ordinary gallery each, with all its guarantees and a writer of its own
 
 An item lies in the shard that its id says: the first eight bytes of SHA-256 over its UTF-8, big endian,
@@ -13,33 +14,25 @@ not at all.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cir_infer.errors import GalleryError, UsageError, shown
-from cir_infer.foreign import read_json
 from cir_infer.gallery import Gallery
-from cir_infer.gallery.arguments import checked_fingerprint, checked_path
+from cir_infer.gallery.arguments import checked_path
 from cir_infer.gallery.disk import files
 from cir_infer.gallery.disk.drafts import drafted
-from cir_infer.gallery.rows.vectors import check_shape, rows_at_once
+from cir_infer.gallery.rows.vectors import rows_at_once
 from cir_infer.gallery.snapshot import Snapshot
 from cir_infer.inputs.arguments import checked_number
+from cir_infer.shards.listing import FILE, MOST_SHARDS, Listing, read_listing
 
-__all__ = ["FILE", "MOST_SHARDS", "ShardedGallery", "check_different", "shard_of"]
+__all__ = ["FILE", "MOST_SHARDS", "ShardedGallery", "check_different", "made", "shard_of", "spread"]
 
-FILE = "shards.json"
-MOST_SHARDS = 256
-_FORMAT, _VERSION = "cir-shards", 1
-_MOST_BYTES = 1 << 20
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _TOGETHER = 1 << 17
 _TELLING = 64
 
@@ -58,7 +51,7 @@ class ShardedGallery:
 
     Attributes:
         path: the folder.
-        fingerprint: of the bundle or model that made the rows, None where nobody said.
+        listing: what `shards.json` said when this was opened.
         shards: the galleries, in order.
 
     Raises:
@@ -68,22 +61,21 @@ class ShardedGallery:
 
     def __init__(self, path: str | Path, read_only: bool = False) -> None:
         self.path = checked_path("path", path)
-        said = _read(self.path)
-        self.fingerprint: str | None = said["fingerprint"]
+        self.listing = said = read_listing(self.path)
         self.shards: list[Gallery] = []
         try:
-            for name in said["shards"]:
+            for name in said.shards:
                 gallery = Gallery.open(self.path / name, read_only=read_only)
                 self.shards.append(gallery)
                 snapshot = gallery.snapshot()
                 found = (snapshot.fingerprint, snapshot.dimension, snapshot.tokens_per_item)
-                wanted = (self.fingerprint, said["dimension"], said["tokens_per_item"])
+                wanted = said[:3]
                 if found != wanted:
                     raise GalleryError(
                         f"{gallery.path}: its rows are {_rows(*found)}, those of {self.path} are "
                         f"{_rows(*wanted)}; put the right gallery there, or make the shards anew"
                     )
-                _check_place(self.path, gallery, snapshot, len(self.shards) - 1, len(said["shards"]))
+                _check_place(self.path, gallery, snapshot, len(self.shards) - 1, len(said.shards))
             check_different(self.shards)
         except BaseException:
             self.close()
@@ -105,45 +97,72 @@ class ShardedGallery:
             GalleryError: the path exists or lies in the gallery, the gallery is damaged, an id is in two of
                 its shards, or the disk is full or fails.
         """
-        count = checked_number("into", into)
-        if count > MOST_SHARDS:
-            raise UsageError(f"into is {shown(into)}; expected 1 to {MOST_SHARDS} shards")
+        count = _checked_count(into)
         place = checked_path("path", path)
         sources = [gallery] if isinstance(gallery, Gallery) else gallery.shards
         for source in sources:
             source.check_outside(place, "its shards")
         parts = [(source, source.snapshot()) for source in sources]
         snapshot = parts[0][1]
-        names = [f"{number:04d}.gallery" for number in range(count)]
+        listing = Listing(
+            snapshot.fingerprint,
+            snapshot.dimension,
+            snapshot.tokens_per_item,
+            tuple(f"{number:04d}.gallery" for number in range(count)),
+            None if isinstance(gallery, Gallery) else gallery.listing.bundle,
+        )
         with drafted(place) as draft:
             draft.mkdir()
             with ExitStack() as opened:
-                shards = [
-                    opened.enter_context(
-                        Gallery.create(
-                            draft / name,
-                            dtype=str(snapshot.rows.dtype),
-                            dimension=snapshot.dimension,
-                            tokens_per_item=snapshot.tokens_per_item,
-                            fingerprint=snapshot.fingerprint,
-                        )
-                    )
-                    for name in names
-                ]
+                shards = made(draft, listing, str(snapshot.rows.dtype), opened)
                 for part in parts:
-                    _fill(shards, *part)
-            said = {
-                "format": _FORMAT,
-                "version": _VERSION,
-                "rule": f"sha256 mod {count}",
-                "fingerprint": snapshot.fingerprint,
-                "dimension": snapshot.dimension,
-                "tokens_per_item": snapshot.tokens_per_item,
-                "shards": names,
-            }
-            (draft / FILE).write_text(json.dumps(said, indent=1), "utf-8")
+                    spread(shards, *part)
+            listing.write(draft)
             files.sync_tree(draft)
         return cls(place)
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        into: int,
+        dtype: str = "float16",
+        *,
+        dimension: int,
+        tokens_per_item: int = 1,
+        fingerprint: str | None = None,
+        bundle: str | None = None,
+    ) -> ShardedGallery:
+        """Make an empty one.
+
+        Args:
+            path: a folder that does not exist yet.
+            into: how many shards, 1 to 256.
+            dtype: see `Gallery.create`, as what follows.
+            dimension: D.
+            tokens_per_item: M.
+            fingerprint: of the bundle or model that will make the rows.
+            bundle: the path of the bundle, for those who open this later.
+
+        Raises:
+            GalleryError: the path exists, or the disk is full or fails.
+            UsageError: an argument is not what is said above.
+        """
+        count, place = _checked_count(into), checked_path("path", path)
+        names = tuple(f"{number:04d}.gallery" for number in range(count))
+        listing = Listing(fingerprint, dimension, tokens_per_item, names, bundle)
+        with drafted(place) as draft:
+            draft.mkdir()
+            with ExitStack() as opened:
+                made(draft, listing, dtype, opened)
+            listing.write(draft)
+            files.sync_tree(draft)
+        return cls(place)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the bundle or model that made the rows, None where nobody said."""
+        return self.listing.fingerprint
 
     def close(self) -> None:
         """Close the galleries."""
@@ -165,6 +184,33 @@ class ShardedGallery:
     def of(self, item: str) -> Gallery:
         """The shard in which an id belongs: add, replace and remove it there."""
         return self.shards[shard_of(item, len(self.shards))]
+
+
+def _checked_count(into: int) -> int:
+    count = checked_number("into", into)
+    if count > MOST_SHARDS:
+        raise UsageError(f"into is {shown(into)}; expected 1 to {MOST_SHARDS} shards")
+    return count
+
+
+def made(folder: Path, listing: Listing, dtype: str, opened: ExitStack) -> list[Gallery]:
+    """The galleries of a listing, made empty in a folder.
+
+    Raises:
+        GalleryError: see `Gallery.create`.
+    """
+    return [
+        opened.enter_context(
+            Gallery.create(
+                folder / name,
+                dtype=dtype,
+                dimension=listing.dimension,
+                tokens_per_item=listing.tokens_per_item,
+                fingerprint=listing.fingerprint,
+            )
+        )
+        for name in listing.shards
+    ]
 
 
 def check_different(galleries: Sequence[Gallery]) -> None:
@@ -195,9 +241,27 @@ def _check_place(path: Path, gallery: Gallery, snapshot: Snapshot, number: int, 
             )
 
 
-def _fill(shards: Sequence[Gallery], gallery: Gallery, snapshot: Snapshot) -> None:
-    """Add each item to the shard in which it belongs, in their order."""
+def spread(
+    shards: Sequence[Gallery], gallery: Gallery, snapshot: Snapshot, since: int = 0, replacing: bool = False
+) -> int:
+    """Add each item of a gallery to the shard in which it belongs, in their order.
+
+    Args:
+        shards: all of them.
+        gallery: whose items.
+        snapshot: of it.
+        since: only items whose key is at least this.
+        replacing: whether an id that is there already is replaced; else it is an error.
+
+    Returns:
+        How many there were.
+
+    Raises:
+        GalleryError: see `Gallery.add_vectors`.
+    """
     live = snapshot.live_rows()
+    if since:
+        live = live[snapshot.keys(live) >= since]
     step = rows_at_once(snapshot.row_shape, _TOGETHER)
     for start in range(0, len(live), step):
         rows = live[start : start + step]
@@ -212,59 +276,10 @@ def _fill(shards: Sequence[Gallery], gallery: Gallery, snapshot: Snapshot) -> No
                 metadata=[items[at].metadata for at in mine],
                 sources=[items[at].source for at in mine],
                 stamps=[stamps.get(int(keys[at])) for at in mine],
+                existing="replace" if replacing else "error",
             )
+    return len(live)
 
 
 def _rows(fingerprint: str | None, dimension: int, tokens: int) -> str:
     return f"{tokens} x {dimension} of {shown(fingerprint, 80)}"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """What `shards.json` says, looked at."""
-    place = path / FILE
-    if not place.is_file():
-        raise GalleryError(
-            f"{path}: has no {FILE}, so it is no sharded gallery; make one with `cir-gallery shard`"
-        )
-    if place.stat().st_size > _MOST_BYTES:
-        raise GalleryError(f"{place}: is absurdly long; restore it from a copy")
-    try:
-        said = read_json(place.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise GalleryError(f"{place}: cannot be read ({shown(error)}); restore it from a copy") from error
-    if not isinstance(said, dict) or said.get("format") != _FORMAT:
-        raise GalleryError(f'{place}: does not say "format": "{_FORMAT}"; restore it from a copy')
-    version = said.get("version")
-    if type(version) is int and version > _VERSION:
-        raise GalleryError(
-            f"{place}: found format {version}, this version reads {_VERSION}; upgrade cir-infer"
-        )
-    fault = _fault(said)
-    if fault is not None:
-        raise GalleryError(f"{place}: {fault}; restore it from a copy")
-    return said
-
-
-def _fault(said: dict[str, Any]) -> str | None:
-    """What is wrong with the fields of `shards.json`, None for nothing."""
-    listed = said.get("shards")
-    names: list[Any] = listed if isinstance(listed, list) else []
-    expected = {"format", "version", "rule", "fingerprint", "dimension", "tokens_per_item", "shards"}
-    if set(said) != expected or said["version"] != _VERSION:
-        return f"its fields are {shown(sorted(said), 200)}; expected {sorted(expected)}"
-    if not 1 <= len(names) <= MOST_SHARDS or len({str(name) for name in names}) != len(names):
-        return f"it names {len(names)} shards; expected 1 to {MOST_SHARDS} different ones"
-    wrong = [name for name in names if not isinstance(name, str) or not _NAME.fullmatch(name)]
-    if wrong:
-        return f"a shard is {shown(wrong[0], 60)}; expected the name of a folder beside it"
-    if said["rule"] != f"sha256 mod {len(names)}":
-        return f"its rule is {shown(said['rule'], 60)}; expected sha256 mod {len(names)}"
-    numbers = (said["dimension"], said["tokens_per_item"])
-    try:
-        if not all(type(number) is int for number in numbers):
-            raise UsageError(f"a row is {shown(numbers)}")
-        check_shape(numbers[1], numbers[0])
-        checked_fingerprint(said["fingerprint"])
-    except UsageError as error:
-        return str(error)
-    return None

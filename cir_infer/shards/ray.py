@@ -51,7 +51,7 @@ def connect(address: str | None = None) -> Any:
     code, so they belong behind a firewall.
 
     Args:
-        address: of a cluster, e.g. "auto" or "10.0.0.7:6379"; None for one of this process's own.
+        address: of a cluster, e.g. "auto" or "10.0.0.7:6379"; None or "local" for one of this process's own.
 
     Returns:
         The module `ray`.
@@ -66,8 +66,9 @@ def connect(address: str | None = None) -> Any:
     import ray
 
     if not ray.is_initialized():
-        chosen: dict[str, Any] = {"address": "local"} if address is None else {"address": address}
-        if address is None:
+        address = address or "local"
+        chosen: dict[str, Any] = {"address": address}
+        if address == "local":
             chosen["include_dashboard"] = False
         try:
             ray.init(

@@ -1,0 +1,1 @@
+"""Shards on a Ray cluster: encoding in bulk, serving, changing over. Needs the extra `[ray]`."""

@@ -1,0 +1,190 @@
+"""Decoding as tasks and encoding on a pool of actors of Ray, for whoever writes a shard."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cir_infer.errors import CirError, DeviceError, ShardError, shown
+from cir_infer.indexing.encoding import Encoded
+from cir_infer.indexing.items import Item
+from cir_infer.indexing.worker import prepare
+from cir_infer.inputs.locations import Location
+
+__all__ = ["EngineOptions", "Pool", "RayEncoder", "StoppedError", "actor_class", "cause_of"]
+
+_PATIENCE = 60.0
+"""Seconds for one image before its decoding is given up."""
+_CRASHED = "its decoder crashed or hung; leave the image out"
+
+
+class StoppedError(CirError):
+    """Somebody asked a run to end."""
+
+
+class EngineOptions(NamedTuple):
+    """How an engine is opened; see `Engine`."""
+
+    bundle: str
+    device: str
+    threads: int | None
+    exif_orientation: bool | None
+
+    def opened(self) -> Any:
+        """The engine.
+
+        Raises:
+            CirError: see `Engine`.
+        """
+        from cir_infer.bundle import Bundle
+        from cir_infer.engine import Engine
+
+        return Engine(Bundle(self.bundle), self.device, self.threads, exif_orientation=self.exif_orientation)
+
+
+class _Engine:
+    """What runs in an actor: an engine, opened once more whenever Ray starts it again."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        self._engine = options.opened()
+
+    def ready(self) -> None: ...
+
+    def encode(self, images: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], float]:
+        started = time.perf_counter()
+        rows = self._engine.encode_prepared(images) if len(images) else np.empty(0, np.float32)
+        return rows, time.perf_counter() - started
+
+
+class Pool(NamedTuple):
+    """Engines to encode with.
+
+    Attributes:
+        engines: handles of actors.
+        spec: how images are prepared, in Ray's object store.
+    """
+
+    engines: list[Any]
+    spec: Any
+
+
+def actor_class(kind: type) -> Any:
+    """A class as an actor of Ray."""
+    import ray
+
+    return ray.remote(kind)
+
+
+def start_engine(options: EngineOptions, processors: float, gpus: float) -> Any:
+    """An engine as an actor, which Ray starts again when it dies, with what it was asked meanwhile."""
+    return (
+        actor_class(_Engine)
+        .options(
+            max_restarts=-1,
+            max_task_retries=-1,  # encoding changes nothing, so it may be done twice
+            num_cpus=processors,
+            num_gpus=gpus,
+            scheduling_strategy="SPREAD",
+        )
+        .remote(options)
+    )
+
+
+def _prepare(locations: list[Location], spec: Any) -> tuple[Any, tuple[list[str | None], list[str]]]:
+    done = prepare(locations, spec)
+    return done.images, (done.reasons, done.digests)
+
+
+class RayEncoder:
+    """Has items decoded and encoded, a few batches ahead; an `Encoder`.
+
+    An image that brings its decoder down costs itself: its batch is tried again image by image.
+
+    Args:
+        pool: the engines.
+        ahead: batches in work at the same time.
+        stopping: whether to end; looked at before each batch.
+    """
+
+    def __init__(self, pool: Pool, ahead: int, stopping: Callable[[], bool]) -> None:
+        import ray
+
+        self._ray, self._pool, self._ahead, self._stopping = ray, pool, ahead, stopping
+        self._task = ray.remote(_prepare)
+        self._turns = itertools.cycle(pool.engines)
+
+    def batches(self, items: Iterable[Item], size: int) -> Iterator[Encoded]:
+        """See `Encoder`.
+
+        Raises:
+            StoppedError: somebody wants it to end.
+        """
+        remaining = iter(items)
+        waiting: deque[tuple[list[Item], Any, Any]] = deque()
+        while True:
+            while len(waiting) < self._ahead and (batch := list(islice(remaining, size))):
+                waiting.append((batch, *self._begun(batch)))
+            if not waiting:
+                return
+            if self._stopping():
+                raise StoppedError("stopped")
+            yield self._ended(*waiting.popleft())
+
+    def _begun(self, batch: Sequence[Item]) -> tuple[Any, Any]:
+        images, said = self._decoded(batch)
+        return said, next(self._turns).encode.remote(images)
+
+    def _decoded(self, batch: Sequence[Item]) -> tuple[Any, Any]:
+        task = self._task.options(num_returns=2, max_retries=1)
+        images, said = task.remote([item.location for item in batch], self._pool.spec)
+        return images, said
+
+    def _ended(self, batch: list[Item], said: Any, rows: Any) -> Encoded:
+        from ray.exceptions import GetTimeoutError, RayError
+
+        try:
+            reasons, digests = self._ray.get(said, timeout=_PATIENCE * len(batch))
+        except (GetTimeoutError, RayError) as error:
+            if (cause := cause_of(error)) is not None:
+                raise cause from error
+            self._ray.cancel(said, force=True)
+            if len(batch) == 1:
+                return Encoded([], np.empty(0, np.float32), [(batch[0], _CRASHED)], [], 0.0)
+            return self._one_by_one(batch)
+        try:
+            encoded, seconds = self._ray.get(rows)
+        except RayError as error:
+            raise cause_of(error) or DeviceError(f"an encoder failed: {shown(error, 300)}") from error
+        pairs = list(zip(batch, reasons, strict=True))
+        good = [item for item, reason in pairs if reason is None]
+        failed = [(item, reason) for item, reason in pairs if reason is not None]
+        return Encoded(good, encoded, failed, digests, seconds)
+
+    def _one_by_one(self, batch: list[Item]) -> Encoded:
+        parts = [self._ended([item], *self._begun([item])) for item in batch]
+        rows = [part.rows for part in parts if part.items]
+        return Encoded(
+            [item for part in parts for item in part.items],
+            np.concatenate(rows) if rows else np.empty(0, np.float32),
+            [pair for part in parts for pair in part.failed],
+            [digest for part in parts for digest in part.digests],
+            sum(part.seconds for part in parts),
+        )
+
+
+def cause_of(error: BaseException) -> CirError | None:
+    """What a task or an actor's method raised, if it was a `CirError`; None for deaths and the like."""
+    from ray.exceptions import RayTaskError
+
+    if not isinstance(error, RayTaskError):
+        return None
+    if isinstance(error.cause, CirError):
+        return error.cause
+    return ShardError(f"failed on Ray: {shown(error.cause, 300)}")

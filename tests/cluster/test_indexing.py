@@ -1,0 +1,161 @@
+"""Encoding in bulk: the rows of `cir-index`, whatever dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cir_infer import Gallery
+from cir_infer.cluster.parts import Part, merged_report
+from cir_infer.commands.cluster import main
+from cir_infer.commands.index import main as index_main
+from cir_infer.indexing.run import index
+from cir_infer.indexing.sources import open_sources
+from cir_infer.shards import ShardedGallery
+from tests.cluster.conftest import processes_below
+
+
+def contents(galleries: list[Gallery]) -> dict[str, Any]:
+    """Ids with all that is known of them."""
+    found: dict[str, Any] = {}
+    for gallery in galleries:
+        snapshot = gallery.snapshot()
+        rows = snapshot.live_rows()
+        stamps = gallery.stamps_of(snapshot.keys(rows).tolist())
+        for row, item, key in zip(rows, snapshot.items(rows), snapshot.keys(rows).tolist(), strict=True):
+            assert item.id not in found
+            vector = snapshot.vector(int(row)).tobytes()
+            found[item.id] = (item.metadata, item.source, stamps[key], vector)
+    return found
+
+
+def contents_of(folder: Path) -> dict[str, Any]:
+    with ShardedGallery(folder, read_only=True) as gallery:
+        return contents(gallery.shards)
+
+
+@pytest.fixture(scope="session")
+def expected(tmp_path_factory: pytest.TempPathFactory, bundle: Path, photos: Path) -> dict[str, Any]:
+    path = tmp_path_factory.mktemp("one") / "g"
+    assert index_main([str(bundle), str(photos), "--gallery", str(path), "--workers", "0"]) == 1
+    with Gallery.open(path, read_only=True) as gallery:
+        return contents([gallery])
+
+
+def test_parts_of_a_source_are_all_of_it(tmp_path: Path, bundle: Path, photos: Path) -> None:
+    """Each shard indexed by itself, without Ray: nothing twice, nothing missing, what is broken said once."""
+    from cir_infer import Engine
+
+    (tmp_path / "empty").mkdir()
+    with Engine(bundle) as engine, Gallery.create(tmp_path / "one", engine) as one:
+        sources = [str(photos), str(tmp_path / "empty")]
+        whole = index(one, engine, open_sources(sources), workers=0)
+        reports, galleries = [], []
+        for number in range(3):
+            parts = [Part(source, number, 3) for source in open_sources(sources)]
+            gallery = Gallery.create(tmp_path / f"{number}", engine)
+            report = index(gallery, engine, parts, workers=0)
+            for part in parts:
+                part.without_emptiness(report)
+            reports.append(report)
+            galleries.append(gallery)
+        report = merged_report(reports)
+        assert contents(galleries) == contents([one])
+        assert (report.added, report.left_out) == (whole.added, whole.left_out) == (58, whole.left_out)
+        assert sorted(b.reason for b in report.broken) == sorted(b.reason for b in whole.broken)
+        assert len(whole.broken) == 3
+        for gallery in galleries:
+            gallery.close()
+
+
+@pytest.mark.ray
+def test_the_rows_are_those_of_one_gallery(
+    ray: Any,
+    tmp_path: Path,
+    bundle: Path,
+    photos: Path,
+    expected: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "s"
+    mine = tmp_path / "photos"
+    shutil.copytree(photos, mine)
+    command = ["index", str(bundle), str(mine), "--gallery", str(folder), "--shards", "3", "--json"]
+    command += ["--address", "local", "--batch-size", "8"]
+    assert main(command) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert (said["items"], said["added"], said["broken"]) == (58, 58, 2)
+    assert said["left_out"] == {".me": 1}
+    assert len(Path(said["broken_list"]).read_text().splitlines()) == 2
+    rows = {item: (about[0], about[2].split("-")[0], about[3]) for item, about in contents_of(folder).items()}
+    assert {i: row[2] for i, row in rows.items()} == {i: about[3] for i, about in expected.items()}
+    for name in ("a.jpg", "b.jpg", "part0/0.png"):
+        (mine / name).unlink()
+    assert main([*command, "--prune"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["unchanged"], said["removed"], said["added"], said["encoded"]) == (57, 1, 0, 0)
+    with ShardedGallery(folder) as gallery:
+        assert gallery.listing.bundle == str(bundle) and "part0/0.png" not in gallery.of("part0/0.png")
+    assert main([*command[:-4], "--shards", "5", "--address", "local"]) == 1
+    assert "--shards 3 already" in capsys.readouterr().err
+
+
+@pytest.mark.ray
+def test_what_dies_is_done_again(
+    ray: Any, tmp_path: Path, bundle: Path, photos: Path, expected: dict[str, Any]
+) -> None:
+    """Writers, encoders and decoders are killed while they work."""
+    folder = tmp_path / "s"
+    command = ["index", str(bundle), str(photos), "--gallery", str(folder), "--shards", "2"]
+    command += ["--address", "local", "--batch-size", "1"]
+    ended = threading.Event()
+    killed: list[str] = []
+
+    def kill() -> None:
+        wanted = ["_Writer", "_Engine", "_Writer", "_prepare"]
+        while wanted and not ended.is_set():
+            for pid, title in processes_below().items():
+                if wanted and title.startswith("ray::") and wanted[0] in title:
+                    try:
+                        os.kill(pid, signal.SIGKILL)
+                    except ProcessLookupError:
+                        continue
+                    killed.append(wanted.pop(0))
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        assert main(command) == 1
+    finally:
+        ended.set()
+        killer.join()
+    assert killed and contents_of(folder) == expected
+    with ShardedGallery(folder, read_only=True) as gallery:
+        assert all(shard.verify().ok for shard in gallery.shards)
+
+
+@pytest.mark.ray
+def test_what_cannot_be_encoded_there(
+    ray: Any, tmp_path: Path, bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "s"
+    ShardedGallery.create(folder, 2, dimension=4, fingerprint="other").close()
+    for wrong, code, words in (
+        ([str(bundle), str(photos), "--gallery", str(folder)], 1, "use the bundle that encoded them"),
+        ([str(bundle), str(tmp_path / "none"), "--gallery", str(folder)], 2, "no such folder"),
+        ([str(bundle), str(photos), "--gallery", str(folder), "--prune-limit", "3"], 2, "add it"),
+        ([str(bundle), str(photos), "--gallery", str(tmp_path / "t"), "--gpus", "64"], 2, "GPUs"),
+    ):
+        assert main(["index", *wrong, "--address", "local"]) == code
+        assert words in capsys.readouterr().err
+    assert sys.modules["ray"].is_initialized()
