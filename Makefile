@@ -83,9 +83,10 @@ docs: $(STAMP)
 wheels:
 	$(PYTHON) tools/build_wheels.py $(if $(wildcard cir_infer/gpu/kernels.fatbin),--fatbins cir_infer/gpu)
 
-# All that can be done before a release.
+# All that can be done before a release, with a line for each step at the end. DIST=FOLDER takes wheels that are built
+# already, EMULATED="ROOT ..." names unpacked Debians whose Pythons ask those for aarch64 (CONTRIBUTING.md).
 release-check: $(STAMP)
-	$(BIN)/python tools/release_check.py
+	$(BIN)/python tools/release_check.py $(if $(DIST),--dist $(DIST)) $(if $(EMULATED),--emulated $(EMULATED))
 
 # Every figure of docs/performance.md on this machine; some 30 minutes on two quiet cores.
 bench: $(STAMP)

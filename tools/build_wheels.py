@@ -16,10 +16,12 @@ from __future__ import annotations
 import argparse
 import os
 import platform as platform_module
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,6 +100,21 @@ def interpreter(name: str) -> tuple[Path, tuple[int, int]] | None:
     return None
 
 
+def audit(made: Sequence[Path], programs: Path) -> None:
+    """What each wheel needs of a system and of Python, and whether an index takes them; or leaves."""
+    for wheel in (path for path in made if path.suffix == ".whl"):
+        said = run(programs / "auditwheel", "show", wheel, quiet=True)
+        fits = re.search(r'platform tag:\s+"manylinux_2_(\d+)_', " ".join(said.split()))
+        if fits is None or int(fits[1]) > int(GLIBC.removeprefix("2.")):
+            sys.exit(f"{said}\n{wheel.name} needs a newer system than glibc {GLIBC}")
+        print(f"{wheel.name} runs on glibc 2.{fits[1]} and later")
+    stable = [path for path in made if "-abi3-" in path.name]
+    if stable:
+        run(programs / "abi3audit", "--strict", "--report", *stable, quiet=True)
+        print(f"abi3audit: {len(stable)} of the stable ABI keep to it")
+    run(programs / "twine", "check", "--strict", *made)
+
+
 def build(
     python: Path, version: tuple[int, int], machine: str, work: Path, programs: Path, fatbins: str
 ) -> Path:
@@ -122,8 +139,6 @@ def build(
         repair = ("repair", "--plat", platform, "-w", repaired, made)
         run(programs / "auditwheel", *repair, env=environment, quiet=True)
         (wheel,) = repaired.glob("*.whl")
-        if f"manylinux_{GLIBC.replace('.', '_')}" not in wheel.name and "manylinux2014" not in wheel.name:
-            sys.exit(f"{wheel.name} needs a newer system than glibc {GLIBC}")
         return Path(shutil.copy(wheel, ROOT / "dist" / wheel.name))
 
 
@@ -161,13 +176,10 @@ def main() -> None:
         made += [build(*found, machine, work, programs, fatbins) for machine in args.machines]
     if not made:
         sys.exit(f"none of {', '.join(args.pythons)} is here with its headers")
-    stable = [wheel for wheel in made if "-abi3-" in wheel.name]
-    if stable:
-        run(programs / "abi3audit", "--strict", "--report", *stable, quiet=True)
     if not args.no_sdist:
         run(programs / "python", "-m", "build", "--sdist", "--outdir", "dist", ".", quiet=True)
         made += (ROOT / "dist").glob("*.tar.gz")
-    run(programs / "twine", "check", "--strict", *made)
+    audit(made, programs)
     for path in made:
         print(f"{path.stat().st_size / 1e6:6.2f} MB  {path.relative_to(ROOT)}")
     if absent:

@@ -1,9 +1,13 @@
 #!/usr/bin/env python3
-"""All that can be done before a release, one step after the other; each says what it found.
+"""All that can be done before a release, one step after the other, and at the end what each found.
 
-make release-check
-python3 tools/release_check.py --only version --tag v0.2.0
-python3 tools/release_check.py --emulated arm64-bookworm arm64-trixie    # the wheels for aarch64, too
+    make release-check
+    make release-check EMULATED="arm64-bookworm arm64-trixie"     # the wheels for aarch64 asked, too
+    python3 tools/release_check.py --dist dist                    # of wheels that are built already
+    python3 tools/release_check.py --only version --tag v0.2.0
+
+Leaves with 1 where a step failed, with 2 where none failed but something could not be looked at here: what
+was left out has not passed.
 """
 
 from __future__ import annotations
@@ -13,7 +17,10 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,6 +32,29 @@ EMULATED_RUNTIME = "onnxruntime==1.20.1"
 """Newer ones end with a signal when qemu 7.2 imports them, with or without cir-infer."""
 
 WORKFLOWS = ("check-jsonschema>=0.33", "zizmor>=1.10")
+MINORS = range(10, 15)
+"""Of the Pythons that are supported."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user asked for.
+
+    Attributes:
+        tag: of the release, if there is one.
+        dist: where the wheels and the sdist lie, or are built.
+        build: whether they are built first.
+        emulated: unpacked Debians for arm64.
+    """
+
+    tag: str | None
+    dist: Path
+    build: bool
+    emulated: list[Path]
+
+
+Left = list[str]
+"""What a step could not look at here, and why."""
 
 
 def version() -> str:
@@ -35,19 +65,23 @@ def version() -> str:
     return found[1]
 
 
-def check_version(tag: str | None) -> None:
+def check_version(asked: Asked) -> Left:
     """The tag, the changelog and the citation agree with the version."""
-    stated = version()
+    stated, tag = version(), asked.tag
     if tag is not None and tag != f"v{stated}":
         sys.exit(f"the tag is {tag}, cir_infer.__version__ is {stated}; they must agree")
-    if f"## {stated}" not in (ROOT / "CHANGELOG.md").read_text("utf-8"):
+    heading = re.search(rf"^## {re.escape(stated)}\b(.*)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)
+    if heading is None:
         sys.exit(f"CHANGELOG.md has no section {stated}")
+    if tag is not None and "unreleased" in heading[1]:
+        sys.exit(f"CHANGELOG.md calls {stated} unreleased; expected its date")
     if f"version: {stated}" not in (ROOT / "CITATION.cff").read_text("utf-8"):
         sys.exit(f"CITATION.cff states another version than {stated}")
     print(f"version {stated}: changelog and citation agree" + (f", and the tag {tag}" if tag else ""))
+    return [f"CHANGELOG.md calls {stated} unreleased"] if "unreleased" in heading[1] else []
 
 
-def check_clean() -> None:
+def check_clean(_: Asked) -> Left:
     """Nothing is uncommitted."""
     left = subprocess.run(
         ["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -55,79 +89,137 @@ def check_clean() -> None:
     if left.stdout:
         sys.exit(f"not committed:\n{left.stdout}")
     print("everything is committed")
+    return []
 
 
-def check_workflows() -> None:
+def check_workflows(_: Asked) -> Left:
     """Against their schema, and for what an attacker could use."""
-    programs = build_wheels.tools(ROOT / "build" / "wheels" / "tools")
+    programs = _tools()
     build_wheels.run(programs / "python", "-m", "pip", "install", "--quiet", *WORKFLOWS)
     files = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
     build_wheels.run(programs / "check-jsonschema", "--builtin-schema", "vendor.github-workflows", *files)
     build_wheels.run(programs / "zizmor", "--offline", "--min-severity", "medium", ".github")
-    if shutil.which("actionlint"):
-        build_wheels.run("actionlint", *files)
-    else:
-        print("actionlint is not here: expressions and shell lines in the workflows were not looked at")
+    if not shutil.which("actionlint"):
+        return ["actionlint is not on the PATH: expressions and shell lines were not looked at"]
+    build_wheels.run("actionlint", *files)
+    return []
 
 
-def check_suite() -> None:
+def check_suite(_: Asked) -> Left:
     """Lint, types, tests."""
     build_wheels.run("make", "test")
+    return []
 
 
-def check_documentation() -> None:
+def check_documentation(_: Asked) -> Left:
     """The site builds without a warning."""
     build_wheels.run("make", "docs")
+    return []
 
 
-def check_wheels() -> None:
-    """Built, audited, installed into empty environments and asked a question."""
-    shutil.rmtree(ROOT / "dist", ignore_errors=True)
-    build_wheels.run("make", "wheels")
-    wheels = sorted((ROOT / "dist").glob("*.whl"))
-    for wheel in wheels:
-        tag = wheel.name.split("-")[2]
-        if not wheel.name.endswith("x86_64.whl"):
+def check_wheels(asked: Asked) -> Left:
+    """One for every Python and processor, and the sources; audited."""
+    if asked.build:
+        shutil.rmtree(asked.dist, ignore_errors=True)
+        build_wheels.run("make", "wheels")
+    found = sorted(asked.dist.glob(f"cir_infer-{version()}*"))
+    absent = [
+        f"{tag} for {machine}"
+        for tag in ("cp310-cp310", "cp311-cp311", "cp312-abi3")
+        for machine in build_wheels.MACHINES
+        if not any(f"-{tag}-" in path.name and path.name.endswith(f"{machine}.whl") for path in found)
+    ]
+    if absent:
+        sys.exit(f"{asked.dist} has no wheel of version {version()} of {', of '.join(absent)}")
+    if not (asked.dist / f"cir_infer-{version()}.tar.gz").is_file():
+        sys.exit(f"{asked.dist} has no sdist of version {version()}")
+    build_wheels.audit(found, _tools())
+    without = [path.name for path in found if path.suffix == ".whl" and not check_wheel.has_fatbins(path)]
+    return [f"{name} has no CUDA kernels: `make fatbin` (needs nvcc) writes them" for name in without]
+
+
+def check_sources(asked: Asked) -> Left:
+    """The sdist compiles into a wheel that answers."""
+    sources = _one(asked, ".tar.gz")
+    with tempfile.TemporaryDirectory(prefix="cir-sources-") as folder:
+        told = ("--config-settings", "cmake.define.CIR_CUDA=OFF")
+        build_wheels.run(
+            sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *told, "-w", folder, sources
+        )
+        (wheel,) = Path(folder).glob("*.whl")
+        build_wheels.run(sys.executable, "tools/check_wheel.py", wheel, "--python", sys.executable)
+    return []
+
+
+def check_installed(asked: Asked) -> Left:
+    """The wheels for this machine in empty environments without a compiler, timed by the clock, asked."""
+    if build_wheels.HERE != "x86_64":
+        return [f"the wheels for x86-64 cannot be asked on {build_wheels.HERE}"]
+    left = []
+    for minor in MINORS:
+        found = build_wheels.interpreter(f"python3.{minor}")
+        if found is None:
+            left.append(f"no python3.{minor} here: its wheel was not asked by it")
             continue
-        minors = range(12, 20) if "-abi3-" in wheel.name else [int(tag.removeprefix("cp3"))]
-        for minor in minors:
-            found = build_wheels.interpreter(f"python3.{minor}")
-            if found is not None:
-                build_wheels.run(sys.executable, "tools/check_wheel.py", wheel, "--python", found[0])
+        wheel = _one(asked, f"-{_tag(minor)}-*x86_64.whl")
+        build_wheels.run(sys.executable, "tools/check_wheel.py", wheel, "--python", found[0])
+    return left
 
 
-def check_emulated(roots: list[Path]) -> None:
+def check_emulated(asked: Asked) -> Left:
     """The wheels for aarch64, asked by the Pythons of unpacked Debians under an emulator."""
-    wheels = sorted((ROOT / "dist").glob("*aarch64.whl"))
-    asked = []
-    for root in roots:
-        minor = int(check_wheel.emulated_python(root).name.removeprefix("python3."))
-        tag = f"cp3{minor}-cp3{minor}" if minor < 12 else "cp312-abi3"
-        for wheel in (wheel for wheel in wheels if tag in wheel.name):
-            asked.append(wheel)
-            with_ = ["--with", EMULATED_RUNTIME]
-            build_wheels.run(sys.executable, "tools/check_wheel.py", wheel, "--emulated", root, *with_)
-    for wheel in wheels:
-        if wheel not in asked:
-            print(f"{wheel.name} was built and audited, not asked: --emulated names a system that can run it")
+    asking = set()
+    for root in asked.emulated:
+        tag = _tag(int(check_wheel.emulated_python(root).name.removeprefix("python3.")))
+        wheel = _one(asked, f"-{tag}-*aarch64.whl")
+        asking.add(wheel)
+        with_ = ["--with", EMULATED_RUNTIME]
+        build_wheels.run(sys.executable, "tools/check_wheel.py", wheel, "--emulated", root, *with_)
+    return [
+        f"{wheel.name} was audited and not asked: no --emulated names a system that can run it"
+        for wheel in sorted(asked.dist.glob("*aarch64.whl"))
+        if wheel not in asking
+    ]
 
 
-STEPS: dict[str, Callable[[], None]] = {
+def _one(asked: Asked, ending: str) -> Path:
+    """The one file of this version whose name ends like that."""
+    found = list(asked.dist.glob(f"cir_infer-{version()}{ending}"))
+    if len(found) != 1:
+        sys.exit(f"{asked.dist} has {len(found)} files cir_infer-{version()}{ending}; expected one")
+    return found[0]
+
+
+def _tag(minor: int) -> str:
+    """Of the wheel that serves a Python."""
+    return f"cp3{minor}-cp3{minor}" if minor < 12 else "cp312-abi3"
+
+
+def _tools() -> Path:
+    return build_wheels.tools(ROOT / "build" / "wheels" / "tools")
+
+
+STEPS: dict[str, Callable[[Asked], Left]] = {
+    "version": check_version,
     "clean": check_clean,
     "workflows": check_workflows,
-    "suite": check_suite,
     "docs": check_documentation,
+    "suite": check_suite,
     "wheels": check_wheels,
+    "sources": check_sources,
+    "installed": check_installed,
+    "emulated": check_emulated,
 }
 
 
-def main() -> None:
-    """Every step, or one."""
+def main() -> int:
+    """Every step, or some."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=["version", *STEPS])
+    parser.add_argument("--only", nargs="+", choices=STEPS, default=list(STEPS), metavar="STEP")
     parser.add_argument("--tag", help="the tag of the release")
+    parser.add_argument("--dist", type=Path, metavar="FOLDER", help="wheels that are there; none is built")
     parser.add_argument(
         "--emulated",
         nargs="+",
@@ -137,14 +229,25 @@ def main() -> None:
         help="unpacked Debians for arm64 (CONTRIBUTING.md), whose Pythons ask the wheels for aarch64",
     )
     args = parser.parse_args()
-    if args.only in (None, "version"):
-        check_version(args.tag)
-    for name, step in STEPS.items():
-        if args.only in (None, name):
-            step()
-    if args.only in (None, "wheels"):
-        check_emulated([root.resolve() for root in args.emulated])
+    dist = (args.dist or ROOT / "dist").resolve()
+    asked = Asked(args.tag, dist, args.dist is None, [root.resolve() for root in args.emulated])
+    lines, failed, incomplete = [], False, False
+    for name in (name for name in STEPS if name in args.only):
+        print(f"\n== {name}", flush=True)
+        begun = time.perf_counter()
+        try:
+            left, state = STEPS[name](asked), "passed"
+        except SystemExit as error:
+            print(error.code, flush=True)
+            left, state = [str(error.code).strip().splitlines()[-1]], "FAILED"
+        if left and state == "passed":
+            state = "incomplete"
+        failed, incomplete = failed or state == "FAILED", incomplete or state == "incomplete"
+        lines.append(f"{name:10} {state:10} {time.perf_counter() - begun:6.0f} s")
+        lines += [f"{'':10} {reason}" for reason in left]
+    print("", *lines, sep="\n")
+    return 1 if failed else 2 if incomplete else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

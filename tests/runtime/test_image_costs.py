@@ -214,7 +214,7 @@ def test_interrupts_leave_no_memory_taken(monkeypatch: pytest.MonkeyPatch) -> No
     count = take(0).count
     assert count > 20
     for at in range(1, count + 1):
-        take(at)  # Python 3.14 may swallow it, while it closes a generator, or not count to it
+        assert take(at).fired  # it need not come out: while a generator is closed, 3.14 prints it and goes on
         done: list[int] = []
         # Three times as much as may be taken together: one left taken would be waited for for ever.
         threads = [
@@ -226,7 +226,7 @@ def test_interrupts_leave_no_memory_taken(monkeypatch: pytest.MonkeyPatch) -> No
         for thread in threads:
             thread.join(20)
         assert len(done) == 3, f"interrupted before instruction {at}"
-    assert len(kept) > 20
+    assert len(kept) == count if sys.version_info < (3, 14) else len(kept) > count // 2
 
 
 @settings(max_examples=60, derandomize=True, deadline=None)
