@@ -167,6 +167,12 @@ def _add_limits(parser: CirParser) -> None:
         many = _PARTS.get(unit, 1)
         shown = f"{text}, in {unit} (default {value})" if many > 1 else f"{text} (default {value})"
         limits.add_argument(flag, type=_times(many), default=value * many, metavar="N", help=shown)
+    limits.add_argument(
+        "--batches",
+        type=int,
+        metavar="N",
+        help="computed at the same time (default 2 on a processor of several cores, 1 on a GPU)",
+    )
     for flag, seconds, text in (
         ("--timeout", 10.0, "for an answer, from the request's last byte"),
         ("--max-wait", 2.0, "for the queries before one, judged by the last; with more it gets 503 at once"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -18,7 +19,7 @@ from cir_infer.serving.background import Result, deliver, deliver_all
 from cir_infer.serving.metrics import Metrics
 from cir_infer.serving.opened import Opened
 
-__all__ = ["Answer", "Batcher", "Query", "Wanted"]
+__all__ = ["Answer", "Batcher", "Pace", "Query", "Wanted"]
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ class Wanted(NamedTuple):
 
     def key(self) -> Hashable:
         """Equal for queries that want the same."""
+        if self.where is None and not self.exclude and self.balance is None:
+            return (self.k, self.exclude_reference)
         return json.dumps(self, sort_keys=True)
 
 
@@ -90,27 +93,88 @@ class Query:
         deliver(self.loop, self.future, None, error)
 
 
+_CALM = 1.0
+"""Seconds after a refusal, from which on what queries take is usual."""
+
+
+class Pace:
+    """How fast queries are answered, whatever computes them and however many at a time.
+
+    Time counts from answer to answer while there is something to do, so what takes the processor from the
+    queries shows: refusals, other programs.
+    """
+
+    def __init__(self) -> None:
+        self._spent = self._count = 0.0
+        self._since = time.monotonic()
+        self._usual = 0.0
+        self._refused = -math.inf
+
+    @property
+    def seconds_a_query(self) -> float:
+        """From one answer to the next, lately; 0 before the first."""
+        return self._spent / self._count if self._count else 0.0
+
+    def begin(self) -> None:
+        """There is something to do, and was not before."""
+        self._since = time.monotonic()
+
+    def answered(self, count: int) -> None:
+        """So many were answered since it began, or since the last were."""
+        now, kept = time.monotonic(), 0.95**count
+        self._spent = kept * self._spent + now - self._since
+        self._count = kept * self._count + count
+        self._since = now
+        if now - self._refused > _CALM:
+            self._usual += (1 - 0.999**count if self._usual else 1.0) * (self.seconds_a_query - self._usual)
+
+    def refused(self) -> None:
+        """Queries come faster than they are answered."""
+        self._refused = time.monotonic()
+
+    def room(self, most: int) -> int:
+        """How many queries may be in work so that none waits longer than the last of `most` usually does.
+
+        Usual is what was before queries were refused. Refusing takes the processor too; were as many let in
+        as before, each would wait longer the more are refused. An eighth is always let in: that queries have
+        become slower for good shows only in what they take.
+        """
+        if not self._usual or self.seconds_a_query <= self._usual:
+            return most
+        return max(int(most * self._usual / self.seconds_a_query), most // 8, 1)
+
+
 class Batcher:
-    """A thread that computes what waits.
+    """Threads that compute what waits.
+
+    A second batch beside the first uses a processor's other cores while the first one's texts are read and its
+    hits are put together, in Python. It is begun once enough waits to be worth it: small batches take more time
+    a query than large ones.
 
     Args:
         most: queries that are computed together at most.
         metrics: counts batches.
+        beside: batches that are computed at the same time, at most.
     """
 
-    def __init__(self, most: int, metrics: Metrics) -> None:
+    def __init__(self, most: int, metrics: Metrics, beside: int = 1) -> None:
         self._most, self._metrics = most, metrics
         self._waiting: deque[Query] = deque()
         self._there_is = threading.Condition()
         self._closed = False
-        self._seconds = 0.0
-        self._thread = threading.Thread(target=self._run, name="cir-serve-queries", daemon=True)
-        self._thread.start()
+        self._computing: list[int] = []  # sizes of the batches
+        self._pace = Pace()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"cir-serve-queries-{number}", daemon=True)
+            for number in range(beside)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
-    def seconds_a_query(self) -> float:
-        """What a query took lately, in seconds: of a batch's time its share. 0 before the first."""
-        return self._seconds
+    def pace(self) -> Pace:
+        """How fast queries were answered lately."""
+        return self._pace
 
     async def answer(self, query: Query) -> Answer:
         """The answer to a query. Cancelled, it is dropped unless its computation has begun.
@@ -122,28 +186,43 @@ class Batcher:
         with self._there_is:
             if self._closed:
                 raise RuntimeError("the service is ending")
+            if not self._waiting and not self._computing:
+                self._pace.begin()
             self._waiting.append(query)
-            self._there_is.notify()
+            if self._is_worth_it():
+                self._there_is.notify()
         return await query.future
 
     def close(self) -> None:
         """Answer what waits, then end."""
         with self._there_is:
             self._closed = True
-            self._there_is.notify()
-        self._thread.join()
+            self._there_is.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def _run(self) -> None:
         while batch := self._next():
-            for group in _alike(self._alive(batch)):
-                self._answer(group)
+            try:
+                for group in _alike(self._alive(batch)):
+                    self._answer(group)
+            finally:
+                with self._there_is:
+                    self._computing.remove(len(batch))
+
+    def _is_worth_it(self) -> bool:
+        """Whether there is something to begin: anything where nothing is computed, else no tiny batch."""
+        return 2 * len(self._waiting) >= max(self._computing, default=1)
 
     def _next(self) -> list[Query]:
         """What waits, at most `most`; waits only for a first one. Empty at the end."""
         with self._there_is:
-            while not self._waiting and not self._closed:
+            while not (self._waiting and self._is_worth_it()) and not self._closed:
                 self._there_is.wait()
-            return [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+            batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+            if batch:
+                self._computing.append(len(batch))
+            return batch
 
     def _alive(self, batch: list[Query]) -> Iterable[Query]:
         now = time.monotonic()
@@ -180,7 +259,8 @@ class Batcher:
                 query.fail(error)
             return
         took = time.monotonic() - begun
-        self._seconds += (1 - 0.95 ** len(group)) * (took / len(group) - self._seconds)
+        with self._there_is:
+            self._pace.answered(len(group))
         self._metrics.batches.observe(len(group))
         told: dict[asyncio.AbstractEventLoop, list[Result]] = {}
         for query, answer in zip(group, answers, strict=True):

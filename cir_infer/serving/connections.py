@@ -1,19 +1,73 @@
 """Connections whose requests have to arrive: neither a byte a minute nor a head without end keeps a place.
 
 HTTP is read by httptools, Node's parser, for a quarter of what it costs h11, which is Python. h11 takes its
-place where there is no httptools for a machine.
+place where there is no httptools for a machine, and then everything goes the long way: an answer in two
+writes, a refusal as a task of its own.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
-__all__ = ["LARGEST_HEAD", "make_protocol"]
+__all__ = ["LARGEST_HEAD", "WIRE", "Refuse", "Wire", "make_protocol"]
+
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+Refuse: TypeAlias = Callable[[str, bytes, Headers, Any], "tuple[int, bytes, bytes] | None"]
+"""Whether a request is refused by its head: method, address, headers and client, to status, the lines of the
+answer's head and its body; None where it has to be looked at."""
+
+WIRE = "cir_infer.wire"
+"""The key of a request's `Wire` among the extensions of its scope, where it has one."""
 
 LARGEST_HEAD = 32 << 10
 """Bytes. What is larger gets 431 if a parser took it at all; parsers give up somewhat later."""
 _MOST_WAITING = 16
+
+
+class Wire:
+    """What a request's connection does besides ASGI: tell that it is lost, and send a whole answer at once.
+
+    ASGI tells a loss only to who waits for it, which takes a task for each request; and a head and its body
+    are two writes there, of which each wakes the client.
+    """
+
+    __slots__ = ("_connection", "_cycle")
+
+    def __init__(self, connection: Any, cycle: Any) -> None:
+        self._connection, self._cycle = connection, cycle
+
+    def watch(self, lost: Callable[[], None]) -> None:
+        """Have something called when the connection is lost, now if it is lost already."""
+        self._connection.when_lost = lost  # requests of one connection are answered one after the other
+        if self._connection.transport.is_closing():
+            lost()
+
+    def unwatch(self) -> None:
+        """The end of that."""
+        self._connection.when_lost = None
+
+    def answer(self, status: int, lines: bytes, body: bytes) -> bool:
+        """Send an answer; False where it has to be sent as ASGI says.
+
+        Args:
+            status: of the answer.
+            lines: its headers with their length, each ending in CRLF, and none of `Connection` among them.
+            body: all of it.
+        """
+        cycle = self._cycle
+        if cycle.response_started or cycle.flow.write_paused or cycle.scope["method"] == "HEAD":
+            return False
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        if not cycle.disconnected:
+            self._connection.write_answer(status, lines, body, cycle.keep_alive)
+            cycle.message_event.set()
+            if not cycle.keep_alive:
+                cycle.transport.close()
+            cycle.on_response()
+        return True
 
 
 class _Timed:
@@ -56,6 +110,65 @@ class _Timed:
         transport: Any = getattr(self, "transport")  # noqa: B009
         if not self._busy() and not transport.is_closing():
             transport.close()
+
+
+class _Direct:
+    """Part of uvicorn's protocol over httptools: gives each request a `Wire`, and refuses some by their head."""
+
+    refuse: Refuse | None = None
+    when_lost: Callable[[], None] | None = None
+    cycle: Any
+    scope: Any
+    _refused = False  # the request that is being read
+
+    def on_headers_complete(self) -> None:
+        self._refused = False
+        before: Any = self.cycle
+        if self.refuse is not None and (before is None or before.response_complete) and self._refuse():
+            return
+        super().on_headers_complete()  # type: ignore[misc]
+        if self.cycle is not before:
+            self.scope["extensions"] = {WIRE: Wire(self, self.cycle)}
+
+    def _refuse(self) -> bool:
+        """Answer at once that there is no room. The body, which may be on its way, is dropped as it comes."""
+        me: Any = self
+        if me.expect_100_continue or not me.parser.should_keep_alive() or me.parser.should_upgrade():
+            return False
+        refused = me.refuse(me.parser.get_method().decode("ascii"), me.url, me.headers, me.client)
+        if refused is None:
+            return False
+        self.write_answer(*refused, True)
+        self._refused = True
+        return True
+
+    def write_answer(self, status: int, lines: bytes, body: bytes, keep_alive: bool) -> None:
+        me: Any = self
+        head = [me.status_lines[status]]
+        for name, value in me.server_state.default_headers:
+            head += (name, b": ", value, b"\r\n")
+        head += (lines, b"\r\n" if keep_alive else b"connection: close\r\n\r\n", body)
+        me.transport.write(b"".join(head))
+
+    def on_body(self, body: bytes) -> None:
+        if not self._refused:
+            super().on_body(body)  # type: ignore[misc]
+
+    def on_message_complete(self) -> None:
+        if not self._refused:
+            super().on_message_complete()  # type: ignore[misc]
+            return
+        me: Any = self
+        me.server_state.total_requests += 1
+        me._stop_waiting()
+        me._unset_keepalive_if_required()
+        me.timeout_keep_alive_task = me.loop.call_later(me.timeout_keep_alive, me.timeout_keep_alive_handler)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)  # type: ignore[misc]
+        if self.when_lost is not None:
+            self.when_lost()
+            self.when_lost = None
 
 
 class _Bounded:
@@ -111,11 +224,12 @@ class _Bounded:
             raise ValueError("the head is too large")
 
 
-def make_protocol(seconds: float, name: str | None = None) -> type[Any]:
+def make_protocol(seconds: float, refuse: Refuse | None = None, name: str | None = None) -> type[Any]:
     """A protocol for uvicorn.
 
     Args:
         seconds: it waits for the head of a request.
+        refuse: see `Refuse`.
         name: of the parser, "httptools" or "h11"; None takes the first that is installed.
     """
     if name is None:
@@ -124,6 +238,11 @@ def make_protocol(seconds: float, name: str | None = None) -> type[Any]:
         from uvicorn.protocols.http.h11_impl import H11Protocol
 
         return type("Protocol", (_Timed, H11Protocol), {"seconds": seconds})
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+    from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-    return type("Protocol", (_Timed, _Bounded, HttpToolsProtocol), {"seconds": seconds})
+    own = {
+        "seconds": seconds,
+        "refuse": None if refuse is None else staticmethod(refuse),
+        "status_lines": STATUS_LINE,
+    }
+    return type("Protocol", (_Timed, _Bounded, _Direct, HttpToolsProtocol), own)

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from cir_infer.serving.bodies import media_type, read_body
+from cir_infer.serving.connections import WIRE, Wire
 from cir_infer.serving.ends import Ends
 from cir_infer.serving.problems import Problem
 from cir_infer.serving.service import Service
 
 if TYPE_CHECKING:
-    from fastapi import Request, Response
+    from fastapi import Request
 
-__all__ = ["body_of", "finished", "id_of", "json_answer", "parameters", "server_timing"]
+__all__ = ["Answer", "body_of", "finished", "id_of", "json_answer", "parameters", "server_timing"]
 
 T = TypeVar("T")
 
@@ -42,6 +43,14 @@ async def finished(request: Request, work: Awaitable[T], seconds: float) -> T:
         Problem: one of the two.
     """
     ends = Ends()
+    late = Problem("timeout", f"there was no answer within {seconds:g} seconds")
+    wire: Wire | None = request.scope.get("extensions", {}).get(WIRE)
+    if wire is not None:
+        wire.watch(lambda: ends.now(Problem("cancelled", "the client went away")))
+        try:
+            return await ends.within(seconds, work, late)
+        finally:
+            wire.unwatch()
 
     def left(watch: asyncio.Future[None]) -> None:
         if not watch.cancelled():
@@ -50,7 +59,6 @@ async def finished(request: Request, work: Awaitable[T], seconds: float) -> T:
     gone = asyncio.ensure_future(_disconnected(request.receive))
     gone.add_done_callback(left)
     try:
-        late = Problem("timeout", f"there was no answer within {seconds:g} seconds")
         return await ends.within(seconds, work, late)
     finally:
         gone.cancel()
@@ -61,13 +69,35 @@ async def _disconnected(receive: Callable[[], Awaitable[Mapping[str, Any]]]) -> 
         pass
 
 
-def json_answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+class Answer:
+    """An answer that is all there, as an ASGI application; Starlette's costs three times as much.
+
+    Args:
+        body: of it.
+        kind: its media type.
+        status: of it.
+        headers: more headers, by name in small letters.
+    """
+
+    def __init__(
+        self, body: bytes, kind: bytes, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
+        self._body, self._status = body, status
+        self._headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
+        for name, value in (headers or {}).items():
+            self._headers.append((name.encode("latin-1"), value.encode("latin-1")))
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """See the ASGI specification."""
+        await send({"type": "http.response.start", "status": self._status, "headers": self._headers})
+        await send({"type": "http.response.body", "body": self._body})
+
+
+def json_answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
     """A JSON answer, of plain values and the types of `schemas`."""
-    from fastapi.responses import Response
     from pydantic_core import to_json
 
-    text = to_json(value, inf_nan_mode="null")
-    return Response(text, status, dict(headers or {}), media_type="application/json")
+    return Answer(to_json(value, inf_nan_mode="null"), b"application/json", status, headers)
 
 
 def id_of(encoded: str) -> str:
@@ -107,6 +137,6 @@ def server_timing(stages: Mapping[str, float], begun: float) -> tuple[dict[str, 
         stages: seconds.
         begun: when the request came, on `time.perf_counter`.
     """
-    timing = {name: round(1000 * seconds, 2) for name, seconds in stages.items()}
+    timing = {name: round(1000 * took, 2) for name, took in stages.items()}
     timing["total"] = round(1000 * (time.perf_counter() - begun), 2)
-    return timing, {"Server-Timing": ", ".join(f"{name};dur={value}" for name, value in timing.items())}
+    return timing, {"server-timing": ", ".join(f"{name};dur={value}" for name, value in timing.items())}

@@ -24,6 +24,8 @@ class Metrics:
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
         self._known: dict[tuple[str, str, int], tuple[Any, Any]] = {}
+        self._refusals: dict[str, Any] = {}
+        self._stages: dict[str, Any] = {}
         self.registry = CollectorRegistry()
         own: Any = {"registry": self.registry}
         self.requests = Counter(
@@ -62,6 +64,20 @@ class Metrics:
             self._known[route, method, status] = known
         known[0].inc()
         known[1].observe(seconds)
+
+    def refused(self, reason: str) -> None:
+        """Count a refusal."""
+        known = self._refusals.get(reason)
+        if known is None:
+            known = self._refusals[reason] = self.refusals.labels(reason)
+        known.inc()
+
+    def stage(self, name: str, seconds: float) -> None:
+        """Count the time of a stage."""
+        known = self._stages.get(name)
+        if known is None:
+            known = self._stages[name] = self.stages.labels(name)
+        known.observe(seconds)
 
     def text(self) -> tuple[bytes, str]:
         """The metrics as Prometheus reads them, and their media type."""

@@ -10,12 +10,12 @@ import secrets
 import socket
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any, TypeAlias
 
 from cir_infer.console.printing import printable
 from cir_infer.errors import CirError
-from cir_infer.serving.connections import LARGEST_HEAD
+from cir_infer.serving.connections import LARGEST_HEAD, WIRE, Wire
 from cir_infer.serving.keys import Keys
 from cir_infer.serving.metrics import Metrics
 from cir_infer.serving.problems import MEDIA_TYPE, Problem, busy, problem_of
@@ -40,6 +40,9 @@ _QUERIES = (
     *("/v1/shard/search", "/v1/shard/item"),
 )
 _CHANGES = ("POST", "PUT", "PATCH", "DELETE")
+_METHODS = (*_CHANGES, "GET")
+_WATCHED = ("/healthz", "/readyz", "/metrics")
+"""Of whoever watches an overloaded service, and has to see that it lives."""
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -53,6 +56,8 @@ _HEADERS = [
         b"frame-ancestors 'none'",
     ),
 ]
+_NAMES = frozenset(name for name, _ in _HEADERS)
+_LINES = b"".join(b"%b: %b\r\n" % header for header in _HEADERS)
 _PREFLIGHT = [
     (b"access-control-allow-methods", b"GET, POST, PUT, DELETE"),
     (b"access-control-allow-headers", b"authorization, content-type"),
@@ -69,7 +74,8 @@ class Guard:
         keys: that are accepted; None where none is asked for.
         metrics: counts.
         check_room: raises the problem where a query would find no room. It is asked before a body is read,
-            so that what is refused costs as little as it can; the service asks again.
+            and where the connection lets us before there is a task for the request, so that what is refused
+            costs as little as it can; the service asks again.
     """
 
     def __init__(
@@ -87,6 +93,7 @@ class Guard:
         own = {"localhost", socket.gethostname().lower(), settings.host.lower()}
         self._hosts = own | {name.lower() for name in settings.allow_hosts}
         self._origins = {origin.encode() for origin in settings.allow_origins}
+        self.keeps_asked = settings.log_queries
         self._run, self._number = secrets.token_hex(4), itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,6 +102,46 @@ class Guard:
             await self._app(scope, receive, send)
             return
         await _Exchange(self, scope, receive, send).run()
+
+    def refuse(
+        self, method: str, address: bytes, headers: list[tuple[bytes, bytes]], client: Any
+    ) -> tuple[int, bytes, bytes] | None:
+        """See `connections.Refuse`: a query that would be let in and finds no room.
+
+        Whatever else would be said of a request, that a key is missing for instance, goes the long way.
+        """
+        if method != "POST":
+            return None
+        path = address.partition(b"?")[0].decode("latin-1")
+        if path not in _QUERIES:
+            return None
+        begun = time.perf_counter()
+        try:
+            self._check_room()
+            return None
+        except Problem as problem:
+            refused = problem
+        named = dict(headers)
+        if b"origin" in named:  # of a page, whose browser has to be told more
+            return None
+        who: str = client[0] if client else "-"
+        try:
+            who = self.admit({"headers": headers, "method": method, "path": path}, named, who)
+        except Problem:
+            return None
+        number = self.next_id()
+        body = refused.body(number)
+        given = "".join(f"{name.lower()}: {value}\r\n" for name, value in refused.headers.items())
+        lines = (
+            f"{given}content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n"
+            f"x-request-id: {number}\r\n{_ALWAYS}"
+        )
+        seconds = time.perf_counter() - begun
+        self._metrics.answered(path, method, refused.status, seconds)
+        self._metrics.refused(refused.kind)
+        if self._settings.access_log:
+            self._log(path, method, refused.status, seconds, who, number)
+        return refused.status, _LINES + lines.encode(), body
 
     # ---- what an exchange asks
 
@@ -129,8 +176,8 @@ class Guard:
         Raises:
             Problem: there are too many.
         """
-        if path in ("/healthz", "/readyz", "/metrics"):
-            pass  # whoever watches an overloaded service has to see that it lives
+        if path in _WATCHED:
+            pass
         elif self._open >= self._settings.concurrency:
             raise busy("too many requests at this time; try again")
         elif self._by_whom[who] >= self._settings.per_key:
@@ -162,18 +209,23 @@ class Guard:
         """Count an answer, and log it."""
         path: str = exchange.scope["path"]  # a query that is refused early has met no route yet
         route = getattr(exchange.scope.get("route"), "path", path if path in _QUERIES else "other")
-        method = exchange.scope["method"] if exchange.scope["method"] in (*_CHANGES, "GET") else "other"
+        method = exchange.scope["method"] if exchange.scope["method"] in _METHODS else "other"
+        asked, where = "", route
+        if self._settings.log_queries:
+            asked, where = exchange.scope.get("state", {}).get("asked", ""), path
         seconds = time.perf_counter() - exchange.begun
         self._metrics.answered(route, method, exchange.status, seconds)
         if exchange.problem is not None and exchange.status in (401, 403, 413, 421, 429, 503):
-            self._metrics.refusals.labels(exchange.problem).inc()
-        if not self._settings.access_log or route in ("/healthz", "/readyz", "/metrics"):
-            return
-        asked = exchange.scope.get("state", {}).get("asked", "") if self._settings.log_queries else ""
-        where = path if self._settings.log_queries else route
+            self._metrics.refused(exchange.problem)
+        if self._settings.access_log and route not in _WATCHED:
+            self._log(where, method, exchange.status, seconds, exchange.who, exchange.id, asked)
+
+    def _log(
+        self, where: str, method: str, status: int, seconds: float, who: str, number: str, asked: str = ""
+    ) -> None:
         _access.info(
             "%s %s %s %d %.1fms %s%s",
-            *(exchange.who, method, printable(where[:500]), exchange.status, 1000 * seconds, exchange.id),
+            *(who, method, printable(where[:500]), status, 1000 * seconds, number),
             f" {printable(asked[:1000])}" if asked else "",
         )
 
@@ -215,18 +267,21 @@ class _Exchange:
         self.who: str = client[0] if client else "-"  # also of those whose key is none
         self.problem: str | None = None
         self.origin: bytes | None = None
+        self._start: Message | None = None  # held until it is known whether the body is all there
+        self._wire: Wire | None = scope.get("extensions", {}).get(WIRE)
         # Routes see the path as it was sent: a slash inside an id is %2F there and divides nothing.
         scope["path"] = scope.get("raw_path", scope["path"].encode()).partition(b"?")[0].decode("latin-1")
-        scope.setdefault("state", {})["request_id"] = self.id
+        self.headers: Headers = dict(scope["headers"])
+        state = scope.setdefault("state", {})
+        state["request_id"], state["head"], state["keep_asked"] = self.id, self.headers, guard.keeps_asked
 
     async def run(self) -> None:
-        headers: Headers = dict(self.scope["headers"])
         try:
-            self.origin = self.guard.allowed_origin(headers)
+            self.origin = self.guard.allowed_origin(self.headers)
             if self.origin is not None and self.scope["method"] == "OPTIONS":
                 await self._answer(204, _PREFLIGHT, b"")
                 return
-            self.who = self.guard.admit(self.scope, headers, self.who)
+            self.who = self.guard.admit(self.scope, self.headers, self.who)
             self.guard.begin(self.who, self.scope["method"], self.scope["path"])
             try:
                 await self.guard._app(self.scope, self.receive, self.send)
@@ -246,23 +301,46 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         """Passes the application's answer on, with the headers that every answer has."""
         if message["type"] == "http.response.start":
-            self.status, self.started = message["status"], True
-            given = list(message.get("headers", []))
-            have = {name for name, _ in given}
-            more = [(name, value) for name, value in _HEADERS if name not in have]
-            more.append((b"x-request-id", self.id.encode()))
-            if b"cache-control" not in have:
-                more.append((b"cache-control", b"no-store"))
-            if self.origin is not None:
-                more += [(b"access-control-allow-origin", self.origin), (b"vary", b"Origin")]
-            else:
-                more.append((b"cross-origin-resource-policy", b"same-origin"))
-            message = {**message, "headers": given + more}
+            self.status, self._start = message["status"], message
+            return
+        start, self._start, self.started = self._start, None, True
         try:
+            if start is not None:
+                headers: list[tuple[bytes, bytes]] = list(start.get("headers", []))
+                have = {name for name, _ in headers}
+                headers += self._own(have)
+                if self._at_once(start["status"], headers, have, message):
+                    return
+                headers += [(name, value) for name, value in _HEADERS if name not in have]
+                await self._send({**start, "headers": headers})
             await self._send(message)
         except Exception as error:
             # What came was no HTTP after all, of which uvicorn told the client, or nobody listens any more.
             raise Problem("cancelled", "the connection was lost before the answer was sent") from error
+
+    def _own(self, have: Collection[bytes]) -> list[tuple[bytes, bytes]]:
+        """The headers of this answer alone."""
+        more = [(b"x-request-id", self.id.encode())]
+        if b"cache-control" not in have:
+            more.append((b"cache-control", b"no-store"))
+        if self.origin is not None:
+            more += [(b"access-control-allow-origin", self.origin), (b"vary", b"Origin")]
+        else:
+            more.append((b"cross-origin-resource-policy", b"same-origin"))
+        return more
+
+    def _at_once(
+        self, status: int, headers: list[tuple[bytes, bytes]], have: Collection[bytes], message: Message
+    ) -> bool:
+        """Send the whole answer in one write, where the connection does that."""
+        if self._wire is None or message.get("more_body", False) or b"content-length" not in have:
+            return False
+        if b"connection" in have or not _NAMES.isdisjoint(have):
+            return False
+        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        if lines.count(b"\r") != len(headers) or lines.count(b"\n") != len(headers):
+            return False  # a header that is two: uvicorn refuses it
+        return self._wire.answer(status, _LINES + lines, message.get("body", b""))
 
     async def _refuse(self, problem: Problem) -> None:
         self.problem = problem.kind
@@ -276,6 +354,9 @@ class _Exchange:
         start = {"type": "http.response.start", "status": status, "headers": [*headers, length]}
         await self.send(start)
         await self.send({"type": "http.response.body", "body": body})
+
+
+_ALWAYS = "cache-control: no-store\r\ncross-origin-resource-policy: same-origin\r\n"
 
 
 def _is_open(path: str) -> bool:

@@ -54,14 +54,24 @@ class Routes:
 
         self._budget = budget
         self._router = Router(redirect_slashes=False, lifespan=lifespan)
+        self._plain: dict[tuple[str, str], Endpoint] = {}
 
     def add(self, method: str, path: str, function: Function) -> None:
         """Let a function answer; a HEAD is answered like a GET, and uvicorn leaves the body out."""
         from starlette.routing import Route
 
-        self._router.routes.append(Route(path, Endpoint(path, function, self._budget), methods=[method]))
+        endpoint = Endpoint(path, function, self._budget)
+        self._router.routes.append(Route(path, endpoint, methods=[method]))
+        if "{" not in path:
+            self._plain[method, path] = endpoint
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         """See the ASGI specification."""
+        if scope["type"] == "http":
+            endpoint = self._plain.get((scope["method"], scope["path"]))
+            if endpoint is not None:  # without trying one pattern after the other
+                scope["path_params"] = {}
+                await endpoint(scope, receive, send)
+                return
         scope["app"] = self  # else Starlette answers by itself where it finds no route
         await self._router(scope, receive, send)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cir_infer.errors import CirError
 from cir_infer.hits import Hits
-from cir_infer.serving.bodies import read_form
+from cir_infer.serving.bodies import header_of, read_form
 from cir_infer.serving.exchanges import body_of, finished, json_answer, server_timing
 from cir_infer.serving.problems import Problem, problem_of
 from cir_infer.serving.schemas import (
@@ -61,7 +61,7 @@ class SearchRoutes:
         """Why an item has its score: maps over its image and the reference's, and what each word is worth."""
         begun = time.perf_counter()
         query, image = await self._query(request, ExplainRequest)
-        request.state.asked = f"why {query.hit}"
+        request.scope["state"]["asked"] = f"why {query.hit}"
         read = time.perf_counter()
         seconds = self._service.settings.timeout
         why = await finished(request, self._service.explain(query, image), seconds)
@@ -105,15 +105,17 @@ class SearchRoutes:
         if media == "application/json":
             query: R = parsed(kind, body)
             return query, None
-        form = read_form(request.headers["content-type"], body)
+        form = read_form(header_of(request, b"content-type"), body)
         return search_of_form(form, kind), form.file
 
     async def _found(
         self, request: Request, queries: list[SearchRequest], image: bytes | None
     ) -> list[Found | CirError | Problem]:
-        request.state.asked = "; ".join(
-            f"{q.item or 'image'} + {q.text!r} where {q.where!r}" for q in queries[:4]
-        )
+        state = request.scope["state"]
+        if state["keep_asked"]:
+            state["asked"] = "; ".join(
+                f"{q.item or 'image'} + {q.text!r} where {q.where!r}" for q in queries[:4]
+            )
         seconds = self._service.settings.timeout + _GRACE
         return await finished(request, self._service.search(queries, image), seconds)
 

@@ -25,6 +25,7 @@ from cir_infer.inputs.locations import Location
 from cir_infer.inputs.preparing import PreparedImage
 from cir_infer.processes.cpus import available_cpus
 from cir_infer.processes.threads import Threads
+from cir_infer.runtime.device_names import ON_PROCESSOR
 from cir_infer.serving.background import in_thread
 from cir_infer.serving.batching import Answer, Batcher, Query, Wanted
 from cir_infer.serving.bodies import Budget
@@ -75,7 +76,7 @@ class Service:
         self.settings = settings
         self.metrics = Metrics()
         self.current = Current(lambda: open_searcher(settings))
-        self.batcher = Batcher(settings.max_batch, self.metrics)
+        self.batcher = Batcher(settings.max_batch, self.metrics, self._batches())
         self.pictures = Thumbnails(settings.max_pixels)
         self.fields = Fields()
         self.budget = Budget(max(_BODIES, 4 * settings.max_upload))
@@ -86,6 +87,15 @@ class Service:
         self._in_work = 0
         self._warm_up()
         self.ready = True
+
+    def _batches(self) -> int:
+        """How many batches are computed at the same time."""
+        if self.settings.batches is not None:
+            return self.settings.batches
+        with self.current.use() as opened:
+            on_processor = opened.searcher.engine.device in ON_PROCESSOR
+        # More than two wait for the interpreter, which one of them holds for a third of its time.
+        return min(2, available_cpus()) if on_processor else 1
 
     def _warm_up(self) -> None:
         """Load what reads images; the searcher is warm already."""
@@ -253,8 +263,10 @@ class Service:
         Raises:
             Problem: there is no room; `Retry-After` says when what is in work should be done.
         """
-        wait = self._in_work * self.batcher.seconds_a_query
-        if self._in_work + count > self.settings.queue or wait > self.settings.max_wait:
+        most, pace, wanted = self.settings.queue, self.batcher.pace, self._in_work + count
+        wait = self._in_work * pace.seconds_a_query
+        if wanted > most or (self._in_work and (wait > self.settings.max_wait or wanted > pace.room(most))):
+            pace.refused()
             raise busy(
                 f"{self._in_work} queries are being answered; try again",
                 seconds=min(max(math.ceil(wait), 1), 60),
@@ -321,7 +333,7 @@ class Service:
     def _found(self, answer: Answer, decoding: float) -> Found:
         stages = {"decode": decoding, "wait": answer.waited, "search": answer.searched}
         for name, seconds in stages.items():
-            self.metrics.stages.labels(name).observe(seconds)
+            self.metrics.stage(name, seconds)
         return Found(answer.hits, stages)
 
     async def _reference(

@@ -39,6 +39,7 @@ class Settings:
         max_pixels: the largest image.
         max_k: the most hits.
         max_batch: queries that are computed together at most; 1 computes each by itself.
+        batches: that are computed at the same time; None for two on a processor of several cores, one on a GPU.
         queue: queries that may be in work or wait; more are refused at once.
         max_wait: for what is before a query, judged by what queries took lately; more are refused at once.
         concurrency: requests of all kinds at one time; more are refused at once.
@@ -69,6 +70,7 @@ class Settings:
     max_pixels: int = 50_000_000
     max_k: int = 200
     max_batch: int = 32
+    batches: int | None = None
     queue: int = 64
     max_wait: float = 2.0
     concurrency: int = 256
@@ -82,6 +84,8 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("workers", "max_upload", "max_pixels", "max_k", "max_batch", "queue", "concurrency"):
             self._at_least(name, 1)
+        if self.batches is not None:
+            self._at_least("batches", 1)
         for name in ("per_key", "timeout", "read_timeout"):
             self._at_least(name, 1)
         for name in ("max_wait", "drain"):

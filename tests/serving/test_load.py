@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from cir_infer import Engine, Gallery
+from cir_infer.serving.batching import Pace
 from tests.serving.support import Client, Gated, Running, running
 
 QUERY = {"item": "sku-1", "text": "is red", "k": 3}
@@ -48,6 +49,12 @@ class Asking:
 
 def waiting(found: Running, count: int) -> Callable[[], bool]:
     return lambda: len(found.service.batcher._waiting) >= count
+
+
+def slow(found: Running, seconds: float) -> None:
+    """Let the service believe that a query takes so long."""
+    pace = found.service.batcher.pace
+    pace._spent, pace._count = seconds, 1.0
 
 
 def test_what_waits_is_computed_together(bundle: Path) -> None:
@@ -90,7 +97,7 @@ def test_too_many_are_refused_at_once(bundle: Path) -> None:
 def test_what_would_wait_too_long_is_refused_at_once(bundle: Path) -> None:
     with running(bundle, max_wait=5) as found:
         searcher, asking = Gated.under(found.service), Asking()
-        found.service.batcher._seconds = 4.0
+        slow(found, 4.0)
         asking.ask(found.client)
         searcher.arrived.acquire()
         asking.ask(found.client)  # 4 seconds are before it
@@ -102,10 +109,10 @@ def test_what_would_wait_too_long_is_refused_at_once(bundle: Path) -> None:
         assert found.client("GET", "/v1/items/sku-1").status == 200
         searcher.gate.set()
         assert asking.wait() == [200] * 2
-        assert found.service.batcher.seconds_a_query < 4.0
+        assert found.service.batcher.pace.seconds_a_query < 4.0
         # Where nothing is before it, no query is refused, so that the judgement can change.
         until(lambda: found.service._in_work == 0)
-        found.service.batcher._seconds = 100.0
+        slow(found, 100.0)
         assert found.client("POST", "/v1/search", QUERY).status == 200
 
 
@@ -287,3 +294,92 @@ def test_metrics_are_prometheus(client: Client) -> None:
     assert families["cir_gallery_rows"].samples[0].value == 40
     stages = {sample.labels["stage"] for sample in families["cir_stage_seconds"].samples}
     assert stages == {"decode", "wait", "search"}
+
+
+def test_two_batches_are_computed_beside_each_other_where_enough_waits(bundle: Path) -> None:
+    with running(bundle, max_batch=4, batches=2) as found:
+        searcher, asking = Gated.under(found.service), Asking()
+        asking.ask(found.client)
+        searcher.arrived.acquire()
+        asking.ask(found.client)  # one beside one
+        searcher.arrived.acquire()
+        for _ in range(5):
+            asking.ask(found.client)
+        until(waiting(found, 5))
+        searcher.gate.set()
+        assert asking.wait() == [200] * 7
+        assert searcher.sizes[:2] == [1, 1]
+        assert sum(searcher.sizes) == 7
+
+
+def test_fewer_are_let_in_where_refusing_makes_answers_slower() -> None:
+    pace = Pace()
+    assert pace.room(64) == 64  # nothing is known yet
+    pace._usual, pace._spent, pace._count = 0.001, 2.0, 1000.0
+    assert pace.room(64) == 32  # which take as long as 64 did
+    pace._spent = 0.5
+    assert pace.room(64) == 64
+    pace._spent = 1e6
+    assert (pace.room(64), pace.room(4)) == (8, 1)
+
+
+def test_what_is_usual_is_learned_while_none_is_refused() -> None:
+    pace = Pace()
+    pace.begin()
+    pace.answered(3)
+    usual = pace._usual
+    assert usual > 0
+    pace.refused()
+    pace._since -= 5.0
+    pace.answered(1)
+    assert pace._usual == usual
+    assert pace.room(64) == 8
+    pace._refused -= 2.0
+    pace.answered(1)
+    assert pace._usual > usual
+
+
+@pytest.mark.parametrize("rest", [b"", b"x" * 300_000], ids=["head", "with the body"])
+def test_a_connection_goes_on_after_refusals(bundle: Path, rest: bytes) -> None:
+    """What is refused by its head leaves the body of the request behind, which is no request."""
+    with running(bundle, queue=1) as found:
+        searcher, asking = Gated.under(found.service), Asking()
+        asking.ask(found.client)
+        searcher.arrived.acquire()
+        head = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        alive = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", found.client.port), 10) as connection:
+            for _ in range(3):
+                connection.sendall(head + b"Content-Length: %d\r\n\r\n" % (1 + len(rest)) + b"{")
+                refused = connection.recv(65536)
+                assert refused.startswith(b"HTTP/1.1 503 ")
+                assert b"\r\nretry-after: " in refused
+                assert json.loads(refused.partition(b"\r\n\r\n")[2])["status"] == 503
+                connection.sendall(rest + alive)
+                assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        searcher.gate.set()
+        assert asking.wait() == [200]
+        assert 'cir_refusals_total{reason="overloaded"} 3.0' in found.client("GET", "/metrics").body.decode()
+
+
+def test_a_refusal_at_the_head_says_no_more_than_another(bundle: Path, tmp_path: Path) -> None:
+    """Who has no key is told so, and a page elsewhere may read why it is refused."""
+    keys = tmp_path / "keys"
+    keys.write_text("shop: " + "k" * 24)
+    keys.chmod(0o600)
+    origin = "https://shop.example"
+    with running(bundle, "k" * 24, queue=1, api_key_file=str(keys), allow_origins=(origin,)) as found:
+        searcher, asking = Gated.under(found.service), Asking()
+        asking.ask(found.client)
+        searcher.arrived.acquire()
+        assert Client(found.client.port)("POST", "/v1/search", QUERY).status == 401
+        assert found.client("POST", "/v1/search", QUERY).status == 503
+        told = found.client("POST", "/v1/search", QUERY, Origin=origin)
+        assert (told.status, told.headers["access-control-allow-origin"]) == (503, origin)
+        plain = found.client("POST", "/v1/search?x=1", QUERY)
+        assert (plain.status, plain.kind) == (503, "overloaded")
+        assert set(plain.headers) == set(told.headers) - {"access-control-allow-origin", "vary"} | {
+            "cross-origin-resource-policy"
+        }
+        searcher.gate.set()
+        assert asking.wait() == [200]

@@ -13,7 +13,15 @@ import numpy as np
 
 from cir_bench.latency.workload import Workload, draw_workload
 from cir_bench.serving.load import Job, raw_request
-from cir_bench.serving.served import Service, Told, asked, minimal_service, own_service
+from cir_bench.serving.served import (
+    Service,
+    Told,
+    answer_to,
+    asked,
+    bare_service,
+    minimal_service,
+    own_service,
+)
 from cir_bench.timing import percentile, summarise
 from cir_infer.bundle import Bundle
 from cir_infer.engine import Engine
@@ -27,6 +35,12 @@ __all__ = ["enlarged", "measure_serving"]
 _K = 10
 _OVERLOAD = 4.0
 _QUERIES = 64
+_WAYS: dict[str, tuple[str, ...]] = {
+    "batched": (),
+    "one batch at a time": ("--batches=1",),
+    "one by one": ("--max-batch=1",),
+}
+"""Flags of each way to serve."""
 _BOUNDARY = "cir-bench-5f0d1c"
 
 Tell = Callable[[str], None]
@@ -104,12 +118,21 @@ def measure_serving(
     report["query_batch"] = {
         name: _batch_rate(bundle, gallery, threads, name, workload, ids, seconds) for name in queries
     }
-    for title, flags in (("batched", ()), ("one by one", ("--max-batch=1",))):
+    for title, flags in _WAYS.items():
         with own_service(bundle, gallery, threads, "--queue=256", "--per-key=1024", *flags) as service:
             report[title] = {
                 name: _closed(service, requests, clients, seconds, partial(_tell_clients, tell, title, name))
                 for name, requests in queries.items()
             }
+            if title == "batched":
+                answers = {name: answer_to(requests[0], service.port) for name, requests in queries.items()}
+    tell("bare HTTP")
+    report["bare HTTP"] = {}
+    for name, requests in queries.items():
+        with bare_service(answers[name]) as service:
+            # As many clients as the service was fastest with, as fast as they can.
+            loads = _closed(service, requests, [_busiest(report["batched"][name])], seconds, lambda _: None)
+            report["bare HTTP"][name] = loads
     with own_service(bundle, gallery, threads, "--per-key=1024", "--concurrency=1024") as service:
         tell("overload")
         report["overload"] = {
@@ -286,23 +309,40 @@ def _reach(report: dict[str, Any]) -> dict[str, Any]:
     for name in ("image", "refinement"):
         best = {
             title: max(part["answered_per_second"] for part in report[title][name].values())
-            for title in ("batched", "one by one", "minimal")
+            for title in (*_WAYS, "minimal")
             if title in report
         }
         over, alone = report["overload"][name], report["query_batch"][name]
-        busiest = max(report["batched"][name].values(), key=lambda part: float(part["answered_per_second"]))
+        busiest = report["batched"][name][str(_busiest(report["batched"][name]))]
         spent = busiest["cpu_ms_an_answer"]
+        (bare,) = report["bare HTTP"][name].values()
+        http = bare["cpu_ms_an_answer"] + bare["cpu_ms_of_asking"]
         found[name] = {
             "added_ms": report["overhead"][name]["added_ms"],
             "share_of_query_batch": best["batched"] / alone["per_second"],
-            # The load is made on the same processors; this leaves its share out.
-            "share_of_query_batch_by_processor_time": alone["cpu_ms"] / spent if spent else float("nan"),
+            # By processor time. The load is made on the same processors: without its share, and with it.
+            "share_by_processor_time": _over(alone["cpu_ms"], spent or 0.0),
+            "share_by_processor_time_with_the_load": _over(
+                alone["cpu_ms"], (spent or 0.0) + busiest["cpu_ms_of_asking"]
+            ),
+            # Of a service that does nothing but compute, and read and write HTTP by uvicorn and httptools.
+            "ceiling_by_processor_time_with_the_load": _over(alone["cpu_ms"], alone["cpu_ms"] + http),
+            "processors_that_query_batch_uses": alone["per_second"] * alone["cpu_ms"] / 1000,
             "batched_over_one_by_one": best["batched"] / best["one by one"],
             "p99_at_overload_over_at_capacity": _p99(over["at four times capacity"])
             / _p99(over["at capacity"]),
             **({"times_minimal": best["batched"] / best["minimal"]} if best.get("minimal") else {}),
         }
     return found
+
+
+def _busiest(parts: dict[str, Any]) -> int:
+    """With how many clients most was answered."""
+    return int(max(parts, key=lambda clients: float(parts[clients]["answered_per_second"])))
+
+
+def _over(above: float, below: float) -> float:
+    return above / below if below else float("nan")
 
 
 def _p99(part: dict[str, Any]) -> float:

@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from cir_infer.commands.serve import main
 from cir_infer.errors import CirError
 from cir_infer.processes.children import child_command, child_environment
 
-__all__ = ["Service", "Told", "asked", "minimal_service", "own_service"]
+__all__ = ["Service", "Told", "answer_to", "asked", "bare_service", "minimal_service", "own_service"]
 
 _PATIENCE = 120.0
 
@@ -77,19 +78,65 @@ def minimal_service(model: str, gallery: str, threads: int) -> Iterator[Service]
     Raises:
         CirError: it did not begin.
     """
+    with _listening("cir_bench.serving.minimal", model, gallery, "", str(threads)) as service:
+        yield service
+
+
+@contextmanager
+def bare_service(answer: bytes) -> Iterator[Service]:
+    """The handler of `bare`, ready.
+
+    Args:
+        answer: what it gives, head and body.
+
+    Raises:
+        CirError: it did not begin.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "answer.bin"
+        file.write_bytes(answer)
+        with _listening("cir_bench.serving.bare", str(file), "") as service:
+            yield service
+
+
+@contextmanager
+def _listening(module: str, *arguments: str) -> Iterator[Service]:
+    """A program that listens on the port that stands in the place of an empty argument."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = child_command("cir_bench.serving.minimal", model, gallery, str(port), str(threads))
-    with _started(command) as process:
+    with _started(child_command(module, *(word or str(port) for word in arguments))) as process:
         until = time.monotonic() + _PATIENCE
         while not _listens(port):
             if process.poll() is not None or time.monotonic() > until:
-                raise CirError(
-                    "the handler to compare with did not begin; python -m cir_bench.serving.minimal"
-                )
+                raise CirError(f"the handler to compare with did not begin; python -m {module}")
             time.sleep(0.1)
         yield Service(process, port)
+
+
+def answer_to(request: bytes, port: int) -> bytes:
+    """What a service says to a request, head and body, as it is on the wire.
+
+    Raises:
+        CirError: it is no answer.
+    """
+    with socket.create_connection(("127.0.0.1", port), _PATIENCE) as connection:
+        connection.sendall(request)
+        said = b""
+        while b"\r\n\r\n" not in said or len(said) < _whole(said):
+            part = connection.recv(1 << 16)
+            if not part:
+                raise CirError("cir-serve closed the connection; start it by hand to see why")
+            said += part
+    if not said.startswith(b"HTTP/1.1 200"):
+        raise CirError(f"cir-serve answers with {said[:12].decode('latin-1')!r}; ask it by hand to see why")
+    return said
+
+
+def _whole(said: bytes) -> int:
+    head, _, _ = said.partition(b"\r\n\r\n")
+    found = re.search(rb"\ncontent-length: *(\d+)", head.lower())
+    return len(head) + 4 + (int(found[1]) if found else 0)
 
 
 @contextmanager
