@@ -138,7 +138,8 @@ class _Direct:
         refused = me.refuse(me.parser.get_method().decode("ascii"), me.url, me.headers, me.client)
         if refused is None:
             return False
-        self.write_answer(*refused, keep_alive=True)
+        status, lines, content = refused
+        self.write_answer(status, lines, content, keep_alive=True)
         self._refused = True
         return True
 
