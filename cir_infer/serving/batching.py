@@ -147,9 +147,9 @@ class Pace:
 class Batcher:
     """Threads that compute what waits.
 
-    A second batch beside the first uses a processor's other cores while the first one's texts are read and its
-    hits are put together, in Python. It is begun once enough waits to be worth it: small batches take more time
-    a query than large ones.
+    A second batch beside the first uses a processor's other cores while the first one's texts are read and
+    its hits are put together, in Python. It is begun once enough waits to be worth it: small batches take
+    more time a query than large ones.
 
     Args:
         most: queries that are computed together at most.

@@ -113,7 +113,7 @@ class _Timed:
 
 
 class _Direct:
-    """Part of uvicorn's protocol over httptools: gives each request a `Wire`, and refuses some by their head."""
+    """Part of uvicorn's protocol over httptools: gives each request a `Wire`, refuses some by their head."""
 
     refuse: Refuse | None = None
     when_lost: Callable[[], None] | None = None

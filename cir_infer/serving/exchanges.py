@@ -87,7 +87,7 @@ class Answer:
         for name, value in (headers or {}).items():
             self._headers.append((name.encode("latin-1"), value.encode("latin-1")))
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, _scope: Any, _receive: Any, send: Any) -> None:
         """See the ASGI specification."""
         await send({"type": "http.response.start", "status": self._status, "headers": self._headers})
         await send({"type": "http.response.body", "body": self._body})

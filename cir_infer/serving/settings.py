@@ -39,7 +39,8 @@ class Settings:
         max_pixels: the largest image.
         max_k: the most hits.
         max_batch: queries that are computed together at most; 1 computes each by itself.
-        batches: that are computed at the same time; None for two on a processor of several cores, one on a GPU.
+        batches: that are computed at the same time; None for two on a processor of several cores, one on
+            a GPU.
         queue: queries that may be in work or wait; more are refused at once.
         max_wait: for what is before a query, judged by what queries took lately; more are refused at once.
         concurrency: requests of all kinds at one time; more are refused at once.

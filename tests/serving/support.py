@@ -122,7 +122,8 @@ class Running(NamedTuple):
 def running(bundle: Path, key: str | None = None, **changes: Any) -> Iterator[Running]:
     """A service, as `cir-serve` runs it but for the process."""
     settings = replace(
-        Settings(str(bundle), device="cpu", threads=1, port=0, access_log=False, drain=10, batches=1), **changes
+        Settings(str(bundle), device="cpu", threads=1, port=0, access_log=False, drain=10, batches=1),
+        **changes,
     )
     opened = listen(settings.host, 0)
     service = Service(settings)

@@ -27,7 +27,7 @@ def main(file: str, port: str) -> None:
     start = {"type": "http.response.start", "status": 200, "headers": headers}
     rest = {"type": "http.response.body", "body": body}
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
+    async def app(_: Any, receive: Any, send: Any) -> None:
         while (await receive()).get("more_body"):
             pass
         await send(start)

@@ -94,7 +94,7 @@ class _Answers(asyncio.Protocol):
                 self.transport.close()
             self._waiter.set_result(int(self._data[9:12]))
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _: Exception | None) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(0)
 
