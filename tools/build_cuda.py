@@ -9,7 +9,8 @@
     tools/build_cuda.py --kernels recurrent          those of kernels/recurrent/cuda only
     tools/build_cuda.py --architectures 90 --no-ptx  for one GPU only
 
-Needs nvcc 12.2 or later (JetPack 6 has that) and nothing else; no GPU, no package of this repository.
+Needs nvcc 12.2 or later (JetPack 6 has that) and nothing else; no GPU, no package of this repository. Where
+cuobjdump is found too, the instructions of the loops are held to tables as well (tools/machine_code.py).
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import machine_code
+
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS = ROOT / "kernels" / "score" / "cuda"
 FATBIN = ROOT / "cir_infer" / "gpu" / "kernels.fatbin"
@@ -38,6 +41,7 @@ class Kernels(NamedTuple):
     source: str
     fatbin: Path
     shared: tuple[Path, ...] = ()  # headers of other folders
+    shown: tuple[str, ...] = ()  # whose loops its README shows
 
     @property
     def table(self) -> Path:
@@ -45,21 +49,38 @@ class Kernels(NamedTuple):
         return self.folder / "resources.json"
 
     @property
+    def instructions(self) -> Path:
+        """What its loops are in machine code."""
+        return self.folder / "instructions.json"
+
+    @property
     def readme(self) -> Path:
         """Holds a summary of the table."""
         return self.folder / "README.md"
 
 
-SCORE = Kernels(KERNELS, "score.cu", FATBIN)
+SCORE = Kernels(
+    KERNELS,
+    "score.cu",
+    FATBIN,
+    shown=(
+        *(f"scan_{dtype}_ratio2" for dtype in ("f32", "f16", "i8")),
+        *(f"few_{dtype}_ratio2" for dtype in ("f16", "i8")),
+        *(f"many_{dtype}_ratio2" for dtype in ("f16", "i8")),
+        "read_bytes",
+    ),
+)
 RECURRENT = Kernels(
     ROOT / "kernels" / "recurrent" / "cuda",
     "recurrent.cu",
     FATBIN.with_name("recurrent.fatbin"),
     (KERNELS / "device.cuh",),
+    ("encode_gru", "encode_lstm"),
 )
 SETS = {"score": SCORE, "recurrent": RECURRENT}
 TABLE, README = SCORE.table, SCORE.readme
 BEGIN, END = "<!-- resources:begin -->\n", "<!-- resources:end -->\n"
+LOOPS_BEGIN, LOOPS_END = "<!-- instructions:begin -->\n", "<!-- instructions:end -->\n"
 
 ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 110, 120)
 # The kernels distinguish Turing from everything later and nothing else, so two front-end passes are enough.
@@ -243,8 +264,35 @@ def summary(table: dict[str, dict[str, dict[str, int]]]) -> str:
 
 def with_summary(text: str, table: dict[str, dict[str, dict[str, int]]]) -> str:
     """The kernels' README with its summary replaced."""
-    head, rest = text.split(BEGIN)
-    return head + BEGIN + summary(table) + END + rest.split(END)[1]
+    return between(text, BEGIN, summary(table), END)
+
+
+def between(text: str, begin: str, new: str, end: str) -> str:
+    """A text with what stands between two marks replaced."""
+    head, rest = text.split(begin)
+    return head + begin + new + end + rest.split(end)[1]
+
+
+def hold_loops(
+    nvcc: str, kernels: Kernels, fatbin: Path, architectures: tuple[int, ...], update: bool
+) -> list[str]:
+    """What is worse in the loops of compiled kernels than in their table, which `update` writes anew."""
+    cuobjdump = machine_code.find_cuobjdump(nvcc)
+    if cuobjdump is None:
+        print("cuobjdump is not found: the instructions of the loops are not compared")
+        return []
+    found = machine_code.table_of(cuobjdump, fatbin, architectures)
+    if update:
+        table = {"sources": sources_hash(kernels), "kernels": found}
+        # A line for each kernel and architecture.
+        text = re.sub(r"\n {3,}|(?<=[\]}])\n {3}(?=[\]}])", " ", json.dumps(table, indent=1))
+        kernels.instructions.write_text(text + "\n")
+        shown = machine_code.summary(found, kernels.shown)
+        kernels.readme.write_text(between(kernels.readme.read_text(), LOOPS_BEGIN, shown, LOOPS_END))
+    if not kernels.instructions.exists():
+        return [f"{kernels.instructions.name} is missing; --update writes it"]
+    committed = json.loads(kernels.instructions.read_text())["kernels"]
+    return machine_code.complaints(found, committed, architectures)
 
 
 def main() -> None:
@@ -290,6 +338,7 @@ def main() -> None:
             kernels.readme.write_text(with_summary(kernels.readme.read_text(), found))
         if args.check or args.update:
             said += complaints(found, architectures, kernels)
+            said += hold_loops(nvcc, kernels, output, architectures, args.update)
     if said:
         sys.exit("error: " + "\n       ".join(said))
 

@@ -33,6 +33,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "tools")]
 
 import build_cuda  # noqa: E402
+import gpu_model  # noqa: E402
 
 TESTS = ("tests/scoring/test_cuda_gpu.py", "tests/gpu/test_recurrent_kernel.py")
 FIRST = (
@@ -223,11 +224,27 @@ def say_what_was_reached(found: dict[str, Any]) -> None:
             else f"{figure:.3g}{target.unit}, {'met' if target.met(figure) else 'MISSED'}"
         )
         print(f"  {target.what} ({target.wanted}): {said}")
+    for entry in found["model"]:
+        print(
+            f"  {entry['rows']:,} rows of {entry['dtype']}, {entry['queries']:,} queries: "
+            f"{entry['predicted_ms']:.3g} ms predicted ({entry['bottleneck']}), "
+            f"{entry['measured_ms']:.3g} ms measured"
+        )
     for entry in found["predictions"]:
         print(
             f"  predicted, not measured: {entry['gpu']}, {entry['rows']:,} rows, one query: "
             f"{entry['scan_ms']:.2f} ms"
         )
+
+
+def predicted(gpu: Any, found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each measurement beside what the model of the machine says; nothing where it fails: facts go first."""
+    try:
+        like = gpu_model.gpu_like(gpu.name, gpu.architecture, gpu.multiprocessors)
+        return gpu_model.beside(found, like)
+    except Exception as error:
+        print(f"no predictions: {error!r}", flush=True)
+        return []
 
 
 def engines(bundles: Path | None, output: Path, limit: float, log: Path) -> dict[str, Any]:
@@ -284,6 +301,7 @@ def main() -> int:
 
     def told() -> None:
         result["benchmark"] = joined(parts.values())
+        result["benchmark"]["model"] = predicted(gpu, result["benchmark"])
         write(result, path)
 
     def keep(step: str, found: dict[str, Any]) -> None:
