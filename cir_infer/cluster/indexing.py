@@ -9,12 +9,13 @@ before it.
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from cir_infer.cluster.encoding import (
     EngineOptions,
@@ -33,7 +34,7 @@ from cir_infer.indexing.source import Source
 from cir_infer.shards.layout import ShardedGallery
 from cir_infer.shards.ray import connect
 
-__all__ = ["Job", "Resources", "index_shards", "opened_sources"]
+__all__ = ["Encoders", "Job", "Plan", "Resources", "index_shards", "opened_sources"]
 
 _POLL = 0.5
 _DEATHS = 20
@@ -87,14 +88,47 @@ def opened_sources(job: Job, features: bool) -> list[Source]:
     return open_sources(job.sources, suffixes, job.prefix)
 
 
+class Plan(Protocol):
+    """What one shard's writer has to do; it is told anew whenever the writer is run again."""
+
+    @property
+    def job(self) -> Job:
+        """How."""
+        ...
+
+    def parts(self) -> Sequence[Source]:
+        """The sources of this shard. Called where the writer is."""
+        ...
+
+    def finish(self, parts: Sequence[Source], report: Report) -> None:
+        """Put right what the shard's run could not know."""
+        ...
+
+
+class _Indexing(NamedTuple):
+    """A shard's part of a job."""
+
+    job: Job
+    number: int
+    shards: int
+    features: bool
+
+    def parts(self) -> Sequence[Source]:
+        with suppress(OSError):  # where every source is named from the root it need not be here
+            os.chdir(self.job.folder)
+        return [Part(source, self.number, self.shards) for source in opened_sources(self.job, self.features)]
+
+    def finish(self, parts: Sequence[Source], report: Report) -> None:
+        for part in parts:
+            assert isinstance(part, Part)
+            part.without_emptiness(report)
+
+
 class _Writer:
     """What runs in an actor: the one writer of a shard."""
 
-    def __init__(self, path: str, number: int, count: int, job: Job, features: bool) -> None:
-        self._path, self._number, self._count, self._job = path, number, count, job
-        self._features = features
-        with suppress(OSError):  # where every source is named from the root it need not be here
-            os.chdir(job.folder)
+    def __init__(self, path: str) -> None:
+        self._path = path
         self._dealt, self._stopping = 0, False
 
     def progress(self) -> int:
@@ -103,12 +137,12 @@ class _Writer:
     def stop(self) -> None:
         self._stopping = True
 
-    def run(self, pool: Pool, ahead: int) -> Report:
+    def run(self, plan: Plan, pool: Pool, ahead: int) -> Report:
         from cir_infer.gallery import Gallery
         from cir_infer.indexing.run import index_encoded
 
-        job, self._dealt = self._job, 0
-        parts = [Part(source, self._number, self._count) for source in opened_sources(job, self._features)]
+        job, self._dealt = plan.job, 0
+        parts = plan.parts()
         # A writer that died has let go of the lock; how soon, its machine says.
         with Gallery.open(self._path, wait=_STOPPING) as gallery:
             try:
@@ -124,12 +158,82 @@ class _Writer:
                 )
             except StoppedError:
                 return Report()
-        for part in parts:
-            part.without_emptiness(report)
+        plan.finish(parts, report)
         return report
 
     def _one(self) -> None:
         self._dealt += 1
+
+
+class Encoders:
+    """Engines on a cluster, and the writers that use them, until the end of a `with`.
+
+    Args:
+        engine: how the engines are opened.
+        resources: of the cluster.
+        shards: how many writers there will be.
+        address: see `connect`.
+
+    Attributes:
+        manifest: of the bundle, photos turned as they will be.
+
+    Raises:
+        CirError: there is no cluster, or the engine does not open.
+    """
+
+    def __init__(self, engine: EngineOptions, resources: Resources, shards: int, address: str | None) -> None:
+        from cir_infer.bundle import Bundle
+        from cir_infer.bundle.orientation import oriented
+
+        self.manifest = oriented(Bundle(engine.bundle).manifest, engine.exif_orientation)
+        self._engine, self._resources, self._shards, self._address = engine, resources, shards, address
+        self._handles: list[Any] = []
+        self._ray: Any = None
+
+    def __enter__(self) -> Encoders:
+        self._ray = connect(self._address)
+        try:
+            self._pool, self._ahead = _pool(
+                self._ray, self._engine, self._resources, self.manifest.image, self._shards, self._handles
+            )
+            _wait_for(self._ray, self._pool.engines)
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, kind: object, value: object, traceback: object) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        while self._handles:
+            with suppress(Exception):  # it may be gone, and the cluster too
+                self._ray.kill(self._handles.pop(), no_restart=True)
+
+    def run(
+        self,
+        places: Sequence[str],
+        plans: Sequence[Plan],
+        on_progress: Callable[[int], object] = lambda _: None,
+    ) -> list[Report]:
+        """Let a writer for each gallery do what its plan says, again whenever it dies.
+
+        Raises:
+            CirError: see `index_shards`.
+        """
+        kind = actor_class(_Writer).options(
+            max_restarts=-1, max_concurrency=4, num_cpus=0, scheduling_strategy="SPREAD"
+        )
+        writers = [kind.remote(place) for place in places]
+        self._handles += writers
+        calls = [
+            functools.partial(writer.run.remote, plan, self._pool, self._ahead)
+            for writer, plan in zip(writers, plans, strict=True)
+        ]
+        reports = _watched(self._ray, writers, calls, on_progress)
+        for writer in writers:
+            self._ray.kill(writer, no_restart=True)
+        return reports
 
 
 def index_shards(
@@ -161,39 +265,23 @@ def index_shards(
     Raises:
         CirError: see `index`; a shard's writer dies again and again; there is no cluster.
     """
-    from cir_infer.bundle import Bundle
     from cir_infer.bundle.manifest import FeatureInput
-    from cir_infer.bundle.orientation import oriented
 
-    manifest = oriented(Bundle(engine.bundle).manifest, engine.exif_orientation)
-    if gallery.fingerprint != manifest.fingerprint:
+    count = len(gallery.shards)
+    encoders = Encoders(engine, resources, count, address)
+    if gallery.fingerprint != encoders.manifest.fingerprint:
         raise GalleryError(
             f"{gallery.path}: has rows of {shown(gallery.fingerprint, 80)}, the bundle {engine.bundle} makes "
-            f"those of {manifest.fingerprint}; use the bundle that encoded them"
+            f"those of {encoders.manifest.fingerprint}; use the bundle that encoded them, or change to this "
+            "one with `cir-cluster change`"
         )
+    features = isinstance(encoders.manifest.image, FeatureInput)
     places = [str(Path(shard.path).absolute()) for shard in gallery.shards]
-    ray = connect(address)
-    handles: list[Any] = []
-    try:
-        pool, ahead = _pool(ray, engine, resources, manifest.image, len(places), handles)
-        _wait_for(ray, pool.engines)
+    with encoders:
         started = time.perf_counter()
-        features = isinstance(manifest.image, FeatureInput)
-        kind = actor_class(_Writer)
-        writers = [
-            kind.options(max_restarts=-1, max_concurrency=4, num_cpus=0, scheduling_strategy="SPREAD").remote(
-                place, number, len(places), job, features
-            )
-            for number, place in enumerate(places)
-        ]
-        handles += writers
-        reports = _watched(ray, writers, pool, ahead, on_progress)
-    finally:
-        for handle in handles:
-            with suppress(Exception):  # it may be gone, and the cluster too
-                ray.kill(handle, no_restart=True)
-    report = merged_report(reports)
-    report.seconds = time.perf_counter() - started
+        plans = [_Indexing(job, number, count, features) for number in range(count)]
+        report = merged_report(encoders.run(places, plans, on_progress))
+        report.seconds = time.perf_counter() - started
     return report
 
 
@@ -232,13 +320,13 @@ def _wait_for(ray: Any, engines: Sequence[Any]) -> None:
 
 
 def _watched(
-    ray: Any, writers: Sequence[Any], pool: Pool, ahead: int, on_progress: Callable[[int], object]
+    ray: Any, writers: Sequence[Any], calls: Sequence[Callable[[], Any]], on_progress: Callable[[int], object]
 ) -> list[Report]:
     """Run every writer to its end, again when it dies."""
     from ray.exceptions import RayError
 
     reports: dict[int, Report] = {}
-    running = {writer.run.remote(pool, ahead): number for number, writer in enumerate(writers)}
+    running = {call(): number for number, call in enumerate(calls)}
     dealt, deaths = [0] * len(writers), [0] * len(writers)
     try:
         while running:
@@ -256,7 +344,7 @@ def _watched(
                             f"the writer of shard {number} died {_DEATHS} times without indexing an item "
                             f"({type(error).__name__}); see Ray's logs, then run this again to go on"
                         ) from error
-                    running[writers[number].run.remote(pool, ahead)] = number
+                    running[calls[number]()] = number
             for number in running.values():
                 with suppress(RayError):
                     now = ray.get(writers[number].progress.remote(), timeout=5)

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cir_infer.commands.cluster_changing import add_change, add_rebalance, change, rebalance
 from cir_infer.commands.cluster_indexing import add_index, index
 from cir_infer.console.common import CirParser, print_json, printable, run_command
 from cir_infer.console.tables import format_table
@@ -26,8 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 1 if a replica does not answer, or a verification found problems."""
     options = _parser().parse_args(arguments)
     require("cir-cluster", "ray")
-    if options.action == "index":
-        return index(options)
+    if options.action in _ON_FOLDERS:
+        return _ON_FOLDERS[options.action](options)
     from cir_infer.shards.ray import RayShards
 
     if options.action == "create":
@@ -45,19 +46,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _status(shards: RayShards, options: Options) -> int:
-    told = shards.each(lambda shard: (shard.about(_SECONDS).size, shard.pid(_SECONDS)))
+    told = shards.each(lambda s: (s.about(_SECONDS).size, s.pid(_SECONDS), s.machine(_SECONDS)[:8]))
     rows = [
         {
             "shard": number,
             "replica": replica,
             "items": None if isinstance(said, CirError) else said[0],
             "process": None if isinstance(said, CirError) else said[1],
+            "machine": None if isinstance(said, CirError) else said[2],
             "problem": str(said) if isinstance(said, CirError) else None,
         }
         for number, group in enumerate(told)
         for replica, said in enumerate(group)
     ]
-    return _tell(options, {"name": shards.name, "replicas": rows}, rows)
+    return _tell(options, {"name": shards.name, "version": shards.version, "replicas": rows}, rows)
 
 
 def _verify(shards: RayShards, options: Options) -> int:
@@ -92,9 +94,21 @@ def _tell(options: Options, known: dict[str, Any], rows: Sequence[dict[str, Any]
     return int(any(row["problem"] for row in rows))
 
 
+def _restart(shards: RayShards, options: Options) -> int:
+    shards.restart()
+    return _status(shards, options)
+
+
+def _renew(shards: RayShards, options: Options) -> int:
+    return _status(shards.renewed(options.grace), options)
+
+
+_ON_FOLDERS: dict[str, Callable[[Options], int]] = {"change": change, "index": index, "rebalance": rebalance}
 _ACTIONS: dict[str, Callable[[RayShards, Options], int]] = {
     "status": _status,
     "verify": _verify,
+    "restart": _restart,
+    "renew": _renew,
     "stop": _stop,
 }
 
@@ -133,6 +147,16 @@ def _parser() -> CirParser:
         )
     )
 
+    for name, text, add_arguments, example in (
+        ("rebalance", "change the number of shards while they answer and are written to", add_rebalance,
+         "shop.shards --into 16 --name shop"),
+        ("change", "encode all images with another bundle, then let its rows answer, all at once", add_change,
+         "shop.shards better.cir --name shop"),
+    ):  # fmt: skip
+        made = placed(name, text, example)
+        made.add_argument("folder", metavar="FOLDER", help="the sharded gallery")
+        add_arguments(made)
+
     create = action("create", "start the actors", "shop shop.shards --replicas 2")
     create.add_argument("folder", metavar="FOLDER", help="the sharded gallery, at this path on every machine")
     create.add_argument("--replicas", type=int, default=1, metavar="N", help="of each shard (default 1)")
@@ -149,5 +173,12 @@ def _parser() -> CirParser:
     )
     action("status", "which replicas answer", "shop")
     action("verify", "read every file of every replica's gallery", "shop")
+    action("restart", "start the actors anew, one after the other, while the others answer", "shop")
+    renew = action(
+        "renew", "start actors for the shards that the folder has now, then end the old ones", "shop"
+    )
+    renew.add_argument(
+        "--grace", type=float, default=10.0, metavar="SECONDS", help="see rebalance (default 10)"
+    )
     action("stop", "end the actors", "shop")
     return parser

@@ -47,11 +47,13 @@ def _check(settings: Settings) -> None:
     from cir_infer.bundle import Bundle
     from cir_infer.gallery import Gallery
     from cir_infer.serving.keys import Keys
+    from cir_infer.shards.layout import FILE, ShardedGallery
 
     if settings.api_key_file is not None:
         Keys.read(settings.api_key_file)
     Bundle(settings.bundle)
-    with Gallery.open(settings.gallery_path, read_only=True):
+    sharded = (settings.gallery_path / FILE).is_file()
+    with (ShardedGallery if sharded else Gallery.open)(settings.gallery_path, read_only=True):
         pass
 
 
@@ -85,7 +87,11 @@ def _parser() -> CirParser:
         "  cir-serve artemis.cir --host 0.0.0.0 --api-key-file keys.txt --workers 4",
     )
     parser.add_argument("bundle", metavar="BUNDLE", help="the exported model (.cir)")
-    parser.add_argument("--gallery", metavar="FOLDER", help="default: BUNDLE with the ending .gallery")
+    parser.add_argument(
+        "--gallery",
+        metavar="FOLDER",
+        help="or that of a sharded one (default: BUNDLE with the ending .gallery)",
+    )
     _add_place(parser)
     _add_safety(parser)
     _add_limits(parser)

@@ -433,6 +433,19 @@ class Gallery(OpenGallery):
         checked_word("missing", missing, ("error", "skip"))
         return self._store.change(remove_items, self._store, checked_ids(ids, ordered=False), missing)
 
+    def retire(self, retired: bool = True) -> None:
+        """Refuse every later change, whoever makes it, because other galleries took this one's place.
+
+        It can be read and backed up as before.
+
+        Args:
+            retired: False allows changes again.
+
+        Raises:
+            GalleryError: another writer, or the disk is full or fails.
+        """
+        self._store.retire(retired)
+
     def compact(self) -> Compaction:
         """Drop the rows of removed and replaced items, and merge small segments, while others read.
 

@@ -206,10 +206,20 @@ class Store:
     def _look(self) -> Hold:
         """Note the generation that this call begins with."""
         self.folder.check()
+        self.folder.check_retired()
         hold = self._held()
         hold.durable = False
         hold.generation = self.catalogue.generation()
         return hold
+
+    def retire(self, retired: bool) -> None:
+        """See `Gallery.retire`.
+
+        Raises:
+            GalleryError: another writer, or the disk is full or fails.
+        """
+        with self.writing(), files.told_as_gallery_error("retiring", self.path):
+            self.folder.retire(retired)
 
     def _held(self) -> Hold:
         hold = self._lock.hold

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias, cast
 
 from cir_infer.engine import Engine
+from cir_infer.errors import UsageError
 from cir_infer.gallery import Gallery
 from cir_infer.searcher import Searcher
 from cir_infer.serving.settings import Settings
+from cir_infer.serving.several import SeveralGalleries
+from cir_infer.shards.layout import ShardedGallery
+from cir_infer.shards.listing import FILE, Listing
+from cir_infer.shards.searcher import ShardedSearcher
+from cir_infer.shards.shard import Shard
 
-__all__ = ["Current", "Opened", "open_searcher"]
+__all__ = ["Current", "Opened", "Parts", "open_searcher"]
+
+Parts: TypeAlias = Callable[[Listing], Sequence[Sequence[Shard]]]
+"""Of a sharded gallery's listing, the replicas of each shard that shall be asked."""
 
 
 class Opened:
@@ -19,11 +29,11 @@ class Opened:
 
     Attributes:
         searcher: the searcher.
-        gallery: its gallery.
+        gallery: its gallery; that of the searcher where none is named.
     """
 
-    def __init__(self, searcher: Searcher) -> None:
-        self.searcher, self.gallery = searcher, searcher.gallery
+    def __init__(self, searcher: Searcher, gallery: Gallery | None = None) -> None:
+        self.searcher, self.gallery = searcher, gallery or searcher.gallery
         self._lock = threading.Lock()
         self._users, self._retired = 1, False
 
@@ -97,13 +107,19 @@ class Current:
             self._opened.retire()
 
 
-def open_searcher(settings: Settings) -> Opened:
-    """A searcher as the settings say, warm.
+def open_searcher(settings: Settings, parts: Parts | None = None) -> Opened:
+    """A searcher as the settings say, warm; over shards where the gallery is a sharded one.
+
+    Args:
+        settings: they.
+        parts: of a sharded gallery's listing, what shall be asked; by default its galleries, in this process.
 
     Raises:
         CirError: bundle or gallery cannot be opened, or do not belong together.
     """
-    if not settings.writable:
+    if (settings.gallery_path / FILE).is_file():
+        opened = _over_shards(settings, parts)
+    elif not settings.writable:
         searcher = Searcher(settings.bundle, settings.gallery_path, settings.device, threads=settings.threads)
         opened = Opened(searcher)
     else:
@@ -113,7 +129,7 @@ def open_searcher(settings: Settings) -> Opened:
                 settings.bundle,
                 settings.device,
                 settings.threads,
-                exif_orientation=_orientation(settings, gallery),
+                exif_orientation=_orientation(settings.bundle, gallery.fingerprint),
             )
             opened = Opened(Searcher(engine, gallery))
         except BaseException:
@@ -130,8 +146,32 @@ def open_searcher(settings: Settings) -> Opened:
     return opened
 
 
-def _orientation(settings: Settings, gallery: Gallery) -> bool | None:
+def _over_shards(settings: Settings, parts: Parts | None) -> Opened:
+    if settings.writable or settings.shard:
+        raise UsageError(
+            f"{settings.gallery_path}: is a sharded gallery, which is served as a whole and read only; leave "
+            "out --writable and --shard, or serve one of its galleries"
+        )
+    gallery = SeveralGalleries(ShardedGallery(settings.gallery_path, read_only=True))
+    engine: Engine | None = None
+    try:
+        # Which bundle made the rows the folder says where it can: it may be another after a change.
+        bundle = settings.bundle if parts is None else gallery.listing.bundle or settings.bundle
+        turned = _orientation(bundle, gallery.fingerprint)
+        engine = Engine(bundle, settings.device, settings.threads, exif_orientation=turned)
+        shards = gallery.shards if parts is None else parts(gallery.listing)
+        searcher = ShardedSearcher(engine, shards, threads=settings.threads, deadline=settings.timeout)
+    except BaseException:
+        gallery.close()
+        if engine is not None:
+            engine.close()
+        raise
+    # A service asks of them what one gallery and its searcher have as well.
+    return Opened(cast(Searcher, searcher), cast(Gallery, gallery))
+
+
+def _orientation(bundle: str, fingerprint: str | None) -> bool | None:
     from cir_infer.bundle import Bundle
     from cir_infer.bundle.orientation import orientation_of_rows
 
-    return orientation_of_rows(Bundle(settings.bundle).manifest, gallery.fingerprint)
+    return orientation_of_rows(Bundle(bundle).manifest, fingerprint)

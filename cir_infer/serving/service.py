@@ -31,7 +31,7 @@ from cir_infer.serving.batching import Answer, Batcher, Query, Wanted
 from cir_infer.serving.bodies import Budget
 from cir_infer.serving.browsing import Fields, item_of
 from cir_infer.serving.metrics import Metrics
-from cir_infer.serving.opened import Current, Opened, open_searcher
+from cir_infer.serving.opened import Current, Opened, Parts, open_searcher
 from cir_infer.serving.problems import Problem, busy
 from cir_infer.serving.schemas import ExplainRequest, SearchRequest, VectorsRequest
 from cir_infer.serving.settings import Settings
@@ -67,15 +67,16 @@ class Service:
 
     Args:
         settings: what it was told.
+        parts: see `open_searcher`.
 
     Raises:
         CirError: bundle or gallery cannot be opened.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, parts: Parts | None = None) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.current = Current(lambda: open_searcher(settings))
+        self.current = Current(lambda: open_searcher(settings, parts))
         self.batcher = Batcher(settings.max_batch, self.metrics, self._batches())
         self.pictures = Thumbnails(settings.max_pixels)
         self.fields = Fields()

@@ -26,12 +26,22 @@ from cir_infer.gallery import Gallery
 from cir_infer.gallery.arguments import checked_path
 from cir_infer.gallery.disk import files
 from cir_infer.gallery.disk.drafts import drafted
+from cir_infer.gallery.opened import WAIT
 from cir_infer.gallery.rows.vectors import rows_at_once
 from cir_infer.gallery.snapshot import Snapshot
 from cir_infer.inputs.arguments import checked_number
 from cir_infer.shards.listing import FILE, MOST_SHARDS, Listing, read_listing
 
-__all__ = ["FILE", "MOST_SHARDS", "ShardedGallery", "check_different", "made", "shard_of", "spread"]
+__all__ = [
+    "FILE",
+    "MOST_SHARDS",
+    "ShardedGallery",
+    "check_different",
+    "checked_shards",
+    "made",
+    "shard_of",
+    "spread",
+]
 
 _TOGETHER = 1 << 17
 _TELLING = 64
@@ -48,6 +58,7 @@ class ShardedGallery:
     Args:
         path: the folder.
         read_only: refuse every change.
+        wait: how many seconds a change of a shard waits for another writer.
 
     Attributes:
         path: the folder.
@@ -59,13 +70,13 @@ class ShardedGallery:
             is another's place or a gallery that is there twice.
     """
 
-    def __init__(self, path: str | Path, read_only: bool = False) -> None:
+    def __init__(self, path: str | Path, read_only: bool = False, wait: float = WAIT) -> None:
         self.path = checked_path("path", path)
         self.listing = said = read_listing(self.path)
         self.shards: list[Gallery] = []
         try:
             for name in said.shards:
-                gallery = Gallery.open(self.path / name, read_only=read_only)
+                gallery = Gallery.open(self.path / name, read_only=read_only, wait=wait)
                 self.shards.append(gallery)
                 snapshot = gallery.snapshot()
                 found = (snapshot.fingerprint, snapshot.dimension, snapshot.tokens_per_item)
@@ -97,7 +108,7 @@ class ShardedGallery:
             GalleryError: the path exists or lies in the gallery, the gallery is damaged, an id is in two of
                 its shards, or the disk is full or fails.
         """
-        count = _checked_count(into)
+        count = checked_shards(into)
         place = checked_path("path", path)
         sources = [gallery] if isinstance(gallery, Gallery) else gallery.shards
         for source in sources:
@@ -148,7 +159,7 @@ class ShardedGallery:
             GalleryError: the path exists, or the disk is full or fails.
             UsageError: an argument is not what is said above.
         """
-        count, place = _checked_count(into), checked_path("path", path)
+        count, place = checked_shards(into), checked_path("path", path)
         names = tuple(f"{number:04d}.gallery" for number in range(count))
         listing = Listing(fingerprint, dimension, tokens_per_item, names, bundle)
         with drafted(place) as draft:
@@ -186,7 +197,12 @@ class ShardedGallery:
         return self.shards[shard_of(item, len(self.shards))]
 
 
-def _checked_count(into: int) -> int:
+def checked_shards(into: int) -> int:
+    """A number of shards.
+
+    Raises:
+        UsageError: it is none.
+    """
     count = checked_number("into", into)
     if count > MOST_SHARDS:
         raise UsageError(f"into is {shown(into)}; expected 1 to {MOST_SHARDS} shards")

@@ -11,181 +11,32 @@ Actors are named and outlive the program that started them, so any number of pro
 
 from __future__ import annotations
 
-import json
-import logging
-import os
 import re
-from collections.abc import Callable, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cir_infer.engine import Engine
 from cir_infer.errors import CirError, ShardError, UsageError, shown
-from cir_infer.extras import require
 from cir_infer.gallery.arguments import checked_path
-from cir_infer.gallery.filters.filters import Where
 from cir_infer.inputs.arguments import checked_count
-from cir_infer.scoring.contract import QueryTerms
-from cir_infer.searching.found import Found, Held, References
+from cir_infer.shards.following import FollowingSearcher
 from cir_infer.shards.layout import ShardedGallery
-from cir_infer.shards.shard import About, LocalShard
-from cir_infer.shards.wire import read_held, told_held
+from cir_infer.shards.listing import read_listing
+from cir_infer.shards.placement import Placement
+from cir_infer.shards.ray_actor import NAMESPACE, PATIENCE, Actor, Actors, RayShard, connect
+from cir_infer.shards.searcher import ShardedSearcher
 
-__all__ = ["RayShard", "RayShards", "connect"]
+__all__ = ["Actors", "RayShard", "RayShards", "connect", "follow"]
 
 T = TypeVar("T")
 
-NAMESPACE = "cir-infer"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,59}")
 _AT_ONCE = 8
 """Calls that an actor computes side by side."""
-_PATIENCE = 60.0
-"""Seconds for a call without a deadline, and for an actor to start."""
-
-
-def connect(address: str | None = None) -> Any:
-    """Join a Ray cluster, or start one of this machine; nothing where this process is in one already.
-
-    What Ray would do by itself is decided here: no usage statistics are sent, unless
-    `RAY_USAGE_STATS_ENABLED` says so; no dashboard is started. `RAY_AUTH_MODE=token`, set before, makes Ray
-    ask for a token, which it keeps in the user's home; without it, whoever can reach Ray's ports can run
-    code, so they belong behind a firewall.
-
-    Args:
-        address: of a cluster, e.g. "auto" or "10.0.0.7:6379"; None or "local" for one of this process's own.
-
-    Returns:
-        The module `ray`.
-
-    Raises:
-        DeviceError: Ray is not installed.
-        ShardError: there is no such cluster.
-    """
-    require("shards on Ray", "ray")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    import ray
-
-    if not ray.is_initialized():
-        address = address or "local"
-        chosen: dict[str, Any] = {"address": address}
-        if address == "local":
-            chosen["include_dashboard"] = False
-        try:
-            ray.init(
-                **chosen,
-                namespace=NAMESPACE,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                ignore_reinit_error=True,
-            )
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            raise ShardError(
-                f"Ray's cluster {shown(address)} cannot be joined ({shown(error, 300)}); start one with "
-                "`ray start --head`, or say where it is"
-            ) from error
-    return ray
-
-
-class _Actor:
-    """What runs in an actor: a gallery, opened once more whenever Ray starts it again."""
-
-    def __init__(self, path: str, scorer: str, threads: int | None) -> None:
-        self._shard = LocalShard(path, scorer, threads)
-
-    def about(self) -> tuple[About, int]:
-        return self._shard.about(), os.getpid()
-
-    def search(self, *asked: Any) -> Found:
-        return self._shard.search(*asked)
-
-    def held(self, item: str) -> str:
-        return json.dumps(told_held(self._shard.held(item)))
-
-    def verify(self) -> list[str]:
-        from cir_infer.gallery import Gallery
-
-        with Gallery.open(self._shard.place, read_only=True) as gallery:
-            return [str(problem) for problem in gallery.verify().problems]
-
-
-class RayShard:
-    """A shard that is an actor. Threads may share one.
-
-    Args:
-        actor: its handle.
-        place: where it is, for people.
-    """
-
-    def __init__(self, actor: Any, place: str) -> None:
-        self._actor, self._place = actor, place
-
-    @property
-    def place(self) -> str:
-        """See `Shard.place`."""
-        return self._place
-
-    def about(self, timeout: float | None = None) -> About:
-        """See `Shard.about`."""
-        about: About = self._call(self._actor.about, timeout)[0]
-        return about._replace(place=self._place)
-
-    def search(
-        self,
-        terms: QueryTerms,
-        k: int,
-        where: Where | None,
-        exclude: Sequence[str],
-        references: References = (),
-        timeout: float | None = None,
-    ) -> Found:
-        """See `Shard.search`."""
-        found: Found = self._call(self._actor.search, timeout, terms, k, where, exclude, references)
-        return found
-
-    def held(self, item: str, timeout: float | None = None) -> Held | None:
-        """See `Shard.held`."""
-        return read_held(self._call(self._actor.held, timeout, item).encode())
-
-    def pid(self, timeout: float | None = None) -> int:
-        """The process that it is in now.
-
-        Raises:
-            ShardError: it does not answer.
-        """
-        return int(self._call(self._actor.about, timeout)[1])
-
-    def verify(self, timeout: float | None = None) -> list[str]:
-        """What is wrong with its gallery's files, see `Gallery.verify`.
-
-        Raises:
-            CirError: it cannot say.
-        """
-        problems: list[str] = self._call(self._actor.verify, timeout)
-        return problems
-
-    def close(self) -> None:
-        """Nothing: the actor goes on for others."""
-
-    def _call(self, method: Any, timeout: float | None, *arguments: Any) -> Any:
-        import ray
-        from ray.exceptions import GetTimeoutError, RayError, RayTaskError
-
-        reference = None
-        try:
-            reference = method.remote(*arguments)
-            return ray.get(reference, timeout=_PATIENCE if timeout is None else timeout)
-        except GetTimeoutError as error:
-            ray.cancel(reference, force=False)  # if it has not begun, it never will
-            raise ShardError(f"{self._place} did not answer in time") from error
-        except RayTaskError as error:
-            if isinstance(error.cause, CirError):
-                raise error.cause from error
-            raise ShardError(f"{self._place} failed: {shown(error.cause, 300)}") from error
-        except RayError as error:
-            said = str(error).split("\n")[0]
-            raise ShardError(
-                f"{self._place} cannot be reached ({type(error).__name__}: {shown(said)})"
-            ) from error
 
 
 class RayShards:
@@ -193,11 +44,14 @@ class RayShards:
 
     Attributes:
         name: of all of them.
+        version: 1 for the first actors of this name, 2 for those that took their place, and so on.
         groups: for `ShardedSearcher`: the replicas of each shard.
     """
 
-    def __init__(self, name: str, groups: Sequence[Sequence[RayShard]], handles: Sequence[Any]) -> None:
-        self.name, self.groups = name, [list(group) for group in groups]
+    def __init__(
+        self, name: str, version: int, groups: Sequence[Sequence[RayShard]], handles: Sequence[Any]
+    ) -> None:
+        self.name, self.version, self.groups = name, version, [list(group) for group in groups]
         self._handles = list(handles)
 
     @classmethod
@@ -215,8 +69,10 @@ class RayShards:
     ) -> RayShards:
         """Start the actors of a sharded gallery, and wait until all of them answer.
 
-        Ray spreads them over its machines. Each opens its gallery by its path, so the folder has to be
-        there on every machine: on a shared file system, or as backups at the same place (`Gallery.backup`).
+        The replicas of a shard are on different machines where there are as many, and stay so: one whose
+        machine dies waits for another that has none of them. On fewer machines they share, and a warning
+        is logged. Each opens its gallery by its path, so the folder has to be there on every machine: on a
+        shared file system, or as backups at the same place (`Gallery.backup`).
 
         Args:
             name: letters, digits, - and _; of no other actors that run.
@@ -235,41 +91,51 @@ class RayShards:
         """
         count = checked_count("replicas", replicas)
         _check_name(name)
-        with ShardedGallery(checked_path("path", path), read_only=True) as gallery:
-            places = [str(Path(shard.path).absolute()) for shard in gallery.shards]
+        folder = checked_path("path", path).absolute()
+        read_listing(folder)
         ray = connect(address)
         if _running(name):
             raise UsageError(f"there are actors {shown(name)} already; stop them, or choose another name")
-        kind = ray.remote(_Actor)
+        return cls._started(ray, name, 1, Actors(str(folder), count, scorer, threads, processors), owned)
+
+    @classmethod
+    def _started(cls, ray: Any, name: str, version: int, actors: Actors, owned: bool) -> RayShards:
+        """Start actors for the shards that the folder has now."""
+        with ShardedGallery(actors.folder, read_only=True) as gallery:
+            places = [str(Path(shard.path).absolute()) for shard in gallery.shards]
+            actors = actors._replace(bundle=gallery.listing.bundle)
+        kind, count = ray.remote(Actor), actors.replicas
         handles: list[Any] = []
         groups: list[list[RayShard]] = []
         try:
             for number, place in enumerate(places):
                 groups.append([])
+                spot = Placement.of(ray, f"{name}/{version}/{number}", count, actors.processors, owned)
                 for replica in range(count):
+                    key = (version, number, replica, len(places), count)
                     handle = kind.options(
-                        name=_actor_name(name, number, replica, len(places), count),
+                        name="/".join(map(str, (name, *key))),
                         namespace=NAMESPACE,
                         lifetime=None if owned else "detached",
                         max_restarts=-1,
                         max_task_retries=0,
                         max_concurrency=_AT_ONCE,
-                        num_cpus=processors,
-                        scheduling_strategy="SPREAD",
-                    ).remote(place, scorer, threads)
+                        num_cpus=actors.processors,
+                        scheduling_strategy=spot.strategy(replica),
+                    ).remote(place, actors)
                     handles.append(handle)
                     groups[-1].append(RayShard(handle, _place(name, number, replica, place)))
             for group in groups:
                 for shard in group:
-                    shard.about(_PATIENCE)
+                    shard.about(PATIENCE)
         except BaseException:
-            _kill(ray, handles)
+            _end(ray, name, version, len(places), handles)
             raise
-        return cls(name, groups, handles)
+        return cls(name, version, groups, handles)
 
     @classmethod
     def attach(cls, name: str, *, address: str | None = "auto") -> RayShards:
-        """Find the actors that somebody has started.
+        """Find the actors that somebody has started; of several versions the newest that is complete.
 
         Args:
             name: that they were given.
@@ -281,19 +147,86 @@ class RayShards:
         _check_name(name)
         ray = connect(address)
         known = _running(name)
-        counts = {key[2:] for key in known}
-        if len(counts) != 1 or len(known) != (size := next(iter(counts)))[0] * size[1]:
+        version = _newest(known)
+        if version is None:
             raise ShardError(
                 f"of the actors {shown(name)} {len(known)} run; start them with "
                 f"`cir-cluster create {name} FOLDER`"
             )
-        handles = {key: ray.get_actor(entry, namespace=NAMESPACE) for key, entry in sorted(known.items())}
-        shards, replicas = size
-        groups = [
-            [RayShard(handles[n, r, shards, replicas], _place(name, n, r, "")) for r in range(replicas)]
-            for n in range(shards)
-        ]
-        return cls(name, groups, list(handles.values()))
+        return cls._attached(ray, name, version, known)
+
+    @classmethod
+    def _attached(cls, ray: Any, name: str, version: int, known: dict[tuple[int, ...], str]) -> RayShards:
+        mine = {key: entry for key, entry in sorted(known.items()) if key[0] == version}
+        handles = {key: ray.get_actor(entry, namespace=NAMESPACE) for key, entry in mine.items()}
+        groups: dict[int, list[RayShard]] = {}
+        for key, handle in handles.items():
+            groups.setdefault(key[1], []).append(RayShard(handle, _place(name, key[1], key[2], "")))
+        return cls(name, version, list(groups.values()), list(handles.values()))
+
+    @classmethod
+    def newest(cls, name: str, *, address: str | None = "auto") -> int | None:
+        """The newest version that is complete, None where there is none.
+
+        Raises:
+            ShardError: there is no cluster.
+        """
+        _check_name(name)
+        connect(address)
+        return _newest(_running(name))
+
+    def renewed(self, grace: float = 10.0) -> RayShards:
+        """Start actors for the shards that the folder has now, then end these.
+
+        From when all of the new ones answer `attach` gives them, so no program sees some of both.
+
+        Args:
+            grace: seconds for which the old ones go on answering programs that have not noticed.
+
+        Raises:
+            ShardError: no actor says how it was started, or a new one does not start: these go on.
+            GalleryError: the folder's shards cannot be opened.
+        """
+        import ray
+
+        actors = self.started_as()
+        fresh = self._started(ray, self.name, self.version + 1, actors, False)
+        time.sleep(grace)
+        self.stop()
+        return fresh
+
+    def started_as(self) -> Actors:
+        """How the actors were started, as the first that answers says.
+
+        Raises:
+            ShardError: none answers.
+        """
+        error: CirError | None = None
+        for group in self.groups:
+            for shard in group:
+                try:
+                    return shard.started_as(PATIENCE)
+                except CirError as found:
+                    error = found
+        raise error or ShardError(f"there are no actors {self.name}")
+
+    def restart(self) -> None:
+        """Start every actor anew, one after the other: of each shard all others answer meanwhile.
+
+        Raises:
+            ShardError: one does not come back; those after it were not touched.
+        """
+        for group in self.groups:
+            for shard in group:
+                before = shard.pid(PATIENCE)
+                shard.restart()
+                until = time.monotonic() + PATIENCE
+                while True:
+                    with suppress(ShardError):
+                        if shard.pid(1.0) != before:
+                            break
+                    if time.monotonic() > until:
+                        raise ShardError(f"{shard.place} has not come back within {PATIENCE:g} s")
 
     def each(self, ask: Callable[[RayShard], T]) -> list[list[T | CirError]]:
         """What each replica of each shard says, or why it does not."""
@@ -310,7 +243,7 @@ class RayShards:
         """End the actors, for everybody. Their galleries stay as they are."""
         import ray
 
-        _kill(ray, self._handles)
+        _end(ray, self.name, self.version, len(self.groups), self._handles)
 
     def __enter__(self) -> RayShards:
         return self
@@ -319,11 +252,41 @@ class RayShards:
         self.stop()
 
 
+def follow(
+    name: str,
+    bundle: str | Path | Engine | None = None,
+    *,
+    address: str | None = "auto",
+    every: float = 1.0,
+    **options: Any,
+) -> FollowingSearcher:
+    """A searcher over actors that goes over by itself when others take their place.
+
+    Args:
+        name: that the actors were given.
+        bundle: see `ShardedSearcher`; None for the one that the sharded gallery names, or none where it
+            names none.
+        address: see `connect`.
+        every: seconds between two looks.
+        options: of `ShardedSearcher`.
+
+    Raises:
+        CirError: see `RayShards.attach` and `ShardedSearcher`.
+    """
+
+    def opened() -> ShardedSearcher:
+        shards = RayShards.attach(name, address=address)
+        chosen = shards.started_as().bundle if bundle is None else bundle
+        return ShardedSearcher(chosen, shards.groups, **options)
+
+    return FollowingSearcher(lambda: RayShards.newest(name, address=address), opened, every)
+
+
 def _running(name: str) -> dict[tuple[int, ...], str]:
-    """The names of actors by shard, replica and how many there are of both."""
+    """The names of actors by version, shard, replica and how many there are of both."""
     from ray.util import list_named_actors
 
-    pattern = re.compile(rf"{re.escape(name)}/(\d+)/(\d+)/(\d+)/(\d+)")
+    pattern = re.compile(rf"{re.escape(name)}/(\d+)/(\d+)/(\d+)/(\d+)/(\d+)")
     return {
         tuple(map(int, found.groups())): entry["name"]
         for entry in list_named_actors(all_namespaces=True)
@@ -331,18 +294,25 @@ def _running(name: str) -> dict[tuple[int, ...], str]:
     }
 
 
-def _kill(ray: Any, handles: Sequence[Any]) -> None:
+def _newest(known: Iterable[tuple[int, ...]]) -> int | None:
+    """The newest version of which every actor is there."""
+    counts = Counter((key[0], key[3], key[4]) for key in known)
+    complete = [version for (version, shards, replicas), n in counts.items() if n == shards * replicas]
+    return max(complete, default=None)
+
+
+def _end(ray: Any, name: str, version: int, shards: int, handles: Sequence[Any]) -> None:
+    """End actors, and give back where they were."""
     for handle in handles:
         ray.kill(handle, no_restart=True)
+    for number in range(shards):
+        with suppress(ValueError):  # one replica has none
+            ray.util.remove_placement_group(ray.util.get_placement_group(f"{name}/{version}/{number}"))
 
 
 def _check_name(name: Any) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise UsageError(f"name is {shown(name)}; expected up to 60 letters, digits, - and _")
-
-
-def _actor_name(name: str, number: int, replica: int, shards: int, replicas: int) -> str:
-    return f"{name}/{number}/{replica}/{shards}/{replicas}"
 
 
 def _place(name: str, number: int, replica: int, path: str) -> str:

@@ -70,6 +70,8 @@ def run(folder: Path, seconds: float, rng: random.Random, threads: int) -> dict[
     began = time.monotonic()
     shards = RayShards.create("chaos", folder / "s", REPLICAS, processors=0.1)
     counts["seconds to the first answer"] = round(time.monotonic() - began)
+    for group in shards.groups:  # no machine that dies takes a whole shard
+        counts["shards on one machine"] += len({shard.machine(60) for shard in group}) < REPLICAS
     searcher = ShardedSearcher(None, shards.groups, deadline=20)
 
     def load(seed: int) -> None:

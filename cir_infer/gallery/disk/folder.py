@@ -5,6 +5,7 @@
         rows/0000000001.safetensors ...     segments (rows/)
         readers/42              held by whoever reads generation 42 (locks.py)
         writer.lock             held by whoever writes (locks.py)
+        retired                 only where other galleries took its place: it refuses every change
 
 Whatever lies in it is reached through its descriptors. So a folder that is renamed, exchanged or linked
 elsewhere while it is open never mixes with another; `check` then says that this has happened.
@@ -15,11 +16,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
 from cir_infer.errors import GalleryError
-from cir_infer.gallery.disk.files import OpenFolder
+from cir_infer.gallery.disk.files import OpenFolder, open_file
 
 __all__ = ["CATALOGUE", "LOCK", "READERS", "ROWS", "Folder", "Identity", "located_absolutely"]
 
@@ -28,6 +30,7 @@ JOURNAL = f"{CATALOGUE}-journal"
 ROWS = "rows"
 READERS = "readers"
 LOCK = "writer.lock"
+RETIRED = "retired"
 
 _HAS_PROC = Path("/proc/self/fd").is_dir()
 
@@ -180,6 +183,34 @@ class Folder:
         return GalleryError(
             f"{self.path}: is not what it was when this gallery was opened ({what}); open it again"
         )
+
+    def check_retired(self) -> None:
+        """Make sure that no other galleries took this one's place, in which a change would be lost.
+
+        Raises:
+            GalleryError: they did.
+        """
+        try:
+            os.stat(RETIRED, dir_fd=self.fd, follow_symlinks=False)
+        except OSError:
+            return
+        raise GalleryError(
+            f"{self.path}: other shards took its place, so a change would be lost; open the sharded gallery "
+            "again (if it is among its shards still, `cir-cluster rebalance` ends what was begun)"
+        )
+
+    def retire(self, retired: bool) -> None:
+        """Refuse every later change, or allow them again; durable.
+
+        Raises:
+            OSError: the disk is full or fails.
+        """
+        if retired:
+            open_file(RETIRED, os.O_RDONLY | os.O_CREAT, self.fd).close()
+        else:
+            with suppress(FileNotFoundError):
+                os.unlink(RETIRED, dir_fd=self.fd)
+        os.fsync(self.fd)
 
     def check_outside(self, path: Path, what: str) -> None:
         """Refuse to put something into the folder, where only the gallery itself may lie.

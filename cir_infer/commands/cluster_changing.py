@@ -1,0 +1,150 @@
+"""`cir-cluster rebalance` and `change`: other shards, or rows of another bundle, while queries go on."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cir_infer.commands.cluster_indexing import add_encoders, engine_options
+from cir_infer.console.common import print_json, printable
+from cir_infer.errors import GalleryError, UsageError
+
+if TYPE_CHECKING:
+    from cir_infer.indexing.report import Report
+
+__all__ = ["add_change", "add_rebalance", "change", "rebalance"]
+
+Options = argparse.Namespace
+
+
+def add_rebalance(made: argparse.ArgumentParser) -> None:
+    """The arguments of the action."""
+    made.add_argument("--into", type=int, required=True, metavar="N", help="how many shards there will be")
+    _add_switch(made)
+
+
+def add_change(made: argparse.ArgumentParser) -> None:
+    """The arguments of the action."""
+    made.add_argument("bundle", metavar="BUNDLE", help="the bundle (.cir) that will have encoded the images")
+    made.add_argument("--dtype", choices=("float32", "float16", "int8"), help="new rows (default: as before)")
+    made.add_argument(
+        "--drop-broken",
+        action="store_true",
+        help="leave out items whose image cannot be encoded any more, instead of giving up",
+    )
+    made.add_argument("--broken-list", metavar="FILE", help="where to list what cannot be encoded")
+    add_encoders(made)
+    _add_switch(made)
+
+
+def _add_switch(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--name", metavar="NAME", help="actors that shall go over (cir-cluster create)")
+    made.add_argument(
+        "--grace",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="for which old actors go on, and old shards stay on the disk (default 10)",
+    )
+    made.add_argument("--keep-old", action="store_true", help="do not remove the old shards")
+
+
+def rebalance(options: Options) -> int:
+    """Run the action."""
+    from cir_infer.shards.succession import rebalance as run
+
+    _check(options)
+    old = run(options.folder, options.into)
+    known = {"folder": options.folder, "shards": options.into, **_switched(options, old)}
+    _tell(options, known, f"{printable(options.folder)}: {options.into} shards")
+    return 0
+
+
+def change(options: Options) -> int:
+    """Run the action; returns 1 if images that cannot be encoded have kept it from changing over."""
+    from cir_infer.cluster.changing import change_bundle
+    from cir_infer.cluster.indexing import Resources
+    from cir_infer.commands.index import progress_bar
+    from cir_infer.indexing.broken_list import BrokenList
+    from cir_infer.shards.layout import ShardedGallery
+
+    _check(options)
+    named = options.broken_list is not None
+    default = Path(f"{options.folder}.broken.jsonl")
+    listing = BrokenList(Path(options.broken_list) if named else default, named)
+    with ShardedGallery(options.folder, read_only=True) as gallery:
+        count = len(gallery)
+    done = 0
+    with progress_bar(lambda: count, "encoding") as update:
+
+        def told(now: int) -> None:
+            nonlocal done
+            if now > done:
+                update(now - done)
+                done = now
+
+        report, old = change_bundle(
+            options.folder,
+            engine_options(options, None),
+            Resources(options.encoders, options.gpus),
+            dtype=options.dtype,
+            batch_size=options.batch_size,
+            drop_broken=options.drop_broken,
+            address=options.address,
+            on_progress=told,
+        )
+    unlisted = listing.write(report.broken)
+    if not old:
+        raise GalleryError(_not_changed(options.folder, report, listing if unlisted is None else None))
+    known = {"folder": options.folder, **report.to_dict(), **_switched(options, old)}
+    text = f"{printable(options.folder)}: {report.encoded:,} images encoded with {printable(options.bundle)}"
+    _tell(options, known, text)
+    return 0
+
+
+def _not_changed(folder: str, report: Report, listing: object | None) -> str:
+    from cir_infer.indexing.broken_list import BrokenList
+
+    where = f", listed in {listing.path}" if isinstance(listing, BrokenList) else ""
+    return (
+        f"{folder}: is as it was, because {len(report.broken):,} of its images cannot be encoded anew{where}"
+        f"; the first: {report.broken[0].reason}; put them right and run this again, or leave them out "
+        "with --drop-broken"
+    )
+
+
+def _check(options: Options) -> None:
+    if not 0 <= options.grace < float("inf"):
+        raise UsageError("--grace must be at least 0")
+    if options.name is not None:
+        from cir_infer.shards.ray import RayShards
+
+        RayShards.attach(options.name, address=options.address)  # before hours of work
+
+
+def _switched(options: Options, old: Sequence[str]) -> dict[str, object]:
+    """Let actors go over; then nobody needs the old shards."""
+    from cir_infer.shards.succession import remove_old
+
+    version = None
+    if options.name is not None:
+        from cir_infer.shards.ray import RayShards
+
+        fresh = RayShards.attach(options.name, address=options.address).renewed(options.grace)
+        version = fresh.version
+    elif not options.keep_old:
+        time.sleep(options.grace)
+    if not options.keep_old:
+        remove_old(options.folder, old)
+    return {"version": version, "removed_shards": [] if options.keep_old else list(old)}
+
+
+def _tell(options: Options, known: dict[str, object], text: str) -> None:
+    if options.json:
+        print_json(known)
+    else:
+        version = known["version"]
+        print(text + (f", answered by version {version} of {options.name}" if version else ""))
