@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from cir_bench.timing import repeat
+from cir_infer.bundle.model import Model
 from cir_infer.scoring.contract import Rows
 from cir_infer.scoring.cpu import CpuScorer
 
@@ -65,6 +66,6 @@ def _chain_of_products(device: str, threads: int | None) -> Callable[[], object]
         [numpy_helper.from_array(weight, "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    opened = open_graphs({"products": model.SerializeToString()}, device, threads).graphs["products"]
+    opened = open_graphs({"products": Model(model.SerializeToString())}, device, threads).graphs["products"]
     x = random.standard_normal((_SIDE, _SIDE)).astype(np.float32)
     return lambda: opened.run({"x0": x})

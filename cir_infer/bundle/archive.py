@@ -10,14 +10,15 @@ import hashlib
 import os
 import secrets
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
 
-from cir_infer.bundle.manifest import MANIFEST_NAME, TOKENIZER_NAME, FeatureInput, Manifest, Member
+from cir_infer.bundle.manifest import MANIFEST_NAME, TOKENIZER_NAME, FeatureInput, Manifest
 from cir_infer.bundle.manifest_reader import read_manifest
+from cir_infer.bundle.model import Model, map_file, model_of
+from cir_infer.bundle.writing import Content, FilePart, data_begin, digest, write_archive
 from cir_infer.errors import BundleError, UsageError, shown
 from cir_infer.foreign import opened_archive
 
@@ -25,8 +26,6 @@ __all__ = ["Bundle", "write_bundle"]
 
 MAX_MANIFEST_BYTES = 4 << 20
 _MOST_DIRECTORY = 4 << 20
-_EPOCH = (1980, 1, 1, 0, 0, 0)
-"""One date for all members, so that equal content gives an equal file."""
 
 
 class Bundle:
@@ -82,8 +81,8 @@ class Bundle:
             raise self._altered(f"{name} does not have the sha256 that the manifest gives")
         return data
 
-    def graph(self, name: str) -> bytes:
-        """The ONNX model of a graph: "image", "reference", "text", "compose".
+    def graph(self, name: str) -> Model:
+        """The graph with its weights: "image", "reference", "text", "compose".
 
         "explain" is the image graph with what explanations add to it.
 
@@ -95,12 +94,13 @@ class Bundle:
         from cir_infer.bundle.limits import check_graph
         from cir_infer.bundle.onnx_model import check_self_contained
 
-        model = self._model(name)
+        data = self._model(name)
         image, text = self.manifest.image, self.manifest.text
         shape = (image.size,) if isinstance(image, FeatureInput) else (image.height, image.width, 3)
         given: dict[str, tuple[int | None, ...]] = {"image": (None, *shape)}
         try:
-            check_self_contained(model)
+            check_self_contained(data, self.manifest.weights is not None)
+            model = self._with_weights(data)
             check_graph(
                 model,
                 given if name in ("image", "reference", "explain") else {},
@@ -122,6 +122,56 @@ class Bundle:
             )
         return self.read(self.manifest.graphs[name])
 
+    def continuation(self) -> Model:
+        """What explanations add to the image graph: no whole graph, and not checked as one.
+
+        Raises:
+            UsageError: the bundle explains nothing.
+            BundleError: it is not what the manifest says.
+        """
+        explain = self.manifest.explain
+        if explain is None:
+            raise UsageError(f"{self.path} has no graph that explains")
+        return self._with_weights(self.read(explain.file))
+
+    def _with_weights(self, data: bytes) -> Model:
+        name = self.manifest.weights
+        if name is None:
+            return Model(data)
+        part = self._part(name)
+        try:
+            mapped = map_file(part.path, part.begin, part.length)
+        except (OSError, ValueError) as error:
+            raise self._altered(f"{name}: {shown(error)}") from error
+        return model_of(data, mapped)
+
+    def _part(self, name: str) -> FilePart:
+        """Where a stored member lies in the file. Its content is not looked at."""
+        member = self.manifest.members[name]
+        with self._archive() as archive:
+            if name not in archive.namelist():
+                raise self._altered(f"{name} is gone")
+            info = archive.getinfo(name)
+            self._check_stored(info, member.bytes)
+            try:
+                begin = data_begin(self.path, info)
+            except (OSError, ValueError) as error:
+                raise self._altered(f"{name}: {shown(error)}") from error
+        return FilePart(self.path, begin, member.bytes, member.sha256)
+
+    def contents(self, names: Iterable[str] | None = None) -> dict[str, Content]:
+        """Members for `write_bundle`, checked; the file of weights stays in this bundle until it is copied.
+
+        Args:
+            names: which; all by default.
+
+        Raises:
+            BundleError: no such member, or it is not what the manifest says.
+        """
+        wanted = self.manifest.members if names is None else names
+        large = self.manifest.weights
+        return {name: self._part(name) if name == large else self.read(name) for name in wanted}
+
     def tokenizer(self) -> bytes:
         """The `tokenizers` JSON."""
         return self.read(TOKENIZER_NAME)
@@ -132,8 +182,12 @@ class Bundle:
         Raises:
             BundleError: a member is damaged.
         """
-        for name in self.manifest.members:
-            self.read(name)
+        for name, member in self.manifest.members.items():
+            if name == self.manifest.weights:
+                if self._part(name).digest() != member:
+                    raise self._altered(f"{name} does not have the sha256 that the manifest gives")
+            else:
+                self.read(name)
 
     def _archive(self) -> zipfile.ZipFile:
         try:
@@ -181,35 +235,34 @@ class Bundle:
         )
 
 
-def write_bundle(path: str | os.PathLike[str], manifest: Manifest, members: Mapping[str, bytes]) -> Manifest:
+def write_bundle(
+    path: str | os.PathLike[str], manifest: Manifest, members: Mapping[str, Content]
+) -> Manifest:
     """Write a bundle atomically: the file appears whole or not at all.
 
     Args:
         path: where to; an existing file is replaced.
         manifest: everything but `members`, which is computed here.
-        members: content by name: the graphs and, for a system that reads text, tokenizer.json.
+        members: content by name: the graphs and, for a system that reads text, tokenizer.json. A `FilePart`
+            is copied without being read into memory.
 
     Returns:
         The manifest as written, with sizes and digests.
 
     Raises:
-        BundleError: the manifest does not describe these members, or is not valid.
+        BundleError: the manifest does not describe these members, or is not valid; a part of a file is not
+            what it should be.
         OSError: the file cannot be written.
     """
-    sealed = replace(
-        manifest,
-        members={
-            name: Member(len(data), hashlib.sha256(data).hexdigest())
-            for name, data in sorted(members.items())
-        },
-    )
+    ordered = dict(sorted(members.items()))
+    sealed = replace(manifest, members={name: digest(content) for name, content in ordered.items()})
     text = sealed.to_json()
     sealed = read_manifest(text)
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         with temporary.open("xb") as file:
-            _write_archive(file, {MANIFEST_NAME: text.encode(), **dict(sorted(members.items()))})
+            write_archive(file, {MANIFEST_NAME: text.encode(), **ordered})
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
@@ -217,11 +270,3 @@ def write_bundle(path: str | os.PathLike[str], manifest: Manifest, members: Mapp
         temporary.unlink(missing_ok=True)
         raise
     return sealed
-
-
-def _write_archive(file: IO[bytes], members: Mapping[str, bytes]) -> None:
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in members.items():
-            info = zipfile.ZipInfo(name, _EPOCH)
-            info.external_attr = 0o644 << 16
-            archive.writestr(info, data)

@@ -9,6 +9,7 @@ message that is written in two pieces, so nothing has to be understood for it.
 from __future__ import annotations
 
 from cir_infer.bundle.onnx_model import model_fields
+from cir_infer.bundle.wire import field, field_head
 
 __all__ = ["continued"]
 
@@ -27,24 +28,5 @@ def continued(model: bytes, rest: bytes) -> bytes:
     """
     (graph,) = [value for number, value in model_fields(model) if number == _GRAPH]
     (further,) = [value for number, value in model_fields(rest) if number == _GRAPH]
-    others = b"".join(_field(number, value) for number, value in model_fields(model) if number != _GRAPH)
-    return others + _key(_GRAPH, 2) + _integer(len(graph) + len(further)) + bytes(graph) + bytes(further)
-
-
-def _field(number: int, value: int | memoryview) -> bytes:
-    if isinstance(value, int):
-        return _key(number, 0) + _integer(value)
-    return _key(number, 2) + _integer(len(value)) + bytes(value)
-
-
-def _key(number: int, kind: int) -> bytes:
-    return _integer(number << 3 | kind)
-
-
-def _integer(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    others = b"".join(field(number, value) for number, value in model_fields(model) if number != _GRAPH)
+    return others + field_head(_GRAPH, len(graph) + len(further)) + bytes(graph) + bytes(further)

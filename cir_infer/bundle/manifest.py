@@ -18,6 +18,7 @@ __all__ = [
     "FORMAT_VERSION",
     "MANIFEST_NAME",
     "TOKENIZER_NAME",
+    "WEIGHTS_NAME",
     "CenterCrop",
     "Explain",
     "FeatureInput",
@@ -41,6 +42,7 @@ FORMAT_VERSION = 2
 
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
+WEIGHTS_NAME = "weights.bin"
 
 
 def since(version: int, default: Any) -> Any:
@@ -217,6 +219,8 @@ class Manifest:
         provenance: where the model came from.
         tokens_per_item: M, how many vectors of D values a gallery row is.
         reduce: how the terms of those M become one: "max"; None where there is one.
+        weights: the member that holds the graphs' large weights (`cir_infer.bundle.model`); None where they
+            hold them themselves.
     """
 
     system: str
@@ -234,6 +238,7 @@ class Manifest:
     provenance: dict[str, Any] = field(default_factory=dict)
     tokens_per_item: int = since(2, 1)
     reduce: Literal["max"] | None = since(2, None)
+    weights: Literal["weights.bin"] | None = since(2, None)
 
     @property
     def row_shape(self) -> tuple[int, ...]:

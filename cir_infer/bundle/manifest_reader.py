@@ -16,6 +16,7 @@ from cir_infer.bundle.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
     TOKENIZER_NAME,
+    WEIGHTS_NAME,
     CenterCrop,
     Explain,
     FeatureInput,
@@ -166,6 +167,7 @@ def read_manifest(text: str | bytes) -> Manifest:
         parity=reader.mapping("parity"),
         provenance=reader.mapping("provenance"),
         **_read_tokens(reader),
+        weights=_read_weights(reader),
     )
     reader.done()
     if manifest.tokens_per_item * manifest.embedding_dim > MAX_ITEM_VALUES:
@@ -182,6 +184,12 @@ def _read_tokens(reader: _Reader) -> dict[str, Any]:
         return {}
     tokens = reader.whole("tokens_per_item", 2, MAX_TOKENS)
     return {"tokens_per_item": tokens, "reduce": reader.one_of("reduce", ("max",))}
+
+
+def _read_weights(reader: _Reader) -> Literal["weights.bin"] | None:
+    if not reader.has("weights", 2):
+        return None
+    return cast("Literal['weights.bin']", reader.one_of("weights", (WEIGHTS_NAME,)))
 
 
 def _read_terms(reader: _Reader) -> tuple[str, ...]:
@@ -329,6 +337,10 @@ def _check_members(manifest: Manifest) -> None:
         if manifest.explain.file in {*expected, TOKENIZER_NAME}:
             raise BundleError("manifest: explain.file must be a file of its own")
         expected.add(manifest.explain.file)
+    if manifest.weights is not None:
+        if manifest.weights in {*expected, TOKENIZER_NAME}:
+            raise BundleError("manifest: weights must be a file of its own")
+        expected.add(manifest.weights)
     if (manifest.text is None) != ("text" not in manifest.graphs):
         raise BundleError("manifest: the text graph and the field text belong together; one is missing")
     if manifest.text is not None:

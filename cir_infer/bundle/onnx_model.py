@@ -1,28 +1,36 @@
 """Reads what an ONNX model holds: nodes, attributes, constants. The runtime has no `onnx` package.
 
-A model is a protocol buffer: fields of (number << 3 | kind) and a value, where kind 0 is a variable-length
-integer, 1 and 5 are 8 and 4 bytes, 2 is a length and so many bytes; see
-https://protobuf.dev/programming-guides/encoding. The field numbers are those of onnx.proto, which never
-change. Nothing is executed, and every length is checked.
+A model is a protocol buffer (`wire`). The field numbers are those of onnx.proto, which never change. Nothing
+is executed, and every length is checked.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from cir_infer.bundle.wire import fields_of, integer_at, signed
 from cir_infer.errors import BundleError
 
-__all__ = ["Array", "Input", "Node", "OnnxModel", "check_self_contained", "model_fields", "read_onnx_model"]
+__all__ = [
+    "NUMBERS",
+    "Array",
+    "Input",
+    "Node",
+    "OnnxModel",
+    "check_self_contained",
+    "model_fields",
+    "read_onnx_model",
+]
 
 Array = npt.NDArray[Any]
 
-_TYPES: dict[int, np.dtype[Any]] = {
+NUMBERS: dict[int, np.dtype[Any]] = {
     1: np.dtype("<f4"),
     2: np.dtype("u1"),
     3: np.dtype("i1"),
@@ -36,7 +44,7 @@ _TYPES: dict[int, np.dtype[Any]] = {
     12: np.dtype("<u4"),
     13: np.dtype("<u8"),
 }
-"""Types of constants that are read; others are left out of `OnnxModel.constants`."""
+"""Types of constants that are read, by ONNX's number; others are left out of `OnnxModel.constants`."""
 
 _BFLOAT16 = 16
 """Read as the float32 numbers that they are: NumPy has no such type."""
@@ -96,8 +104,12 @@ class OnnxModel:
     stores_bfloat16: bool = False
 
 
-def read_onnx_model(model: bytes) -> OnnxModel:
+def read_onnx_model(model: bytes, beside: Mapping[str, Array] | None = None) -> OnnxModel:
     """Read a serialised model.
+
+    Args:
+        model: the serialised model.
+        beside: values of constants that it keeps elsewhere, by name; see `cir_infer.bundle.model`.
 
     Raises:
         BundleError: it is cut short, or no ONNX model.
@@ -106,7 +118,9 @@ def read_onnx_model(model: bytes) -> OnnxModel:
     graphs = [value for number, value in fields if number == 7]
     try:
         opsets = [_opset(value) for number, value in fields if number == 8]
-        return _graph(graphs[0], max((version for domain, version in opsets if not domain), default=0))
+        return _graph(
+            graphs[0], max((version for domain, version in opsets if not domain), default=0), beside or {}
+        )
     except (ValueError, IndexError, TypeError, OverflowError, struct.error) as error:
         raise BundleError(
             f"this is no ONNX model that can be read ({error}); export the model again"
@@ -120,7 +134,7 @@ def model_fields(model: bytes) -> list[tuple[int, Any]]:
         BundleError: it is cut short, or no ONNX model.
     """
     try:
-        fields = list(_fields(memoryview(model)))
+        fields = list(fields_of(memoryview(model)))
         graphs = sum(number == 7 for number, _ in fields)
         if graphs != 1:
             raise ValueError(f"{graphs} graphs")
@@ -132,7 +146,8 @@ def model_fields(model: bytes) -> list[tuple[int, Any]]:
 
 
 _INSIDE: dict[str, dict[int, str]] = {
-    "model": {7: "graph", 20: "training", 25: "function"},
+    "model": {7: "main graph", 20: "training", 25: "function"},
+    "main graph": {1: "node", 5: "initializer", 15: "sparse"},
     "training": {1: "graph", 2: "graph"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
     "function": {7: "node", 11: "attribute"},
@@ -145,10 +160,14 @@ _INSIDE: dict[str, dict[int, str]] = {
 _EXTERNAL_DATA, _DATA_LOCATION, _OP_TYPE = 13, 14, 4
 
 
-def check_self_contained(model: bytes) -> None:
+def check_self_contained(model: bytes, beside: bool = False) -> None:
     """Refuse a model that names files: of values outside itself, or of a compiled part (`EPContext`).
 
     What a runtime does with such a name depends on its version: ONNX Runtime 1.23 opens absolute paths.
+
+    Args:
+        model: the serialised model.
+        beside: the graph's own constants may lie beside it; `cir_infer.bundle.model.places_of` judges them.
 
     Raises:
         BundleError: it names a file, is cut short, or is no ONNX model.
@@ -158,14 +177,14 @@ def check_self_contained(model: bytes) -> None:
     try:
         while waiting:
             kind, data = waiting.pop()
-            for number, value in _fields(data):
+            for number, value in fields_of(data):
                 count += 1
                 if count > _MOST_FIELDS:
                     raise ValueError(f"it has more than {_MOST_FIELDS:,} fields")
                 inside = _INSIDE.get(kind, {}).get(number)
                 if inside is not None:
                     waiting.append((inside, memoryview(value)))
-                elif kind == "tensor" and (
+                elif (kind == "tensor" or (kind == "initializer" and not beside)) and (
                     number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0)
                 ):
                     raise BundleError("it keeps values in another file; export the model again")
@@ -179,7 +198,7 @@ def check_self_contained(model: bytes) -> None:
 
 def _opset(data: memoryview) -> tuple[str, int]:
     domain, version = "", 0
-    for number, value in _fields(data):
+    for number, value in fields_of(data):
         if number == 1:
             domain = _text(value)
         elif number == 2:
@@ -190,7 +209,7 @@ def _opset(data: memoryview) -> tuple[str, int]:
 def _input(data: memoryview) -> Input:
     name, kind = "", 0
     shape: tuple[int | None, ...] | None = None
-    for number, value in _fields(data):
+    for number, value in fields_of(data):
         if number == 1:
             name = _text(value)
         elif number == 2:
@@ -201,32 +220,32 @@ def _input(data: memoryview) -> Input:
 def _tensor_type(data: memoryview) -> tuple[int, tuple[int | None, ...] | None]:
     kind = 0
     shape: tuple[int | None, ...] | None = None
-    for number, tensor in _fields(data):
+    for number, tensor in fields_of(data):
         if number != 1:
             return 0, None
-        for inner, value in _fields(tensor):
+        for inner, value in fields_of(tensor):
             if inner == 1:
                 kind = value
             elif inner == 2:
-                shape = tuple(_length(dim) for place, dim in _fields(value) if place == 1)
+                shape = tuple(_length(dim) for place, dim in fields_of(value) if place == 1)
     return kind, shape
 
 
 def _length(data: memoryview) -> int | None:
     found: int | None = None
-    for number, value in _fields(data):
+    for number, value in fields_of(data):
         if number == 1:
-            found = _signed(value)
+            found = signed(value)
     return found
 
 
-def _graph(data: memoryview, opset: int) -> OnnxModel:
+def _graph(data: memoryview, opset: int, beside: Mapping[str, Array]) -> OnnxModel:
     nodes: list[Node] = []
     constants: dict[str, Array] = {}
     inputs: list[Input] = []
     outputs: list[str] = []
     bfloat16 = False
-    for number, value in _fields(data):
+    for number, value in fields_of(data):
         if number == 1:
             node = _node(value)
             nodes.append(node)
@@ -235,7 +254,8 @@ def _graph(data: memoryview, opset: int) -> OnnxModel:
                 _once(constants, node.outputs[0], constant)
         elif number == 5:
             name, constant = _tensor(value)
-            bfloat16 |= any(field == 2 and kind == _BFLOAT16 for field, kind in _fields(value))
+            constant = beside.get(name) if constant is None else constant
+            bfloat16 |= any(field == 2 and kind == _BFLOAT16 for field, kind in fields_of(value))
             if constant is not None:
                 _once(constants, name, constant)
         elif number == 11:
@@ -255,7 +275,7 @@ def _node(data: memoryview) -> Node:
     names: dict[int, list[str]] = {1: [], 2: []}
     op = domain = ""
     attributes: dict[str, Any] = {}
-    for number, value in _fields(data):
+    for number, value in fields_of(data):
         if number in names:
             names[number].append(_text(value))
         elif number == 4:
@@ -272,7 +292,7 @@ def _attribute(data: memoryview) -> tuple[str, Any]:
     """Its name and value: float, int, text, array, or lists of these; None for a graph."""
     name, kind = "", 0
     values: dict[int, list[Any]] = {}
-    for number, value in _fields(data):
+    for number, value in fields_of(data):
         if number == 1:
             name = _text(value)
         elif number == 20:
@@ -286,7 +306,7 @@ def _attribute(data: memoryview) -> tuple[str, Any]:
     if kind == 1:
         return name, struct.unpack("<f", first(2, b"\0\0\0\0"))[0]
     if kind == 2:
-        return name, _signed(first(3, 0))
+        return name, signed(first(3, 0))
     if kind == 3:
         return name, _text(first(4, memoryview(b"")))
     if kind == 4:
@@ -305,7 +325,7 @@ def _tensor(data: memoryview) -> tuple[str, Array | None]:
     name, kind, location = "", 0, 0
     lists: dict[int, list[Any]] = {1: [], 4: [], 5: [], 7: [], 10: [], 11: []}
     raw: memoryview | None = None
-    for number, value in _fields(data):
+    for number, value in fields_of(data):
         if number in lists:
             lists[number].append(value)
         elif number == 2:
@@ -316,7 +336,7 @@ def _tensor(data: memoryview) -> tuple[str, Array | None]:
             raw = value
         elif number == 14:
             location = value
-    dtype = np.dtype("<u2") if kind == _BFLOAT16 else _TYPES.get(kind)
+    dtype = np.dtype("<u2") if kind == _BFLOAT16 else NUMBERS.get(kind)
     if dtype is None or location != 0:
         return name, None
     shape = [int(length) for length in _numbers(lists[1], np.dtype("<i8"))]
@@ -340,13 +360,13 @@ def _numbers(values: list[Any], dtype: np.dtype[Any]) -> Array:
     found: list[Array] = []
     for value in values:
         if isinstance(value, int):
-            found.append(np.array([_signed(value)], dtype))
+            found.append(np.array([signed(value)], dtype))
         elif dtype.kind == "f":
             found.append(np.frombuffer(value, dtype))
         elif len(value) > _MOST_NUMBERS:
             raise ValueError(f"a list of {len(value):,} bytes of numbers that are not stored raw")
         else:
-            numbers = [n if dtype.kind == "u" else _signed(n) for n in _integers(value)]
+            numbers = [n if dtype.kind == "u" else signed(n) for n in _integers(value)]
             found.append(np.array(numbers, dtype))
     return np.concatenate(found) if found else np.empty(0, dtype)
 
@@ -354,12 +374,12 @@ def _numbers(values: list[Any], dtype: np.dtype[Any]) -> Array:
 def _integers(data: memoryview) -> Iterator[int]:
     at = 0
     while at < len(data):
-        value, at = _integer(data, at)
+        value, at = integer_at(data, at)
         yield value
 
 
 def _only(data: memoryview, wanted: int) -> Any:
-    for number, value in _fields(data):
+    for number, value in fields_of(data):
         if number == wanted:
             return value
     raise ValueError(f"a message without its field {wanted}")
@@ -367,41 +387,3 @@ def _only(data: memoryview, wanted: int) -> Any:
 
 def _text(value: Any) -> str:
     return bytes(value).decode()
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >= 1 << 63 else value
-
-
-def _integer(data: memoryview, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise ValueError("a number without an end")
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:
-    """Number and value of each field: an int, or the bytes."""
-    at = 0
-    while at < len(data):
-        key, at = _integer(data, at)
-        kind = key & 7
-        if kind == 0:
-            value: Any
-            value, at = _integer(data, at)
-            yield key >> 3, value
-            continue
-        if kind == 2:
-            length, at = _integer(data, at)
-        elif kind in (1, 5):
-            length = 8 if kind == 1 else 4
-        else:
-            raise ValueError(f"a field of kind {kind}")
-        if length > len(data) - at:
-            raise ValueError("it ends too early")
-        yield key >> 3, data[at : at + length]
-        at += length

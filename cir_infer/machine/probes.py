@@ -161,6 +161,7 @@ def _encoders(device: str) -> Callable[[], Found]:
     def run() -> Found:
         import numpy as np
 
+        from cir_infer.bundle.model import Model
         from cir_infer.runtime.devices import open_backend, open_graphs
         from cir_infer.runtime.plan_policy import PlanPolicy
 
@@ -170,7 +171,7 @@ def _encoders(device: str) -> Callable[[], Found]:
                 "runs": True,
                 "why": f"{said.get('library', 'TensorRT')} opens; no plan was built for this",
             }
-        opened = open_graphs({"image": MODEL}, device, 1)
+        opened = open_graphs({"image": Model(MODEL)}, device, 1)
         answer = opened.graphs["image"].run({"x": np.array([[1, 1]], np.float32)})["y"]
         if not np.allclose(answer, [[4, 6]], rtol=1e-2):
             return {"runs": False, "why": f"a product of matrices is {shown(answer.tolist())}, not [[4, 6]]"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from cir_infer.bundle.model import Model
 from cir_infer.runtime.chains import Chains
 from cir_infer.runtime.graph import Graph
 from cir_infer.scoring.contract import Scorer
@@ -20,12 +21,12 @@ class Backend(Protocol):
         """Its name, one of `device_names.DEVICES`."""
         ...
 
-    def load(self, name: str, model: bytes) -> Graph:
+    def load(self, name: str, model: Model) -> Graph:
         """Make an ONNX model ready to run.
 
         Args:
             name: the graph's name, for messages and caches.
-            model: the serialised ONNX model.
+            model: the ONNX model with its weights.
 
         Raises:
             BundleError: the model cannot be read.

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
+from cir_infer.bundle.model import Model
 from cir_infer.errors import DeviceError, UsageError, shown
 from cir_infer.extras import install_hint, require
 from cir_infer.gpu.driver import missing_gpu
@@ -32,12 +33,12 @@ class OpenedGraphs(NamedTuple):
 
 
 def open_graphs(
-    models: Mapping[str, bytes], device: str, threads: int | None, policy: PlanPolicy | None = None
+    models: Mapping[str, Model], device: str, threads: int | None, policy: PlanPolicy | None = None
 ) -> OpenedGraphs:
     """Load graphs on a device.
 
     Args:
-        models: serialised ONNX models by graph name.
+        models: by graph name.
         device: "cpu", "openvino", "cuda", "tensorrt" or "ort-tensorrt" is used or refused; "auto" takes the
             first of TensorRT, CUDA and the CPU that works, or OpenVINO for a bundle in bfloat16, and says
             through `logging` what it took.
@@ -61,7 +62,7 @@ def open_graphs(
 
 
 def _opened(
-    models: Mapping[str, bytes], device: str, threads: int | None, policy: PlanPolicy
+    models: Mapping[str, Model], device: str, threads: int | None, policy: PlanPolicy
 ) -> OpenedGraphs:
     if device == "auto" and policy.precision == "bfloat16":
         _log.info("device auto: taking OpenVINO, which alone computes in bfloat16")
@@ -78,7 +79,7 @@ def _opened(
 
 
 def _first_that_works(
-    devices: tuple[str, ...], models: Mapping[str, bytes], threads: int | None, policy: PlanPolicy
+    devices: tuple[str, ...], models: Mapping[str, Model], threads: int | None, policy: PlanPolicy
 ) -> OpenedGraphs:
     refusals: list[str] = []
     for device in devices[:-1]:
@@ -119,7 +120,7 @@ def _because(refusals: list[str]) -> str:
     return f" ({'; '.join(refusals)})" if refusals else ""
 
 
-def _load(backend: Backend, models: Mapping[str, bytes]) -> OpenedGraphs:
+def _load(backend: Backend, models: Mapping[str, Model]) -> OpenedGraphs:
     return OpenedGraphs(backend, {name: backend.load(name, model) for name, model in models.items()})
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from cir_infer.bundle.model import Model
 from cir_infer.errors import BundleError, DeviceError, shown
 from cir_infer.processes.ending import native_call
 from cir_infer.processes.fork import PerProcess
@@ -70,7 +71,7 @@ class OnnxBackend:
             # CUDA and cuDNN that came as pip packages are not on the loader's path.
             ort.preload_dlls()
 
-    def load(self, name: str, model: bytes) -> OnnxGraph:
+    def load(self, name: str, model: Model) -> OnnxGraph:
         """See `Backend.load`."""
         options = ort.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
@@ -78,14 +79,18 @@ class OnnxBackend:
         # A query runs several sessions, each with threads of its own. Spinning, they take the cores from one
         # another: measured on two cores, an encoder takes twice as long. Alone it would gain 2%.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # A bundle holds all its weights: a graph must not pull files of this machine into its tensors.
+        # A bundle holds all its weights: a graph must not pull files of this machine into its tensors. Those
+        # beside the graph are handed over, by name, in place of what the graph says of a file.
+        if model.weights:
+            values = [ort.OrtValue.ortvalue_from_numpy(value) for value in model.weights.values()]
+            options.add_external_initializers(list(model.weights), values)
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
-        threads = threads_for(name, len(model), self._threads)
+        threads = threads_for(name, model.size, self._threads)
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
             with native_call:
-                session = ort.InferenceSession(model, options, providers=self._wanted())
+                session = ort.InferenceSession(model.data, options, providers=self._wanted())
         except Exception as error:  # the binding's exceptions share no base class of their own
             raise BundleError(
                 f"ONNX Runtime {ort.__version__} cannot load the {name} graph: {_first_line(error)}"
@@ -96,7 +101,7 @@ class OnnxBackend:
                 f"{session.get_providers()}; check the driver, CUDA and cuDNN against what onnxruntime-gpu "
                 f"{ort.__version__} needs, or use device='cpu'"
             )
-        return OnnxGraph(name, session)
+        return OnnxGraph(name, session, model.weights)
 
     def chains(self, graphs: Mapping[str, Graph], scorer: Scorer, names: tuple[str, ...]) -> None:
         """See `Backend.chains`: sessions give their results back to the host."""
@@ -127,10 +132,19 @@ class OnnxBackend:
 
 
 class OnnxGraph:
-    """An inference session. Threads may share it; a forked child neither uses nor frees it."""
+    """An inference session. Threads may share it; a forked child neither uses nor frees it.
 
-    def __init__(self, name: str, session: ort.InferenceSession) -> None:
+    Args:
+        name: of the graph.
+        session: that runs it.
+        weights: arrays whose memory the session reads.
+    """
+
+    def __init__(
+        self, name: str, session: ort.InferenceSession, weights: Mapping[str, Array] | None = None
+    ) -> None:
         self._name = name
+        self._weights = weights
         self._session = PerProcess(partial(_refuse_in_child, name), session)
         self.inputs = tuple(_tensor(name, info) for info in session.get_inputs())
         self.outputs = tuple(_tensor(name, info) for info in session.get_outputs())

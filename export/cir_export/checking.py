@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import onnx
-from onnx import ModelProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 __all__ = ["check_nodes", "shell"]
 
@@ -26,7 +26,7 @@ def check_nodes(model: ModelProto) -> None:
         size = 1
         for length in tensor.dims:
             size *= length
-        if size <= _SMALL:
+        if size <= _SMALL and tensor.data_location != TensorProto.EXTERNAL:
             copy.graph.initializer.append(tensor)
         else:
             copy.graph.input.append(

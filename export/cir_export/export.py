@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -24,10 +23,12 @@ from cir_export.verification import (
     rows_to_explain,
     why_unexplained,
 )
+from cir_export.weights import SEVERAL, WeightsFile
 from cir_infer import __version__
 from cir_infer.bundle import Bundle, write_bundle
-from cir_infer.bundle.manifest import FORMAT, FORMAT_VERSION, TOKENIZER_NAME, Explain, Manifest
+from cir_infer.bundle.manifest import FORMAT, FORMAT_VERSION, TOKENIZER_NAME, WEIGHTS_NAME, Explain, Manifest
 from cir_infer.bundle.manifest_reader import read_manifest
+from cir_infer.bundle.writing import Content, FilePart
 from cir_infer.engine import Engine
 from cir_infer.errors import BundleError, DeviceError, ExportError
 
@@ -69,7 +70,11 @@ class ParityError(ExportError):
 
 
 def export_bundle(
-    trained: TrainedModel, path: str | os.PathLike[str], samples: Samples, progress: bool = False
+    trained: TrainedModel,
+    path: str | os.PathLike[str],
+    samples: Samples,
+    progress: bool = False,
+    large: int = SEVERAL,
 ) -> ExportReport:
     """Exports a model into a bundle, which is written only if it agrees with the model.
 
@@ -78,6 +83,7 @@ def export_bundle(
         path: where to; an existing file is replaced at once or not at all.
         samples: what to verify with.
         progress: show a bar on a terminal.
+        large: bytes of all weights from which the bundle keeps them beside its graphs, each once.
 
     Raises:
         ExportError: the model cannot be exported, the graphs disagree with it (`ParityError`), or the
@@ -86,39 +92,51 @@ def export_bundle(
     path = Path(path)
     check_target(path)
     _check_inputs(trained)  # now, not after minutes of work
-    graphs = export_graphs(trained.model, trained.image, progress)
-    members = {f"{name}.onnx": content for name, content in graphs.items()}
-    members[TOKENIZER_NAME] = trained.tokenizer.to_str().encode()
-    explain = explain_of(trained, samples) if EXPLAIN in graphs else None
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
             # Verified as a device will read it, by the runtime, before anything has the final name.
             unverified = Path(scratch) / "unverified.cir"
-            written = write_bundle(unverified, _manifest(trained, members, {}, explain), members)
-            names = list(members)
-            del graphs, members  # they may be gigabytes, and lie in the file
-            with Engine(unverified, device="cpu") as engine:
+            explain = _write_unverified(trained, unverified, samples, progress, large)
+            bundle = Bundle(unverified)
+            with Engine(bundle, device="cpu") as engine:
                 checks = compare(trained, engine, samples)
                 rows = rows_to_explain(trained, engine, samples) if explain is not None else []
-            bundle = Bundle(unverified)
-            sums = compare_sums(trained, bundle, written, rows, samples) if explain is not None else []
-            members = {name: bundle.read(name) for name in names if name in written.members}
-        if not all(check.passed for check in checks):
-            raise ParityError(checks)
-        parity: dict[str, Any] = {"images": samples.source}
-        if explain is not None and all(check.passed for check in sums):
-            checks += sums
-        else:
-            # Without it hits are explained by occlusion; nothing else depends on it.
-            members.pop(f"{EXPLAIN}.onnx", None)
-            explain, parity["unexplained"] = None, why_unexplained(trained, sums)
-        parity["checks"] = [check.to_json() for check in checks]
-        manifest = write_bundle(path, _manifest(trained, members, parity, explain), members)
+            sums = compare_sums(trained, bundle, rows, samples) if explain is not None else []
+            if not all(check.passed for check in checks):
+                raise ParityError(checks)
+            members = bundle.contents()
+            parity: dict[str, Any] = {"images": samples.source}
+            if explain is not None and all(check.passed for check in sums):
+                checks += sums
+            else:
+                # Without it hits are explained by occlusion; nothing else depends on it.
+                members.pop(f"{EXPLAIN}.onnx", None)
+                explain, parity["unexplained"] = None, why_unexplained(trained, sums)
+            parity["checks"] = [check.to_json() for check in checks]
+            manifest = write_bundle(path, _manifest(trained, members, parity, explain), members)
     except (BundleError, DeviceError) as error:
         raise ExportError(f"the model does not make a valid bundle: {error}") from error
     except OSError as error:
         raise ExportError(f"{path} cannot be written: {error.strerror or error}") from error
     return ExportReport(path, manifest, tuple(checks), samples)
+
+
+def _write_unverified(
+    trained: TrainedModel, path: Path, samples: Samples, progress: bool, large: int
+) -> Explain | None:
+    """Exports into a bundle that nobody has verified yet; what explanations need, where they can be."""
+    size = sum(value.nbytes for value in trained.model.state_dict().values())
+    weights = WeightsFile(path.with_name(WEIGHTS_NAME)) if size >= large else None
+    graphs = export_graphs(trained.model, trained.image, progress, weights)
+    members: dict[str, Content] = {f"{name}.onnx": content for name, content in graphs.items()}
+    members[TOKENIZER_NAME] = trained.tokenizer.to_str().encode()
+    if weights is not None and not weights.empty:
+        members[WEIGHTS_NAME] = FilePart.of(weights.path)
+    explain = explain_of(trained, samples) if EXPLAIN in graphs else None
+    write_bundle(path, _manifest(trained, members, {}, explain), members)
+    if weights is not None:
+        weights.path.unlink()
+    return explain
 
 
 def _check_inputs(trained: TrainedModel) -> None:
@@ -139,10 +157,12 @@ def _check_inputs(trained: TrainedModel) -> None:
 
 
 def _manifest(
-    trained: TrainedModel, members: dict[str, bytes], parity: dict[str, Any], explain: Explain | None
+    trained: TrainedModel, members: dict[str, Content], parity: dict[str, Any], explain: Explain | None
 ) -> Manifest:
+    """As `write_bundle` takes it: what it says of the members is filled in there."""
     model = trained.model
     further = () if explain is None else (explain.file,)
+    weights = {"weights": WEIGHTS_NAME} if WEIGHTS_NAME in members else {}
     tokens = model.tokens_per_item
     several = {} if tokens == 1 else {"tokens_per_item": tokens, "reduce": "max"}
     manifest = read_manifest(
@@ -157,6 +177,7 @@ def _manifest(
                 "weighted": model.weighted,
                 "precision": "float32",
                 **several,
+                **weights,
                 "image": trained.image,
                 "text": trained.text,
                 "graphs": {
@@ -165,9 +186,7 @@ def _manifest(
                     if name.endswith(".onnx") and name not in further
                 },
                 "members": {
-                    name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-                    for name, content in members.items()
-                    if name not in further
+                    name: {"bytes": 1, "sha256": "0" * 64} for name in members if name not in further
                 },
                 "parity": parity,
                 "provenance": {**trained.provenance, "vocabulary": known_words(trained.tokenizer)},

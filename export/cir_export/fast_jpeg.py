@@ -75,7 +75,7 @@ def scale_jpegs(
             f"none of the {len(samples.images)} images of {folder} is a JPEG that this bundle could decode "
             "at half its size or less; --fast-jpeg would change nothing that can be measured on them"
         )
-    members = {name: bundle.read(name) for name in bundle.manifest.members}
+    members = bundle.contents()
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
             unverified = Path(scratch) / "unverified.cir"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cir_infer.bundle.model import Model
 from cir_infer.bundle.onnx_model import read_onnx_model
 from cir_infer.runtime.onnx import OnnxBackend
 from cir_infer.runtime.recurrent.encoder import RecurrentEncoder
@@ -83,7 +84,7 @@ def exercise(kernels: Path) -> None:
     """A text through either kernel, one direction and two, under orders in which each block comes first."""
     for model in MODELS:
         text = match_text_graph(read_onnx_model(model))
-        expected = OnnxBackend("cpu", 1).load("text", model).run(FEEDS)["text"]
+        expected = OnnxBackend("cpu", 1).load("text", Model(model)).run(FEEDS)["text"]
         for schedule in range(3):
             gpu = EmulatedDevice(checked=True, schedule=schedule, kernels=kernels, multiprocessors=6)
             found = RecurrentEncoder(text, gpu, 5).run(FEEDS)["text"]

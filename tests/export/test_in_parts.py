@@ -202,9 +202,9 @@ def test_a_bundle_holds_what_is_added_and_no_weight_twice(bundle: Path) -> None:
     assert {"rows as sums over positions", "parts of the sums"} <= {
         check["what"] for check in manifest.parity["checks"]
     }
-    whole = onnx.load_from_string(opened.graph("explain"))
+    whole = onnx.load_from_string(opened.graph("explain").data)
     onnx.checker.check_model(whole, full_check=True)
-    merged = onnx.load_from_string(opened.graph("image"))
+    merged = onnx.load_from_string(opened.graph("image").data)
     merged.graph.MergeFrom(onnx.load_from_string(opened.read("explain.onnx")).graph)
     assert whole == merged, "what protocol buffers make of two pieces of one message"
     assert manifest.members["explain.onnx"].bytes < 3000

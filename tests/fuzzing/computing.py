@@ -14,6 +14,7 @@ from cir_infer.bundle.limits import OPERATORS, check_graph
 from cir_infer.bundle.manifest import (
     TextInput,
 )
+from cir_infer.bundle.model import Model
 from cir_infer.bundle.onnx_model import check_self_contained
 from cir_infer.errors import BundleError
 from cir_infer.inputs.texts import TextReader
@@ -174,10 +175,10 @@ class Graphs(Target):
         if rng.random() < 0.1:
             model = mutate(rng, model, [model])
         check_self_contained(model)
-        check_graph(model, {"x": (None, 8)})
+        check_graph(Model(model), {"x": (None, 8)})
         from cir_infer.runtime.onnx import OnnxBackend
 
-        graph = OnnxBackend("cpu", 1).load("image", model)
+        graph = OnnxBackend("cpu", 1).load("image", Model(model))
         try:
             graph.run({"x": np.ones((2, 8), np.float32)})
         except BundleError:

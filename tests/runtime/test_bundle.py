@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from cir_infer import Engine
 from cir_infer.bundle import Bundle, write_bundle
 from cir_infer.bundle.manifest import Manifest
+from cir_infer.bundle.writing import FilePart
 from cir_infer.errors import BundleError
 from tests.bundles import manifest_of, members_of, write_tiny_bundle
 
@@ -53,7 +54,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     bundle.verify()
     assert bundle.manifest == sealed
     assert {name: bundle.read(name) for name in sealed.members} == members
-    assert bundle.graph("image") == members["image.onnx"]
+    assert bundle.graph("image").data == members["image.onnx"]
     with zipfile.ZipFile(tmp_path / "a.cir") as archive:
         assert archive.namelist()[0] == "manifest.json"
         assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
@@ -69,9 +70,13 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     path = write_tiny_bundle(tmp_path / "a.cir")
     before = path.read_bytes()
     members = members_of("artemis")
-    broken = {**members, "image.onnx": object()}
-    with pytest.raises(TypeError):
-        write_bundle(path, manifest_of("artemis"), broken)  # type: ignore[arg-type]
+    (tmp_path / "weights").write_bytes(bytes(100))
+    short = FilePart(tmp_path / "weights", 0, 200)
+    with pytest.raises(BundleError, match="cut short"):
+        write_bundle(path, manifest_of("artemis"), {**members, "image.onnx": short})
+    (tmp_path / "weights").unlink()
+    with pytest.raises(FileNotFoundError):
+        write_bundle(path, manifest_of("artemis"), {**members, "image.onnx": short})
     del members["text.onnx"]
     with pytest.raises(BundleError, match="members are"):
         write_bundle(path, manifest_of("artemis"), members)

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from cir_infer.bundle.limits import OPERATORS, check_graph
 from cir_infer.bundle.limits import check as checking
 from cir_infer.bundle.limits.values import Step, Value
+from cir_infer.bundle.model import Model
 from cir_infer.bundle.onnx_model import read_onnx_model
 from cir_infer.errors import BundleError
 from tests.bundles import artemis_graph, image_graph, text_graph
@@ -214,12 +215,12 @@ def test_split() -> None:
 
 @pytest.mark.parametrize("model", [artemis_graph(), recurrent_graph(over_time=True, out=3)])
 def test_graphs_of_bundles_pass(model: bytes) -> None:
-    check_graph(model, {}, 64)
+    check_graph(Model(model), {}, 64)
 
 
 def test_graphs_that_read_inputs_pass() -> None:
-    check_graph(image_graph(), {"image": (None, 8, 8, 3)})
-    check_graph(text_graph(), {}, 512)
+    check_graph(Model(image_graph()), {"image": (None, 8, 8, 3)})
+    check_graph(Model(text_graph()), {}, 512)
 
 
 class Hostile:
@@ -398,7 +399,7 @@ GRAPHS = graphs()
 def test_hostile_graphs_are_refused(what: str) -> None:
     model, said = GRAPHS[what]
     with pytest.raises(BundleError, match=said) as caught:
-        check_graph(model, {})
+        check_graph(Model(model), {})
     assert len(str(caught.value)) < 600
 
 
@@ -412,19 +413,19 @@ def test_axes_that_nobody_knows_are_refused() -> None:
     )
     model = helper.make_model(graph).SerializeToString()
     with pytest.raises(BundleError, match="axis 1 open"):
-        check_graph(model, {})
-    check_graph(model, {"x": (None, 7)})
-    check_graph(model, {}, 7)
+        check_graph(Model(model), {})
+    check_graph(Model(model), {"x": (None, 7)})
+    check_graph(Model(model), {}, 7)
 
 
 def test_a_graph_may_have_so_many_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checking, "MOST_NODES", 3)
     with pytest.raises(BundleError, match="nodes; expected at most 3"):
-        check_graph(artemis_graph(), {})
+        check_graph(Model(artemis_graph()), {})
 
 
 def test_lists_of_numbers_are_stored_raw() -> None:
     tensor = helper.make_tensor("c", TensorProto.INT64, [2_000_000], np.zeros(2_000_000, L), raw=False)
     graph = helper.make_graph([], "g", [], [], [tensor])
     with pytest.raises(BundleError, match="not stored raw"):
-        check_graph(helper.make_model(graph).SerializeToString(), {})
+        check_graph(Model(helper.make_model(graph).SerializeToString()), {})

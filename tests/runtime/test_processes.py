@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from cir_infer import Engine, Gallery, Searcher
+from cir_infer.bundle.model import Model
 from cir_infer.errors import BundleError, DeviceError, UsageError
 from cir_infer.processes.fork import PerProcess
 from cir_infer.runtime.bundle_graphs import _open_in_child
@@ -152,7 +153,7 @@ def test_an_engine_on_a_gpu_refuses_in_a_child(bundle: Path, pictures: list[Path
 
 
 def test_a_graph_by_itself_refuses_in_a_child() -> None:
-    graph = OnnxBackend("cpu", 2).load("image", image_graph())
+    graph = OnnxBackend("cpu", 2).load("image", Model(image_graph()))
     feeds = {"image": np.zeros((1, 8, 8, 3), np.uint8)}
     graph.run(feeds)
 

@@ -116,11 +116,9 @@ def _ratio(args: argparse.Namespace, engine: Any, cases: Any) -> dict[str, float
     explain = bundle.manifest.explain
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        members = {
-            name: bundle.read(name)
-            for name in bundle.manifest.members
-            if explain is None or name != explain.file
-        }
+        members = bundle.contents(
+            name for name in bundle.manifest.members if explain is None or name != explain.file
+        )
         write_bundle(folder / "without.cir", replace(bundle.manifest, explain=None), members)
         with (
             Gallery.create(folder / "scenes.gallery", engine) as gallery,

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_bench.compare.alternatives import Alternative, Question, RuntimeAlone
-from cir_infer.bundle import Bundle, write_bundle
+from cir_infer.bundle import Bundle
 from cir_infer.engine import Engine
 
 __all__ = ["int8_on_onnx_runtime", "passing"]
@@ -33,16 +33,14 @@ def int8_on_onnx_runtime(
         k: hits a query.
     """
     from cir_export.precision.graphs import lower_graphs
+    from cir_export.weights import write_with
 
     bundle = Bundle(engine.path)
     batch = np.stack([engine.prepare(image) for image in images[:_CALIBRATED]])
-    members = {name: bundle.read(name) for name in bundle.manifest.members}
-    for graph in lower_graphs(bundle, "int8", "cpu", (), lambda: [batch]):
-        members[bundle.manifest.graphs[graph.name]] = graph.model.SerializeToString()
-    if bundle.manifest.explain is not None:
-        members.pop(bundle.manifest.explain.file)
+    graphs = lower_graphs(bundle, "int8", "cpu", (), lambda: [batch])
+    models = {bundle.manifest.graphs[graph.name]: graph.model for graph in graphs}
     target = folder / "int8.cir"
-    write_bundle(target, replace(bundle.manifest, precision="int8", explain=None), members)
+    write_with(bundle, target, replace(bundle.manifest, precision="int8", explain=None), models)
     lowered = Engine(target, "cpu", engine.threads)
     return RuntimeAlone("ONNX Runtime int8", lowered, rows, k, "int8").alternative()
 

@@ -139,7 +139,7 @@ def measure_latency(settings: Settings) -> dict[str, Any]:
 
 def _describe(bundle: Bundle, engine: Engine) -> dict[str, Any]:
     manifest = bundle.manifest
-    costs = {name: graph_cost(bundle.graph(name), {"n": 1, "t": _TOKENS}) for name in manifest.graphs}
+    costs = {name: graph_cost(bundle.graph(name).data, {"n": 1, "t": _TOKENS}) for name in manifest.graphs}
     about = engine.describe()
     return {
         "system": manifest.system,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cir_bench.timing import Milliseconds, repeat
+from cir_infer.bundle.model import Model
 from cir_infer.runtime.device_names import ON_PROCESSOR
 from cir_infer.runtime.graph import Array
 
@@ -35,17 +36,21 @@ class BoundEncoder:
     """An image graph with its input and output in the memory of a device.
 
     Args:
-        model: the serialised graph.
+        model: the graph.
         device: "cuda", or "cpu", where copies are plain copies (for tests).
         batch: a prepared batch, for its shape and type.
     """
 
-    def __init__(self, model: bytes, device: str, batch: Array) -> None:
+    def __init__(self, model: Model, device: str, batch: Array) -> None:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        self._session = ort.InferenceSession(model, options, providers=[_PROVIDERS[device]])
+        self._weights = model.weights  # whose memory the session reads
+        values = [ort.OrtValue.ortvalue_from_numpy(value) for value in model.weights.values()]
+        if values:
+            options.add_external_initializers(list(model.weights), values)
+        self._session = ort.InferenceSession(model.data, options, providers=[_PROVIDERS[device]])
         self._binding = self._session.io_binding()
         self._input = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(batch), device, 0)
         self._binding.bind_ortvalue_input(self._session.get_inputs()[0].name, self._input)
@@ -66,11 +71,11 @@ class BoundEncoder:
         return copied
 
 
-def time_transfers(model: bytes, device: str, batch: Array, seconds: float) -> dict[str, Milliseconds]:
+def time_transfers(model: Model, device: str, batch: Array, seconds: float) -> dict[str, Milliseconds]:
     """The three parts, each repeated by itself.
 
     Args:
-        model: the serialised image graph.
+        model: the image graph.
         device: see `BoundEncoder`.
         batch: a prepared batch, what a query uploads.
         seconds: how long to go on, for the three together.

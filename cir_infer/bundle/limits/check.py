@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from cir_infer.bundle.limits.crashes import check_survivable
 from cir_infer.bundle.limits.operators import OPERATORS
 from cir_infer.bundle.limits.values import ITEM_BYTES, Shape, Step, TooLargeError, UnclearError, Value
+from cir_infer.bundle.model import Model
 from cir_infer.bundle.onnx_model import Input, Node, OnnxModel, read_onnx_model
 from cir_infer.errors import BundleError, shown
 
@@ -39,24 +40,24 @@ class _Cost:
 
 
 def check_graph(
-    model: bytes, inputs: Mapping[str, tuple[int | None, ...]], longest: int | None = None
+    model: Model, inputs: Mapping[str, tuple[int | None, ...]], longest: int | None = None
 ) -> None:
     """Refuse a graph that holds what no bundle needs, or takes more than the limits above.
 
     Args:
-        model: the serialised model, see `check_self_contained` for what it must not name.
+        model: the graph, see `check_self_contained` for what it must not name.
         inputs: lengths of axes by input name, where a bundle says them: None for the batch.
         longest: of the other axes that the graph leaves open: the tokens of a text; None where none may be.
 
     Raises:
         BundleError: it is refused; the message says which node and why.
     """
-    graph = read_onnx_model(model)
+    graph = read_onnx_model(model.data, model.weights)
     _check_operators(graph)
     one = _follow(graph, inputs, longest, 1)
-    kept = 8 * len(model) + MEMORY
+    kept = 8 * model.size + MEMORY
     _limit("memory", "bytes", one.memory, kept + MEMORY_PER_ITEM)
-    _limit("work", "multiplications", one.work, WORK_PER_ITEM + WORK_PER_BYTE * len(model))
+    _limit("work", "multiplications", one.work, WORK_PER_ITEM + WORK_PER_BYTE * model.size)
     many = _follow(graph, inputs, longest, _MANY)
     # Twice the share of one is more than any batch takes that is as long as its items together.
     _limit("memory for a batch of 64", "bytes", many.memory, _MANY * 2 * one.memory + kept)

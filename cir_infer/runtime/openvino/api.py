@@ -7,10 +7,13 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from cir_infer.bundle.model import MOST_INSIDE, Model, write_model
 from cir_infer.errors import BundleError, DeviceError, shown
 from cir_infer.processes.ending import native_call
 from cir_infer.processes.fork import ProcessBound
@@ -139,7 +142,7 @@ class Processor:
     def compile(
         self,
         name: str,
-        model: bytes,
+        model: Model,
         inputs: tuple[str, ...],
         outputs: tuple[str, ...],
         threads: int | None,
@@ -149,7 +152,7 @@ class Processor:
 
         Args:
             name: the graph's, for messages.
-            model: the serialised model. It has passed `cir_infer.bundle.limits`.
+            model: the graph. It has passed `cir_infer.bundle.limits`.
             inputs: names in the graph's order; constants are none of them.
             outputs: names in the graph's order.
             threads: inside an operator; None takes the physical cores.
@@ -160,9 +163,7 @@ class Processor:
         """
         try:
             with native_call:
-                # By name, so that nothing guesses at what the bytes are: OpenVINO reads six formats.
-                graph = _reader.convert(_reader.load(io.BytesIO(model)))
-                compiled = self._core.compile_model(graph, "CPU", _options(threads, bfloat16))
+                compiled = self._core.compile_model(_read(model), "CPU", _options(threads, bfloat16))
         except Exception as error:
             raise BundleError(f"OpenVINO {VERSION} cannot load the {name} graph: {told(error)}") from error
         return Compiled(
@@ -170,6 +171,20 @@ class Processor:
             _tensors(name, "input", compiled.inputs, inputs),
             _tensors(name, "output", compiled.outputs, outputs),
         )
+
+
+def _read(model: Model) -> Any:
+    """The graph. With weights beyond what one model holds it goes through files, its own and no other's.
+
+    Weights are no inputs that become constants later: 2026.4 makes another GRU of those, which reads padding.
+    """
+    if model.size <= MOST_INSIDE:
+        # By name, so that nothing guesses at what the bytes are: OpenVINO reads six formats.
+        return _reader.convert(_reader.load(io.BytesIO(model.whole())))
+    with TemporaryDirectory(prefix="cir-openvino-") as scratch:
+        path = Path(scratch) / "graph.onnx"
+        write_model(model, path)
+        return _reader.convert(_reader.load(str(path)))
 
 
 def _options(threads: int | None, bfloat16: bool) -> dict[str, Any]:

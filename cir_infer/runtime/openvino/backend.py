@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from cir_infer.bundle.onnx_model import read_onnx_model
+import numpy as np
+
+from cir_infer.bundle.model import Model
+from cir_infer.bundle.onnx_model import OnnxModel, read_onnx_model
 from cir_infer.errors import DeviceError, shown
 from cir_infer.processes.ending import native_call
 from cir_infer.processes.fork import PerProcess
@@ -42,14 +45,15 @@ class OpenVinoBackend:
                 "use float32 in its place; use the float32 bundle"
             )
 
-    def load(self, name: str, model: bytes) -> OpenVinoGraph:
+    def load(self, name: str, model: Model) -> OpenVinoGraph:
         """See `Backend.load`."""
-        said = read_onnx_model(model)
+        said = read_onnx_model(model.data, model.weights)
         inputs = tuple(given for given in said.inputs if given not in said.constants)
-        threads = threads_for(name, len(model), self._threads)
+        threads = threads_for(name, model.size, self._threads)
         lowered = self._bfloat16 and said.stores_bfloat16
+        stops = _stops(name, said)
         compiled = self._processor.compile(name, model, inputs, said.outputs, threads, lowered)
-        return OpenVinoGraph(name, compiled)
+        return OpenVinoGraph(name, compiled, stops)
 
     def chains(self, graphs: Mapping[str, Graph], scorer: Scorer, names: tuple[str, ...]) -> None:
         """See `Backend.chains`: there is no GPU to share."""
@@ -63,11 +67,38 @@ class OpenVinoBackend:
         }
 
 
-class OpenVinoGraph:
-    """A compiled graph. Threads may share it; a forked child neither uses nor frees it."""
+def _stops(name: str, graph: OnnxModel) -> str | None:
+    """The input with the lengths at which recurrent layers stop; None where there is none.
 
-    def __init__(self, name: str, compiled: Compiled) -> None:
+    OpenVINO 2026.4 lets them read on to the longest of a batch, and says nothing.
+    """
+    asked = {
+        node.inputs[4] for node in graph.nodes if node.op in ("GRU", "LSTM", "RNN") and len(node.inputs) > 4
+    }
+    asked.discard("")
+    if not asked:
+        return None
+    if len(asked) > 1 or not asked <= set(graph.inputs):
+        raise DeviceError(
+            f"the {name} graph has recurrent layers that stop at computed lengths "
+            f"({shown(sorted(asked), 60)}), which OpenVINO does not do; use device='cpu'"
+        )
+    return asked.pop()
+
+
+class OpenVinoGraph:
+    """A compiled graph. Threads may share it; a forked child neither uses nor frees it.
+
+    Args:
+        name: of the graph.
+        compiled: what runs it.
+        stops: the input that says where each sequence ends, where layers must know; those of one length then
+            run together, cut to it along the second axis.
+    """
+
+    def __init__(self, name: str, compiled: Compiled, stops: str | None = None) -> None:
         self._name = name
+        self._stops = stops
         self._requests = PerProcess(partial(_refuse_in_child, name), compiled.requests)
         self.inputs, self.outputs = compiled.inputs, compiled.outputs
 
@@ -79,11 +110,26 @@ class OpenVinoGraph:
             raise DeviceError(f"the {self._name} graph takes {shown(wanted)}, not {shown(list(feeds))}")
         try:
             with native_call:
-                values = requests.run([feeds[name] for name in wanted])
+                values = self._run(requests, feeds)
         except Exception as error:
             raise DeviceError(f"OpenVINO failed in the {self._name} graph: {told(error)}") from error
         outputs = {tensor.name: value for tensor, value in zip(self.outputs, values, strict=True)}
         return one_for_each(self._name, feeds, outputs)
+
+    def _run(self, requests: Requests, feeds: Mapping[str, Array]) -> list[Array]:
+        given = [feeds[tensor.name] for tensor in self.inputs]
+        lengths = None if self._stops is None else feeds[self._stops]
+        if lengths is None or len(lengths) == 0:
+            return requests.run(given)
+        outputs: list[Array] = []
+        for length in np.unique(lengths):
+            rows = np.flatnonzero(lengths == length)
+            parts = [value[rows, :length] if value.ndim > 1 else value[rows] for value in given]
+            for place, value in enumerate(requests.run(parts)):
+                if place == len(outputs):
+                    outputs.append(np.empty((len(lengths), *value.shape[1:]), value.dtype))
+                outputs[place][rows] = value
+        return outputs
 
 
 def _refuse_in_child(name: str) -> Requests:

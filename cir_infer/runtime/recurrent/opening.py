@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cir_infer.bundle.model import Model
 from cir_infer.bundle.onnx_model import read_onnx_model
 from cir_infer.errors import DeviceError
 from cir_infer.gpu.device import Device
@@ -21,11 +22,11 @@ _EVERY = 32
 _AT_ONCE = 16
 
 
-def open_encoder(model: bytes, device: Device, most_tokens: int) -> RecurrentEncoder:
+def open_encoder(model: Model, device: Device, most_tokens: int) -> RecurrentEncoder:
     """The encoder that a text graph is, on a GPU.
 
     Args:
-        model: the serialised ONNX model.
+        model: the graph.
         device: the GPU.
         most_tokens: of a text.
 
@@ -34,7 +35,7 @@ def open_encoder(model: bytes, device: Device, most_tokens: int) -> RecurrentEnc
         DeviceError: the kernel was not compiled for it, or memory is short.
         BundleError: the model cannot be read.
     """
-    return RecurrentEncoder(match_text_graph(read_onnx_model(model)), device, most_tokens)
+    return RecurrentEncoder(match_text_graph(read_onnx_model(model.data, model.weights)), device, most_tokens)
 
 
 def check_encoder(

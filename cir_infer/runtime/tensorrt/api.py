@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,7 +89,7 @@ class BuiltPlan(NamedTuple):
 
 def build_plan(
     name: str,
-    model: bytes,
+    path: Path,
     limits: Limits,
     workspace: int,
     timings: bytes,
@@ -98,7 +99,7 @@ def build_plan(
 
     Args:
         name: the graph's name, for messages.
-        model: the ONNX model; its types are the plan's types.
+        path: of the ONNX model, weights that it does not hold beside it; its types are the plan's types.
         limits: the shapes to serve.
         workspace: GPU bytes that the fastest kernels may use as scratch, and building with them.
         timings: a timing cache of the same GPU and version, or nothing.
@@ -112,7 +113,7 @@ def build_plan(
     builder = trt.Builder(log)
     network = create_network(builder)
     parser = trt.OnnxParser(network, log)
-    if not parser.parse(model):
+    if not parser.parse(path.read_bytes(), str(path)):
         errors = [parser.get_error(index) for index in range(min(parser.num_errors, 3))]
         said = [place_of(error) + " ".join(error.desc().split()) for error in errors]
         reasons = "; ".join(said) or "no reason given"

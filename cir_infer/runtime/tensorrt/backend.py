@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from cir_infer.bundle.model import Model
 from cir_infer.errors import CirError, DeviceError, UsageError, shown
 from cir_infer.gpu.device import Device
 from cir_infer.runtime.chains import Chains
@@ -67,7 +68,7 @@ class TensorRTBackend:
         self._l4t = l4t_release()
         self._plans: dict[str, dict[str, Any]] = {}
 
-    def load(self, name: str, model: bytes) -> Graph:
+    def load(self, name: str, model: Model) -> Graph:
         """See `Backend.load`.
 
         Raises:
@@ -114,9 +115,9 @@ class TensorRTBackend:
             "plans": dict(self._plans),
         }
 
-    def _key(self, model: bytes) -> PlanKey:
+    def _key(self, model: Model) -> PlanKey:
         return PlanKey(
-            graph=hashlib.sha256(model).hexdigest(),
+            graph=hashlib.sha256(model.data).hexdigest(),
             tensorrt=VERSION,
             compute_capability=_capability(self._gpu),
             gpu=self._gpu.name,
@@ -126,7 +127,7 @@ class TensorRTBackend:
             l4t=self._l4t,
         )
 
-    def _open(self, name: str, key: PlanKey, found: PlanFile, model: bytes) -> Graph | None:
+    def _open(self, name: str, key: PlanKey, found: PlanFile, model: Model) -> Graph | None:
         """A cached plan, or what was chosen in its place, ready to run; None if it cannot be used.
 
         What this driver has never loaded is first tried in a process of its own.
@@ -153,7 +154,7 @@ class TensorRTBackend:
             _log.warning("the plan of the %s graph cannot be used: %s", name, error)
             return None
 
-    def _build(self, name: str, key: PlanKey, model: bytes, reason: str) -> tuple[PlanFile, Graph]:
+    def _build(self, name: str, key: PlanKey, model: Model, reason: str) -> tuple[PlanFile, Graph]:
         with self._gpu.active():
             free = self._gpu.free_bytes()
         workspace = workspace_for(free, self._gpu.integrated)
@@ -207,7 +208,7 @@ class TensorRTBackend:
         _log.warning("built the plan of the %s graph in %.0f s: %s", name, seconds, path)
         return file, graph
 
-    def _open_kernel(self, model: bytes, check: bool) -> tuple[RecurrentEncoder, dict[str, Any]]:
+    def _open_kernel(self, model: Model, check: bool) -> tuple[RecurrentEncoder, dict[str, Any]]:
         """The text encoder as the recurrent kernel, and if asked for, how it compares with ONNX Runtime."""
         found = check_encoder_apart(model, self._limits.tokens, self._least()) if check else {}
         return open_encoder(model, self._gpu, self._limits.tokens), found

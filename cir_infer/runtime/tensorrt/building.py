@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cir_infer.bundle.model import MOST_INSIDE, Model, write_model
 from cir_infer.errors import BundleError, DeviceError
 from cir_infer.processes.children import child_command, child_environment
 from cir_infer.runtime.tensorrt.api import BuiltPlan
@@ -65,7 +66,7 @@ def build_progress(what: str) -> Iterator[Report]:
 
 
 def build_apart(
-    name: str, model: bytes, limits: Limits, workspace: int, timings: bytes, report: Report
+    name: str, model: Model, limits: Limits, workspace: int, timings: bytes, report: Report
 ) -> tuple[BuiltPlan, float]:
     """Build a plan in a process of its own.
 
@@ -79,7 +80,7 @@ def build_apart(
     with tempfile.TemporaryDirectory(prefix="cir-plan-") as scratch:
         folder = Path(scratch)
         graph, plan, kept = folder / "graph.onnx", folder / "plan", folder / "timings"
-        graph.write_bytes(model)
+        write_model(_inside(model), graph)
         kept.write_bytes(timings)
         job = {
             "task": "build",
@@ -92,6 +93,11 @@ def build_apart(
         }
         done = _run(job, f"building the plan of the {name} graph", report)
         return BuiltPlan(plan.read_bytes(), kept.read_bytes()), float(done["seconds"])
+
+
+def _inside(model: Model) -> Model:
+    """With its weights inside where they fit, which every TensorRT reads."""
+    return Model(model.whole()) if model.size <= MOST_INSIDE else model
 
 
 def try_apart(name: str, plan: bytes) -> None:
@@ -107,7 +113,7 @@ def try_apart(name: str, plan: bytes) -> None:
         _run(job, f"trying the plan of the {name} graph", lambda *_: None)
 
 
-def check_encoder_apart(model: bytes, tokens: int, least: float) -> dict[str, Any]:
+def check_encoder_apart(model: Model, tokens: int, least: float) -> dict[str, Any]:
     """Let a process of its own compare the recurrent kernel with ONNX Runtime on the CPU.
 
     Args:
@@ -124,7 +130,7 @@ def check_encoder_apart(model: bytes, tokens: int, least: float) -> dict[str, An
     """
     with tempfile.TemporaryDirectory(prefix="cir-plan-") as scratch:
         path = Path(scratch) / "graph.onnx"
-        path.write_bytes(model)
+        write_model(model, path)
         job = {"task": "encode", "graph": str(path), "tokens": tokens, "least": least}
         return _run(job, "checking the recurrent kernel", lambda *_: None, "the recurrent kernel")
 

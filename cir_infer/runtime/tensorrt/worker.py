@@ -40,7 +40,7 @@ def _build(job: dict[str, Any]) -> dict[str, Any]:
     begun = time.monotonic()
     built = build_plan(
         job["name"],
-        Path(job["graph"]).read_bytes(),
+        Path(job["graph"]),
         Limits(**job["limits"]),
         job["workspace"],
         Path(job["timings"]).read_bytes(),
@@ -63,11 +63,12 @@ def _try(job: dict[str, Any]) -> dict[str, Any]:
 
 def _encode(job: dict[str, Any]) -> dict[str, Any]:
     """Whether the recurrent kernel gives what ONNX Runtime gives."""
+    from cir_infer.bundle.model import read_model
     from cir_infer.gpu.context import open_gpu
     from cir_infer.runtime.onnx import OnnxBackend
     from cir_infer.runtime.recurrent.opening import check_encoder, open_encoder
 
-    model = Path(job["graph"]).read_bytes()
+    model = read_model(Path(job["graph"]))
     reference = OnnxBackend("cpu", 1).load("text", model)
     encoder = open_encoder(model, open_gpu(), job["tokens"])
     return check_encoder(encoder, reference, job["tokens"], job["least"])

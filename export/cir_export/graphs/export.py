@@ -10,7 +10,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,8 @@ from cir_export.graphs.operators import one_table_of_operators
 from cir_export.graphs.opset import OPSET, lower_opset
 from cir_export.graphs.recurrent import with_onnx_recurrent
 from cir_export.models import RetrievalModel
+from cir_export.weights import Values, WeightsFile, put_off
+from cir_infer.bundle.onnx_model import NUMBERS
 from cir_infer.console.progress import progress_bar
 from cir_infer.errors import ExportError
 
@@ -36,8 +38,6 @@ _IN_PARTS = ("embedding", "parts", "constant")
 
 _SAMPLES = 3
 _OWN = "cir_export_"
-_MOST_BYTES = (1 << 31) - (16 << 20)
-"""Of a graph's weights: a protobuf message ends at 2 GiB."""
 _CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 _INPUT_TYPES = {
     torch.uint8: TensorProto.UINT8,
@@ -108,13 +108,19 @@ class _Compose(nn.Module):
         return tuple(part for part in terms if part is not None)
 
 
-def export_graphs(model: RetrievalModel, image: dict[str, Any], progress: bool = False) -> dict[str, bytes]:
+def export_graphs(
+    model: RetrievalModel,
+    image: dict[str, Any],
+    progress: bool = False,
+    weights: WeightsFile | None = None,
+) -> dict[str, bytes]:
     """Exports every graph of a model.
 
     Args:
         model: in evaluation mode; it is left as it is, but on the CPU.
         image: what its image graph takes, `image` of a bundle's manifest.
         progress: show a bar on a terminal.
+        weights: where large weights go; None leaves all of them in the graphs.
 
     Returns:
         ONNX models by graph name; `EXPLAIN` continues the image graph, where a row is a sum over positions.
@@ -128,11 +134,15 @@ def export_graphs(model: RetrievalModel, image: dict[str, Any], progress: bool =
     graphs = _graphs(model, image)
     exported: dict[str, bytes] = {}
     for graph in progress_bar(graphs, len(graphs), "exporting", "graph", progress):
-        made = {graph.name: _export(graph)}
+        values: dict[str, Values] = {}
+        made = {graph.name: _export(graph, values, None if weights is None else weights.large)}
         if graph.outputs == _IN_PARTS:
             made["image"], made[EXPLAIN] = taken_apart(made["image"], _IN_PARTS[1:])
         if graph.name == "image":
             number_anew(list(made.values()))
+        if weights is not None:
+            # Now that names and order are final: they decide what is in the graph, and so its fingerprint.
+            weights.take(list(made.values()), values)
         exported.update({name: model.SerializeToString() for name, model in made.items()})
     return exported
 
@@ -182,7 +192,8 @@ def _graphs(model: RetrievalModel, image: dict[str, Any]) -> list[Graph]:
     return graphs
 
 
-def _export(graph: Graph) -> ModelProto:
+def _export(graph: Graph, aside: dict[str, Values], large: int | None) -> ModelProto:
+    """The graph; weights of so many bytes are put aside and not into it."""
     names = sorted({name for axes in graph.axes.values() for name in axes.values()})
     dims = {name: torch.export.Dim(name, min=1) for name in names}
     shapes: tuple[Any, ...] = tuple(
@@ -208,15 +219,13 @@ def _export(graph: Graph) -> ModelProto:
     except Exception as error:
         raise export_failure(graph.name, error, program) from error
     assert exported is not None
-    weights = (value.const_value for value in exported.model.graph.initializers.values())
-    size = sum(weight.nbytes for weight in weights if weight is not None)
-    if size > _MOST_BYTES:
-        raise ExportError(
-            f"the {graph.name} graph has {size / 1e9:.1f} GB of weights in float32, and an ONNX graph holds "
-            f"{_MOST_BYTES / 1e9:.1f}; export a smaller model of its kind (of BLIP-2's, those with CLIP's "
-            "ViT-L and not EVA's ViT-g)"
-        )
+    if large is not None:
+        _put_aside(exported.model.graph.initializers.values(), aside, large)
     model = exported.model_proto
+    for tensor in model.graph.initializer:
+        if tensor.name in aside:
+            put_off(tensor, tensor.name)
+    del exported, program
     _name_ends(model)
     try:
         lower_opset(model)
@@ -225,6 +234,19 @@ def _export(graph: Graph) -> ModelProto:
     _strip(model)
     check_graph(model, graph)
     return model
+
+
+def _put_aside(constants: Iterable[Any], aside: dict[str, Values], large: int) -> None:
+    """Takes the large constants out of the exporter's graph, so that they are not copied into a message."""
+    from onnx_ir import ExternalTensor
+
+    for value in constants:
+        tensor = value.const_value
+        if tensor is not None and tensor.nbytes >= large and int(tensor.dtype) in NUMBERS:
+            aside[value.name] = tensor
+            value.const_value = ExternalTensor(
+                "", None, None, tensor.dtype, shape=tensor.shape, name=value.name
+            )
 
 
 def check_graph(model: ModelProto, graph: Graph) -> None:

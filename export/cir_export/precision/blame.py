@@ -14,6 +14,7 @@ from cir_export.precision.graphs import LoweredGraph
 from cir_export.quiet import UNKNOWN_WORDS, quieter
 from cir_export.samples import Samples
 from cir_infer.bundle import Bundle
+from cir_infer.bundle.model import Model
 from cir_infer.console.progress import progress_bar
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.inputs.texts import TextReader
@@ -85,6 +86,6 @@ def _feeds(bundle: Bundle, name: str, samples: Samples) -> dict[str, Array]:
 
 
 def _run(backend: OnnxBackend, model: ModelProto, feeds: dict[str, Array]) -> Array:
-    graph = backend.load("lowered", model.SerializeToString())
+    graph = backend.load("lowered", Model(model.SerializeToString()))
     outputs = graph.run({tensor.name: feeds[tensor.name] for tensor in graph.inputs})
     return next(iter(outputs.values()))

@@ -23,11 +23,12 @@ from cir_export.precision.sums import LIMITS as SUMS
 from cir_export.precision.sums import sums_gap
 from cir_export.samples import Samples
 from cir_export.targets import check_target
-from cir_infer.bundle import Bundle, write_bundle
+from cir_export.weights import write_with
+from cir_infer.bundle import Bundle
 from cir_infer.bundle.manifest import Manifest
 from cir_infer.console.progress import progress_bar
 from cir_infer.engine import Engine
-from cir_infer.errors import BundleError, DeviceError, ExportError, UsageError
+from cir_infer.errors import DeviceError, ExportError, UsageError
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.runtime.graph import Array
 
@@ -211,22 +212,17 @@ def _written(
     manifest = bundle.manifest
     explain = manifest.explain
     parity = {**manifest.parity, **(report or {})}
-    members = {name: bundle.read(name) for name in manifest.members}
-    for graph in graphs:
-        model: ModelProto = graph.judged if judged else graph.model
-        members[manifest.graphs[graph.name]] = model.SerializeToString(deterministic=True)
-        if explain is not None and graph.rest is not None:
-            members[explain.file] = graph.rest.SerializeToString(deterministic=True)
     if explain is not None and "unexplained" in parity:
-        members.pop(explain.file)
         explain = None
     # An emulation computes in float32 what it rounds.
     precision = "float32" if judged and lowering.precision == "bfloat16" else lowering.precision
     lowered = replace(manifest, precision=precision, parity=parity, explain=explain)
-    try:
-        write_bundle(path, lowered, members)
-    except BundleError as error:
-        raise ExportError(f"the lowered graphs do not make a valid bundle: {error}") from error
+    models: dict[str, ModelProto] = {}
+    for graph in graphs:
+        models[manifest.graphs[graph.name]] = graph.judged if judged else graph.model
+        if explain is not None and graph.rest is not None:
+            models[explain.file] = graph.rest
+    write_with(bundle, path, lowered, models)
     return path
 
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import onnx
 from onnx import ModelProto
 
 from cir_export.continuation import taken_apart
@@ -21,7 +20,9 @@ from cir_export.precision.float16 import rounded, to_float16
 from cir_export.precision.int8 import Form, only, quantisable, to_int8
 from cir_export.precision.islands import float32_islands
 from cir_export.precision.layers import layers_of, matching, name_nodes, owners_of
+from cir_export.weights import inside
 from cir_infer.bundle import Bundle
+from cir_infer.bundle.model import Model
 from cir_infer.errors import UsageError
 from cir_infer.runtime.graph import Array
 
@@ -117,8 +118,8 @@ def _lowerable(model: ModelProto, precision: PrecisionName) -> dict[str, str]:
     return layers
 
 
-def _named(content: bytes) -> ModelProto:
-    model = onnx.load_from_string(content)
+def _named(content: Model) -> ModelProto:
+    model = inside(content)
     name_nodes(model)
     return model
 

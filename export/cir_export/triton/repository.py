@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 from cir_export.triton.configuration import graph_configuration, search_configuration
 from cir_infer.bundle import Bundle
+from cir_infer.bundle.model import write_model
 from cir_infer.errors import ExportError, UsageError, shown
 from cir_infer.runtime.bundle_graphs import open_bundle_graphs
 from cir_infer.runtime.plan_policy import PlanPolicy
@@ -65,7 +66,7 @@ def write_repository(bundle: str | Path, folder: str | Path, gallery: str | Path
             for kind in wanted:
                 version = draft / f"{name}_{kind}" / "1"
                 version.mkdir(parents=True)
-                (version / "model.onnx").write_bytes(opened.read(manifest.graphs[kind]))
+                write_model(opened.graph(kind), version / "model.onnx")
                 graph = graphs[kind]
                 text = graph_configuration(f"{name}_{kind}", graph.inputs, graph.outputs, _LARGEST_BATCH)
                 (version.parent / "config.pbtxt").write_text(text, encoding="utf-8")

@@ -13,7 +13,7 @@ from cir_export.preprocessing import check_inputs
 from cir_export.samples import Samples
 from cir_export.verification.parity import TOLERANCE, Check, relative
 from cir_infer.bundle import Bundle
-from cir_infer.bundle.manifest import Explain, Manifest
+from cir_infer.bundle.manifest import Explain
 from cir_infer.engine import Engine
 from cir_infer.errors import BundleError, DeviceError
 from cir_infer.inputs.preprocess import preprocess
@@ -49,7 +49,7 @@ def rows_to_explain(trained: TrainedModel, engine: Engine, samples: Samples) -> 
 
 
 def compare_sums(
-    trained: TrainedModel, bundle: Bundle, manifest: Manifest, rows: Sequence[Array], samples: Samples
+    trained: TrainedModel, bundle: Bundle, rows: Sequence[Array], samples: Samples
 ) -> list[Check]:
     """Rows of the image graph against the sums, and the sums' parts against PyTorch's.
 
@@ -60,10 +60,10 @@ def compare_sums(
     Args:
         trained: the model.
         bundle: with its explaining graph.
-        manifest: of the bundle.
         rows: from `rows_to_explain`.
         samples: the same.
     """
+    manifest = bundle.manifest
     assert manifest.explain is not None
     pixels = _pixels(trained, samples, len(samples.images))
     said = f"{len(pixels)} images"

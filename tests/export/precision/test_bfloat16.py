@@ -20,6 +20,7 @@ from cir_export.precision.layers import name_nodes
 from cir_infer import Engine, Gallery
 from cir_infer.bundle import Bundle
 from cir_infer.bundle.limits import check_graph
+from cir_infer.bundle.model import Model
 from cir_infer.bundle.onnx_model import read_onnx_model
 from cir_infer.errors import BundleError, DeviceError, GalleryError, UsageError
 from cir_infer.extras import is_installed
@@ -75,7 +76,7 @@ def test_weights_become_the_nearest_numbers_as_pytorch_rounds_them() -> None:
 
 def test_a_graph_is_read_with_the_numbers_that_it_stores(exact: Path) -> None:
     """Half the bytes for the weights of products; biases and what lies between stay float32."""
-    model = onnx.load_from_string(Bundle(exact).graph("image"))
+    model = onnx.load_from_string(Bundle(exact).graph("image").data)
     name_nodes(model)
     products = {node.name for node in model.graph.node if node.op_type in ("Conv", "Gemm")}
     read = read_onnx_model(to_bfloat16(model, products).SerializeToString())
@@ -130,7 +131,7 @@ def test_the_guards_follow_the_values_of_bfloat16() -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString()
     with pytest.raises(BundleError, match=r"larger than any|too much memory"):
-        check_graph(model, {"x": (None,)})
+        check_graph(Model(model), {"x": (None,)})
 
 
 # ---- the bundle

@@ -17,7 +17,7 @@ from cir_export.model_file import TrainedModel, load_model, save_model
 from cir_export.models import pairwise_scores
 from cir_export.preprocessing import check_inputs, text_input
 from cir_infer import Gallery, Searcher
-from cir_infer.errors import CheckpointError, ExportError, UsageError
+from cir_infer.errors import CheckpointError, UsageError
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.inputs.texts import TextReader
 from tests.export.systems.shared import GOLDEN, assert_same_ranking, exported
@@ -142,14 +142,6 @@ def test_the_others_export_and_agree(tmp_path: Path, system: str) -> None:
     )
     with exported(trained, tmp_path / "b.cir", texts=4) as engine:
         assert (engine.needs_reference, engine.tokens_per_item) == ((False, 5) if own else (True, 1))
-
-
-def test_a_graph_that_no_file_holds_is_refused_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cir_export.graphs.export._MOST_BYTES", 100_000)
-    with pytest.raises(ExportError, match=r"the image graph has .* GB of weights in float32"):
-        exported(load_trained(BLIP2 / "folder"), tmp_path / "b.cir")
 
 
 def test_a_model_file_keeps_it(tmp_path: Path) -> None:

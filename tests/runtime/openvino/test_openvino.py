@@ -16,11 +16,13 @@ from onnx import TensorProto, helper
 
 from cir_infer import Engine, Gallery, Searcher
 from cir_infer.bundle import Bundle, write_bundle
+from cir_infer.bundle.model import Model
 from cir_infer.errors import BundleError, DeviceError
 from cir_infer.extras import is_installed
 from cir_infer.runtime import devices
 from cir_infer.runtime.samples import sample_feeds
 from tests.bundles import SIDE, manifest_of, members_of, write_explained_bundle, write_tiny_bundle
+from tests.runtime.recurrent.graphs import recurrent_graph
 
 needs_openvino = pytest.mark.skipif(
     not is_installed("openvino"), reason="openvino is not installed (pip install 'cir-infer[openvino]')"
@@ -53,6 +55,33 @@ def test_every_graph_answers_as_on_onnx_runtime(system: str, tmp_path: Path) -> 
                     np.testing.assert_allclose(given[output], value, rtol=1e-5, atol=1e-5, err_msg=name)
         assert found.device == "openvino" and found.fingerprint == reference.fingerprint
         assert found.describe()["backend"]["library"].startswith("openvino ")
+
+
+@needs_openvino
+@pytest.mark.parametrize(("op", "over_time"), [("GRU", False), ("GRU", True), ("LSTM", False)])
+def test_recurrent_layers_stop_at_each_texts_length(op: str, over_time: bool) -> None:
+    from cir_infer.runtime.onnx import OnnxBackend
+    from cir_infer.runtime.openvino.backend import OpenVinoBackend
+
+    model = Model(recurrent_graph(op, over_time=over_time, out=4))
+    exact, found = OnnxBackend("cpu", 1).load("text", model), OpenVinoBackend(1).load("text", model)
+    random = np.random.default_rng(0)
+    for lengths in ([3], [2, 3], [5, 1, 4, 1, 5]):
+        tokens = random.integers(0, 11, (len(lengths), max(lengths))).astype(np.int32)
+        feeds = {"tokens": tokens, "lengths": np.array(lengths, np.int32)}
+        np.testing.assert_allclose(found.run(feeds)["text"], exact.run(feeds)["text"], atol=1e-6)
+
+
+@needs_openvino
+def test_lengths_that_a_graph_computes_are_refused() -> None:
+    from cir_infer.runtime.openvino.backend import OpenVinoBackend
+
+    model = onnx.load_from_string(recurrent_graph())
+    layer = next(node for node in model.graph.node if node.op_type == "GRU")
+    layer.input[4] = "same"
+    model.graph.node.insert(0, helper.make_node("Identity", ["lengths"], ["same"]))
+    with pytest.raises(DeviceError, match="stop at computed lengths"):
+        OpenVinoBackend(1).load("text", Model(model.SerializeToString()))
 
 
 @needs_openvino
@@ -148,7 +177,7 @@ def test_a_graph_answers_one_row_for_each_input(tmp_path: Path) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     said = []
     for backend in (OnnxBackend("cpu", 1), OpenVinoBackend(1)):
-        loaded = backend.load("image", model.SerializeToString())
+        loaded = backend.load("image", Model(model.SerializeToString()))
         with pytest.raises(BundleError, match="expected one for each") as refusal:
             loaded.run({"image": np.zeros((3, 4), np.uint8)})
         said.append(str(refusal.value))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cir_infer.bundle.model import Model
 from cir_infer.bundle.onnx_model import read_onnx_model
 from cir_infer.runtime.onnx import OnnxBackend
 from cir_infer.runtime.recurrent.encoder import RecurrentEncoder
@@ -27,7 +28,7 @@ def test_the_formulas_are_onnx_runtimes(op: str, over_time: bool) -> None:
     model = recurrent_graph(op, over_time=over_time, out=5)
     text = match_text_graph(read_onnx_model(model))
     feeds = random_feeds(text, [1, 6, 3])
-    found = OnnxBackend("cpu", 1).load("text", model).run(feeds)["text"]
+    found = OnnxBackend("cpu", 1).load("text", Model(model)).run(feeds)["text"]
     for row, length in enumerate(feeds["lengths"]):
         np.testing.assert_allclose(expected_text(text, feeds["tokens"][row, :length]), found[row], atol=1e-6)
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cir_infer.bundle.model import Model
 from cir_infer.bundle.onnx_model import read_onnx_model
 from cir_infer.errors import DeviceError
 from cir_infer.runtime.onnx import OnnxBackend
@@ -49,7 +50,7 @@ def texts(lengths: Any, words: int = 11, seed: int = 0) -> dict[str, npt.NDArray
 
 
 def on_cpu(model: bytes, feeds: Any) -> npt.NDArray[np.float32]:
-    return OnnxBackend("cpu", 1).load("text", model).run(feeds)["text"]
+    return OnnxBackend("cpu", 1).load("text", Model(model)).run(feeds)["text"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

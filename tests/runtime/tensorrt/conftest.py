@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cir_infer.bundle.model import Model
 from cir_infer.runtime import tensorrt as package
 from tests.runtime.tensorrt.gpu import CapturingDevice
 
@@ -64,7 +65,7 @@ def gpu(tensorrt: Path, monkeypatch: pytest.MonkeyPatch) -> CapturingDevice:
     return device
 
 
-def check_encoder_here(device: CapturingDevice, model: bytes, tokens: int, least: float) -> dict[str, Any]:
+def check_encoder_here(device: CapturingDevice, model: Model, tokens: int, least: float) -> dict[str, Any]:
     """What the process that tries the recurrent kernel does."""
     from cir_infer.runtime.onnx import OnnxBackend
     from cir_infer.runtime.recurrent.opening import check_encoder, open_encoder

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cir_infer import Engine
+from cir_infer.bundle.model import Model
 from cir_infer.errors import BundleError, DeviceError, UsageError
 from cir_infer.runtime.tensorrt.plan_cache import PlanCache, cache_folder, l4t_release
 from cir_infer.runtime.tensorrt.plan_file import PlanFile, PlanKey, read_plan
@@ -307,7 +308,7 @@ def test_a_graph_that_is_no_onnx_model(gpu: CapturingDevice) -> None:
     from cir_infer.runtime.tensorrt.building import build_apart
 
     with pytest.raises(BundleError, match=r"TensorRT 10\.3\.0 cannot read the image graph \(ModelImporter"):
-        build_apart("image", b"no model", Limits(), 1 << 28, b"", lambda *_: None)
+        build_apart("image", Model(b"no model"), Limits(), 1 << 28, b"", lambda *_: None)
 
 
 @pytest.mark.parametrize("version", VERSIONS, indirect=True)
@@ -324,7 +325,7 @@ def test_the_node_that_tensorrt_stumbles_on_is_named_where_it_says_so(
     with pytest.raises(
         BundleError, match=rf"cannot read the image graph \({named}first input has type UInt8"
     ):
-        build_apart("image", model, Limits(), 1 << 28, b"", lambda *_: None)
+        build_apart("image", Model(model), Limits(), 1 << 28, b"", lambda *_: None)
 
 
 @pytest.mark.parametrize("version", VERSIONS, indirect=True)
@@ -333,7 +334,7 @@ def test_progress_rises_to_the_end(gpu: CapturingDevice, version: str) -> None:
 
     seen: list[float] = []
     built, seconds = build_apart(
-        "compose", artemis_graph(), Limits(), 1 << 28, b"", lambda share, _: seen.append(share)
+        "compose", Model(artemis_graph()), Limits(), 1 << 28, b"", lambda share, _: seen.append(share)
     )
     assert built.plan and seconds >= 0
     if version == "8.6.0":
@@ -393,16 +394,22 @@ def half_model() -> bytes:
 
 
 @pytest.mark.parametrize("version", VERSIONS, indirect=True)
-def test_float16_is_the_graphs_and_needs_flags_on_8_6_only(gpu: CapturingDevice, version: str) -> None:
+def test_float16_is_the_graphs_and_needs_flags_on_8_6_only(
+    gpu: CapturingDevice, version: str, tmp_path: Path
+) -> None:
     from cir_infer.runtime.tensorrt.api import build_plan
 
-    built = build_plan("image", half_model(), Limits(), 1 << 28, b"", lambda *_: None)
+    path = tmp_path / "graph.onnx"
+    path.write_bytes(half_model())
+    built = build_plan("image", path, Limits(), 1 << 28, b"", lambda *_: None)
     flags = json.loads(built.plan.partition(b"\n")[0])["flags"]
     assert flags == (["FP16", "OBEY_PRECISION_CONSTRAINTS"] if version == "8.6.0" else [])
 
 
 @pytest.mark.parametrize("version", ["8.6.0"], indirect=True)
-def test_what_a_quantised_graph_keeps_in_float16_is_not_widened(gpu: CapturingDevice, version: str) -> None:
+def test_what_a_quantised_graph_keeps_in_float16_is_not_widened(
+    gpu: CapturingDevice, version: str, tmp_path: Path
+) -> None:
     import onnx
     from onnx import helper, numpy_helper
 
@@ -415,7 +422,9 @@ def test_what_a_quantised_graph_keeps_in_float16_is_not_widened(gpu: CapturingDe
         model.graph.node.insert(number, helper.make_node(kind, [tensors[0], "scale", "zero"], tensors[1:]))
     model.graph.initializer.append(numpy_helper.from_array(np.float32(0.1), "scale"))
     model.graph.initializer.append(numpy_helper.from_array(np.int8(0), "zero"))
-    built = build_plan("image", model.SerializeToString(), Limits(), 1 << 28, b"", lambda *_: None)
+    path = tmp_path / "graph.onnx"
+    path.write_bytes(model.SerializeToString())
+    built = build_plan("image", path, Limits(), 1 << 28, b"", lambda *_: None)
     assert set(json.loads(built.plan.partition(b"\n")[0])["flags"]) == {
         "FP16",
         "INT8",
@@ -430,7 +439,7 @@ def test_a_graph_takes_what_it_was_built_for_and_nothing_else(gpu: CapturingDevi
     from cir_infer.runtime.tensorrt.building import build_apart
     from cir_infer.runtime.tensorrt.plan_graph import PlanGraph
 
-    built, _ = build_apart("text", text_graph(), Limits(4, 16), 1 << 28, b"", lambda *_: None)
+    built, _ = build_apart("text", Model(text_graph()), Limits(4, 16), 1 << 28, b"", lambda *_: None)
     graph = PlanGraph("text", built.plan, gpu)
     tokens, lengths = np.ones((9, 16), np.int32), np.full(9, 16, np.int32)
     whole = graph.run({"tokens": tokens, "lengths": lengths})["text"]

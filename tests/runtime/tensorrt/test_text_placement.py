@@ -12,6 +12,7 @@ import pytest
 
 from cir_infer import Engine
 from cir_infer.bundle import write_bundle
+from cir_infer.bundle.model import Model
 from cir_infer.errors import DeviceError
 from cir_infer.runtime.onnx import OnnxGraph
 from cir_infer.runtime.recurrent.encoder import RecurrentEncoder
@@ -178,7 +179,7 @@ def test_lengths_count_as_well_as_angles() -> None:
 
     from cir_infer.runtime.onnx import OnnxBackend
 
-    cpu = OnnxBackend("cpu", 1).load("text", recurrent_graph(words=15, unit=False))
+    cpu = OnnxBackend("cpu", 1).load("text", Model(recurrent_graph(words=15, unit=False)))
     found = check_encoder(Doubled(cpu, 1.0), cpu, 100, 0.9999)  # type: ignore[arg-type]
     assert found["worst_cosine"] > 1 - 1e-9 and found["longest"] == 100
     for factor in (1.05, float("nan")):
@@ -196,4 +197,4 @@ def test_the_process_that_tries_the_kernel_answers(tensorrt: Path) -> None:
     from cir_infer.runtime.tensorrt.building import check_encoder_apart
 
     with pytest.raises(DeviceError, match="the GPU cannot be used: no NVIDIA driver"):
-        check_encoder_apart(recurrent_graph(), 16, 0.9999)
+        check_encoder_apart(Model(recurrent_graph()), 16, 0.9999)

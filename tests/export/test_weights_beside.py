@@ -1,0 +1,256 @@
+"""Weights beside the graphs: the same answers, every part checked, nothing opened by name."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto
+
+from cir_export import weights as weights_module
+from cir_export.commands.export import main
+from cir_export.export import export_bundle
+from cir_export.precision.graphs import lower_graphs
+from cir_export.weights import WeightsFile, inside, write_with
+from cir_infer import Engine
+from cir_infer.bundle import Bundle, write_bundle
+from cir_infer.bundle.manifest import WEIGHTS_NAME
+from cir_infer.bundle.model import ALIGNMENT, Model, places_of, read_model, write_model
+from cir_infer.bundle.writing import FilePart
+from cir_infer.errors import BundleError, ExportError
+from tests.export.test_export import trained
+from tests.export.test_in_parts import samples
+
+TEXTS = ["the small red cube", "is blue"]
+LARGE = 256
+"""Bytes of a weight that counts as large here."""
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """One model's weights inside its graphs, and beside them."""
+    folder = tmp_path_factory.mktemp("beside")
+    model = trained()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cir_export.export.WeightsFile", functools.partial(WeightsFile, large=LARGE))
+        beside, inner = folder / "beside.cir", folder / "inside.cir"
+        export_bundle(model, beside, samples(model), large=0)  # held against PyTorch there
+    bundle = Bundle(beside)
+    write_with(bundle, inner, bundle.manifest, {}, large=1 << 40)
+    return inner, beside
+
+
+def values_of(model: Model) -> dict[str, bytes]:
+    tensors = onnx.load_from_string(model.whole()).graph.initializer
+    return {tensor.name: onnx.numpy_helper.to_array(tensor).tobytes() for tensor in tensors}
+
+
+def answers(path: Path, device: str = "cpu") -> list[np.ndarray]:
+    batch = np.random.default_rng(3).integers(0, 256, (3, 24, 24, 3), np.uint8)
+    with Engine(path, device=device, threads=1) as engine:
+        return [
+            engine.encode_prepared(batch),
+            engine.encode_texts(TEXTS),
+            engine.encode_in_parts(batch).parts,
+        ]
+
+
+def test_the_answers_are_those_of_a_bundle_that_holds_them_inside(pair: tuple[Path, Path]) -> None:
+    inner, outer = Bundle(pair[0]), Bundle(pair[1])
+    assert inner.manifest.weights is None and WEIGHTS_NAME not in inner.manifest.members
+    assert outer.manifest.weights == WEIGHTS_NAME and outer.manifest.version == 2
+    for found, expected in zip(answers(pair[1]), answers(pair[0]), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    for name in (*outer.manifest.graphs, "explain"):
+        graph = outer.graph(name)
+        places = places_of(graph.data)
+        assert all(place.offset % ALIGNMENT == 0 and place.length >= LARGE for place in places)
+        assert [place.name for place in places] == list(graph.weights)
+        assert values_of(graph) == values_of(inner.graph(name))
+    assert outer.manifest.members["image.onnx"].bytes < inner.manifest.members["image.onnx"].bytes
+    outer.verify()
+
+
+@pytest.mark.parametrize("most", [1 << 31, 0], ids=["in memory", "by files"])
+def test_openvino_takes_them_too(pair: tuple[Path, Path], most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("openvino is not installed")
+    monkeypatch.setattr("cir_infer.runtime.openvino.api.MOST_INSIDE", most)
+    for found, expected in zip(answers(pair[1], "openvino"), answers(pair[0]), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_equal_weights_of_two_graphs_lie_there_once(tmp_path: Path) -> None:
+    values = np.arange(512, dtype=np.float32)
+    graphs = [ModelProto(), ModelProto()]
+    for number, graph in enumerate(graphs):
+        graph.graph.initializer.append(onnx.numpy_helper.from_array(values, f"w{number}"))
+        graph.graph.initializer.append(onnx.numpy_helper.from_array(values + number + 1, f"v{number}"))
+        graph.graph.initializer.append(onnx.numpy_helper.from_array(values[:3], "small"))
+    file = WeightsFile(tmp_path / WEIGHTS_NAME, LARGE)
+    file.take(graphs)
+    assert file.path.stat().st_size == 3 * values.nbytes
+    first, second = (places_of(graph.SerializeToString()) for graph in graphs)
+    assert [place.name for place in first] == ["w0", "v0"] and first[0].offset == second[0].offset
+    assert graphs[0].graph.initializer[2].raw_data == values[:3].tobytes()
+
+
+def test_a_bundle_is_restated_copied_and_lowered_with_them(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    said = tmp_path / "said.cir"
+    assert main([str(pair[1]), "--domain", "toys", "-o", str(said), "--json"]) == 0
+    restated = Bundle(said)
+    assert restated.manifest.fingerprint == Bundle(pair[1]).manifest.fingerprint
+    assert restated.manifest.members[WEIGHTS_NAME] == Bundle(pair[1]).manifest.members[WEIGHTS_NAME]
+    lowered = {}
+    for name, path in zip(("inside", "beside"), pair, strict=True):
+        graphs = lower_graphs(Bundle(path), "float16", "cpu", (), lambda: ())
+        models = {Bundle(path).manifest.graphs[graph.name]: graph.model for graph in graphs}
+        manifest = replace(Bundle(path).manifest, precision="float16", explain=None)
+        lowered[name] = tmp_path / f"{name}.cir"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(weights_module, "WeightsFile", functools.partial(WeightsFile, large=LARGE))
+            write_with(Bundle(path), lowered[name], manifest, models, 0 if name == "beside" else 1 << 40)
+    assert Bundle(lowered["beside"]).manifest.weights and not Bundle(lowered["inside"]).manifest.weights
+    batch = np.random.default_rng(3).integers(0, 256, (3, 24, 24, 3), np.uint8)
+    rows = [Engine(path, device="cpu", threads=1).encode_prepared(batch) for path in lowered.values()]
+    np.testing.assert_array_equal(*rows)
+
+
+def test_a_graph_is_handed_to_other_programs_with_its_weights(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    graph = Bundle(pair[1]).graph("image")
+    write_model(graph, tmp_path / "image.onnx")
+    again = read_model(tmp_path / "image.onnx")
+    assert again.data == graph.data and again.weights.keys() == graph.weights.keys()
+    for name, values in graph.weights.items():
+        np.testing.assert_array_equal(again.weights[name], values)
+    read = Model(onnx.load(tmp_path / "image.onnx").SerializeToString())
+    assert values_of(read) == values_of(graph), "ONNX reads them"
+    assert read_model(_written(tmp_path / "plain.onnx", graph.whole())).weights == {}
+
+
+def _written(path: Path, data: bytes) -> Path:
+    write_model(Model(data), path)
+    return path
+
+
+# ---- altered bundles
+
+
+def rewritten(source: Path, target: Path, change: Callable[[ModelProto, bytearray], None]) -> Path:
+    """A bundle whose image graph and weights were changed, and sealed again as an attacker would."""
+    bundle = Bundle(source)
+    graph, data = ModelProto.FromString(bundle.read("image.onnx")), bytearray(bundle.read(WEIGHTS_NAME))
+    change(graph, data)
+    weights = target.with_name("changed.bin")
+    weights.write_bytes(bytes(data))
+    members = bundle.contents(name for name in bundle.manifest.members if name != WEIGHTS_NAME)
+    members |= {"image.onnx": graph.SerializeToString(), WEIGHTS_NAME: FilePart.of(weights)}
+    write_bundle(target, bundle.manifest, members)
+    return target
+
+
+def entry(graph: ModelProto, key: str, value: str) -> None:
+    """Let the first weight beside the graph say something else."""
+    tensor = next(t for t in graph.graph.initializer if t.data_location == TensorProto.EXTERNAL)
+    for said in tensor.external_data:
+        if said.key == key:
+            said.value = value
+
+
+def both(graph: ModelProto, data: bytearray) -> None:
+    next(t for t in graph.graph.initializer if t.external_data).raw_data = b"1234"
+
+
+def shape(graph: ModelProto, data: bytearray) -> None:
+    next(t for t in graph.graph.initializer if t.external_data).dims.append(1 << 40)
+
+
+def twice(graph: ModelProto, data: bytearray) -> None:
+    graph.graph.initializer.append(next(t for t in graph.graph.initializer if t.external_data))
+
+
+def flipped(graph: ModelProto, data: bytearray) -> None:
+    data[places_of(graph.SerializeToString())[0].offset] ^= 1
+
+
+def hidden(graph: ModelProto, data: bytearray) -> None:
+    tensor = TensorProto(name="c", data_type=1, dims=[1], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=WEIGHTS_NAME)
+    graph.graph.node.append(onnx.helper.make_node("Constant", [], ["c"], value=tensor))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda graph, data: entry(graph, "location", "/etc/passwd"), "weights cannot be found"),
+        (lambda graph, data: entry(graph, "location", "../weights.bin"), "weights cannot be found"),
+        (lambda graph, data: entry(graph, "offset", "-64"), "weights cannot be found"),
+        (lambda graph, data: entry(graph, "offset", "1"), "weights cannot be found"),
+        (lambda graph, data: entry(graph, "offset", str(1 << 40)), "lies beyond"),
+        (lambda graph, data: entry(graph, "length", "4"), "weights cannot be found"),
+        (lambda graph, data: entry(graph, "checksum", "0" * 64), "sha256"),
+        (lambda graph, data: entry(graph, "checksum", "x"), "weights cannot be found"),
+        (lambda graph, data: data.__delitem__(slice(100, None)), "lies beyond|sha256"),
+        (both, "weights cannot be found"),
+        (shape, "weights cannot be found"),
+        (twice, "one name"),
+        (flipped, "sha256"),
+        (hidden, "another file"),
+    ],
+)
+def test_what_a_graph_says_of_its_weights_is_not_believed(
+    pair: tuple[Path, Path], tmp_path: Path, change: Callable[[ModelProto, bytearray], None], said: str
+) -> None:
+    path = rewritten(pair[1], tmp_path / "changed.cir", change)
+    with pytest.raises(BundleError, match=said) as caught:
+        Engine(path, device="cpu")
+    assert len(str(caught.value)) < 500
+
+
+def test_a_bundle_without_the_field_may_not_keep_weights_elsewhere(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    bundle = Bundle(pair[1])
+    members = bundle.contents(name for name in bundle.manifest.members if name != WEIGHTS_NAME)
+    with pytest.raises(BundleError, match="members are"):
+        write_bundle(tmp_path / "none.cir", bundle.manifest, members)
+    write_bundle(tmp_path / "none.cir", replace(bundle.manifest, weights=None), members)
+    with pytest.raises(BundleError, match="another file"):
+        Engine(tmp_path / "none.cir", device="cpu")
+
+
+def test_damage_of_the_file_of_weights_is_found(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    data = bytearray(pair[1].read_bytes())
+    place = places_of(Bundle(pair[1]).read("image.onnx"))[0]
+    data[Bundle(pair[1])._part(WEIGHTS_NAME).begin + place.offset] ^= 4
+    path = tmp_path / "damaged.cir"
+    path.write_bytes(data)
+    for use in (Bundle(path).verify, lambda: Engine(path, device="cpu")):
+        with pytest.raises(BundleError, match="sha256"):
+            use()
+    with pytest.raises(BundleError, match="altered or damaged"):
+        write_bundle(tmp_path / "copy.cir", Bundle(path).manifest, Bundle(path).contents())
+    assert not (tmp_path / "copy.cir").exists()
+
+
+def test_what_is_beyond_a_message_is_not_put_into_one() -> None:
+    class Huge(dict[str, np.ndarray]):
+        """Weights that only say how large they are."""
+
+        def values(self) -> list[np.ndarray]:  # type: ignore[override]
+            return [np.broadcast_to(np.float32(0), (1 << 10, 1 << 20))]
+
+    model = Model(b"", Huge(w=np.zeros(1, np.float32)))
+    assert model.size == 1 << 32
+    with pytest.raises(BundleError, match=r"4\.3 GB"):
+        model.whole()
+    with pytest.raises(ExportError, match=r"4\.3 GB.*beyond 2 GB"):
+        inside(model)
