@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import ctypes
 import datetime
 import importlib.util
 import json
@@ -63,6 +64,16 @@ LEAST = 5.0
 
 Step = Callable[[float, Path], dict[str, Any]]
 
+BENCHMARK = (sys.executable, "-m", "cir_bench.cuda_scoring")
+"""What measures a part, whose name follows."""
+
+_LIBC = ctypes.CDLL(None)
+
+
+def _end_with_parent() -> None:
+    """Runs in a new child: should this program be killed, the child does not stay on the GPU (Linux)."""
+    _LIBC.prctl(1, signal.SIGKILL)
+
 
 def run(
     name: str,
@@ -86,7 +97,13 @@ def run(
         start = file.tell()
         # Into the log as it comes, so that a run that is cut short tells how far it was.
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
         code = 124
         try:
@@ -100,9 +117,9 @@ def run(
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            look()  # also where this run is ended from outside: what the step has measured is kept
         if code == 124:
             file.write(f"stopped after {limit:.0f} s\n")
-    look()
     with log.open("rb") as written:
         written.seek(start)
         output = written.read().decode("utf-8", "replace")
@@ -197,20 +214,97 @@ def profile(limit: float, log: Path) -> dict[str, Any]:
     return step
 
 
-def part(
-    name: str, parts: dict[str, Any], told: Callable[[], object], limit: float, log: Path
-) -> dict[str, Any]:
-    """A part of the benchmark in a child; what it has measured is in `parts` even if it is stopped."""
-    with tempfile.TemporaryDirectory(prefix="cir-part-") as folder:
-        found = Path(folder) / "found.json"
-        command = [sys.executable, "-m", "cir_bench.cuda_scoring", name, "--output", str(found)]
+class Record:
+    """What a run has found: in its file from the first step on, and told at the end, however it ends.
 
-        def look() -> None:
-            if found.exists():
-                parts[name] = json.loads(found.read_text())
-                told()
+    Args:
+        path: of the file.
+        head: what stands before the steps.
+        gpu: the device.
+    """
 
-        return run(name, command, limit, log, look)
+    def __init__(self, path: Path, head: dict[str, Any], gpu: Any) -> None:
+        self.path = path
+        self.result: dict[str, Any] = {**head, "steps": {}}
+        self._gpu = gpu
+        self._parts: dict[str, Any] = {}
+
+    def keep(self, step: str, found: dict[str, Any]) -> None:
+        """A step that has ended."""
+        self.result["steps"][step] = found
+        said = found.get("skipped") or found.get("error") or ("passed" if found["passed"] else "FAILED")
+        print(f"-- {step}: {said}", flush=True)
+        write(self.result, self.path)
+
+    def part(
+        self, name: str, limit: float, log: Path, benchmark: Sequence[str] = BENCHMARK
+    ) -> dict[str, Any]:
+        """A part of the benchmark in a child; what it has measured is kept even if it is stopped."""
+        from cir_bench.cuda_scoring.parts import joined
+
+        with tempfile.TemporaryDirectory(prefix="cir-part-") as folder:
+            found = Path(folder) / "found.json"
+
+            def look() -> None:
+                if found.exists():
+                    self._parts[name] = json.loads(found.read_text())
+                    benchmark = joined(self._parts.values())
+                    self.result["benchmark"] = {**benchmark, "model": predicted(self._gpu, benchmark)}
+                    write(self.result, self.path)
+
+            return run(name, [*benchmark, name, "--output", str(found)], limit, log, look)
+
+    def close(self) -> int:
+        """Say what was reached and what was not run; the exit code."""
+        if self._parts:
+            say_what_was_reached(self.result["benchmark"])
+        print(f"wrote {self.path}", flush=True)
+        steps = self.result["steps"]
+        for step, found in steps.items():
+            if found["passed"] is None:
+                print(f"not run: {step}, {found['skipped']}")
+        if any(found["passed"] is False for found in steps.values()):
+            return 1
+        return 3 if any(found["passed"] is None for found in steps.values()) else 0
+
+    def perform(self, steps: Sequence[tuple[str, float, Step]], seconds: float, log: Path) -> int:
+        """All steps as `perform` does them, also where Ctrl-C or SIGTERM ends the run; the exit code."""
+
+        def stop(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with contextlib.suppress(ValueError):  # not the main thread
+            signal.signal(signal.SIGTERM, stop)
+        try:
+            perform(steps, seconds, log, self.keep)
+        except KeyboardInterrupt:
+            done = self.result["steps"]
+            begun, *rest = [name for name, _, _ in steps if name not in done]
+            self.keep(begun, {"passed": False, "error": "the run was ended from outside"})
+            for name in rest:
+                self.keep(name, skipped("the run was ended from outside"))
+        return self.close()
+
+
+def the_check(record: Record, architecture: int) -> list[tuple[str, float, Step]]:
+    """Name, most seconds and work of every step, in their order."""
+
+    def of(name: str) -> Step:
+        return partial(record.part, name)
+
+    return [
+        ("machine", 10, machine),
+        ("build", 180, partial(build, architecture)),
+        ("first", 40, partial(pytest, "first", chosen=FIRST)),
+        ("single", 60, of("single")),
+        ("small", 45, of("small")),
+        ("batches", 60, of("batches")),
+        ("profile", 60, profile),
+        ("conformance", 120, partial(pytest, "conformance")),
+        ("memcheck", 45, partial(sanitize, "memcheck")),
+        ("racecheck", 45, partial(sanitize, "racecheck")),
+        ("rivals", 120, of("rivals")),
+    ]
 
 
 def say_what_was_reached(found: dict[str, Any]) -> None:
@@ -279,7 +373,7 @@ def main() -> int:
             sys.exit(
                 f"error: {module} is not installed here; see docs/gpu-check.md for how to carry it offline"
             )
-    from cir_bench.cuda_scoring.parts import PARTS, joined
+    from cir_bench.cuda_scoring.parts import PARTS
     from cir_bench.machine import stamp
     from cir_infer.errors import CirError
     from cir_infer.gpu.context import open_gpu
@@ -292,54 +386,17 @@ def main() -> int:
     kind = "gpu-engine-check" if args.engines else "gpu-check"
     log = args.output / f"{kind}.log"
     log.write_text("")
-    result: dict[str, Any] = {"kind": kind, **stamp(), "sources": build_cuda.sources_hash(), "steps": {}}
-    result["recurrent_sources"] = build_cuda.sources_hash(build_cuda.RECURRENT)
+    head = {"kind": kind, **stamp(), "sources": build_cuda.sources_hash()}
+    head["recurrent_sources"] = build_cuda.sources_hash(build_cuda.RECURRENT)
     name = re.sub(r"[^a-z0-9]+", "-", gpu.name.lower()).strip("-")
     day = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     path = args.output / f"{name}-{'engines-' if args.engines else ''}{day}.json"
-    parts: dict[str, Any] = {}
-
-    def told() -> None:
-        result["benchmark"] = joined(parts.values())
-        result["benchmark"]["model"] = predicted(gpu, result["benchmark"])
-        write(result, path)
-
-    def keep(step: str, found: dict[str, Any]) -> None:
-        result["steps"][step] = found
-        said = found.get("skipped") or found.get("error") or ("passed" if found["passed"] else "FAILED")
-        print(f"-- {step}: {said}", flush=True)
-        write(result, path)
-
-    def of(name: str) -> Step:
-        return partial(part, name, parts, told)
-
-    check: list[tuple[str, float, Step]] = [
-        ("machine", 10, machine),
-        ("build", 180, partial(build, gpu.architecture)),
-        ("first", 40, partial(pytest, "first", chosen=FIRST)),
-        ("single", 60, of("single")),
-        ("small", 45, of("small")),
-        ("batches", 60, of("batches")),
-        ("profile", 60, profile),
-        ("conformance", 120, partial(pytest, "conformance")),
-        ("memcheck", 45, partial(sanitize, "memcheck")),
-        ("racecheck", 45, partial(sanitize, "racecheck")),
-        ("rivals", 120, of("rivals")),
-    ]
+    record = Record(path, head, gpu)
+    check = the_check(record, gpu.architecture)
     assert {step for step, _, _ in check} >= set(PARTS)
     if args.engines:
         check = [("engines", args.seconds, partial(engines, args.bundles, args.output))]
-    perform(check, args.seconds - (time.monotonic() - begun), log, keep)
-    if parts:
-        say_what_was_reached(result["benchmark"])
-    print(f"wrote {path}")
-    steps = result["steps"]
-    for step, found in steps.items():
-        if found["passed"] is None:
-            print(f"not run: {step}, {found['skipped']}")
-    if any(found["passed"] is False for found in steps.values()):
-        return 1
-    return 3 if any(found["passed"] is None for found in steps.values()) else 0
+    return record.perform(check, args.seconds - (time.monotonic() - begun), log)
 
 
 if __name__ == "__main__":

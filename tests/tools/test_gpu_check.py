@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -129,6 +132,75 @@ def test_what_was_measured_before_a_stop_is_there(
     step = tool.run("part", command, 4, tmp_path / "log", look)
     assert step["passed"] is False and looked[-1] == stopped_after + 1
     assert looked.count(looked[-1]) > 2  # it was looked at while it ran
+
+
+class Rehearsal:
+    """The check as it is on the emulated GPU, small, in a process that may be stopped anywhere."""
+
+    def __init__(self, folder: Path) -> None:
+        self.result, self.log = folder / "result.json", folder / "log"
+        program = [sys.executable, str(TOOL.parents[1] / "tests" / "tools" / "rehearsal.py"), str(folder)]
+        self.process = subprocess.Popen(program, stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+    def found(self) -> dict:
+        return json.loads(self.result.read_text()) if self.result.exists() else {"steps": {}}
+
+    def wait_for(self, known: Callable[[dict], bool]) -> dict:
+        """What is in the file once that is known."""
+        while not known(found := self.found()):
+            assert self.process.poll() is None, self.process.stdout.read()
+            time.sleep(0.02)
+        return found
+
+    def children(self) -> list[int]:
+        tasks = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(child) for child in tasks.read_text().split()]
+
+    def stop(self, how: int) -> str:
+        children = self.children()
+        self.process.send_signal(how)
+        said, _ = self.process.communicate()
+        while any(lives(child) for child in children):  # ended by the parent, or with it; else this hangs
+            time.sleep(0.02)
+        return said
+
+
+def measured(found: dict) -> int:
+    return len(found.get("benchmark", {}).get("cases", ()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_check_that_is_ended_in_the_middle_tells_what_it_has(tmp_path: Path) -> None:
+    rehearsal = Rehearsal(tmp_path)
+    rehearsal.wait_for(lambda found: measured(found) >= 1 and "single" not in found["steps"])
+    said = rehearsal.stop(signal.SIGTERM)
+    found, steps = rehearsal.found(), rehearsal.found()["steps"]
+    assert rehearsal.process.returncode == 1
+    assert measured(found) >= 1 and found["benchmark"]["model"]
+    assert steps["first"]["passed"] and steps["single"]["error"] == "the run was ended from outside"
+    assert all(steps[name]["passed"] is None for name in ("small", "profile", "rivals"))
+    assert "open" in said and "predicted" in said and "wrote" in said
+    assert "== single" in rehearsal.log.read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_check_that_is_killed_leaves_what_it_has_measured_and_no_process(tmp_path: Path) -> None:
+    rehearsal = Rehearsal(tmp_path)
+    before = rehearsal.wait_for(lambda found: measured(found) >= 1 and "single" not in found["steps"])
+    rehearsal.stop(signal.SIGKILL)
+    assert measured(rehearsal.found()) >= measured(before) and rehearsal.found()["steps"]["first"]["passed"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("last", range(10))
+def test_a_check_may_be_killed_after_every_step(tool: ModuleType, last: int, tmp_path: Path) -> None:
+    names = [name for name, _, _ in tool.the_check(tool.Record(tmp_path / "none", {}, None), 75)]
+    rehearsal = Rehearsal(tmp_path)
+    rehearsal.wait_for(lambda found: len(found["steps"]) > last)
+    rehearsal.stop(signal.SIGKILL)
+    kept = list(rehearsal.found()["steps"])
+    assert kept == names[: len(kept)] and len(kept) > last  # in their order
+    assert measured(rehearsal.found()) >= (3 if "single" in kept else 0)
 
 
 def test_the_benchmarks_parts_are_all_in_the_check_and_the_tests_are_there(tool: ModuleType) -> None:
