@@ -79,12 +79,14 @@ class Bomb:
         def _monitored(self, work: Callable[[], Any]) -> Any:
             """A tracer of Python 3.14 meets no instruction of a function's first call: it asks too late."""
             monitoring, thread = sys.monitoring, threading.get_ident()
+            outside: set[CodeType] = set()  # around the outermost function
 
             def before_instruction(code: CodeType, offset: int) -> None:
-                if threading.get_ident() != thread or code.co_filename == __file__:
+                if threading.get_ident() != thread or code.co_filename == __file__ or code in outside:
                     return
                 if self._outermost is None:
                     if code.co_name == "<lambda>":
+                        outside.add(code)
                         return
                     self._outermost = code
                 if any(part in code.co_filename for part in self._only):
