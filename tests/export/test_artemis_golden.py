@@ -6,8 +6,6 @@ Tokens are equal, embeddings agree within 1e-5, scores within 1e-4, ranks are id
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from cir_infer.inputs.texts import TextReader
 from cir_infer.scoring.contract import Rows
 from cir_infer.scoring.reference import ReferenceScorer, term_scores
 from tests.export.conftest import GOLDEN, Case, with_version
+from tests.export.systems.shared import seeded_checkpoint
 
 CASES = ("cirr_feat_bigru_small", "cirr_feat_lstm_small")
 VERSIONS = ("ARTEMIS", "EM-only", "IS-only", "late-fusion", "cross-modal", "visual-search")
@@ -153,10 +152,7 @@ def test_top_50_lists_of_the_authors_evaluation(golden: Golden, name: str) -> No
 )
 def test_full_size_resnet18_on_images(tmp_path: Path) -> None:
     folder = SHARED / "artemis" / "resnet18_lstm"
-    subprocess.run(
-        [sys.executable, SHARED / "seeded_checkpoint.py", folder, tmp_path / "ckpt.pth"], check=True
-    )
-    trained = load_trained(tmp_path / "ckpt.pth", folder / "fashionIQ_vocab.pkl")
+    trained = load_trained(seeded_checkpoint(folder, tmp_path / "ckpt.pth"), folder / "fashionIQ_vocab.pkl")
     with np.load(folder / "golden.npz") as found:
         answers = dict(found)
     captions = json.loads((folder / "queries.json").read_text())["captions"]
