@@ -41,7 +41,7 @@ from cir_infer.gallery.copies.exported import Part, part_rows
 from cir_infer.gallery.copies.transfer import open_source
 from cir_infer.gallery.disk.drafts import drafted, filled, is_vacant
 from cir_infer.gallery.disk.folder import CATALOGUE
-from cir_infer.gallery.disk.outcome import tell_durable
+from cir_infer.gallery.disk.outcome import forget_durable, tell_durable
 from cir_infer.gallery.metadata import metadata as meta
 from cir_infer.gallery.opened import WAIT, Held, OpenGallery
 from cir_infer.gallery.rows.vectors import as_matrix, check_row_type, check_shape, row_shape, shape_text
@@ -115,11 +115,14 @@ class Gallery(OpenGallery):
             raise UsageError("dimension is None; pass an engine, or the dimension of the vectors")
         tokens = 1 if tokens_per_item is None else checked_number("tokens_per_item", tokens_per_item)
         check_shape(tokens, dimension)
-        Store.create(path, tables.Encoding(1, fingerprint, dimension, dtype, tokens))
+        absent = not os.path.lexists(path / CATALOGUE)
         try:
+            Store.create(path, tables.Encoding(1, fingerprint, dimension, dtype, tokens))
             return cls(path, engine)
         except BaseException as error:
-            tell_durable(error, f"{path} is whole and in its place")
+            # Not only behind the call that makes it: an interrupt may come between the two.
+            if absent and os.path.lexists(path / CATALOGUE):
+                tell_durable(error, f"{path} is whole and in its place")
             raise
 
     @classmethod
@@ -258,26 +261,29 @@ class Gallery(OpenGallery):
         shape: tuple[int, ...],
     ) -> Gallery:
         tokens = shape[0] if len(shape) == 2 else 1
-        with (
-            filled(path, CATALOGUE) if is_vacant(path) else drafted(path) as draft,
-            cls.create(
-                draft,
-                engine,
-                dtype,
-                dimension=shape[-1],
-                tokens_per_item=tokens,
-                fingerprint=fingerprint,
-            ) as gallery,
-        ):
-            for part in parts:
-                vectors = part.vectors[:, 0] if len(shape) == 2 and tokens == 1 else part.vectors
-                gallery.add_vectors(
-                    ids=part.ids, vectors=vectors, metadata=part.metadata, sources=part.sources
-                )
+        absent = not os.path.lexists(path / CATALOGUE)
         try:
+            with (
+                filled(path, CATALOGUE) if is_vacant(path) else drafted(path) as draft,
+                cls.create(
+                    draft,
+                    engine,
+                    dtype,
+                    dimension=shape[-1],
+                    tokens_per_item=tokens,
+                    fingerprint=fingerprint,
+                ) as gallery,
+            ):
+                for part in parts:
+                    vectors = part.vectors[:, 0] if len(shape) == 2 and tokens == 1 else part.vectors
+                    gallery.add_vectors(
+                        ids=part.ids, vectors=vectors, metadata=part.metadata, sources=part.sources
+                    )
             return cls.open(path, engine)
         except BaseException as error:
-            tell_durable(error, f"{path} is whole and in its place")
+            forget_durable(error)  # what was said of the draft
+            if absent and os.path.lexists(path / CATALOGUE):
+                tell_durable(error, f"{path} is whole and in its place")
             raise
 
     def __reduce__(self) -> tuple[Any, ...]:

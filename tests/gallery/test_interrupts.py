@@ -241,6 +241,21 @@ def test_interrupts_of_making_a_gallery(tmp_path: Path) -> None:
     assert interrupts > 20 and late > 0
 
 
+def test_interrupts_between_the_making_of_a_gallery_and_its_opening(tmp_path: Path) -> None:
+    def make(at: int) -> Bomb:
+        path, bomb = tmp_path / f"g{at}", Bomb(at, only=("gallery/gallery.py",))
+        try:
+            bomb(lambda: Gallery.create(path, dimension=DIM)).close()
+        except Interrupt as error:
+            told = getattr(error, "durable", False)
+            assert path.exists() == (told or bomb.last), f"made at {at}: {path.exists()}, told: {told}"
+        return bomb
+
+    count = make(0).count
+    for at in range(count - 15, count + 1):
+        assert make(at).fired
+
+
 def export_file(gallery: Gallery, home: Path) -> Path:
     gallery.export(home / "e.safetensors", overwrite=True)
     return home / "e.safetensors"
