@@ -119,7 +119,7 @@ def in_empty_environment(wheel: Path, python: str, folder: Path) -> dict[str, ob
     commands(environment / "bin", folder)
     print(
         f"installed in {installed - start:.1f} s, answered in {answered - installed:.1f} s (Python, imports, "
-        f"40 images indexed, two queries checked): {answered - start:.1f} s of a minute",
+        f"40 images indexed, two queries checked): {answered - start:.1f} s, where a minute is promised",
         file=sys.stderr,
     )
     return {
