@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
 from cir_infer.scoring.cuda.shapes import shared_out, shortlist_shape, stage_growth  # noqa: E402
-from cir_infer.scoring.cuda.tuning import UNMEASURED  # noqa: E402
+from cir_infer.scoring.cuda.tuning import UNMEASURED, tuning_for  # noqa: E402
 
 __all__ = ["GPUS", "Gpu", "Prediction", "batch", "beside", "gpu_like", "one_query", "wave_efficiency"]
 
@@ -189,6 +189,41 @@ def one_query(gpu: Gpu, rows: int, dtype: str = "f16", dim: int = 512, k: int = 
     return Prediction(total, bound if spent >= fixed else "fixed", read / total)
 
 
+EPILOGUE = 160
+"""Instructions of the tensor-core kernel for 32 rows of 8 queries, outside of its loop."""
+LAUNCHES = 7
+"""Of a query through the tensor cores: pack, exact scan of the first rows, shortlist, its lists, rescue."""
+
+
+def through_tensor_cores(gpu: Gpu, rows: int, dim: int = 512, k: int = 50) -> Prediction:
+    """One query on int8 rows through `few_*`, which lists what the exact kernel then scores."""
+    loop, passes = _loop("few_i8_ratio2", gpu), math.ceil(dim / 64)
+    products = 2 * 4 * 4 * 2048  # multiply-accumulates: tiles of rows, matrix steps, tiles of columns
+    pipes = {"issue": loop["instructions"] + EPILOGUE / passes, "tensor": products / gpu.tensor}
+    clocks, bound = _per_unit(gpu, Unit(32 * 64, pipes), warps_of("few_i8_ratio2", gpu))
+    first = max(UNMEASURED.least_first_rows, 2 * k, UNMEASURED.first_rows)
+    if rows <= first:
+        return one_query(gpu, rows, "i8", dim, k)
+    spent = (rows - first) / 32 * passes / gpu.multiprocessors * clocks
+    lists = (
+        PROLOGUE
+        + CUT * max(1.0, k / 50)
+        + MERGE
+        + A_KEY * KEYS_OF_BLOCK * k * min(64, 2 * gpu.multiprocessors)
+    )
+    rest = one_query(gpu, first, "i8", dim, k).milliseconds + 1e3 * (lists / gpu.clock + LAUNCHES * LAUNCH)
+    total = 1e3 * spent / gpu.clock + rest
+    read = 1e3 * rows * dim / (gpu.bandwidth * gpu.readable)
+    return Prediction(total, bound if 2e3 * spent / gpu.clock > total else "fixed", read / total)
+
+
+def one_int8_query(gpu: Gpu, rows: int, dim: int = 512, k: int = 50) -> Prediction:
+    """One query on int8 rows, the way that the scorer takes on this GPU."""
+    tuning = tuning_for(gpu.architecture)
+    listed = tuning.int8_queries == 1 and rows >= tuning.int8_rows
+    return through_tensor_cores(gpu, rows, dim, k) if listed else one_query(gpu, rows, "i8", dim, k)
+
+
 def wave_efficiency(gpu: Gpu, rows: int) -> float:
     """Share of the blocks' time in which the exact kernel's rounds keep them busy."""
     rounds, blocks = shared_out(rows, 2 * gpu.multiprocessors)
@@ -288,6 +323,8 @@ def beside(measured: dict[str, Any], gpu: Gpu) -> list[dict[str, Any]]:
             predicted = (
                 batch(here, case["rows"], case["queries"], case["dim"], case["k"])
                 if batched
+                else one_int8_query(here, case["rows"], case["dim"], case["k"])
+                if short == "i8"
                 else one_query(here, case["rows"], short, case["dim"], case["k"])
             )
             found.append(
@@ -322,7 +359,7 @@ def scoring_table(rows: int = 1_000_000) -> str:
         "|---|---|---|---|---|---|",
     ]
     for gpu in GPUS:
-        f16, i8, f32 = (one_query(gpu, rows, dtype) for dtype in ("f16", "i8", "f32"))
+        f16, i8, f32 = one_query(gpu, rows), one_int8_query(gpu, rows), one_query(gpu, rows, "f32")
         many = batch(gpu, rows, 1024)
         cells = [f"{one.milliseconds:.3g} ms, {one.bottleneck}" for one in (f16, i8, f32)]
         cells += [f"{f16.share:.2f}, {i8.share:.2f}", f"{many.milliseconds:.3g} ms, {many.bottleneck}"]

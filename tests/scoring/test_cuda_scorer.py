@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import gc
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from cir_infer.scoring.contract import QueryTerms, Rows, Scorer
 from cir_infer.scoring.cuda import CudaScorer
 from cir_infer.scoring.cuda import scorer as scorer_module
 from cir_infer.scoring.cuda.arguments import ReadArguments, Segment
-from cir_infer.scoring.cuda.tuning import MEASURED, UNMEASURED, Tuning, tuning_for
+from cir_infer.scoring.cuda.tuning import MEASURED, PREDICTED, UNMEASURED, Tuning, tuning_for
 from tests.emulation.emulated import EmulatedDevice
 from tests.scoring.conformance import check_topk, pack, random_terms, rows_of
 
@@ -410,6 +411,18 @@ def test_a_machine_without_a_gpu_is_told_so() -> None:
 def test_untuned_architectures_say_so() -> None:
     assert tuning_for(1) is UNMEASURED and UNMEASURED.source == "unmeasured"
     assert all(t.source != "unmeasured" for t in MEASURED.values())
+    assert tuning_for(90).source == "predicted" and not MEASURED.keys() & PREDICTED.keys()
+
+
+@pytest.mark.parametrize(
+    ("row_type", "n", "way"), [("int8", 900, "few"), ("int8", 700, "scan"), ("float16", 900, "scan")]
+)
+def test_one_query_on_many_int8_rows_may_go_through_the_tensor_cores(row_type: str, n: int, way: str) -> None:
+    rows, device = gallery(row_type, n=n), EmulatedDevice(checked=True)
+    tuning = dataclasses.replace(NEVER, int8_queries=1, int8_rows=800, first_rows=64, least_first_rows=64)
+    terms = random_terms(np.random.default_rng(1), 1, 2, 72, True)
+    check_topk(CudaScorer(rows, device=device, tuning=tuning).topk(terms, 20), terms, rows, 20)
+    assert any(kernel.startswith("few_i8") for kernel in device.launched) == (way == "few")
 
 
 def test_no_rows_and_no_queries() -> None:

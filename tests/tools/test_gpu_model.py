@@ -11,7 +11,16 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 import gpu_model  # noqa: E402
-from gpu_model import GPUS, batch, one_query, throughput, wave_efficiency  # noqa: E402
+from gpu_model import (  # noqa: E402
+    GPUS,
+    batch,
+    one_query,
+    through_tensor_cores,
+    throughput,
+    wave_efficiency,
+)
+
+from cir_infer.scoring.cuda.tuning import PREDICTED  # noqa: E402
 
 GPU = {gpu.name: gpu for gpu in GPUS}
 
@@ -52,6 +61,21 @@ def test_predictions_move_as_machines_do(gpu: gpu_model.Gpu) -> None:
     many = batch(gpu, 1_000_000, 1024)
     assert 0 < many.share < 1
     assert batch(gpu, 1_000_000, 64).milliseconds < many.milliseconds
+
+
+@pytest.mark.parametrize("gpu", GPUS, ids=lambda gpu: gpu.name)
+def test_one_query_on_int8_rows_takes_the_better_way(gpu: gpu_model.Gpu) -> None:
+    def ratio(rows: int) -> float:
+        return through_tensor_cores(gpu, rows).milliseconds / one_query(gpu, rows, "i8").milliseconds
+
+    tuning = PREDICTED.get(gpu.architecture)
+    if tuning is None:
+        assert ratio(1_000_000) > 0.98
+    else:
+        assert ratio(1_000_000) < 0.95 and ratio(tuning.int8_rows) < 1.02
+        assert gpu_model.one_int8_query(gpu, 1_000_000) == through_tensor_cores(gpu, 1_000_000)
+        fewer = tuning.int8_rows - 1
+        assert gpu_model.one_int8_query(gpu, fewer) == one_query(gpu, fewer, "i8")
 
 
 def test_what_bounds_is_what_one_would_relieve() -> None:

@@ -190,7 +190,10 @@ class CudaSearch:
             return False
         if gallery.count < tuning.rows or gallery.count <= self._first_rows():
             return False
-        return (gallery.shadow is not None or self._queries >= tuning.queries) and self._shape() is not None
+        least = tuning.queries
+        if gallery.row_type.suffix == "i8" and gallery.count >= tuning.int8_rows:
+            least = least if tuning.int8_queries is None else tuning.int8_queries
+        return (gallery.shadow is not None or self._queries >= least) and self._shape() is not None
 
     def _first_rows(self) -> int:
         share = self._tuning.first_rows // self._queries

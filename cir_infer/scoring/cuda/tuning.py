@@ -3,13 +3,18 @@
 `make gpu-check` measures both kernels on either side and prints the entry for its GPU; architectures
 without an entry use `UNMEASURED`, which follows from counting: the exact kernel spends about nine float32
 operations an element and query, so a handful of queries outweighs reading the rows.
+
+int8 rows are an exception on GPUs with much bandwidth for their arithmetic. The exact kernel turns each byte
+into a float32, which takes 3.5 times the instructions of the tensor cores' way for a byte, and more time than
+memory does. By the model of the machine (tools/gpu_model.py) even one query then gains up to a quarter by
+going through them, once there are rows enough to pay for more launches: `PREDICTED`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["MEASURED", "UNMEASURED", "Tuning", "tuning_for"]
+__all__ = ["MEASURED", "PREDICTED", "UNMEASURED", "Tuning", "tuning_for"]
 
 
 @dataclass(frozen=True)
@@ -19,6 +24,8 @@ class Tuning:
     Attributes:
         queries: from this many queries on.
         rows: from this many rows on; below, launches outweigh arithmetic.
+        int8_queries: `queries` for rows stored as int8, from `int8_rows` of them on; None: no other.
+        int8_rows: see `int8_queries`.
         first_rows: rows that are scored exactly at first, in all queries of a batch together, to know what a
             row must reach; each query takes at least `least_first_rows` and twice k.
         least_first_rows: see `first_rows`.
@@ -33,6 +40,8 @@ class Tuning:
 
     queries: int
     rows: int
+    int8_queries: int | None = None
+    int8_rows: int = 0
     first_rows: int = 32_768
     least_first_rows: int = 256
     stage: float = 15.0
@@ -43,9 +52,13 @@ class Tuning:
 
 
 UNMEASURED = Tuning(queries=4, rows=32_768)
+PREDICTED = {
+    87: Tuning(4, 32_768, int8_queries=1, int8_rows=250_000, source="predicted"),
+    90: Tuning(4, 32_768, int8_queries=1, int8_rows=500_000, source="predicted"),
+}
 MEASURED: dict[int, Tuning] = {}
 
 
 def tuning_for(architecture: int) -> Tuning:
-    """The measured tuning of an architecture (compute capability times ten), or the default."""
-    return MEASURED.get(architecture, UNMEASURED)
+    """The tuning of an architecture (compute capability times ten): measured, predicted, or the default."""
+    return MEASURED.get(architecture) or PREDICTED.get(architecture, UNMEASURED)
