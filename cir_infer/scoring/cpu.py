@@ -1,12 +1,13 @@
 """The native scorer on the CPU: exact top-k at the price of reading the gallery once.
 
-The instruction set is chosen when a scorer is made: AVX-512 with or without VNNI, AVX2, NEON, or
-portable C++. See kernels/score/README.md for how it works and how fast it is.
+The instruction set is chosen when a scorer is made: AVX-512 and AVX2 with or without VNNI, NEON
+with or without dot products, or portable C++. See kernels/score/README.md for how it works and how
+fast it is.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from cir_infer.processes.cpus import available_cpus
 from cir_infer.scoring.contract import QueryTerms, Rows, TopK
 from cir_infer.scoring.validation import check_query, check_threads, within_memory
 
-__all__ = ["CpuScorer", "Int8Scorer", "Int8Statistics", "instruction_sets", "kernels_hash"]
+__all__ = ["BatchStatistics", "CpuScorer", "Int8Scorer", "Int8Statistics", "instruction_sets", "kernels_hash"]
 
 
 def _native() -> Any:
@@ -74,6 +75,23 @@ def _arrays(terms: QueryTerms) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.
     return np.ascontiguousarray(terms.numerators), None if weights is None else np.ascontiguousarray(weights)
 
 
+Products: TypeAlias = Literal["fastest", "float32", "int8"]
+
+
+class BatchStatistics(NamedTuple):
+    """What a `CpuScorer` did for batches that products of bytes may serve, in pairs of a row and a query.
+
+    Attributes:
+        multiplied: scored by products in float32.
+        bounded: bounded by products of bytes.
+        listed: of these, scored after all; `listed / queries` is the length of a query's list.
+    """
+
+    multiplied: int
+    bounded: int
+    listed: int
+
+
 class CpuScorer:
     """Exact top-k over rows as they are stored, in one pass over them for each block of queries.
 
@@ -86,14 +104,27 @@ class CpuScorer:
         rows: the gallery, kept and not copied.
         threads: how many threads a call may use; None for every core that the process may use.
         instruction_set: one of `instruction_sets()`; None for the best.
+        products: of batches of queries, where the instruction set multiplies bytes. "fastest" bounds scores
+            by int8 products while these leave few rows to score, and multiplies in float32 where they do
+            not; "float32" and "int8" do one of the two always. The answers are the same.
 
     Raises:
         DeviceError: the native module is not built, or the machine lacks the instruction set.
-        UsageError: threads < 1.
+        UsageError: threads < 1, or other products.
     """
 
-    def __init__(self, rows: Rows, *, threads: int | None = None, instruction_set: str | None = None) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        *,
+        threads: int | None = None,
+        instruction_set: str | None = None,
+        products: Products = "fastest",
+    ) -> None:
+        if products not in ("fastest", "float32", "int8"):
+            raise UsageError(f'products are {shown(products)}; expected "fastest", "float32" or "int8"')
         self._settings = _settings(threads, instruction_set)
+        self._products = products
         self._rows = rows
         self._gallery = _view(rows)
 
@@ -108,8 +139,15 @@ class CpuScorer:
         mask = None if allow is None else np.ascontiguousarray(allow)
         wanted = min(int(k), max(self._rows.count, 1))
         with within_memory(terms, k):
-            answer = _native().topk(self._gallery, *_arrays(terms), wanted, mask, *self._settings)
+            answer = _native().topk(
+                self._gallery, *_arrays(terms), wanted, mask, *self._settings, self._products
+            )
             return TopK(*answer).widened(int(k))
+
+    @property
+    def statistics(self) -> BatchStatistics:
+        """Counts over all batches so far."""
+        return BatchStatistics(*self._gallery.statistics())
 
     def read_all(self) -> int:
         """Sum every byte of the rows, as 32-bit words, with the scorer's threads: the read roofline."""

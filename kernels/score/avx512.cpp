@@ -4,6 +4,7 @@ namespace cir {
 
 void avx512vnni_bounds(const int8_t* base, const float* scales, const int32_t* index, int count,
                        const BoundTerms& terms, float* out);  // avx512vnni.cpp
+extern const Screen kAvx512VnniScreen;
 
 namespace {
 
@@ -13,6 +14,7 @@ constexpr Kernels with_vnni() {
     Kernels table = kTable;
     table.name = "avx512vnni";
     table.bounds = avx512vnni_bounds;
+    table.screen = &kAvx512VnniScreen;
     return table;
 }
 constexpr Kernels kVnniTable = with_vnni();

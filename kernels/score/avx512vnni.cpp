@@ -1,5 +1,6 @@
 // What VNNI adds to AVX-512: integer products that accumulate in one instruction.
 #include "avx512.h"
+#include "micro_screen.h"
 
 namespace cir {
 namespace {
@@ -10,6 +11,47 @@ struct Avx512Vnni : Avx512 {
         __asm__("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
         return sum;
     }
+
+    using Bytes = I;
+    // The instruction multiplies unsigned bytes of rows by signed ones of terms.
+    static constexpr int kByteVectors = 2, kByteSums = 24, kBias = 128;
+
+    static V abs(V v) { return _mm512_abs_ps(v); }
+    static V max(V a, V b) { return _mm512_max_ps(a, b); }
+    static V add(V a, V b) { return _mm512_add_ps(a, b); }
+    static V sub(V a, V b) { return _mm512_sub_ps(a, b); }
+    static V fms(V a, V b, V c) { return _mm512_fmsub_ps(a, b, c); }
+    static V with_sign(V size, V sign) {
+        return _mm512_or_ps(size, _mm512_and_ps(sign, _mm512_set1_ps(-0.0f)));
+    }
+    static V inverse_root(V v) { return _mm512_rsqrt14_ps(v); }  // within 2^-14
+    static V if_greater(V a, V b, V v) {
+        const V nan = _mm512_set1_ps(std::numeric_limits<float>::quiet_NaN());
+        return _mm512_mask_mov_ps(nan, _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), v);
+    }
+    static uint64_t not_at_most(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ); }
+
+    static Bytes to_int(V v) { return _mm512_cvtps_epi32(v); }
+    static V from_int(Bytes v) { return _mm512_cvtepi32_ps(v); }
+    static V narrow(const Bytes* v) {
+        const I words = _mm512_packs_epi32(v[0], v[1]), more = _mm512_packs_epi32(v[2], v[3]);
+        const I bytes = _mm512_packs_epi16(words, more);
+        return _mm512_castsi512_ps(_mm512_xor_si512(bytes, _mm512_set1_epi8(-128)));
+    }
+    static V narrow_unsigned(const Bytes* v) {
+        const I words = _mm512_packs_epi32(v[0], v[1]), more = _mm512_packs_epi32(v[2], v[3]);
+        return _mm512_castsi512_ps(_mm512_packus_epi16(words, more));
+    }
+
+    static Bytes no_bytes() { return _mm512_setzero_si512(); }
+    static Bytes load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+    static Bytes set_bytes(int32_t four) { return _mm512_set1_epi32(four); }
+    static Bytes subtract(Bytes a, Bytes b) { return _mm512_sub_epi32(a, b); }
+    static Bytes dot(Bytes sum, Bytes row, Bytes term) {
+        __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(row), "v"(term));
+        return sum;
+    }
+    static Bytes dot_squares(Bytes sum, Bytes row, Bytes term) { return dot(sum, row, term); }
 };
 
 }  // namespace
@@ -18,5 +60,9 @@ void avx512vnni_bounds(const int8_t* base, const float* scales, const int32_t* i
                        const BoundTerms& terms, float* out) {
     bounds<Avx512Vnni>(base, scales, index, count, terms, out);
 }
+
+extern const Screen kAvx512VnniScreen;
+constexpr Screen kScreenTable = screen_of<Avx512Vnni>();
+const Screen kAvx512VnniScreen = kScreenTable;
 
 }  // namespace cir

@@ -32,6 +32,7 @@ constexpr size_t kVectors = size_t{1} << 16, kItemValues = size_t{1} << 24;
 // A gallery and the arrays that it lies in.
 struct GalleryView {
     cir::Gallery gallery;
+    mutable cir::BatchStatistics statistics;
     std::vector<Values> blocks;
     std::vector<Floats> scales;
 
@@ -89,6 +90,13 @@ const cir::Kernels* kernels(const std::string& name) {
     const cir::Kernels* found = name.empty() ? cir::available_kernels().front() : cir::kernels_by_name(name);
     if (!found) throw std::invalid_argument("this machine cannot run the instruction set " + name);
     return found;
+}
+
+cir::Products products(const std::string& name) {
+    if (name == "fastest") return cir::Products::kFastest;
+    if (name == "float32") return cir::Products::kFloat32;
+    if (name == "int8") return cir::Products::kBytes;
+    throw std::invalid_argument("products are fastest, float32 or int8");
 }
 
 template <class T>
@@ -173,7 +181,11 @@ NB_MODULE(_kernels, m) {
     m.attr("source_hash") = CIR_SOURCE_HASH;
 
     nb::class_<GalleryView>(m, "Gallery")
-        .def(nb::init<std::vector<Values>, std::vector<Floats>>(), nb::arg("blocks"), nb::arg("scales"));
+        .def(nb::init<std::vector<Values>, std::vector<Floats>>(), nb::arg("blocks"), nb::arg("scales"))
+        .def("statistics", [](const GalleryView& self) {
+            const cir::BatchStatistics& s = self.statistics;
+            return nb::make_tuple(s.multiplied.load(), s.bounded.load(), s.listed.load());
+        });
 
     nb::class_<cir::Int8Index>(m, "Int8Index")
         .def(
@@ -205,13 +217,36 @@ NB_MODULE(_kernels, m) {
     m.def(
         "topk",
         [](const GalleryView& view, const Floats& numerators, std::optional<Floats> weights, int64_t k,
-           std::optional<Bits> allow, int64_t threads, const std::string& name) {
+           std::optional<Bits> allow, int64_t threads, const std::string& name, const std::string& multiplied) {
+            const cir::Products chosen = products(multiplied);
             return answered(view.gallery, numerators, weights, k, allow, threads, name,
-                            [&](const cir::Query& query, int64_t width, const cir::Options& options,
-                                const cir::Answer& answer) { cir::topk(view.gallery, query, width, options, answer); });
+                            [&](const cir::Query& query, int64_t width, cir::Options options, const cir::Answer& answer) {
+                                options.products = chosen;
+                                options.statistics = &view.statistics;
+                                cir::topk(view.gallery, query, width, options, answer);
+                            });
         },
         nb::arg("gallery"), nb::arg("numerators"), nb::arg("weights").none(), nb::arg("k"), nb::arg("allow").none(),
-        nb::arg("threads"), nb::arg("instruction_set"));
+        nb::arg("threads"), nb::arg("instruction_set"), nb::arg("products") = "fastest");
+
+    m.def(
+        "upper_bounds",
+        [](const GalleryView& view, const Floats& numerators, std::optional<Floats> weights, const std::string& name, int digits,
+           const std::vector<double>& shares) {
+            const cir::Kernels* chosen = kernels(name);
+            const bool fits = chosen->screen && view.gallery.vectors == 1 && (digits == 1 || digits == 2) && shares.size() == 4 &&
+                              numerators.ndim() == 3 && numerators.shape(2) == static_cast<size_t>(view.gallery.dimension) &&
+                              view.gallery.dimension <= cir::kMostScreened && (!weights || weights->size() == numerators.size());
+            if (!fits) throw std::invalid_argument("there are no bounds from bytes for that");
+            const size_t q = numerators.shape(0), n = static_cast<size_t>(view.gallery.count());
+            std::unique_ptr<float[]> out(new float[product({q, n})]);
+            const cir::Query query{numerators.data(), weights ? weights->data() : nullptr, static_cast<int64_t>(q),
+                                   static_cast<int>(numerators.shape(1))};
+            cir::upper_bounds(view.gallery, query, *chosen, digits, shares.data(), out.get());
+            return owned(std::move(out), {q, n});
+        },
+        nb::arg("gallery"), nb::arg("numerators"), nb::arg("weights").none(), nb::arg("instruction_set"), nb::arg("digits"),
+        nb::arg("shares"));
 
     m.def(
         "read_all",
@@ -228,6 +263,15 @@ NB_MODULE(_kernels, m) {
     m.def("instruction_sets", [] {
         std::vector<std::string> names;
         for (const cir::Kernels* each : cir::available_kernels()) names.emplace_back(each->name);
+        return names;
+    });
+
+    // Of these, those that multiply bytes.
+    m.def("byte_instruction_sets", [] {
+        std::vector<std::string> names;
+        for (const cir::Kernels* each : cir::available_kernels()) {
+            if (each->screen) names.emplace_back(each->name);
+        }
         return names;
     });
 }

@@ -1,7 +1,7 @@
 // Answers one scoring case from standard input on standard output, for machines that have no Python: an emulator that
 // runs the conformance suite. The format is private to this file and tests/scoring/emulated.py: little-endian
 //     int64  row type, dimension, blocks, queries, terms, k, weighted, masked, exact from int8,
-//            threads, first list, vectors of an item, 0 for rows
+//            threads, first list, vectors of an item, 0 for rows, products (a cir::Products)
 //     then per block int64 count, rows, scales (int8); numerators, weights, mask
 // and back: scores, rows, terms as in `Answer`, and of items the tokens.
 #include <algorithm>
@@ -37,7 +37,7 @@ int main(int argc, char** argv) {
         std::fputs("this machine cannot run that instruction set\n", stderr);
         return 1;
     }
-    const std::vector<int64_t> head = read<int64_t>(12);
+    const std::vector<int64_t> head = read<int64_t>(13);
     cir::Gallery gallery{static_cast<cir::RowType>(head[0]), static_cast<int>(head[1]), {}};
     gallery.items = head[11] > 0;
     gallery.vectors = static_cast<int>(std::max<int64_t>(head[11], 1));
@@ -61,7 +61,8 @@ int main(int argc, char** argv) {
     std::vector<int64_t> best(queries * k);
     std::vector<int32_t> tokens(gallery.items ? by_term.size() : 0);
     const cir::Query query{numerators.data(), head[6] ? weights.data() : nullptr, head[3], static_cast<int>(terms)};
-    const cir::Options options{kernels, static_cast<int>(head[9]), head[7] ? allow.data() : nullptr};
+    cir::Options options{kernels, static_cast<int>(head[9]), head[7] ? allow.data() : nullptr};
+    options.products = static_cast<cir::Products>(head[12]);
     const cir::Answer answer{scores.data(), best.data(), by_term.data(), gallery.items ? tokens.data() : nullptr};
     if (head[8]) {
         cir::Int8Index(gallery, options).topk(query, head[5], head[10], options, answer);

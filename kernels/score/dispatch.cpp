@@ -4,6 +4,8 @@
 #if defined(__x86_64__) || defined(_M_X64)
 #include <cpuid.h>
 #define CIR_X86 1
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace cir {
@@ -11,7 +13,7 @@ namespace {
 
 #ifdef CIR_X86
 struct Features {
-    bool avx2 = false, avx512 = false, vnni = false;
+    bool avx2 = false, avx_vnni = false, avx512 = false, vnni = false;
 
     Features() {
         unsigned a, b, c, d;
@@ -26,8 +28,20 @@ struct Features {
         avx2 = ymm && fma && f16c && (b >> 5 & 1);
         avx512 = avx2 && zmm && (b >> 16 & 1) && (b >> 17 & 1) && (b >> 30 & 1) && (b >> 31 & 1);  // F DQ BW VL
         vnni = avx512 && (c >> 11 & 1);
+        if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) avx_vnni = avx2 && (a >> 4 & 1);
     }
 };
+#elif defined(__aarch64__)
+bool has_dot_products() {
+#if defined(__linux__)
+    constexpr unsigned long kDotProducts = 1ul << 20;  // HWCAP_ASIMDDP
+    return getauxval(AT_HWCAP) & kDotProducts;
+#elif defined(__ARM_FEATURE_DOTPROD)
+    return true;  // so the target has it: every Apple processor of these machines
+#else
+    return false;
+#endif
+}
 #endif
 
 }  // namespace
@@ -38,8 +52,12 @@ std::vector<const Kernels*> available_kernels() {
     static const Features features;
     if (features.vnni) out.push_back(kAvx512Vnni);
     if (features.avx512) out.push_back(kAvx512);
+#ifdef CIR_HAS_AVXVNNI
+    if (features.avx_vnni) out.push_back(kAvxVnni);
+#endif
     if (features.avx2) out.push_back(kAvx2);
 #elif defined(__aarch64__)
+    if (has_dot_products()) out.push_back(kNeonDot);
     out.push_back(kNeon);
 #endif
     out.push_back(kSerial);

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <vector>
 
 namespace cir {
 
@@ -75,6 +77,27 @@ struct Contenders {
         floor = std::max(floor, reached);
         threshold = just_below(floor - static_cast<double>(slack));
     }
+};
+
+// What k rows reach of each query, in whatever thread they were found: none needs to look at what is below.
+class Floors {
+public:
+    explicit Floors(size_t queries) : floors_(queries) {
+        for (std::atomic<double>& floor : floors_) floor.store(-std::numeric_limits<double>::infinity());
+    }
+
+    void share(std::vector<Contenders>& lists) {
+        for (size_t q = 0; q < floors_.size(); ++q) {
+            double known = floors_[q].load(std::memory_order_relaxed);
+            const double mine = lists[q].floor;
+            while (mine > known && !floors_[q].compare_exchange_weak(known, mine, std::memory_order_relaxed)) {
+            }
+            if (known > mine) lists[q].raise(known);
+        }
+    }
+
+private:
+    std::vector<std::atomic<double>> floors_;
 };
 
 // The rows of the largest scores, as they come: those that equal the threshold come after all that are kept, and lose.

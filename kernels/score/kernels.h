@@ -60,6 +60,55 @@ struct BoundTerms {
     int padded;
 };
 
+// A tile of rows in bytes for `Screen::bounds`. With y a row in units of its largest value / 127 and c = 127^2 / 255,
+// q is y and p is y^2 / c, each rounded to a whole number; screen_terms.h says what follows from that.
+struct ByteRows {
+    uint8_t* values;      // [padded / 4][tile_rows][4]: q, and `Screen::bias` more
+    uint8_t* squares;     // the same of p; null without weights
+    float* value_norm;    // [tile_rows]: |q|, as all of these rounded up
+    float* value_error;   // |y - q|; NaN where nothing below holds
+    float* square_norm;   // |p|
+    float* square_error;  // |y^2 / c - p|
+    float* unit;          // of y
+};
+
+// Up to `Screen::max_pairs` terms in bytes. With N = n' . q + value_norm |q| + value_error |y - q| and
+// D = square_norm |p| + square_error |y^2 / c - p|, the term of a row is at most
+//     factor * N / sqrt(w' . p -+ D)     or, without weights,     factor * unit * N         (minus where N >= 0)
+struct ByteTerms {
+    const int32_t* packed;  // [padded / 4][pairs][n' in one or two digits, w' if weighted], four bytes each
+    const int32_t* shift;   // [pairs][digits]: `Screen::bias` times the sum of n'
+    const float *factor, *value_norm, *value_error, *square_norm, *square_error;  // [pairs]
+    int pairs;
+    int padded;
+    int digits;  // n' = first, or 128 * first + second
+    bool weighted;
+};
+
+// What an instruction set that multiplies bytes adds: bounds of the scores of many rows for many queries.
+struct Screen {
+    int tile_rows;  // at most 64
+    int bias;
+    int max_pairs[2][2];  // [digits - 1][weighted]
+
+    // Rows times their scales unless null, as `Kernels::pack` takes them; a scale that is not ordinary makes a NaN.
+    void (*pack[kRowTypes])(const void* base, const float* scales, const int32_t* index, int count, int dimension,
+                            const ByteRows& out);
+
+    // Upper bounds of the terms into out[pair * tile_rows + i], NaN where there is none.
+    void (*bounds)(const ByteRows& rows, const ByteTerms& terms, float* out);
+
+    // Bit i: the sum over pairs of bounds[pair * tile_rows + i] is above the threshold or NaN.
+    uint64_t (*above)(const float* bounds, int pairs, float threshold);
+};
+
+// A second digit of n' is worth so many of the first.
+constexpr int kDigit = 128;
+// The largest q, p and bytes of terms.
+constexpr int kMostByte = 127, kMostSquare = 255;
+// The largest dimension: beyond, sums of products of bytes leave 32 bits.
+constexpr int kMostScreened = 1 << 16;
+
 struct Kernels {
     const char* name;
 
@@ -108,13 +157,17 @@ struct Kernels {
 
     // Sum of the bytes as 32-bit words: the read roofline.
     uint64_t (*sum)(const void* bytes, size_t size);
+
+    const Screen* screen = nullptr;
 };
 
 // One per file; only those of the target architecture are compiled.
 extern const Kernels* const kSerial;
 extern const Kernels* const kAvx2;
+extern const Kernels* const kAvxVnni;
 extern const Kernels* const kAvx512;
 extern const Kernels* const kAvx512Vnni;
 extern const Kernels* const kNeon;
+extern const Kernels* const kNeonDot;
 
 }  // namespace cir

@@ -29,14 +29,14 @@ struct TileRows {
             next[r] = base + length * index[ahead < count ? ahead : count - 1];
         }
         const bool dense = index[count - 1] - index[0] == count - 1;
-        far = reinterpret_cast<const char*>(row[0]) + (dense ? kFarBytes : 0);
+        far = dense ? reinterpret_cast<const char*>(row[0]) + kFarBytes : nullptr;
     }
 
     // Called once for each W values of every row, in order.
     template <int W>
     void prefetch(int d) {
         constexpr int kBytes = R * W * static_cast<int>(sizeof(T));
-        if (kBytes >= 64 || d * R * static_cast<int>(sizeof(T)) % 64 == 0) {
+        if (far && (kBytes >= 64 || d * R * static_cast<int>(sizeof(T)) % 64 == 0)) {
             CIR_UNROLL for (int line = 0; line < (kBytes > 64 ? kBytes / 64 : 1); ++line) {
                 __builtin_prefetch(far, 0, 2);
                 far += 64;

@@ -7,6 +7,7 @@
 #include "exact.h"
 #include "hits.h"
 #include "parallel.h"
+#include "screening.h"
 #include "terms.h"
 
 namespace cir {
@@ -14,6 +15,9 @@ namespace {
 
 // From so many queries on, transposing a tile of rows pays: measured in README.md.
 constexpr int64_t kTileQueries = 6;
+// From so many products of so many values on, turning rows into bytes does: measured there too.
+constexpr int64_t kScreenProducts = 24;
+constexpr int kScreenDimension = 64;
 // Terms of so many queries stay in the second-level cache while a tile of rows passes over them.
 constexpr int64_t kQueryBlock = 128;
 constexpr size_t kHitBytes = 64 << 20;
@@ -25,6 +29,7 @@ struct Workspace {
     LineVector<float> terms{}, sums{}, values{}, squares{}, reach{}, largest{};
     std::vector<Contenders> lists{};  // one a query
     std::vector<Hit> hits{};
+    std::optional<Screening> screening{};
 };
 
 class Scan {
@@ -47,29 +52,41 @@ public:
 private:
     void queries(int64_t first, int64_t count) {
         const PreparedTerms terms(query_, first, count, gallery_.dimension);
-        const bool tiled = count >= kTileQueries;
+        const bool tiled = count >= kTileQueries, screened = screens(count);
         const PreparedTerms::Tiles tiles = tiled ? terms.tiles(*options_.kernels) : PreparedTerms::Tiles{};
+        std::optional<Screens> bytes;
+        if (screened) bytes.emplace(terms, *options_.kernels->screen);
         // Several queries pass over a chunk: it has to stay in the second-level cache.
         const int most = query_.queries > 1 ? items_of(gallery_, 256) : std::numeric_limits<int>::max();
         const int rows = std::min(chunk_rows(gallery_, threads_), most);
         std::vector<Workspace> work(static_cast<size_t>(threads_), {ExactScores(gallery_, query_, *options_.kernels)});
-        for (Workspace& w : work) prepare(w, terms, rows, tiled);
+        for (Workspace& w : work) {
+            prepare(w, terms, rows, tiled);
+            if (screened) w.screening.emplace(*options_.kernels->screen, terms, rows, options_.products);
+        }
 
         Chunks chunks(gallery_, rows);
+        Floors floors(static_cast<size_t>(count));
         in_parallel(threads_, [&](int thread) {
             Workspace& w = work[static_cast<size_t>(thread)];
             for (Chunk chunk; !watch_.stopped(thread) && chunks.next(chunk);) {
+                floors.share(w.lists);
                 const int allowed = allowed_rows(chunk, options_.allow, w.index.data());
                 if (allowed == 0) continue;
                 if (several_) expand(w.index.data(), allowed, gallery_.vectors, !options_.allow, w.vectors.data());
-                if (tiled) {
+                const Pace::Way way = screened ? w.screening->pace.way() : Pace::kFloat32;
+                if (way != Pace::kFloat32) {
+                    scan_screened(chunk, allowed, terms, bytes->of(way), first, w);
+                } else if (tiled) {
                     scan_tiles(chunk, allowed, tiles, first, w);
+                    if (screened) w.screening->multiplied_all(allowed);
                 } else {
                     scan_rows(chunk, allowed, terms, first, w);
                 }
             }
         });
         watch_.check();
+        if (options_.statistics) count_up(*options_.statistics, work);
         finish(first, count, work);
         watch_.check();
     }
@@ -94,9 +111,9 @@ private:
             if (query_.weights) w.squares.resize(size);
             w.reach.resize(tile);
             w.terms.resize(static_cast<size_t>(count) * static_cast<size_t>(query_.terms) * tile);
-        } else {
-            w.terms.resize((static_cast<size_t>(query_.terms) + 1) * vectors);
         }
+        // Of rows one by one, for few queries or where bytes left some.
+        w.terms.resize(std::max(w.terms.size(), (static_cast<size_t>(query_.terms) + 1) * vectors));
         w.hits.resize(static_cast<size_t>(count) * static_cast<size_t>(room_));
         w.lists.resize(static_cast<size_t>(count));
         for (size_t q = 0; q < w.lists.size(); ++q) {
@@ -126,6 +143,50 @@ private:
             }
             const float* reach = query_.weights ? nullptr : found + static_cast<ptrdiff_t>(query_.terms) * rows;
             collect(chunk, w.index.data(), allowed, found, reach, rows, first + q, w, w.lists[static_cast<size_t>(q)]);
+        }
+    }
+
+    // Whether bytes may tell the rows that matter. Items of several vectors, and sums that leave 32 bits, are not for them.
+    bool screens(int64_t queries) const {
+        if (!options_.kernels->screen || several_ || options_.products == Products::kFloat32 ||
+            gallery_.dimension > kMostScreened) {
+            return false;
+        }
+        const int64_t products = queries * query_.terms * (query_.weights ? 2 : 1);
+        return options_.products == Products::kBytes ||
+               (queries >= kTileQueries && products >= kScreenProducts && gallery_.dimension >= kScreenDimension);
+    }
+
+    void scan_screened(const Chunk& chunk, int allowed, const PreparedTerms& terms, const ScreenTerms& bytes, int64_t first,
+                       Workspace& w) {
+        const char* base = row_address(gallery_, *chunk.block, chunk.start);
+        const float* scales = scales_from(gallery_, *chunk.block, chunk.start);
+        const bool odd = chunk.block->odd_scales;
+        Screening& screening = *w.screening;
+        // A weighted term does not depend on a row's scale, if that is an ordinary one.
+        screening.look(gallery_.type, base, query_.weights && !odd ? nullptr : scales, w.index.data(), allowed, bytes, w.lists);
+        const int stride = static_cast<int>(w.sums.size());
+        const float* reach = query_.weights ? nullptr : w.terms.data() + static_cast<ptrdiff_t>(query_.terms) * stride;
+        int64_t listed = 0;
+        for (size_t q = 0; q < w.lists.size(); ++q) {
+            int found;
+            const int32_t* index = screening.passed(q, w.index.data(), allowed, found);
+            if (found == 0) continue;
+            listed += found;
+            options_.kernels->rows[gallery_.type](base, scales, index, found, terms.query(static_cast<int64_t>(q)),
+                                                  w.terms.data(), stride);
+            if (odd) mark_odd(scales, index, found, w.terms.data());
+            collect(chunk, index, found, w.terms.data(), reach, stride, first + static_cast<int64_t>(q), w, w.lists[q]);
+        }
+        screening.bounded_all(allowed, listed);
+    }
+
+    static void count_up(BatchStatistics& statistics, const std::vector<Workspace>& work) {
+        for (const Workspace& w : work) {
+            if (!w.screening) continue;
+            statistics.multiplied += w.screening->multiplied;
+            statistics.bounded += w.screening->bounded;
+            statistics.listed += w.screening->listed;
         }
     }
 

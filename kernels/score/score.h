@@ -51,12 +51,25 @@ struct Answer {
     int32_t* tokens = nullptr;  // of items, [queries][k][terms]: the vector of each term, -1 there
 };
 
+// What a batch of queries multiplies: what is measured to be fastest as it goes, float32 alone, or bytes wherever there
+// are such kernels.
+enum class Products { kFastest, kFloat32, kBytes };
+
+// What batches did so far, in pairs of a row and a query.
+struct BatchStatistics {
+    std::atomic<int64_t> multiplied{0};  // scored by products in float32
+    std::atomic<int64_t> bounded{0};     // bounded by products of bytes
+    std::atomic<int64_t> listed{0};      // of these, scored after all
+};
+
 struct Options {
     const Kernels* kernels;
     int threads;           // at least 1
     const uint8_t* allow;  // bit r % 8 of byte r / 8, or null
     // Asked some times a second, in the calling thread, whether to give up; may be empty.
     std::function<bool()> interrupted = {};
+    Products products = Products::kFastest;
+    BatchStatistics* statistics = nullptr;  // may be null
 };
 
 // Thrown by a call that was told to give up; its answer is not complete.
@@ -68,6 +81,11 @@ const Kernels* kernels_by_name(const std::string& name);
 
 // Reads every row (that is allowed) in its stored type.
 void topk(const Gallery& gallery, const Query& query, int64_t k, const Options& options, const Answer& answer);
+
+// [queries][rows]: what no exact score passes by products of bytes in one digit or two, NaN where nothing is known; with
+// `kernels.screen`. Of the four margins (screen_terms.h) it keeps these shares: a test shows what less than all is worth.
+void upper_bounds(const Gallery& gallery, const Query& query, const Kernels& kernels, int digits, const double* shares,
+                  float* out);
 
 struct IntegerTerms;
 class Watch;

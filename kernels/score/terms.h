@@ -22,6 +22,9 @@ public:
 
     RowTerms query(int64_t i) const;
     int64_t count() const { return count_; }
+    // Of term j of query i: |n / sqrt(w)|, or |n| without weights, which bounds it; and the same of what scaling cost n.
+    double size(int64_t i, int j) const { return size_[static_cast<size_t>(i * pairs_ + j)]; }
+    double lost(int64_t i, int j) const { return lost_[static_cast<size_t>(i * pairs_ + j)]; }
     // Of `Kernels::tile`, which adds one product after the other, or of `Kernels::rows`.
     Rounding rounding(int64_t i, bool tiled) const;
 
@@ -37,8 +40,7 @@ private:
     int pairs_, dimension_, padded_;
     bool weighted_;
     LineVector<float> n_, w_, factor_;
-    std::vector<double> size_;  // |n / sqrt(w)|, or |n| without weights: what bounds a term
-    std::vector<double> lost_;  // the same of what scaling cost n
+    std::vector<double> size_, lost_;
 };
 
 int padded_dimension(int dimension);

@@ -23,6 +23,7 @@ RUNNER = shlex.split(os.environ.get("CIR_CASE_RUNNER", ""))
 if not RUNNER:
     pytest.skip("CIR_CASE_RUNNER is not set; run `make neon-check`", allow_module_level=True)
 
+PRODUCTS = ["fastest", "float32", "int8"]
 ROW_TYPES = [np.float32, np.float16, np.int8]
 
 
@@ -31,8 +32,11 @@ class EmulatedScorer:
 
     name = "emulated"
 
-    def __init__(self, rows: Rows, instruction_set: str, first_list: int | None) -> None:
+    def __init__(
+        self, rows: Rows, instruction_set: str, first_list: int | None, products: str = "fastest"
+    ) -> None:
         self._rows = rows
+        self._products = PRODUCTS.index(products)
         self._instruction_set = instruction_set
         self._first_list = first_list
 
@@ -49,6 +53,7 @@ class EmulatedScorer:
             threads,
             self._first_list or 0,
             rows.tokens_per_item if rows.has_tokens else 0,
+            self._products,
         ]
         case = [np.array(head, np.int64)]
         for b, block in enumerate(rows.blocks):
@@ -77,6 +82,11 @@ class EmulatedScorer:
 class TestNeon(ScorerConformance):
     def make(self, rows: Rows) -> Scorer:
         return EmulatedScorer(rows, "neon", None)
+
+
+class TestNeonDot(ScorerConformance):
+    def make(self, rows: Rows) -> Scorer:
+        return EmulatedScorer(rows, "neondot", None, "int8")
 
 
 class TestNeonExactFromInt8(ScorerConformance):

@@ -185,6 +185,8 @@ def _print_table(report: dict[str, Any]) -> None:
 def _notes(result: dict[str, Any], report: dict[str, Any]) -> Iterator[str]:
     if "of_sgemm" in result:
         yield f"{result['of_sgemm']:.2f} of SGEMM"
+    if "list_rows" in result:
+        yield f"lists of {result['list_rows']:,.0f} rows, {result['bounded_share']:.0%} bounded in bytes"
     if "in_cache_ms" in result:
         yield f"{result['in_cache_ms']:.1f} ms from cache"
     if "score_error" in result:

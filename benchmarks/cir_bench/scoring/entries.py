@@ -81,6 +81,10 @@ def ours(work: Workload, dtypes: tuple[str, ...], instruction_sets: tuple[str, .
                 else CpuScorer(rows, threads=work.threads, instruction_set=isa)
             )
             entry = _scorer("cir/cpu" + suffix, dtype, scorer, work, rows, 0)
+            if isinstance(scorer, CpuScorer) and len(work.terms.numerators) > 1 and not rows.has_tokens:
+                plain = CpuScorer(rows, threads=work.threads, instruction_set=isa, products="float32")
+                entry = _counted(entry, scorer, plain, work)
+                yield _scorer("cir/cpu, products in float32" + suffix, dtype, plain, work, rows, 0)
             floats = dtype != "int8"  # a small int8 gallery is not scanned as a large one is
             yield replace(entry, in_cache=partial(_in_cache, work, dtype, isa) if floats else None)
         if exact:
@@ -107,6 +111,26 @@ def _scorer(name: str, dtype: str, scorer: Scorer, work: Workload, rows: Rows, s
         return work.is_best(answer.rows, answer.scores, rows)
 
     return Entry(name, dtype, lambda _: scorer.topk(work.terms, work.k), verify, standing, facts=facts)
+
+
+def _counted(entry: Entry, scorer: CpuScorer, plain: CpuScorer, work: Workload) -> Entry:
+    """The same, whose answer must be the very one of products in float32, and with what its lists were."""
+    right = entry.verify
+
+    def verify(answer: TopK) -> bool:
+        counts, queries = scorer.statistics, len(work.terms.numerators)
+        if counts.bounded:
+            entry.facts["list_rows"] = counts.listed / queries
+            entry.facts["bounded_share"] = counts.bounded / (counts.bounded + counts.multiplied)
+        expected = plain.topk(work.terms, work.k)
+        same = (
+            np.array_equal(answer.rows, expected.rows)
+            and np.array_equal(answer.scores, expected.scores)
+            and np.array_equal(answer.terms, expected.terms)
+        )
+        return same and right is not None and right(answer)
+
+    return replace(entry, verify=verify)
 
 
 def _in_cache(work: Workload, dtype: str, instruction_set: str | None) -> float:

@@ -1,0 +1,66 @@
+// Query terms in bytes, and the upper bounds that they give for rows that are turned into bytes as they are read.
+//
+// A row is t = unit * y with max |y_i| = 127; q and p are y and y^2 / c rounded to whole numbers, c = 127^2 / 255, so that
+// both fit a byte. n = d_n (n' + g) and w = d_w (w' + h) with whole n', w' and the rest g, h. All of it is exact:
+//
+//   n . y   = d_n (n' . q + g . q) + n . (y - q)
+//   w . y^2 = c d_w (w' . p + h . p + (w / d_w) . (y^2 / c - p))
+//
+// By Cauchy-Schwarz the second and third product of each line are at most the product of the norms of their factors, all
+// of which are known: those of terms when a query is prepared, those of rows when they are turned into bytes. So
+//
+//   N = n' . q  +  |g| |q|  +  |n / d_n| |y - q|          D = |h| |p|  +  |w / d_w| |y^2 / c - p|
+//
+//   n . t / sqrt(w . t^2)  <=  d_n / sqrt(c d_w)  *  N / sqrt(w' . p -+ D)         minus where N >= 0
+//   n . t                  <=  d_n unit N
+//
+// Nothing is first order, and nothing is assumed of the rows. Where w' . p <= 2 D, or a row's values are too large or too
+// small, there is no bound and the row passes.
+//
+// Rounding in float32 (m is the dimension, at most 65536; u = 2^-24). Norms of rows are sums of positive numbers, whose root
+// is off by less than 2^-11 of itself, and are rounded up by 2^-10; those of terms are computed in double. y^2 / c is off by
+// 4 u of itself, which is 2^-21 |w / d_w| |p| at most and added to D's first factor. Integers are exact; N is off by at most
+// 5 u (|n' . q| + N - n' . q), the denominator, which is at least half of w' . p, by 2^-21 of itself, and the inverse of its
+// root by 2^-13. Now |n' . q| d_n <= |n . y| + d_n (N - n' . q), and |n . t| / sqrt(w . t^2) <= |n / sqrt(w)| =: M; the root of
+// the denominator used is within sqrt(3) of the right one. So all together it is less than
+//   2^-12 M          which is the slack of the bound, together with the rounding of the exact score and of bits that n lost
+//   2^-11 of (N - n' . q), by which these factors are enlarged.
+// Without weights |n' . q| <= |n'| |q| <= 2 |n / d_n| |q|, so 2^-20 |n / d_n| is added to |g|.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "memory.h"
+#include "terms.h"
+
+namespace cir {
+
+class ScreenTerms {
+public:
+    ScreenTerms(const PreparedTerms& terms, const Screen& screen, int digits);
+
+    // Up to `Screen::max_pairs` terms each, in the order of queries, then terms.
+    const std::vector<ByteTerms>& groups() const { return groups_; }
+    // A row's exact score is at most its bound and this.
+    float slack(size_t query) const { return slack_[query]; }
+
+    // Makes the margins, in the order of ByteTerms, smaller than they have to be: for tests.
+    void keep_of_margins(const double* shares);
+
+private:
+    struct Whole {
+        double unit, size, rest;
+    };
+    Whole whole_numbers(const float* x, int padded, int most);
+    void pair(const RowTerms& of, int j, double size, double lost, int digits, int bias, size_t at);
+
+    std::vector<double> whole_;
+    std::vector<int8_t> bytes_;  // [pairs][columns][padded], before they are packed
+    LineVector<int32_t> packed_;
+    std::vector<int32_t> shift_;
+    std::vector<float> factor_, value_norm_, value_error_, square_norm_, square_error_, slack_;
+    std::vector<ByteTerms> groups_;
+};
+
+}  // namespace cir

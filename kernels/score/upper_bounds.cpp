@@ -1,0 +1,45 @@
+// The upper bounds from bytes by themselves, for tests that hold them against exact scores.
+#include <algorithm>
+#include <limits>
+#include <numeric>
+
+#include "parallel.h"
+#include "screen_terms.h"
+
+namespace cir {
+
+void upper_bounds(const Gallery& gallery, const Query& query, const Kernels& kernels, int digits, const double* shares,
+                  float* out) {
+    const PreparedTerms prepared(query, 0, query.queries, gallery.dimension);
+    ScreenTerms terms(prepared, *kernels.screen, digits);
+    terms.keep_of_margins(shares);
+    const int tile = kernels.screen->tile_rows;
+    const size_t t = static_cast<size_t>(tile), bytes = t * static_cast<size_t>(padded_dimension(gallery.dimension));
+    LineVector<uint8_t> values(bytes), squares(query.weights ? bytes : 0);
+    LineVector<float> norms(5 * t), bounds(t * static_cast<size_t>(query.queries * query.terms));
+    const ByteRows rows{values.data(), query.weights ? squares.data() : nullptr, &norms[0], &norms[t], &norms[2 * t],
+                        &norms[3 * t], &norms[4 * t]};
+    std::vector<int32_t> index(t);
+    std::iota(index.begin(), index.end(), 0);
+    const int64_t count = gallery.count();
+    Chunks chunks(gallery, tile);
+    for (Chunk chunk; chunks.next(chunk);) {
+        kernels.screen->pack[gallery.type](row_address(gallery, *chunk.block, chunk.start),
+                                           scales_from(gallery, *chunk.block, chunk.start), index.data(), chunk.count,
+                                           gallery.dimension, rows);
+        float* to = bounds.data();
+        for (const ByteTerms& group : terms.groups()) {
+            kernels.screen->bounds(rows, group, to);
+            to += static_cast<ptrdiff_t>(group.pairs) * tile;
+        }
+        for (int64_t q = 0; q < query.queries; ++q) {
+            for (int i = 0; i < chunk.count; ++i) {
+                float sum = 0;
+                for (int j = 0; j < query.terms; ++j) sum += bounds[static_cast<size_t>((q * query.terms + j) * tile + i)];
+                out[q * count + chunk.first_row + i] = sum + terms.slack(static_cast<size_t>(q));
+            }
+        }
+    }
+}
+
+}  // namespace cir

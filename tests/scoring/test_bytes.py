@@ -1,0 +1,284 @@
+"""Batches by products of bytes: bounds hold for every row, no part of them can go, answers are the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cir_infer.errors import UsageError
+from cir_infer.scoring import _kernels
+from cir_infer.scoring.contract import QueryTerms, Rows, Scorer
+from cir_infer.scoring.cpu import CpuScorer, Int8Scorer
+from cir_infer.scoring.reference import exact_terms
+from tests.scoring.conformance import ScorerConformance, pack, random_terms, rows_of
+
+SETS = tuple(_kernels.byte_instruction_sets())
+WHOLE = (1.0, 1.0, 1.0, 1.0)
+
+if not SETS:
+    pytest.skip("no instruction set of this machine multiplies bytes", allow_module_level=True)
+
+
+class OneByteInstructionSet(ScorerConformance):
+    """Every query by bounds from bytes, one digit and two in turn, however few there are."""
+
+    instruction_set = ""
+
+    @pytest.fixture(autouse=True)
+    def needs_the_instruction_set(self) -> None:
+        if self.instruction_set not in SETS:
+            pytest.skip(f"this machine has no {self.instruction_set}, or it does not multiply bytes")
+
+    def make(self, rows: Rows) -> Scorer:
+        return CpuScorer(rows, threads=2, instruction_set=self.instruction_set, products="int8")
+
+
+class TestAvx512Vnni(OneByteInstructionSet):
+    instruction_set = "avx512vnni"
+
+
+class TestAvxVnni(OneByteInstructionSet):
+    instruction_set = "avxvnni"
+    row_types = ("float32",)  # what it does with others, avx2 does
+
+
+class TestNeonDot(OneByteInstructionSet):
+    instruction_set = "neondot"
+
+
+def bounds(
+    rows: Rows, terms: QueryTerms, instruction_set: str, digits: int, shares: tuple[float, ...] = WHOLE
+) -> npt.NDArray[np.float32]:
+    """(Q, N)"""
+    gallery = _kernels.Gallery(list(rows.blocks), list(rows.scales or ()))
+    found: npt.NDArray[np.float32] = _kernels.upper_bounds(
+        gallery, terms.numerators, terms.weights, instruction_set, digits, list(shares)
+    )
+    return found
+
+
+def violations(
+    rows: Rows, terms: QueryTerms, instruction_set: str, digits: int, shares: tuple[float, ...] = WHOLE
+) -> int:
+    """How many exact scores pass their bounds; where there is none, nothing is claimed."""
+    exact = exact_terms(terms, rows.take(np.arange(rows.count))).sum(axis=1)
+    return int((exact > bounds(rows, terms, instruction_set, digits, shares)).sum())
+
+
+def hostile_values(
+    rng: np.random.Generator, n: int, d: int, kinds: tuple[str, ...]
+) -> npt.NDArray[np.float32]:
+    """Rows of the named kinds in turn."""
+    values = rng.standard_normal((n, d))
+    for i in range(n):
+        match kinds[i % len(kinds)]:
+            case "outlier":
+                values[i, rng.integers(d)] *= 1e4
+            case "constant":
+                values[i] = rng.standard_normal()
+            case "signs":
+                values[i] = np.sign(values[i]) * 3
+            case "sparse":
+                values[i] *= rng.random(d) < 0.05
+            case "twin":
+                values[i] = values[rng.integers(n)] * (1 + 1e-6 * rng.standard_normal())
+            case "tiny":
+                values[i] *= 1e-30
+            case "denormal":
+                values[i] *= 1e-41
+            case "huge":
+                values[i] *= 1e30
+            case "whole":
+                values[i] = rng.integers(-127, 128, d)
+            case "zero":
+                values[i] = 0
+    return values.astype(np.float32)
+
+
+KINDS = (
+    "plain",
+    "outlier",
+    "constant",
+    "signs",
+    "sparse",
+    "twin",
+    "tiny",
+    "denormal",
+    "huge",
+    "whole",
+    "zero",
+)
+
+
+@pytest.mark.parametrize("instruction_set", SETS)
+def test_no_exact_score_passes_its_bound(instruction_set: str) -> None:
+    @settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(
+        seed=st.integers(0, 2**32 - 1),
+        row_type=st.sampled_from(["float32", "float16", "int8"]),
+        d=st.integers(1, 200),
+        j=st.integers(1, 3),
+        weighted=st.booleans(),
+        peak=st.sampled_from([0.0, 0.5, 3.0, 20.0]),
+        kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=4),
+        digits=st.sampled_from([1, 2]),
+        along=st.booleans(),
+    )
+    def run(
+        seed: int, row_type: str, d: int, j: int, weighted: bool, peak: float, kinds: list[str], digits: int,
+        along: bool,
+    ) -> None:  # fmt: skip
+        rng = np.random.default_rng(seed)
+        terms = random_terms(rng, 5, j, d, weighted, peak)
+        values = hostile_values(rng, 70, d, tuple(kinds))
+        if along:  # rows near the queries, where bounds are tightest
+            values[:5] = terms.numerators[:, 0] / np.abs(terms.numerators[:, 0]).max(axis=1, keepdims=True)
+        rows = rows_of(np.clip(values, -6e4, 6e4) if row_type == "float16" else values, row_type, [31])
+        assert violations(rows, terms, instruction_set, digits) == 0
+
+    run()
+
+
+def test_two_digits_bound_closer_than_one_and_both_within_a_few_hundredths() -> None:
+    rng = np.random.default_rng(4)
+    rows, terms = rows_of(rng.standard_normal((500, 512)), "float32"), random_terms(rng, 8, 2, 512, True, 0.5)
+    exact = exact_terms(terms, rows.take(np.arange(500))).sum(axis=1)
+    for instruction_set in SETS:
+        one, two = (float((bounds(rows, terms, instruction_set, d) - exact).mean()) for d in (1, 2))
+        assert two < one < 0.2
+        assert two < 0.06
+
+
+def signed(rng: np.random.Generator, size: npt.ArrayLike, d: int) -> npt.NDArray[np.float64]:
+    return np.asarray(np.where(rng.random(d) < 0.5, -1.0, 1.0) * size)
+
+
+def numerators_that_round_along_the_row() -> tuple[npt.NDArray[Any], ...]:
+    rng = np.random.default_rng(0)
+    n = rng.standard_normal(256)
+    unit = np.abs(n).max() / 127
+    rest = n / unit - np.rint(n / unit)
+    return n, np.rint(127 * rest / np.abs(rest).max()), np.empty(0)
+
+
+def a_row_that_rounds_along_numerators() -> tuple[npt.NDArray[Any], ...]:
+    n = signed(np.random.default_rng(1), 127, 256)
+    t = np.sign(n) * 20.49
+    t[0] = n[0]
+    return n, t, np.empty(0)
+
+
+def weights_that_round_along_squares() -> tuple[npt.NDArray[Any], ...]:
+    n = signed(np.random.default_rng(2), 127, 256)
+    w = np.full(256, 9.51)
+    w[0] = 127
+    return n, np.sign(n), w
+
+
+def squares_that_round_along_weights() -> tuple[npt.NDArray[Any], ...]:
+    n = signed(np.random.default_rng(3), 127, 256)
+    t = np.sign(n) * 10  # 10^2 * 255 / 127^2 = 1.58, rounded to 2
+    t[0] = np.sign(n[0]) * 127
+    return n, t, np.full(256, 127.0)
+
+
+@pytest.mark.parametrize("instruction_set", SETS)
+@pytest.mark.parametrize(
+    ("margin", "case"),
+    [
+        (0, numerators_that_round_along_the_row),
+        (1, a_row_that_rounds_along_numerators),
+        (2, weights_that_round_along_squares),
+        (3, squares_that_round_along_weights),
+    ],
+)
+def test_a_margin_that_is_a_little_too_small_is_caught(instruction_set: str, margin: int, case: Any) -> None:
+    n, t, w = case()
+    rows = Rows.of(t[None].astype(np.float32))
+    weights = w[None, None].astype(np.float32) if len(w) else None
+    terms = QueryTerms(n[None, None].astype(np.float32), weights, ("one",))
+    assert violations(rows, terms, instruction_set, 1) == 0
+    planted = tuple(0.9 if i == margin else 1.0 for i in range(4))
+    assert violations(rows, terms, instruction_set, 1, planted) == 1
+
+
+@pytest.mark.parametrize("row_type", ["float32", "float16", "int8"])
+def test_any_products_give_the_very_same_answers(row_type: str) -> None:
+    @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(
+        seed=st.integers(0, 2**32 - 1),
+        n=st.integers(300, 1500),
+        d=st.sampled_from([33, 64, 130]),
+        q=st.integers(8, 40),
+        k=st.sampled_from([1, 10, 200]),
+        weighted=st.booleans(),
+        peak=st.sampled_from([0.0, 0.5, 8.0]),
+        kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=4),
+        masked=st.booleans(),
+        threads=st.sampled_from([1, 3]),
+    )
+    def run(
+        seed: int, n: int, d: int, q: int, k: int, weighted: bool, peak: float, kinds: list[str],
+        masked: bool, threads: int,
+    ) -> None:  # fmt: skip
+        rng = np.random.default_rng(seed)
+        terms = random_terms(rng, q, 2, d, weighted, peak)
+        values = hostile_values(rng, n, d, tuple(kinds))
+        rows = rows_of(np.clip(values, -6e4, 6e4) if row_type == "float16" else values, row_type, [n // 3])
+        allow = pack(rng.random(n) < 0.7) if masked else None
+        expected = CpuScorer(rows, threads=threads, products="float32").topk(terms, k, allow)
+        for scorer in (
+            CpuScorer(rows, threads=threads, products="int8"),
+            CpuScorer(rows, threads=threads),
+        ):
+            for a, b in zip(scorer.topk(terms, k, allow), expected, strict=True):
+                np.testing.assert_array_equal(a, b)
+
+    run()
+
+
+def test_lists_are_short_where_rows_are_apart_and_products_in_float32_take_over_where_not() -> None:
+    rng = np.random.default_rng(5)
+    terms = random_terms(rng, 32, 2, 256, True, 0.5)
+    apart = CpuScorer(rows_of(rng.standard_normal((20_000, 256)), "float32"), threads=1)
+    apart.topk(terms, 10)
+    counts = apart.statistics
+    assert counts.bounded + counts.multiplied == 32 * 20_000
+    assert counts.bounded > 0.9 * 32 * 20_000
+    assert counts.listed < 0.1 * counts.bounded
+
+    # One value of each row hides the others from bytes.
+    values = rng.standard_normal((20_000, 256))
+    values[:, 7] = 1e5
+    hidden = CpuScorer(rows_of(values, "float32"), threads=1)
+    hidden.topk(terms, 10)
+    counts = hidden.statistics
+    assert counts.bounded + counts.multiplied == 32 * 20_000
+    assert counts.multiplied > 0.8 * 32 * 20_000
+
+
+def test_few_queries_and_products_in_float32_bound_nothing() -> None:
+    rng = np.random.default_rng(6)
+    rows = rows_of(rng.standard_normal((2_000, 256)), "float32")
+    for scorer, queries in ((CpuScorer(rows), 1), (CpuScorer(rows, products="float32"), 64)):
+        scorer.topk(random_terms(rng, queries, 2, 256, True), 10)
+        assert scorer.statistics == (0, 0, 0)
+
+
+def test_products_that_there_are_not() -> None:
+    with pytest.raises(UsageError, match="products are 'int4'"):
+        CpuScorer(Rows.of(np.zeros((2, 16), np.float32)), products="int4")  # type: ignore[arg-type]
+
+
+def test_an_exact_scan_from_an_int8_copy_answers_alike() -> None:
+    rng = np.random.default_rng(7)
+    rows, terms = rows_of(rng.standard_normal((3_000, 96)), "float32"), random_terms(rng, 16, 2, 96, True)
+    for a, b in zip(
+        Int8Scorer(rows).topk(terms, 20), CpuScorer(rows, products="int8").topk(terms, 20), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
