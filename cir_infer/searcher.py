@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 from collections.abc import Iterable, Iterator
@@ -113,6 +112,8 @@ class Queries:
         Raises:
             CirError: see `query`.
         """
+        import asyncio  # which takes ssl with it: 20 ms that few need
+
         return await asyncio.to_thread(self.query, image, text, k, where, exclude, exclude_reference, balance)
 
     @overload

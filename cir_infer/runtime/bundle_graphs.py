@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 
 from cir_infer.bundle import Bundle
+from cir_infer.bundle.model import Model
 from cir_infer.errors import DeviceError
 from cir_infer.processes.fork import PerProcess
 from cir_infer.runtime.device_names import ON_GPU
 from cir_infer.runtime.devices import OpenedGraphs, open_graphs
+from cir_infer.runtime.kept.graphs import StoredGraph
 from cir_infer.runtime.plan_policy import PlanPolicy
 
 __all__ = ["open_bundle_graphs"]
@@ -31,8 +34,20 @@ def open_bundle_graphs(
 
 
 def _open(bundle: Bundle, device: str, threads: int | None, policy: PlanPolicy) -> OpenedGraphs:
-    models = {name: bundle.graph(name) for name in bundle.manifest.graphs}
-    return open_graphs(models, device, threads, policy)
+    return open_graphs(
+        {name: _stored(bundle, name) for name in bundle.manifest.graphs}, device, threads, policy
+    )
+
+
+def _stored(bundle: Bundle, name: str) -> StoredGraph | Model:
+    manifest = bundle.manifest
+    if manifest.weights is not None:  # which are mapped already, and may be more than a model holds
+        return bundle.graph(name)
+    member = manifest.members[manifest.graphs[name]]
+    # The limits that a graph is held to depend on what it is given.
+    given = asdict(manifest.image) if name != "text" else None
+    most = manifest.text.max_tokens if name == "text" and manifest.text is not None else None
+    return StoredGraph(member.sha256, member.bytes, [given, most], partial(bundle.graph, name))
 
 
 def _open_in_child(bundle: Bundle, device: str, threads: int | None, policy: PlanPolicy) -> OpenedGraphs:

@@ -5,24 +5,31 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from cir_infer.bundle.model import Model
 from cir_infer.errors import DeviceError, UsageError, shown
 from cir_infer.extras import install_hint, require
 from cir_infer.gpu.driver import missing_gpu
 from cir_infer.inputs.arguments import checked_number, checked_word
+from cir_infer.processes.threads import Threads
 from cir_infer.runtime.backend import Backend
 from cir_infer.runtime.device_names import DEVICES
 from cir_infer.runtime.graph import Graph
 from cir_infer.runtime.int8_form import note_slow_form, refuse_other_form
+from cir_infer.runtime.kept.graphs import StoredGraph, load_kept
 from cir_infer.runtime.plan_policy import PlanPolicy, PlanUnavailableError
 
 __all__ = ["OpenedGraphs", "open_backend", "open_graphs"]
 
 MOST_THREADS = 1024
 
+_WORTH_A_THREAD = 1 << 20
+"""Bytes of a model."""
+
 _log = logging.getLogger(__name__)
+
+Models: TypeAlias = "Mapping[str, Model | StoredGraph]"
 
 
 class OpenedGraphs(NamedTuple):
@@ -33,12 +40,12 @@ class OpenedGraphs(NamedTuple):
 
 
 def open_graphs(
-    models: Mapping[str, Model], device: str, threads: int | None, policy: PlanPolicy | None = None
+    models: Models, device: str, threads: int | None, policy: PlanPolicy | None = None
 ) -> OpenedGraphs:
     """Load graphs on a device.
 
     Args:
-        models: by graph name.
+        models: by graph name, or where they are.
         device: "cpu", "openvino", "cuda", "tensorrt" or "ort-tensorrt" is used or refused; "auto" takes the
             first of TensorRT, CUDA and the CPU that works, or OpenVINO for a bundle in bfloat16, and says
             through `logging` what it took.
@@ -61,9 +68,7 @@ def open_graphs(
     return opened
 
 
-def _opened(
-    models: Mapping[str, Model], device: str, threads: int | None, policy: PlanPolicy
-) -> OpenedGraphs:
+def _opened(models: Models, device: str, threads: int | None, policy: PlanPolicy) -> OpenedGraphs:
     if device == "auto" and policy.precision == "bfloat16":
         _log.info("device auto: taking OpenVINO, which alone computes in bfloat16")
         device = "openvino"
@@ -79,7 +84,7 @@ def _opened(
 
 
 def _first_that_works(
-    devices: tuple[str, ...], models: Mapping[str, Model], threads: int | None, policy: PlanPolicy
+    devices: tuple[str, ...], models: Models, threads: int | None, policy: PlanPolicy
 ) -> OpenedGraphs:
     refusals: list[str] = []
     for device in devices[:-1]:
@@ -120,8 +125,28 @@ def _because(refusals: list[str]) -> str:
     return f" ({'; '.join(refusals)})" if refusals else ""
 
 
-def _load(backend: Backend, models: Mapping[str, Model]) -> OpenedGraphs:
-    return OpenedGraphs(backend, {name: backend.load(name, model) for name, model in models.items()})
+def _load(backend: Backend, models: Models) -> OpenedGraphs:
+    """The graphs, on the processor the largest beside the others: most of it is native code."""
+    largest = max(models, key=lambda name: models[name].size, default=None)
+    if backend.device != "cpu" or largest is None or models[largest].size < _WORTH_A_THREAD:
+        return OpenedGraphs(backend, {name: _loaded(backend, name, model) for name, model in models.items()})
+    beside = Threads(1)
+    task = beside.submit(_loaded, backend, largest, models[largest])
+    beside.close()
+    try:
+        others = {name: _loaded(backend, name, model) for name, model in models.items() if name != largest}
+    finally:
+        graph = task.result()
+    return OpenedGraphs(backend, {name: graph if name == largest else others[name] for name in models})
+
+
+def _loaded(backend: Backend, name: str, model: Model | StoredGraph) -> Graph:
+    if isinstance(model, Model):
+        return backend.load(name, model)
+    if backend.device == "cpu":
+        on_processor: Any = backend
+        return load_kept(on_processor, name, model)
+    return backend.load(name, model.read())
 
 
 def _open_onnx(

@@ -73,6 +73,29 @@ class OnnxBackend:
 
     def load(self, name: str, model: Model) -> OnnxGraph:
         """See `Backend.load`."""
+        return self._opened(name, model, self._options(name, model))
+
+    def optimise(self, name: str, model: Model, path: str) -> None:
+        """Write the graph, with its weights, as this ONNX Runtime computes it on this processor.
+
+        Raises:
+            BundleError: it cannot be loaded, or the file cannot be written.
+        """
+        options = self._options(name, model)
+        options.optimized_model_filepath = path
+        self._opened(name, model, options)
+
+    def load_optimised(self, name: str, model: Model) -> OnnxGraph:
+        """The graph that `optimise` wrote, wherever its weights are; it is taken as it is.
+
+        Raises:
+            BundleError: it cannot be loaded.
+        """
+        options = self._options(name, model)
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return self._opened(name, model, options)
+
+    def _options(self, name: str, model: Model) -> ort.SessionOptions:
         options = ort.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         options.inter_op_num_threads = 1
@@ -88,6 +111,9 @@ class OnnxBackend:
         threads = threads_for(name, model.size, self._threads)
         if threads is not None:
             options.intra_op_num_threads = threads
+        return options
+
+    def _opened(self, name: str, model: Model, options: ort.SessionOptions) -> OnnxGraph:
         try:
             with native_call:
                 session = ort.InferenceSession(model.data, options, providers=self._wanted())

@@ -25,12 +25,15 @@ __all__ = ["STEPS", "time_cold_start"]
 
 STEPS = {
     "interpreter": "start of Python, without this SDK",
-    "imports": "import what a query needs",
+    "libraries": "import NumPy and what runs graphs",
+    "imports": "import this SDK's part of a query",
     "open": "open bundle, device and gallery",
+    "bundle": "open the bundle: its graphs, its tokenizer",
+    "gallery": "open the gallery, make a scorer of it",
     "first": "the first answer",
     "second": "the second answer",
 }
-"""What a report calls each step, and what it holds."""
+"""What a report calls each step, and what it holds. Older results have "open" for bundle and gallery."""
 
 
 def time_cold_start(
@@ -76,8 +79,8 @@ def time_cold_start(
                     f"a fresh process cannot answer: {(done.stderr.strip().splitlines() or ['?'])[-1]}"
                 )
             runs.append({"interpreter": bare, **json.loads(done.stdout.strip().splitlines()[-1])})
-    steps = {name: 1e3 * float(np.median([run[name] for run in runs])) for name in STEPS}
-    to_first = [sum(run[name] for name in STEPS if name != "second") for run in runs]
+    steps = {name: 1e3 * float(np.median([run[name] for run in runs])) for name in STEPS if name in runs[0]}
+    to_first = [sum(run[name] for name in steps if name != "second") for run in runs]
     return {
         "starts": starts,
         "steps_ms": steps,

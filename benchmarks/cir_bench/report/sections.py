@@ -131,6 +131,7 @@ def _latency(result: Result) -> str:
         steps = [
             Bar(STEPS[name], cold["steps_ms"][name], f"{significant(cold['steps_ms'][name])} ms")
             for name in STEPS
+            if name in cold["steps_ms"]
         ]
         parts += ["<h3>Cold start</h3>", bars(steps, "ms, median of fresh processes")]
     parts.append(_roofline(result["roofline"]))

@@ -76,7 +76,7 @@ def latency_text(result: Mapping[str, Any]) -> str:
         lines += ["", _load(result["load"])]
     if result["cold_start"]:
         steps = result["cold_start"]["steps_ms"]
-        parts = ", ".join(f"{name} {significant(steps[name])}" for name in STEPS)
+        parts = ", ".join(f"{name} {significant(steps[name])}" for name in STEPS if name in steps)
         total = significant(result["cold_start"]["to_first_answer_ms"])
         lines += ["", f"cold start to the first answer: {total} ms ({parts})"]
     lines += ["", *_limits(result), *doubts_text(result)]

@@ -8,13 +8,13 @@ import json
 import logging
 import os
 import re
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cir_infer.errors import DeviceError
-from cir_infer.runtime.tensorrt.plan_file import PlanFile, PlanKey, read_plan, write_sealed
+from cir_infer.runtime.kept.folder import kept_folder, only_ours, write_sealed
+from cir_infer.runtime.tensorrt.plan_file import PlanFile, PlanKey, read_plan
 
 __all__ = ["PlanCache", "cache_folder", "l4t_release"]
 
@@ -23,11 +23,7 @@ _log = logging.getLogger(__name__)
 
 def cache_folder() -> Path:
     """$CIR_PLAN_CACHE, or cir-infer/plans in the user's cache folder."""
-    chosen = os.environ.get("CIR_PLAN_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "cir-infer" / "plans"
+    return kept_folder("CIR_PLAN_CACHE", "plans")
 
 
 def l4t_release(path: Path = Path("/etc/nv_tegra_release")) -> str | None:
@@ -56,14 +52,13 @@ class PlanCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            status = folder.stat()
+            ours = only_ours(folder)
         except OSError as error:
             raise DeviceError(
                 f"the plan cache {folder} cannot be made ({error.strerror}); set CIR_PLAN_CACHE to a folder "
                 "that you may write to"
             ) from error
-        if status.st_uid not in (os.geteuid(), 0) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        if not ours:
             raise DeviceError(
                 f"other users may write to the plan cache {folder}, and plans are programs; run "
                 f"`chmod go-w {folder}` or set CIR_PLAN_CACHE to a folder of your own"

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from typing import Any
 from cir_infer.errors import shown
 from cir_infer.foreign import read_json
 
-__all__ = ["PlanFile", "PlanKey", "read_plan", "write_sealed"]
+__all__ = ["PlanFile", "PlanKey", "read_plan"]
 
 _MAGIC = b"CIRPLAN1"
 _DIGEST = 32
@@ -119,22 +117,3 @@ def read_plan(path: Path) -> PlanFile | str | None:
     if not isinstance(key, dict) or not isinstance(built, dict):
         return "its header cannot be read"
     return PlanFile(key, built, sealed[4 + length :])
-
-
-def write_sealed(path: Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all, readable by this user alone."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

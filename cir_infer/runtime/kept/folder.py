@@ -1,0 +1,66 @@
+"""Folders of what is kept, which nobody else may write to, and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+__all__ = ["kept_folder", "only_ours", "write_sealed"]
+
+
+def kept_folder(variable: str, name: str) -> Path:
+    """Where something is kept.
+
+    Args:
+        variable: of the environment, that names the folder.
+        name: of the folder below cir-infer in the user's cache folder, where the variable does not.
+    """
+    chosen = os.environ.get(variable)
+    if chosen:
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "cir-infer" / name
+
+
+def only_ours(folder: Path) -> bool:
+    """Make a folder, if it is not there, and say whether nobody but this user, or root, may write to it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return _is_ours(folder.stat())
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    return status.st_uid in (os.geteuid(), 0) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def write_sealed(path: Path, *parts: bytes | memoryview) -> None:
+    """Write a file that appears whole or not at all, readable by this user alone.
+
+    Args:
+        path: an existing file is replaced.
+        parts: of its content, in order.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

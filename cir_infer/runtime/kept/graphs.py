@@ -1,0 +1,224 @@
+"""Optimised graphs on the disk, so that the next process opens a bundle in a fraction of the time.
+
+ONNX Runtime reads a graph, fuses operators and brings weights into the order that the processor's
+instructions want. What it makes of a graph is kept in a folder of this user's, under a key of everything that
+it depends on. It is a shortcut and no more: what is missing, damaged, of something else or not to be written
+is said in the log, and the graph is loaded from the bundle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from cir_infer.bundle.model import Model
+from cir_infer.bundle.onnx_model import check_self_contained
+from cir_infer.errors import CirError, shown
+from cir_infer.runtime.kept.folder import kept_folder, only_ours
+from cir_infer.runtime.kept.graph_file import GraphFile, read_graph, write_graph
+from cir_infer.runtime.kept.weights import with_weights, without_weights
+from cir_infer.runtime.samples import sample_feeds
+
+if TYPE_CHECKING:
+    from cir_infer.runtime.onnx import OnnxBackend, OnnxGraph
+
+__all__ = ["StoredGraph", "graph_cache", "load_kept"]
+
+_log = logging.getLogger(__name__)
+
+_FORMAT = 1
+_LEAST = 2 << 20
+"""Bytes of a model from which on it is kept: smaller ones open in some milliseconds."""
+_MOST = 1 << 30
+"""Bytes of a model that is kept: protocol buffers end at twice that."""
+_MOST_OF_ALL = 4 << 30
+"""Bytes of the folder; what was used longest ago goes."""
+_OFF = ("off", "0", "no")
+
+
+class StoredGraph(NamedTuple):
+    """A graph as a bundle holds it.
+
+    Attributes:
+        digest: its sha256, in hexadecimal.
+        size: of it, in bytes.
+        checked_for: what else the bundle's checks of the graph depend on, as plain values.
+        read: gives it, checked.
+    """
+
+    digest: str
+    size: int
+    checked_for: Any
+    read: Callable[[], Model]
+
+
+def graph_cache() -> Path | None:
+    """$CIR_GRAPH_CACHE, or cir-infer/graphs in the user's cache folder; None where it is "off"."""
+    if os.environ.get("CIR_GRAPH_CACHE", "").strip().lower() in _OFF or not hasattr(os, "preadv"):
+        return None
+    return kept_folder("CIR_GRAPH_CACHE", "graphs")
+
+
+def load_kept(backend: OnnxBackend, name: str, stored: StoredGraph, least: int = _LEAST) -> OnnxGraph:
+    """A graph, from what is kept where that can be used; else from the bundle, and kept for the next time.
+
+    What is kept is opened in place of the bundle's member, which is not read then.
+
+    Args:
+        backend: runs it on the processor.
+        name: of the graph.
+        stored: the graph.
+        least: bytes of a graph that is kept.
+
+    Raises:
+        BundleError: the graph in the bundle cannot be used.
+    """
+    folder = graph_cache()
+    if folder is None or not least <= stored.size <= _MOST:
+        return backend.load(name, stored.read())
+    key = _key(name, stored)
+    path = folder / f"{name}-{_digest(key)[:32]}.graph"
+    opened = _found(backend, name, stored, path, key)
+    if opened is not None:
+        return opened
+    model = stored.read()
+    graph = backend.load(name, model)
+    try:
+        _keep(backend, name, model, graph, path, key)
+    except (CirError, OSError, ValueError, IndexError) as error:
+        _log.warning("the optimised %s graph is not kept, opening it stays slow: %s", name, shown(error))
+    return graph
+
+
+def _found(
+    backend: OnnxBackend, name: str, stored: StoredGraph, path: Path, key: dict[str, Any]
+) -> OnnxGraph | None:
+    try:
+        if not path.parent.is_dir():
+            return None
+        if not only_ours(path.parent):
+            _log.warning("others may write to %s, so what is kept there is not used", path.parent)
+            return None
+        found = read_graph(path, 2 * stored.size + (64 << 20))
+        if found is None:
+            return None
+        if isinstance(found, str):
+            raise ValueError(found)
+        if found.key != key:
+            raise ValueError("it was made of something else")
+        graph = _loaded(backend, name, found)
+    except (CirError, OSError, ValueError, IndexError) as error:
+        _log.warning("the kept %s graph %s is made again: %s", name, path, shown(error))
+        return None
+    with suppress(OSError):
+        os.utime(path)  # used last, goes last
+    return graph
+
+
+def _loaded(backend: OnnxBackend, name: str, found: GraphFile) -> OnnxGraph:
+    check_self_contained(found.model)
+    return backend.load_optimised(name, with_weights(found.model, found.weights))
+
+
+def _keep(
+    backend: OnnxBackend, name: str, model: Model, graph: OnnxGraph, path: Path, key: dict[str, Any]
+) -> None:
+    """Write what ONNX Runtime made of a graph, once it gives the same numbers.
+
+    Raises:
+        CirError, OSError, ValueError: it cannot be written, or does not.
+    """
+    if not only_ours(path.parent):
+        raise ValueError(f"others may write to {path.parent}; run `chmod go-w` or set CIR_GRAPH_CACHE")
+    _make_room(path.parent, 2 * model.size)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as scratch:
+        optimised = Path(scratch) / "optimised.onnx"
+        backend.optimise(name, model, str(optimised))
+        bare, weights = without_weights(optimised.read_bytes())
+        optimised.unlink()
+        check_self_contained(bare)
+        trial = Path(scratch) / "trial.graph"
+        write_graph(trial, key, bare, weights)
+        found = read_graph(trial, 2 * model.size + (64 << 20))
+        if not isinstance(found, GraphFile):
+            raise ValueError(f"what was written cannot be read: {found}")
+        feeds = sample_feeds(graph.inputs, 1, 8)
+        again = _loaded(backend, name, found).run(feeds)
+        for output, value in graph.run(feeds).items():
+            if not np.array_equal(value, again[output], equal_nan=True):
+                raise ValueError(f"it gives another {output}")
+        trial.replace(path)
+    _log.info("the optimised %s graph is kept in %s", name, path)
+
+
+def _make_room(folder: Path, wanted: int) -> None:
+    """Remove what was used longest ago until as much fits in.
+
+    Raises:
+        OSError: the disk has no room.
+    """
+    kept = []
+    for file in folder.glob("*.graph"):
+        try:
+            status = file.stat()
+        except OSError:  # another process removed it
+            continue
+        kept.append((status.st_mtime, status.st_size, file))
+    total = sum(size for _, size, _ in kept)
+    for _, size, file in sorted(kept, key=lambda entry: entry[0]):
+        if total + wanted <= _MOST_OF_ALL:
+            break
+        file.unlink(missing_ok=True)
+        total -= size
+    free = shutil.disk_usage(folder).free
+    if free < 2 * wanted:
+        raise OSError(f"{folder} has {free >> 20:,} MiB left, and {2 * wanted >> 20:,} are wanted")
+
+
+def _key(name: str, stored: StoredGraph) -> dict[str, Any]:
+    import onnxruntime
+
+    from cir_infer import __version__
+
+    made_of = {
+        "format": _FORMAT,
+        "name": name,
+        "graph": stored.digest,
+        "checked_for": stored.checked_for,
+        "cir_infer": __version__,
+        "onnxruntime": [onnxruntime.__version__, onnxruntime.get_build_info()],
+        "processor": _processor(),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(made_of))  # as it comes back from a file
+    return plain
+
+
+def _digest(key: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def _processor() -> list[str]:
+    """What it is and what it can do: ONNX Runtime orders weights for its instructions."""
+    said: set[str] = set()
+    try:
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
+            field = line.partition(":")[0].strip().lower()
+            if field in ("model name", "flags", "features", "cpu implementer", "cpu part", "microcode"):
+                said.add(line)
+    except OSError:
+        said.add(platform.processor())
+    digest = hashlib.sha256("\n".join(sorted(said)).encode()).hexdigest()
+    return [platform.system(), platform.machine(), digest]

@@ -1,0 +1,256 @@
+"""Optimised graphs that are kept: used where they are right, never where they are not, and never missed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from cir_infer.bundle.model import Model
+from cir_infer.runtime.kept import graphs
+from cir_infer.runtime.kept.graph_file import GraphFile, read_graph, write_graph
+from cir_infer.runtime.kept.graphs import StoredGraph, graph_cache, load_kept
+from cir_infer.runtime.kept.weights import with_weights, without_weights
+from cir_infer.runtime.onnx import OnnxBackend
+
+FEEDS = {"image": np.random.default_rng(1).standard_normal((3, 32)).astype(np.float32)}
+
+
+def encoder(seed: int = 0) -> bytes:
+    random = np.random.default_rng(seed)
+    weights = [
+        numpy_helper.from_array(random.standard_normal((32, 64)).astype(np.float32), "first"),
+        numpy_helper.from_array(random.standard_normal((64, 48)).astype(np.float32), "second"),
+        numpy_helper.from_array(random.standard_normal(48).astype(np.float32), "small"),
+    ]
+    nodes = [
+        helper.make_node("MatMul", ["image", "first"], ["a"]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("MatMul", ["b", "second"], ["c"]),
+        helper.make_node("Add", ["c", "small"], ["embedding"]),
+    ]
+    inputs = [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 32])]
+    outputs = [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", 48])]
+    graph = helper.make_graph(nodes, "encoder", inputs, outputs, weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+class Bundled:
+    """A graph in a bundle, which counts how often it is read."""
+
+    def __init__(self, seed: int = 0, checked_for: Any = None) -> None:
+        self.model, self.reads = encoder(seed), 0
+        digest = hashlib.sha256(self.model).hexdigest()
+        self.stored = StoredGraph(digest, len(self.model), checked_for, self.read)
+        self.right = OnnxBackend("cpu", 1).load("image", Model(self.model)).run(FEEDS)["embedding"]
+
+    def read(self) -> Model:
+        self.reads += 1
+        return Model(self.model)
+
+    def answers(self) -> bool:
+        """Open it, whatever is kept; its numbers are the bundle's, to the last bit."""
+        graph = load_kept(OnnxBackend("cpu", 1), "image", self.stored, least=0)
+        return np.array_equal(graph.run(FEEDS)["embedding"], self.right)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CIR_GRAPH_CACHE", str(tmp_path / "graphs"))
+    return tmp_path / "graphs"
+
+
+def kept(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.graph"))
+
+
+def test_the_second_opening_reads_what_the_first_kept(folder: Path) -> None:
+    bundled = Bundled()
+    assert bundled.answers()
+    assert bundled.reads == 1
+    assert len(kept(folder)) == 1
+    assert [entry.name for entry in folder.iterdir()] == [kept(folder)[0].name]  # no scratch is left
+    assert bundled.answers()
+    assert bundled.reads == 1
+
+
+def test_graphs_of_other_content_limits_and_versions_are_kept_apart(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Bundled().answers()
+    assert Bundled(seed=1).answers()
+    assert Bundled(checked_for=[224]).answers()
+    monkeypatch.setattr(onnxruntime, "__version__", "99.0")
+    assert Bundled().answers()
+    monkeypatch.setattr(graphs, "_processor", lambda: ["another"])
+    assert Bundled().answers()
+    assert len(kept(folder)) == 5
+
+
+def test_another_graph_in_its_place_is_not_used(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    one, other = Bundled(), Bundled(seed=1)
+    assert one.answers()
+    (mine,) = kept(folder)
+    assert other.answers()
+    (others,) = set(kept(folder)) - {mine}
+    mine.write_bytes(others.read_bytes())
+    assert one.answers()
+    assert "it was made of something else" in caplog.text
+    assert one.reads == 2
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "nothing": lambda data: b"",
+    "of another format": lambda data: b"ONNX" + data[4:],
+    "digest": lambda data: data[:20] + bytes([data[20] ^ 1]) + data[21:],
+    "header": lambda data: data[:60] + bytes([data[60] ^ 1]) + data[61:],
+    "weights": lambda data: data[:-5] + bytes([data[-5] ^ 1]) + data[-4:],
+    "cut short": lambda data: data[:-1],
+    "cut in the header": lambda data: data[:50],
+    "longer": lambda data: data + b"x",
+    "much longer": lambda data: data + bytes(70 << 20),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_what_is_damaged_is_made_again(
+    folder: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[bytes], bytes]
+) -> None:
+    bundled = Bundled()
+    assert bundled.answers()
+    (file,) = kept(folder)
+    whole = file.read_bytes()
+    file.write_bytes(damage(whole))
+    assert bundled.answers()
+    assert "is made again" in caplog.text
+    assert bundled.reads == 2
+    assert file.read_bytes() == whole
+    assert bundled.answers()
+    assert bundled.reads == 2
+
+
+def test_what_is_kept_does_not_name_files(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Sealed and of the right key, by somebody who may write here: a graph cannot pull in another file."""
+    bundled = Bundled()
+    assert bundled.answers()
+    (file,) = kept(folder)
+    found = read_graph(file, 1 << 30)
+    assert isinstance(found, GraphFile)
+    secret = folder.parent / "secret"
+    secret.write_bytes(bytes(32 * 64 * 4))
+    model = onnx.load_from_string(found.model)
+    tensor = model.graph.initializer.add()
+    tensor.name, tensor.data_type, tensor.data_location = "more", TensorProto.FLOAT, TensorProto.EXTERNAL
+    tensor.dims.extend((32, 64))
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", str(secret)
+    _, weights = without_weights(with_weights(found.model, []).data)
+    write_graph(file, found.key, model.SerializeToString(), weights)
+    assert bundled.answers()
+    assert "keeps values in another file" in caplog.text
+
+
+@pytest.mark.parametrize("missing", ["first", "all"])
+def test_a_kept_graph_without_its_weights_is_refused(
+    folder: Path, caplog: pytest.LogCaptureFixture, missing: str
+) -> None:
+    bundled = Bundled()
+    assert bundled.answers()
+    (file,) = kept(folder)
+    found = read_graph(file, 1 << 30)
+    assert isinstance(found, GraphFile)
+    _, weights = without_weights(bundled.model)
+    write_graph(file, found.key, found.model, weights[1:] if missing == "first" else [])
+    assert bundled.answers()
+    assert "is made again" in caplog.text
+
+
+def test_folders_that_cannot_be_used_cost_time_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundled = Bundled()
+    (tmp_path / "file").write_text("no folder")
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    for number, place in enumerate((tmp_path / "file", shared), start=1):
+        monkeypatch.setenv("CIR_GRAPH_CACHE", str(place))
+        assert bundled.answers()
+        assert bundled.reads == number
+        assert "is not kept" in caplog.text
+        caplog.clear()
+    assert not list(shared.iterdir())
+
+
+def test_a_graph_that_others_may_write_to_is_not_used(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bundled = Bundled()
+    assert bundled.answers()
+    kept(folder)[0].chmod(0o666)
+    assert bundled.answers()
+    assert "others may write to it" in caplog.text
+    assert bundled.reads == 2
+
+
+def test_a_full_disk_costs_time_only(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
+    bundled = Bundled()
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6000, before[1]))
+    try:
+        assert bundled.answers()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "is not kept" in caplog.text
+    assert not list(folder.iterdir())
+
+
+def test_what_was_used_longest_ago_makes_room(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    oldest, newer = Bundled(), Bundled(seed=1)
+    assert oldest.answers()
+    (first,) = kept(folder)
+    assert newer.answers()
+    (second,) = set(kept(folder)) - {first}
+    os.utime(first, (1e9, 1e9))
+    assert oldest.answers()  # used now
+    os.utime(second, (1e9, 1e9))
+    monkeypatch.setattr(graphs, "_MOST_OF_ALL", first.stat().st_size + 2 * len(oldest.model))
+    assert Bundled(seed=2).answers()
+    assert first.exists()
+    assert not second.exists()
+
+
+def test_nothing_is_kept_where_it_is_off_or_small(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundled = Bundled()
+    load_kept(OnnxBackend("cpu", 1), "image", bundled.stored)
+    monkeypatch.setenv("CIR_GRAPH_CACHE", "off")
+    assert graph_cache() is None
+    assert bundled.answers()
+    assert not folder.exists()
+
+
+def test_weights_are_taken_out_and_named() -> None:
+    model = encoder()
+    bare, weights = without_weights(model)
+    assert [weight.name for weight in weights] == ["first", "second"]
+    assert [init.name for init in onnx.load_from_string(bare).graph.initializer] == ["small"]
+    arrays = [(weight.name, np.frombuffer(weight.data, "<f4").reshape(weight.shape)) for weight in weights]
+    whole = onnx.load_from_string(with_weights(bare, arrays).data).graph.initializer
+    assert {init.name: tuple(init.dims) for init in whole} == {
+        "small": (48,),
+        "first": (32, 64),
+        "second": (64, 48),
+    }
+    same = {init.name: numpy_helper.to_array(init) for init in onnx.load_from_string(model).graph.initializer}
+    assert all(np.array_equal(same[name], array) for name, array in arrays)
