@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <deque>
+#include <new>
 #include <vector>
 
 #if defined(__linux__)
@@ -21,63 +22,109 @@
 
 namespace cir {
 
-// A thread that runs f(i) and is not started on the core of its maker. Left alone, the scheduler puts one call in ten
-// on it, measured on two cores, and moves it away milliseconds later: by then a scan is over, on one core.
+// A thread that runs f(i), unless it has not begun by the time that its maker has no use for it any more: then it ends
+// without having touched anything, and nobody waits for it. On a core that others are using it may wait for its turn
+// for milliseconds, in which its maker does all the work.
+//
+// It is not started on the core of its maker. Left alone, the scheduler puts one call in ten on it, measured on two
+// cores, and moves it away milliseconds later: by then a scan is over, on one core.
 template <class F>
 class Helper {
 public:
-    Helper(const F& f, int i) : f_(&f), i_(i) {}
+    Helper(const F& f, int i) : call_(new (std::nothrow) Call{&f, i}) {}
     Helper(const Helper&) = delete;
     Helper& operator=(const Helper&) = delete;
 
 #if defined(__linux__)
     bool start(const cpu_set_t* elsewhere) {
         pthread_attr_t attributes;
-        if (pthread_attr_init(&attributes) != 0) return false;
+        if (!call_ || pthread_attr_init(&attributes) != 0) return false;
         if (elsewhere) pthread_attr_setaffinity_np(&attributes, sizeof *elsewhere, elsewhere);
         // A core may be taken from the process in between: then anywhere will do.
-        started_ = pthread_create(&thread_, &attributes, run, this) == 0 || pthread_create(&thread_, nullptr, run, this) == 0;
+        started_ = pthread_create(&thread_, &attributes, run, call_) == 0 || pthread_create(&thread_, nullptr, run, call_) == 0;
         pthread_attr_destroy(&attributes);
         return started_;
     }
 
     ~Helper() {
-        if (started_) pthread_join(thread_, nullptr);
+        if (!started_) {
+            delete call_;
+            return;
+        }
+        if (call_->claim(kDropped)) {
+            pthread_detach(thread_);
+        } else {
+            pthread_join(thread_, nullptr);
+        }
+        call_->release();
     }
-
-private:
-    static void* run(void* self) {
-        const Helper& helper = *static_cast<const Helper*>(self);
-        (*helper.f_)(helper.i_);
-        return nullptr;
-    }
-
-    pthread_t thread_{};
-    bool started_ = false;
 #else
     bool start() {
+        if (!call_) return false;
         try {
-            thread_ = std::thread(*f_, i_);
+            thread_ = std::thread(run, call_);
         } catch (const std::system_error&) {
             return false;
         }
+        started_ = true;
         return true;
     }
 
     ~Helper() {
-        if (thread_.joinable()) thread_.join();
+        if (!started_) {
+            delete call_;
+            return;
+        }
+        if (call_->claim(kDropped)) {
+            thread_.detach();
+        } else {
+            thread_.join();
+        }
+        call_->release();
     }
+#endif
 
 private:
+    enum State { kWaiting, kBegun, kDropped };
+
+    // Belongs to both threads, of which either may be the last to look at it.
+    struct Call {
+        const F* f;
+        int i;
+        std::atomic<int> state{kWaiting}, owners{2};
+
+        Call(const F* f, int i) : f(f), i(i) {}
+
+        bool claim(State wanted) {
+            int expected = kWaiting;
+            return state.compare_exchange_strong(expected, wanted, std::memory_order_acq_rel);
+        }
+
+        void release() {
+            if (owners.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+        }
+    };
+
+    static void* run(void* given) {
+        Call* call = static_cast<Call*>(given);
+        if (call->claim(kBegun)) (*call->f)(call->i);
+        call->release();
+        return nullptr;
+    }
+
+    Call* call_;
+    bool started_ = false;
+#if defined(__linux__)
+    pthread_t thread_{};
+#else
     std::thread thread_;
 #endif
-    const F* f_;
-    int i_;
 };
 
 // f(0), f(1) ... f(threads - 1) at once, f(0) in the caller. A thread costs some 20 microseconds to start, and a
 // call that needs more than one takes far longer than that; in return there is no pool to own, to share between
-// concurrent calls, or to lose in a fork. Where the machine has no more threads, the others take its share.
+// concurrent calls, or to lose in a fork. Where the machine has no more threads, or one does not begin before f(0) is
+// done, the others take its share: f(i) has to leave nothing undone that f(0) would not do in its place.
 // `f` must not throw.
 template <class F>
 void in_parallel(int threads, const F& f) {
