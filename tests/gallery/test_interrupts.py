@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import gc
 import os
 import pickle
 import sys
@@ -17,7 +16,7 @@ import pytest
 from cir_infer.errors import GalleryError
 from cir_infer.gallery import Gallery
 from cir_infer.gallery.changes import compaction
-from tests.gallery.interrupts import Bomb, Interrupt, descriptors
+from tests.gallery.interrupts import Bomb, Interrupt, descriptors, others_set_aside
 from tests.gallery.support import DIM, filled, names, vectors
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -27,11 +26,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
 def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # An exception in a finalizer is printed and forgotten; the descriptor must be closed all the same.
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
-    # The collector runs after each interrupt; it need not walk what other tests left in this process.
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+    with others_set_aside():  # the collector runs after each interrupt
+        yield
 
 
 def is_locked(path: Path) -> bool:

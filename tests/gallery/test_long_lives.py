@@ -16,10 +16,16 @@ import pytest
 from cir_infer.errors import GalleryError
 from cir_infer.gallery import Gallery, store
 from cir_infer.gallery.changes import compaction
-from tests.gallery.interrupts import descriptors
+from tests.gallery.interrupts import descriptors, others_set_aside
 from tests.gallery.support import DIM, names, vectors
 
 BUNDLE: Any = SimpleNamespace(fingerprint="new", dimension=DIM)
+
+
+@pytest.fixture(autouse=True)
+def quick_collector() -> Iterator[None]:
+    with others_set_aside():
+        yield
 
 
 @pytest.fixture

@@ -27,8 +27,10 @@ def rows(n, d):
 
 
 def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    # Newer Pythons warn of every fork beside a thread, which is what is tested.
+    quiet = ("-W", "ignore:This process:DeprecationWarning")
     return subprocess.run(
-        [sys.executable, "-c", SETUP + program, *arguments],
+        [sys.executable, *quiet, "-c", SETUP + program, *arguments],
         capture_output=True,
         text=True,
         timeout=240,
