@@ -10,7 +10,10 @@ import numpy as np
 from cir_eval.protocols.contract import Protocol, Query, RowNumbers
 from cir_infer.errors import UsageError
 
-__all__ = ["Outcome", "judge", "measure_of", "metrics_of", "ranking_of"]
+__all__ = ["NEGATIVES", "Outcome", "judge", "measure_of", "metrics_of", "ranking_of"]
+
+NEGATIVES = "negatives"
+"""Of a metric that is the better the smaller it is: the share of explicit negatives among the first K."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,8 @@ class Outcome:
     """What one query's ranking was worth.
 
     Attributes:
-        values: by metric name ("R@10", "mAP@5", "R_sub@1", "R@1 (noun)"): what the query adds, in [0, 1].
+        values: by metric name ("R@10", "mAP@5", "R_sub@1", "R@1 (noun)"): what the query adds, in [0, 1]. A
+            metric in which it has no part ("mAP@10 (negation)") is missing.
         rank: the best rank of a correct row, from 1; None where the ranking is too short to hold one.
     """
 
@@ -66,6 +70,12 @@ def judge(protocol: Protocol, query: Query, ranking: RowNumbers) -> Outcome:
         values[f"R@{k}"] = max(found, default=0.0)
     for k in protocol.map_ks:
         values[f"mAP@{k}" if k else "mAP"] = _average_precision(places, len(query.correct), k)
+    if protocol.aspect_k:
+        precision = _average_precision(places, len(query.correct), protocol.aspect_k)
+        values |= {f"mAP@{protocol.aspect_k} ({aspect})": precision for aspect in query.aspects}
+    if query.negatives is not None and query.negatives.size:
+        wrong = _places(ranking, query.negatives)
+        values |= {f"{NEGATIVES}@{k}": float((wrong < k).sum()) / k for k in protocol.negative_ks}
     for criterion, rows in query.also.items():
         first = _places(ranking, rows)[:1]
         for k in protocol.ks:
@@ -79,15 +89,18 @@ def judge(protocol: Protocol, query: Query, ranking: RowNumbers) -> Outcome:
 
 
 def metrics_of(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """Means over queries in percent, and the lower median and mean of the ranks where all are known.
+    """Means in percent, each over the queries that have a part in it; lower median and mean of the ranks.
+
+    The ranks are there where all of them are known.
 
     Raises:
         UsageError: there are no outcomes.
     """
     if not outcomes:
         raise UsageError("no query was judged; a metric needs at least one")
-    names = outcomes[0].values
-    metrics = {name: 100 * float(np.mean([o.values[name] for o in outcomes])) for name in names}
+    names = dict.fromkeys(name for outcome in outcomes for name in outcome.values)
+    found = {name: [o.values[name] for o in outcomes if name in o.values] for name in names}
+    metrics = {name: 100 * float(np.mean(values)) for name, values in found.items()}
     ranks = sorted(o.rank for o in outcomes if o.rank is not None)
     if len(ranks) == len(outcomes):
         metrics["median_rank"] = float(ranks[(len(ranks) - 1) // 2])

@@ -63,6 +63,27 @@ def test_other_criteria_have_their_own_recall():
     assert (values["R@1"], values["R@1 (noun)"]) == (0.0, 1.0)
 
 
+def test_an_aspect_has_the_precision_of_the_queries_that_are_about_it():
+    asked = [Query("a", 0, ("x",), rows(1, 2), aspects=("negation",)), Query("b", 0, ("x",), rows(3))]
+    plan = protocol(aspect_k=2)
+    outcomes = [judge(plan, query, rows(5, 1, 3)) for query in asked]
+    assert outcomes[0].values["mAP@2 (negation)"] == 0.25 and "mAP@2 (negation)" not in outcomes[1].values
+    assert metrics_of(outcomes)["mAP@2 (negation)"] == metrics_of(outcomes[:1])["mAP@2 (negation)"] == 25.0
+    assert metrics_of(outcomes[::-1])["mAP@2 (negation)"] == 25.0
+    assert not any("negation" in name for name in metrics_of(outcomes[1:]))
+
+
+def test_explicit_negatives_are_counted_among_the_first():
+    query = Query("q", 0, ("x",), correct=rows(1), negatives=rows(4, 5, 6))
+    values = judge(protocol(negative_ks=(1, 3, 10)), query, rows(1, 5, 4, 9)).values
+    assert [values[f"negatives@{k}"] for k in (1, 3, 10)] == [0.0, pytest.approx(2 / 3), 0.2]
+    assert (
+        "negatives@1" not in judge(protocol(negative_ks=(1,)), Query("q", 0, ("x",), rows(1)), rows(1)).values
+    )
+    with pytest.raises(DatasetError, match="outside the gallery"):
+        Part("all", ("a",), [Path("a")], (Query("q", 0, ("x",), rows(0), negatives=rows(1)),))
+
+
 def test_the_reference_is_taken_out_only_if_the_protocol_says_so():
     query = Query("q", 4, ("x",), correct=rows(1))
     found = rows(4, 1, -1)

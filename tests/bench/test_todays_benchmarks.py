@@ -35,7 +35,11 @@ def circo(root: Path) -> Path:
         {"id": 1, "reference_img_id": 4, "relative_caption": "longer", "shared_concept": "a coat"},
     ]
     write_json(root / "annotations/test.json", asked)
-    answers = [{"target_img_id": 5, "gt_img_ids": [5, 2, 0]}, {"target_img_id": 3, "gt_img_ids": [3]}]
+    aspects = {"semantic_aspects": ["negation", "cardinality"]}
+    answers = [
+        {"target_img_id": 5, "gt_img_ids": [5, 2, 0], **aspects},
+        {"target_img_id": 3, "gt_img_ids": [3]},
+    ]
     write_json(root / "annotations/val.json", [{**a, **b} for a, b in zip(asked, answers, strict=True)])
     return root
 
@@ -54,11 +58,17 @@ def test_circo_has_several_targets_and_four_ways_to_ask(tmp_path: Path) -> None:
         assert part.ids == ("4", "1", "0", "5", "2", "3")
         assert (query.reference, query.texts, query.correct.tolist()) == (1, (text,), [3, 4, 2])
         assert query.also["target"].tolist() == [3]
+        assert query.aspects == ("negation", "cardinality") and part.queries[1].aspects == ()
+        assert "mAP@10 (negation)" in judge(plan, query, np.arange(6)).values
         assert (1 in ranking_of(plan, query, np.arange(6))) is not excluded
     (part,) = protocol("circo").load(tmp_path, "test")
     assert not part.queries[0].correct.size
     write_json(tmp_path / "annotations/val.json", [{"id": "one"}])
     with pytest.raises(DatasetError, match="relative_caption"):
+        protocol("circo").load(tmp_path, "val")
+    one = {"id": 0, "relative_caption": "x", "shared_concept": "y", "semantic_aspects": [{}]}
+    write_json(tmp_path / "annotations/val.json", [one])
+    with pytest.raises(DatasetError, match="semantic_aspects is"):
         protocol("circo").load(tmp_path, "val")
 
 

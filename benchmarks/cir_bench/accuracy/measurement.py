@@ -13,7 +13,7 @@ from cir_bench.accuracy.submission import write_submission
 from cir_bench.machine import stamp
 from cir_eval.drift import drift_between
 from cir_eval.evaluation import Evaluated, Options, evaluate
-from cir_eval.metrics import measure_of, metrics_of
+from cir_eval.metrics import NEGATIVES, measure_of, metrics_of
 from cir_eval.protocols.contract import Part, Protocol
 from cir_infer.engine import Engine
 from cir_infer.errors import UsageError, shown
@@ -143,9 +143,10 @@ def _summary(protocol: Protocol, evaluated: Sequence[Evaluated]) -> dict[str, An
     judged = [done for done in evaluated if done.outcomes]
     if not judged:
         return {}
-    names = judged[0].metrics
+    found = [done.metrics for done in judged]
+    names = dict.fromkeys(name for metrics in found for name in metrics)
     return {
-        "mean": {name: float(np.mean([done.metrics[name] for done in judged])) for name in names},
+        "mean": {name: float(np.mean([m[name] for m in found if name in m])) for name in names},
         "pooled": metrics_of([outcome for done in judged for outcome in done.outcomes]),
         **_alone(judged),
         "measure": {
@@ -158,7 +159,7 @@ def _summary(protocol: Protocol, evaluated: Sequence[Evaluated]) -> dict[str, An
 def _alone(evaluated: Sequence[Evaluated]) -> dict[str, Any]:
     """What one half of each query is worth by itself, and what the composition adds to the better half.
 
-    Metrics in which larger is better, over all queries of the parts alike.
+    The gain is of metrics in which larger is better. Over all queries of the parts alike.
     """
     if not all(done.alone for done in evaluated):
         return {}
@@ -168,10 +169,11 @@ def _alone(evaluated: Sequence[Evaluated]) -> dict[str, Any]:
         for half in ("text", "image")
     }
     shares = [name for name in whole if not name.endswith("_rank")]
+    better = [name for name in shares if not name.startswith(NEGATIVES)]
     return {
         "alone": {half: {name: found[name] for name in shares} for half, found in halves.items()},
         "composition_gain": {
-            name: whole[name] - max(found[name] for found in halves.values()) for name in shares
+            name: whole[name] - max(found[name] for found in halves.values()) for name in better
         },
     }
 

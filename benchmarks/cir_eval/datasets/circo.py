@@ -28,6 +28,7 @@ class Annotation(NamedTuple):
         concept: what reference and targets have in common, in words.
         target: the first target; None on the test split.
         targets: all of them; empty on the test split.
+        aspects: what the caption is about, e.g. "cardinality", "negation"; empty where the file does not say.
     """
 
     key: str
@@ -36,6 +37,7 @@ class Annotation(NamedTuple):
     concept: str
     target: int | None
     targets: tuple[int, ...]
+    aspects: tuple[str, ...] = ()
 
 
 def read_annotations(root: Path, split: str) -> list[Annotation]:
@@ -51,6 +53,9 @@ def read_annotations(root: Path, split: str) -> list[Annotation]:
         targets = entry.get("gt_img_ids", [])
         if not isinstance(targets, list):
             raise DatasetError(f"{path}: gt_img_ids is {shown(targets)}; download the file again")
+        aspects = entry.get("semantic_aspects", [])
+        if not isinstance(aspects, list) or not all(isinstance(a, str) and 0 < len(a) <= 60 for a in aspects):
+            raise DatasetError(f"{path}: semantic_aspects is {shown(aspects)}; download the file again")
         target = entry.get("target_img_id")
         found.append(
             Annotation(
@@ -60,6 +65,7 @@ def read_annotations(root: Path, split: str) -> list[Annotation]:
                 concept,
                 None if target is None else _number(target, "target_img_id", path),
                 tuple(_number(one, "gt_img_ids", path) for one in targets),
+                tuple(dict.fromkeys(aspects)),
             )
         )
     return found

@@ -30,6 +30,7 @@ def _load(sentence: str, root: Path, split: str) -> list[Part]:
                 texts=(sentence.format(caption=one.caption, concept=one.concept),),
                 correct=to_rows([row_of(rows, str(number), where) for number in one.targets]),
                 also={"target": to_rows(target)} if target else {},
+                aspects=one.aspects,
             )
         )
     return [Part("all", tuple(rows), list(gallery.values()), tuple(queries))]
@@ -45,6 +46,7 @@ def _protocol(name: str, source: str, sentence: str, excluded: bool) -> Protocol
         load=partial(_load, sentence),
         reference_excluded=excluded,
         map_ks=(5, 10, 25, 50),
+        aspect_k=10,
         submission="circo",
     )
 

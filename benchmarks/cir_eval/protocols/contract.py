@@ -35,6 +35,9 @@ class Query:
         also: rows that are correct under another criterion, by its name (MIT-States: "adjective", "noun").
         subset: the rows among which the subset metric ranks (CIRR); None where there is no such metric.
         kind: what is modified, where the data set says so (the scenes); "" otherwise.
+        aspects: what the text is about, where the data set says so: each has a mean precision of its own
+            (CIRCO: "cardinality", "negation", ...).
+        negatives: rows that the data set names as wrong answers on purpose; None where it names none.
     """
 
     key: str
@@ -45,6 +48,8 @@ class Query:
     also: Mapping[str, RowNumbers] = field(default_factory=dict)
     subset: RowNumbers | None = None
     kind: str = ""
+    aspects: tuple[str, ...] = ()
+    negatives: RowNumbers | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +89,7 @@ class Part:
             )
         for query in self.queries:
             named = [np.array([query.reference]), query.correct, *query.also.values()]
-            if query.subset is not None:
-                named.append(query.subset)
+            named += [some for some in (query.subset, query.negatives) if some is not None]
             for numbers in named:
                 if numbers.size and not 0 <= numbers.min() <= numbers.max() < rows:
                     raise DatasetError(
@@ -109,6 +113,8 @@ class Protocol:
         subset_ks: K of Recall_subset@K.
         subset_depth: the subset metric sees only the first so many of the ranking; None: all of it.
         map_ks: K of mAP@K, the mean average precision over all correct rows; 0 stands for the whole ranking.
+        aspect_k: K of the mean average precision of each of `Query.aspects`; 0 where there are none.
+        negative_ks: K of what the first K hold of `Query.negatives`.
         submission: the version that CIRR's test server's files name, or "circo", for splits without answers.
     """
 
@@ -122,4 +128,6 @@ class Protocol:
     subset_ks: tuple[int, ...] = ()
     subset_depth: int | None = None
     map_ks: tuple[int, ...] = ()
+    aspect_k: int = 0
+    negative_ks: tuple[int, ...] = ()
     submission: str | None = None

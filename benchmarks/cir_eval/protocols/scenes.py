@@ -22,6 +22,9 @@ def _load(root: Path, split: str, view: str, reference_view: str) -> list[Part]:
             (query.text,),
             to_rows([part.rows[query.target]]),
             kind=query.kind,
+            negatives=to_rows([part.rows[id_] for id_ in query.hard_negatives])
+            if query.hard_negatives
+            else None,
         )
         for number, query in enumerate(part.queries)
     )
@@ -39,6 +42,7 @@ def _protocol(view: str, reference_view: str) -> Protocol:
         "compositions, hard negatives, reference removed",
         splits=tuple(reversed(SPLITS)),
         ks=(1, 5, 10, 50),
+        negative_ks=(1, 5),
         measure=("R@1",),
         load=partial(_load, view=view, reference_view=reference_view),
     )
