@@ -45,13 +45,15 @@ struct NeonDot : Neon {
     static Bytes load_bytes(const uint8_t* p) { return vreinterpretq_s32_u8(vld1q_u8(p)); }
     static Bytes set_bytes(int32_t four) { return vdupq_n_s32(four); }
     static Bytes subtract(Bytes a, Bytes b) { return vsubq_s32(a, b); }
+    // As assembly, because compilers do not agree on the flag that allows the intrinsics.
     static Bytes dot(Bytes sum, Bytes row, Bytes term) {
-        return vdotq_s32(sum, vreinterpretq_s8_s32(row), vreinterpretq_s8_s32(term));
+        __asm__(".arch armv8.2-a+dotprod\n\tsdot %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(row), "w"(term));
+        return sum;
     }
     // Neither squares nor weights are negative.
     static Bytes dot_squares(Bytes sum, Bytes row, Bytes term) {
-        return vreinterpretq_s32_u32(
-            vdotq_u32(vreinterpretq_u32_s32(sum), vreinterpretq_u8_s32(row), vreinterpretq_u8_s32(term)));
+        __asm__(".arch armv8.2-a+dotprod\n\tudot %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(row), "w"(term));
+        return sum;
     }
 };
 
