@@ -70,9 +70,10 @@ openvino-check: $(STAMP)
 
 # Shards on a real Ray (80 MB, downloaded once): answers, deaths, and two minutes of chaos.
 ray-check: $(STAMP)
-	@$(PIP) $$($(BIN)/python tools/requirements.py ray)
+	@$(PIP) $$($(BIN)/python tools/requirements.py ray-serve)
 	$(BIN)/python -m pytest -n 0 -rs -m ray tests/shards tests/cluster
 	$(BIN)/python -m tests.shards.chaos --minutes 2
+	$(BIN)/python -m tests.cluster.chaos_indexing --kills 50
 
 # The documentation as a site in build/site, with the API's reference and every command's help.
 docs: $(STAMP)

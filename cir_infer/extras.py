@@ -9,6 +9,7 @@ from cir_infer.errors import CirError, UsageError
 __all__ = ["EXTRAS", "install_hint", "is_installed", "require"]
 
 EXTRAS = {
+    "aiohttp": "ray-serve",
     "faiss": "bench",
     "fastapi": "serve",
     "huggingface_hub": "hub",
@@ -30,7 +31,7 @@ EXTRAS = {
 }
 """The extra of cir-infer that brings a module, by the module's name."""
 
-_WIDER = {"precision": "export"}
+_WIDER = {"precision": "export", "ray": "ray-serve", "serve": "ray-serve"}
 """An extra that holds another whole: where both are missing, the wider one does for both."""
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cir_infer.commands.cluster_changing import add_change, add_rebalance, change, rebalance
 from cir_infer.commands.cluster_indexing import add_index, index
+from cir_infer.commands.cluster_serving import add_serve, serve, unserve
 from cir_infer.console.common import CirParser, print_json, printable, run_command
 from cir_infer.console.tables import format_table
 from cir_infer.errors import CirError
@@ -103,7 +104,13 @@ def _renew(shards: RayShards, options: Options) -> int:
     return _status(shards.renewed(options.grace), options)
 
 
-_ON_FOLDERS: dict[str, Callable[[Options], int]] = {"change": change, "index": index, "rebalance": rebalance}
+_ON_FOLDERS: dict[str, Callable[[Options], int]] = {
+    "change": change,
+    "index": index,
+    "rebalance": rebalance,
+    "serve": serve,
+    "unserve": unserve,
+}
 _ACTIONS: dict[str, Callable[[RayShards, Options], int]] = {
     "status": _status,
     "verify": _verify,
@@ -173,6 +180,14 @@ def _parser() -> CirParser:
     )
     action("status", "which replicas answer", "shop")
     action("verify", "read every file of every replica's gallery", "shop")
+    add_serve(
+        action(
+            "serve",
+            "serve the routes of cir-serve on Ray Serve, with one deployment a shard",
+            "shop shop.shards --host 0.0.0.0 --api-key-file keys.txt --queries 1-4 --replicas 2",
+        )
+    )
+    action("unserve", "end such a service", "shop")
     action("restart", "start the actors anew, one after the other, while the others answer", "shop")
     renew = action(
         "renew", "start actors for the shards that the folder has now, then end the old ones", "shop"

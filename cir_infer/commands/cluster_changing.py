@@ -42,6 +42,7 @@ def add_change(made: argparse.ArgumentParser) -> None:
 
 def _add_switch(made: argparse.ArgumentParser) -> None:
     made.add_argument("--name", metavar="NAME", help="actors that shall go over (cir-cluster create)")
+    made.add_argument("--service", metavar="NAME", help="a service that shall go over (cir-cluster serve)")
     made.add_argument(
         "--grace",
         type=float,
@@ -135,11 +136,16 @@ def _switched(options: Options, old: Sequence[str]) -> dict[str, object]:
 
         fresh = RayShards.attach(options.name, address=options.address).renewed(options.grace)
         version = fresh.version
-    elif not options.keep_old:
+    ended: list[str] = []
+    if options.service is not None:
+        from cir_infer.cluster.serving import renew
+
+        ended = renew(options.service, options.folder, grace=options.grace, address=options.address)
+    if options.name is None and options.service is None and not options.keep_old:
         time.sleep(options.grace)
     if not options.keep_old:
         remove_old(options.folder, old)
-    return {"version": version, "removed_shards": [] if options.keep_old else list(old)}
+    return {"version": version, "ended": ended, "removed_shards": [] if options.keep_old else list(old)}
 
 
 def _tell(options: Options, known: dict[str, object], text: str) -> None:

@@ -31,6 +31,7 @@ __all__ = [
     "Candidates",
     "LinearisedScorer",
     "faiss_candidates",
+    "lancedb_candidates",
     "linear_queries",
     "mean_squares",
     "recall",
@@ -157,5 +158,29 @@ def faiss_candidates(index: Any) -> Candidates:
 
     def search(queries: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.int64]:
         return np.asarray(index.search(queries, count)[1], np.int64)
+
+    return search
+
+
+def lancedb_candidates(
+    table: Any, column: str = "vector", key: str = "row", nprobes: int = 64, refine: int = 4
+) -> Candidates:
+    """A table of LanceDB with an index of metric "dot" over the rows, and their row numbers as a column.
+
+    Args:
+        table: as `lancedb.connect(...).open_table(...)` gives it.
+        column: of the rows.
+        key: of the row numbers.
+        nprobes: partitions of the index that are searched.
+        refine: so many times as many candidates are read in full and ordered anew.
+    """
+
+    def search(queries: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.int64]:
+        found = np.full((len(queries), count), -1, np.int64)
+        for number, query in enumerate(queries):
+            asked = table.search(query, vector_column_name=column).distance_type("dot").limit(count)
+            answer = asked.nprobes(nprobes).refine_factor(refine).select([key]).to_arrow()[key].to_numpy()
+            found[number, : len(answer)] = answer
+        return found
 
     return search

@@ -44,8 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--linearised",
-        choices=("usearch", "faiss"),
-        help="time the linearised first stage with this library's HNSW graph, over rows that have neighbours",
+        choices=("usearch", "faiss", "lancedb"),
+        help="time the linearised first stage with this library's HNSW graph, or the product quantiser of a "
+        "LanceDB, over rows that have neighbours",
     )
     parser.add_argument(
         "--every-instruction-set",

@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import importlib.util
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from cir_bench.scoring.workload import Workload, aligned_copy, artemis_terms, quantise
+from cir_infer.errors import UsageError
+from cir_infer.extras import is_installed
 from cir_infer.scoring.contract import QueryTerms, Rows, Scorer, TopK
 from cir_infer.scoring.cpu import CpuScorer, Int8Scorer
 from cir_infer.scoring.linearised import (
     Candidates,
     LinearisedScorer,
     faiss_candidates,
+    lancedb_candidates,
     recall,
     usearch_candidates,
 )
@@ -29,6 +34,7 @@ from cir_infer.scoring.linearised import (
 __all__ = ["SGEMM_SIDE", "Entry", "alternatives", "linearised", "ours", "rooflines"]
 
 SGEMM_SIDE = 2048
+_TOGETHER = 1 << 15
 
 
 @dataclass
@@ -161,6 +167,8 @@ def linearised(work: Workload, library: str) -> Entry:
         index.add(np.arange(len(work.values)), work.values, threads=work.threads)
         candidates = usearch_candidates(index)
         size = int(index.memory_usage)
+    elif library == "lancedb":
+        candidates, size = _in_lancedb(work.values)
     else:
         import faiss
 
@@ -185,13 +193,44 @@ def linearised(work: Workload, library: str) -> Entry:
         "build_s": built,
     }
     return Entry(
-        f"cir/linearised, {library} HNSW",
+        f"cir/linearised, {library} {'IVF-PQ' if library == 'lancedb' else 'HNSW'}",
         "float32",
         lambda _: scorer.topk(work.terms, work.k),
         lambda answer: bool((answer.rows >= 0).all()),
         standing_bytes=size,
         facts=facts,
     )
+
+
+def _in_lancedb(values: npt.NDArray[np.float32]) -> tuple[Candidates, int]:
+    """Rows in a database in a folder of their own, removed at the end, and the bytes of its index."""
+    import tempfile
+    from pathlib import Path
+
+    if not (is_installed("lancedb") and is_installed("pyarrow")):
+        raise UsageError("--linearised lancedb needs lancedb and pyarrow: pip install lancedb pyarrow")
+    import lancedb
+    import pyarrow as pa
+
+    folder = tempfile.TemporaryDirectory()
+    width = values.shape[1]
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for start in range(0, len(values), _TOGETHER):
+            part = np.ascontiguousarray(values[start : start + _TOGETHER])
+            rows = pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), width)
+            numbers = pa.array(np.arange(start, start + len(part)))
+            yield pa.RecordBatch.from_arrays([numbers, rows], schema=schema)
+
+    schema = pa.schema([("row", pa.int64()), ("vector", pa.list_(pa.float32(), width))])
+    table = lancedb.connect(folder.name).create_table("rows", batches(), schema=schema)
+    partitions = max(1, round(len(values) ** 0.5))
+    table.create_index(
+        "dot", num_partitions=partitions, num_sub_vectors=width // 8, vector_column_name="vector"
+    )
+    size = sum(place.stat().st_size for place in Path(folder.name).rglob("_indices/**/*") if place.is_file())
+    weakref.finalize(table, folder.cleanup)
+    return lancedb_candidates(table), size
 
 
 def _flat_candidates(exact: CpuScorer) -> Candidates:

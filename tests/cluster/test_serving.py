@@ -1,0 +1,116 @@
+"""A sharded gallery on a real Ray Serve: the routes of `cir-serve`, deaths, other shards under queries."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cir_infer import Engine, Gallery, Searcher
+from cir_infer.commands.cluster import main
+from cir_infer.commands.index import main as index_main
+from cir_infer.shards import ShardedGallery
+from tests.cluster.conftest import processes_below
+from tests.serving.support import Client
+
+pytest.importorskip("aiohttp", reason="Ray Serve is not installed: pip install 'cir-infer[ray-serve]'")
+
+LOCAL = ["--address", "local"]
+
+
+def free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return int(opened.getsockname()[1])
+
+
+def told(hits: Any) -> list[tuple[str, float]]:
+    return sorted((hit["id"], hit["score"]) for hit in hits)
+
+
+def kill(title: str) -> int:
+    """Kill one process of ours that is called so."""
+    for pid, name in processes_below().items():
+        if name.startswith(f"ray::{title}"):
+            os.kill(pid, signal.SIGKILL)
+            return pid
+    return 0
+
+
+@pytest.mark.ray
+def test_a_service(
+    ray: Any, tmp_path: Path, bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ray import serve
+
+    folder, port = tmp_path / "s", free_port()
+    index_main([str(bundle), str(photos), "--gallery", str(tmp_path / "one"), "--workers", "0"])
+    with Gallery.open(tmp_path / "one") as one:
+        ShardedGallery.split(one, folder, 2).close()
+    place = photos / "part0" / "0.png"
+    with Engine(bundle) as engine, Searcher(engine, str(tmp_path / "one")) as searcher:
+        right = sorted((hit.id, hit.score) for hit in searcher.query(place, "is red", k=60))
+    client = Client(port)
+    query = {"image": base64.b64encode(place.read_bytes()).decode(), "text": "is red", "k": 60}
+    statuses: Counter[Any] = Counter()
+    wrong: list[Any] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            try:
+                answer = client.search(**query)
+            except OSError:  # the proxy is being started again
+                statuses["no connection"] += 1
+                time.sleep(0.1)
+                continue
+            statuses[answer.status] += 1
+            if answer.status == 200 and told(answer.json["hits"]) != right:
+                wrong.append(answer.json)
+
+    def until_answered(more: int) -> None:
+        """Wait until so many more answers have come."""
+        wanted = statuses[200] + more
+        while statuses[200] < wanted:
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=ask)
+    try:
+        command = ["serve", "shop", str(folder), "--bundle", str(bundle), "--port", str(port), *LOCAL]
+        assert main(command) == 0
+        assert told(client.search(**query).json["hits"]) == right
+        assert client("GET", "/v1/items/part0%2F0.png").status == 200
+        assert client("GET", "/v1/info").json["gallery"]["items"] == 58
+        assert client.search(text="is red", k=1000).kind == "invalid-argument"
+        thread.start()
+        until_answered(3)
+        assert kill("ServeController")
+        until_answered(3)
+        assert kill("ServeReplica:shop-shards")
+        until_answered(3)
+        capsys.readouterr()
+        switch = ["--service", "shop", "--grace", "5", "--json", *LOCAL]
+        assert main(["rebalance", str(folder), "--into", "3", *switch]) == 0
+        assert len(json.loads(capsys.readouterr().out)["ended"]) == 1
+        until_answered(3)
+        assert kill("ServeReplica:shop:queries")
+        until_answered(3)
+        assert len([name for name in serve.status().applications if "shards" in name]) == 1
+    finally:
+        stop.set()
+        if thread.ident is not None:
+            thread.join()
+        main(["unserve", "shop", *LOCAL])
+        serve.shutdown()
+    assert not wrong, statuses
+    assert set(statuses) <= {200, 500, 502, 503, 504, "no connection"}
+    assert main(["unserve", "shop", *LOCAL]) == 1
