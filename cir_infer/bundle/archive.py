@@ -92,7 +92,7 @@ class Bundle:
                 takes more memory or work than `cir_infer.bundle.limits` allows.
         """
         from cir_infer.bundle.limits import check_graph
-        from cir_infer.bundle.onnx_model import check_self_contained
+        from cir_infer.bundle.onnx_form import check_self_contained
 
         data = self._model(name)
         image, text = self.manifest.image, self.manifest.text

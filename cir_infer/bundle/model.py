@@ -38,6 +38,9 @@ _GRAPH, _INITIALIZER = 7, 5
 _DIMS, _KIND, _NAME, _RAW, _ENTRIES, _LOCATION = 1, 2, 8, 9, 13, 14
 _OUTSIDE = 1
 
+_MOST_AXES = 64
+"""Of a constant; NumPy has no more."""
+
 
 class Place(NamedTuple):
     """Where the values of a constant lie in the file of weights.
@@ -76,6 +79,12 @@ class Model:
     def size(self) -> int:
         """Bytes of the whole."""
         return len(self.data) + sum(value.nbytes for value in self.weights.values())
+
+    @property
+    def stored(self) -> int:
+        """Bytes that it takes on the disk: weights that share a place count once."""
+        places = {(value.__array_interface__["data"][0], value.nbytes) for value in self.weights.values()}
+        return len(self.data) + sum(length for _, length in places)
 
     def whole(self) -> bytes:
         """One ONNX model that holds all of its weights; they are copied.
@@ -138,7 +147,7 @@ def _place(tensor: memoryview) -> Place | None:
     if not set(numbers) <= {_DIMS, _KIND, _NAME, _ENTRIES, _LOCATION} or numbers.get(_LOCATION) != [_OUTSIDE]:
         raise ValueError("a weight is here and elsewhere")
     ((kind,), (name,)) = numbers.get(_KIND, []), numbers.get(_NAME, [])
-    said = [_entry(entry) for entry in numbers[_ENTRIES]]
+    said = [_entry(entry) for entry in numbers.get(_ENTRIES, [])]
     entries = dict(said)
     if len(said) != 4 or set(entries) != {"location", "offset", "length", "checksum"}:
         raise ValueError(f"a weight of {shown(sorted(entries), 60)}")
@@ -151,6 +160,7 @@ def _place(tensor: memoryview) -> Place | None:
     dtype = NUMBERS.get(kind) if isinstance(kind, int) else None
     if (
         dtype is None
+        or len(shape) > _MOST_AXES
         or min(shape, default=0) < 0
         or offset % ALIGNMENT
         or prod(shape) * dtype.itemsize != length
@@ -208,15 +218,33 @@ def model_of(data: bytes, file: memoryview, verify: bool = True) -> Model:
         BundleError: it asks for what is not in the file, or a weight has another sha256.
     """
     weights: dict[str, Array] = {}
-    for place in places_of(data):
+    places = places_of(data)
+    digests: dict[tuple[int, int], str] = {}
+    end = 0
+    for place in sorted(places, key=lambda place: (place.offset, place.length)):
+        where = place.offset, place.length
         part = file[place.offset : place.offset + place.length]
         if len(part) != place.length:
             raise BundleError(f"its weight {shown(place.name, 60)} lies beyond {WEIGHTS_NAME}")
-        if verify and hashlib.sha256(part).hexdigest() != place.sha256:
+        if where not in digests:
+            # Equal weights may share a place, which is read once; otherwise a small graph could ask for more
+            # reading, and seem to hold more, than any file has.
+            if place.offset < end:
+                raise BundleError(f"its weight {shown(place.name, 60)} lies partly where another one does")
+            end = place.offset + place.length
+            digests[where] = hashlib.sha256(part).hexdigest() if verify else place.sha256
+        if digests[where] != place.sha256:
             raise BundleError(
                 f"its weight {shown(place.name, 60)} does not have the sha256 that the graph gives"
             )
-        weights[place.name] = np.frombuffer(part, NUMBERS[place.kind]).reshape(place.shape)
+    for place in places:
+        part = file[place.offset : place.offset + place.length]
+        try:
+            weights[place.name] = np.frombuffer(part, NUMBERS[place.kind]).reshape(place.shape)
+        except ValueError as error:  # no element, and axes beyond all numbers
+            raise BundleError(
+                f"its weight {shown(place.name, 60)} has a shape that no array has; export the model again"
+            ) from error
     return Model(data, weights)
 
 

@@ -23,7 +23,6 @@ __all__ = [
     "Input",
     "Node",
     "OnnxModel",
-    "check_self_contained",
     "model_fields",
     "read_onnx_model",
 ]
@@ -51,9 +50,6 @@ _BFLOAT16 = 16
 
 _LISTS = {1: 4, 7: 7, 11: 10, 12: 11, 13: 11}
 """The field that holds a constant's numbers where they are not raw, by type; 5 for the others."""
-
-_MOST_FIELDS = 1_000_000
-"""Of a whole model: each takes time and memory beyond its bytes."""
 
 _MOST_NUMBERS = 1 << 20
 """Bytes of one list of numbers of variable length; long ones are stored raw."""
@@ -145,57 +141,6 @@ def model_fields(model: bytes) -> list[tuple[int, Any]]:
     return fields
 
 
-_INSIDE: dict[str, dict[int, str]] = {
-    "model": {7: "main graph", 20: "training", 25: "function"},
-    "main graph": {1: "node", 5: "initializer", 15: "sparse"},
-    "training": {1: "graph", 2: "graph"},
-    "graph": {1: "node", 5: "tensor", 15: "sparse"},
-    "function": {7: "node", 11: "attribute"},
-    "node": {5: "attribute"},
-    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
-    "sparse": {1: "tensor", 2: "tensor"},
-}
-"""Messages that hold others: by field number, what lies inside."""
-
-_EXTERNAL_DATA, _DATA_LOCATION, _OP_TYPE = 13, 14, 4
-
-
-def check_self_contained(model: bytes, beside: bool = False) -> None:
-    """Refuse a model that names files: of values outside itself, or of a compiled part (`EPContext`).
-
-    What a runtime does with such a name depends on its version: ONNX Runtime 1.23 opens absolute paths.
-
-    Args:
-        model: the serialised model.
-        beside: the graph's own constants may lie beside it; `cir_infer.bundle.model.places_of` judges them.
-
-    Raises:
-        BundleError: it names a file, is cut short, or is no ONNX model.
-    """
-    waiting = [("model", memoryview(model))]
-    count = 0
-    try:
-        while waiting:
-            kind, data = waiting.pop()
-            for number, value in fields_of(data):
-                count += 1
-                if count > _MOST_FIELDS:
-                    raise ValueError(f"it has more than {_MOST_FIELDS:,} fields")
-                inside = _INSIDE.get(kind, {}).get(number)
-                if inside is not None:
-                    waiting.append((inside, memoryview(value)))
-                elif (kind == "tensor" or (kind == "initializer" and not beside)) and (
-                    number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0)
-                ):
-                    raise BundleError("it keeps values in another file; export the model again")
-                elif kind == "node" and number == _OP_TYPE and bytes(value) == b"EPContext":
-                    raise BundleError("it runs what another file holds (EPContext); export the model again")
-    except (ValueError, IndexError, TypeError) as error:
-        raise BundleError(
-            f"it is no ONNX model that can be read ({error}); export the model again"
-        ) from error
-
-
 def _opset(data: memoryview) -> tuple[str, int]:
     domain, version = "", 0
     for number, value in fields_of(data):
@@ -245,6 +190,7 @@ def _graph(data: memoryview, opset: int, beside: Mapping[str, Array]) -> OnnxMod
     inputs: list[Input] = []
     outputs: list[str] = []
     bfloat16 = False
+    named: set[str] = set()
     for number, value in fields_of(data):
         if number == 1:
             node = _node(value)
@@ -254,6 +200,9 @@ def _graph(data: memoryview, opset: int, beside: Mapping[str, Array]) -> OnnxMod
                 _once(constants, node.outputs[0], constant)
         elif number == 5:
             name, constant = _tensor(value)
+            if name in named:
+                raise ValueError("two constants have one name")
+            named.add(name)
             constant = beside.get(name) if constant is None else constant
             bfloat16 |= any(field == 2 and kind == _BFLOAT16 for field, kind in fields_of(value))
             if constant is not None:
@@ -284,6 +233,8 @@ def _node(data: memoryview) -> Node:
             domain = _text(value)
         elif number == 5:
             name, found = _attribute(value)
+            if name in attributes:
+                raise ValueError("two attributes of a node have one name")
             attributes[name] = found
     return Node(op, domain, tuple(names[1]), tuple(names[2]), attributes)
 
@@ -386,4 +337,6 @@ def _only(data: memoryview, wanted: int) -> Any:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, int):  # of which `bytes` would make as many zeros
+        raise TypeError("a number where a text should be")
     return bytes(value).decode()

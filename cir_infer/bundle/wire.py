@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["field", "field_head", "fields_of", "integer_at", "signed"]
+__all__ = ["field", "field_head", "fields_of", "integer_at", "signed", "typed_fields"]
 
 
 def fields_of(data: memoryview) -> Iterator[tuple[int, Any]]:
@@ -18,14 +18,28 @@ def fields_of(data: memoryview) -> Iterator[tuple[int, Any]]:
     Raises:
         ValueError, IndexError: the message ends too early, or holds what is no field.
     """
+    return ((number, value) for number, _, value in typed_fields(data))
+
+
+def typed_fields(data: memoryview) -> Iterator[tuple[int, int, Any]]:
+    """Number, kind and value of each field: an int, or the bytes.
+
+    A number that is wider than a field's may be is refused: readers that cut it to 32 bits find a field that
+    counts where others find one that they do not know.
+
+    Raises:
+        ValueError, IndexError: the message ends too early, or holds what is no field.
+    """
     at = 0
     while at < len(data):
         key, at = integer_at(data, at)
         kind = key & 7
+        if not 8 <= key < 1 << 32:
+            raise ValueError(f"a field of number {key >> 3}")
         if kind == 0:
             value: Any
             value, at = integer_at(data, at)
-            yield key >> 3, value
+            yield key >> 3, kind, value
             continue
         if kind == 2:
             length, at = integer_at(data, at)
@@ -35,7 +49,7 @@ def fields_of(data: memoryview) -> Iterator[tuple[int, Any]]:
             raise ValueError(f"a field of kind {kind}")
         if length > len(data) - at:
             raise ValueError("it ends too early")
-        yield key >> 3, data[at : at + length]
+        yield key >> 3, kind, data[at : at + length]
         at += length
 
 
@@ -43,7 +57,7 @@ def integer_at(data: memoryview, at: int) -> tuple[int, int]:
     """An integer of variable length, and where it ends.
 
     Raises:
-        ValueError, IndexError: it has no end.
+        ValueError, IndexError: it has no end, or more than 64 bits.
     """
     value = 0
     for shift in range(0, 70, 7):
@@ -51,8 +65,10 @@ def integer_at(data: memoryview, at: int) -> tuple[int, int]:
         at += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
+            if value >> 64:
+                break
             return value, at
-    raise ValueError("a number without an end")
+    raise ValueError("a number of more than 64 bits")
 
 
 def signed(value: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
@@ -101,6 +102,20 @@ def test_equal_weights_of_two_graphs_lie_there_once(tmp_path: Path) -> None:
     assert graphs[0].graph.initializer[2].raw_data == values[:3].tobytes()
 
 
+def test_what_shares_a_place_counts_once(tmp_path: Path) -> None:
+    """Limits grow with what a bundle holds, not with how often a graph names it."""
+    values = np.arange(512, dtype=np.float32)
+    graph = ModelProto()
+    for number in range(3):
+        graph.graph.initializer.append(onnx.numpy_helper.from_array(values, f"w{number}"))
+    file = WeightsFile(tmp_path / WEIGHTS_NAME, LARGE)
+    file.take([graph])
+    (tmp_path / "graph.onnx").write_bytes(graph.SerializeToString())
+    model = read_model(tmp_path / "graph.onnx")
+    assert model.size - model.stored == 2 * values.nbytes
+    assert values_of(model) == dict.fromkeys(("w0", "w1", "w2"), values.tobytes())
+
+
 def test_a_bundle_is_restated_copied_and_lowered_with_them(pair: tuple[Path, Path], tmp_path: Path) -> None:
     said = tmp_path / "said.cir"
     assert main([str(pair[1]), "--domain", "toys", "-o", str(said), "--json"]) == 0
@@ -181,6 +196,43 @@ def flipped(graph: ModelProto, data: bytearray) -> None:
     data[places_of(graph.SerializeToString())[0].offset] ^= 1
 
 
+def first(graph: ModelProto) -> TensorProto:
+    return next(t for t in graph.graph.initializer if t.external_data)
+
+
+def nowhere(graph: ModelProto, data: bytearray) -> None:
+    del first(graph).external_data[:]
+
+
+def endless(graph: ModelProto, data: bytearray) -> None:
+    """A shape without an element, and one whose product takes minutes."""
+    graph.graph.initializer.append(first(graph))
+    tensor = graph.graph.initializer[-1]
+    tensor.name = "more"
+    tensor.dims[:] = [0, 1 << 62, 1 << 62]
+    for said in tensor.external_data:
+        if said.key in ("length", "checksum"):
+            said.value = "0" if said.key == "length" else hashlib.sha256(b"").hexdigest()
+
+
+def many_axes(graph: ModelProto, data: bytearray) -> None:
+    first(graph).dims.extend([1] * 100)
+
+
+def overlapping(graph: ModelProto, data: bytearray) -> None:
+    """A small graph that would have the same bytes read many times."""
+    length = max(place.length for place in places_of(graph.SerializeToString())) // ALIGNMENT * ALIGNMENT
+    for number in range(2):
+        begin = number * ALIGNMENT
+        tensor = TensorProto(name=f"more{number}", data_type=TensorProto.UINT8, dims=[length - begin])
+        tensor.data_location = TensorProto.EXTERNAL
+        digest = hashlib.sha256(data[begin:length]).hexdigest()
+        said = {"location": WEIGHTS_NAME, "offset": begin, "length": length - begin, "checksum": digest}
+        for key, value in said.items():
+            tensor.external_data.add(key=key, value=str(value))
+        graph.graph.initializer.append(tensor)
+
+
 def hidden(graph: ModelProto, data: bytearray) -> None:
     tensor = TensorProto(name="c", data_type=1, dims=[1], data_location=TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value=WEIGHTS_NAME)
@@ -201,6 +253,10 @@ def hidden(graph: ModelProto, data: bytearray) -> None:
         (lambda graph, data: data.__delitem__(slice(100, None)), "lies beyond|sha256"),
         (both, "weights cannot be found"),
         (shape, "weights cannot be found"),
+        (nowhere, "weights cannot be found"),
+        (endless, "no array has"),
+        (many_axes, "weights cannot be found"),
+        (overlapping, "partly where another"),
         (twice, "one name"),
         (flipped, "sha256"),
         (hidden, "another file"),

@@ -15,7 +15,7 @@ from cir_infer.bundle.manifest import (
     TextInput,
 )
 from cir_infer.bundle.model import Model
-from cir_infer.bundle.onnx_model import check_self_contained
+from cir_infer.bundle.onnx_form import check_self_contained
 from cir_infer.errors import BundleError
 from cir_infer.inputs.texts import TextReader
 from tests import bundles

@@ -17,11 +17,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from cir_infer.bundle.model import Model
+from cir_infer.errors import DeviceError
 from cir_infer.runtime.kept import graphs
 from cir_infer.runtime.kept.graph_file import GraphFile, read_graph, write_graph
 from cir_infer.runtime.kept.graphs import StoredGraph, graph_cache, load_kept
 from cir_infer.runtime.kept.weights import with_weights, without_weights
 from cir_infer.runtime.onnx import OnnxBackend
+from cir_infer.runtime.tensorrt.plan_cache import cache_folder
 
 FEEDS = {"image": np.random.default_rng(1).standard_normal((3, 32)).astype(np.float32)}
 
@@ -191,6 +193,20 @@ def test_folders_that_cannot_be_used_cost_time_only(
         assert "is not kept" in caplog.text
         caplog.clear()
     assert not list(shared.iterdir())
+
+
+def test_a_user_without_a_home_folder_loses_time_only(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundled = Bundled()
+    for variable in ("CIR_GRAPH_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv("CIR_GRAPH_CACHE", raising=False)
+        monkeypatch.setenv(variable, "~no-such-user-of-this-machine/cache")
+        assert bundled.answers()
+        assert "no home folder" in caplog.text
+        caplog.clear()
+    with pytest.raises(DeviceError, match=r"no home folder.*set CIR_PLAN_CACHE"):
+        cache_folder()
 
 
 def test_a_graph_that_others_may_write_to_is_not_used(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

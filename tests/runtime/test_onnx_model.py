@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 import numpy as np
 import onnx
@@ -11,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from cir_infer.bundle.onnx_model import check_self_contained, read_onnx_model
+from cir_infer.bundle import onnx_form
+from cir_infer.bundle.onnx_form import check_self_contained
+from cir_infer.bundle.onnx_model import read_onnx_model
+from cir_infer.bundle.wire import field
 from cir_infer.errors import BundleError
 from tests.bundles import artemis_graph, image_graph, text_graph
 from tests.runtime.recurrent.graphs import recurrent_graph
@@ -174,3 +178,116 @@ def varint(value: int) -> bytes:
         out += bytes([value & 127 | 128])
         value >>= 7
     return out + bytes([value])
+
+
+# ---- models that readers could understand in two ways
+
+
+def varied(change: Callable[[dict[str, list[bytes]]], None]) -> bytes:
+    """A model of one product, whose messages a test writes in its own way."""
+    info = helper.make_tensor_value_info
+    shape = numpy_helper.from_array(np.array([1], np.int64))
+    parts = {
+        "model": [field(1, 8), field(8, helper.make_opsetid("", 17).SerializeToString())],
+        "graph": [
+            field(12, info("y", TensorProto.FLOAT, None).SerializeToString()),
+            field(5, numpy_helper.from_array(np.ones((2, 2), np.float32), "w").SerializeToString()),
+        ],
+        "node": [field(1, b"x"), field(1, b"w"), field(2, b"y"), field(4, b"MatMul")],
+        "attribute": [field(1, b"value"), field(20, 4), field(5, shape.SerializeToString())],
+        "type": [field(1, 1), field(2, field(1, field(2, b"n")) + field(1, field(1, 2)))],
+        "length": [],
+    }
+    change(parts)
+    joined = {name: b"".join(fields) for name, fields in parts.items()}
+    constant = field(2, b"c") + field(4, b"Constant") + field(5, joined["attribute"])
+    lengths = field(2, field(1, joined["length"])) if joined["length"] else b""
+    given = field(1, b"x") + field(2, field(1, joined["type"] + lengths))
+    graph = field(1, constant) + field(1, joined["node"]) + field(11, given) + joined["graph"]
+    return joined["model"] + field(7, graph)
+
+
+def wide(number: int, content: bytes) -> bytes:
+    """A field whose number has bits beyond the 32 that are read by some."""
+    key = (1 << 32) | number << 3 | 2
+    return (
+        bytes((key >> shift & 0x7F) | 0x80 for shift in (0, 7, 14, 21))
+        + bytes([key >> 28])
+        + (varint(len(content)) + content)
+    )
+
+
+def sparse_inside() -> bytes:
+    values = numpy_helper.from_array(np.ones(1, np.float32), "s")
+    return helper.make_sparse_tensor(
+        values, numpy_helper.from_array(np.zeros(1, np.int64), "i"), [1 << 40]
+    ).SerializeToString()
+
+
+AMBIGUOUS: dict[str, tuple[Callable[[dict[str, list[bytes]]], None], str]] = {
+    "a constant under a wide number": (
+        lambda parts: parts["graph"].append(wide(5, external("h").SerializeToString())),
+        "field of number",
+    ),
+    "an operator under a wide number": (
+        lambda parts: parts["graph"].append(wide(1, field(1, b"x") + field(4, b"NonZero"))),
+        "field of number",
+    ),
+    "a number of no field": (lambda parts: parts["node"].append(field(0, b"")), "field of number 0"),
+    "a number beyond 64 bits": (lambda parts: parts["model"].append(field(5, 1 << 64)), "64 bits"),
+    "a value in two pieces": (
+        lambda parts: parts["attribute"].append(
+            field(5, numpy_helper.from_array(np.array([9], np.int64)).SerializeToString())
+        ),
+        "attribute comes twice",
+    ),
+    "two kinds of an attribute": (lambda parts: parts["attribute"].append(field(20, 2)), "comes twice"),
+    "a kind that is cut": (
+        lambda parts: parts["attribute"].__setitem__(1, field(20, (1 << 32) + 4)),
+        "attribute is 4294967300",
+    ),
+    "two names of an operator": (lambda parts: parts["node"].append(field(4, b"NonZero")), "comes twice"),
+    "a name that is a number": (
+        lambda parts: parts["node"].__setitem__(3, field(4, 1 << 40)),  # as many zeros, if it is believed
+        "node is of kind 0",
+    ),
+    "a text for a number": (lambda parts: parts["attribute"].__setitem__(1, field(20, b"4")), "of kind 2"),
+    "a shape in two pieces": (lambda parts: parts["length"].append(field(1, 7)), "tensor type comes twice"),
+    "an axis both open and not": (
+        lambda parts: parts["type"].__setitem__(1, field(2, field(1, field(1, 2) + field(2, b"n")))),
+        "two things at once",
+    ),
+    "a sparse constant": (lambda parts: parts["graph"].append(field(15, sparse_inside())), "sparse"),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), AMBIGUOUS.values(), ids=AMBIGUOUS)
+def test_what_readers_could_understand_in_two_ways_is_refused(
+    change: Callable[[dict[str, list[bytes]]], None], said: str
+) -> None:
+    check_self_contained(varied(lambda parts: None))
+    with pytest.raises(BundleError, match=said) as caught:
+        check_self_contained(varied(change))
+    assert len(str(caught.value)) < 300
+
+
+def test_every_field_of_onnx_is_known_in_its_form() -> None:
+    """The table of forms against the `onnx` package's own description of the messages."""
+    names = {
+        "ModelProto": "model", "OperatorSetIdProto": "opset", "GraphProto": "graph",
+        "TrainingInfoProto": "training", "FunctionProto": "function", "NodeProto": "node",
+        "AttributeProto": "attribute", "TensorProto": "tensor", "SparseTensorProto": "sparse",
+        "StringStringEntryProto": "entry", "ValueInfoProto": "value", "TypeProto": "type",
+        "TensorShapeProto": "shape",
+    }  # fmt: skip
+    described = {ours: getattr(onnx, name).DESCRIPTOR for name, ours in names.items()}
+    described["tensor type"] = onnx.TypeProto.Tensor.DESCRIPTOR
+    described["length"] = onnx.TensorShapeProto.Dimension.DESCRIPTOR
+    kinds = {1: 1, 2: 5, 3: 0, 4: 0, 5: 0, 9: 2, 11: 2, 12: 2, 13: 0, 14: 0}
+    for message, descriptor in described.items():
+        for said in descriptor.fields:
+            known = onnx_form._FORMS[message][said.number]
+            assert known.kinds[0] == kinds[said.type], (message, said.name)
+            if (message, said.number) not in {("graph", 2), ("graph", 10)}:
+                repeats = said.is_repeated if hasattr(said, "is_repeated") else said.label == 3
+                assert known.repeats == repeats, (message, said.name)

@@ -55,9 +55,9 @@ def check_graph(
     graph = read_onnx_model(model.data, model.weights)
     _check_operators(graph)
     one = _follow(graph, inputs, longest, 1)
-    kept = 8 * model.size + MEMORY
+    kept = 8 * model.stored + MEMORY
     _limit("memory", "bytes", one.memory, kept + MEMORY_PER_ITEM)
-    _limit("work", "multiplications", one.work, WORK_PER_ITEM + WORK_PER_BYTE * model.size)
+    _limit("work", "multiplications", one.work, WORK_PER_ITEM + WORK_PER_BYTE * model.stored)
     many = _follow(graph, inputs, longest, _MANY)
     # Twice the share of one is more than any batch takes that is as long as its items together.
     _limit("memory for a batch of 64", "bytes", many.memory, _MANY * 2 * one.memory + kept)

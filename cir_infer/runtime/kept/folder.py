@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
 from pathlib import Path
+
+from cir_infer.errors import shown
 
 __all__ = ["kept_folder", "only_ours", "write_sealed"]
 
@@ -16,12 +19,19 @@ def kept_folder(variable: str, name: str) -> Path:
     Args:
         variable: of the environment, that names the folder.
         name: of the folder below cir-infer in the user's cache folder, where the variable does not.
+
+    Raises:
+        OSError: the user has no home folder, as in a container that runs under a number.
     """
     chosen = os.environ.get(variable)
-    if chosen:
-        return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "cir-infer" / name
+    try:
+        return Path(chosen).expanduser() if chosen else Path(base).expanduser() / "cir-infer" / name
+    except RuntimeError as error:
+        place = shown(chosen or base, 60)
+        raise OSError(
+            errno.ENOENT, f"this user has no home folder, so {place} is nowhere; set {variable}"
+        ) from error
 
 
 def only_ours(folder: Path) -> bool:

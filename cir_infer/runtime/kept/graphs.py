@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from cir_infer.bundle.model import Model
-from cir_infer.bundle.onnx_model import check_self_contained
+from cir_infer.bundle.onnx_form import check_self_contained
 from cir_infer.errors import CirError, shown
 from cir_infer.runtime.kept.folder import kept_folder, only_ours
 from cir_infer.runtime.kept.graph_file import GraphFile, read_graph, write_graph
@@ -65,7 +65,11 @@ class StoredGraph(NamedTuple):
 
 
 def graph_cache() -> Path | None:
-    """$CIR_GRAPH_CACHE, or cir-infer/graphs in the user's cache folder; None where it is "off"."""
+    """$CIR_GRAPH_CACHE, or cir-infer/graphs in the user's cache folder; None where it is "off".
+
+    Raises:
+        OSError: see `kept_folder`.
+    """
     if os.environ.get("CIR_GRAPH_CACHE", "").strip().lower() in _OFF or not hasattr(os, "preadv"):
         return None
     return kept_folder("CIR_GRAPH_CACHE", "graphs")
@@ -85,8 +89,14 @@ def load_kept(backend: OnnxBackend, name: str, stored: StoredGraph, least: int =
     Raises:
         BundleError: the graph in the bundle cannot be used.
     """
-    folder = graph_cache()
-    if folder is None or not least <= stored.size <= _MOST:
+    if not least <= stored.size <= _MOST:
+        return backend.load(name, stored.read())
+    try:
+        folder = graph_cache()
+    except OSError as error:
+        _log.warning("the optimised %s graph is not kept, opening it stays slow: %s", name, error.strerror)
+        folder = None
+    if folder is None:
         return backend.load(name, stored.read())
     key = _key(name, stored)
     path = folder / f"{name}-{_digest(key)[:32]}.graph"

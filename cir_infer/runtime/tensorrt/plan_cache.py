@@ -22,8 +22,15 @@ _log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """$CIR_PLAN_CACHE, or cir-infer/plans in the user's cache folder."""
-    return kept_folder("CIR_PLAN_CACHE", "plans")
+    """$CIR_PLAN_CACHE, or cir-infer/plans in the user's cache folder.
+
+    Raises:
+        DeviceError: the user has no home folder.
+    """
+    try:
+        return kept_folder("CIR_PLAN_CACHE", "plans")
+    except OSError as error:
+        raise DeviceError(f"there is no place for a plan cache: {error.strerror}") from error
 
 
 def l4t_release(path: Path = Path("/etc/nv_tegra_release")) -> str | None:
