@@ -94,7 +94,7 @@ class Query:
 
 
 _CALM = 1.0
-"""Seconds after a refusal, from which on what queries take is usual."""
+"""Seconds after a refusal, from which on refusals take nothing from the queries."""
 
 
 class Pace:
@@ -108,7 +108,7 @@ class Pace:
         self._spent = self._count = 0.0
         self._since = time.monotonic()
         self._usual = 0.0
-        self._refused = -math.inf
+        self._refused, self._refusals = -math.inf, 0.0
 
     @property
     def seconds_a_query(self) -> float:
@@ -125,21 +125,29 @@ class Pace:
         self._spent = kept * self._spent + now - self._since
         self._count = kept * self._count + count
         self._since = now
-        if now - self._refused > _CALM:
+        self._refusals *= kept
+        if not self._is_storm(now):
             self._usual += (1 - 0.999**count if self._usual else 1.0) * (self.seconds_a_query - self._usual)
 
     def refused(self) -> None:
         """Queries come faster than they are answered."""
         self._refused = time.monotonic()
+        self._refusals += 1
+
+    def _is_storm(self, now: float) -> bool:
+        """Whether more is refused than answered, lately. A refusal takes a small part of a query's time."""
+        return self._refusals > self._count and now - self._refused <= _CALM
 
     def room(self, most: int) -> int:
         """How many queries may be in work so that none waits longer than the last of `most` usually does.
 
-        Usual is what was before queries were refused. Refusing takes the processor too; were as many let in
-        as before, each would wait longer the more are refused. An eighth is always let in: that queries have
-        become slower for good shows only in what they take.
+        Usual is what was before more were refused than answered. Refusing takes the processor too; were as
+        many let in as before, each would wait longer the more are refused. With fewer refusals it is not
+        they that make queries slow: other queries came, or another gallery, and they are let in and learned
+        from. An eighth is always let in.
         """
-        if not self._usual or self.seconds_a_query <= self._usual:
+        slow = self.seconds_a_query > self._usual > 0
+        if not slow or not self._is_storm(time.monotonic()):
             return most
         return max(int(most * self._usual / self.seconds_a_query), most // 8, 1)
 
@@ -206,6 +214,10 @@ class Batcher:
             try:
                 for group in _alike(self._alive(batch)):
                     self._answer(group)
+            except Exception as error:  # a thread that ends would leave all that come to their deadlines
+                _log.exception("a batch of %d queries failed", len(batch))
+                for query in batch:
+                    query.fail(error)
             finally:
                 with self._there_is:
                     self._computing.remove(len(batch))

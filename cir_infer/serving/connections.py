@@ -121,6 +121,15 @@ class _Direct:
     scope: Any
     _refused = False  # the request that is being read
 
+    def on_message_begin(self) -> None:
+        # A refusal is over before the next request behind it in the same bytes begins: that one has the time
+        # of a head, and not of a connection on which nothing comes.
+        me: Any = self
+        me._unset_keepalive_if_required()
+        if me._head is None and not me._busy():
+            me._wait()
+        super().on_message_begin()  # type: ignore[misc]
+
     def on_headers_complete(self) -> None:
         self._refused = False
         before: Any = self.cycle
@@ -131,11 +140,18 @@ class _Direct:
             self.scope["extensions"] = {WIRE: Wire(self, self.cycle)}
 
     def _refuse(self) -> bool:
-        """Answer at once that there is no room. The body, which may be on its way, is dropped as it comes."""
+        """Answer at once that there is no room. The body, which may be on its way, is dropped as it comes.
+
+        Who does not read goes the long way, which waits for that, and so does whoever would have to be told
+        what becomes of the connection.
+        """
         me: Any = self
-        if me.expect_100_continue or not me.parser.should_keep_alive() or me.parser.should_upgrade():
+        parser = me.parser
+        if me.flow.write_paused or me.expect_100_continue or parser.get_http_version() != "1.1":
             return False
-        refused = me.refuse(me.parser.get_method().decode("ascii"), me.url, me.headers, me.client)
+        if not parser.should_keep_alive() or parser.should_upgrade():
+            return False
+        refused = me.refuse(parser.get_method().decode("ascii"), me.url, me.headers, me.client)
         if refused is None:
             return False
         status, lines, content = refused

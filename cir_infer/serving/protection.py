@@ -153,6 +153,12 @@ class Guard:
         """
         if sum(len(name) + len(value) for name, value in scope["headers"]) > LARGEST_HEAD:
             raise Problem("head-too-large", f"the head has more than {LARGEST_HEAD:,} bytes")
+        if b"transfer-encoding" in headers and b"content-length" in headers:
+            # What stands before us may have read the other one (RFC 9112, 6.3). httptools refuses these.
+            close = {"Connection": "close"}
+            raise Problem(
+                "malformed-request", "expected Content-Length or Transfer-Encoding, not both", close
+            )
         self._check_host(headers.get(b"host", b""))
         self._check_origin(scope["method"], headers)
         if self._keys is not None and not _is_open(scope["path"]):
@@ -272,6 +278,9 @@ class _Exchange:
         # Routes see the path as it was sent: a slash inside an id is %2F there and divides nothing.
         scope["path"] = scope.get("raw_path", scope["path"].encode()).partition(b"?")[0].decode("latin-1")
         self.headers: Headers = dict(scope["headers"])
+        # A body that was announced and not asked for. What comes next may be it, or another request, so the
+        # answer is the connection's last.
+        self._unasked = b"expect" in self.headers
         state = scope.setdefault("state", {})
         state["request_id"], state["head"], state["keep_asked"] = self.id, self.headers, guard.keeps_asked
 
@@ -284,7 +293,8 @@ class _Exchange:
             self.who = self.guard.admit(self.scope, self.headers, self.who)
             self.guard.begin(self.who, self.scope["method"], self.scope["path"])
             try:
-                await self.guard._app(self.scope, self.receive, self.send)
+                receive = self._asking if self._unasked else self.receive
+                await self.guard._app(self.scope, receive, self.send)
             finally:
                 self.guard.end(self.who)
         except Exception as error:
@@ -297,6 +307,10 @@ class _Exchange:
                     await self._refuse(told)
         finally:
             self.guard.told(self)
+
+    async def _asking(self) -> Message:
+        self._unasked = False
+        return await self.receive()
 
     async def send(self, message: Message) -> None:
         """Passes the application's answer on, with the headers that every answer has."""
@@ -323,6 +337,8 @@ class _Exchange:
         more = [(b"x-request-id", self.id.encode())]
         if b"cache-control" not in have:
             more.append((b"cache-control", b"no-store"))
+        if self._unasked and b"connection" not in have:
+            more.append((b"connection", b"close"))
         if self.origin is not None:
             more += [(b"access-control-allow-origin", self.origin), (b"vary", b"Origin")]
         else:
@@ -335,7 +351,7 @@ class _Exchange:
         """Send the whole answer in one write, where the connection does that."""
         if self._wire is None or message.get("more_body", False) or b"content-length" not in have:
             return False
-        if b"connection" in have or not _NAMES.isdisjoint(have):
+        if self._unasked or b"connection" in have or not _NAMES.isdisjoint(have):
             return False
         lines = b"".join([b"%b: %b\r\n" % header for header in headers])
         if lines.count(b"\r") != len(headers) or lines.count(b"\n") != len(headers):

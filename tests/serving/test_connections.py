@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import importlib.util
 import socket
 from collections.abc import Iterator
@@ -98,3 +100,112 @@ def test_requests_that_wait_on_one_connection_are_answered_in_order_and_few(pars
     many = said_to(parsed.client.port, (LINE + b"\r\n") * 300 + last)
     assert {part[:3] for part in many.split(b"HTTP/1.1 ")[1:]} <= {b"200", b"400"}
     assert parsed.client("GET", "/healthz").status == 200
+
+
+class Fed:
+    """A connection to whose protocol bytes are given by hand; every search is refused, all else waits."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def refuse(self, method: str, *_: object) -> tuple[int, bytes, bytes] | None:
+        if method != "POST":
+            return None
+        self.asked += 1
+        return 503, b"content-length: 10000\r\n", b"x" * 10000
+
+    async def feed(self, data: bytes) -> tuple[bytes, bool, bool]:
+        """What it had sent then, and whether the ends of an idle connection and of a slow head were set."""
+        import uvicorn
+        from uvicorn.server import ServerState
+
+        async def app(scope: object, receive: object, send: object) -> None:
+            await asyncio.Event().wait()
+
+        loop = asyncio.get_running_loop()
+        config = uvicorn.Config(app, log_config=None, ws="none", lifespan="off")
+        state = ServerState()
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        kind = make_protocol(20, self.refuse, "httptools")
+        _, protocol = await loop.create_connection(lambda: kind(config, state, {}, loop), sock=ours)
+        protocol.data_received(data)
+        said = b""
+        with theirs, contextlib.suppress(BlockingIOError):
+            while chunk := theirs.recv(65536):
+                said += chunk
+        idle, head = protocol.timeout_keep_alive_task is not None, protocol._head is not None
+        protocol.transport.abort()
+        await asyncio.sleep(0)
+        for task in state.tasks:
+            task.cancel()
+        return said, idle, head
+
+    def __call__(self, data: bytes) -> tuple[bytes, bool, bool]:
+        pytest.importorskip("httptools")
+        return asyncio.run(self.feed(data))
+
+
+ASKED = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n{"
+
+
+def test_who_does_not_read_is_not_refused_into_memory() -> None:
+    """Refusals are larger than what they refuse: they wait for the client as other answers do."""
+    fed = Fed()
+    fed(ASKED * 2000)
+    assert 0 < fed.asked < 200
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        pytest.param(
+            ASKED.replace(b"/1.1", b"/1.0").replace(b"Host", b"Connection: keep-alive\r\nHost"), id="1.0"
+        ),
+        pytest.param(ASKED.replace(b"Host", b"Connection: close\r\nHost"), id="close"),
+        pytest.param(ASKED.replace(b"Host", b"Expect: 100-continue\r\nHost"), id="expect"),
+        pytest.param(ASKED.replace(b"Host", b"Connection: upgrade\r\nUpgrade: h2c\r\nHost"), id="upgrade"),
+    ],
+)
+def test_what_says_more_of_its_connection_is_not_refused_by_it(odd: bytes) -> None:
+    fed = Fed()
+    fed(odd)
+    assert fed.asked == 0
+
+
+def test_a_request_behind_a_refusal_has_its_own_time() -> None:
+    said, idle, head = Fed()(ASKED + LINE + b"\r\n")
+    assert said.startswith(b"HTTP/1.1 503 ")
+    assert not idle  # it is in work, and neither may cut it off
+    assert not head
+    assert Fed()(ASKED)[1:] == (True, False)
+
+
+@pytest.mark.parametrize("rest", [b"P", LINE])
+def test_a_head_that_begins_behind_a_refusal_has_to_arrive(rest: bytes) -> None:
+    assert Fed()(ASKED + rest)[1:] == (False, True)
+
+
+def test_a_body_that_was_not_asked_for_is_not_taken_for_a_request(parsed: Running) -> None:
+    """Nobody can tell it from the next request, so the answer is the connection's last."""
+    head = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n"
+    said = said_to(parsed.client.port, head + b"Expect: 100-continue\r\nContent-Length: 60\r\n\r\n")
+    assert said.startswith(b"HTTP/1.1 415 ")
+    assert b"\r\nconnection: close\r\n" in said.lower()
+
+
+@pytest.mark.parametrize(
+    "length",
+    [
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked",
+        b"Content-Length: 5\r\nContent-Length: 6",
+        b"Transfer-Encoding: chunked, identity",
+        b"Transfer-Encoding : chunked",
+        b"Content-Length: +5",
+    ],
+)
+def test_a_body_of_two_lengths_ends_its_connection(parsed: Running, length: bytes) -> None:
+    head = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\n"
+    said = said_to(parsed.client.port, head + length + b"\r\n\r\n0\r\n\r\n" + LINE + b"\r\n")
+    assert said.count(b"HTTP/1.1 ") == 1
+    assert b" 200 " not in said

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from cir_infer import Engine, Gallery
+from cir_infer.serving import batching
 from cir_infer.serving.batching import Pace
 from tests.serving.support import Client, Gated, Running, running
 
@@ -316,6 +317,8 @@ def test_fewer_are_let_in_where_refusing_makes_answers_slower() -> None:
     pace = Pace()
     assert pace.room(64) == 64  # nothing is known yet
     pace._usual, pace._spent, pace._count = 0.001, 2.0, 1000.0
+    assert pace.room(64) == 64  # none was refused: these are slow by themselves
+    storm(pace)
     assert pace.room(64) == 32  # which take as long as 64 did
     pace._spent = 0.5
     assert pace.room(64) == 64
@@ -323,13 +326,19 @@ def test_fewer_are_let_in_where_refusing_makes_answers_slower() -> None:
     assert (pace.room(64), pace.room(4)) == (8, 1)
 
 
-def test_what_is_usual_is_learned_while_none_is_refused() -> None:
+def storm(pace: Pace) -> None:
+    """Let it believe that many were refused just now."""
+    pace.refused()
+    pace._refusals = 10 * pace._count + 10
+
+
+def test_what_is_usual_is_learned_while_refusals_are_few() -> None:
     pace = Pace()
     pace.begin()
     pace.answered(3)
     usual = pace._usual
     assert usual > 0
-    pace.refused()
+    storm(pace)
     pace._since -= 5.0
     pace.answered(1)
     assert pace._usual == usual
@@ -337,6 +346,37 @@ def test_what_is_usual_is_learned_while_none_is_refused() -> None:
     pace._refused -= 2.0
     pace.answered(1)
     assert pace._usual > usual
+
+
+def test_other_queries_that_take_longer_are_let_in_although_some_are_refused() -> None:
+    """Items' queries for hours, then images': what is refused now and then does not make them slow."""
+    pace = Pace()
+    for _ in range(100):
+        pace._since -= 0.001
+        pace.answered(1)
+    for _ in range(2000):
+        pace._since -= 0.02
+        pace.answered(1)
+        pace._refusals *= 0.5  # one is refused for two that are answered
+        pace.refused()
+        assert pace.room(64) == 64
+    assert pace._usual > 0.015
+    # A storm is forgotten by what is answered, and by its end.
+    storm(pace)
+    pace._usual /= 100
+    assert pace.room(64) == 8
+    pace.answered(400)
+    assert pace.room(64) == 64
+
+
+def test_a_batch_that_cannot_be_computed_ends_no_thread(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(bundle, batches=1) as found:
+        with monkeypatch.context() as patch:
+            patch.setattr(batching, "_alike", lambda batch: 1 / 0)
+            assert found.client("POST", "/v1/search", QUERY).status == 500
+        assert found.client("POST", "/v1/search", QUERY).status == 200
 
 
 @pytest.mark.parametrize("rest", [b"", b"x" * 300_000], ids=["head", "with the body"])
