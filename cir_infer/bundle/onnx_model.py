@@ -114,9 +114,10 @@ def read_onnx_model(model: bytes, beside: Mapping[str, Array] | None = None) -> 
     graphs = [value for number, value in fields if number == 7]
     try:
         opsets = [_opset(value) for number, value in fields if number == 8]
-        return _graph(
-            graphs[0], max((version for domain, version in opsets if not domain), default=0), beside or {}
-        )
+        standard = [version for domain, version in opsets if domain in ("", "ai.onnx")]
+        if len(standard) > 1:
+            raise ValueError("two versions of the standard operators")
+        return _graph(graphs[0], sum(standard), beside or {})
     except (ValueError, IndexError, TypeError, OverflowError, struct.error) as error:
         raise BundleError(
             f"this is no ONNX model that can be read ({error}); export the model again"

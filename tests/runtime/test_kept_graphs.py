@@ -247,6 +247,34 @@ def test_what_was_used_longest_ago_makes_room(folder: Path, monkeypatch: pytest.
     assert not second.exists()
 
 
+def test_what_processes_left_behind_goes_and_what_is_the_users_stays(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that a user names may hold anything."""
+    old = (1e9, 1e9)
+    places = [folder / name for name in (".optimised-killed", ".optimised-running", ".mine")]
+    for place in places:
+        place.mkdir(parents=True, mode=0o700)
+        (place / "weights").write_bytes(b"w")
+    folder.chmod(0o700)
+    mine = folder / "my-work.graph"
+    mine.write_bytes(b"m")
+    for path in (places[0], places[2], mine):
+        os.utime(path, old)
+    monkeypatch.setattr(graphs, "_MOST_OF_ALL", 0)
+    assert Bundled().answers()
+    assert [place.exists() for place in (*places, mine)] == [False, True, True, True]
+
+
+@pytest.mark.parametrize("place", ["\udcff\udcfe", "x" * 300])
+def test_paths_that_nothing_can_write_to_cost_time_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str
+) -> None:
+    monkeypatch.setenv("CIR_GRAPH_CACHE", str(tmp_path / place))
+    assert Bundled().answers()
+    assert "is not kept" in caplog.text
+
+
 def test_nothing_is_kept_where_it_is_off_or_small(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundled = Bundled()
     load_kept(OnnxBackend("cpu", 1), "image", bundled.stored)

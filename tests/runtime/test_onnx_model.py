@@ -217,6 +217,23 @@ def wide(number: int, content: bytes) -> bytes:
     )
 
 
+@pytest.mark.parametrize("domain", ["", "ai.onnx"])
+def test_two_versions_of_the_standard_operators_are_refused(domain: str) -> None:
+    versions = [helper.make_opsetid(domain, 17), helper.make_opsetid("", 11)]
+    with pytest.raises(BundleError, match="two versions"):
+        read_onnx_model(helper.make_model(inner(), opset_imports=versions).SerializeToString())
+
+
+def test_attributes_and_constants_of_one_name_are_refused() -> None:
+    node = helper.make_node("Softmax", ["x"], ["y"], axis=1)
+    node.attribute.append(helper.make_attribute("axis", 0))
+    with pytest.raises(BundleError, match="two attributes"):
+        read_onnx_model(helper.make_model(inner(node)).SerializeToString())
+    texts = helper.make_tensor("c", TensorProto.STRING, [1], [b"t"])  # of which no value is read
+    with pytest.raises(BundleError, match="two constants"):
+        read_onnx_model(helper.make_model(inner(initializer=[texts, texts])).SerializeToString())
+
+
 def sparse_inside() -> bytes:
     values = numpy_helper.from_array(np.ones(1, np.float32), "s")
     return helper.make_sparse_tensor(

@@ -13,8 +13,11 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
+import stat
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -25,7 +28,7 @@ import numpy as np
 
 from cir_infer.bundle.model import Model
 from cir_infer.bundle.onnx_form import check_self_contained
-from cir_infer.errors import CirError, shown
+from cir_infer.errors import shown
 from cir_infer.runtime.kept.folder import kept_folder, only_ours
 from cir_infer.runtime.kept.graph_file import GraphFile, read_graph, write_graph
 from cir_infer.runtime.kept.weights import with_weights, without_weights
@@ -38,7 +41,9 @@ __all__ = ["StoredGraph", "graph_cache", "load_kept"]
 
 _log = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
+"""Of what is kept, and of what the checks of a bundle's graph refuse: one more when either changes."""
+
 _LEAST = 2 << 20
 """Bytes of a model from which on it is kept: smaller ones open in some milliseconds."""
 _MOST = 1 << 30
@@ -46,6 +51,11 @@ _MOST = 1 << 30
 _MOST_OF_ALL = 4 << 30
 """Bytes of the folder; what was used longest ago goes."""
 _OFF = ("off", "0", "no")
+
+_KEPT = re.compile(r"[a-z]+-[0-9a-f]{32}\.graph")
+_SCRATCH = ".optimised-"
+_LEFT = 3600
+"""Seconds after which scratch is of a process that ended in the middle: making a graph takes some."""
 
 
 class StoredGraph(NamedTuple):
@@ -107,7 +117,7 @@ def load_kept(backend: OnnxBackend, name: str, stored: StoredGraph, least: int =
     graph = backend.load(name, model)
     try:
         _keep(backend, name, model, graph, path, key)
-    except (CirError, OSError, ValueError, IndexError) as error:
+    except Exception as error:  # what is only a shortcut may fail in any way: no memory, a path of odd bytes
         _log.warning("the optimised %s graph is not kept, opening it stays slow: %s", name, shown(error))
     return graph
 
@@ -129,7 +139,7 @@ def _found(
         if found.key != key:
             raise ValueError("it was made of something else")
         graph = _loaded(backend, name, found)
-    except (CirError, OSError, ValueError, IndexError) as error:
+    except Exception as error:  # as in `load_kept`
         _log.warning("the kept %s graph %s is made again: %s", name, path, shown(error))
         return None
     with suppress(OSError):
@@ -153,7 +163,7 @@ def _keep(
     if not only_ours(path.parent):
         raise ValueError(f"others may write to {path.parent}; run `chmod go-w` or set CIR_GRAPH_CACHE")
     _make_room(path.parent, 2 * model.size)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as scratch:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=_SCRATCH) as scratch:
         optimised = Path(scratch) / "optimised.onnx"
         backend.optimise(name, model, str(optimised))
         bare, weights = without_weights(optimised.read_bytes())
@@ -174,18 +184,23 @@ def _keep(
 
 
 def _make_room(folder: Path, wanted: int) -> None:
-    """Remove what was used longest ago until as much fits in.
+    """Remove what was used longest ago until as much fits in, and what processes left that were killed.
+
+    Nothing else is touched: the folder may be any that a user names.
 
     Raises:
         OSError: the disk has no room.
     """
     kept = []
-    for file in folder.glob("*.graph"):
+    for file in folder.iterdir():
         try:
-            status = file.stat()
+            status = file.lstat()
         except OSError:  # another process removed it
             continue
-        kept.append((status.st_mtime, status.st_size, file))
+        if _KEPT.fullmatch(file.name) and not stat.S_ISDIR(status.st_mode):
+            kept.append((status.st_mtime, status.st_size, file))
+        elif file.name.startswith(_SCRATCH) and status.st_mtime < time.time() - _LEFT:
+            shutil.rmtree(file, ignore_errors=True)
     total = sum(size for _, size, _ in kept)
     for _, size, file in sorted(kept, key=lambda entry: entry[0]):
         if total + wanted <= _MOST_OF_ALL:
