@@ -18,4 +18,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    sys.argv[0] = "cir_infer.machine"  # by which name it complains
     sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 
 from cir_infer.console.common import print_json
@@ -32,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(found)
     else:
-        print(page(found))
+        # A file or an issue is as wide as it wants to be.
+        print(page(found, shutil.get_terminal_size().columns) if sys.stdout.isatty() else page(found))
     works = {run["what"] for run in found["runs"] if run["runs"]}
     return 0 if works == {"encoders", "scoring"} else 1

@@ -104,7 +104,10 @@ def advice(found: Mapping[str, Any]) -> Iterator[str]:
     if not works[("encoders", "cpu")]:
         yield "no encoder runs on the processor: pip install --force-reinstall onnxruntime numpy"
     if not works[("scoring", "cpu")]:
-        yield "the scorer of the processor does not run: pip install --force-reinstall cir-infer"
+        yield (
+            "the scorer of the processor does not run: pip install --force-reinstall --no-deps cir-infer, or "
+            "pip install . in a copy of the sources"
+        )
     if jetson and found["driver"]["missing"]:
         yield (
             "a Jetson whose GPU is not to be seen: a container needs --runtime nvidia, a user the group video"

@@ -11,17 +11,23 @@ from cir_infer.console.printing import printable
 
 __all__ = ["page"]
 
-_WIDTH = 100
+_WIDTH, _NARROWEST = 100, 48
 _NAME = 16
 
 
-def page(found: Mapping[str, Any]) -> str:
-    """The examination as lines of at most 100 columns, in one block that an issue shows as it stands."""
+def page(found: Mapping[str, Any], width: int = _WIDTH) -> str:
+    """The examination as lines of at most 100 columns, in one block that an issue shows as it stands.
+
+    Args:
+        found: see `examine`.
+        width: columns that there are; below 48, lines are longer.
+    """
+    width = min(max(width, _NARROWEST), _WIDTH)
     lines = ["```text", f"cir-infer {found['cir_infer']}, {found['created']}"]
     for title, entries in _sections(found):
         lines += ["", title]
         for name, text in entries:
-            lines += _wrapped(name, _private(text))
+            lines += _wrapped(name, _private(text), width)
     lines.append("```")
     return "\n".join(lines)
 
@@ -60,7 +66,7 @@ def _machine(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             f"{jetson['model']}, L4T {jetson['l4t'] or 'unknown'}, "
             f"power mode {jetson['power_mode'] or 'unknown'}",
         )
-    sets = ", ".join(cpu["instruction_sets"]) or "none that matters here"
+    sets = ", ".join(cpu["instruction_sets"]) or "none of those that matter here is known to be there"
     yield (
         "processor",
         f"{cpu['model']}, {cpu['cores']} for this process{', virtual' if cpu['virtual'] else ''}",
@@ -71,7 +77,8 @@ def _machine(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     )
     if clock or cpu["governor"]:
         yield "clock", ", ".join(part for part in (clock, cpu["governor"]) if part)
-    yield "memory", f"{_size(machine['memory_bytes'])}, {_size(memory['available_bytes'])} free"
+    sizes = machine["memory_bytes"], memory["available_bytes"]
+    yield "memory", f"{_size(sizes[0])}, {_size(sizes[1])} free" if any(sizes) else "unknown"
     yield "disk for plans", f"{_size(memory['disk_bytes'])} free"
     kind = "the system's" if not python["environment"] else "an environment"
     sees = (
@@ -142,8 +149,8 @@ def _private(text: str) -> str:
     return printable(text.replace(home, "~") if len(home) > 1 else text).replace("```", "'''")
 
 
-def _wrapped(name: str, text: str) -> list[str]:
+def _wrapped(name: str, text: str, width: int) -> list[str]:
     if name == "-":
-        return textwrap.wrap(text, _WIDTH - 4, initial_indent="  - ", subsequent_indent="    ")
-    lines = textwrap.wrap(text, _WIDTH - _NAME - 4, break_on_hyphens=False) or [""]
+        return textwrap.wrap(text, width - 4, initial_indent="  - ", subsequent_indent="    ")
+    lines = textwrap.wrap(text, width - _NAME - 4, break_on_hyphens=False) or [""]
     return [f"  {name if number == 0 else '':<{_NAME}}  {line}" for number, line in enumerate(lines)]

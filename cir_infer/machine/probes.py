@@ -66,7 +66,8 @@ def asked(name: str, seconds: float, environment: Mapping[str, str] | None = Non
         child.wait()
     for line in reversed(out.decode("utf-8", "replace").splitlines()):
         if line.startswith(_MARK):
-            return dict(json.loads(line[len(_MARK) :]))
+            with contextlib.suppress(ValueError):  # cut off, or another thread wrote into it
+                return dict(json.loads(line[len(_MARK) :]))
     return {"failed": _ended(child.returncode, err.decode("utf-8", "replace"))}
 
 

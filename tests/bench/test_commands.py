@@ -11,7 +11,7 @@ import pytest
 from cir_bench.commands import main
 from cir_bench.latency.stages import STAGES
 from cir_bench.latency.transfers import BoundEncoder, time_transfers, why_no_transfers
-from cir_infer import Engine, Gallery
+from cir_infer import Engine, Gallery, extras
 from cir_infer.bundle import Bundle
 from cir_infer.extras import is_installed
 from tests.bench import layouts
@@ -243,3 +243,18 @@ def test_help_shows_an_example(name: str, capsys):
         main([name, "--help"])
     assert stopped.value.code == 0
     assert f"cir-bench {name}" in capsys.readouterr().out.split("example")[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["latency", "x.cir", "x.gallery"], ["compare"], ["table7"]],
+    ids=lambda arguments: arguments[0],
+)
+def test_what_is_not_installed_is_told_before_anything_is_measured(
+    arguments: list[str], capsys, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(extras, "is_installed", lambda module: False)
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert f"cir-bench {arguments[0]} needs " in told
+    assert "pip install 'cir-infer[" in told

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import venv
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 
 from cir_bench.commands import main
+from cir_infer.machine import probes
 from cir_infer.machine.findings import examine
 from cir_infer.machine.page import page
-from cir_infer.machine.probes import MODEL, asked
+from cir_infer.machine.probes import _MARK, MODEL, asked
 
 ROOT = Path(__file__).parents[2]
 
@@ -118,6 +120,20 @@ def test_a_machine_that_tells_nothing(tmp_path: Path) -> None:
     found = examine(tmp_path, ask=lambda *_: {})
     assert not any(run["runs"] for run in found["runs"])
     assert "unknown" in page(found)
+
+
+@pytest.mark.parametrize(("columns", "width"), [(48, 48), (72, 72), (200, 100), (0, 48)])
+def test_a_page_fits_where_it_is_shown(columns: int, width: int, tmp_path: Path) -> None:
+    found = examine(tmp_path, ask=lambda *_: {"failed": "because of " * 20})
+    lines = page(found, columns).splitlines()
+    assert width - 12 < max(len(line) for line in lines) <= width
+
+
+def test_an_answer_that_was_cut_off_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        probes, "child_command", lambda *_: [sys.executable, "-c", f"print({_MARK!r} + '{{')"]
+    )
+    assert "ended with code 0" in asked("cuda", 60)["failed"]
 
 
 def test_the_graph_that_is_tried_is_what_it_says() -> None:

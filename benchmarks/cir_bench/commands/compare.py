@@ -8,6 +8,7 @@ from pathlib import Path
 from cir_bench.commands.numbers import at_least_one, positive
 from cir_infer.console.common import print_json
 from cir_infer.errors import UsageError
+from cir_infer.extras import require
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare and print."""
+    require("cir-bench compare", "torch", "onnx", "onnxscript")
     from cir_bench.compare.measurement import Settings, measure_comparison
     from cir_bench.report.text import compare_text
     from cir_bench.results import ensure_writable, to_json, write_text

@@ -8,6 +8,7 @@ from typing import Any
 
 from cir_bench.commands.numbers import at_least_one, not_negative, positive, rate
 from cir_infer.console.common import print_json
+from cir_infer.extras import require
 from cir_infer.runtime.device_names import DEVICES
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -70,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
+    require("cir-bench latency", "onnx")  # which counts what the graphs multiply
     from cir_bench.latency.measurement import Settings, measure_latency
     from cir_bench.report.text import latency_text
     from cir_bench.results import ensure_writable, to_json, write_text

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cir_bench.commands.numbers import at_least_one
 from cir_infer.console.common import print_json
+from cir_infer.extras import require
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -53,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Replay and print."""
+    require("cir-bench table7", "torch", "onnx", "onnxscript")
     from cir_bench.report.text import table7_text
     from cir_bench.results import ensure_writable, to_json, write_text
     from cir_bench.table7.measurement import Settings, measure_table7
