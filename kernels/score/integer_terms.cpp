@@ -10,6 +10,7 @@ namespace cir {
 namespace {
 
 constexpr double kUnit = 1.0 / (1 << 24);  // float32 rounds by at most so much of a value
+constexpr double kUp = 1 + 1e-6;            // the constants themselves are rounded
 constexpr double kSmallest = 0x1p-146;      // more than underflow costs a term and its bound
 
 struct Spread {
@@ -32,7 +33,7 @@ double centred(const Spread& x, double y_sum, double y_deviation) {
 }
 
 void weighted_term(const float* n, const float* w, int size, int n_most, int w_most, const Int8Index::Errors& errors,
-                   size_t j, size_t padded, IntegerTerms& out) {
+                   int pairs, size_t j, size_t padded, IntegerTerms& out) {
     double n_max = 0, w_max = 0, m2 = 0, w_sum = 0;
     for (int i = 0; i < size; ++i) {
         n_max = std::max(n_max, std::fabs(static_cast<double>(n[i])));
@@ -64,19 +65,18 @@ void weighted_term(const float* n, const float* w, int size, int n_most, int w_m
     const double moved2 = std::min({centred(w_spread, errors.error_norm2, errors.error_spread),
                                     w_max * errors.error_norm2, w_sum * errors.error_max * errors.error_max});
     const double d = std::min(centred(w_error_spread, errors.norm2, errors.square_spread), w_error_max * errors.norm2);
-    const double up = 1 + 1e-6;  // the constants themselves are rounded
     out.factor[j] = static_cast<float>(dn / std::sqrt(dw));
     const double margin = std::sqrt(n_error2 * errors.norm2) + 1.0081 * m * std::sqrt(moved2);
-    out.margin[j] = static_cast<float>(margin / dn * up);
-    out.doubt[j] = static_cast<float>(d / dw * up);
-    out.least[j] = static_cast<float>((16 * moved2 + 2 * d) / dw * up);
-    out.slack += m * (size / 2 + 128) * kUnit + kSmallest;
+    out.margin[j] = static_cast<float>(margin / dn * (kUp + 2 * pairs * kUnit));
+    out.doubt[j] = static_cast<float>(d / dw * kUp);
+    out.least[j] = static_cast<float>((16 * moved2 + 2 * d) / dw * kUp);
+    out.slack += m * (size / 2 + 128 + 2 * pairs) * kUnit + kSmallest;
     out.usable = out.usable && std::isfinite(m) && std::isnormal(out.factor[j]) && std::isfinite(out.margin[j]) &&
                  std::isfinite(out.doubt[j]) && std::isfinite(out.least[j]);
 }
 
-void plain_term(const float* n, int size, int n_most, const Int8Index::Errors& errors, size_t j, size_t padded,
-                IntegerTerms& out) {
+void plain_term(const float* n, int size, int n_most, const Int8Index::Errors& errors, int pairs, size_t j,
+                size_t padded, IntegerTerms& out) {
     double n_max = 0, n_error2 = 0, n2 = 0;
     for (int i = 0; i < size; ++i) n_max = std::max(n_max, std::fabs(static_cast<double>(n[i])));
     if (n_max == 0) {
@@ -90,11 +90,11 @@ void plain_term(const float* n, int size, int n_most, const Int8Index::Errors& e
         n_error2 += (n[i] - rounded * dn) * (n[i] - rounded * dn);
         n2 += static_cast<double>(n[i]) * n[i];
     }
-    const double rounding = (size / 2 + 128) * kUnit * (std::sqrt(errors.norm2) + std::sqrt(errors.error_norm2));
+    const double rounding = (size / 2 + 128 + pairs) * kUnit * (std::sqrt(errors.norm2) + std::sqrt(errors.error_norm2));
     const double margin =
         std::sqrt(n_error2 * errors.norm2) + std::sqrt(n2) * (std::sqrt(errors.error_norm2) + rounding);
     out.factor[j] = static_cast<float>(dn);
-    out.margin[j] = static_cast<float>(margin / dn * (1 + 1e-6));
+    out.margin[j] = static_cast<float>(margin / dn * (kUp + 2 * pairs * kUnit));
     out.slack += kSmallest;
     // A row's scale is within 1e-30 and 1e30, or it has no bound; then no product leaves float32's range unnoticed.
     out.usable = out.usable && dn >= 0x1p-64 && dn <= 0x1p+64 && std::isfinite(out.margin[j]);
@@ -120,10 +120,10 @@ IntegerTerms integer_terms(const Query& query, int64_t q, int dimension, const I
     for (size_t j = 0; j < pairs && out.usable; ++j) {
         const size_t at = (static_cast<size_t>(q) * pairs + j) * length;
         if (query.weights) {
-            weighted_term(query.numerators + at, query.weights + at, dimension, n_most, w_most, errors, j, padded,
-                          out);
+            weighted_term(query.numerators + at, query.weights + at, dimension, n_most, w_most, errors,
+                          query.terms, j, padded, out);
         } else {
-            plain_term(query.numerators + at, dimension, n_most, errors, j, padded, out);
+            plain_term(query.numerators + at, dimension, n_most, errors, query.terms, j, padded, out);
         }
     }
     out.view = {out.n.data(),         query.weights ? out.w.data() : nullptr, out.factor.data(), out.margin.data(),

@@ -98,7 +98,7 @@ struct Screen {
     // Upper bounds of the terms into out[pair * tile_rows + i], NaN where there is none.
     void (*bounds)(const ByteRows& rows, const ByteTerms& terms, float* out);
 
-    // Bit i: the sum over pairs of bounds[pair * tile_rows + i] is above the threshold or NaN.
+    // Bit i: the sum over pairs of bounds[pair * tile_rows + i] is above the threshold or not finite.
     uint64_t (*above)(const float* bounds, int pairs, float threshold);
 };
 

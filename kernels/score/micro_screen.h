@@ -218,11 +218,13 @@ void screen_bounds(const ByteRows& rows, const ByteTerms& terms, float* out) {
 template <class S>
 uint64_t screen_above(const float* bounds, int pairs, float threshold) {
     constexpr int W = S::kWidth, M = S::kByteVectors, kTile = M * W;
+    // Finite bounds may pass float32's range on the way to a sum within it: up, which passes, or down.
+    const typename S::V limit = S::set1(threshold), lowest = S::set1(-std::numeric_limits<float>::max());
     uint64_t found = 0;
     CIR_UNROLL for (int m = 0; m < M; ++m) {
         typename S::V sum = S::load(bounds + m * W);
         for (int p = 1; p < pairs; ++p) sum = S::add(sum, S::load(bounds + p * kTile + m * W));
-        found |= S::not_at_most(sum, S::set1(threshold)) << (m * W);
+        found |= (S::not_at_most(sum, limit) | S::not_at_most(lowest, sum)) << (m * W);
     }
     return found;
 }

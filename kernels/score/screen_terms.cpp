@@ -9,7 +9,8 @@
 namespace cir {
 namespace {
 
-constexpr double kRounding = 0x1p-12;                        // of a term of size 1
+constexpr double kUnit = 0x1p-24;      // float32 rounds by at most so much of a value
+constexpr double kRounding = 0x1p-12;  // of a term of size 1
 constexpr double kEnlarged = 1 + 0x1p-11, kUp = 1 + 1e-6;  // the constants themselves are rounded
 constexpr double kPerSquare = static_cast<double>(kMostSquare) / (kMostByte * kMostByte);
 constexpr double kSmallest = 0x1p-140;  // more than underflow costs a term and its bound
@@ -47,7 +48,7 @@ ScreenTerms::ScreenTerms(const PreparedTerms& terms, const Screen& screen, int d
         for (int j = 0; j < of.pairs; ++j) {
             const double size = terms.size(static_cast<int64_t>(q), j), lost = terms.lost(static_cast<int64_t>(q), j);
             pair(of, j, size, lost, digits, screen.bias, q * of_query + static_cast<size_t>(j));
-            if (weighted) slack += size * kRounding + 2 * lost;
+            if (weighted) slack += size * (kRounding + 2 * of.pairs * kUnit) + 2 * lost;
         }
         slack_[q] = static_cast<float>(slack * kUp) + std::numeric_limits<float>::min();
     }
@@ -121,13 +122,14 @@ void ScreenTerms::pair(const RowTerms& of, int j, double size, double lost, int 
         square_norm_[at] = static_cast<float>((weight.rest + 0x1p-21 * weight.size) * kUp);
         factor *= std::sqrt(kPerSquare / weight.unit);
     } else {
-        of_norm += 0x1p-20 * numerator.size + lost / factor;
+        of_norm += (16 + of.pairs) * kUnit * numerator.size + lost / factor;
         of_error += lost / factor;
     }
+    const double enlarged = (kEnlarged + 2 * of.pairs * kUnit) * kUp;
     const bool usable = std::isfinite(size) && factor >= 0x1p-60 && factor <= 0x1p+60;
     factor_[at] = usable ? static_cast<float>(factor) : std::numeric_limits<float>::quiet_NaN();
-    value_norm_[at] = static_cast<float>(of_norm * kEnlarged * kUp);
-    value_error_[at] = static_cast<float>(of_error * kEnlarged * kUp);
+    value_norm_[at] = static_cast<float>(of_norm * enlarged);
+    value_error_[at] = static_cast<float>(of_error * enlarged);
 }
 
 }  // namespace cir

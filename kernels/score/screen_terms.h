@@ -25,7 +25,9 @@
 // the denominator used is within sqrt(3) of the right one. So all together it is less than
 //   2^-12 M          which is the slack of the bound, together with the rounding of the exact score and of bits that n lost
 //   2^-11 of (N - n' . q), by which these factors are enlarged.
-// Without weights |n' . q| <= |n'| |q| <= 2 |n / d_n| |q|, so 2^-20 |n / d_n| is added to |g|.
+// Without weights |n' . q| <= |n'| |q| <= (|n / d_n| + |g|) |q|, and it is 12 u of that: so 16 u |n / d_n| are added to |g|.
+// The bounds of J terms are added one after the other, which costs a term at most J u of its bound; however many they are,
+// J u |n / d_n| more, 2 J u M of slack with weights, and 2 J u of (N - n' . q) pay for that.
 #pragma once
 
 #include <cstdint>

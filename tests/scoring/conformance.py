@@ -395,6 +395,18 @@ class ScorerConformance:
         self.check(rows_of(values, row_type), QueryTerms(n, None, ("a",)), 10)
         self.check(rows_of(values, row_type), QueryTerms(n, n, ("a",)), 10)
 
+    @pytest.mark.parametrize("q", [1, 9])
+    def test_terms_whose_partial_sums_leave_float32(self, row_type: str, q: int) -> None:
+        """-2e38 - 2e38 + 2e38 is -2e38, and ranks."""
+        size = 1e4 if row_type == "float16" else 1e18
+        values = np.full((40, 32), size / 100) * np.linspace(1, 2, 40)[:, None]
+        values[:, :2] = size
+        n = np.zeros((q, 3, 32), np.float32)
+        n[:, :, :2] = (np.array([-1, -1, 1]) * 1e38 / size)[:, None]
+        self.check(rows_of(values, row_type), QueryTerms(n, None, ("a", "b", "c")), 40)
+        n[:, :, :2] = (np.array([-1, -1, 1]) * 2e38)[:, None]
+        self.check(rows_of(values, row_type), QueryTerms(n, np.ones_like(n), ("a", "b", "c")), 40)
+
     def test_denormal_rows(self, row_type: str) -> None:
         if row_type == "int8":
             pytest.skip("int8 has no denormals")

@@ -207,6 +207,23 @@ def test_a_margin_that_is_a_little_too_small_is_caught(instruction_set: str, mar
     assert violations(rows, terms, instruction_set, 1, planted) == 1
 
 
+@pytest.mark.parametrize("instruction_set", SETS)
+@pytest.mark.parametrize("weighted", [True, False])
+def test_bounds_hold_for_any_number_of_terms(instruction_set: str, weighted: bool) -> None:
+    """Whole rows and terms have no margins: what is left is what adding the terms one by one loses."""
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        signs = signed(rng, 1, 64)
+        n = np.rint(np.repeat(signs[None], 1000, 0) * rng.integers(1, 128, (1000, 1))) * (1 + rng.random())
+        values = signs * rng.integers(120, 128, (8, 64))
+        values[:, 0] = 127 * signs[0]
+        numerators = n[None].astype(np.float32)
+        weights = np.ones_like(numerators) if weighted else None
+        terms = QueryTerms(numerators, weights, tuple(map(str, range(1000))))
+        for digits in (1, 2):
+            assert violations(Rows.of(values.astype(np.float32)), terms, instruction_set, digits) == 0
+
+
 @pytest.mark.parametrize("row_type", ["float32", "float16", "int8"])
 def test_any_products_give_the_very_same_answers(row_type: str) -> None:
     @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
