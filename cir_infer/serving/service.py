@@ -405,7 +405,7 @@ class Service:
                     "upload_bytes": settings.max_upload,
                     "pixels": settings.max_pixels,
                     "k": settings.max_k,
-                    "batch": settings.max_batch,
+                    "batch": min(settings.max_batch, settings.queue),
                     "seconds": settings.timeout,
                 },
             }

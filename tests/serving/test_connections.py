@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import re
 import socket
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -209,3 +211,45 @@ def test_a_body_of_two_lengths_ends_its_connection(parsed: Running, length: byte
     said = said_to(parsed.client.port, head + length + b"\r\n\r\n0\r\n\r\n" + LINE + b"\r\n")
     assert said.count(b"HTTP/1.1 ") == 1
     assert b" 200 " not in said
+
+
+def pipelined(random: Random) -> tuple[bytes, list[bytes]]:
+    """Requests one behind the other, whose bodies look like requests, and the statuses they get."""
+    smuggled = b"GET /v1/info HTTP/1.1\r\nHost: localhost\r\n\r\n" * random.randint(0, 3) + b"{"
+    said, statuses = b"", []
+    for _ in range(random.randint(1, 8)):
+        kind = random.choice(["refused", "refused by the guard", "alive", "nowhere", "head"])
+        if kind in ("alive", "head", "nowhere"):
+            method = b"HEAD" if kind == "head" else b"GET"
+            path = b"/nowhere" if kind == "nowhere" else b"/healthz"
+            said += method + b" " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            statuses.append(b"404" if kind == "nowhere" else b"200")
+            continue
+        said += b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        said += b"Origin: http://localhost\r\n" * (kind != "refused")
+        if random.random() < 0.5:
+            said += b"Content-Length: %d\r\n\r\n" % len(smuggled) + smuggled
+        else:
+            chunk = b"%x\r\n" % len(smuggled) + smuggled + b"\r\n"
+            said += b"Transfer-Encoding: chunked\r\n\r\n" + chunk + b"0\r\nX: y\r\n\r\n"
+        statuses.append(b"503")
+    return said + LINE + b"Connection: close\r\n\r\n", [*statuses, b"200"]
+
+
+@pytest.mark.parametrize("parser", ["h11", "httptools"])
+def test_what_is_refused_leaves_nothing_that_is_taken_for_a_request(
+    bundle: Path, parser: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if importlib.util.find_spec(parser) is None:
+        pytest.skip(f"needs {parser}, which comes with the extra serve")
+    monkeypatch.setattr(server, "make_protocol", partial(make_protocol, name=parser))
+    random = Random(0)
+    with running(bundle) as found:
+        found.service._in_work = found.service.settings.queue
+        for number in range(40):
+            said, statuses = pipelined(random)
+            cuts = sorted(random.randrange(len(said)) for _ in range(random.randint(0, 4)))
+            parts = [said[a:b] for a, b in zip([0, *cuts], [*cuts, len(said)], strict=True)]
+            answered = re.findall(rb"HTTP/1\.1 (\d+) ", said_to(found.client.port, *parts))
+            assert answered == statuses, (number, said)
+        found.service._in_work = 0
