@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cir_bench.commands import main
+from cir_bench.latency import measurement
 from cir_bench.latency.stages import STAGES
 from cir_bench.latency.transfers import BoundEncoder, time_transfers, why_no_transfers
 from cir_infer import Engine, Gallery, extras
@@ -247,7 +248,7 @@ def test_help_shows_an_example(name: str, capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["latency", "x.cir", "x.gallery"], ["compare"], ["table7"]],
+    [["latency", "x.cir", "x.gallery"], ["compare", "no-model.pt"], ["table7"]],
     ids=lambda arguments: arguments[0],
 )
 def test_what_is_not_installed_is_told_before_anything_is_measured(
@@ -258,3 +259,14 @@ def test_what_is_not_installed_is_told_before_anything_is_measured(
     told = capsys.readouterr().err
     assert f"cir-bench {arguments[0]} needs " in told
     assert "pip install 'cir-infer[" in told
+
+
+def test_a_device_that_cannot_be_used_is_told_before_anything_is_measured(
+    shop, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    def measured(*_: object) -> None:
+        pytest.fail("it was measured before that")
+
+    monkeypatch.setattr(measurement, "time_stages", measured)
+    assert main(["latency", *map(str, shop), "--devices", "cpu,moon"]) == 2
+    assert "moon" in capsys.readouterr().err

@@ -44,16 +44,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare and print."""
+    if (args.model is None) == (args.seeded is None):
+        raise UsageError("expected either MODEL or --seeded TRUNK")
+    if args.k > args.rows:
+        raise UsageError(f"--k {args.k} of --rows {args.rows}; expected fewer hits than rows")
     require("cir-bench compare", "torch", "onnx", "onnxscript")
     from cir_bench.compare.measurement import Settings, measure_comparison
     from cir_bench.report.text import compare_text
     from cir_bench.results import ensure_writable, to_json, write_text
     from cir_bench.seeded_models import seeded_model
 
-    if (args.model is None) == (args.seeded is None):
-        raise UsageError("expected either MODEL or --seeded TRUNK")
-    if args.k > args.rows:
-        raise UsageError(f"--k {args.k} of --rows {args.rows}; expected fewer hits than rows")
     ensure_writable(args.output)
     if args.seeded is not None:
         trained = seeded_model(trunk=args.seeded)

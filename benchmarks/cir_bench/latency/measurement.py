@@ -73,6 +73,8 @@ def measure_latency(settings: Settings) -> dict[str, Any]:
     Raises:
         CirError: bundle, gallery, device or workload are not what they should be.
     """
+    for device in settings.devices[1:]:  # one that cannot be used is told before minutes of measuring
+        Engine(settings.bundle, device, settings.threads).close()
     engine = Engine(settings.bundle, settings.device, settings.threads)
     searcher = Searcher(engine, settings.gallery)
     bundle, snapshot = Bundle(settings.bundle), searcher.gallery.snapshot()
