@@ -120,6 +120,7 @@ class _Direct:
     cycle: Any
     scope: Any
     _refused = False  # the request that is being read
+    _in_body = False
 
     def on_message_begin(self) -> None:
         # A refusal is over before the next request behind it in the same bytes begins: that one has the time
@@ -134,8 +135,10 @@ class _Direct:
         self._refused = False
         before: Any = self.cycle
         if self.refuse is not None and (before is None or before.response_complete) and self._refuse():
+            self._in_body = True
             return
         super().on_headers_complete()  # type: ignore[misc]
+        self._in_body = True
         if self.cycle is not before:
             self.scope["extensions"] = {WIRE: Wire(self, self.cycle)}
 
@@ -172,6 +175,7 @@ class _Direct:
             super().on_body(body)  # type: ignore[misc]
 
     def on_message_complete(self) -> None:
+        self._in_body = False
         if not self._refused:
             super().on_message_complete()  # type: ignore[misc]
             return
@@ -180,6 +184,18 @@ class _Direct:
         me._stop_waiting()
         me._unset_keepalive_if_required()
         me.timeout_keep_alive_task = me.loop.call_later(me.timeout_keep_alive, me.timeout_keep_alive_handler)
+
+    def send_400_response(self, msg: str) -> None:
+        """Tell what is no HTTP; in the body of a request that was answered, end the connection alone.
+
+        A proxy would take what is said there for the answer to somebody else's request.
+        """
+        answered = self._refused or (self.cycle is not None and self.cycle.response_complete)
+        if self._in_body and answered:
+            transport: Any = getattr(self, "transport")  # noqa: B009 - the other class has it
+            transport.close()
+        else:
+            super().send_400_response(msg)  # type: ignore[misc]
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)  # type: ignore[misc]

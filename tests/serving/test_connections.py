@@ -253,3 +253,12 @@ def test_what_is_refused_leaves_nothing_that_is_taken_for_a_request(
             answered = re.findall(rb"HTTP/1\.1 (\d+) ", said_to(found.client.port, *parts))
             assert answered == statuses, (number, said)
         found.service._in_work = 0
+
+
+@pytest.mark.parametrize("body", [b"what\r\n", b"1\r\nab\r\n"])
+def test_a_refused_request_has_one_answer_whatever_its_body_is(body: bytes) -> None:
+    head = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    said, _, _ = Fed()(head + body + LINE + b"\r\n")
+    assert re.findall(rb"HTTP/1\.1 (\d+) ", said) == [b"503"]
+    # What is no HTTP before there is a request is told so.
+    assert re.findall(rb"HTTP/1\.1 (\d+) ", Fed()(ASKED + b"what\r\n\r\n")[0]) == [b"503", b"400"]
