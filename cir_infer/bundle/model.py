@@ -225,27 +225,29 @@ def model_of(data: bytes, file: memoryview, verify: bool = True) -> Model:
         where = place.offset, place.length
         part = file[place.offset : place.offset + place.length]
         if len(part) != place.length:
-            raise BundleError(f"its weight {shown(place.name, 60)} lies beyond {WEIGHTS_NAME}")
+            raise _wrong(place, f"lies beyond {WEIGHTS_NAME}")
         if where not in digests:
             # Equal weights may share a place, which is read once; otherwise a small graph could ask for more
             # reading, and seem to hold more, than any file has.
             if place.offset < end:
-                raise BundleError(f"its weight {shown(place.name, 60)} lies partly where another one does")
+                raise _wrong(place, "lies partly where another one does")
             end = place.offset + place.length
             digests[where] = hashlib.sha256(part).hexdigest() if verify else place.sha256
         if digests[where] != place.sha256:
-            raise BundleError(
-                f"its weight {shown(place.name, 60)} does not have the sha256 that the graph gives"
-            )
+            raise _wrong(place, "does not have the sha256 that the graph gives")
     for place in places:
         part = file[place.offset : place.offset + place.length]
         try:
             weights[place.name] = np.frombuffer(part, NUMBERS[place.kind]).reshape(place.shape)
         except ValueError as error:  # no element, and axes beyond all numbers
-            raise BundleError(
-                f"its weight {shown(place.name, 60)} has a shape that no array has; export the model again"
-            ) from error
+            raise _wrong(place, "has a shape that no array has") from error
     return Model(data, weights)
+
+
+def _wrong(place: Place, what: str) -> BundleError:
+    return BundleError(
+        f"its weight {shown(place.name, 60)} {what}; copy the bundle again or export the model again"
+    )
 
 
 def write_model(model: Model, path: Path) -> None:

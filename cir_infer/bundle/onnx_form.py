@@ -81,6 +81,12 @@ _INSIDE: dict[str, dict[int, str]] = {
 }
 """Messages that hold others: by field number, what lies inside."""
 
+_ODD = {
+    "sparse": "sparse constants, and expected are dense ones",
+    "function": "functions of its own, and expected are standard operators",
+    "training": "what is for training",
+}
+
 _EXTERNAL_DATA, _DATA_LOCATION, _OP_TYPE = 13, 14, 4
 
 
@@ -88,8 +94,9 @@ def check_self_contained(model: bytes, beside: bool = False) -> None:
     """Refuse a model that names files: of values outside itself, or of a compiled part (`EPContext`).
 
     What a runtime does with such a name depends on its version: ONNX Runtime 1.23 opens absolute paths.
-    Refused too are models that readers could understand in two ways, and those with sparse constants, which
-    become dense, of any size, when a model is loaded.
+    Refused too are models that readers could understand in two ways, those with sparse constants, which
+    become dense, of any size, when a model is loaded, and those with functions or training, which no bundle
+    needs and one runtime or another may take in place of operators.
 
     Args:
         model: the serialised model.
@@ -99,7 +106,8 @@ def check_self_contained(model: bytes, beside: bool = False) -> None:
         BundleError: it does so, is cut short, or is no ONNX model.
     """
     waiting = [("model", memoryview(model))]
-    count = sparse = 0
+    count = 0
+    odd: set[str] = set()
     try:
         while waiting:
             message, data = waiting.pop()
@@ -113,9 +121,9 @@ def check_self_contained(model: bytes, beside: bool = False) -> None:
                 if field is not None:
                     _check_form(message, number, kind, value, field, seen)
                 inner = inside.get(number)
-                sparse += inner == "sparse"
                 if inner is not None:
                     waiting.append((inner, value))
+                    odd |= {inner} & _ODD.keys()
                 if (message == "tensor" or (message == "initializer" and not beside)) and (
                     number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0)
                 ):
@@ -128,8 +136,8 @@ def check_self_contained(model: bytes, beside: bool = False) -> None:
         raise BundleError(
             f"it is no ONNX model that can be read ({error}); export the model again"
         ) from error
-    if sparse:
-        raise BundleError("it has sparse constants; expected dense ones, so export the model again")
+    if odd:
+        raise BundleError(f"it has {_ODD[min(odd)]}; export the model again")
 
 
 def _check_form(message: str, number: int, kind: int, value: Any, field: _Field, seen: set[int]) -> None:

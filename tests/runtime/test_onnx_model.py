@@ -274,6 +274,11 @@ AMBIGUOUS: dict[str, tuple[Callable[[dict[str, list[bytes]]], None], str]] = {
         lambda parts: parts["type"].__setitem__(1, field(2, field(1, field(1, 2) + field(2, b"n")))),
         "two things at once",
     ),
+    "a function": (
+        lambda parts: parts["model"].append(field(25, field(1, b"MatMul") + field(7, field(4, b"Neg")))),
+        "functions of its own",
+    ),
+    "training": (lambda parts: parts["model"].append(field(20, field(1, b""))), "for training"),
     "a sparse constant": (lambda parts: parts["graph"].append(field(15, sparse_inside())), "sparse"),
 }
 
