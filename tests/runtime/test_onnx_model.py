@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -85,7 +86,7 @@ def test_what_is_no_model_is_refused(content: bytes) -> None:
 
 @settings(max_examples=300, derandomize=True, deadline=None)
 @given(st.data())
-def test_damage_is_read_or_refused(data: st.DataObject) -> None:
+def test_damage_is_refused_or_read_as_onnx_reads_it(data: st.DataObject) -> None:
     content = bytearray(recurrent_graph(hidden=2, width=1, words=2, over_time=True))
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(content) - 1))
@@ -93,8 +94,16 @@ def test_damage_is_read_or_refused(data: st.DataObject) -> None:
             content[at] ^= 1 << data.draw(st.integers(0, 7))
         else:
             del content[at : at + data.draw(st.integers(1, 40))]
-    with contextlib.suppress(BundleError):
-        read_onnx_model(bytes(content))
+    with contextlib.suppress(BundleError, DecodeError):
+        check_self_contained(bytes(content))
+        found = read_onnx_model(bytes(content))
+        graph = onnx.load_from_string(bytes(content)).graph
+        assert found.inputs == tuple(value.name for value in graph.input)
+        nodes = [(node.op, node.domain, node.inputs, node.outputs) for node in found.nodes]
+        assert nodes == [(n.op_type, n.domain, tuple(n.input), tuple(n.output)) for n in graph.node]
+        for tensor in graph.initializer:
+            if tensor.name in found.constants:
+                assert found.constants[tensor.name].shape == tuple(tensor.dims)
 
 
 def external(name: str = "w") -> onnx.TensorProto:
