@@ -190,7 +190,7 @@ def test_a_model_that_freezes_the_batch_is_refused() -> None:
 
     graph = Graph("image", Frozen(), {"image": torch.rand(3, 4)}, {"image": {0: "n"}}, ("embedding",))
     with pytest.raises(ExportError, match="image graph"):
-        _export(graph)
+        _export(graph, {}, None)
 
 
 # ---- the checks and the opset, on graphs made by hand

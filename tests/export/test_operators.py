@@ -36,7 +36,7 @@ class Image(nn.Module):
 
 
 def exported(module: nn.Module, name: str, sample: Tensor) -> onnx.ModelProto:
-    return _export(Graph("image", module, {name: sample}, {name: {0: "n"}}, ("embedding",)))
+    return _export(Graph("image", module, {name: sample}, {name: {0: "n"}}, ("embedding",)), {}, None)
 
 
 def agrees(module: nn.Module, name: str, sample: Tensor, given: Tensor) -> onnx.ModelProto:

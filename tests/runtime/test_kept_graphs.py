@@ -21,6 +21,7 @@ from cir_infer.errors import DeviceError
 from cir_infer.runtime.kept import graphs
 from cir_infer.runtime.kept.graph_file import GraphFile, read_graph, write_graph
 from cir_infer.runtime.kept.graphs import StoredGraph, graph_cache, load_kept
+from cir_infer.runtime.kept.memory import spare_memory
 from cir_infer.runtime.kept.weights import with_weights, without_weights
 from cir_infer.runtime.onnx import OnnxBackend
 from cir_infer.runtime.tensorrt.plan_cache import cache_folder
@@ -230,6 +231,33 @@ def test_a_full_disk_costs_time_only(folder: Path, caplog: pytest.LogCaptureFixt
         signal.signal(signal.SIGXFSZ, handler)
     assert "is not kept" in caplog.text
     assert not list(folder.iterdir())
+
+
+def test_memory_that_is_short_costs_time_only(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(graphs, "_MEMORY", 1 << 50)
+    assert Bundled().answers()
+    assert "MiB of memory are left" in caplog.text
+    assert not kept(folder)
+
+
+def test_spare_memory_is_the_machines_or_the_containers(tmp_path: Path) -> None:
+    meminfo, group = tmp_path / "meminfo", tmp_path / "group"
+    assert spare_memory(meminfo, group) is None
+    meminfo.write_text("MemTotal:  9000 kB\nMemAvailable:  3000 kB\n")
+    assert spare_memory(meminfo, group) == 3000 << 10
+    group.mkdir()
+    (group / "memory.max").write_text("max\n")
+    (group / "memory.current").write_text("500000\n")
+    assert spare_memory(meminfo, group) == 3000 << 10
+    (group / "memory.max").write_text("1000000\n")
+    assert spare_memory(meminfo, group) == 500_000
+    (group / "memory.stat").write_text("anon 1\ninactive_file 200000\n")
+    assert spare_memory(meminfo, group) == 700_000
+    meminfo.write_text("MemAvailable:\n")
+    assert spare_memory(meminfo, group) == 700_000
+    assert spare_memory() is not None or not Path("/proc/meminfo").exists()
 
 
 def test_what_was_used_longest_ago_makes_room(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

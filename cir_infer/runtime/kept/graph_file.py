@@ -71,16 +71,29 @@ def write_graph(path: Path, key: dict[str, Any], model: bytes, weights: Sequence
         parts += (bytes(padding), weight.data)
         at += padding + len(weight.data)
     header = _header(key, model, listed).ljust(room)
-    content = b"".join((room.to_bytes(8, "little"), header, model, *parts))
-    write_sealed(path, _MAGIC + _digest(memoryview(content)), content)
+    content = (room.to_bytes(8, "little"), header, model, *parts)
+    write_sealed(path, _MAGIC + _digest(content), *content)
 
 
 def _header(key: dict[str, Any], model: bytes, listed: list[list[Any]]) -> bytes:
     return json.dumps({"key": key, "model": len(model), "weights": listed}, sort_keys=True).encode()
 
 
-def _digest(content: memoryview) -> bytes:
-    digests = [hashlib.sha256(content[at : at + _CHUNK]).digest() for at in range(0, len(content), _CHUNK)]
+def _digest(parts: Sequence[bytes | memoryview]) -> bytes:
+    """Of the parts as one: they are not joined, which would copy all weights."""
+    digests: list[bytes] = []
+    chunk, room = hashlib.sha256(), _CHUNK
+    for part in map(memoryview, parts):
+        at = 0
+        while at < len(part):
+            piece = part[at : at + room]
+            chunk.update(piece)
+            at, room = at + len(piece), room - len(piece)
+            if not room:
+                digests.append(chunk.digest())
+                chunk, room = hashlib.sha256(), _CHUNK
+    if room < _CHUNK:
+        digests.append(chunk.digest())
     return hashlib.sha256(b"".join(digests)).digest()
 
 

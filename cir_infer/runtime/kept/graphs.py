@@ -31,6 +31,7 @@ from cir_infer.bundle.onnx_form import check_self_contained
 from cir_infer.errors import shown
 from cir_infer.runtime.kept.folder import kept_folder, only_ours
 from cir_infer.runtime.kept.graph_file import GraphFile, read_graph, write_graph
+from cir_infer.runtime.kept.memory import spare_memory
 from cir_infer.runtime.kept.weights import with_weights, without_weights
 from cir_infer.runtime.samples import sample_feeds
 
@@ -50,6 +51,8 @@ _MOST = 1 << 30
 """Bytes of a model that is kept: protocol buffers end at twice that."""
 _MOST_OF_ALL = 4 << 30
 """Bytes of the folder; what was used longest ago goes."""
+_MEMORY = 6
+"""Sizes of a model that keeping it takes beside the graph that is open, measured: 4."""
 _OFF = ("off", "0", "no")
 
 _KEPT = re.compile(r"[a-z]+-[0-9a-f]{32}\.graph")
@@ -157,20 +160,23 @@ def _keep(
 ) -> None:
     """Write what ONNX Runtime made of a graph, once it gives the same numbers.
 
+    Nothing is kept where it would take memory that others need: a graph that opened must not be what ends a
+    process on a small machine.
+
     Raises:
         CirError, OSError, ValueError: it cannot be written, or does not.
     """
     if not only_ours(path.parent):
         raise ValueError(f"others may write to {path.parent}; run `chmod go-w` or set CIR_GRAPH_CACHE")
+    spare = spare_memory()
+    if spare is not None and spare < _MEMORY * model.size:
+        raise OSError(
+            f"{spare >> 20:,} MiB of memory are left, and {_MEMORY * model.size >> 20:,} are wanted"
+        )
     _make_room(path.parent, 2 * model.size)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=_SCRATCH) as scratch:
-        optimised = Path(scratch) / "optimised.onnx"
-        backend.optimise(name, model, str(optimised))
-        bare, weights = without_weights(optimised.read_bytes())
-        optimised.unlink()
-        check_self_contained(bare)
         trial = Path(scratch) / "trial.graph"
-        write_graph(trial, key, bare, weights)
+        _write_optimised(backend, name, model, trial, key)
         found = read_graph(trial, 2 * model.size + (64 << 20))
         if not isinstance(found, GraphFile):
             raise ValueError(f"what was written cannot be read: {found}")
@@ -181,6 +187,15 @@ def _keep(
                 raise ValueError(f"it gives another {output}")
         trial.replace(path)
     _log.info("the optimised %s graph is kept in %s", name, path)
+
+
+def _write_optimised(backend: OnnxBackend, name: str, model: Model, path: Path, key: dict[str, Any]) -> None:
+    optimised = path.with_name("optimised.onnx")
+    backend.optimise(name, model, str(optimised))
+    bare, weights = without_weights(optimised.read_bytes())
+    optimised.unlink()
+    check_self_contained(bare)
+    write_graph(path, key, bare, weights)
 
 
 def _make_room(folder: Path, wanted: int) -> None:
