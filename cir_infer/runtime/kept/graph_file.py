@@ -83,7 +83,8 @@ def _digest(parts: Sequence[bytes | memoryview]) -> bytes:
     """Of the parts as one: they are not joined, which would copy all weights."""
     digests: list[bytes] = []
     chunk, room = hashlib.sha256(), _CHUNK
-    for part in map(memoryview, parts):
+    for content in parts:
+        part: memoryview = memoryview(content)
         at = 0
         while at < len(part):
             piece = part[at : at + room]
