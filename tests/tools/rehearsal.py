@@ -2,6 +2,8 @@
 
 python tests/tools/rehearsal.py FOLDER                              all steps
 python tests/tools/rehearsal.py FOLDER --part NAME --output FILE    as `python -m cir_bench.cuda_scoring NAME`
+
+While FOLDER/hold is there a part stays at its first measurement, so that who stops it there needs not be quick.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "tools")]
 SMALL = 100
 
 
-def measure(name: str, output: Path) -> int:
+def measure(name: str, output: Path, hold: Path) -> int:
     from cir_bench.cuda_scoring.parts import PARTS, Sized, run_part
     from cir_bench.cuda_scoring.place import Place
     from tests.emulation.emulated import EmulatedDevice
@@ -33,6 +35,8 @@ def measure(name: str, output: Path) -> int:
         half = output.with_suffix(".part")
         half.write_text(json.dumps(found))
         half.replace(output)
+        while found["cases"] and hold.exists():
+            time.sleep(0.02)
 
     place = Place(EmulatedDevice(), "cpu", clocked, 1 << 12, gemm_side=16, crossover_rows=40, calls=2)
     small = [
@@ -49,7 +53,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     if args.part:
-        return measure(args.part, args.output)
+        return measure(args.part, args.output, args.folder / "hold")
     import gpu_check
 
     from tests.emulation.emulated import EmulatedDevice
