@@ -126,8 +126,11 @@ def test_the_table_lists_systems_in_order():
         "test": {"queries": 10, "gallery": 50, "recall": {"1": 0.125, "5": 0.9, "10": 1.0}},
     }
     text = table({"artemis": result, "tirg": result})
+    assert text.startswith("10 queries over ")
     assert "| TIRG | 12.5 | 90.0 | 100.0 | 1,000 | 2.0 | 1.5 |" in text
     assert text.index("| TIRG |") < text.index("| ARTEMIS |")
+    result["test"]["protocol"] = "scenes/flat-to-shaded"
+    assert table({"tirg": result}).startswith("Protocol scenes/flat-to-shaded: 10 queries")
     own = {name for name in MODELS if name.startswith("tirg-") and name.endswith("-only")}
     own |= {name for name, model in MODELS.items() if model.from_towers}
     assert set(SYSTEMS) == set(MODELS) - own

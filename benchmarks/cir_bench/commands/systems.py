@@ -147,10 +147,11 @@ def _query(folder: Path) -> Callable[[], object]:
 def table(results: dict[str, dict[str, Any]]) -> str:
     """The table in Markdown: a row a system."""
     first = next(iter(results.values()))["test"]
+    named = f"Protocol {first['protocol']}: " if "protocol" in first else ""  # logs had none at first
     lines = [
-        f"Protocol {first['protocol']}: {first['queries']:,} queries over held-out compositions in a gallery "
-        f"of {first['gallery']:,} scenes with hard negatives; the reference is excluded. One seed each, the "
-        "same budget.",
+        f"{named}{first['queries']:,} queries over held-out compositions in a gallery of "
+        f"{first['gallery']:,} scenes with hard negatives; the reference is excluded. One seed each, the same "
+        "budget.",
         "",
         "| system | R@1 | R@5 | R@10 | parameters | query, ms | CPU minutes of training |",
         "|---|---|---|---|---|---|---|",
