@@ -3,7 +3,7 @@
 python tests/tools/rehearsal.py FOLDER                              all steps
 python tests/tools/rehearsal.py FOLDER --part NAME --output FILE    as `python -m cir_bench.cuda_scoring NAME`
 
-While FOLDER/hold is there a part stays at its first measurement, so that who stops it there needs not be quick.
+While FOLDER/hold is there a part stays at its first measurement, so whoever stops it need not be quick.
 """
 
 from __future__ import annotations

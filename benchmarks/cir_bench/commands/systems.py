@@ -150,8 +150,8 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     named = f"Protocol {first['protocol']}: " if "protocol" in first else ""  # logs had none at first
     lines = [
         f"{named}{first['queries']:,} queries over held-out compositions in a gallery of "
-        f"{first['gallery']:,} scenes with hard negatives; the reference is excluded. One seed each, the same "
-        "budget.",
+        f"{first['gallery']:,} scenes with hard negatives; the reference is excluded. One seed each, the "
+        "same budget.",
         "",
         "| system | R@1 | R@5 | R@10 | parameters | query, ms | CPU minutes of training |",
         "|---|---|---|---|---|---|---|",
