@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from cir_infer.errors import CirError
-from cir_infer.hits import Hits
+from cir_infer.hits import Hit, Hits
 from cir_infer.serving.background import Result, deliver, deliver_all
 from cir_infer.serving.metrics import Metrics
 from cir_infer.serving.opened import Opened
@@ -88,6 +88,11 @@ class Query:
         self.future = self.loop.create_future()
         self.asked = time.monotonic()
 
+    @property
+    def encodes(self) -> bool:
+        """Whether its image has to be encoded, for which the engine takes all its threads."""
+        return self.reference is not None and not isinstance(self.reference, Hit)
+
     def fail(self, error: BaseException) -> None:
         """End it without an answer."""
         deliver(self.loop, self.future, None, error)
@@ -152,6 +157,17 @@ class Pace:
         return max(int(most * self._usual / self.seconds_a_query), most // 8, 1)
 
 
+class _Batch(NamedTuple):
+    """What counts of a batch that is computed: its size, and whether it encodes images."""
+
+    size: int
+    encodes: bool
+
+    @classmethod
+    def of(cls, queries: list[Query]) -> _Batch:
+        return cls(len(queries), any(query.encodes for query in queries))
+
+
 class Batcher:
     """Threads that compute what waits.
 
@@ -170,7 +186,7 @@ class Batcher:
         self._waiting: deque[Query] = deque()
         self._there_is = threading.Condition()
         self._closed = False
-        self._computing: list[int] = []  # sizes of the batches
+        self._computing: list[_Batch] = []
         self._pace = Pace()
         self._threads = [
             threading.Thread(target=self._run, name=f"cir-serve-queries-{number}", daemon=True)
@@ -220,11 +236,13 @@ class Batcher:
                     query.fail(error)
             finally:
                 with self._there_is:
-                    self._computing.remove(len(batch))
+                    self._computing.remove(_Batch.of(batch))
 
     def _is_worth_it(self) -> bool:
         """Whether there is something to begin: anything where nothing is computed, else no tiny batch."""
-        return 2 * len(self._waiting) >= max(self._computing, default=1)
+        if any(batch.encodes for batch in self._computing):
+            return False
+        return 2 * len(self._waiting) >= max((batch.size for batch in self._computing), default=1)
 
     def _next(self) -> list[Query]:
         """What waits, at most `most`; waits only for a first one. Empty at the end."""
@@ -233,7 +251,7 @@ class Batcher:
                 self._there_is.wait()
             batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
             if batch:
-                self._computing.append(len(batch))
+                self._computing.append(_Batch.of(batch))
             return batch
 
     def _alive(self, batch: list[Query]) -> Iterable[Query]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import socket
@@ -16,7 +17,7 @@ import pytest
 from cir_infer import Engine, Gallery
 from cir_infer.serving import batching
 from cir_infer.serving.batching import Pace
-from tests.serving.support import Client, Gated, Running, running
+from tests.serving.support import Client, Gated, Running, png, running
 
 QUERY = {"item": "sku-1", "text": "is red", "k": 3}
 
@@ -311,6 +312,20 @@ def test_two_batches_are_computed_beside_each_other_where_enough_waits(bundle: P
         assert asking.wait() == [200] * 7
         assert searcher.sizes[:2] == [1, 1]
         assert sum(searcher.sizes) == 7
+
+
+def test_no_batch_is_begun_beside_one_that_encodes_images(bundle: Path) -> None:
+    picture = base64.b64encode(png(0)).decode()
+    with running(bundle, max_batch=4, batches=2) as found:
+        searcher, asking = Gated.under(found.service), Asking()
+        asking.ask(found.client, item=None, image=picture)
+        searcher.arrived.acquire()
+        for query in ({"item": None, "image": picture}, {}, {}):
+            asking.ask(found.client, **query)
+        until(waiting(found, 3))
+        assert searcher.sizes == [1]
+        searcher.gate.set()
+        assert asking.wait() == [200] * 4
 
 
 def test_fewer_are_let_in_where_refusing_makes_answers_slower() -> None:
