@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cir_infer.errors import CirError, DeviceError, ShardError, shown
+from cir_infer.errors import CirError, DeviceError, shown
 from cir_infer.indexing.encoding import Encoded
 from cir_infer.indexing.items import Item
 from cir_infer.indexing.worker import prepare
 from cir_infer.inputs.locations import Location
+from cir_infer.shards.ray_cluster import cause_of
 
-__all__ = ["EngineOptions", "Pool", "RayEncoder", "StoppedError", "actor_class", "cause_of"]
+__all__ = ["EngineOptions", "Pool", "RayEncoder", "StoppedError", "actor_class", "start_engine"]
 
 _PATIENCE = 60.0
 """Seconds for one image before its decoding is given up."""
@@ -177,14 +178,3 @@ class RayEncoder:
             [digest for part in parts for digest in part.digests],
             sum(part.seconds for part in parts),
         )
-
-
-def cause_of(error: BaseException) -> CirError | None:
-    """What a task or an actor's method raised, if it was a `CirError`; None for deaths and the like."""
-    from ray.exceptions import RayTaskError
-
-    if not isinstance(error, RayTaskError):
-        return None
-    if isinstance(error.cause, CirError):
-        return error.cause
-    return ShardError(f"failed on Ray: {shown(error.cause, 300)}")

@@ -23,16 +23,15 @@ from cir_infer.cluster.encoding import (
     RayEncoder,
     StoppedError,
     actor_class,
-    cause_of,
     start_engine,
 )
 from cir_infer.cluster.parts import Part, merged_report
-from cir_infer.errors import CirError, GalleryError, ShardError, UsageError, shown
+from cir_infer.errors import GalleryError, ShardError, UsageError, shown
 from cir_infer.indexing.pruning import PruneLimit
 from cir_infer.indexing.report import Report
 from cir_infer.indexing.source import Source
 from cir_infer.shards.layout import ShardedGallery
-from cir_infer.shards.ray import connect
+from cir_infer.shards.ray_cluster import cause_of, connect, machines_of
 
 __all__ = ["Encoders", "Job", "Plan", "Resources", "index_shards", "opened_sources"]
 
@@ -293,7 +292,7 @@ def _pool(
     processors, gpus = int(there.get("CPU", 1)), int(there.get("GPU", 0))
     uses_gpu = engine.device != "cpu" and engine.device != "openvino"
     wanted = resources.gpus if resources.gpus is not None else float(min(gpus, 1) if uses_gpu else 0)
-    machines = sum(bool(node["Alive"]) for node in ray.nodes())
+    machines = machines_of(ray)
     count = resources.encoders or (gpus if wanted else machines) or 1
     if wanted * count > gpus:
         raise UsageError(f"{count} encoders want {wanted * count:g} GPUs, and the cluster has {gpus}")
@@ -312,8 +311,7 @@ def _wait_for(ray: Any, engines: Sequence[Any]) -> None:
     try:
         ray.get([one.ready.remote() for one in engines])
     except RayError as error:
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, CirError):
+        if (cause := cause_of(error)) is not None:
             raise cause from error
         said = str(error).strip().split("\n")[-1]
         raise ShardError(f"an encoder does not start on Ray: {shown(said, 300)}") from error

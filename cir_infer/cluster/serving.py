@@ -11,27 +11,22 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cir_infer.errors import CirError, ShardError, UsageError, shown
 from cir_infer.extras import require
-from cir_infer.gallery.filters.filters import Where
 from cir_infer.processes.threads import Threads
-from cir_infer.scoring.contract import QueryTerms
-from cir_infer.searching.found import Found, Held, References
 from cir_infer.serving.settings import Settings
 from cir_infer.shards.layout import ShardedGallery
 from cir_infer.shards.listing import Listing, read_listing
-from cir_infer.shards.ray import connect
-from cir_infer.shards.ray_actor import Actor, Actors
-from cir_infer.shards.shard import About
-from cir_infer.shards.wire import read_held
+from cir_infer.shards.ray_actor import Actor, Actors, HandleShard
+from cir_infer.shards.ray_cluster import PATIENCE, cause_of, connect, machines_of
 
 __all__ = ["Replicas", "ServeShard", "deploy", "remove", "renew", "tag_of"]
 
-_PATIENCE = 60.0
 _AT_ONCE, _WAITING = 8, 64
 """Calls that a shard's replica computes side by side, and that wait for it before more are refused."""
 _LOOK = 1.0
@@ -69,59 +64,20 @@ def tag_of(listing: Listing) -> str:
     return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
-class ServeShard:
-    """A shard that is a deployment of Ray Serve. Threads may share one.
-
-    Args:
-        handle: of the deployment.
-        place: where it is, for people.
-    """
-
-    def __init__(self, handle: Any, place: str) -> None:
-        self._handle, self._place = handle, place
-
-    @property
-    def place(self) -> str:
-        """See `Shard.place`."""
-        return self._place
-
-    def about(self, timeout: float | None = None) -> About:
-        """See `Shard.about`."""
-        about: About = self._call("about", timeout)[0]
-        return about._replace(place=self._place)
-
-    def search(
-        self,
-        terms: QueryTerms,
-        k: int,
-        where: Where | None,
-        exclude: Sequence[str],
-        references: References = (),
-        timeout: float | None = None,
-    ) -> Found:
-        """See `Shard.search`."""
-        found: Found = self._call("search", timeout, terms, k, where, exclude, references)
-        return found
-
-    def held(self, item: str, timeout: float | None = None) -> Held | None:
-        """See `Shard.held`."""
-        return read_held(self._call("held", timeout, item).encode())
-
-    def close(self) -> None:
-        """Nothing: the deployment goes on for others."""
+class ServeShard(HandleShard):
+    """A shard that is a deployment of Ray Serve."""
 
     def _call(self, method: str, timeout: float | None, *arguments: Any) -> Any:
         response = None
         try:
             response = getattr(self._handle, method).remote(*arguments)
-            return response.result(timeout_s=_PATIENCE if timeout is None else timeout)
+            return response.result(timeout_s=PATIENCE if timeout is None else timeout)
         except TimeoutError as error:
             if response is not None:
                 response.cancel()
             raise ShardError(f"{self._place} did not answer in time") from error
         except Exception as error:  # Ray Serve has many, and what it calls may raise any
-            cause = getattr(error, "cause", None)
-            if isinstance(cause, CirError):
+            if (cause := cause_of(error, self._place)) is not None:
                 raise cause from error
             if isinstance(error, CirError):
                 raise
@@ -200,7 +156,7 @@ def _shards(
     from ray import serve
 
     actors = Actors(str(folder), shards.least, "cpu", threads, 0, listing.bundle)
-    machines = sum(bool(node["Alive"]) for node in ray.nodes())
+    machines = machines_of(ray)
     options = shards.options(_AT_ONCE // 2)
     if 1 < shards.most <= machines:
         options["max_replicas_per_node"] = 1  # no machine that dies takes a whole shard
@@ -285,7 +241,7 @@ def renew(name: str, folder: str | Path, *, grace: float = 10.0, address: str | 
             raise ShardError(f"no shards of {shown(name)} run; start them with `cir-cluster serve`")
         old = [one for one in running if one != newest]
         door = serve.get_deployment_handle("door", app_name=running[0])
-        shards, threads = door.started_as.remote().result(timeout_s=_PATIENCE)
+        shards, threads = door.started_as.remote().result(timeout_s=PATIENCE)
         _shards(ray, name, listing, place, shards, threads)
         time.sleep(grace)
         for application in old:
@@ -316,15 +272,13 @@ def _running(serve: Any, name: str) -> list[str]:
     return [one for one in serve.status().applications if one.startswith(f"{name}-shards-")]
 
 
-class _told:  # noqa: N801 (used as a function)
+@contextmanager
+def _told(name: str) -> Iterator[None]:
     """What Ray Serve raises, as one line."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, CirError):
-            said = " ".join(str(error).split())
-            raise ShardError(f"Ray Serve does not run {shown(self._name)}: {shown(said, 400)}") from error
+    try:
+        yield
+    except CirError:
+        raise
+    except Exception as error:  # Ray Serve has many
+        said = " ".join(str(error).split())
+        raise ShardError(f"Ray Serve does not run {shown(name)}: {shown(said, 400)}") from error

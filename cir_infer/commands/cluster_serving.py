@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 from cir_infer.console.common import print_json
 from cir_infer.errors import UsageError
 from cir_infer.runtime.device_names import DEVICES
+
+if TYPE_CHECKING:
+    from cir_infer.cluster.serving import Replicas
 
 __all__ = ["add_serve", "serve", "unserve"]
 
@@ -41,7 +45,7 @@ def add_serve(made: argparse.ArgumentParser) -> None:
         )
 
 
-def _replicas(text: str, flag: str, gpus: float = 0) -> object:
+def _replicas(text: str, flag: str, gpus: float = 0) -> Replicas:
     from cir_infer.cluster.serving import Replicas
 
     least, _, most = text.partition("-")
@@ -72,8 +76,8 @@ def serve(options: Options) -> int:
     deploy(
         options.name,
         settings,
-        queries=_replicas(options.queries, "--queries", options.gpus),  # type: ignore[arg-type]
-        shards=_replicas(options.replicas, "--replicas"),  # type: ignore[arg-type]
+        queries=_replicas(options.queries, "--queries", options.gpus),
+        shards=_replicas(options.replicas, "--replicas"),
         address=options.address,
     )
     address = f"http://{options.host}:{options.port}"

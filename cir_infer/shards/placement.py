@@ -6,7 +6,7 @@ import logging
 from typing import Any, NamedTuple
 
 from cir_infer.errors import ShardError
-from cir_infer.shards.ray_actor import PATIENCE
+from cir_infer.shards.ray_cluster import PATIENCE, machines_of
 
 __all__ = ["Placement"]
 
@@ -34,7 +34,7 @@ class Placement(NamedTuple):
         """
         if replicas == 1:
             return cls(None)
-        machines = sum(bool(node["Alive"]) for node in ray.nodes())
+        machines = machines_of(ray)
         # A bundle must ask for something; a byte is everywhere.
         bundle = {"CPU": processors} if processors else {"memory": 1}
         for strategy in ("STRICT_SPREAD", "SPREAD"):

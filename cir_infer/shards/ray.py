@@ -27,7 +27,8 @@ from cir_infer.shards.following import FollowingSearcher
 from cir_infer.shards.layout import ShardedGallery
 from cir_infer.shards.listing import read_listing
 from cir_infer.shards.placement import Placement
-from cir_infer.shards.ray_actor import NAMESPACE, PATIENCE, Actor, Actors, RayShard, connect
+from cir_infer.shards.ray_actor import Actor, Actors, RayShard
+from cir_infer.shards.ray_cluster import NAMESPACE, PATIENCE, connect
 from cir_infer.shards.searcher import ShardedSearcher
 
 __all__ = ["Actors", "RayShard", "RayShards", "connect", "follow"]

@@ -1,70 +1,21 @@
-"""A shard as an actor of Ray, and how a cluster is joined. Needs the extra `[ray]`."""
+"""A shard as an actor of Ray. Needs the extra `[ray]`."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from cir_infer.errors import CirError, ShardError, shown
-from cir_infer.extras import require
+from cir_infer.errors import ShardError, shown
 from cir_infer.gallery.filters.filters import Where
 from cir_infer.scoring.contract import QueryTerms
 from cir_infer.searching.found import Found, Held, References
+from cir_infer.shards.ray_cluster import PATIENCE, cause_of
 from cir_infer.shards.shard import About, LocalShard
 from cir_infer.shards.wire import read_held, told_held
 
-__all__ = ["NAMESPACE", "PATIENCE", "Actor", "Actors", "RayShard", "connect"]
-
-NAMESPACE = "cir-infer"
-PATIENCE = 60.0
-"""Seconds for a call without a deadline, and for an actor to start."""
-
-
-def connect(address: str | None = None) -> Any:
-    """Join a Ray cluster, or start one of this machine; nothing where this process is in one already.
-
-    What Ray would do by itself is decided here: no usage statistics are sent, unless
-    `RAY_USAGE_STATS_ENABLED` says so; no dashboard is started. `RAY_AUTH_MODE=token`, set before, makes Ray
-    ask for a token, which it keeps in the user's home; without it, whoever can reach Ray's ports can run
-    code, so they belong behind a firewall.
-
-    Args:
-        address: of a cluster, e.g. "auto" or "10.0.0.7:6379"; None or "local" for one of this process's own.
-
-    Returns:
-        The module `ray`.
-
-    Raises:
-        DeviceError: Ray is not installed.
-        ShardError: there is no such cluster.
-    """
-    require("shards on Ray", "ray")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    import ray
-
-    if not ray.is_initialized():
-        address = address or "local"
-        chosen: dict[str, Any] = {"address": address}
-        if address == "local":
-            chosen["include_dashboard"] = False
-        try:
-            ray.init(
-                **chosen,
-                namespace=NAMESPACE,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                ignore_reinit_error=True,
-            )
-        except Exception as error:  # a start that takes too long is one without a name
-            raise ShardError(
-                f"Ray's cluster {shown(address)} cannot be joined ({shown(error, 300)}); start one with "
-                "`ray start --head`, or say where it is"
-            ) from error
-    return ray
+__all__ = ["Actor", "Actors", "HandleShard", "RayShard"]
 
 
 class Actors(NamedTuple):
@@ -120,16 +71,25 @@ class Actor:
             return [str(problem) for problem in gallery.verify().problems]
 
 
-class RayShard:
-    """A shard that is an actor. Threads may share one.
+class HandleShard:
+    """A shard that is asked through a handle of Ray to an `Actor`. Threads may share one.
 
     Args:
-        actor: its handle.
+        handle: of an actor, or of a deployment of Ray Serve.
         place: where it is, for people.
     """
 
-    def __init__(self, actor: Any, place: str) -> None:
-        self._actor, self._place = actor, place
+    def __init__(self, handle: Any, place: str) -> None:
+        self._handle, self._place = handle, place
+
+    def _call(self, method: str, timeout: float | None, *arguments: Any) -> Any:
+        """What a method of the `Actor` returns, within a number of seconds.
+
+        Raises:
+            CirError: that the method raised.
+            ShardError: it cannot be reached, or not in time.
+        """
+        raise NotImplementedError
 
     @property
     def place(self) -> str:
@@ -138,7 +98,7 @@ class RayShard:
 
     def about(self, timeout: float | None = None) -> About:
         """See `Shard.about`."""
-        about: About = self._call(self._actor.about, timeout)[0]
+        about: About = self._call("about", timeout)[0]
         return about._replace(place=self._place)
 
     def search(
@@ -151,12 +111,19 @@ class RayShard:
         timeout: float | None = None,
     ) -> Found:
         """See `Shard.search`."""
-        found: Found = self._call(self._actor.search, timeout, terms, k, where, exclude, references)
+        found: Found = self._call("search", timeout, terms, k, where, exclude, references)
         return found
 
     def held(self, item: str, timeout: float | None = None) -> Held | None:
         """See `Shard.held`."""
-        return read_held(self._call(self._actor.held, timeout, item).encode())
+        return read_held(self._call("held", timeout, item).encode())
+
+    def close(self) -> None:
+        """Nothing: what it asks goes on for others."""
+
+
+class RayShard(HandleShard):
+    """A shard that is an actor."""
 
     def pid(self, timeout: float | None = None) -> int:
         """The process that it is in now.
@@ -164,7 +131,7 @@ class RayShard:
         Raises:
             ShardError: it does not answer.
         """
-        return int(self._call(self._actor.about, timeout)[1])
+        return int(self._call("about", timeout)[1])
 
     def machine(self, timeout: float | None = None) -> str:
         """Ray's name of the machine that it is on now.
@@ -172,7 +139,7 @@ class RayShard:
         Raises:
             ShardError: it does not answer.
         """
-        return str(self._call(self._actor.about, timeout)[2])
+        return str(self._call("about", timeout)[2])
 
     def started_as(self, timeout: float | None = None) -> Actors:
         """How it was started.
@@ -180,14 +147,14 @@ class RayShard:
         Raises:
             ShardError: it does not answer.
         """
-        actors: Actors = self._call(self._actor.started_as, timeout)
+        actors: Actors = self._call("started_as", timeout)
         return actors
 
     def restart(self) -> None:
         """End its process, which Ray starts again; what it is asked meanwhile goes to another replica."""
         import ray
 
-        ray.kill(self._actor, no_restart=False)
+        ray.kill(self._handle, no_restart=False)
 
     def verify(self, timeout: float | None = None) -> list[str]:
         """What is wrong with its gallery's files, see `Gallery.verify`.
@@ -195,28 +162,23 @@ class RayShard:
         Raises:
             CirError: it cannot say.
         """
-        problems: list[str] = self._call(self._actor.verify, timeout)
+        problems: list[str] = self._call("verify", timeout)
         return problems
 
-    def close(self) -> None:
-        """Nothing: the actor goes on for others."""
-
-    def _call(self, method: Any, timeout: float | None, *arguments: Any) -> Any:
+    def _call(self, method: str, timeout: float | None, *arguments: Any) -> Any:
         import ray
-        from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+        from ray.exceptions import GetTimeoutError, RayError
 
         reference = None
         try:
-            reference = method.remote(*arguments)
+            reference = getattr(self._handle, method).remote(*arguments)
             return ray.get(reference, timeout=PATIENCE if timeout is None else timeout)
         except GetTimeoutError as error:
             ray.cancel(reference, force=False)  # if it has not begun, it never will
             raise ShardError(f"{self._place} did not answer in time") from error
-        except RayTaskError as error:
-            if isinstance(error.cause, CirError):
-                raise error.cause from error
-            raise ShardError(f"{self._place} failed: {shown(error.cause, 300)}") from error
         except RayError as error:
+            if (cause := cause_of(error, self._place)) is not None:
+                raise cause from error
             said = str(error).split("\n")[0]
             raise ShardError(
                 f"{self._place} cannot be reached ({type(error).__name__}: {shown(said)})"

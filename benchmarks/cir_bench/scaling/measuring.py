@@ -13,11 +13,9 @@ import numpy.typing as npt
 from cir_bench.timing import summarise
 from cir_infer.errors import CirError
 from cir_infer.gallery import Gallery
-from cir_infer.gallery.filters.filters import Where
 from cir_infer.processes.cpus import available_cpus
-from cir_infer.scoring.contract import QueryTerms
-from cir_infer.searching.found import Found, Held, References
-from cir_infer.shards import About, LocalShard, ShardedSearcher
+from cir_infer.searching.found import Found
+from cir_infer.shards import LocalShard, ShardedSearcher
 from cir_infer.vector_searcher import VectorSearcher
 
 __all__ = ["Measured", "measure"]
@@ -55,34 +53,16 @@ class Measured:
         }
 
 
-class _Timed:
+class _Timed(LocalShard):
     """A shard that notes how long its last search took."""
 
-    def __init__(self, shard: LocalShard) -> None:
-        self._shard, self.place, self.took = shard, shard.place, 0.0
+    took = 0.0
 
-    def about(self, timeout: float | None = None) -> About:
-        return self._shard.about(timeout)
-
-    def search(
-        self,
-        terms: QueryTerms,
-        k: int,
-        where: Where | None,
-        exclude: Sequence[str],
-        references: References = (),
-        timeout: float | None = None,
-    ) -> Found:
+    def search(self, *asked: Any, **named: Any) -> Found:
         begun = time.perf_counter()
-        found = self._shard.search(terms, k, where, exclude, references, timeout)
+        found = super().search(*asked, **named)
         self.took = time.perf_counter() - begun
         return found
-
-    def held(self, item: str, timeout: float | None = None) -> Held | None:
-        return self._shard.held(item, timeout)
-
-    def close(self) -> None:
-        self._shard.close()
 
 
 def measure(
@@ -119,7 +99,7 @@ def measure(
         parts = np.array_split(np.arange(rows), count)
         galleries = [_made(folder / f"{count}-{n}", part, dimension) for n, part in enumerate(parts)]
         threads = max(1, available_cpus() // count)
-        shards = [_Timed(LocalShard(gallery, threads=threads)) for gallery in galleries]
+        shards = [_Timed(gallery, threads=threads) for gallery in galleries]
         with ShardedSearcher(None, shards) as sharded:
             total, told, own = _timed(sharded, asked, k, shards)
         for shard, gallery in zip(shards, galleries, strict=True):

@@ -1,0 +1,85 @@
+"""A Ray cluster, joined: what everything on it shares. Needs the extra `[ray]`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from cir_infer.errors import CirError, ShardError, shown
+from cir_infer.extras import require
+
+__all__ = ["NAMESPACE", "PATIENCE", "cause_of", "connect", "machines_of"]
+
+NAMESPACE = "cir-infer"
+PATIENCE = 60.0
+"""Seconds for a call without a deadline, and for an actor to start."""
+
+
+def connect(address: str | None = None) -> Any:
+    """Join a Ray cluster, or start one of this machine; nothing where this process is in one already.
+
+    What Ray would do by itself is decided here: no usage statistics are sent, unless
+    `RAY_USAGE_STATS_ENABLED` says so; no dashboard is started. `RAY_AUTH_MODE=token`, set before, makes Ray
+    ask for a token, which it keeps in the user's home; without it, whoever can reach Ray's ports can run
+    code, so they belong behind a firewall.
+
+    Args:
+        address: of a cluster, e.g. "auto" or "10.0.0.7:6379"; None or "local" for one of this process's own.
+
+    Returns:
+        The module `ray`.
+
+    Raises:
+        DeviceError: Ray is not installed.
+        ShardError: there is no such cluster.
+    """
+    require("shards on Ray", "ray")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    import ray
+
+    if not ray.is_initialized():
+        address = address or "local"
+        chosen: dict[str, Any] = {"address": address}
+        if address == "local":
+            chosen["include_dashboard"] = False
+        try:
+            ray.init(
+                **chosen,
+                namespace=NAMESPACE,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                ignore_reinit_error=True,
+            )
+        except Exception as error:  # a start that takes too long is one without a name
+            raise ShardError(
+                f"Ray's cluster {shown(address)} cannot be joined ({shown(error, 300)}); start one with "
+                "`ray start --head`, or say where it is"
+            ) from error
+    return ray
+
+
+def machines_of(ray: Any) -> int:
+    """How many machines of the cluster are there.
+
+    Args:
+        ray: the module.
+    """
+    return sum(bool(node["Alive"]) for node in ray.nodes())
+
+
+def cause_of(error: BaseException, asked: str = "a task on Ray") -> CirError | None:
+    """What a task or an actor's method raised: a `CirError` as it is. None for deaths and the like.
+
+    Args:
+        error: that came out of Ray.
+        asked: who failed, where it is no `CirError`.
+    """
+    from ray.exceptions import RayTaskError
+
+    if not isinstance(error, RayTaskError):
+        return None
+    if isinstance(error.cause, CirError):
+        return error.cause
+    return ShardError(f"{asked} failed: {shown(error.cause, 300)}")
