@@ -188,10 +188,14 @@ def _of_the_system(error: OSError | MemoryError) -> str:
 
 
 def complain(message: str) -> None:
-    """Say what is wrong on stderr: one line, nothing in it that a terminal would obey."""
+    """Say what is wrong on stderr: one line, nothing in it that a terminal would obey.
+
+    A message that begins with the command's name, as that of a library may, does not say it twice.
+    """
     name = os.path.basename(sys.argv[0]) or "cir"  # noqa: PTH119
+    said = printable(" ".join(message.split())).removeprefix(f"{name} ")
     with contextlib.suppress(OSError, ValueError):  # nobody reads stderr any more
-        print(f"{name}: {printable(' '.join(message.split()))}", file=sys.stderr, flush=True)
+        print(f"{name}: {said}", file=sys.stderr, flush=True)
 
 
 def print_json(value: Mapping[str, Any]) -> None:

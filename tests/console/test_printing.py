@@ -259,6 +259,22 @@ def test_output_to_a_full_disk_is_one_line_that_says_so(kind: str) -> None:
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("cir-bench latency needs onnx", "cir-bench: latency needs onnx"),
+        ("cir-benchmark is another", "cir-bench: cir-benchmark is another"),
+        ("--rows must be at least 1", "cir-bench: --rows must be at least 1"),
+    ],
+)
+def test_a_complaint_names_the_command_once(
+    message: str, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/cir-bench"])
+    complain(message)
+    assert capsys.readouterr().err == f"{told}\n"
+
+
 def test_complaining_to_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with (tmp_path / "x").open("w") as file:
         pass
