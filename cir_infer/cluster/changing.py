@@ -82,7 +82,7 @@ class _Held(NamedTuple):
 def change_bundle(
     path: str | Path,
     engine: EngineOptions,
-    resources: Resources = Resources(),  # noqa: B008 (it cannot be changed)
+    resources: Resources = Resources(),
     *,
     dtype: str | None = None,
     batch_size: int = 32,

@@ -239,7 +239,7 @@ def index_shards(
     gallery: ShardedGallery,
     engine: EngineOptions,
     job: Job,
-    resources: Resources = Resources(),  # noqa: B008 (it cannot be changed)
+    resources: Resources = Resources(),
     *,
     address: str | None = None,
     on_progress: Callable[[int], object] = lambda _: None,

@@ -173,8 +173,8 @@ def deploy(
     name: str,
     settings: Settings,
     *,
-    queries: Replicas = Replicas(),  # noqa: B008 (it cannot be changed)
-    shards: Replicas = Replicas(),  # noqa: B008
+    queries: Replicas = Replicas(),
+    shards: Replicas = Replicas(),
     address: str | None = "auto",
 ) -> None:
     """Serve a sharded gallery on a cluster, and wait until it answers.

@@ -40,7 +40,7 @@ def index(
     workers: int = 1,
     batch_size: int = 32,
     prune: bool = False,
-    prune_limit: PruneLimit = PruneLimit(),  # noqa: B008 (it cannot be changed)
+    prune_limit: PruneLimit = PruneLimit(),
     replace_taken: bool = False,
     known_broken: Container[tuple[str, str]] = frozenset(),
     on_item: Callable[[], object] = lambda: None,
@@ -89,7 +89,7 @@ def index_encoded(
     *,
     batch_size: int,
     prune: bool = False,
-    prune_limit: PruneLimit = PruneLimit(),  # noqa: B008 (it cannot be changed)
+    prune_limit: PruneLimit = PruneLimit(),
     replace_taken: bool = False,
     known_broken: Container[tuple[str, str]] = frozenset(),
     on_item: Callable[[], object] = lambda: None,

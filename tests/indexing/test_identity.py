@@ -36,7 +36,7 @@ def run(
     *sources: object,
     prune: bool = False,
     replace: bool = False,
-    limit: PruneLimit = PruneLimit(),  # noqa: B008 (it cannot be changed)
+    limit: PruneLimit = PruneLimit(),
 ) -> Report:
     return index(
         gallery,
