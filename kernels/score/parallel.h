@@ -10,8 +10,10 @@
 #include <new>
 #include <vector>
 
-#if defined(__linux__)
+#if !defined(_WIN32)
 #include <pthread.h>
+#endif
+#if defined(__linux__)
 #include <sched.h>
 #else
 #include <system_error>
@@ -21,6 +23,14 @@
 #include "score.h"
 
 namespace cir {
+
+// Helpers that were let go before they began, and have not ended yet. On cores that others keep for long they would pile up
+// at the rate of calls, so from so many on a call starts none. A forked child has none of them.
+inline std::atomic<int> let_go{0};
+constexpr int kMostLetGo = 64;
+#if !defined(_WIN32)
+inline const int let_go_of_child = pthread_atfork(nullptr, nullptr, [] { let_go.store(0, std::memory_order_relaxed); });
+#endif
 
 // A thread that runs f(i), unless it has not begun by the time that its maker has no use for it any more: then it ends
 // without having touched anything, and nobody waits for it. On a core that others are using it may wait for its turn
@@ -45,19 +55,6 @@ public:
         pthread_attr_destroy(&attributes);
         return started_;
     }
-
-    ~Helper() {
-        if (!started_) {
-            delete call_;
-            return;
-        }
-        if (call_->claim(kDropped)) {
-            pthread_detach(thread_);
-        } else {
-            pthread_join(thread_, nullptr);
-        }
-        call_->release();
-    }
 #else
     bool start() {
         if (!call_) return false;
@@ -69,6 +66,7 @@ public:
         started_ = true;
         return true;
     }
+#endif
 
     ~Helper() {
         if (!started_) {
@@ -76,13 +74,13 @@ public:
             return;
         }
         if (call_->claim(kDropped)) {
-            thread_.detach();
+            let_go.fetch_add(1, std::memory_order_relaxed);
+            detach();
         } else {
-            thread_.join();
+            join();
         }
         call_->release();
     }
-#endif
 
 private:
     enum State { kWaiting, kBegun, kDropped };
@@ -107,7 +105,11 @@ private:
 
     static void* run(void* given) {
         Call* call = static_cast<Call*>(given);
-        if (call->claim(kBegun)) (*call->f)(call->i);
+        if (call->claim(kBegun)) {
+            (*call->f)(call->i);
+        } else {
+            let_go.fetch_sub(1, std::memory_order_relaxed);  // for a moment it may be before its maker counts it
+        }
         call->release();
         return nullptr;
     }
@@ -115,16 +117,20 @@ private:
     Call* call_;
     bool started_ = false;
 #if defined(__linux__)
+    void detach() { pthread_detach(thread_); }
+    void join() { pthread_join(thread_, nullptr); }
     pthread_t thread_{};
 #else
+    void detach() { thread_.detach(); }
+    void join() { thread_.join(); }
     std::thread thread_;
 #endif
 };
 
 // f(0), f(1) ... f(threads - 1) at once, f(0) in the caller. A thread costs some 20 microseconds to start, and a
 // call that needs more than one takes far longer than that; in return there is no pool to own, to share between
-// concurrent calls, or to lose in a fork. Where the machine has no more threads, or one does not begin before f(0) is
-// done, the others take its share: f(i) has to leave nothing undone that f(0) would not do in its place.
+// concurrent calls, or to lose in a fork. Where there are no more threads, or one does not begin before f(0) is done, the
+// others take its share: f(i) has to leave nothing undone that f(0) would not do in its place.
 // `f` must not throw.
 template <class F>
 void in_parallel(int threads, const F& f) {
@@ -136,7 +142,7 @@ void in_parallel(int threads, const F& f) {
                        sched_getaffinity(0, sizeof cores, &cores) == 0 && CPU_COUNT(&cores) > 1;
     if (known) CPU_CLR(here, &cores);
 #endif
-    for (int i = 1; i < threads; ++i) {
+    for (int i = 1; i < threads && let_go.load(std::memory_order_relaxed) < kMostLetGo; ++i) {
         others.emplace_back(f, i);
 #if defined(__linux__)
         if (!others.back().start(known ? &cores : nullptr)) break;

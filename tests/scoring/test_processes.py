@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,41 @@ def rows(n, d):
 """
 
 
-def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+HELD = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+atomic_int held, made, waiting;
+struct start { void *(*run)(void *); void *given; };
+
+static void *later(void *given) {
+    struct start start = *(struct start *)given;
+    free(given);
+    while (held) usleep(1000);
+    waiting--;
+    return start.run(start.given);
+}
+
+int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *), void *given) {
+    int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+    real = dlsym(RTLD_NEXT, "pthread_create");
+    struct start *start = malloc(sizeof *start);
+    *start = (struct start){run, given};
+    made++;
+    waiting++;
+    return real(thread, attributes, later, start);
+}
+"""
+"""Threads do not begin while `held`, as on cores that others keep."""
+
+
+def run(
+    program: str, *arguments: str, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     # Newer Pythons warn of every fork beside a thread, which is what is tested.
     quiet = ("-W", "ignore:This process:DeprecationWarning")
     return subprocess.run(
@@ -35,6 +70,7 @@ def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=240,
         cwd=ROOT,
+        env={**os.environ, **(environment or {})},
         check=False,
     )
 
@@ -63,6 +99,41 @@ stop.set()
 other.join()
 """,
         backend,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc"), reason="needs Linux and a C compiler")
+def test_threads_that_never_begin_do_not_pile_up(tmp_path: Path) -> None:
+    """However many queries are asked meanwhile; a forked child has none of them, and starts its own."""
+    layer = tmp_path / "held.so"
+    command = ["cc", "-shared", "-fPIC", "-xc", "-", "-o", str(layer), "-ldl"]
+    subprocess.run(command, input=HELD, text=True, check=True)
+    done = run(
+        """
+import ctypes
+layer = ctypes.CDLL(sys.argv[1])
+held, made, waiting = (ctypes.c_int.in_dll(layer, name) for name in ("held", "made", "waiting"))
+scorer, asked = make_scorer(rows(30_000, 64), "cpu", threads=2), terms(2, 64)
+expected = scorer.topk(asked, 10)
+def same():
+    return all(np.array_equal(a, b) for a, b in zip(expected, scorer.topk(asked, 10)))
+held.value = 1
+assert all(same() for _ in range(100))
+most = waiting.value
+assert 0 < most < 100, most
+assert all(same() for _ in range(50)) and waiting.value == most
+child = os.fork()
+if child == 0:
+    os._exit(0 if same() and waiting.value > most else 1)
+assert os.waitpid(child, 0)[1] == 0
+held.value = 0
+before, until = made.value, time.monotonic() + 60
+while made.value == before:  # once those have ended, new ones are started
+    assert same() and time.monotonic() < until
+""",
+        str(layer),
+        environment={"LD_PRELOAD": str(layer)},
     )
     assert (done.returncode, done.stderr) == (0, "")
 
