@@ -19,10 +19,11 @@
 //
 // Rounding in float32 (m is the dimension, at most 65536; u = 2^-24). Norms of rows are sums of positive numbers, whose root
 // is off by less than 2^-11 of itself, and are rounded up by 2^-10; those of terms are computed in double. y^2 / c is off by
-// 4 u of itself, which is 2^-21 |w / d_w| |p| at most and added to D's first factor. Integers are exact; N is off by at most
-// 5 u (|n' . q| + N - n' . q), the denominator, which is at least half of w' . p, by 2^-21 of itself, and the inverse of its
-// root by 2^-13. Now |n' . q| d_n <= |n . y| + d_n (N - n' . q), and |n . t| / sqrt(w . t^2) <= |n / sqrt(w)| =: M; the root of
-// the denominator used is within sqrt(3) of the right one. So all together it is less than
+// 5 u of itself: two for y, one for 1 / c and each product. |p| is at least 255, so |y^2 / c| <= |p| + sqrt(m) / 2 < 1.51 |p|,
+// and 8 u |w / d_w| |p| are added to D's first factor. Integers are exact; N is off by at most 5 u (|n' . q| + N - n' . q),
+// the denominator, which is at least half of w' . p, by 2^-21 of itself, and the inverse of its root by 2^-13. Now
+// |n' . q| d_n <= |n . y| + d_n (N - n' . q), and |n . t| / sqrt(w . t^2) <= |n / sqrt(w)| =: M; the root of the denominator
+// used is within sqrt(3) of the right one. So all together it is less than
 //   2^-12 M          which is the slack of the bound, together with the rounding of the exact score and of bits that n lost
 //   2^-11 of (N - n' . q), by which these factors are enlarged.
 // Without weights |n' . q| <= |n'| |q| <= (|n / d_n| + |g|) |q|, and it is 12 u of that: so 16 u |n / d_n| are added to |g|.
