@@ -159,9 +159,9 @@ def _export(gallery: Gallery, options: Options) -> None:
 def _shard(options: Options) -> int:
     from cir_infer.gallery import Gallery
     from cir_infer.shards import ShardedGallery
-    from cir_infer.shards.layout import FILE
+    from cir_infer.shards.listing import is_sharded
 
-    kind = ShardedGallery if (options.gallery / FILE).is_file() else Gallery.open
+    kind = ShardedGallery if is_sharded(options.gallery) else Gallery.open
     with (
         kind(options.gallery, read_only=True) as gallery,
         ShardedGallery.split(gallery, options.target, options.into) as made,

@@ -47,13 +47,14 @@ def _check(settings: Settings) -> None:
     from cir_infer.bundle import Bundle
     from cir_infer.gallery import Gallery
     from cir_infer.serving.keys import Keys
-    from cir_infer.shards.layout import FILE, ShardedGallery
+    from cir_infer.shards.layout import ShardedGallery
+    from cir_infer.shards.listing import is_sharded
 
     if settings.api_key_file is not None:
         Keys.read(settings.api_key_file)
     Bundle(settings.bundle)
-    sharded = (settings.gallery_path / FILE).is_file()
-    with (ShardedGallery if sharded else Gallery.open)(settings.gallery_path, read_only=True):
+    kind = ShardedGallery if is_sharded(settings.gallery_path) else Gallery.open
+    with kind(settings.gallery_path, read_only=True):
         pass
 
 

@@ -14,7 +14,7 @@ from cir_infer.searcher import Searcher
 from cir_infer.serving.settings import Settings
 from cir_infer.serving.several import SeveralGalleries
 from cir_infer.shards.layout import ShardedGallery
-from cir_infer.shards.listing import FILE, Listing
+from cir_infer.shards.listing import Listing, is_sharded
 from cir_infer.shards.searcher import ShardedSearcher
 from cir_infer.shards.shard import Shard
 
@@ -117,7 +117,7 @@ def open_searcher(settings: Settings, parts: Parts | None = None) -> Opened:
     Raises:
         CirError: bundle or gallery cannot be opened, or do not belong together.
     """
-    if (settings.gallery_path / FILE).is_file():
+    if is_sharded(settings.gallery_path):
         opened = _over_shards(settings, parts)
     elif not settings.writable:
         searcher = Searcher(settings.bundle, settings.gallery_path, settings.device, threads=settings.threads)

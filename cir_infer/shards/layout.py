@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -30,15 +30,14 @@ from cir_infer.gallery.opened import WAIT
 from cir_infer.gallery.rows.vectors import rows_at_once
 from cir_infer.gallery.snapshot import Snapshot
 from cir_infer.inputs.arguments import checked_number
-from cir_infer.shards.listing import FILE, MOST_SHARDS, Listing, read_listing
+from cir_infer.shards.listing import MOST_SHARDS, Listing, read_listing
 
 __all__ = [
-    "FILE",
-    "MOST_SHARDS",
     "ShardedGallery",
     "check_different",
     "checked_shards",
     "made",
+    "names_of",
     "shard_of",
     "spread",
 ]
@@ -119,17 +118,12 @@ class ShardedGallery:
             snapshot.fingerprint,
             snapshot.dimension,
             snapshot.tokens_per_item,
-            tuple(f"{number:04d}.gallery" for number in range(count)),
+            names_of(count),
             None if isinstance(gallery, Gallery) else gallery.listing.bundle,
         )
-        with drafted(place) as draft:
-            draft.mkdir()
-            with ExitStack() as opened:
-                shards = made(draft, listing, str(snapshot.rows.dtype), opened)
-                for part in parts:
-                    spread(shards, *part)
-            listing.write(draft)
-            files.sync_tree(draft)
+        with _drafted(place, listing, str(snapshot.rows.dtype)) as shards:
+            for part in parts:
+                spread(shards, *part)
         return cls(place)
 
     @classmethod
@@ -160,14 +154,9 @@ class ShardedGallery:
             UsageError: an argument is not what is said above.
         """
         count, place = checked_shards(into), checked_path("path", path)
-        names = tuple(f"{number:04d}.gallery" for number in range(count))
-        listing = Listing(fingerprint, dimension, tokens_per_item, names, bundle)
-        with drafted(place) as draft:
-            draft.mkdir()
-            with ExitStack() as opened:
-                made(draft, listing, dtype, opened)
-            listing.write(draft)
-            files.sync_tree(draft)
+        listing = Listing(fingerprint, dimension, tokens_per_item, names_of(count), bundle)
+        with _drafted(place, listing, dtype):
+            pass
         return cls(place)
 
     @property
@@ -207,6 +196,22 @@ def checked_shards(into: int) -> int:
     if count > MOST_SHARDS:
         raise UsageError(f"into is {shown(into)}; expected 1 to {MOST_SHARDS} shards")
     return count
+
+
+def names_of(count: int, prefix: str = "") -> tuple[str, ...]:
+    """What the folders of so many shards are called."""
+    return tuple(f"{prefix}{number:04d}.gallery" for number in range(count))
+
+
+@contextmanager
+def _drafted(place: Path, listing: Listing, dtype: str) -> Iterator[list[Gallery]]:
+    """The empty galleries of a new folder, which is at its place when the block ends, with what they hold."""
+    with drafted(place) as draft:
+        draft.mkdir()
+        with ExitStack() as opened:
+            yield made(draft, listing, dtype, opened)
+        listing.write(draft)
+        files.sync_tree(draft)
 
 
 def made(folder: Path, listing: Listing, dtype: str, opened: ExitStack) -> list[Gallery]:

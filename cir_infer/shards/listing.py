@@ -14,7 +14,7 @@ from cir_infer.gallery.arguments import checked_fingerprint
 from cir_infer.gallery.disk import files
 from cir_infer.gallery.rows.vectors import check_shape
 
-__all__ = ["FILE", "MOST_SHARDS", "Listing", "read_listing"]
+__all__ = ["FILE", "MOST_SHARDS", "Listing", "is_sharded", "read_listing"]
 
 FILE = "shards.json"
 MOST_SHARDS = 256
@@ -67,6 +67,11 @@ class Listing(NamedTuple):
                 os.fsync(file.fileno())
             draft.replace(place)
             files.sync_folder(folder)
+
+
+def is_sharded(folder: Path) -> bool:
+    """Whether a folder is that of a sharded gallery, and not of an ordinary one."""
+    return (folder / FILE).is_file()
 
 
 def read_listing(path: Path, name: str = FILE) -> Listing:

@@ -30,7 +30,7 @@ from cir_infer.gallery import Gallery
 from cir_infer.gallery.arguments import checked_path
 from cir_infer.gallery.disk import files
 from cir_infer.gallery.snapshot import Snapshot
-from cir_infer.shards.layout import ShardedGallery, checked_shards, made, shard_of, spread
+from cir_infer.shards.layout import ShardedGallery, checked_shards, made, names_of, shard_of, spread
 from cir_infer.shards.listing import FILE, Listing, read_listing
 
 __all__ = ["Fill", "Gone", "rebalance", "remove_old", "succeed"]
@@ -188,8 +188,7 @@ def _begun(
             if entry.name not in old.shards and not (folder / NEXT).exists():
                 shutil.rmtree(entry)  # begun and given up, or replaced and not removed
     prefix = f"s{max(numbers) + 1}-"
-    names = tuple(f"{prefix}{number:04d}.gallery" for number in range(len(wanted.shards)))
-    listing = wanted._replace(shards=names)
+    listing = wanted._replace(shards=names_of(len(wanted.shards), prefix))
     shards = made(folder, listing, dtype, opened)
     listing.write(folder, NEXT)
     return shards

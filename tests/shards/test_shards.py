@@ -20,7 +20,8 @@ from cir_infer.commands.gallery import main
 from cir_infer.errors import CirError, GalleryError, ImageError, UsageError
 from cir_infer.hits import Hits
 from cir_infer.shards import LocalShard, ShardedGallery, ShardedSearcher
-from cir_infer.shards.layout import FILE, shard_of
+from cir_infer.shards.layout import shard_of
+from cir_infer.shards.listing import FILE
 from tests.bundles import write_tiny_bundle
 from tests.gallery.support import DIM, filled, names, vectors
 
