@@ -138,7 +138,7 @@ def change_bundle(
         report = merged_report(encoders.run([str(one.path) for one in new], plans, on_progress))
         changed = report.added + report.replaced + report.moved + len(report.broken)
         broken = {one.id: one for one in (*whole.broken, *report.broken)}
-        _add(whole, report)
+        whole.count(report)
         whole.broken = [one for item, one in broken.items() if _is_missing(item, old, new)]
         if whole.broken and not drop_broken:
             raise _BrokenError
@@ -156,11 +156,6 @@ def change_bundle(
 
 class _BrokenError(Exception):
     """Some images cannot be encoded."""
-
-
-def _add(whole: Report, report: Report) -> None:
-    for name in ("added", "replaced", "moved", "unchanged", "encoded", "encoding_seconds"):
-        setattr(whole, name, getattr(whole, name) + getattr(report, name))
 
 
 def _is_missing(item: str, old: Sequence[Gallery], new: Sequence[Gallery]) -> bool:

@@ -19,7 +19,7 @@ from cir_infer.indexing.worker import prepare
 from cir_infer.inputs.locations import Location
 from cir_infer.shards.ray_cluster import cause_of
 
-__all__ = ["EngineOptions", "Pool", "RayEncoder", "StoppedError", "actor_class", "start_engine"]
+__all__ = ["EngineOptions", "Pool", "RayEncoder", "StoppedError", "start_engine"]
 
 _PATIENCE = 60.0
 """Seconds for one image before its decoding is given up."""
@@ -76,17 +76,12 @@ class Pool(NamedTuple):
     spec: Any
 
 
-def actor_class(kind: type) -> Any:
-    """A class as an actor of Ray."""
-    import ray
-
-    return ray.remote(kind)
-
-
 def start_engine(options: EngineOptions, processors: float, gpus: float) -> Any:
     """An engine as an actor, which Ray starts again when it dies, with what it was asked meanwhile."""
+    import ray
+
     return (
-        actor_class(_Engine)
+        ray.remote(_Engine)
         .options(
             max_restarts=-1,
             max_task_retries=-1,  # encoding changes nothing, so it may be done twice
@@ -118,7 +113,7 @@ class RayEncoder:
         import ray
 
         self._ray, self._pool, self._ahead, self._stopping = ray, pool, ahead, stopping
-        self._task = ray.remote(_prepare)
+        self._task = ray.remote(_prepare).options(num_returns=2, max_retries=1)
         self._turns = itertools.cycle(pool.engines)
 
     def batches(self, items: Iterable[Item], size: int) -> Iterator[Encoded]:
@@ -139,13 +134,9 @@ class RayEncoder:
             yield self._ended(*waiting.popleft())
 
     def _begun(self, batch: Sequence[Item]) -> tuple[Any, Any]:
-        images, said = self._decoded(batch)
+        """What is said of a batch's images, and their rows, both to come."""
+        images, said = self._task.remote([item.location for item in batch], self._pool.spec)
         return said, next(self._turns).encode.remote(images)
-
-    def _decoded(self, batch: Sequence[Item]) -> tuple[Any, Any]:
-        task = self._task.options(num_returns=2, max_retries=1)
-        images, said = task.remote([item.location for item in batch], self._pool.spec)
-        return images, said
 
     def _ended(self, batch: list[Item], said: Any, rows: Any) -> Encoded:
         from ray.exceptions import GetTimeoutError, RayError

@@ -22,7 +22,6 @@ from cir_infer.cluster.encoding import (
     Pool,
     RayEncoder,
     StoppedError,
-    actor_class,
     start_engine,
 )
 from cir_infer.cluster.parts import Part, merged_report
@@ -83,8 +82,7 @@ def opened_sources(job: Job, features: bool) -> list[Source]:
     from cir_infer.indexing.formats import image_endings
     from cir_infer.indexing.sources import open_sources
 
-    suffixes = frozenset((".npy",)) if features else image_endings()
-    return open_sources(job.sources, suffixes, job.prefix)
+    return open_sources(job.sources, image_endings(features), job.prefix)
 
 
 class Plan(Protocol):
@@ -220,7 +218,7 @@ class Encoders:
         Raises:
             CirError: see `index_shards`.
         """
-        kind = actor_class(_Writer).options(
+        kind = self._ray.remote(_Writer).options(
             max_restarts=-1, max_concurrency=4, num_cpus=0, scheduling_strategy="SPREAD"
         )
         writers = [kind.remote(place) for place in places]

@@ -69,8 +69,7 @@ def merged_report(reports: Sequence[Report]) -> Report:
     """What the runs of all shards did together; what several say of one source is said once."""
     whole = Report()
     for report in reports:
-        for name in ("added", "replaced", "moved", "unchanged", "removed", "encoded", "encoding_seconds"):
-            setattr(whole, name, getattr(whole, name) + getattr(report, name))
+        whole.count(report)
         whole.broken += report.broken
         whole.given_up += report.given_up
         whole.refused += report.refused

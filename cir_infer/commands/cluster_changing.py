@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cir_infer.commands.cluster_indexing import add_encoders, engine_options
+from cir_infer.commands.cluster_indexing import add_encoders, engine_options, progress
 from cir_infer.console.common import print_json, printable
 from cir_infer.errors import GalleryError, UsageError
 
@@ -68,25 +68,14 @@ def change(options: Options) -> int:
     """Run the action; returns 1 if images that cannot be encoded have kept it from changing over."""
     from cir_infer.cluster.changing import change_bundle
     from cir_infer.cluster.indexing import Resources
-    from cir_infer.commands.index import progress_bar
     from cir_infer.indexing.broken_list import BrokenList
     from cir_infer.shards.layout import ShardedGallery
 
     _check(options)
-    named = options.broken_list is not None
-    default = Path(f"{options.folder}.broken.jsonl")
-    listing = BrokenList(Path(options.broken_list) if named else default, named)
+    listing = BrokenList.of(options.folder, options.broken_list)
     with ShardedGallery(options.folder, read_only=True) as gallery:
         count = len(gallery)
-    done = 0
-    with progress_bar(lambda: count, "encoding") as update:
-
-        def told(now: int) -> None:
-            nonlocal done
-            if now > done:
-                update(now - done)
-                done = now
-
+    with progress(lambda: count, "encoding") as told:
         report, old = change_bundle(
             options.folder,
             engine_options(options, None),
@@ -99,17 +88,15 @@ def change(options: Options) -> int:
         )
     unlisted = listing.write(report.broken)
     if not old:
-        raise GalleryError(_not_changed(options.folder, report, listing if unlisted is None else None))
+        raise GalleryError(_not_changed(options.folder, report, listing.path if unlisted is None else None))
     known = {"folder": options.folder, **report.to_dict(), **_switched(options, old)}
     text = f"{printable(options.folder)}: {report.encoded:,} images encoded with {printable(options.bundle)}"
     _tell(options, known, text)
     return 0
 
 
-def _not_changed(folder: str, report: Report, listing: object | None) -> str:
-    from cir_infer.indexing.broken_list import BrokenList
-
-    where = f", listed in {listing.path}" if isinstance(listing, BrokenList) else ""
+def _not_changed(folder: str, report: Report, listed: Path | None) -> str:
+    where = "" if listed is None else f", listed in {listed}"
     return (
         f"{folder}: is as it was, because {len(report.broken):,} of its images cannot be encoded anew{where}"
         f"; the first: {report.broken[0].reason}; put them right and run this again, or leave them out "

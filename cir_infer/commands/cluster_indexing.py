@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from cir_infer.cluster.encoding import EngineOptions
     from cir_infer.shards.layout import ShardedGallery
 
-__all__ = ["add_encoders", "add_index", "engine_options", "index"]
+__all__ = ["add_encoders", "add_index", "engine_options", "index", "progress"]
 
 Options = argparse.Namespace
 
@@ -76,12 +78,29 @@ def engine_options(options: Options, turned: bool | None) -> EngineOptions:
     return EngineOptions(str(Path(options.bundle).absolute()), options.device, options.threads, turned)
 
 
+@contextmanager
+def progress(total: Callable[[], int | None], what: str) -> Iterator[Callable[[int], None]]:
+    """A progress bar that is told how many items have been dealt with so far."""
+    from cir_infer.commands.index import progress_bar
+
+    dealt = 0
+    with progress_bar(total, what) as update:
+
+        def told(now: int) -> None:
+            nonlocal dealt
+            if now > dealt:  # a writer that is run again counts anew
+                update(now - dealt)
+                dealt = now
+
+        yield told
+
+
 def index(options: Options) -> int:
     """Run the action; returns 1 if some images could not be indexed."""
     from cir_infer.bundle import Bundle
     from cir_infer.bundle.manifest import FeatureInput
     from cir_infer.cluster.indexing import Job, Resources, index_shards, opened_sources
-    from cir_infer.commands.index import progress_bar, tell
+    from cir_infer.commands.index import tell
     from cir_infer.indexing.broken_list import BrokenList
     from cir_infer.indexing.pruning import PruneLimit
 
@@ -102,20 +121,11 @@ def index(options: Options) -> int:
     sources = opened_sources(job, isinstance(manifest.image, FeatureInput))
     if options.prune and all(source.territory is None for source in sources):
         raise UsageError("--prune takes folders and shards; other sources do not say what is gone")
-    named = options.broken_list is not None
-    listing = BrokenList(Path(options.broken_list) if named else Path(f"{path}.broken.jsonl"), named)
+    listing = BrokenList.of(path, options.broken_list)
     with _gallery(path, manifest, options) as gallery:
         turned = _orientation(manifest, gallery, options)
         counts = functools.partial(_total, [source.count() for source in sources])
-        with progress_bar(counts, "indexing") as update:
-            dealt = 0
-
-            def told(now: int) -> None:
-                nonlocal dealt
-                if now > dealt:  # a writer that is run again counts anew
-                    update(now - dealt)
-                    dealt = now
-
+        with progress(counts, "indexing") as told:
             report = index_shards(
                 gallery,
                 engine_options(options, turned),

@@ -45,12 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bundle = Bundle(options.bundle)
     turned = _orientation(bundle, path, options)
     engine = Engine(bundle, options.device, threads=options.threads, exif_orientation=turned)
-    suffixes = frozenset((".npy",)) if isinstance(engine.manifest.image, FeatureInput) else image_endings()
-    named = options.broken_list is not None
-    listing = BrokenList(Path(options.broken_list) if named else Path(f"{path}.broken.jsonl"), named)
+    listing = BrokenList.of(path, options.broken_list)
     if options.reencode:
         return _reencode(path, engine, options, listing)
-    sources = open_sources(options.sources, suffixes, options.prefix)
+    endings = image_endings(isinstance(engine.manifest.image, FeatureInput))
+    sources = open_sources(options.sources, endings, options.prefix)
     if options.prune and all(source.territory is None for source in sources):
         raise UsageError("--prune takes folders and shards; other sources do not say what is gone")
     with _open_gallery(path, engine, options) as gallery:

@@ -38,6 +38,15 @@ class BrokenList:
                 "that is there and may be written to"
             )
 
+    @classmethod
+    def of(cls, gallery: str | Path, named: str | None) -> BrokenList:
+        """That of a gallery: the file that somebody named, or else one beside it.
+
+        Raises:
+            UsageError: see above.
+        """
+        return cls(Path(f"{gallery}.broken.jsonl" if named is None else named), named is not None)
+
     def write(self, broken: Iterable[Broken]) -> str | None:
         """Replace what the file holds; returns why it could not be written, None if it was.
 

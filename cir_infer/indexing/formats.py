@@ -47,8 +47,14 @@ _HEADS = (
 _BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
 
 
-def image_endings() -> frozenset[str]:
-    """`IMAGE_ENDINGS`, with those of HEIC where pillow-heif is installed."""
+def image_endings(features: bool = False) -> frozenset[str]:
+    """`IMAGE_ENDINGS`, with those of HEIC where pillow-heif is installed.
+
+    Args:
+        features: whether images come as arrays of features, and so in .npy files.
+    """
+    if features:
+        return frozenset((".npy",))
     return IMAGE_ENDINGS | HEIC_ENDINGS if _reads_heic() else IMAGE_ENDINGS
 
 

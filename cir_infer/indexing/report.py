@@ -61,6 +61,11 @@ class Report:
         """Images encoded and stored a second."""
         return self.encoded / self.seconds if self.seconds else 0.0
 
+    def count(self, other: Report) -> None:
+        """Add the numbers of another run, without what is listed by name and without its seconds."""
+        for name in ("added", "replaced", "moved", "unchanged", "removed", "encoded", "encoding_seconds"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
