@@ -28,6 +28,7 @@ from cir_infer.drawing.page import (
     fitted,
     initials,
     loaded,
+    notes_on,
     quoted,
     shortened,
     wrapped,
@@ -160,9 +161,7 @@ class _Panel:
 
 
 def _notes(hits: Hits, found: Sequence[Explanation]) -> list[str]:
-    notes: list[str] = []
-    if hits.unknown_words:
-        notes.append("not in the model's vocabulary: " + ", ".join(hits.unknown_words))
+    notes = notes_on(hits)
     if found and found[0].method == "shares":
         notes.append("Cells of a hit, and the rest, add up to its term. Hatched: against the hit.")
     elif found:

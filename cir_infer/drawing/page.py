@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from cir_infer.console.printing import printable
 from cir_infer.errors import ImageError
-from cir_infer.hits import Hit
+from cir_infer.hits import Hit, Hits
 from cir_infer.inputs.images import load_image
 from cir_infer.inputs.preparing import PreparedImage
 
@@ -48,6 +48,7 @@ __all__ = [
     "fitted",
     "initials",
     "loaded",
+    "notes_on",
     "quoted",
     "shortened",
     "wrapped",
@@ -236,6 +237,18 @@ def quoted(text: Text | None) -> str:
     if text is None:
         return "no text"
     return "“" + " / ".join([text] if isinstance(text, str) else text) + "”"
+
+
+def notes_on(hits: Hits) -> list[str]:
+    """What is to be said about a query below its text."""
+    notes: list[str] = []
+    if hits.unknown_words:
+        notes.append("not in the model's vocabulary: " + ", ".join(hits.unknown_words))
+    if hits.reference_id is not None:
+        notes.append(f"the gallery holds the reference as {hits.reference_id}")
+    if hits.coverage < 1:
+        notes.append(f"looked at {int(1000 * hits.coverage) / 10:g}% of the items; the rest did not answer")
+    return notes
 
 
 def initials(name: str) -> str:

@@ -22,6 +22,7 @@ from cir_infer.drawing.page import (
     Page,
     colour_of,
     initials,
+    notes_on,
     quoted,
     shortened,
     wrapped,
@@ -77,7 +78,7 @@ def contact_sheet(
     rows = -(-len(hits) // columns)
     width = 2 * MARGIN + PANEL + GUTTER + columns * (CARD + GAP) - GAP
     lines = wrapped(quoted(text), TITLE, PANEL)
-    notes = [line for note in _notes(hits) for line in wrapped(note, SMALL, PANEL)]
+    notes = [line for note in notes_on(hits) for line in wrapped(note, SMALL, PANEL)]
     panel_height = 22 + PANEL + 30 + 22 + len(lines) * 30 + len(notes) * 16 + 24 + 18 * len(names)
     height = 2 * MARGIN + max(panel_height, 22 + rows * (card_height + GAP) - GAP)
     page = Page(width, height)
@@ -124,16 +125,6 @@ def _checked(text: Any, hits: Any, correct: Any) -> tuple[Hits, frozenset[str]]:
         raise UsageError(f"correct is one id ({shown(correct)}); expected a list of ids")
     ids = list(checked_list("correct", correct, "id"))
     return hits, frozenset(item for item in ids if isinstance(item, str))
-
-
-def _notes(hits: Hits) -> list[str]:
-    """What is to be said about the query below its text."""
-    notes: list[str] = []
-    if hits.unknown_words:
-        notes.append("not in the model's vocabulary: " + ", ".join(hits.unknown_words))
-    if hits.reference_id is not None:
-        notes.append(f"the gallery holds the reference as {hits.reference_id}")
-    return notes
 
 
 def _caption(page: Page, hit: Hit, x: int, y: int, reach: float) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from cir_infer import Hit, Hits
 from cir_infer.commands.query import main
 from cir_infer.drawing.heat import AGAINST, coloured, on_picture, scale_of, values_on
-from cir_infer.drawing.page import TERM_COLOURS
+from cir_infer.drawing.page import TERM_COLOURS, notes_on
 from cir_infer.drawing.sheet import contact_sheet
 from cir_infer.errors import UsageError
 from cir_infer.explaining import Heat
@@ -96,6 +96,21 @@ def test_a_sheet_says_why(opened: Open, pictures: list[Path], system: str, expla
     assert why.mode == "RGB" and why.size != plain.size
     again = contact_sheet(reference, "is red and zzz", hits, explain=True)
     assert why.tobytes() == again.tobytes()
+
+
+def test_what_limits_an_answer_is_told_with_reasons_and_without(opened: Open, pictures: list[Path]) -> None:
+    hits = opened().query(pictures[1], "is red", k=2)
+    drawn = {}
+    for limits in ({}, {"reference_id": "sku-1"}, {"reference_id": "sku-1", "coverage": 0.9999}):
+        for name in ("reference_id", "coverage"):
+            setattr(hits, name, limits.get(name, {"reference_id": None, "coverage": 1.0}[name]))
+        told = notes_on(hits)
+        assert len(told) == len(limits)
+        assert all("100%" not in note for note in told)
+        for on in (False, True):
+            drawn[on, len(limits)] = np.asarray(contact_sheet(pictures[1], "is red", hits, explain=on))
+    for on in (False, True):
+        assert len({drawn[on, count].tobytes() for count in range(3)}) == 3
 
 
 def test_a_hit_without_its_picture_says_so_on_its_card(
