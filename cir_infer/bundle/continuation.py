@@ -8,12 +8,11 @@ message that is written in two pieces, so nothing has to be understood for it.
 
 from __future__ import annotations
 
+from cir_infer.bundle.initializers import GRAPH
 from cir_infer.bundle.onnx_model import model_fields
 from cir_infer.bundle.wire import field, field_head
 
 __all__ = ["continued"]
-
-_GRAPH = 7
 
 
 def continued(model: bytes, rest: bytes) -> bytes:
@@ -26,7 +25,7 @@ def continued(model: bytes, rest: bytes) -> bytes:
     Raises:
         BundleError: one of them is cut short, or no ONNX model.
     """
-    (graph,) = [value for number, value in model_fields(model) if number == _GRAPH]
-    (further,) = [value for number, value in model_fields(rest) if number == _GRAPH]
-    others = b"".join(field(number, value) for number, value in model_fields(model) if number != _GRAPH)
-    return others + field_head(_GRAPH, len(graph) + len(further)) + bytes(graph) + bytes(further)
+    (graph,) = [value for number, value in model_fields(model) if number == GRAPH]
+    (further,) = [value for number, value in model_fields(rest) if number == GRAPH]
+    others = b"".join(field(number, value) for number, value in model_fields(model) if number != GRAPH)
+    return others + field_head(GRAPH, len(graph) + len(further)) + bytes(graph) + bytes(further)

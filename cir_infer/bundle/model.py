@@ -20,23 +20,40 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cir_infer.bundle.initializers import (
+    DIMS,
+    ENTRIES,
+    KIND,
+    LOCATION,
+    NAME,
+    OUTSIDE,
+    RAW,
+    changed,
+    initializers,
+)
 from cir_infer.bundle.manifest import WEIGHTS_NAME
-from cir_infer.bundle.onnx_model import NUMBERS, Array, model_fields
+from cir_infer.bundle.onnx_model import NUMBERS, Array
 from cir_infer.bundle.wire import field as wire_field
-from cir_infer.bundle.wire import fields_of, signed
+from cir_infer.bundle.wire import fields_of, signed, text_of
 from cir_infer.errors import BundleError, shown
 
-__all__ = ["ALIGNMENT", "MOST_INSIDE", "Model", "Place", "map_file", "places_of", "read_model", "write_model"]
+__all__ = [
+    "ALIGNMENT",
+    "MOST_INSIDE",
+    "Model",
+    "Place",
+    "map_file",
+    "model_of",
+    "places_of",
+    "read_model",
+    "write_model",
+]
 
 ALIGNMENT = 64
 """Bytes at whose multiples a weight begins, in the file too."""
 
 MOST_INSIDE = (1 << 31) - (16 << 20)
 """Bytes of weights that an ONNX model can hold itself."""
-
-_GRAPH, _INITIALIZER = 7, 5
-_DIMS, _KIND, _NAME, _RAW, _ENTRIES, _LOCATION = 1, 2, 8, 9, 13, 14
-_OUTSIDE = 1
 
 _MOST_AXES = 64
 """Of a constant; NumPy has no more."""
@@ -98,21 +115,15 @@ class Model:
             raise BundleError(
                 f"the graph has {self.size / 1e9:.1f} GB, and one ONNX model holds {MOST_INSIDE / 1e9:.1f}"
             )
-        parts: list[bytes] = []
-        for number, value in model_fields(self.data):
-            parts.append(wire_field(number, self._graph(value) if number == _GRAPH else value))
-        return b"".join(parts)
+        return changed(self.data, self._inside)
 
-    def _graph(self, data: memoryview) -> bytes:
-        parts: list[bytes] = []
-        for number, value in fields_of(data):
-            place = _place(value) if number == _INITIALIZER else None
-            if place is not None:
-                kept = (wire_field(n, v) for n, v in fields_of(value) if n not in (_ENTRIES, _LOCATION))
-                raw = np.ascontiguousarray(self.weights[place.name]).tobytes()
-                value = memoryview(b"".join((*kept, wire_field(_RAW, raw))))
-            parts.append(wire_field(number, value))
-        return b"".join(parts)
+    def _inside(self, tensor: memoryview) -> bytes | memoryview:
+        place = _place(tensor)
+        if place is None:
+            return tensor
+        kept = (wire_field(n, v) for n, v in fields_of(tensor) if n not in (ENTRIES, LOCATION))
+        raw = np.ascontiguousarray(self.weights[place.name]).tobytes()
+        return b"".join((*kept, wire_field(RAW, raw)))
 
 
 def places_of(model: bytes) -> list[Place]:
@@ -121,12 +132,8 @@ def places_of(model: bytes) -> list[Place]:
     Raises:
         BundleError: the model cannot be read, or says of one something else than where it lies.
     """
-    found: list[Place] = []
     try:
-        for number, graph in model_fields(model):
-            if number == _GRAPH:
-                tensors = (value for inner, value in fields_of(graph) if inner == _INITIALIZER)
-                found += [place for tensor in tensors if (place := _place(tensor)) is not None]
+        found = [place for tensor in initializers(model) if (place := _place(tensor)) is not None]
     except (ValueError, IndexError, TypeError, OverflowError) as error:
         raise BundleError(
             f"its weights cannot be found ({shown(error, 80)}); export the model again"
@@ -142,12 +149,12 @@ def _place(tensor: memoryview) -> Place | None:
     numbers: dict[int, list[int | memoryview]] = {}
     for number, value in fields_of(tensor):
         numbers.setdefault(number, []).append(value)
-    if _ENTRIES not in numbers and numbers.get(_LOCATION, [0]) == [0]:
+    if ENTRIES not in numbers and numbers.get(LOCATION, [0]) == [0]:
         return None
-    if not set(numbers) <= {_DIMS, _KIND, _NAME, _ENTRIES, _LOCATION} or numbers.get(_LOCATION) != [_OUTSIDE]:
+    if not set(numbers) <= {DIMS, KIND, NAME, ENTRIES, LOCATION} or numbers.get(LOCATION) != [OUTSIDE]:
         raise ValueError("a weight is here and elsewhere")
-    ((kind,), (name,)) = numbers.get(_KIND, []), numbers.get(_NAME, [])
-    said = [_entry(entry) for entry in numbers.get(_ENTRIES, [])]
+    ((kind,), (name,)) = numbers.get(KIND, []), numbers.get(NAME, [])
+    said = [_entry(entry) for entry in numbers.get(ENTRIES, [])]
     entries = dict(said)
     if len(said) != 4 or set(entries) != {"location", "offset", "length", "checksum"}:
         raise ValueError(f"a weight of {shown(sorted(entries), 60)}")
@@ -156,7 +163,7 @@ def _place(tensor: memoryview) -> Place | None:
     if not all(re.fullmatch("[0-9]{1,15}", entries[key]) for key in ("offset", "length")):
         raise ValueError("a weight at no number")
     offset, length = int(entries["offset"]), int(entries["length"])
-    shape = tuple(_lengths(numbers.get(_DIMS, [])))
+    shape = tuple(_lengths(numbers.get(DIMS, [])))
     dtype = NUMBERS.get(kind) if isinstance(kind, int) else None
     if (
         dtype is None
@@ -167,12 +174,12 @@ def _place(tensor: memoryview) -> Place | None:
     ):
         raise ValueError(f"a weight of shape {shown(list(shape), 60)} and {length} bytes")
     assert isinstance(kind, int)
-    return Place(_text(name), kind, shape, offset, length, entries["checksum"])
+    return Place(text_of(name), kind, shape, offset, length, entries["checksum"])
 
 
 def _entry(entry: int | memoryview) -> tuple[str, str]:
     pair = dict(fields_of(memoryview(entry))) if not isinstance(entry, int) else {}
-    return _text(pair[1]) if 1 in pair else "", _text(pair[2]) if 2 in pair else ""
+    return text_of(pair[1]) if 1 in pair else "", text_of(pair[2]) if 2 in pair else ""
 
 
 def _lengths(values: list[int | memoryview]) -> list[int]:
@@ -183,12 +190,6 @@ def _lengths(values: list[int | memoryview]) -> list[int]:
         else:
             raise ValueError("a packed shape")
     return found
-
-
-def _text(value: int | memoryview) -> str:
-    if isinstance(value, int):
-        raise TypeError("a number where a text should be")
-    return bytes(value).decode()
 
 
 def map_file(path: Path, begin: int, length: int) -> memoryview:

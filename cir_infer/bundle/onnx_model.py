@@ -7,14 +7,14 @@ is executed, and every length is checked.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cir_infer.bundle.wire import fields_of, integer_at, signed
+from cir_infer.bundle.wire import fields_of, integers_of, signed, text_of
 from cir_infer.errors import BundleError
 
 __all__ = [
@@ -146,7 +146,7 @@ def _opset(data: memoryview) -> tuple[str, int]:
     domain, version = "", 0
     for number, value in fields_of(data):
         if number == 1:
-            domain = _text(value)
+            domain = text_of(value)
         elif number == 2:
             version = value
     return domain, version
@@ -157,7 +157,7 @@ def _input(data: memoryview) -> Input:
     shape: tuple[int | None, ...] | None = None
     for number, value in fields_of(data):
         if number == 1:
-            name = _text(value)
+            name = text_of(value)
         elif number == 2:
             kind, shape = _tensor_type(value)
     return Input(name, kind, shape)
@@ -211,7 +211,7 @@ def _graph(data: memoryview, opset: int, beside: Mapping[str, Array]) -> OnnxMod
         elif number == 11:
             inputs.append(_input(value))
         elif number == 12:
-            outputs.append(_text(_only(value, 1)))
+            outputs.append(text_of(_only(value, 1)))
     names = tuple(value.name for value in inputs)
     return OnnxModel(tuple(nodes), constants, names, tuple(outputs), opset, tuple(inputs), bfloat16)
 
@@ -227,11 +227,11 @@ def _node(data: memoryview) -> Node:
     attributes: dict[str, Any] = {}
     for number, value in fields_of(data):
         if number in names:
-            names[number].append(_text(value))
+            names[number].append(text_of(value))
         elif number == 4:
-            op = _text(value)
+            op = text_of(value)
         elif number == 7:
-            domain = _text(value)
+            domain = text_of(value)
         elif number == 5:
             name, found = _attribute(value)
             if name in attributes:
@@ -246,7 +246,7 @@ def _attribute(data: memoryview) -> tuple[str, Any]:
     values: dict[int, list[Any]] = {}
     for number, value in fields_of(data):
         if number == 1:
-            name = _text(value)
+            name = text_of(value)
         elif number == 20:
             kind = value
         else:
@@ -260,7 +260,7 @@ def _attribute(data: memoryview) -> tuple[str, Any]:
     if kind == 2:
         return name, signed(first(3, 0))
     if kind == 3:
-        return name, _text(first(4, memoryview(b"")))
+        return name, text_of(first(4, memoryview(b"")))
     if kind == 4:
         return name, _tensor(first(5, memoryview(b"")))[1]
     if kind == 6:
@@ -268,7 +268,7 @@ def _attribute(data: memoryview) -> tuple[str, Any]:
     if kind == 7:
         return name, [int(v) for v in _numbers(values.get(8, []), np.dtype("<i8"))]
     if kind == 8:
-        return name, [_text(value) for value in values.get(9, [])]
+        return name, [text_of(value) for value in values.get(9, [])]
     return name, None
 
 
@@ -283,7 +283,7 @@ def _tensor(data: memoryview) -> tuple[str, Array | None]:
         elif number == 2:
             kind = value
         elif number == 8:
-            name = _text(value)
+            name = text_of(value)
         elif number == 9:
             raw = value
         elif number == 14:
@@ -318,16 +318,9 @@ def _numbers(values: list[Any], dtype: np.dtype[Any]) -> Array:
         elif len(value) > _MOST_NUMBERS:
             raise ValueError(f"a list of {len(value):,} bytes of numbers that are not stored raw")
         else:
-            numbers = [n if dtype.kind == "u" else signed(n) for n in _integers(value)]
+            numbers = [n if dtype.kind == "u" else signed(n) for n in integers_of(value)]
             found.append(np.array(numbers, dtype))
     return np.concatenate(found) if found else np.empty(0, dtype)
-
-
-def _integers(data: memoryview) -> Iterator[int]:
-    at = 0
-    while at < len(data):
-        value, at = integer_at(data, at)
-        yield value
 
 
 def _only(data: memoryview, wanted: int) -> Any:
@@ -335,9 +328,3 @@ def _only(data: memoryview, wanted: int) -> Any:
         if number == wanted:
             return value
     raise ValueError(f"a message without its field {wanted}")
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, int):  # of which `bytes` would make as many zeros
-        raise TypeError("a number where a text should be")
-    return bytes(value).decode()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["field", "field_head", "fields_of", "integer_at", "signed", "typed_fields"]
+__all__ = ["field", "field_head", "fields_of", "integers_of", "signed", "text_of", "typed_fields"]
 
 
 def fields_of(data: memoryview) -> Iterator[tuple[int, Any]]:
@@ -32,17 +32,17 @@ def typed_fields(data: memoryview) -> Iterator[tuple[int, int, Any]]:
     """
     at = 0
     while at < len(data):
-        key, at = integer_at(data, at)
+        key, at = _integer_at(data, at)
         kind = key & 7
         if not 8 <= key < 1 << 32:
             raise ValueError(f"a field of number {key >> 3}")
         if kind == 0:
             value: Any
-            value, at = integer_at(data, at)
+            value, at = _integer_at(data, at)
             yield key >> 3, kind, value
             continue
         if kind == 2:
-            length, at = integer_at(data, at)
+            length, at = _integer_at(data, at)
         elif kind in (1, 5):
             length = 8 if kind == 1 else 4
         else:
@@ -53,12 +53,20 @@ def typed_fields(data: memoryview) -> Iterator[tuple[int, int, Any]]:
         at += length
 
 
-def integer_at(data: memoryview, at: int) -> tuple[int, int]:
-    """An integer of variable length, and where it ends.
+def integers_of(packed: memoryview) -> Iterator[int]:
+    """Integers of variable length that stand one behind the other, without keys.
 
     Raises:
-        ValueError, IndexError: it has no end, or more than 64 bits.
+        ValueError, IndexError: one has no end, or more than 64 bits.
     """
+    at = 0
+    while at < len(packed):
+        value, at = _integer_at(packed, at)
+        yield value
+
+
+def _integer_at(data: memoryview, at: int) -> tuple[int, int]:
+    """An integer of variable length, and where it ends."""
     value = 0
     for shift in range(0, 70, 7):
         byte = data[at]
@@ -74,6 +82,18 @@ def integer_at(data: memoryview, at: int) -> tuple[int, int]:
 def signed(value: int) -> int:
     """An integer of 64 bits with its sign."""
     return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def text_of(value: int | memoryview) -> str:
+    """A field's bytes as text.
+
+    Raises:
+        TypeError: it is a number, of which `bytes` would make as many zeros.
+        UnicodeDecodeError: it is no UTF-8.
+    """
+    if isinstance(value, int):
+        raise TypeError("a number where a text should be")
+    return bytes(value).decode()
 
 
 def field(number: int, value: int | bytes | memoryview) -> bytes:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cir_infer.errors import shown
 
-__all__ = ["kept_folder", "only_ours", "write_sealed"]
+__all__ = ["is_ours", "kept_folder", "only_ours", "write_sealed"]
 
 
 def kept_folder(variable: str, name: str) -> Path:
@@ -41,10 +41,11 @@ def only_ours(folder: Path) -> bool:
         OSError: it cannot be made.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return _is_ours(folder.stat())
+    return is_ours(folder.stat())
 
 
-def _is_ours(status: os.stat_result) -> bool:
+def is_ours(status: os.stat_result) -> bool:
+    """Whether nobody but this user, or root, may write to a file or folder."""
     return status.st_uid in (os.geteuid(), 0) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 

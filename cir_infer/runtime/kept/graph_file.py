@@ -25,11 +25,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from cir_infer.bundle.onnx_model import NUMBERS
 from cir_infer.foreign import read_json
 from cir_infer.processes.ending import native_call
 from cir_infer.processes.threads import Threads
-from cir_infer.runtime.kept.folder import write_sealed
-from cir_infer.runtime.kept.weights import TYPES, Weight
+from cir_infer.runtime.kept.folder import is_ours, write_sealed
+from cir_infer.runtime.kept.weights import Weight
 
 __all__ = ["GraphFile", "read_graph", "write_graph"]
 
@@ -115,7 +116,7 @@ def read_graph(path: Path, most: int) -> GraphFile | str | None:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             return "it is no file"
-        if status.st_uid not in (os.geteuid(), 0) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        if not is_ours(status):
             return "others may write to it"
         if not _SEALED + 8 <= status.st_size <= most:
             return "it is damaged or was cut short"
@@ -179,8 +180,8 @@ def _parsed(data: npt.NDArray[np.uint8]) -> GraphFile:
     for name, kind, shape, offset in header["weights"]:
         if min(shape, default=0) < 0 or not end <= offset or offset % _ALIGNED:
             raise ValueError
-        size = math.prod(shape) * TYPES[kind].itemsize
+        size = math.prod(shape) * NUMBERS[kind].itemsize
         if offset + size > len(data):
             raise ValueError
-        weights.append((str(name), data[offset : offset + size].view(TYPES[kind]).reshape(shape)))
+        weights.append((str(name), data[offset : offset + size].view(NUMBERS[kind]).reshape(shape)))
     return GraphFile(header["key"], bytes(data[begin:end]), weights)

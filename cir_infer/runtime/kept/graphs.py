@@ -134,7 +134,7 @@ def _found(
         if not only_ours(path.parent):
             _log.warning("others may write to %s, so what is kept there is not used", path.parent)
             return None
-        found = read_graph(path, 2 * stored.size + (64 << 20))
+        found = read_graph(path, _most_kept(stored.size))
         if found is None:
             return None
         if isinstance(found, str):
@@ -177,7 +177,7 @@ def _keep(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=_SCRATCH) as scratch:
         trial = Path(scratch) / "trial.graph"
         _write_optimised(backend, name, model, trial, key)
-        found = read_graph(trial, 2 * model.size + (64 << 20))
+        found = read_graph(trial, _most_kept(model.size))
         if not isinstance(found, GraphFile):
             raise ValueError(f"what was written cannot be read: {found}")
         feeds = sample_feeds(graph.inputs, 1, 8)
@@ -187,6 +187,11 @@ def _keep(
                 raise ValueError(f"it gives another {output}")
         trial.replace(path)
     _log.info("the optimised %s graph is kept in %s", name, path)
+
+
+def _most_kept(size: int) -> int:
+    """Bytes that the file of a model of so many may have: constants that were folded add to it."""
+    return 2 * size + (64 << 20)
 
 
 def _write_optimised(backend: OnnxBackend, name: str, model: Model, path: Path, key: dict[str, Any]) -> None:
