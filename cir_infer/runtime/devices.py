@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast
 
 from cir_infer.bundle.model import Model
 from cir_infer.errors import DeviceError, UsageError, shown
@@ -19,6 +19,9 @@ from cir_infer.runtime.graph import Graph
 from cir_infer.runtime.int8_form import note_slow_form, refuse_other_form
 from cir_infer.runtime.kept.graphs import StoredGraph, load_kept
 from cir_infer.runtime.plan_policy import PlanPolicy, PlanUnavailableError
+
+if TYPE_CHECKING:
+    from cir_infer.runtime.onnx import OnnxBackend
 
 __all__ = ["OpenedGraphs", "open_backend", "open_graphs"]
 
@@ -144,8 +147,7 @@ def _loaded(backend: Backend, name: str, model: Model | StoredGraph) -> Graph:
     if isinstance(model, Model):
         return backend.load(name, model)
     if backend.device == "cpu":
-        on_processor: Any = backend
-        return load_kept(on_processor, name, model)
+        return load_kept(cast("OnnxBackend", backend), name, model)
     return backend.load(name, model.read())
 
 

@@ -26,7 +26,8 @@ def threads_for(name: str, size: int, threads: int | None) -> int | None:
     """
     if name in ("text", "compose") and size <= _SMALL:
         return 1
-    if threads is None and available_cpus() < (os.cpu_count() or 1):
-        # Left to themselves libraries count the processors of the machine, not those of a container.
-        return available_cpus()
-    return threads
+    if threads is not None:
+        return threads
+    # Left to themselves libraries count the processors of the machine, not those of a container.
+    available = available_cpus()
+    return available if available < (os.cpu_count() or 1) else None
