@@ -74,9 +74,7 @@ class Bundle:
                 f"{self.path} has no member {shown(name)}; it holds {shown(sorted(self.manifest.members))}"
             )
         with self._archive() as archive:
-            if name not in archive.namelist():
-                raise self._altered(f"{name} is gone")
-            data = self._read_stored(archive, archive.getinfo(name), member.bytes)
+            data = self._read_stored(archive, self._info(archive, name), member.bytes)
         if len(data) != member.bytes or hashlib.sha256(data).hexdigest() != member.sha256:
             raise self._altered(f"{name} does not have the sha256 that the manifest gives")
         return data
@@ -149,9 +147,7 @@ class Bundle:
         """Where a stored member lies in the file. Its content is not looked at."""
         member = self.manifest.members[name]
         with self._archive() as archive:
-            if name not in archive.namelist():
-                raise self._altered(f"{name} is gone")
-            info = archive.getinfo(name)
+            info = self._info(archive, name)
             self._check_stored(info, member.bytes)
             try:
                 begin = data_begin(self.path, info)
@@ -205,6 +201,12 @@ class Bundle:
             raise BundleError(
                 f"{self.path} is not a bundle or was cut short ({shown(error)}); copy or export it again"
             ) from error
+
+    def _info(self, archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
+        try:
+            return archive.getinfo(name)
+        except KeyError as error:
+            raise self._altered(f"{name} is gone") from error
 
     def _parse(self, data: bytes) -> Manifest:
         try:

@@ -39,10 +39,7 @@ class Values(Protocol):
 
 def put_off(tensor: TensorProto, key: str) -> None:
     """Let a constant be without values until `WeightsFile.take`, which finds them under a key."""
-    tensor.ClearField("raw_data")
-    tensor.data_location = TensorProto.EXTERNAL
-    del tensor.external_data[:]
-    tensor.external_data.add(key=_LATER, value=key)
+    _elsewhere(tensor, {_LATER: key})
 
 
 class WeightsFile:
@@ -96,12 +93,17 @@ class WeightsFile:
 
 
 def _point(tensor: TensorProto, offset: int, length: int, digest: str) -> None:
-    put_off(tensor, "")
     tensor.ClearField("doc_string")
+    said = {"location": WEIGHTS_NAME, "offset": str(offset), "length": str(length), "checksum": digest}
+    _elsewhere(tensor, said)
+
+
+def _elsewhere(tensor: TensorProto, entries: Mapping[str, str]) -> None:
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
     del tensor.external_data[:]
-    said = {"location": WEIGHTS_NAME, "offset": offset, "length": length, "checksum": digest}
-    for key, value in said.items():
-        tensor.external_data.add(key=key, value=str(value))
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=value)
 
 
 def inside(model: Model) -> ModelProto:
