@@ -16,7 +16,7 @@ import cir_infer
 from cir_infer.machine.nvml import Nvml
 from cir_infer.processes.cpus import available_cpus
 
-__all__ = ["describe_machine", "text_of"]
+__all__ = ["describe_machine", "memory_bytes", "text_of"]
 
 _LIBRARIES = (
     "numpy",
@@ -47,7 +47,7 @@ def describe_machine(root: Path = Path("/"), gpus: Sequence[dict[str, Any]] | No
     return {
         "name": jetson.get("model") or (gpus[0]["name"] if gpus else None) or cpu["model"],
         "cpu": cpu,
-        "memory_bytes": _memory_bytes(root),
+        "memory_bytes": memory_bytes(root, "MemTotal"),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
         "libraries": _versions(),
@@ -79,8 +79,9 @@ def _kilohertz(path: Path) -> int | None:
     return int(text) // 1000 if text.isdigit() else None
 
 
-def _memory_bytes(root: Path) -> int | None:
-    match = re.search(r"^MemTotal:\s+(\d+) kB", text_of(root / "proc/meminfo"), re.MULTILINE)
+def memory_bytes(root: Path, name: str) -> int | None:
+    """An entry of /proc/meminfo, None where it is not told."""
+    match = re.search(rf"^{name}:\s+(\d+) kB", text_of(root / "proc/meminfo"), re.MULTILINE)
     return int(match[1]) * 1024 if match else None
 
 

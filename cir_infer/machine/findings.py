@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import importlib.metadata
 import os
 import shutil
 import sys
@@ -13,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import cir_infer
-from cir_infer.machine.description import describe_machine, text_of
-from cir_infer.machine.probes import asked
+from cir_infer.machine.description import describe_machine, memory_bytes, text_of
+from cir_infer.machine.probes import LIBRARIES, SCORERS, asked
 from cir_infer.runtime.device_names import ON_GPU, ON_PROCESSOR
 
 __all__ = ["advice", "examine"]
@@ -25,12 +24,6 @@ Ask = Callable[..., Facts]
 _QUICK, _SLOW = 30.0, 120.0
 """Seconds for a question to a driver or library, and for a graph on a GPU, which compiles code for itself."""
 
-_MODULES = {
-    "onnxruntime": "onnxruntime",
-    "tensorrt": "tensorrt",
-    "pycuda": "pycuda.driver",
-    "openvino": "openvino",
-}
 _FATBINS = ("kernels.fatbin", "recurrent.fatbin")
 _LEAST_FREE = 1 << 30
 
@@ -66,7 +59,7 @@ def examine(
         "python": _python(),
         "memory": _memory(root),
         "driver": {"missing": missing, "cuda": driver.get("cuda"), "gpus": driver.get("gpus", [])},
-        "libraries": {name: put(f"library:{module}") for name, module in _MODULES.items()},
+        "libraries": {name: put(f"library:{module}") for name, module in LIBRARIES.items()},
         "kernels": {name: _size_of(name) for name in _FATBINS},
         "runs": list(_runs(put, missing)),
     }
@@ -76,10 +69,8 @@ def examine(
 
 def _runs(put: Callable[..., Facts], missing: str | None) -> Iterator[Facts]:
     """Every place for encoders and for scoring: does it run, and why not."""
-    places = [("encoders", place) for place in (*ON_PROCESSOR, *ON_GPU)] + [
-        ("scoring", "cpu"),
-        ("scoring", "cuda"),
-    ]
+    places = [("encoders", place) for place in (*ON_PROCESSOR, *ON_GPU)]
+    places += [("scoring", place) for place in SCORERS]
     for what, place in places:
         on_gpu = place not in ON_PROCESSOR
         if on_gpu and missing is not None:
@@ -98,8 +89,7 @@ def advice(found: Mapping[str, Any]) -> Iterator[str]:
     """What somebody would do about this machine, the most important first."""
     libraries, jetson = found["libraries"], found["machine"].get("jetson")
     works = {(run["what"], run["where"]): run["runs"] for run in found["runs"]}
-    both = _installed("onnxruntime") and _installed("onnxruntime-gpu")
-    if both:
+    if {"onnxruntime", "onnxruntime-gpu"} <= set(found["machine"]["libraries"]):
         yield "onnxruntime and onnxruntime-gpu are both installed: uninstall both, then install one of them"
     if not works[("encoders", "cpu")]:
         yield "no encoder runs on the processor: pip install --force-reinstall onnxruntime numpy"
@@ -136,14 +126,6 @@ def advice(found: Mapping[str, Any]) -> Iterator[str]:
         yield "the processor's clock governor is powersave: figures measured now may be low"
 
 
-def _installed(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except Exception:  # not installed, or metadata that are none
-        return False
-    return True
-
-
 def _python() -> Facts:
     own = sys.prefix != sys.base_prefix
     inherits = (
@@ -159,18 +141,13 @@ def _python() -> Facts:
 
 def _memory(root: Path) -> Facts:
     """Bytes that are free, of memory and where plans would be kept."""
-    available = None
-    for line in text_of(root / "proc/meminfo").splitlines():
-        name, _, rest = line.partition(":")
-        if name == "MemAvailable" and rest.split()[:1] and rest.split()[0].isdigit():
-            available = int(rest.split()[0]) * 1024
     disk = None
     with contextlib.suppress(OSError, RuntimeError, ValueError):
         folder = Path(os.environ.get("CIR_PLAN_CACHE") or Path.home())
         while not folder.exists():
             folder = folder.parent
         disk = shutil.disk_usage(folder).free
-    return {"available_bytes": available, "disk_bytes": disk}
+    return {"available_bytes": memory_bytes(root, "MemAvailable"), "disk_bytes": disk}
 
 
 def _size_of(fatbin: str) -> int | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cir_infer.console.printing import printable
+from cir_infer.runtime.device_names import AUTO
 
 __all__ = ["page"]
 
@@ -51,9 +52,7 @@ def _sections(found: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[tuple[st
 
 def _auto(runs: Sequence[Mapping[str, Any]]) -> str:
     works = [run["where"] for run in runs if run["what"] == "encoders" and run["runs"]]
-    return next(
-        (device for device in ("tensorrt", "cuda", "cpu") if device in works), "nothing: none of them runs"
-    )
+    return next((device for device in AUTO if device in works), "nothing: none of them runs")
 
 
 def _machine(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -20,10 +20,22 @@ from typing import Any
 from cir_infer.errors import CirError, shown
 from cir_infer.machine.nvml import Nvml
 from cir_infer.processes.children import child_command, child_environment
+from cir_infer.runtime.device_names import ON_GPU, ON_PROCESSOR
 
-__all__ = ["MODEL", "PROBES", "asked", "main"]
+__all__ = ["LIBRARIES", "MODEL", "PROBES", "SCORERS", "asked", "main"]
 
 Found = dict[str, Any]
+
+LIBRARIES = {
+    "onnxruntime": "onnxruntime",
+    "tensorrt": "tensorrt",
+    "pycuda": "pycuda.driver",
+    "openvino": "openvino",
+}
+"""Modules to import, by how their libraries are called."""
+
+SCORERS = ("cpu", "cuda")
+"""Where rows are scored."""
 
 _MARK = "cir-infer found: "
 
@@ -215,14 +227,9 @@ def _scoring(place: str) -> Callable[[], Found]:
 PROBES: Mapping[str, Callable[[], Found]] = {
     "nvml": _nvml,
     "cuda": _cuda,
-    **{
-        f"library:{name}": _library(name) for name in ("onnxruntime", "tensorrt", "pycuda.driver", "openvino")
-    },
-    **{
-        f"encoders:{device}": _encoders(device)
-        for device in ("cpu", "openvino", "cuda", "ort-tensorrt", "tensorrt")
-    },
-    **{f"scoring:{place}": _scoring(place) for place in ("cpu", "cuda")},
+    **{f"library:{module}": _library(module) for module in LIBRARIES.values()},
+    **{f"encoders:{device}": _encoders(device) for device in (*ON_PROCESSOR, *ON_GPU)},
+    **{f"scoring:{place}": _scoring(place) for place in SCORERS},
 }
 """What can be asked. Each returns plain values."""
 

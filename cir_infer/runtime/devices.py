@@ -14,7 +14,7 @@ from cir_infer.gpu.driver import missing_gpu
 from cir_infer.inputs.arguments import checked_number, checked_word
 from cir_infer.processes.threads import Threads
 from cir_infer.runtime.backend import Backend
-from cir_infer.runtime.device_names import DEVICES
+from cir_infer.runtime.device_names import AUTO, DEVICES
 from cir_infer.runtime.graph import Graph
 from cir_infer.runtime.int8_form import note_slow_form, refuse_other_form
 from cir_infer.runtime.kept.graphs import StoredGraph, load_kept
@@ -76,7 +76,7 @@ def _opened(models: Models, device: str, threads: int | None, policy: PlanPolicy
         _log.info("device auto: taking OpenVINO, which alone computes in bfloat16")
         device = "openvino"
     if device == "auto":
-        return _first_that_works(("tensorrt", "cuda", "cpu"), models, threads, policy)
+        return _first_that_works(AUTO, models, threads, policy)
     try:
         return _load(open_backend(device, threads, policy), models)
     except PlanUnavailableError as error:
