@@ -30,6 +30,8 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
+from build_cuda import between  # noqa: E402
+
 from cir_infer.scoring.cuda.shapes import shared_out, shortlist_shape, stage_growth  # noqa: E402
 from cir_infer.scoring.cuda.tuning import UNMEASURED, tuning_for  # noqa: E402
 
@@ -369,8 +371,7 @@ def scoring_table(rows: int = 1_000_000) -> str:
 
 def replaced(text: str, name: str, table: str) -> str:
     """A page with one of the tables written anew."""
-    head, rest = text.split(BEGIN.format(name))
-    return head + BEGIN.format(name) + table + END.format(name) + rest.split(END.format(name))[1]
+    return between(text, BEGIN.format(name), table, END.format(name))
 
 
 def page(text: str) -> str:
