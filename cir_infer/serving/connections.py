@@ -9,7 +9,12 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as _Protocol
+else:
+    _Protocol = object  # parts of a protocol; `make_protocol` puts them before uvicorn's
 
 __all__ = ["LARGEST_HEAD", "WIRE", "Refuse", "Wire", "make_protocol"]
 
@@ -70,26 +75,26 @@ class Wire:
         return True
 
 
-class _Timed:
+class _Timed(_Protocol):
     """Part of a protocol of uvicorn's: closes a connection whose request's head does not come in time."""
 
     seconds: float
     _head: Any = None
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)  # type: ignore[misc]
+        super().connection_made(transport)
         self._wait()
 
     def data_received(self, data: bytes) -> None:
         if self._head is None and not self._busy():
             self._wait()
-        super().data_received(data)  # type: ignore[misc]
+        super().data_received(data)
         if self._busy():
             self._stop_waiting()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
-        super().connection_lost(exc)  # type: ignore[misc]
+        super().connection_lost(exc)
 
     def _busy(self) -> bool:
         """Whether a request's head is here and its answer is not complete."""
@@ -97,8 +102,7 @@ class _Timed:
         return cycle is not None and not cycle.response_complete
 
     def _wait(self) -> None:
-        loop: Any = getattr(self, "loop")  # noqa: B009 - the other class has it
-        self._head = loop.call_later(self.seconds, self._give_up)
+        self._head = self.loop.call_later(self.seconds, self._give_up)
 
     def _stop_waiting(self) -> None:
         if self._head is not None:
@@ -107,54 +111,59 @@ class _Timed:
 
     def _give_up(self) -> None:
         self._head = None
-        transport: Any = getattr(self, "transport")  # noqa: B009
-        if not self._busy() and not transport.is_closing():
-            transport.close()
+        if not self._busy() and not self.transport.is_closing():
+            self.transport.close()
 
 
-class _Direct:
+class _Direct(_Protocol):
     """Part of uvicorn's protocol over httptools: gives each request a `Wire`, refuses some by their head."""
 
     refuse: Refuse | None = None
     when_lost: Callable[[], None] | None = None
-    cycle: Any
+    status_lines: dict[int, bytes]
     scope: Any
+    _head: Any  # of `_Timed`, as what follows
+    _busy: Callable[[], bool]
+    _wait: Callable[[], None]
+    _stop_waiting: Callable[[], None]
     _refused = False  # the request that is being read
     _in_body = False
 
     def on_message_begin(self) -> None:
         # A refusal is over before the next request behind it in the same bytes begins: that one has the time
         # of a head, and not of a connection on which nothing comes.
-        me: Any = self
-        me._unset_keepalive_if_required()
-        if me._head is None and not me._busy():
-            me._wait()
-        super().on_message_begin()  # type: ignore[misc]
+        self._unset_keepalive_if_required()
+        if self._head is None and not self._busy():
+            self._wait()
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         self._refused = False
         before: Any = self.cycle
-        if self.refuse is not None and (before is None or before.response_complete) and self._refuse():
+        if (
+            self.refuse is not None
+            and (before is None or before.response_complete)
+            and self._refuse(self.refuse)
+        ):
             self._in_body = True
             return
-        super().on_headers_complete()  # type: ignore[misc]
+        super().on_headers_complete()
         self._in_body = True
         if self.cycle is not before:
             self.scope["extensions"] = {WIRE: Wire(self, self.cycle)}
 
-    def _refuse(self) -> bool:
+    def _refuse(self, refuse: Refuse) -> bool:
         """Answer at once that there is no room. The body, which may be on its way, is dropped as it comes.
 
         Who does not read goes the long way, which waits for that, and so does whoever would have to be told
         what becomes of the connection.
         """
-        me: Any = self
-        parser = me.parser
-        if me.flow.write_paused or me.expect_100_continue or parser.get_http_version() != "1.1":
+        parser = self.parser
+        if self.flow.write_paused or self.expect_100_continue or parser.get_http_version() != "1.1":
             return False
         if not parser.should_keep_alive() or parser.should_upgrade():
             return False
-        refused = me.refuse(parser.get_method().decode("ascii"), me.url, me.headers, me.client)
+        refused = refuse(parser.get_method().decode("ascii"), self.url, self.headers, self.client)
         if refused is None:
             return False
         status, lines, content = refused
@@ -163,27 +172,27 @@ class _Direct:
         return True
 
     def write_answer(self, status: int, lines: bytes, body: bytes, keep_alive: bool) -> None:
-        me: Any = self
-        head = [me.status_lines[status]]
-        for name, value in me.server_state.default_headers:
+        head = [self.status_lines[status]]
+        for name, value in self.server_state.default_headers:
             head += (name, b": ", value, b"\r\n")
         head += (lines, b"\r\n" if keep_alive else b"connection: close\r\n\r\n", body)
-        me.transport.write(b"".join(head))
+        self.transport.write(b"".join(head))
 
     def on_body(self, body: bytes) -> None:
         if not self._refused:
-            super().on_body(body)  # type: ignore[misc]
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._in_body = False
         if not self._refused:
-            super().on_message_complete()  # type: ignore[misc]
+            super().on_message_complete()
             return
-        me: Any = self
-        me.server_state.total_requests += 1
-        me._stop_waiting()
-        me._unset_keepalive_if_required()
-        me.timeout_keep_alive_task = me.loop.call_later(me.timeout_keep_alive, me.timeout_keep_alive_handler)
+        self.server_state.total_requests += 1
+        self._stop_waiting()
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
 
     def send_400_response(self, msg: str) -> None:
         """Tell what is no HTTP; in the body of a request that was answered, end the connection alone.
@@ -192,47 +201,44 @@ class _Direct:
         """
         answered = self._refused or (self.cycle is not None and self.cycle.response_complete)
         if self._in_body and answered:
-            transport: Any = getattr(self, "transport")  # noqa: B009 - the other class has it
-            transport.close()
+            self.transport.close()
         else:
-            super().send_400_response(msg)  # type: ignore[misc]
+            super().send_400_response(msg)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)  # type: ignore[misc]
+        super().connection_lost(exc)
         if self.when_lost is not None:
             self.when_lost()
             self.when_lost = None
 
 
-class _Bounded:
+class _Bounded(_Protocol):
     """Part of uvicorn's protocol over httptools: limits, which by itself it has none of.
 
     It would hold whatever is sent as a head, and each request of a client that does not wait for answers.
     """
 
-    pipeline: Any
     _size = 0  # of the head so far
     _silent = 0  # bytes that the parser took and said nothing of
     _in_head = False
 
     def data_received(self, data: bytes) -> None:
         self._silent += len(data)
-        super().data_received(data)  # type: ignore[misc]
-        transport: Any = getattr(self, "transport")  # noqa: B009 - the other class has it
-        if self._silent > LARGEST_HEAD and not transport.is_closing():
+        super().data_received(data)
+        if self._silent > LARGEST_HEAD and not self.transport.is_closing():
             # A name or a value that does not end.
-            getattr(self, "send_400_response")("The head is too large.")  # noqa: B009
+            self.send_400_response("The head is too large.")
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= _MOST_WAITING:
             raise ValueError("too many requests wait for answers on one connection")
         self._size = self._silent = 0
         self._in_head = True
-        super().on_message_begin()  # type: ignore[misc]
+        super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
         self._take(len(url), LARGEST_HEAD)
-        super().on_url(url)  # type: ignore[misc]
+        super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         kept = self._in_head and self._size <= LARGEST_HEAD
@@ -240,15 +246,15 @@ class _Bounded:
         # The one that is too much is kept, so that the Guard sees it and says so. What comes behind a body in
         # chunks looks like a header and is none.
         if kept:
-            super().on_header(name, value)  # type: ignore[misc]
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        super().on_headers_complete()  # type: ignore[misc]
+        super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._silent = 0
-        super().on_body(body)  # type: ignore[misc]
+        super().on_body(body)
 
     def _take(self, count: int, most: int) -> None:
         self._silent = 0
