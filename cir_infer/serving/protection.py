@@ -58,6 +58,8 @@ _HEADERS = [
 ]
 _NAMES = frozenset(name for name, _ in _HEADERS)
 _LINES = b"".join(b"%b: %b\r\n" % header for header in _HEADERS)
+_REFUSED = "cache-control: no-store\r\ncross-origin-resource-policy: same-origin\r\n"
+"""Of an answer to no other site's page, see `_Exchange._own`."""
 _PREFLIGHT = [
     (b"access-control-allow-methods", b"GET, POST, PUT, DELETE"),
     (b"access-control-allow-headers", b"authorization, content-type"),
@@ -134,7 +136,7 @@ class Guard:
         given = "".join(f"{name.lower()}: {value}\r\n" for name, value in refused.headers.items())
         lines = (
             f"{given}content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n"
-            f"x-request-id: {number}\r\n{_ALWAYS}"
+            f"x-request-id: {number}\r\n{_REFUSED}"
         )
         seconds = time.perf_counter() - begun
         self._metrics.answered(path, method, refused.status, seconds)
@@ -370,9 +372,6 @@ class _Exchange:
         start = {"type": "http.response.start", "status": status, "headers": [*headers, length]}
         await self.send(start)
         await self.send({"type": "http.response.body", "body": body})
-
-
-_ALWAYS = "cache-control: no-store\r\ncross-origin-resource-policy: same-origin\r\n"
 
 
 def _is_open(path: str) -> bool:
