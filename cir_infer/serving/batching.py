@@ -157,15 +157,12 @@ class Pace:
         return max(int(most * self._usual / self.seconds_a_query), most // 8, 1)
 
 
-class _Batch(NamedTuple):
-    """What counts of a batch that is computed: its size, and whether it encodes images."""
+class _Batch:
+    """Queries that are computed together, and whether any of them encodes an image."""
 
-    size: int
-    encodes: bool
-
-    @classmethod
-    def of(cls, queries: list[Query]) -> _Batch:
-        return cls(len(queries), any(query.encodes for query in queries))
+    def __init__(self, queries: list[Query]) -> None:
+        self.queries = queries
+        self.encodes = any(query.encodes for query in queries)
 
 
 class Batcher:
@@ -228,30 +225,32 @@ class Batcher:
     def _run(self) -> None:
         while batch := self._next():
             try:
-                for group in _alike(self._alive(batch)):
+                for group in _alike(self._alive(batch.queries)):
                     self._answer(group)
             except Exception as error:  # a thread that ends would leave all that come to their deadlines
-                _log.exception("a batch of %d queries failed", len(batch))
-                for query in batch:
+                _log.exception("a batch of %d queries failed", len(batch.queries))
+                for query in batch.queries:
                     query.fail(error)
             finally:
                 with self._there_is:
-                    self._computing.remove(_Batch.of(batch))
+                    self._computing.remove(batch)
 
     def _is_worth_it(self) -> bool:
         """Whether there is something to begin: anything where nothing is computed, else no tiny batch."""
         if any(batch.encodes for batch in self._computing):
             return False
-        return 2 * len(self._waiting) >= max((batch.size for batch in self._computing), default=1)
+        return 2 * len(self._waiting) >= max((len(batch.queries) for batch in self._computing), default=1)
 
-    def _next(self) -> list[Query]:
-        """What waits, at most `most`; waits only for a first one. Empty at the end."""
+    def _next(self) -> _Batch | None:
+        """What waits, at most `most`; waits only for a first one. None at the end."""
         with self._there_is:
             while not (self._waiting and self._is_worth_it()) and not self._closed:
                 self._there_is.wait()
-            batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
-            if batch:
-                self._computing.append(_Batch.of(batch))
+            queries = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+            if not queries:
+                return None
+            batch = _Batch(queries)
+            self._computing.append(batch)
             return batch
 
     def _alive(self, batch: list[Query]) -> Iterable[Query]:
