@@ -147,7 +147,7 @@ def change_bundle(
 
     try:
         with encoders:
-            names = succeed(path, wanted, dtype, fill, resume=True, missing=lambda: whole.removed)
+            names = succeed(path, known, wanted, dtype, fill, resume=True, missing=lambda: whole.removed)
     except _BrokenError:
         names = []
     whole.seconds = time.perf_counter() - started

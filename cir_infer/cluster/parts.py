@@ -50,7 +50,7 @@ class Part:
         """The shard's items, and what is broken and has such an id."""
         for entry in self._source.items():
             self._met = True
-            if shard_of_any(entry.id, self._count) == self._number:
+            if shard_of(entry.id, self._count) == self._number:
                 yield entry
 
     def without_emptiness(self, report: Report) -> None:
@@ -58,11 +58,6 @@ class Part:
         if self._met:
             said = nothing_found(self)
             report.broken = [one for one in report.broken if one.reason != said]
-
-
-def shard_of_any(text: str, count: int) -> int:
-    """`shard_of`, for what may be no Unicode: names of broken items."""
-    return shard_of(text.encode("utf-8", "backslashreplace").decode(), count)
 
 
 def merged_report(reports: Sequence[Report]) -> Report:

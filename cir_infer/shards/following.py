@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cir_infer.engine import Engine
-from cir_infer.errors import GalleryError, ShardError, UsageError
+from cir_infer.errors import CirError, GalleryError, ShardError, UsageError
 from cir_infer.gallery.arguments import checked_path
+from cir_infer.gallery.disk import files
 from cir_infer.gallery.filters.filters import Where
 from cir_infer.hits import Hit, Hits
 from cir_infer.inputs.texts import Text
@@ -32,13 +32,18 @@ class FollowingSearcher(Queries):
     """Asks the newest version of some shards. Threads may share one.
 
     Every query is answered by one version from its beginning to its end. A new one is looked for every
-    second, opened beside the old one, and asked from then on; the old one is closed when the next but one
-    comes. A query that fails because its version has just been removed is asked again of the new one.
+    second, opened beside the old one by the query that notices it, and asked from then on. The old one is
+    closed when the next but one comes and nobody asks it any more. A query that fails because its version has
+    just been removed is asked again of the new one.
 
     Args:
         version: says which version is the newest; another value means another one.
         opened: opens the newest.
         every: seconds between two looks.
+
+    Attributes:
+        changes: how often it went over.
+        behind: what keeps it from the newest version, which is tried again; None where it asks that.
 
     Raises:
         CirError: see `ShardedSearcher`.
@@ -48,20 +53,25 @@ class FollowingSearcher(Queries):
         self, version: Callable[[], Hashable], opened: Callable[[], ShardedSearcher], every: float = 1.0
     ) -> None:
         self._version, self._opened, self._every = version, opened, every
-        self._lock = threading.Lock()
+        self._lock, self._following = threading.Lock(), threading.Lock()
         self._known = version()
         self._current: ShardedSearcher | None = opened()
         self._before: ShardedSearcher | None = None
+        self._asking: dict[ShardedSearcher, int] = {}
+        self._ended: set[ShardedSearcher] = set()
         self._looked = time.monotonic()
         self.changes = 0
+        self.behind: CirError | None = None
 
     def close(self) -> None:
         """Close what is open."""
         with self._lock:
-            for searcher in (self._before, self._current):
-                if searcher is not None:
-                    searcher.close()
+            open_ones = {self._before, self._current, *self._ended}
             self._before = self._current = None
+            self._ended.clear()
+        for searcher in open_ones:
+            if searcher is not None:
+                searcher.close()
 
     def __enter__(self) -> FollowingSearcher:
         return self
@@ -84,13 +94,25 @@ class FollowingSearcher(Queries):
         Raises:
             UsageError: this is closed.
         """
+        searcher = self._open()
+        due = now or time.monotonic() - self._looked >= self._every
+        # While one opens the newest, others ask the one that is open.
+        if due and self._following.acquire(blocking=now):
+            try:
+                self._looked = time.monotonic()
+                self._follow()
+                self.behind = None
+            except CirError as error:  # it is being changed, say; the one that is open goes on
+                self.behind = error
+            finally:
+                self._following.release()
+            searcher = self._open()
+        return searcher
+
+    def _open(self) -> ShardedSearcher:
         with self._lock:
             if self._current is None:
                 raise UsageError("this searcher is closed; make another")
-            if now or time.monotonic() - self._looked >= self._every:
-                self._looked = time.monotonic()
-                with suppress(ShardError, GalleryError):  # it is being changed; the one that is open goes on
-                    self._follow()
             return self._current
 
     def _follow(self) -> None:
@@ -98,20 +120,44 @@ class FollowingSearcher(Queries):
         if version == self._known:
             return
         fresh = self._opened()
-        if self._before is not None:
-            self._before.close()
-        self._before, self._current, self._known = self._current, fresh, version
-        self.changes += 1
+        with self._lock:
+            done = fresh if self._current is None else self._before
+            if self._current is not None:
+                self._before, self._current, self._known = self._current, fresh, version
+                self.changes += 1
+            if done is not None and self._asking.get(done):
+                self._ended.add(done)
+                done = None
+        if done is not None:
+            done.close()
 
     def _asked(self, ask: Callable[[ShardedSearcher], T]) -> T:
         searcher = self.current()
         try:
-            return ask(searcher)
-        except (ShardError, GalleryError):
+            return self._held(searcher, ask)
+        except (ShardError, GalleryError, UsageError):
             other = self.current(now=True)
             if other is searcher:
                 raise
-            return ask(other)
+            return self._held(other, ask)
+
+    def _held(self, searcher: ShardedSearcher, ask: Callable[[ShardedSearcher], T]) -> T:
+        """Ask one that stays open meanwhile."""
+        with self._lock:
+            self._asking[searcher] = self._asking.get(searcher, 0) + 1
+        try:
+            return ask(searcher)
+        finally:
+            with self._lock:
+                self._asking[searcher] -= 1
+                idle = not self._asking[searcher]
+                if idle:
+                    del self._asking[searcher]
+                close = idle and searcher in self._ended
+                if close:
+                    self._ended.discard(searcher)
+            if close:
+                searcher.close()
 
     @property
     def engine(self) -> Engine:  # type: ignore[override]
@@ -178,8 +224,11 @@ def follow_folder(
     folder = checked_path("path", path)
 
     def version() -> Hashable:
-        status = (folder / FILE).stat()
-        return status.st_ino, status.st_mtime_ns
+        listing = read_listing(folder)
+        with files.told_as_gallery_error("looking at it", folder / FILE):
+            status = (folder / FILE).stat()
+        # What it says tells sets apart, whatever clocks do; the rest tells of a folder in place of another.
+        return status.st_dev, status.st_ino, status.st_mtime_ns, listing
 
     def opened() -> ShardedSearcher:
         chosen = read_listing(folder).bundle if bundle is None else bundle

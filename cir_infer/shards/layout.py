@@ -23,7 +23,7 @@ import numpy as np
 
 from cir_infer.errors import GalleryError, UsageError, shown
 from cir_infer.gallery import Gallery
-from cir_infer.gallery.arguments import checked_path
+from cir_infer.gallery.arguments import checked_ids, checked_path
 from cir_infer.gallery.disk import files
 from cir_infer.gallery.disk.drafts import drafted
 from cir_infer.gallery.opened import WAIT
@@ -47,8 +47,9 @@ _TELLING = 64
 
 
 def shard_of(item: str, count: int) -> int:
-    """The shard of an id among so many."""
-    return int.from_bytes(hashlib.sha256(item.encode()).digest()[:8], "big") % count
+    """The shard of an id among so many; of what is no Unicode and no id, too."""
+    told = item.encode("utf-8", "backslashreplace")
+    return int.from_bytes(hashlib.sha256(told).digest()[:8], "big") % count
 
 
 class ShardedGallery:
@@ -182,8 +183,13 @@ class ShardedGallery:
         return f"<ShardedGallery {self.path}: {len(self.shards)} shards>"
 
     def of(self, item: str) -> Gallery:
-        """The shard in which an id belongs: add, replace and remove it there."""
-        return self.shards[shard_of(item, len(self.shards))]
+        """The shard in which an id belongs: add, replace and remove it there.
+
+        Raises:
+            GalleryError: it is no id.
+        """
+        (known,) = checked_ids([item])
+        return self.shards[shard_of(known, len(self.shards))]
 
 
 def checked_shards(into: int) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import stat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,13 +16,13 @@ from cir_infer.gallery.arguments import checked_fingerprint
 from cir_infer.gallery.disk import files
 from cir_infer.gallery.rows.vectors import check_shape
 
-__all__ = ["FILE", "MOST_SHARDS", "Listing", "is_sharded", "read_listing"]
+__all__ = ["FILE", "MOST_SHARDS", "NAME", "Listing", "is_sharded", "read_listing"]
 
 FILE = "shards.json"
 MOST_SHARDS = 256
 _FORMAT, _VERSION = "cir-shards", 2
 _MOST_BYTES = 1 << 20
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _FIELDS = ("format", "version", "rule", "fingerprint", "dimension", "tokens_per_item", "shards")
 
 
@@ -81,22 +83,27 @@ def read_listing(path: Path, name: str = FILE) -> Listing:
         GalleryError: there is none, or it is damaged or of a newer format.
     """
     place = path / name
-    if not place.is_file():
-        raise GalleryError(
-            f"{path}: has no {name}, so it is no sharded gallery; make one with `cir-gallery shard`"
-        )
-    if place.stat().st_size > _MOST_BYTES:
-        raise GalleryError(f"{place}: is absurdly long; restore it from a copy")
     try:
-        said = read_json(place.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        read = _content(place)
+        if read is None:
+            raise GalleryError(
+                f"{path}: has no {name}, so it is no sharded gallery; make one with `cir-gallery shard`"
+            )
+        if len(read) > _MOST_BYTES:
+            raise GalleryError(f"{place}: is absurdly long; restore it from a copy")
+        said = read_json(read)
+    except OSError as error:
+        raise GalleryError(
+            f"{shown(str(place))}: cannot be read ({error.strerror or error}); see to the disk and the rights"
+        ) from error
+    except (ValueError, RecursionError) as error:
         raise GalleryError(f"{place}: cannot be read ({shown(error)}); restore it from a copy") from error
     if not isinstance(said, dict) or said.get("format") != _FORMAT:
         raise GalleryError(f'{place}: does not say "format": "{_FORMAT}"; restore it from a copy')
     version = said.get("version")
     if type(version) is int and version > _VERSION:
         raise GalleryError(
-            f"{place}: found format {version}, this version reads {_VERSION}; upgrade cir-infer"
+            f"{place}: found format {shown(version, 20)}, this version reads {_VERSION}; upgrade cir-infer"
         )
     fault = _fault(said)
     if fault is not None:
@@ -110,6 +117,17 @@ def read_listing(path: Path, name: str = FILE) -> Listing:
     )
 
 
+def _content(place: Path) -> bytes | None:
+    """What a file begins with, a little more than may be in it; None where there is no such file."""
+    try:
+        with open(place, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            return file.read(_MOST_BYTES + 1) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR):
+            return None
+        raise
+
+
 def _fault(said: dict[str, Any]) -> str | None:
     """What is wrong with the fields of `shards.json`, None for nothing."""
     listed = said.get("shards")
@@ -119,11 +137,13 @@ def _fault(said: dict[str, Any]) -> str | None:
         return f"its fields are {shown(sorted(said), 200)}; expected {sorted(expected)}"
     if not isinstance(said.get("bundle", ""), str):
         return f"its bundle is {shown(said['bundle'], 60)}; expected a path"
-    if not 1 <= len(names) <= MOST_SHARDS or len({str(name) for name in names}) != len(names):
-        return f"it names {len(names)} shards; expected 1 to {MOST_SHARDS} different ones"
-    wrong = [name for name in names if not isinstance(name, str) or not _NAME.fullmatch(name)]
+    if not 1 <= len(names) <= MOST_SHARDS:
+        return f"it names {len(names)} shards; expected 1 to {MOST_SHARDS}"
+    wrong = [name for name in names if not isinstance(name, str) or not NAME.fullmatch(name)]
     if wrong:
         return f"a shard is {shown(wrong[0], 60)}; expected the name of a folder beside it"
+    if len(set(names)) != len(names):
+        return "it names a shard twice; expected different ones"
     if said["rule"] != f"sha256 mod {len(names)}":
         return f"its rule is {shown(said['rule'], 60)}; expected sha256 mod {len(names)}"
     numbers = (said["dimension"], said["tokens_per_item"])

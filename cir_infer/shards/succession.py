@@ -19,19 +19,21 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
-from cir_infer.errors import GalleryError
+from cir_infer.errors import GalleryError, UsageError, shown
 from cir_infer.gallery import Gallery
 from cir_infer.gallery.arguments import checked_path
-from cir_infer.gallery.disk import files
+from cir_infer.gallery.disk import drafts, files
+from cir_infer.gallery.disk.folder import is_retired
 from cir_infer.gallery.snapshot import Snapshot
+from cir_infer.inputs.arguments import checked_list
 from cir_infer.shards.layout import ShardedGallery, checked_shards, made, names_of, shard_of, spread
-from cir_infer.shards.listing import FILE, Listing, read_listing
+from cir_infer.shards.listing import FILE, NAME, Listing, read_listing
 
 __all__ = ["Fill", "Gone", "rebalance", "remove_old", "succeed"]
 
@@ -40,7 +42,9 @@ _LOCK = "succession.lock"
 _PASSES, _FEW = 8, 256
 """So many passes at most, until one finds no more than so many changes; what is left waits for the last."""
 _WAIT = 600.0
-_SET = re.compile(r"s(\d{1,9})-\d{4}\.gallery")
+_SET = re.compile(r"(?:s(\d{1,9})-)?\d{4}\.gallery(\.removed)?")
+_DRAFT = re.compile(r"\.(s\d{1,9}-\d{4}\.gallery)\..*")
+_REMOVED = ".removed"
 
 Fill: TypeAlias = Callable[[Sequence[Gallery], Sequence[Gallery]], int]
 """Brings new shards in step with old ones; returns how many items it looked at. It is called repeatedly."""
@@ -72,6 +76,7 @@ class Gone:
 
 def succeed(
     path: str | Path,
+    known: Listing,
     wanted: Listing,
     dtype: str,
     fill: Fill,
@@ -83,6 +88,7 @@ def succeed(
 
     Args:
         path: its folder.
+        known: its listing when `wanted` and `fill` were made for it.
         wanted: what the new ones are; their names are chosen here, and how many there are is kept.
         dtype: of their rows.
         fill: makes their contents.
@@ -93,11 +99,14 @@ def succeed(
         The names of the old shards, for `remove_old`.
 
     Raises:
-        GalleryError: somebody else does the same, the new shards do not hold what the old ones do, the disk
-            is full or fails. Then the old ones are in their place.
+        GalleryError: somebody else does or did the same, the new shards do not hold what the old ones do,
+            the disk is full or fails. Then the old ones are in their place, and take changes.
     """
     folder = checked_path("path", path)
     with _alone(folder), ShardedGallery(folder, wait=_WAIT) as old, ExitStack() as opened:
+        if old.listing != known:
+            raise GalleryError(f"{folder}: its shards were changed over meanwhile; run this again if need be")
+        _check_newest(folder, old.listing)
         for shard in old.shards:
             shard.retire(False)  # of a run that was killed before its switch
         new = _begun(folder, old.listing, wanted, dtype, resume, opened)
@@ -114,10 +123,11 @@ def succeed(
                     f"{folder}: the new shards hold {counts[1]:,} items and the old {counts[0]:,}. These "
                     "stay; an id may be in two of them"
                 )
-            for shard in old.shards:
-                shard.retire()
-            (folder / NEXT).replace(folder / FILE)
-            files.sync_folder(folder)
+            if any(shard.snapshot().fingerprint != known.fingerprint for shard in old.shards):
+                raise GalleryError(
+                    f"{folder}: a shard has rows of another bundle by now; the old shards stay"
+                )
+            _switch(folder, old.shards)
         return list(old.listing.shards)
 
 
@@ -151,59 +161,170 @@ def rebalance(path: str | Path, into: int) -> list[str]:
             changes += spread(new, gallery, snapshot, since, replacing=True) + len(left)
         return changes
 
-    return succeed(path, listing._replace(shards=("",) * count), dtype, fill)
+    return succeed(path, listing, listing._replace(shards=("",) * count), dtype, fill)
 
 
 def remove_old(path: str | Path, names: Sequence[str]) -> None:
-    """Remove galleries that are no shards any more. Whoever has them open is told so.
+    """Remove galleries whose place other shards took. Whoever has them open is told so.
+
+    Args:
+        path: the folder of the sharded gallery.
+        names: of theirs, as `rebalance` returned them; what is not there any more is left out.
 
     Raises:
-        GalleryError: one is a shard, or the disk fails.
+        GalleryError: one is a shard, nothing took its place, or the disk fails. Then none is removed, or not
+            all are.
+        UsageError: no list of names.
     """
     folder = checked_path("path", path)
+    wanted = list(checked_list("names", names, "name of a folder"))
+    for name in wanted:
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise UsageError(f"a name is {shown(name, 60)}; expected that of a gallery in {folder}")
     current = read_listing(folder).shards
-    for name in names:
-        if name in current or "/" in name:
+    there = [name for name in wanted if os.path.lexists(folder / name)]
+    for name in there:
+        if name in current:
             raise GalleryError(f"{folder / name}: is a shard of {folder}; it stays")
-        with files.told_as_gallery_error("removing an old shard", folder / name):
-            shutil.rmtree(folder / name, ignore_errors=False)
+        if not is_retired(folder / name):
+            raise GalleryError(f"{folder / name}: no other shards took its place; it stays")
+    for name in there:
+        _remove(folder / name)
+
+
+def _remove(place: Path) -> None:
+    """Remove a gallery. No writer finds one in which only the mark that it refuses changes is gone."""
+    with files.told_as_gallery_error("removing an old shard", place):
+        if place.is_symlink():
+            raise GalleryError(f"{place}: is a link; remove it and what it leads to")
+        if place.name.endswith(_REMOVED):
+            aside = place
+        else:
+            aside = place.with_name(place.name + _REMOVED)
+            if aside.exists():
+                shutil.rmtree(aside)
+            place.rename(aside)
+        shutil.rmtree(aside)
+
+
+def _switch(folder: Path, old: Sequence[Gallery]) -> None:
+    """Let the new shards take the place of the old ones, or these take changes again."""
+    try:
+        for shard in old:
+            shard.retire()
+        with files.told_as_gallery_error("changing over", folder / FILE):
+            (folder / NEXT).replace(folder / FILE)
+    except BaseException:
+        if os.path.lexists(folder / NEXT):  # else it was done before an interrupt came
+            for shard in old:
+                with suppress(GalleryError):  # the next run does it
+                    shard.retire(False)
+        raise
+    try:
+        files.sync_folder(folder)
+    except OSError as error:
+        raise GalleryError(
+            f"{folder}: the new shards answer, and whether that outlasts a power cut is not known "
+            f"({error.strerror or error}); keep the old ones until the disk is well"
+        ) from error
+
+
+def _sets(folder: Path) -> list[tuple[Path, int]]:
+    """The galleries of all sets that lie in a folder, and the numbers of their sets; 0 for the first."""
+    with files.told_as_gallery_error("looking at the shards", folder):
+        found = [(entry, _SET.fullmatch(entry.name)) for entry in sorted(folder.iterdir())]
+    return [(entry, int(match[1] or 0)) for entry, match in found if match]
+
+
+def _check_newest(folder: Path, listing: Listing) -> None:
+    """Make sure that no shards are lost to a `shards.json` that is older than they are.
+
+    Every set with items was replaced, or is named by one of the two listings.
+    """
+    named = {*listing.shards, *_noted(folder)}
+    for place, _ in _sets(folder):
+        if place.name in named or place.name.endswith(_REMOVED) or is_retired(place):
+            continue
+        try:
+            with Gallery.open(place, read_only=True) as gallery:
+                held = f"holds {len(gallery):,} items" if len(gallery) else None
+        except GalleryError as error:
+            held = f"cannot be opened ({shown(str(error), 300)})"
+        if held is not None:
+            raise GalleryError(
+                f"{place}: {held}, no other shards took its place, and {FILE} does not name it; put the "
+                f"newest {FILE} back, or move the gallery elsewhere if it is none of the shards"
+            )
+
+
+def _noted(folder: Path) -> tuple[str, ...]:
+    """The names in `next.json`, none where there is none or it is damaged."""
+    with suppress(GalleryError):
+        return read_listing(folder, NEXT).shards
+    return ()
 
 
 def _begun(
     folder: Path, old: Listing, wanted: Listing, dtype: str, resume: bool, opened: ExitStack
 ) -> list[Gallery]:
     """The new shards: those that a run before has begun, or empty ones."""
-    if (folder / NEXT).exists():
-        found = read_listing(folder, NEXT)
-        if resume and found._replace(shards=()) == wanted._replace(shards=()):
-            shards = [opened.enter_context(Gallery.open(folder / name, wait=_WAIT)) for name in found.shards]
-            if len(shards) == len(wanted.shards) and all(one.dtype == dtype for one in shards):
-                return shards
-        (folder / NEXT).unlink()
-    numbers = [0]
-    for entry in folder.iterdir():
-        match = _SET.fullmatch(entry.name)
-        if match:
-            numbers.append(int(match[1]))
-            if entry.name not in old.shards and not (folder / NEXT).exists():
-                shutil.rmtree(entry)  # begun and given up, or replaced and not removed
-    prefix = f"s{max(numbers) + 1}-"
+    if resume and (shards := _continued(folder, old, wanted, dtype, opened)):
+        return shards
+    sets = _sets(folder)
+    for place, _ in sets:
+        if place.name not in old.shards:
+            _remove(place)  # begun and given up, or replaced and not removed
+    with files.told_as_gallery_error("giving up what was begun", folder / NEXT):
+        for name in {match[1] for entry in folder.iterdir() if (match := _DRAFT.fullmatch(entry.name))}:
+            drafts.sweep(folder / name)
+        (folder / NEXT).unlink(missing_ok=True)
+    prefix = f"s{max((number for _, number in sets), default=0) + 1}-"
     listing = wanted._replace(shards=names_of(len(wanted.shards), prefix))
     shards = made(folder, listing, dtype, opened)
     listing.write(folder, NEXT)
     return shards
 
 
+def _continued(
+    folder: Path, old: Listing, wanted: Listing, dtype: str, opened: ExitStack
+) -> list[Gallery] | None:
+    """The new shards that a run before has begun, None where there are none or not such ones."""
+    names = _noted(folder)
+    if not names or set(names) & set(old.shards) or len(names) != len(wanted.shards):
+        return None
+    if not all((folder / name).is_dir() for name in names):  # a run was killed while it gave them up
+        return None
+    if read_listing(folder, NEXT)._replace(shards=()) != wanted._replace(shards=()):
+        return None
+    shards = []
+    for name in names:
+        try:
+            shards.append(opened.enter_context(Gallery.open(folder / name, wait=_WAIT)))
+        except GalleryError as error:
+            raise GalleryError(
+                f"{error}. It was begun by a run before; where it cannot be mended, remove {folder / NEXT} "
+                f"and the galleries that it names, then run this again"
+            ) from error
+    rows = wanted.fingerprint, wanted.dimension, wanted.tokens_per_item
+    for shard in shards:
+        snapshot = shard.snapshot()
+        if (snapshot.fingerprint, snapshot.dimension, snapshot.tokens_per_item) != rows:
+            return None
+    return shards if all(one.dtype == dtype for one in shards) else None
+
+
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Be the only one who changes over a sharded gallery."""
     read_listing(folder)
-    with (
-        files.told_as_gallery_error("locking", folder / _LOCK),
-        files.open_file(folder / _LOCK, os.O_RDWR | os.O_CREAT) as file,
-    ):
+    with files.told_as_gallery_error("locking", folder / _LOCK):
+        file = files.open_file(folder / _LOCK, os.O_RDWR | os.O_CREAT)
+    with file:
         try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            with files.told_as_gallery_error("locking", folder / _LOCK):
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except GalleryError as error:
+            if not isinstance(error.__cause__, BlockingIOError):
+                raise
             raise GalleryError(f"{folder}: somebody else changes its shards over; wait for that") from error
         yield

@@ -157,9 +157,9 @@ def test_what_was_begun_and_what_is_refused(tmp_path: Path, monkeypatch: pytest.
 
         listing = read_listing(folder)
         with pytest.raises(GalleryError, match="disk is full"):
-            succeed(folder, listing._replace(shards=("",) * 3), "float16", broken)
+            succeed(folder, listing, listing._replace(shards=("",) * 3), "float16", broken)
         with pytest.raises(GalleryError, match="hold 0 items and the old 30"):
-            succeed(folder, listing._replace(shards=("",) * 3), "float16", lambda old, new: 0)
+            succeed(folder, listing, listing._replace(shards=("",) * 3), "float16", lambda old, new: 0)
         assert contents(folder) == before and read_listing(folder) == listing
         with ShardedGallery(folder) as gallery:  # killed right before its switch: refused until it is ended
             gallery.shards[1].retire()

@@ -23,7 +23,7 @@ from urllib.parse import quote
 from cir_infer.errors import GalleryError
 from cir_infer.gallery.disk.files import OpenFolder, open_file
 
-__all__ = ["CATALOGUE", "LOCK", "READERS", "ROWS", "Folder", "Identity", "located_absolutely"]
+__all__ = ["CATALOGUE", "LOCK", "READERS", "ROWS", "Folder", "Identity", "is_retired", "located_absolutely"]
 
 CATALOGUE = "catalogue.sqlite"
 JOURNAL = f"{CATALOGUE}-journal"
@@ -196,7 +196,8 @@ class Folder:
             return
         raise GalleryError(
             f"{self.path}: other shards took its place, so a change would be lost; open the sharded gallery "
-            "again (if it is among its shards still, `cir-cluster rebalance` ends what was begun)"
+            "again (if it is among its shards still, running the command that was killed, or `cir-cluster "
+            "rebalance`, ends what was begun)"
         )
 
     def retire(self, retired: bool) -> None:
@@ -228,6 +229,11 @@ class Folder:
         """Give the descriptors back."""
         for folder in (self.readers, self.rows, self._self):
             folder.close()
+
+
+def is_retired(path: Path) -> bool:
+    """Whether the gallery in a folder refuses every change, because others took its place."""
+    return os.path.lexists(path / RETIRED)
 
 
 def located_absolutely(path: Path) -> Path:
