@@ -17,7 +17,7 @@ from cir_infer.serving.service import Service
 if TYPE_CHECKING:
     from fastapi import Request
 
-__all__ = ["Answer", "body_of", "finished", "id_of", "json_answer", "parameters", "server_timing"]
+__all__ = ["Response", "body_of", "finished", "id_of", "json_answer", "parameters", "server_timing"]
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ async def _disconnected(receive: Callable[[], Awaitable[Mapping[str, Any]]]) -> 
         pass
 
 
-class Answer:
+class Response:
     """An answer that is all there, as an ASGI application; Starlette's costs three times as much.
 
     Args:
@@ -93,11 +93,11 @@ class Answer:
         await send({"type": "http.response.body", "body": self._body})
 
 
-def json_answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
+def json_answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON answer, of plain values and the types of `schemas`."""
     from pydantic_core import to_json
 
-    return Answer(to_json(value, inf_nan_mode="null"), b"application/json", status, headers)
+    return Response(to_json(value, inf_nan_mode="null"), b"application/json", status, headers)
 
 
 def id_of(encoded: str) -> str:
