@@ -9,9 +9,10 @@ replicas of `NAME` open it beside the old one and go over, and the old one ends.
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,11 +26,13 @@ from cir_infer.shards.listing import Listing, read_listing
 from cir_infer.shards.ray_actor import Actor, Actors, HandleShard
 from cir_infer.shards.ray_cluster import PATIENCE, cause_of, connect, machines_of
 
-__all__ = ["Replicas", "ServeShard", "deploy", "remove", "renew", "tag_of"]
+__all__ = ["Replicas", "ServeShard", "deploy", "remove", "renew", "shards_of", "tag_of"]
 
 _AT_ONCE, _WAITING = 8, 64
 """Calls that a shard's replica computes side by side, and that wait for it before more are refused."""
 _LOOK = 1.0
+_TAG = 12
+"""Letters of a `tag_of`."""
 
 
 class Replicas(NamedTuple):
@@ -61,7 +64,7 @@ class Replicas(NamedTuple):
 def tag_of(listing: Listing) -> str:
     """A name for one version of a sharded gallery."""
     told = "\n".join([str(listing.fingerprint), *listing.shards])
-    return hashlib.sha256(told.encode()).hexdigest()[:12]
+    return hashlib.sha256(told.encode()).hexdigest()[:_TAG]
 
 
 class ServeShard(HandleShard):
@@ -269,7 +272,13 @@ def remove(name: str, *, address: str | None = "auto") -> list[str]:
 
 
 def _running(serve: Any, name: str) -> list[str]:
-    return [one for one in serve.status().applications if one.startswith(f"{name}-shards-")]
+    return shards_of(serve.status().applications, name)
+
+
+def shards_of(applications: Iterable[str], name: str) -> list[str]:
+    """Of the names of applications, those that hold the shards of a service; another's may begin alike."""
+    own = re.compile(rf"{re.escape(name)}-shards-[0-9a-f]{{{_TAG}}}")
+    return [one for one in applications if own.fullmatch(one)]
 
 
 @contextmanager

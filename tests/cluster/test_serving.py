@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from cir_infer import Engine, Gallery, Searcher
+from cir_infer.cluster.serving import shards_of, tag_of
 from cir_infer.commands.cluster import main
 from cir_infer.commands.index import main as index_main
 from cir_infer.shards import ShardedGallery
+from cir_infer.shards.listing import Listing
 from tests.cluster.conftest import processes_below
 from tests.serving.support import Client
-
-pytest.importorskip("aiohttp", reason="Ray Serve is not installed: pip install 'cir-infer[ray-serve]'")
 
 LOCAL = ["--address", "local"]
 
@@ -46,10 +46,20 @@ def kill(title: str) -> int:
     return 0
 
 
+def test_a_service_ends_its_own_shards_alone() -> None:
+    listings = [Listing(None, 4, 1, (name,)) for name in ("0000.gallery", "s2-0000.gallery")]
+    tags = [tag_of(listing) for listing in listings]
+    mine = [f"shop-shards-{tag}" for tag in tags]
+    others = ["shop", "shop-shards", f"shop-shards-shards-{tags[0]}", f"my-shop-shards-{tags[0]}"]
+    assert shards_of([*others, *mine], "shop") == mine
+    assert shards_of([*others, *mine], "shop-shards") == others[2:3]
+
+
 @pytest.mark.ray
 def test_a_service(
     ray: Any, tmp_path: Path, bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("aiohttp", reason="Ray Serve is not installed: pip install 'cir-infer[ray-serve]'")
     from ray import serve
 
     folder, port = tmp_path / "s", free_port()
