@@ -351,12 +351,10 @@ class Engine:
         if pad_to_batch:
             self.require_padding()
         numbered = enumerate(checked_list("texts", texts, "text"))
-        graph = self._graphs["text"]
-        shape = (0, *(length or 0 for length in graph.outputs[0].shape[1:]))
-        outputs = [np.empty(shape, np.float32)]
+        outputs: list[Floats] = []
         while reads := [self._numbered_text(at, text) for at, text in islice(numbered, size)]:
             outputs.append(self.encode_read(reads, pad_to_batch))
-        return np.concatenate(outputs[1:] or outputs)
+        return np.concatenate(outputs or [self.encode_read([])])
 
     @property
     def text_reader(self) -> TextReader:
@@ -381,6 +379,8 @@ class Engine:
         if pad_to_batch:
             self.require_padding()
         graph = self._graphs["text"]
+        if not reads:  # a recurrent layer of ONNX Runtime ends the process
+            return np.empty((0, *(length or 0 for length in graph.outputs[0].shape[1:])), np.float32)
         ids, lengths = self._reader().batch(reads)
         if pad_to_batch:
             lengths = np.full_like(lengths, ids.shape[1])

@@ -72,6 +72,7 @@ def test_texts_in_any_batching(engine: Engine) -> None:
     for size in (1, 2, 32):
         np.testing.assert_allclose(engine.encode_texts(texts, size), one_by_one, atol=1e-6)
     assert engine.encode_texts([]).shape == (0, HIDDEN)
+    assert engine.encode_read([]).shape == (0, HIDDEN)
     with pytest.raises(UsageError, match="list of texts"):
         engine.encode_texts("is red")
 

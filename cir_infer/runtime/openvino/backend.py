@@ -78,7 +78,7 @@ def _stops(name: str, graph: OnnxModel) -> str | None:
     asked.discard("")
     if not asked:
         return None
-    if len(asked) > 1 or not asked <= set(graph.inputs):
+    if len(asked) > 1 or not asked <= set(graph.inputs) - set(graph.constants):
         raise DeviceError(
             f"the {name} graph has recurrent layers that stop at computed lengths "
             f"({shown(sorted(asked), 60)}), which OpenVINO does not do; use device='cpu'"
@@ -108,6 +108,8 @@ class OpenVinoGraph:
         wanted = [tensor.name for tensor in self.inputs]
         if sorted(feeds) != sorted(wanted):
             raise DeviceError(f"the {self._name} graph takes {shown(wanted)}, not {shown(list(feeds))}")
+        if self._stops is not None:
+            self._check_stops(feeds)
         try:
             with native_call:
                 values = self._run(requests, feeds)
@@ -115,6 +117,16 @@ class OpenVinoGraph:
             raise DeviceError(f"OpenVINO failed in the {self._name} graph: {told(error)}") from error
         outputs = {tensor.name: value for tensor, value in zip(self.outputs, values, strict=True)}
         return one_for_each(self._name, feeds, outputs)
+
+    def _check_stops(self, feeds: Mapping[str, Array]) -> None:
+        """Where a sequence is to end it has to be: at none, OpenVINO 2026.4 gives what lay in memory."""
+        lengths = feeds[str(self._stops)]
+        longest = min((value.shape[1] for value in feeds.values() if value.ndim > 1), default=0)
+        if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= longest:
+            raise DeviceError(
+                f"the {self._name} graph was given {shown(self._stops, 60)} from {lengths.min()} to "
+                f"{lengths.max()}; expected 1 to {longest}"
+            )
 
     def _run(self, requests: Requests, feeds: Mapping[str, Array]) -> list[Array]:
         given = [feeds[tensor.name] for tensor in self.inputs]

@@ -73,6 +73,19 @@ def test_recurrent_layers_stop_at_each_texts_length(op: str, over_time: bool) ->
 
 
 @needs_openvino
+def test_texts_end_where_there_is_text() -> None:
+    from cir_infer.runtime.openvino.backend import OpenVinoBackend
+
+    graph = OpenVinoBackend(1).load("text", Model(recurrent_graph(out=4)))
+    for lengths in ([0], [0, 2], [3, 4], [-1]):
+        feeds = {"tokens": np.ones((len(lengths), 3), np.int32), "lengths": np.array(lengths, np.int32)}
+        with pytest.raises(DeviceError, match=r"given 'lengths' from .* expected 1 to 3"):
+            graph.run(feeds)
+    nothing = {"tokens": np.ones((0, 3), np.int32), "lengths": np.empty(0, np.int32)}
+    assert graph.run(nothing)["text"].shape == (0, 4)
+
+
+@needs_openvino
 def test_lengths_that_a_graph_computes_are_refused() -> None:
     from cir_infer.runtime.openvino.backend import OpenVinoBackend
 
