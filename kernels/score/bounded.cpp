@@ -5,6 +5,7 @@
 #include <limits>
 #include <numeric>
 
+#include "chunks.h"
 #include "exact.h"
 #include "hits.h"
 #include "integer_terms.h"

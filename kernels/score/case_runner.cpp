@@ -9,7 +9,7 @@
 #include <cstdlib>
 #include <vector>
 
-#include "parallel.h"
+#include "chunks.h"
 #include "score.h"
 
 namespace {

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "parallel.h"
+#include "chunks.h"
 
 namespace cir {
 namespace {

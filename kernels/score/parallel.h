@@ -1,14 +1,11 @@
-// Threads of one call, and the pieces of a gallery that they take turns at.
+// Threads of one call.
 #pragma once
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cstdint>
-#include <cstring>
 #include <deque>
 #include <new>
-#include <vector>
 
 #if !defined(_WIN32)
 #include <pthread.h>
@@ -158,27 +155,6 @@ inline int useful_threads(int threads, double multiplications) {
     return static_cast<int>(std::clamp(multiplications / 500e3, 1.0, static_cast<double>(std::max(threads, 1))));
 }
 
-inline size_t row_bytes(RowType type, int dimension) {
-    return static_cast<size_t>(dimension) * (type == kFloat32 ? 4 : type == kFloat16 ? 2 : 1);
-}
-
-inline size_t item_bytes(const Gallery& gallery) {
-    return row_bytes(gallery.type, gallery.dimension) * static_cast<size_t>(gallery.vectors);
-}
-
-// Rows of a chunk when few queries are asked: megabytes, so that the start of a chunk, which nothing prefetches, does
-// not count; but several chunks a thread, so that all end together.
-inline int chunk_rows(const Gallery& gallery, int threads) {
-    const int64_t fair = gallery.count() / (static_cast<int64_t>(threads) * 8) / 64 * 64;
-    const int64_t large = static_cast<int64_t>((4 << 20) / item_bytes(gallery)) / 64 * 64;
-    // Of items of many vectors even a few are a chunk.
-    const int64_t least = std::max<int64_t>(1, 64 / gallery.vectors);
-    return static_cast<int>(std::clamp<int64_t>(fair, least, std::max<int64_t>(large, least)));
-}
-
-// At most so many vectors, but an item at least.
-inline int items_of(const Gallery& gallery, int vectors) { return std::max(1, vectors / gallery.vectors); }
-
 // Whether a call is to give up. Only the thread that called asks, and the others see it.
 class Watch {
 public:
@@ -205,82 +181,5 @@ private:
     std::chrono::steady_clock::time_point asked_ = std::chrono::steady_clock::now();
     std::atomic<bool> stopped_{false};
 };
-
-struct Chunk {
-    const Block* block;
-    int64_t start;      // within the block
-    int64_t first_row;  // within the gallery
-    int count;
-};
-
-// A gallery cut into chunks of rows. Whoever asks next gets the next one, so that each thread sees ascending rows.
-class Chunks {
-public:
-    Chunks(const Gallery& gallery, int rows) : gallery_(gallery), rows_(rows) {
-        int64_t chunks = 0, first = 0;
-        for (const Block& block : gallery.blocks) {
-            chunks += (block.count + rows - 1) / rows;
-            ends_.push_back(chunks);
-            first_rows_.push_back(first);
-            first += block.count;
-        }
-    }
-
-    bool next(Chunk& chunk) {
-        const int64_t i = next_.fetch_add(1, std::memory_order_relaxed);
-        const auto at = std::upper_bound(ends_.begin(), ends_.end(), i);
-        if (at == ends_.end()) return false;
-        const size_t b = static_cast<size_t>(at - ends_.begin());
-        const Block& block = gallery_.blocks[b];
-        const int64_t start = (i - (b ? ends_[b - 1] : 0)) * rows_;
-        chunk = {&block, start, first_rows_[b] + start,
-                 static_cast<int>(std::min<int64_t>(rows_, block.count - start))};
-        return true;
-    }
-
-private:
-    const Gallery& gallery_;
-    int rows_;
-    std::vector<int64_t> ends_, first_rows_;
-    std::atomic<int64_t> next_{0};
-};
-
-inline const char* row_address(const Gallery& gallery, const Block& block, int64_t row) {
-    return static_cast<const char*>(block.rows) + static_cast<size_t>(row) * item_bytes(gallery);
-}
-
-// The scales of a block from a row on.
-inline const float* scales_from(const Gallery& gallery, const Block& block, int64_t row) {
-    return block.scales ? block.scales + row * gallery.vectors : nullptr;
-}
-
-// Numbers of the vectors of some rows; where `all` are wanted they are 0, 1, 2 ... already.
-inline void expand(const int32_t* rows, int count, int vectors, bool all, int32_t* out) {
-    if (all) return;
-    for (int i = 0; i < count; ++i) {
-        for (int v = 0; v < vectors; ++v) *out++ = rows[i] * vectors + v;
-    }
-}
-
-// Numbers, counted from the start of the chunk, of the rows that the mask allows. `index` holds 0, 1, 2 ... when a
-// scan begins, and without a mask it stays so.
-inline int allowed_rows(const Chunk& chunk, const uint8_t* allow, int32_t* index) {
-    if (!allow) return chunk.count;
-    int count = 0;
-    for (int i = 0; i < chunk.count;) {
-        const int64_t row = chunk.first_row + i;
-        if (row % 8 == 0 && i + 64 <= chunk.count) {
-            uint64_t bits;
-            std::memcpy(&bits, allow + row / 8, sizeof bits);
-            if (bits == 0) {
-                i += 64;
-                continue;
-            }
-        }
-        index[count] = i++;
-        count += allow[row >> 3] >> (row & 7) & 1;
-    }
-    return count;
-}
 
 }  // namespace cir

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "chunks.h"
 #include "parallel.h"
 
 namespace cir {

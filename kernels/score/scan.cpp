@@ -5,6 +5,7 @@
 #include <numeric>
 #include <optional>
 
+#include "chunks.h"
 #include "exact.h"
 #include "hits.h"
 #include "parallel.h"

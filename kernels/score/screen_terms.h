@@ -66,4 +66,25 @@ private:
     std::vector<ByteTerms> groups_;
 };
 
+// Room for one tile of rows in bytes.
+class ByteTile {
+public:
+    ByteTile(const Screen& screen, int padded, bool weighted) : tile_(static_cast<size_t>(screen.tile_rows)), norms_(5 * tile_) {
+        const size_t bytes = tile_ * static_cast<size_t>(padded);
+        values_.resize(bytes);
+        if (weighted) squares_.resize(bytes);
+    }
+
+    ByteRows rows() {
+        float* norms = norms_.data();
+        return {values_.data(), squares_.empty() ? nullptr : squares_.data(), norms, norms + tile_, norms + 2 * tile_,
+                norms + 3 * tile_, norms + 4 * tile_};
+    }
+
+private:
+    size_t tile_;
+    LineVector<uint8_t> values_, squares_;
+    LineVector<float> norms_;
+};
+
 }  // namespace cir

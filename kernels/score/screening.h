@@ -5,9 +5,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "chunks.h"
 #include "hits.h"
 #include "memory.h"
-#include "parallel.h"
 #include "screen_terms.h"
 
 namespace cir {
@@ -62,14 +62,9 @@ struct Screens {
 class Screening {
 public:
     Screening(const Screen& screen, const PreparedTerms& terms, int chunk_rows, Products products)
-        : pace(products), screen_(&screen), queries_(static_cast<size_t>(terms.count())) {
-        const RowTerms first = terms.query(0);
-        const size_t tile = static_cast<size_t>(screen.tile_rows), bytes = tile * static_cast<size_t>(first.padded);
-        pairs_ = first.pairs;
-        dimension_ = first.dimension;
-        values_.resize(bytes);
-        if (first.w) squares_.resize(bytes);
-        norms_.resize(5 * tile);
+        : pace(products), screen_(&screen), queries_(static_cast<size_t>(terms.count())), pairs_(terms.query(0).pairs),
+          dimension_(terms.query(0).dimension), tile_(screen, terms.query(0).padded, terms.query(0).w != nullptr) {
+        const size_t tile = static_cast<size_t>(screen.tile_rows);
         bounds_.resize(queries_ * static_cast<size_t>(pairs_) * tile);
         thresholds_.resize(queries_);
         passes_.resize(queries_ * ((static_cast<size_t>(chunk_rows) + tile - 1) / tile));
@@ -80,9 +75,7 @@ public:
     void look(RowType type, const void* base, const float* scales, const int32_t* index, int count,
               const ScreenTerms& terms, const std::vector<Contenders>& lists) {
         const int tile = screen_->tile_rows;
-        const size_t t = static_cast<size_t>(tile);
-        const ByteRows rows{values_.data(), squares_.empty() ? nullptr : squares_.data(), &norms_[0], &norms_[t],
-                            &norms_[2 * t], &norms_[3 * t], &norms_[4 * t]};
+        const ByteRows rows = tile_.rows();
         for (size_t q = 0; q < queries_; ++q) {
             thresholds_[q] = just_below(lists[q].floor - static_cast<double>(terms.slack(q)));
         }
@@ -142,9 +135,9 @@ public:
 private:
     const Screen* screen_;
     size_t queries_;
-    int pairs_ = 0, dimension_ = 0;
-    LineVector<uint8_t> values_, squares_;
-    LineVector<float> norms_, bounds_;
+    int pairs_, dimension_;
+    ByteTile tile_;
+    LineVector<float> bounds_;
     std::vector<float> thresholds_;
     std::vector<uint64_t> passes_;  // [tiles of the chunk][queries]
     std::vector<int32_t> passed_;

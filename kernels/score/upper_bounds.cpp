@@ -3,7 +3,7 @@
 #include <limits>
 #include <numeric>
 
-#include "parallel.h"
+#include "chunks.h"
 #include "screen_terms.h"
 
 namespace cir {
@@ -14,12 +14,10 @@ void upper_bounds(const Gallery& gallery, const Query& query, const Kernels& ker
     ScreenTerms terms(prepared, *kernels.screen, digits);
     terms.keep_of_margins(shares);
     const int tile = kernels.screen->tile_rows;
-    const size_t t = static_cast<size_t>(tile), bytes = t * static_cast<size_t>(padded_dimension(gallery.dimension));
-    LineVector<uint8_t> values(bytes), squares(query.weights ? bytes : 0);
-    LineVector<float> norms(5 * t), bounds(t * static_cast<size_t>(query.queries * query.terms));
-    const ByteRows rows{values.data(), query.weights ? squares.data() : nullptr, &norms[0], &norms[t], &norms[2 * t],
-                        &norms[3 * t], &norms[4 * t]};
-    std::vector<int32_t> index(t);
+    ByteTile bytes(*kernels.screen, padded_dimension(gallery.dimension), query.weights != nullptr);
+    const ByteRows rows = bytes.rows();
+    std::vector<int32_t> index(static_cast<size_t>(tile));
+    LineVector<float> bounds(index.size() * static_cast<size_t>(query.queries * query.terms));
     std::iota(index.begin(), index.end(), 0);
     const int64_t count = gallery.count();
     Chunks chunks(gallery, tile);
