@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from cir_infer.console.common import print_json
@@ -63,16 +62,7 @@ def serve(options: Options) -> int:
     from cir_infer.cluster.serving import deploy
     from cir_infer.serving.settings import Settings
 
-    known = {entry.name for entry in fields(Settings)}
-    chosen = {name: value for name, value in vars(options).items() if name in known}
-    settings = Settings(
-        **{
-            **chosen,
-            "gallery": options.folder,
-            "allow_hosts": tuple(options.allow_hosts),
-            "access_log": False,
-        }
-    )
+    settings = Settings.of({**vars(options), "gallery": options.folder, "access_log": False})
     deploy(
         options.name,
         settings,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from cir_infer.console.common import CirParser, print_json, run_command
@@ -31,10 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     from cir_infer.serving.settings import Settings
 
-    chosen = {entry.name: getattr(options, entry.name) for entry in fields(Settings)}
-    for name in ("allow_hosts", "allow_origins"):
-        chosen[name] = tuple(chosen[name])
-    settings = Settings(**chosen)
+    settings = Settings.of(vars(options))
     require("cir-serve", "fastapi", "uvicorn", "python_multipart", "prometheus_client")
     _check(settings)
     from cir_infer.serving.server import listen

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from cir_infer.errors import UsageError, shown
 
@@ -123,10 +125,18 @@ class Settings:
     @staticmethod
     def from_json(text: str) -> Settings:
         """The inverse of `to_json`."""
-        read = json.loads(text)
-        for name in ("allow_hosts", "allow_origins"):
-            read[name] = tuple(read[name])
-        return Settings(**read)
+        return Settings.of(json.loads(text))
+
+    @staticmethod
+    def of(told: Mapping[str, Any]) -> Settings:
+        """Those of the same names among some values; the others are as they are by default.
+
+        Raises:
+            UsageError: one is out of its bounds, or they contradict each other.
+        """
+        chosen = {entry.name: told[entry.name] for entry in fields(Settings) if entry.name in told}
+        lists = {name: tuple(value) for name, value in chosen.items() if isinstance(value, list)}
+        return Settings(**{**chosen, **lists})
 
 
 def is_loopback(host: str) -> bool:
