@@ -6,7 +6,7 @@ import importlib.util
 
 from cir_infer.errors import CirError, UsageError
 
-__all__ = ["EXTRAS", "install_hint", "is_installed", "require"]
+__all__ = ["EXTRAS", "install_hint", "is_installed", "modules_of", "require"]
 
 EXTRAS = {
     "aiohttp": "ray-serve",
@@ -33,6 +33,11 @@ EXTRAS = {
 
 _WIDER = {"precision": "export", "ray": "ray-serve", "serve": "ray-serve"}
 """An extra that holds another whole: where both are missing, the wider one does for both."""
+
+
+def modules_of(extra: str) -> tuple[str, ...]:
+    """The modules that an extra brings, for `require`."""
+    return tuple(module for module, brought_by in EXTRAS.items() if brought_by == extra)
 
 
 def is_installed(module: str) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cir_infer.errors import CirError, ShardError, UsageError, shown
-from cir_infer.extras import require
+from cir_infer.extras import modules_of, require
 from cir_infer.processes.threads import Threads
 from cir_infer.serving.settings import Settings
 from cir_infer.shards.layout import ShardedGallery
@@ -195,7 +195,7 @@ def deploy(
     Raises:
         CirError: bundle or gallery cannot be opened, or Ray Serve does not start them.
     """
-    require("cir-cluster serve", "aiohttp", "fastapi", "uvicorn", "python_multipart", "prometheus_client")
+    require("cir-cluster serve", *modules_of("ray-serve"), *modules_of("serve"))
     folder = settings.gallery_path.absolute()
     with ShardedGallery(folder, read_only=True) as gallery:
         listing = gallery.listing

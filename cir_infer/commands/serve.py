@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cir_infer.console.common import CirParser, print_json, run_command
 from cir_infer.console.environment import take_environment
-from cir_infer.extras import require
+from cir_infer.extras import modules_of, require
 from cir_infer.runtime.device_names import DEVICES
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from cir_infer.serving.settings import Settings
 
     settings = Settings.of(vars(options))
-    require("cir-serve", "fastapi", "uvicorn", "python_multipart", "prometheus_client")
+    require("cir-serve", *modules_of("serve"))
     _check(settings)
     from cir_infer.serving.server import listen
 

@@ -12,7 +12,7 @@ from cir_bench.machine import stamp
 from cir_infer.console.common import print_json
 from cir_infer.console.tables import format_table
 from cir_infer.errors import UsageError
-from cir_infer.extras import require
+from cir_infer.extras import modules_of, require
 from cir_infer.processes.cpus import available_cpus
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print."""
-    require("cir-bench serve", "fastapi", "uvicorn", "python_multipart", "prometheus_client")
+    require("cir-bench serve", *modules_of("serve"))
     if args.model is not None:
         require("the comparison with PyTorch", "torch")
     from cir_bench.serving.measurement import enlarged, measure_serving
