@@ -93,20 +93,26 @@ class Bundle:
         from cir_infer.bundle.onnx_form import check_self_contained
 
         data = self._model(name)
-        image, text = self.manifest.image, self.manifest.text
-        shape = (image.size,) if isinstance(image, FeatureInput) else (image.height, image.width, 3)
-        given: dict[str, tuple[int | None, ...]] = {"image": (None, *shape)}
         try:
             check_self_contained(data, self.manifest.weights is not None)
             model = self._with_weights(data)
-            check_graph(
-                model,
-                given if name in ("image", "reference", "explain") else {},
-                text.max_tokens if name == "text" and text is not None else None,
-            )
+            check_graph(model, *self.checked_for(name))
         except BundleError as error:
             raise BundleError(f"cannot load the {name} graph of {self.path}: {error}") from error
         return model
+
+    def checked_for(self, name: str) -> tuple[dict[str, tuple[int | None, ...]], int | None]:
+        """What else than a graph its checks depend on, as `cir_infer.bundle.limits.check_graph` takes it.
+
+        Returns:
+            Lengths of its inputs' axes by name, None for the batch; and of a text, at most so many tokens.
+        """
+        image, text = self.manifest.image, self.manifest.text
+        shape = (image.size,) if isinstance(image, FeatureInput) else (image.height, image.width, 3)
+        return (
+            {"image": (None, *shape)} if name in ("image", "reference", "explain") else {},
+            text.max_tokens if name == "text" and text is not None else None,
+        )
 
     def _model(self, name: str) -> bytes:
         explain = self.manifest.explain

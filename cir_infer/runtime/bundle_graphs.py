@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from functools import partial
 
 from cir_infer.bundle import Bundle
@@ -44,10 +43,7 @@ def _stored(bundle: Bundle, name: str) -> StoredGraph | Model:
     if manifest.weights is not None:  # which are mapped already, and may be more than a model holds
         return bundle.graph(name)
     member = manifest.members[manifest.graphs[name]]
-    # The limits that a graph is held to depend on what it is given.
-    given = asdict(manifest.image) if name != "text" else None
-    most = manifest.text.max_tokens if name == "text" and manifest.text is not None else None
-    return StoredGraph(member.sha256, member.bytes, [given, most], partial(bundle.graph, name))
+    return StoredGraph(member.sha256, member.bytes, bundle.checked_for(name), partial(bundle.graph, name))
 
 
 def _open_in_child(bundle: Bundle, device: str, threads: int | None, policy: PlanPolicy) -> OpenedGraphs:
