@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +25,13 @@ from cir_infer.scoring.contract import Rows
 __all__ = ["Item", "Mask", "RowNumbers", "Snapshot"]
 
 _TOLD = 4096
-_TOLD_BYTES = 4 << 20
+_TOLD_BYTES = _KEPT_BYTES = 8 << 20
 _MASK_BYTES = 64 << 20
 
 Mask = npt.NDArray[np.uint8]
 RowNumbers = Sequence[int] | npt.NDArray[np.int64]
+_Stored: TypeAlias = "tuple[str, Any, str | None]"
+"""Id, metadata as it is stored, and source."""
 
 
 class Item(NamedTuple):
@@ -85,6 +87,7 @@ class Snapshot:
         self._cache = cache
         self._masks: BoundedCache[conditions.Filter, Mask] = BoundedCache(_MASK_BYTES)
         self._told: BoundedCache[str, int] = BoundedCache(_TOLD_BYTES)  # rows by id
+        self._kept: BoundedCache[int, _Stored] = BoundedCache(_KEPT_BYTES)  # by row
         self._pin = pin
         # By a weak reference: should an interrupt come first, the pin still goes with the snapshot.
         weakref.finalize(self, _release, weakref.ref(pin))
@@ -134,20 +137,33 @@ class Snapshot:
         Raises:
             GalleryError: a row number is out of range.
         """
-        rows = checked_rows(rows)
-        found = self._columns(("id", "metadata", "source"), rows)
-        items = [Item(_text(item, "id"), meta.decode(data), _source(source)) for item, data, source in found]
-        self._remember(items, rows)
-        return items
+        found = self._stored(checked_rows(rows).tolist())
+        return [Item(item, meta.decode(data), source) for item, data, source in found]
 
-    def _remember(self, items: Sequence[Item], rows: RowNumbers) -> None:
-        """What was just answered is what is refined next; a listing of the gallery is not."""
-        if len(items) > _TOLD:
+    def _stored(self, rows: list[int]) -> list[_Stored]:
+        """What the catalogue has of rows: asked once, for the same items are answered again and again."""
+        kept = [self._kept.get(row) for row in rows]
+        missing = [row for row, known in zip(rows, kept, strict=True) if known is None]
+        if not missing:
+            return [known for known in kept if known is not None]
+        columns = self._columns(("id", "metadata", "source"), missing)
+        found = {
+            row: (_text(item, "id"), data, _source(source))
+            for row, (item, data, source) in zip(missing, columns, strict=True)
+        }
+        self._remember(found)
+        return [found[row] if known is None else known for row, known in zip(rows, kept, strict=True)]
+
+    def _remember(self, found: dict[int, _Stored]) -> None:
+        """What was just answered is what is answered and refined next; a listing of the gallery is not."""
+        if len(found) > _TOLD:
             return
+        self._kept.put_all(
+            (row, stored, 4 * sum(len(text) for text in stored if isinstance(text, str)))
+            for row, stored in found.items()
+        )
         self._told.put_all(
-            (item.id, int(row), len(item.id) * 4)
-            for item, row in zip(items, rows, strict=True)
-            if self._counts(int(row))
+            (stored[0], row, len(stored[0]) * 4) for row, stored in found.items() if self._counts(row)
         )
 
     def ids(self, rows: RowNumbers) -> list[str]:
@@ -220,7 +236,11 @@ class Snapshot:
         if told is not None:
             return told
         rows = self.rows_with(named_ids("id", [item]))
-        return int(rows[0]) if len(rows) else None
+        if not len(rows):
+            return None
+        row = int(rows[0])
+        self._told.put(item, row, len(item) * 4)
+        return row
 
     def rows_with(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
         """The rows of those ids that the gallery holds, in no order, for one look-up of many."""

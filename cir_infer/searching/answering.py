@@ -134,15 +134,16 @@ class Answering:
         # A refined Hit is left out of its own answer only, so one more is asked for.
         more = int(wish.leave_reference_out or any(query.held is not None for query in queries))
         found = self.source.search(terms, min(wish.k + more, self.source.size), rows)
-        return [
-            self._complete(query, terms[at], self._hits(query, found, at), rows[at])
-            for at, query in enumerate(queries)
-        ]
+        answers = [self._hits(query, found, at) for at, query in enumerate(queries)]
+        if wish.leave_reference_out:
+            for at, query in enumerate(queries):
+                answers[at] = self._complete(query, terms[at], answers[at], rows[at])
+        return [*answers]
 
     def _complete(self, query: Asked, terms: QueryTerms, hits: Hits, row: Floats | None) -> Hits:
         """Asks for more where several items that show the reference itself were left out."""
         wish, asked = self.wish, self.wish.k + 1
-        while wish.leave_reference_out and len(hits) < wish.k and asked < self.source.size:
+        while len(hits) < wish.k and asked < self.source.size:
             asked = min(2 * asked, self.source.size)
             found = self.source.search(terms, asked, [row])
             hits = self._hits(query, found, 0)

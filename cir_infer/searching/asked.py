@@ -83,12 +83,13 @@ def check_reference(engine: Engine, reference: Any) -> None:
     """
     if not engine.needs_reference:
         return
-    system = shown(engine.manifest.system)
     if reference is None:
-        raise UsageError(f"the system {system} needs a reference image for every query")
+        raise UsageError(
+            f"the system {shown(engine.manifest.system)} needs a reference image for every query"
+        )
     if isinstance(reference, Hit) and not engine.row_is_reference:
         raise UsageError(
-            f"the system {system} sees reference images with an encoder of its own, so a Hit cannot be "
+            f"the system {shown(engine.manifest.system)} sees reference images with an encoder of its own, so a Hit cannot be "
             f"refined from its row; pass the image of {shown(reference.id)} instead"
         )
 

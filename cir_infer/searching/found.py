@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -146,7 +147,9 @@ class OneGallery:
 
 def found_in(snapshot: Snapshot, top: TopK, references: References = ()) -> Found:
     """What a gallery says of the rows that a scorer found."""
-    items = [snapshot.items(rows[rows >= 0]) for rows in top.rows]
+    rows = [rows[rows >= 0] for rows in top.rows]
+    told = iter(snapshot.items(np.concatenate(rows) if rows else []))
+    items = [list(islice(told, len(of_one))) for of_one in rows]
     same = np.zeros(top.rows.shape, np.bool_)
     for query, reference in enumerate(references):
         if reference is not None:
