@@ -89,6 +89,7 @@ def supervise(settings: Settings, opened: socket.socket, verbose: bool, ready: C
     finally:
         for worker in workers:
             worker.tell(signal.SIGTERM)
+        opened.close()  # while one had it, clients would still get connections, that nobody serves
         until = time.monotonic() + settings.drain + 10
         for worker in workers:
             try:
@@ -96,7 +97,6 @@ def supervise(settings: Settings, opened: socket.socket, verbose: bool, ready: C
             except subprocess.TimeoutExpired:
                 worker.process.kill()
                 worker.process.wait()
-        opened.close()
         shutil.rmtree(counters, ignore_errors=True)
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -85,12 +86,33 @@ def test_workers_share_a_socket_and_outlive_each_other(bundle: Path) -> None:
         until(lambda: b'cir_bundle_reloads_total{outcome="done"} 4.0' in client("GET", "/metrics").body)
         assert children(process.pid) == workers
         assert client("POST", "/v1/search", QUERY).json["hits"] == first.json["hits"]
-        process.send_signal(signal.SIGTERM)
+        stopped_while_asked(process, client.port)
         _, said = process.communicate(timeout=30)
         assert process.returncode == 0, said
         assert "Traceback" not in said, said[-6000:]
         assert "is red" not in said  # no query contents unless asked
         assert "POST /v1/search 200" in said
+
+
+def stopped_while_asked(process: subprocess.Popen[str], port: int) -> None:
+    """Stop it while a request is on its way: that is answered, and nobody gets a connection any more."""
+    body = json.dumps(QUERY).encode()
+    head = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", port), 30) as connection:
+        connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body))
+        until(lambda: b"\ncir_open_requests 2.0" in Client(port)("GET", "/metrics").body)
+        process.send_signal(signal.SIGTERM)
+        until(lambda: not listens(port))
+        connection.sendall(body)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 30).close()
+    except OSError:
+        return False
+    return True
 
 
 def test_a_worker_whose_parent_is_gone_before_it_begins_ends(bundle: Path) -> None:
