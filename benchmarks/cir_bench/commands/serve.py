@@ -83,7 +83,7 @@ def _tell(what: str) -> None:
 def _table(report: dict[str, Any]) -> str:
     loads = [
         [title, name, count, *_cells(part)]
-        for title in ("batched", "one batch at a time", "one by one", "minimal", "bare HTTP")
+        for title in ("batched", "one batch at a time", "workers", "one by one", "minimal", "bare HTTP")
         for name, parts in report.get(title, {}).items()
         for count, part in parts.items()
     ]

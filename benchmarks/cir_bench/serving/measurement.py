@@ -28,6 +28,7 @@ from cir_infer.engine import Engine
 from cir_infer.errors import UsageError
 from cir_infer.gallery import Gallery
 from cir_infer.hits import Hit
+from cir_infer.processes.cpus import available_cpus
 from cir_infer.searcher import Searcher
 
 __all__ = ["enlarged", "measure_serving"]
@@ -39,8 +40,9 @@ _WAYS: dict[str, tuple[str, ...]] = {
     "batched": (),
     "one batch at a time": ("--batches=1",),
     "one by one": ("--max-batch=1",),
+    "workers": (f"--workers={min(available_cpus(), 8)}",),
 }
-"""Flags of each way to serve."""
+"""Flags of each way to serve. Workers are processes, of which each has an interpreter to itself."""
 _BOUNDARY = "cir-bench-5f0d1c"
 
 Tell = Callable[[str], None]
@@ -320,6 +322,7 @@ def _reach(report: dict[str, Any]) -> dict[str, Any]:
         found[name] = {
             "added_ms": report["overhead"][name]["added_ms"],
             "share_of_query_batch": best["batched"] / alone["per_second"],
+            "share_of_query_batch_with_workers": best["workers"] / alone["per_second"],
             # By processor time. The load is made on the same processors: without its share, and with it.
             "share_by_processor_time": _over(alone["cpu_ms"], spent or 0.0),
             "share_by_processor_time_with_the_load": _over(
