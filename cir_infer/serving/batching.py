@@ -9,8 +9,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, NamedTuple
 
 from cir_infer.errors import CirError
@@ -62,31 +61,30 @@ class Answer(NamedTuple):
     searched: float
 
 
-@dataclass(eq=False)
 class Query:
-    """A query on its way.
+    """A query on its way, made in the event loop that wants its answer.
 
-    Attributes:
+    Args:
         opened: the searcher that answers it.
-        reference: a prepared image, a Hit, or None.
+        reference: a prepared image, a Hit, or None; set before it is asked.
         text: see `Searcher.query`.
         wanted: what is wanted.
         deadline: on `time.monotonic`; later it is dropped.
+
+    Attributes:
+        future: its answer. Raises CirError, see `Searcher.query`, or TimeoutError: the deadline passed before
+            its turn came. Cancelled, the query is dropped unless its computation has begun.
+        asked: when it began to wait for its turn, on `time.monotonic`.
     """
 
-    opened: Opened
-    reference: Any
-    text: Any
-    wanted: Wanted
-    deadline: float
-    loop: asyncio.AbstractEventLoop = field(init=False)
-    future: asyncio.Future[Answer] = field(init=False)
-    asked: float = field(init=False)
+    __slots__ = ("asked", "deadline", "future", "loop", "opened", "reference", "text", "wanted")
 
-    def __post_init__(self) -> None:
+    def __init__(self, opened: Opened, reference: Any, text: Any, wanted: Wanted, deadline: float) -> None:
+        self.opened, self.reference, self.text = opened, reference, text
+        self.wanted, self.deadline = wanted, deadline
         self.loop = asyncio.get_running_loop()
-        self.future = self.loop.create_future()
-        self.asked = time.monotonic()
+        self.future: asyncio.Future[Answer] = self.loop.create_future()
+        self.asked = 0.0
 
     @property
     def encodes(self) -> bool:
@@ -182,7 +180,7 @@ class Batcher:
         self._most, self._metrics = most, metrics
         self._waiting: deque[Query] = deque()
         self._there_is = threading.Condition()
-        self._closed = False
+        self._closed = self._is_looked_after = False
         self._computing: list[_Batch] = []
         self._pace = Pace()
         self._threads = [
@@ -197,22 +195,59 @@ class Batcher:
         """How fast queries were answered lately."""
         return self._pace
 
-    async def answer(self, query: Query) -> Answer:
-        """The answer to a query. Cancelled, it is dropped unless its computation has begun.
+    def ask(self, query: Query) -> None:
+        """Have a query answered, in its event loop; its future says how.
+
+        It is begun in the loop's next turn, with those that came in the same turn as it. Were each begun as it
+        is read, the first of many would be computed alone while the others are still in their sockets.
 
         Raises:
-            CirError: see `Searcher.query`.
-            TimeoutError: its deadline passed before its turn came.
+            RuntimeError: the service is ending.
         """
+        self._add(query)
+        if not self._is_looked_after:
+            self._is_looked_after = True
+            query.loop.call_soon(self._look_later)
+
+    def _look_later(self) -> None:
+        self._is_looked_after = False
+        self._look()
+
+    def _add(self, query: Query) -> None:
+        query.asked = time.monotonic()
         with self._there_is:
             if self._closed:
                 raise RuntimeError("the service is ending")
             if not self._waiting and not self._computing:
                 self._pace.begin()
             self._waiting.append(query)
-            if self._is_worth_it():
+
+    def _look(self) -> None:
+        """Wake a thread if there is something to begin."""
+        with self._there_is:
+            if self._waiting and self._is_worth_it():
                 self._there_is.notify()
-        return await query.future
+
+    def ask_made(self, query: Query, make: Callable[[], Any]) -> None:
+        """Have a query answered whose reference has to be made first, in this thread, whichever it is.
+
+        What goes wrong is its answer.
+
+        Args:
+            query: it is left alone where nobody wants it any more.
+            make: gives the reference.
+        """
+        if not self._is_wanted(query):
+            return
+        try:
+            query.reference = make()
+            self._add(query)
+            self._look()
+        except Exception as error:
+            query.fail(error)
+        except BaseException as error:
+            query.fail(RuntimeError(f"a thread was ended by {type(error).__name__}"))
+            raise
 
     def close(self) -> None:
         """Answer what waits, then end."""
@@ -225,7 +260,7 @@ class Batcher:
     def _run(self) -> None:
         while batch := self._next():
             try:
-                for group in _alike(self._alive(batch.queries)):
+                for group in _alike(filter(self._is_wanted, batch.queries)):
                     self._answer(group)
             except Exception as error:  # a thread that ends would leave all that come to their deadlines
                 _log.exception("a batch of %d queries failed", len(batch.queries))
@@ -253,16 +288,15 @@ class Batcher:
             self._computing.append(batch)
             return batch
 
-    def _alive(self, batch: list[Query]) -> Iterable[Query]:
-        now = time.monotonic()
-        for query in batch:
-            if query.future.done():
-                self._metrics.cancelled.labels("disconnected").inc()
-            elif query.deadline <= now:
-                self._metrics.cancelled.labels("deadline").inc()
-                query.fail(TimeoutError())
-            else:
-                yield query
+    def _is_wanted(self, query: Query) -> bool:
+        if query.future.done():
+            self._metrics.cancelled.labels("disconnected").inc()
+            return False
+        if query.deadline <= time.monotonic():
+            self._metrics.cancelled.labels("deadline").inc()
+            query.fail(TimeoutError())
+            return False
+        return True
 
     def _answer(self, group: list[Query]) -> None:
         first, begun = group[0], time.monotonic()

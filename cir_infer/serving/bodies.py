@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cir_infer.errors import shown
+from cir_infer.serving.connections import WIRE, Wire
 from cir_infer.serving.ends import Ends
 from cir_infer.serving.problems import Problem, busy
 
 if TYPE_CHECKING:
     from fastapi import Request
 
-__all__ = ["Budget", "Form", "header_of", "media_type", "read_body", "read_form"]
+__all__ = ["Budget", "Form", "from_base64", "header_of", "media_type", "read_body", "read_form"]
 
 _BOUNDARY = re.compile(r"boundary=(?:\"([^\"\\]{1,70})\"|([^\s;\",]{1,70}))", re.IGNORECASE)
 _NAME = re.compile(rb"[; ]name=\"([^\"\\\r\n]{1,64})\"", re.IGNORECASE)
@@ -72,6 +75,16 @@ async def read_body(request: Request, most: int, seconds: float, budget: Budget)
     length = header_of(request, b"content-length")
     if length.isdecimal() and int(length[:20]) > most:
         raise _too_large(most)
+    state = request.scope["state"]
+    wire: Wire | None = request.scope.get("extensions", {}).get(WIRE)
+    if wire is not None and b"expect" not in state["head"]:
+        whole = wire.body()
+        if whole is not None:
+            if len(whole) > most:
+                raise _too_large(most)
+            budget.take(len(whole))
+            state["taken"] = len(whole)
+            return whole
     late = Problem(
         "request-timeout",
         f"the body did not arrive within {seconds:g} seconds",
@@ -101,6 +114,22 @@ def _too_large(most: int) -> Problem:
     return Problem(
         "too-large", f"the body has more than {most:,} bytes; send a smaller one", {"Connection": "close"}
     )
+
+
+def from_base64(text: str) -> bytes:
+    """An image in JSON.
+
+    Raises:
+        Problem: it is no base64.
+    """
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise Problem(
+            "invalid-argument", "image is not base64; expected the bytes of an image file"
+        ) from None
 
 
 @dataclass

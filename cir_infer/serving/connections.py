@@ -11,6 +11,8 @@ import importlib.util
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from cir_infer.serving.deadlines import Deadline, after
+
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as _Protocol
 else:
@@ -53,6 +55,15 @@ class Wire:
         """The end of that."""
         self._connection.when_lost = None
 
+    def body(self) -> bytes | None:
+        """The request's body; None where some of it has still to come, or to be asked for."""
+        cycle = self._cycle
+        if cycle.more_body or cycle.waiting_for_100_continue or cycle.disconnected:
+            return None
+        body, cycle.body = bytes(cycle.body), bytearray()
+        cycle.flow.resume_reading()  # so that a loss is noticed
+        return body
+
     def answer(self, status: int, lines: bytes, body: bytes) -> bool:
         """Send an answer; False where it has to be sent as ASGI says.
 
@@ -75,22 +86,36 @@ class Wire:
         return True
 
 
+class _Timers:
+    """An event loop as uvicorn's protocols use it, whose timers cost little: each request has one."""
+
+    def __init__(self, loop: Any) -> None:
+        self._loop, self.create_task = loop, loop.create_task
+
+    def call_later(self, seconds: float, call: Callable[[], None]) -> Deadline:
+        return after(self._loop, seconds, call)
+
+
 class _Timed(_Protocol):
     """Part of a protocol of uvicorn's: closes a connection whose request's head does not come in time."""
 
     seconds: float
     _head: Any = None
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.loop: Any = _Timers(self.loop)
+
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._wait()
 
     def data_received(self, data: bytes) -> None:
-        if self._head is None and not self._busy():
-            self._wait()
         super().data_received(data)
         if self._busy():
             self._stop_waiting()
+        elif self._head is None and self.timeout_keep_alive_task is None:
+            self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
@@ -122,19 +147,14 @@ class _Direct(_Protocol):
     when_lost: Callable[[], None] | None = None
     status_lines: dict[int, bytes]
     scope: Any
-    _head: Any  # of `_Timed`, as what follows
-    _busy: Callable[[], bool]
-    _wait: Callable[[], None]
-    _stop_waiting: Callable[[], None]
+    _stop_waiting: Callable[[], None]  # of `_Timed`
     _refused = False  # the request that is being read
     _in_body = False
 
     def on_message_begin(self) -> None:
         # A refusal is over before the next request behind it in the same bytes begins: that one has the time
-        # of a head, and not of a connection on which nothing comes.
+        # of a head, see `_Timed`, and not of a connection on which nothing comes.
         self._unset_keepalive_if_required()
-        if self._head is None and not self._busy():
-            self._wait()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:

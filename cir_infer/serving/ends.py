@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable
+from functools import partial
 from typing import TypeVar
+
+from cir_infer.serving.deadlines import after
 
 __all__ = ["Ends"]
 
@@ -37,7 +40,7 @@ class Ends:
         Raises:
             Exception: `late` after so many seconds, or what `now` was given.
         """
-        timer = asyncio.get_running_loop().call_later(seconds, self.now, late)
+        timer = after(asyncio.get_running_loop(), seconds, partial(self.now, late))
         try:
             return await work
         except asyncio.CancelledError:

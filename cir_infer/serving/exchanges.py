@@ -12,6 +12,7 @@ from cir_infer.serving.bodies import media_type, read_body
 from cir_infer.serving.connections import WIRE, Wire
 from cir_infer.serving.ends import Ends
 from cir_infer.serving.problems import Problem
+from cir_infer.serving.schemas import written
 from cir_infer.serving.service import Service
 
 if TYPE_CHECKING:
@@ -95,9 +96,7 @@ class Response:
 
 def json_answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON answer, of plain values and the types of `schemas`."""
-    from pydantic_core import to_json
-
-    return Response(to_json(value, inf_nan_mode="null"), b"application/json", status, headers)
+    return Response(written(value), b"application/json", status, headers)
 
 
 def id_of(encoded: str) -> str:
@@ -139,4 +138,4 @@ def server_timing(stages: Mapping[str, float], begun: float) -> tuple[dict[str, 
     """
     timing = {name: round(1000 * took, 2) for name, took in stages.items()}
     timing["total"] = round(1000 * (time.perf_counter() - begun), 2)
-    return timing, {"server-timing": ", ".join(f"{name};dur={value}" for name, value in timing.items())}
+    return timing, {"server-timing": ", ".join([f"{name};dur={value}" for name, value in timing.items()])}

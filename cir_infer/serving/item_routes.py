@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cir_infer.serving.background import in_thread
-from cir_infer.serving.bodies import read_form
+from cir_infer.serving.bodies import from_base64, read_form
 from cir_infer.serving.browsing import item_of, items_after, items_by_chance, told_item
 from cir_infer.serving.exchanges import body_of, finished, id_of, json_answer, parameters
 from cir_infer.serving.problems import Problem
 from cir_infer.serving.schemas import ItemRequest, filter_of, number, parsed
-from cir_infer.serving.service import Service, from_base64
+from cir_infer.serving.service import Service
 from cir_infer.serving.thumbnails import closest_size
 from cir_infer.serving.writing import Change
 

@@ -132,7 +132,11 @@ def _answer(found: Found, timing: dict[str, float], request: Request) -> SearchA
 def _told(hits: Hits) -> list[HitAnswer]:
     return [
         HitAnswer(
-            *(hit.id, hit.rank, hit.score, dict(hit.terms), dict(hit.metadata)),
+            hit.id,
+            hit.rank,
+            hit.score,
+            dict(hit.terms),
+            dict(hit.metadata),
             image_address(hit.id, hit.source),
         )
         for hit in hits

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import contextlib
 import io
 import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -28,7 +27,7 @@ from cir_infer.processes.threads import Threads
 from cir_infer.runtime.device_names import ON_PROCESSOR
 from cir_infer.serving.background import in_thread
 from cir_infer.serving.batching import Answer, Batcher, Query, Wanted
-from cir_infer.serving.bodies import Budget
+from cir_infer.serving.bodies import Budget, from_base64
 from cir_infer.serving.browsing import Fields, item_of
 from cir_infer.serving.metrics import Metrics
 from cir_infer.serving.opened import Current, Opened, Parts, open_searcher
@@ -256,15 +255,18 @@ class Service:
         with self.current.use() as opened:
             return work(LocalShard(opened.searcher))
 
-    def check_room(self, count: int = 1) -> None:
-        """Refuse queries at once that would wait too long, which serves nobody, or be too many.
+    def check_room(self) -> None:
+        """Refuse a request at once whose queries would wait too long, which serves nobody, or be too many.
 
         How long is judged by what queries took lately. Where none is before it, one is never refused.
+        Several queries of one request are let in where one is: were room asked for all of them, single ones
+        would take each place that comes free, and under constant overload no batch would ever be answered.
+        So at most a batch less one is in work beyond the limit, and then nobody is let in until it is done.
 
         Raises:
             Problem: there is no room; `Retry-After` says when what is in work should be done.
         """
-        most, pace, wanted = self.settings.queue, self.batcher.pace, self._in_work + count
+        most, pace, wanted = self.settings.queue, self.batcher.pace, self._in_work + 1
         wait = self._in_work * pace.seconds_a_query
         if wanted > most or (self._in_work and (wait > self.settings.max_wait or wanted > pace.room(most))):
             pace.refused()
@@ -279,7 +281,7 @@ class Service:
 
     def _begin(self, count: int) -> None:
         """Accept queries, or refuse them."""
-        self.check_room(count)
+        self.check_room()
         self._in_work += count
         self.metrics.queue.set(self._in_work)
 
@@ -299,21 +301,27 @@ class Service:
         begun = time.monotonic()
         request.check()
         self.check_k(request.k)
-        reference, excluded = await self._reference(opened, request, image)
-        decoded = time.monotonic()
+        reference, make, excluded = self._reference(opened, request, image)
         exclude = tuple(request.exclude) + excluded
         wanted = Wanted(request.k, request.where, exclude, request.exclude_reference, request.balance)
         query = Query(opened.take(), reference, request.text, wanted, deadline)
+        making = None
         try:
-            answer = await self.batcher.answer(query)
+            if make is None:
+                self.batcher.ask(query)
+            else:  # the thread that decodes asks: this loop has nothing to do in between
+                making = self._decoders.submit(self.batcher.ask_made, query, make)
+            answer = await query.future
         except GalleryError:
             if request.item is not None:
                 item_of(opened.gallery.snapshot(), request.item)
             raise
         finally:
             query.future.cancel()
+            if making is not None:
+                making.cancel()
             opened.give_back()
-        found = self._found(answer, decoded - begun)
+        found = self._found(answer, query.asked - begun)
         return await self._with_reasons(found, opened, request, image) if request.explain else found
 
     async def _with_reasons(
@@ -337,24 +345,23 @@ class Service:
             self.metrics.stage(name, seconds)
         return Found(answer.hits, stages)
 
-    async def _reference(
+    def _reference(
         self, opened: Opened, request: SearchRequest, image: bytes | None
-    ) -> tuple[PreparedImage | Hit | None, tuple[str, ...]]:
-        """The reference as a searcher takes it, and what must not be answered because of it."""
+    ) -> tuple[Hit | None, Callable[[], PreparedImage] | None, tuple[str, ...]]:
+        """The reference as a searcher takes it, or what makes it, and what must not be answered because of it."""
         engine = opened.searcher.engine
         if request.item is not None:
             if image is not None:
                 raise Problem("invalid-argument", "an item and an image were given; expected one reference")
             if engine.row_is_reference or not engine.needs_reference:
-                return Hit(request.item), ()
+                return Hit(request.item), None, ()
             # This system sees references with an encoder of its own, so it needs the item's image.
-            work = (opened, request.item)
-            return await in_thread(self._decoders, self._image_of, *work), (request.item,)
-        if image is None and request.image is not None:
-            image = await in_thread(self._decoders, from_base64, request.image)
-        if image is None:
-            return None, ()
-        return await self.prepared(engine, image), ()
+            return None, partial(self._image_of, opened, request.item), (request.item,)
+        if image is not None:
+            return None, partial(self._prepared, engine, image), ()
+        if request.image is not None:
+            return None, partial(self._decoded, engine, request.image), ()
+        return None, None, ()
 
     async def prepared(self, engine: Engine, image: bytes) -> PreparedImage:
         """An image as the encoders take it.
@@ -363,6 +370,9 @@ class Service:
             ImageError: it is none, or too large.
         """
         return await in_thread(self._decoders, self._prepared, engine, image)
+
+    def _decoded(self, engine: Engine, image: str) -> PreparedImage:
+        return self._prepared(engine, from_base64(image))
 
     def _prepared(self, engine: Engine, image: bytes) -> PreparedImage:
         check_size(image, self.settings.max_pixels)
@@ -422,19 +432,3 @@ def check_size(image: bytes, most: int) -> None:
         raise ImageError(
             f"the image has {width:,} x {height:,} pixels; at most {most:,} are taken, scale it down first"
         )
-
-
-def from_base64(text: str) -> bytes:
-    """An image in JSON.
-
-    Raises:
-        Problem: it is no base64.
-    """
-    if text.startswith("data:"):
-        text = text.partition(",")[2]
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise Problem(
-            "invalid-argument", "image is not base64; expected the bytes of an image file"
-        ) from None

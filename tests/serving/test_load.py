@@ -96,6 +96,28 @@ def test_too_many_are_refused_at_once(bundle: Path) -> None:
         assert 'cir_refusals_total{reason="overloaded"} 1.0' in found.client("GET", "/metrics").body.decode()
 
 
+def test_a_batch_is_let_in_where_one_query_is(bundle: Path) -> None:
+    """Else it would never be while single ones take each place that comes free."""
+    with running(bundle, queue=4, max_batch=4) as found:
+        searcher, asking = Gated.under(found.service), Asking()
+        for _ in range(3):
+            asking.ask(found.client)
+        searcher.arrived.acquire()
+        until(lambda: found.service._in_work == 3)
+        told: list[Any] = []
+        batch = threading.Thread(
+            target=lambda: told.append(found.client("POST", "/v1/search/batch", {"queries": [QUERY] * 4}))
+        )
+        batch.start()
+        until(lambda: found.service._in_work == 7)
+        assert found.client("POST", "/v1/search", QUERY).status == 503
+        assert found.client("POST", "/v1/search/batch", {"queries": [QUERY]}).status == 503
+        searcher.gate.set()
+        batch.join(30)
+        assert [answer["hits"][0]["rank"] for answer in told[0].json["answers"]] == [1] * 4
+        assert asking.wait() == [200] * 3
+
+
 def test_what_would_wait_too_long_is_refused_at_once(bundle: Path) -> None:
     with running(bundle, max_wait=5) as found:
         searcher, asking = Gated.under(found.service), Asking()
