@@ -89,8 +89,8 @@ def check_reference(engine: Engine, reference: Any) -> None:
         )
     if isinstance(reference, Hit) and not engine.row_is_reference:
         raise UsageError(
-            f"the system {shown(engine.manifest.system)} sees reference images with an encoder of its own, so a Hit cannot be "
-            f"refined from its row; pass the image of {shown(reference.id)} instead"
+            f"the system {shown(engine.manifest.system)} sees reference images with an encoder of its "
+            f"own, so a Hit cannot be refined from its row; pass the image of {shown(reference.id)} instead"
         )
 
 

@@ -198,8 +198,8 @@ class Batcher:
     def ask(self, query: Query) -> None:
         """Have a query answered, in its event loop; its future says how.
 
-        It is begun in the loop's next turn, with those that came in the same turn as it. Were each begun as it
-        is read, the first of many would be computed alone while the others are still in their sockets.
+        It is begun in the loop's next turn, with those that came in the same turn. Were each begun as it is
+        read, the first of many would be computed alone while the others are still in their sockets.
 
         Raises:
             RuntimeError: the service is ending.

@@ -348,7 +348,7 @@ class Service:
     def _reference(
         self, opened: Opened, request: SearchRequest, image: bytes | None
     ) -> tuple[Hit | None, Callable[[], PreparedImage] | None, tuple[str, ...]]:
-        """The reference as a searcher takes it, or what makes it, and what must not be answered because of it."""
+        """The reference as a searcher takes it, or what makes it; and what must not be answered for it."""
         engine = opened.searcher.engine
         if request.item is not None:
             if image is not None:

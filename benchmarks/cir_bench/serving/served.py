@@ -36,7 +36,7 @@ class Service:
         self._process, self.port = process, port
 
     def cpu(self) -> float:
-        """Seconds of processor time that the process and its workers have taken; 0 where the system is mute."""
+        """Seconds of processor time that the process and its workers have taken; 0 where nobody tells."""
         return sum(map(_cpu_of, (self._process.pid, *_children_of(self._process.pid))))
 
     def memory(self) -> float:
