@@ -22,6 +22,7 @@ EXTRAS = {
     "pycuda": "gpu",
     "python_multipart": "serve",
     "ray": "ray",
+    "resvg_py": "emoji",
     "safetensors": "export",
     "tensorrt": "gpu",
     "tomli": "export",

@@ -22,6 +22,7 @@ PACKAGES = {
     "pillow_heif": "pillow-heif",
     "prometheus_client": "prometheus-client",
     "python_multipart": "python-multipart",
+    "resvg_py": "resvg-py",
 }
 EXTRA = re.compile(r"cir-infer\[([a-z,]+)\]|pip install (?:-e )?[\"']?\.\[([a-z,]+)\]")
 

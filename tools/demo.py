@@ -13,7 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-from cir_eval.datasets.scenes.reader import Query, ScenesDataset
+from cir_eval.datasets.generated import Query
+from cir_eval.datasets.scenes.reader import ScenesDataset
 
 KINDS = ("colour", "shape", "place", "add", "remove")
 """One query of each of these kinds of modification is asked."""

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cir_eval.datasets.dice import Dice
 from cir_eval.datasets.scenes import ScenesDataset, layout
-from cir_eval.datasets.scenes.dice import Dice
 from cir_eval.datasets.scenes.generation import Plan, draw_splits, generate
 from cir_eval.datasets.scenes.modifications import KINDS, describe, draw_edit
 from cir_eval.datasets.scenes.rendering import VIEWS, render

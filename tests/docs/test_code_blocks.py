@@ -19,9 +19,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cir_eval.datasets.emoji import drawing as emoji_drawing
+from cir_eval.datasets.emoji.building import build
 from cir_eval.datasets.scenes.generation import Plan, generate
 from cir_infer import Engine, Gallery
 from tests.bundles import write_tiny_bundle
+from tests.datasets.emoji_packages import style_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -63,8 +66,16 @@ def python_of(file: Path) -> list[Block]:
 WITH_PYTHON = [file for file in FILES if python_of(file)]
 
 
+@pytest.fixture(scope="module")
+def emoji(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of emoji in one style."""
+    folder = tmp_path_factory.mktemp("emoji")
+    build(folder / "data", [style_of("noto", folder)], emoji_drawing.Plan(families=2), folder)
+    return folder / "data"
+
+
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, emoji: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with what the examples take for granted: a bundle, its gallery, pictures."""
     bundle = write_tiny_bundle(tmp_path / "artemis.cir")
     random = np.random.default_rng(0)
@@ -74,6 +85,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Image.fromarray(random.integers(0, 256, (24, 24, 3), np.uint8)).save(tmp_path / name)
     plan = Plan(train_families=2, validation_queries=2, test_queries=2, gallery=20, image_size=32)
     generate(tmp_path / "data" / "scenes", plan, jobs=1)
+    shutil.copytree(emoji, tmp_path / "data" / "emoji")
     with Gallery.create(tmp_path / "artemis.gallery", Engine(bundle, device="cpu")) as gallery:
         gallery.add([tmp_path / name for name in names], ids=names)
     shutil.copy(bundle, tmp_path / "photos.cir")

@@ -29,6 +29,10 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "accuracy": ("cir_bench.commands.accuracy", "recall of a bundle on a data set, under a protocol"),
     "compare": ("cir_bench.commands.compare", "ours against PyTorch, ONNX Runtime and the literal loop"),
     "doctor": ("cir_infer.machine.command", "check this machine: what would run where, and why not"),
+    "emoji": (
+        "cir_bench.commands.emoji",
+        "build the composed-retrieval data set of emoji from public packages",
+    ),
     "explain": ("cir_bench.commands.explain", "are explanations true: against Grad-CAM and occlusion"),
     "gallery": ("cir_bench.commands.gallery", "what the store costs: open, filter, compact, index"),
     "latency": ("cir_bench.commands.latency", "time a bundle over a gallery: stages, load, cold start"),

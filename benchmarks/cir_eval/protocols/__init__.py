@@ -22,6 +22,7 @@ DATASETS = (
     "css",
     "birds",
     "scenes",
+    "emoji",
 )
 """Modules of this package that offer `PROTOCOLS: tuple[Protocol, ...]`; the names' part before the slash."""
 

@@ -8,6 +8,7 @@ _DOMAINS = {
     "birds": "photographs of birds (Birds-to-Words)",
     "cirr": "everyday photographs (CIRR)",
     "css3d": "rendered scenes of solids (CSS)",
+    "emoji": "emoji drawn by artists (Noto, Twemoji, OpenMoji)",
     "fashion200k": "photographs of fashion (Fashion200K)",
     "fashioniq": "photographs of fashion (FashionIQ)",
     "mitstates": "photographs of objects in states (MIT-States)",

@@ -34,11 +34,12 @@ class DataSettings:
     Attributes:
         path: the data set's folder in its published layout (docs/datasets.md), or a table of triplets,
             relative to the configuration file.
-        dataset: "scenes", "fashioniq", "cirr", "fashion200k", "shoes", "mitstates", "css", "birds", or
-            "table".
+        dataset: "scenes", "emoji", "fashioniq", "cirr", "fashion200k", "shoes", "mitstates", "css", "birds",
+            or "table".
         protocol: how to measure, e.g. "fashioniq/clip4cir"; "" is the data set's first.
-        view: of the scenes, the rendering of targets and galleries.
-        reference_view: of the scenes, the rendering of references; "" is `view`.
+        view: of the scenes, the rendering of targets and galleries, "" is "shaded"; of emoji their style, ""
+            is every one.
+        reference_view: the same of references; "" is `view`.
         captions: of FashionIQ's pairs: "both" orders as two queries (ARTEMIS), "random", or "first".
         preparation: "plain" resizes to the model's size, "padded-crop" is ARTEMIS' (resize by 8/7, crop the
             centre); "" is "plain" for rendered data sets, "padded-crop" for photographs.
@@ -49,7 +50,7 @@ class DataSettings:
     path: str
     dataset: str = "scenes"
     protocol: str = ""
-    view: str = "shaded"
+    view: str = ""
     reference_view: str = ""
     captions: str = "both"
     preparation: str = ""

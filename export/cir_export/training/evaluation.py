@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,7 +52,10 @@ def evaluate(
         "recall_at_1_by_kind" and "parts" where there are several.
     """
     model.eval()
-    outcomes = [_outcomes(model, split.protocol, part, tokens, device, kept) for part in split.parts]
+    galleries = _Galleries(model, split.parts, device, kept)
+    outcomes = [
+        _outcomes(model, split.protocol, part, galleries, tokens, device, kept) for part in split.parts
+    ]
     parts = [metrics_of(part) for part in outcomes]
     pooled = metrics_of([one for part in outcomes for one in part])
     mean = {name: float(np.mean([part[name] for part in parts])) / 100 for name in outcomes[0][0].values}
@@ -136,18 +141,46 @@ def share_measured(found: dict[str, Any] | None) -> float:
     return 0.0 if found is None else float(found["measure"])
 
 
+class _Galleries:
+    """The rows of galleries; those that several parts use are encoded once."""
+
+    def __init__(
+        self, model: RetrievalModel, parts: Sequence[MeasuredPart], device: torch.device, kept: Kept | None
+    ) -> None:
+        self._encode = partial(_encode, model.encode_gallery, device=device, kept=kept)
+        self._galleries = Counter(id(part.images) for part in parts)
+        self._uses = self._galleries + Counter(
+            id(part.references) for part in parts if part.references is not part.images
+        )
+        self._made: dict[int, Tensor] = {}
+
+    def among(self, images: Images) -> bool:
+        """Whether these pictures are a gallery of some part."""
+        return id(images) in self._galleries
+
+    def rows(self, images: Images) -> Tensor:
+        """float32 (N, ...) of all pictures."""
+        made = self._made.get(id(images))
+        if made is None:
+            made = self._encode(images, range(len(images.images)))
+            if self._uses[id(images)] > 1:
+                self._made[id(images)] = made
+        return made
+
+
 def _outcomes(
     model: RetrievalModel,
     protocol: Protocol,
     measured: MeasuredPart,
+    galleries: _Galleries,
     tokens: TextTokens,
     device: torch.device,
     kept: Kept | None,
 ) -> list[Outcome]:
     part = measured.part
-    rows = _encode(model.encode_gallery, measured.images, range(len(part.ids)), device, kept)
+    rows = galleries.rows(measured.images)
     outcomes: list[Outcome] = []
-    references = _references(model, measured, rows, device, kept)
+    references = _references(model, measured, rows, galleries, device, kept)
     for start, seen in zip(range(0, len(part.queries), _QUERIES), references, strict=False):
         queries = part.queries[start : start + _QUERIES]
         asked = [query.texts for query in queries]
@@ -167,15 +200,22 @@ def _outcomes(
 
 
 def _references(
-    model: RetrievalModel, measured: MeasuredPart, rows: Tensor, device: torch.device, kept: Kept | None
+    model: RetrievalModel,
+    measured: MeasuredPart,
+    rows: Tensor,
+    galleries: _Galleries,
+    device: torch.device,
+    kept: Kept | None,
 ) -> Iterator[Tensor]:
     """What `compose` takes of the references of each chunk of queries, a chunk at a time."""
     wanted = [query.reference for query in measured.part.queries]
     chunks = [wanted[start : start + _QUERIES] for start in range(0, len(wanted), _QUERIES)]
     own = measured.references is measured.images
+    as_rows = model.reference_is_gallery_row and (own or galleries.among(measured.references))
+    seen = galleries.rows(measured.references) if as_rows and not own else rows
     for chunk in chunks:
-        if model.reference_is_gallery_row and own:
-            yield rows[torch.tensor(chunk, device=device)]
+        if as_rows:
+            yield seen[torch.tensor(chunk, device=device)]
         elif "reference" not in model.composes:
             yield rows[: len(chunk)]  # not read
         else:

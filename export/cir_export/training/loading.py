@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +22,12 @@ from cir_export.training.sources.contract import Measured
 from cir_export.training.systems import image_size, max_tokens
 from cir_infer.bundle.manifest import FeatureInput, PixelInput
 from cir_infer.errors import TrainingError, UsageError, shown
+from cir_infer.inputs.images import ImageLike
 
 __all__ = ["Loaded", "MeasuredPart", "MeasuredSplit", "image_inputs", "load_data"]
 
-_DRAWN = ("scenes", "css")
-"""Rendered data sets, square already: nothing is cut off their pictures."""
+_DRAWN = ("scenes", "css", "emoji")
+"""Drawn data sets, square already: nothing is cut off their pictures."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Loaded:
         image: preprocessing, as in a bundle's manifest.
         text: likewise.
         digest: of the queries, sha256 in hexadecimal.
+        view: see `Source`.
+        licence: see `Source`.
     """
 
     name: str
@@ -83,6 +86,8 @@ class Loaded:
     image: dict[str, Any]
     text: dict[str, Any]
     digest: str
+    view: str
+    licence: str
 
 
 def load_data(config: TrainingConfig, reading: Reading | None = None) -> Loaded:
@@ -118,13 +123,19 @@ def load_data(config: TrainingConfig, reading: Reading | None = None) -> Loaded:
     def measured(found: Measured | None) -> MeasuredSplit | None:
         if found is None:
             return None
+        # Pictures that several parts share are decoded once, and encoded once.
+        made: dict[int, Images] = {}
+
+        def pictures_of(images: Sequence[ImageLike]) -> Images:
+            if id(images) not in made:
+                made[id(images)] = Images(images, spec, memory, data.workers, threads, found.split)
+            return made[id(images)]
+
         parts = []
         for part in found.parts:
-            images = Images(part.images, spec, memory, data.workers, threads, found.split)
-            references = images
-            if part.reference_images is not None:
-                references = Images(part.reference_images, spec, memory, data.workers, threads, found.split)
-            parts.append(MeasuredPart(part, images, references))
+            images = pictures_of(part.images)
+            seen = part.reference_images
+            parts.append(MeasuredPart(part, images, images if seen is None else pictures_of(seen)))
         return MeasuredSplit(found.split, source.protocol, tuple(parts))
 
     validation = measured(source.validation)
@@ -140,6 +151,8 @@ def load_data(config: TrainingConfig, reading: Reading | None = None) -> Loaded:
         image=image,
         text=text,
         digest=hashlib.sha256(f"{source.name} {source.protocol.name} {source.digest}".encode()).hexdigest(),
+        view=source.view,
+        licence=source.licence,
     )
 
 

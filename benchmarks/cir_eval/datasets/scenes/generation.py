@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cir_eval.datasets.dice import Dice
+from cir_eval.datasets.generated import Query, query_to_json, write_lines
 from cir_eval.datasets.scenes import layout, renderer
-from cir_eval.datasets.scenes.dice import Dice
 from cir_eval.datasets.scenes.modifications import KINDS, Edit, describe, draw_edit
-from cir_eval.datasets.scenes.reader import Query
 from cir_eval.datasets.scenes.renderer import render_batch
 from cir_eval.datasets.scenes.rendering import VIEWS
 from cir_eval.datasets.scenes.scene import CELLS, COLOURS, HELD_OUT, SHAPES, SIZES, Object, Scene
@@ -280,11 +280,11 @@ def _write(
     for name, split in splits.items():
         for view in plan.views:
             layout.image_folder(root, name, view).mkdir(parents=True)
-        _write_lines(
+        write_lines(
             layout.scenes(root, name),
             ({"id": i, "cells": s.to_json()} for i, s in zip(split.ids, split.scenes, strict=True)),
         )
-        _write_lines(layout.queries(root, name), (_query_to_json(q) for q in split.queries))
+        write_lines(layout.queries(root, name), (query_to_json(q) for q in split.queries))
         for start in range(0, len(split.ids), _BATCH):
             part = slice(start, start + _BATCH)
             batches.append(
@@ -319,23 +319,3 @@ def _write(
 
 
 _BATCH = 64
-
-
-def _query_to_json(query: Query) -> dict[str, Any]:
-    entry: dict[str, Any] = {
-        "reference": query.reference,
-        "text": query.text,
-        "target": query.target,
-        "kind": query.kind,
-    }
-    if query.family is not None:
-        entry["family"] = query.family
-    if query.hard_negatives:
-        entry["hard_negatives"] = list(query.hard_negatives)
-    return entry
-
-
-def _write_lines(path: Path, entries: Iterable[dict[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        for entry in entries:
-            file.write(json.dumps(entry) + "\n")

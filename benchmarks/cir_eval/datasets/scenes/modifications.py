@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cir_eval.datasets.scenes.dice import Dice
+from cir_eval.datasets.dice import Dice
 from cir_eval.datasets.scenes.scene import CELLS, COLOURS, SHAPES, SIZES, Object, Scene
 
 __all__ = ["KINDS", "Edit", "describe", "draw_edit"]

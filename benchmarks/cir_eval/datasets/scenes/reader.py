@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
+from cir_eval.datasets.generated import Query, lines_of, queries_of
 from cir_eval.datasets.scenes import layout
 from cir_eval.datasets.scenes.scene import Scene
 from cir_infer.errors import DatasetError, shown
 from cir_infer.foreign import read_json
 
-__all__ = ["Query", "ScenesDataset", "Split"]
-
-
-@dataclass(frozen=True)
-class Query:
-    """One query: a reference, the text that modifies it, and its only correct answer.
-
-    Attributes:
-        reference: id of the reference scene.
-        text: the modifier.
-        target: id of the one scene of the split that answers.
-        kind: what is modified, one of `modifications.KINDS`.
-        family: number of the family that the query belongs to (training only): its scenes are near
-            each other and should share a batch.
-        hard_negatives: ids of scenes that differ from the target by one attribute (not in training).
-    """
-
-    reference: str
-    text: str
-    target: str
-    kind: str
-    family: int | None = None
-    hard_negatives: tuple[str, ...] = ()
+__all__ = ["ScenesDataset", "Split"]
 
 
 @dataclass(frozen=True)
@@ -123,43 +100,10 @@ class ScenesDataset:
             raise DatasetError(f"{self.root} has no split {shown(name)}; it has {', '.join(layout.SPLITS)}")
         ids: list[str] = []
         scenes: list[Scene] = []
-        for entry in _lines(
+        for entry in lines_of(
             layout.scenes(self.root, name), lambda e: (str(e["id"]), Scene.from_json(e["cells"]))
         ):
             ids.append(entry[0])
             scenes.append(entry[1])
-        known = set(ids)
-        path = layout.queries(self.root, name)
-        queries = tuple(_lines(path, _query))
-        for query in queries:
-            for id_ in (query.reference, query.target, *query.hard_negatives):
-                if id_ not in known:
-                    raise DatasetError(
-                        f"{path} names the scene {shown(id_)}, which {layout.scenes(self.root, name)} does "
-                        "not hold; generate the data set again"
-                    )
+        queries = queries_of(layout.queries(self.root, name), set(ids), layout.scenes(self.root, name))
         return Split(self.root, name, tuple(ids), tuple(scenes), queries)
-
-
-def _query(entry: dict[str, Any]) -> Query:
-    return Query(
-        reference=str(entry["reference"]),
-        text=str(entry["text"]),
-        target=str(entry["target"]),
-        kind=str(entry["kind"]),
-        family=int(entry["family"]) if "family" in entry else None,
-        hard_negatives=tuple(map(str, entry.get("hard_negatives", ()))),
-    )
-
-
-def _lines(path: Path, parse: Any) -> Iterator[Any]:
-    """Each line of a JSON lines file, parsed; a damaged one is named."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} cannot be read: {error}; generate the data set again") from error
-    for number, line in enumerate(text.splitlines(), start=1):
-        try:
-            yield parse(read_json(line))
-        except (ValueError, KeyError, TypeError) as error:
-            raise DatasetError(f"{path}, line {number}, is damaged: {error}; generate it again") from error

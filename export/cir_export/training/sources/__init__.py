@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cir_export.training.configuration import DataSettings
-from cir_export.training.sources import annotated, drawn, scenes, table
+from cir_export.training.sources import annotated, drawn, emoji, scenes, table
 from cir_export.training.sources.contract import Source
 from cir_infer.errors import TrainingError, shown
 
@@ -14,6 +14,7 @@ __all__ = ["SOURCES", "Source", "open_source"]
 
 SOURCES: Mapping[str, Callable[[Path, DataSettings], Source]] = {
     "scenes": scenes.open_scenes,
+    "emoji": emoji.open_emoji,
     "fashioniq": annotated.open_fashioniq,
     "cirr": annotated.open_cirr,
     "shoes": annotated.open_shoes,

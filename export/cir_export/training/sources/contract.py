@@ -187,6 +187,8 @@ class Source:
         protocol: how to measure.
         validation: chooses the best epoch; None keeps the last one.
         test: what the stored weights are measured on; None measures nothing.
+        view: which of several pictures of the same the targets are, where there is a choice; else "".
+        licence: of the pictures, where the data set states it; goes into the model's provenance.
     """
 
     name: str
@@ -194,6 +196,8 @@ class Source:
     protocol: Protocol
     validation: Measured | None
     test: Measured | None
+    view: str = ""
+    licence: str = ""
 
     def __post_init__(self) -> None:
         if not len(self.train):

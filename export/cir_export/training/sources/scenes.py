@@ -14,23 +14,25 @@ __all__ = ["open_scenes"]
 
 
 def open_scenes(root: Path, settings: DataSettings) -> Source:
-    """References in `data.reference_view`, targets and galleries in `data.view`."""
+    """References in `data.reference_view`, targets and galleries in `data.view`; shaded where not set."""
     dataset = ScenesDataset.open(root)
-    for view in (settings.view, settings.reference_view or settings.view):
-        if view not in dataset.views:
+    view = settings.view or "shaded"
+    reference_view = settings.reference_view or view
+    for one in (view, reference_view):
+        if one not in dataset.views:
             raise TrainingError(
-                f"{dataset.root} has the views {', '.join(dataset.views)}, not {shown(view)}; "
+                f"{dataset.root} has the views {', '.join(dataset.views)}, not {shown(one)}; "
                 "change data.view or generate that view"
             )
-    across = settings.reference_view not in ("", settings.view)
-    name = f"{settings.reference_view}-to-{settings.view}" if across else settings.view
+    across = reference_view != view
+    name = f"{reference_view}-to-{view}" if across else view
     protocol = chosen_protocol(replace(settings, protocol=settings.protocol or f"scenes/{name}"))
     split = dataset.split("train")
-    images = [split.image_path(id_, settings.view) for id_ in split.ids]
+    images = [split.image_path(id_, view) for id_ in split.ids]
     first_reference = 0
     if across:
         first_reference = len(images)
-        images += [split.image_path(id_, settings.reference_view) for id_ in split.ids]
+        images += [split.image_path(id_, reference_view) for id_ in split.ids]
     train = FixedTriplets(
         images,
         [Triplet(first_reference + split.rows[q.reference], (q.text,), split.rows[q.target])
@@ -41,4 +43,4 @@ def open_scenes(root: Path, settings: DataSettings) -> Source:
     validation, test = (
         Measured(name, tuple(protocol.load(dataset.root, name))) for name in ("validation", "test")
     )
-    return Source("scenes", train, protocol, validation, test)
+    return Source("scenes", train, protocol, validation, test, view=view)

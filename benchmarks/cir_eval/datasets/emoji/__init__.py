@@ -1,0 +1,1 @@
+"""A data set that people drew: emoji in several styles."""

@@ -1,0 +1,110 @@
+"""Reads the data set of emoji from disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cir_eval.datasets.emoji import layout
+from cir_eval.datasets.emoji.emoji import Emoji
+from cir_eval.datasets.generated import Query, lines_of, queries_of
+from cir_infer.errors import DatasetError, shown
+from cir_infer.foreign import read_json
+
+__all__ = ["EmojiDataset", "Split"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: queries over the gallery of all emoji.
+
+    Attributes:
+        root: the folder of the data set.
+        name: one of `layout.SPLITS`.
+        emoji: the gallery. That of validation lacks what is kept for the test, that of training what is kept
+            for either.
+        queries: the queries, in the order of the file.
+    """
+
+    root: Path
+    name: str
+    emoji: tuple[Emoji, ...]
+    queries: tuple[Query, ...]
+
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """Id -> index into `emoji`."""
+        return {one.id: row for row, one in enumerate(self.emoji)}
+
+    def images(self, style: str) -> list[Path]:
+        """The pictures of all emoji in a style, aligned with `emoji`."""
+        return [layout.image(self.root, style, one.id) for one in self.emoji]
+
+
+@dataclass(frozen=True)
+class EmojiDataset:
+    """A data set on disk, opened.
+
+    Attributes:
+        root: its folder.
+        seed: that its queries were drawn from.
+        styles: style -> the licence of its pictures, in the order in which they were asked for.
+    """
+
+    root: Path
+    seed: int
+    styles: Mapping[str, str]
+
+    @staticmethod
+    def open(root: str | Path) -> EmojiDataset:
+        """Open a data set.
+
+        Raises:
+            DatasetError: there is none, it is incomplete, or of another format version.
+        """
+        root = Path(root)
+        path = layout.description(root)
+        if not path.is_file():
+            raise DatasetError(
+                f"{root} holds no complete data set of emoji ({path.name} is missing); build it: "
+                f"cir-bench emoji {root}"
+            )
+        try:
+            found = read_json(path.read_text(encoding="utf-8"))
+            form, version = found["format"], found["version"]
+            styles = {str(name): str(style["licence"]) for name, style in found["styles"].items()}
+            opened = EmojiDataset(root, int(found["seed"]), styles)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DatasetError(f"{path} does not describe a data set of emoji: {shown(error)}") from error
+        if form != layout.FORMAT or version != layout.VERSION or not styles:
+            raise DatasetError(
+                f"{path} says {shown(form)} version {shown(version)}; this release reads {layout.FORMAT} "
+                f"version {layout.VERSION}: build the data set again, or use the release that wrote it"
+            )
+        if any(Path(style).name != style for style in styles):
+            raise DatasetError(f"{path} names the styles {shown(list(styles))}; expected names of folders")
+        return opened
+
+    def split(self, name: str) -> Split:
+        """Read a split, one of `layout.SPLITS`.
+
+        Raises:
+            DatasetError: no such split, or one of its files is damaged.
+        """
+        if name not in layout.SPLITS:
+            raise DatasetError(f"{self.root} has no split {shown(name)}; it has {', '.join(layout.SPLITS)}")
+        path = layout.emoji(self.root)
+        unseen = layout.SPLITS[layout.SPLITS.index(name) + 1 :]
+        emoji = tuple(one for one, kept in lines_of(path, _emoji) if kept not in unseen)
+        queries = queries_of(layout.queries(self.root, name), {one.id for one in emoji}, path)
+        return Split(self.root, name, emoji, queries)
+
+
+def _emoji(entry: Any) -> tuple[Emoji, str]:
+    found = Emoji.from_json(entry)
+    if Path(found.id).name != found.id:
+        raise ValueError(f"the id {shown(found.id)} is no file's name")
+    return found, str(entry.get("held_out", ""))
