@@ -121,7 +121,11 @@ def change_bundle(
     if known.fingerprint == manifest.fingerprint:
         raise GalleryError(f"{path}: this bundle ({manifest.fingerprint}) has encoded its rows already")
     wanted = Listing(
-        manifest.fingerprint, manifest.embedding_dim, manifest.tokens_per_item, ("",) * count, engine.bundle
+        manifest.fingerprint,
+        manifest.embedding_dim,
+        manifest.tokens_per_item,
+        ("",) * count,
+        str(Path(engine.bundle).absolute()),  # for those who open the folder elsewhere
     )
     job, gone, whole = Job((), "", batch_size=batch_size), Gone(), Report()
     started = time.perf_counter()

@@ -155,7 +155,8 @@ class ShardedGallery:
             UsageError: an argument is not what is said above.
         """
         count, place = checked_shards(into), checked_path("path", path)
-        listing = Listing(fingerprint, dimension, tokens_per_item, names_of(count), bundle)
+        known = None if bundle is None else str(checked_path("bundle", bundle).absolute())
+        listing = Listing(fingerprint, dimension, tokens_per_item, names_of(count), known)
         with _drafted(place, listing, dtype):
             pass
         return cls(place)

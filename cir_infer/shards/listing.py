@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from cir_infer.errors import GalleryError, UsageError, shown
 from cir_infer.foreign import read_json
-from cir_infer.gallery.arguments import checked_fingerprint
+from cir_infer.gallery.arguments import checked_fingerprint, checked_path
 from cir_infer.gallery.disk import files
 from cir_infer.gallery.rows.vectors import check_shape
 
@@ -135,8 +135,6 @@ def _fault(said: dict[str, Any]) -> str | None:
     expected = [*_FIELDS, "bundle"] if said.get("version") == _VERSION else list(_FIELDS)
     if sorted(said) != sorted(expected) or said["version"] not in (1, _VERSION):
         return f"its fields are {shown(sorted(said), 200)}; expected {sorted(expected)}"
-    if not isinstance(said.get("bundle", ""), str):
-        return f"its bundle is {shown(said['bundle'], 60)}; expected a path"
     if not 1 <= len(names) <= MOST_SHARDS:
         return f"it names {len(names)} shards; expected 1 to {MOST_SHARDS}"
     wrong = [name for name in names if not isinstance(name, str) or not NAME.fullmatch(name)]
@@ -152,6 +150,8 @@ def _fault(said: dict[str, Any]) -> str | None:
             raise UsageError(f"a row is {shown(numbers)}")
         check_shape(numbers[1], numbers[0])
         checked_fingerprint(said["fingerprint"])
+        if "bundle" in said:
+            checked_path("bundle", said["bundle"])
     except UsageError as error:
         return str(error)
     return None

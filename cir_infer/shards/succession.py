@@ -92,7 +92,8 @@ def succeed(
         wanted: what the new ones are; their names are chosen here, and how many there are is kept.
         dtype: of their rows.
         fill: makes their contents.
-        resume: go on with shards that a run before has begun, where they are of the same kind.
+        resume: go on with shards that a run before has begun, where they are of the same kind, and keep what
+            is begun if this fails. Else it is removed.
         missing: how many items `fill` has left out and said so.
 
     Returns:
@@ -110,25 +111,35 @@ def succeed(
         for shard in old.shards:
             shard.retire(False)  # of a run that was killed before its switch
         new = _begun(folder, old.listing, wanted, dtype, resume, opened)
-        for _ in range(_PASSES):
-            if fill(old.shards, new) <= _FEW:
-                break
-        with ExitStack() as held:
-            for shard in old.shards:
-                held.enter_context(shard.writing())
-            fill(old.shards, new)
-            counts = [sum(map(len, shards)) for shards in (old.shards, new)]
-            if counts[0] != counts[1] + missing():
-                raise GalleryError(
-                    f"{folder}: the new shards hold {counts[1]:,} items and the old {counts[0]:,}. These "
-                    "stay; an id may be in two of them"
-                )
-            if any(shard.snapshot().fingerprint != known.fingerprint for shard in old.shards):
-                raise GalleryError(
-                    f"{folder}: a shard has rows of another bundle by now; the old shards stay"
-                )
-            _switch(folder, old.shards)
+        try:
+            _fill_and_switch(folder, old, new, fill, missing)
+        except BaseException:
+            if not resume and os.path.lexists(folder / NEXT):  # else the new shards are in their place
+                _give_up(folder, new)
+            raise
         return list(old.listing.shards)
+
+
+def _fill_and_switch(
+    folder: Path, old: ShardedGallery, new: Sequence[Gallery], fill: Fill, missing: Callable[[], int]
+) -> None:
+    """Bring the new shards in step with the old ones, in passes, and let them take their place."""
+    for _ in range(_PASSES):
+        if fill(old.shards, new) <= _FEW:
+            break
+    with ExitStack() as held:
+        for shard in old.shards:
+            held.enter_context(shard.writing())
+        fill(old.shards, new)
+        counts = [sum(map(len, shards)) for shards in (old.shards, new)]
+        if counts[0] != counts[1] + missing():
+            raise GalleryError(
+                f"{folder}: the new shards hold {counts[1]:,} items and the old {counts[0]:,}. These "
+                "stay; an id may be in two of them"
+            )
+        if any(shard.snapshot().fingerprint != old.fingerprint for shard in old.shards):
+            raise GalleryError(f"{folder}: a shard has rows of another bundle by now; the old shards stay")
+        _switch(folder, old.shards)
 
 
 def rebalance(path: str | Path, into: int) -> list[str]:
@@ -227,6 +238,14 @@ def _switch(folder: Path, old: Sequence[Gallery]) -> None:
             f"{folder}: the new shards answer, and whether that outlasts a power cut is not known "
             f"({error.strerror or error}); keep the old ones until the disk is well"
         ) from error
+
+
+def _give_up(folder: Path, begun: Sequence[Gallery]) -> None:
+    """Remove what was begun, as far as the disk lets it be; the next run does the rest."""
+    with suppress(GalleryError), files.told_as_gallery_error("giving up what was begun", folder / NEXT):
+        for shard in begun:
+            _remove(Path(shard.path))
+        (folder / NEXT).unlink()  # last: until then it says whose they are
 
 
 def _sets(folder: Path) -> list[tuple[Path, int]]:

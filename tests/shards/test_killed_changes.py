@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -108,6 +109,7 @@ def test_a_switch_that_fails_leaves_shards_that_take_changes(folder: Path) -> No
         succeed(folder, listing, listing._replace(shards=("",) * 3), "float16", fill)
     (folder / FILE).rmdir()
     (folder / "aside").rename(folder / FILE)
+    check_ended(folder)  # a full disk has its room again
     with ShardedGallery(folder) as gallery:
         for shard in gallery.shards:
             shard.compact()
@@ -248,7 +250,15 @@ def test_listings_that_cannot_be_read(tmp_path: Path) -> None:
         with pytest.raises(GalleryError) as told:
             read_listing(place)
         assert len(str(told.value)) < 1000
-    ShardedGallery.create(tmp_path / "s", 1, dimension=DIM).close()
+    with ShardedGallery.create(tmp_path / "s", 1, dimension=DIM, bundle="a.cir") as gallery:
+        assert gallery.listing.bundle == str(Path.cwd() / "a.cir")
+    said = json.loads((tmp_path / "s" / FILE).read_text())
+    for wrong in ("", "\0", "x" * 100_000, 5, None):
+        (tmp_path / "s" / FILE).write_text(json.dumps({**said, "bundle": wrong}))
+        with pytest.raises(GalleryError, match="bundle is") as told:
+            read_listing(tmp_path / "s")
+        assert len(str(told.value)) < 1000
+    (tmp_path / "s" / FILE).write_text(json.dumps(said))
     listed = (tmp_path / "s" / FILE).read_text()
     for depth in (200, 900, 960, 990, 5000):
         (tmp_path / "s" / FILE).write_text(listed.replace('"0000.gallery"', "[" * depth + "]" * depth))
