@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +23,8 @@ from cir_infer.shards.ray_cluster import cause_of
 __all__ = ["EngineOptions", "Pool", "RayEncoder", "StoppedError", "start_engine"]
 
 _PATIENCE = 60.0
-"""Seconds for one image before its decoding is given up."""
+"""Seconds of work on one image before its decoding is given up; waiting for a processor is none."""
+_LOOK = 1.0
 _CRASHED = "its decoder crashed or hung; leave the image out"
 
 
@@ -93,8 +95,15 @@ def start_engine(options: EngineOptions, processors: float, gpus: float) -> Any:
     )
 
 
-def _prepare(locations: list[Location], spec: Any) -> tuple[Any, tuple[list[str | None], list[str]]]:
-    done = prepare(locations, spec)
+def _prepare(
+    locations: list[Location], spec: Any, patience: float
+) -> tuple[Any, tuple[list[str | None], list[str]]]:
+    # Ends the process, since no exception reaches a decoder that hangs.
+    signal.setitimer(signal.ITIMER_REAL, patience * len(locations))
+    try:
+        done = prepare(locations, spec)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
     return done.images, (done.reasons, done.digests)
 
 
@@ -106,13 +115,17 @@ class RayEncoder:
     Args:
         pool: the engines.
         ahead: batches in work at the same time.
-        stopping: whether to end; looked at before each batch.
+        stopping: whether to end; looked at every second.
+        patience: seconds of work on one image before it is given up.
     """
 
-    def __init__(self, pool: Pool, ahead: int, stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self, pool: Pool, ahead: int, stopping: Callable[[], bool], patience: float = _PATIENCE
+    ) -> None:
         import ray
 
         self._ray, self._pool, self._ahead, self._stopping = ray, pool, ahead, stopping
+        self._patience = patience
         self._task = ray.remote(_prepare).options(num_returns=2, max_retries=1)
         self._turns = itertools.cycle(pool.engines)
 
@@ -129,29 +142,34 @@ class RayEncoder:
                 waiting.append((batch, *self._begun(batch)))
             if not waiting:
                 return
-            if self._stopping():
-                raise StoppedError("stopped")
             yield self._ended(*waiting.popleft())
 
     def _begun(self, batch: Sequence[Item]) -> tuple[Any, Any]:
         """What is said of a batch's images, and their rows, both to come."""
-        images, said = self._task.remote([item.location for item in batch], self._pool.spec)
+        places = [item.location for item in batch]
+        images, said = self._task.remote(places, self._pool.spec, self._patience)
         return said, next(self._turns).encode.remote(images)
 
+    def _came(self, reference: Any) -> Any:
+        """What a call has brought, however long it waits for its turn."""
+        while not self._stopping():
+            if self._ray.wait([reference], timeout=_LOOK)[0]:
+                return self._ray.get(reference)
+        raise StoppedError("stopped")
+
     def _ended(self, batch: list[Item], said: Any, rows: Any) -> Encoded:
-        from ray.exceptions import GetTimeoutError, RayError
+        from ray.exceptions import RayError
 
         try:
-            reasons, digests = self._ray.get(said, timeout=_PATIENCE * len(batch))
-        except (GetTimeoutError, RayError) as error:
+            reasons, digests = self._came(said)
+        except RayError as error:
             if (cause := cause_of(error)) is not None:
                 raise cause from error
-            self._ray.cancel(said, force=True)
             if len(batch) == 1:
                 return Encoded([], np.empty(0, np.float32), [(batch[0], _CRASHED)], [], 0.0)
             return self._one_by_one(batch)
         try:
-            encoded, seconds = self._ray.get(rows)
+            encoded, seconds = self._came(rows)
         except RayError as error:
             raise cause_of(error) or DeviceError(f"an encoder failed: {shown(error, 300)}") from error
         pairs = list(zip(batch, reasons, strict=True))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -30,7 +31,7 @@ from cir_infer.indexing.pruning import PruneLimit
 from cir_infer.indexing.report import Report
 from cir_infer.indexing.source import Source
 from cir_infer.shards.layout import ShardedGallery
-from cir_infer.shards.ray_cluster import cause_of, connect, machines_of
+from cir_infer.shards.ray_cluster import cause_of, connect, machines_of, told_as_shard_error
 
 __all__ = ["Encoders", "Job", "Plan", "Resources", "index_shards", "opened_sources"]
 
@@ -127,6 +128,7 @@ class _Writer:
     def __init__(self, path: str) -> None:
         self._path = path
         self._dealt, self._stopping = 0, False
+        self._alone = threading.Lock()
 
     def progress(self) -> int:
         return self._dealt
@@ -135,6 +137,11 @@ class _Writer:
         self._stopping = True
 
     def run(self, plan: Plan, pool: Pool, ahead: int) -> Report:
+        # Whoever lost sight of this actor for a while asks once more what it may still be at.
+        with self._alone:
+            return self._run(plan, pool, ahead)
+
+    def _run(self, plan: Plan, pool: Pool, ahead: int) -> Report:
         from cir_infer.gallery import Gallery
         from cir_infer.indexing.run import index_encoded
 
@@ -190,10 +197,11 @@ class Encoders:
     def __enter__(self) -> Encoders:
         self._ray = connect(self._address)
         try:
-            self._pool, self._ahead = _pool(
-                self._ray, self._engine, self._resources, self.manifest.image, self._shards, self._handles
-            )
-            _wait_for(self._ray, self._pool.engines)
+            with told_as_shard_error("starting encoders"):
+                self._pool, self._ahead = _pool(
+                    self._ray, self._engine, self._resources, self.manifest.image, self._shards, self._handles
+                )
+                _wait_for(self._ray, self._pool.engines)
         except BaseException:
             self._end()
             raise
@@ -227,9 +235,11 @@ class Encoders:
             functools.partial(writer.run.remote, plan, self._pool, self._ahead)
             for writer, plan in zip(writers, plans, strict=True)
         ]
-        reports = _watched(self._ray, writers, calls, on_progress)
-        for writer in writers:
-            self._ray.kill(writer, no_restart=True)
+        with told_as_shard_error("indexing"):
+            reports = _watched(self._ray, writers, calls, on_progress)
+        with told_as_shard_error("ending the writers"):
+            for writer in writers:
+                self._ray.kill(writer, no_restart=True)
         return reports
 
 

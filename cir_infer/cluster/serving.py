@@ -12,8 +12,7 @@ import hashlib
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +23,12 @@ from cir_infer.serving.settings import Settings
 from cir_infer.shards.layout import ShardedGallery
 from cir_infer.shards.listing import Listing, read_listing
 from cir_infer.shards.ray_actor import Actor, Actors, HandleShard
-from cir_infer.shards.ray_cluster import PATIENCE, cause_of, connect, machines_of
+from cir_infer.shards.ray_cluster import (
+    PATIENCE,
+    connect,
+    machines_of,
+    told_as_shard_error,
+)
 
 __all__ = ["Replicas", "ServeShard", "deploy", "remove", "renew", "shards_of", "tag_of"]
 
@@ -80,13 +84,7 @@ class ServeShard(HandleShard):
                 response.cancel()
             raise ShardError(f"{self._place} did not answer in time") from error
         except Exception as error:  # Ray Serve has many, and what it calls may raise any
-            if (cause := cause_of(error, self._place)) is not None:
-                raise cause from error
-            if isinstance(error, CirError):
-                raise
-            raise ShardError(
-                f"{self._place} cannot be reached ({type(error).__name__}: {shown(str(error).strip(), 200)})"
-            ) from error
+            raise self._unreachable(error) from error
 
 
 class _Door:
@@ -196,7 +194,8 @@ def deploy(
         CirError: bundle or gallery cannot be opened, or Ray Serve does not start them.
     """
     require("cir-cluster serve", *modules_of("ray-serve"), *modules_of("serve"))
-    folder = settings.gallery_path.absolute()
+    settings = settings.absolute()  # replicas run in another folder
+    folder = settings.gallery_path
     with ShardedGallery(folder, read_only=True) as gallery:
         listing = gallery.listing
     if not settings.bundle and listing.bundle is None:
@@ -204,7 +203,7 @@ def deploy(
     ray = connect(address)
     from ray import serve
 
-    with _told(name):
+    with told_as_shard_error(f"serving {shown(name)}"):
         serve.start(proxy_location="EveryNode", http_options={"host": settings.host, "port": settings.port})
         _shards(ray, name, listing, folder, shards, settings.threads)
         ingress = serve.ingress(_queries(name, settings))()
@@ -237,7 +236,7 @@ def renew(name: str, folder: str | Path, *, grace: float = 10.0, address: str | 
 
     place = Path(folder).absolute()
     listing = read_listing(place)
-    with _told(name):
+    with told_as_shard_error(f"serving {shown(name)}"):
         newest = _application(name, listing)
         running = _running(serve, name)
         if not running:
@@ -264,7 +263,7 @@ def remove(name: str, *, address: str | None = "auto") -> list[str]:
     connect(address)
     from ray import serve
 
-    with _told(name):
+    with told_as_shard_error(f"serving {shown(name)}"):
         found = [*(one for one in serve.status().applications if one == name), *_running(serve, name)]
         for application in found:
             serve.delete(application)
@@ -279,15 +278,3 @@ def shards_of(applications: Iterable[str], name: str) -> list[str]:
     """Of the names of applications, those that hold the shards of a service; another's may begin alike."""
     own = re.compile(rf"{re.escape(name)}-shards-[0-9a-f]{{{_TAG}}}")
     return [one for one in applications if own.fullmatch(one)]
-
-
-@contextmanager
-def _told(name: str) -> Iterator[None]:
-    """What Ray Serve raises, as one line."""
-    try:
-        yield
-    except CirError:
-        raise
-    except Exception as error:  # Ray Serve has many
-        said = " ".join(str(error).split())
-        raise ShardError(f"Ray Serve does not run {shown(name)}: {shown(said, 400)}") from error

@@ -5,16 +5,19 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from cir_infer.errors import UsageError, shown
+from cir_infer.inputs.remote import checked_address
 
 __all__ = ["THUMBNAILS", "Settings", "is_loopback"]
 
 THUMBNAILS = (128, 256, 512, 1024, 2048)
 """Longest sides, in pixels, in which items' images are given: few, so that few are kept."""
+
+_PATHS = ("bundle", "gallery", "images", "api_key_file")
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Settings:
         images: folder for the images of items that are put; None is the gallery's path and ".images".
         api_key_file: file of the keys that are accepted; None asks for none.
         no_auth: no key although others than this machine can connect.
+        remote_images: addresses at and below which the images of items are read from stores; others are not.
         allow_hosts: names by which the service may be addressed, besides its address; "*" for any.
         allow_origins: origins of other sites' pages that may use the service.
         page: whether the page at / is there.
@@ -66,6 +70,7 @@ class Settings:
     images: str | None = None
     api_key_file: str | None = None
     no_auth: bool = False
+    remote_images: tuple[str, ...] = ()
     allow_hosts: tuple[str, ...] = ()
     allow_origins: tuple[str, ...] = ()
     page: bool = True
@@ -103,6 +108,9 @@ class Settings:
         if self.api_key_file is not None and self.no_auth:
             raise UsageError("--api-key-file and --no-auth contradict each other; leave one out")
 
+        for address in self.remote_images:
+            checked_address(address)
+
     def _at_least(self, name: str, least: int) -> None:
         value = getattr(self, name)
         if not least <= value < float("inf"):
@@ -117,6 +125,11 @@ class Settings:
     def images_path(self) -> Path:
         """Where the images of items that are put go."""
         return Path(f"{self.gallery_path}.images") if self.images is None else Path(self.images)
+
+    def absolute(self) -> Settings:
+        """The same with every path from the root, for processes that run in another folder."""
+        given = {name: getattr(self, name) for name in _PATHS}
+        return replace(self, **{name: str(Path(path).absolute()) for name, path in given.items() if path})
 
     def to_json(self) -> str:
         """For a worker's command line. No secrets: keys stay in their file."""

@@ -28,7 +28,7 @@ from cir_infer.shards.layout import ShardedGallery
 from cir_infer.shards.listing import read_listing
 from cir_infer.shards.placement import Placement
 from cir_infer.shards.ray_actor import Actor, Actors, RayShard
-from cir_infer.shards.ray_cluster import NAMESPACE, PATIENCE, connect
+from cir_infer.shards.ray_cluster import NAMESPACE, PATIENCE, connect, told_as_shard_error
 from cir_infer.shards.searcher import ShardedSearcher
 
 __all__ = ["Actors", "RayShard", "RayShards", "connect", "follow"]
@@ -105,32 +105,34 @@ class RayShards:
         with ShardedGallery(actors.folder, read_only=True) as gallery:
             places = [str(Path(shard.path).absolute()) for shard in gallery.shards]
             actors = actors._replace(bundle=gallery.listing.bundle)
-        kind, count = ray.remote(Actor), actors.replicas
-        handles: list[Any] = []
+        count, handles = actors.replicas, list[Any]()
         groups: list[list[RayShard]] = []
         try:
-            for number, place in enumerate(places):
-                groups.append([])
-                spot = Placement.of(ray, f"{name}/{version}/{number}", count, actors.processors, owned)
-                for replica in range(count):
-                    key = (version, number, replica, len(places), count)
-                    handle = kind.options(
-                        name="/".join(map(str, (name, *key))),
-                        namespace=NAMESPACE,
-                        lifetime=None if owned else "detached",
-                        max_restarts=-1,
-                        max_task_retries=0,
-                        max_concurrency=_AT_ONCE,
-                        num_cpus=actors.processors,
-                        scheduling_strategy=spot.strategy(replica),
-                    ).remote(place, actors)
-                    handles.append(handle)
-                    groups[-1].append(RayShard(handle, _place(name, number, replica, place)))
+            with told_as_shard_error(f"starting the actors {name}"):
+                kind = ray.remote(Actor)
+                for number, place in enumerate(places):
+                    groups.append([])
+                    spot = Placement.of(ray, f"{name}/{version}/{number}", count, actors.processors, owned)
+                    for replica in range(count):
+                        key = (version, number, replica, len(places), count)
+                        handle = kind.options(
+                            name="/".join(map(str, (name, *key))),
+                            namespace=NAMESPACE,
+                            lifetime=None if owned else "detached",
+                            max_restarts=-1,
+                            max_task_retries=0,
+                            max_concurrency=_AT_ONCE,
+                            num_cpus=actors.processors,
+                            scheduling_strategy=spot.strategy(replica),
+                        ).remote(place, actors)
+                        handles.append(handle)
+                        groups[-1].append(RayShard(handle, _place(name, number, replica, place)))
             for group in groups:
                 for shard in group:
                     shard.about(PATIENCE)
         except BaseException:
-            _end(ray, name, version, len(places), handles)
+            with suppress(ShardError):  # what failed is told
+                _end(ray, name, version, len(places), handles)
             raise
         return cls(name, version, groups, handles)
 
@@ -159,7 +161,8 @@ class RayShards:
     @classmethod
     def _attached(cls, ray: Any, name: str, version: int, known: dict[tuple[int, ...], str]) -> RayShards:
         mine = {key: entry for key, entry in sorted(known.items()) if key[0] == version}
-        handles = {key: ray.get_actor(entry, namespace=NAMESPACE) for key, entry in mine.items()}
+        with told_as_shard_error(f"attaching to the actors {name}"):
+            handles = {key: ray.get_actor(entry, namespace=NAMESPACE) for key, entry in mine.items()}
         groups: dict[int, list[RayShard]] = {}
         for key, handle in handles.items():
             groups.setdefault(key[1], []).append(RayShard(handle, _place(name, key[1], key[2], "")))
@@ -288,9 +291,11 @@ def _running(name: str) -> dict[tuple[int, ...], str]:
     from ray.util import list_named_actors
 
     pattern = re.compile(rf"{re.escape(name)}/(\d+)/(\d+)/(\d+)/(\d+)/(\d+)")
+    with told_as_shard_error(f"looking for the actors {name}"):
+        entries = list_named_actors(all_namespaces=True)
     return {
         tuple(map(int, found.groups())): entry["name"]
-        for entry in list_named_actors(all_namespaces=True)
+        for entry in entries
         if entry["namespace"] == NAMESPACE and (found := pattern.fullmatch(entry["name"]))
     }
 
@@ -304,11 +309,12 @@ def _newest(known: Iterable[tuple[int, ...]]) -> int | None:
 
 def _end(ray: Any, name: str, version: int, shards: int, handles: Sequence[Any]) -> None:
     """End actors, and give back where they were."""
-    for handle in handles:
-        ray.kill(handle, no_restart=True)
-    for number in range(shards):
-        with suppress(ValueError):  # one replica has none
-            ray.util.remove_placement_group(ray.util.get_placement_group(f"{name}/{version}/{number}"))
+    with told_as_shard_error(f"ending the actors {name}"):
+        for handle in handles:
+            ray.kill(handle, no_restart=True)
+        for number in range(shards):
+            with suppress(ValueError):  # one replica has none
+                ray.util.remove_placement_group(ray.util.get_placement_group(f"{name}/{version}/{number}"))
 
 
 def _check_name(name: Any) -> None:

@@ -7,11 +7,11 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from cir_infer.errors import ShardError, shown
+from cir_infer.errors import CirError, ShardError, shown
 from cir_infer.gallery.filters.filters import Where
 from cir_infer.scoring.contract import QueryTerms
 from cir_infer.searching.found import Found, Held, References
-from cir_infer.shards.ray_cluster import PATIENCE, cause_of
+from cir_infer.shards.ray_cluster import PATIENCE, cause_of, told_as_shard_error
 from cir_infer.shards.shard import About, LocalShard
 from cir_infer.shards.wire import read_held, told_held
 
@@ -91,6 +91,15 @@ class HandleShard:
         """
         raise NotImplementedError
 
+    def _unreachable(self, error: Exception) -> CirError:
+        """What an error says that came out of Ray: what the method raised, or that it cannot be reached."""
+        if (cause := cause_of(error, self._place)) is not None:
+            return cause
+        if isinstance(error, CirError):
+            return error
+        said = str(error).strip().split("\n")[0]
+        return ShardError(f"{self._place} cannot be reached ({type(error).__name__}: {shown(said)})")
+
     @property
     def place(self) -> str:
         """See `Shard.place`."""
@@ -154,7 +163,8 @@ class RayShard(HandleShard):
         """End its process, which Ray starts again; what it is asked meanwhile goes to another replica."""
         import ray
 
-        ray.kill(self._handle, no_restart=False)
+        with told_as_shard_error(f"restarting {self._place}"):
+            ray.kill(self._handle, no_restart=False)
 
     def verify(self, timeout: float | None = None) -> list[str]:
         """What is wrong with its gallery's files, see `Gallery.verify`.
@@ -167,7 +177,7 @@ class RayShard(HandleShard):
 
     def _call(self, method: str, timeout: float | None, *arguments: Any) -> Any:
         import ray
-        from ray.exceptions import GetTimeoutError, RayError
+        from ray.exceptions import GetTimeoutError
 
         reference = None
         try:
@@ -176,10 +186,5 @@ class RayShard(HandleShard):
         except GetTimeoutError as error:
             ray.cancel(reference, force=False)  # if it has not begun, it never will
             raise ShardError(f"{self._place} did not answer in time") from error
-        except RayError as error:
-            if (cause := cause_of(error, self._place)) is not None:
-                raise cause from error
-            said = str(error).split("\n")[0]
-            raise ShardError(
-                f"{self._place} cannot be reached ({type(error).__name__}: {shown(said)})"
-            ) from error
+        except Exception as error:  # Ray has many, and others where its cluster is gone
+            raise self._unreachable(error) from error

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from cir_infer.errors import CirError, ShardError, shown
 from cir_infer.extras import require
 
-__all__ = ["NAMESPACE", "PATIENCE", "cause_of", "connect", "machines_of"]
+__all__ = ["NAMESPACE", "PATIENCE", "cause_of", "connect", "machines_of", "told_as_shard_error"]
 
 NAMESPACE = "cir-infer"
 PATIENCE = 60.0
@@ -20,7 +22,8 @@ def connect(address: str | None = None) -> Any:
     """Join a Ray cluster, or start one of this machine; nothing where this process is in one already.
 
     What Ray would do by itself is decided here: no usage statistics are sent, unless
-    `RAY_USAGE_STATS_ENABLED` says so; no dashboard is started. `RAY_AUTH_MODE=token`, set before, makes Ray
+    `RAY_USAGE_STATS_ENABLED` says so; no dashboard is started; nothing is joined or started by what is asked
+    when there is no cluster. `RAY_AUTH_MODE=token`, set before, makes Ray
     ask for a token, which it keeps in the user's home; without it, whoever can reach Ray's ports can run
     code, so they belong behind a firewall.
 
@@ -37,6 +40,7 @@ def connect(address: str | None = None) -> Any:
     require("shards on Ray", "ray")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     import ray
 
     if not ray.is_initialized():
@@ -83,3 +87,28 @@ def cause_of(error: BaseException, asked: str = "a task on Ray") -> CirError | N
     if isinstance(error.cause, CirError):
         return error.cause
     return ShardError(f"{asked} failed: {shown(error.cause, 300)}")
+
+
+@contextmanager
+def told_as_shard_error(doing: str) -> Iterator[None]:
+    """What Ray raises of its many errors, as one line with a remedy; a `CirError` stays as it is.
+
+    Args:
+        doing: what is done meanwhile: "starting actors".
+
+    Raises:
+        ShardError: Ray raised something.
+    """
+    try:
+        yield
+    except CirError:
+        raise
+    except Exception as error:
+        if (cause := cause_of(error, doing)) is not None:
+            raise cause from error
+        said = " ".join(str(error).split())
+        raise ShardError(
+            f"{doing} failed on Ray ({type(error).__name__}: {shown(said, 300)}); `ray status` says whether "
+            "the cluster is there: if it is not, start it (`ray start --head`) and run this again; galleries "
+            "are on the disk, and nothing of them is lost"
+        ) from error

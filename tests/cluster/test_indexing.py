@@ -18,6 +18,7 @@ from cir_infer import Gallery
 from cir_infer.cluster.parts import Part, merged_report
 from cir_infer.commands.cluster import main
 from cir_infer.commands.index import main as index_main
+from cir_infer.indexing.items import file_item
 from cir_infer.indexing.run import index
 from cir_infer.indexing.sources import open_sources
 from cir_infer.shards import ShardedGallery
@@ -159,3 +160,53 @@ def test_what_cannot_be_encoded_there(
         assert main(["index", *wrong, "--address", "local"]) == code
         assert words in capsys.readouterr().err
     assert sys.modules["ray"].is_initialized()
+
+
+class Slow:
+    """How images are prepared, for ever."""
+
+    @property
+    def steps(self) -> Any:
+        time.sleep(3600)
+
+
+def encoded(ray: Any, photos: Path, spec: Any, patience: float) -> list[Any]:
+    """What becomes of two images."""
+    from cir_infer.cluster.encoding import Pool, RayEncoder
+
+    class Engine:
+        def encode(self, images: Any) -> tuple[Any, float]:
+            return images.reshape(len(images), -1).astype("float32"), 0.0
+
+    engine = ray.remote(Engine).options(num_cpus=0).remote()
+    try:
+        encoder = RayEncoder(Pool([engine], ray.put(spec)), 2, lambda: False, patience)
+        items = [file_item(f"{n}", str(photos / "part0" / f"{n}.png")) for n in (0, 3)]
+        return list(encoder.batches(items, 2))  # type: ignore[arg-type]
+    finally:
+        ray.kill(engine)
+
+
+@pytest.mark.ray
+def test_a_decoder_that_hangs_is_ended(ray: Any, photos: Path) -> None:
+    parts = encoded(ray, photos, Slow(), 0.2)
+    assert [item.id for part in parts for item, _ in part.failed] == ["0", "3"]
+    assert all("crashed or hung" in reason for part in parts for _, reason in part.failed)
+
+
+@pytest.mark.ray
+def test_waiting_for_a_processor_is_no_work(ray: Any, tmp_path: Path, photos: Path, bundle: Path) -> None:
+    """All processors are taken for much longer than an image is given."""
+    from cir_infer.bundle import Bundle
+
+    def take(told: str) -> None:
+        Path(told).touch()
+        time.sleep(12)
+
+    told = tmp_path / "taken"
+    taken = ray.remote(take).options(num_cpus=ray.cluster_resources()["CPU"]).remote(str(told))
+    while not told.exists():
+        time.sleep(0.05)
+    (part,) = encoded(ray, photos, Bundle(bundle).manifest.image, 5.0)
+    assert [item.id for item in part.items] == ["0", "3"] and not part.failed
+    ray.get(taken)

@@ -57,7 +57,12 @@ def test_a_service_ends_its_own_shards_alone() -> None:
 
 @pytest.mark.ray
 def test_a_service(
-    ray: Any, tmp_path: Path, bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+    ray: Any,
+    tmp_path: Path,
+    bundle: Path,
+    photos: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("aiohttp", reason="Ray Serve is not installed: pip install 'cir-infer[ray-serve]'")
     from ray import serve
@@ -94,8 +99,10 @@ def test_a_service(
             time.sleep(0.05)
 
     thread = threading.Thread(target=ask)
+    monkeypatch.chdir(tmp_path)  # the replicas run elsewhere, and the paths are meant from here
+    here = os.path.relpath(bundle)
     try:
-        command = ["serve", "shop", str(folder), "--bundle", str(bundle), "--port", str(port), *LOCAL]
+        command = ["serve", "shop", "s", "--bundle", here, "--port", str(port), *LOCAL]
         assert main(command) == 0
         assert told(client.search(**query).json["hits"]) == right
         assert client("GET", "/v1/items/part0%2F0.png").status == 200
@@ -109,7 +116,7 @@ def test_a_service(
         until_answered(3)
         capsys.readouterr()
         switch = ["--service", "shop", "--grace", "5", "--json", *LOCAL]
-        assert main(["rebalance", str(folder), "--into", "3", *switch]) == 0
+        assert main(["rebalance", "s", "--into", "3", *switch]) == 0
         assert len(json.loads(capsys.readouterr().out)["ended"]) == 1
         until_answered(3)
         assert kill("ServeReplica:shop:queries")
