@@ -34,6 +34,7 @@ def add_serve(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--allow-host", dest="allow_hosts", metavar="NAME", action="append", default=[], help="see cir-serve"
     )
+    made.add_argument("--remote-images", metavar="ADDRESS", action="append", default=[], help="see cir-serve")
     made.add_argument("--no-page", dest="page", action="store_false", help="no page at /")
     made.add_argument("--max-batch", type=int, default=32, metavar="N", help="see cir-serve")
     made.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="see cir-serve")

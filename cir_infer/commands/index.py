@@ -118,7 +118,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         nargs="*",
         metavar="source",
         help="a folder, a pattern in quotes, a manifest (.csv, .tsv, .jsonl, .parquet), a shard (.tar) or an "
-        "image; NAME=source puts NAME/ before its ids",
+        "image; folders, shards and images also by address (s3://bucket/photos); NAME=source puts NAME/ "
+        "before its ids",
     )
     parser.add_argument(
         "--gallery", metavar="FOLDER", help="the gallery (default: the bundle's name with .gallery)"

@@ -134,6 +134,13 @@ def _add_safety(parser: CirParser) -> None:
         "--images", metavar="FOLDER", help="for images that are put (default: the gallery's path and .images)"
     )
     parser.add_argument(
+        "--remote-images",
+        metavar="ADDRESS",
+        action="append",
+        default=[],
+        help="read items' images from stores below it, e.g. s3://shop/photos (repeatable; default none)",
+    )
+    parser.add_argument(
         "--api-key-file", metavar="FILE", help="API keys, one a line; needed where other machines can connect"
     )
     parser.add_argument("--no-auth", action="store_true", help="ask for no key although others can connect")

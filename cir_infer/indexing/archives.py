@@ -5,7 +5,6 @@ Python's `tarfile` takes a header that makes no sense for the end of the archive
 
 from __future__ import annotations
 
-import os
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Any, BinaryIO
 
 from cir_infer.errors import DatasetError, shown
 from cir_infer.indexing.items import Broken
-from cir_infer.inputs.opening import opened, why
+from cir_infer.inputs.opening import opened, size_of, why
 
 __all__ = ["archive_members", "opened_archive"]
 
@@ -38,7 +37,7 @@ def archive_members(path: str) -> Iterator[tarfile.TarInfo | Broken]:
             archive = _begun(file)
             if archive.begins_damaged:
                 yield _damage(path, 0, "no header of a member")
-            end = os.fstat(file.fileno()).st_size
+            end = size_of(file)
             while True:
                 # Opening has read the first header already.
                 at = archive.offset if archive.firstmember is None else 0
@@ -99,7 +98,7 @@ def _begun(file: BinaryIO) -> Any:
     try:
         archive: Any = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115
     except tarfile.ReadError:
-        if _next_header(file, _BLOCK, os.fstat(file.fileno()).st_size) is None:
+        if _next_header(file, _BLOCK, size_of(file)) is None:
             raise
         file.seek(0)
         archive = tarfile.open(fileobj=file, mode="r:", ignore_zeros=True)  # noqa: SIM115

@@ -8,8 +8,11 @@ import os
 import re
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 
+from cir_infer.errors import CirError
 from cir_infer.inputs.images import HEIC_REMEDY
+from cir_infer.inputs.remote import is_address, read_remote
 
 __all__ = [
     "HEIC_REMEDY",
@@ -81,6 +84,10 @@ def looks_like_image(head: bytes) -> bool:
 
 def file_looks_like_image(path: str) -> bool:
     """Whether a file without an ending is an image by its first bytes; False where it cannot be read."""
+    if is_address(path):
+        with suppress(OSError, CirError):
+            return looks_like_image(read_remote(path, 0, 16, 16))
+        return False
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError):

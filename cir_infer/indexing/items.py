@@ -16,7 +16,7 @@ from cir_infer.errors import GalleryError, shown
 from cir_infer.gallery.arguments import checked_ids, checked_sources
 from cir_infer.gallery.metadata.metadata import encode as encode_metadata
 from cir_infer.inputs.locations import Location, link_away
-from cir_infer.inputs.opening import why
+from cir_infer.inputs.opening import Status, status_of, why
 
 __all__ = [
     "Broken",
@@ -184,12 +184,23 @@ def file_item(
     path: str,
     metadata: Mapping[str, Any] | None = None,
     *,
-    status: os.stat_result | None = None,
+    status: Status | None = None,
     author: str | None = None,
 ) -> Item | Broken:
-    """An item of a whole file."""
+    """An item of a whole file.
+
+    Args:
+        name: its id.
+        path: of the file, or its address.
+        metadata: what is known of it.
+        status: of the file, where it was asked for already.
+        author: see `Item`.
+
+    Raises:
+        CirError: see `status_of`.
+    """
     try:
-        status = status or os.stat(path)  # noqa: PTH116
+        status = status_of(path) if status is None else status
         stamp = stamp_of(status.st_size, status.st_mtime_ns, metadata)
     except (OSError, ValueError, RecursionError, TypeError) as error:
         reason = f"cannot be read ({why(error)})"

@@ -121,6 +121,8 @@ class Judge:
         stamp = None if held is None else Stamp.parse(held.stamp)
         if not self._follows or (stamp is not None and stamp.version == item.stamp):
             return False
+        if item.location.remote:  # to look would be to fetch it, and to encode it is to fetch it once
+            return False
         return self.contents.may_hold(item.size)
 
     # ---- ids that are new

@@ -1,5 +1,7 @@
 """Where images come from: folders, glob patterns, manifests and tar shards, each as a stream of items.
 
+Folders, shards and images may also lie in a store (`s3://bucket/photos`).
+
 A source is chosen by what an argument names: a folder, a file ending in .csv, .tsv, .jsonl, .ndjson, .parquet
 (a manifest) or in .tar (a shard), an image, else a pattern with `*`, `?`, `[` or `{`. `NAME=` before any of
 them puts `NAME/` before its ids. Streams are in a fixed order and hold one item at a time, so a catalogue
@@ -14,8 +16,10 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 from cir_infer.errors import DatasetError, UsageError, shown
+from cir_infer.extras import require
 from cir_infer.indexing.formats import (
     HEIC_ENDINGS,
     IMAGE_ENDINGS,
@@ -26,16 +30,20 @@ from cir_infer.indexing.items import Broken, Item, Survey, Territory, file_item
 from cir_infer.indexing.manifests import MANIFEST_ENDINGS, ManifestSource
 from cir_infer.indexing.patterns import GlobSource, is_pattern
 from cir_infer.indexing.source import Named, Source
+from cir_infer.indexing.stores import StoreSource
 from cir_infer.indexing.tars import TarSource
 from cir_infer.indexing.walking import walk
 from cir_infer.inputs.images import HEIC_REMEDY
 from cir_infer.inputs.locations import absolute
+from cir_infer.inputs.opening import why
+from cir_infer.inputs.remote import checked_address, is_address, remote_status
 
 __all__ = ["FileSource", "FolderSource", "GlobSource", "Prefixed", "open_source", "open_sources"]
 
 _NAMED = re.compile(r"(?P<prefix>[\w.-]{1,64})=(?P<rest>.+)", re.DOTALL)
 _KINDS = (
-    "a folder, a pattern in quotes, a manifest (.csv, .tsv, .jsonl, .parquet), a shard (.tar) or an image"
+    "a folder, a pattern in quotes, a manifest (.csv, .tsv, .jsonl, .parquet), a shard (.tar), an image, or "
+    "the address of a folder, shard or image (s3://bucket/photos)"
 )
 
 
@@ -53,6 +61,7 @@ def open_sources(
 
     Raises:
         UsageError: see `open_source`.
+        DatasetError: a store cannot be asked.
     """
     sources: list[Source] = []
     named: dict[str | None, FileSource] = {}
@@ -61,10 +70,14 @@ def open_sources(
         own, rest = _split(argument)
         own = own or prefix
         kind = _kind(rest)
+        if kind is None and is_address(rest):
+            rest, kind = _in_store(rest)
         if kind is None and is_pattern(rest):
             sources.append(_prefixed(GlobSource(rest, suffixes), own))
         elif kind is None:
             raise UsageError(f"{shown(rest)}: no such folder or file")
+        elif kind == "folder in a store":
+            sources.append(_prefixed(StoreSource(rest, suffixes), own))
         elif kind == "folder":
             sources.append(_prefixed(FolderSource(Path(rest), suffixes), own))
         elif (source := _of_file(rest, suffixes)) is not None:
@@ -115,12 +128,30 @@ def _kind(name: str) -> str | None:
         raise UsageError(f"{shown(name)}: not a usable path ({shown(error)})") from error
 
 
+def _in_store(text: str) -> tuple[str, str]:
+    """An address as it is spelled here, and what is there."""
+    require(f"reading {shown(text)}", "pyarrow")
+    address = checked_address(text)
+    try:
+        found = remote_status(address)
+    except FileNotFoundError:
+        raise UsageError(f"{address}: there is no such folder or object in the store") from None
+    except OSError as error:
+        raise DatasetError(
+            f"{address}: the store cannot be asked ({why(error)}); see to the network, and to the settings "
+            "of this machine that its own tools read too (AWS_PROFILE, AWS_REGION, AWS_ENDPOINT_URL, ...)"
+        ) from error
+    if not found.folder and ending_of(address) in MANIFEST_ENDINGS:
+        raise UsageError(f"{address}: manifests are read from this machine; copy it here, with what it names")
+    return address, "folder in a store" if found.folder else "file"
+
+
 def _of_file(name: str, suffixes: frozenset[str]) -> Source | None:
     ending = ending_of(name)
     if ending in MANIFEST_ENDINGS:
         return ManifestSource(Path(name))
     if ending == ".tar":
-        return TarSource(Path(name), suffixes)
+        return TarSource(name, suffixes)
     return None
 
 
@@ -249,7 +280,10 @@ class FileSource(Named):
         for kind in self.others:
             self._survey.leave_out(kind)
         for path in self.paths:
-            yield file_item(Path(path).as_posix(), absolute(path))
+            remote = is_address(path)
+            yield file_item(
+                unquote(path) if remote else Path(path).as_posix(), path if remote else absolute(path)
+            )
 
 
 def _with_slash(folder: str) -> str:

@@ -13,6 +13,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from cir_infer.errors import DatasetError, shown
 from cir_infer.indexing.archives import archive_members, opened_archive
@@ -21,6 +22,8 @@ from cir_infer.indexing.items import Broken, Item, Survey, Territory, stamp_of
 from cir_infer.indexing.source import Named
 from cir_infer.indexing.walking import HIDDEN
 from cir_infer.inputs.locations import Location
+from cir_infer.inputs.opening import status_of
+from cir_infer.inputs.remote import is_address
 
 __all__ = ["TarSource"]
 
@@ -35,12 +38,18 @@ class _Side(NamedTuple):
 
 
 class TarSource(Named):
-    """The images of a shard; ids are the shard's name without .tar, a slash, and the member's name."""
+    """The images of a shard; ids are the shard's name without .tar, a slash, and the member's name.
 
-    def __init__(self, path: Path, suffixes: frozenset[str]) -> None:
-        self._path = os.path.realpath(path)
-        self._spelled = os.path.abspath(path)  # noqa: PTH100
-        self._stem = path.stem
+    Args:
+        path: of the shard, or its address.
+        suffixes: of the members that are images.
+    """
+
+    def __init__(self, path: str, suffixes: frozenset[str]) -> None:
+        remote = is_address(path)
+        self._path = path if remote else os.path.realpath(path)
+        self._spelled = path if remote else os.path.abspath(path)  # noqa: PTH100
+        self._stem = Path(unquote(path) if remote else path).stem
         self._suffixes = suffixes
         super().__init__(self._path)
 
@@ -73,7 +82,7 @@ class TarSource(Named):
         used: set[str] = set()
         broken: set[str] = set()
         with opened_archive(self._path) as data:
-            mtime = os.fstat(data.fileno()).st_mtime_ns
+            mtime = status_of(self._path).st_mtime_ns
             try:
                 for member in self._members(self._survey):
                     if isinstance(member, Broken):

@@ -182,7 +182,8 @@ def _stream(image: object) -> IO[bytes]:
         return io.BytesIO(image)
     if isinstance(image, (str, os.PathLike)):
         place = Location.parse(plain_path(image))
-        return _existing(image).open("rb") if place.whole else io.BytesIO(place.read())
+        local = place.whole and not place.remote
+        return _existing(image).open("rb") if local else io.BytesIO(place.read())
     if is_open_file(image):
         return io.BytesIO(contents(image))
     raise ImageError(

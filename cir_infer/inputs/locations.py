@@ -1,5 +1,6 @@
 """Where the bytes of an image are: a file, a stretch of one (a member of a tar), or a cell of a parquet file.
 
+A file is one of this machine, by its path, or an object of a store, by its address (`remote`).
 A location has a text form, the `source` of a gallery item, and can be read back from it.
 """
 
@@ -11,8 +12,9 @@ import stat
 from contextlib import suppress
 from dataclasses import dataclass
 
-from cir_infer.errors import ImageError
+from cir_infer.errors import CirError, ImageError, shown
 from cir_infer.inputs.opening import opened, why
+from cir_infer.inputs.remote import is_address, read_remote, remote_status
 
 __all__ = [
     "MAX_IMAGE_BYTES",
@@ -26,6 +28,8 @@ __all__ = [
 MAX_IMAGE_BYTES = 1 << 29
 """The largest image file that is read, 512 MiB."""
 
+_LONG = 5000
+"""Characters of a place that is none, of which no more is told than of any text."""
 _CELL = re.compile(r"(.+)#([^#\[\]]+)\[(\d{1,18})\]", re.DOTALL)
 _STRETCH = re.compile(r"(.+)#(\d{1,18})\+(\d{1,18})", re.DOTALL)
 
@@ -38,7 +42,7 @@ class Location:
     back without the tar's index, and a cell of a parquet file `table.parquet#column[row]`.
 
     Attributes:
-        path: of the file.
+        path: of the file, or its address.
         offset: where they begin, or with a column the row, from 0.
         size: how many there are, None for the whole file.
         column: of a parquet file whose cells hold images, None for any other file.
@@ -75,6 +79,16 @@ class Location:
         """Whether this is all of a file."""
         return self.size is None and self.column is None
 
+    @property
+    def _told(self) -> str:
+        text = str(self)
+        return text if len(text) < _LONG else shown(text)
+
+    @property
+    def remote(self) -> bool:
+        """Whether the file is an object of a store."""
+        return is_address(self.path)
+
     def read(self) -> bytes:
         """The bytes.
 
@@ -87,19 +101,24 @@ class Location:
             found = read_cell(self.path, self.column, self.offset)
             return found if isinstance(found, bytes) else Location(found).read()
         try:
-            with opened(self.path) as file:
-                size = os.fstat(file.fileno()).st_size if self.size is None else self.size
-                if size > MAX_IMAGE_BYTES:
-                    raise ImageError(
-                        f"{self}: {size:,} bytes; images of at most {MAX_IMAGE_BYTES:,} are read"
-                    )
-                file.seek(self.offset)
-                data = file.read(size)
+            data = self._bytes()
         except (OSError, ValueError, OverflowError) as error:
-            raise ImageError(f"{self}: cannot be read ({why(error)})") from error
+            raise ImageError(f"{self._told}: cannot be read ({why(error)})") from error
         if self.size is not None and len(data) != self.size:
-            raise ImageError(f"{self}: the file ends before the image does; the archive was cut short")
+            raise ImageError(f"{self._told}: the file ends before the image does; the archive was cut short")
         return data
+
+    def _bytes(self) -> bytes:
+        if self.remote:
+            return read_remote(self.path, self.offset, self.size, MAX_IMAGE_BYTES)
+        with opened(self.path) as file:
+            size = os.fstat(file.fileno()).st_size if self.size is None else self.size
+            if size > MAX_IMAGE_BYTES:
+                raise ImageError(
+                    f"{self._told}: {size:,} bytes; images of at most {MAX_IMAGE_BYTES:,} are read"
+                )
+            file.seek(self.offset)
+            return file.read(size)
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
@@ -116,8 +135,8 @@ def absolute(path: str | os.PathLike[str]) -> str:
 
 def same_file(one: Location, other: Location) -> bool:
     """Whether two locations are in one file, however each is spelled."""
-    if one.path == other.path:
-        return True
+    if one.path == other.path or one.remote or other.remote:
+        return one.path == other.path
     try:
         return os.path.samefile(one.path, other.path)  # noqa: PTH121
     except (OSError, ValueError):
@@ -144,11 +163,23 @@ def is_gone(path: str) -> bool:
 
     What cannot be examined, and what is behind a link that leads nowhere, is not gone.
     """
+    if is_address(path):
+        return _is_gone_remotely(path)
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return not link_away(path)
     except (OSError, ValueError):
+        return False
+    return False
+
+
+def _is_gone_remotely(address: str) -> bool:
+    try:
+        remote_status(address)
+    except FileNotFoundError:
+        return True
+    except (OSError, CirError):
         return False
     return False
 

@@ -19,6 +19,7 @@ from cir_infer.engine import Engine
 from cir_infer.errors import CirError, GalleryError, ImageError, shown
 from cir_infer.explaining.explanation import Explanation
 from cir_infer.hits import Hit, Hits
+from cir_infer.inputs import remote
 from cir_infer.inputs.images import image_size
 from cir_infer.inputs.locations import Location
 from cir_infer.inputs.preparing import PreparedImage
@@ -73,6 +74,7 @@ class Service:
     """
 
     def __init__(self, settings: Settings, parts: Parts | None = None) -> None:
+        remote.only(settings.remote_images)  # all of this process, however it comes to read something
         self.settings = settings
         self.metrics = Metrics()
         self.current = Current(lambda: open_searcher(settings, parts))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +128,10 @@ class Settings:
 
     def absolute(self) -> Settings:
         """The same with every path from the root, for processes that run in another folder."""
-        given = {name: getattr(self, name) for name in _PATHS}
-        return replace(self, **{name: str(Path(path).absolute()) for name, path in given.items() if path})
+        given: dict[str, Any] = {name: getattr(self, name) for name in _PATHS}
+        return Settings.of(
+            asdict(self) | {n: str(Path(path).absolute()) for n, path in given.items() if path}
+        )
 
     def to_json(self) -> str:
         """For a worker's command line. No secrets: keys stay in their file."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-import os
 import re
 from typing import NamedTuple
 from urllib.parse import quote
@@ -13,6 +12,7 @@ from urllib.parse import quote
 from cir_infer.errors import ImageError
 from cir_infer.inputs.images import decode_image
 from cir_infer.inputs.locations import Location
+from cir_infer.inputs.opening import status_of
 from cir_infer.processes.cache import BoundedCache
 from cir_infer.serving.problems import Problem
 from cir_infer.serving.settings import THUMBNAILS
@@ -59,8 +59,8 @@ class Thumbnails:
         """
         try:
             place = Location.parse(source)
-            found = os.stat(place.path)  # noqa: PTH116
-            version = (source, size, found.st_mtime_ns, found.st_size, found.st_ino)
+            found = status_of(place.path)
+            version = (source, size, found.st_mtime_ns, found.st_size, getattr(found, "st_ino", 0))
             tag = hashlib.blake2b(repr(version).encode("utf-8", "replace"), digest_size=12).hexdigest()
             if f'"{tag}"' in has:
                 return Picture(tag, None)

@@ -293,7 +293,7 @@ def test_a_pipe_is_never_waited_for(tmp_path: Path, name: str) -> None:
         with pytest.raises(ImageError, match="not a regular file"):
             entry.location.read()
     for source in (
-        TarSource(tmp_path / name, formats.IMAGE_ENDINGS),
+        TarSource(str(tmp_path / name), formats.IMAGE_ENDINGS),
         ManifestSource((tmp_path / name).with_suffix(".csv")),
         ManifestSource((tmp_path / name).with_suffix(".parquet")),
     ):

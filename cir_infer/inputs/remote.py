@@ -1,0 +1,265 @@
+"""Files in object stores, by their addresses: s3://shop/photos/red%20dress.jpg. pyarrow reads them.
+
+An address says which object and no more: no key, no password, no server, so whoever reads a gallery learns
+none, and no gallery can send a reader elsewhere. Where a store is and who asks for it is said by the machine,
+in the way of its own tools (`AWS_PROFILE`, `AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`, ...).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, BinaryIO, NamedTuple, cast
+from urllib.parse import quote, unquote
+
+from cir_infer.errors import CirError, ImageError, UsageError, shown
+from cir_infer.extras import require
+from cir_infer.processes.fork import PerProcess
+
+__all__ = [
+    "Entry",
+    "below",
+    "checked_address",
+    "is_address",
+    "listed",
+    "only",
+    "opened_remote",
+    "read_remote",
+    "remote_status",
+]
+
+_ADDRESS = re.compile(r"(?P<scheme>s3|gs|gcs|abfss?)://", re.IGNORECASE)
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+_CONTAINER = re.compile(r"[A-Za-z0-9$-]{1,63}@[A-Za-z0-9-]{1,63}\.(?:dfs|blob)\.core\.windows\.net")
+"""Azure's address names its server, so it must be one of Azure's: who asks tells it who he is."""
+_PLAIN = "/-_.~!$&'()*+,;=:@[]"  # of what stands for itself in an address, what names of objects have
+_AHEAD = 1 << 20
+"""Bytes that are fetched at once where a file is read from its beginning to its end."""
+
+_allowed: tuple[str, ...] | None = None
+
+
+class Entry(NamedTuple):
+    """What is known of an object, or of what objects' names begin with: a folder.
+
+    Attributes:
+        name: its last part.
+        folder: whether it is one.
+        st_size: bytes, as `os.stat` calls it; 0 for a folder.
+        st_mtime_ns: when it was written; 0 where nobody knows.
+    """
+
+    name: str
+    folder: bool
+    st_size: int
+    st_mtime_ns: int
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is the address of a store, and no path of this machine."""
+    return _ADDRESS.match(text) is not None
+
+
+def checked_address(text: str) -> str:
+    """An address in the one spelling that it has here, without a slash at its end.
+
+    Raises:
+        UsageError: it holds more than the name of an object, or less.
+    """
+    found = _ADDRESS.match(text)
+    if found is None:
+        raise UsageError(f"{shown(text)} is no address of a store; expected one such as s3://bucket/photos")
+    scheme = found["scheme"].lower()
+    store, _, key = text[found.end() :].partition("/")
+    azure = scheme.startswith("abfs")
+    if not (_CONTAINER if azure else _BUCKET).fullmatch(store):
+        wanted = "container@account.dfs.core.windows.net" if azure else "bucket/photos"
+        raise UsageError(  # without what may be a password
+            f"{shown(store.rpartition('@')[2], 80)} is not the name of a store; expected {scheme}://{wanted} "
+            "without keys and passwords, which belong into the settings of this machine (AWS_PROFILE, say)"
+        )
+    if "?" in key or "#" in key:
+        raise UsageError(
+            f"{shown(text)}: an address ends where its object's name does; write ? as %3F and # as %23, and "
+            "say where a store is by the settings of this machine (AWS_ENDPOINT_URL, say)"
+        )
+    try:
+        plain = unquote(key, errors="strict").rstrip("/")
+        address = below(f"{'gs' if scheme == 'gcs' else scheme}://{store}", plain)
+    except UnicodeError as error:
+        raise UsageError(f"{shown(text)}: is not UTF-8, which addresses are") from error
+    if {".", ".."} & {*plain.split("/")}:  # what sends a request may take them for folders
+        raise UsageError(f"{shown(text)}: has a part that is . or .., which no address has")
+    return address
+
+
+def below(folder: str, name: str) -> str:
+    """The address of what has a name below an address."""
+    return f"{folder}/{quote(name, _PLAIN)}" if name else folder
+
+
+def only(addresses: Sequence[str] | None) -> None:
+    """Let this process read what lies at or below some addresses and nothing else; None for everything.
+
+    For services: what they read is then said by whoever starts them, whatever a gallery says.
+
+    Raises:
+        UsageError: one is no address.
+    """
+    global _allowed
+    _allowed = None if addresses is None else tuple(checked_address(one) for one in addresses)
+
+
+def remote_status(address: str) -> Entry:
+    """What is at an address.
+
+    Raises:
+        FileNotFoundError: nothing.
+        OSError: the store cannot be reached, or does not say.
+        CirError: pyarrow is not installed.
+    """
+    with _told_as_os_error():
+        system, path = _place(address)
+        found = _entry(system.get_file_info(path))
+    if found is None:
+        raise FileNotFoundError(2, "there is no such object", address)
+    return found
+
+
+def listed(address: str) -> list[Entry]:
+    """What lies in a folder, by name.
+
+    Raises:
+        OSError: the store cannot be reached, or does not say.
+        CirError: pyarrow is not installed.
+    """
+    with _told_as_os_error():
+        from pyarrow.fs import FileSelector
+
+        system, path = _place(address)
+        found = [_entry(info) for info in system.get_file_info(FileSelector(path))]
+    return sorted((one for one in found if one is not None and one.name), key=lambda one: one.name)
+
+
+def opened_remote(address: str) -> BinaryIO:
+    """An object, open for reading from its beginning to its end.
+
+    Raises:
+        OSError: see `remote_status`.
+        CirError: pyarrow is not installed.
+    """
+    with _told_as_os_error():
+        system, path = _place(address)
+        return cast(BinaryIO, io.BufferedReader(_Raw(system.open_input_file(path)), _AHEAD))
+
+
+def read_remote(address: str, offset: int, size: int | None, most: int) -> bytes:
+    """Bytes of an object, and no others of it.
+
+    Args:
+        address: of it.
+        offset: where they begin.
+        size: how many, None for all of it.
+        most: how many it may be.
+
+    Raises:
+        OSError: see `remote_status`; fewer may be there.
+        CirError: pyarrow is not installed, or it is larger than `most`.
+    """
+    with _told_as_os_error():
+        system, path = _place(address)
+        with system.open_input_file(path) as file:
+            wanted = file.size() if size is None else size
+            if wanted > most:
+                raise ImageError(f"{address}: {wanted:,} bytes; images of at most {most:,} are read")
+            return bytes(file.read_at(wanted, offset))
+
+
+class _Raw(io.RawIOBase):
+    """A file of pyarrow's as Python's buffers want it; what it raises is an `OSError`."""
+
+    def __init__(self, file: Any) -> None:
+        self._file, self._at, self._size = file, 0, int(file.size())
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        if self._at < 0:
+            raise ValueError(f"a place before the beginning: {self._at}")
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        size = min(len(buffer), max(self._size - self._at, 0))
+        with _told_as_os_error():
+            data = self._file.read_at(size, self._at) if size else b""
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+_systems: PerProcess[dict[str, tuple[Any, str]]] = PerProcess(dict)
+"""What reads a store, and what its paths begin with, by its address."""
+
+
+def _place(address: str) -> tuple[Any, str]:
+    """What reads the store of an address, and the path of an object in it."""
+    if address != _spelled(address):
+        raise PermissionError(13, "it is not written as addresses are", address)
+    if _allowed is not None and not any(f"{address}/".startswith(f"{one}/") for one in _allowed):
+        raise PermissionError(13, "this process reads nothing from there", address)
+    require(f"reading {address}", "pyarrow", error=ImageError)
+    found = cast("re.Match[str]", _ADDRESS.match(address))
+    store, _, key = address[found.end() :].partition("/")
+    root = address[: found.end()] + store
+    known = _systems.get()
+    if root not in known:
+        from pyarrow.fs import FileSystem
+
+        system, base = FileSystem.from_uri(f"{root}/")
+        known[root] = system, base.strip("/")
+    system, base = known[root]
+    return system, f"{base}/{unquote(key)}" if key else base
+
+
+def _spelled(address: str) -> str | None:
+    try:
+        return checked_address(address)
+    except UsageError:
+        return None
+
+
+def _entry(info: Any) -> Entry | None:
+    from pyarrow.fs import FileType
+
+    if info.type == FileType.Directory:
+        return Entry(info.base_name, True, 0, 0)
+    if info.type != FileType.File:
+        return None
+    return Entry(info.base_name, False, int(info.size or 0), int(info.mtime_ns or 0))
+
+
+@contextmanager
+def _told_as_os_error() -> Iterator[None]:
+    """Where pyarrow answers what it cannot do with errors of many types, there is one."""
+    try:
+        yield
+    except (OSError, CirError):
+        raise
+    except Exception as error:
+        raise OSError(shown(error, 300)) from error

@@ -1,0 +1,156 @@
+"""A store of objects that speaks as much of S3 as it takes to list and to read, for real clients to ask.
+
+Requests are remembered, and keys can be forbidden.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
+
+import pytest
+
+__all__ = ["Store", "served"]
+
+_WRITTEN = 1_700_000_000
+
+
+class Store:
+    """The objects of one bucket.
+
+    Attributes:
+        objects: bytes by key, with the second in which they were written.
+        forbidden: keys, or beginnings of them, that nobody may read or list.
+        requests: what was asked, as (method, key or prefix).
+        page: keys in one answer to a listing.
+    """
+
+    def __init__(self, bucket: str) -> None:
+        self.bucket = bucket
+        self.objects: dict[str, tuple[bytes, int]] = {}
+        self.forbidden: set[str] = set()
+        self.requests: list[tuple[str, str]] = []
+        self.page = 3
+
+    def put(self, key: str, data: bytes, when: int = _WRITTEN) -> None:
+        self.objects[key] = (data, when)
+
+    def listed(self, prefix: str, delimiter: str, after: str) -> tuple[list[str], bool]:
+        """Keys, and what they begin with up to the delimiter, and whether there are more."""
+        found = set()
+        for key in self.objects:
+            if key.startswith(prefix):
+                rest = key[len(prefix) :]
+                cut = rest.find(delimiter) if delimiter else -1
+                found.add(key if cut < 0 else prefix + rest[: cut + 1])
+        # A key that ends with the delimiter stands for its folder, and is one of its beginnings.
+        later = sorted(one for one in found if one > after)
+        return later[: self.page], len(later) > self.page
+
+
+def _handler(store: Store) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None: ...
+
+        def do_HEAD(self) -> None:
+            self._answer(False)
+
+        def do_GET(self) -> None:
+            self._answer(True)
+
+        def _answer(self, body: bool) -> None:
+            asked = urlsplit(self.path)
+            bucket, _, key = unquote(asked.path).lstrip("/").partition("/")
+            given = {
+                name: values[0] for name, values in parse_qs(asked.query, keep_blank_values=True).items()
+            }
+            store.requests.append((self.command, key or given.get("prefix", "")))
+            if bucket != store.bucket:
+                self._refused(404, "NoSuchBucket", body)
+            elif any((key or given.get("prefix", "")).startswith(wrong) for wrong in store.forbidden):
+                self._refused(403, "AccessDenied", body)
+            elif not key:
+                self._listing(given, body)
+            elif key not in store.objects:
+                self._refused(404, "NoSuchKey", body)
+            else:
+                self._object(key, body)
+
+        def _object(self, key: str, body: bool) -> None:
+            data, when = store.objects[key]
+            whole, status = len(data), 200
+            headers = {"Last-Modified": email.utils.formatdate(when, usegmt=True), "ETag": f'"{when}"'}
+            if (span := self.headers.get("Range")) is not None:
+                first, _, last = span.removeprefix("bytes=").partition("-")
+                data = data[int(first) : int(last) + 1 if last else None]
+                status, headers["Content-Range"] = 206, f"bytes {first}-{int(first) + len(data) - 1}/{whole}"
+            self._send(status, headers, data, body)
+
+        def _listing(self, given: dict[str, str], body: bool) -> None:
+            prefix, delimiter = given.get("prefix", ""), given.get("delimiter", "")
+            keys, more = store.listed(prefix, delimiter, given.get("continuation-token", ""))
+            parts = [
+                f"<Name>{store.bucket}</Name><IsTruncated>{str(more).lower()}</IsTruncated>"
+                f"<KeyCount>{len(keys)}</KeyCount>"
+            ]
+            if more:
+                parts.append(f"<NextContinuationToken>{escape(keys[-1])}</NextContinuationToken>")
+            for key in keys:
+                if key in store.objects and not (delimiter and key.endswith(delimiter) and key != prefix):
+                    data, when = store.objects[key]
+                    time = email.utils.formatdate(when).split()
+                    stamp = f"{time[3]}-11-{int(time[1]):02d}T{time[4]}.000Z"
+                    parts.append(
+                        f"<Contents><Key>{escape(key)}</Key><Size>{len(data)}</Size>"
+                        f"<LastModified>{stamp}</LastModified></Contents>"
+                    )
+                else:
+                    parts.append(f"<CommonPrefixes><Prefix>{escape(key)}</Prefix></CommonPrefixes>")
+            text = f'<?xml version="1.0"?><ListBucketResult>{"".join(parts)}</ListBucketResult>'
+            self._send(200, {"Content-Type": "application/xml"}, text.encode(), body)
+
+        def _refused(self, status: int, code: str, body: bool) -> None:
+            text = f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{code}</Message></Error>'
+            self._send(status, {"Content-Type": "application/xml"}, text.encode(), body)
+
+        def _send(self, status: int, headers: dict[str, str], data: bytes, body: bool) -> None:
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(data))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if body:
+                self.wfile.write(data)
+
+    return Handler
+
+
+@contextmanager
+def served(patch: pytest.MonkeyPatch, bucket: str) -> Iterator[Store]:
+    """A bucket, served; the environment says where it is and who asks, as that of a user's machine does."""
+    store = Store(bucket)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(store))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    for name, value in (
+        ("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}"),
+        ("AWS_ACCESS_KEY_ID", "nobody"),
+        ("AWS_SECRET_ACCESS_KEY", "nothing"),
+        ("AWS_REGION", "eu-central-1"),
+        ("AWS_EC2_METADATA_DISABLED", "true"),
+        ("no_proxy", "127.0.0.1"),
+    ):
+        patch.setenv(name, value)
+    try:
+        yield store
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
