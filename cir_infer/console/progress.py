@@ -1,14 +1,27 @@
-"""The one progress bar: on a terminal only, so that logs and pipes stay clean."""
+"""What a long command says meanwhile: on a terminal only, so that logs and pipes stay clean."""
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-__all__ = ["progress_bar"]
+from cir_infer.console.printing import printable
+
+__all__ = ["progress_bar", "tell"]
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+def tell(what: str) -> None:
+    """Say on stderr what begins now: a line on a terminal, a log line with --verbose."""
+    if sys.stderr.isatty() and not _log.isEnabledFor(logging.INFO):
+        print(printable(what), file=sys.stderr, flush=True)
+    else:
+        _log.info("%s", what)
 
 
 def progress_bar(

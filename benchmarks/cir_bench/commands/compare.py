@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cir_bench.commands.numbers import at_least_one, positive
 from cir_infer.console.common import print_json
+from cir_infer.console.progress import tell
 from cir_infer.errors import UsageError
 from cir_infer.extras import require
 
@@ -64,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     result = measure_comparison(
         trained,
         Settings(args.rows, args.k, args.seconds, args.device, args.threads, not args.no_compile),
+        tell,
     )
     if args.output is not None:
         write_text(args.output, to_json(result))

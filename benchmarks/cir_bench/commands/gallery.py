@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from cir_bench.machine import stamp
 from cir_infer.console.common import print_json
+from cir_infer.console.progress import tell
 from cir_infer.console.tables import format_table
 from cir_infer.errors import UsageError
 from cir_infer.processes.cpus import available_cpus
@@ -47,21 +47,16 @@ def run(args: argparse.Namespace) -> int:
     report = stamp()
     with tempfile.TemporaryDirectory(dir=args.work) as scratch:
         if args.rows:
-            report["store"] = measure_store(Path(scratch), args.rows, args.dim, args.rounds, _tell)
+            report["store"] = measure_store(Path(scratch), args.rows, args.dim, args.rounds, tell)
         if args.bundle:
             report["indexing"] = measure_indexing(
-                Path(scratch), Engine(args.bundle), args.images, args.rounds, workers, args.batch_size, _tell
+                Path(scratch), Engine(args.bundle), args.images, args.rounds, workers, args.batch_size, tell
             )
     if args.json:
         print_json(report)
     else:
         print(format_table(("figure", "value"), list(_lines("", report)), right=(1,)))
     return 0
-
-
-def _tell(what: str) -> None:
-    if sys.stderr.isatty():
-        print(f"{what} ...", file=sys.stderr)
 
 
 def _lines(prefix: str, value: Any) -> list[tuple[str, str]]:

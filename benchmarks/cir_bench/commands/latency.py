@@ -8,6 +8,7 @@ from typing import Any
 
 from cir_bench.commands.numbers import at_least_one, not_negative, positive, rate
 from cir_infer.console.common import print_json
+from cir_infer.console.progress import tell
 from cir_infer.extras import require
 from cir_infer.runtime.device_names import DEVICES
 
@@ -94,7 +95,8 @@ def run(args: argparse.Namespace) -> int:
             rates=rates,
             workers=args.workers,
             starts=args.starts,
-        )
+        ),
+        tell,
     )
     if args.output is not None:
         write_text(args.output, to_json(result))

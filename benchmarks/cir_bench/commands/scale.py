@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from cir_bench.commands.numbers import at_least_one, positive
 from cir_bench.machine import stamp
 from cir_infer.console.common import print_json
+from cir_infer.console.progress import tell
 from cir_infer.console.tables import format_table
 from cir_infer.errors import UsageError, shown
 
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     if max(args.shards) > args.rows:
         raise UsageError(f"--shards {max(args.shards)} of {args.rows} rows; expected a row for each")
     with tempfile.TemporaryDirectory(dir=args.work) as scratch:
-        one, several = measure(Path(scratch), args.rows, args.dim, args.shards, args.queries, args.k, _tell)
+        one, several = measure(Path(scratch), args.rows, args.dim, args.shards, args.queries, args.k, tell)
     rate = args.rows * args.dim * 2 / 1e6 / float(np.median(one.total))
     here = Node("this machine", rate, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9)
     report = {
@@ -145,8 +145,3 @@ def _show(report: dict[str, Any]) -> None:
     ]
     header = ["rows", "type", "node", "GB", "nodes", "scan", "p50", "p99", "two replicas p50", "p99"]
     print(format_table(header, rows, right=(0, *range(3, len(header)))))
-
-
-def _tell(what: str) -> None:
-    if sys.stderr.isatty():
-        print(f"{what} ...", file=sys.stderr)

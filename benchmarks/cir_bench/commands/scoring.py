@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 from cir_bench.commands.numbers import at_least_one, not_negative
 from cir_bench.machine import stamp
 from cir_infer.console.common import print_json
+from cir_infer.console.progress import tell
 from cir_infer.errors import UsageError
 from cir_infer.scoring.cpu import kernels_hash
 
@@ -103,10 +103,6 @@ def _on_cpu(args: argparse.Namespace) -> list[dict[str, Any]]:
     from cir_infer.processes.cpus import available_cpus
     from cir_infer.scoring.cpu import instruction_sets
 
-    def progress(what: str) -> None:
-        if sys.stderr.isatty():
-            print(f"{what} ...", file=sys.stderr)
-
     if args.tokens > 1:
         values = unit_items(args.rows, args.tokens, args.dim, args.seed)
         terms = plain_terms(args.queries, args.dim, args.seed + 1)
@@ -118,14 +114,14 @@ def _on_cpu(args: argparse.Namespace) -> list[dict[str, Any]]:
         terms = artemis_terms(args.queries, args.dim, args.seed + 1)
     work = Workload(values, terms, args.k, args.threads or available_cpus())
     each = instruction_sets() if args.every_instruction_set else ()
-    return measure(work, tuple(args.dtype), args.rounds, progress, args.linearised, each)
+    return measure(work, tuple(args.dtype), args.rounds, tell, args.linearised, each)
 
 
 def _on_cuda(args: argparse.Namespace) -> list[dict[str, Any]]:
     from cir_bench.cuda_scoring import Case, measure
 
     case = Case(args.rows, args.dim, args.queries, args.k, args.rounds)
-    return measure(case, tuple(args.dtype))
+    return measure(case, tuple(args.dtype), progress=tell)
 
 
 def _sweep(args: argparse.Namespace) -> int:
@@ -135,13 +131,7 @@ def _sweep(args: argparse.Namespace) -> int:
     if args.device != "cuda":
         raise UsageError("--sweep measures a GPU; add --device cuda, or measure one size")
     head = stamp()
-    tell = sys.stderr.isatty() or args.verbose
-    found = sweep(
-        dim=args.dim,
-        k=args.k,
-        samples=args.rounds,
-        progress=lambda line: print(line, file=sys.stderr) if tell else None,
-    )
+    found = sweep(dim=args.dim, k=args.k, samples=args.rounds, progress=tell)
     if args.json:
         print_json({"kind": "gpu-check", **head, "benchmark": found})
         return 0

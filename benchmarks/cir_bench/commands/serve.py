@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from cir_bench.machine import stamp
 from cir_infer.console.common import print_json
+from cir_infer.console.progress import tell
 from cir_infer.console.tables import format_table
 from cir_infer.errors import UsageError
 from cir_infer.extras import modules_of, require
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
             args.clients,
             args.seconds,
             args.rounds,
-            _tell,
+            tell,
             args.images,
         )
     if args.json:
@@ -73,11 +73,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(_table(report))
     return 0
-
-
-def _tell(what: str) -> None:
-    if sys.stderr.isatty():
-        print(f"{what} ...", file=sys.stderr)
 
 
 def _table(report: dict[str, Any]) -> str:

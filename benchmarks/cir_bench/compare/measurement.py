@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,12 +56,15 @@ class Settings:
     compiled: bool = True
 
 
-def measure_comparison(trained: TrainedModel, settings: Settings) -> dict[str, Any]:
+def measure_comparison(
+    trained: TrainedModel, settings: Settings, tell: Callable[[str], object] = lambda _: None
+) -> dict[str, Any]:
     """Compare on one model.
 
     Args:
         trained: the model; it is exported for ours.
         settings: how.
+        tell: called with what is being done.
 
     Raises:
         ScoringError: an alternative answers otherwise than the definition; nothing is timed then.
@@ -76,20 +79,25 @@ def measure_comparison(trained: TrainedModel, settings: Settings) -> dict[str, A
     with tempfile.TemporaryDirectory() as folder, quieter(UNKNOWN_WORDS):
         path = Path(folder) / "compared.cir"
         samples = draw_samples(trained.image, trained.text, trained.tokenizer)
+        tell("exporting the model")
         export_bundle(trained, path, samples)
         engine = Engine(path, settings.device, threads)
         questions = _questions(engine, Bundle(path), samples.images, samples.texts)
         random = np.random.default_rng(0)
         rows = random.standard_normal((settings.rows, engine.dimension)).astype(np.float32)
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        tell("opening the alternatives")
         every = alternatives(engine, trained, rows, settings.k, settings.compiled, threads)
         if engine.device == "cpu" and engine.needs_reference:
             every.append(int8_on_onnx_runtime(engine, samples.images, Path(folder), rows, settings.k))
     ways = [way for way in every if way.precision == "float32"]
+    tell("verifying")
     _verify(engine, rows, questions, ways)
     lowered, left_out = passing(ways[0], [way for way in every if way.precision != "float32"], questions)
     ways += lowered
 
+    names = ", ".join(way.name for way in ways)
+    tell(f"timing {names}: queries, encoders, scoring, {settings.seconds:g} s each")
     with Sensors() as sensors:
         whole = interleave(
             {way.name: _in_turn(way.answer, questions) for way in ways}, seconds=settings.seconds

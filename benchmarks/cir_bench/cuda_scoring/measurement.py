@@ -49,6 +49,7 @@ def measure(
     place: Place | None = None,
     compiler: str = "inductor",
     alternatives: Container[str] = EVERYTHING,
+    progress: Callable[[str], object] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """Time every entry of a case.
 
@@ -61,6 +62,7 @@ def measure(
         place: where; None is the GPU.
         compiler: backend of `torch.compile`.
         alternatives: names of those to time besides ours.
+        progress: called with what is being done.
 
     Returns:
         One object an entry: `name`, `dtype`, `verified`, `median_ms`, `p10_ms`, `p90_ms` (of all queries
@@ -75,8 +77,10 @@ def measure(
     results: list[dict[str, Any]] = []
     for dtype in dtypes:
         entries: list[Entry] = []
+        progress(f"{case.rows:,} rows of {dtype}, {case.queries:,} queries: verifying")
         try:
             entries += _entries(place, Workload.of(case, dtype), compiler, alternatives)
+            progress(f"{case.rows:,} rows of {dtype}, {case.queries:,} queries: timing")
             results += _interleaved(place, entries, case.samples)
         finally:
             for entry in entries:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,12 @@ class Settings:
     starts: int = 5
 
 
-def measure_latency(settings: Settings) -> dict[str, Any]:
+def measure_latency(settings: Settings, tell: Callable[[str], object] = lambda _: None) -> dict[str, Any]:
     """Measure and return the result, as plain values (docs/benchmarks.md).
+
+    Args:
+        settings: how.
+        tell: called with what is being done.
 
     Raises:
         CirError: bundle, gallery, device or workload are not what they should be.
@@ -83,14 +88,19 @@ def measure_latency(settings: Settings) -> dict[str, Any]:
     gpu = None if device in ON_PROCESSOR else Nvml.open()
 
     reset_peak_host_bytes()
+    tell(f"stages, {settings.seconds:g} s")
     with Sensors(gpu) as sensors:
         samples = time_stages(searcher, workload, settings.k, settings.seconds)
     readings = summarise_readings(sensors.readings)
-    batches = time_batches(searcher, workload, settings.k, settings.batches, settings.seconds / 2)
+    each = settings.seconds / 2
+    tell(f"batches of {', '.join(map(str, settings.batches))} queries, {each:g} s each")
+    batches = time_batches(searcher, workload, settings.k, settings.batches, each)
     rates = settings.rates
     if rates is None:
         rates = tuple(round(1e3 / percentile(samples["query"], 50) * share, 2) for share in LOADS)
-    load = load_curve(searcher, workload, settings.k, rates, settings.seconds / 2, settings.workers)
+    if rates:
+        tell(f"{', '.join(f'{rate:g}' for rate in rates)} requests a second, {each:g} s each")
+    load = load_curve(searcher, workload, settings.k, rates, each, settings.workers)
     peak = peak_host_bytes()
     no_transfers = why_no_transfers(device)
     if no_transfers is None and engine.needs_reference:
@@ -124,12 +134,13 @@ def measure_latency(settings: Settings) -> dict[str, Any]:
         "shares_of_encoder": _shares(samples),
         "batches": batches,
         "load": load,
-        "devices": _devices(workload, settings),
-        "cold_start": _cold_start(searcher, workload, settings),
+        "devices": _devices(workload, settings, tell),
+        "cold_start": _cold_start(searcher, workload, settings, tell),
         "memory": {"peak_host_bytes": peak, "peak_device_bytes": readings.pop("peak_device_bytes", None)},
         "sensors": readings,
         "energy_per_query_joules": _per_round(readings["joules"], samples),
     }
+    tell("what this machine can do")
     result["roofline"] = _roofline(result, snapshot.rows, device, settings.threads, samples)
     result["doubts"] = [
         *trust.doubts_about_machine(readings),
@@ -165,15 +176,19 @@ def _shares(samples: dict[str, Milliseconds]) -> dict[str, float]:
     return {name: percentile(samples[name], 50) / encoder for name in ("query", "refine") if name in samples}
 
 
-def _cold_start(searcher: Searcher, workload: Workload, settings: Settings) -> dict[str, Any] | None:
+def _cold_start(
+    searcher: Searcher, workload: Workload, settings: Settings, tell: Callable[[str], object]
+) -> dict[str, Any] | None:
     if settings.starts < 1:
         return None
+    tell(f"{settings.starts} cold starts")
     return time_cold_start(searcher, workload, settings.k, settings.device, settings.starts)
 
 
-def _devices(workload: Workload, settings: Settings) -> dict[str, Any]:
+def _devices(workload: Workload, settings: Settings, tell: Callable[[str], object]) -> dict[str, Any]:
     if not settings.devices:
         return {}
+    tell(f"{', '.join(settings.devices)} by turns, {settings.seconds:g} s")
     places = settings.bundle, settings.gallery, settings.devices
     return compare_devices(*places, workload, settings.k, settings.threads, settings.seconds)
 

@@ -14,6 +14,7 @@ from cir_bench.machine import peak_host_bytes, reset_peak_host_bytes
 from cir_bench.scoring.entries import SGEMM_SIDE, Entry, alternatives, linearised, ours, rooflines
 from cir_bench.scoring.workload import Workload
 from cir_bench.timing import percentile, quiet_collector
+from cir_infer.console.progress import progress_bar
 from cir_infer.errors import ScoringError
 
 __all__ = ["measure"]
@@ -32,7 +33,7 @@ def measure(
     work: Workload,
     dtypes: tuple[str, ...],
     rounds: int,
-    progress: Callable[[str], object],
+    tell: Callable[[str], object],
     first_stage: str | None = None,
     instruction_sets: tuple[str, ...] = (),
 ) -> list[dict[str, Any]]:
@@ -46,7 +47,7 @@ def measure(
         work: what is scored.
         dtypes: types of rows for our kernels.
         rounds: how often each entry is called, in turn; slow entries stop when their time is up.
-        progress: told what is being done.
+        tell: called with what is being done.
         first_stage: library whose HNSW graph proposes candidates for `cir/linearised`; it is then timed
             against our exact scan and the read roofline alone.
         instruction_sets: where not empty, our kernels are timed once for each of them, and no alternative.
@@ -72,21 +73,22 @@ def measure(
     timed: dict[int, int] = {}
     sources: list[Iterable[Entry]] = [ours(work, dtypes, instruction_sets), rooflines(work)]
     if first_stage:
-        progress(f"building a graph of {len(work.values):,} rows with {first_stage}")
+        tell(f"building a graph of {len(work.values):,} rows with {first_stage}")
         sources.append([linearised(work, first_stage)])
     elif not instruction_sets:
         sources.append(alternatives(work))
     for source in sources:
         for entry in source:
-            progress(f"verifying {entry.name} on {entry.dtype} rows")
+            tell(f"verifying {entry.name} on {entry.dtype} rows")
             timed[id(entry)] = _verified(entry, queries)
             extra[id(entry)] = _call_bytes(entry, timed[id(entry)])
             entries.append(entry)
     if queries == 1:
+        tell("scanning what a cache holds")
         for entry in entries:
             if entry.in_cache is not None:
                 entry.facts["in_cache_ms"] = 1e3 * entry.in_cache()
-    progress("timing")
+    tell(f"timing, {rounds} rounds of {len(entries)} entries beside what they are compared with")
     rows = [(entry, _yardsticks(entry, entries)) for entry in entries]
     spent = _in_turn(rows, timed, rounds, queries)
     return [_result(work, entry, spent[id(entry)], timed[id(entry)], extra[id(entry)]) for entry, _ in rows]
@@ -151,7 +153,7 @@ def _in_turn(
         return time.perf_counter() - start
 
     with quiet_collector():
-        for done in range(rounds):
+        for done in progress_bar(range(rounds), rounds, "timing", "round"):
             for index in order.permutation(len(rows)):
                 entry, yardsticks = rows[index]
                 mine = spent[id(entry)]
