@@ -10,7 +10,16 @@ import numpy as np
 from cir_eval.protocols.contract import Protocol, Query, RowNumbers
 from cir_infer.errors import UsageError
 
-__all__ = ["NEGATIVES", "Outcome", "judge", "measure_of", "metrics_of", "ranking_of"]
+__all__ = [
+    "NEGATIVES",
+    "Outcome",
+    "judge",
+    "measure_of",
+    "metrics_of",
+    "paraphrases",
+    "ranking_of",
+    "spread_of",
+]
 
 NEGATIVES = "negatives"
 """Of a metric that is the better the smaller it is: the share of explicit negatives among the first K."""
@@ -106,6 +115,34 @@ def metrics_of(outcomes: Sequence[Outcome]) -> dict[str, float]:
         metrics["median_rank"] = float(ranks[(len(ranks) - 1) // 2])
         metrics["mean_rank"] = float(np.mean(ranks))
     return metrics
+
+
+def paraphrases(queries: Sequence[Query]) -> list[list[int]]:
+    """The queries of a part, by their numbers, that ask for the same in other words.
+
+    They have one reference and the same correct rows, and their texts differ. Only groups of at least two.
+    """
+    groups: dict[tuple[int, bytes], dict[tuple[str, ...], int]] = {}
+    for number, query in enumerate(queries):
+        if query.correct.size:
+            asked = groups.setdefault((query.reference, np.sort(query.correct).tobytes()), {})
+            asked.setdefault(query.texts, number)
+    return [list(group.values()) for group in groups.values() if len(group) > 1]
+
+
+def spread_of(groups: Sequence[Sequence[Outcome]]) -> dict[str, float]:
+    """How far wordings of one query lie apart: largest minus smallest value, mean over groups, in percent.
+
+    Args:
+        groups: outcomes of `paraphrases`; a metric counts in the groups whose queries all have a part in it.
+    """
+    spreads: dict[str, list[float]] = {}
+    for group in groups:
+        for name in group[0].values:
+            values = [outcome.values[name] for outcome in group if name in outcome.values]
+            if len(values) == len(group):
+                spreads.setdefault(name, []).append(max(values) - min(values))
+    return {name: 100 * float(np.mean(some)) for name, some in spreads.items()}
 
 
 def measure_of(protocol: Protocol, parts: Iterable[Mapping[str, float]]) -> float:

@@ -14,13 +14,14 @@ from PIL import Image
 from cir_bench.accuracy.measurement import measure_accuracy
 from cir_bench.report.text import accuracy_text
 from cir_eval.evaluation import Options
-from cir_eval.metrics import judge, ranking_of
+from cir_eval.metrics import Outcome, judge, paraphrases, ranking_of, spread_of
 from cir_eval.protocols import protocol
 from cir_eval.protocols.contract import Query
 from cir_infer import Engine
 from cir_infer.errors import DatasetError
 from tests.bench.layouts import picture, write_json
 from tests.bundles import write_tiny_bundle
+from tests.training.test_data_sets import fashioniq
 
 WORDS = ("is red", "longer", "is blue")
 
@@ -179,6 +180,48 @@ def test_both_halves_stand_beside_the_whole(tmp_path: Path) -> None:
         assert "composition gain" in accuracy_text(result)
         bare = measure_accuracy(engine, protocol("circo/covr"), tmp_path / "data", "val").result
         assert "alone" not in bare and bare["pooled"] == result["pooled"]
+
+
+def test_wordings_of_one_query_are_compared() -> None:
+    def query(key: str, text: str, reference: int, correct: list[int]) -> Query:
+        return Query(key, reference, (text,), np.array(correct))
+
+    queries = [
+        query("0", "is red", 0, [3, 1]),
+        query("1", "in red", 0, [1, 3]),
+        query("2", "is red", 0, [1, 3]),  # the same words once more
+        query("3", "is red", 1, [1, 3]),
+        query("4", "is blue", 0, [2]),
+        query("5", "a red one", 0, [3, 1]),
+        query("6", "x", 4, []),
+        query("7", "y", 4, []),
+    ]
+    assert paraphrases(queries) == [[0, 1, 5]]
+    outcomes = [Outcome(values, 1) for values in ({"R@1": 1.0}, {"R@1": 0.0, "mAP": 0.5}, {"R@1": 1.0})]
+    other = [Outcome({"R@1": 1.0}, 1), Outcome({"R@1": 1.0}, 1)]
+    assert spread_of([outcomes]) == {"R@1": 100.0}
+    assert spread_of([outcomes, other]) == {"R@1": 50.0}
+
+
+def test_the_spread_stands_below_the_figures(tmp_path: Path) -> None:
+    annotations = circo(tmp_path / "data") / "annotations/val.json"
+    asked = json.loads(annotations.read_text())
+    write_json(annotations, [*asked, {**asked[0], "id": 2, "relative_caption": "longer"}])
+    with Engine(write_tiny_bundle(tmp_path / "tiny.cir"), device="cpu") as engine:
+        measured = measure_accuracy(engine, protocol("circo/covr"), tmp_path / "data", "val")
+    found, (done,) = measured.result["paraphrases"], measured.evaluated
+    assert (found["groups"], found["queries"]) == (1, 2)
+    first, _, third = (outcome.values["mAP@5"] for outcome in done.outcomes)
+    assert found["spread"]["mAP@5"] == pytest.approx(100 * abs(first - third))
+    assert "paraphrase spread" in accuracy_text(measured.result)
+
+
+def test_fashioniqs_two_orders_are_wordings_of_one_query(tmp_path: Path) -> None:
+    parts = protocol("fashioniq/artemis").load(fashioniq(tmp_path), "val")
+    for part in parts:
+        groups = paraphrases(part.queries)
+        assert groups and all(len(group) == 2 for group in groups)
+        assert all(part.queries[a].texts == part.queries[b].texts[::-1] for a, b in groups)
 
 
 def test_the_server_gets_the_numbers_of_fifty_images(tmp_path: Path) -> None:

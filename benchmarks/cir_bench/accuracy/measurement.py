@@ -13,7 +13,7 @@ from cir_bench.accuracy.submission import write_submission
 from cir_bench.machine import stamp
 from cir_eval.drift import drift_between
 from cir_eval.evaluation import Evaluated, Options, evaluate
-from cir_eval.metrics import NEGATIVES, measure_of, metrics_of
+from cir_eval.metrics import NEGATIVES, measure_of, metrics_of, paraphrases, spread_of
 from cir_eval.protocols.contract import Part, Protocol
 from cir_infer.engine import Engine
 from cir_infer.errors import UsageError, shown
@@ -149,6 +149,7 @@ def _summary(protocol: Protocol, evaluated: Sequence[Evaluated]) -> dict[str, An
         "mean": {name: float(np.mean([m[name] for m in found if name in m])) for name in names},
         "pooled": metrics_of([outcome for done in judged for outcome in done.outcomes]),
         **_alone(judged),
+        **_paraphrased(judged),
         "measure": {
             "metrics": list(protocol.measure),
             "value": measure_of(protocol, [done.metrics for done in judged]),
@@ -176,6 +177,19 @@ def _alone(evaluated: Sequence[Evaluated]) -> dict[str, Any]:
             name: whole[name] - max(found[name] for found in halves.values()) for name in better
         },
     }
+
+
+def _paraphrased(evaluated: Sequence[Evaluated]) -> dict[str, Any]:
+    """What the wording of a query decides, where a data set has several for one; over all parts alike."""
+    groups = [
+        [done.outcomes[number] for number in group]
+        for done in evaluated
+        for group in paraphrases(done.part.queries)
+    ]
+    if not groups:
+        return {}
+    about = {"groups": len(groups), "queries": sum(map(len, groups))}
+    return {"paraphrases": {**about, "spread": spread_of(groups)}}
 
 
 def _doubts(evaluated: Sequence[Evaluated]) -> list[str]:

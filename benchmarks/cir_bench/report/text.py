@@ -192,6 +192,9 @@ def accuracy_text(result: Mapping[str, Any]) -> str:
         for half, found in result["alone"].items():
             rows.append([f"{half} alone", "", "", *_metrics(found, names)])
         rows.append(["composition gain", "", "", *_metrics(result["composition_gain"], names)])
+    if "paraphrases" in result:
+        found = result["paraphrases"]
+        rows.append(["paraphrase spread", "", f"{found['queries']:,}", *_metrics(found["spread"], names)])
     header = ["", "gallery", "queries", *(name.replace("_", " ") for name in names)]
     measure = result["measure"]
     lines += [
