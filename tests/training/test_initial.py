@@ -17,9 +17,10 @@ from cir_export.models import RetrievalModel, build_model
 from cir_export.models.encoders.resnet import ResNet
 from cir_export.preprocessing import plain_resize, word_text
 from cir_export.tokenization import build_tokenizer, vocabulary_from_texts
+from cir_export.training.data import TextTokens
 from cir_export.training.initial import start_from
 from cir_export.training.trainer import TrainingFiles, train
-from cir_infer.errors import CheckpointError, TrainingError
+from cir_infer.errors import CheckpointError, CirError, TrainingError
 from tests.training.test_data_sets import configuration, shoes
 
 ENCODERS = Path(__file__).parents[1] / "golden" / "encoders"
@@ -130,6 +131,80 @@ def test_a_clip_is_trained_with_its_own_tokenizer_and_a_siglip_is_none(tmp_path:
         train(wrong, tmp_path / "c", "cpu", initial=[ENCODERS / "clip"])
     with pytest.raises(TrainingError, match="siglip is no CLIP; expected the folder of a BERT or a CLIP"):
         train(config, tmp_path / "c", "cpu", initial=[ENCODERS / "siglip"])
+
+
+@pytest.mark.parametrize("system", ["pair-artemis", "combiner"])
+def test_a_head_is_trained_over_a_siglip_which_reads_its_padding(tmp_path: Path, system: str) -> None:
+    published = load_trained(ENCODERS / "siglip")
+    config = configuration(shoes(tmp_path / "data"), {"dataset": "shoes"}, {}, epochs=2, frozen_epochs=2)
+    config = replace(config, model={"system": system, "pair": {}})
+    train(config, tmp_path / "a", "cpu", initial=[ENCODERS / "siglip"])
+    found = load_model(TrainingFiles(tmp_path / "a").model)
+    assert found.text["fixed_length"] and found.text["captions"] == "and:clip4cir"
+    assert found.image == published.image  # the encoders' own
+    assert found.tokenizer.to_str() == published.tokenizer.to_str()
+    weights = published.model.pair.state_dict()  # type: ignore[operator, union-attr]
+    assert all(torch.equal(weight, weights[name]) for name, weight in found.model.pair.state_dict().items())  # type: ignore[operator, union-attr]
+    assert len(list((tmp_path / "a").glob("encoded-*.npy"))) == 2  # each picture once
+    (start,) = found.provenance["initial"]
+    assert start["kind"] == "SigLIP"
+    texts = TextTokens(found.tokenizer, found.text)
+    together, lengths = texts([("red",), ("has longer laces and a red sole",)])
+    alone, _ = texts([("red",)])
+    assert together.shape[1] == alone.shape[1] == found.text["max_tokens"] == lengths[0]
+
+
+def test_phi_is_trained_from_pictures_over_any_clip(tmp_path: Path) -> None:
+    published = load_trained(ENCODERS / "open_clip")
+    config = configuration(
+        shoes(tmp_path / "data"), {"dataset": "shoes"}, {}, epochs=8, frozen_epochs=8, families_per_batch=5,
+        learning_rate=1e-2,
+    )  # fmt: skip
+    config = replace(config, model={"system": "pic2word", "pair": {}, "hidden": [24]})
+    train(config, tmp_path / "a", "cpu", initial=[ENCODERS / "open_clip"])
+    found = load_model(TrainingFiles(tmp_path / "a").model)
+    weights = published.model.pair.state_dict()  # type: ignore[operator, union-attr]
+    assert all(torch.equal(weight, weights[name]) for name, weight in found.model.pair.state_dict().items())  # type: ignore[operator, union-attr]
+    entries = map(json.loads, TrainingFiles(tmp_path / "a").log.read_text().splitlines())
+    losses = [entry["loss"] for entry in entries if entry["event"] == "epoch"]
+    assert losses[-1] < losses[0] - 0.1
+    asked = found.tokenizer.encode("is red")
+    assert asked.tokens[1:5] == ["a</w>", "photo</w>", "of</w>", "*</w>"]
+    assert found.model.config["place"] == 4
+    # From its file another phi goes on with the same prompt; a Combiner cannot.
+    second = replace(config, training=replace(config.training, epochs=1, frozen_epochs=1))
+    train(second, tmp_path / "b", "cpu", initial=[TrainingFiles(tmp_path / "a").model])
+    again = load_model(TrainingFiles(tmp_path / "b").model)
+    assert again.tokenizer.encode("is red").ids == asked.ids
+    with pytest.raises(TrainingError, match="reads every text behind a prompt"):
+        combiner = replace(second, model={"system": "combiner", "pair": {}})
+        train(combiner, tmp_path / "c", "cpu", initial=[TrainingFiles(tmp_path / "a").model])
+
+
+def test_the_loss_of_pictures_is_that_of_the_bare_prompt(tmp_path: Path) -> None:
+    trained = load_trained([ENCODERS / "searle.pt", ENCODERS / "open_clip"])
+    model: Any = trained.model
+    torch.manual_seed(4)
+    rows = torch.randn(3, 16)
+    with torch.no_grad():
+        texts = TextTokens(trained.tokenizer, trained.text)
+        found = model.loss_of_pictures(rows, model.encode_text(*texts([("is red",), ("a",)])))
+        bare = TextTokens(load_trained(ENCODERS / "open_clip").tokenizer, trained.text)
+        prompt = model.encode_text(*bare([("a photo of $",)])).expand(3, -1, -1)
+        query = torch.nn.functional.normalize(model.compose_vector(rows, prompt), dim=-1)
+        scores = query @ torch.nn.functional.normalize(rows, dim=-1).T * model.logit_scale.exp()
+    both = (torch.nn.functional.cross_entropy(x, torch.arange(3)) for x in (scores, scores.T))
+    torch.testing.assert_close(found, sum(both) / 2)
+
+
+def test_a_head_over_a_pair_needs_its_encoders(tmp_path: Path) -> None:
+    config = configuration(shoes(tmp_path / "data"), {"dataset": "shoes"}, {}, epochs=1)
+    config = replace(config, model={"system": "pair-artemis", "pair": {}})
+    with pytest.raises(TrainingError, match="give the folder of a CLIP or a SigLIP with --initial"):
+        train(config, tmp_path / "a", "cpu")
+    wrong = replace(config, model={"system": "pic2word", "pair": {}})
+    with pytest.raises(CirError, match=r"a picture becomes a word of CLIP alone|as one word between"):
+        train(wrong, tmp_path / "a", "cpu", initial=[ENCODERS / "siglip"])
 
 
 def test_a_model_of_other_texts_gives_its_words_by_name(tmp_path: Path) -> None:

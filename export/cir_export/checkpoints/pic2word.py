@@ -21,7 +21,7 @@ from cir_export.clip_tokenization import CONTEXT_LENGTH, build_clip_tokenizer
 from cir_export.model_file import TrainedModel, build_fitting, restore_weights
 from cir_infer.errors import CheckpointError
 
-__all__ = ["is_pic2word", "load_pic2word"]
+__all__ = ["is_pic2word", "load_pic2word", "prompted"]
 
 _OWN, _PHI = "state_dict_img2text", "Phi"
 _PROMPTS = {_OWN: ("a photo of * ,", "*"), _PHI: ("a photo of $ that", "$")}
@@ -66,7 +66,7 @@ def load_pic2word(content: Mapping[str, Any], where: str, base: TrainedModel | N
             f"{pair['text_width']} and embeddings of {pair['embed_dim']}; give the CLIP that it was "
             f"trained over"
         )
-    prompted, place = _prompted(tokenizer, *_PROMPTS[key])
+    behind_prompt, place = prompted(tokenizer, *_PROMPTS[key])
     config: dict[str, Any] = {
         "system": "pic2word",
         "pair": pair,
@@ -89,7 +89,7 @@ def load_pic2word(content: Mapping[str, Any], where: str, base: TrainedModel | N
         else "not stated in the file; the authors publish theirs under CC BY-NC 4.0, not for commercial use",
         "data_licence": "not stated in the file",
     }
-    return TrainedModel(model, prompted, image, text, provenance)
+    return TrainedModel(model, behind_prompt, image, text, provenance)
 
 
 def _layers(table: Mapping[str, Any], where: str) -> list[tuple[Tensor, Tensor]]:
@@ -150,8 +150,12 @@ def _towers(base: TrainedModel, where: str) -> tuple[dict[str, Any], dict[str, T
     return {"family": "clip", **table}, weights
 
 
-def _prompted(tokenizer: Tokenizer, prompt: str, picture: str) -> tuple[Tokenizer, int]:
-    """The tokenizer with the prompt before every text, and where the picture's word stands in it."""
+def prompted(tokenizer: Tokenizer, prompt: str, picture: str) -> tuple[Tokenizer, int]:
+    """The tokenizer with the prompt before every text, and where the picture's word stands in it.
+
+    Raises:
+        CheckpointError: it reads `picture` as no word of its own.
+    """
     whole, bare = (tokenizer.encode(prompt, add_special_tokens=own).ids for own in (True, False))
     word = tokenizer.encode(picture, add_special_tokens=False).ids
     start, end = whole[: len(whole) - len(bare) - 1], whole[-1:]

@@ -98,6 +98,9 @@ class RetrievalModel(nn.Module, ABC):
             so the runtime refines a hit from the stored row, and no reference graph is exported.
         from_towers: built over the towers of a folder as it is published, so that a configuration of
             `cir-train` does not describe it.
+        trains_head: of those, whether it has a head over them that `cir-train` trains, starting from their
+            folder.
+        prompt: what stands before every text, and the word in it that is the picture; None for neither.
         encoders_in_trunks: whether encoders of pictures and texts hold nothing beside `trunks`, so that with
             frozen trunks each picture and text has to be encoded only once.
         unused: modules that the system keeps, to share weight files with others, and never runs.
@@ -116,6 +119,8 @@ class RetrievalModel(nn.Module, ABC):
     tokens_per_item: int = 1
     reference_is_gallery_row: ClassVar[bool] = True
     from_towers: ClassVar[bool] = False
+    trains_head: ClassVar[bool] = False
+    prompt: ClassVar[tuple[str, str] | None] = None
     encoders_in_trunks: ClassVar[bool] = False
     unused: ClassVar[tuple[str, ...]] = ()
     trunk_levels: int = 1
@@ -193,6 +198,15 @@ class RetrievalModel(nn.Module, ABC):
             targets: uint8 (T, H, W, 3), the distinct targets of the batch.
             own: int64 (B,), each query's own target; None where query i has target i.
             excluded: bool (B, T), targets that are no negatives of a query: the reference is none.
+        """
+        return None
+
+    def loss_of_pictures(self, rows: Tensor, text: Tensor) -> Tensor | None:  # noqa: ARG002
+        """The loss of a system that learns from pictures alone; None for one that learns from queries.
+
+        Args:
+            rows: (N, D), all distinct pictures of the batch, whatever their roles.
+            text: (B, ...) as `encode_text` gives them.
         """
         return None
 

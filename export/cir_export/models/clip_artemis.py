@@ -1,38 +1,42 @@
-"""ARTEMIS' two attentions over a CLIP that stays as it is: a head of one's own on encoders of others.
+"""ARTEMIS' two attentions over encoders that stay as they are: a head of one's own on encoders of others.
 
-The terms are those of `artemis`; r, t and m are CLIP's embeddings, divided by their lengths:
+The terms are those of `artemis`; r, t and m are the encoders' embeddings, divided by their lengths:
 
     IS = < l2(a o r), l2(a o t) >      a = A_IS(m)
     EM = < l2(T m),   l2(b o t) >      b = A_EM(m)
 
-CLIP's two encoders share a space already. So it starts where that is: T as the identity and both attentions
-flat, which is the sum of the two cosines, r . t + m . t; training departs from there.
+The two encoders of a CLIP or a SigLIP share a space already. So it starts where that is: T as the identity
+and both attentions flat, which is the sum of the two cosines, r . t + m . t; training departs from there.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from cir_export.models.artemis import Attention, Attentions
 from cir_export.models.base import InParts, Terms, unit
 from cir_export.models.clip4cir import Clip4CirSum
+from cir_export.models.configuration import parse
 from cir_export.models.encoders.clip import Clip
+from cir_export.models.encoders.pair import Pair
+from cir_export.models.encoders.pairs import build_pair
+from cir_export.models.sum import Sum
 
-__all__ = ["ArtemisOverClip"]
+__all__ = ["ArtemisOverClip", "ArtemisOverPair"]
 
 
-class ArtemisOverClip(Attentions, Clip4CirSum):
-    """IS and EM over CLIP's embeddings of unit length."""
+class _Head(Attentions):
+    """IS and EM over embeddings of unit length."""
 
-    system: ClassVar[str] = "clip-artemis"
     term_names: ClassVar[tuple[str, ...]] = ("implicit_similarity", "explicit_matching")
     encoders_in_trunks: ClassVar[bool] = True
 
-    def __init__(self, clip: Clip) -> None:
-        super().__init__(clip)
-        dim = clip.settings.embed_dim
+    def begin_as_sum(self, dim: int) -> None:
+        """Make the head's modules, as the sum of the two cosines."""
         self.attention_is, self.attention_em = Attention(dim), Attention(dim)
         self.transform = nn.Linear(dim, dim)
         nn.init.eye_(self.transform.weight)
@@ -40,6 +44,20 @@ class ArtemisOverClip(Attentions, Clip4CirSum):
             nn.init.zeros_(layer.bias)
         for attention in (self.attention_is, self.attention_em):
             nn.init.zeros_(attention.out.weight)
+
+    def compose(self, reference: Tensor, text: Tensor) -> Terms:
+        """See `RetrievalModel.compose`."""
+        return self.both_terms(reference, text)
+
+
+class ArtemisOverClip(_Head, Clip4CirSum):
+    """Over a CLIP whose sizes a configuration says, and which a first stage may have trained."""
+
+    system: ClassVar[str] = "clip-artemis"
+
+    def __init__(self, clip: Clip) -> None:
+        super().__init__(clip)
+        self.begin_as_sum(clip.embed_dim)
 
     def encode_gallery(self, images: Tensor) -> Tensor:
         """CLIP's image features of unit length, (n, D)."""
@@ -54,10 +72,40 @@ class ArtemisOverClip(Attentions, Clip4CirSum):
         """CLIP's text features of unit length, (n, D)."""
         return unit(super().encode_text(tokens, lengths))
 
-    def compose(self, reference: Tensor, text: Tensor) -> Terms:
-        """See `RetrievalModel.compose`."""
-        return self.both_terms(reference, text)
-
     def trunks(self) -> list[nn.Module]:
         """All of CLIP: the head alone is trained in the frozen epochs."""
         return [self.clip]
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Configuration.
+
+    Attributes:
+        system: its name.
+        pair: the towers, see `build_pair`.
+    """
+
+    system: str
+    pair: dict  # type: ignore[type-arg]
+
+
+class ArtemisOverPair(_Head, Sum):
+    """Over any pair of towers, as a folder has them."""
+
+    system: ClassVar[str] = "pair-artemis"
+    trains_head: ClassVar[bool] = True
+
+    def __init__(self, pair: Pair) -> None:
+        super().__init__(pair, unit_embeddings=True)
+        self.weighted = True
+        self.begin_as_sum(pair.embed_dim)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> ArtemisOverPair:
+        """See `RetrievalModel.from_config`; keys: `pair`."""
+        return cls(build_pair(parse(_Settings, config, "model").pair))
+
+    def trunks(self) -> list[nn.Module]:
+        """Both towers: the head alone is trained in the frozen epochs."""
+        return [self.pair]

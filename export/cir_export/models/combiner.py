@@ -42,6 +42,7 @@ class PairCombiner(Sum):
     """The Combiner over raw embeddings; the towers stay as they are in training."""
 
     system: ClassVar[str] = "combiner"
+    trains_head: ClassVar[bool] = True
     encoders_in_trunks: ClassVar[bool] = True
 
     def __init__(self, pair: Pair, projection_dim: int = 0, hidden_dim: int = 0) -> None:

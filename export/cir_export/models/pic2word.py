@@ -11,6 +11,13 @@ and the score is the cosine of q and the target's embedding. The prompt is in th
 is red"), so the text graph gives word vectors and the end of the text, and `compose` is phi and the whole
 text encoder. Rows are stored raw: a stored row can be the reference again, and refining a hit encodes no
 image.
+
+Only phi is trained (Pic2Word, sec. 3.2): from pictures without texts, by telling each picture's prompt alone,
+"a photo of *", from those of the other pictures of a batch, and each picture from the other prompts,
+
+    loss = ( CE(gamma <q_i, r_j>) + CE(gamma <r_i, q_j>) ) / 2        of unit vectors, over j
+
+SEARLE and LinCIR train theirs otherwise, which is not imitated.
 """
 
 from __future__ import annotations
@@ -22,6 +29,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from cir_export.models.base import InParts, RetrievalModel, Terms, unit
 from cir_export.models.configuration import parse
@@ -39,16 +47,16 @@ class Pic2WordSettings:
     Attributes:
         system: its name.
         pair: the towers of a CLIP, see `build_pair`.
-        hidden: widths of phi between its layers.
+        hidden: widths of phi between its layers; Pic2Word's unless it is said.
         activation: of phi: "relu" (Pic2Word) or "gelu" (SEARLE, LinCIR).
-        place: where in a tokenised prompt the picture's word stands, from 0.
+        place: where in a tokenised prompt the picture's word stands, from 0; what reads the prompt knows it.
     """
 
     system: str
     pair: dict  # type: ignore[type-arg]
-    hidden: tuple[int, ...]
-    activation: str
-    place: int
+    hidden: tuple[int, ...] = (512, 512)
+    activation: str = "relu"
+    place: int = 0
 
 
 class Pic2Word(RetrievalModel):
@@ -56,6 +64,8 @@ class Pic2Word(RetrievalModel):
 
     system: ClassVar[str] = "pic2word"
     from_towers: ClassVar[bool] = True
+    trains_head: ClassVar[bool] = True
+    prompt: ClassVar[tuple[str, str] | None] = ("a photo of * ,", "*")
     term_names: ClassVar[tuple[str, ...]] = ("similarity",)
     weighted = True
 
@@ -117,6 +127,25 @@ class Pic2Word(RetrievalModel):
         """See `RetrievalModel.compose`."""
         query = unit(self.compose_vector(reference, text).float())[:, None]
         return Terms(query, torch.ones_like(query))
+
+    def loss_of_pictures(self, rows: Tensor, text: Tensor) -> Tensor:
+        """See `RetrievalModel.loss_of_pictures`; of the texts it takes the prompt, with which all begin."""
+        words, ends = text[0, :, :-1], text[0, :, -1]
+        opening, end = words[: self.place], ends @ words
+        x = torch.cat(
+            [
+                opening.expand(len(rows), -1, -1),
+                self.word(rows)[:, None],
+                end.expand(len(rows), 1, -1),
+            ],
+            1,
+        )
+        states = self.pair.text_states(x + self.pair.positional_embedding[: self.place + 2])
+        query = unit((states[:, -1] @ self.pair.text_projection).float())
+        scores = query @ unit(rows.float()).T * self.logit_scale.exp()
+        own = torch.arange(len(rows), device=scores.device)
+        both = functional.cross_entropy(scores, own) + functional.cross_entropy(scores.T, own)
+        return both / 2
 
     def trunks(self) -> list[nn.Module]:
         """All of CLIP: only phi is trained."""

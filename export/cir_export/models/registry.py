@@ -10,7 +10,7 @@ from cir_export.models.attribute_as_operator import AttributeAsOperator
 from cir_export.models.base import RetrievalModel
 from cir_export.models.blip2 import Blip2TextOnly
 from cir_export.models.cirplant import Cirplant
-from cir_export.models.clip_artemis import ArtemisOverClip
+from cir_export.models.clip_artemis import ArtemisOverClip, ArtemisOverPair
 from cir_export.models.combiner import PairCombiner
 from cir_export.models.composeae import ComposeAe
 from cir_export.models.concatenation import Concatenation
@@ -52,6 +52,7 @@ MODELS: dict[str, type[RetrievalModel]] = {
         SumImageOnly,
         SumTextOnly,
         PairCombiner,
+        ArtemisOverPair,
         Pic2Word,
         Blip2TextOnly,
         Covr2,

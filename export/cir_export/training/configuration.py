@@ -42,7 +42,8 @@ class DataSettings:
         reference_view: the same of references; "" is `view`.
         captions: of FashionIQ's pairs: "both" orders as two queries (ARTEMIS), "random", or "first".
         preparation: "plain" resizes to the model's size, "padded-crop" is ARTEMIS' (resize by 8/7, crop the
-            centre); "" is "plain" for rendered data sets, "padded-crop" for photographs.
+            centre); "" is that of the encoders which the training starts from, else "plain" for rendered data
+            sets, "padded-crop" for photographs.
         memory_mb: decoded pictures of a split are kept where they take no more, else decoded anew each time.
         workers: processes that decode then.
     """
@@ -224,8 +225,11 @@ def read_config(path: Path) -> TrainingConfig:
     except UsageError as error:
         raise TrainingError(f"{path}: {error}") from error
     model = tables["model"]
-    if not isinstance(model, dict) or not isinstance(model.get("clip", model.get("text")), dict):
-        raise TrainingError(f"{path}: model has no table text; expected system, image and text, or clip")
+    encoders = ("clip", "pair", "text")
+    if not isinstance(model, dict) or not any(isinstance(model.get(name), dict) for name in encoders):
+        raise TrainingError(
+            f"{path}: model has no table text; expected system, image and text, or clip, or pair"
+        )
     return TrainingConfig(replace(data, path=str((path.parent / data.path).resolve())), model, training)
 
 

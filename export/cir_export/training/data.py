@@ -63,13 +63,16 @@ class TextTokens:
         self.tokenizer = tokenizer
         self._pad, self._longest = int(text["pad_id"]), int(text["max_tokens"])
         self._joined = str(text["captions"])
+        self._fixed = bool(text.get("fixed_length", False))
 
     def __call__(self, texts: Sequence[tuple[str, ...]]) -> tuple[Tensor, Tensor]:
-        """int64 tokens (n, T), padded on the right, and lengths (n,).
+        """int64 tokens (n, T), padded on the right, and lengths (n,); a padding that is read is counted.
 
         A text that is too long loses what stands before its last token, the one that ends it.
         """
         rows = [self._fitting(one.ids) for one in self.tokenizer.encode_batch([self._one(t) for t in texts])]
+        if self._fixed:
+            rows = [[*row, *[self._pad] * (self._longest - len(row))] for row in rows]
         lengths = torch.tensor([len(row) for row in rows])
         padded = torch.nn.utils.rnn.pad_sequence(
             [torch.tensor(row) for row in rows], batch_first=True, padding_value=self._pad

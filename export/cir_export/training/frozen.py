@@ -149,7 +149,7 @@ class Kept:
 
 def _frozen_part(model: RetrievalModel) -> tuple[Callable[[Tensor], Tensor], bool] | None:
     """From images to what the model takes in their place, and whether that is maps; None for neither."""
-    pair = getattr(model, "clip", None)
+    pair = getattr(model, "clip", getattr(model, "pair", None))
     if isinstance(pair, Pair):
         return pair.encode_image, False
     encoder: Any = getattr(model, "image_encoder", model)

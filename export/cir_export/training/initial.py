@@ -7,6 +7,7 @@
 | GloVe's text file, "word v1 v2 ..." | the vectors of the words that it knows |
 | folder of a BERT (Hugging Face) | a vector a word: its own, or the mean of its pieces' |
 | folder of a CLIP (Hugging Face, open_clip) | all of a clip4cir's CLIP; its tokenizer: `reading.py` |
+| the same, or of a SigLIP | both towers of a head over a pair |
 
 Word vectors go by the word, so a model.pt may come from other texts.
 """
@@ -30,6 +31,7 @@ from cir_export.container import read_container
 from cir_export.model_file import TrainedModel, is_model_file, model_from_content
 from cir_export.models import RetrievalModel
 from cir_export.models.encoders.clip import Clip
+from cir_export.models.encoders.pair import Pair
 from cir_export.models.encoders.resnet import ResNet, resnet_name
 from cir_export.tokenization import SPECIALS
 from cir_infer.errors import CheckpointError, TrainingError, shown
@@ -38,6 +40,7 @@ __all__ = ["Start", "start_from"]
 
 _UNSTATED = "not stated in the file"
 _UNKNOWN = "[UNK]"
+_KINDS = {"clip": "CLIP", "siglip": "SigLIP", "blip": "BLIP"}
 _BERT = "embeddings.word_embeddings.weight"
 
 
@@ -163,22 +166,27 @@ def _folder(model: RetrievalModel, folder: Path, tokenizer: Tokenizer) -> Start:
     if config.get("model_type") == "bert":
         kind, taken = "Hugging Face BERT, word vectors", _bert(model, folder, tokenizer)
     else:
-        kind, taken = "CLIP", _towers(model, folder)
+        kind, taken = _towers(model, folder)
     return Start(folder.name, digest.hexdigest(), kind, licence, taken)
 
 
-def _towers(model: RetrievalModel, folder: Path) -> str:
+def _towers(model: RetrievalModel, folder: Path) -> tuple[str, str]:
+    """What the folder holds, and what was taken."""
     pair = getattr(load_folder(folder).model, "pair", None)
-    if not isinstance(pair, Clip):  # a SigLIP's layers have the same names, and are read otherwise
-        raise TrainingError(f"{folder} is no CLIP; expected the folder of a BERT or a CLIP")
-    weights = {f"clip.{name}": weight for name, weight in pair.state_dict().items()}
+    own = getattr(model, "clip", getattr(model, "pair", None))
+    wanted = type(own) if isinstance(own, Pair) else Clip
+    if not isinstance(pair, wanted):  # a SigLIP's layers have the same names, and are read otherwise
+        kind = _KINDS[wanted.family]
+        raise TrainingError(f"{folder} is no {kind}; expected the folder of a BERT or a {kind}")
+    prefix = "pair" if isinstance(getattr(model, "pair", None), Pair) else "clip"
+    weights = {f"{prefix}.{name}": weight for name, weight in pair.state_dict().items()}
     own = model.state_dict()
     fitting = weights.keys() & own.keys()
     if fitting and any(own[name].shape != weights[name].shape for name in weights if name in own):
         raise TrainingError(
-            f"{folder} is a CLIP of other sizes than model.clip; leave that table empty to take its sizes"
+            f"{folder} is of other sizes than model.{prefix}; leave that table empty to take its sizes"
         )
-    return _same_names(model, weights, str(folder))
+    return _KINDS[pair.family], _same_names(model, weights, str(folder))
 
 
 def _bert(model: RetrievalModel, folder: Path, tokenizer: Tokenizer) -> str:

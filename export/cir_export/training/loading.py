@@ -107,6 +107,7 @@ def load_data(config: TrainingConfig, reading: Reading | None = None) -> Loaded:
     source = open_source(data)
     if reading is not None:
         tokenizer, text = reading.tokenizer, reading.text
+        image = image if data.preparation else reading.image
     else:
         try:
             tokenizer = build_tokenizer(vocabulary_from_texts(source.train.texts()))

@@ -30,9 +30,8 @@ def step_of(
     """
     if processes.count == 1:
         return lambda batch: batch_loss(model, batch, settings, kept)
-    if type(model).own_loss is not RetrievalModel.own_loss or (
-        type(model).further_loss is not RetrievalModel.further_loss
-    ):
+    whole = ("own_loss", "loss_of_pictures", "further_loss")
+    if any(getattr(type(model), name) is not getattr(RetrievalModel, name) for name in whole):
         raise TrainingError(
             f"system {shown(model.system)} has a loss of its own, which several processes do not share; "
             "train it in one"
@@ -89,6 +88,9 @@ def batch_loss(
         seen = rows[own]  # not read
     elif model.reference_is_gallery_row:
         encoded = processes.gathered(model.encode_gallery, batch.images)
+        of_pictures = model.loss_of_pictures(encoded, text)
+        if of_pictures is not None:
+            return of_pictures
         rows, seen = encoded[batch.targets], encoded[references]
     else:
         distinct, which = torch.unique(references, return_inverse=True)

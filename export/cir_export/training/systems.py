@@ -39,12 +39,14 @@ def model_for_system(model: Mapping[str, Any], system: str) -> dict[str, Any]:
         raise UsageError(
             f"--system {shown(system)} is not known; expected one of {', '.join(sorted(MODELS))}"
         )
-    if MODELS[system].from_towers:
+    if MODELS[system].from_towers and not MODELS[system].trains_head:
         raise UsageError(
             f"--system {shown(system)} is made of the towers of a folder; give the folder to cir-export"
         )
     if system == model.get("system"):
         return dict(model)
+    if MODELS[system].trains_head:
+        return {"system": system, "pair": dict(model.get("pair", {}))}
     if system.startswith("clip"):
         return {"system": system, "clip": dict(model.get("clip", {}))}
     if "image" not in model or "text" not in model:
@@ -70,7 +72,12 @@ def model_for_system(model: Mapping[str, Any], system: str) -> dict[str, Any]:
 
 
 def with_vocabulary(model: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """The table with the size of the vocabulary; a CLIP's own may be larger than its tokenizer's."""
+    """The table with the size of the vocabulary; a CLIP's own may be larger than its tokenizer's.
+
+    That of a pair is as its folder says.
+    """
+    if "pair" in model:
+        return dict(model)
     if "clip" in model:
         clip = _clip(model)
         return {**model, "clip": {**clip, "vocabulary_size": max(size, clip.get("vocabulary_size", 0))}}
@@ -84,6 +91,8 @@ def _clip(model: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def image_size(model: Mapping[str, Any]) -> Any:
     """Height and width of the images, as the table says it, or None."""
+    if "pair" in model:
+        return model["pair"].get("image_size")
     if "clip" in model:
         return _clip(model).get("image_size")
     return model.get("image", {}).get("size")
