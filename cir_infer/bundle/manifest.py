@@ -20,6 +20,7 @@ __all__ = [
     "TOKENIZER_NAME",
     "WEIGHTS_NAME",
     "CenterCrop",
+    "DivideByMaximum",
     "Explain",
     "FeatureInput",
     "Manifest",
@@ -69,6 +70,19 @@ class ToRgb:
     """Convert to RGB as Pillow does: palettes are looked up, alpha is dropped, not composited."""
 
     op: ClassVar[str] = "to_rgb"
+
+
+@dataclass(frozen=True)
+class DivideByMaximum:
+    """Scale the whole picture so that its largest value, of all channels, becomes 255 (MagicLens).
+
+    A value v becomes 255 v / maximum, rounded to a byte; a black picture stays as it is, and so does one that
+    has a 255 anywhere, as most photographs have. After `to_rgb`.
+    """
+
+    op: ClassVar[str] = "divide_by_maximum"
+    added: ClassVar[int] = 2
+    """The format that knows this step."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +139,7 @@ class CenterCrop:
     rounding: Literal["even", "down"] = since(2, "even")
 
 
-Step = ScaledJpeg | ToRgb | PadSquare | TargetPad | Resize | CenterCrop
+Step = ScaledJpeg | ToRgb | DivideByMaximum | PadSquare | TargetPad | Resize | CenterCrop
 
 
 @dataclass(frozen=True)
@@ -330,8 +344,10 @@ def _used(value: Any) -> Iterator[tuple[int, str]]:
 
 
 def _later(value: Any) -> Iterator[tuple[int, str]]:
-    """The format that added it, and the name, of each later field that is used, in all parts."""
+    """The format that added it, and the name, of each later field or step that is used, in all parts."""
     yield from _used(value)
+    if hasattr(value, "added"):
+        yield value.added, value.op
     for f in fields(value):
         part = getattr(value, f.name)
         for inner in part if isinstance(part, tuple) else (part,):

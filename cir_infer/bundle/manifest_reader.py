@@ -18,6 +18,7 @@ from cir_infer.bundle.manifest import (
     TOKENIZER_NAME,
     WEIGHTS_NAME,
     CenterCrop,
+    DivideByMaximum,
     Explain,
     FeatureInput,
     Manifest,
@@ -46,7 +47,7 @@ MAX_SIDE = 8192
 """Longest image side, in pixels, that a manifest may ask for."""
 
 _STEPS: dict[str, type[Step]] = {
-    s.op: s for s in (ScaledJpeg, ToRgb, PadSquare, TargetPad, Resize, CenterCrop)
+    s.op: s for s in (ScaledJpeg, ToRgb, DivideByMaximum, PadSquare, TargetPad, Resize, CenterCrop)
 }
 
 
@@ -224,6 +225,7 @@ def _read_image(reader: _Reader) -> PixelInput | FeatureInput:
     if sum(isinstance(step, ToRgb) for step in pixels.steps) != 1:
         raise BundleError("manifest: image.steps must hold the step to_rgb exactly once")
     _check_scaling(pixels.steps)
+    _check_dividing(pixels.steps)
     return pixels
 
 
@@ -234,14 +236,23 @@ def _check_scaling(steps: tuple[Step, ...]) -> None:
     after = [step for step in steps[1:] if not isinstance(step, (ToRgb, PadSquare, TargetPad))]
     if not isinstance(steps[0], ScaledJpeg) or not after or not isinstance(after[0], Resize):
         raise BundleError(
-            "manifest: image.steps must begin with scaled_jpeg where it occurs, and resize before it crops"
+            "manifest: image.steps must begin with scaled_jpeg where it occurs, and resize before a step "
+            "that needs every pixel (center_crop, divide_by_maximum)"
         )
     if any(isinstance(step, ScaledJpeg) for step in steps[1:]):
         raise BundleError("manifest: image.steps holds scaled_jpeg more than once")
 
 
+def _check_dividing(steps: tuple[Step, ...]) -> None:
+    """The maximum is that of all channels of an RGB picture."""
+    places = [place for place, step in enumerate(steps) if isinstance(step, DivideByMaximum)]
+    if len(places) > 1 or any(not place or not isinstance(steps[place - 1], ToRgb) for place in places):
+        raise BundleError("manifest: image.steps may hold divide_by_maximum once, directly after to_rgb")
+
+
 def _read_step(reader: _Reader) -> Step:
-    op = _STEPS[reader.one_of("op", tuple(_STEPS))]
+    known = tuple(name for name, step in _STEPS.items() if getattr(step, "added", 1) <= reader.version)
+    op = _STEPS[reader.one_of("op", known)]
     step: Step
     if op is PadSquare:
         rounding = reader.one_of("rounding", ("artemis", "clip4cir"))

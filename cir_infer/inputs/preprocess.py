@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from cir_infer.bundle.manifest import (
     CenterCrop,
+    DivideByMaximum,
     FeatureInput,
     PadSquare,
     PixelInput,
@@ -252,7 +253,19 @@ def _apply(step: Step, picture: _Picture, name: str) -> _Picture:
         return _Picture(image, image.size)
     if isinstance(step, ToRgb) and image.mode != "RGB":
         image = image.convert("RGB")
+    if isinstance(step, DivideByMaximum):
+        image = _divided(image)
     return picture._replace(image=image)
+
+
+def _divided(image: Image.Image) -> Image.Image:
+    """An RGB picture whose largest value is 255; see `DivideByMaximum`."""
+    extrema: Any = image.getextrema()  # of each channel
+    maximum = max(high for _, high in extrema)
+    if maximum in (0, 255):
+        return image
+    table = [min((510 * value + maximum) // (2 * maximum), 255) for value in range(256)]
+    return image.point(table * len(extrema))
 
 
 def _padding(step: PadSquare | TargetPad, picture: _Picture) -> tuple[Border, _Picture]:

@@ -105,7 +105,7 @@ def _with_step(bundle: Bundle) -> Manifest:
         read_manifest(scaled.to_json())
     except BundleError as error:
         raise UsageError(
-            f"{bundle.path} does not resize images before it crops them, so it needs every pixel ({error})"
+            f"{bundle.path} needs every pixel of an image before it resizes it ({error})"
         ) from error
     return scaled
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from cir_infer.bundle.manifest import (
     CenterCrop,
+    DivideByMaximum,
     Explain,
     FeatureInput,
     Manifest,
@@ -76,13 +77,15 @@ def test_a_bundle_is_of_the_oldest_format_that_holds_it() -> None:
     plain = sealed()
     assert isinstance(plain.image, PixelInput) and plain.text is not None
     steps = (ToRgb(), CenterCrop(8, "down"))
+    divided = (ToRgb(), DivideByMaximum())
     for used in (
+        replace(plain, image=replace(plain.image, steps=divided)),
         replace(plain, text=replace(plain.text, fixed_length=True)),
         replace(plain, image=replace(plain.image, steps=steps)),
     ):
         written = json.loads(used.to_json())
         assert written["version"] == 2
-        with pytest.raises(BundleError, match=r"has a field '(fixed_length|rounding)'"):
+        with pytest.raises(BundleError, match=r"a field '(fixed_length|rounding)'|op is 'divide_by_maximum'"):
             read_manifest(json.dumps(written | {"version": 1}))
     written = json.loads(replace(plain, image=replace(plain.image, steps=(ToRgb(), CenterCrop(8)))).to_json())
     assert written["version"] == 1
@@ -207,10 +210,24 @@ def test_any_value_anywhere_is_read_back_or_refused(path: str, value: object) ->
         (ScaledJpeg(), ToRgb(), CenterCrop(8), Resize(8)),
         (ScaledJpeg(), ToRgb(), PadSquare()),
         (ScaledJpeg(), ScaledJpeg(), ToRgb(), Resize(8)),
+        (ScaledJpeg(), ToRgb(), DivideByMaximum(), Resize(8)),
     ],
 )
 def test_scaled_decoding_comes_first_and_before_a_resize(steps: tuple[Step, ...]) -> None:
     with pytest.raises(BundleError, match="scaled_jpeg"):
+        read_manifest(replace(sealed(), image=PixelInput(8, 8, steps)).to_json())
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        (DivideByMaximum(), ToRgb()),
+        (ToRgb(), Resize(8), DivideByMaximum()),
+        (ToRgb(), DivideByMaximum(), DivideByMaximum()),
+    ],
+)
+def test_the_maximum_is_that_of_an_rgb_picture(steps: tuple[Step, ...]) -> None:
+    with pytest.raises(BundleError, match="divide_by_maximum once, directly after to_rgb"):
         read_manifest(replace(sealed(), image=PixelInput(8, 8, steps)).to_json())
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from cir_infer.bundle.manifest import (
     CenterCrop,
+    DivideByMaximum,
     PadSquare,
     PixelInput,
     Resize,
@@ -88,6 +89,17 @@ def test_target_padding_brings_the_ratio_down(width: int, height: int, ratio: fl
     out = preprocess(picture(width, height), PixelInput(*size, (TargetPad(ratio), ToRgb())))
     assert longer / short < ratio or short >= shorter
     assert out.shape == (*size, 3)
+
+
+@few
+@given(values=st.lists(st.integers(0, 255), min_size=3, max_size=30), channel=st.integers(0, 2))
+def test_a_picture_is_divided_by_its_largest_value(values: list[int], channel: int) -> None:
+    image = np.zeros((1, len(values), 3), np.uint8)
+    image[0, :, channel] = values
+    out = preprocess(image, PixelInput(1, len(values), (ToRgb(), DivideByMaximum())))
+    exact = image * 255.0 / max(1, max(values))
+    assert np.abs(out - exact).max() <= 0.5
+    assert (out == image).all() or out.max() == 255
 
 
 @few

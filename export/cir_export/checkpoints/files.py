@@ -1,4 +1,4 @@
-"""Reads a file of a checkpoint, whatever it is: PyTorch, TorchScript, safetensors or JSON."""
+"""Reads a file of a checkpoint, whatever it is: PyTorch, TorchScript, safetensors, flax or JSON."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from cir_export.checkpoints.flax import FLAX, is_flax, read_flax
 from cir_export.checkpoints.torchscript import is_torchscript, read_torchscript
 from cir_export.container import read_container
 from cir_infer.errors import CheckpointError
@@ -23,8 +24,8 @@ def read_checkpoint_file(path: str | os.PathLike[str]) -> Any:
     """The content of one file, on the CPU. Nothing in it is executed.
 
     Returns:
-        What `torch.save` was given; `{"torchscript": weights}`; the weights by name of a safetensors file;
-        the table of a JSON file.
+        What `torch.save` was given; `{"torchscript": weights}`; `{"flax": weights}`; the weights by name of
+        a safetensors file; the table of a JSON file.
 
     Raises:
         CheckpointError: no such file, none of these, cut short, or holding more than plain data.
@@ -38,6 +39,8 @@ def read_checkpoint_file(path: str | os.PathLike[str]) -> Any:
         return _json(path)
     if start[8:9] == b"{":
         return _safetensors(path)
+    if is_flax(start):
+        return {FLAX: read_flax(path)}
     if is_torchscript(path):
         return {TORCHSCRIPT: read_torchscript(path)}
     return read_container(path)

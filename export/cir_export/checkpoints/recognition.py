@@ -12,6 +12,7 @@ from cir_export.checkpoints.blip4cir import is_blip4cir, load_blip4cir
 from cir_export.checkpoints.clip4cir import is_clip4cir, load_clip4cir
 from cir_export.checkpoints.files import read_checkpoint_file
 from cir_export.checkpoints.folders import load_folder
+from cir_export.checkpoints.magiclens import is_magiclens, load_magiclens
 from cir_export.checkpoints.pic2word import is_pic2word, load_pic2word
 from cir_export.checkpoints.tirg import is_tirg, load_tirg
 from cir_export.hub import is_hub_name
@@ -82,6 +83,10 @@ def load_trained(
     if is_blip2(content):
         _refuse(where, image_size is not None, "says its image size; leave --image-size out")
         return load_blip2_checkpoint(content, where, vocabulary)
+    if is_magiclens(content):
+        _refuse(where, vocabulary is not None, "reads CLIP's tokens; leave the vocabulary file out")
+        _refuse(where, image_size is not None, "says its image size; leave --image-size out")
+        return load_magiclens(content, where)
     if is_tirg(content):
         return load_tirg(content, where, vocabulary, image_size)
     _refuse(where, image_size is not None, "says its image size; leave --image-size out")
@@ -92,8 +97,8 @@ def load_trained(
         return load_artemis(content, where, vocabulary)
     raise CheckpointError(
         f"{where} is a checkpoint of an unknown layout ({_shown(content)}); expected a model file of "
-        "cir-train or a checkpoint of naver/artemis, google/tirg, CLIP4Cir, Bi-BLIP4CIR, Pic2Word, CoVR-2 or "
-        "SPRC"
+        "cir-train or a checkpoint of naver/artemis, google/tirg, CLIP4Cir, Bi-BLIP4CIR, Pic2Word, CoVR-2, "
+        "SPRC or MagicLens"
     )
 
 

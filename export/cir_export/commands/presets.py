@@ -34,7 +34,9 @@ def shown_presets() -> str:
             format_table(header, rows, right=[1, 2, 3, 4]),
             "\nMACs: multiply-accumulates of the image encoder, for one image.\n",
             *notes,
-            "\n  hf download NAME --local-dir FOLDER && cir-export FOLDER",
+            "\n  hf download NAME --local-dir FOLDER && cir-export FOLDER\n\n"
+            "Read from files of their own (docs/systems.md): MagicLens, Pic2Word, SEARLE, LinCIR, CLIP4Cir,\n"
+            "Bi-BLIP4CIR, CoVR-2, SPRC, ARTEMIS.",
         ]
     )
 

@@ -18,6 +18,7 @@ from cir_export.models.cosmo import Cosmo
 from cir_export.models.covr2 import Covr2
 from cir_export.models.film import Film
 from cir_export.models.maaf import Maaf
+from cir_export.models.magiclens import MagicLens
 from cir_export.models.mrn import Mrn
 from cir_export.models.parameter_hashing import ParameterHashing
 from cir_export.models.pic2word import Pic2Word
@@ -54,6 +55,7 @@ MODELS: dict[str, type[RetrievalModel]] = {
         PairCombiner,
         ArtemisOverPair,
         Pic2Word,
+        MagicLens,
         Blip2TextOnly,
         Covr2,
         Sprc,

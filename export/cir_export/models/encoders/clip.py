@@ -251,21 +251,34 @@ class Clip(Pair):
         self.text_projection = nn.Parameter(torch.randn(width, settings.embed_dim) * width**-0.5)
         nn.init.normal_(self.token_embedding.weight, std=0.02)
 
-    def encode_text(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Tokens (n, T), T up to the context, to float (n, D): the feature at each text's last token."""
+    def encode_text(self, tokens: Tensor, lengths: Tensor, unseen: int | None = None) -> Tensor:
+        """Tokens (n, T), T up to the context, to float (n, D): the feature at each text's last token.
+
+        Args:
+            tokens: int (n, T).
+            lengths: int (n,).
+            unseen: a token that none looks at, for models whose authors mask it wherever it stands.
+        """
         steps = torch.arange(tokens.shape[1], device=tokens.device)
         # Indexed, not sliced, so that an exported graph sets no bound to the length.
         x = self.token_embedding(tokens) + self.positional_embedding[steps]
-        x = self.text_states(x)
+        x = self.text_states(x, None if unseen is None else tokens == unseen)
         last = (lengths.to(x.device).long() - 1)[:, None, None].expand(-1, 1, x.shape[2])
         return x.gather(1, last).squeeze(1) @ self.text_projection
 
-    def text_states(self, x: Tensor) -> Tensor:
-        """The text tower on words with their places (n, T, W): states (n, T, W), each of those before it."""
+    def text_states(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """The text tower on words with their places (n, T, W): states (n, T, W), each of those before it.
+
+        Args:
+            x: float (n, T, W).
+            hidden: bool (n, T), words that none looks at; None for no such.
+        """
         steps = torch.arange(x.shape[1], device=x.device)
         # -1e9 and not -inf: the softmax is the same, and no kernel has to handle infinities.
-        mask = (steps[None, :] > steps[:, None]).to(x.dtype) * -1e9
-        return self.ln_final(self.transformer(x, mask))  # type: ignore[no-any-return]
+        unseen = steps[None, :] > steps[:, None]
+        if hidden is not None:
+            unseen = (unseen | hidden[:, None])[:, None]
+        return self.ln_final(self.transformer(x, unseen.to(x.dtype) * -1e9))  # type: ignore[no-any-return]
 
 
 def _check(s: ClipSettings) -> None:
