@@ -28,7 +28,7 @@ from cir_infer.shards.layout import ShardedGallery
 from cir_infer.shards.listing import read_listing
 from cir_infer.shards.placement import Placement
 from cir_infer.shards.ray_actor import Actor, Actors, RayShard
-from cir_infer.shards.ray_cluster import NAMESPACE, PATIENCE, connect, told_as_shard_error
+from cir_infer.shards.ray_cluster import NAMESPACE, PATIENCE, connect, joined, told_as_shard_error
 from cir_infer.shards.searcher import ShardedSearcher
 
 __all__ = ["Actors", "RayShard", "RayShards", "connect", "follow"]
@@ -266,6 +266,8 @@ def follow(
 ) -> FollowingSearcher:
     """A searcher over actors that goes over by itself when others take their place.
 
+    Also to those of a cluster that was started anew: until they are there, queries are a `ShardError`.
+
     Args:
         name: that the actors were given.
         bundle: see `ShardedSearcher`; None for the one that the sharded gallery names, or none where it
@@ -283,7 +285,10 @@ def follow(
         chosen = shards.started_as().bundle if bundle is None else bundle
         return ShardedSearcher(chosen, shards.groups, **options)
 
-    return FollowingSearcher(lambda: RayShards.newest(name, address=address), opened, every)
+    def version() -> tuple[int | None, int]:
+        return RayShards.newest(name, address=address), joined()
+
+    return FollowingSearcher(version, opened, every)
 
 
 def _running(name: str) -> dict[tuple[int, ...], str]:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from cir_infer.errors import CirError, ShardError, shown
 from cir_infer.gallery.filters.filters import Where
 from cir_infer.scoring.contract import QueryTerms
 from cir_infer.searching.found import Found, Held, References
-from cir_infer.shards.ray_cluster import PATIENCE, cause_of, told_as_shard_error
+from cir_infer.shards.ray_cluster import PATIENCE, cause_of, membership, told_as_shard_error
 from cir_infer.shards.shard import About, LocalShard
 from cir_infer.shards.wire import read_held, told_held
 
 __all__ = ["Actor", "Actors", "HandleShard", "RayShard"]
+
+_LOOK = 1.0
+"""Seconds after which a call that waits sees that its cluster was left."""
 
 
 class Actors(NamedTuple):
@@ -177,14 +182,20 @@ class RayShard(HandleShard):
 
     def _call(self, method: str, timeout: float | None, *arguments: Any) -> Any:
         import ray
-        from ray.exceptions import GetTimeoutError
 
-        reference = None
+        member = membership()
+        until = time.monotonic() + (PATIENCE if timeout is None else timeout)
         try:
-            reference = getattr(self._handle, method).remote(*arguments)
-            return ray.get(reference, timeout=PATIENCE if timeout is None else timeout)
-        except GetTimeoutError as error:
-            ray.cancel(reference, force=False)  # if it has not begun, it never will
-            raise ShardError(f"{self._place} did not answer in time") from error
+            with nullcontext() if member is None else member.call():
+                reference = getattr(self._handle, method).remote(*arguments)
+                while not ray.wait([reference], timeout=min(max(until - time.monotonic(), 0.0), _LOOK))[0]:
+                    if member is not None:
+                        member.check_left()
+                    if time.monotonic() >= until:
+                        ray.cancel(reference, force=False)  # if it has not begun, it never will
+                        raise ShardError(f"{self._place} did not answer in time")
+                return ray.get(reference)
+        except ShardError:
+            raise
         except Exception as error:  # Ray has many, and others where its cluster is gone
             raise self._unreachable(error) from error

@@ -10,8 +10,21 @@ from typing import Any
 
 from cir_infer.errors import CirError, ShardError, shown
 from cir_infer.extras import require
+from cir_infer.shards.ray_head import Membership, check_head, head_of
 
-__all__ = ["NAMESPACE", "PATIENCE", "cause_of", "connect", "machines_of", "told_as_shard_error"]
+__all__ = [
+    "NAMESPACE",
+    "PATIENCE",
+    "cause_of",
+    "connect",
+    "joined",
+    "machines_of",
+    "membership",
+    "told_as_shard_error",
+]
+
+_membership: Membership | None = None
+_joins = 0
 
 NAMESPACE = "cir-infer"
 PATIENCE = 60.0
@@ -27,6 +40,9 @@ def connect(address: str | None = None) -> Any:
     ask for a token, which it keeps in the user's home; without it, whoever can reach Ray's ports can run
     code, so they belong behind a firewall.
 
+    A process that joined a cluster here leaves it when the head has been away for half a minute: Ray would
+    end it. Until this is called again everything that it asks is a `ShardError`.
+
     Args:
         address: of a cluster, e.g. "auto" or "10.0.0.7:6379"; None or "local" for one of this process's own.
 
@@ -35,16 +51,22 @@ def connect(address: str | None = None) -> Any:
 
     Raises:
         DeviceError: Ray is not installed.
-        ShardError: there is no such cluster.
+        ShardError: there is no such cluster, or its head is not there.
     """
+    global _membership
     require("shards on Ray", "ray")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     import ray
 
-    if not ray.is_initialized():
+    if ray.is_initialized():
+        if _membership is not None:
+            _membership.check()
+    else:
         address = address or "local"
+        if (head := head_of(address)) is not None:
+            check_head(head)
         chosen: dict[str, Any] = {"address": address}
         if address == "local":
             chosen["include_dashboard"] = False
@@ -61,7 +83,36 @@ def connect(address: str | None = None) -> Any:
                 f"Ray's cluster {shown(address)} cannot be joined ({shown(error, 300)}); start one with "
                 "`ray start --head`, or say where it is"
             ) from error
+        _membership = _member(ray)
     return ray
+
+
+def _member(ray: Any) -> Membership | None:
+    """This process in the cluster that it has just joined; None for a client, whom Ray does not end."""
+    global _joins
+    _joins += 1
+    if _membership is not None:
+        _membership.end()
+    if ray.util.client.ray.is_connected():
+        return None
+    told = str(ray.get_runtime_context().gcs_address)
+    place = head_of(told)
+
+    def leave() -> None:
+        if ray.is_initialized() and str(ray.get_runtime_context().gcs_address) == told:
+            ray.shutdown()
+
+    return None if place is None else Membership(place, leave)
+
+
+def membership() -> Membership | None:
+    """This process in the cluster that `connect` joined, None where somebody else did."""
+    return _membership
+
+
+def joined() -> int:
+    """How often this process has joined a cluster by `connect`; handles of one are nothing in the next."""
+    return _joins
 
 
 def machines_of(ray: Any) -> int:

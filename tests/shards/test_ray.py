@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,3 +139,19 @@ def test_the_command(one: Gallery, actors: RayShards, capsys: pytest.CaptureFixt
     assert main(["stop", "mine"]) == 0
     assert "2 actors ended" in capsys.readouterr().out
     assert main(["create", "shop", folder]) == 2
+
+
+def test_the_head_is_gone() -> None:
+    """Queries fail with a remedy, the program outlives what Ray would have ended, and nothing is lost."""
+    command = [sys.executable, "-m", "tests.shards.head_gone"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True)
+    told = json.loads(done.stdout.splitlines()[-1])
+    *before, refused, later, again = told["answers"]
+    assert before and set(before) == {"right"} and again == "right" and told["sound"]
+    for error in (refused, later):
+        assert (
+            error.startswith("ShardError")
+            and "ray start --head" in error
+            and "nothing of them is lost" in error
+        )
+    assert told["alive after"] > 60
