@@ -82,9 +82,7 @@ class Preparation:
         remaining = iter(images)
         waiting: deque[list[Task[Array | ImageError]]] = deque()
         try:
-            while chunk := [
-                threads.submit(self._tried, self._taken(image)) for image in islice(remaining, size)
-            ]:
+            while chunk := [self._begun(threads, image) for image in islice(remaining, size)]:
                 waiting.append(chunk)
                 if len(waiting) > 1:
                     yield [task.result() for task in waiting[0]]
@@ -95,6 +93,13 @@ class Preparation:
         finally:
             for task in chain.from_iterable(waiting):
                 task.cancel()
+
+    def _begun(self, threads: Threads, image: Any) -> Task[Array | ImageError]:
+        if not isinstance(image, PreparedImage):
+            return threads.submit(self._tried, self._taken(image))
+        done = Task(partial(self._tried, image))  # there is nothing to do for which to wake a thread
+        done.run()
+        return done
 
     def _taken(self, image: Any) -> Any:
         """An open file is read here: its position is the caller's, and threads would share it."""

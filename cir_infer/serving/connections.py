@@ -18,12 +18,16 @@ if TYPE_CHECKING:
 else:
     _Protocol = object  # parts of a protocol; `make_protocol` puts them before uvicorn's
 
-__all__ = ["LARGEST_HEAD", "WIRE", "Refuse", "Wire", "make_protocol"]
+__all__ = ["AT_ONCE", "LARGEST_HEAD", "WIRE", "Refuse", "Wire", "make_protocol"]
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 Refuse: TypeAlias = Callable[[str, bytes, Headers, Any], "tuple[int, bytes, bytes] | None"]
 """Whether a request is refused by its head: method, address, headers and client, to status, the lines of the
 answer's head and its body; None where it has to be looked at."""
+
+AT_ONCE = "cir_infer.at_once"
+"""The key, among the extensions of a request's scope, of what sends an answer that is all there: of status,
+headers and body to whether it was sent; else it has to be sent as ASGI says."""
 
 WIRE = "cir_infer.wire"
 """The key of a request's `Wire` among the extensions of its scope, where it has one."""

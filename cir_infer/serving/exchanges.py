@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from cir_infer.serving.bodies import media_type, read_body
-from cir_infer.serving.connections import WIRE, Wire
+from cir_infer.serving.connections import AT_ONCE, WIRE, Wire
 from cir_infer.serving.ends import Ends
 from cir_infer.serving.problems import Problem
 from cir_infer.serving.schemas import written
@@ -30,7 +30,7 @@ async def body_of(request: Request, service: Service, *kinds: str) -> tuple[str,
         Problem: it has another type, is too large or too slow.
     """
     kind = media_type(request)
-    if not any(kind == wanted or (wanted.endswith("/") and kind.startswith(wanted)) for wanted in kinds):
+    if kind not in kinds and not kind.startswith(tuple(name for name in kinds if name.endswith("/"))):
         names = ", ".join(f"{name}*" if name.endswith("/") else name for name in kinds)
         raise Problem("unsupported-media-type", f"the body is {kind[:80] or 'of no type'}; expected {names}")
     settings = service.settings
@@ -88,8 +88,11 @@ class Response:
         for name, value in (headers or {}).items():
             self._headers.append((name.encode("latin-1"), value.encode("latin-1")))
 
-    async def __call__(self, _scope: Any, _receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Any, _receive: Any, send: Any) -> None:
         """See the ASGI specification."""
+        at_once = scope.get("extensions", {}).get(AT_ONCE)
+        if at_once is not None and at_once(self._status, self._headers, self._body):
+            return
         await send({"type": "http.response.start", "status": self._status, "headers": self._headers})
         await send({"type": "http.response.body", "body": self._body})
 
@@ -138,4 +141,4 @@ def server_timing(stages: Mapping[str, float], begun: float) -> tuple[dict[str, 
     """
     timing = {name: round(1000 * took, 2) for name, took in stages.items()}
     timing["total"] = round(1000 * (time.perf_counter() - begun), 2)
-    return timing, {"server-timing": ", ".join([f"{name};dur={value}" for name, value in timing.items()])}
+    return timing, {"server-timing": ", ".join(map("%s;dur=%s".__mod__, timing.items()))}

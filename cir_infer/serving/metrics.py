@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,6 +27,7 @@ class Metrics:
         self._known: dict[tuple[str, str, int], tuple[Any, Any]] = {}
         self._refusals: dict[str, Any] = {}
         self._stages: dict[str, Any] = {}
+        self._levels: dict[Any, float] = {}
         self.registry = CollectorRegistry()
         own: Any = {"registry": self.registry}
         self.requests = Counter(
@@ -64,6 +66,17 @@ class Metrics:
             self._known[route, method, status] = known
         known[0].inc()
         known[1].observe(seconds)
+
+    def level(self, gauge: Any, value: float) -> None:
+        """Set a gauge, in the event loop's next turn: of what several requests set in this one, the last."""
+        if not self._levels:
+            asyncio.get_running_loop().call_soon(self._set_levels)
+        self._levels[gauge] = value
+
+    def _set_levels(self) -> None:
+        for gauge, value in self._levels.items():
+            gauge.set(value)
+        self._levels.clear()
 
     def refused(self, reason: str) -> None:
         """Count a refusal."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from cir_infer.gallery.disk.locks import GalleryBusyError
 __all__ = ["KINDS", "MEDIA_TYPE", "Kind", "Problem", "problem_of"]
 
 MEDIA_TYPE = "application/problem+json"
+_REQUEST = "urn:cir-infer:request:"
 
 
 class Kind(NamedTuple):
@@ -76,12 +78,32 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word
             "status": self.status,
             "detail": self.detail,
             **self.more,
-            **({} if request is None else {"instance": f"urn:cir-infer:request:{request}"}),
+            **({} if request is None else {"instance": f"{_REQUEST}{request}"}),
         }
 
     def body(self, request: str | None = None) -> bytes:
         """The document as JSON."""
         return json.dumps(self.document(request)).encode()
+
+
+class _Busy(Problem):
+    """A refusal because too much is being done already. Many are alike, and asked for by the thousand."""
+
+    def __init__(self, detail: str, seconds: int) -> None:
+        super().__init__("overloaded", detail, {"Retry-After": str(seconds)}, retry_after=seconds)
+
+    def body(self, request: str | None = None) -> bytes:
+        told = _told_busy(self.detail, self.more["retry_after"])
+        return (
+            told
+            if request is None
+            else b'%b, "instance": "%b%b"}' % (*(told[:-1], _REQUEST.encode(), request.encode()),)
+        )
+
+
+@functools.lru_cache(256)
+def _told_busy(detail: str, seconds: int) -> bytes:
+    return Problem("overloaded", detail, retry_after=seconds).body()
 
 
 def problem_of(error: BaseException) -> Problem:
@@ -110,4 +132,4 @@ def problem_of(error: BaseException) -> Problem:
 
 def busy(detail: str, seconds: int = 1) -> Problem:
     """A refusal because too much is being done already."""
-    return Problem("overloaded", detail, {"Retry-After": str(seconds)}, retry_after=seconds)
+    return _Busy(detail, seconds)

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from cir_infer.console.printing import printable
 from cir_infer.errors import CirError
-from cir_infer.serving.connections import LARGEST_HEAD, WIRE, Wire
+from cir_infer.serving.connections import AT_ONCE, LARGEST_HEAD, WIRE, Wire
 from cir_infer.serving.keys import Keys
 from cir_infer.serving.metrics import Metrics
 from cir_infer.serving.problems import MEDIA_TYPE, Problem, busy, problem_of
@@ -153,7 +153,7 @@ class Guard:
         Raises:
             Problem: the request is refused.
         """
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > LARGEST_HEAD:
+        if sum(map(len, itertools.chain.from_iterable(scope["headers"]))) > LARGEST_HEAD:
             raise Problem("head-too-large", f"the head has more than {LARGEST_HEAD:,} bytes")
         if b"transfer-encoding" in headers and b"content-length" in headers:
             # What stands before us may have read the other one (RFC 9112, 6.3). httptools refuses these.
@@ -198,7 +198,7 @@ class Guard:
             self._check_room()
         self._open += 1
         self._by_whom[who] += 1
-        self._metrics.open.set(self._open)
+        self._metrics.level(self._metrics.open, self._open)
 
     def end(self, who: str) -> None:
         """Count a request out."""
@@ -206,7 +206,7 @@ class Guard:
         self._by_whom[who] -= 1
         if not self._by_whom[who]:
             del self._by_whom[who]
-        self._metrics.open.set(self._open)
+        self._metrics.level(self._metrics.open, self._open)
 
     def allowed_origin(self, headers: Headers) -> bytes | None:
         """The origin of another site's page that may read the answer."""
@@ -277,6 +277,8 @@ class _Exchange:
         self.origin: bytes | None = None
         self._start: Message | None = None  # held until it is known whether the body is all there
         self._wire: Wire | None = scope.get("extensions", {}).get(WIRE)
+        if self._wire is not None:
+            scope["extensions"][AT_ONCE] = self.answer_at_once
         # Routes see the path as it was sent: a slash inside an id is %2F there and divides nothing.
         scope["path"] = scope.get("raw_path", scope["path"].encode()).partition(b"?")[0].decode("latin-1")
         self.headers: Headers = dict(scope["headers"])
@@ -323,10 +325,12 @@ class _Exchange:
         try:
             if start is not None:
                 headers: list[tuple[bytes, bytes]] = list(start.get("headers", []))
+                if not message.get("more_body", False) and self.answer_at_once(
+                    start["status"], headers, message.get("body", b"")
+                ):
+                    return
                 have = {name for name, _ in headers}
                 headers += self._own(have)
-                if self._at_once(start["status"], headers, have, message):
-                    return
                 headers += [(name, value) for name, value in _HEADERS if name not in have]
                 await self._send({**start, "headers": headers})
             await self._send(message)
@@ -347,18 +351,22 @@ class _Exchange:
             more.append((b"cross-origin-resource-policy", b"same-origin"))
         return more
 
-    def _at_once(
-        self, status: int, headers: list[tuple[bytes, bytes]], have: Collection[bytes], message: Message
-    ) -> bool:
-        """Send the whole answer in one write, where the connection does that."""
-        if self._wire is None or message.get("more_body", False) or b"content-length" not in have:
+    def answer_at_once(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
+        """Send an answer that is all there in one write, where the connection does that; see `AT_ONCE`."""
+        have = {name for name, _ in headers}
+        if self._wire is None or self._unasked or b"content-length" not in have or b"connection" in have:
             return False
-        if self._unasked or b"connection" in have or not _NAMES.isdisjoint(have):
+        if not _NAMES.isdisjoint(have):
             return False
-        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
-        if lines.count(b"\r") != len(headers) or lines.count(b"\n") != len(headers):
+        told = [*headers, *self._own(have)]
+        lines = b"".join([b"%b: %b\r\n" % header for header in told])
+        if lines.count(b"\r") != len(told) or lines.count(b"\n") != len(told):
             return False  # a header that is two: uvicorn refuses it
-        return self._wire.answer(status, _LINES + lines, message.get("body", b""))
+        if not self._wire.answer(status, _LINES + lines, body):
+            return False
+        self.status = status
+        self.started = True
+        return True
 
     async def _refuse(self, problem: Problem) -> None:
         self.problem = problem.kind

@@ -306,10 +306,10 @@ def written(value: Any) -> bytes:
 
     Of a type whose fields are known it takes half the time of one that has to be looked at.
     """
-    from pydantic_core import to_json
-
     kind = type(value)
     if not is_dataclass(kind):
+        from pydantic_core import to_json
+
         return to_json(value, inf_nan_mode="null")
     told: bytes = _adapter(kind).serializer.to_json(
         value, warnings=False
@@ -323,13 +323,12 @@ def parsed(kind: Any, body: bytes) -> Any:
     Raises:
         Problem: it is no JSON, or not of the type; `errors` says where. Or it holds too many values.
     """
-    from pydantic import ValidationError
-
     check_values(body)
     try:
         return _adapter(kind).validate_json(body)
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
+    except ValueError as error:
+        wrong: Any = error  # pydantic's ValidationError
+        found = wrong.errors(include_url=False, include_context=False, include_input=False)
         if found and found[0]["type"] == "json_invalid":
             raise Problem(
                 "malformed-request", f"the body is no JSON ({shown(found[0]['msg'], 80)})"

@@ -279,13 +279,13 @@ class Service:
 
     def _end(self, count: int) -> None:
         self._in_work -= count
-        self.metrics.queue.set(self._in_work)
+        self.metrics.level(self.metrics.queue, self._in_work)
 
     def _begin(self, count: int) -> None:
         """Accept queries, or refuse them."""
         self.check_room()
         self._in_work += count
-        self.metrics.queue.set(self._in_work)
+        self.metrics.level(self.metrics.queue, self._in_work)
 
     async def _tried(
         self, opened: Opened, request: SearchRequest, image: bytes | None, deadline: float
