@@ -7,7 +7,7 @@ SOURCES := $(shell find kernels -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o
 
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: setup test lint demo stress browser triton-check ray-check openvino-check bench docs wheels release-check fatbin cuda-check gpu-check gpu-engine-check clean neon-check \
+.PHONY: setup test lint demo demo-emoji stress browser triton-check ray-check openvino-check bench docs wheels release-check fatbin cuda-check gpu-check gpu-engine-check clean neon-check \
         tensorrt-check old-cuda-check driver-check
 
 setup: $(STAMP)
@@ -37,11 +37,17 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 clean:
-	rm -rf build $(VENV) demo
+	rm -rf build $(VENV) demo demo-emoji
 
 # Under five minutes on two cores: 5,000 scenes, the committed model exported, indexed and asked.
 demo: $(STAMP)
 	$(BIN)/python tools/demo.py
+
+# The same with emoji that people drew, which are fetched once (80 MB).
+demo-emoji: $(STAMP)
+	@$(PIP) --retries 1 $$($(BIN)/python tools/requirements.py emoji) 2>$(VENV)/pip.log || \
+	  { echo "demo-emoji: resvg-py, which draws OpenMoji, cannot be installed: $$(tail -n 1 $(VENV)/pip.log)"; exit 1; }
+	$(BIN)/python tools/demo_emoji.py
 
 # The long tests: thousands of crashes and power cuts, minutes of load, a hundred thousand hostile inputs.
 stress: $(STAMP)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from cir_infer.console.common import print_json
 from cir_infer.errors import TrainingError, UsageError
 from cir_infer.extras import require
 
-__all__ = ["add_training_arguments", "begin", "finished", "write_table"]
+__all__ = ["add_training_arguments", "begin", "by_part", "finished", "measured_on", "write_table"]
 
 
 def add_training_arguments(parser: argparse.ArgumentParser, systems: Iterable[str], replaced: str) -> None:
@@ -79,6 +79,38 @@ def finished(log: Path, seed: int | None = None) -> dict[str, Any] | None:
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise TrainingError(f"{log} is damaged ({error}); remove its folder") from error
     return end
+
+
+def measured_on(test: Mapping[str, Any]) -> str:
+    """What a table's recall was measured on, in a sentence.
+
+    Args:
+        test: of the last entry of a training's log.
+    """
+    asked, gallery = f"{test['queries']:,} queries over held-out compositions", int(test["gallery"])
+    if "parts" not in test:
+        return f"{asked} in a gallery of {gallery:,} scenes with hard negatives; the reference is excluded."
+    count = len(test["parts"])
+    return (
+        f"{asked}, in {count} parts with {gallery // count:,} pictures in the gallery of each; the reference "
+        "is excluded. Recall is the mean over the parts."
+    )
+
+
+def by_part(tests: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A table of R@1 by part in Markdown, a row a part; nothing where there are no parts.
+
+    Args:
+        tests: label of a system -> `test` of the last entry of its training's log.
+    """
+    parts = next(iter(tests.values())).get("parts", {})
+    if not parts:
+        return []
+    lines = ["", "R@1 by part:", "", f"| part | {' | '.join(tests)} |", "|---" * (len(tests) + 1) + "|"]
+    for part in parts:
+        shares = (f"{100 * test['parts'][part]['R@1']:.1f}" for test in tests.values())
+        lines.append(f"| {part} | {' | '.join(shares)} |")
+    return lines
 
 
 def write_table(args: argparse.Namespace, results: Any, table: str) -> None:

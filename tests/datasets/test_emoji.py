@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 
 from cir_bench.commands import main
 from cir_eval.datasets.emoji import layout, packages
+from cir_eval.datasets.emoji.alike import alike, look_of
 from cir_eval.datasets.emoji.building import build
 from cir_eval.datasets.emoji.drawing import Plan, draw_queries
 from cir_eval.datasets.emoji.emoji import Emoji, emoji_of
@@ -169,11 +171,36 @@ def test_the_seed_decides_the_queries(few: list[Emoji]) -> None:
     assert draw_queries(few, PLAN) != draw_queries(few, replace(PLAN, seed=1))
 
 
-def test_pictures_that_look_alike_are_not_asked_about(few: list[Emoji]) -> None:
-    alike = {one.id for one in few if one.topic == "shape"}
-    queries = draw_queries(few, PLAN, alike)
-    assert queries["test"]
-    assert not any({query.reference, query.target} & alike for some in queries.values() for query in some)
+def test_pictures_that_nobody_can_tell_apart_are_one_group() -> None:
+    white = Image.new("RGB", (SIZE, SIZE), "white")
+    pictures = {"a": white, "b": Image.new("RGB", (SIZE, SIZE), "blue"), "c": white.copy()}
+    pictures["c"].putpixel((40, 40), (0, 0, 0))  # a dot
+    pictures["d"] = Image.new("RGB", (SIZE, SIZE), (252, 252, 252))
+    looks = {name: look_of(picture) for name, picture in pictures.items()}
+    assert alike(looks) == []
+    pictures["c"] = white.copy()
+    pictures["c"].putpixel((40, 40), (200, 200, 200))
+    assert alike({name: look_of(picture) for name, picture in pictures.items()}) == [["a", "c"]]
+
+
+def test_what_a_style_draws_alike_is_correct_in_its_galleries_alone(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "data")
+    described = json.loads(layout.description(folder).read_text("utf-8"))
+    queries = EmojiDataset.open(folder).split("test").queries
+    first, other = queries[0], next(q for q in queries if q.target != queries[0].target and q.hard_negatives)
+    described["styles"]["twemoji"]["alike"] = [
+        [first.reference, first.target],
+        [other.target, other.hard_negatives[0]],
+    ]
+    layout.description(tmp_path / "data").write_text(json.dumps(described), "utf-8")
+    parts = {part.name: part for part in protocol("emoji").load(tmp_path / "data", "test")}
+    noto, twemoji = ({query.key: query for query in parts[name].queries} for name in ("noto", "twemoji"))
+    assert "0" in noto and "0" not in twemoji  # its change cannot be seen
+    key = str(queries.index(other))
+    assert [parts["noto"].ids[row] for row in noto[key].correct] == [other.target]
+    assert {parts["noto"].ids[row] for row in twemoji[key].correct} == {other.target, other.hard_negatives[0]}
+    assert parts["twemoji to noto"].queries == parts["noto"].queries
+    assert parts["noto to twemoji"].queries == parts["twemoji"].queries
 
 
 def test_pictures_lie_on_white_beside_their_licences(folder: Path) -> None:
@@ -204,7 +231,7 @@ def test_a_part_of_the_protocol_is_a_style_or_a_pair_of_them(folder: Path) -> No
     across = parts["noto to twemoji"]
     assert across.images is parts["twemoji"].images
     assert across.reference_images is parts["noto"].images
-    assert across.queries == parts["noto"].queries
+    assert across.queries == parts["twemoji"].queries
     assert all(query.correct.size == 1 and query.kind for query in across.queries)
 
 
@@ -222,7 +249,7 @@ def test_what_is_no_data_set_is_said_to_be_none(folder: Path, tmp_path: Path) ->
     with pytest.raises(DatasetError, match="build it: cir-bench emoji"):
         EmojiDataset.open(tmp_path)
     layout.description(tmp_path).write_text(
-        '{"format": "cir-emoji", "version": 2, "seed": 0, "styles": {"a": {"licence": "b"}}}'
+        '{"format": "cir-emoji", "version": 2, "seed": 0, "styles": {"a": {"licence": "b", "alike": []}}}'
     )
     with pytest.raises(DatasetError, match="version 2; this release reads cir-emoji version 1"):
         EmojiDataset.open(tmp_path)

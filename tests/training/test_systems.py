@@ -134,3 +134,21 @@ def test_the_table_lists_systems_in_order():
     own = {name for name in MODELS if name.startswith("tirg-") and name.endswith("-only")}
     own |= {name for name, model in MODELS.items() if model.from_towers}
     assert set(SYSTEMS) == set(MODELS) - own
+
+
+def test_a_protocol_of_several_parts_has_a_table_of_them():
+    test = {
+        "protocol": "emoji/styles",
+        "queries": 60,
+        "gallery": 1500,
+        "recall": {"1": 0.5, "5": 0.75, "10": 1.0},
+        "parts": {"noto": {"R@1": 0.75}, "twemoji to noto": {"R@1": 0.25}},
+    }
+    result = {"test": test, "parameters": 1000, "cpu_seconds": 60.0}
+    text = table({"artemis": result, "tirg": result})
+    assert (
+        "60 queries over held-out compositions, in 2 parts with 750 pictures in the gallery of each" in text
+    )
+    lines = ["| part | TIRG | ARTEMIS |", "|---|---|---|"]
+    lines += ["| noto | 75.0 | 75.0 |", "| twemoji to noto | 25.0 | 25.0 |"]
+    assert text.splitlines()[-4:] == lines

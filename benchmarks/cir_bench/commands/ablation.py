@@ -7,7 +7,7 @@ from dataclasses import replace
 from statistics import stdev
 from typing import Any, NamedTuple
 
-from cir_bench.trainings import add_training_arguments, begin, finished, write_table
+from cir_bench.trainings import add_training_arguments, begin, finished, measured_on, write_table
 from cir_infer.errors import UsageError, shown
 
 __all__ = ["EXAMPLE", "add_arguments", "run", "table"]
@@ -117,8 +117,7 @@ def table(results: list[dict[str, Any]], of: str = "artemis") -> str:
     first = results[0]["test"]
     ranked = all("median_rank" in r["test"] for r in results)
     lines = [
-        f"{first['queries']:,} queries over held-out compositions in a gallery of "
-        f"{first['gallery']:,} scenes with hard negatives; the reference is excluded.",
+        measured_on(first),
         "",
         f"| system | R@1 | R@5 | R@10 |{' median rank |' if ranked else ''} trainings | parameters | "
         "wall minutes | CPU minutes |",

@@ -11,7 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from cir_bench.trainings import add_training_arguments, begin, finished, write_table
+from cir_bench.trainings import (
+    add_training_arguments,
+    begin,
+    by_part,
+    finished,
+    measured_on,
+    write_table,
+)
 from cir_infer.errors import TrainingError
 
 __all__ = ["EXAMPLE", "add_arguments", "run", "table"]
@@ -149,9 +156,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     first = next(iter(results.values()))["test"]
     named = f"Protocol {first['protocol']}: " if "protocol" in first else ""  # logs had none at first
     lines = [
-        f"{named}{first['queries']:,} queries over held-out compositions in a gallery of "
-        f"{first['gallery']:,} scenes with hard negatives; the reference is excluded. One seed each, the "
-        "same budget.",
+        f"{named}{measured_on(first)} One seed each, the same budget.",
         "",
         "| system | R@1 | R@5 | R@10 | parameters | query, ms | CPU minutes of training |",
         "|---|---|---|---|---|---|---|",
@@ -166,4 +171,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
                 f"{end['cpu_seconds'] / 60:.1f}",
             ]
             lines.append(f"| {label} | {' | '.join(recall + rest)} |")
+    lines += by_part(
+        {label: results[system]["test"] for system, label in SYSTEMS.items() if system in results}
+    )
     return "\n".join(lines) + "\n"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from cir_eval.datasets.emoji import layout
+from cir_eval.datasets.emoji.alike import Look, alike, look_of
 from cir_eval.datasets.emoji.drawing import Plan, draw_queries
 from cir_eval.datasets.emoji.emoji import Emoji, emoji_of
 from cir_eval.datasets.emoji.fetching import Progress, fetched
@@ -76,19 +76,19 @@ def _write(
 ) -> dict[str, Any]:
     # All packages first, so that a failing network costs no more than it must.
     tarballs = [fetched(style.package, layout.tarballs(root), given, progress) for style in styles]
-    digests: dict[str, dict[str, bytes]] = {}
+    looks: dict[str, dict[str, Look]] = {}
     for style, tarball in zip(styles, tarballs, strict=True):
-        digests[style.name] = _write_pictures(root, style, tarball, progress)
-    ids = sorted(set.intersection(*map(set, digests.values())))
+        looks[style.name] = _write_pictures(root, style, tarball, progress)
+    ids = sorted(set.intersection(*map(set, looks.values())))
     emoji = emoji_of(ids)
-    splits = draw_queries(emoji, plan, _alike(ids, digests.values()))
+    splits = draw_queries(emoji, plan)
     if not any(one.topic for one in emoji):
         raise DatasetError(
-            f"the styles {', '.join(digests)} share no emoji that can be asked about; expected the "
+            f"the styles {', '.join(looks)} share no emoji that can be asked about; expected the "
             "packages of emoji"
         )
-    for name in digests:
-        for id_ in digests[name].keys() - set(ids):
+    for name in looks:
+        for id_ in looks[name].keys() - set(ids):
             layout.image(root, name, id_).unlink()
     write_lines(layout.emoji(root), map(_line, emoji))
     for split, queries in splits.items():
@@ -104,6 +104,7 @@ def _write(
                 "package": f"{style.package.name} {style.package.version}",
                 "licence": style.licence,
                 "credit": style.credit,
+                "alike": alike({id_: looks[style.name][id_] for id_ in ids}),
             }
             for style in styles
         },
@@ -116,37 +117,26 @@ def _write(
     return description
 
 
-def _write_pictures(root: Path, style: Style, tarball: Path, progress: Progress) -> dict[str, bytes]:
-    """Write a style's pictures; id -> digest of the pixels."""
+def _write_pictures(root: Path, style: Style, tarball: Path, progress: Progress) -> dict[str, Look]:
+    """Write a style's pictures; id -> what it looks like."""
     folder = layout.notice(root, style.name).parent
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     layout.notice(root, style.name).write_text(style.notice(SIZE), encoding="utf-8")
-    digests: dict[str, bytes] = {}
+    looks: dict[str, Look] = {}
 
     def written() -> Iterable[int]:
         for id_, content in pictures_of(tarball, style.folder, style.suffix):
             picture = on_white(content, style.suffix, f"{style.name}'s {id_}")
             picture.save(layout.image(root, style.name, id_))
-            digests[id_] = hashlib.sha256(picture.tobytes()).digest()
-            yield len(digests)
+            looks[id_] = look_of(picture)
+            yield len(looks)
 
     for _ in progress(written(), 0, style.name):
         pass
-    if len(digests) < _FEWEST:
+    if len(looks) < _FEWEST:
         raise DatasetError(f"{tarball} holds no pictures in {style.folder}; expected {style.package.file}")
-    return digests
-
-
-def _alike(ids: Iterable[str], styles: Iterable[dict[str, bytes]]) -> Collection[str]:
-    """Ids that some style draws as it draws another: a query about them would have two answers."""
-    found: set[str] = set()
-    for digests in styles:
-        by_digest: dict[bytes, list[str]] = {}
-        for id_ in ids:
-            by_digest.setdefault(digests[id_], []).append(id_)
-        found |= {id_ for same in by_digest.values() if len(same) > 1 for id_ in same}
-    return found
+    return looks
 
 
 def _line(emoji: Emoji) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -101,19 +101,18 @@ def kind_of(changed: Sequence[str]) -> str:
     return KINDS[changed[0]] if len(changed) == 1 or set(changed) == set(_BOTH) else "two"
 
 
-def draw_queries(emoji: Sequence[Emoji], plan: Plan, alike: Collection[str] = ()) -> dict[str, list[Query]]:
+def draw_queries(emoji: Sequence[Emoji], plan: Plan) -> dict[str, list[Query]]:
     """The queries of all splits, by name.
 
     Args:
         emoji: all of the gallery.
         plan: how many.
-        alike: ids of pictures that some style draws as it draws another; no query names them.
 
     Returns:
         Every target of a test or validation query is held out for that split, so that no training query holds
         it, as a reference or as a target.
     """
-    usable = [one for one in emoji if one.topic and one.id not in alike]
+    usable = [one for one in emoji if one.topic]
     near = _Neighbours(usable)
     return {
         "train": _draw_families([one for one in usable if not held_out(one)], plan),

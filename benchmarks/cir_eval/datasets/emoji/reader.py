@@ -27,12 +27,14 @@ class Split:
         emoji: the gallery. That of validation lacks what is kept for the test, that of training what is kept
             for either.
         queries: the queries, in the order of the file.
+        alike: style -> id -> all ids of `emoji` whose pictures nobody can tell from its own, if any.
     """
 
     root: Path
     name: str
     emoji: tuple[Emoji, ...]
     queries: tuple[Query, ...]
+    alike: Mapping[str, Mapping[str, tuple[str, ...]]]
 
     @cached_property
     def rows(self) -> dict[str, int]:
@@ -52,11 +54,13 @@ class EmojiDataset:
         root: its folder.
         seed: that its queries were drawn from.
         styles: style -> the licence of its pictures, in the order in which they were asked for.
+        alike: style -> groups of ids whose pictures nobody can tell apart.
     """
 
     root: Path
     seed: int
     styles: Mapping[str, str]
+    alike: Mapping[str, tuple[tuple[str, ...], ...]]
 
     @staticmethod
     def open(root: str | Path) -> EmojiDataset:
@@ -76,7 +80,11 @@ class EmojiDataset:
             found = read_json(path.read_text(encoding="utf-8"))
             form, version = found["format"], found["version"]
             styles = {str(name): str(style["licence"]) for name, style in found["styles"].items()}
-            opened = EmojiDataset(root, int(found["seed"]), styles)
+            groups = {
+                str(name): tuple(tuple(map(str, group)) for group in style["alike"])
+                for name, style in found["styles"].items()
+            }
+            opened = EmojiDataset(root, int(found["seed"]), styles, groups)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DatasetError(f"{path} does not describe a data set of emoji: {shown(error)}") from error
         if form != layout.FORMAT or version != layout.VERSION or not styles:
@@ -99,8 +107,13 @@ class EmojiDataset:
         path = layout.emoji(self.root)
         unseen = layout.SPLITS[layout.SPLITS.index(name) + 1 :]
         emoji = tuple(one for one, kept in lines_of(path, _emoji) if kept not in unseen)
-        queries = queries_of(layout.queries(self.root, name), {one.id for one in emoji}, path)
-        return Split(self.root, name, emoji, queries)
+        ids = {one.id for one in emoji}
+        queries = queries_of(layout.queries(self.root, name), ids, path)
+        alike = {
+            style: {id_: tuple(one for one in group if one in ids) for group in groups for id_ in group}
+            for style, groups in self.alike.items()
+        }
+        return Split(self.root, name, emoji, queries, alike)
 
 
 def _emoji(entry: Any) -> tuple[Emoji, str]:

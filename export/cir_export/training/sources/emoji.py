@@ -79,8 +79,13 @@ class _Styled(TrainingSplit):
         self._queries = FixedTriplets(
             (), [Triplet(rows[q.reference], (q.text,), rows[q.target]) for q in split.queries]
         )
-        first = {style: number * len(split.emoji) for number, style in enumerate(styles)}
-        self._pairs = [(first[reference], first[gallery]) for reference, gallery in pairs]
+        self._first = {style: number * len(split.emoji) for number, style in enumerate(styles)}
+        self._pairs = list(pairs)
+        # Of pictures that look alike one stands for all, or a batch would hold one as a wrong answer.
+        self._shown = {
+            style: {rows[id_]: rows[group[0]] for id_, group in groups.items() if id_ in rows}
+            for style, groups in split.alike.items()
+        }
 
     def __len__(self) -> int:
         return len(self._queries)
@@ -91,7 +96,8 @@ class _Styled(TrainingSplit):
         assert self.families is not None
         number = zlib.crc32(f"{self.families[query]} {draw}".encode())
         reference, gallery = self._pairs[number % len(self._pairs)]
-        return Triplet(reference + found.reference, found.texts, gallery + found.target)
+        target = self._shown[gallery].get(found.target, found.target)
+        return Triplet(self._first[reference] + found.reference, found.texts, self._first[gallery] + target)
 
     def texts(self) -> Iterator[str]:
         """See `TrainingSplit.texts`."""
