@@ -151,7 +151,7 @@ def checked_rows(rows: Any) -> npt.NDArray[np.int64]:
         raise UsageError(f"rows cannot be read: {shown(error, 80)}; expected whole numbers") from error
     if wanted.ndim > 1 or (wanted.size and wanted.dtype.kind not in "iu"):
         raise UsageError(f"rows is {shown(rows, 80)}; expected a list of whole numbers")
-    if wanted.size and int(wanted.max()) >= 1 << 63:
+    if wanted.dtype.kind == "u" and wanted.size and int(wanted.max()) >= 1 << 63:
         raise UsageError(f"row {wanted.max()} is asked for; expected numbers of 64 bits")
     return wanted.astype(np.int64).reshape(-1)
 

@@ -63,9 +63,11 @@ class BoundedCache(Generic[K, V]):
         self._turn.take(self._put_all, entries)
 
     def _put_all(self, entries: Iterable[tuple[K, V, int]]) -> None:
+        most = self._limit // 4 - ENTRY_BYTES
         for key, value, size in entries:
-            self._drop(key)
-            if size + ENTRY_BYTES > self._limit // 4:
+            if key in self._entries:
+                self._drop(key)
+            if size > most:
                 continue
             self._entries[key] = (value, size + ENTRY_BYTES)
             self._held += size + ENTRY_BYTES

@@ -30,6 +30,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -59,6 +60,7 @@ MOST_ITEM_VALUES = 1 << 24
 _ROW_TYPES = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.int8))
 
 
+@cache
 def most_bytes() -> int:
     """What the terms or the answer of one call may take: half of the memory, but 4 GiB at least."""
     try:
@@ -235,12 +237,12 @@ class Rows:
             raise ScoringError(f"rows are {shown(rows)}; expected whole numbers") from error
         if wanted.size and (wanted.ndim != 1 or wanted.dtype.kind not in "iu"):
             raise ScoringError(f"rows are {shown(rows)}; expected a list of whole numbers")
-        starts = np.cumsum([0, *(len(block) for block in self.blocks)])
-        if wanted.size and (wanted.min() < 0 or wanted.max() >= starts[-1]):
-            raise ScoringError(f"rows {wanted.min()} to {wanted.max()} asked of {int(starts[-1])} rows")
+        if wanted.size and (wanted.min() < 0 or wanted.max() >= self.count):
+            raise ScoringError(f"rows {wanted.min()} to {wanted.max()} asked of {self.count} rows")
         wanted = wanted.astype(np.int64, copy=False).reshape(-1)
         if len(self.blocks) == 1 and self.scales is None:  # most galleries, and one row of a refined Hit
             return self.blocks[0][wanted].astype(np.float32, copy=False)
+        starts = np.cumsum([0, *(len(block) for block in self.blocks)])
         out = np.empty((len(wanted), *self.blocks[0].shape[1:]), np.float32)
         which = np.searchsorted(starts, wanted, side="right") - 1
         for b in np.unique(which):

@@ -263,7 +263,7 @@ class Catalogue:
                 rows = connection.execute(
                     f"SELECT key, {', '.join(names)} FROM items WHERE key IN ({marks})", chunk
                 )
-                found.update((row[0], row[1:]) for row in rows)
+                found.update({row[0]: row[1:] for row in rows})
         return found
 
     def sourced(self, root: str) -> list[tuple[str, int, str]]:
