@@ -198,12 +198,10 @@ def image_size(data: bytes) -> Size | None:
     Raises:
         ImageError: already its header would take too much to read.
     """
-    from PIL import Image
-
     with io.BytesIO(data) as stream:
         check_header(stream, "the image")
         try:
-            with Image.open(stream, formats=_formats()) as image:
+            with _identified(stream) as image:
                 return image.width, image.height
         except Exception:  # what decodes it says what is wrong
             return None
@@ -235,7 +233,7 @@ def _read(
     try:
         if is_cluttered(stream):
             raise ValueError("it has more notes than pictures")
-        return _decode(_Opened(Image.open(stream, formats=_formats()), name, stream), exif_orientation, plan)
+        return _decode(_Opened(_identified(stream), name, stream), exif_orientation, plan)
     except (ImageError, Image.DecompressionBombError, MemoryError):
         raise
     except Exception as error:
@@ -244,10 +242,8 @@ def _read(
             raise
         with io.BytesIO(plain) as picture:
             try:
-                opened = Image.open(picture, formats=_formats())
-                return _decode(
-                    _Opened(opened, name, picture, stored_orientation(stream)), exif_orientation, plan
-                )
+                opened = _Opened(_identified(picture), name, picture, stored_orientation(stream))
+                return _decode(opened, exif_orientation, plan)
             except (ImageError, Image.DecompressionBombError, MemoryError):
                 raise
             except Exception:
@@ -307,6 +303,21 @@ def _is_heic(image: object) -> bool:
     except OSError:
         return False
     return head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS
+
+
+def _identified(stream: IO[bytes]) -> Image.Image:
+    """A picture of one of the formats that are read, its header read.
+
+    Those that Pillow has at hand come first: importing the decoders of all takes as long as an encoder's run.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    Image.preinit()
+    try:
+        return Image.open(stream, formats=tuple(name for name in _FORMATS if name in Image.OPEN))
+    except UnidentifiedImageError:
+        stream.seek(0)
+        return Image.open(stream, formats=_formats())
 
 
 @functools.cache

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -235,3 +237,17 @@ def test_large_borders_give_the_same_bytes(size: tuple[int, int], monkeypatch: p
 
 def test_the_limit_is_the_documented_one() -> None:
     assert images.MAX_PIXELS == 134_217_728
+
+
+def test_decoders_are_imported_for_the_formats_that_need_them() -> None:
+    """Those of all formats take as long to import as an encoder's run."""
+    pictures = {kind: encoded(Image.new("RGB", (9, 7)), kind) for kind in ("JPEG", "PNG", "TIFF", "WEBP")}
+    program = f"""if True:
+        import sys
+        from cir_infer.inputs.images import image_size, load_image
+        for kind, data in {pictures!r}.items():
+            assert load_image(data).size == (9, 7) and image_size(data) == (9, 7), kind
+            print(kind, "PIL.EpsImagePlugin" in sys.modules)
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["JPEG", "False", "PNG", "False", "TIFF", "True", "WEBP", "True"], done
