@@ -1,14 +1,16 @@
-"""An optimised graph on disk: a header that says what it was made of, sealed by a digest checked before use.
+"""An optimised graph on disk: what it was made of and the graph under one digest, weights under theirs.
 
     8 bytes    CIRGRAPH
-    32 bytes   sha256 of the sha256 of each 4 MiB of everything that follows
-    8 bytes    length of the header, little-endian
-    header     JSON: {"key": {...}, "model": its bytes, "weights": [[name, kind, shape, offset], ...]}
+    32 bytes   sha256 of everything from here to the end of the model
+    16 bytes   lengths of header and model, little-endian
+    header     JSON: {"key": {...}, "weights": [[name, kind, shape, offset], ...],
+               "bytes": of the weights' part, "digests": [sha256 of each 4 MiB of it, ...]}
     model      ONNX, without its large weights
-    weights    each at its offset from the file's begin, a multiple of 64
+    weights    from the next multiple of 64 bytes on, each at its offset from there, a multiple of 64
 
-It is read into memory of its own, by two threads, and looked at as it lies there: whoever changes the file
-later changes nothing.
+Header and model are looked at once their digest is right. Weights are numbers and nothing else: a session
+may be made of them while another thread still holds them against theirs, and nothing is computed before
+that has ended. The file is read into memory of its own: whoever changes it later changes nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ import json
 import math
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,9 +39,13 @@ __all__ = ["GraphFile", "read_graph", "write_graph"]
 
 _MAGIC = b"CIRGRAPH"
 _SEALED = len(_MAGIC) + 32
+_BEGIN = _SEALED + 16
 _CHUNK = 4 << 20
 _MOST_HEADER = 4 << 20
 _ALIGNED = 64
+
+_Bytes = npt.NDArray[np.uint8]
+_DAMAGED = "it is damaged or was cut short"
 
 
 class GraphFile(NamedTuple):
@@ -48,11 +55,13 @@ class GraphFile(NamedTuple):
         key: what it was made of.
         model: ONNX, without its large weights.
         weights: these, by name, in memory that belongs to them.
+        whole: waits until all weights were held against their digests, and says whether they are right.
     """
 
     key: dict[str, Any]
     model: bytes
     weights: list[tuple[str, npt.NDArray[Any]]]
+    whole: Callable[[], bool]
 
 
 def write_graph(path: Path, key: dict[str, Any], model: bytes, weights: Sequence[Weight]) -> None:
@@ -61,28 +70,32 @@ def write_graph(path: Path, key: dict[str, Any], model: bytes, weights: Sequence
     Raises:
         OSError: it cannot be written.
     """
-    listed = [[weight.name, weight.kind, list(weight.shape), 0] for weight in weights]
-    # Offsets are numbers in the header, whose length they change: written as wide as any can be.
-    room = len(_header(key, model, listed)) + 20 * len(weights)
-    at = _SEALED + 8 + room + len(model)
+    listed: list[list[Any]] = []
     parts: list[bytes | memoryview] = []
-    for weight, entry in zip(weights, listed, strict=True):
+    at = 0
+    for weight in weights:
         padding = -at % _ALIGNED
-        entry[3] = at + padding
+        listed.append([weight.name, weight.kind, list(weight.shape), at + padding])
         parts += (bytes(padding), weight.data)
         at += padding + len(weight.data)
-    header = _header(key, model, listed).ljust(room)
-    content = (room.to_bytes(8, "little"), header, model, *parts)
-    write_sealed(path, _MAGIC + _digest(content), *content)
+    said = {"key": key, "weights": listed, "bytes": at, "digests": _digests(parts)}
+    header = json.dumps(said, sort_keys=True).encode()
+    lengths = len(header).to_bytes(8, "little") + len(model).to_bytes(8, "little")
+    seal = _seal(lengths, header, model)
+    aligned = bytes(-(_BEGIN + len(header) + len(model)) % _ALIGNED)
+    write_sealed(path, _MAGIC + seal, lengths, header, model, aligned, *parts)
 
 
-def _header(key: dict[str, Any], model: bytes, listed: list[list[Any]]) -> bytes:
-    return json.dumps({"key": key, "model": len(model), "weights": listed}, sort_keys=True).encode()
+def _seal(*parts: bytes) -> bytes:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
 
 
-def _digest(parts: Sequence[bytes | memoryview]) -> bytes:
-    """Of the parts as one: they are not joined, which would copy all weights."""
-    digests: list[bytes] = []
+def _digests(parts: Sequence[bytes | memoryview]) -> list[str]:
+    """Of each chunk of the parts as one: they are not joined, which would copy all weights."""
+    digests: list[str] = []
     chunk, room = hashlib.sha256(), _CHUNK
     for content in parts:
         part: memoryview = memoryview(content)
@@ -92,11 +105,9 @@ def _digest(parts: Sequence[bytes | memoryview]) -> bytes:
             chunk.update(piece)
             at, room = at + len(piece), room - len(piece)
             if not room:
-                digests.append(chunk.digest())
+                digests.append(chunk.hexdigest())
                 chunk, room = hashlib.sha256(), _CHUNK
-    if room < _CHUNK:
-        digests.append(chunk.digest())
-    return hashlib.sha256(b"".join(digests)).digest()
+    return digests if room == _CHUNK else [*digests, chunk.hexdigest()]
 
 
 def read_graph(path: Path, most: int) -> GraphFile | str | None:
@@ -118,70 +129,101 @@ def read_graph(path: Path, most: int) -> GraphFile | str | None:
             return "it is no file"
         if not is_ours(status):
             return "others may write to it"
-        if not _SEALED + 8 <= status.st_size <= most:
-            return "it is damaged or was cut short"
-        data = _read(descriptor, status.st_size)
+        if not _BEGIN <= status.st_size <= most:
+            return _DAMAGED
+        return _read(descriptor, status.st_size)
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
-    finally:
-        os.close(descriptor)
-    if isinstance(data, str):
-        return data
-    try:
-        return _parsed(data)
     except (ValueError, KeyError, TypeError, IndexError, OverflowError):
         return "its header cannot be read"
+    finally:
+        os.close(descriptor)
 
 
-def _read(descriptor: int, size: int) -> npt.NDArray[np.uint8] | str:
-    """The file's bytes, once their digest is what the file says."""
+def _read(descriptor: int, size: int) -> GraphFile | str:
+    """The file, once the digest of header and model is what it says."""
+    begin = os.pread(descriptor, _BEGIN, 0)
+    if len(begin) != _BEGIN or begin[: len(_MAGIC)] != _MAGIC:
+        return "it is no graph of this version of cir-infer"
+    lengths = begin[_SEALED:]
+    said, model_length = int.from_bytes(lengths[:8], "little"), int.from_bytes(lengths[8:], "little")
+    end = _BEGIN + said + model_length
+    if said > _MOST_HEADER or end > size:
+        return _DAMAGED
+    text, model = os.pread(descriptor, said, _BEGIN), os.pread(descriptor, model_length, _BEGIN + said)
+    if _seal(lengths, text, model) != begin[len(_MAGIC) : _SEALED]:
+        return _DAMAGED
+    header = read_json(text)
+    at = end + -end % _ALIGNED
+    wanted, digests = int(header["bytes"]), [bytes.fromhex(digest) for digest in header["digests"]]
+    if at + wanted != size or len(digests) != -(-wanted // _CHUNK) or not isinstance(header["key"], dict):
+        return _DAMAGED
+    data = _aligned(wanted)
+    if not _filled(descriptor, data, at):
+        return _DAMAGED
+    return GraphFile(header["key"], model, list(_arrays(header["weights"], data)), _Held(data, digests).whole)
+
+
+def _aligned(size: int) -> _Bytes:
     room = np.empty(size + _ALIGNED, np.uint8)
     begin = -room.ctypes.data % _ALIGNED
-    data = room[begin : begin + size]
-    view = data.data
-    starts = range(_SEALED, size, _CHUNK)
-    digests = [b""] * len(starts)
-    if os.preadv(descriptor, [view[:_SEALED]], 0) != _SEALED or bytes(view[:8]) != _MAGIC:
-        return "it is no graph of this version of cir-infer"
+    return room[begin : begin + size]
 
-    def part(first: int) -> bool:
-        """Every second chunk: reading and hashing leave the interpreter to the other half."""
+
+def _filled(descriptor: int, data: _Bytes, at: int) -> bool:
+    """Read the weights, in two threads: taking memory costs as much as the copy."""
+    view = data.data
+    numbers = count()
+
+    def part() -> bool:
         with native_call:
-            for number in range(first, len(starts), 2):
-                chunk = view[starts[number] : starts[number] + _CHUNK]
-                if os.preadv(descriptor, [chunk], starts[number]) != len(chunk):
+            while (start := next(numbers) * _CHUNK) < len(data):
+                chunk = view[start : start + _CHUNK]
+                if os.preadv(descriptor, [chunk], at + start) != len(chunk):
                     return False
-                digests[number] = hashlib.sha256(chunk).digest()
         return True
 
+    if len(data) <= _CHUNK:
+        return part()
     beside = Threads(1)
-    other = beside.submit(part, 1)
+    other = beside.submit(part)
     try:
-        mine = part(0)
+        mine = part()
     finally:
         whole = other.result()  # it reads the descriptor, which the caller closes
         beside.close()
-    sealed = bytes(view[len(_MAGIC) : _SEALED])
-    if not (mine and whole) or hashlib.sha256(b"".join(digests)).digest() != sealed:
-        return "it is damaged or was cut short"
-    return data
+    return mine and whole
 
 
-def _parsed(data: npt.NDArray[np.uint8]) -> GraphFile:
-    length = int.from_bytes(bytes(data[_SEALED : _SEALED + 8]), "little")
-    begin = _SEALED + 8 + length
-    if length > _MOST_HEADER or begin > len(data):
-        raise ValueError
-    header = read_json(bytes(data[_SEALED + 8 : begin]))
-    end = begin + int(header["model"])
-    if not isinstance(header["key"], dict) or not begin <= end <= len(data):
-        raise ValueError
-    weights = []
-    for name, kind, shape, offset in header["weights"]:
-        if min(shape, default=0) < 0 or not end <= offset or offset % _ALIGNED:
+def _arrays(listed: list[Any], data: _Bytes) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    for name, kind, shape, offset in listed:
+        if min(shape, default=0) < 0 or offset < 0 or offset % _ALIGNED:
             raise ValueError
         size = math.prod(shape) * NUMBERS[kind].itemsize
         if offset + size > len(data):
             raise ValueError
-        weights.append((str(name), data[offset : offset + size].view(NUMBERS[kind]).reshape(shape)))
-    return GraphFile(header["key"], bytes(data[begin:end]), weights)
+        yield str(name), data[offset : offset + size].view(NUMBERS[kind]).reshape(shape)
+
+
+class _Held:
+    """Weights that are held against their digests, by a thread and by whoever waits for the end."""
+
+    def __init__(self, data: _Bytes, digests: list[bytes]) -> None:
+        self._data, self._digests = data.data, digests
+        self._numbers = count()
+        beside = Threads(1)
+        self._other = beside.submit(self._part)
+        beside.close()
+
+    def whole(self) -> bool:
+        """See `GraphFile.whole`."""
+        mine = self._part()
+        return self._other.result() and mine
+
+    def _part(self) -> bool:
+        with native_call:
+            while (number := next(self._numbers)) < len(self._digests):
+                chunk = self._data[number * _CHUNK : (number + 1) * _CHUNK]
+                if hashlib.sha256(chunk).digest() != self._digests[number]:
+                    return False
+        return True

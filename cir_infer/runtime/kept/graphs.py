@@ -42,7 +42,7 @@ __all__ = ["StoredGraph", "graph_cache", "load_kept"]
 
 _log = logging.getLogger(__name__)
 
-_FORMAT = 2
+_FORMAT = 3
 """Of what is kept, and of what the checks of a bundle's graph refuse: one more when either changes."""
 
 _LEAST = 2 << 20
@@ -152,7 +152,10 @@ def _found(
 
 def _loaded(backend: OnnxBackend, name: str, found: GraphFile) -> OnnxGraph:
     check_self_contained(found.model)
-    return backend.load_optimised(name, with_weights(found.model, found.weights))
+    graph = backend.load_optimised(name, with_weights(found.model, found.weights))
+    if not found.whole():
+        raise ValueError("its weights are damaged")
+    return graph
 
 
 def _keep(
