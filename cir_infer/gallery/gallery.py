@@ -36,9 +36,6 @@ from cir_infer.gallery.changes.additions import (
     remove_items,
 )
 from cir_infer.gallery.changes.compaction import Compaction, compact
-from cir_infer.gallery.changes.reencoding import Reencoding
-from cir_infer.gallery.copies.exported import Part, part_rows
-from cir_infer.gallery.copies.transfer import open_source
 from cir_infer.gallery.disk.drafts import drafted, filled, is_vacant
 from cir_infer.gallery.disk.folder import CATALOGUE
 from cir_infer.gallery.disk.outcome import forget_durable, tell_durable
@@ -50,6 +47,8 @@ from cir_infer.inputs.arguments import checked_flag, checked_number, checked_wor
 
 if TYPE_CHECKING:
     from cir_infer.engine import Engine
+    from cir_infer.gallery.changes.reencoding import Reencoding
+    from cir_infer.gallery.copies.exported import Part
 
 __all__ = ["Existing", "Gallery", "Held"]
 
@@ -188,6 +187,8 @@ class Gallery(OpenGallery):
         Raises:
             GalleryError: see `add_vectors` and `create`. Nothing is left at the path.
         """
+        from cir_infer.gallery.copies.exported import Part, part_rows
+
         checked = checked_ids(ids)
         data = checked_column("metadata", metadata, len(checked), "dictionaries or None")
         paths = checked_sources(sources, checked)
@@ -226,6 +227,8 @@ class Gallery(OpenGallery):
             GalleryError: the source cannot be read, is of another bundle or of none that is known, or see
                 `add_vectors`. Nothing is left at the path.
         """
+        from cir_infer.gallery.copies.transfer import open_source
+
         place, source = checked_path("path", path), checked_path("source", source)
         checked_flag("unknown_fingerprint", unknown_fingerprint)
         fingerprint = checked_fingerprint(fingerprint)
@@ -497,6 +500,8 @@ class Gallery(OpenGallery):
             engine: of the new bundle.
             dtype: of the new rows, by default that of the old ones.
         """
+        from cir_infer.gallery.changes.reencoding import Reencoding
+
         if checked_engine(engine) is None:
             raise UsageError("engine is None; expected the Engine of the new bundle")
         dtype = self._store.catalogue.state().encoding.dtype if dtype is None else dtype

@@ -1,4 +1,4 @@
-"""An open gallery, as far as it is only read."""
+"""An open gallery, as far as it is only read. What no query needs is imported by those that need it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,6 @@ from cir_infer.gallery.arguments import (
 from cir_infer.gallery.catalogue import tables
 from cir_infer.gallery.catalogue.lineage import lineage
 from cir_infer.gallery.catalogue.schema import stored_version
-from cir_infer.gallery.copies.backup import Backup, back_up
-from cir_infer.gallery.copies.transfer import export_rows
-from cir_infer.gallery.inspection.duplicates import Duplicates, duplicates_of
-from cir_infer.gallery.inspection.fields import Field, fields_of
-from cir_infer.gallery.inspection.verification import Verification, verify
 from cir_infer.gallery.rows.vectors import row_shape, shape_text
 from cir_infer.gallery.snapshot import Snapshot
 from cir_infer.gallery.store import Store
@@ -31,6 +26,10 @@ from cir_infer.inputs.arguments import checked_flag, checked_real
 
 if TYPE_CHECKING:
     from cir_infer.engine import Engine
+    from cir_infer.gallery.copies.backup import Backup
+    from cir_infer.gallery.inspection.duplicates import Duplicates
+    from cir_infer.gallery.inspection.fields import Field
+    from cir_infer.gallery.inspection.verification import Verification
 
 __all__ = ["WAIT", "Held", "OpenGallery"]
 
@@ -206,6 +205,8 @@ class OpenGallery:
                 is being written to, or a disk is full or fails. Nothing new is at the path then, and an
                 earlier backup is as it was, but if it was brought up to date and does not verify.
         """
+        from cir_infer.gallery.copies.backup import back_up
+
         checked_flag("verify", verify)
         place = checked_path("path", path)
         checked_flag("link", link)
@@ -225,6 +226,8 @@ class OpenGallery:
         Raises:
             GalleryError: the gallery cannot be read at all.
         """
+        from cir_infer.gallery.inspection.verification import verify
+
         return verify(self._store, progress=checked_flag("progress", progress))
 
     @property
@@ -252,6 +255,8 @@ class OpenGallery:
         Raises:
             GalleryError: the gallery is damaged or closed.
         """
+        from cir_infer.gallery.inspection.fields import fields_of
+
         return fields_of(self.snapshot())
 
     def duplicates(self, threshold: float = 0.99, *, progress: bool = False) -> list[Duplicates]:
@@ -268,6 +273,8 @@ class OpenGallery:
             UsageError: the threshold is out of range.
             GalleryError: the gallery is damaged or closed.
         """
+        from cir_infer.gallery.inspection.duplicates import duplicates_of
+
         return duplicates_of(self.snapshot(), threshold, progress=progress)
 
     def export(self, target: str | Path, *, overwrite: bool = False) -> None:
@@ -282,6 +289,8 @@ class OpenGallery:
                 (for folders).
             UsageError: the name says that it is a file of another kind.
         """
+        from cir_infer.gallery.copies.transfer import export_rows
+
         place, overwrite = checked_path("target", target), checked_flag("overwrite", overwrite)
         self.check_outside(place, "an export")
         export_rows(self.snapshot(), place, overwrite)

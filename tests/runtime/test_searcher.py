@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -274,3 +276,20 @@ def test_excluded_ids_that_are_no_texts_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=r"exclude.* is .*expected"):
         searcher.query(pictures[0], "is red", exclude=exclude)
+
+
+def test_a_first_query_imports_nothing_that_it_does_not_need(
+    bundle: Path, gallery_path: Path, pictures: list[Path]
+) -> None:
+    """Changes, copies and looks through a gallery, masked arrays, decoders of rare formats."""
+    program = (
+        "import sys; from cir_infer import Searcher\n"
+        "hits = Searcher(sys.argv[1], sys.argv[2], device='cpu').query(sys.argv[3], 'is red', k=2)\n"
+        "gallery = 'cir_infer.gallery.'\n"
+        "rare = (gallery + 'copies.', gallery + 'inspection.', gallery + 'changes.reencoding')\n"
+        "rare += ('numpy.ma.', 'PIL.Eps', 'asyncio')\n"
+        "print(len(hits), [name for name in sys.modules if name.startswith(rare)])"
+    )
+    command = [sys.executable, "-c", program, str(bundle), str(gallery_path), str(pictures[0])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[0] == "2 []"

@@ -48,7 +48,6 @@ _STAMP = re.compile(
     r"(?:([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt])?([0-9]{2}:[0-9]{2})(?::([0-9]{2})(?:\.([0-9]{1,18}))?)?"
     r"(?:([Zz])|([+-])([0-9]{2}):([0-9]{2}))?"
 )
-_MASKED = type(np.ma.masked)
 _STRANGE = ("NAType", "NaTType")  # pandas' own values for what is missing
 
 
@@ -106,8 +105,8 @@ def is_missing(value: Any) -> bool:
         return bool(np.isnat(value))
     if isinstance(value, Decimal):
         return value.is_nan()
-    if kind is _MASKED:
-        return True
+    if isinstance(value, np.ndarray):
+        return kind is type(np.ma.masked)  # which is imported for arrays only
     return kind.__name__ in _STRANGE and kind.__module__.partition(".")[0] == "pandas"
 
 
