@@ -217,7 +217,7 @@ class Snapshot:
             return self._segments[0].keys_at(wanted)
         which = np.searchsorted(self._starts, wanted, side="right") - 1
         out = np.empty(len(wanted), np.int64)
-        for number in np.flatnonzero(np.bincount(which)):
+        for number in np.flatnonzero(np.bincount(which)).tolist():
             at = which == number
             out[at] = self._segments[number].keys_at(wanted[at] - self._starts[number])
         return out
@@ -255,7 +255,7 @@ class Snapshot:
         """The rows of item keys, buried ones included, -1 for keys that are not here."""
         out = np.full(len(keys), -1, np.int64)
         which = np.searchsorted(self._first_keys, keys, side="right") - 1
-        for number in np.flatnonzero(np.bincount(which[which >= 0])):
+        for number in np.flatnonzero(np.bincount(which[which >= 0])).tolist():
             here = which == number
             places = self._segments[number].places(keys[here])
             out[here] = np.where(places >= 0, places + self._starts[number], -1)

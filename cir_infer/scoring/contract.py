@@ -245,7 +245,7 @@ class Rows:
         starts = np.cumsum([0, *(len(block) for block in self.blocks)])
         out = np.empty((len(wanted), *self.blocks[0].shape[1:]), np.float32)
         which = np.searchsorted(starts, wanted, side="right") - 1
-        for b in np.flatnonzero(np.bincount(which)):
+        for b in np.flatnonzero(np.bincount(which)).tolist():
             at = which == b
             local = wanted[at] - starts[b]
             out[at] = self.blocks[b][local]
