@@ -14,19 +14,29 @@ __all__ = ["Deadline", "after"]
 
 _STEP = 0.25
 """Seconds. A call comes at most so much later than it was wanted, and never earlier."""
+_MOST_LEFT = 4096
+"""Calls that were taken back and lie there still, at most, or as many as wait."""
 
 
 class Deadline:
     """A call that may be taken back."""
 
-    __slots__ = ("_call",)
+    __slots__ = ("_call", "_owner")
 
-    def __init__(self, call: Callable[[], None]) -> None:
+    def __init__(self, owner: _Deadlines, call: Callable[[], None]) -> None:
+        self._owner = owner
         self._call: Callable[[], None] | None = call
+
+    @property
+    def waits(self) -> bool:
+        """Whether it was neither made nor taken back."""
+        return self._call is not None
 
     def cancel(self) -> None:
         """Take it back; nothing happens where it was made already."""
-        self._call = None
+        if self._call is not None:
+            self._call = None
+            self._owner.left_one()
 
     def pass_by(self) -> None:
         """Make it."""
@@ -47,9 +57,11 @@ class _Deadlines:
         # The loop refers to this by its timers alone, which end.
         self._steps: dict[int, list[Deadline]] = {}
         self._begun = loop.time()
+        self._count = self._left = 0  # of all, and of those that were taken back
 
     def add(self, loop: asyncio.AbstractEventLoop, seconds: float, call: Callable[[], None]) -> Deadline:
-        deadline = Deadline(call)
+        deadline = Deadline(self, call)
+        self._count += 1
         number = int((loop.time() - self._begun + seconds) / _STEP) + 1
         step = self._steps.get(number)
         if step is None:
@@ -60,8 +72,20 @@ class _Deadlines:
         return deadline
 
     def _pass(self, number: int) -> None:
-        for deadline in self._steps.pop(number):
+        step = self._steps.pop(number)
+        waiting = [deadline for deadline in step if deadline.waits]
+        self._count -= len(step)
+        self._left -= len(step) - len(waiting)
+        for deadline in waiting:
             deadline.pass_by()
+
+    def left_one(self) -> None:
+        """One was taken back. They are swept together where they are many."""
+        self._left += 1
+        if self._left > _MOST_LEFT and 2 * self._left > self._count:
+            for step in self._steps.values():
+                step[:] = [deadline for deadline in step if deadline.waits]
+            self._count, self._left = sum(map(len, self._steps.values())), 0
 
 
 _of: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Deadlines] = weakref.WeakKeyDictionary()

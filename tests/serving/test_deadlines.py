@@ -28,6 +28,20 @@ def test_what_is_due_is_called_once_in_order_and_not_early(monkeypatch: pytest.M
     assert all(wanted <= came for wanted, came in called)
 
 
+def test_what_was_taken_back_does_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deadlines, "_MOST_LEFT", 20)
+
+    async def scene() -> int:
+        loop = asyncio.get_running_loop()
+        kept = [after(loop, 60 + number, lambda: None) for number in range(10)]
+        for number in range(1000):
+            after(loop, 60 + number % 7, lambda: None).cancel()
+        assert all(deadline.waits for deadline in kept)
+        return sum(map(len, deadlines._of[loop]._steps.values()))
+
+    assert asyncio.run(scene()) <= 31
+
+
 def test_what_was_taken_back_is_not_called_and_a_failure_keeps_no_other_from_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
