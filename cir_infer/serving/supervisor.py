@@ -1,4 +1,4 @@
-"""Several processes that answer on one socket, and the one that starts them and looks after them."""
+"""Several processes that answer at one address, and the one that starts them and looks after them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from cir_infer.errors import CirError
+from cir_infer.errors import CirError, shown
 from cir_infer.processes.children import child_command, child_environment
 from cir_infer.serving.settings import Settings
 
@@ -26,10 +26,47 @@ _SHORTEST_LIFE = 10.0
 _MOST_FAILURES = 5
 
 
+class _Place:
+    """An address at which several processes listen, each on a socket of its own.
+
+    The system deals connections out among the sockets that listen. Of one that all of them share, whoever
+    wakes first takes what is there, and others have nothing to do.
+
+    Args:
+        opened: listens there.
+    """
+
+    def __init__(self, opened: socket.socket) -> None:
+        self._kind = opened.family, opened.type, opened.proto
+        self._address = opened.getsockname()
+        # Only now: if somebody else had listened there already, `listen` would have said so.
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+    def one_more(self) -> socket.socket:
+        """One more socket, that listens once a worker makes it.
+
+        Raises:
+            CirError: the address was lost.
+        """
+        another = socket.socket(*self._kind)
+        try:
+            another.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            another.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            another.bind(self._address)
+        except OSError as error:
+            another.close()
+            raise CirError(
+                f"cannot listen on {shown(self._address[0])} port {self._address[1]} any more "
+                f"({error.strerror or error}); is it another program's by now?"
+            ) from error
+        return another
+
+
 class _Worker:
-    """A process that answers."""
+    """A process that answers on a socket of its own, which is closed when it ends."""
 
     def __init__(self, settings: Settings, opened: socket.socket, counters: str, verbose: bool) -> None:
+        self.opened = opened
         command = child_command(
             "cir_infer.serving.worker",
             settings.to_json(),
@@ -56,6 +93,7 @@ class _Worker:
             if said.readline().strip() == b"ready":
                 self.ready.set()
             said.read()
+        self.opened.close()  # else clients would still get connections, which nobody serves
 
     def tell(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -84,12 +122,19 @@ def supervise(settings: Settings, opened: socket.socket, verbose: bool, ready: C
     counters = tempfile.mkdtemp(prefix="cir-serve-")
     workers: list[_Worker] = []
     try:
-        workers += [_Worker(settings, opened, counters, verbose) for _ in range(settings.workers)]
-        _watch(workers, told, counters, lambda: _Worker(settings, opened, counters, verbose), ready)
+        place = _Place(opened)
+
+        def start() -> _Worker:
+            return _Worker(settings, place.one_more(), counters, verbose)
+
+        workers.append(_Worker(settings, opened, counters, verbose))
+        workers += [start() for _ in range(1, settings.workers)]
+        _watch(workers, told, counters, start, ready)
     finally:
         for worker in workers:
             worker.tell(signal.SIGTERM)
-        opened.close()  # while one had it, clients would still get connections, that nobody serves
+            worker.opened.close()
+        opened.close()
         until = time.monotonic() + settings.drain + 10
         for worker in workers:
             try:

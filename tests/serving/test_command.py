@@ -55,12 +55,13 @@ def command(bundle: Path, *flags: str) -> Iterator[tuple[Client, subprocess.Pope
         process.communicate()
 
 
-def test_workers_share_a_socket_and_outlive_each_other(bundle: Path) -> None:
+def test_workers_share_an_address_and_outlive_each_other(bundle: Path) -> None:
     with command(bundle, "--workers=2") as (client, process):
         first = client("POST", "/v1/search", QUERY)
         assert first.status == 200
         workers = children(process.pid)
         assert len(workers) == 2
+        until(lambda: listening(client.port) == 2)
         statuses: list[int] = []
         stop = threading.Event()
 
@@ -85,6 +86,7 @@ def test_workers_share_a_socket_and_outlive_each_other(bundle: Path) -> None:
         process.send_signal(signal.SIGHUP)
         until(lambda: b'cir_bundle_reloads_total{outcome="done"} 4.0' in client("GET", "/metrics").body)
         assert children(process.pid) == workers
+        assert listening(client.port) == 2  # one each, that of the dead one is gone
         assert client("POST", "/v1/search", QUERY).json["hits"] == first.json["hits"]
         stopped_while_asked(process, client.port)
         _, said = process.communicate(timeout=30)
@@ -105,6 +107,12 @@ def stopped_while_asked(process: subprocess.Popen[str], port: int) -> None:
         until(lambda: not listens(port))
         connection.sendall(body)
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+def listening(port: int) -> int:
+    """How many sockets listen there."""
+    told = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(line[1].endswith(f":{port:04X}") and line[3] == "0A" for line in told)
 
 
 def listens(port: int) -> bool:
