@@ -1,36 +1,34 @@
-// Resizes one picture from standard input to standard output, for machines that have no Python: an emulator that runs
-// tests/runtime/test_resampling.py. The format is private to this file and that test: little-endian
+// Resizes pictures on a machine that has no Python: an emulator that runs tests/runtime/test_resampling.py. The format is
+// private to this file and that test: little-endian
 //     int32  width, height, bytes a pixel, left, top, right, bottom, fill, size, margin, cubic;  float  x0, y0, x1, y1
 //     then the pixels; and back the bytes of the answer.
-#include <cstdio>
+#include "../cases.h"
+
 #include <vector>
 
 #include "resample.h"
 
 namespace {
 
-template <class T>
-std::vector<T> read(size_t count) {
-    std::vector<T> out(count);
-    if (count && std::fread(out.data(), sizeof(T), count, stdin) != count) std::fputs("the case ends early\n", stderr);
-    return out;
-}
-
-}  // namespace
-
-int main(int argc, char** argv) {
-    const std::vector<int32_t> head = read<int32_t>(11);
-    const std::vector<float> box = read<float>(4);
-    const std::vector<uint8_t> pixels = read<uint8_t>(static_cast<size_t>(head[0]) * head[1] * head[2]);
+void answer_case(const char* instruction_set) {
+    const std::vector<int32_t> head = cir::read_case<int32_t>(11);
+    const std::vector<float> box = cir::read_case<float>(4);
+    const std::vector<uint8_t> pixels = cir::read_case<uint8_t>(static_cast<size_t>(head[0]) * head[1] * head[2]);
     const cir::Picture picture{pixels.data(), head[0], head[1], head[2]};
     const cir::Square square{head[3], head[4], head[5], head[6], static_cast<uint8_t>(head[7]),
                              box[0],  box[1],  box[2],  box[3],  head[8],
                              head[9], head[10] ? cir::Filter::kBicubic : cir::Filter::kBilinear};
     const size_t side = static_cast<size_t>(square.size - 2 * square.margin);
     std::vector<uint8_t> out(3 * side * side);
-    if (!cir::resize_square(picture, square, argc > 1 ? argv[1] : "", out.data())) {
-        std::fputs("this machine cannot run that instruction set\n", stderr);
-        return 1;
+    if (!cir::resize_square(picture, square, instruction_set, out.data())) {
+        cir::fail_case("this machine cannot run that instruction set\n");
     }
-    return std::fwrite(out.data(), 1, out.size(), stdout) == out.size() ? 0 : 1;
+    cir::write_answer(out);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    cir::answer_cases([&] { answer_case(argc > 1 ? argv[1] : ""); });
+    return 0;
 }

@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import subprocess
+import functools
 
 import numpy as np
 import pytest
@@ -19,8 +17,9 @@ from cir_infer.bundle.manifest import CenterCrop, PadSquare, PixelInput, Resize,
 from cir_infer.errors import DeviceError
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.inputs.resampling import resize_padded_square
+from tests.other_machine import CaseRunner, command
 
-RUNNER = shlex.split(os.environ.get("CIR_RESAMPLE_RUNNER", ""))
+RUNNER = command("CIR_RESAMPLE_RUNNER")
 
 
 def picture(width: int, height: int, seed: int) -> np.ndarray:
@@ -155,13 +154,18 @@ def test_every_instruction_set_gives_the_bytes_of_pillow(
         np.testing.assert_array_equal(found, np.asarray(wanted))
 
 
+@functools.cache
+def runner() -> CaseRunner:
+    return CaseRunner(RUNNER)
+
+
 def on_other_machine(pixels, border, box, size, margin, cubic):
     """The answer of kernels/resample/case_runner.cpp."""
     height, width, channels = pixels.shape
     head = np.array([width, height, channels, *border, 9, size, margin, cubic], "<i4")
     case = head.tobytes() + np.array(box, "<f4").tobytes() + pixels.tobytes()
-    done = subprocess.run(RUNNER, input=case, capture_output=True, check=True)
-    return np.frombuffer(done.stdout, np.uint8).reshape(size - 2 * margin, size - 2 * margin, 3)
+    side = size - 2 * margin
+    return np.frombuffer(runner().ask(case, 3 * side * side), np.uint8).reshape(side, side, 3)
 
 
 def test_an_instruction_set_that_is_not_there_is_refused():

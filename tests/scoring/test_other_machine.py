@@ -6,9 +6,7 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import subprocess
+import functools
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +14,21 @@ import pytest
 
 from cir_infer.scoring.contract import QueryTerms, Rows, Scorer, TopK
 from cir_infer.scoring.validation import check_query
+from tests.other_machine import CaseRunner, command
 from tests.scoring.conformance import ScorerConformance, pack, random_terms
 from tests.scoring.test_tokens import check, items_of
 
-RUNNER = shlex.split(os.environ.get("CIR_CASE_RUNNER", ""))
+RUNNER = command("CIR_CASE_RUNNER")
 if not RUNNER:
     pytest.skip("CIR_CASE_RUNNER is not set; run `make neon-check`", allow_module_level=True)
 
 PRODUCTS = ["fastest", "float32", "int8"]
 ROW_TYPES = [np.float32, np.float16, np.int8]
+
+
+@functools.cache
+def runner(instruction_set: str) -> CaseRunner:
+    return CaseRunner([*RUNNER, instruction_set])
 
 
 class EmulatedScorer:
@@ -61,16 +65,11 @@ class EmulatedScorer:
             if rows.scales is not None:
                 case.append(rows.scales[b])
         case += [array for array in (terms.numerators, terms.weights, allow) if array is not None]
-        done = subprocess.run(
-            [*RUNNER, self._instruction_set],
-            input=b"".join(np.ascontiguousarray(array).tobytes() for array in case),
-            capture_output=True,
-            check=False,
+        sizes = [4 * q * k, 8 * q * k, 4 * q * k * j, 4 * q * k * j if rows.has_tokens else 0]
+        answer = runner(self._instruction_set).ask(
+            b"".join(np.ascontiguousarray(array).tobytes() for array in case), sum(sizes)
         )
-        assert done.returncode == 0, done.stderr.decode()
-        scores, numbers, by_term, tokens = np.split(
-            np.frombuffer(done.stdout, np.uint8), np.cumsum([4 * q * k, 8 * q * k, 4 * q * k * j])
-        )
+        scores, numbers, by_term, tokens = np.split(np.frombuffer(answer, np.uint8), np.cumsum(sizes[:3]))
         return TopK(
             scores.view(np.float32).reshape(q, k),
             numbers.view(np.int64).reshape(q, k),
