@@ -79,10 +79,13 @@ def connect(address: str | None = None) -> Any:
                 ignore_reinit_error=True,
             )
         except Exception as error:  # a start that takes too long is one without a name
-            raise ShardError(
-                f"Ray's cluster {shown(address)} cannot be joined ({shown(error, 300)}); start one with "
-                "`ray start --head`, or say where it is"
-            ) from error
+            if address == "local":
+                what = "Ray does not start here"
+                remedy = "see its logs in /tmp/ray, or run this again when this machine has less to do"
+            else:
+                what = f"Ray's cluster {shown(address)} cannot be joined"
+                remedy = "start one with `ray start --head`, or say where it is"
+            raise ShardError(f"{what} ({shown(error, 300)}); {remedy}") from error
         _membership = _member(ray)
     return ray
 

@@ -26,21 +26,24 @@ _RAY_WAITS = 60.0
 
 
 def program(address: str, folder: str) -> None:
-    """Answers each line of its input by one of its output; a line is an address to begin anew, or empty."""
+    """Answers each line of its input by one of its output; a line is the next cluster's address, or empty.
+
+    It asks by one searcher from its beginning to its end, which follows.
+    """
     from cir_infer.errors import CirError
-    from cir_infer.shards import ShardedSearcher
-    from cir_infer.shards.ray import RayShards
+    from cir_infer.shards.ray import RayShards, follow
     from tests.gallery.support import vectors
 
-    def begun(where: str) -> ShardedSearcher:
-        shards = RayShards.create("shop", folder, address=where, processors=0.1)
-        return ShardedSearcher(None, shards.groups, deadline=10)
+    def begin(where: str) -> None:
+        os.environ["RAY_ADDRESS"] = where
+        RayShards.create("shop", folder, address=where, processors=0.1)
 
-    searcher = begun(address)
+    begin(address)
+    searcher = follow("shop", every=0, deadline=10)
     for line in sys.stdin:
         try:
             if line.strip():
-                searcher = begun(line.strip())
+                begin(line.strip())
             (hits,) = searcher.search_vectors(vectors(1), k=5)
             told: Any = [[hit.id, hit.score] for hit in hits]
         except CirError as error:
