@@ -12,10 +12,18 @@ import pytest
 from PIL import Image
 
 from tests.bundles import write_tiny_bundle
+from tests.indexing.object_store import Store, served
 
 
 @pytest.fixture(scope="session")
-def ray() -> Iterator[Any]:
+def store() -> Iterator[Store]:
+    """A store of objects, where the environment of every process of the cluster says."""
+    with pytest.MonkeyPatch.context() as patch, served(patch, "shop") as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def ray(store: Store) -> Iterator[Any]:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'cir-infer[ray]', or make ray-check")
     from cir_infer.shards.ray import connect
 

@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -23,6 +24,7 @@ from cir_infer.indexing.run import index
 from cir_infer.indexing.sources import open_sources
 from cir_infer.shards import ShardedGallery
 from tests.cluster.conftest import processes_below
+from tests.indexing.object_store import Store
 
 
 def contents(galleries: list[Gallery]) -> dict[str, Any]:
@@ -108,6 +110,29 @@ def test_the_rows_are_those_of_one_gallery(
         assert gallery.listing.bundle == str(bundle) and "part0/0.png" not in gallery.of("part0/0.png")
     assert main([*command[:-4], "--shards", "5", "--address", "local"]) == 1
     assert "--shards 3 already" in capsys.readouterr().err
+
+
+@pytest.mark.ray
+def test_a_store_is_read_on_every_machine(
+    ray: Any, store: Store, tmp_path: Path, bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pyarrow")
+    expected = {
+        f"part{n % 3}/{n} #.png": (photos / f"part{n % 3}" / f"{n}.png").read_bytes() for n in range(9)
+    }
+    for name, data in expected.items():
+        store.put(f"photos/{name}", data)
+    folder = tmp_path / "s"
+    command = ["index", str(bundle), "s3://shop/photos", "--gallery", str(folder), "--shards", "2", "--json"]
+    command += ["--address", "local", "--batch-size", "2"]
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["added"] == 9
+    found = contents_of(folder)
+    assert found.keys() == expected.keys()
+    assert {about[1] for about in found.values()} == {f"s3://shop/photos/{quote(name)}" for name in expected}
+    assert main(command) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["unchanged"], said["encoded"]) == (9, 0)
 
 
 @pytest.mark.ray
