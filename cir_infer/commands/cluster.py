@@ -28,8 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 1 if a replica does not answer, or a verification found problems."""
     options = _parser().parse_args(arguments)
     require("cir-cluster", "ray")
-    if options.action in _ON_FOLDERS:
-        return _ON_FOLDERS[options.action](options)
+    if options.action in _WITHOUT_ACTORS:
+        return _WITHOUT_ACTORS[options.action](options)
     from cir_infer.shards.ray import RayShards
 
     if options.action == "create":
@@ -75,14 +75,15 @@ def _verify(shards: RayShards, options: Options) -> int:
     return _tell(options, {"name": shards.name, "replicas": rows}, rows)
 
 
-def _stop(shards: RayShards, options: Options) -> int:
-    count = sum(map(len, shards.groups))
-    shards.stop()
+def _stop(options: Options) -> int:
+    from cir_infer.shards.ray import RayShards
+
+    count = RayShards.end(options.name, address=options.address)
     if options.json:
-        print_json({"name": shards.name, "stopped": count})
+        print_json({"name": options.name, "stopped": count})
     else:
         print(f"{count} actors ended; their galleries stay as they are")
-    return 0
+    return 0 if count else 1
 
 
 def _tell(options: Options, known: dict[str, Any], rows: Sequence[dict[str, Any]]) -> int:
@@ -104,11 +105,12 @@ def _renew(shards: RayShards, options: Options) -> int:
     return _status(shards.renewed(options.grace), options)
 
 
-_ON_FOLDERS: dict[str, Callable[[Options], int]] = {
+_WITHOUT_ACTORS: dict[str, Callable[[Options], int]] = {
     "change": change,
     "index": index,
     "rebalance": rebalance,
     "serve": serve,
+    "stop": _stop,
     "unserve": unserve,
 }
 _ACTIONS: dict[str, Callable[[RayShards, Options], int]] = {
@@ -116,7 +118,6 @@ _ACTIONS: dict[str, Callable[[RayShards, Options], int]] = {
     "verify": _verify,
     "restart": _restart,
     "renew": _renew,
-    "stop": _stop,
 }
 
 

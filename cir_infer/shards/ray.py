@@ -96,7 +96,10 @@ class RayShards:
         read_listing(folder)
         ray = connect(address)
         if _running(name):
-            raise UsageError(f"there are actors {shown(name)} already; stop them, or choose another name")
+            raise UsageError(
+                f"there are actors {shown(name)} already; stop them (`cir-cluster stop {name}`), or choose "
+                "another name"
+            )
         return cls._started(ray, name, 1, Actors(str(folder), count, scorer, threads, processors), owned)
 
     @classmethod
@@ -152,8 +155,9 @@ class RayShards:
         known = _running(name)
         version = _newest(known)
         if version is None:
+            left = f"end those with `cir-cluster stop {name}`, then " if known else ""
             raise ShardError(
-                f"of the actors {shown(name)} {len(known)} run; start them with "
+                f"of the actors {shown(name)} {len(known)} run; {left}start them with "
                 f"`cir-cluster create {name} FOLDER`"
             )
         return cls._attached(ray, name, version, known)
@@ -182,7 +186,8 @@ class RayShards:
     def renewed(self, grace: float = 10.0) -> RayShards:
         """Start actors for the shards that the folder has now, then end these.
 
-        From when all of the new ones answer `attach` gives them, so no program sees some of both.
+        From when all of the new ones answer `attach` gives them, so no program sees some of both. What a run
+        before this one has started and not ended goes too.
 
         Args:
             grace: seconds for which the old ones go on answering programs that have not noticed.
@@ -194,10 +199,28 @@ class RayShards:
         import ray
 
         actors = self.started_as()
-        fresh = self._started(ray, self.name, self.version + 1, actors, False)
+        newest = max((key[0] for key in _running(self.name)), default=self.version)
+        fresh = self._started(ray, self.name, newest + 1, actors, False)
         time.sleep(grace)
-        self.stop()
+        _end_all(ray, self.name, fresh.version)
         return fresh
+
+    @classmethod
+    def end(cls, name: str, *, address: str | None = "auto") -> int:
+        """End all actors of a name, also those that a killed `create` has left. Galleries stay as they are.
+
+        Args:
+            name: that they were given.
+            address: see `connect`.
+
+        Returns:
+            How many there were.
+
+        Raises:
+            ShardError: there is no cluster.
+        """
+        _check_name(name)
+        return _end_all(connect(address), name)
 
     def started_as(self) -> Actors:
         """How the actors were started, as the first that answers says.
@@ -320,6 +343,22 @@ def _end(ray: Any, name: str, version: int, shards: int, handles: Sequence[Any])
         for number in range(shards):
             with suppress(ValueError):  # one replica has none
                 ray.util.remove_placement_group(ray.util.get_placement_group(f"{name}/{version}/{number}"))
+
+
+def _end_all(ray: Any, name: str, below: int | None = None) -> int:
+    """End what runs under a name, of all versions or those below one, whole or not; how many there were."""
+    known = {key: entry for key, entry in _running(name).items() if below is None or key[0] < below}
+    group = re.compile(rf"{re.escape(name)}/(\d+)/\d+")
+    with told_as_shard_error(f"ending the actors {name}"):
+        for entry in known.values():
+            with suppress(ValueError):  # it has ended by itself
+                ray.kill(ray.get_actor(entry, namespace=NAMESPACE), no_restart=True)
+        for told in ray.util.placement_group_table().values():
+            found = group.fullmatch(told["name"])
+            if found and told["state"] != "REMOVED" and (below is None or int(found[1]) < below):
+                with suppress(ValueError):
+                    ray.util.remove_placement_group(ray.util.get_placement_group(told["name"]))
+    return len(known)
 
 
 def _check_name(name: Any) -> None:

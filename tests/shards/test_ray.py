@@ -24,6 +24,7 @@ from tests.shards.test_shards import told
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'cir-infer[ray]', or make ray-check")
 pytestmark = pytest.mark.ray
 
+from cir_infer.shards import ray as ray_shards  # noqa: E402
 from cir_infer.shards.ray import RayShard, RayShards, connect  # noqa: E402
 
 COUNT = 80
@@ -139,6 +140,32 @@ def test_the_command(one: Gallery, actors: RayShards, capsys: pytest.CaptureFixt
     assert main(["stop", "mine"]) == 0
     assert "2 actors ended" in capsys.readouterr().out
     assert main(["create", "shop", folder]) == 2
+    assert main(["stop", "mine"]) == 1
+
+
+def test_what_a_killed_create_has_left_is_ended(one: Gallery) -> None:
+    """Some of the actors, and rooms for others."""
+    import ray
+
+    folder = Path(one.path).parent / "s"
+    RayShards.create("half", folder, replicas=2)
+    for name in ("half/1/0/0/2/2", "half/1/1/1/2/2"):
+        ray.kill(ray.get_actor(name, namespace="cir-infer"), no_restart=True)
+    while len(ray_shards._running("half")) > 2:
+        time.sleep(0.05)
+    with pytest.raises(ShardError, match="2 run; end those with `cir-cluster stop half`"):
+        RayShards.attach("half", address=None)
+    with pytest.raises(UsageError, match="cir-cluster stop half"):
+        RayShards.create("half", folder)
+    assert RayShards.end("half", address=None) == 2 and RayShards.end("half", address=None) == 0
+    while ray_shards._running("half"):
+        time.sleep(0.05)
+    RayShards.create("half", folder)
+    again = RayShards.create("half2", folder)  # another one, whose name begins alike
+    shards = RayShards.attach("half", address=None).renewed(0.0)
+    assert shards.version == 2 and RayShards.attach("half2", address=None).version == 1
+    again.stop()
+    shards.stop()
 
 
 def test_the_head_is_gone() -> None:
