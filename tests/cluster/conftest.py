@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests.bundles import write_tiny_bundle
 from tests.indexing.object_store import Store, served
+from tests.shards.support import started_ray
 
 
 @pytest.fixture(scope="session")
@@ -25,9 +26,7 @@ def store() -> Iterator[Store]:
 @pytest.fixture(scope="session")
 def ray(store: Store) -> Iterator[Any]:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'cir-infer[ray]', or make ray-check")
-    from cir_infer.shards.ray import connect
-
-    module = connect()
+    module = started_ray()
     yield module
     module.shutdown()
 

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+from cir_infer.errors import ShardError
 from cir_infer.shards import About, Found, Held, LocalShard
+
+
+def started_ray() -> Any:
+    """A Ray of this process's own. Ray gives itself 30 s to start, which a busy machine may not keep."""
+    from cir_infer.shards.ray import connect
+
+    for _ in range(9):
+        with suppress(ShardError):
+            return connect()
+    return connect()
 
 
 class Odd:

@@ -19,13 +19,14 @@ from cir_infer.commands.cluster import main
 from cir_infer.errors import GalleryError, ShardError, UsageError
 from cir_infer.shards import ShardedGallery, ShardedSearcher
 from tests.gallery.support import filled, names, vectors
+from tests.shards.support import started_ray
 from tests.shards.test_shards import told
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'cir-infer[ray]', or make ray-check")
 pytestmark = pytest.mark.ray
 
 from cir_infer.shards import ray as ray_shards  # noqa: E402
-from cir_infer.shards.ray import RayShard, RayShards, connect  # noqa: E402
+from cir_infer.shards.ray import RayShard, RayShards  # noqa: E402
 
 COUNT = 80
 
@@ -33,7 +34,7 @@ COUNT = 80
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gallery]:
     """A gallery, and beside it `s`, the same in two shards."""
-    ray = connect()
+    ray = started_ray()
     folder = tmp_path_factory.mktemp("ray")
     with filled(folder / "g", 0, fingerprint="model") as gallery:
         gallery.add_vectors(
