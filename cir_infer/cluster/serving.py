@@ -84,7 +84,7 @@ class ServeShard(HandleShard):
                 response.cancel()
             raise ShardError(f"{self._place} did not answer in time") from error
         except Exception as error:  # Ray Serve has many, and what it calls may raise any
-            raise self._unreachable(error) from error
+            raise self._told(error) from error.__cause__
 
 
 class _Door:

@@ -96,7 +96,7 @@ class HandleShard:
         """
         raise NotImplementedError
 
-    def _unreachable(self, error: Exception) -> CirError:
+    def _told(self, error: Exception) -> CirError:
         """What an error says that came out of Ray: what the method raised, or that it cannot be reached."""
         if (cause := cause_of(error, self._place)) is not None:
             return cause
@@ -195,7 +195,5 @@ class RayShard(HandleShard):
                         ray.cancel(reference, force=False)  # if it has not begun, it never will
                         raise ShardError(f"{self._place} did not answer in time")
                 return ray.get(reference)
-        except ShardError:
-            raise
         except Exception as error:  # Ray has many, and others where its cluster is gone
-            raise self._unreachable(error) from error
+            raise self._told(error) from error.__cause__

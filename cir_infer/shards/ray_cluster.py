@@ -155,11 +155,12 @@ def told_as_shard_error(doing: str) -> Iterator[None]:
     """
     try:
         yield
-    except CirError:
-        raise
     except Exception as error:
+        # First: what a task raised is of its type, and has all of Ray's traces for a message.
         if (cause := cause_of(error, doing)) is not None:
             raise cause from error
+        if isinstance(error, CirError):
+            raise
         said = " ".join(str(error).split())
         raise ShardError(
             f"{doing} failed on Ray ({type(error).__name__}: {shown(said, 300)}); `ray status` says whether "
