@@ -138,7 +138,7 @@ class Snapshot:
             GalleryError: a row number is out of range.
         """
         found = self._stored(checked_rows(rows).tolist())
-        return [Item(item, meta.decode(data), source) for item, data, source in found]
+        return [Item(item, {} if data is None else meta.decode(data), source) for item, data, source in found]
 
     def _stored(self, rows: list[int]) -> list[_Stored]:
         """What the catalogue has of rows: asked once, for the same items are answered again and again."""

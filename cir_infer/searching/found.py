@@ -61,7 +61,10 @@ class Held(NamedTuple):
     @property
     def vector(self) -> Floats:
         """The row, float32 (D,), or (M, D) where it is several vectors."""
-        vector: Floats = self.rows.take([0])[0]
+        block = self.rows.blocks[0]
+        vector: Floats = (
+            self.rows.take([0])[0] if self.rows.scales else block[0].astype(np.float32, copy=False)
+        )
         return vector
 
 
