@@ -191,7 +191,7 @@ class Slow:
     """How images are prepared, for ever."""
 
     @property
-    def steps(self) -> Any:
+    def exif_orientation(self) -> Any:
         time.sleep(3600)
 
 
