@@ -30,7 +30,7 @@ def run(*command: str | Path, quiet: bool = False) -> str:
         [program, *words[1:]], check=False, text=True, stdout=subprocess.PIPE if quiet else None
     )
     if done.returncode:
-        raise SystemExit(f"demo: {words[0]} failed with exit code {done.returncode}")
+        raise SystemExit(done.returncode)  # it has said why, in a line
     print(f"  ({time.perf_counter() - started:.1f} s)", flush=True)
     return done.stdout or ""
 
@@ -45,8 +45,8 @@ def ask(bundle: Path, query: Query, scenes: Path, sheet: Path) -> bool:
         )
     )  # fmt: skip
     ranks = [hit["rank"] for hit in answer["hits"] if hit["id"] == f"{query.target}.png"]
-    place = f"rank {ranks[0]}" if ranks else f"not among the first {len(answer['hits'])}"
-    print(f'  {query.kind}: "{query.text}" -> the annotated target {query.target} is at {place}')
+    place = f"at rank {ranks[0]}" if ranks else f"not among the first {len(answer['hits'])}"
+    print(f'  {query.kind}: "{query.text}" -> the annotated target {query.target} is {place}')
     return ranks == [1]
 
 

@@ -289,7 +289,8 @@ def _facts(trained: Any) -> dict[str, str]:
             facts[f"{part} encoder"] = _settings(config[part])
     licences = [trained.provenance.get(f"{what}_licence") for what in ("weights", "data")]
     if any(licences):
-        facts["licences"] = f"weights: {licences[0]}; training data: {licences[1]}"
+        weights, data = (licence or "not stated" for licence in licences)
+        facts["licences"] = f"weights: {weights}; training data: {data}"
     facts["rows"] = f"{model.embedding_dim} values"
     facts["parameters"] = f"{_parameters(trained) / 1e6:.2f} million"
     facts["vocabulary"] = f"{trained.tokenizer.get_vocab_size()} tokens"
