@@ -39,15 +39,6 @@ class Service:
         """Seconds of processor time that the process and its workers have taken; 0 where nobody tells."""
         return sum(map(_cpu_of, (self._process.pid, *_children_of(self._process.pid))))
 
-    def memory(self) -> float:
-        """MiB of the process that nothing else shares; 0 where the system does not tell."""
-        try:
-            text = Path(f"/proc/{self._process.pid}/status").read_text()
-        except OSError:
-            return 0.0
-        found = re.search(r"RssAnon:\s+(\d+)", text)
-        return int(found[1]) / 1024 if found else 0.0
-
 
 def _cpu_of(process: int) -> float:
     try:
