@@ -172,23 +172,27 @@ def compile_fatbin(
 
 
 def resources(log: str) -> dict[str, dict[str, dict[str, int]]]:
-    """Kernel -> architecture -> registers, local memory, spills, blocks and warps of a multiprocessor."""
-    pattern = re.compile(
-        r"Compiling entry function '(?P<kernel>\w+)' for 'sm_(?P<arch>\d+)a?'.*?"
-        r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
-        r"(?P<loads>\d+) bytes spill loads.*?"
-        r"Used (?P<registers>\d+) registers",
-        re.DOTALL,
-    )
+    """Kernel -> architecture -> registers, local memory, spills, blocks and warps of a multiprocessor.
+
+    Local memory and spills are those of a kernel and of the functions that it calls, which the assembler
+    names after it.
+    """
+    begins = re.compile(r"Compiling entry function '(?P<kernel>\w+)' for 'sm_(?P<arch>\d+)a?'")
+    uses = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
     table: dict[str, dict[str, dict[str, int]]] = {}
-    for m in pattern.finditer(log):
-        kernel, arch, registers = m["kernel"], int(m["arch"]), int(m["registers"])
+    starts = list(begins.finditer(log))
+    for m, following in zip(starts, [*starts[1:], None], strict=True):
+        said = log[m.end() : following.start() if following else None]
+        stack, stores, loads = (sum(map(int, column)) for column in zip(*uses.findall(said), strict=True))
+        used = re.search(r"Used (\d+) registers", said)
+        assert used is not None, f"the assembler says nothing of {m['kernel']}'s registers"
+        kernel, arch, registers = m["kernel"], int(m["arch"]), int(used[1])
         shared = shared_of(kernel)
         blocks = occupancy(arch, registers, shared)
         table.setdefault(kernel, {})[f"sm_{arch}"] = {
             "registers": registers,
-            "stack_bytes": int(m["stack"]),
-            "spill_bytes": int(m["stores"]) + int(m["loads"]),
+            "stack_bytes": stack,
+            "spill_bytes": stores + loads,
             "shared_bytes": shared,
             "blocks": blocks,
             "warps": blocks * THREADS // 32,

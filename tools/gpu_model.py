@@ -12,8 +12,9 @@ The warps of a multiprocessor circulate between three places: its quarters' issu
 takes as many clocks as its busiest pipe; its share of the memory; and a delay in which nobody waits for
 another, the memory's latency. Mean-value analysis of that closed network gives its throughput: exact where
 times are exponential, and below the bounds, as no pipe is ever quite full. To it come clocks that do not
-depend on the rows: prologue, cut, merge. They are taken from a simulation of the compiled kernel (GPGPU-Sim,
-a quarter of a T4), which `SIMULATED` repeats and tests/tools/test_gpu_model.py holds the model to.
+depend on the rows: the look at the terms before them, exact scores and the merge after them. They are counted
+(`fixed_clocks`). Of an older form of the kernel there was a simulation (GPGPU-Sim, a quarter of a T4), whose
+own fixed clocks `simulated_clocks` has; tests/tools/test_gpu_model.py holds the model to it with them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import functools
 import json
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +34,7 @@ sys.path[:0] = [str(ROOT)]
 
 from build_cuda import between  # noqa: E402
 
-from cir_infer.scoring.cuda.shapes import shared_out, shortlist_shape, stage_growth  # noqa: E402
+from cir_infer.scoring.cuda.shapes import most_of_block, shared_out, shortlist_shape, stage_growth  # noqa: E402
 from cir_infer.scoring.cuda.tuning import UNMEASURED, tuning_for  # noqa: E402
 
 __all__ = ["GPUS", "Gpu", "Prediction", "batch", "beside", "gpu_like", "one_query", "wave_efficiency"]
@@ -58,6 +60,7 @@ class Gpu:
         tensor: float16 multiply-accumulates a clock of a quarter's tensor core, as mma.sync reaches them.
         cache: bytes a clock that a multiprocessor gets from the second-level cache.
         shared_bytes: most shared memory of a block.
+        float64: float64 operations a clock of a multiprocessor.
     """
 
     name: str
@@ -71,6 +74,7 @@ class Gpu:
     tensor: float
     cache: float
     shared_bytes: int
+    float64: float = 2
 
 
 # Clocks, bandwidths, multiprocessors and matrix rates as published, the last as multiply-accumulates with
@@ -84,21 +88,26 @@ GPUS = (
     Gpu("Jetson AGX Orin 64GB", 87, 16, 1.3e9, 204.8e9, 0.83, 700, 1, 256, 24, 166_912),
     Gpu("Jetson AGX Thor (T5000)", 110, 20, 1.57e9, 273e9, 0.83, 700, 1, 640, 24, 232_448),
     Gpu("L4", 89, 58, 1.7e9, 300e9, 0.90, 750, 1, 128, 24, 101_376),
-    Gpu("H200", 90, 132, 1.755e9, 4800e9, 0.92, 900, 1, 336, 22, 232_448),
+    Gpu("H200", 90, 132, 1.755e9, 4800e9, 0.92, 900, 1, 336, 22, 232_448, 64),
 )
 NAMED = ("T4", "Jetson Orin Nano 8GB (15 W)", "Jetson AGX Orin 64GB", "L4", "H200")
 """Those that the wave table shows."""
 
-AROUND = 240
-"""Instructions of a unit of four rows outside of the loop, counted in the machine code: sums over the warp,
-the comparison with the floor."""
-AROUND_FLOAT32 = 112
+AROUND = 185
+"""Instructions of a unit of four rows outside of the loop, counted in the machine code for sm_90: addresses,
+sums over the warp, the comparison with the floor."""
+AROUND_FLOAT32 = 22
 """Of these, float32."""
-PROLOGUE, CUT, MERGE, A_KEY = 8_500, 32_000, 5_800, 4.7
-"""Clocks that do not depend on the rows, from simulation: terms; cut, exact scores and terms of 50 rows,
-sorting; the merge, and what each key in it adds."""
-KEYS_OF_BLOCK = 0.65
-"""Of k, that a block hands on: simulated 0.57 to 0.72."""
+TERMS, SELECTION, STAGE_OF_SORT = 1_500, 1_000, 50
+"""Clocks of the look at the terms, of a selection by a block, of a stage of its sort: barriers of 40 clocks,
+some 10 of which stand in the first two, shuffles and shared memory between them."""
+TRIPS, CACHED, OF_MEMORY = 3, 9, 0.4
+"""Waits for memory that follow one another outside of the scan: the table of rows, the terms, the rows of
+exact scores; and for what is in the second-level cache, whose latency is that part of memory's: counts,
+peaks, keys, tickets, terms."""
+FLOAT64_STEP, FLOAT64_CHAIN = 4.5, 40
+"""Operations in float64 for a value of a row and a term: four, and a square for two terms; clocks of a step
+of a sum."""
 LAUNCH = 3e-6
 """Seconds between two kernels of a stream."""
 
@@ -167,25 +176,61 @@ def scan_unit(dtype: str, dim: int, gpu: Gpu) -> Unit:
     return Unit(4 * dim * itemsize, {"issue": issue, "float32": float32})
 
 
-def _per_unit(gpu: Gpu, unit: Unit, warps: float) -> tuple[float, str]:
-    """Clocks of a multiprocessor for a unit, and what bounds it."""
+def _per_unit(gpu: Gpu, unit: Unit, warps: float, ahead: bool = False) -> tuple[float, str]:
+    """Clocks of a multiprocessor for a unit, and what bounds it.
+
+    With `ahead` a warp asks for a unit while it works on the one before, and the memory for several units of
+    64 bytes of each row at once, so that most are in the second-level cache when a warp asks.
+    """
     memory = unit.bytes / (gpu.bandwidth * gpu.readable / gpu.clock / gpu.multiprocessors)
     name, pipe = max(unit.pipes.items(), key=lambda item: item[1])
-    return 1 / throughput(pipe, memory, gpu.latency, warps), "memory" if memory >= pipe / QUARTERS else name
+    delay = gpu.latency
+    if ahead:
+        together = 4 if gpu.architecture >= 80 else 2
+        near = max(0.0, OF_MEMORY * gpu.latency - pipe)
+        delay = near + (max(0.0, gpu.latency - pipe) - near) / together
+    return 1 / throughput(pipe, memory, delay, warps), "memory" if memory >= pipe / QUARTERS else name
 
 
-def fixed_clocks(gpu: Gpu, rows: int, k: int) -> float:
-    """Clocks of one exact launch that do not depend on the rows."""
+def exact_rows(gpu: Gpu, rows: int, k: int) -> float:
+    """Rows whose exact scores the busiest block of the exact kernel works out."""
+    run, blocks = shared_out(rows, 2 * gpu.multiprocessors)
+    if rows <= run * blocks or blocks == 1:
+        return min(1.05 * k, rows / blocks)  # none has heard of the others
+    mean = 2 * k / blocks
+    return mean + 2 * math.sqrt(mean) + 1
+
+
+def fixed_clocks(gpu: Gpu, rows: int, k: int, dim: int = 512) -> float:
+    """Clocks of one exact launch that do not depend on the rows, two weighted terms."""
+    stages = math.ceil(math.log2(max(2, k)))
+    exact = exact_rows(gpu, rows, k)
+    # The blocks of a multiprocessor share its float64 pipe; eight warps of a block take four rows each.
+    busy = 2 * exact * 2 * dim * FLOAT64_STEP / gpu.float64
+    chain = math.ceil(exact / 32) * 2 * dim / 8 * FLOAT64_CHAIN
+    waits = gpu.latency * (TRIPS + OF_MEMORY * CACHED)
+    return TERMS + 3 * SELECTION + STAGE_OF_SORT * stages * (stages + 1) / 2 + waits + max(busy, chain)
+
+
+def simulated_clocks(gpu: Gpu, rows: int, k: int, dim: int = 512) -> float:  # noqa: ARG001
+    """The same of the kernel that was simulated: terms; cut, scores and sorting; the merge, and its keys."""
     blocks = shared_out(rows, 2 * gpu.multiprocessors)[1]
-    return PROLOGUE + CUT * max(1.0, k / 50) + MERGE + A_KEY * KEYS_OF_BLOCK * k * blocks
+    return 8_500 + 32_000 * max(1.0, k / 50) + 5_800 + 4.7 * 0.65 * k * blocks
 
 
-def one_query(gpu: Gpu, rows: int, dtype: str = "f16", dim: int = 512, k: int = 50) -> Prediction:
+def one_query(
+    gpu: Gpu,
+    rows: int,
+    dtype: str = "f16",
+    dim: int = 512,
+    k: int = 50,
+    clocks_beside: Callable[[Gpu, int, int, int], float] = fixed_clocks,
+) -> Prediction:
     """One query through the exact kernel."""
     unit = scan_unit(dtype, dim, gpu)
     clocks, bound = _per_unit(gpu, unit, warps_of(f"scan_{dtype}_ratio2", gpu))
     spent = rows / 4 / gpu.multiprocessors / wave_efficiency(gpu, rows) * clocks
-    fixed = fixed_clocks(gpu, rows, k)
+    fixed = clocks_beside(gpu, rows, k, dim)
     read = 1e3 * rows * unit.bytes / 4 / (gpu.bandwidth * gpu.readable)
     total = 1e3 * (spent + fixed) / gpu.clock
     return Prediction(total, bound if spent >= fixed else "fixed", read / total)
@@ -193,8 +238,26 @@ def one_query(gpu: Gpu, rows: int, dtype: str = "f16", dim: int = 512, k: int = 
 
 EPILOGUE = 160
 """Instructions of the tensor-core kernel for 32 rows of 8 queries, outside of its loop."""
-LAUNCHES = 7
-"""Of a query through the tensor cores: pack, exact scan of the first rows, shortlist, its lists, rescue."""
+BESIDE_STAGES = 3
+"""Launches of a batch beside two of each stage, shortlist and lists: pack, exact scan of the first rows,
+rescue."""
+
+
+class Stages(NamedTuple):
+    """How a batch goes through the gallery: its first rows, then stages that grow by a factor."""
+
+    first: int
+    growth: int
+    count: int
+
+
+def stages_of(rows: int, queries: int, k: int) -> Stages:
+    """As the scorer plans them."""
+    tuning = UNMEASURED
+    first = max(tuning.least_first_rows, 2 * k, tuning.first_rows // queries)
+    capacity = max(tuning.list_capacity, min(1 << 14, tuning.most_listed // queries), 8 * k)
+    growth = stage_growth(tuning, queries, k, first, max(rows, first + 1), max(2, capacity // (4 * k)))
+    return Stages(first, growth, math.ceil(math.log(max(1.0001, rows / first)) / math.log(growth) - 1e-9))
 
 
 def through_tensor_cores(gpu: Gpu, rows: int, dim: int = 512, k: int = 50) -> Prediction:
@@ -202,18 +265,14 @@ def through_tensor_cores(gpu: Gpu, rows: int, dim: int = 512, k: int = 50) -> Pr
     loop, passes = _loop("few_i8_ratio2", gpu), math.ceil(dim / 64)
     products = 2 * 4 * 4 * 2048  # multiply-accumulates: tiles of rows, matrix steps, tiles of columns
     pipes = {"issue": loop["instructions"] + EPILOGUE / passes, "tensor": products / gpu.tensor}
-    clocks, bound = _per_unit(gpu, Unit(32 * 64, pipes), warps_of("few_i8_ratio2", gpu))
-    first = max(UNMEASURED.least_first_rows, 2 * k, UNMEASURED.first_rows)
+    clocks, bound = _per_unit(gpu, Unit(32 * 64, pipes), warps_of("few_i8_ratio2", gpu), ahead=True)
+    first, _, stages = stages_of(rows, 1, k)
     if rows <= first:
         return one_query(gpu, rows, "i8", dim, k)
     spent = (rows - first) / 32 * passes / gpu.multiprocessors * clocks
-    lists = (
-        PROLOGUE
-        + CUT * max(1.0, k / 50)
-        + MERGE
-        + A_KEY * KEYS_OF_BLOCK * k * min(64, 2 * gpu.multiprocessors)
-    )
-    rest = one_query(gpu, first, "i8", dim, k).milliseconds + 1e3 * (lists / gpu.clock + LAUNCHES * LAUNCH)
+    # The blocks that score a list hear of one another like those of a scan.
+    lists, launches = stages * fixed_clocks(gpu, first, k, dim), BESIDE_STAGES + 2 * stages
+    rest = one_query(gpu, first, "i8", dim, k).milliseconds + 1e3 * (lists / gpu.clock + launches * LAUNCH)
     total = 1e3 * spent / gpu.clock + rest
     read = 1e3 * rows * dim / (gpu.bandwidth * gpu.readable)
     return Prediction(total, bound if 2e3 * spent / gpu.clock > total else "fixed", read / total)
@@ -227,11 +286,9 @@ def one_int8_query(gpu: Gpu, rows: int, dim: int = 512, k: int = 50) -> Predicti
 
 
 def wave_efficiency(gpu: Gpu, rows: int) -> float:
-    """Share of the blocks' time in which the exact kernel's rounds keep them busy."""
-    rounds, blocks = shared_out(rows, 2 * gpu.multiprocessors)
-    units = math.ceil(rows / 32)
-    longest = rounds * math.ceil(units / (rounds * blocks))
-    return units / (longest * 2 * gpu.multiprocessors)
+    """Rows of all blocks of the exact kernel over what they could take while the busiest one works."""
+    most = 2 * gpu.multiprocessors
+    return rows / (most_of_block(rows, *shared_out(rows, most)) * most)
 
 
 def batch(gpu: Gpu, rows: int, queries: int, dim: int = 512, k: int = 50) -> Prediction:
@@ -252,15 +309,15 @@ def batch(gpu: Gpu, rows: int, queries: int, dim: int = 512, k: int = 50) -> Pre
     cache = brought * QUARTERS / gpu.cache
     pipes = {"issue": loop["instructions"], "tensor": products / gpu.tensor, "cache": cache}
     unit = Unit(brought / across, pipes)
-    clocks, bound = _per_unit(gpu, unit, warps)
+    clocks, bound = _per_unit(gpu, unit, warps, ahead=True)
     passes = rows / pass_rows * (dim / 32) * across * shape.warps / gpu.multiprocessors
     seconds = passes * clocks / gpu.clock
-    first = max(UNMEASURED.least_first_rows, 2 * k, UNMEASURED.first_rows // queries)
-    most = max(2, UNMEASURED.list_capacity // (4 * k))
-    growth = stage_growth(UNMEASURED, queries, k, first, rows, most)
-    stages = math.ceil(math.log(max(1.0001, rows / first)) / math.log(growth) - 1e-9)
+    first, growth, stages = stages_of(rows, queries, k)
     listed = first + stages * k * (growth - 1)
     exact = queries * listed * UNMEASURED.listed_row * 1e-9 + stages * UNMEASURED.stage * 1e-6
+    # In float64 once a query where one block has it to itself, else in every stage.
+    settled = 1.05 * k + (0 if 2 * gpu.multiprocessors < 2 * queries else stages * k * (growth - 1) / growth)
+    exact += queries * settled * 2 * dim * FLOAT64_STEP / gpu.float64 / gpu.multiprocessors / gpu.clock
     if exact > seconds:
         bound = "fixed"
     total = seconds + exact
@@ -396,7 +453,8 @@ def main() -> None:
         print(scoring_table(), end="")
         print("\nheld against the simulation of a quarter of a T4, clocks:")
         for run in SIMULATED:
-            clocks = one_query(QUARTER_T4, run.rows, run.dtype).milliseconds * 1e-3 * QUARTER_T4.clock
+            one = one_query(QUARTER_T4, run.rows, run.dtype, clocks_beside=simulated_clocks)
+            clocks = one.milliseconds * 1e-3 * QUARTER_T4.clock
             print(f"  {run.dtype} {run.rows:,} rows: {clocks:,.0f} predicted, {run.clocks:,} simulated")
 
 

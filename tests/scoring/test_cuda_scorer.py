@@ -21,6 +21,7 @@ from cir_infer.scoring.contract import QueryTerms, Rows, Scorer
 from cir_infer.scoring.cuda import CudaScorer
 from cir_infer.scoring.cuda import scorer as scorer_module
 from cir_infer.scoring.cuda.arguments import ReadArguments, Segment
+from cir_infer.scoring.cuda.shapes import shared_out
 from cir_infer.scoring.cuda.tuning import MEASURED, PREDICTED, UNMEASURED, Tuning, tuning_for
 from tests.emulation.emulated import EmulatedDevice
 from tests.scoring.conformance import check_topk, pack, random_terms, rows_of
@@ -443,3 +444,53 @@ def test_the_read_kernel_reads_every_byte(vectors: int) -> None:
     assert np.bitwise_xor.reduce(mixed.array.view(np.uint32)) == np.bitwise_xor.reduce(words)
     data.free()
     mixed.free()
+
+
+@pytest.mark.parametrize("k", [50, 500])
+def test_the_best_rows_may_lie_in_few_blocks_or_in_all(k: int) -> None:
+    """Rising scores: each block has k keys that beat all before it, so no block's best bounds the answer."""
+    rng, n = np.random.default_rng(5), 16 * 768
+    terms = random_terms(rng, 1, 1, 16, False)
+    along = terms.numerators[0, 0] / np.linalg.norm(terms.numerators[0, 0])
+    noise = 0.01 * rng.standard_normal((n, 16))
+    for strength in (np.linspace(0, 1, n), np.linspace(1, 0, n), rng.random(n)):
+        values = noise + strength[:, None] * along
+        rows = rows_of(values.astype(np.float32), "float32", ())
+        scorer = CudaScorer(rows, device=EmulatedDevice(checked=True, multiprocessors=8), tuning=NEVER)
+        check_topk(scorer.topk(terms, k), terms, rows, k)
+
+
+class AllAtOnce(EmulatedDevice):
+    """All blocks are on the machine together and take turns, as far as it has room for them."""
+
+    def launch(self, kernel: str, grid: Any, shared_bytes: int, arguments: Any, stream: Any) -> None:
+        together = grid[0] * grid[1] <= 32
+        self._launch(self._machine, kernel, grid, shared_bytes, arguments, together=together)
+        if kernel.startswith("scan"):
+            size = arguments.key_capacity
+            keys = np.ctypeslib.as_array((ctypes.c_uint64 * size).from_address(arguments.keys))
+            self.handed_on = int(np.count_nonzero(keys))
+
+
+@pytest.mark.parametrize("k", [10, 50])
+def test_blocks_hand_on_few_keys_beyond_k(k: int) -> None:
+    rng = np.random.default_rng(k)
+    rows = rows_of(rng.standard_normal((40_000, 8)), "float16")
+    device = AllAtOnce(multiprocessors=16, schedule=2, filling=0)
+    scorer, terms = CudaScorer(rows, device=device, tuning=NEVER), random_terms(rng, 1, 2, 8, True)
+    check_topk(scorer.topk(terms, k), terms, rows, k)
+    assert k <= device.handed_on <= 2 * k + 64
+
+
+@pytest.mark.parametrize("multiprocessors", [8, 16, 40, 58, 132])
+@pytest.mark.parametrize("k", [10, 50, 200, 1000])
+def test_few_keys_reach_the_merging_block(multiprocessors: int, k: int) -> None:
+    """scan.cuh's rule on scores of a million rows, if no block is faster than another."""
+    run, blocks = shared_out(1_000_000, 2 * multiprocessors)
+    share = -(-3 * k // (2 * blocks))
+    stripes = -(-1_000_000 // (run * blocks))
+    runs = stripes - 1  # when they last heard of one another
+    scores = np.random.default_rng(k).random(1_000_000)
+    so_far = scores[: runs * blocks * run].reshape(runs, blocks, run).swapaxes(0, 1).reshape(blocks, -1)
+    peaks = np.sort(np.partition(so_far, -share, axis=1)[:, -share])
+    assert k <= (scores >= peaks[-k // share]).sum() <= 2 * k + 64

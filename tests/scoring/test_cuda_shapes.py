@@ -4,42 +4,48 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cir_infer.scoring.cuda.shapes import shared_out, stage_growth
+from cir_infer.scoring.cuda.shapes import most_of_block, shared_out, stage_growth
 from cir_infer.scoring.cuda.tuning import UNMEASURED, Tuning
 
 GPUS = {"Orin Nano": 8, "Orin": 16, "T4": 40, "L4": 58, "H200": 132}
-ROUND = 32
-
-
-def rounds_of_the_busiest(count: int, most: int) -> int:
-    rounds, blocks = shared_out(count, most)
-    runs = math.ceil(count / (ROUND * rounds))
-    assert 1 <= rounds <= 8
-    assert 1 <= blocks <= most
-    return rounds * math.ceil(runs / blocks)
 
 
 @pytest.mark.parametrize("gpu", GPUS)
 @given(count=st.integers(1, 10_000_000))
-def test_blocks_are_as_busy_as_rounds_of_32_rows_allow(gpu: str, count: int) -> None:
+def test_blocks_are_as_busy_as_whole_rows_allow(gpu: str, count: int) -> None:
     most = 2 * GPUS[gpu]
-    fewest = math.ceil(count / (ROUND * most))
-    assert rounds_of_the_busiest(count, most) <= 1.01 * fewest
+    run, blocks = shared_out(count, most)
+    assert run % 32 == 0 and 32 <= run <= 256 and 1 <= blocks <= most
+    assert most_of_block(count, run, blocks) == math.ceil(count / most)
+    if count > 8_000:
+        assert count / (most * most_of_block(count, run, blocks)) >= 0.95
 
 
-@pytest.mark.parametrize(("gpu", "count"), [("T4", 16_384), ("H200", 65_536), ("H200", 100_000)])
-def test_sizes_at_which_half_of_the_blocks_stood_idle(gpu: str, count: int) -> None:
-    most = 2 * GPUS[gpu]
-    assert count / (ROUND * most * rounds_of_the_busiest(count, most)) > 0.9
+@pytest.mark.parametrize(
+    ("count", "most", "run"), [(20, 16, 32), (1_000, 264, 32), (15_000, 264, 32), (70_001, 80, 224)]
+)
+def test_every_row_is_taken_once(count: int, most: int, run: int) -> None:
+    """As scan.cuh divides what `shared_out` gives it."""
+    assert shared_out(count, most)[0] == run
+    blocks = shared_out(count, most)[1]
+    taken = np.zeros(count, int)
+    for stripe in range(0, count, run * blocks):
+        left = count - stripe
+        this = run if left >= run * blocks else -(-left // blocks)
+        for block in range(blocks):
+            taken[stripe + block * this : min(count, stripe + (block + 1) * this)] += 1
+    assert (taken == 1).all()
 
 
-def test_long_runs_have_few_barriers() -> None:
+def test_there_are_several_runs_and_they_are_long() -> None:
     for most in (16, 80, 264):
-        assert shared_out(1_000_000, most)[0] >= 7
+        assert shared_out(1_000_000, most)[0] == 256
+        assert 3 <= math.ceil(100 * most / shared_out(100 * most, most)[0] / most) <= 4
 
 
 @given(
@@ -58,7 +64,7 @@ def test_growth_of_stages_is_cheapest(
         done, stages = first, 0
         while done < count:
             done, stages = done * growth, stages + 1
-        return stages * (15e-6 + 0.3e-9 * queries * listed * (growth - 1))
+        return stages * (10e-6 + 0.3e-9 * queries * listed * (growth - 1))
 
     growth = stage_growth(UNMEASURED, queries, listed, first, count, most)
     assert 2 <= growth <= most

@@ -27,7 +27,8 @@ GPU = {gpu.name: gpu for gpu in GPUS}
 
 @pytest.mark.parametrize("run", gpu_model.SIMULATED)
 def test_it_is_near_the_simulation(run: gpu_model.Simulated) -> None:
-    seconds = one_query(gpu_model.QUARTER_T4, run.rows, run.dtype).milliseconds * 1e-3
+    one = one_query(gpu_model.QUARTER_T4, run.rows, run.dtype, clocks_beside=gpu_model.simulated_clocks)
+    seconds = one.milliseconds * 1e-3
     off = seconds * gpu_model.QUARTER_T4.clock / run.clocks - 1
     # The simulation executes PTX, which has more instructions than the machine code, in int8 above all.
     assert -0.2 < off < 0.05 and (run.dtype == "i8" or off > -0.08)
@@ -72,7 +73,7 @@ def test_one_query_on_int8_rows_takes_the_better_way(gpu: gpu_model.Gpu) -> None
     if tuning is None:
         assert ratio(1_000_000) > 0.98
     else:
-        assert ratio(1_000_000) < 0.95 and ratio(tuning.int8_rows) < 1.02
+        assert ratio(1_000_000) < 0.98 and ratio(tuning.int8_rows) < 1
         assert gpu_model.one_int8_query(gpu, 1_000_000) == through_tensor_cores(gpu, 1_000_000)
         fewer = tuning.int8_rows - 1
         assert gpu_model.one_int8_query(gpu, fewer) == one_query(gpu, fewer, "i8")
@@ -85,15 +86,10 @@ def test_what_bounds_is_what_one_would_relieve() -> None:
     assert one_query(t4, 1_000).bottleneck == "fixed"
 
 
-def test_the_rounds_keep_nine_tenths_of_the_blocks_busy_but_where_the_documents_say() -> None:
-    missed = {
-        (gpu.name, rows)
-        for gpu in GPUS
-        if gpu.name in gpu_model.NAMED
-        for rows in gpu_model.SIZES
-        if rows > 8_000 and wave_efficiency(gpu, rows) < 0.9
-    }
-    assert missed == {("L4", 15_000), ("H200", 15_000)}
+def test_the_rounds_keep_nine_tenths_of_the_blocks_busy() -> None:
+    for gpu in GPUS:
+        if gpu.name in gpu_model.NAMED:
+            assert all(wave_efficiency(gpu, rows) > 0.9 for rows in gpu_model.SIZES if rows > 8_000)
 
 
 def test_the_documents_have_its_tables() -> None:

@@ -8,11 +8,13 @@ from ctypes import c_float, c_uint32, c_void_p
 __all__ = [
     "BELOW",
     "FINISH",
+    "LOOSE",
     "MAX_FUSED_K",
     "PACK_SHARED_BYTES",
     "RESCUE",
     "ROWS_OF_ROUND",
     "SCAN_SHARED_BYTES",
+    "SPARE_KEYS",
     "PackArguments",
     "QuantiseArguments",
     "ReadArguments",
@@ -25,8 +27,10 @@ __all__ = [
 ROWS_OF_ROUND = 32
 MAX_FUSED_K = 1024
 SCAN_SHARED_BYTES = 1712
+SPARE_KEYS = 64
+"""Keys beyond k that a block may hand on."""
 PACK_SHARED_BYTES = 384
-FINISH, RESCUE, BELOW = 1, 2, 4
+FINISH, RESCUE, BELOW, LOOSE = 1, 2, 4, 8
 
 
 class Segment(ctypes.Structure):
@@ -48,10 +52,13 @@ class ScanArguments(ctypes.Structure):
         ("overflowed", c_void_p),
         ("rescued", c_void_p),
         ("keys", c_void_p),
+        ("key_terms", c_void_p),
         ("key_counts", c_void_p),
         ("tickets", c_void_p),
         ("floors", c_void_p),
         ("ceilings", c_void_p),
+        ("slacks", c_void_p),
+        ("peaks", c_void_p),
         ("scores", c_void_p),
         ("rows", c_void_p),
         ("terms", c_void_p),
@@ -65,7 +72,7 @@ class ScanArguments(ctypes.Structure):
         ("list_capacity", c_uint32),
         ("key_capacity", c_uint32),
         ("buffer", c_uint32),
-        ("rounds", c_uint32),
+        ("run", c_uint32),
         ("flags", c_uint32),
     )
 

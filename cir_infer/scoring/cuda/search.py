@@ -16,10 +16,13 @@ from cir_infer.scoring.contract import QueryTerms, TopK
 from cir_infer.scoring.cuda.arguments import (
     BELOW,
     FINISH,
+    LOOSE,
     MAX_FUSED_K,
     PACK_SHARED_BYTES,
     RESCUE,
+    ROWS_OF_ROUND,
     SCAN_SHARED_BYTES,
+    SPARE_KEYS,
     PackArguments,
     ScanArguments,
     Segment,
@@ -45,6 +48,9 @@ __all__ = ["CudaSearch"]
 _BLOCKS_OF_SCAN = 2
 """Blocks of the exact kernel on a multiprocessor: what its registers allow."""
 _WIDEST_GRID = 65_535
+_LISTED_OF_BLOCK = 1024
+"""Rows of the longest list that a block scores: several runs even of a short one, between which blocks hear
+of one another."""
 
 
 class CudaSearch:
@@ -216,14 +222,18 @@ class CudaSearch:
         if gallery.count == 0 or self._queries == 0:
             return
         blocks = self._most_blocks()
-        self._key_capacity = (blocks + 1) * min(self._found, MAX_FUSED_K)
+        most = min(self._found, MAX_FUSED_K)
+        self._key_capacity = most + blocks * (most + SPARE_KEYS)
         q = self._queries
         self._keys = self._own(q * self._key_capacity * 8).address
+        self._key_terms = self._own(q * self._key_capacity * 4 * self._term_count).address
         self._state = {
             "key_counts": self._own_zeros(4 * q),
             "tickets": self._own_zeros(4 * q),
             "floors": self._own_zeros(8 * q),
             "ceilings": self._own_zeros(8 * q),
+            "slacks": self._own_zeros(4 * q),
+            "peaks": self._own_zeros(8 * q * blocks),
         }
         # Page-locked, so that it can be read without a copy.
         self._rescued = self._own_host(4)
@@ -274,10 +284,10 @@ class CudaSearch:
         buffer = 1024 if k <= 512 else 2048
         most = self._most_blocks()
         if count:
-            rounds, blocks = shared_out(count, most)
+            run, blocks = shared_out(count, most)
         else:
-            rounds = 1
-            blocks = min(most, -(-self._capacity // 256))
+            run = ROWS_OF_ROUND
+            blocks = min(most, -(-self._capacity // _LISTED_OF_BLOCK))
         rows, scores, terms = (self._answer.address + int(offset) for offset in self._answer_offsets[:3])
         arguments = ScanArguments(
             segments=table[0],
@@ -286,6 +296,7 @@ class CudaSearch:
             allow=self.allow,
             rescued=self._rescued.address,
             keys=self._keys,
+            key_terms=self._key_terms,
             **self._state,
             scores=scores + done * 4,
             rows=rows + done * 8,
@@ -299,7 +310,7 @@ class CudaSearch:
             out_stride=self._found,
             key_capacity=self._key_capacity,
             buffer=buffer,
-            rounds=rounds,
+            run=run,
             flags=flags,
         )
         if self.batched:
@@ -343,7 +354,7 @@ class CudaSearch:
         pack, shortlist = self._shortlist()
         self._launches.append(pack)
         for i, span in enumerate(opening):
-            self._launches.append(self._scan(table, table[1] + i, span.count, k, 0, 0))
+            self._launches.append(self._scan(table, table[1] + i, span.count, k, 0, LOOSE))
         # An int8 shadow's wider margin lists some times more.
         expected = (4 if gallery.shadow is not None else 1) * k
         widest = max(2, self._capacity // (4 * expected))
@@ -352,7 +363,8 @@ class CudaSearch:
         while done < gallery.count:
             end = min(gallery.count, done * growth)
             self._launches.extend(shortlist(span) for span in self._scanned_spans(done, end))
-            self._launches.append(self._scan(table, 0, 0, k, 0, FINISH if end == gallery.count else 0))
+            flags = LOOSE | (FINISH if end == gallery.count else 0)
+            self._launches.append(self._scan(table, 0, 0, k, 0, flags))
             done = end
         for i, span in enumerate(whole):
             flags = RESCUE | (FINISH if i == len(whole) - 1 else 0)

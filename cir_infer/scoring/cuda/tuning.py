@@ -5,9 +5,9 @@ without an entry use `UNMEASURED`, which follows from counting: the exact kernel
 operations an element and query, so a handful of queries outweighs reading the rows.
 
 int8 rows are an exception on GPUs with much bandwidth for their arithmetic. The exact kernel turns each byte
-into a float32, which takes 3.5 times the instructions of the tensor cores' way for a byte, and more time than
-memory does. By the model of the machine (tools/gpu_model.py) even one query then gains up to a quarter by
-going through them, once there are rows enough to pay for more launches: `PREDICTED`.
+into a float32, which takes three times the instructions of the tensor cores' way for a byte, and more time
+than memory does. By the model of the machine (tools/gpu_model.py) even one query then gains up to a third
+by going through them, once there are rows enough to pay for more launches: `PREDICTED`.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Tuning:
     int8_queries: int | None = None
     int8_rows: int = 0
     first_rows: int = 32_768
-    least_first_rows: int = 256
-    stage: float = 15.0
+    least_first_rows: int = 160
+    stage: float = 10.0
     listed_row: float = 0.3
     list_capacity: int = 4096
     most_listed: int = 1 << 24
@@ -53,7 +53,7 @@ class Tuning:
 
 UNMEASURED = Tuning(queries=4, rows=32_768)
 PREDICTED = {
-    87: Tuning(4, 32_768, int8_queries=1, int8_rows=250_000, source="predicted"),
+    87: Tuning(4, 32_768, int8_queries=1, int8_rows=500_000, source="predicted"),
     90: Tuning(4, 32_768, int8_queries=1, int8_rows=500_000, source="predicted"),
 }
 MEASURED: dict[int, Tuning] = {}

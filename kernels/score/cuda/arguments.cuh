@@ -23,10 +23,13 @@ struct ScanArguments {
     uint32_t* overflowed;      // (Q,) set where a list was too short for its query; cleared by the rescue
     uint32_t* rescued;         // (1,) counts queries that needed the rescue
     uint64_t* keys;            // (Q, key_capacity) survivors of the blocks and of earlier launches
+    uint32_t* key_terms;       // (Q, key_capacity, J) bits of their terms
     uint32_t* key_counts;      // (Q,)
     uint32_t* tickets;         // (Q,) blocks that have finished
     uint64_t* floors;          // (Q,) a key that k rows are known to reach; 0: none yet
     uint64_t* ceilings;        // (Q,) only keys below count; the last launch leaves its smallest key here
+    uint32_t* slacks;          // (Q,) bits of how far the keys of earlier launches may be off, where kLoose says so
+    uint64_t* peaks;           // (Q, grid_x) a key that so many rows of a block reach as scan.cuh says; 0: none yet
     float* scores;             // (Q, out_stride)
     int64_t* rows;             // (Q, out_stride)
     float* terms;              // (Q, out_stride, J)
@@ -40,13 +43,14 @@ struct ScanArguments {
     uint32_t list_capacity;
     uint32_t key_capacity;
     uint32_t buffer;           // keys that a block holds in shared memory
-    uint32_t rounds;           // times 32 rows between two barriers
+    uint32_t run;              // rows that a block takes between two barriers; all share what is left for the last time
     uint32_t flags;            // ScanFlags
 };
 
 enum ScanFlags : uint32_t {
     kFinish = 1,       // write the answer and leave the state clean; else keep the k best for the next launch
     kRescue = 2,       // only queries whose list overflowed, from scratch
+    kLoose = 8,        // a block that has its query to itself may leave keys that are not exact to the next launch
     kBelow = 4,        // only keys below ceilings[q]: the second and later 1024 of a larger k
 };
 

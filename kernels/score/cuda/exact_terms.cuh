@@ -9,7 +9,7 @@ constexpr float kLargestSquare = 1e30f;
 constexpr float kLargestTerm = 3e38f;
 constexpr float kLargestFloat = 3.402823466e38f;
 constexpr float kSmallestReach2 = 0x1p-126f;  // more than squares lose below float32's range
-constexpr double kUnit = 0x1p-24;             // float32 rounds by at most so much of a value
+constexpr float kUnit = 0x1p-24f;             // float32 rounds by at most so much of a value
 
 struct Float32 {
     static constexpr int kWidth = 4;  // values in 16 bytes
@@ -65,85 +65,138 @@ struct Query {
 
 CIR_DEVICE int padded_terms(int term_count, int at_once) { return (term_count + at_once - 1) / at_once * at_once; }
 
-// Fills `prepared`, to be read after the caller's next barrier; `scratch` has one float a warp. Every thread of the
-// block calls this. Whether the values that this thread scaled kept all their bits.
-template <class Type, int kAtOnce, bool kWeighted>
-CIR_DEVICE bool prepare_terms(const Query& query, float* prepared, float* scratch) {
-    const int slots = query.vectors * Type::kWidth;
-    bool whole = true;
-    for (int j = 0; j < padded_terms(query.term_count, kAtOnce); ++j) {
-        const bool real = j < query.term_count;
-        // A missing last term has no numerator and some other term's weights: it adds 0 / x.
-        const float* n = query.numerators + static_cast<size_t>(real ? j : 0) * query.dimension;
-        const float* w = query.weights + static_cast<size_t>(real ? j : 0) * query.dimension;
-        int shift = 0;
-        if (kWeighted) {
-            float most = 0;
-            for (int i = device::thread(); i < query.dimension; i += device::threads()) most = fmaxf(most, device::load(w + i));
-            for (int step = 16; step > 0; step >>= 1) most = fmaxf(most, device::from_lane_xor(most, step));
-            if (device::lane() == 0) scratch[device::warp()] = most;
-            device::barrier();
-            for (int i = 0; i < device::threads() / 32; ++i) most = fmaxf(most, scratch[i]);
-            device::barrier();
-            const int exponent = most > 0 ? device::exponent_of(most) + 1 : 0;  // most < 2^exponent
-            shift = -((exponent + (exponent > 0)) / 2);
-        }
-        float* to = prepared + static_cast<size_t>(j) * (kWeighted ? 2 : 1) * slots;
-        for (int i = device::thread(); i < slots; i += device::threads()) {
-            const int vector = i / Type::kWidth, inside = i % Type::kWidth;
-            const int slot = ((inside / 4) * query.vectors + vector) * 4 + inside % 4;
-            const bool in_row = i < query.dimension;
-            const float n_value = in_row && real ? device::load(n + i) : 0.0f, n_scaled = device::scaled(n_value, shift);
-            to[slot] = n_scaled;
-            whole = whole && device::scaled(n_scaled, -shift) == n_value;
-            if constexpr (kWeighted) {
-                const float w_value = in_row ? device::load(w + i) : 0.0f, w_scaled = device::scaled(w_value, 2 * shift);
-                to[slots + slot] = w_scaled;
-                whole = whole && device::scaled(w_scaled, -2 * shift) == w_value;
-            }
-        }
-    }
-    return whole;
-}
-
 // How far the float32 score of a row may lie from its exact score: constant + per_reach * reach of the row, where only
 // terms without weights have the latter. The proof is in kernels/score/README.md. Infinite where there is no bound.
 struct Rounding {
     float constant, per_reach;
 };
 
-// Every thread of the block calls this, with what `prepare_terms` said; `scratch` has one double a warp and is free again
-// after the caller's next barrier.
+// `size` bounds the sum of all terms' |n / sqrt(w)|, or |n| without weights. float32 rounds what it computes of this by
+// less than the thousandth by which `size` is too large.
 template <bool kWeighted>
-CIR_DEVICE Rounding rounding_of(const Query& query, bool whole, double* scratch) {
-    double size = 0;  // of all terms: |n / sqrt(w)|, or |n| without weights, bounds a term
-    for (int j = 0; j < query.term_count; ++j) {
-        double sum = whole ? 0.0 : HUGE_VAL;
-        for (int i = device::thread(); i < query.dimension; i += device::threads()) {
-            const size_t at = static_cast<size_t>(j) * query.dimension + i;
-            const double n = device::load(query.numerators + at);
-            if (n == 0) continue;
-            if constexpr (kWeighted) sum += n * n / static_cast<double>(device::load(query.weights + at));
-            else sum += n * n;
-        }
-        for (int step = 16; step > 0; step >>= 1) sum += device::from_lane_xor(sum, step);
-        if (device::lane() == 0) scratch[device::warp()] = sum;
-        device::barrier();
-        double total = 0;
-        for (int i = 0; i < device::threads() / 32; ++i) total += scratch[i];
-        device::barrier();
-        size += sqrt(total);
-    }
-    const double terms = query.term_count, values = query.dimension;
-    const double steps = values / 32 + 32, rounded = steps * kUnit / (1 - steps * kUnit);
-    const double rest = (terms + 14) * kUnit + values * 0x1p-47;
+CIR_DEVICE Rounding rounding_of(const Query& query, float size) {
+    const float terms = query.term_count, values = query.dimension;
+    const float steps = values / 32 + 32, rounded = steps * kUnit / (1 - steps * kUnit);
+    // 4 more than on the CPU: the reciprocal root is right to two units in the last place.
+    const float rest = (terms + 18) * kUnit + values * 0x1p-47f;
     // Products of the smallest values are lost below float32's range: so much of a term.
-    const double lost = terms * values * (kWeighted ? 0x1p-98 : 0x1p-148);
-    const double constant = (kWeighted ? size * (2 * rounded + rest) : size * 0) + lost;
-    const double per_reach = kWeighted ? 0 : 1.2 * size * (rounded + rest) + terms * values * 0x1p-148;
+    const float lost = terms * values * (kWeighted ? 0x1p-98f : 0x1p-148f);
+    const float constant = (kWeighted ? size * (2 * rounded + rest) : size * 0) + lost;
+    const float per_reach = kWeighted ? 0 : 1.2f * size * (rounded + rest) + lost;
     // NaN where the size is infinite and multiplied by 0.
-    return {static_cast<float>(constant == constant ? constant * (1 + 1e-6) + 0x1p-148 : HUGE_VAL),
-            static_cast<float>(per_reach * (1 + 1e-6) + 0x1p-148)};
+    return {constant == constant ? constant + 0x1p-148f : device::from_bits(0x7f800000u), per_reach + 0x1p-148f};
+}
+
+constexpr int kTermsTogether = 2;  // that share a reduction over the block
+
+// |n / sqrt(w)|^2 of a term, or |n|^2 without weights, in float64: for those that leave float32's range. `wide` has one
+// double a warp. Every thread of the block calls this.
+template <bool kWeighted>
+CIR_DEVICE_ONCE double squared_size(const float* numerators, const float* weights, int dimension, double* wide) {
+    double sum = 0;
+    for (int i = device::thread(); i < dimension; i += device::threads()) {
+        const double n = device::load(numerators + i);
+        if (n == 0) continue;
+        if constexpr (kWeighted) sum += n * n / static_cast<double>(device::load(weights + i));
+        else sum += n * n;
+    }
+    for (int step = 16; step > 0; step >>= 1) sum += device::from_lane_xor(sum, step);
+    if (device::lane() == 0) wide[device::warp()] = sum;
+    device::barrier();
+    double total = 0;
+    for (int i = 0; i < device::threads() / 32; ++i) total += wide[i];
+    device::barrier();
+    return total;
+}
+
+// Looks at all terms of a query: fills `prepared` where they are read from shared memory, and bounds what rounding does
+// to a score. `scratch` has four floats a warp, `wide` one double a warp; both are free again, and `prepared` may be
+// read, after the caller's next barrier. Every thread of the block calls this.
+template <class Type, int kAtOnce, bool kWeighted, bool kShared>
+CIR_DEVICE Rounding prepare(const Query& query, float* prepared, float* scratch, double* wide) {
+    const int slots = query.vectors * Type::kWidth, warps = device::threads() / 32;
+    bool whole = true;  // whether the values that this thread scaled kept all their bits
+    float size = 0;
+    for (int first = 0; first < query.term_count; first += kTermsTogether) {
+        float most[kTermsTogether] = {}, sum[kTermsTogether] = {};
+        for (int i = device::thread(); i < query.dimension; i += device::threads()) {
+#pragma unroll
+            for (int t = 0; t < kTermsTogether; ++t) {
+                if (first + t >= query.term_count) continue;
+                const size_t at = static_cast<size_t>(first + t) * query.dimension + i;
+                const float n = device::load(query.numerators + at);
+                if constexpr (kWeighted) {
+                    const float w = device::load(query.weights + at);
+                    most[t] = fmaxf(most[t], w);
+                    // In this order a product below float32's range is next to nothing, and above it is infinite.
+                    if (n != 0) sum[t] += n / w * n;
+                } else {
+                    sum[t] += n * n;
+                }
+            }
+        }
+        if (first > 0) device::barrier();  // what is in the scratch has been read
+#pragma unroll
+        for (int t = 0; t < kTermsTogether; ++t) {
+            for (int step = 16; step > 0; step >>= 1) {
+                if constexpr (kWeighted) most[t] = fmaxf(most[t], device::from_lane_xor(most[t], step));
+                sum[t] += device::from_lane_xor(sum[t], step);
+            }
+            if (device::lane() == 0) {
+                scratch[2 * t * warps + device::warp()] = most[t];
+                scratch[(2 * t + 1) * warps + device::warp()] = sum[t];
+            }
+        }
+        device::barrier();
+        int shift[kTermsTogether] = {};
+#pragma unroll
+        for (int t = 0; t < kTermsTogether; ++t) {
+            if (first + t >= query.term_count) continue;
+            float largest = 0, total = 0;
+            for (int i = 0; i < warps; ++i) {
+                if constexpr (kWeighted) largest = fmaxf(largest, scratch[2 * t * warps + i]);
+                total += scratch[(2 * t + 1) * warps + i];
+            }
+            // float32 is a thousandth off at most, unless it has lost or overrun values.
+            if (total >= 1e-20f && total <= 1e30f) {
+                size += 1.002f * sqrtf(total);
+            } else {
+                const size_t at = static_cast<size_t>(first + t) * query.dimension;
+                const float* w = kWeighted ? query.weights + at : nullptr;
+                size += 1.002f * static_cast<float>(sqrt(squared_size<kWeighted>(query.numerators + at, w, query.dimension, wide)));
+            }
+            const int exponent = largest > 0 ? device::exponent_of(largest) + 1 : 0;  // largest < 2^exponent
+            if constexpr (kWeighted) shift[t] = -((exponent + (exponent > 0)) / 2);
+        }
+#pragma unroll
+        for (int t = 0; t < (kShared ? kTermsTogether : 0); ++t) {
+            const int j = first + t;
+            if (j >= padded_terms(query.term_count, kAtOnce)) continue;
+            // A missing last term has no numerator and the other term's weights: it adds 0 / x.
+            const bool real = j < query.term_count;
+            const int by = real ? shift[t] : shift[0];  // a number known to the compiler: else the array needs memory
+            const float up = device::from_bits(static_cast<uint32_t>(127 + by) << 23), down = device::from_bits(static_cast<uint32_t>(127 - by) << 23);
+            const size_t from = static_cast<size_t>(real ? j : first) * query.dimension;
+            float* to = prepared + static_cast<size_t>(j) * (kWeighted ? 2 : 1) * slots;
+            for (int i = device::thread(); i < slots; i += device::threads()) {
+                const int vector = i / Type::kWidth, inside = i % Type::kWidth;
+                const int slot = ((inside / 4) * query.vectors + vector) * 4 + inside % 4;
+                const bool in_row = i < query.dimension;
+                const float n_value = in_row && real ? device::load(query.numerators + from + i) : 0.0f, n_scaled = n_value * up;
+                to[slot] = n_scaled;
+                whole = whole && n_scaled * down == n_value;
+                if constexpr (kWeighted) {
+                    const float w_value = in_row ? device::load(query.weights + from + i) : 0.0f, w_scaled = w_value * up * up;
+                    to[slots + slot] = w_scaled;
+                    whole = whole && w_scaled * down * down == w_value;
+                }
+            }
+        }
+    }
+    if constexpr (kShared) {
+        if (device::barrier_or(!whole)) size = device::from_bits(0x7f800000u);
+    }
+    return rounding_of<kWeighted>(query, size);
 }
 
 // Sums kCount values over the warp, halving their number with each of the first steps: afterwards the bits of a lane
@@ -195,36 +248,52 @@ CIR_DEVICE void read_terms(const Query& query, int j, int part, int vector, floa
 
 // The exact score of four rows at once, as kernels/score/exact.h defines it and to the same bits. Lanes 8 r .. 8 r + 7
 // bring the same row and hold the eight accumulators of its sums; they all get the score, NaN where the row does not
-// rank, and the first of them writes its terms unless `terms` is null. Every lane of the warp calls this.
+// rank, and the first of them writes the bits of its terms unless `terms` is null. Every lane of the warp calls this.
 template <class Type, bool kWeighted>
-CIR_DEVICE float exact_score(const Query& query, const device::Vector16* row, float scale, float* terms) {
+CIR_DEVICE float exact_score(const float* numerators, const float* weights, int term_count, int dimension,
+                             const device::Vector16* row, float scale, uint32_t* terms) {
+    // Values are read one by one, so all of the row is asked for at once.
+    const auto* bytes = reinterpret_cast<const unsigned char*>(row);
+    for (int at = device::lane() % 8 * 32; at < dimension * (16 / Type::kWidth); at += 8 * 32) device::ask_for(bytes + at);
     double score = 0;
     bool ranks = true;
-    for (int j = 0; j < query.term_count; ++j) {
-        const float* n = query.numerators + static_cast<size_t>(j) * query.dimension;
-        const float* w = kWeighted ? query.weights + static_cast<size_t>(j) * query.dimension : nullptr;
-        double numerator = 0, square = 0;
+    // Two terms at a time share what is made of the row.
+    for (int j = 0; j < term_count; j += 2) {
+        const bool both = j + 1 < term_count;
+        const float* n[2] = {numerators + static_cast<size_t>(j) * dimension, numerators + static_cast<size_t>(both ? j + 1 : j) * dimension};
+        const float* w[2] = {kWeighted ? weights + (n[0] - numerators) : nullptr, kWeighted ? weights + (n[1] - numerators) : nullptr};
+        double numerator[2] = {}, square[2] = {};
 #pragma unroll 4
-        for (int i = device::lane() % 8; i < query.dimension; i += 8) {
+        for (int i = device::lane() % 8; i < dimension; i += 8) {
             float value = Type::value(row, i);
             if constexpr (Type::kScaled) value *= scale;
-            const double t = value;
-            numerator = device::sum(numerator, device::product(device::load(n + i), t));
-            if constexpr (kWeighted) square = device::sum(square, device::product(device::load(w + i), device::product(t, t)));
+            const double t = device::widened(value);
+            double squared = 0;
+            if constexpr (kWeighted) squared = device::product(t, t);
+#pragma unroll
+            for (int p = 0; p < 2; ++p) {
+                numerator[p] = device::sum(numerator[p], device::product(device::widened(device::load(n[p] + i)), t));
+                if constexpr (kWeighted) square[p] = device::sum(square[p], device::product(device::widened(device::load(w[p] + i)), squared));
+                if (!both) break;
+            }
         }
-        for (int step = 4; step > 0; step >>= 1) {
-            numerator = device::sum(numerator, device::from_lane_xor(numerator, step));
-            if constexpr (kWeighted) square = device::sum(square, device::from_lane_xor(square, step));
+#pragma unroll
+        for (int p = 0; p < 2; ++p) {
+            if (p == 1 && !both) break;
+            for (int step = 4; step > 0; step >>= 1) {
+                numerator[p] = device::sum(numerator[p], device::from_lane_xor(numerator[p], step));
+                if constexpr (kWeighted) square[p] = device::sum(square[p], device::from_lane_xor(square[p], step));
+            }
+            // Sums of float32 products cannot leave double's range: what is not finite was not so in the row.
+            double term = numerator[p] - numerator[p] == 0 ? numerator[p] : NAN;
+            if constexpr (kWeighted) {
+                if (term == term) term = square[p] > 0 ? numerator[p] / sqrt(square[p]) : 0;
+            }
+            const float rounded = static_cast<float>(term);
+            ranks = ranks && fabsf(rounded) <= kLargestFloat;
+            if (terms != nullptr && device::lane() % 8 == 0) terms[j + p] = device::bits(rounded);
+            score = device::sum(score, term);
         }
-        // Sums of float32 products cannot leave double's range: what is not finite was not so in the row.
-        double term = numerator - numerator == 0 ? numerator : NAN;
-        if constexpr (kWeighted) {
-            if (term == term) term = square > 0 ? numerator / sqrt(square) : 0;
-        }
-        const float rounded = static_cast<float>(term);
-        ranks = ranks && fabsf(rounded) <= kLargestFloat;
-        if (terms != nullptr && device::lane() % 8 == 0) terms[j] = rounded;
-        score = device::sum(score, term);
     }
     const float rounded = static_cast<float>(score);
     return ranks && fabsf(rounded) <= kLargestFloat ? rounded : NAN;
@@ -285,7 +354,7 @@ CIR_DEVICE float terms_of_rows(const Query& query, int j, const device::Vector16
     float term = numerator;
     bool sound = true;
     if constexpr (kWeighted) {
-        term = numerator / sqrtf(square);
+        term = numerator * device::reciprocal_root(square);
         sound = square >= kSmallestSquare && square <= kLargestSquare;
     } else {
         reach = sqrtf(square + kSmallestReach2);

@@ -1,12 +1,14 @@
 // The exact kernel: score rows and keep the k best of each query, in one launch and one read.
 //
-// Block (x, q) takes every grid_x-th run of rows of query q. A warp scores four rows at a time, in float32, and appends
+// Block (x, q) takes every grid_x-th run of rows for query q. A warp scores four rows at a time, in float32, and appends
 // the keys that may beat the running floor to the block's buffer. A full buffer is cut back to the keys that may be among
-// its k largest, and the floor so found is raised for all blocks. Where rounding leaves too many of them, their exact
-// scores decide, and so they do at the end: what a block hands on is exact. The block that finishes last merges.
+// its k largest. Where rounding leaves too many of them, their exact scores decide. What a block hands on at the end is
+// exact, with its terms. The block that finishes last merges.
 //
 // A floor is a key, and it is exclusive: k rows are known to have exact keys above it. `slack` bounds how far the score in
-// a key of the buffer may lie from the exact one.
+// a key of the buffer may lie from the exact one. A peak is a key that `share` of a block's rows reach or exceed. Where
+// share times so many blocks is k, the least of their peaks is what a row must reach: so each block learns early what is
+// good in all others, and hands on few keys more than k / grid_x.
 #pragma once
 
 #include "arguments.cuh"
@@ -56,73 +58,94 @@ CIR_DEVICE void share_rows(const Row& mine, const device::Vector16* (&rows)[kRow
     }
 }
 
-// Where keys of the buffer find their rows, and what bounds them.
+// The exact score of a row by its number, for four rows at once as `exact_score` takes them. All that it needs it finds for
+// itself: a caller in the hot loop has no registers to spare.
+template <class Type, bool kWeighted>
+CIR_DEVICE_ONCE float exact_of(const ScanArguments& args, uint32_t number, uint32_t* terms) {
+    const size_t first = static_cast<size_t>(device::block_y()) * args.term_count * args.dimension;
+    const Segment& here = args.segments[args.segment];
+    const Row row = number - here.first < here.count ? row_of_segment<Type>(here, number, args.vectors) : find_row<Type>(args, number);
+    return exact_score<Type, kWeighted>(args.numerators + first, kWeighted ? args.weights + first : nullptr, static_cast<int>(args.term_count),
+                                        static_cast<int>(args.dimension), row.values, row.scale, terms);
+}
+
+constexpr uint32_t kSpare = 64;  // keys beyond k that a block may hand on
+
+// The keys that a block holds, and what bounds them.
 template <class Type, bool kWeighted>
 struct Buffer {
     const ScanArguments& args;
-    const Query& query;
-    const Segment& segment;
-    const bool listed;
     uint64_t* const keys;
     ScanShared& shared;
 
-    CIR_DEVICE Row row(uint32_t number) const {
-        return listed ? find_row<Type>(args, number) : row_of_segment<Type>(segment, number, args.vectors);
-    }
-
-    // Keys that may beat the floor.
-    CIR_DEVICE static uint64_t least_key_above(uint64_t floor, float slack) {
-        if (slack == 0) return floor + 1;
-        return floor == 0 ? 1 : key_from(below(score_of(floor) - slack));
-    }
-
-    // Cuts the buffer back to the keys that may beat the floor, a higher one if it finds one, which it returns; to at most
-    // `most` keys, or, if that is 0, to the k best and exactly. Every thread calls this, after a barrier.
-    CIR_DEVICE uint64_t narrow(uint64_t floor, uint32_t most) {
-        const uint32_t k = args.k;
+    // Cuts the buffer back to the keys that may beat the floor, and raises it for all blocks. Looks for the k best of its
+    // own where more than `enough` keys are left, and at their exact scores where that leaves more than `most`. Every
+    // thread calls this, after a barrier.
+    CIR_DEVICE void narrow(uint32_t enough, uint32_t most) {
         uint32_t held = shared.count;
         float slack = device::from_bits(shared.slack);
-        floor = raise(floor, held, slack);
-        keep_from(keys, held, least_key_above(floor, slack), shared.selection);
-        device::barrier();
-        held = shared.selection.kept;
+        uint64_t floor = higher(device::load_fresh(args.floors + device::block_y()), floor_of_blocks(held, slack));
+        held = keep(held, floor, slack);
+        if (held > enough) {
+            floor = higher(floor, beaten_by(kth_of_shared(keys, held, args.k, shared.selection), slack));
+            held = keep(held, floor, slack);
+        }
         if (slack != 0 && held > most) {
             for (uint32_t base = device::warp() * kRowsOfWarp; base < held; base += kRowsOfRound) {
                 const uint32_t place = base + device::lane() / 8;
                 // Read by the lane that writes it.
                 uint32_t number = place < held && device::lane() % 8 == 0 ? row_of(keys[place]) : 0;
                 number = device::from_lane(number, place < held ? device::lane() / 8 * 8 : 0);
-                const Row mine = row(number);
-                const float score = exact_score<Type, kWeighted>(query, mine.values, mine.scale, nullptr);
+                const float score = exact_of<Type, kWeighted>(args, number, nullptr);
                 if (place < held && device::lane() % 8 == 0) keys[place] = key_of(score, number);
             }
             device::barrier();
             slack = 0;
-            floor = raise(floor, held, slack);
-            keep_from(keys, held, floor + 1, shared.selection);
-            device::barrier();
-            held = shared.selection.kept;
+            if (held > args.k) floor = higher(floor, beaten_by(kth_of_shared(keys, held, args.k, shared.selection), slack));
+            held = keep(held, floor, slack);
         }
         if (device::thread() == 0) {
             shared.count = held;
             shared.slack = device::bits(slack);
-            if (held >= k) device::raise(args.floors + device::block_y(), floor);
+            device::raise(args.floors + device::block_y(), floor);
         }
-        return floor;
     }
 
-    // A floor below the k-th of the keys.
-    CIR_DEVICE uint64_t raise(uint64_t floor, uint32_t held, float slack) {
-        if (held <= args.k) return floor;
-        const uint64_t bound = bound_of_largest([this](uint32_t i) { return keys[i]; }, held, args.k, shared.selection);
-        uint64_t least = ~0ull;
-        for (uint32_t i = device::thread(); i < held; i += device::threads()) {
-            if (keys[i] >= bound && keys[i] < least) least = keys[i];
+    // A floor by what this query's blocks say of themselves, this one included; 0 as long as too few of them have.
+    CIR_DEVICE uint64_t floor_of_blocks(uint32_t held, float slack) {
+        const uint32_t blocks = device::grid_x(), me = device::block_x();
+        if (blocks == 1 || blocks > kMostBrought) return 0;
+        // Half as many again as an even share, so that two thirds of the blocks decide and none must be lucky.
+        const uint32_t share = (3 * args.k + 2 * blocks - 1) / (2 * blocks);
+        uint64_t* peaks = args.peaks + static_cast<size_t>(device::block_y()) * blocks;
+        uint64_t mine = 1;
+        if (held >= share) {
+            mine = beaten_by(kth_of_shared(keys, held, share, shared.selection), slack) + 1;
+            device::barrier();
+            if (device::thread() == 0) device::raise(peaks + me, mine);
         }
-        least = least_of_block(least, shared.selection);
-        const uint64_t reached = slack == 0 ? least - 1 : key_from(below(score_of(least) - slack)) - 1;
-        return reached > floor ? reached : floor;
+        uint64_t brought[2];
+#pragma unroll
+        for (uint32_t i = 0; i < 2; ++i) {
+            const uint32_t block = i * kThreads + device::thread();
+            brought[i] = block < blocks ? higher(device::load_fresh(peaks + block), block == me ? mine : 1) : 1;
+        }
+        return kth_of_brought(brought[0], brought[1], blocks, (args.k + share - 1) / share, shared.selection) - 1;
     }
+
+    // Keys that may beat the floor, at the front of the buffer, and how many they are.
+    CIR_DEVICE uint32_t keep(uint32_t held, uint64_t floor, float slack) {
+        keep_from(keys, held, slack == 0 || floor == 0 ? floor + 1 : key_from(below(score_of(floor) - slack)), shared.selection);
+        device::barrier();
+        return shared.selection.kept;
+    }
+
+    // A key that every row beats whose key, right but for the slack, is this one or above.
+    CIR_DEVICE static uint64_t beaten_by(uint64_t key, float slack) {
+        return slack == 0 ? key - 1 : key_from(below(score_of(key) - slack)) - 1;
+    }
+
+    CIR_DEVICE static uint64_t higher(uint64_t a, uint64_t b) { return a > b ? a : b; }
 };
 
 template <class Type, int kAtOnce, bool kWeighted, bool kShared>
@@ -144,66 +167,89 @@ CIR_DEVICE void scan(const ScanArguments& args) {
                       static_cast<int>(args.term_count),
                       static_cast<int>(args.dimension),
                       static_cast<int>(args.vectors)};
-    if (device::thread() == 0) {
-        shared.count = 0;
-        shared.slack = 0;
+    const Segment segment = args.segments[args.segment];
+    const bool listed = args.lists != nullptr;
+    const uint32_t* list = listed ? args.lists + static_cast<size_t>(q) * args.list_capacity : nullptr;
+    const uint32_t meant = listed ? device::load_fresh(args.list_counts + q) : segment.count;
+    const uint32_t count = listed && meant > args.list_capacity ? args.list_capacity : meant;
+    const uint32_t blocks = device::grid_x(), stripe = blocks * args.run, stripes = (count + stripe - 1) / stripe;
+    const auto run_of = [=](uint32_t s) { return count - s * stripe < stripe ? (count - s * stripe + blocks - 1) / blocks : stripe / blocks; };
+    const uint32_t begin = device::block_x() * run_of(0) + warp * kRowsOfWarp;
+    if (!listed && begin < count) {
+        // The first rows come while the terms are looked at.
+        const uint32_t rows = count - begin < kRowsOfWarp ? count - begin : kRowsOfWarp, bytes = rows * args.vectors * 16;
+        const auto* from = static_cast<const unsigned char*>(segment.rows) + static_cast<size_t>(begin) * args.vectors * 16;
+        for (uint32_t at = lane * 32; at < bytes; at += 32 * 32) device::ask_for(from + at);
     }
-    bool whole = true;
-    if constexpr (kShared) {
-        whole = prepare_terms<Type, kAtOnce, kWeighted>(query, prepared, shared.scratch);
+    // Float64 is slow on most GPUs: where one block sees all keys of a query, they are made exact only at the end.
+    const bool loose = (args.flags & kLoose) != 0 && blocks == 1, finish = (args.flags & kFinish) != 0;
+    uint64_t* merged = args.keys + static_cast<size_t>(q) * args.key_capacity;
+    const uint32_t carried = loose ? device::load_fresh(args.key_counts + q) : 0;
+    for (uint32_t i = device::thread(); i < carried; i += device::threads()) keys[i] = device::load_fresh(merged + i);
+    if (device::thread() == 0) {
+        shared.count = carried;
+        shared.slack = carried > 0 ? device::load_fresh(args.slacks + q) : 0;
     }
     // The selection's memory is free until the first keys are cut back.
-    const Rounding rounding = rounding_of<kWeighted>(query, whole, reinterpret_cast<double*>(shared.selection.least));
+    const Rounding rounding = prepare<Type, kAtOnce, kWeighted, kShared>(query, prepared, shared.scratch, reinterpret_cast<double*>(shared.selection.least));
     if (device::thread() == 0) {
         shared.rounding = rounding;
         shared.ceiling = (args.flags & kBelow) ? device::load_fresh(args.ceilings + q) : ~0ull;
     }
     device::barrier();
 
-    const Segment segment = args.segments[args.segment];
-    const bool listed = args.lists != nullptr;
-    const uint32_t* list = listed ? args.lists + static_cast<size_t>(q) * args.list_capacity : nullptr;
-    const uint32_t meant = listed ? device::load_fresh(args.list_counts + q) : segment.count;
-    const uint32_t count = listed && meant > args.list_capacity ? args.list_capacity : meant;
-    const uint32_t run = kRowsOfRound * args.rounds;
-    const uint32_t high_water = args.buffer - run;
-    Buffer<Type, kWeighted> buffer{args, query, segment, listed, keys, shared};
-    uint64_t own_floor = 0;
+    const uint32_t high_water = args.buffer - args.run;
+    const uint32_t enough = (k + high_water) / 2;
+    Buffer<Type, kWeighted> buffer{args, keys, shared};
 
-    for (uint32_t start = device::block_x() * run; start < count; start += device::grid_x() * run) {
-        const uint64_t others = device::load_fresh(args.floors + q);
-        const uint64_t floor = others > own_floor ? others : own_floor;
+    for (uint32_t taken = 0; taken < stripes;) {
+        const uint32_t run = run_of(taken), start = taken * stripe + device::block_x() * run;
+        const uint32_t end = start + run < count ? start + run : count;
+        const uint64_t floor = device::load_fresh(args.floors + q);  // of all blocks, this one too
+        const float cut = floor == 0 ? -device::from_bits(0x7f800000u) : score_of(floor);
         bool full = false;
-        for (uint32_t round = 0; round < args.rounds; ++round) {
-            const uint32_t base = start + round * kRowsOfRound + warp * kRowsOfWarp;
-            if (base >= count) break;
+        for (uint32_t base = start + warp * kRowsOfWarp; base < end; base += kRowsOfRound) {
             const uint32_t at = base + lane / 8;
-            const uint32_t index = at < count ? at : base;
+            const uint32_t index = at < end ? at : base;
             const uint32_t number = listed ? list[index] : segment.first + index;
-            bool wanted = at < count;
+            bool wanted = at < end;
             if (wanted && args.allow != nullptr) wanted = (device::load(args.allow + number / 8) >> (number % 8)) & 1;
             if (device::ballot(wanted) == 0) continue;
 
-            const Row mine = buffer.row(number);
             const device::Vector16* rows[kRowsOfWarp];
-            share_rows(mine, rows);
+            float scale = 1;
+            if (listed) {
+                const Row mine = find_row<Type>(args, number);
+                share_rows(mine, rows);
+                scale = mine.scale;
+            } else {
+                // The same for all lanes, and no shuffles.
+                const Row first = row_of_segment<Type>(segment, segment.first + base, args.vectors);
+#pragma unroll
+                for (int r = 0; r < kRowsOfWarp; ++r) rows[r] = first.values + (base + r < end ? r * args.vectors : 0);
+                if constexpr (Type::kScaled) scale = row_of_segment<Type>(segment, number, args.vectors).scale;
+            }
             float score = 0, reach = 0;
             for (int j = 0; j < query.term_count; j += kAtOnce) {
-                float term = terms_of_rows<Type, kAtOnce, kWeighted, kShared>(query, j, rows, mine.scale, reach);
+                float term = terms_of_rows<Type, kAtOnce, kWeighted, kShared>(query, j, rows, scale, reach);
                 if constexpr (kAtOnce == 2) term += device::from_lane_xor(term, 4);
                 score += term;
             }
-            const uint64_t ceiling = shared.ceiling;
             float slack = kWeighted ? shared.rounding.constant : fmaf(shared.rounding.per_reach, reach, shared.rounding.constant);
+            // Most rows are done with here; those of which little is known are not.
+            if (device::ballot(wanted && !(score + slack < cut && score >= -kLargestTerm)) == 0) continue;
+            // Numbers again: no register holds them for as long.
+            const uint32_t found_at = base + lane / 8 < end ? base + lane / 8 : base, found_number = listed ? list[found_at] : segment.first + found_at;
+            const uint64_t ceiling = shared.ceiling;
             bool unknown = !(fabsf(score) + slack <= kLargestTerm);
             const uint64_t most = unknown ? ~0ull : key_up_to(score + slack);
             wanted = wanted && most > floor && (unknown || key_from(score - slack) < ceiling);
             // Nothing is known of the row but that it may be good; or it may be among those of an earlier pass.
             unknown = wanted && (unknown || most >= ceiling);
             if (device::ballot(unknown) != 0) {
-                const float exact = exact_score<Type, kWeighted>(query, mine.values, mine.scale, nullptr);
+                const float exact = exact_of<Type, kWeighted>(args, found_number, nullptr);
                 if (unknown) {
-                    const uint64_t key = key_of(exact, number);
+                    const uint64_t key = key_of(exact, found_number);
                     wanted = key > floor && key < ceiling;
                     score = exact;
                     slack = 0;
@@ -211,26 +257,49 @@ CIR_DEVICE void scan(const ScanArguments& args) {
             }
             if (wanted && lane % 8 == 0) {
                 const uint32_t slot = device::add(&shared.count, 1);
-                keys[slot] = key_of(score, number);
+                keys[slot] = key_of(score, found_number);
                 device::raise(&shared.slack, device::bits(slack));
                 full |= slot >= high_water;
             }
         }
-        if (device::barrier_or(full)) {
-            own_floor = buffer.narrow(floor, (k + high_water) / 2);
+        // After 1, 2, 3, 4, 6, 8, 12, 16, ... runs but for the first quarter, and before the last one, the blocks hear of
+        // one another.
+        ++taken;
+        const bool due = blocks > 1 && (taken + 1 == stripes || (4 * taken >= stripes && taken < stripes && taken <= 3 * (taken & (0 - taken))));
+        if (device::barrier_or(full) || due) {
+            buffer.narrow(enough, enough);
             device::barrier();
         }
     }
 
-    const uint64_t others = device::load_fresh(args.floors + q);
-    // Keys that some other block's k largest all beat are left behind.
-    own_floor = buffer.narrow(others > own_floor ? others : own_floor, 0);
+    buffer.narrow(k, k + kSpare);
     device::barrier();
     const uint32_t held = shared.count;
-    uint64_t* merged = args.keys + static_cast<size_t>(q) * args.key_capacity;
-    if (device::thread() == 0) shared.base = device::add(args.key_counts + q, held);
+    const auto list_is_done = [&] {
+        if (!listed) return;
+        const uint32_t asked = device::load_fresh(args.list_counts + q);
+        args.list_counts[q] = 0;
+        if (asked > args.list_capacity) args.overflowed[q] = 1;
+    };
+    if (loose && !finish) {
+        for (uint32_t i = device::thread(); i < held; i += device::threads()) merged[i] = keys[i];
+        if (device::thread() == 0) {
+            args.key_counts[q] = held;
+            args.slacks[q] = shared.slack;
+            list_is_done();
+        }
+        return;
+    }
+    uint32_t* terms = args.key_terms + static_cast<size_t>(q) * args.key_capacity * args.term_count;
+    if (device::thread() == 0) shared.base = loose ? 0 : device::add(args.key_counts + q, held);
     device::barrier();
-    for (uint32_t i = device::thread(); i < held; i += device::threads()) merged[shared.base + i] = keys[i];
+    for (uint32_t base = warp * kRowsOfWarp; base < held; base += kRowsOfRound) {
+        const uint32_t place = base + lane / 8;
+        const bool real = place < held;
+        const uint32_t number = row_of(keys[real ? place : base]), slot = shared.base + place;
+        const float score = exact_of<Type, kWeighted>(args, number, real ? terms + static_cast<size_t>(slot) * args.term_count : nullptr);
+        if (real && lane % 8 == 0) merged[slot] = key_of(score, number);
+    }
     device::fence();
     device::barrier();  // every thread's keys are out before the ticket is taken
     if (device::thread() == 0) {
@@ -241,58 +310,85 @@ CIR_DEVICE void scan(const ScanArguments& args) {
     if (!shared.is_last) return;
     device::fence();
 
-    // The last block of this query: the k best of all.
-    const uint32_t total = device::load_fresh(args.key_counts + q);
+    // The last block of this query: the k best of all. What a key must reach is known before any is read.
+    const uint32_t total = loose ? held : device::load_fresh(args.key_counts + q);
     const auto at = [merged](uint32_t i) { return device::load_fresh(merged + i); };
-    const uint64_t bound = total > k ? bound_of_largest(at, total, k, shared.selection) : 1;
-    for (uint32_t i = device::thread(); i < total; i += device::threads()) {
+    const uint64_t by_blocks = buffer.floor_of_blocks(0, 0), by_all = device::load_fresh(args.floors + q);
+    uint64_t bound = (by_blocks > by_all ? by_blocks : by_all) + 1;
+    uint32_t found = 0;
+    for (uint32_t start = 0; start < total; start += 2 * kThreads) {
+        uint64_t two[2];
+#pragma unroll
+        for (uint32_t i = 0; i < 2; ++i) {
+            const uint32_t index = start + i * kThreads + device::thread();
+            two[i] = index < total ? at(index) : 0;
+        }
+#pragma unroll
+        for (uint32_t i = 0; i < 2; ++i) {
+            if (two[i] >= bound) keys[device::add(&shared.count, 1)] = two[i];
+        }
+        device::barrier();
+        found = shared.count;
+        if (found > k && (found + 2 * kThreads > args.buffer || start + 2 * kThreads >= total)) {
+            bound = kth_of_shared(keys, found, k, shared.selection);
+            keep_from(keys, found, bound, shared.selection);
+            device::barrier();
+            found = shared.selection.kept;
+            if (device::thread() == 0) shared.count = found;
+        }
+        device::barrier();
+    }
+    sort_descending(keys, found);
+    uint64_t* sources = keys + args.buffer / 2;  // where each of them came from
+    for (uint32_t i = device::thread(); i < total && found > 0; i += device::threads()) {
         const uint64_t key = at(i);
-        if (key >= bound) keys[device::add(&shared.count, 1)] = key;
+        if (key >= keys[found - 1]) sources[place_of(keys, found, key)] = i;
     }
     device::barrier();
-    const uint32_t found = shared.count;
-    const bool finish = (args.flags & kFinish) != 0;
+
+    uint64_t* peaks = args.peaks + static_cast<size_t>(q) * device::grid_x();
+    for (uint32_t i = device::thread(); i < device::grid_x(); i += device::threads()) peaks[i] = 0;
     if (device::thread() == 0) {
         args.tickets[q] = 0;
         args.key_counts[q] = finish ? 0 : found;
         if (finish) args.floors[q] = 0;
-        if (listed) {
-            const uint32_t asked = device::load_fresh(args.list_counts + q);
-            args.list_counts[q] = 0;
-            if (asked > args.list_capacity) args.overflowed[q] = 1;
-        }
+        else if (found == k) args.floors[q] = keys[k - 1] - 1;
+        list_is_done();
         if (rescue && finish) {
             args.overflowed[q] = 0;
             device::add(args.rescued, 1);
         }
     }
     if (!finish) {
-        uint64_t least = ~0ull;
-        for (uint32_t i = device::thread(); i < found; i += device::threads()) {
-            merged[i] = keys[i];
-            least = keys[i] < least ? keys[i] : least;
+        for (uint32_t i = device::thread(); i < found; i += device::threads()) merged[i] = keys[i];
+        for (uint32_t j = 0; j < args.term_count; ++j) {
+            uint32_t moved[kBuffer / 2 / kThreads];
+#pragma unroll
+            for (uint32_t i = 0; i < kBuffer / 2 / kThreads; ++i) {
+                const uint32_t place = i * kThreads + device::thread();
+                moved[i] = place < found ? device::load_fresh(terms + sources[place] * args.term_count + j) : 0;
+            }
+            device::barrier();  // all are read before one is written
+#pragma unroll
+            for (uint32_t i = 0; i < kBuffer / 2 / kThreads; ++i) {
+                const uint32_t place = i * kThreads + device::thread();
+                if (place < found) terms[static_cast<size_t>(place) * args.term_count + j] = moved[i];
+            }
         }
-        // The bound of the selection may lie well below the k-th key; the next launch deserves the key itself.
-        least = least_of_block(least, shared.selection);
-        if (device::thread() == 0 && found == k) args.floors[q] = least - 1;
         return;
     }
 
-    sort_descending(keys, found);
     const size_t out = static_cast<size_t>(q) * args.out_stride;
     for (uint32_t i = device::thread(); i < k; i += device::threads()) {
         args.scores[out + i] = i < found ? score_of(keys[i]) : -device::from_bits(0x7f800000u);
         args.rows[out + i] = i < found ? static_cast<int64_t>(row_of(keys[i])) : -1;
     }
-    for (uint32_t i = found * args.term_count + device::thread(); i < k * args.term_count; i += device::threads()) {
-        args.terms[out * args.term_count + i] = device::from_bits(0x7fc00000u);
+    for (uint32_t i = device::thread(); i < k * args.term_count; i += device::threads()) {
+        const uint32_t place = i / args.term_count, j = i % args.term_count;
+        const bool real = place < found;
+        args.terms[out * args.term_count + i] = device::from_bits(real ? device::load_fresh(terms + sources[place] * args.term_count + j) : 0x7fc00000u);
     }
     if (device::thread() == 0) args.ceilings[q] = found == k ? keys[k - 1] : 1;
-    for (uint32_t base = warp * kRowsOfWarp; base < found; base += kRowsOfRound) {
-        const uint32_t place = base + lane / 8;
-        const Row mine = find_row<Type>(args, row_of(keys[place < found ? place : base]));
-        exact_score<Type, kWeighted>(query, mine.values, mine.scale, place < found ? args.terms + (out + place) * args.term_count : nullptr);
-    }
 }
 
 #define CIR_SCAN(name, Type, at_once, weighted, in_shared) \

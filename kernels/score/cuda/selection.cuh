@@ -122,9 +122,33 @@ CIR_DEVICE uint64_t bound_of_largest(At at, uint32_t n, uint32_t k, Selection& s
     }
 }
 
+// The k-th largest of n >= k keys that are not 0, or one of as many that are equal. Every thread of the block calls this,
+// after a barrier; what is shared is free again after the next one.
+template <class At>
+CIR_DEVICE uint64_t kth_largest(At at, uint32_t n, uint32_t k, Selection& s) {
+    const uint64_t bound = n > k ? bound_of_largest(at, n, k, s) : 1;
+    uint64_t least = ~0ull;
+    for (uint32_t i = device::thread(); i < n; i += device::threads()) {
+        const uint64_t key = at(i);
+        if (key >= bound && key < least) least = key;
+    }
+    return least_of_block(least, s);
+}
+
 constexpr uint32_t kBuffer = 2048;  // most keys that a block holds
 constexpr uint32_t kThreads = 256;
 constexpr int kWarps = static_cast<int>(kThreads) / 32;
+
+// Of keys in shared memory.
+CIR_DEVICE_ONCE uint64_t kth_of_shared(const uint64_t* keys, uint32_t n, uint32_t k, Selection& s) {
+    return kth_largest([keys](uint32_t i) { return keys[i]; }, n, k, s);
+}
+
+// Of keys that the threads bring: the first kThreads one each, those beyond a second.
+constexpr uint32_t kMostBrought = 2 * kThreads;
+CIR_DEVICE_ONCE uint64_t kth_of_brought(uint64_t first, uint64_t second, uint32_t n, uint32_t k, Selection& s) {
+    return kth_largest([first, second](uint32_t i) { return i < kThreads ? first : second; }, n, k, s);
+}
 
 // Moves those of the n keys in shared memory that reach a bound to its front; s.kept says how many they are. To be read
 // after the caller's next barrier.
@@ -141,6 +165,17 @@ CIR_DEVICE void keep_from(uint64_t* keys, uint32_t n, uint64_t bound, Selection&
     for (uint32_t i = 0; i < kBuffer / kThreads; ++i) {
         if (mine[i] >= bound) keys[device::add(&s.kept, 1)] = mine[i];
     }
+}
+
+// Where a key stands among n that are sorted, largest first, of which it is one.
+CIR_DEVICE uint32_t place_of(const uint64_t* keys, uint32_t n, uint64_t key) {
+    uint32_t low = 0, high = n;
+    while (low + 1 < high) {
+        const uint32_t middle = (low + high) / 2;
+        if (keys[middle] >= key) low = middle;
+        else high = middle;
+    }
+    return low;
 }
 
 // Bitonic sort of n keys, largest first; room for the next power of two.

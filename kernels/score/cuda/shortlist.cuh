@@ -104,7 +104,7 @@ CIR_DEVICE void shortlist(const ShortlistArguments& args) {
             for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
-                    to[m][half] = inside ? device::load16(rows[m][half] + vector) : device::Vector16{};
+                    to[m][half] = inside ? device::load16_and_ahead(rows[m][half] + vector) : device::Vector16{};
                 }
             }
         };

@@ -14,6 +14,7 @@
     static void name##_body(const Arguments& args)
 
 #define CIR_DEVICE inline
+#define CIR_DEVICE_ONCE inline
 
 #if defined(__has_feature)
 #if __has_feature(thread_sanitizer)
@@ -119,6 +120,11 @@ CIR_DEVICE Vector16 load16(const void* where) {
     CIR_CHECK(read_what_no_one_writes(where, 16));
     return *static_cast<const Vector16*>(where);
 }
+CIR_DEVICE Vector16 load16_and_ahead(const void* where) { return load16(where); }
+CIR_DEVICE void ask_for(const void* where) {
+    CIR_CHECK(read_what_no_one_writes(where, 1));
+    (void)where;
+}
 CIR_DEVICE float load(const float* where) {
     CIR_CHECK(read_what_no_one_writes(where, sizeof *where));
     return *where;
@@ -134,6 +140,8 @@ CIR_DEVICE uint16_t load(const uint16_t* where) {
 
 CIR_DEVICE double product(double a, double b) { return a * b; }
 CIR_DEVICE double sum(double a, double b) { return a + b; }
+
+CIR_DEVICE double widened(float v) { return v; }
 
 CIR_DEVICE int leading_zeros(uint64_t v) { return v == 0 ? 64 : __builtin_clzll(v); }
 CIR_DEVICE int trailing_zeros(uint32_t v) { return v == 0 ? -1 : __builtin_ctz(v); }
