@@ -75,8 +75,8 @@ def check_binding(version: str, package: str) -> None:
     subprocess.run([sys.executable, "-c", PROGRAM], check=True, env=environment, cwd=ROOT)
 
 
-def check_builds() -> None:
-    """Plans of every system's graphs; raises where one cannot be built."""
+def rtx_environment() -> dict[str, str]:
+    """In which a process finds TensorRT for RTX behind TensorRT's bindings; it is downloaded once."""
     folder = BUILD / "rtx"
     libraries = folder / "libraries"
     if not libraries.exists():
@@ -90,18 +90,24 @@ def check_builds() -> None:
                         (unpacked / name).write_bytes(archive.read(member))
         unpacked.rename(libraries)
     binding = BUILD / RTX_BINDING
+    if not (binding / "libraries").exists():
+        check_binding(RTX_BINDING, WHEELS[RTX_BINDING])
     names = [library.name for library in (binding / "libraries").iterdir()]
     for name in names:
         command = ["cc", "-shared", "-fPIC", "-O1", str(ROOT / "tools" / "tensorrt_rtx.c"), "-ldl"]
         subprocess.run([*command, f"-Wl,-soname,{name}", "-o", str(libraries / name)], check=True)
-    environment = {
+    return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(binding), str(ROOT)]),
         "LD_LIBRARY_PATH": str(libraries),
         "CIR_TENSORRT_RTX": str(libraries),
     }
+
+
+def check_builds() -> None:
+    """Plans of every system's graphs; raises where one cannot be built."""
     tests = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "auto", BUILDS]
-    subprocess.run(tests, check=True, env=environment, cwd=ROOT)
+    subprocess.run(tests, check=True, env=rtx_environment(), cwd=ROOT)
 
 
 def main() -> None:

@@ -4,68 +4,27 @@ needs no GPU. Every system in a size that a test can afford, and the committed m
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from cir_export.checkpoints import load_trained
-from cir_export.export import export_bundle
-from cir_export.model_file import TrainedModel
-from cir_export.precision.graphs import lower_graphs
-from cir_export.preprocessing import plain_resize, word_text
-from cir_export.verification import Samples, draw_samples
 from cir_infer.bundle import Bundle
 from cir_infer.bundle.model import Model
 from cir_infer.errors import BundleError, DeviceError
 from cir_infer.runtime.tensorrt.profiles import Limits
-from tests.export.systems.examples import CONFIGS, SIZE, TOKENIZER, WORDS, example, side
+from tests.export.plans import COMMITTED, SYSTEMS, Precision, bundle_of, graphs_of
 
 if "CIR_TENSORRT_RTX" not in os.environ:
     pytest.skip("needs TensorRT for RTX; `make tensorrt-check` has it", allow_module_level=True)
 
-ROOT = Path(__file__).parents[2]
 LIMITS = Limits(batch=8, tokens=40)
 WORKSPACE = 256 << 20
-_ENCODERS = {
-    "bigru": {"encoder": "bigru", "vocabulary_size": len(WORDS), "word_dim": 10},
-    "lstm": {"encoder": "lstm", "vocabulary_size": len(WORDS), "word_dim": 10, "hidden": 12},
-}
-_TRUNKS = {
-    f"artemis {trunk} {encoder}": {
-        "system": "artemis",
-        "embedding_dim": 24,
-        "image": {"trunk": trunk, "size": 64, "pooling": "gem"},
-        "text": text,
-    }
-    for trunk, encoder, text in (
-        ("resnet18", "lstm", _ENCODERS["lstm"]),
-        ("resnet50", "bigru", _ENCODERS["bigru"]),
-    )
-}
-_TERMS = {
-    name: {**CONFIGS["tirg"], "system": name, "text": _ENCODERS["bigru"]}
-    for name in ("artemis", "is-only", "em-only", "image-only", "text-only", "late-fusion")
-}
-SYSTEMS = {**_TRUNKS, **_TERMS, **CONFIGS}
 
 
-@pytest.fixture(scope="module", params=["artemis-scenes", *SYSTEMS])
+@pytest.fixture(scope="module", params=[COMMITTED, *SYSTEMS])
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    if request.param == "artemis-scenes":
-        trained = load_trained([ROOT / "models" / request.param / "model.pt"])
-    else:
-        name = request.param
-        size = 64 if name in _TRUNKS else side(name) if name in CONFIGS else SIZE
-        trained = TrainedModel(example(name, SYSTEMS), TOKENIZER, plain_resize(size), word_text(60))
-    drawn = draw_samples(trained.image, trained.text, trained.tokenizer)
-    path = tmp_path_factory.mktemp("bundle") / "model.cir"
-    export_bundle(trained, path, Samples(drawn.images[:4], drawn.texts[:4], drawn.source))
-    return Bundle(path)
+    return bundle_of(request.param, tmp_path_factory.mktemp("bundle") / "model.cir")
 
 
 def build(name: str, content: bytes, workspace: int = WORKSPACE, timings: bytes = b"") -> bytes:
@@ -81,28 +40,13 @@ def build(name: str, content: bytes, workspace: int = WORKSPACE, timings: bytes 
     return built.plan
 
 
-def test_float32(bundle: Bundle) -> None:
-    for name in bundle.manifest.graphs:
-        assert len(build(name, bundle.graph(name).whole())) > 1000
-
-
-def test_float16(bundle: Bundle) -> None:
-    for lowered in lower_graphs(bundle, "float16", "tensorrt", (), lambda: ()):
-        assert len(build(lowered.name, lowered.model.SerializeToString())) > 1000
-
-
-def test_int8(bundle: Bundle) -> None:
-    pixels = bundle.manifest.image
-    assert pixels is not None
-
-    def images() -> Iterator[Any]:
-        shape = (4, pixels.height, pixels.width, 3)
-        yield np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-
-    for lowered in lower_graphs(bundle, "int8", "tensorrt", (), images):
-        used = {node.op_type for node in lowered.model.graph.node}
-        assert "DequantizeLinear" in used
-        assert len(build(lowered.name, lowered.model.SerializeToString())) > 1000
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_every_precision(bundle: Bundle, precision: Precision) -> None:
+    for name, content in graphs_of(bundle, precision).items():
+        if precision == "int8":
+            used = {node.op_type for node in onnx.load_from_string(content).graph.node}
+            assert "DequantizeLinear" in used
+        assert len(build(name, content)) > 1000
 
 
 def model_of(operator: str) -> bytes:
