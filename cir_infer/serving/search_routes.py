@@ -15,7 +15,6 @@ from cir_infer.serving.schemas import (
     BatchRequest,
     ExplainRequest,
     HitAnswer,
-    ProblemAnswer,
     SearchAnswer,
     SearchRequest,
     VectorsAnswer,
@@ -77,12 +76,12 @@ class SearchRoutes:
         most = min(self._service.settings.max_batch, self._service.settings.queue)
         if not 1 <= len(queries) <= most:
             raise Problem("invalid-argument", f"{len(queries)} queries; expected 1 to {most}")
-        answers: list[SearchAnswer | ProblemAnswer] = []
+        answers: list[Any] = []
         for found in await self._found(request, queries, None):
             if isinstance(found, Found):
                 answers.append(_answer(found, server_timing(found.stages, begun)[0], request))
             else:
-                answers.append(ProblemAnswer(**problem_of(found).document(request.state.request_id)))
+                answers.append(problem_of(found).document(request.state.request_id))
         timing, headers = server_timing({}, begun)
         return json_answer(BatchAnswer(answers, timing), headers=headers)
 

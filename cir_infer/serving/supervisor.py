@@ -32,15 +32,28 @@ class _Place:
     The system deals connections out among the sockets that listen. Of one that all of them share, whoever
     wakes first takes what is there, and others have nothing to do.
 
+    It stays taken until it is closed, also while no worker is left: keys are sent here.
+
     Args:
-        opened: listens there.
+        opened: listens there; closed with this.
+
+    Raises:
+        CirError: the address was lost.
     """
 
     def __init__(self, opened: socket.socket) -> None:
+        self._opened = opened
         self._kind = opened.family, opened.type, opened.proto
         self._address = opened.getsockname()
         # Only now: if somebody else had listened there already, `listen` would have said so.
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._taken = self.one_more()  # never listens, so no client waits here
+        self._taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # else whoever has it could listen
+
+    def close(self) -> None:
+        """Leave the address to others, once no worker listens there."""
+        self._opened.close()
+        self._taken.close()
 
     def one_more(self) -> socket.socket:
         """One more socket, that listens once a worker makes it.
@@ -116,17 +129,17 @@ def supervise(settings: Settings, opened: socket.socket, verbose: bool, ready: C
         CirError: the workers cannot start, or do not stay.
         KeyboardInterrupt: it was SIGINT.
     """
+    place = _Place(opened)
     told: list[int] = []
     numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
     before = {number: signal.signal(number, lambda got, _: told.append(got)) for number in numbers}
     counters = tempfile.mkdtemp(prefix="cir-serve-")
     workers: list[_Worker] = []
+
+    def start() -> _Worker:
+        return _Worker(settings, place.one_more(), counters, verbose)
+
     try:
-        place = _Place(opened)
-
-        def start() -> _Worker:
-            return _Worker(settings, place.one_more(), counters, verbose)
-
         workers.append(_Worker(settings, opened, counters, verbose))
         workers += [start() for _ in range(1, settings.workers)]
         _watch(workers, told, counters, start, ready)
@@ -134,7 +147,7 @@ def supervise(settings: Settings, opened: socket.socket, verbose: bool, ready: C
         for worker in workers:
             worker.tell(signal.SIGTERM)
             worker.opened.close()
-        opened.close()
+        place.close()
         until = time.monotonic() + settings.drain + 10
         for worker in workers:
             try:
@@ -183,6 +196,7 @@ def _watch(
                 raise CirError(f"workers end again and again, the last with {code}; see the log")
             _log.warning("a worker ended with %s; another takes its place", code)
             _forget(worker.process.pid, counters)
+            worker.opened.close()  # also where something that it started has its output still
             workers[at] = start()
         time.sleep(0.05)
 

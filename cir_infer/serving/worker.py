@@ -1,4 +1,4 @@
-"""A worker of `cir-serve --workers`, which `supervisor` starts and which answers on its parent's socket."""
+"""A worker of `cir-serve --workers`, which `supervisor` starts with a socket to answer on."""
 
 from __future__ import annotations
 
