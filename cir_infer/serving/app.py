@@ -127,4 +127,5 @@ class _Status:
 
     async def openapi(self, _: Any) -> Any:
         """This API's OpenAPI document."""
-        return json_answer(self._document.made())
+        # FastAPI takes its time to make it, which no query shall wait for.
+        return json_answer(await in_thread(self._service.beside, self._document.made))

@@ -17,6 +17,7 @@ import pytest
 from cir_infer import Engine, Gallery
 from cir_infer.serving import batching
 from cir_infer.serving.batching import Pace
+from cir_infer.serving.openapi import Document
 from tests.serving.support import Client, Gated, Running, png, running
 
 QUERY = {"item": "sku-1", "text": "is red", "k": 3}
@@ -287,6 +288,28 @@ def test_the_document_describes_every_route(client: Client, kind: str) -> None:
         for method, operation in methods.items():
             assert operation["description"], (path, method)
             assert operation["responses"], (path, method)
+
+
+def test_others_are_answered_while_the_document_is_made(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, others = threading.Event(), threading.Event()
+    made = Document.made
+
+    def slow_to_make(document: Document) -> dict[str, Any]:
+        begun.set()
+        assert others.wait(20)
+        return made(document)
+
+    monkeypatch.setattr(Document, "made", slow_to_make)
+    told: list[int] = []
+    asking = threading.Thread(target=lambda: told.append(client("GET", "/openapi.json").status))
+    asking.start()
+    assert begun.wait(20)
+    assert client("POST", "/v1/search", QUERY).status == 200
+    others.set()
+    asking.join(30)
+    assert told == [200]
 
 
 def test_examples_are_what_is_read_and_written(client: Client) -> None:
