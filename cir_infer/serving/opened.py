@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -48,11 +49,19 @@ class Opened:
         with self._lock:
             self._users -= 1
             last = self._users == 0
-        if last:
-            engine = self.searcher.engine
-            self.searcher.close()
-            self.gallery.close()
-            engine.close()
+        if not last:
+            return
+        if asyncio._get_running_loop() is not None:  # a large model takes its time to go, and others wait
+            with contextlib.suppress(RuntimeError):  # no more threads are allowed
+                threading.Thread(target=self._close, name="cir-serve-closing").start()
+                return
+        self._close()
+
+    def _close(self) -> None:
+        engine = self.searcher.engine
+        self.searcher.close()
+        self.gallery.close()
+        engine.close()
 
     def retire(self) -> None:
         """Close it as soon as nobody uses it."""

@@ -316,7 +316,7 @@ class Service:
             answer = await query.future
         except GalleryError:
             if request.item is not None:
-                item_of(opened.gallery.snapshot(), request.item)
+                await in_thread(self.beside, self._check_item, opened, request.item)
             raise
         finally:
             query.future.cancel()
@@ -325,6 +325,9 @@ class Service:
             opened.give_back()
         found = self._found(answer, query.asked - begun)
         return await self._with_reasons(found, opened, request, image) if request.explain else found
+
+    def _check_item(self, opened: Opened, item: str) -> None:
+        item_of(opened.gallery.snapshot(), item)
 
     async def _with_reasons(
         self, found: Found, opened: Opened, request: SearchRequest, image: bytes | None

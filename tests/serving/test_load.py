@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from cir_infer import Engine, Gallery
+from cir_infer.gallery import Snapshot
 from cir_infer.serving import batching
 from cir_infer.serving.batching import Pace
 from cir_infer.serving.openapi import Document
@@ -231,12 +233,11 @@ def test_a_changed_bundle_drops_no_request(own: Path) -> None:
         own.with_name("new.cir").replace(own)
         assert found.service.reload()
         assert found.service.current._opened is not first
-        until(lambda: first._users == 0)
+        until(lambda: first._users == 0 and first.searcher._closed)
         stop.set()
         for thread in threads:
             thread.join()
         assert set(statuses) == {200}
-        assert first.searcher._closed
         assert found.client("POST", "/v1/search", QUERY).json["hits"] == before
         # One that cannot be used changes nothing.
         own.write_bytes(b"no bundle")
@@ -244,6 +245,36 @@ def test_a_changed_bundle_drops_no_request(own: Path) -> None:
         assert found.client("POST", "/v1/search", QUERY).status == 200
         text = found.client("GET", "/metrics").body.decode()
         assert 'cir_bundle_reloads_total{outcome="failed"} 1.0' in text
+
+
+def test_no_gallery_is_asked_or_closed_in_the_event_loop(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loops: dict[str, list[Any]] = {}
+
+    def watched(kind: type, name: str) -> None:
+        before, seen = getattr(kind, name), loops.setdefault(name, [])
+
+        def call(own: Any, *given: Any) -> Any:
+            seen.append(asyncio._get_running_loop())
+            return before(own, *given)
+
+        monkeypatch.setattr(kind, name, call)
+
+    with running(bundle) as found:
+        watched(Snapshot, "row")
+        watched(Snapshot, "_columns")
+        watched(Engine, "close")
+        assert found.client("POST", "/v1/search", QUERY | {"item": "nope"}).status == 404
+        gated, asking = Gated.under(found.service), Asking()
+        asking.ask(found.client)
+        assert gated.arrived.acquire(timeout=20)
+        assert found.service.reload()
+        gated.gate.set()
+        assert asking.wait() == [200]
+        until(lambda: bool(loops["close"]))
+    assert all(loops.values())
+    assert {loop for seen in loops.values() for loop in seen} == {None}
 
 
 def test_fields_are_those_of_the_gallery_that_took_the_others_place(own: Path) -> None:
