@@ -48,7 +48,7 @@ def make_app(service: Service, on_start: Callable[[], None] | None = None) -> Gu
             on_start()
         yield
         service.ready = False
-        await in_thread(service.beside, service.close)
+        await in_thread(service.watching, service.close)
 
     routes, document = Routes(service.budget, lifespan), Document()
     searches, items, status = SearchRoutes(service), ItemRoutes(service), _Status(service, document)
@@ -115,7 +115,7 @@ class _Status:
         """Counters and histograms for Prometheus."""
         from fastapi.responses import Response
 
-        text, kind = await in_thread(self._service.beside, self._metrics)
+        text, kind = await in_thread(self._service.watching, self._metrics)
         return Response(text, 200, media_type=kind)
 
     def _metrics(self) -> tuple[bytes, str]:
@@ -128,4 +128,4 @@ class _Status:
     async def openapi(self, _: Any) -> Any:
         """This API's OpenAPI document."""
         # FastAPI takes its time to make it, which no query shall wait for.
-        return json_answer(await in_thread(self._service.beside, self._document.made))
+        return json_answer(await in_thread(self._service.watching, self._document.made))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cir_infer.processes.threads import Threads
 from cir_infer.serving.background import in_thread
 from cir_infer.serving.bodies import from_base64, read_form
 from cir_infer.serving.browsing import item_of, items_after, items_by_chance, told_item
@@ -51,7 +52,7 @@ class ItemRoutes:
                 raise Problem("not-found", "the gallery does not know where the image of this item is")
             return self._service.pictures.picture(source, size, has)
 
-        tag, jpeg = await self._reading(request, picture)
+        tag, jpeg = await self._reading(request, picture, self._service.picturing)
         headers = {"ETag": f'"{tag}"', "Cache-Control": "private, max-age=600"}
         if jpeg is None:
             return Response(None, 304, headers)
@@ -131,11 +132,12 @@ class ItemRoutes:
             raise Problem("forbidden", "this service only reads; start it with --writable")
         return self._service.writer
 
-    async def _reading(self, request: Request, work: Any) -> Any:
-        """Something done with a snapshot, off the event loop."""
+    async def _reading(self, request: Request, work: Any, threads: Threads | None = None) -> Any:
+        """Something done with a snapshot, off the event loop; by `beside` unless told otherwise."""
 
         def run() -> Any:
             with self._service.current.use() as opened:
                 return work(opened.gallery.snapshot())
 
-        return await finished(request, in_thread(self._service.beside, run), self._service.settings.timeout)
+        done = in_thread(self._service.beside if threads is None else threads, run)
+        return await finished(request, done, self._service.settings.timeout)

@@ -82,7 +82,8 @@ class Service:
         self.pictures = Thumbnails(settings.max_pixels)
         self.fields = Fields()
         self.budget = Budget(max(_BODIES, 4 * settings.max_upload))
-        self.beside = Threads(2)
+        # Each apart from the next, which may wait for a slow disk, for a store or for many before it.
+        self.watching, self.beside, self.picturing = Threads(1), Threads(2), Threads(2)
         self.writer = Writer(settings.images_path) if settings.writable else None
         self._decoders = Threads(min(8, available_cpus()))
         self._explaining = Threads(1)
@@ -133,7 +134,8 @@ class Service:
         self.current.close()
         self._decoders.close()
         self._explaining.close()
-        self.beside.close()
+        for threads in (self.watching, self.beside, self.picturing):
+            threads.close()
 
     # ---- queries
 

@@ -277,6 +277,24 @@ def test_no_gallery_is_asked_or_closed_in_the_event_loop(
     assert {loop for seen in loops.values() for loop in seen} == {None}
 
 
+def test_pictures_that_hang_hold_up_no_lookup_and_lookups_no_watcher(served: Running) -> None:
+    client, service = served.client, served.service
+    come, items = threading.Event(), threading.Event()
+    try:
+        for _ in range(2):  # as a store does that does not answer
+            service.picturing.submit(come.wait, 60)
+        assert client("GET", "/v1/items/sku-1").status == 200
+        for _ in range(2):
+            service.beside.submit(items.wait, 60)
+        assert client("GET", "/metrics").status == 200
+        items.set()
+        come.set()
+        assert client("GET", "/v1/items/sku-1/image").status == 200
+    finally:
+        items.set()
+        come.set()
+
+
 def test_fields_are_those_of_the_gallery_that_took_the_others_place(own: Path) -> None:
     with running(own) as found:
         assert {field["name"] for field in found.client("GET", "/v1/fields").json["fields"]} == {
