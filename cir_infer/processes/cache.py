@@ -73,7 +73,8 @@ class BoundedCache(Generic[K, V]):
             self._entries[key] = (value, size + ENTRY_BYTES)
             self._held += size + ENTRY_BYTES
         while self._held > self._limit and self._entries:
-            self._drop(next(iter(self._entries)))
+            # In one call: a thread that looks something up between two changes the order.
+            self._held -= self._entries.popitem(last=False)[1][1]
         if not self._entries:
             self._held = 0  # an interrupt may have come between an entry and its count
 

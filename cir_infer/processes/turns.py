@@ -69,12 +69,12 @@ class Turn:
 
     def _wait(self, mine: Claim) -> None:
         while True:
-            last = max(self._turns, default=0)
+            last = max(list(self._turns), default=0)  # a list is made in one step, also without a GIL
             claim = self._turns.get(last)
             if claim is not None and claim.held:
                 time.sleep(_PAUSE)
             elif self._turns.setdefault(last + 1, mine) is mine:
-                if max(self._turns) == last + 1:
+                if max(list(self._turns), default=0) == last + 1:
                     break
                 # Others have come and gone since we looked.
                 self._turns.pop(last + 1, None)
