@@ -143,7 +143,8 @@ class Snapshot:
     def _stored(self, rows: list[int]) -> list[_Stored]:
         """What the catalogue has of rows: asked once, for the same items are answered again and again."""
         kept = [self._kept.get(row) for row in rows]
-        missing = [row for row, known in zip(rows, kept, strict=True) if known is None]
+        # Queries of one batch find the same rows.
+        missing = [*dict.fromkeys(row for row, known in zip(rows, kept, strict=True) if known is None)]
         if not missing:
             return [known for known in kept if known is not None]
         columns = self._columns(("id", "metadata", "source"), missing)

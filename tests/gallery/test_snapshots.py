@@ -3,13 +3,16 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cir_infer.errors import CirError, GalleryError, UsageError
 from cir_infer.gallery import Gallery, Snapshot
+from cir_infer.gallery.catalogue.catalogue import Catalogue
 from cir_infer.gallery.changes import compaction
 from tests.gallery.support import filled, names, rows_of, vectors
 
@@ -158,6 +161,28 @@ def test_a_removed_item_has_no_row_though_its_row_was_just_asked_for(tmp_path: P
         told = [item.id for item in snapshot.items(range(5))]
         assert told == names(5)
         assert [snapshot.row(name) for name in told] == [None, None, 2, 3, 4]
+
+
+def test_a_row_is_looked_up_once_however_often_it_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    columns = Catalogue.columns
+
+    def counted(self: Catalogue, wanted: Sequence[str], keys: Sequence[int]) -> Any:
+        asked.extend(keys)
+        return columns(self, wanted, keys)
+
+    monkeypatch.setattr(Catalogue, "columns", counted)
+    snapshot = filled(tmp_path / "g", 20).snapshot()
+    rows = [3, 7, 3, 19, 7, 3]
+    items = snapshot.items(rows)
+    assert [item.id for item in items] == [f"i{row}" for row in rows]
+    assert len(asked) == 3
+    items[0].metadata["number"] = "of one answer only"
+    again = snapshot.items([0, *rows])
+    assert [item.metadata["number"] for item in again] == [0, *rows]
+    assert len(asked) == 4
 
 
 def test_rows_out_of_range_are_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from cir_infer.bundle.model import Model
 from cir_infer.errors import DeviceError
-from cir_infer.runtime.kept import graphs
+from cir_infer.runtime.kept import graph_file, graphs
 from cir_infer.runtime.kept.graph_file import GraphFile, read_graph, write_graph
 from cir_infer.runtime.kept.graphs import StoredGraph, graph_cache, load_kept
 from cir_infer.runtime.kept.memory import spare_memory
@@ -141,6 +141,26 @@ def test_what_is_damaged_is_made_again(
     assert file.read_bytes() == whole
     assert bundled.answers()
     assert bundled.reads == 2
+
+
+def test_no_chunk_of_the_weights_goes_unseen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large weights are read and held against their digests in chunks, by two threads."""
+    monkeypatch.setattr(graph_file, "_CHUNK", 1000)
+    bundled = Bundled()
+    assert bundled.answers()
+    assert bundled.answers()
+    assert bundled.reads == 1
+    (file,) = kept(folder)
+    whole = file.read_bytes()
+    weights = 4 * (32 * 64 + 64 * 48)
+    for place in (*range(len(whole) - weights, len(whole), 1000), len(whole) - 1):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        found = read_graph(file, len(whole))
+        assert isinstance(found, GraphFile)
+        assert not found.whole(), place
+    reads = bundled.reads
+    assert bundled.answers()
+    assert bundled.reads == reads + 1
 
 
 def test_what_is_kept_does_not_name_files(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
