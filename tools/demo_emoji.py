@@ -33,15 +33,15 @@ def main() -> None:
         run("cir-bench", "emoji", "--styles", GALLERY, OTHER, "--train-families", "0", "--seed", "7", data)
     run("cir-export", "models/artemis-emoji/model.pt", "-o", bundle)
     run("cir-index", bundle, data / GALLERY)
-    queries = EmojiDataset.open(data).split("test").queries
-    chosen = [next(query for query in queries if query.kind == kind) for kind in KINDS]
+    test = EmojiDataset.open(data).split("test")
+    chosen = [next(query for query in test.queries if query.kind == kind) for kind in KINDS]
     sheets = [folder / "sheets" / f"{number}-{query.kind}.png" for number, query in enumerate(chosen, 1)]
     across = folder / "sheets" / "across.png"
     across.parent.mkdir()
     first = [ask(bundle, query, data / GALLERY, sheet) for query, sheet in zip(chosen, sheets, strict=True)]
     print(f"\nThe reference drawn by others, in {OTHER}; the gallery is {GALLERY}:")
     first.append(ask(bundle, chosen[0], data / OTHER, across))
-    print(f"\nFound at rank 1 among 3,786 emoji: {sum(first)} of {len(first)} targets.")
+    print(f"\nFound at rank 1 among {len(test.emoji):,} emoji: {sum(first)} of {len(first)} targets.")
     print(f"Contact sheets, in {time.perf_counter() - started:.0f} s altogether:")
     for sheet in [*sheets, across]:
         print(f"  {sheet}")

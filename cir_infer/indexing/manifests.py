@@ -28,7 +28,7 @@ __all__ = ["IMAGE_COLUMNS", "MANIFEST_ENDINGS", "ManifestSource"]
 IMAGE_COLUMNS = ("image", "image_path", "path", "file", "filename")
 MANIFEST_ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq")
 
-_URL = re.compile(r"(?:https?|ftp|s3|gs|az|hf|data):", re.IGNORECASE)
+_URL = re.compile(r"[a-z][a-z0-9+.-]{1,15}://|(?:https?|ftp|s3|gs|az|hf|data):", re.IGNORECASE)
 _URL_COLUMN = re.compile(r"ur[il]s?|.*_ur[il]|.*[a-z]UR[IL]", re.ASCII)
 _NO_URLS = "nothing is fetched; download them first (img2dataset does); then name the files"
 

@@ -36,7 +36,7 @@ from cir_infer.indexing.walking import walk
 from cir_infer.inputs.images import HEIC_REMEDY
 from cir_infer.inputs.locations import absolute
 from cir_infer.inputs.opening import why
-from cir_infer.inputs.remote import checked_address, is_address, remote_status
+from cir_infer.inputs.remote import checked_address, is_address, is_url, remote_status
 
 __all__ = ["FileSource", "FolderSource", "GlobSource", "Prefixed", "open_source", "open_sources"]
 
@@ -70,7 +70,7 @@ def open_sources(
         own, rest = _split(argument)
         own = own or prefix
         kind = _kind(rest)
-        if kind is None and is_address(rest):
+        if kind is None and is_url(rest):
             rest, kind = _in_store(rest)
         if kind is None and is_pattern(rest):
             sources.append(_prefixed(GlobSource(rest, suffixes), own))
@@ -130,8 +130,8 @@ def _kind(name: str) -> str | None:
 
 def _in_store(text: str) -> tuple[str, str]:
     """An address as it is spelled here, and what is there."""
-    require(f"reading {shown(text)}", "pyarrow")
     address = checked_address(text)
+    require(f"reading {address}", "pyarrow")
     try:
         found = remote_status(address)
     except FileNotFoundError:

@@ -11,7 +11,7 @@ from cir_infer.indexing.items import Broken, Item, Survey, Territory, file_item
 from cir_infer.indexing.source import Named
 from cir_infer.indexing.walking import HIDDEN
 from cir_infer.inputs.opening import why
-from cir_infer.inputs.remote import Entry, below, listed
+from cir_infer.inputs.remote import NO_EMPTY_PARTS, Entry, below, listed
 
 __all__ = ["StoreSource"]
 
@@ -50,7 +50,10 @@ class StoreSource(Named):
         waiting = [self._entry(self._address, entry) for entry in self._listed(self._address)][::-1]
         while waiting:
             address, entry = waiting.pop()
-            if entry.name.startswith("."):
+            if not entry.name:
+                reason = f"{address}//: a folder without a name; {NO_EMPTY_PARTS}"
+                yield Broken(f"{self._id(address)}//", f"{address}//", reason)
+            elif entry.name.startswith("."):
                 self._survey.leave_out(HIDDEN)
             elif not entry.folder:
                 yield from self._image(address, entry, self._survey)

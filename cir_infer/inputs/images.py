@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from cir_infer.errors import ImageError, shown
+from cir_infer.errors import ImageError, UsageError, shown
 from cir_infer.extras import install_hint
 from cir_infer.inputs.arguments import plain_path
 from cir_infer.inputs.arrays import image_fault
@@ -31,6 +31,7 @@ from cir_infer.inputs.metadata import (
     without_metadata,
 )
 from cir_infer.inputs.open_files import contents, is_open_file
+from cir_infer.inputs.remote import checked_address, is_url
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -283,6 +284,11 @@ def _existing(path: str | os.PathLike[str]) -> Path:
         found = "is not a file" if file.exists() else "does not exist"
     except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
         raise ImageError(f"{shown(path)} is not a usable path ({error})") from error
+    if is_url(plain_path(path)):
+        try:
+            checked_address(plain_path(path))
+        except UsageError as error:  # it says what is read instead, and no secret
+            raise ImageError(str(error)) from None
     raise ImageError(f"{shown(file)} {found}; expected an image file")
 
 

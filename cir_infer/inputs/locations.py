@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from cir_infer.errors import CirError, ImageError, shown
 from cir_infer.inputs.opening import opened, why
-from cir_infer.inputs.remote import is_address, read_remote, remote_status
+from cir_infer.inputs.remote import is_address, read_remote, remote_status, told
 
 __all__ = [
     "MAX_IMAGE_BYTES",
@@ -81,7 +81,7 @@ class Location:
 
     @property
     def _told(self) -> str:
-        text = str(self)
+        text = str(self) if told(self.path) == self.path else told(self.path)
         return text if len(text) < _LONG else shown(text)
 
     @property

@@ -2,7 +2,11 @@
 
 An address says which object and no more: no key, no password, no server, so whoever reads a gallery learns
 none, and no gallery can send a reader elsewhere. Where a store is and who asks for it is said by the machine,
-in the way of its own tools (`AWS_PROFILE`, `AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`, ...).
+in the way of its own tools (`AWS_PROFILE`, `AWS_ENDPOINT_URL`, ...).
+
+Stores are those that speak S3. Of Google's, pyarrow lists no folder without a marker of its own, so images
+would be left out in silence, and it waits 15 minutes where nobody may ask; with Azure's it ends the process
+(`std::terminate`) where no credentials are found.
 """
 
 from __future__ import annotations
@@ -20,22 +24,30 @@ from cir_infer.extras import require
 from cir_infer.processes.fork import PerProcess
 
 __all__ = [
+    "NO_EMPTY_PARTS",
     "Entry",
     "below",
     "checked_address",
     "is_address",
+    "is_url",
     "listed",
     "only",
     "opened_remote",
     "read_remote",
     "remote_status",
+    "told",
 ]
 
-_ADDRESS = re.compile(r"(?P<scheme>s3|gs|gcs|abfss?)://", re.IGNORECASE)
+_ADDRESS = re.compile(r"s3://", re.IGNORECASE)
+_ANY = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{1,15})://")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
-_CONTAINER = re.compile(r"[A-Za-z0-9$-]{1,63}@[A-Za-z0-9-]{1,63}\.(?:dfs|blob)\.core\.windows\.net")
-"""Azure's address names its server, so it must be one of Azure's: who asks tells it who he is."""
+_REMEDIES = dict.fromkeys(
+    ("gs", "gcs"),
+    "Google's store answers to s3:// too, with HMAC keys and AWS_ENDPOINT_URL=https://storage.googleapis.com",
+)
+_REMEDY = "copy what it names to this machine, or mount it as a folder"
 _PLAIN = "/-_.~!$&'()*+,;=:@[]"  # of what stands for itself in an address, what names of objects have
+NO_EMPTY_PARTS = "objects of such names are not read: give them others (aws s3 mv --recursive)"
 _AHEAD = 1 << 20
 """Bytes that are fetched at once where a file is read from its beginning to its end."""
 
@@ -46,7 +58,7 @@ class Entry(NamedTuple):
     """What is known of an object, or of what objects' names begin with: a folder.
 
     Attributes:
-        name: its last part.
+        name: its last part; "" for a folder that has none (`photos//a.png`), whose objects cannot be read.
         folder: whether it is one.
         st_size: bytes, as `os.stat` calls it; 0 for a folder.
         st_mtime_ns: when it was written; 0 where nobody knows.
@@ -63,6 +75,17 @@ def is_address(text: str) -> bool:
     return _ADDRESS.match(text) is not None
 
 
+def is_url(text: str) -> bool:
+    """Whether a text names something on another machine, in whatever way."""
+    return _ANY.match(text) is not None
+
+
+def told(text: str) -> str:
+    """An address as messages show it; of one that has more than an address may have, the scheme alone."""
+    found = _ANY.match(text)
+    return text if found is None or text == _spelled(text) else f"{found['scheme'].lower()}://..."
+
+
 def checked_address(text: str) -> str:
     """An address in the one spelling that it has here, without a slash at its end.
 
@@ -71,28 +94,35 @@ def checked_address(text: str) -> str:
     """
     found = _ADDRESS.match(text)
     if found is None:
-        raise UsageError(f"{shown(text)} is no address of a store; expected one such as s3://bucket/photos")
-    scheme = found["scheme"].lower()
+        other = _ANY.match(text)
+        scheme = None if other is None else other["scheme"].lower()
+        what = shown(text) if scheme is None else f"{scheme}://..."
+        remedy = "" if scheme is None else f"; {_REMEDIES.get(scheme, _REMEDY)}"
+        raise UsageError(
+            f"{what}: no address of a store that is read; expected one such as s3://bucket/photos{remedy}"
+        )
     store, _, key = text[found.end() :].partition("/")
-    azure = scheme.startswith("abfs")
-    if not (_CONTAINER if azure else _BUCKET).fullmatch(store):
-        wanted = "container@account.dfs.core.windows.net" if azure else "bucket/photos"
-        raise UsageError(  # without what may be a password
-            f"{shown(store.rpartition('@')[2], 80)} is not the name of a store; expected {scheme}://{wanted} "
-            "without keys and passwords, which belong into the settings of this machine (AWS_PROFILE, say)"
+    # Of what follows nothing is told before it is known to be no password: such may have a slash, too.
+    if not _BUCKET.fullmatch(store):
+        raise UsageError(
+            "s3://...: what follows is not the name of a store; expected s3://bucket/photos without keys and "
+            "passwords, which belong into the settings of this machine (AWS_PROFILE, say)"
         )
     if "?" in key or "#" in key:
         raise UsageError(
-            f"{shown(text)}: an address ends where its object's name does; write ? as %3F and # as %23, and "
-            "say where a store is by the settings of this machine (AWS_ENDPOINT_URL, say)"
+            f"s3://{store}/...: an address ends where its object's name does; write ? as %3F and # as %23, "
+            "and say where a store is by the settings of this machine (AWS_ENDPOINT_URL, say)"
         )
     try:
         plain = unquote(key, errors="strict").rstrip("/")
-        address = below(f"{'gs' if scheme == 'gcs' else scheme}://{store}", plain)
+        address = below(f"s3://{store}", plain)
     except UnicodeError as error:
         raise UsageError(f"{shown(text)}: is not UTF-8, which addresses are") from error
-    if {".", ".."} & {*plain.split("/")}:  # what sends a request may take them for folders
+    parts = plain.split("/")
+    if {".", ".."} & {*parts}:  # what sends a request may take them for folders
         raise UsageError(f"{shown(text)}: has a part that is . or .., which no address has")
+    if plain and "" in parts:
+        raise UsageError(f"{shown(text)}: has an empty part (//); {NO_EMPTY_PARTS}")
     return address
 
 
@@ -140,8 +170,12 @@ def listed(address: str) -> list[Entry]:
         from pyarrow.fs import FileSelector
 
         system, path = _place(address)
-        found = [_entry(info) for info in system.get_file_info(FileSelector(path))]
-    return sorted((one for one in found if one is not None and one.name), key=lambda one: one.name)
+        found = [
+            # pyarrow tells a folder without a name as the one that it is in.
+            _entry(info) if info.path == f"{path}/{info.base_name}" else Entry("", True, 0, 0)
+            for info in system.get_file_info(FileSelector(path))
+        ]
+    return sorted((one for one in found if one is not None), key=lambda one: one.name)
 
 
 def opened_remote(address: str) -> BinaryIO:
@@ -224,9 +258,8 @@ def _place(address: str) -> tuple[Any, str]:
     if _allowed is not None and not any(f"{address}/".startswith(f"{one}/") for one in _allowed):
         raise PermissionError(13, "this process reads nothing from there", address)
     require(f"reading {address}", "pyarrow", error=ImageError)
-    found = cast("re.Match[str]", _ADDRESS.match(address))
-    store, _, key = address[found.end() :].partition("/")
-    root = address[: found.end()] + store
+    store, _, key = address.removeprefix("s3://").partition("/")
+    root = f"s3://{store}"
     known = _systems.get()
     if root not in known:
         from pyarrow.fs import FileSystem

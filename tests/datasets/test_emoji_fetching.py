@@ -105,6 +105,15 @@ def test_an_interrupted_package_goes_on(serve, package: Package, tmp_path: Path,
     assert len(registry.asked) == 3  # what is there is not fetched again
 
 
+def test_a_full_disk_is_no_fault_of_the_network(serve, package: Package, tmp_path: Path) -> None:
+    cache, registry = tmp_path / "cache", serve()
+    cache.mkdir()
+    (cache / f"{package.file}.part").symlink_to("/dev/full")
+    with pytest.raises(DatasetError, match=r"cannot be written .*No space left.*see to the disk"):
+        fetched(package, cache, None, plain, registry.url)
+    assert len(registry.asked) == 1
+
+
 def test_a_later_call_goes_on_where_an_earlier_one_gave_up(serve, package: Package, tmp_path: Path) -> None:
     registry = serve(*([1000] * 5))
     with pytest.raises(DatasetError, match="try again and it goes on where it ended"):

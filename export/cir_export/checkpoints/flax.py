@@ -33,7 +33,7 @@ _TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 _LONGEST_END = 15
 _MOST_DEPTH = 32
-_MOST_VALUES = 100_000
+_MOST_VALUES = 10_000
 _LONGEST_NAME = 200
 _MOST_AXES = 8
 

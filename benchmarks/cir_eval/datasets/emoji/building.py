@@ -90,6 +90,8 @@ def _write(
     for name in looks:
         for id_ in looks[name].keys() - set(ids):
             layout.image(root, name, id_).unlink()
+    for name in STYLES.keys() - looks.keys():  # an interrupted attempt may have asked for more
+        shutil.rmtree(layout.notice(root, name).parent, ignore_errors=True)
     write_lines(layout.emoji(root), map(_line, emoji))
     for split, queries in splits.items():
         write_lines(layout.queries(root, split), map(query_to_json, queries))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import http.client
+import io
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
@@ -91,12 +92,35 @@ def _rest(url: str, part: Path, done: int, size: int) -> Iterator[int]:
     with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
         if done and answer.status != http.HTTPStatus.PARTIAL_CONTENT:  # it sends all of it again
             done = 0
-        with part.open("r+b" if done else "wb") as file:
-            file.seek(done)
+        with _opened(part, done) as file:
             while done < size and (chunk := answer.read(min(_CHUNK, size - done))):
-                file.write(chunk)
+                _write(file, chunk, part)
                 done += len(chunk)
                 yield done
+
+
+def _opened(part: Path, done: int) -> io.FileIO:
+    try:
+        file = io.FileIO(part, "r+" if done else "w")
+    except OSError as error:
+        raise _unwritable(part, error) from error
+    file.seek(done)
+    return file
+
+
+def _write(file: io.FileIO, chunk: bytes, part: Path) -> None:
+    rest = memoryview(chunk)
+    while rest:
+        try:
+            rest = rest[file.write(rest) or 0 :]
+        except OSError as error:  # not the network's: to ask again would change nothing
+            raise _unwritable(part, error) from error
+
+
+def _unwritable(part: Path, error: OSError) -> DatasetError:
+    return DatasetError(
+        f"{part} cannot be written ({error}); see to the disk, then try again: it goes on there"
+    )
 
 
 def _check(package: Package, path: Path) -> None:
