@@ -120,12 +120,14 @@ def metrics_of(outcomes: Sequence[Outcome]) -> dict[str, float]:
 def paraphrases(queries: Sequence[Query]) -> list[list[int]]:
     """The queries of a part, by their numbers, that ask for the same in other words.
 
-    They have one reference and the same correct rows, and their texts differ. Only groups of at least two.
+    They have one reference, the same correct rows and the same subset to tell them from; their texts differ.
+    Only groups of at least two.
     """
-    groups: dict[tuple[int, bytes], dict[tuple[str, ...], int]] = {}
+    groups: dict[tuple[int, bytes, bytes], dict[tuple[str, ...], int]] = {}
     for number, query in enumerate(queries):
         if query.correct.size:
-            asked = groups.setdefault((query.reference, np.sort(query.correct).tobytes()), {})
+            among = b"" if query.subset is None else np.sort(query.subset).tobytes()
+            asked = groups.setdefault((query.reference, np.sort(query.correct).tobytes(), among), {})
             asked.setdefault(query.texts, number)
     return [list(group.values()) for group in groups.values() if len(group) > 1]
 

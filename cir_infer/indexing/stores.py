@@ -47,9 +47,14 @@ class StoreSource(Named):
             DatasetError: the folder itself cannot be listed.
         """
         self._survey.clear()
-        waiting = [self._entry(self._address, entry) for entry in self._listed(self._address)][::-1]
+        waiting = [(self._address, self._listed(self._address))]  # folders with what is left of them
         while waiting:
-            address, entry = waiting.pop()
+            folder, entries = waiting[-1]
+            if not entries:
+                waiting.pop()
+                continue
+            entry = entries.pop()
+            address = below(folder, entry.name)
             if not entry.name:
                 reason = f"{address}//: a folder without a name; {NO_EMPTY_PARTS}"
                 yield Broken(f"{self._id(address)}//", f"{address}//", reason)
@@ -64,16 +69,14 @@ class StoreSource(Named):
                     self._survey.unseen.append(address)
                     yield Broken(self._id(address), address, str(error))
                     continue
-                waiting += [self._entry(address, one) for one in inside][::-1]
+                waiting.append((address, inside))
 
     def _listed(self, address: str) -> list[Entry]:
+        """Its entries, the last one first."""
         try:
-            return listed(address)
+            return listed(address)[::-1]
         except OSError as error:
             raise DatasetError(f"{address}: cannot be listed ({why(error)})") from error
-
-    def _entry(self, folder: str, entry: Entry) -> tuple[str, Entry]:
-        return below(folder, entry.name), entry
 
     def _id(self, address: str) -> str:
         return unquote(address[len(self._address) + 1 :])

@@ -170,12 +170,14 @@ def listed(address: str) -> list[Entry]:
         from pyarrow.fs import FileSelector
 
         system, path = _place(address)
-        found = [
+        found, waiting = [], system.get_file_info(FileSelector(path))
+        while waiting:  # a folder may hold millions, which stand here once
+            info = waiting.pop()
             # pyarrow tells a folder without a name as the one that it is in.
-            _entry(info) if info.path == f"{path}/{info.base_name}" else Entry("", True, 0, 0)
-            for info in system.get_file_info(FileSelector(path))
-        ]
-    return sorted((one for one in found if one is not None), key=lambda one: one.name)
+            named = info.path == f"{path}/{info.base_name}"
+            if (entry := _entry(info) if named else Entry("", True, 0, 0)) is not None:
+                found.append(entry)
+    return sorted(found, key=lambda one: one.name)
 
 
 def opened_remote(address: str) -> BinaryIO:

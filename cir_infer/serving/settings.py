@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cir_infer.errors import UsageError, shown
+from cir_infer.extras import require
 from cir_infer.inputs.remote import checked_address
 
 __all__ = ["THUMBNAILS", "Settings", "is_loopback"]
@@ -109,7 +110,7 @@ class Settings:
             raise UsageError("--api-key-file and --no-auth contradict each other; leave one out")
 
         for address in self.remote_images:
-            checked_address(address)
+            require(f"--remote-images {checked_address(address)}", "pyarrow")
 
     def _at_least(self, name: str, least: int) -> None:
         value = getattr(self, name)

@@ -183,8 +183,11 @@ def test_both_halves_stand_beside_the_whole(tmp_path: Path) -> None:
 
 
 def test_wordings_of_one_query_are_compared() -> None:
-    def query(key: str, text: str, reference: int, correct: list[int]) -> Query:
-        return Query(key, reference, (text,), np.array(correct))
+    def query(
+        key: str, text: str, reference: int, correct: list[int], subset: list[int] | None = None
+    ) -> Query:
+        among = None if subset is None else np.array(subset)
+        return Query(key, reference, (text,), np.array(correct), subset=among)
 
     queries = [
         query("0", "is red", 0, [3, 1]),
@@ -195,8 +198,11 @@ def test_wordings_of_one_query_are_compared() -> None:
         query("5", "a red one", 0, [3, 1]),
         query("6", "x", 4, []),
         query("7", "y", 4, []),
+        query("8", "the same shape", 5, [6], [6, 7]),
+        query("9", "the same colour", 5, [6], [6, 8]),  # told from others: it asks for something else
+        query("10", "alike in colour", 5, [6], [8, 6]),
     ]
-    assert paraphrases(queries) == [[0, 1, 5]]
+    assert paraphrases(queries) == [[0, 1, 5], [9, 10]]
     outcomes = [Outcome(values, 1) for values in ({"R@1": 1.0}, {"R@1": 0.0, "mAP": 0.5}, {"R@1": 1.0})]
     other = [Outcome({"R@1": 1.0}, 1), Outcome({"R@1": 1.0}, 1)]
     assert spread_of([outcomes]) == {"R@1": 100.0}
