@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 else:
     _Protocol = object  # parts of a protocol; `make_protocol` puts them before uvicorn's
 
-__all__ = ["AT_ONCE", "LARGEST_HEAD", "WIRE", "Refuse", "Wire", "make_protocol"]
+__all__ = ["AT_ONCE", "LARGEST_HEAD", "WIRE", "Refuse", "Unreadable", "Wire", "make_protocol"]
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 Refuse: TypeAlias = Callable[[str, bytes, Headers, Any], "tuple[int, bytes, bytes] | None"]
 """Whether a request is refused by its head: method, address, headers and client, to status, the lines of the
 answer's head and its body; None where it has to be looked at."""
+
+Unreadable: TypeAlias = Callable[[str], "tuple[int, bytes, bytes]"]
+"""The answer to what is no HTTP, as of `Refuse`; it is told why."""
 
 AT_ONCE = "cir_infer.at_once"
 """The key, among the extensions of a request's scope, of what sends an answer that is all there: of status,
@@ -148,6 +151,7 @@ class _Direct(_Protocol):
     """Part of uvicorn's protocol over httptools: gives each request a `Wire`, refuses some by their head."""
 
     refuse: Refuse | None = None
+    unreadable: Unreadable | None = None
     when_lost: Callable[[], None] | None = None
     status_lines: dict[int, bytes]
     scope: Any
@@ -224,10 +228,12 @@ class _Direct(_Protocol):
         A proxy would take what is said there for the answer to somebody else's request.
         """
         answered = self._refused or (self.cycle is not None and self.cycle.response_complete)
-        if self._in_body and answered:
-            self.transport.close()
-        else:
-            super().send_400_response(msg)
+        if not (self._in_body and answered):
+            if self.unreadable is None:
+                super().send_400_response(msg)
+                return
+            self.write_answer(*self.unreadable(msg), keep_alive=False)
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -287,12 +293,18 @@ class _Bounded(_Protocol):
             raise ValueError("the head is too large")
 
 
-def make_protocol(seconds: float, refuse: Refuse | None = None, name: str | None = None) -> type[Any]:
+def make_protocol(
+    seconds: float,
+    refuse: Refuse | None = None,
+    unreadable: Unreadable | None = None,
+    name: str | None = None,
+) -> type[Any]:
     """A protocol for uvicorn.
 
     Args:
         seconds: it waits for the head of a request.
         refuse: see `Refuse`.
+        unreadable: see `Unreadable`; None, or h11, says it in uvicorn's words.
         name: of the parser, "httptools" or "h11"; None takes the first that is installed.
     """
     if name is None:
@@ -306,6 +318,7 @@ def make_protocol(seconds: float, refuse: Refuse | None = None, name: str | None
     own = {
         "seconds": seconds,
         "refuse": None if refuse is None else staticmethod(refuse),
+        "unreadable": None if unreadable is None else staticmethod(unreadable),
         "status_lines": STATUS_LINE,
     }
     return type("Protocol", (_Timed, _Bounded, _Direct, HttpToolsProtocol), own)

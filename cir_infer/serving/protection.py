@@ -132,18 +132,17 @@ class Guard:
         except Problem:
             return None
         number = self.next_id()
-        body = refused.body(number)
-        given = "".join(f"{name.lower()}: {value}\r\n" for name, value in refused.headers.items())
-        lines = (
-            f"{given}content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n"
-            f"x-request-id: {number}\r\n{_REFUSED}"
-        )
+        told = _told(refused, number)
         seconds = time.perf_counter() - begun
         self._metrics.answered(path, method, refused.status, seconds)
         self._metrics.refused(refused.kind)
         if self._settings.access_log:
             self._log(path, method, refused.status, seconds, who, number)
-        return refused.status, _LINES + lines.encode(), body
+        return told
+
+    def unreadable(self, why: str) -> tuple[int, bytes, bytes]:
+        """See `connections.Unreadable`."""
+        return _told(Problem("malformed-request", why), self.next_id())
 
     # ---- what an exchange asks
 
@@ -380,6 +379,17 @@ class _Exchange:
         start = {"type": "http.response.start", "status": status, "headers": [*headers, length]}
         await self.send(start)
         await self.send({"type": "http.response.body", "body": body})
+
+
+def _told(problem: Problem, number: str) -> tuple[int, bytes, bytes]:
+    """A problem as the connection sends it, see `connections.Refuse`."""
+    body = problem.body(number)
+    given = "".join(f"{name.lower()}: {value}\r\n" for name, value in problem.headers.items())
+    lines = (
+        f"{given}content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n"
+        f"x-request-id: {number}\r\n{_REFUSED}"
+    )
+    return problem.status, _LINES + lines.encode(), body
 
 
 def _is_open(path: str) -> bool:

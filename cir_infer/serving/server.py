@@ -142,7 +142,7 @@ def make_server(service: Service, on_start: Callable[[], None] | None = None) ->
         raise
     config = uvicorn.Config(
         app,
-        http=make_protocol(settings.read_timeout, app.refuse),
+        http=make_protocol(settings.read_timeout, app.refuse, app.unreadable),
         ws="none",
         loop="asyncio",
         lifespan="on",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import json
 import re
 import socket
 from collections.abc import Iterator
@@ -54,6 +55,18 @@ def test_a_head_in_pieces_and_a_body_in_chunks(parsed: Running) -> None:
     chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in asked)
     answer = said_to(parsed.client.port, head + chunks + b"0\r\nContent-Type: text/plain\r\n\r\n")
     assert b" 200 " in answer, answer[:500]
+
+
+def test_what_is_no_http_is_told_so_as_everything_else_is(served: Running) -> None:
+    pytest.importorskip("httptools", reason="comes with the extra serve")
+    for sent in (b"what\r\n\r\n", LINE + b"no header\r\n\r\n"):
+        head, _, body = said_to(served.client.port, sent).partition(b"\r\n\r\n")
+        told = dict(line.split(b": ", 1) for line in head.lower().split(b"\r\n")[1:])
+        assert head.startswith(b"HTTP/1.1 400 ")
+        assert told[b"content-type"] == b"application/problem+json"
+        assert told[b"connection"] == b"close"
+        assert told[b"x-content-type-options"] == b"nosniff"
+        assert json.loads(body)["type"] == "urn:cir-infer:problem:malformed-request"
 
 
 def test_head_has_the_head_of_get_alone(parsed: Running) -> None:
@@ -129,7 +142,7 @@ class Fed:
         state = ServerState()
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
-        kind = make_protocol(20, self.refuse, "httptools")
+        kind = make_protocol(20, self.refuse, name="httptools")
         _, protocol = await loop.create_connection(lambda: kind(config, state, {}, loop), sock=ours)
         protocol.data_received(data)
         said = b""
