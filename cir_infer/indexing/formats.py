@@ -8,7 +8,6 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from contextlib import suppress
 
 from cir_infer.errors import CirError
 from cir_infer.inputs.images import HEIC_REMEDY
@@ -83,11 +82,15 @@ def looks_like_image(head: bytes) -> bool:
 
 
 def file_looks_like_image(path: str) -> bool:
-    """Whether a file without an ending is an image by its first bytes; False where it cannot be read."""
+    """Whether a file without an ending is an image by its first bytes.
+
+    One that cannot be read is none; an object of a store is, so that it is listed and not left out.
+    """
     if is_address(path):
-        with suppress(OSError, CirError):
+        try:
             return looks_like_image(read_remote(path, 0, 16, 16))
-        return False
+        except (OSError, CirError):
+            return True
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError):

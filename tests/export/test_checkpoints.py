@@ -66,6 +66,15 @@ def test_no_file_a_folder_and_not_a_checkpoint(tmp_path: Path) -> None:
             load(tmp_path / "text.pth")
 
 
+def test_two_models_in_one_call(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    for others in ([second], [CASE / "ckpt.pth"]):
+        with pytest.raises(CheckpointError, match=f"first is a model of its own; give {others[0]} in a call"):
+            load_trained([first, *others])
+
+
 def test_a_checkpoint_cut_anywhere_is_refused(tmp_path: Path) -> None:
     content = (CASE / "ckpt.pth").read_bytes()
     for share in np.linspace(0.02, 0.98, 13):

@@ -119,14 +119,16 @@ def test_what_cannot_be_read(store: Store, bundle: Path, tmp_path: Path, capsys:
     """It is listed, and never taken for removed."""
     place = tmp_path / "g"
     index(bundle, place, "s3://shop/photos", capsys=capsys)
-    store.forbidden |= {"photos/sub/deep", "photos/a.png"}
+    store.forbidden |= {"photos/sub/deep", "photos/sub/e", "photos/a.png", "photos/new"}
     store.put("photos/a.png", png(8), when=1_700_000_060)
+    store.put("photos/new", png(8))  # whether it is an image cannot be seen
     said = index(bundle, place, "s3://shop/photos", "--prune", capsys=capsys)
     assert (said["code"], said["removed"], said["unchanged"]) == (1, 0, 2)
     broken = [json.loads(line) for line in Path(said["broken_list"]).read_text().splitlines()]
     assert {one["id"]: one["source"] for one in broken} == {
         "sub/deep": "s3://shop/photos/sub/deep",
         "a.png": "s3://shop/photos/a.png",
+        "new": "s3://shop/photos/new",
     }
     assert all(len(one["reason"]) < 1000 for one in broken)
     store.forbidden = {"photos"}

@@ -44,7 +44,7 @@ def load_trained(
         UsageError: `system` is none of a folder's, or MODEL is no folder.
     """
     files = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    if len(files) == 1 and (Path(files[0]).is_dir() or is_hub_name(str(files[0]))):
+    if len(files) == 1 and _is_folder(files[0]):
         trained = load_folder(files[0], system)
         _refuse(
             str(files[0]), vocabulary is not None, "holds its own tokenizer; leave the vocabulary file out"
@@ -58,17 +58,16 @@ def load_trained(
         raise UsageError(
             f"--system belongs to a folder of encoders; {files[0]} says itself which system it is"
         )
-    contents = [(read_checkpoint_file(path), str(path)) for path in files if not Path(path).is_dir()]
-    folders = [path for path in files if Path(path).is_dir()]
+    folders = [path for path in files if _is_folder(path)]
+    contents = [(read_checkpoint_file(path), str(path)) for path in files if path not in folders]
     words = [(content, where) for content, where in contents if is_pic2word(content)]
     if words:
         rest = [path for path in files if str(path) != words[0][1]]
         base = load_trained(rest, vocabulary, image_size, round_clip_to_float16) if rest else None
         return load_pic2word(*words[0], base)
     if folders:
-        raise CheckpointError(
-            f"{folders[0]} is a model of its own; give {contents[0][1]} in a call of its own"
-        )
+        other = next((path for path in files if path != folders[0]), "it")
+        raise CheckpointError(f"{folders[0]} is a model of its own; give {other} in a call of its own")
     if any(is_blip4cir(content) for content, _ in contents):
         _refuse(contents[0][1], image_size is not None, "says its image size; leave --image-size out")
         return load_blip4cir(contents, vocabulary)
@@ -100,6 +99,11 @@ def load_trained(
         "cir-train or a checkpoint of naver/artemis, google/tirg, CLIP4Cir, Bi-BLIP4CIR, Pic2Word, CoVR-2, "
         "SPRC or MagicLens"
     )
+
+
+def _is_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether it is one here, or one of the Hub."""
+    return Path(path).is_dir() or is_hub_name(str(path))
 
 
 def _refuse(where: str, condition: bool, reason: str) -> None:
