@@ -57,7 +57,8 @@ class StoreSource(Named):
             address = below(folder, entry.name)
             if not entry.name:
                 reason = f"{address}//: a folder without a name; {NO_EMPTY_PARTS}"
-                yield Broken(f"{self._id(address)}//", f"{address}//", reason)
+                # Not the folder itself: what else is in it can be seen, and be pruned.
+                yield Broken(f"{self._id(address)}//*", f"{address}//*", reason)
             elif entry.name.startswith("."):
                 self._survey.leave_out(HIDDEN)
             elif not entry.folder:

@@ -140,17 +140,19 @@ def test_what_cannot_be_read(store: Store, bundle: Path, tmp_path: Path, capsys:
     assert not is_gone("s3://shop/photos")
 
 
-def test_a_name_with_an_empty_part(store: Store) -> None:
+def test_a_name_with_an_empty_part(
+    store: Store, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """pyarrow cannot name such objects; they are told and do not make others be told wrongly."""
     store.objects.clear()
     for name in ("x.png", "photos/a.png", "photos//b.png", "photos/c//d.png", "/e.png"):
         store.put(name, png(1))
     for folder, whole, broken in (
-        ("s3://shop/photos", ["a.png"], ["s3://shop/photos//", "s3://shop/photos/c//"]),
+        ("s3://shop/photos", ["a.png"], ["s3://shop/photos//*", "s3://shop/photos/c//*"]),
         (
             "s3://shop",
             ["photos/a.png", "x.png"],
-            ["s3://shop//", "s3://shop/photos//", "s3://shop/photos/c//"],
+            ["s3://shop//*", "s3://shop/photos//*", "s3://shop/photos/c//*"],
         ),
     ):
         found = list(open_source(folder).items())
@@ -158,6 +160,11 @@ def test_a_name_with_an_empty_part(store: Store) -> None:
         left = [one for one in found if isinstance(one, Broken)]
         assert sorted(one.source for one in left) == broken
         assert all("without a name" in one.reason for one in left)
+    store.put("photos/gone.png", png(2))
+    index(bundle, tmp_path / "g", "s3://shop/photos", capsys=capsys)
+    del store.objects["photos/gone.png"]
+    said = index(bundle, tmp_path / "g", "s3://shop/photos", "--prune", capsys=capsys)
+    assert (said["removed"], said["unchanged"], said["broken"]) == (1, 1, 2)
 
 
 def test_a_large_object_is_not_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
