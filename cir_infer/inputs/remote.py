@@ -256,7 +256,7 @@ _systems: PerProcess[dict[str, tuple[Any, str]]] = PerProcess(dict)
 def _place(address: str) -> tuple[Any, str]:
     """What reads the store of an address, and the path of an object in it."""
     if address != _spelled(address):
-        raise PermissionError(13, "it is not written as addresses are", address)
+        raise PermissionError(13, "expected s3://bucket/photo.jpg, without keys and options", address)
     if _allowed is not None and not any(f"{address}/".startswith(f"{one}/") for one in _allowed):
         raise PermissionError(13, "this process reads nothing from there", address)
     require(f"reading {address}", "pyarrow", error=ImageError)
