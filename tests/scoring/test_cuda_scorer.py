@@ -62,6 +62,22 @@ def test_every_placement_gives_the_same_answer(row_type: str, weighted: bool) ->
             same(scorer.topk(terms, 40, allow), expected)
 
 
+@pytest.mark.parametrize("row_type", ["float16", "int8"])
+@pytest.mark.parametrize("cuts", [(1,), (63,), (64,), (1, 2, 3)])
+def test_a_batch_may_open_on_pieces_of_a_single_row(row_type: str, cuts: tuple[int, ...]) -> None:
+    """One block scores such a piece and several the next, on a Jetson whose rows stay where they are."""
+    rng = np.random.default_rng(0)
+    terms = random_terms(rng, 1, 2, 32, False)
+    values = rng.standard_normal((600, 32))
+    values[:64] += 2 * terms.numerators[0].sum(axis=0)  # the answer is among the rows that are scored first
+    rows = rows_of(values, row_type, cuts)
+    device = EmulatedDevice(integrated=True, multiprocessors=8)
+    tuning = Tuning(queries=1, rows=0, first_rows=64, least_first_rows=64)
+    scorer = CudaScorer(rows, device=device, memory=10_000, tuning=tuning)
+    assert "shared" in scorer.name
+    check_topk(scorer.topk(terms, 10), terms, rows, 10)
+
+
 def test_streamed_rows_pass_through_two_buffers() -> None:
     rows, device = gallery(d=64), EmulatedDevice()
     scorer = CudaScorer(rows, device=device, memory=2 * 100 * 128, tuning=NEVER)

@@ -353,8 +353,11 @@ class CudaSearch:
         table = self._segments([*opening, *whole])
         pack, shortlist = self._shortlist()
         self._launches.append(pack)
+        # Several blocks take what a launch before them left for exact, and with its terms. A launch over a single
+        # row has one block on any GPU, so all launches have one or none is loose.
+        loose = LOOSE if self._most_blocks() == 1 else 0
         for i, span in enumerate(opening):
-            self._launches.append(self._scan(table, table[1] + i, span.count, k, 0, LOOSE))
+            self._launches.append(self._scan(table, table[1] + i, span.count, k, 0, loose))
         # An int8 shadow's wider margin lists some times more.
         expected = (4 if gallery.shadow is not None else 1) * k
         widest = max(2, self._capacity // (4 * expected))
@@ -363,7 +366,7 @@ class CudaSearch:
         while done < gallery.count:
             end = min(gallery.count, done * growth)
             self._launches.extend(shortlist(span) for span in self._scanned_spans(done, end))
-            flags = LOOSE | (FINISH if end == gallery.count else 0)
+            flags = loose | (FINISH if end == gallery.count else 0)
             self._launches.append(self._scan(table, 0, 0, k, 0, flags))
             done = end
         for i, span in enumerate(whole):
