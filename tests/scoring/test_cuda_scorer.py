@@ -78,6 +78,37 @@ def test_a_batch_may_open_on_pieces_of_a_single_row(row_type: str, cuts: tuple[i
     check_topk(scorer.topk(terms, 10), terms, rows, 10)
 
 
+class Interrupted(EmulatedDevice):
+    """Someone presses Ctrl-C once, before one of the launches."""
+
+    left = 0
+
+    def launch(self, kernel: str, grid: Any, shared_bytes: int, arguments: Any, stream: Any) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+        super().launch(kernel, grid, shared_bytes, arguments, stream)
+
+
+@pytest.mark.parametrize(("tuning", "memory"), [(NEVER, 20_000), (ALWAYS, None)])
+def test_a_search_that_was_interrupted_leaves_nothing_to_the_next(tuning: Tuning, memory: int | None) -> None:
+    rng = np.random.default_rng(4)
+    rows = rows_of(rng.standard_normal((900, 24)), "float16")
+    better, terms = random_terms(rng, 3, 2, 24, False), random_terms(rng, 3, 2, 24, False)
+    better = dataclasses.replace(better, numerators=100 * better.numerators)  # its floors let nothing else pass
+    device = Interrupted(multiprocessors=4)
+    scorer = CudaScorer(rows, device=device, memory=memory, tuning=tuning)
+    before = len(device.launched)
+    scorer.topk(better, 20)
+    launches = len(device.launched) - before
+    assert launches > 3
+    for at in range(2, launches + 1):
+        device.left = at
+        with pytest.raises(KeyboardInterrupt):
+            scorer.topk(better, 20)
+        check_topk(scorer.topk(terms, 20), terms, rows, 20)
+
+
 def test_streamed_rows_pass_through_two_buffers() -> None:
     rows, device = gallery(d=64), EmulatedDevice()
     scorer = CudaScorer(rows, device=device, memory=2 * 100 * 128, tuning=NEVER)

@@ -59,7 +59,8 @@ class CudaSearch:
     `launch` only enqueues kernels (and, for streamed galleries, copies), always the same ones in the same
     order with the same arguments, so a caller may capture it into a CUDA graph. It reads the terms from
     `numerators` and `weights`, float32 (Q, J, D) in GPU memory, and the mask from `allow`; the caller fills
-    them on the stream, or lets `upload` do it. All state between launches is left clean by the launches.
+    them on the stream, or lets `upload` do it. The kernels leave all state clean; where a launch failed or was
+    interrupted before the last of them, the next one clears it.
 
     A search belongs to one stream at a time; searches of a streamed gallery share its two buffers, so they
     must not overlap either. Make one with `CudaScorer.prepare`.
@@ -91,6 +92,8 @@ class CudaSearch:
         self._found = min(k, gallery.count)  # more rows than there are need no pass
         self._owned: list[Memory] = []
         self._launches: list[Launch | Chunk] = []
+        self._zeroed: list[tuple[int, int]] = []  # what must be 0 before a search, and its bytes
+        self._unfinished = False
         values = queries * term_count * gallery.dimension * 4
         try:
             self.numerators = self._own(values).address
@@ -128,6 +131,11 @@ class CudaSearch:
         copy_stream = self._gallery.copy_stream
         consumed: dict[int, Any] = {}
         chunk: Chunk | None = None
+        if self._unfinished:
+            # Floors and counts of another query would keep rows out of this one's answer.
+            for address, nbytes in self._zeroed:
+                device.zero(address, nbytes, stream)
+        self._unfinished = True
         if self._gallery.chunks:
             # An earlier launch may still read the buffers; and a capture must see where copies branch off.
             device.wait(copy_stream, device.record(stream))
@@ -142,6 +150,7 @@ class CudaSearch:
                 device.wait(stream, device.record(copy_stream))
             else:
                 device.launch(step.kernel, step.grid, step.shared_bytes, step.arguments, stream)
+        self._unfinished = False
 
     def result(self) -> TopK:
         """The answer as new arrays, once the stream has been waited for."""
@@ -170,9 +179,10 @@ class CudaSearch:
         return memory
 
     def _own_zeros(self, nbytes: int) -> int:
-        address = self._own(nbytes).address
-        self._device.zero(address, max(nbytes, 16), self._gallery.stream)
+        address, nbytes = self._own(nbytes).address, max(nbytes, 16)
+        self._device.zero(address, nbytes, self._gallery.stream)
         self._device.synchronize(self._gallery.stream)
+        self._zeroed.append((address, nbytes))
         return address
 
     def _answer_memory(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
