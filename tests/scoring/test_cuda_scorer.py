@@ -95,7 +95,7 @@ def test_a_search_that_was_interrupted_leaves_nothing_to_the_next(tuning: Tuning
     rng = np.random.default_rng(4)
     rows = rows_of(rng.standard_normal((900, 24)), "float16")
     better, terms = random_terms(rng, 3, 2, 24, False), random_terms(rng, 3, 2, 24, False)
-    better = dataclasses.replace(better, numerators=100 * better.numerators)  # its floors let nothing else pass
+    better = dataclasses.replace(better, numerators=100 * better.numerators)  # floors too high for others
     device = Interrupted(multiprocessors=4)
     scorer = CudaScorer(rows, device=device, memory=memory, tuning=tuning)
     before = len(device.launched)

@@ -59,8 +59,8 @@ class CudaSearch:
     `launch` only enqueues kernels (and, for streamed galleries, copies), always the same ones in the same
     order with the same arguments, so a caller may capture it into a CUDA graph. It reads the terms from
     `numerators` and `weights`, float32 (Q, J, D) in GPU memory, and the mask from `allow`; the caller fills
-    them on the stream, or lets `upload` do it. The kernels leave all state clean; where a launch failed or was
-    interrupted before the last of them, the next one clears it.
+    them on the stream, or lets `upload` do it. The kernels leave all state clean; where one launch failed or
+    was interrupted before the last of them, the next one clears it.
 
     A search belongs to one stream at a time; searches of a streamed gallery share its two buffers, so they
     must not overlap either. Make one with `CudaScorer.prepare`.
@@ -363,8 +363,8 @@ class CudaSearch:
         table = self._segments([*opening, *whole])
         pack, shortlist = self._shortlist()
         self._launches.append(pack)
-        # Several blocks take what a launch before them left for exact, and with its terms. A launch over a single
-        # row has one block on any GPU, so all launches have one or none is loose.
+        # Several blocks take what a launch before them left for exact, and with its terms. A launch over a
+        # single row has one block on any GPU, so all launches have one or none is loose.
         loose = LOOSE if self._most_blocks() == 1 else 0
         for i, span in enumerate(opening):
             self._launches.append(self._scan(table, table[1] + i, span.count, k, 0, loose))
