@@ -34,7 +34,14 @@ sys.path[:0] = [str(ROOT)]
 
 from build_cuda import between  # noqa: E402
 
-from cir_infer.scoring.cuda.shapes import most_of_block, shared_out, shortlist_shape, stage_growth  # noqa: E402
+from cir_infer.scoring.cuda.shapes import (  # noqa: E402
+    first_rows,
+    list_capacity,
+    most_of_block,
+    shared_out,
+    shortlist_shape,
+    stage_growth,
+)
 from cir_infer.scoring.cuda.tuning import UNMEASURED, tuning_for  # noqa: E402
 
 __all__ = ["GPUS", "Gpu", "Prediction", "batch", "beside", "gpu_like", "one_query", "wave_efficiency"]
@@ -254,8 +261,7 @@ class Stages(NamedTuple):
 def stages_of(rows: int, queries: int, k: int) -> Stages:
     """As the scorer plans them."""
     tuning = UNMEASURED
-    first = max(tuning.least_first_rows, 2 * k, tuning.first_rows // queries)
-    capacity = max(tuning.list_capacity, min(1 << 14, tuning.most_listed // queries), 8 * k)
+    first, capacity = first_rows(tuning, queries, k), list_capacity(tuning, queries, k)
     growth = stage_growth(tuning, queries, k, first, max(rows, first + 1), max(2, capacity // (4 * k)))
     return Stages(first, growth, math.ceil(math.log(max(1.0001, rows / first)) / math.log(growth) - 1e-9))
 

@@ -34,6 +34,9 @@ from cir_infer.scoring.cuda.shapes import (
     Launch,
     ShortlistShape,
     Span,
+    first_rows,
+    list_capacity,
+    most_blocks,
     row_scale,
     scan_kernel,
     scanned,
@@ -45,9 +48,6 @@ from cir_infer.scoring.cuda.tuning import Tuning
 
 __all__ = ["CudaSearch"]
 
-_BLOCKS_OF_SCAN = 2
-"""Blocks of the exact kernel on a multiprocessor: what its registers allow."""
-_WIDEST_GRID = 65_535
 _LISTED_OF_BLOCK = 1024
 """Rows of the longest list that a block scores: several runs even of a short one, between which blocks hear
 of one another."""
@@ -204,20 +204,12 @@ class CudaSearch:
         gallery, tuning = self._gallery, self._tuning
         if gallery.chunks or self._k > MAX_FUSED_K or (self._weighted and self._term_count > 2):
             return False
-        if gallery.count < tuning.rows or gallery.count <= self._first_rows():
+        if gallery.count < tuning.rows or gallery.count <= first_rows(tuning, self._queries, self._found):
             return False
         least = tuning.queries
         if gallery.row_type.suffix == "i8" and gallery.count >= tuning.int8_rows:
             least = least if tuning.int8_queries is None else tuning.int8_queries
         return (gallery.shadow is not None or self._queries >= least) and self._shape() is not None
-
-    def _first_rows(self) -> int:
-        share = self._tuning.first_rows // self._queries
-        return max(self._tuning.least_first_rows, 2 * self._found, share)
-
-    def _list_capacity(self) -> int:
-        most = min(1 << 14, self._tuning.most_listed // self._queries)
-        return max(self._tuning.list_capacity, most, 8 * self._found)
 
     @property
     def _tiles(self) -> int:
@@ -231,7 +223,7 @@ class CudaSearch:
         gallery = self._gallery
         if gallery.count == 0 or self._queries == 0:
             return
-        blocks = self._most_blocks()
+        blocks = self._most_blocks = most_blocks(self._device.multiprocessors, self._queries)
         most = min(self._found, MAX_FUSED_K)
         self._key_capacity = most + blocks * (most + SPARE_KEYS)
         q = self._queries
@@ -252,11 +244,6 @@ class CudaSearch:
             self._plan_batch()
         else:
             self._plan_exact()
-
-    def _most_blocks(self) -> int:
-        return max(
-            1, min(_WIDEST_GRID, _BLOCKS_OF_SCAN * self._device.multiprocessors // max(1, self._queries))
-        )
 
     def _segments(self, spans: list[Span]) -> tuple[int, int]:
         """The table that scans look rows up in: all of the gallery, then the spans. Address, lookup count."""
@@ -292,7 +279,7 @@ class CudaSearch:
         gallery = self._gallery
         kernel, in_shared = scan_kernel(gallery, self._device.shared_bytes, self._term_count, self._weighted)
         buffer = 1024 if k <= 512 else 2048
-        most = self._most_blocks()
+        most = self._most_blocks
         if count:
             run, blocks = shared_out(count, most)
         else:
@@ -354,18 +341,18 @@ class CudaSearch:
     def _plan_batch(self) -> None:
         """Some rows exactly, then by turns: shortlist more rows than before, score the lists exactly."""
         gallery, q, k = self._gallery, self._queries, self._found
-        self._capacity = self._list_capacity()
+        self._capacity = list_capacity(self._tuning, q, k)
         self._lists = self._own(q * self._capacity * 4).address
         self._list_counts = self._own_zeros(4 * q)
         self._overflowed = self._own_zeros(4 * q)
-        first = self._first_rows()
+        first = first_rows(self._tuning, q, k)
         opening, whole = list(self._spans(0, first)), list(self._spans(0, gallery.count))
         table = self._segments([*opening, *whole])
         pack, shortlist = self._shortlist()
         self._launches.append(pack)
         # Several blocks take what a launch before them left for exact, and with its terms. A launch over a
         # single row has one block on any GPU, so all launches have one or none is loose.
-        loose = LOOSE if self._most_blocks() == 1 else 0
+        loose = LOOSE if self._most_blocks == 1 else 0
         for i, span in enumerate(opening):
             self._launches.append(self._scan(table, table[1] + i, span.count, k, 0, loose))
         # An int8 shadow's wider margin lists some times more.

@@ -16,6 +16,9 @@ __all__ = [
     "Launch",
     "ShortlistShape",
     "Span",
+    "first_rows",
+    "list_capacity",
+    "most_blocks",
     "most_of_block",
     "row_scale",
     "scan_kernel",
@@ -30,6 +33,9 @@ WARPS = 8
 
 _TILES_OF_WARP = 8
 _MOST_ROUNDS, _LEAST_RUNS = 8, 4
+_BLOCKS_OF_SCAN = 2
+"""Blocks of the exact kernel on a multiprocessor: what its registers allow."""
+_WIDEST_GRID = 65_535
 
 
 class Launch(NamedTuple):
@@ -102,6 +108,21 @@ def scan_kernel(gallery: CudaGallery, shared_bytes: int, term_count: int, weight
     if SCAN_SHARED_BYTES + 2048 * 8 + in_shared <= shared_bytes:
         return f"scan_{gallery.row_type.suffix}_{kind}{at_once}", in_shared
     return f"scan_{gallery.row_type.suffix}_{kind}_any", 0
+
+
+def most_blocks(multiprocessors: int, queries: int) -> int:
+    """Blocks of the exact kernel for each query that fit on the GPU at once, at least 1."""
+    return max(1, min(_WIDEST_GRID, _BLOCKS_OF_SCAN * multiprocessors // max(1, queries)))
+
+
+def first_rows(tuning: Tuning, queries: int, k: int) -> int:
+    """Rows that each query of a batch scores exactly before the first stage."""
+    return max(tuning.least_first_rows, 2 * k, tuning.first_rows // queries)
+
+
+def list_capacity(tuning: Tuning, queries: int, k: int) -> int:
+    """Rows that each query of a batch may list in a stage."""
+    return max(tuning.list_capacity, min(1 << 14, tuning.most_listed // queries), 8 * k)
 
 
 def shared_out(count: int, most: int) -> tuple[int, int]:
