@@ -56,6 +56,11 @@ OTHERS = {
         "return device::load_fresh(merged + i);",
         "return merged[i];",
     ),
+    "peaks of other blocks from a cache": (
+        "scan.cuh",
+        "device::load_fresh(peaks + block)",
+        "peaks[block]",
+    ),
 }
 
 
@@ -71,14 +76,16 @@ def barriers() -> list[tuple[str, int]]:
 def exercise(kernels: Path) -> None:
     """Small galleries through every kernel that shares memory, one and several blocks for each query."""
     for schedule, multiprocessors in ((0, 2), (1, 2), (0, 8), (2, 8)):
-        for row_type, tuning, n, k, weighted, d, size in (
-            ("float16", NEVER, 900, 40, True, 72, 1.0),
-            ("float16", NEVER, 2600, 600, False, 24, 1.0),
-            ("float16", NEVER, 400, 3, True, 16, 1e17),  # squares beyond float32
-            ("float32", ALWAYS, 900, 40, True, 40, 1.0),
-            ("int8", ALWAYS, 700, 300, False, 24, 1.0),
+        for row_type, tuning, n, k, weighted, d, size, different in (
+            ("float16", NEVER, 900, 40, True, 72, 1.0, 900),
+            ("float16", NEVER, 2600, 600, False, 24, 1.0, 2600),
+            ("float16", NEVER, 400, 3, True, 16, 1e17, 400),  # squares beyond float32
+            ("float16", NEVER, 400, 3, True, 16, 1.0, 2),  # more rows than float32 can tell apart
+            ("float32", ALWAYS, 900, 40, True, 40, 1.0, 900),
+            ("int8", ALWAYS, 700, 300, False, 24, 1.0, 700),
         ):
-            rows = rows_of(np.random.default_rng(0).standard_normal((n, d)), row_type, (200,))
+            values = np.random.default_rng(0).standard_normal((n, d))[np.arange(n) % different]
+            rows = rows_of(values, row_type, (200,))
             terms = random_terms(np.random.default_rng(1), 3, 2, d, weighted)
             terms = dataclasses.replace(terms, numerators=terms.numerators * np.float32(size))
             device = EmulatedDevice(
