@@ -78,6 +78,16 @@ def test_a_batch_may_open_on_pieces_of_a_single_row(row_type: str, cuts: tuple[i
     check_topk(scorer.topk(terms, 10), terms, rows, 10)
 
 
+@pytest.mark.parametrize("tuning", [NEVER, ALWAYS])
+def test_a_query_is_not_held_to_what_the_former_one_found(tuning: Tuning) -> None:
+    rng = np.random.default_rng(0)
+    rows = rows_of(rng.standard_normal((900, 24)), "float16")
+    former, terms = random_terms(rng, 1, 2, 24, False), random_terms(rng, 1, 2, 24, False)
+    scorer = CudaScorer(rows, device=EmulatedDevice(multiprocessors=8), tuning=tuning)
+    scorer.topk(dataclasses.replace(former, numerators=100 * former.numerators), 20)
+    check_topk(scorer.topk(terms, 20), terms, rows, 20)
+
+
 class Interrupted(EmulatedDevice):
     """Someone presses Ctrl-C once, before one of the launches."""
 
