@@ -3,8 +3,7 @@
 
     tools/tensorrt_layers.py                    all systems, as a table
     tools/tensorrt_layers.py tirg clip4cir-sum  some of them
-    tools/tensorrt_layers.py --update           benchmarks/results/tensorrt-layers.json and
-                                                docs/tensorrt-layers.md anew, for the systems that are named
+    tools/tensorrt_layers.py --update           docs/tensorrt-layers.json and .md anew, for the systems that are named
 
 No GPU: TensorRT for RTX builds plans without one (`make tensorrt-check`, whose downloads this uses). Which
 kernels run is left to the device. Of each plan this keeps the layers for one image, text or query:
@@ -33,7 +32,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
-RESULT = ROOT / "benchmarks" / "results" / "tensorrt-layers.json"
+RESULT = ROOT / "docs" / "tensorrt-layers.json"
 PAGE = ROOT / "docs" / "tensorrt-layers.md"
 PRECISIONS = ("float32", "float16", "int8")
 BEGIN, END = "<!-- layers:begin -->\n", "<!-- layers:end -->\n"
