@@ -181,7 +181,7 @@ def resources(log: str) -> dict[str, dict[str, dict[str, int]]]:
     uses = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
     table: dict[str, dict[str, dict[str, int]]] = {}
     starts = list(begins.finditer(log))
-    for m, following in zip(starts, [*starts[1:], None], strict=True):
+    for m, following in zip(starts, [*starts, None][1:], strict=True):
         said = log[m.end() : following.start() if following else None]
         stack, stores, loads = (sum(map(int, column)) for column in zip(*uses.findall(said), strict=True))
         used = re.search(r"Used (\d+) registers", said)
