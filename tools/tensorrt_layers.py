@@ -3,7 +3,8 @@
 
     tools/tensorrt_layers.py                    all systems, as a table
     tools/tensorrt_layers.py tirg clip4cir-sum  some of them
-    tools/tensorrt_layers.py --update           docs/tensorrt-layers.json and .md anew, for the systems that are named
+    tools/tensorrt_layers.py --update           docs/tensorrt-layers.json and .md anew, for the systems
+                                                that are named
 
 No GPU: TensorRT for RTX builds plans without one (`make tensorrt-check`, whose downloads this uses). Which
 kernels run is left to the device. Of each plan this keeps the layers for one image, text or query:
