@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from cir_infer.processes.cpus import available_cpus
 from cir_infer.processes.ending import native_call
 from cir_infer.processes.fork import PerProcess
 from cir_infer.processes.threads import Threads
+from cir_infer.processes.turns import Turn
 from cir_infer.scoring import SCORERS, make_scorer
 from cir_infer.scoring.contract import QueryTerms, Rows, Scorer, TopK
 from cir_infer.scoring.validation import check_threads
@@ -39,7 +39,7 @@ S = TypeVar("S", bound="VectorSearcher")
 class _Here:
     """What a searcher has in one process."""
 
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    turn: Turn = field(default_factory=Turn)
     beside: Threads = field(default_factory=lambda: Threads(available_cpus() + 4))
     current: tuple[Snapshot, Scorer, Chains | None] | None = None
 
@@ -230,12 +230,17 @@ class VectorSearcher:
         if self._closed:
             raise UsageError(f"this searcher over {self.gallery.path} is closed; make another")
         here = self._here.get()
-        with here.lock:
-            if here.current is None or here.current[0] is not snapshot:
-                # The old scorer is let go first: a GPU may not hold two galleries.
-                here.current = None
-                here.current = (snapshot, *self._new_scorer(snapshot.rows))
-            return here.current[1:]
+        current = here.current
+        if current is None or current[0] is not snapshot:
+            current = here.turn.take(self._renewed, here, snapshot)
+        return current[1:]
+
+    def _renewed(self, here: _Here, snapshot: Snapshot) -> tuple[Snapshot, Scorer, Chains | None]:
+        if here.current is None or here.current[0] is not snapshot:
+            # The old scorer is let go first: a GPU may not hold two galleries.
+            here.current = None
+            here.current = (snapshot, *self._new_scorer(snapshot.rows))
+        return here.current
 
     def _new_scorer(self, rows: Rows) -> tuple[Scorer, Chains | None]:
         return make_scorer(rows, self._backend, self._threads), None

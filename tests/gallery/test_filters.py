@@ -299,6 +299,7 @@ NEAR = sorted(
 def test_numbers_compare_exactly(tmp_path: Path) -> None:
     stored: list[Any] = [n for n in NEAR if -(2**63) <= n < 2**63]
     stored += [float(n) for n in NEAR] + [0.1, np.nextafter(0.1, 1), 5e-324, -0.0, 1.7976931348623157e308]
+    stored += [2.0**-24]  # of 16 digits as Python writes it, and just between two of these
     gallery = Gallery.create(tmp_path / "g", dimension=8)
     gallery.add_vectors(
         ids=[str(n) for n in range(len(stored))],
@@ -307,7 +308,19 @@ def test_numbers_compare_exactly(tmp_path: Path) -> None:
     )
     snapshot = gallery.snapshot()
     held = [Fraction(n) for n in stored]
-    literals = [*NEAR, *map(float, NEAR), 0.1, 0, 5e-324, 10**19, 10**308, 10**309, -(10**309), True]
+    literals = [
+        *NEAR,
+        *map(float, NEAR),
+        0.1,
+        0,
+        2.0**-24,
+        5e-324,
+        10**19,
+        10**308,
+        10**309,
+        -(10**309),
+        True,
+    ]
     for literal in literals:
         exact = Fraction(literal)
         expected = {

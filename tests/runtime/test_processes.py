@@ -10,6 +10,7 @@ import threading
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -389,3 +390,26 @@ def test_an_interrupt_anywhere_leaves_engine_and_searcher_usable(
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, previous)
+
+
+def test_an_interrupt_anywhere_in_the_choice_of_a_scorer_keeps_nobody_out(
+    engine: Engine, gallery_path: Path, pictures: list[Path]
+) -> None:
+    """At every instruction of it, for a gallery that is new to the searcher and for one that it knows."""
+    expected = Searcher(engine, gallery_path).query(pictures[0], TEXT)
+    known = Searcher(engine, gallery_path)
+    known.query(pictures[0], TEXT)
+    for searcher in (known, None):
+        number, fired = 0, True
+        while fired:
+            number += 1
+            asked = Searcher(engine, gallery_path) if searcher is None else searcher
+            bomb = Bomb(number, only=("vector_searcher.py",))
+            with suppress(Interrupt):
+                bomb(partial(asked._scorer, asked.gallery.snapshot()))
+            fired = bomb.fired
+            asked_again = Thread(target=asked._scorer, args=(asked.gallery.snapshot(),), daemon=True)
+            asked_again.start()
+            asked_again.join(60)
+            assert not asked_again.is_alive()
+        assert number > 20 and asked.query(pictures[0], TEXT) == expected

@@ -159,6 +159,9 @@ def decimal_number(value: Decimal) -> int | float:
     whole = value.adjusted() >= 0 and value == value.to_integral_value()
     if whole and (exponent == 0 or nearest == value):
         return int(value)
+    # Both: of a float just between two decimals, 2 ** -24 for one, `repr` takes one and formatting the other.
+    if value == Decimal(repr(nearest)):
+        return nearest
     if len(digits) <= _MAX_NUMBER and Decimal(f"{nearest:.{len(digits) - 1}e}") == value:
         return nearest
     if whole:
