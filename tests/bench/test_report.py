@@ -233,17 +233,24 @@ def test_the_gpu_section_says_what_gpus_reached(tmp_path: Path):
         entry = {"name": "cir/cuda", "dtype": "float16", "median_ms": 1.0, "of_roofline": over_roofline}
         case = {"rows": 1_000_000, "dim": 512, "queries": 1, "k": 50, "results": [entry]}
         head = {"kind": "gpu-check", "machine": {"name": "A GPU", "gpus": [{}]}, "commit": "abc"}
-        named = {"steps": {name: {"passed": passed} for name, passed in steps.items()}} if steps else {}
+        named = {
+            "steps": {
+                name: said if isinstance(said, dict) else {"passed": said} for name, said in steps.items()
+            }
+        }
+        named = named if steps else {}
         return {**head, "created": "2026-01-02T03:04:05", **named, "benchmark": {"cases": [case]}}
 
     paths = [tmp_path / name for name in ("good.json", "slow.json", "sweep.json", "s.json")]
     paths[0].write_text(json.dumps(check(1.0, conformance=True, memcheck=True, racecheck=False)))
-    paths[1].write_text(json.dumps(check(2.0, conformance=False, memcheck=None)))
+    long = {"passed": False, "exit_code": 124, "seconds": 45.0}
+    paths[1].write_text(json.dumps(check(2.0, conformance=False, memcheck=long)))
     paths[2].write_text(json.dumps(check(1.0)))  # a sweep alone has checked nothing
     paths[3].write_text(json.dumps(SCORING))
     section = gpu_section(gpu_checks(paths))
     assert "| CUDA scorer | wanted | A GPU, 2026-01-02 | A GPU, 2026-01-02 |" in section
     assert "| conformance suite | passes | passes | **fails** |" in section
+    assert "| compute-sanitizer memcheck | passes | passes | did not end in 45 s |" in section
     assert "| compute-sanitizer racecheck | passes | **fails** | not run |" in section
     assert "share of the read bandwidth | at least 0.9 | 1.00 | 0.500 (missed) |" in section
     assert "From `good.json` (abc), `slow.json` (abc)." in section

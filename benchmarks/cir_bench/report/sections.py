@@ -10,7 +10,7 @@ from typing import Any
 from cir_bench.latency.cold_start import STEPS
 from cir_bench.latency.stages import STAGES
 from cir_bench.report.svg import Bar, Line, bars, lines
-from cir_bench.report.text import significant
+from cir_bench.report.text import scoring_kind, significant
 
 __all__ = ["ORDER", "across", "content", "heading"]
 
@@ -267,7 +267,7 @@ def _scoring(result: Result) -> str:
             f"{significant(entry['median_ms'])} ms",
             entry.get("p10_ms"),
             entry.get("p90_ms"),
-            _scoring_kind(entry["name"]),
+            scoring_kind(entry["name"]),
         )
         for entry in entries
     ]
@@ -287,15 +287,9 @@ def _scoring(result: Result) -> str:
 
 
 def _verified(entry: Result) -> str:
-    if _scoring_kind(entry["name"]) == "reference":
+    if scoring_kind(entry["name"]) == "reference":
         return ""  # a yardstick answers nothing that could be wrong
     return "yes" if entry.get("verified") else "no"
-
-
-def _scoring_kind(name: str) -> str:
-    if name.startswith("cir/"):
-        return "ours"
-    return "reference" if "roofline" in name or "read" in name else "other"
 
 
 def _table7(result: Result) -> str:

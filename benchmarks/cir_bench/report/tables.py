@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cir_bench.cuda_scoring.reach import reached
-from cir_bench.report.text import machine_line, significant
+from cir_bench.report.text import machine_line, scoring_kind, significant
 from cir_infer.errors import UsageError
 
 __all__ = [
@@ -95,9 +95,14 @@ def gpu_section(checks: Mapping[str, Result]) -> str:
     return "\n".join(lines) + "\n"
 
 
+_TIMED_OUT = 124  # as of `timeout`, and so of `tools/gpu_check.py`
+
+
 def _passed(step: Mapping[str, Any]) -> str:
     if step.get("passed") is None:
         return "not run"
+    if step.get("exit_code") == _TIMED_OUT:
+        return f"did not end in {step['seconds']:.0f} s"
     return "passes" if step["passed"] else "**fails**"
 
 
@@ -225,10 +230,10 @@ def _scoring_rows(results: Sequence[Result]) -> list[list[str]]:
         others = [
             entry
             for entry in result["results"]
-            if not entry["name"].startswith("cir/") and "roofline" not in entry["name"] and entry["verified"]
+            if scoring_kind(entry["name"]) == "other" and entry["verified"]
         ]
-        if not others:  # instruction sets side by side: kernels/score/README.md has those
-            continue
+        if not others and not any(entry["name"].startswith("cir/cuda") for entry in result["results"]):
+            continue  # instruction sets side by side: kernels/score/README.md has those
         others.sort(key=lambda entry: float(entry["median_ms"]))
         for entry in result["results"]:
             if not entry["name"].startswith("cir/"):

@@ -15,9 +15,17 @@ __all__ = [
     "doubts_text",
     "latency_text",
     "machine_line",
+    "scoring_kind",
     "significant",
     "table7_text",
 ]
+
+
+def scoring_kind(name: str) -> str:
+    """What an entry of a scoring benchmark is: "ours", an "other" way, or a "reference" that reads bytes."""
+    if name.startswith("cir/"):
+        return "ours"
+    return "reference" if "roofline" in name or name.startswith("read/") or name == "torch/copy" else "other"
 
 
 def significant(value: float, digits: int = 3) -> str:
