@@ -32,6 +32,7 @@ from cir_infer.gallery.disk import drafts, files
 from cir_infer.gallery.disk.folder import is_retired
 from cir_infer.gallery.snapshot import Snapshot
 from cir_infer.inputs.arguments import checked_list
+from cir_infer.processes.locked_files import locked_file
 from cir_infer.shards.layout import ShardedGallery, checked_shards, made, names_of, shard_of, spread
 from cir_infer.shards.listing import FILE, NAME, Listing, read_listing
 
@@ -337,7 +338,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """Be the only one who changes over a sharded gallery."""
     read_listing(folder)
     with files.told_as_gallery_error("locking", folder / _LOCK):
-        file = files.open_file(folder / _LOCK, os.O_RDWR | os.O_CREAT)
+        file = locked_file(files.open_file, folder / _LOCK, os.O_RDWR | os.O_CREAT)
     with file:
         try:
             with files.told_as_gallery_error("locking", folder / _LOCK):

@@ -27,6 +27,7 @@ from cir_infer.gallery import Gallery
 from cir_infer.gallery.catalogue import catalogue
 from cir_infer.gallery.disk.locks import GalleryBusyError
 from cir_infer.gallery.sqlite import connections, forks
+from cir_infer.processes import announcing
 from tests.gallery.support import filled, names, vectors
 
 
@@ -220,7 +221,8 @@ def test_a_child_that_is_forked_inside_a_writing_block_is_no_writer(tmp_path: Pa
 
 
 def test_forks_beside_calls_of_other_threads(tmp_path: Path) -> None:
-    gallery = filled(tmp_path / "g")
+    filled(tmp_path / "g").close()
+    gallery = Gallery.open(tmp_path / "g", wait=60)
     stop = threading.Event()
     errors: list[str] = []
 
@@ -349,7 +351,7 @@ def test_a_fork_waits_while_a_gallery_is_made(tmp_path: Path, monkeypatch: pytes
 def test_a_fork_in_the_middle_of_a_call_is_refused_in_the_child(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "_PATIENCE", 0.05)
+    monkeypatch.setattr(announcing, "PATIENCE", 0.05)
     gallery = filled(tmp_path / "g")
     inside, over = threading.Event(), threading.Event()
 

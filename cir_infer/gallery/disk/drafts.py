@@ -25,6 +25,7 @@ from cir_infer.errors import GalleryError
 from cir_infer.gallery.disk import files
 from cir_infer.gallery.disk.folder import located_absolutely
 from cir_infer.gallery.disk.outcome import tell_durable
+from cir_infer.processes.locked_files import locked_file
 
 __all__ = ["INSIDE", "drafted", "filled", "identity_of", "is_vacant", "sweep"]
 
@@ -125,7 +126,7 @@ def filled(path: Path, last: str) -> Iterator[Path]:
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """One at a time moves into a folder, or takes back."""
-    with closing(files.OpenFolder(path)) as folder:
+    with closing(locked_file(files.OpenFolder, path)) as folder:
         fcntl.flock(folder.fd, fcntl.LOCK_EX)
         yield
 
@@ -203,7 +204,7 @@ def _take_back(path: Path) -> None:
 def _abandoned(lock: str | Path) -> Iterator[bool]:
     """Whether nobody is at work on the draft of this lock any more, nor will be during the block."""
     with suppress(OSError):
-        with files.open_file(lock, os.O_RDWR) as file:
+        with locked_file(files.open_file, lock, os.O_RDWR) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield not os.fstat(file.fileno()).st_size
         return
@@ -225,7 +226,7 @@ def _begin(path: Path) -> tuple[Path, io.FileIO]:
     while True:
         draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_ENDING}")
         with suppress(FileExistsError, BlockingIOError):  # or somebody looked at it just now
-            lock = files.open_file(_lock_of(draft), os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            lock = locked_file(files.open_file, _lock_of(draft), os.O_RDWR | os.O_CREAT | os.O_EXCL)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(lock.fileno()).st_nlink:  # else somebody took it for an old one
                 return draft, lock

@@ -23,6 +23,7 @@ from typing import Any
 from cir_infer.errors import GalleryError
 from cir_infer.gallery.disk.files import OpenFolder, is_regular, open_as, open_file
 from cir_infer.gallery.disk.folder import LOCK, Folder
+from cir_infer.processes.locked_files import locked_file
 from cir_infer.processes.turns import Claim, Token
 
 __all__ = ["EVERYTHING", "GalleryBusyError", "Hold", "Pin", "WriterLock", "keep_writers_out", "oldest_pin"]
@@ -62,9 +63,6 @@ class Hold(io.FileIO):
     generation: int = 0
     durable: bool = False
 
-
-_files: weakref.WeakSet[Hold] = weakref.WeakSet()
-"""The lock files that this process has open."""
 
 _lines: weakref.WeakValueDictionary[tuple[int, int], _Line] = weakref.WeakValueDictionary()
 """Who waits in this process, by device and inode of the gallery's folder: first come, first served."""
@@ -200,9 +198,7 @@ class WriterLock:
                 return hold
             hold.close()
         try:
-            hold = open_as(Hold, LOCK, os.O_RDWR | os.O_CREAT, self._folder.fd)
-            _files.add(hold)
-            return hold
+            return locked_file(open_as, Hold, LOCK, os.O_RDWR | os.O_CREAT, self._folder.fd)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise GalleryError(
@@ -309,7 +305,7 @@ def keep_writers_out(folder: Folder) -> io.FileIO | None:
     if not is_regular(LOCK, folder.fd):
         return None
     try:
-        file = open_file(LOCK, os.O_RDONLY, folder.fd)
+        file = locked_file(open_file, LOCK, os.O_RDONLY, folder.fd)
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         raise GalleryError(
@@ -399,7 +395,7 @@ def oldest_pin(readers: OpenFolder, generation: int) -> int | None:
             status = os.stat(name, dir_fd=readers.fd, follow_symlinks=False)
             if status.st_size or not stat.S_ISREG(status.st_mode):
                 continue
-            file = open_file(name, os.O_RDWR, readers.fd)
+            file = locked_file(open_file, name, os.O_RDWR, readers.fd)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ELOOP):
                 continue
@@ -421,9 +417,6 @@ def _names_generation(name: str, newest: int) -> bool:
 
 
 def _after_fork_in_child() -> None:
-    # Closing a copy of the descriptor leaves the lock with the parent.
-    for hold in list(_files):
-        hold.close()
     _lines.clear()
 
 

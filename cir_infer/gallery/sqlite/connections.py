@@ -27,13 +27,12 @@ from cir_infer.gallery.disk.folder import CATALOGUE, READERS, Folder, Identity
 from cir_infer.gallery.disk.locks import held_here, keep_writers_out
 from cir_infer.gallery.sqlite import forks, log
 from cir_infer.gallery.sqlite.guard import Guard
+from cir_infer.processes import announcing
 from cir_infer.processes.turns import Turn
 
 __all__ = ["Connections", "Link"]
 
 _IDLE = 16
-_PATIENCE = 2.0
-"""Seconds that a fork waits for calls of other threads that use a connection."""
 
 
 class Link(sqlite3.Connection):
@@ -111,7 +110,7 @@ class Connections:
 
     def _take(self, idle: list[Link], opened: Callable[[], Link]) -> Link:
         me = threading.get_ident()
-        token = forks.announced(me)
+        token = announcing.announced()
         self._check()
         try:
             link = idle.pop()
@@ -128,7 +127,7 @@ class Connections:
         return link
 
     def _open(self, opened: Callable[[], Link]) -> Link:
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + announcing.PATIENCE
         while True:
             try:
                 return _opening.take(opened)
@@ -206,7 +205,7 @@ class Connections:
             return
         self.frozen = False
         self._retire_idle()
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + announcing.PATIENCE
         while len(self._links) and time.monotonic() < until:  # other threads still read
             time.sleep(0.001)
         if self._keeping_out is not None and self.announces:
@@ -385,14 +384,12 @@ def _lacks_space(error: sqlite3.OperationalError) -> bool:
 
 def _let_go(*idle: list[Link]) -> None:
     """Close what a gallery that nobody closed leaves. The collector does that in any thread, at any time."""
-    key = -id(idle)
-    token = forks.announced(key, wait=False)
-    if forks.another_forks():
+    token = announcing.announced(wait=False)
+    if announcing.another_forks():
         _orphans.extend(link for links in idle for link in links)
     else:
         _close_all(*idle)
     del token
-    forks.forget(key)
 
 
 def _close_all(*idle: list[Link]) -> None:
@@ -403,8 +400,8 @@ def _close_all(*idle: list[Link]) -> None:
 
 
 def _before_fork() -> None:
-    forks.begin()
-    until = time.monotonic() + _PATIENCE
+    announcing.begin()
+    until = time.monotonic() + announcing.PATIENCE
     while _busy() and time.monotonic() < until:
         time.sleep(0.0005)
     for one in list(_everyone):
@@ -414,16 +411,17 @@ def _before_fork() -> None:
 def _busy() -> bool:
     """Whether other threads take or use a connection."""
     me = threading.get_ident()
-    return forks.are_awaited() or any(link.thread != me for one in list(_everyone) for link in one.in_use())
+    return announcing.are_awaited() or any(
+        link.thread != me for one in list(_everyone) for link in one.in_use()
+    )
 
 
 def _after_fork_in_parent() -> None:
-    forks.end(in_child=False)
     _close_all(_orphans)
 
 
 def _after_fork_in_child() -> None:
-    forks.end(in_child=True)
+    forks.begin_in_child()
     for link in _orphans:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(link))
     _orphans.clear()

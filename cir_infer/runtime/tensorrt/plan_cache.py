@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cir_infer.errors import DeviceError
+from cir_infer.processes.locked_files import locked_file
 from cir_infer.runtime.kept.folder import kept_folder, only_ours, write_sealed
 from cir_infer.runtime.tensorrt.plan_file import PlanFile, PlanKey, read_plan
 
@@ -111,19 +113,17 @@ class PlanCache:
         """
         lock = self.path(name, key).with_suffix(".lock")
         try:
-            fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            file = locked_file(io.FileIO, lock, "r+", True, _opened)
         except OSError:
             yield
             return
-        try:
+        with file:
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 _log.warning("waiting for another process that builds the plan of the %s graph", name)
-                fcntl.flock(fd, fcntl.LOCK_EX)
+                fcntl.flock(file, fcntl.LOCK_EX)
             yield
-        finally:
-            os.close(fd)
 
     def timings(self, key: PlanKey) -> bytes:
         """The timing cache of a GPU and version, empty if there is none or it is damaged."""
@@ -180,3 +180,7 @@ class PlanCache:
             found = read_plan(path)
             if isinstance(found, PlanFile):
                 yield path, found
+
+
+def _opened(lock: str, _: int) -> int:
+    return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -1,0 +1,99 @@
+"""Steps that no fork may cut in two are announced; a fork of another thread waits a moment for them."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from cir_infer.processes.turns import Token
+
+__all__ = ["PATIENCE", "announced", "another_forks", "are_awaited", "begin", "forks_wait"]
+
+PATIENCE = 2.0
+"""Seconds that a fork waits for what other threads have announced."""
+
+_announced: dict[weakref.ref[Token], int] = {}
+"""What goes on, with its thread."""
+_forking = 0
+"""The thread that forks at the moment."""
+
+
+def announced(wait: bool = True) -> Token:
+    """What forks of other threads wait for, as long as it lives.
+
+    Args:
+        wait: come back when no other thread forks. Inside something that this thread has announced nobody
+            waits: the fork does.
+    """
+    me = threading.get_ident()
+    while True:
+        token = Token()
+        _announced[weakref.ref(token, _forget)] = me  # before the look, as forks do it the other way round
+        if not wait or not another_forks() or _count(lambda thread: thread == me) > 1:
+            return token
+        del token
+        time.sleep(0.0005)
+
+
+@contextmanager
+def forks_wait() -> Iterator[None]:
+    """Let forks of other threads wait for the block."""
+    token = announced()
+    try:
+        yield
+    finally:
+        del token
+
+
+def another_forks() -> bool:
+    """Whether another thread forks at this moment."""
+    return _forking not in (0, threading.get_ident())
+
+
+def begin() -> None:
+    """This thread forks."""
+    global _forking
+    _forking = threading.get_ident()
+
+
+def are_awaited() -> bool:
+    """Whether other threads have announced something that still goes on."""
+    me = threading.get_ident()
+    return _count(lambda thread: thread != me) > 0
+
+
+def _count(wanted: Callable[[int], bool]) -> int:
+    return sum(wanted(thread) for token, thread in list(_announced.items()) if token() is not None)
+
+
+def _forget(token: weakref.ref[Token]) -> None:
+    _announced.pop(token, None)
+
+
+def _before_fork() -> None:
+    begin()
+    until = time.monotonic() + PATIENCE
+    while are_awaited() and time.monotonic() < until:
+        time.sleep(0.0005)
+
+
+def _after_fork_in_parent() -> None:
+    global _forking
+    _forking = 0
+
+
+def _after_fork_in_child() -> None:
+    _after_fork_in_parent()
+    _announced.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )

@@ -1,0 +1,125 @@
+"""A lock is its process' own: no forked child holds on to it."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from cir_infer.gallery.disk import drafts
+from cir_infer.gallery.disk.folder import LOCK
+from cir_infer.processes import announcing
+from cir_infer.processes.locked_files import locked_file
+from cir_infer.runtime.tensorrt.plan_cache import PlanCache
+from cir_infer.runtime.tensorrt.plan_file import PlanKey
+from tests.gallery.support import filled
+
+
+class Child:
+    """A forked child that lives until it is let go."""
+
+    def __init__(self) -> None:
+        begun, self._go = os.pipe(), os.pipe()
+        self._process = os.fork()
+        if not self._process:
+            os.close(self._go[1])
+            os.write(begun[1], b"!")
+            os.read(self._go[0], 1)
+            os._exit(0)
+        os.close(self._go[0])
+        assert os.read(begun[0], 1) == b"!"
+        os.close(begun[0])
+        os.close(begun[1])
+
+    def let_go(self) -> None:
+        os.close(self._go[1])
+        os.waitpid(self._process, 0)
+
+
+@pytest.fixture
+def children() -> Iterator[list[Child]]:
+    made: list[Child] = []
+    yield made
+    for child in made:
+        child.let_go()
+
+
+def is_free(path: Path) -> bool:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def test_a_child_forked_while_another_thread_opens_a_file_does_not_lock_it(
+    tmp_path: Path, children: list[Child]
+) -> None:
+    path = tmp_path / "lock"
+    forks = threading.Thread(target=lambda: children.append(Child()))
+
+    def opened() -> io.FileIO:
+        file = io.FileIO(path, "w")  # the system has it, and nothing else knows of it yet
+        forks.start()
+        forks.join(0.3)  # as long as nothing keeps it from forking, it is done by now
+        return file
+
+    with locked_file(opened) as file:
+        forks.join()
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert not is_free(path)
+    assert is_free(path)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    with filled(path / "g") as gallery, gallery.writing():
+        yield path / "g" / LOCK
+
+
+@contextmanager
+def building(path: Path) -> Iterator[Path]:
+    cache, key = PlanCache(path), PlanKey("0" * 64, "11.4", "7.5", "T4", "float16", {}, (), None)
+    with cache.building("image", key):
+        yield cache.path("image", key).with_suffix(".lock")
+
+
+@contextmanager
+def moving(path: Path) -> Iterator[Path]:
+    with drafts._alone(path):
+        yield path
+
+
+@pytest.mark.parametrize("locked", [writing, building, moving])
+def test_what_is_locked_at_a_fork_is_free_when_the_parent_lets_it_go(
+    tmp_path: Path, children: list[Child], locked: Callable[[Path], AbstractContextManager[Path]]
+) -> None:
+    with locked(tmp_path) as path:
+        assert not is_free(path)
+        children.append(Child())
+        assert not is_free(path)
+    assert is_free(path)
+
+
+def test_a_thread_that_has_announced_something_does_not_wait_for_the_fork_that_waits_for_it(
+    children: list[Child],
+) -> None:
+    forks = threading.Thread(target=lambda: children.append(Child()))
+    token = announcing.announced()
+    forks.start()
+    while not announcing.another_forks():
+        pass
+    inner = announcing.announced()  # comes back at once
+    assert forks.is_alive() and announcing.another_forks()
+    del inner, token
+    forks.join()
+    assert not announcing.another_forks()
