@@ -25,7 +25,7 @@ from cir_infer.errors import GalleryError, UsageError, shown
 from cir_infer.gallery import Gallery
 from cir_infer.gallery.arguments import checked_ids, checked_path
 from cir_infer.gallery.disk import files
-from cir_infer.gallery.disk.drafts import drafted
+from cir_infer.gallery.disk.drafts import drafted, identity_of, tell_of
 from cir_infer.gallery.opened import WAIT
 from cir_infer.gallery.rows.vectors import rows_at_once
 from cir_infer.gallery.snapshot import Snapshot
@@ -122,10 +122,15 @@ class ShardedGallery:
             names_of(count),
             None if isinstance(gallery, Gallery) else gallery.listing.bundle,
         )
-        with _drafted(place, listing, str(snapshot.rows.dtype)) as shards:
-            for part in parts:
-                spread(shards, *part)
-        return cls(place)
+        before = identity_of(place)
+        try:
+            with _drafted(place, listing, str(snapshot.rows.dtype)) as shards:
+                for part in parts:
+                    spread(shards, *part)
+            return cls(place)
+        except BaseException as error:
+            tell_of(error, place, before)
+            raise
 
     @classmethod
     def create(
@@ -157,9 +162,14 @@ class ShardedGallery:
         count, place = checked_shards(into), checked_path("path", path)
         known = None if bundle is None else str(checked_path("bundle", bundle).absolute())
         listing = Listing(fingerprint, dimension, tokens_per_item, names_of(count), known)
-        with _drafted(place, listing, dtype):
-            pass
-        return cls(place)
+        before = identity_of(place)
+        try:
+            with _drafted(place, listing, dtype):
+                pass
+            return cls(place)
+        except BaseException as error:
+            tell_of(error, place, before)
+            raise
 
     @property
     def fingerprint(self) -> str | None:

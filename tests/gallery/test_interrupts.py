@@ -16,6 +16,7 @@ import pytest
 from cir_infer.errors import GalleryError
 from cir_infer.gallery import Gallery
 from cir_infer.gallery.changes import compaction
+from cir_infer.shards.layout import ShardedGallery
 from tests.gallery.interrupts import Bomb, Interrupt, descriptors, others_set_aside
 from tests.gallery.support import DIM, filled, names, vectors
 
@@ -264,6 +265,39 @@ def export_folder(gallery: Gallery, home: Path) -> Path:
 
 def back_up(gallery: Gallery, home: Path) -> Path:
     return gallery.backup(home / "e").path
+
+
+def sharded(gallery: Gallery, home: Path) -> Path:
+    opened.append(ShardedGallery.create(home / "s", into=2, dimension=DIM))
+    return home / "s"
+
+
+opened: list[ShardedGallery] = []
+
+
+@pytest.mark.parametrize("make", [export_file, sharded])
+def test_an_interrupt_before_any_of_the_last_instructions_tells_what_is_done(
+    tmp_path: Path, make: Callable[[Gallery, Path], Path]
+) -> None:
+    gallery = filled(tmp_path / "g", 2)
+    for name in ("once", "count"):  # what happens only once has happened
+        (tmp_path / name).mkdir()
+        counting = Bomb(0, OWN)
+        made = counting(lambda name=name: make(gallery, tmp_path / name)).name
+    late = 0
+    for at in [*range(200, counting.count - 900, 2011), *range(counting.count - 900, counting.count - 4, 11)]:
+        home = tmp_path / f"home{at}"
+        home.mkdir()
+        bomb, told = Bomb(at, OWN), True
+        try:
+            bomb(lambda home=home: make(gallery, home))
+        except Interrupt as error:
+            told = getattr(error, "durable", False) or bomb.last
+            late += told
+        assert [entry.name for entry in home.iterdir()] == ([made] if told else []), at
+    assert late > 0
+    while opened:
+        opened.pop().close()
 
 
 @pytest.mark.parametrize("make", [export_file, export_folder, back_up])

@@ -24,10 +24,10 @@ from pathlib import Path
 from cir_infer.errors import GalleryError
 from cir_infer.gallery.disk import files
 from cir_infer.gallery.disk.folder import located_absolutely
-from cir_infer.gallery.disk.outcome import tell_durable
+from cir_infer.gallery.disk.outcome import forget_durable, tell_durable
 from cir_infer.processes.locked_files import locked_file
 
-__all__ = ["INSIDE", "drafted", "filled", "identity_of", "is_vacant", "sweep"]
+__all__ = ["INSIDE", "drafted", "filled", "identity_of", "is_vacant", "sweep", "tell_of"]
 
 _ENDING = ".cir-draft"
 INSIDE = "gallery"
@@ -50,13 +50,13 @@ def drafted(path: Path, *, replacing: bool = False) -> Iterator[Path]:
     path = located_absolutely(path)
     if not replacing and (path.exists() or path.is_symlink()):
         raise GalleryError(f"{path}: already exists; open it, or choose another path")
-    draft = path
+    drafts: list[Path] = []
     begun: list[object] = []
     try:
         with files.told_as_gallery_error("writing it", path):
             path.parent.mkdir(parents=True, exist_ok=True)
             sweep(path)
-            draft, lock = _begin(path)
+            draft, lock = _begin(path, drafts)
             with lock, lock:
                 yield draft
                 begun.append(identity_of(draft))
@@ -66,9 +66,24 @@ def drafted(path: Path, *, replacing: bool = False) -> Iterator[Path]:
     except BaseException as error:
         if begun and identity_of(path) in begun:
             tell_durable(error, f"{path} is whole and in its place")
-        if draft != path:
+        for draft in drafts:
             _discard(draft)
         raise
+
+
+def tell_of(error: BaseException, path: Path, before: object) -> None:
+    """Note on an exception whether a path is something else than before, for whoever lets others fill it.
+
+    An interrupt may come between the end of `drafted` and the call that it is in.
+
+    Args:
+        error: what comes too late to stop it. What was told of the drafts inside is taken back.
+        path: where the new thing belongs.
+        before: `identity_of` the path when the call began.
+    """
+    forget_durable(error)
+    if identity_of(path) not in (None, before):
+        tell_durable(error, f"{path} is whole and in its place")
 
 
 def identity_of(path: Path) -> object:
@@ -94,13 +109,13 @@ def filled(path: Path, last: str) -> Iterator[Path]:
     """
     path = located_absolutely(path)
     begun: list[object] = []
-    draft: Path | None = None
+    drafts: list[Path] = []
     try:
         with files.told_as_gallery_error("writing it", path):
             with _alone(path):  # what is swept takes its note along
                 _take_back(path)
                 sweep(path / INSIDE)
-            draft, lock = _begin(path / INSIDE)
+            draft, lock = _begin(path / INSIDE, drafts)
             with lock, lock:
                 yield draft
                 begun.append(identity_of(draft / last))
@@ -116,7 +131,7 @@ def filled(path: Path, last: str) -> Iterator[Path]:
     except BaseException as error:
         if begun and identity_of(path / last) in begun:
             tell_durable(error, f"{path} is whole and in its place")
-        if draft is not None:
+        for draft in drafts:
             with suppress(OSError):  # what cannot be taken back is the next run's, with the note
                 _take_back(path)
                 _discard(draft)
@@ -221,15 +236,17 @@ def _lock_of(draft: Path) -> Path:
     return draft.with_name(f"{draft.name}.lock")
 
 
-def _begin(path: Path) -> tuple[Path, io.FileIO]:
-    """The name of a new draft, locked by this process."""
+def _begin(path: Path, drafts: list[Path]) -> tuple[Path, io.FileIO]:
+    """The name of a new draft, locked by this process; also in `drafts`, before anything is on the disk."""
     while True:
-        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_ENDING}")
-        with suppress(FileExistsError, BlockingIOError):  # or somebody looked at it just now
-            lock = locked_file(files.open_file, _lock_of(draft), os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        drafts[:] = [path.with_name(f".{path.name}.{secrets.token_hex(4)}{_ENDING}")]
+        try:
+            lock = locked_file(files.open_file, _lock_of(drafts[0]), os.O_RDWR | os.O_CREAT | os.O_EXCL)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(lock.fileno()).st_nlink:  # else somebody took it for an old one
-                return draft, lock
+                return drafts[0], lock
+        except (FileExistsError, BlockingIOError):  # or somebody looked at it just now
+            drafts.clear()
 
 
 def _publish(draft: Path, path: Path, replacing: bool) -> None:
