@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from torch.nn import functional
@@ -26,6 +28,10 @@ _ALL = {
 # The transformer learns in a tenth of the time of CLIP's convolutions; the Combiner is the same.
 _ALL["clip4cir-combiner"] = {**CONFIGS["clip4cir-combiner"], "clip": CONFIGS["clip4cir-sum"]["clip"]}
 _STEPS = 200
+
+
+def test_the_tests_threads_were_set_before_pytorch_was_loaded() -> None:
+    assert torch.get_num_threads() == int(os.environ["OMP_NUM_THREADS"])
 
 
 def pictures(pixels: int, seed: int) -> torch.Tensor:
