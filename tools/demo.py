@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from cir_eval.datasets.generated import Query
@@ -50,6 +51,21 @@ def ask(bundle: Path, query: Query, scenes: Path, sheet: Path) -> bool:
     return ranks == [1]
 
 
+def one_of_each(queries: Sequence[Query], kinds: Sequence[str], folder: Path) -> dict[Path, Query]:
+    """The first query of each kind, by the contact sheet that it will have in a new folder."""
+    folder.mkdir()
+    chosen = [next(query for query in queries if query.kind == kind) for kind in kinds]
+    return {folder / f"{number}-{query.kind}.png": query for number, query in enumerate(chosen, 1)}
+
+
+def tell_found(first: Sequence[bool], among: str, sheets: Sequence[Path], started: float) -> None:
+    """Say how many targets came first, where the sheets are, and how long it took."""
+    print(f"\nFound at rank 1 among {among}: {sum(first)} of {len(first)} targets.")
+    print(f"Contact sheets, in {time.perf_counter() - started:.0f} s altogether:")
+    for sheet in sheets:
+        print(f"  {sheet}")
+
+
 def main() -> None:
     """Generate, export, index, ask."""
     folder = Path("demo")
@@ -66,20 +82,15 @@ def main() -> None:
     scenes = data / "test" / "shaded"
     run("cir-index", bundle, scenes)
     queries = ScenesDataset.open(data).split("test").queries
-    chosen = [next(query for query in queries if query.kind == kind) for kind in KINDS]
-    sheets = [folder / "sheets" / f"{number}-{query.kind}.png" for number, query in enumerate(chosen, 1)]
-    sheets[0].parent.mkdir()
+    asked = one_of_each(queries, KINDS, folder / "sheets")
     explained = folder / "sheets" / "why.png"
-    first = [ask(bundle, query, scenes, sheet) for query, sheet in zip(chosen, sheets, strict=True)]
-    why = chosen[0]
+    first = [ask(bundle, query, scenes, sheet) for sheet, query in asked.items()]
+    why = next(iter(asked.values()))
     run(
         "cir-query", bundle, scenes / f"{why.reference}.png", why.text, "-k", "6",
         "--exclude", f"{why.reference}.png", "--explain", "--sheet", explained,
     )  # fmt: skip
-    print(f"\nFound at rank 1 among 5,000 scenes: {sum(first)} of {len(first)} targets.")
-    print(f"Contact sheets, in {time.perf_counter() - started:.0f} s altogether:")
-    for sheet in [*sheets, explained]:
-        print(f"  {sheet}")
+    tell_found(first, "5,000 scenes", [*asked, explained], started)
 
 
 if __name__ == "__main__":

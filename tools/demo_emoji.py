@@ -10,7 +10,7 @@ import shutil
 import time
 from pathlib import Path
 
-from demo import ask, run
+from demo import ask, one_of_each, run, tell_found
 
 from cir_eval.datasets.emoji.reader import EmojiDataset
 
@@ -34,17 +34,12 @@ def main() -> None:
     run("cir-export", "models/artemis-emoji/model.pt", "-o", bundle)
     run("cir-index", bundle, data / GALLERY)
     test = EmojiDataset.open(data).split("test")
-    chosen = [next(query for query in test.queries if query.kind == kind) for kind in KINDS]
-    sheets = [folder / "sheets" / f"{number}-{query.kind}.png" for number, query in enumerate(chosen, 1)]
+    asked = one_of_each(test.queries, KINDS, folder / "sheets")
     across = folder / "sheets" / "across.png"
-    across.parent.mkdir()
-    first = [ask(bundle, query, data / GALLERY, sheet) for query, sheet in zip(chosen, sheets, strict=True)]
+    first = [ask(bundle, query, data / GALLERY, sheet) for sheet, query in asked.items()]
     print(f"\nThe reference drawn by others, in {OTHER}; the gallery is {GALLERY}:")
-    first.append(ask(bundle, chosen[0], data / OTHER, across))
-    print(f"\nFound at rank 1 among {len(test.emoji):,} emoji: {sum(first)} of {len(first)} targets.")
-    print(f"Contact sheets, in {time.perf_counter() - started:.0f} s altogether:")
-    for sheet in [*sheets, across]:
-        print(f"  {sheet}")
+    first.append(ask(bundle, next(iter(asked.values())), data / OTHER, across))
+    tell_found(first, f"{len(test.emoji):,} emoji", [*asked, across], started)
 
 
 if __name__ == "__main__":

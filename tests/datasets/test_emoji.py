@@ -37,7 +37,7 @@ from cir_eval.protocols import protocol
 from cir_infer.errors import DatasetError, UsageError
 from tests.datasets.emoji_packages import names, style_of
 
-PLAN = Plan(families=30, validation_queries=20, test_queries=40)
+PLAN = Plan(train_families=30, validation_queries=20, test_queries=40)
 
 
 def every_id() -> list[str]:
@@ -64,7 +64,7 @@ def gallery() -> list[Emoji]:
 
 @pytest.fixture(scope="module")
 def drawn(gallery: list[Emoji]) -> dict[str, list]:
-    return draw_queries(gallery, Plan(families=400, validation_queries=300, test_queries=800))
+    return draw_queries(gallery, Plan(train_families=400, validation_queries=300, test_queries=800))
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +260,7 @@ def test_what_is_no_data_set_is_said_to_be_none(folder: Path, tmp_path: Path) ->
         ('{"id": "../../x"}', "is no file's name"),
         ('{"id": "1f49a", "topic": "weather"}', "topic 'weather'; expected one of"),
         ('{"topic": "shape"}', "line 1, is damaged"),
+        ("[]", "line 1, is damaged"),
     ):
         layout.emoji(tmp_path).write_text(line + "\n", encoding="utf-8")
         with pytest.raises(DatasetError, match=words):
@@ -270,6 +271,20 @@ def test_what_is_no_data_set_is_said_to_be_none(folder: Path, tmp_path: Path) ->
         EmojiDataset.open(tmp_path).split("test")
     with pytest.raises(DatasetError, match="has no split 'dev'"):
         EmojiDataset.open(tmp_path).split("dev")
+
+
+def test_a_description_whose_styles_lead_elsewhere_describes_none(folder: Path, tmp_path: Path) -> None:
+    whole = json.loads(layout.description(folder).read_text("utf-8"))
+    style = {"licence": "a", "alike": []}
+    for wrong in ({"../..": style}, {"": style}, {}, [], {"noto": {"licence": "a"}}, {"noto": 7}):
+        layout.description(tmp_path).write_text(json.dumps({**whole, "styles": wrong}))
+        with pytest.raises(DatasetError, match="does not describe a data set of emoji"):
+            EmojiDataset.open(tmp_path)
+
+
+def test_where_nothing_can_be_asked_for_nothing_is_drawn() -> None:
+    drawn = draw_queries(emoji_of(["1f49a", "1f600", "270b-1f3fb"]), Plan(train_families=2))
+    assert drawn == {"train": [], "validation": [], "test": []}
 
 
 def test_a_picture_that_is_none_or_too_large_is_named(tmp_path: Path) -> None:

@@ -206,17 +206,26 @@ def test_damage_is_named(tmp_path):
     queries.write_text(whole[: len(whole) // 2])
     with pytest.raises(DatasetError, match=r"queries\.jsonl, line \d+, is damaged"):
         ScenesDataset.open(root).split("test")
-    layout.scenes(root, "train").write_text('{"id": "train-000000", "cells": ["huge red cube"]}\n')
-    with pytest.raises(DatasetError, match=r"scenes\.jsonl, line 1, is damaged"):
-        ScenesDataset.open(root).split("train")
+    for line, words in (
+        ('{"id": "train-000000", "cells": ["huge red cube"]}', ""),
+        ('{"id": "../../secret", "cells": []}', ": '../../secret' is no file's name"),
+        ("[]", ""),
+        ("7", ""),
+    ):
+        layout.scenes(root, "train").write_text(f"{line}\n")
+        with pytest.raises(DatasetError, match=rf"scenes\.jsonl, line 1, is damaged{words}"):
+            ScenesDataset.open(root).split("train")
 
     description = json.loads(layout.description(root).read_text())
     layout.description(root).write_text(json.dumps({**description, "version": 2}))
     with pytest.raises(DatasetError, match="version 2"):
         ScenesDataset.open(root)
-    layout.description(root).write_text("[]")
-    with pytest.raises(DatasetError, match="does not describe"):
-        ScenesDataset.open(root)
+    for wrong in ({"views": ["../.."]}, {"views": 7}, {"seed": 1e999}, {"image_size": "9" * 10_000}, []):
+        said = [] if wrong == [] else {**description, **wrong}
+        layout.description(root).write_text(json.dumps(said))
+        with pytest.raises(DatasetError, match="does not describe") as raised:
+            ScenesDataset.open(root)
+        assert len(str(raised.value)) < 500 + len(str(root))
     layout.description(root).unlink()
     with pytest.raises(DatasetError, match="generate one: cir-bench scenes"):
         ScenesDataset.open(root)

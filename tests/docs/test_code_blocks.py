@@ -70,7 +70,7 @@ WITH_PYTHON = [file for file in FILES if python_of(file)]
 def emoji(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of emoji in one style."""
     folder = tmp_path_factory.mktemp("emoji")
-    build(folder / "data", [style_of("noto", folder)], emoji_drawing.Plan(families=2), folder)
+    build(folder / "data", [style_of("noto", folder)], emoji_drawing.Plan(train_families=2), folder)
     return folder / "data"
 
 

@@ -28,7 +28,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     packages = tmp_path_factory.mktemp("packages")
     styles = [style_of("noto", packages), style_of("twemoji", packages)]
     folder = tmp_path_factory.mktemp("data") / "emoji"
-    build(folder, styles, Plan(families=8, validation_queries=10, test_queries=20), packages)
+    build(folder, styles, Plan(train_families=8, validation_queries=10, test_queries=20), packages)
     return folder
 
 

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
+from cir_bench.commands.plans import add_plan, plan_of
 from cir_infer.console.common import print_json
 from cir_infer.console.progress import progress_bar
 
@@ -13,13 +14,20 @@ __all__ = ["EXAMPLE", "add_arguments", "run"]
 
 EXAMPLE = "cir-bench emoji data/emoji --styles noto twemoji --seed 0"
 
+_NUMBERS = {
+    "test_queries": "queries over held-out compositions, at most",
+    "validation_queries": "queries over others that are held out, at most",
+    "train_families": "groups of training emoji that are near each other",
+    "hard_negatives": "for each target, emoji that differ in one attribute",
+    "seed": "queries are drawn from it; pictures do not depend on it",
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     from cir_eval.datasets.emoji.drawing import Plan
     from cir_eval.datasets.emoji.packages import STYLES
 
-    default = Plan()
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to create")
     parser.add_argument(
         "--styles",
@@ -36,18 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="take the packages' tarballs from this folder and fetch nothing: "
         + ", ".join(style.package.file for style in STYLES.values()),
     )
-    for flag, value, what in (
-        ("--test-queries", default.test_queries, "queries over held-out compositions, at most"),
-        (
-            "--validation-queries",
-            default.validation_queries,
-            "queries over others that are held out, at most",
-        ),
-        ("--train-families", default.families, "groups of training emoji that are near each other"),
-        ("--hard-negatives", default.hard_negatives, "for each target, emoji that differ in one attribute"),
-        ("--seed", default.seed, "queries are drawn from it; pictures do not depend on it"),
-    ):
-        parser.add_argument(flag, type=int, default=value, metavar="N", help=f"{what} (default {value})")
+    add_plan(parser, Plan(), _NUMBERS)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,13 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from cir_eval.datasets.emoji.drawing import Plan
     from cir_eval.datasets.emoji.packages import STYLES
 
-    plan = Plan(
-        families=args.train_families,
-        validation_queries=args.validation_queries,
-        test_queries=args.test_queries,
-        hard_negatives=args.hard_negatives,
-        seed=args.seed,
-    )
+    plan = plan_of(args, Plan, _NUMBERS)
 
     def bar(done: Iterable[int], total: int, name: str) -> Iterable[int]:
         return progress_bar(done, total or None, description=name, unit="kB" if total else "picture")

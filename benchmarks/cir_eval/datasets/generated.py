@@ -1,9 +1,9 @@
-"""What generated data sets share: queries as lines of JSON."""
+"""What generated data sets share: a description, queries as lines of JSON, names that become paths."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,9 +11,21 @@ from typing import Any, TypeVar
 from cir_infer.errors import DatasetError, shown
 from cir_infer.foreign import read_json
 
-__all__ = ["Query", "lines_of", "queries_of", "query_to_json", "write_lines"]
+__all__ = [
+    "Query",
+    "check_split",
+    "description_of",
+    "file_name",
+    "lines_of",
+    "queries_of",
+    "query_to_json",
+    "write_lines",
+]
 
 T = TypeVar("T")
+
+_WRONG = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
+"""What taking values out of strangers' JSON may raise."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +65,58 @@ def query_to_json(query: Query) -> dict[str, Any]:
     return entry
 
 
+def description_of(
+    path: Path, what: str, remedy: str, written: tuple[str, int], parse: Callable[[Any], T]
+) -> T:
+    """What the description file of a data set says.
+
+    Args:
+        path: the file, which is written last, so that its presence says that the data set is whole.
+        what: it is, as "a data set of scenes".
+        remedy: what to do where there is none, as it follows a semicolon.
+        written: the name of the format and its version that this release reads.
+        parse: of what the file holds.
+
+    Raises:
+        DatasetError: there is none, it is damaged, or of another format or version.
+    """
+    if not path.is_file():
+        raise DatasetError(f"{path.parent} holds no complete {what[2:]} ({path.name} is missing); {remedy}")
+    try:
+        found = read_json(path.read_text(encoding="utf-8"))
+        form, version = found["format"], found["version"]
+        if (form, version) == written:
+            return parse(found)
+    except (*_WRONG, OSError) as error:
+        raise DatasetError(f"{path} does not describe {what} ({shown(error)}); make it again") from error
+    raise DatasetError(
+        f"{path} says {shown(form)} version {shown(version)}; this release reads {written[0]} version "
+        f"{written[1]}: make the data set again, or use the release that wrote it"
+    )
+
+
+def check_split(root: Path, name: str, splits: Sequence[str]) -> None:
+    """Make sure that a data set has a split.
+
+    Raises:
+        DatasetError: it has not.
+    """
+    if name not in splits:
+        raise DatasetError(f"{root} has no split {shown(name)}; it has {', '.join(splits)}")
+
+
+def file_name(text: Any) -> str:
+    """A name out of a file, of which a path is made.
+
+    Raises:
+        ValueError: it leads elsewhere than into the folder that it is put behind.
+    """
+    name = str(text)
+    if not name or Path(name).name != name or "\0" in name:
+        raise ValueError(f"{shown(name)} is no file's name")
+    return name
+
+
 def queries_of(path: Path, known: Container[str], holder: Path) -> tuple[Query, ...]:
     """The queries of a file.
 
@@ -83,12 +147,14 @@ def lines_of(path: Path, parse: Callable[[Any], T]) -> Iterator[T]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} cannot be read: {error}; generate the data set again") from error
+        raise DatasetError(f"{path} cannot be read: {shown(error)}; generate the data set again") from error
     for number, line in enumerate(text.splitlines(), start=1):
         try:
             yield parse(read_json(line))
-        except (ValueError, KeyError, TypeError) as error:
-            raise DatasetError(f"{path}, line {number}, is damaged: {error}; generate it again") from error
+        except _WRONG as error:
+            raise DatasetError(
+                f"{path}, line {number}, is damaged: {shown(error)}; generate it again"
+            ) from error
 
 
 def write_lines(path: Path, entries: Iterable[dict[str, Any]]) -> None:

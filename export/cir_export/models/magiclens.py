@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from cir_export.models.base import RetrievalModel, Terms, unit
 from cir_export.models.configuration import parse
 from cir_export.models.encoders.clip import Clip
-from cir_export.models.encoders.pairs import build_pair
+from cir_export.models.encoders.pairs import build_clip
 from cir_export.models.encoders.transformer import in_heads
-from cir_infer.errors import UsageError, shown
+from cir_infer.errors import UsageError
 
 __all__ = ["MagicLens", "MagicLensSettings"]
 
@@ -38,7 +38,7 @@ class MagicLensSettings:
 
     Attributes:
         system: its name.
-        pair: the towers of a CLIP, see `build_pair`.
+        pair: the towers of a CLIP, see `build_clip`.
         layers: over the two tokens.
         heads: of their attention, and of the pooling's.
         hidden: width inside their perceptrons.
@@ -122,9 +122,7 @@ class MagicLens(RetrievalModel):
     def from_config(cls, config: Mapping[str, Any]) -> MagicLens:
         """See `RetrievalModel.from_config`; keys: those of `MagicLensSettings`."""
         settings = parse(MagicLensSettings, config, "model")
-        pair = build_pair(settings.pair)
-        if not isinstance(pair, Clip):
-            raise UsageError(f"pair.family: {shown(pair.family)}; MagicLens is over a CLIP")
+        pair = build_clip(settings.pair, "MagicLens is over a CLIP")
         heads, widths = settings.heads, (pair.embed_dim, settings.pooled)
         if min(heads, settings.hidden, *widths) < 1 or any(width % heads for width in widths):
             raise UsageError(

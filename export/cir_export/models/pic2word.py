@@ -34,7 +34,7 @@ from torch.nn import functional
 from cir_export.models.base import InParts, RetrievalModel, Terms, unit
 from cir_export.models.configuration import parse
 from cir_export.models.encoders.clip import Clip
-from cir_export.models.encoders.pairs import build_pair
+from cir_export.models.encoders.pairs import build_clip
 from cir_infer.errors import UsageError, shown
 
 __all__ = ["Pic2Word", "Pic2WordSettings"]
@@ -46,7 +46,7 @@ class Pic2WordSettings:
 
     Attributes:
         system: its name.
-        pair: the towers of a CLIP, see `build_pair`.
+        pair: the towers of a CLIP, see `build_clip`.
         hidden: widths of phi between its layers; Pic2Word's unless it is said.
         activation: of phi: "relu" (Pic2Word) or "gelu" (SEARLE, LinCIR).
         place: where in a tokenised prompt the picture's word stands, from 0; what reads the prompt knows it.
@@ -81,9 +81,7 @@ class Pic2Word(RetrievalModel):
     def from_config(cls, config: Mapping[str, Any]) -> Pic2Word:
         """See `RetrievalModel.from_config`; keys: those of `Pic2WordSettings`."""
         settings = parse(Pic2WordSettings, config, "model")
-        pair = build_pair(settings.pair)
-        if not isinstance(pair, Clip):
-            raise UsageError(f"pair.family: {shown(pair.family)}; a picture becomes a word of CLIP alone")
+        pair = build_clip(settings.pair, "a picture becomes a word of CLIP alone")
         if settings.activation not in ("relu", "gelu"):
             raise UsageError(f"activation: {shown(settings.activation)}; expected relu or gelu")
         if not 0 < settings.place < pair.settings.context_length - 1:

@@ -78,21 +78,21 @@ class Plan:
     """What to draw.
 
     Attributes:
-        families: of the training split.
+        train_families: of the training split.
         validation_queries: at most so many.
         test_queries: likewise.
         hard_negatives: for each query outside training, emoji one attribute away from its target.
         seed: everything is drawn from it.
     """
 
-    families: int = 4000
+    train_families: int = 4000
     validation_queries: int = 400
     test_queries: int = 1500
     hard_negatives: int = 3
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.families, self.validation_queries, self.test_queries, self.hard_negatives) < 0:
+        if min(self.train_families, self.validation_queries, self.test_queries, self.hard_negatives) < 0:
             raise UsageError("a number of families, queries or hard negatives is negative")
 
 
@@ -215,12 +215,14 @@ def _draw_families(usable: Sequence[Emoji], plan: Plan) -> list[Query]:
     """
     dice = Dice("emoji", "train", plan.seed)
     near = _Neighbours(usable)
+    if not any(near.of(one, (name,)) for one in usable for name in ATTRIBUTES[one.topic]):
+        return []  # among these few there is nothing to ask for
     by_values = {(one.topic, *one.values): one for one in usable}
     topics = {topic: [one for one in usable if one.topic == topic] for topic in ATTRIBUTES}
     weighted = [topic for topic, weight in _TOPICS.items() if topics[topic] for _ in range(weight)]
     drawn: list[Query] = []
     family = 0
-    while family < plan.families and weighted:
+    while family < plan.train_families:
         base = dice.choice(topics[dice.choice(weighted)])
         members = _family(base, by_values, near, dice)
         queries = [

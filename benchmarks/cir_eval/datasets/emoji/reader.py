@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from cir_eval.datasets.emoji import layout
 from cir_eval.datasets.emoji.emoji import Emoji
-from cir_eval.datasets.generated import Query, lines_of, queries_of
-from cir_infer.errors import DatasetError, shown
-from cir_infer.foreign import read_json
+from cir_eval.datasets.generated import (
+    Query,
+    check_split,
+    description_of,
+    file_name,
+    lines_of,
+    queries_of,
+)
 
 __all__ = ["EmojiDataset", "Split"]
 
@@ -70,31 +75,13 @@ class EmojiDataset:
             DatasetError: there is none, it is incomplete, or of another format version.
         """
         root = Path(root)
-        path = layout.description(root)
-        if not path.is_file():
-            raise DatasetError(
-                f"{root} holds no complete data set of emoji ({path.name} is missing); build it: "
-                f"cir-bench emoji {root}"
-            )
-        try:
-            found = read_json(path.read_text(encoding="utf-8"))
-            form, version = found["format"], found["version"]
-            styles = {str(name): str(style["licence"]) for name, style in found["styles"].items()}
-            groups = {
-                str(name): tuple(tuple(map(str, group)) for group in style["alike"])
-                for name, style in found["styles"].items()
-            }
-            opened = EmojiDataset(root, int(found["seed"]), styles, groups)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DatasetError(f"{path} does not describe a data set of emoji: {shown(error)}") from error
-        if form != layout.FORMAT or version != layout.VERSION or not styles:
-            raise DatasetError(
-                f"{path} says {shown(form)} version {shown(version)}; this release reads {layout.FORMAT} "
-                f"version {layout.VERSION}: build the data set again, or use the release that wrote it"
-            )
-        if any(Path(style).name != style for style in styles):
-            raise DatasetError(f"{path} names the styles {shown(list(styles))}; expected names of folders")
-        return opened
+        return description_of(
+            layout.description(root),
+            "a data set of emoji",
+            f"build it: cir-bench emoji {root}",
+            (layout.FORMAT, layout.VERSION),
+            partial(_described, root),
+        )
 
     def split(self, name: str) -> Split:
         """Read a split, one of `layout.SPLITS`.
@@ -102,8 +89,7 @@ class EmojiDataset:
         Raises:
             DatasetError: no such split, or one of its files is damaged.
         """
-        if name not in layout.SPLITS:
-            raise DatasetError(f"{self.root} has no split {shown(name)}; it has {', '.join(layout.SPLITS)}")
+        check_split(self.root, name, layout.SPLITS)
         path = layout.emoji(self.root)
         unseen = layout.SPLITS[layout.SPLITS.index(name) + 1 :]
         emoji = tuple(one for one, kept in lines_of(path, _emoji) if kept not in unseen)
@@ -116,8 +102,19 @@ class EmojiDataset:
         return Split(self.root, name, emoji, queries, alike)
 
 
+def _described(root: Path, found: Any) -> EmojiDataset:
+    styles = {file_name(name): style for name, style in found["styles"].items()}
+    if not styles:
+        raise ValueError("it has no style")
+    return EmojiDataset(
+        root,
+        int(found["seed"]),
+        {name: str(style["licence"]) for name, style in styles.items()},
+        {name: tuple(tuple(map(str, group)) for group in style["alike"]) for name, style in styles.items()},
+    )
+
+
 def _emoji(entry: Any) -> tuple[Emoji, str]:
     found = Emoji.from_json(entry)
-    if Path(found.id).name != found.id:
-        raise ValueError(f"the id {shown(found.id)} is no file's name")
+    file_name(found.id)
     return found, str(entry.get("held_out", ""))

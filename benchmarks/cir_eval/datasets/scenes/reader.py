@@ -6,11 +6,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from cir_eval.datasets.generated import Query, lines_of, queries_of
+from cir_eval.datasets.generated import (
+    Query,
+    check_split,
+    description_of,
+    file_name,
+    lines_of,
+    queries_of,
+)
 from cir_eval.datasets.scenes import layout
 from cir_eval.datasets.scenes.scene import Scene
-from cir_infer.errors import DatasetError, shown
-from cir_infer.foreign import read_json
 
 __all__ = ["ScenesDataset", "Split"]
 
@@ -71,24 +76,15 @@ class ScenesDataset:
             DatasetError: there is none, it is incomplete, or of another format version.
         """
         root = Path(root)
-        path = layout.description(root)
-        if not path.is_file():
-            raise DatasetError(
-                f"{root} holds no complete data set of scenes ({path.name} is missing); "
-                f"generate one: cir-bench scenes {root}"
-            )
-        try:
-            found = read_json(path.read_text(encoding="utf-8"))
-            form, version = found["format"], found["version"]
-            opened = ScenesDataset(root, int(found["seed"]), int(found["image_size"]), tuple(found["views"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise DatasetError(f"{path} does not describe a data set of scenes: {error}") from error
-        if form != layout.FORMAT or version != layout.VERSION:
-            raise DatasetError(
-                f"{path} says {form} version {version}; this release reads {layout.FORMAT} version "
-                f"{layout.VERSION}: generate the data set again, or use the release that wrote it"
-            )
-        return opened
+        return description_of(
+            layout.description(root),
+            "a data set of scenes",
+            f"generate one: cir-bench scenes {root}",
+            (layout.FORMAT, layout.VERSION),
+            lambda found: ScenesDataset(
+                root, int(found["seed"]), int(found["image_size"]), tuple(map(file_name, found["views"]))
+            ),
+        )
 
     def split(self, name: str) -> Split:
         """Read a split, one of `layout.SPLITS`.
@@ -96,14 +92,10 @@ class ScenesDataset:
         Raises:
             DatasetError: no such split, or one of its files is damaged.
         """
-        if name not in layout.SPLITS:
-            raise DatasetError(f"{self.root} has no split {shown(name)}; it has {', '.join(layout.SPLITS)}")
-        ids: list[str] = []
-        scenes: list[Scene] = []
-        for entry in lines_of(
-            layout.scenes(self.root, name), lambda e: (str(e["id"]), Scene.from_json(e["cells"]))
-        ):
-            ids.append(entry[0])
-            scenes.append(entry[1])
-        queries = queries_of(layout.queries(self.root, name), set(ids), layout.scenes(self.root, name))
-        return Split(self.root, name, tuple(ids), tuple(scenes), queries)
+        check_split(self.root, name, layout.SPLITS)
+        path = layout.scenes(self.root, name)
+        entries = list(lines_of(path, lambda e: (file_name(e["id"]), Scene.from_json(e["cells"]))))
+        ids, scenes = tuple(id_ for id_, _ in entries), tuple(scene for _, scene in entries)
+        return Split(
+            self.root, name, ids, scenes, queries_of(layout.queries(self.root, name), set(ids), path)
+        )

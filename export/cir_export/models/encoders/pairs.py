@@ -12,7 +12,7 @@ from cir_export.models.encoders.pair import Pair
 from cir_export.models.encoders.siglip import Siglip, SiglipSettings
 from cir_infer.errors import UsageError, shown
 
-__all__ = ["build_pair"]
+__all__ = ["build_clip", "build_pair"]
 
 
 def build_pair(config: Any) -> Pair:
@@ -36,3 +36,19 @@ def build_pair(config: Any) -> Pair:
     raise UsageError(
         f"pair.family: {shown(config.get('family'))} is not known; expected clip, siglip or blip"
     )
+
+
+def build_clip(config: Any, why: str) -> Clip:
+    """As `build_pair`, for what is over a CLIP and over nothing else.
+
+    Args:
+        config: see `build_pair`.
+        why: it has to be one, as it follows a semicolon.
+
+    Raises:
+        UsageError: see `build_pair`, or it is another pair.
+    """
+    pair = build_pair(config)
+    if not isinstance(pair, Clip):
+        raise UsageError(f"pair.family: {shown(pair.family)}; {why}")
+    return pair
