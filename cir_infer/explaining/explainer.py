@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,7 @@ from cir_infer.explaining.shares import shares, values_of
 from cir_infer.hits import Hit
 from cir_infer.inputs.images import describe_image
 from cir_infer.inputs.texts import Text
-from cir_infer.processes.fork import PerProcess
+from cir_infer.processes.turns import Turn
 from cir_infer.scoring.balance import Balance
 from cir_infer.scoring.contract import Rows
 from cir_infer.searching.found import Source
@@ -66,7 +65,7 @@ class Explainer:
         self._engine, self._source, self._gallery = engine, source, gallery
         self._question = (reference, text)
         self._balance = balance
-        self._lock: PerProcess[threading.Lock] = PerProcess(threading.Lock)
+        self._turn = Turn()
         self._query: QuerySide | None = None
 
     def explain(
@@ -97,10 +96,13 @@ class Explainer:
         return found
 
     def _query_side(self, spec: PixelInput, source: Source, progress: bool) -> QuerySide:
-        with self._lock.get():
-            if self._query is None:
-                self._query = query_side(self._engine, spec, source, self._question, self._balance, progress)
-            return self._query
+        query = self._query
+        return self._turn.take(self._asked, spec, source, progress) if query is None else query
+
+    def _asked(self, spec: PixelInput, source: Source, progress: bool) -> QuerySide:
+        if self._query is None:
+            self._query = query_side(self._engine, spec, source, self._question, self._balance, progress)
+        return self._query
 
     def _target(self, source: Source, spec: PixelInput, wanted: Wanted) -> _Target | CirError:
         try:

@@ -67,11 +67,27 @@ class Turn:
             mine.over = True
             raise
 
-    def _wait(self, mine: Claim) -> None:
+    def take_if_free(self, work: Callable[[], object]) -> None:
+        """Do something unless it is another thread's turn at this moment; not to be nested."""
+        token = Token()
+        mine = Claim(token)
+        try:
+            try:
+                if self._wait(mine, patient=False):
+                    work()
+            finally:
+                mine.over = True
+        finally:
+            mine.over = True
+
+    def _wait(self, mine: Claim, patient: bool = True) -> bool:
+        """Whether it is the call's turn now; else it is another's, for whom only the patient wait."""
         while True:
             last = max(list(self._turns), default=0)  # a list is made in one step, also without a GIL
             claim = self._turns.get(last)
             if claim is not None and claim.held:
+                if not patient:
+                    return False
                 time.sleep(_PAUSE)
             elif self._turns.setdefault(last + 1, mine) is mine:
                 if max(list(self._turns), default=0) == last + 1:
@@ -80,3 +96,4 @@ class Turn:
                 self._turns.pop(last + 1, None)
         for number in [number for number in list(self._turns) if number <= last]:
             self._turns.pop(number, None)
+        return True

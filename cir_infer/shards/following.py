@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from cir_infer.engine import Engine
 from cir_infer.errors import CirError, GalleryError, ShardError, UsageError
@@ -15,6 +15,7 @@ from cir_infer.gallery.disk import files
 from cir_infer.gallery.filters.filters import Where
 from cir_infer.hits import Hit, Hits
 from cir_infer.inputs.texts import Text
+from cir_infer.processes.turns import Claim, Token, Turn
 from cir_infer.scoring.balance import Balance
 from cir_infer.searcher import Queries
 from cir_infer.searching.answering import Answering
@@ -26,6 +27,14 @@ from cir_infer.shards.searcher import ShardedSearcher
 __all__ = ["FollowingSearcher", "follow_folder"]
 
 T = TypeVar("T")
+
+
+class _Open(NamedTuple):
+    """The version that is asked, what says which it is, and the one before it."""
+
+    current: ShardedSearcher
+    version: Hashable
+    before: ShardedSearcher | None = None
 
 
 class FollowingSearcher(Queries):
@@ -53,11 +62,11 @@ class FollowingSearcher(Queries):
         self, version: Callable[[], Hashable], opened: Callable[[], ShardedSearcher], every: float = 1.0
     ) -> None:
         self._version, self._opened, self._every = version, opened, every
-        self._lock, self._following = threading.Lock(), threading.Lock()
-        self._known = version()
-        self._current: ShardedSearcher | None = opened()
-        self._before: ShardedSearcher | None = None
-        self._asking: dict[ShardedSearcher, int] = {}
+        # Not locks: an interrupt, or a fork while another thread holds one, would leave them locked.
+        self._changing, self._following = Turn(), Turn()
+        known = version()
+        self._held: _Open | None = _Open(opened(), known)
+        self._asking: list[tuple[Claim, ShardedSearcher]] = []
         self._ended: set[ShardedSearcher] = set()
         self._looked = time.monotonic()
         self.changes = 0
@@ -65,13 +74,14 @@ class FollowingSearcher(Queries):
 
     def close(self) -> None:
         """Close what is open."""
-        with self._lock:
-            open_ones = {self._before, self._current, *self._ended}
-            self._before = self._current = None
-            self._ended.clear()
-        for searcher in open_ones:
-            if searcher is not None:
-                searcher.close()
+        for searcher in self._changing.take(self._let_go):
+            searcher.close()
+
+    def _let_go(self) -> set[ShardedSearcher]:
+        held, self._held = self._held, None
+        ended = {*self._ended, *(() if held is None else (held.current, held.before))}
+        self._ended.clear()
+        return {searcher for searcher in ended if searcher is not None}
 
     def __enter__(self) -> FollowingSearcher:
         return self
@@ -83,7 +93,8 @@ class FollowingSearcher(Queries):
         return len(self.current())
 
     def __repr__(self) -> str:
-        return f"<FollowingSearcher of {self._current!r}>"
+        held = self._held
+        return f"<FollowingSearcher of {None if held is None else held.current!r}>"
 
     def current(self, now: bool = False) -> ShardedSearcher:
         """The searcher over the newest version.
@@ -94,70 +105,89 @@ class FollowingSearcher(Queries):
         Raises:
             UsageError: this is closed.
         """
-        searcher = self._open()
-        due = now or time.monotonic() - self._looked >= self._every
-        # While one opens the newest, others ask the one that is open.
-        if due and self._following.acquire(blocking=now):
-            try:
-                self._looked = time.monotonic()
-                self._follow()
-                self.behind = None
-            except CirError as error:  # it is being changed, say; the one that is open goes on
-                self.behind = error
-            finally:
-                self._following.release()
-            searcher = self._open()
-        return searcher
+        self._open()
+        if now:
+            self._following.take(self._look)
+        elif time.monotonic() - self._looked >= self._every:
+            # While one opens the newest, others ask the one that is open.
+            self._following.take_if_free(self._look)
+        return self._open().current
 
-    def _open(self) -> ShardedSearcher:
-        with self._lock:
-            if self._current is None:
-                raise UsageError("this searcher is closed; make another")
-            return self._current
+    def _open(self) -> _Open:
+        held = self._held
+        if held is None:
+            raise UsageError("this searcher is closed; make another")
+        return held
+
+    def _look(self) -> None:
+        self._looked = time.monotonic()
+        try:
+            self._follow()
+            self.behind = None
+        except CirError as error:  # it is being changed, say; the one that is open goes on
+            self.behind = error
 
     def _follow(self) -> None:
         version = self._version()
-        if version == self._known:
+        if version == self._open().version:
             return
         fresh = self._opened()
-        with self._lock:
-            done = fresh if self._current is None else self._before
-            if self._current is not None:
-                self._before, self._current, self._known = self._current, fresh, version
-                self.changes += 1
-            if done is not None and self._asking.get(done):
-                self._ended.add(done)
-                done = None
-        if done is not None:
-            done.close()
+        if self._changing.take(self._change, fresh, version):
+            self._close_idle()
+        else:
+            fresh.close()
+
+    def _change(self, fresh: ShardedSearcher, version: Hashable) -> bool:
+        """Have another version asked; False where this was closed meanwhile."""
+        held = self._held
+        if held is None:
+            return False
+        self._held = _Open(fresh, version, held.current)
+        self.changes += 1
+        if held.before is not None:
+            self._ended.add(held.before)
+        return True
+
+    def _close_idle(self) -> None:
+        for searcher in self._changing.take(self._idle):
+            searcher.close()
+
+    def _idle(self) -> list[ShardedSearcher]:
+        """Versions whose time is over and that nobody asks any more; they are told once."""
+        for one in list(self._asking):
+            if not one[0].held:
+                self._forget(one)
+        asked = {searcher for _, searcher in list(self._asking)}
+        idle = [searcher for searcher in self._ended if searcher not in asked]
+        self._ended.difference_update(idle)
+        return idle
+
+    def _forget(self, one: tuple[Claim, ShardedSearcher]) -> None:
+        with suppress(ValueError):  # another thread was first
+            self._asking.remove(one)
 
     def _asked(self, ask: Callable[[ShardedSearcher], T]) -> T:
         searcher = self.current()
         try:
-            return self._held(searcher, ask)
+            return self._kept_open(searcher, ask)
         except (ShardError, GalleryError, UsageError):
             other = self.current(now=True)
             if other is searcher:
                 raise
-            return self._held(other, ask)
+            return self._kept_open(other, ask)
 
-    def _held(self, searcher: ShardedSearcher, ask: Callable[[ShardedSearcher], T]) -> T:
+    def _kept_open(self, searcher: ShardedSearcher, ask: Callable[[ShardedSearcher], T]) -> T:
         """Ask one that stays open meanwhile."""
-        with self._lock:
-            self._asking[searcher] = self._asking.get(searcher, 0) + 1
+        token = Token()
+        one = (Claim(token), searcher)
+        self._asking.append(one)
         try:
             return ask(searcher)
         finally:
-            with self._lock:
-                self._asking[searcher] -= 1
-                idle = not self._asking[searcher]
-                if idle:
-                    del self._asking[searcher]
-                close = idle and searcher in self._ended
-                if close:
-                    self._ended.discard(searcher)
-            if close:
-                searcher.close()
+            one[0].over = True
+            self._forget(one)
+            if self._ended:
+                self._close_idle()
 
     @property
     def engine(self) -> Engine:  # type: ignore[override]

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from cir_infer.errors import ShardError, shown
+from cir_infer.processes.turns import Claim, Token
 
 __all__ = ["Membership", "check_head", "head_of"]
 
 _LOOK, _GONE = 2.0, 30.0
 """Seconds between two looks, and after which a head that is away is given up. Ray waits 60."""
-_ENDING = 15.0
+_ENDING, _PAUSE = 15.0, 0.02
 _ANSWER = 2.0
 _PLACE = re.compile(r"(.+):(\d{1,5})")
 
@@ -37,7 +38,7 @@ def head_of(address: str) -> tuple[str, int] | None:
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS", "")
         with suppress(OSError):
-            address = address or (_scratch() / "ray_current_cluster").read_text()
+            address = address or (_scratch() / "ray_current_cluster").read_text(errors="replace")
     found = _PLACE.fullmatch(address.strip())
     return None if found is None or "/" in found[1] else (found[1].strip("[]"), int(found[2]))
 
@@ -75,7 +76,7 @@ class Membership:
 
     def __init__(self, place: tuple[str, int], leave: Callable[[], Any]) -> None:
         self._place, self._leave = place, leave
-        self._calls, self._changed = 0, threading.Condition()
+        self._calls: list[Claim] = []  # and no condition, which an interrupt would leave locked
         self.gone: ShardError | None = None
         self._ended = False
         threading.Thread(target=self._watch, name="cir-infer Ray head", daemon=True).start()
@@ -105,15 +106,16 @@ class Membership:
         Raises:
             ShardError: the cluster was left.
         """
-        with self._changed:
-            self.check_left()
-            self._calls += 1
+        token = Token()
+        claim = Claim(token)
+        self._calls.append(claim)  # before the look: who leaves looks the other way round
         try:
+            self.check_left()
             yield
         finally:
-            with self._changed:
-                self._calls -= 1
-                self._changed.notify_all()
+            claim.over = True
+            with suppress(ValueError):
+                self._calls.remove(claim)
 
     def end(self) -> None:
         """Look no more: the process has left by itself."""
@@ -129,9 +131,10 @@ class Membership:
             except ShardError as error:
                 if time.monotonic() - there < _GONE or self._ended:
                     continue
-                with self._changed:
-                    self.gone = error
-                    self._changed.wait_for(lambda: not self._calls, _ENDING)
+                self.gone = error
+                until = time.monotonic() + _ENDING
+                while any(call.held for call in list(self._calls)) and time.monotonic() < until:
+                    time.sleep(_PAUSE)
                 with suppress(Exception):
                     self._leave()
                 return

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import pytest
 from cir_infer.errors import GalleryError, UsageError
 from cir_infer.gallery import Gallery
 from cir_infer.shards import ShardedGallery, follow_folder, rebalance, remove_old
+from cir_infer.shards.following import FollowingSearcher
 from cir_infer.shards.layout import shard_of
 from cir_infer.shards.listing import FILE, read_listing
 from cir_infer.shards.succession import NEXT, succeed
+from tests.gallery.interrupts import Bomb, Interrupt
 from tests.gallery.support import DIM, filled, names, vectors
 from tests.shards.test_succession import contents
 
@@ -225,6 +228,60 @@ def test_a_query_keeps_its_version_open(folder: Path) -> None:
         thread.join()
         assert sorted(hit.id for hit in found[0][0]) == sorted(names(12)) and "closed" in repr(first)
         assert not searcher._asking and not searcher._ended
+
+
+def asked_elsewhere(searcher: FollowingSearcher) -> list[str]:
+    """All ids, as another thread is told them; none where it waits for ever."""
+    found: list[str] = []
+
+    def ask() -> None:
+        found.extend(sorted(hit.id for hit in searcher.search_vectors(vectors(1), k=12)[0]))
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(60)
+    return found
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_an_interrupt_anywhere_lets_a_follower_go_on(folder: Path, changes: bool) -> None:
+    """While it looks for another version, goes over to one and asks; and nothing is kept of the question."""
+    expected = sorted(names(12))
+    with follow_folder(folder, every=0) as searcher:
+        number, fired = 0, True
+        while fired:
+            number += 9 if changes else 1
+            if changes:
+                read_listing(folder).write(folder)  # another file that says the same
+            bomb = Bomb(number, only=("following.py",))
+            with suppress(Interrupt):
+                bomb(lambda: searcher._asked(lambda one: len(one)))
+            fired = bomb.fired
+            assert asked_elsewhere(searcher) == expected and searcher.behind is None
+            assert searcher.current(now=True) is searcher.current()
+        assert number > 60
+        assert all(not claim.held for claim, _ in searcher._asking)
+
+
+def test_a_follower_answers_in_a_child_that_is_forked_while_it_looks(folder: Path) -> None:
+    looking, go_on, first = threading.Event(), threading.Event(), follow_folder(folder).current()
+
+    def version() -> int:
+        if threading.current_thread() is not threading.main_thread():
+            looking.set()
+            assert go_on.wait(60)
+        return 1
+
+    with FollowingSearcher(version, lambda: first, every=0) as searcher:
+        other = threading.Thread(target=searcher.current)
+        other.start()
+        assert looking.wait(60)
+        child = os.fork()
+        if not child:
+            os._exit(0 if len(searcher.current(now=True)) == 12 else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        go_on.set()
+        other.join()
 
 
 def test_ids_that_are_no_unicode_are_nowhere(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from cir_infer.errors import ShardError
 from cir_infer.shards import ray_head
 from cir_infer.shards.ray_head import Membership, check_head, head_of
+from tests.gallery.interrupts import Bomb, Interrupt
 
 
 @pytest.fixture
@@ -46,6 +48,27 @@ def test_a_head_that_is_gone_is_left_when_nothing_is_asked_any_more(head: socket
     go_on.set()
     assert left.wait(60)
     thread.join()
+
+
+def test_an_interrupt_anywhere_in_a_call_keeps_nobody_waiting(head: socket.socket) -> None:
+    left = threading.Event()
+    member = Membership(head.getsockname(), left.set)
+
+    def call() -> None:
+        with member.call():
+            pass
+
+    number, fired = 0, True
+    while fired:
+        number += 1
+        bomb = Bomb(number, only=("ray_head.py",))
+        with suppress(Interrupt):
+            bomb(call)
+        fired = bomb.fired
+    call()
+    assert number > 20 and not any(claim.held for claim in member._calls)
+    head.close()
+    assert left.wait(60)
 
 
 def test_a_head_that_takes_connections_is_there(head: socket.socket) -> None:
