@@ -10,7 +10,6 @@ import atexit
 import contextlib
 import ctypes
 import functools
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -25,7 +24,7 @@ from cir_infer.gpu.device import THREADS, Device, Stream
 from cir_infer.gpu.driver import driver_error, driver_function, missing_gpu
 from cir_infer.gpu.fatbins import RECURRENT, SCORE, compiled
 from cir_infer.gpu.gate import Gate
-from cir_infer.processes.fork import ProcessBound
+from cir_infer.processes.fork import finalize_here
 
 __all__ = ["open_device", "open_gpu", "pycuda_stream"]
 
@@ -210,10 +209,8 @@ def pycuda_stream(stream: Stream) -> Any:
     return stream.plain if isinstance(stream, _Stream) else stream
 
 
-def _leave(context: Any, held: list[Any], process: ProcessBound) -> None:
+def _leave(context: Any, held: list[Any]) -> None:
     """Drops what needs the context, then the context: PyCUDA's own end of it warns about primary contexts."""
-    if not process.here:
-        return  # a forked child has no context; what it inherited ends with it
     context.push()  # PyCUDA lets go of modules and streams in another thread only where it is current
     for kept in held:
         if isinstance(kept, (list, dict)):
@@ -253,7 +250,7 @@ class _CudaDevice:
         self._held: list[Any] = [self._functions, self._idle]
         # Finalizers run newest first at exit: every scorer and plan has let go by then.
         self._gate = Gate()
-        weakref.finalize(self, _leave, self._context, self._held, self._gate.process)
+        finalize_here(self, _leave, self._context, self._held)
         atexit.register(self._gate.close)  # after the first finalizer, so that it runs before all of them
 
     def load_kernels(self, fatbin: bytes) -> None:

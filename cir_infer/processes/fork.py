@@ -12,13 +12,14 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from cir_infer.errors import CirError, DeviceError
 
-__all__ = ["PerProcess", "ProcessBound", "in_forked_child"]
+__all__ = ["PerProcess", "ProcessBound", "finalize_here", "in_forked_child"]
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 _forks = 0
 """Forks between this process and the one that imported this module. Ids of processes are used again."""
@@ -103,6 +104,18 @@ class ProcessBound:
                 f"{self._what} was made by process {self._place[0]} and this is process {os.getpid()}, "
                 f"forked from it; {self._remedy}"
             )
+
+
+def finalize_here(
+    owner: object, release: Callable[P, object], *args: P.args, **kwargs: P.kwargs
+) -> weakref.finalize[Any, Any]:
+    """As `weakref.finalize`, at the end of the interpreter too, but in no forked child: it frees nothing."""
+    return weakref.finalize(owner, _release_in, (os.getpid(), _forks), lambda: release(*args, **kwargs))
+
+
+def _release_in(place: tuple[int, int], release: Callable[[], object]) -> None:
+    if place == (os.getpid(), _forks):
+        release()
 
 
 def in_forked_child() -> bool:

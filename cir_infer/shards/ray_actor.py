@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -76,7 +77,7 @@ class Actor:
             return [str(problem) for problem in gallery.verify().problems]
 
 
-class HandleShard:
+class HandleShard(ABC):
     """A shard that is asked through a handle of Ray to an `Actor`. Threads may share one.
 
     Args:
@@ -87,6 +88,7 @@ class HandleShard:
     def __init__(self, handle: Any, place: str) -> None:
         self._handle, self._place = handle, place
 
+    @abstractmethod
     def _call(self, method: str, timeout: float | None, *arguments: Any) -> Any:
         """What a method of the `Actor` returns, within a number of seconds.
 
@@ -94,7 +96,6 @@ class HandleShard:
             CirError: that the method raised.
             ShardError: it cannot be reached, or not in time.
         """
-        raise NotImplementedError
 
     def _told(self, error: Exception) -> CirError:
         """What an error says that came out of Ray: what the method raised, or that it cannot be reached."""
@@ -134,6 +135,7 @@ class HandleShard:
 
     def close(self) -> None:
         """Nothing: what it asks goes on for others."""
+        return
 
 
 class RayShard(HandleShard):

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cir_infer.gpu.gate import Gate
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 KERNELS = ROOT / "kernels" / "score" / "cuda"
@@ -187,10 +189,15 @@ class EmulatedDevice:
         self._checked = checked
         self._kernels = kernels
         self._machine = machine(checked, kernels)
+        self._gate = Gate()
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        yield
+        self._gate.enter()
+        try:
+            yield
+        finally:
+            self._gate.leave()
 
     def free_bytes(self) -> int:
         return 8 << 30

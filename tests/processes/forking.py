@@ -5,6 +5,8 @@ import signal
 import traceback
 from collections.abc import Callable
 
+from cir_infer.errors import CirError
+
 
 def exit_code_of_fork(work: Callable[[], int], patience: int = 60) -> int:
     """What `work` returns in a forked child; 99 where it raises, minus the signal where it is killed.
@@ -23,3 +25,12 @@ def exit_code_of_fork(work: Callable[[], int], patience: int = 60) -> int:
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def refused_in_child(use: Callable[[], object]) -> int:
+    """0 where what a child inherited says that it cannot be used there, 1 where it is used."""
+    try:
+        use()
+    except CirError as error:
+        return 0 if "forked" in str(error) else 2
+    return 1

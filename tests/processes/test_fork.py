@@ -111,6 +111,45 @@ def test_what_a_child_inherits_is_never_taken_apart_there(use: str) -> None:
     assert done.stdout == "0\n"
 
 
+RELEASED = """
+import gc, os, sys, time
+from cir_infer.processes.fork import finalize_here
+class Owner: pass
+owner, dropped = Owner(), Owner()
+finalize_here(owner, print, "freed", flush=True)
+finalize_here(dropped, print, "dropped", end="\\n", flush=True)
+if os.fork() == 0:
+    del dropped
+    gc.collect()
+    sys.exit(0)  # which runs what is to be run at the end
+os.wait()
+del dropped
+print("waited", flush=True)
+"""
+
+
+def test_what_is_released_here_is_not_released_in_a_child() -> None:
+    done = subprocess.run([sys.executable, "-c", RELEASED], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("dropped\nwaited\nfreed\n", "")
+
+
+SCRATCH = """
+import os, sys
+from cir_infer.processes.scratch import scratch_folder
+with scratch_folder("cir-") as folder:
+    if os.fork() == 0:
+        sys.exit(0)
+    os.wait()
+    (folder / "file").write_text("ours still")
+print(folder.exists())
+"""
+
+
+def test_a_scratch_folder_outlives_children() -> None:
+    done = subprocess.run([sys.executable, "-c", SCRATCH], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
 def test_what_is_bound_to_its_process_refuses_in_another() -> None:
     bound = ProcessBound("the CUDA context of GPU 0", "start workers with the method 'spawn'")
     bound.check()

@@ -16,7 +16,6 @@ import platform
 import re
 import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -29,6 +28,7 @@ import numpy as np
 from cir_infer.bundle.model import Model
 from cir_infer.bundle.onnx_form import check_self_contained
 from cir_infer.errors import shown
+from cir_infer.processes.scratch import scratch_folder
 from cir_infer.runtime.kept.folder import kept_folder, only_ours
 from cir_infer.runtime.kept.graph_file import GraphFile, read_graph, write_graph
 from cir_infer.runtime.kept.memory import spare_memory
@@ -177,8 +177,8 @@ def _keep(
             f"{spare >> 20:,} MiB of memory are left, and {_MEMORY * model.size >> 20:,} are wanted"
         )
     _make_room(path.parent, 2 * model.size)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=_SCRATCH) as scratch:
-        trial = Path(scratch) / "trial.graph"
+    with scratch_folder(_SCRATCH, path.parent) as folder:
+        trial = folder / "trial.graph"
         _write_optimised(backend, name, model, trial, key)
         found = read_graph(trial, _most_kept(model.size))
         if not isinstance(found, GraphFile):

@@ -7,8 +7,6 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +15,7 @@ from cir_infer.bundle.model import MOST_INSIDE, Model, write_model
 from cir_infer.errors import BundleError, DeviceError, shown
 from cir_infer.processes.ending import native_call
 from cir_infer.processes.fork import ProcessBound
+from cir_infer.processes.scratch import scratch_folder
 from cir_infer.runtime.graph import Array, Tensor
 
 __all__ = ["OLDEST", "VERSION", "Compiled", "Processor", "Requests", "told"]
@@ -181,8 +180,8 @@ def _read(model: Model) -> Any:
     if model.size <= MOST_INSIDE:
         # By name, so that nothing guesses at what the bytes are: OpenVINO reads six formats.
         return _reader.convert(_reader.load(io.BytesIO(model.whole())))
-    with TemporaryDirectory(prefix="cir-openvino-") as scratch:
-        path = Path(scratch) / "graph.onnx"
+    with scratch_folder("cir-openvino-") as folder:
+        path = folder / "graph.onnx"
         write_model(model, path)
         return _reader.convert(_reader.load(str(path)))
 

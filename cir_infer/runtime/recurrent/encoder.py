@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 
 from cir_infer.errors import DeviceError
 from cir_infer.gpu.device import CooperativeKernel, Device, Memory, Stream
+from cir_infer.processes.fork import finalize_here
 from cir_infer.runtime.graph import Array, Tensor
 from cir_infer.runtime.recurrent.arguments import ARRIVAL_BYTES, EncodeArguments
 from cir_infer.runtime.recurrent.text_graph import NoKernelError, RecurrentText
@@ -135,7 +135,7 @@ class RecurrentEncoder:
             except BaseException:
                 closing.close()
                 raise
-        weakref.finalize(self, _release, device, self._stream, closing)
+        finalize_here(self, _release, device, self._stream, closing)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """See `Graph.run`.
@@ -146,7 +146,7 @@ class RecurrentEncoder:
         """
         tokens, lengths = self._check(feeds)
         found = np.empty((len(tokens), self.outputs[0].shape[1] or 0), np.float32)
-        with self._lock, self._device.active():
+        with self._device.active(), self._lock:  # which another thread may have held at a fork
             for start in range(0, len(tokens), _ROWS):
                 part = slice(start, start + _ROWS)
                 self._encode(tokens[part], lengths[part], found[part])

@@ -11,12 +11,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from cir_infer.bundle.model import MOST_INSIDE, Model, write_model
 from cir_infer.errors import BundleError, DeviceError
 from cir_infer.processes.children import child_command, child_environment
+from cir_infer.processes.scratch import scratch_folder
 from cir_infer.runtime.tensorrt.api import BuiltPlan
 from cir_infer.runtime.tensorrt.profiles import Limits
 
@@ -77,8 +77,7 @@ def build_apart(
         BundleError: TensorRT cannot read the graph.
         DeviceError: it cannot be built, or the process died; the message says of what.
     """
-    with tempfile.TemporaryDirectory(prefix="cir-plan-") as scratch:
-        folder = Path(scratch)
+    with scratch_folder("cir-plan-") as folder:
         graph, plan, kept = folder / "graph.onnx", folder / "plan", folder / "timings"
         write_model(_inside(model), graph)
         kept.write_bytes(timings)
@@ -106,8 +105,8 @@ def try_apart(name: str, plan: bytes) -> None:
     Raises:
         DeviceError: TensorRT refuses the plan, or died of it.
     """
-    with tempfile.TemporaryDirectory(prefix="cir-plan-") as scratch:
-        path = Path(scratch) / "plan"
+    with scratch_folder("cir-plan-") as folder:
+        path = folder / "plan"
         path.write_bytes(plan)
         job = {"task": "try", "name": name, "plan": str(path)}
         _run(job, f"trying the plan of the {name} graph", lambda *_: None)
@@ -128,8 +127,8 @@ def check_encoder_apart(model: Model, tokens: int, least: float) -> dict[str, An
         DeviceError: the kernel does not compute this graph, answers otherwise, or died.
         BundleError: the graph cannot be read.
     """
-    with tempfile.TemporaryDirectory(prefix="cir-plan-") as scratch:
-        path = Path(scratch) / "graph.onnx"
+    with scratch_folder("cir-plan-") as folder:
+        path = folder / "graph.onnx"
         write_model(model, path)
         job = {"task": "encode", "graph": str(path), "tokens": tokens, "least": least}
         return _run(job, "checking the recurrent kernel", lambda *_: None, "the recurrent kernel")

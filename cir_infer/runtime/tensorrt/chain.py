@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -20,6 +19,7 @@ import numpy.typing as npt
 
 from cir_infer.errors import DeviceError
 from cir_infer.gpu.device import Device, Replay, Stream
+from cir_infer.processes.fork import finalize_here
 from cir_infer.runtime.graph import Array
 from cir_infer.runtime.tensorrt.api import Context
 from cir_infer.runtime.tensorrt.plan_graph import Buffer, PlanGraph, new_buffer
@@ -218,7 +218,7 @@ class QueryChains:
         self._chains: OrderedDict[_Key, _Chain] = OrderedDict()
         with device.active():
             self._stream = device.new_stream()
-        weakref.finalize(self, _release, device, self._stream, self._chains)
+        finalize_here(self, _release, device, self._stream, self._chains)
 
     def topk(
         self,
@@ -233,7 +233,7 @@ class QueryChains:
         given = {"image": image, "reference": reference, "text": text}
         feeds = {name: value for name, value in given.items() if value is not None}
         key = _Key(start, k, allow is not None)
-        with self._lock, self._device.active():
+        with self._device.active(), self._lock:  # which another thread may have held at a fork
             chain = self._chain(key, 0 if allow is None else allow.nbytes)
             answer = chain.topk(feeds, allow)
             if answer.rows[0, 0] < 0:
@@ -243,12 +243,8 @@ class QueryChains:
 
     def describe(self) -> dict[str, Any]:
         """See `Chains.describe`."""
-        with self._lock:
-            return {
-                "chains": [
-                    {**key._asdict(), "cuda_graph": chain.captured} for key, chain in self._chains.items()
-                ]
-            }
+        chains = list(self._chains.items())  # without the lock, see `topk`
+        return {"chains": [{**key._asdict(), "cuda_graph": chain.captured} for key, chain in chains]}
 
     def _scorer_dimension(self) -> int:
         numerators = next(tensor for tensor in self._compose.outputs if tensor.name == "numerators")

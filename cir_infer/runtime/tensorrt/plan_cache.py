@@ -109,7 +109,8 @@ class PlanCache:
     def building(self, name: str, key: PlanKey) -> Iterator[None]:
         """Hold the lock of one plan; other processes wait, and find it built. It dies with the process.
 
-        A folder that cannot be written to, e.g. in a read-only image, is read without a lock.
+        A folder that cannot be written to, e.g. in a read-only image, is read without a lock, and so is one
+        on a file system that has none.
         """
         lock = self.path(name, key).with_suffix(".lock")
         try:
@@ -118,11 +119,12 @@ class PlanCache:
             yield
             return
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                _log.warning("waiting for another process that builds the plan of the %s graph", name)
-                fcntl.flock(file, fcntl.LOCK_EX)
+            with suppress(OSError):
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    _log.warning("waiting for another process that builds the plan of the %s graph", name)
+                    fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def timings(self, key: PlanKey) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-import weakref
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from cir_infer.errors import DeviceError
 from cir_infer.gpu.device import Device, HostMemory, Memory, Stream
+from cir_infer.processes.fork import finalize_here
 from cir_infer.runtime.graph import Array
 from cir_infer.runtime.tensorrt.api import Context, LoadedPlan
 from cir_infer.runtime.tensorrt.profiles import BATCH, SINGLE
@@ -112,7 +112,7 @@ class PlanGraph:
             self.plan = LoadedPlan(name, plan)
         self.inputs, self.outputs = self.plan.inputs, self.plan.outputs
         # Also at interpreter exit, while the GPU's context is still there.
-        weakref.finalize(self, _release, device, self._stream, self._lanes, self.plan)
+        finalize_here(self, _release, device, self._stream, self._lanes, self.plan)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """See `Graph.run`. Batches beyond the plan's are run in parts.
@@ -121,7 +121,7 @@ class PlanGraph:
             DeviceError: an input is missing or has another type or shape, or the GPU failed.
         """
         rows = self._check(feeds)
-        with self._lock, self._device.active():
+        with self._device.active(), self._lock:  # which another thread may have held at a fork
             if rows == 0:
                 return self._nothing()
             lane = self._lane(SINGLE if rows == 1 else BATCH)

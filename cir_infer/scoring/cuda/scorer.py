@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from collections import OrderedDict
 from types import TracebackType
 from typing import Literal, NamedTuple
@@ -13,7 +12,7 @@ import numpy.typing as npt
 
 from cir_infer.errors import DeviceError, ScoringError, shown
 from cir_infer.gpu.device import Device, Stream
-from cir_infer.processes.fork import ProcessBound
+from cir_infer.processes.fork import ProcessBound, finalize_here
 from cir_infer.scoring.contract import QueryTerms, Rows, TopK
 from cir_infer.scoring.cuda.gallery import CudaGallery
 from cir_infer.scoring.cuda.search import CudaSearch
@@ -96,9 +95,7 @@ class CudaScorer:
             "this CUDA scorer", "make a scorer in the process that uses it; a GPU does not survive a fork"
         )
         # Also at interpreter exit, while PyCUDA and the context are still there.
-        self._release = weakref.finalize(
-            self, _release, device, self._stream, self._gallery, self._searches, self._process
-        )
+        self._release = finalize_here(self, _release, device, self._stream, self._gallery, self._searches)
 
     @property
     def name(self) -> str:
@@ -241,10 +238,7 @@ def _release(
     stream: Stream,
     gallery: CudaGallery,
     searches: OrderedDict[tuple[int, int, bool, int, bool], CudaSearch],
-    process: ProcessBound,
 ) -> None:
-    if not process.here:
-        return  # what a forked child inherited is its parent's
     with device.active():
         device.synchronize(stream)
         for search in searches.values():

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import math
 import re
+from io import BufferedReader
 from pathlib import Path
-from typing import IO
 
 import torch
 from torch import Tensor
@@ -61,7 +61,7 @@ def read_flax(path: Path) -> dict[str, Tensor]:
 class _Reader:
     """The file, from its beginning, and how much may still be read."""
 
-    def __init__(self, file: IO[bytes], size: int) -> None:
+    def __init__(self, file: BufferedReader, size: int) -> None:
         self._file, self._left, self._values = file, size, 0
 
     def weights(self) -> dict[str, Tensor]:
@@ -89,7 +89,7 @@ class _Reader:
         if count > self._left:
             raise ValueError("it is cut short")
         data = bytearray(count)
-        if self._file.readinto(data) != count:  # type: ignore[attr-defined]
+        if self._file.readinto(data) != count:
             raise ValueError("it is cut short")
         self._left -= count
         return data

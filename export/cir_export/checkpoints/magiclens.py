@@ -16,6 +16,7 @@ from cir_export.checkpoints.flax import FLAX
 from cir_export.checkpoints.prefixes import as_floats, shape, side_of
 from cir_export.clip_tokenization import CONTEXT_LENGTH, build_clip_tokenizer
 from cir_export.model_file import TrainedModel, build_fitting, restore_weights
+from cir_export.models.magiclens import MagicLens
 from cir_infer.errors import CheckpointError, shown
 
 __all__ = ["is_magiclens", "load_magiclens"]
@@ -52,7 +53,8 @@ def load_magiclens(content: dict[str, dict[str, Tensor]], where: str) -> Trained
     restore_weights(model, filled, where)
     tokenizer = build_clip_tokenizer()
     empty = tokenizer.encode("").ids
-    model.keep_empty_text(torch.tensor([empty]), torch.tensor([len(empty)]))  # type: ignore[operator]
+    assert isinstance(model, MagicLens)  # as its configuration says
+    model.keep_empty_text(torch.tensor([empty]), torch.tensor([len(empty)]))
     size = config["pair"]["image_size"]
     steps = [
         {"op": "to_rgb"},

@@ -19,6 +19,7 @@ from cir_infer.runtime.recurrent.arguments import ARRIVAL_BYTES
 from cir_infer.runtime.recurrent.encoder import Placed, RecurrentEncoder, place
 from cir_infer.runtime.recurrent.text_graph import NoKernelError, match_text_graph
 from tests.emulation.emulated import RECURRENT, EmulatedDevice
+from tests.processes.forking import exit_code_of_fork, refused_in_child
 from tests.runtime.recurrent.graphs import recurrent_graph
 
 MOST = 9
@@ -192,6 +193,13 @@ def test_a_kernel_that_gives_up_is_an_error_and_the_next_text_is_right() -> None
         ours.run(texts([4]))
     ours._kernel = kernel
     np.testing.assert_allclose(ours.run(texts([4]))["text"], on_cpu(model, texts([4])), atol=2e-6)
+
+
+def test_a_forked_child_is_refused_also_where_another_thread_was_at_it() -> None:
+    ours = encoder(recurrent_graph(out=5), device())
+    with ours._lock:  # as that thread has it
+        assert exit_code_of_fork(lambda: refused_in_child(lambda: ours.run(texts([3]))), 20) == 0
+    assert len(ours.run(texts([3]))["text"]) == 1
 
 
 def test_memory_is_taken_once_and_given_back() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import logging
 import multiprocessing
@@ -20,6 +22,7 @@ from cir_infer.runtime.tensorrt.plan_cache import PlanCache, cache_folder, l4t_r
 from cir_infer.runtime.tensorrt.plan_file import PlanFile, PlanKey, read_plan
 from cir_infer.runtime.tensorrt.profiles import Limits, profiles_for
 from tests.bundles import GraphBuilder, artemis_graph, text_graph
+from tests.processes.forking import exit_code_of_fork, refused_in_child
 from tests.runtime.tensorrt.conftest import VERSIONS
 from tests.runtime.tensorrt.gpu import CapturingDevice
 
@@ -118,6 +121,19 @@ def test_plans_of_a_folder_that_cannot_be_written_to_are_read(tmp_path: Path) ->
     cache.note_checked("image", KEY, "12060")
     assert cache.checked_with("image", KEY) is None
     assert [p for p in cache.folder.iterdir() if p.name.startswith(".")] == []
+
+
+def test_plans_on_a_file_system_without_locks_are_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    cache, built = PlanCache(tmp_path / "plans"), []
+    with cache.building("image", KEY):
+        built.append(cache.store("image", KEY, PlanFile(KEY.to_json(), {}, b"plan")))
+    assert built
 
 
 def test_the_release_of_a_jetson(tmp_path: Path) -> None:
@@ -456,6 +472,9 @@ def test_a_graph_takes_what_it_was_built_for_and_nothing_else(gpu: CapturingDevi
             graph.run(feeds)
     with pytest.raises(DeviceError, match=r"'tokens' of \(1, 17\).*outside"):
         graph.run({"tokens": np.ones((1, 17), np.int32), "lengths": np.ones(1, np.int32)})
+    with graph._lock:  # as another thread may have it at a fork
+        feeds = {"tokens": tokens, "lengths": lengths}
+        assert exit_code_of_fork(lambda: refused_in_child(lambda: graph.run(feeds)), 20) == 0
     assert graph.run({"tokens": tokens[:2], "lengths": lengths[:2]})["text"].shape == (2, 6)
 
 
