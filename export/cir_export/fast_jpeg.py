@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cir_export.precision.calibration import samples_for
-from cir_export.precision.fidelity import Fidelity, measure_fidelity
+from cir_export.precision.fidelity import Fidelity, measure_fidelity, see
 from cir_export.targets import check_target
 from cir_infer.bundle import Bundle, write_bundle
 from cir_infer.bundle.manifest import Manifest, PixelInput, ScaledJpeg
@@ -80,9 +80,10 @@ def scale_jpegs(
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
             unverified = Path(scratch) / "unverified.cir"
             write_bundle(unverified, scaled, members)
-            fidelity = measure_fidelity(
-                Engine(bundle, device="cpu"), Engine(unverified, device="cpu"), samples
-            )
+            with Engine(bundle, device="cpu") as engine:
+                before = see(engine, samples)
+            with Engine(unverified, device="cpu") as engine:
+                fidelity = measure_fidelity(before, see(engine, samples), samples)
         _check(fidelity)
         report = {"parts": {str(part): count for part, count in sorted(parts.items())}, **fidelity.to_json()}
         # The folder's name, not its place on this machine.

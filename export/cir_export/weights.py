@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from onnx import ModelProto, TensorProto
 
-from cir_infer.bundle import Bundle, write_bundle
-from cir_infer.bundle.manifest import WEIGHTS_NAME, Manifest
-from cir_infer.bundle.model import ALIGNMENT, MOST_INSIDE, Model
+from cir_infer.bundle.manifest import WEIGHTS_NAME
+from cir_infer.bundle.model import ALIGNMENT
 from cir_infer.bundle.onnx_model import NUMBERS
-from cir_infer.bundle.writing import FilePart
-from cir_infer.errors import BundleError, ExportError
 
-__all__ = ["LARGE", "SEVERAL", "Values", "WeightsFile", "inside", "put_off", "write_with"]
+__all__ = ["LARGE", "SEVERAL", "Lookup", "Values", "WeightsFile", "key_of", "put_inside", "put_off"]
 
 SEVERAL = 256 << 20
 """Bytes of all weights from which they lie beside the graphs."""
@@ -37,9 +32,30 @@ class Values(Protocol):
         ...
 
 
+class Lookup(Protocol):
+    """Gives the values of what was `put_off`, by key."""
+
+    def __getitem__(self, key: str, /) -> Values:
+        """See above; KeyError for a key of somewhere else."""
+        ...
+
+
 def put_off(tensor: TensorProto, key: str) -> None:
     """Let a constant be without values until `WeightsFile.take`, which finds them under a key."""
     _elsewhere(tensor, {_LATER: key})
+
+
+def key_of(tensor: TensorProto) -> str | None:
+    """What `put_off` called a constant; None for one that has its values."""
+    said = tensor.external_data
+    return said[0].value if len(said) == 1 and said[0].key == _LATER else None
+
+
+def put_inside(tensor: TensorProto, data: bytes) -> None:
+    """Give a constant its values, little-endian."""
+    for field in ("data_location", "external_data", "float_data", "int32_data", "int64_data"):
+        tensor.ClearField(field)
+    tensor.raw_data = data
 
 
 class WeightsFile:
@@ -65,23 +81,27 @@ class WeightsFile:
         """Whether nothing was large."""
         return self._end == 0
 
-    def take(self, models: Sequence[ModelProto], values: Mapping[str, Values] | None = None) -> None:
+    def take(self, models: Sequence[ModelProto], values: Lookup | None = None) -> None:
         """Move the large constants of graphs, in their order, into the file.
 
         Args:
             models: changed in place.
-            values: what constants that were `put_off` hold, by key.
+            values: what constants that were `put_off` hold, by key; what is small goes inside.
 
         Raises:
             OSError: the file cannot be written.
         """
         with self.path.open("ab") as file:
             for tensor in (tensor for model in models for tensor in model.graph.initializer):
-                if tensor.data_location == TensorProto.EXTERNAL:
-                    data = (values or {})[tensor.external_data[0].value].tobytes()
-                elif tensor.data_type in NUMBERS and len(tensor.raw_data) >= self.large:
+                key = key_of(tensor)
+                if key is None:
                     data = tensor.raw_data
                 else:
+                    assert values is not None  # or nobody could have put it off
+                    data = values[key].tobytes()
+                if tensor.data_type not in NUMBERS or len(data) < self.large:
+                    if key is not None:
+                        put_inside(tensor, data)
                     continue
                 digest = hashlib.sha256(data).hexdigest()
                 if digest not in self._places:
@@ -104,75 +124,3 @@ def _elsewhere(tensor: TensorProto, entries: Mapping[str, str]) -> None:
     del tensor.external_data[:]
     for key, value in entries.items():
         tensor.external_data.add(key=key, value=value)
-
-
-def inside(model: Model) -> ModelProto:
-    """A graph that holds all of its weights, to be changed.
-
-    Raises:
-        ExportError: they are more than fit one protobuf message, which what changes graphs must write.
-    """
-    proto: ModelProto = ModelProto.FromString(model.data)
-    if not model.weights:
-        return proto
-    if model.size > MOST_INSIDE:
-        raise ExportError(
-            f"a graph has {model.size / 1e9:.1f} GB of weights, and graphs beyond 2 GB are not converted to "
-            "another precision; convert a smaller model of its kind"
-        )
-    for tensor in proto.graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL:
-            tensor.raw_data = model.weights[tensor.name].tobytes()
-            tensor.ClearField("data_location")
-            del tensor.external_data[:]
-    return proto
-
-
-def write_with(
-    bundle: Bundle, path: Path, manifest: Manifest, models: Mapping[str, ModelProto], large: int = SEVERAL
-) -> None:
-    """Write a bundle that has other graphs than another one, and all else from it.
-
-    Args:
-        bundle: the other one.
-        path: of the new one.
-        manifest: of the new one, as far as its graphs go.
-        models: graphs with all of their weights, by member.
-        large: bytes of all weights from which they lie beside the graphs.
-
-    Raises:
-        ExportError: the graphs do not make a valid bundle.
-        OSError: it cannot be written.
-    """
-    explain, source = manifest.explain, bundle.manifest
-    protos = dict(models)
-    try:
-        if source.weights is not None:  # where all graphs' weights lie, so all are laid out anew
-            for graph, name in source.graphs.items():
-                if name not in protos:
-                    protos[name] = inside(bundle.graph(graph))
-            if explain is not None and explain.file not in protos:
-                protos[explain.file] = inside(bundle.continuation())
-        left_out = {source.weights, *protos}
-        if source.explain is not None and explain is None:
-            left_out.add(source.explain.file)
-        members = bundle.contents(name for name in source.members if name not in left_out)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
-            size = sum(len(t.raw_data) for model in protos.values() for t in model.graph.initializer)
-            weights = WeightsFile(Path(scratch) / WEIGHTS_NAME) if size >= large else None
-            if weights is not None:
-                protos = {name: _copied(proto) for name, proto in protos.items()}
-                weights.take(list(protos.values()))
-            members |= {name: proto.SerializeToString(deterministic=True) for name, proto in protos.items()}
-            if weights is not None and not weights.empty:
-                members[WEIGHTS_NAME] = FilePart.of(weights.path)
-            beside: Literal["weights.bin"] | None = "weights.bin" if WEIGHTS_NAME in members else None
-            write_bundle(path, replace(manifest, weights=beside), members)
-    except BundleError as error:
-        raise ExportError(f"the lowered graphs do not make a valid bundle: {error}") from error
-
-
-def _copied(model: ModelProto) -> ModelProto:
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    return copy

@@ -14,11 +14,14 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto
 
-from cir_export import weights as weights_module
 from cir_export.commands.export import main
 from cir_export.export import export_bundle
+from cir_export.precision import Lowering, convert_bundle, samples_for
+from cir_export.precision.blame import layer_errors
 from cir_export.precision.graphs import lower_graphs
-from cir_export.weights import WeightsFile, inside, write_with
+from cir_export.precision.held import Held
+from cir_export.precision.writing import write_with
+from cir_export.weights import WeightsFile, key_of
 from cir_infer import Engine
 from cir_infer.bundle import Bundle, write_bundle
 from cir_infer.bundle.manifest import WEIGHTS_NAME
@@ -129,7 +132,9 @@ def test_a_bundle_is_restated_copied_and_lowered_with_them(pair: tuple[Path, Pat
         manifest = replace(Bundle(path).manifest, precision="float16", explain=None)
         lowered[name] = tmp_path / f"{name}.cir"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(weights_module, "WeightsFile", functools.partial(WeightsFile, large=LARGE))
+            patch.setattr(
+                "cir_export.precision.writing.WeightsFile", functools.partial(WeightsFile, large=LARGE)
+            )
             write_with(Bundle(path), lowered[name], manifest, models, 0 if name == "beside" else 1 << 40)
     assert Bundle(lowered["beside"]).manifest.weights and not Bundle(lowered["inside"]).manifest.weights
     batch = np.random.default_rng(3).integers(0, 256, (3, 24, 24, 3), np.uint8)
@@ -308,5 +313,61 @@ def test_what_is_beyond_a_message_is_not_put_into_one() -> None:
     assert model.size == 1 << 32
     with pytest.raises(BundleError, match=r"4\.3 GB"):
         model.whole()
-    with pytest.raises(ExportError, match=r"4\.3 GB.*beyond 2 GB"):
-        inside(model)
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_lowered_without_its_weights_a_graph_is_the_same(pair: tuple[Path, Path], precision: str) -> None:
+    """What is left out and put back is what the converter makes of a graph that holds it."""
+    made = []
+    for path in pair:
+        bundle = Bundle(path)
+        held = Held(bundle)
+        for graph in lower_graphs(bundle, precision, "cpu", (), lambda: ()):  # type: ignore[arg-type]
+            left_out = sum(key_of(tensor) is not None for tensor in graph.model.graph.initializer)
+            assert (left_out > 0) == (path == pair[1])
+            models = [graph.model, graph.judged, graph.alone(graph.layers[0])]
+            models += [] if graph.rest is None else [graph.rest]
+            made.append([held.filled(model).SerializeToString(deterministic=True) for model in models])
+            whole = values_of(Model(made[-1][1]))
+            run = held.runnable(graph.judged).weights
+            assert (len(run) > 0) == (path == pair[1] and precision == "float16")
+            assert {name: values.tobytes() for name, values in run.items()}.items() <= whole.items()
+    half = len(made) // 2
+    assert half >= 1 and made[:half] == made[half:]
+
+
+def test_layers_are_blamed_alike(pair: tuple[Path, Path]) -> None:
+    """What runs one layer alone is handed the weights that its graph leaves out."""
+    found = []
+    for path in pair:
+        bundle = Bundle(path)
+        graphs = lower_graphs(bundle, "float16", "cpu", (), lambda: ())
+        found.append(layer_errors(bundle, graphs, samples_for(bundle, None, None)))
+    assert found[0] == found[1] and all(0.99 < error.cosine_worst < 1 for error in found[0])
+
+
+def test_weights_that_do_not_fit_into_a_graph_become_float16_and_nothing_else(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cir_export.precision.held.MOST_INSIDE", 1 << 10)
+    monkeypatch.setattr(
+        "cir_export.precision.writing.WeightsFile", functools.partial(WeightsFile, large=LARGE)
+    )
+    monkeypatch.setattr("cir_export.precision.conversion.write_with", functools.partial(write_with, large=0))
+    bundle, target = Bundle(pair[1]), tmp_path / "half.cir"
+    drawn = samples_for(bundle, None, None)
+    report = convert_bundle(bundle.path, target, Lowering("float16"), drawn)
+    assert report.fidelity.cosine_worst is not None and report.fidelity.cosine_worst > 0.9999
+    half = Bundle(target)
+    assert half.manifest.precision == "float16" and half.manifest.weights == WEIGHTS_NAME
+    assert {place.kind for place in places_of(half.read("image.onnx"))} >= {TensorProto.FLOAT16}
+    assert half.manifest.members[WEIGHTS_NAME].bytes < bundle.manifest.members[WEIGHTS_NAME].bytes
+    np.testing.assert_allclose(answers(target)[0], answers(pair[1])[0], atol=5e-3)
+    with pytest.raises(ExportError, match=r"GB of weights itself.*Convert to float16"):
+        lower_graphs(bundle, "int8", "cpu", (), lambda: ())
+    stored = lower_graphs(bundle, "bfloat16", "cpu", (), lambda: ())
+    models = {bundle.manifest.graphs[graph.name]: graph.model for graph in stored}
+    manifest = replace(bundle.manifest, precision="bfloat16", explain=None)
+    with pytest.raises(ExportError, match=r"GB of weights itself.*Convert to float16"):
+        write_with(bundle, tmp_path / "stored.cir", manifest, models, large=0)
+    assert not (tmp_path / "stored.cir").exists()

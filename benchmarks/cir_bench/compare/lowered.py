@@ -33,7 +33,7 @@ def int8_on_onnx_runtime(
         k: hits a query.
     """
     from cir_export.precision.graphs import lower_graphs
-    from cir_export.weights import write_with
+    from cir_export.precision.writing import write_with
 
     bundle = Bundle(engine.path)
     batch = np.stack([engine.prepare(image) for image in images[:_CALIBRATED]])

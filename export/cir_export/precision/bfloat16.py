@@ -12,15 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import numpy as np
-import numpy.typing as npt
-import onnx
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper
 
+from cir_export.checking import check_nodes
+from cir_export.precision.held import becomes
 from cir_export.precision.layers import RECURRENT
 from cir_infer.errors import ExportError
 
-__all__ = ["PRODUCTS", "has_recurrence", "nearest", "rounded_products", "to_bfloat16"]
+__all__ = ["PRODUCTS", "has_recurrence", "rounded_products", "to_bfloat16"]
 
 PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _STORED = "/bfloat16"
@@ -29,17 +28,6 @@ _STORED = "/bfloat16"
 def has_recurrence(model: ModelProto) -> bool:
     """Whether a state passes through a rounding for every word: such a text encoder stays float32."""
     return any(node.op_type in RECURRENT for node in model.graph.node)
-
-
-def nearest(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """The bits of the nearest bfloat16 numbers, ties to even; infinities and NaN stay what they are."""
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    odd = ~np.isfinite(values)
-    rounded[odd] = (bits[odd] >> 16).astype(np.uint16) | np.where(np.isnan(values[odd]), 0x40, 0).astype(
-        np.uint16
-    )
-    return rounded
 
 
 def to_bfloat16(model: ModelProto, nodes: Collection[str]) -> ModelProto:
@@ -58,11 +46,9 @@ def to_bfloat16(model: ModelProto, nodes: Collection[str]) -> ModelProto:
     casts: list[NodeProto] = []
     for tensor in copy.graph.initializer:
         if tensor.name in weights and tensor.data_type == TensorProto.FLOAT and len(tensor.dims) >= 2:
-            stored = TensorProto(name=tensor.name + _STORED, data_type=TensorProto.BFLOAT16, dims=tensor.dims)
-            stored.raw_data = nearest(numpy_helper.to_array(tensor)).astype("<u2").tobytes()
-            cast = helper.make_node("Cast", [stored.name], [tensor.name], stored.name, to=TensorProto.FLOAT)
-            casts.append(cast)
-            tensor.CopyFrom(stored)
+            name, tensor.name = tensor.name, tensor.name + _STORED
+            becomes(tensor, "bfloat16")
+            casts.append(helper.make_node("Cast", [tensor.name], [name], tensor.name, to=TensorProto.FLOAT))
     _replace(copy, [*casts, *copy.graph.node])
     return copy
 
@@ -111,6 +97,6 @@ def _replace(model: ModelProto, nodes: list[NodeProto]) -> None:
     del model.graph.node[:]
     model.graph.node.extend(kept)
     try:
-        onnx.checker.check_model(model)
+        check_nodes(model)
     except Exception as error:  # ValidationError and others
         raise ExportError(f"bfloat16 made an invalid graph: {error}") from error

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto
 
 from cir_export.precision.fidelity import cosines
 from cir_export.precision.graphs import LoweredGraph
+from cir_export.precision.held import Held
 from cir_export.quiet import UNKNOWN_WORDS, quieter
 from cir_export.samples import Samples
 from cir_infer.bundle import Bundle
@@ -61,13 +61,13 @@ def layer_errors(
         samples: the first few images and texts are used.
         progress: show a bar on a terminal.
     """
-    backend = OnnxBackend("cpu")
+    backend, held = OnnxBackend("cpu"), Held(bundle)
     feeds = {graph.name: _feeds(bundle, graph.name, samples) for graph in graphs}
-    exact = {graph.name: _run(backend, graph.original, feeds[graph.name]) for graph in graphs}
+    exact = {graph.name: _run(backend, held.runnable(graph.original), feeds[graph.name]) for graph in graphs}
     pairs = [(graph, layer) for graph in graphs for layer in graph.layers if layer not in graph.kept]
     found = []
     for graph, layer in progress_bar(pairs, len(pairs), "comparing", "layer", progress):
-        output = _run(backend, graph.alone(layer), feeds[graph.name])
+        output = _run(backend, held.runnable(graph.alone(layer)), feeds[graph.name])
         finite = bool(np.isfinite(output).all())
         found.append(
             LayerError(graph.name, layer, float(cosines(exact[graph.name], output).min()) if finite else -1.0)
@@ -85,7 +85,7 @@ def _feeds(bundle: Bundle, name: str, samples: Samples) -> dict[str, Array]:
     return {"image": np.stack([preprocess(image, manifest.image) for image in samples.images[:_SAMPLES]])}
 
 
-def _run(backend: OnnxBackend, model: ModelProto, feeds: dict[str, Array]) -> Array:
-    graph = backend.load("lowered", Model(model.SerializeToString()))
+def _run(backend: OnnxBackend, model: Model, feeds: dict[str, Array]) -> Array:
+    graph = backend.load("lowered", model)
     outputs = graph.run({tensor.name: feeds[tensor.name] for tensor in graph.inputs})
     return next(iter(outputs.values()))

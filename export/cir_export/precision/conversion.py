@@ -12,18 +12,19 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
+from cir_export.memory import give_back
 from cir_export.precision.blame import layer_errors
 from cir_export.precision.calibration import Calibration
-from cir_export.precision.fidelity import Fidelity, measure_fidelity
+from cir_export.precision.fidelity import Fidelity, measure_fidelity, see
 from cir_export.precision.gate import ALLOWED_LOSS, LIMITS, PrecisionError, objections
 from cir_export.precision.graphs import LoweredGraph, PrecisionName, lower_graphs
 from cir_export.precision.int8 import Form
-from cir_export.precision.recall import Labelled, RecallDrift, measure_drift
+from cir_export.precision.recall import Labelled, RecallDrift, evaluated, measure_drift
 from cir_export.precision.sums import LIMITS as SUMS
 from cir_export.precision.sums import sums_gap
+from cir_export.precision.writing import write_with
 from cir_export.samples import Samples
 from cir_export.targets import check_target
-from cir_export.weights import write_with
 from cir_infer.bundle import Bundle
 from cir_infer.bundle.manifest import Manifest
 from cir_infer.console.progress import progress_bar
@@ -34,7 +35,8 @@ from cir_infer.runtime.graph import Array
 
 __all__ = ["ConversionReport", "Lowering", "convert_bundle"]
 
-_BATCH = 8
+_BATCH = 1
+"""Images at a time: calibration looks at every value of a graph, and at what its explanations add."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +123,8 @@ def convert_bundle(
     kept = tuple(layer for graph in graphs for layer in graph.layers if layer in graph.kept)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-            exact = Engine(bundle, device="cpu")
             judged, where = _judged(bundle, Path(scratch), lowering, graphs)
-            fidelity, drift = _measure(exact, judged, samples, labelled)
-            gap = sums_gap(judged, samples) if judged.adds_up else None
+            fidelity, drift, gap = _measure(bundle, judged, samples, labelled)
         refused = objections(lowering.precision, fidelity, drift, lowering.allowed_loss)
         if refused:
             layers = layer_errors(bundle, graphs, samples, progress)
@@ -196,6 +196,7 @@ def _judged(
         return engine, f"{about['library']} on {about['processor']}"
     if lowering.precision != "bfloat16":
         Engine(lowered, device="cpu").close()  # it opens
+        give_back()
     emulated = lowering.precision != "int8"
     path = _written(bundle, scratch / "judged.cir", lowering, graphs, judged=True)
     return Engine(path, device="cpu"), "ONNX Runtime" + (", with its roundings" if emulated else "")
@@ -227,12 +228,22 @@ def _written(
 
 
 def _measure(
-    exact: Engine, lowered: Engine, samples: Samples, labelled: Labelled | None
-) -> tuple[Fidelity, RecallDrift | None]:
-    fidelity = measure_fidelity(exact, lowered, samples)
-    # Recall of embeddings that are not finite means nothing.
-    drift = measure_drift(exact, lowered, labelled) if labelled is not None and fidelity.finite else None
-    return fidelity, drift
+    bundle: Bundle, judged: Engine, samples: Samples, labelled: Labelled | None
+) -> tuple[Fidelity, RecallDrift | None, float | None]:
+    """One bundle after the other: each takes its weights in memory, and more for what is made of them."""
+    with judged:
+        after = see(judged, samples)
+        # Recall of embeddings that are not finite means nothing.
+        recalled = None if labelled is None or after.terms is None else evaluated(judged, labelled)
+    give_back()
+    gap = sums_gap(Bundle(judged.path), judged.device, samples) if judged.adds_up else None
+    give_back()
+    with Engine(bundle, device="cpu") as exact:
+        fidelity = measure_fidelity(see(exact, samples), after, samples)
+        drift = None
+        if labelled is not None and recalled is not None and fidelity.finite:
+            drift = measure_drift(evaluated(exact, labelled), recalled, labelled)
+    return fidelity, drift, gap
 
 
 def _limits(lowering: Lowering, drift: RecallDrift | None) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,9 +16,10 @@ from cir_infer.runtime.graph import Array
 from cir_infer.scoring.contract import QueryTerms, Rows
 from cir_infer.scoring.reference import ReferenceScorer, term_scores
 
-__all__ = ["Fidelity", "cosines", "measure_fidelity"]
+__all__ = ["Fidelity", "Seen", "cosines", "measure_fidelity", "see"]
 
-_BATCH = 16
+_BATCH = 4
+"""Images at a time: what a large encoder makes of more takes more memory than its weights."""
 _K = 10
 
 
@@ -55,40 +56,60 @@ class Fidelity:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What one bundle makes of the samples.
+
+    Attributes:
+        rows: of the images.
+        references: of them, the same where a row is the reference.
+        texts: their embeddings, one by one; None where no text is read.
+        terms: of the queries; None where a value of the above, or a term, is not finite.
+    """
+
+    rows: Array
+    references: Array
+    texts: Array | None
+    terms: QueryTerms | None
+
+
 @quieter(UNKNOWN_WORDS)
-def measure_fidelity(exact: Engine, lowered: Engine, samples: Samples) -> Fidelity:
-    """Runs the same images and texts through both engines."""
+def see(engine: Engine, samples: Samples) -> Seen:
+    """Runs the samples through an engine."""
     images, texts = samples.images, samples.texts
+    rows = engine.encode_images(images, _BATCH)
+    references = rows if engine.row_is_reference else engine.encode_references(images, _BATCH)
+    read = engine.encode_texts(texts, 1) if engine.needs_text else None
+    if not all(np.isfinite(part).all() for part in (rows, references, read) if part is not None):
+        return Seen(rows, references, read, None)
     queries = max(len(images), len(texts))
-    rows = _pair(exact, lowered, lambda engine: engine.encode_images(images, _BATCH))
-    references = rows
-    if not exact.row_is_reference:
-        references = _pair(exact, lowered, lambda engine: engine.encode_references(images, _BATCH))
-    read = _pair(exact, lowered, lambda engine: engine.encode_texts(texts, 1)) if exact.needs_text else None
-    broken = Fidelity(len(images), queries, samples.source, finite=False)
-    if not all(np.isfinite(part).all() for part in (*rows, *references, *(read or ()))):
-        return broken
     try:
-        terms = [
-            engine.compose(
-                _repeated(reference, queries) if engine.needs_reference else None,
-                None if text is None else _repeated(text, queries),
-            )
-            for engine, reference, text in zip(
-                (exact, lowered), references, read or (None, None), strict=True
-            )
-        ]
+        terms = engine.compose(
+            _repeated(references, queries) if engine.needs_reference else None,
+            None if read is None else _repeated(read, queries),
+        )
     except ScoringError:  # terms of finite embeddings that are not finite
-        return broken
-    angles = np.concatenate([cosines(*rows), cosines(*references)])
+        return Seen(rows, references, read, None)
+    return Seen(rows, references, read, terms)
+
+
+def measure_fidelity(before: Seen, after: Seen, samples: Samples) -> Fidelity:
+    """Compares what two bundles make of the same images and texts."""
+    images = len(samples.images)
+    queries = max(images, len(samples.texts))
+    if before.terms is None or after.terms is None:
+        return Fidelity(images, queries, samples.source, finite=False)
+    terms, rows = (before.terms, after.terms), (before.rows, after.rows)
+    angles = np.concatenate([cosines(*rows), cosines(before.references, after.references)])
     errors = np.abs(np.subtract(*(_scores(*pair) for pair in zip(terms, rows, strict=True))))
+    texts = None if before.texts is None or after.texts is None else cosines(before.texts, after.texts)
     return Fidelity(
-        len(images),
+        images,
         queries,
         samples.source,
         cosine_mean=float(angles.mean()),
         cosine_worst=float(angles.min()),
-        text_cosine_worst=None if read is None else float(cosines(*read).min()),
+        text_cosine_worst=None if texts is None else float(texts.min()),
         score_error_mean=float(errors.mean()),
         score_error_worst=float(errors.max()),
         top10_agreement=_agreement(terms, rows),
@@ -101,10 +122,6 @@ def cosines(a: Array, b: Array) -> Array:
     norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     # Two zero vectors are the same vector.
     return np.where(norms > 0, (left * right).sum(1) / np.where(norms > 0, norms, 1.0), 1.0)
-
-
-def _pair(exact: Engine, lowered: Engine, encode: Callable[[Engine], Array]) -> tuple[Array, Array]:
-    return encode(exact), encode(lowered)
 
 
 def _repeated(values: Array, count: int) -> Array:

@@ -8,14 +8,18 @@ pairs of casts are taken out again here.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from cir_export.checking import check_nodes
+from cir_export.precision.held import Held, becomes, values_of
 from cir_export.quiet import quieter
+from cir_export.weights import key_of, put_inside
 from cir_infer.errors import ExportError
 
 __all__ = ["rounded", "to_float16"]
@@ -40,7 +44,7 @@ _EXACT = {
 """Operators that only move or select values: what goes in rounded comes out rounded."""
 
 
-def to_float16(model: ModelProto, float32: Collection[str]) -> ModelProto:
+def to_float16(model: ModelProto, float32: Collection[str], held: Held | None = None) -> ModelProto:
     """A copy whose weights and arithmetic are float16, except for the nodes named.
 
     Inputs and outputs keep their types.
@@ -48,21 +52,27 @@ def to_float16(model: ModelProto, float32: Collection[str]) -> ModelProto:
     Args:
         model: a float32 graph in opset 17 whose nodes have names of their own.
         float32: nodes that stay float32.
+        held: where weights are that the graph leaves out.
 
     Raises:
         ExportError: a weight exceeds the range of float16, or the converter fails.
     """
-    _check_range(model, float32)
-    copy = ModelProto()
-    copy.CopyFrom(model)
+    _check_range(model, float32, held)
+    copy: ModelProto = onnx.shape_inference.infer_shapes(model)
+    left_out = _with_stand_ins(copy)
     try:
         with quieter("onnxruntime.transformers.float16"):
             # `float32` says all of it; the converter's own list of operators is about old runtimes.
             converted: ModelProto = convert_float_to_float16(
-                copy, keep_io_types=True, op_block_list=[], node_block_list=list(float32)
+                copy,
+                keep_io_types=True,
+                disable_shape_infer=True,  # the stand-ins have no shapes
+                op_block_list=[],
+                node_block_list=list(float32),
             )
     except Exception as error:  # it checks nothing and fails in any way
         raise ExportError(f"the float16 converter of ONNX Runtime fails: {error}") from error
+    _restore(converted, left_out)
     _drop_repeated(converted)
     _sort(converted)
     _merge_casts(converted)
@@ -88,9 +98,7 @@ def rounded(model: ModelProto) -> ModelProto:
     copy.CopyFrom(model)
     for tensor in copy.graph.initializer:
         if tensor.data_type == _HALF:
-            tensor.CopyFrom(
-                numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name)
-            )
+            becomes(tensor, "float32")
     nodes: list[NodeProto] = []
     for node in copy.graph.node:
         for attribute in node.attribute:
@@ -113,18 +121,47 @@ def rounded(model: ModelProto) -> ModelProto:
     return copy
 
 
-def _check_range(model: ModelProto, float32: Collection[str]) -> None:
+def _with_stand_ins(model: ModelProto) -> dict[str, TensorProto]:
+    """Puts constants without an element where weights are left out; gives what stood there, by name.
+
+    The converter reads the values of all that it converts.
+    """
+    found: dict[str, TensorProto] = {}
+    for tensor in model.graph.initializer:
+        if key_of(tensor) is not None:
+            found[tensor.name] = TensorProto.FromString(tensor.SerializeToString())
+            tensor.dims[:] = [0]
+            put_inside(tensor, b"")
+    return found
+
+
+def _restore(model: ModelProto, left_out: Mapping[str, TensorProto]) -> None:
+    """Puts the weights that are left out back, in the type that the converter has given their stand-ins."""
+    for tensor in model.graph.initializer:
+        if tensor.name in left_out:
+            lowered = tensor.data_type == _HALF
+            tensor.CopyFrom(left_out[tensor.name])
+            if lowered:
+                becomes(tensor, "float16")
+
+
+def _check_range(model: ModelProto, float32: Collection[str], held: Held | None) -> None:
     """The converter would clamp what does not fit, and say nothing."""
     used = {name: node for node in model.graph.node if node.name not in float32 for name in node.input}
     for tensor in model.graph.initializer:
         if tensor.name in used and tensor.data_type == _FULL:
-            values = numpy_helper.to_array(tensor)
-            largest = np.abs(values[np.isfinite(values)]).max(initial=0.0)
+            largest = _largest(values_of(tensor, held))
             if largest > _MAX:
                 raise ExportError(
                     f"weight {tensor.name} holds {largest:.3g} and float16 ends at {_MAX:.0f}; keep its "
                     "layer in float32 with --keep-float32"
                 )
+
+
+def _largest(values: npt.NDArray[np.float32]) -> float:
+    """Of the finite ones, without their signs; one part after the other, for it makes arrays of its own."""
+    parts = np.array_split(values.reshape(-1), max(1, values.size >> 20))
+    return max(float(np.abs(part[np.isfinite(part)]).max(initial=0.0)) for part in parts)
 
 
 def _merge_casts(model: ModelProto) -> None:
@@ -215,6 +252,6 @@ def _sort(model: ModelProto) -> None:
 
 def _check(model: ModelProto) -> None:
     try:
-        onnx.checker.check_model(model, full_check=True)
+        check_nodes(model)
     except Exception as error:  # ValidationError, InferenceError and RuntimeError
         raise ExportError(f"the float16 converter wrote an invalid graph: {error}") from error

@@ -17,12 +17,11 @@ from onnx import ModelProto
 from cir_export.continuation import taken_apart
 from cir_export.precision.bfloat16 import PRODUCTS, has_recurrence, rounded_products, to_bfloat16
 from cir_export.precision.float16 import rounded, to_float16
+from cir_export.precision.held import Held
 from cir_export.precision.int8 import Form, only, quantisable, to_int8
 from cir_export.precision.islands import float32_islands
 from cir_export.precision.layers import layers_of, matching, name_nodes, owners_of
-from cir_export.weights import inside
 from cir_infer.bundle import Bundle
-from cir_infer.bundle.model import Model
 from cir_infer.errors import UsageError
 from cir_infer.runtime.graph import Array
 
@@ -40,7 +39,7 @@ _LOWERED = {
 
 @dataclass(frozen=True)
 class LoweredGraph:
-    """One graph in another precision.
+    """One graph in another precision, without the weights that lie beside its bundle's graphs (`Held`).
 
     Attributes:
         name: "image", "reference" or "text".
@@ -81,10 +80,11 @@ def lower_graphs(
 
     Raises:
         UsageError: a pattern names no layer of any graph.
-        ExportError: a converter fails.
+        ExportError: a converter fails, or int8 is asked of a graph beyond 2 GB.
     """
+    held = Held(bundle)
     originals = {
-        name: _named(bundle.graph(name)) for name in _LOWERED[precision] if name in bundle.manifest.graphs
+        name: _named(held.graph(name)) for name in _LOWERED[precision] if name in bundle.manifest.graphs
     }
     if precision == "bfloat16":
         originals = {name: model for name, model in originals.items() if not has_recurrence(model)}
@@ -96,14 +96,16 @@ def lower_graphs(
     # Lowered together with what goes on from it, whose nodes are left as they are.
     whole = dict(originals)
     if bundle.manifest.explain is not None:
-        whole["image"] = _named(bundle.graph("explain"))
+        whole["image"] = _named(held.graph("explain"))
     lowered = []
     for name, model in originals.items():
         own = (name, model, whole[name], layers[name], kept)
         if precision == "bfloat16":
             lowered.append(_bfloat16(*own))
         else:
-            lowered.append(_float16(*own) if precision == "float16" else _int8(*own, form, images()))
+            lowered.append(
+                _float16(*own, held) if precision == "float16" else _int8(*own, form, images(), held)
+            )
     return lowered
 
 
@@ -118,8 +120,7 @@ def _lowerable(model: ModelProto, precision: PrecisionName) -> dict[str, str]:
     return layers
 
 
-def _named(content: Model) -> ModelProto:
-    model = inside(content)
+def _named(model: ModelProto) -> ModelProto:
     name_nodes(model)
     return model
 
@@ -132,15 +133,15 @@ def _apart(whole: ModelProto, model: ModelProto) -> tuple[ModelProto, ModelProto
 
 
 def _float16(
-    name: str, model: ModelProto, whole: ModelProto, layers: dict[str, str], kept: set[str]
+    name: str, model: ModelProto, whole: ModelProto, layers: dict[str, str], kept: set[str], held: Held
 ) -> LoweredGraph:
     owners = owners_of(model, layers)
-    islands = float32_islands(model)
+    islands = float32_islands(model, held)
     nodes = [node.name for node in model.graph.node]
     further = {node.name for node in whole.graph.node} - set(nodes)
 
     def keeping(lowered: Callable[[str], bool], of: ModelProto = model) -> ModelProto:
-        return to_float16(of, islands | further | {node for node in nodes if not lowered(owners[node])})
+        return to_float16(of, islands | further | {node for node in nodes if not lowered(owners[node])}, held)
 
     half, rest = _apart(keeping(lambda owner: owner not in kept, whole), model)
     return LoweredGraph(
@@ -181,9 +182,12 @@ def _int8(
     kept: set[str],
     form: Form,
     images: Iterable[Array],
+    held: Held,
 ) -> LoweredGraph:
     own = kept.intersection(layers.values())
-    all_of_it = whole if own.issuperset(layers.values()) else to_int8(whole, layers, own, images, form)
+    all_of_it = (
+        whole if own.issuperset(layers.values()) else to_int8(held.filled(whole), layers, own, images, form)
+    )
     quantised, rest = _apart(all_of_it, model)
     nodes = {layer: node for node, layer in layers.items()}
     return LoweredGraph(

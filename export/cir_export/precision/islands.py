@@ -8,8 +8,9 @@ therefore stay float32, and with them the elementwise arithmetic that leads to t
 from __future__ import annotations
 
 import numpy as np
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto
 
+from cir_export.precision.held import Held, values_of
 from cir_export.precision.layers import RECURRENT, layers_of
 
 __all__ = ["float32_islands"]
@@ -52,12 +53,16 @@ _PREPARING = {"Add", "Cast", "Div", "Mul", "Sub", "Transpose"}
 """Arithmetic on the image's bytes, before the first layer."""
 
 
-def float32_islands(model: ModelProto) -> set[str]:
+def float32_islands(model: ModelProto, held: Held | None = None) -> set[str]:
     """Names of the nodes whose arithmetic stays float32.
 
     Besides statistics these are the normalisation of the image; recurrent layers, whose state would go
     through as many roundings as a text has words; and arithmetic with a constant that float16 does not have,
     like the 1e9 of a mask.
+
+    Args:
+        model: whose nodes have names of their own.
+        held: where weights are that the graph leaves out.
     """
     nodes = list(model.graph.node)
     producer = {name: node for node in nodes for name in node.output if name}
@@ -76,17 +81,20 @@ def float32_islands(model: ModelProto) -> set[str]:
         if node.op_type in _PREPARING and any(name in prepared for name in node.input):
             kept.add(node.name)
             prepared.update(node.output)
-    beyond = {tensor.name for tensor in model.graph.initializer if _beyond_float16(tensor)}
     layers = layers_of(model)
-    kept |= {node.name for node in nodes if node.name not in layers and not beyond.isdisjoint(node.input)}
+    others = [node for node in nodes if node.name not in layers]
+    read = {name for node in others for name in node.input}
+    constants = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    beyond = {tensor.name for tensor in constants if _beyond_float16(tensor, held)}
+    kept |= {node.name for node in others if not beyond.isdisjoint(node.input)}
     return kept | statistics
 
 
-def _beyond_float16(tensor: TensorProto) -> bool:
+def _beyond_float16(tensor: TensorProto, held: Held | None) -> bool:
     """Whether a constant would become infinite or, all of it, zero."""
     if tensor.data_type != TensorProto.FLOAT:
         return False
-    values = numpy_helper.to_array(tensor)
+    values = values_of(tensor, held)
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)
     return bool((np.isinf(half) & np.isfinite(values)).any() or (values.any() and not half.any()))

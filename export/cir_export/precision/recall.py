@@ -15,7 +15,7 @@ from cir_eval.protocols.contract import Part, Protocol
 from cir_infer.engine import Engine
 from cir_infer.errors import UsageError, shown
 
-__all__ = ["Labelled", "RecallDrift", "measure_drift"]
+__all__ = ["Labelled", "RecallDrift", "evaluated", "measure_drift"]
 
 _JUDGED = "R@10"
 
@@ -101,13 +101,14 @@ class RecallDrift:
         }
 
 
-def measure_drift(exact: Engine, lowered: Engine, labelled: Labelled) -> RecallDrift:
-    """Evaluates both bundles on every part."""
+def evaluated(engine: Engine, labelled: Labelled) -> list[Evaluated]:
+    """Every part under the protocol."""
+    return [evaluate(engine, labelled.protocol, part, Options()) for part in labelled.parts]
+
+
+def measure_drift(before: list[Evaluated], after: list[Evaluated], labelled: Labelled) -> RecallDrift:
+    """Compares what `evaluated` gave for two bundles."""
     protocol = labelled.protocol
-    before, after = (
-        [evaluate(engine, protocol, part, Options()) for part in labelled.parts]
-        for engine in (exact, lowered)
-    )
     names = (_JUDGED,) if _JUDGED in before[0].metrics else protocol.measure
     return RecallDrift(
         protocol.name,

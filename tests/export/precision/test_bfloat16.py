@@ -15,7 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from cir_export.commands.export import main
 from cir_export.precision import Lowering, convert_bundle, samples_for
-from cir_export.precision.bfloat16 import nearest, rounded_products, to_bfloat16
+from cir_export.precision.bfloat16 import rounded_products, to_bfloat16
+from cir_export.precision.held import nearest
 from cir_export.precision.layers import name_nodes
 from cir_infer import Engine, Gallery
 from cir_infer.bundle import Bundle

@@ -1,0 +1,204 @@
+"""Graphs of a bundle that are being changed, without the large weights that lie beside them.
+
+Such a weight stays in the bundle's file. A graph that is changed says of it only which one it is and what it
+becomes; the values are read, and made, when they are written or run, one weight after the other. So a graph
+may be larger than a protobuf message, and lowering takes no memory for weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto, TensorProto, numpy_helper
+
+from cir_export.weights import key_of, put_inside, put_off
+from cir_infer.bundle import Bundle
+from cir_infer.bundle.manifest import WEIGHTS_NAME
+from cir_infer.bundle.model import MOST_INSIDE, Model, places_of
+from cir_infer.bundle.onnx_model import NUMBERS
+from cir_infer.errors import ExportError
+
+__all__ = ["Form", "Held", "becomes", "check_inside", "nearest", "size_of", "values_of"]
+
+Array = npt.NDArray[Any]
+Form = Literal["float32", "float16", "bfloat16"]
+
+_CHUNK = 1 << 20
+"""Values that are rounded at a time, since the roundings make several arrays of their size."""
+
+
+class Held:
+    """The weights that a bundle keeps beside its graphs, by what `put_off` calls them.
+
+    Args:
+        bundle: its file must stay as it is.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        self._parts: dict[str, memoryview] = {}
+
+    def graph(self, name: str) -> ModelProto:
+        """A graph to be changed, its weights that lie beside it left there.
+
+        Raises:
+            BundleError, UsageError: see `Bundle.graph`.
+        """
+        return self._left_out(self._bundle.graph(name))
+
+    def continuation(self) -> ModelProto:
+        """What explanations add, in the same way; see `Bundle.continuation`."""
+        return self._left_out(self._bundle.continuation())
+
+    def _left_out(self, model: Model) -> ModelProto:
+        proto: ModelProto = ModelProto.FromString(model.data)
+        places = {place.name: place for place in places_of(model.data)}
+        for tensor in proto.graph.initializer:
+            place = places.get(tensor.name)
+            if place is not None:
+                self._parts[place.sha256] = model.weights[place.name].reshape(-1).view(np.uint8).data
+                put_off(tensor, f"{place.sha256}:{place.kind}")
+        return proto
+
+    def __getitem__(self, key: str, /) -> _Made:
+        """What `put_off` called so. KeyError: it is no weight of this bundle."""
+        digest, kind, *forms = key.split(":")
+        if digest not in self._parts:  # of a graph that was not asked of this one
+            for name in self._bundle.manifest.graphs:
+                self.graph(name)
+            if self._bundle.manifest.explain is not None:
+                self.continuation()
+        return _Made(np.frombuffer(self._parts[digest], NUMBERS[int(kind)]), forms)
+
+    def filled(self, model: ModelProto) -> ModelProto:
+        """A copy that holds all of its weights.
+
+        Raises:
+            ExportError: they are more than fit one protobuf message.
+        """
+        check_inside(sum(size_of(tensor) for tensor in model.graph.initializer))
+        copy = ModelProto()
+        copy.CopyFrom(model)
+        for tensor in copy.graph.initializer:
+            key = key_of(tensor)
+            if key is not None:
+                put_inside(tensor, self[key].tobytes())
+        return copy
+
+    def runnable(self, model: ModelProto) -> Model:
+        """A graph as runtimes take it; those of its weights that stay what they are take no memory."""
+        copy = ModelProto()
+        copy.CopyFrom(model)
+        weights: dict[str, Array] = {}
+        for tensor in copy.graph.initializer:
+            key = key_of(tensor)
+            if key is None:
+                continue
+            values = self[key]
+            if tensor.data_type not in NUMBERS:
+                put_inside(tensor, values.tobytes())
+                continue
+            weights[tensor.name] = values.array().reshape(tuple(tensor.dims))
+            del tensor.external_data[:]
+            for entry, value in (("location", WEIGHTS_NAME), ("offset", "0"), ("length", size_of(tensor))):
+                tensor.external_data.add(key=entry, value=str(value))
+        return Model(copy.SerializeToString(), weights)
+
+
+def check_inside(size: int) -> None:
+    """Refuse to put so many bytes of weights into one graph.
+
+    Raises:
+        ExportError: they are more than fit one protobuf message.
+    """
+    if size > MOST_INSIDE:
+        raise ExportError(
+            f"a graph would hold {size / 1e9:.1f} GB of weights itself, and one ONNX model holds "
+            f"{MOST_INSIDE / 1e9:.1f}: int8 is made inside a graph, and bfloat16 is kept there. Convert to "
+            "float16, or convert a smaller model of its kind"
+        )
+
+
+class _Made:
+    """A weight of the bundle, and what it becomes, one after the other."""
+
+    def __init__(self, source: Array, forms: list[str]) -> None:
+        self._source, self._forms = source, forms
+
+    def array(self) -> Array:
+        """One axis."""
+        values = self._source
+        for form in self._forms:
+            values = _made(values, form)
+        return values
+
+    def tobytes(self) -> bytes:
+        """See `Values`."""
+        return self.array().tobytes()
+
+
+def size_of(tensor: TensorProto) -> int:
+    """Bytes of a constant's values, wherever they are."""
+    if key_of(tensor) is None:
+        return len(tensor.raw_data)
+    width = 2 if tensor.data_type == TensorProto.BFLOAT16 else NUMBERS[tensor.data_type].itemsize
+    return int(prod(tensor.dims)) * width
+
+
+def values_of(tensor: TensorProto, held: Held | None) -> Array:
+    """The values of a constant that is float32, wherever they are."""
+    key = key_of(tensor)
+    if key is None:
+        inside: Array = numpy_helper.to_array(tensor)
+        return inside
+    assert held is not None  # or nobody could have put it off
+    return held[key].array().reshape(tuple(tensor.dims))
+
+
+def becomes(tensor: TensorProto, form: Form) -> None:
+    """Let a constant have another type, in place."""
+    key = key_of(tensor)
+    if key is not None:
+        put_off(tensor, f"{key}:{form}")
+    else:
+        put_inside(tensor, _made(numpy_helper.to_array(tensor), form).tobytes())
+    tensor.data_type = _FORMS[form][0]
+
+
+def _made(values: Array, form: str) -> Array:
+    _, dtype, rounded = _FORMS[form]
+    flat = values.reshape(-1)
+    made = np.empty(flat.size, dtype)
+    for start in range(0, flat.size, _CHUNK):
+        made[start : start + _CHUNK] = rounded(flat[start : start + _CHUNK])
+    return made
+
+
+def _half(values: Array) -> Array:
+    """As the converter of ONNX Runtime rounds: nothing that is not zero becomes zero."""
+    from onnxruntime.transformers.float16 import convert_np_to_float16
+
+    half: Array = convert_np_to_float16(values)
+    return half
+
+
+def nearest(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """The bits of the nearest bfloat16 numbers, ties to even; infinities and NaN stay what they are."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    odd = ~np.isfinite(values)
+    rounded[odd] = (bits[odd] >> 16).astype(np.uint16) | np.where(np.isnan(values[odd]), 0x40, 0).astype(
+        np.uint16
+    )
+    return rounded
+
+
+_FORMS: dict[str, tuple[int, str, Callable[[Array], Array]]] = {
+    "float32": (TensorProto.FLOAT, "<f4", lambda values: values.astype(np.float32)),
+    "float16": (TensorProto.FLOAT16, "<f2", _half),
+    "bfloat16": (TensorProto.BFLOAT16, "<u2", nearest),
+}
