@@ -1,4 +1,8 @@
-"""Steps that no fork may cut in two are announced; a fork of another thread waits a moment for them."""
+"""Steps that no fork may cut in two are announced; a fork of another thread waits a moment for them.
+
+A step that fails lets go of its announcement itself (`finally: del token`): its frame lives on in the error's
+traceback, as long as somebody keeps that, and forks would wait for it.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +36,14 @@ def announced(wait: bool = True) -> Token:
     me = threading.get_ident()
     while True:
         token = Token()
-        _announced[weakref.ref(token, _forget)] = me  # before the look, as forks do it the other way round
-        if not wait or not another_forks() or _count(lambda thread: thread == me) > 1:
-            return token
-        del token
+        try:
+            _announced[weakref.ref(token, _forget)] = (
+                me  # before the look, as forks do it the other way round
+            )
+            if not wait or not another_forks() or _count(lambda thread: thread == me) > 1:
+                return token
+        finally:
+            del token
         time.sleep(0.0005)
 
 

@@ -39,10 +39,12 @@ def locked_file(opened: Callable[P, F], *args: P.args, **kwargs: P.kwargs) -> F:
         OSError: of `opened`.
     """
     token = announced()
-    file = opened(*args, **kwargs)
-    _files.add(file)
-    del token
-    return file
+    try:
+        file = opened(*args, **kwargs)
+        _files.add(file)
+        return file
+    finally:
+        del token
 
 
 def _after_fork_in_child() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cir_infer.errors import GalleryError
 from cir_infer.gallery.disk import drafts
 from cir_infer.gallery.disk.folder import LOCK
 from cir_infer.processes import announcing
@@ -123,3 +124,27 @@ def test_a_thread_that_has_announced_something_does_not_wait_for_the_fork_that_w
     del inner, token
     forks.join()
     assert not announcing.another_forks()
+
+
+def keeps_forks_waiting() -> bool:
+    """As a fork of another thread finds it."""
+    found: list[bool] = []
+    thread = threading.Thread(target=lambda: found.append(announcing.are_awaited()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_what_failed_keeps_no_fork_waiting_while_its_error_is_kept(tmp_path: Path) -> None:
+    gallery = filled(tmp_path / "g")
+    assert not keeps_forks_waiting()
+    with pytest.raises(OSError, match="nothing") as of_file:
+        locked_file(io.FileIO, tmp_path / "nothing" / "lock")
+    gallery.close()
+    with pytest.raises(GalleryError, match="closed") as of_gallery:
+        gallery.snapshot()
+    assert not keeps_forks_waiting()
+    assert of_file.tb is not None and of_gallery.tb is not None
+    token = announcing.announced()
+    assert keeps_forks_waiting()
+    del token

@@ -111,20 +111,21 @@ class Connections:
     def _take(self, idle: list[Link], opened: Callable[[], Link]) -> Link:
         me = threading.get_ident()
         token = announcing.announced()
-        self._check()
         try:
-            link = idle.pop()
-        except IndexError:
+            self._check()
             try:
+                link = idle.pop()
+            except IndexError:
                 link = self._open(opened)
-            except OSError as error:
-                raise GalleryError(
-                    f"{self._folder.path}: cannot be opened ({error.strerror or error}); if there are too "
-                    "many open files, raise the limit (ulimit -n)"
-                ) from error
-        link.thread = me
-        del token  # from here on `in_use` tells
-        return link
+            link.thread = me  # from here on `in_use` tells
+            return link
+        except OSError as error:
+            raise GalleryError(
+                f"{self._folder.path}: cannot be opened ({error.strerror or error}); if there are too "
+                "many open files, raise the limit (ulimit -n)"
+            ) from error
+        finally:
+            del token
 
     def _open(self, opened: Callable[[], Link]) -> Link:
         until = time.monotonic() + announcing.PATIENCE
@@ -385,11 +386,13 @@ def _lacks_space(error: sqlite3.OperationalError) -> bool:
 def _let_go(*idle: list[Link]) -> None:
     """Close what a gallery that nobody closed leaves. The collector does that in any thread, at any time."""
     token = announcing.announced(wait=False)
-    if announcing.another_forks():
-        _orphans.extend(link for links in idle for link in links)
-    else:
-        _close_all(*idle)
-    del token
+    try:
+        if announcing.another_forks():
+            _orphans.extend(link for links in idle for link in links)
+        else:
+            _close_all(*idle)
+    finally:
+        del token
 
 
 def _close_all(*idle: list[Link]) -> None:
