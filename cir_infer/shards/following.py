@@ -125,7 +125,9 @@ class FollowingSearcher(Queries):
             self._follow()
             self.behind = None
         except CirError as error:  # it is being changed, say; the one that is open goes on
-            self.behind = error
+            # Without what led to it: frames of tracebacks would keep a model that was opened in vain.
+            error.__cause__ = error.__context__ = None
+            self.behind = error.with_traceback(None)
 
     def _follow(self) -> None:
         version = self._version()

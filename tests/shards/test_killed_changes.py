@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import threading
+import weakref
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 
 from cir_infer.errors import GalleryError, UsageError
 from cir_infer.gallery import Gallery
-from cir_infer.shards import ShardedGallery, follow_folder, rebalance, remove_old
+from cir_infer.shards import ShardedGallery, ShardedSearcher, follow_folder, rebalance, remove_old
 from cir_infer.shards.following import FollowingSearcher
 from cir_infer.shards.layout import shard_of
 from cir_infer.shards.listing import FILE, read_listing
@@ -203,6 +204,29 @@ def test_a_follower_outlives_its_folder(folder: Path, tmp_path: Path) -> None:
         (folder / FILE).write_bytes(listed)
         searcher.search_vectors(vectors(1))
         assert searcher.behind is None
+
+
+def test_what_was_opened_in_vain_is_not_kept(folder: Path) -> None:
+    class Model:
+        """Large, and the gallery turns out to be of another."""
+
+    tried: list[weakref.ref[Model]] = []
+
+    def opened() -> ShardedSearcher:
+        model = Model()
+        if not tried:
+            tried.append(weakref.ref(model))
+            return ShardedSearcher(None, folder)
+        tried.append(weakref.ref(model))
+        try:
+            raise OSError(2, "nothing")
+        except OSError as error:
+            raise GalleryError("of another bundle") from error
+
+    with FollowingSearcher(lambda: len(tried), opened, every=0) as searcher:
+        searcher.current(now=True)
+        assert str(searcher.behind) == "of another bundle"
+        assert len(tried) == 2 and tried[-1]() is None
 
 
 def test_a_query_keeps_its_version_open(folder: Path) -> None:
