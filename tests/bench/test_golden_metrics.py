@@ -117,7 +117,7 @@ def test_the_other_repositories_ask_fashioniq_in_their_own_ways(fashioniq: Path)
 
 
 @pytest.fixture(scope="module")
-def cirr_bundle(tmp_path_factory) -> Path:
+def cirr_bundle(tmp_path_factory, exported_once) -> Path:
     """The authors' checkpoint on pre-extracted features, exported."""
     from cir_export.checkpoints import load_trained
     from cir_export.export import export_bundle
@@ -126,7 +126,8 @@ def cirr_bundle(tmp_path_factory) -> Path:
     case = GOLDEN / "artemis/cirr_feat_bigru_small"
     trained = load_trained(case / "ckpt.pth", case / "cirr_vocab.pkl")
     path = tmp_path_factory.mktemp("cirr") / "artemis.cir"
-    export_bundle(trained, path, draw_samples(trained.image, trained.text, trained.tokenizer))
+    with exported_once():
+        export_bundle(trained, path, draw_samples(trained.image, trained.text, trained.tokenizer))
     return path
 
 

@@ -18,6 +18,7 @@ from cir_export.export import export_bundle
 from cir_export.model_file import TrainedModel
 from cir_export.verification import Samples, draw_samples
 from cir_infer.engine import Engine
+from tests.export.once import Once
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "artemis"
 
@@ -41,7 +42,7 @@ def with_version(case: str, version: str, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def golden(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Case]:
+def golden(tmp_path_factory: pytest.TempPathFactory, exported_once: Once) -> Callable[..., Case]:
     """golden(case, version): the case's checkpoint, its options saying another of the versions if given."""
 
     @cache
@@ -51,7 +52,8 @@ def golden(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Case]:
         trained = load_trained(with_version(case, version, scratch), folder / "cirr_vocab.pkl")
         drawn = draw_samples(trained.image, trained.text, trained.tokenizer)
         samples = Samples(drawn.images[:12], drawn.texts[:8], drawn.source)
-        export_bundle(trained, scratch / "model.cir", samples)
+        with exported_once():
+            export_bundle(trained, scratch / "model.cir", samples)
         with np.load(folder / "golden.npz") as answers:
             return Case(
                 trained,

@@ -27,6 +27,7 @@ from cir_infer.bundle import Bundle
 from cir_infer.errors import ExportError, UsageError
 from cir_infer.gallery import Gallery
 from tests.export.conftest import GOLDEN
+from tests.export.once import Once
 from tests.export.tiny import config
 
 VOCABULARY = vocabulary_from_texts(["the small red cube moves to top left and is blue or green with ring"])
@@ -41,10 +42,11 @@ def trained(**changes: Any) -> TrainedModel:
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(tmp_path_factory: pytest.TempPathFactory, exported_once: Once) -> Path:
     model = trained()
     path = tmp_path_factory.mktemp("bundle") / "small.cir"
-    export_bundle(model, path, draw_samples(model.image, model.text, model.tokenizer))
+    with exported_once():
+        export_bundle(model, path, draw_samples(model.image, model.text, model.tokenizer))
     return path
 
 
@@ -174,7 +176,7 @@ def test_the_command_prints_what_it_found(
 
 
 def test_the_command_answers_in_json_for_a_public_checkpoint(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], exported_once: Once
 ) -> None:
     case = GOLDEN / "cirr_feat_bigru_small"
     arguments = [
@@ -184,7 +186,8 @@ def test_the_command_answers_in_json_for_a_public_checkpoint(
         "-o",
         str(tmp_path / "a.cir"),
     ]
-    assert main([*arguments, "--json"]) == 0
+    with exported_once():
+        assert main([*arguments, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["config"]["system"] == "artemis" and answer["vocabulary"] == 46
     assert answer["provenance"]["format"] == "naver/artemis"

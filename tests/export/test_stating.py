@@ -19,6 +19,7 @@ from cir_export.tokenization import build_tokenizer, known_words, vocabulary_fro
 from cir_export.verification import draw_samples
 from cir_infer import Engine
 from cir_infer.bundle import Bundle
+from tests.export.once import Once
 from tests.export.tiny import config
 
 TEXTS = ["is red", "has longer sleeves"]
@@ -42,8 +43,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def upright(model: Path) -> Path:
-    assert main([str(model), "-o", str(model.with_name("upright.cir"))]) == 0
+def upright(model: Path, exported_once: Once) -> Path:
+    with exported_once():
+        assert main([str(model), "-o", str(model.with_name("upright.cir"))]) == 0
     return model.with_name("upright.cir")
 
 
@@ -61,13 +63,14 @@ def rotated_photograph(folder: Path) -> tuple[Path, Path]:
 
 
 def test_photographs_are_turned_upright_unless_the_user_says_otherwise(
-    model: Path, upright: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: Path, upright: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], exported_once: Once
 ) -> None:
     phone, plain = rotated_photograph(tmp_path)
     engine = Engine(upright, device="cpu")
     np.testing.assert_array_equal(*engine.encode_images([phone, plain]))
     lying = tmp_path / "lying.cir"
-    assert main([str(model), "--no-exif-orientation", "-o", str(lying)]) == 0
+    with exported_once():
+        assert main([str(model), "--no-exif-orientation", "-o", str(lying)]) == 0
     rows = Engine(lying, device="cpu").encode_images([phone, plain])
     assert np.abs(rows[0] - rows[1]).max() > 1e-3
     assert Bundle(lying).manifest.fingerprint != engine.fingerprint  # rows of phone photographs differ

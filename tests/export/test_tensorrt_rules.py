@@ -22,6 +22,7 @@ from cir_export.precision.float16 import to_float16
 from cir_export.precision.islands import float32_islands
 from cir_export.precision.layers import name_nodes
 from cir_export.preprocessing import plain_resize
+from tests.export.once import Once
 from tests.export.tiny import config
 
 ROOT = Path(__file__).parents[2]
@@ -34,10 +35,10 @@ DYNAMIC = {
 }
 
 
-def graphs_of(model: str) -> dict[str, bytes]:
+def graphs_of(model: str, once: Once) -> dict[str, bytes]:
     if model == "artemis-scenes":
         trained = load_trained([ROOT / "models" / model / "model.pt"])
-        return export_graphs(trained.model, trained.image)
+        return once.graphs(trained.model, trained.image)
     if model == "parameter-hashing":
         # Large enough that the exporter keeps the hash as it is.
         image = {"trunk": "small", "size": 24, "pooling": "grid", "channels": [4, 6, 64]}
@@ -55,9 +56,9 @@ def graphs_of(model: str) -> dict[str, bytes]:
 
 
 @functools.cache
-def exported(model: str) -> dict[str, Any]:
+def exported(model: str, once: Once) -> dict[str, Any]:
     # The continuation that explains runs on ONNX Runtime alone.
-    found = graphs_of(model)
+    found = graphs_of(model, once)
     return {name: onnx.load_from_string(found[name]) for name in found if name != EXPLAIN}
 
 
@@ -79,9 +80,9 @@ def halved(graph: Any) -> Any:
         "parameter-hashing",
     ],
 )
-def graphs(request: pytest.FixtureRequest) -> dict[str, Any]:
+def graphs(request: pytest.FixtureRequest, exported_once: Once) -> dict[str, Any]:
     model, _, precision = request.param.partition(" ")
-    found = dict(exported(model))
+    found = dict(exported(model, exported_once))
     if precision:
         found.update({name: halved(found[name]) for name in ("image", "text")})
     return found

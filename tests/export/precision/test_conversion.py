@@ -31,6 +31,7 @@ from cir_infer.bundle import Bundle, write_bundle
 from cir_infer.errors import DatasetError, ExportError, GalleryError, UsageError
 from cir_infer.gallery import Gallery
 from tests.bundles import FEATURES, manifest_of, members_of
+from tests.export.once import Once
 from tests.export.precision.bundles import convolutional, photographs
 
 ROOT = Path(__file__).parents[3]
@@ -51,12 +52,13 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, exported_once: Once) -> Path:
     """The committed model as a float32 bundle."""
     model = load_model(MODEL)
     path = tmp_path_factory.mktemp("trained") / "artemis.cir"
     drawn = draw_samples(model.image, model.text, model.tokenizer)
-    export_bundle(model, path, Samples(drawn.images[:12], drawn.texts[:8], drawn.source))
+    with exported_once():
+        export_bundle(model, path, Samples(drawn.images[:12], drawn.texts[:8], drawn.source))
     return path
 
 
@@ -321,12 +323,15 @@ def test_the_command_prints_what_it_measured(
     assert not (tmp_path / "small-int8.cir").exists()
 
 
-def test_the_command_goes_from_a_model_to_float16(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_goes_from_a_model_to_float16(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], exported_once: Once
+) -> None:
     from cir_export.model_file import save_model
     from tests.export.test_export import trained as tiny
 
     save_model(tmp_path / "model.pt", tiny())
-    assert main([str(tmp_path / "model.pt"), "--precision", "float16"]) == 0
+    with exported_once():
+        assert main([str(tmp_path / "model.pt"), "--precision", "float16"]) == 0
     shown = capsys.readouterr().out
     assert "PyTorch against the bundle" in shown and "float16 against float32" in shown
     manifest = Bundle(tmp_path / "model-float16.cir").manifest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -19,6 +19,9 @@ from tests.bundles import manifest_of, members_of
 from tests.runtime.recurrent.graphs import recurrent_graph
 from tests.runtime.tensorrt.gpu import CapturingDevice
 from tests.runtime.tensorrt.small_check import small_check
+
+if TYPE_CHECKING:
+    from tests.export.once import Once
 
 
 @pytest.fixture
@@ -166,30 +169,19 @@ def test_a_precision_is_held_to_its_own_limit(
     assert 0.995 < found["worst_cosine"] < 0.9999 and found["passed"] is passes
 
 
-def test_pytorchs_baseline_answers_as_the_engine(tmp_path: Path) -> None:
+def test_pytorchs_baseline_answers_as_the_engine(tmp_path: Path, exported_once: Once) -> None:
     """On PyTorch's CPU, with the model that the bundle was exported from."""
-    import torch
-
     from cir_bench.engine_check.baselines import torch_answer
     from cir_export.export import export_bundle
-    from cir_export.model_file import TrainedModel
-    from cir_export.models import build_model
-    from cir_export.preprocessing import plain_resize, word_text
-    from cir_export.tokenization import build_tokenizer, vocabulary_from_texts
     from cir_export.verification import draw_samples
     from cir_infer.engine import Engine
     from cir_infer.scoring.contract import Rows
     from cir_infer.scoring.reference import ReferenceScorer
-    from tests.export.tiny import config
+    from tests.export.test_export import trained as tiny
 
-    torch.manual_seed(0)
-    words = vocabulary_from_texts(["a small red cube moves left and is blue"])
-    text = {"encoder": "bigru", "vocabulary_size": len(words), "word_dim": 10}
-    trained = TrainedModel(
-        build_model(config(text=text)).eval(), build_tokenizer(words), plain_resize(24), word_text(), {}
-    )
-    path = tmp_path / "model.cir"
-    export_bundle(trained, path, draw_samples(trained.image, trained.text, trained.tokenizer))
+    trained, path = tiny(), tmp_path / "model.cir"
+    with exported_once():
+        export_bundle(trained, path, draw_samples(trained.image, trained.text, trained.tokenizer))
     engine = Engine(path, device="cpu", threads=1)
     random = np.random.default_rng(0)
     rows = random.standard_normal((200, 24), dtype=np.float32)
@@ -227,7 +219,10 @@ def test_the_whole_check_with_bundles_that_were_brought(
 
 
 def test_bundles_to_carry_are_of_every_precision(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    exported_once: Once,
 ) -> None:
     """The committed model, as a machine with torch prepares it for one without."""
     from cir_bench.engine_check import __main__ as command
@@ -237,7 +232,8 @@ def test_bundles_to_carry_are_of_every_precision(
     monkeypatch.setattr(models, "_SEEDS", range(2000, 2032))
     asked = ["check", "--write-bundles", str(tmp_path / "carried"), "--only", "artemis-scenes"]
     monkeypatch.setattr(sys, "argv", asked)
-    assert command.main() == 0
+    with exported_once():
+        assert command.main() == 0
     manifests = {path.name: Bundle(path).manifest for path in (tmp_path / "carried").iterdir()}
     found = {name: (manifest.precision, manifest.int8_form) for name, manifest in manifests.items()}
     assert found == {
