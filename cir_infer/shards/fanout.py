@@ -11,6 +11,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -55,12 +56,16 @@ class Counts:
 
 @dataclass(eq=False)
 class _Replica:
-    """A replica; `busy` are all calls of it that run, `given_up` those of them that nobody waits for."""
+    """A replica, and the calls of it that run; one that an interrupt kept from its thread is soon none."""
 
     shard: Shard
-    busy: int = 0
-    given_up: int = 0
+    calls: weakref.WeakSet[_Attempt] = field(default_factory=weakref.WeakSet)
     failed: float = float("-inf")
+
+    @property
+    def given_up(self) -> int:
+        """Calls that nobody waits for."""
+        return sum(call.given_up for call in self.calls)
 
 
 class Group:
@@ -75,9 +80,13 @@ class Group:
 
     def __init__(self, shards: Sequence[Shard]) -> None:
         self.shards, self.size = tuple(shards), 0
-        self._replicas = [_Replica(shard) for shard in shards]
         self._took: dict[int, deque[float]] = {}
         self._turn = 0
+        self.begin()
+
+    def begin(self) -> None:
+        """Nobody is asked anything: in a forked child, the parent's calls never come back."""
+        self._replicas = [_Replica(shard) for shard in self.shards]
 
     @property
     def place(self) -> str:
@@ -97,7 +106,7 @@ class Group:
         """The replicas, the one to ask first before the others; equal ones take turns."""
         self._turn = (self._turn + 1) % len(self._replicas)
         turned = self._replicas[self._turn :] + self._replicas[: self._turn]
-        return sorted(turned, key=lambda one: (one.given_up, now - one.failed < _RESTING, one.busy))
+        return sorted(turned, key=lambda one: (one.given_up, now - one.failed < _RESTING, len(one.calls)))
 
 
 @dataclass(eq=False)
@@ -130,7 +139,6 @@ class _Attempt:
     began: float = 0.0
     value: Any = None
     error: BaseException | None = None
-    ended: bool = False
     given_up: bool = False
 
 
@@ -144,6 +152,8 @@ class Fanout:
 
     def __init__(self, groups: Sequence[Group], deadline: float | None) -> None:
         self.groups, self.counts = tuple(groups), Counts()
+        for group in self.groups:
+            group.begin()
         self._deadline = deadline
         replicas = sum(len(group.shards) for group in groups)
         self._threads = Threads((_MOST_GIVEN_UP + 2) * replicas + 8)
@@ -174,15 +184,14 @@ class Fanout:
         while turn.next < len(turn.order):
             replica = turn.order[turn.next]
             turn.next += 1
-            with self._lock:
-                if replica.given_up >= _MOST_GIVEN_UP:
-                    turn.error = turn.error or ShardError(
-                        f"{replica.given_up} calls have not come back from it"
-                    )
-                    continue
-                replica.busy += 1
-                self.counts.asked += 1
             attempt = _Attempt(turn, replica)
+            with self._lock:
+                given_up = replica.given_up
+                if given_up >= _MOST_GIVEN_UP:
+                    turn.error = turn.error or ShardError(f"{given_up} calls have not come back from it")
+                    continue
+                replica.calls.add(attempt)
+                self.counts.asked += 1
             turn.running.append(attempt)
             self._threads.submit(run, attempt)
             return True
@@ -196,9 +205,7 @@ class Fanout:
     def ended(self, attempt: _Attempt) -> None:
         """A call has come back."""
         with self._lock:
-            attempt.ended = True
-            attempt.replica.busy -= 1
-            attempt.replica.given_up -= attempt.given_up
+            attempt.replica.calls.discard(attempt)
 
     def failed(self, attempt: _Attempt) -> None:
         """A call has come back without an answer."""
@@ -216,12 +223,9 @@ class Fanout:
             setattr(self.counts, name, getattr(self.counts, name) + number)
 
     def give_up(self, attempts: Sequence[_Attempt]) -> None:
-        """Wait no longer for calls; they count themselves out when they come back."""
-        with self._lock:
-            for attempt in attempts:
-                if not attempt.ended:
-                    attempt.given_up = True
-                    attempt.replica.given_up += 1
+        """Wait no longer for calls; they go when they come back."""
+        for attempt in attempts:
+            attempt.given_up = True
 
 
 class _Question:

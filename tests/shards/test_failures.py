@@ -5,9 +5,12 @@ No outcome depends on how fast anything is: what hangs hangs until the test lets
 
 from __future__ import annotations
 
+import gc
+import os
 import pickle
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from cir_infer import Gallery, VectorSearcher
 from cir_infer.errors import GalleryError, MissingShard, ShardError, UsageError
 from cir_infer.shards import Found, LocalShard, ShardedGallery, ShardedSearcher
 from tests.gallery.support import DIM, filled, vectors
+from tests.processes.forking import exit_code_of_fork
 from tests.shards.support import Odd
 from tests.shards.test_shards import told
 
@@ -110,6 +114,44 @@ def test_what_hangs_is_named_and_not_asked_for_ever(galleries: list[Gallery]) ->
                 ShardedSearcher(None, [hanging], deadline=0.01, partial="allow").search_vectors(vectors(1))
     finally:
         go.set()
+
+
+def test_a_forked_child_has_none_of_its_parents_calls(galleries: list[Gallery]) -> None:
+    go, parent = threading.Event(), os.getpid()
+    hanging = Odd(
+        LocalShard(galleries[0]), lambda _: None if os.getpid() != parent else bool(go.wait()) and None
+    )
+
+    def answered() -> int:
+        while True:
+            with suppress(ShardError):  # it did not answer in time
+                return int(len(searcher.search_vectors(vectors(1), k=COUNT)[0]) != len(galleries[0]))
+
+    try:
+        with ShardedSearcher(None, [hanging], deadline=0.01) as searcher:
+            for _ in range(5):
+                with pytest.raises(ShardError):
+                    searcher.search_vectors(vectors(1))
+            assert exit_code_of_fork(answered) == 0
+    finally:
+        go.set()
+
+
+def test_calls_that_an_interrupt_kept_from_their_threads_do_not_count(
+    galleries: list[Gallery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ShardedSearcher(None, [galleries[0]]) as searcher:
+        with monkeypatch.context() as interrupted:
+
+            def submit(*_: object) -> None:
+                raise KeyboardInterrupt
+
+            interrupted.setattr(searcher._fanout.get()._threads, "submit", submit)
+            for _ in range(8):
+                with pytest.raises((KeyboardInterrupt, ShardError)):
+                    searcher.search_vectors(vectors(1))
+        gc.collect()
+        assert len(searcher.search_vectors(vectors(1), k=COUNT)[0]) == len(galleries[0])
 
 
 def test_an_answer_says_what_is_missing(galleries: list[Gallery]) -> None:

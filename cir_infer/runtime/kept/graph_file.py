@@ -210,20 +210,20 @@ class _Held:
 
     def __init__(self, data: _Bytes, digests: list[bytes]) -> None:
         self._data, self._digests = data.data, digests
-        self._numbers = count()
+        self._numbers, self._damaged = count(), False
         beside = Threads(1)
         self._other = beside.submit(self._part)
         beside.close()
 
     def whole(self) -> bool:
         """See `GraphFile.whole`."""
-        mine = self._part()
-        return self._other.result() and mine
+        self._part()
+        self._other.result()
+        return not self._damaged
 
-    def _part(self) -> bool:
+    def _part(self) -> None:
         with native_call:
-            while (number := next(self._numbers)) < len(self._digests):
+            while not self._damaged and (number := next(self._numbers)) < len(self._digests):
                 chunk = self._data[number * _CHUNK : (number + 1) * _CHUNK]
                 if hashlib.sha256(chunk).digest() != self._digests[number]:
-                    return False
-        return True
+                    self._damaged = True
