@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
-import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -26,14 +26,6 @@ _KEPT = 32
 _MOST_BYTES = 256 << 20
 _BUSY = (429, 500, 502, 503, 504)
 """Answers after which another replica, or the same one later, may answer."""
-
-
-class _Connections:
-    """Connections that wait for the next call."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.idle: list[http.client.HTTPConnection] = []
 
 
 class HttpShard:
@@ -69,7 +61,8 @@ class HttpShard:
             if not isinstance(key, str) or not key.isascii() or not key.isprintable():
                 raise UsageError("an API key has letters, digits and signs of ASCII alone")
             self._headers["Authorization"] = f"Bearer {key}"
-        self._connections: PerProcess[_Connections] = PerProcess(_Connections)
+        # Connections that wait for the next call; each step changes the list by one call of C.
+        self._idle: PerProcess[list[http.client.HTTPConnection]] = PerProcess(list)
 
     @property
     def place(self) -> str:
@@ -103,9 +96,10 @@ class HttpShard:
 
     def close(self) -> None:
         """See `Shard.close`."""
-        held = self._connections.drop()
-        while held is not None and held.idle:
-            held.idle.pop().close()
+        idle = self._idle.drop()
+        while idle:
+            with suppress(IndexError):  # a call took it
+                idle.pop().close()
 
     # ---- HTTP
 
@@ -119,13 +113,12 @@ class HttpShard:
 
     def _call(self, method: str, path: str, body: bytes | None, timeout: float | None) -> bytes:
         seconds = self._timeout if timeout is None else max(min(timeout, self._timeout), 0.001)
-        held = self._connections.get()
+        idle = self._idle.get()
         while True:
-            with held.lock:
-                connection = held.idle.pop() if held.idle else None
-            kept = connection is not None
-            if connection is None:
-                connection = self._connection(seconds)
+            try:
+                connection, kept = idle.pop(), True
+            except IndexError:
+                connection, kept = self._connection(seconds), False
             try:
                 status, answer = self._exchange(connection, method, path, body, seconds)
             except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError) as error:
@@ -139,11 +132,9 @@ class HttpShard:
             except BaseException:
                 connection.close()
                 raise
-            with held.lock:
-                if len(held.idle) < _KEPT and connection.sock is not None:
-                    held.idle.append(connection)
-                    connection = None
-            if connection is not None:
+            if len(idle) < _KEPT and connection.sock is not None:
+                idle.append(connection)
+            else:
                 connection.close()
             if status == 200:
                 return answer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -12,6 +13,7 @@ from cir_infer.gpu import gate as gate_module
 from cir_infer.gpu.collector import collector_paused
 from cir_infer.gpu.gate import Gate
 from tests.gallery.interrupts import Bomb, Interrupt
+from tests.processes.forking import exit_code_of_fork
 
 
 def in_thread(gate: Gate, inside: threading.Event, go: threading.Event) -> tuple[threading.Thread, list[str]]:
@@ -103,3 +105,28 @@ def test_the_collector_is_still_until_the_last_one_leaves() -> None:
         assert not gc.isenabled(), "it was off before"
     finally:
         gc.enable()
+
+
+def test_a_forked_child_of_a_thread_that_captures_has_its_collector() -> None:
+    with collector_paused():
+        assert not gc.isenabled()
+        assert exit_code_of_fork(lambda: int(not gc.isenabled())) == 0
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+
+def test_an_interrupt_anywhere_in_a_pause_does_not_keep_the_collector_still() -> None:
+    def pause() -> None:
+        with collector_paused():
+            pass
+
+    number, fired = 0, True
+    while fired:
+        number += 1
+        bomb = Bomb(number, only=("collector.py", "turns.py"))
+        with suppress(Interrupt):
+            bomb(pause)
+        fired = bomb.fired
+        pause()
+        assert gc.isenabled()
+    assert number > 40
