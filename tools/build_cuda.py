@@ -83,8 +83,8 @@ BEGIN, END = "<!-- resources:begin -->\n", "<!-- resources:end -->\n"
 LOOPS_BEGIN, LOOPS_END = "<!-- instructions:begin -->\n", "<!-- instructions:end -->\n"
 
 ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 110, 120)
-# The kernels distinguish Turing from everything later and nothing else, so two front-end passes are enough.
-VIRTUAL = {arch: 75 if arch < 80 else 80 for arch in ARCHITECTURES}
+# The kernels distinguish Turing, data centres' GPUs, whose float64 is fast, and the rest: three front ends.
+VIRTUAL = {arch: 75 if arch < 80 else 80 if arch in (80, 90, 100) else 86 for arch in ARCHITECTURES}
 
 # Warps, blocks and KiB of shared memory of a multiprocessor (CUDA C++ Programming Guide).
 LIMITS = {

@@ -302,8 +302,8 @@ def the_check(record: Record, architecture: int) -> list[tuple[str, float, Step]
         ("profile", 60, profile),
         ("conformance", 120, partial(pytest, "conformance")),
         ("memcheck", 45, partial(sanitize, "memcheck")),
-        ("racecheck", 45, partial(sanitize, "racecheck")),
         ("rivals", 120, of("rivals")),
+        ("racecheck", 120, partial(sanitize, "racecheck")),
     ]
 
 

@@ -115,6 +115,10 @@ peaks, keys, tickets, terms."""
 FLOAT64_STEP, FLOAT64_CHAIN = 4.5, 40
 """Operations in float64 for a value of a row and a term: four, and a square for two terms; clocks of a step
 of a sum."""
+BEYOND = 6.7
+"""What an H200 took beside the scan of 100,000 float16 rows (0.059 of 0.088 ms) over what is counted here:
+above all instructions that are fetched anew by every launch, and blocks that wait for one of their warps.
+Others are taken to be no better."""
 LAUNCH = 3e-6
 """Seconds between two kernels of a stream."""
 
@@ -216,7 +220,8 @@ def fixed_clocks(gpu: Gpu, rows: int, k: int, dim: int = 512) -> float:
     busy = 2 * exact * 2 * dim * FLOAT64_STEP / gpu.float64
     chain = math.ceil(exact / 32) * 2 * dim / 8 * FLOAT64_CHAIN
     waits = gpu.latency * (TRIPS + OF_MEMORY * CACHED)
-    return TERMS + 3 * SELECTION + STAGE_OF_SORT * stages * (stages + 1) / 2 + waits + max(busy, chain)
+    sorting = STAGE_OF_SORT * stages * (stages + 1) / 2
+    return BEYOND * (TERMS + 3 * SELECTION + sorting + waits + max(busy, chain))
 
 
 def simulated_clocks(gpu: Gpu, rows: int, k: int, dim: int = 512) -> float:  # noqa: ARG001

@@ -183,8 +183,11 @@ std::string describe_fault() {
     char text[400];
     const auto address = reinterpret_cast<uintptr_t>(fault_address);
     std::string near = "no allocation near it";
+    uintptr_t least = 64 * kPage;  // beyond, it has nothing to do with the allocation
     for (const auto& [start, made] : allocations) {
-        if (address + 64 * kPage >= start && address < start + made.bytes + 64 * kPage) {
+        const uintptr_t end = start + made.bytes, off = address < start ? start - address : address < end ? 0 : address - end + 1;
+        if (off < least) {
+            least = off;
             std::snprintf(text, sizeof text, "%+ld bytes from the start of an allocation of %zu bytes", static_cast<long>(address - start),
                           made.bytes);
             near = text;

@@ -53,10 +53,13 @@ class Tuning:
 
 UNMEASURED = Tuning(queries=4, rows=32_768)
 PREDICTED = {
-    87: Tuning(4, 32_768, int8_queries=1, int8_rows=500_000, source="predicted"),
-    90: Tuning(4, 32_768, int8_queries=1, int8_rows=500_000, source="predicted"),
+    87: Tuning(4, 32_768, int8_queries=1, int8_rows=1_000_000, source="predicted"),
 }
-MEASURED: dict[int, Tuning] = {}
+MEASURED = {  # but for int8_rows, which is predicted here too
+    90: Tuning(
+        3, 32_768, int8_queries=1, int8_rows=1_000_000, source="NVIDIA H200, D = 512, k = 50, float16"
+    ),
+}
 
 
 def tuning_for(architecture: int) -> Tuning:

@@ -120,18 +120,22 @@ CIR_DEVICE Rounding prepare(const Query& query, float* prepared, float* scratch,
     for (int first = 0; first < query.term_count; first += kTermsTogether) {
         float most[kTermsTogether] = {}, sum[kTermsTogether] = {};
         for (int i = device::thread(); i < query.dimension; i += device::threads()) {
+            float n[kTermsTogether], w[kTermsTogether];  // all on their way before the first is used
 #pragma unroll
             for (int t = 0; t < kTermsTogether; ++t) {
-                if (first + t >= query.term_count) continue;
+                const bool real = first + t < query.term_count;
                 const size_t at = static_cast<size_t>(first + t) * query.dimension + i;
-                const float n = device::load(query.numerators + at);
+                n[t] = real ? device::load(query.numerators + at) : 0.0f;
+                if constexpr (kWeighted) w[t] = real ? device::load(query.weights + at) : 0.0f;
+            }
+#pragma unroll
+            for (int t = 0; t < kTermsTogether; ++t) {
                 if constexpr (kWeighted) {
-                    const float w = device::load(query.weights + at);
-                    most[t] = fmaxf(most[t], w);
+                    most[t] = fmaxf(most[t], w[t]);
                     // In this order a product below float32's range is next to nothing, and above it is infinite.
-                    if (n != 0) sum[t] += n / w * n;
+                    if (n[t] != 0) sum[t] += n[t] / w[t] * n[t];
                 } else {
-                    sum[t] += n * n;
+                    sum[t] += n[t] * n[t];
                 }
             }
         }
@@ -252,9 +256,8 @@ CIR_DEVICE void read_terms(const Query& query, int j, int part, int vector, floa
 template <class Type, bool kWeighted>
 CIR_DEVICE float exact_score(const float* numerators, const float* weights, int term_count, int dimension,
                              const device::Vector16* row, float scale, uint32_t* terms) {
-    // Values are read one by one, so all of the row is asked for at once.
-    const auto* bytes = reinterpret_cast<const unsigned char*>(row);
-    for (int at = device::lane() % 8 * 32; at < dimension * (16 / Type::kWidth); at += 8 * 32) device::ask_for(bytes + at);
+    // Values that a lane asks for before it uses the first: as many as there are registers for.
+    constexpr int kTogether = device::kConvertsSlowly ? (Type::kScaled ? 2 : 4) : 6;
     double score = 0;
     bool ranks = true;
     // Two terms at a time share what is made of the row.
@@ -263,19 +266,46 @@ CIR_DEVICE float exact_score(const float* numerators, const float* weights, int 
         const float* n[2] = {numerators + static_cast<size_t>(j) * dimension, numerators + static_cast<size_t>(both ? j + 1 : j) * dimension};
         const float* w[2] = {kWeighted ? weights + (n[0] - numerators) : nullptr, kWeighted ? weights + (n[1] - numerators) : nullptr};
         double numerator[2] = {}, square[2] = {};
-#pragma unroll 4
-        for (int i = device::lane() % 8; i < dimension; i += 8) {
-            float value = Type::value(row, i);
-            if constexpr (Type::kScaled) value *= scale;
-            const double t = device::widened(value);
-            double squared = 0;
-            if constexpr (kWeighted) squared = device::product(t, t);
+        for (int first = device::lane() % 8; first < dimension; first += 8 * kTogether) {
+            // Beyond the row all is 0, which changes no sum: they begin at +0, and so never are -0.
+            float value[kTogether], by[2][kTogether], weight[2][kTogether];
 #pragma unroll
-            for (int p = 0; p < 2; ++p) {
-                numerator[p] = device::sum(numerator[p], device::product(device::widened(device::load(n[p] + i)), t));
-                if constexpr (kWeighted) square[p] = device::sum(square[p], device::product(device::widened(device::load(w[p] + i)), squared));
-                if (!both) break;
+            for (int u = 0; u < kTogether; ++u) {
+                const int i = first + 8 * u;
+                value[u] = i < dimension ? Type::value(row, i) : 0.0f;
+#pragma unroll
+                for (int p = 0; p < 2; ++p) {
+                    by[p][u] = i < dimension ? device::load(n[p] + i) : 0.0f;
+                    if constexpr (kWeighted) weight[p][u] = i < dimension ? device::load(w[p] + i) : 0.0f;
+                }
             }
+            bool ordinary = device::kConvertsSlowly;
+#pragma unroll
+            for (int u = 0; u < kTogether; ++u) {
+                if constexpr (Type::kScaled) value[u] *= scale;
+                ordinary = ordinary && device::is_ordinary(value[u]);
+#pragma unroll
+                for (int p = 0; p < 2; ++p) {
+                    ordinary = ordinary && device::is_ordinary(by[p][u]);
+                    if constexpr (kWeighted) ordinary = ordinary && device::is_ordinary(weight[p][u]);
+                }
+            }
+            const auto add = [&](auto widened) {
+#pragma unroll
+                for (int u = 0; u < kTogether; ++u) {
+                    const double t = widened(value[u]);
+                    double squared = 0;
+                    if constexpr (kWeighted) squared = device::product(t, t);
+#pragma unroll
+                    for (int p = 0; p < 2; ++p) {
+                        if (p == 1 && !both) break;
+                        numerator[p] = device::sum(numerator[p], device::product(widened(by[p][u]), t));
+                        if constexpr (kWeighted) square[p] = device::sum(square[p], device::product(widened(weight[p][u]), squared));
+                    }
+                }
+            };
+            if (ordinary) add([](float v) { return device::widened_ordinary(v); });
+            else add([](float v) { return device::widened(v); });
         }
 #pragma unroll
         for (int p = 0; p < 2; ++p) {

@@ -114,23 +114,29 @@ struct Buffer {
     // A floor by what this query's blocks say of themselves, this one included; 0 as long as too few of them have.
     CIR_DEVICE uint64_t floor_of_blocks(uint32_t held, float slack) {
         const uint32_t blocks = device::grid_x(), me = device::block_x();
-        if (blocks == 1 || blocks > kMostBrought) return 0;
+        if (blocks == 1) return 0;
         // Half as many again as an even share, so that two thirds of the blocks decide and none must be lucky.
         const uint32_t share = (3 * args.k + 2 * blocks - 1) / (2 * blocks);
         uint64_t* peaks = args.peaks + static_cast<size_t>(device::block_y()) * blocks;
         uint64_t mine = 1;
+        // Scores are enough. Where a thread looks at several keys, the best of them speaks for all: a peak is a little
+        // lower then, and as true.
         if (held >= share) {
-            mine = beaten_by(kth_of_shared(keys, held, share, shared.selection), slack) + 1;
+            uint64_t best = 0;
+            for (uint32_t i = device::thread(); i < held; i += kThreads) best = higher(best, keys[i]);
+            const uint32_t peak = kth_of_brought(static_cast<uint32_t>(best >> 32), kThreads, share, shared.selection);
+            if (peak != 0) mine = beaten_by(static_cast<uint64_t>(peak) << 32, slack) + 1;
             device::barrier();
             if (device::thread() == 0) device::raise(peaks + me, mine);
         }
-        uint64_t brought[2];
-#pragma unroll
-        for (uint32_t i = 0; i < 2; ++i) {
-            const uint32_t block = i * kThreads + device::thread();
-            brought[i] = block < blocks ? higher(device::load_fresh(peaks + block), block == me ? mine : 1) : 1;
+        // Blocks too: the best of those that a thread looks at.
+        uint64_t brought = 1;
+        for (uint32_t block = device::thread(); block < blocks; block += kThreads) {
+            brought = higher(brought, higher(device::load_fresh(peaks + block), block == me ? mine : 1));
         }
-        return kth_of_brought(brought[0], brought[1], blocks, (args.k + share - 1) / share, shared.selection) - 1;
+        const uint32_t least = kth_of_brought(static_cast<uint32_t>(brought >> 32), blocks < kThreads ? blocks : kThreads,
+                                              (args.k + share - 1) / share, shared.selection);
+        return least == 0 ? 0 : (static_cast<uint64_t>(least) << 32) - 1;
     }
 
     // Keys that may beat the floor, at the front of the buffer, and how many they are.

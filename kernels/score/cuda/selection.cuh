@@ -48,15 +48,14 @@ CIR_DEVICE uint64_t least_of_block(uint64_t least, Selection& s) {
     return least;
 }
 
-// A bound that exactly k of n > k distinct keys reach. `at(i)` reads key i; every thread of the block calls this.
+// A bound that exactly k of n > k distinct keys in shared memory reach. Every thread of the block calls this.
 //
 // Radix selection, most significant digit first. Scores of one query share their leading bits, so the digits start
 // at the first bit in which the smallest and the largest key differ: two or three passes instead of eight.
-template <class At>
-CIR_DEVICE uint64_t bound_of_largest(At at, uint32_t n, uint32_t k, Selection& s) {
+CIR_DEVICE uint64_t bound_of_largest(const uint64_t* keys, uint32_t n, uint32_t k, Selection& s) {
     uint64_t least = ~0ull, most = 0;
     for (uint32_t i = device::thread(); i < n; i += device::threads()) {
-        const uint64_t key = at(i);
+        const uint64_t key = keys[i];
         least = key < least ? key : least;
         most = key > most ? key : most;
     }
@@ -84,7 +83,7 @@ CIR_DEVICE uint64_t bound_of_largest(At at, uint32_t n, uint32_t k, Selection& s
         for (int i = device::thread(); i < kBins; i += device::threads()) s.bins[i] = 0;
         device::barrier();
         for (uint32_t i = device::thread(); i < n; i += device::threads()) {
-            const uint64_t key = at(i);
+            const uint64_t key = keys[i];
             const bool same = high == 64 || (key >> high) == (bound >> high);
             if (same) device::add(&s.bins[static_cast<uint32_t>(key >> low) & (digits - 1)], 1);
         }
@@ -122,32 +121,60 @@ CIR_DEVICE uint64_t bound_of_largest(At at, uint32_t n, uint32_t k, Selection& s
     }
 }
 
-// The k-th largest of n >= k keys that are not 0, or one of as many that are equal. Every thread of the block calls this,
-// after a barrier; what is shared is free again after the next one.
-template <class At>
-CIR_DEVICE uint64_t kth_largest(At at, uint32_t n, uint32_t k, Selection& s) {
-    const uint64_t bound = n > k ? bound_of_largest(at, n, k, s) : 1;
-    uint64_t least = ~0ull;
-    for (uint32_t i = device::thread(); i < n; i += device::threads()) {
-        const uint64_t key = at(i);
-        if (key >= bound && key < least) least = key;
-    }
-    return least_of_block(least, s);
-}
-
 constexpr uint32_t kBuffer = 2048;  // most keys that a block holds
 constexpr uint32_t kThreads = 256;
 constexpr int kWarps = static_cast<int>(kThreads) / 32;
 
-// Of keys in shared memory.
-CIR_DEVICE_ONCE uint64_t kth_of_shared(const uint64_t* keys, uint32_t n, uint32_t k, Selection& s) {
-    return kth_largest([keys](uint32_t i) { return keys[i]; }, n, k, s);
+// The k-th largest of k <= n <= kThreads values in shared memory. Each thread compares one with all: one barrier, where
+// every pass of a radix selection waits at four.
+// `values` begin at a multiple of 16 bytes; what follows them, up to the next, is not looked at.
+template <class Value>
+CIR_DEVICE Value kth_of_few(const Value* values, uint32_t n, uint32_t k, Selection& s) {
+    constexpr uint32_t kAtOnce = 16 / sizeof(Value);
+    uint64_t best = 0;
+    if (device::thread() < n) {
+        const Value mine = values[device::thread()];
+        uint32_t reach_it = 0, i = 0;
+#pragma unroll 4
+        for (; i + kAtOnce <= n; i += kAtOnce) {
+            const device::Vector16 v = *reinterpret_cast<const device::Vector16*>(values + i);
+            if constexpr (kAtOnce == 4) {
+                for (int e = 0; e < 4; ++e) reach_it += v.word[e] >= mine;
+            } else {
+                for (int e = 0; e < 4; e += 2) reach_it += (static_cast<uint64_t>(v.word[e + 1]) << 32 | v.word[e]) >= mine;
+            }
+        }
+        for (; i < n; ++i) reach_it += values[i] >= mine;
+        if (reach_it >= k) best = mine;
+    }
+    for (int step = 16; step > 0; step >>= 1) {
+        const uint64_t other = device::from_lane_xor(best, step);
+        best = other > best ? other : best;
+    }
+    if (device::lane() == 0) s.most[device::warp()] = best;
+    device::barrier();
+    for (int w = 0; w < kWarps; ++w) best = s.most[w] > best ? s.most[w] : best;
+    return static_cast<Value>(best);
 }
 
-// Of keys that the threads bring: the first kThreads one each, those beyond a second.
-constexpr uint32_t kMostBrought = 2 * kThreads;
-CIR_DEVICE_ONCE uint64_t kth_of_brought(uint64_t first, uint64_t second, uint32_t n, uint32_t k, Selection& s) {
-    return kth_largest([first, second](uint32_t i) { return i < kThreads ? first : second; }, n, k, s);
+// The k-th largest of n >= k keys in shared memory that are not 0, or one of as many that are equal. Every thread of the
+// block calls this, after a barrier; what is shared is free again after the next one.
+CIR_DEVICE_ONCE uint64_t kth_of_shared(const uint64_t* keys, uint32_t n, uint32_t k, Selection& s) {
+    if (n <= kThreads) return kth_of_few(keys, n, k, s);
+    const uint64_t bound = n > k ? bound_of_largest(keys, n, k, s) : 1;
+    uint64_t least = ~0ull;
+    for (uint32_t i = device::thread(); i < n; i += device::threads()) {
+        if (keys[i] >= bound && keys[i] < least) least = keys[i];
+    }
+    return least_of_block(least, s);
+}
+
+// The k-th largest of the first n words, one of each thread; 0 where there are fewer than k. The same holds for what is shared.
+CIR_DEVICE_ONCE uint32_t kth_of_brought(uint32_t word, uint32_t n, uint32_t k, Selection& s) {
+    static_assert(kBins >= kThreads, "a word of every thread");
+    s.bins[device::thread()] = word;
+    device::barrier();
+    return kth_of_few(s.bins, n, k, s);
 }
 
 // Moves those of the n keys in shared memory that reach a bound to its front; s.kept says how many they are. To be read
@@ -178,8 +205,21 @@ CIR_DEVICE uint32_t place_of(const uint64_t* keys, uint32_t n, uint64_t key) {
     return low;
 }
 
-// Bitonic sort of n keys, largest first; room for the next power of two.
+// Sorts n keys, largest first: few by the place of each, more by a bitonic sort, with room for the next power of two.
 CIR_DEVICE void sort_descending(uint64_t* keys, uint32_t n) {
+    if (n <= kThreads) {
+        const uint32_t me = device::thread();
+        const uint64_t mine = me < n ? keys[me] : 0;
+        uint32_t place = 0;
+        if (me < n) {
+#pragma unroll 8
+            for (uint32_t i = 0; i < n; ++i) place += i < me ? keys[i] >= mine : keys[i] > mine;
+        }
+        device::barrier();
+        if (me < n) keys[place] = mine;
+        device::barrier();
+        return;
+    }
     uint32_t size = 2;
     while (size < n) size <<= 1;
     for (uint32_t i = n + device::thread(); i < size; i += device::threads()) keys[i] = 0;

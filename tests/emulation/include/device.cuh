@@ -141,7 +141,18 @@ CIR_DEVICE uint16_t load(const uint16_t* where) {
 CIR_DEVICE double product(double a, double b) { return a * b; }
 CIR_DEVICE double sum(double a, double b) { return a + b; }
 
+constexpr bool kConvertsSlowly = true;
 CIR_DEVICE double widened(float v) { return v; }
+CIR_DEVICE bool is_ordinary(float v) { return v == 0 || std::isnormal(v); }
+CIR_DEVICE double widened_ordinary(float v) {
+    uint32_t word;
+    std::memcpy(&word, &v, 4);
+    const uint32_t magnitude = word & 0x7fffffffu, high = (magnitude >> 3) + (magnitude == 0 ? 0 : 0x38000000u);
+    const uint64_t wide = static_cast<uint64_t>((word & 0x80000000u) | high) << 32 | word << 29;
+    double out;
+    std::memcpy(&out, &wide, 8);
+    return out;
+}
 
 CIR_DEVICE int leading_zeros(uint64_t v) { return v == 0 ? 64 : __builtin_clzll(v); }
 CIR_DEVICE int trailing_zeros(uint32_t v) { return v == 0 ? -1 : __builtin_ctz(v); }
