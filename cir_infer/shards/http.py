@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 _KEPT = 32
 _MOST_BYTES = 256 << 20
+_MOST_TOLD = 2000
+"""Characters of what a shard says is wrong with the question."""
 _BUSY = (429, 500, 502, 503, 504)
 """Answers after which another replica, or the same one later, may answer."""
 
@@ -179,4 +181,5 @@ class HttpShard:
             return UsageError(f"{self._url} asks for another API key; give HttpShard(url, key=...)")
         if status in (404, 405):
             return UsageError(f"{self._url} is no shard; start it with `cir-serve --shard`")
-        return UsageError(detail or f"{self._url} answered {status}")
+        refused = UsageError(detail or f"{self._url} answered {status}")
+        return refused if len(detail) <= _MOST_TOLD else UsageError(shown(refused, _MOST_TOLD))

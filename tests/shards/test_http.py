@@ -285,6 +285,14 @@ def test_a_server_that_talks_nonsense_is_no_shard() -> None:
             with pytest.raises(ShardError):
                 shard.about()
         thread.join()
+        long = b'{"detail": "%b"}' % (b"x" * 100_000)
+        answers = [b"HTTP/1.1 422 x\r\nContent-Length: %d\r\n\r\n%b" % (len(long), long)]
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(UsageError, match="xxx") as raised:
+            shard.about()
+        assert len(str(raised.value)) < 2100
+        thread.join()
     for wrong in ("ftp://x", "http://", "http://x/y", "http://x:99999999", 7, ""):
         with pytest.raises(UsageError, match="address of a shard"):
             HttpShard(wrong)  # type: ignore[arg-type]

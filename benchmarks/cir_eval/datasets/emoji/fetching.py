@@ -76,7 +76,7 @@ def _download(package: Package, part: Path, url: str) -> Iterator[int]:
                     reported += 1
                     yield reported
         except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-            failed = str(getattr(error, "reason", error)) or type(error).__name__
+            failed = str(getattr(error, "reason", error))[:200] or type(error).__name__
             if isinstance(error, urllib.error.HTTPError) and error.code < 500:
                 break
     if not part.exists() or part.stat().st_size != package.size:
