@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from cir_export.graphs import EXPLAIN, export_graphs
+from cir_export.graphs import EXPLAIN, export, export_graphs
 from cir_export.graphs.export import Graph, check_graph
 from cir_export.graphs.operators import one_table_of_operators
 from cir_export.graphs.opset import lower_opset
@@ -37,9 +37,14 @@ TEXTS = {
 
 @pytest.fixture(scope="module", params=sorted(TEXTS))
 def exported(request: pytest.FixtureRequest) -> tuple[RetrievalModel, dict[str, bytes]]:
+    """A model's graphs; its text graph alone where only that is another than the first one's."""
     torch.manual_seed(0)
     model = build_model(config(text=TEXTS[request.param])).eval()
-    return model, export_graphs(model, plain_resize(24))
+    graphs = export._graphs
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param != "bigru":
+            patch.setattr(export, "_graphs", lambda *given: [g for g in graphs(*given) if g.name == "text"])
+        return model, export_graphs(model, plain_resize(24))
 
 
 def run(model: bytes, feeds: Mapping[str, Any]) -> list[np.ndarray]:
@@ -54,7 +59,7 @@ def test_graphs_are_standard_and_dynamic(exported: tuple[RetrievalModel, dict[st
         "text": {"tokens": ["n", "t"], "lengths": ["n"]},
         "compose": {"reference": ["n", 24], "text": ["n", 24]},
     }
-    assert set(graphs) == set(axes)
+    assert set(graphs) in (set(axes), {"text"})
     for name, content in graphs.items():
         model = onnx.load_from_string(content)
         onnx.checker.check_model(model, full_check=True)
@@ -99,24 +104,33 @@ def test_what_the_exporter_prints_stays_out_of_a_commands_answer(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """PyTorch 2.8 tells how often it has rewritten the graph."""
-    export = torch.onnx.export
+    to_onnx = torch.onnx.export
 
     def talkative(*args: Any, **options: Any) -> Any:
         print("Applied 19 of general pattern rewrite rules.")
-        return export(*args, **options)
+        return to_onnx(*args, **options)
 
+    graphs = export._graphs
+    monkeypatch.setattr(export, "_graphs", lambda *given: graphs(*given)[-1:])  # the others take seconds
     monkeypatch.setattr(torch.onnx, "export", talkative)
     assert export_graphs(build_model(config("image-only")).eval(), plain_resize(24))
     assert capsys.readouterr().out == ""
 
 
-def test_the_exporters_table_is_kept_only_while_we_export() -> None:
+def test_the_exporters_table_is_kept_only_while_we_export(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = pytest.importorskip("torch.onnx._internal.exporter._registration").ONNXRegistry
+    utils = pytest.importorskip("torch._export.utils")
+    looked: list[int] = []
+    monkeypatch.setattr(utils, "_materialize_cpp_cia_ops", look := lambda: looked.append(1), False)
     original = vars(registry)["from_torchlib"]
-    with pytest.raises(ZeroDivisionError), one_table_of_operators():
-        assert registry.from_torchlib() is registry.from_torchlib()
-        raise ZeroDivisionError
-    assert vars(registry)["from_torchlib"] is original
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), one_table_of_operators():
+            assert registry.from_torchlib() is registry.from_torchlib()
+            for _ in range(3):
+                utils._materialize_cpp_cia_ops()
+            raise ZeroDivisionError
+    assert vars(registry)["from_torchlib"] is original and utils._materialize_cpp_cia_ops is look
+    assert len(looked) == 2, "whoever adds operators between two graphs must find them in the second"
 
 
 def test_graphs_give_pytorchs_numbers_for_every_batch_and_length(
@@ -128,7 +142,8 @@ def test_graphs_give_pytorchs_numbers_for_every_batch_and_length(
         images = torch.randint(0, 256, (n, 24, 24, 3), dtype=torch.uint8, generator=random)
         with torch.no_grad():
             rows = model.encode_gallery(images)
-        np.testing.assert_allclose(run(graphs["image"], {"image": images})[0], rows, atol=1e-6)
+        if "image" in graphs:
+            np.testing.assert_allclose(run(graphs["image"], {"image": images})[0], rows, atol=1e-6)
         for t in (1, 2, 17):
             tokens = torch.randint(0, 30, (n, t), dtype=torch.int32, generator=random)
             lengths = torch.randint(1, t + 1, (n,), dtype=torch.int32, generator=random)
@@ -137,9 +152,10 @@ def test_graphs_give_pytorchs_numbers_for_every_batch_and_length(
                 terms = model.compose(rows, text)
             found = run(graphs["text"], {"tokens": tokens, "lengths": lengths})[0]
             np.testing.assert_allclose(found, text, atol=1e-6)
-            numerators, weights = run(graphs["compose"], {"reference": rows, "text": text})
-            np.testing.assert_allclose(numerators, terms.numerators, atol=1e-6)
-            np.testing.assert_allclose(weights, terms.weights, atol=1e-6)
+            if "compose" in graphs:
+                numerators, weights = run(graphs["compose"], {"reference": rows, "text": text})
+                np.testing.assert_allclose(numerators, terms.numerators, atol=1e-6)
+                np.testing.assert_allclose(weights, terms.weights, atol=1e-6)
 
 
 def test_a_reference_graph_and_absent_inputs() -> None:

@@ -1,13 +1,15 @@
-"""The exporter's table of operators, made once a process.
+"""What the exporter looks up anew for every graph, looked up once.
 
-`torch.onnx.export` makes it anew for every graph, which was a quarter of a small export's time.
+`torch.onnx.export` makes its table of operators for every graph, a quarter of a small export's time, and
+`torch.export` asks for all composite operators once for each namespace, twice, a third of a small graph's.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 __all__ = ["one_table_of_operators"]
@@ -22,6 +24,12 @@ def one_table_of_operators() -> Iterator[None]:
 
     Where a version of PyTorch keeps its table elsewhere, the export goes as it always does.
     """
+    with _exporting, _one_registry(), _one_look():
+        yield
+
+
+@contextlib.contextmanager
+def _one_registry() -> Iterator[None]:
     try:
         from torch.onnx._internal.exporter._registration import ONNXRegistry
 
@@ -36,9 +44,25 @@ def one_table_of_operators() -> Iterator[None]:
             _made[key] = original.__get__(None, cls)(*args, **options)
         return _made[key]
 
-    with _exporting:
-        setattr(ONNXRegistry, "from_torchlib", classmethod(from_torchlib))  # noqa: B010
-        try:
-            yield
-        finally:
-            setattr(ONNXRegistry, "from_torchlib", original)  # noqa: B010
+    setattr(ONNXRegistry, "from_torchlib", classmethod(from_torchlib))  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(ONNXRegistry, "from_torchlib", original)  # noqa: B010
+
+
+@contextlib.contextmanager
+def _one_look() -> Iterator[None]:
+    """All operators that decompose are made known to Python once in this block, not for each namespace."""
+    try:
+        from torch._export import utils
+
+        original: Callable[[], None] = vars(utils)["_materialize_cpp_cia_ops"]
+    except (ImportError, KeyError):
+        yield
+        return
+    setattr(utils, "_materialize_cpp_cia_ops", functools.cache(lambda: original()))  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(utils, "_materialize_cpp_cia_ops", original)  # noqa: B010
