@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -27,3 +28,9 @@ def exported_once(tmp_path_factory: pytest.TempPathFactory) -> Once:
 
     workers = tmp_path_factory.getbasetemp()
     return Once((workers.parent if "PYTEST_XDIST_WORKER" in os.environ else workers) / "exported")
+
+
+def pytest_collection_finish() -> None:
+    """PyTorch and eleven thousand tests stay: the collector need not look through them again and again."""
+    gc.collect()
+    gc.freeze()

@@ -16,10 +16,12 @@ import torch
 from cir_export.checkpoints import load_trained
 from cir_export.export import export_bundle
 from cir_export.models import pairwise_scores
+from cir_export.preprocessing import check_inputs, text_input
 from cir_export.tokenization import token_batch
 from cir_export.verification import Samples
 from cir_infer import Engine, Gallery, Searcher
 from cir_infer.bundle import Bundle
+from cir_infer.inputs.preprocess import preprocess
 from cir_infer.inputs.texts import TextReader
 from cir_infer.scoring.contract import Rows
 from cir_infer.scoring.reference import ReferenceScorer, term_scores
@@ -147,6 +149,30 @@ def test_top_50_lists_of_the_authors_evaluation(golden: Golden, name: str) -> No
         np.testing.assert_array_equal(top.rows[0], case.answers["top50/val"][query])
 
 
+@pytest.mark.skipif(
+    not SHARED.is_dir(), reason=f"the full-size golden case is looked for in {SHARED}, which does not exist"
+)
+def test_full_size_resnet18_gives_the_authors_answers(tmp_path: Path) -> None:
+    """In PyTorch; that a bundle of a ResNet-18 of this size does too is seen for TIRG's."""
+    folder = SHARED / "artemis" / "resnet18_lstm"
+    trained = load_trained(seeded_checkpoint(folder, tmp_path / "ckpt.pth"), folder / "fashionIQ_vocab.pkl")
+    with np.load(folder / "golden.npz") as found:
+        answers = dict(found)
+    captions = json.loads((folder / "queries.json").read_text())["captions"]
+    spec = check_inputs(trained.image, trained.text)
+    images = [SHARED / "data" / "fashionIQ" / "img" / f"{name}.jpg" for name in answers["gallery_names"]]
+    read = TextReader(trained.tokenizer.to_str().encode(), text_input(trained.text)).read(captions)
+    np.testing.assert_array_equal(read.ids, answers["token_ids_padded0"])
+    with torch.inference_mode():
+        rows = trained.model.encode_gallery(torch.tensor(np.stack([preprocess(i, spec) for i in images])))
+        text = trained.model.encode_text(torch.tensor(read.ids), torch.tensor(read.lengths))
+        scores = pairwise_scores(trained.model.compose(rows[answers["ref_index"]], text), rows)
+    np.testing.assert_allclose(rows, answers["gallery_emb"], atol=1e-5, rtol=0)
+    np.testing.assert_allclose(text, answers["txt_emb_single"], atol=1e-5, rtol=0)
+    np.testing.assert_allclose(scores, answers["scores_all/ARTEMIS_single"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(
     not SHARED.is_dir(), reason=f"the full-size golden case is looked for in {SHARED}, which does not exist"
 )

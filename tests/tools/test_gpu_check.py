@@ -29,6 +29,33 @@ def tool() -> ModuleType:
     return module
 
 
+class Clock:
+    """Time as the tool sees it: what a step may take passes as soon as the step is where a test wants it."""
+
+    def __init__(self, tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._ahead = 0.0
+        monkeypatch.setattr(tool, "time", self)
+        monkeypatch.setattr(tool, "_LOOK_EVERY", 0.05)
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self._ahead
+
+    def passes(self, seconds: float, there: Callable[[], bool]) -> Callable[[], None]:
+        """For `look`: so many seconds are over once that is true."""
+
+        def look() -> None:
+            nonlocal seconds
+            if there():
+                self._ahead, seconds = self._ahead + seconds, 0.0
+
+        return look
+
+
+@pytest.fixture
+def clock(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(tool, monkeypatch)
+
+
 def lives(process: int) -> bool:
     try:
         os.kill(process, 0)
@@ -39,22 +66,25 @@ def lives(process: int) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_a_step_that_takes_too_long_ends_with_all_its_children(tool: ModuleType, tmp_path: Path) -> None:
+def test_a_step_that_takes_too_long_ends_with_all_its_children(
+    tool: ModuleType, clock: Clock, tmp_path: Path
+) -> None:
     log = tmp_path / "log"
     code = (
         "import subprocess, sys; print('begun', flush=True); "
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); "
         "print('child', child.pid, flush=True); child.wait()"
     )
-    step = tool.run("hangs", [sys.executable, "-c", code], 5, log)
+    look = clock.passes(500, lambda: "child " in log.read_text() and log.read_text().endswith("\n"))
+    step = tool.run("hangs", [sys.executable, "-c", code], 500, log, look)
     assert step["passed"] is False and step["exit_code"] == 124
     said = log.read_text()
-    assert "begun" in said and "stopped after 5 s" in said
+    assert "begun" in said and "stopped after 500 s" in said
     child = int(said.partition("child ")[2].split()[0])
-    for _ in range(100):
+    for _ in range(3000):
         if not lives(child):
             break
-        time.sleep(0.1)
+        time.sleep(0.02)
     assert not lives(child)
 
 
@@ -79,23 +109,26 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
-def test_steps_keep_to_their_seconds_and_to_those_of_all(tool: ModuleType, tmp_path: Path) -> None:
+def test_steps_keep_to_their_seconds_and_to_those_of_all(
+    tool: ModuleType, clock: Clock, tmp_path: Path
+) -> None:
     kept: dict[str, dict] = {}
 
-    def step(name: str, code: str):
-        return lambda limit, log: tool.run(name, python(code), limit, log)
+    def step(name: str, code: str, seconds: float = 0):
+        hangs = clock.passes(seconds, lambda: True)
+        return lambda limit, log: tool.run(name, python(code), limit, log, hangs)
 
     def broken(limit: float, log: Path) -> dict:
         raise RuntimeError("no such GPU")
 
     steps = [
         ("good", 60, step("good", "pass")),
-        ("hangs", 1, step("hangs", "import time; time.sleep(600)")),
+        ("hangs", 200, step("hangs", "import time; time.sleep(60)", 200)),
         ("broken", 60, broken),
-        ("long", 600, step("long", "import time; time.sleep(600)")),
+        ("long", 6000, step("long", "import time; time.sleep(60)", 300)),  # more than is left of all
         ("late", 60, step("late", "pass")),
     ]
-    tool.perform(steps, tool.LEAST + 6, tmp_path / "log", lambda name, found: kept.update({name: found}))
+    tool.perform(steps, 500, tmp_path / "log", lambda name, found: kept.update({name: found}))
     assert list(kept) == ["good", "hangs", "broken", "long", "late"]
     assert [found["passed"] for found in kept.values()] == [True, False, False, False, None]
     assert "no such GPU" in kept["broken"]["error"] and "no time left" in kept["late"]["skipped"]
@@ -118,18 +151,19 @@ for number in range(3):
 
 @pytest.mark.parametrize("stopped_after", [0, 1, 2])
 def test_what_was_measured_before_a_stop_is_there(
-    tool: ModuleType, tmp_path: Path, stopped_after: int, monkeypatch: pytest.MonkeyPatch
+    tool: ModuleType, clock: Clock, tmp_path: Path, stopped_after: int
 ) -> None:
     """A benchmark that is killed anywhere leaves what it had found; while it runs, it is in the file too."""
-    monkeypatch.setattr(tool, "_LOOK_EVERY", 0.1)
     found, looked = tmp_path / "found.json", []
+    stop = clock.passes(100, lambda: looked.count(stopped_after + 1) > 2)
 
     def look() -> None:
         if found.exists():
             looked.append(len(json.loads(found.read_text())["cases"]))
+        stop()
 
     command = [*python(MEASURES), str(found), str(stopped_after)]
-    step = tool.run("part", command, 4, tmp_path / "log", look)
+    step = tool.run("part", command, 100, tmp_path / "log", look)
     assert step["passed"] is False and looked[-1] == stopped_after + 1
     assert looked.count(looked[-1]) > 2  # it was looked at while it ran
 

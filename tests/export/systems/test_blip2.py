@@ -134,7 +134,8 @@ def test_sprc_from_photographs_to_a_refined_hit(tmp_path: Path) -> None:
         assert len(searcher.query(IMAGES[order[0]], "a", k=2, exclude=[hits[0].id])) == 2
 
 
-@pytest.mark.parametrize("system", ["covr2", "blip2-text-only"])
+# Both graphs of the search by text are parts of SPRC's, which is exported above.
+@pytest.mark.parametrize("system", ["covr2", pytest.param("blip2-text-only", marks=pytest.mark.slow)])
 def test_the_others_export_and_agree(tmp_path: Path, system: str) -> None:
     own = system != "covr2"
     trained = (
