@@ -42,7 +42,7 @@ from cir_infer.scoring.cuda.shapes import (  # noqa: E402
     shortlist_shape,
     stage_growth,
 )
-from cir_infer.scoring.cuda.tuning import UNMEASURED, tuning_for  # noqa: E402
+from cir_infer.scoring.cuda.tuning import tuning_for  # noqa: E402
 
 __all__ = ["GPUS", "Gpu", "Prediction", "batch", "beside", "gpu_like", "one_query", "wave_efficiency"]
 
@@ -263,9 +263,9 @@ class Stages(NamedTuple):
     count: int
 
 
-def stages_of(rows: int, queries: int, k: int) -> Stages:
+def stages_of(gpu: Gpu, rows: int, queries: int, k: int) -> Stages:
     """As the scorer plans them."""
-    tuning = UNMEASURED
+    tuning = tuning_for(gpu.architecture)
     first, capacity = first_rows(tuning, queries, k), list_capacity(tuning, queries, k)
     growth = stage_growth(tuning, queries, k, first, max(rows, first + 1), max(2, capacity // (4 * k)))
     return Stages(first, growth, math.ceil(math.log(max(1.0001, rows / first)) / math.log(growth) - 1e-9))
@@ -277,7 +277,7 @@ def through_tensor_cores(gpu: Gpu, rows: int, dim: int = 512, k: int = 50) -> Pr
     products = 2 * 4 * 4 * 2048  # multiply-accumulates: tiles of rows, matrix steps, tiles of columns
     pipes = {"issue": loop["instructions"] + EPILOGUE / passes, "tensor": products / gpu.tensor}
     clocks, bound = _per_unit(gpu, Unit(32 * 64, pipes), warps_of("few_i8_ratio2", gpu), ahead=True)
-    first, _, stages = stages_of(rows, 1, k)
+    first, _, stages = stages_of(gpu, rows, 1, k)
     if rows <= first:
         return one_query(gpu, rows, "i8", dim, k)
     spent = (rows - first) / 32 * passes / gpu.multiprocessors * clocks
@@ -323,9 +323,10 @@ def batch(gpu: Gpu, rows: int, queries: int, dim: int = 512, k: int = 50) -> Pre
     clocks, bound = _per_unit(gpu, unit, warps, ahead=True)
     passes = rows / pass_rows * (dim / 32) * across * shape.warps / gpu.multiprocessors
     seconds = passes * clocks / gpu.clock
-    first, growth, stages = stages_of(rows, queries, k)
+    first, growth, stages = stages_of(gpu, rows, queries, k)
     listed = first + stages * k * (growth - 1)
-    exact = queries * listed * UNMEASURED.listed_row * 1e-9 + stages * UNMEASURED.stage * 1e-6
+    tuning = tuning_for(gpu.architecture)
+    exact = queries * listed * tuning.listed_row * 1e-9 + stages * tuning.stage * 1e-6
     # In float64 once a query where one block has it to itself, else in every stage.
     settled = 1.05 * k + (0 if 2 * gpu.multiprocessors < 2 * queries else stages * k * (growth - 1) / growth)
     exact += queries * settled * 2 * dim * FLOAT64_STEP / gpu.float64 / gpu.multiprocessors / gpu.clock
