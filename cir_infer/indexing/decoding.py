@@ -25,7 +25,7 @@ from cir_infer.errors import DeviceError, shown
 from cir_infer.indexing.items import Item
 from cir_infer.indexing.worker import Prepared, prepare
 from cir_infer.inputs.locations import Location
-from cir_infer.processes.children import child_command, child_environment
+from cir_infer.processes.children import child_command, child_environment, start_child
 from cir_infer.processes.threads import Task, Threads
 
 __all__ = ["Decoded", "Decoders"]
@@ -146,7 +146,7 @@ class _Worker:
     """One process of `worker`, for one thread."""
 
     def __init__(self, manifest: Manifest) -> None:
-        self._process = subprocess.Popen(
+        self._process = start_child(
             child_command("cir_infer.indexing.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -19,7 +19,7 @@ from typing import Any
 
 from cir_infer.errors import CirError, shown
 from cir_infer.machine.nvml import Nvml
-from cir_infer.processes.children import child_command, child_environment
+from cir_infer.processes.children import child_command, child_environment, start_child
 from cir_infer.runtime.device_names import ON_GPU, ON_PROCESSOR
 
 __all__ = ["LIBRARIES", "MODEL", "PROBES", "SCORERS", "asked", "main"]
@@ -57,7 +57,7 @@ def asked(name: str, seconds: float, environment: Mapping[str, str] | None = Non
     """
     try:
         command = child_command("cir_infer.machine.probes", name)
-        child = subprocess.Popen(
+        child = start_child(
             command,
             env=child_environment(**(environment or {})),
             stdin=subprocess.DEVNULL,

@@ -1,5 +1,8 @@
 """How every child of Python is started: with the parent's modules, and with nothing of the current folder.
 
+Its pipes are this process' alone. A child waits for the end of its input, and that never comes while a forked
+child has a copy of the other end; so forked children close their copies before they do anything else.
+
 `python -m` and `python -c` put the current folder first on the import path, so that a `numpy.py` which lies
 beside somebody's photos would run. A child starts isolated (`-I`) instead and is told where to look.
 """
@@ -8,14 +11,21 @@ from __future__ import annotations
 
 import os
 import site
+import subprocess
 import sys
-from collections.abc import Iterable
+import weakref
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from cir_infer.errors import DeviceError
+from cir_infer.processes.announcing import announced
 
-__all__ = ["child_command", "child_environment", "import_path"]
+__all__ = ["child_command", "child_environment", "import_path", "start_child"]
+
+_started: weakref.WeakSet[subprocess.Popen[Any]] = weakref.WeakSet()
 
 _OWN = ("cir_infer", "cir_export", "cir_bench", "cir_eval")
 
@@ -50,7 +60,7 @@ def child_command(module: str, *arguments: str) -> list[str]:
     """The command line that runs a module as a program, as `python -m module arguments` would.
 
     The child imports what the parent can import, from the same places, except from the current folder
-    (entries "", "." and the folder itself). Start it with `env=child_environment()`.
+    (entries "", "." and the folder itself). Start it with `start_child` and `env=child_environment()`.
 
     Args:
         module: dotted name.
@@ -79,6 +89,33 @@ def child_environment(**changes: str) -> dict[str, str]:
     """
     dropped = ("PYTHONPATH", "PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONWARNINGS")
     return {name: value for name, value in os.environ.items() if name not in dropped} | changes
+
+
+def start_child(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+    """Start a program whose pipes no forked child of this process keeps open.
+
+    Args:
+        command: its command line.
+        options: of `subprocess.Popen`.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    token = announced()
+    try:
+        child = subprocess.Popen(command, **options)
+        _started.add(child)
+        return child
+    finally:
+        del token
+
+
+def _after_fork_in_child() -> None:
+    for child in list(_started):
+        for pipe in (child.stdin, child.stdout, child.stderr):
+            with suppress(AttributeError, OSError, ValueError):  # there is none, or it is closed
+                # What is below: to close what buffers would be to send what it holds.
+                getattr(pipe, "buffer", pipe).raw.close()  # type: ignore[union-attr]
 
 
 def import_path(entries: Iterable[str] | None = None) -> list[str]:
@@ -113,3 +150,7 @@ def _resolved(entry: str) -> str:
         return os.path.realpath(entry)
     except OSError:
         return entry
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

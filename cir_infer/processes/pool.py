@@ -24,7 +24,7 @@ from itertools import islice
 from typing import Any
 
 from cir_infer.errors import CirError, DeviceError
-from cir_infer.processes.children import child_command, child_environment
+from cir_infer.processes.children import child_command, child_environment, start_child
 from cir_infer.processes.threads import Task, Threads
 
 __all__ = ["ChildPool", "serve"]
@@ -97,7 +97,7 @@ class ChildPool:
         if self._stopped:
             raise DeviceError(f"the pool of {self._module} was closed")
         try:
-            child = subprocess.Popen(
+            child = start_child(
                 child_command(self._module),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cir_infer.errors import CirError, shown
-from cir_infer.processes.children import child_command, child_environment
+from cir_infer.processes.children import child_command, child_environment, start_child
 from cir_infer.serving.settings import Settings
 
 __all__ = ["supervise"]
@@ -90,7 +90,7 @@ class _Worker:
         self.begun = time.monotonic()
         self.ready = threading.Event()
         self.outdated = False
-        self.process = subprocess.Popen(
+        self.process = start_child(
             command,
             env=child_environment(PROMETHEUS_MULTIPROC_DIR=counters),
             pass_fds=(opened.fileno(),),

@@ -34,3 +34,24 @@ def refused_in_child(use: Callable[[], object]) -> int:
     except CirError as error:
         return 0 if "forked" in str(error) else 2
     return 1
+
+
+class Child:
+    """A forked child that lives until it is let go."""
+
+    def __init__(self) -> None:
+        begun, self._go = os.pipe(), os.pipe()
+        self._process = os.fork()
+        if not self._process:
+            os.close(self._go[1])
+            os.write(begun[1], b"!")
+            os.read(self._go[0], 1)
+            os._exit(0)
+        os.close(self._go[0])
+        assert os.read(begun[0], 1) == b"!"
+        os.close(begun[0])
+        os.close(begun[1])
+
+    def let_go(self) -> None:
+        os.close(self._go[1])
+        os.waitpid(self._process, 0)

@@ -20,27 +20,7 @@ from cir_infer.processes.locked_files import locked_file
 from cir_infer.runtime.tensorrt.plan_cache import PlanCache
 from cir_infer.runtime.tensorrt.plan_file import PlanKey
 from tests.gallery.support import filled
-
-
-class Child:
-    """A forked child that lives until it is let go."""
-
-    def __init__(self) -> None:
-        begun, self._go = os.pipe(), os.pipe()
-        self._process = os.fork()
-        if not self._process:
-            os.close(self._go[1])
-            os.write(begun[1], b"!")
-            os.read(self._go[0], 1)
-            os._exit(0)
-        os.close(self._go[0])
-        assert os.read(begun[0], 1) == b"!"
-        os.close(begun[0])
-        os.close(begun[1])
-
-    def let_go(self) -> None:
-        os.close(self._go[1])
-        os.waitpid(self._process, 0)
+from tests.processes.forking import Child
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import pytest
 
 from cir_infer.errors import DeviceError
 from cir_infer.processes.pool import ChildPool
+from tests.processes.forking import Child
 
 MODULE = """
 import os, sys
@@ -48,6 +49,16 @@ def test_answers_come_in_the_order_of_the_jobs(module: str, count: int) -> None:
 def test_a_failure_is_told(module: str, job: str, said: str) -> None:
     with pytest.raises(DeviceError, match=said), ChildPool(module, 1) as pool:
         list(pool.map(["fine", job]))
+
+
+def test_a_forked_child_keeps_no_child_from_its_end(module: str) -> None:
+    """It has copies of the pipes, on whose end the others wait, and lives longer."""
+    with ChildPool(module, 2) as pool:
+        assert len(list(pool.map(range(9)))) == 9
+        forked = Child()
+        running = list(pool._running)
+    assert [child.returncode for child in running] == [0] * len(running)
+    forked.let_go()
 
 
 def test_a_module_that_does_not_exist_is_told() -> None:

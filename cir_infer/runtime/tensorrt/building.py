@@ -15,7 +15,7 @@ from typing import Any
 
 from cir_infer.bundle.model import MOST_INSIDE, Model, write_model
 from cir_infer.errors import BundleError, DeviceError
-from cir_infer.processes.children import child_command, child_environment
+from cir_infer.processes.children import child_command, child_environment, start_child
 from cir_infer.processes.scratch import scratch_folder
 from cir_infer.runtime.tensorrt.api import BuiltPlan
 from cir_infer.runtime.tensorrt.profiles import Limits
@@ -136,7 +136,7 @@ def check_encoder_apart(model: Model, tokens: int, least: float) -> dict[str, An
 
 def _run(job: dict[str, Any], what: str, report: Report, who: str = "TensorRT") -> dict[str, Any]:
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:
-        worker = subprocess.Popen(
+        worker = start_child(
             child_command("cir_infer.runtime.tensorrt.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
