@@ -13,6 +13,7 @@ import hashlib
 import mmap
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -87,10 +88,12 @@ class Model:
         data: the serialised ONNX model.
         weights: values of the constants that are not in it, by name. They may be mapped from a file and
             must stay as long as what runs them.
+        mapped: that file, where they are.
     """
 
     data: bytes
     weights: Mapping[str, Array] = field(default_factory=dict)
+    mapped: memoryview | None = field(default=None, repr=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -102,6 +105,12 @@ class Model:
         """Bytes that it takes on the disk: weights that share a place count once."""
         places = {(value.__array_interface__["data"][0], value.nbytes) for value in self.weights.values()}
         return len(self.data) + sum(length for _, length in places)
+
+    def release_pages(self) -> None:
+        """Let pages of mapped weights count no longer as this process's memory; what is read comes back."""
+        if self.mapped is not None and isinstance(self.mapped.obj, mmap.mmap):
+            with suppress(AttributeError, OSError):  # not on every system
+                self.mapped.obj.madvise(mmap.MADV_DONTNEED)
 
     def whole(self) -> bytes:
         """One ONNX model that holds all of its weights; they are copied.
@@ -242,7 +251,7 @@ def model_of(data: bytes, file: memoryview, verify: bool = True) -> Model:
             weights[place.name] = np.frombuffer(part, NUMBERS[place.kind]).reshape(place.shape)
         except ValueError as error:  # no element, and axes beyond all numbers
             raise _wrong(place, "has a shape that no array has") from error
-    return Model(data, weights)
+    return Model(data, weights, file)
 
 
 def _wrong(place: Place, what: str) -> BundleError:

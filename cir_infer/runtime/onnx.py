@@ -122,6 +122,7 @@ class OnnxBackend:
             raise BundleError(
                 f"ONNX Runtime {ort.__version__} cannot load the {name} graph: {_first_line(error)}"
             ) from error
+        model.release_pages()  # it has made its own of most
         if session.get_providers()[0] != self._provider:
             raise DeviceError(
                 f"ONNX Runtime could not start {self._provider} for the {name} graph and offered "

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cir_export.graphs import EXPLAIN, export_graphs
+from cir_export.graphs import EXPLAIN, export_graphs, forget_graphs
+from cir_export.memory import give_back
 from cir_export.model_file import TrainedModel
 from cir_export.preprocessing import check_inputs
 from cir_export.targets import check_target
@@ -17,6 +18,7 @@ from cir_export.tokenization import known_words
 from cir_export.verification import (
     Check,
     Samples,
+    answers_of,
     compare,
     compare_sums,
     explain_of,
@@ -75,6 +77,7 @@ def export_bundle(
     samples: Samples,
     progress: bool = False,
     large: int = SEVERAL,
+    keep_model: bool = True,
 ) -> ExportReport:
     """Exports a model into a bundle, which is written only if it agrees with the model.
 
@@ -84,6 +87,8 @@ def export_bundle(
         samples: what to verify with.
         progress: show a bar on a terminal.
         large: bytes of all weights from which the bundle keeps them beside its graphs, each once.
+        keep_model: leave `trained.model` as it is. Otherwise large weights are given up as soon as its
+            answers are known, before the runtime takes them in memory once more; their shapes stay.
 
     Raises:
         ExportError: the model cannot be exported, the graphs disagree with it (`ParityError`), or the
@@ -97,11 +102,17 @@ def export_bundle(
             # Verified as a device will read it, by the runtime, before anything has the final name.
             unverified = Path(scratch) / "unverified.cir"
             explain = _write_unverified(trained, unverified, samples, progress, large)
+            answers = answers_of(trained, samples, in_parts=explain is not None)
+            if not keep_model and _size(trained) >= large:
+                trained.model.to("meta")
+                forget_graphs()
+            give_back()
             bundle = Bundle(unverified)
             with Engine(bundle, device="cpu") as engine:
-                checks = compare(trained, engine, samples)
+                checks = compare(answers, engine, samples)
                 rows = rows_to_explain(trained, engine, samples) if explain is not None else []
-            sums = compare_sums(trained, bundle, rows, samples) if explain is not None else []
+            give_back()
+            sums = compare_sums(trained, answers, bundle, rows, samples) if explain is not None else []
             if not all(check.passed for check in checks):
                 raise ParityError(checks)
             members = bundle.contents()
@@ -125,8 +136,7 @@ def _write_unverified(
     trained: TrainedModel, path: Path, samples: Samples, progress: bool, large: int
 ) -> Explain | None:
     """Exports into a bundle that nobody has verified yet; what explanations need, where they can be."""
-    size = sum(value.nbytes for value in trained.model.state_dict().values())
-    weights = WeightsFile(path.with_name(WEIGHTS_NAME)) if size >= large else None
+    weights = WeightsFile(path.with_name(WEIGHTS_NAME)) if _size(trained) >= large else None
     graphs = export_graphs(trained.model, trained.image, progress, weights)
     members: dict[str, Content] = {f"{name}.onnx": content for name, content in graphs.items()}
     members[TOKENIZER_NAME] = trained.tokenizer.to_str().encode()
@@ -137,6 +147,10 @@ def _write_unverified(
     if weights is not None:
         weights.path.unlink()
     return explain
+
+
+def _size(trained: TrainedModel) -> int:
+    return sum(value.nbytes for value in trained.model.state_dict().values())
 
 
 def _check_inputs(trained: TrainedModel) -> None:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import importlib.util
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto, TensorProto
+from torch import Tensor
 
 from cir_export.commands.export import main
 from cir_export.export import export_bundle
+from cir_export.model_file import TrainedModel
 from cir_export.precision import Lowering, convert_bundle, samples_for
 from cir_export.precision.blame import layer_errors
 from cir_export.precision.graphs import lower_graphs
@@ -36,18 +41,32 @@ LARGE = 256
 """Bytes of a weight that counts as large here."""
 
 
+class Exported(NamedTuple):
+    """One model's weights inside its graphs, and beside them; the model, and the weights that it had."""
+
+    pair: tuple[Path, Path]
+    model: TrainedModel
+    weights: dict[str, weakref.ref[Tensor]]
+
+
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """One model's weights inside its graphs, and beside them."""
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp("beside")
     model = trained()
+    weights = {name: weakref.ref(value) for name, value in model.model.named_parameters()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cir_export.export.WeightsFile", functools.partial(WeightsFile, large=LARGE))
         beside, inner = folder / "beside.cir", folder / "inside.cir"
-        export_bundle(model, beside, samples(model), large=0)  # held against PyTorch there
+        # Held against PyTorch there.
+        export_bundle(model, beside, samples(model), large=0, keep_model=False)
     bundle = Bundle(beside)
     write_with(bundle, inner, bundle.manifest, {}, large=1 << 40)
-    return inner, beside
+    return Exported((inner, beside), model, weights)
+
+
+@pytest.fixture
+def pair(exported: Exported) -> tuple[Path, Path]:
+    return exported.pair
 
 
 def values_of(model: Model) -> dict[str, bytes]:
@@ -63,6 +82,21 @@ def answers(path: Path, device: str = "cpu") -> list[np.ndarray]:
             engine.encode_texts(TEXTS),
             engine.encode_in_parts(batch).parts,
         ]
+
+
+def test_weights_of_a_model_that_is_given_up_are_not_held_beside_the_runtimes(exported: Exported) -> None:
+    gc.collect()
+    assert [name for name, weight in exported.weights.items() if weight() is not None] == []
+    assert {value.device.type for value in exported.model.model.parameters()} == {"meta"}
+
+
+def test_pages_that_are_released_come_back(pair: tuple[Path, Path]) -> None:
+    graph = Bundle(pair[1]).graph("image")
+    before = {name: values.tobytes() for name, values in graph.weights.items()}
+    assert graph.mapped is not None and before
+    graph.release_pages()
+    assert {name: values.tobytes() for name, values in graph.weights.items()} == before
+    Bundle(pair[0]).graph("image").release_pages()  # there are none
 
 
 def test_the_answers_are_those_of_a_bundle_that_holds_them_inside(pair: tuple[Path, Path]) -> None:

@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         lowered = options.precision != "float32"
         exported = Path(scratch) / output.name if lowered else output
         try:
-            report = export_bundle(trained, exported, samples, progress=not options.json)
+            report = export_bundle(trained, exported, samples, progress=not options.json, keep_model=False)
         except ParityError as error:
             if not options.json:
                 show_checks(error.checks, samples.source)

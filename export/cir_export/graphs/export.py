@@ -31,7 +31,7 @@ from cir_infer.bundle.onnx_model import NUMBERS
 from cir_infer.console.progress import progress_bar
 from cir_infer.errors import ExportError
 
-__all__ = ["EXPLAIN", "Graph", "check_graph", "export_graphs"]
+__all__ = ["EXPLAIN", "Graph", "check_graph", "export_graphs", "forget_graphs"]
 
 EXPLAIN = "explain"
 _IN_PARTS = ("embedding", "parts", "constant")
@@ -145,6 +145,20 @@ def export_graphs(
             weights.take(list(made.values()), values)
         exported.update({name: model.SerializeToString() for name, model in made.items()})
     return exported
+
+
+class _Small(nn.Module):
+    def forward(self, image: Tensor) -> Tensor:
+        return image + 1
+
+
+def forget_graphs() -> None:
+    """Let go of the weights of what was exported.
+
+    The exporter's rewriting rules keep the last graph that they saw; they are shown a small one.
+    """
+    sample = {"image": torch.zeros(_SAMPLES, 1)}
+    _export(Graph("small", _Small(), sample, {"image": {0: "n"}}, ("embedding",)), {}, None)
 
 
 def _graphs(model: RetrievalModel, image: dict[str, Any]) -> list[Graph]:

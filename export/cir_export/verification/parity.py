@@ -12,15 +12,18 @@ import torch
 from torch import Tensor
 
 from cir_export.model_file import TrainedModel
+from cir_export.models import RetrievalModel
+from cir_export.preprocessing import check_inputs, text_input
 from cir_export.quiet import UNKNOWN_WORDS, quieter
 from cir_export.samples import Samples
 from cir_infer.engine import Engine
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.inputs.texts import TextReader
+from cir_infer.runtime.explain_graph import InParts
 from cir_infer.scoring.contract import QueryTerms, Rows
 from cir_infer.scoring.reference import ReferenceScorer, term_scores
 
-__all__ = ["TOLERANCE", "Check", "compare", "relative"]
+__all__ = ["IN_PARTS", "TOLERANCE", "Answers", "Check", "answers_of", "compare", "relative"]
 
 TOLERANCE = 1e-4
 """Largest accepted difference, relative to the largest value of the vector it occurs in."""
@@ -29,6 +32,9 @@ _TIE = 1e-6
 """Scores closer than this, a few roundings of float32, have no order that two programs must share."""
 
 _BATCH = 16
+IN_PARTS = 4
+"""Images of which rows are taken apart at a time: a ViT holds what each position brings in every layer."""
+
 _K = 10
 
 Array = npt.NDArray[Any]
@@ -61,25 +67,91 @@ class Check:
         return {**asdict(self), "difference": difference, "passed": self.passed}
 
 
-@quieter(UNKNOWN_WORDS)
-def compare(trained: TrainedModel, engine: Engine, samples: Samples) -> list[Check]:
-    """Runs the same images and texts through PyTorch and through the engine.
+@dataclass(frozen=True)
+class Answers:
+    """What PyTorch makes of the samples.
 
-    Both see the same pixels and tokens, those of the runtime's preprocessing and tokeniser. Texts run
-    through the engine one at a time and in batches of different lengths.
+    Attributes:
+        rows: of the images.
+        references: of them, the same where a row is the reference.
+        text: of the texts.
+        terms: of every text with an image, which are repeated as needed.
+        parts: the images' rows as sums over positions, four images at a time; none where they are no sums.
     """
-    model = trained.model
-    images, texts = samples.images, samples.texts
-    queries = np.arange(len(texts)) % len(images)
-    pixels = [torch.from_numpy(np.array(preprocess(image, engine.manifest.image))) for image in images]
+
+    rows: Array
+    references: Array
+    text: Array
+    terms: QueryTerms
+    parts: tuple[InParts, ...]
+
+
+@quieter(UNKNOWN_WORDS)
+def answers_of(trained: TrainedModel, samples: Samples, in_parts: bool) -> Answers:
+    """Runs the samples through PyTorch.
+
+    Pixels and tokens are those of the runtime's preprocessing and tokeniser.
+
+    Args:
+        trained: the model.
+        samples: images and texts.
+        in_parts: rows as sums over positions, too.
+    """
+    model, texts = trained.model, samples.texts
+    spec = check_inputs(trained.image, trained.text)
+    pixels = [torch.from_numpy(np.array(preprocess(image, spec))) for image in samples.images]
+    ids, lengths = TextReader(trained.tokenizer.to_str().encode(), text_input(trained.text)).read(texts)
     with torch.inference_mode():
         rows = _batched(model.encode_gallery, pixels)
         references = rows if model.reference_is_gallery_row else _batched(model.encode_reference, pixels)
-        text = _encode_texts(trained, engine, samples)
+        text = torch.cat(
+            [
+                model.encode_text(
+                    torch.from_numpy(ids[start : start + _BATCH]),
+                    torch.from_numpy(lengths[start : start + _BATCH]),
+                )
+                for start in range(0, len(ids), _BATCH)
+            ]
+        ).numpy()
+        queries = _queries(samples)
         terms = model.compose(torch.from_numpy(references[queries]), torch.from_numpy(text))
-    expected = QueryTerms(
-        terms.numerators.numpy(), None if terms.weights is None else terms.weights.numpy(), model.term_names
+        starts = range(0, len(pixels), IN_PARTS) if in_parts else ()
+        parts = tuple(_in_parts(model, torch.stack(pixels[start : start + IN_PARTS])) for start in starts)
+    return Answers(
+        rows,
+        references,
+        text,
+        QueryTerms(
+            terms.numerators.numpy(),
+            None if terms.weights is None else terms.weights.numpy(),
+            model.term_names,
+        ),
+        parts,
     )
+
+
+def _queries(samples: Samples) -> npt.NDArray[np.int64]:
+    """Which image goes with each text."""
+    return np.arange(len(samples.texts)) % len(samples.images)
+
+
+def _in_parts(model: RetrievalModel, images: Tensor) -> InParts:
+    found = model.encode_gallery_in_parts(images)
+    assert found is not None  # it gave a graph
+    return InParts(*(part.numpy() for part in found))
+
+
+@quieter(UNKNOWN_WORDS)
+def compare(answers: Answers, engine: Engine, samples: Samples) -> list[Check]:
+    """Runs the same images and texts through the engine, texts one at a time and in batches of all lengths.
+
+    Args:
+        answers: PyTorch's.
+        engine: of the bundle that was exported.
+        samples: what they are of.
+    """
+    images, texts, expected = samples.images, samples.texts, answers.terms
+    queries = _queries(samples)
     found_rows = engine.encode_images(images, batch_size=_BATCH)
     found_references = found_rows if engine.row_is_reference else engine.encode_references(images, _BATCH)
     found_text = engine.encode_texts(texts, batch_size=_BATCH)
@@ -88,31 +160,18 @@ def compare(trained: TrainedModel, engine: Engine, samples: Samples) -> list[Che
         found_text if engine.needs_text else None,
     )
     images_said, texts_said = f"{len(images)} images", f"{len(texts)} texts"
-    checks = [Check("gallery rows", images_said, relative(found_rows, rows), TOLERANCE)]
+    checks = [Check("gallery rows", images_said, relative(found_rows, answers.rows), TOLERANCE)]
     if not engine.row_is_reference:
-        flat = [part.reshape(len(images), -1) for part in (found_references, references)]
+        flat = [part.reshape(len(images), -1) for part in (found_references, answers.references)]
         checks.append(Check("reference embeddings", images_said, relative(*flat), TOLERANCE))
     alone = engine.encode_texts(texts, batch_size=1)
     checks += [
-        Check("texts in mixed batches", texts_said, relative(found_text, text), TOLERANCE),
-        Check("texts one by one", texts_said, relative(alone, text), TOLERANCE),
+        Check("texts in mixed batches", texts_said, relative(found_text, answers.text), TOLERANCE),
+        Check("texts one by one", texts_said, relative(alone, answers.text), TOLERANCE),
     ]
     checks += _compare_terms(expected, found)
-    checks += _compare_scores(expected, found, rows, found_rows)
+    checks += _compare_scores(expected, found, answers.rows, found_rows)
     return checks
-
-
-def _encode_texts(trained: TrainedModel, engine: Engine, samples: Samples) -> Array:
-    spec = engine.manifest.text
-    assert spec is not None  # every exported model has a text graph
-    ids, lengths = TextReader(trained.tokenizer.to_str().encode(), spec).read(samples.texts)
-    parts = [
-        trained.model.encode_text(
-            torch.from_numpy(ids[start : start + _BATCH]), torch.from_numpy(lengths[start : start + _BATCH])
-        )
-        for start in range(0, len(ids), _BATCH)
-    ]
-    return torch.cat(parts).numpy()
 
 
 def _batched(encode: Callable[[Tensor], Tensor], items: Sequence[Tensor]) -> Array:

@@ -11,18 +11,17 @@ from cir_export.graphs import EXPLAIN
 from cir_export.model_file import TrainedModel
 from cir_export.preprocessing import check_inputs
 from cir_export.samples import Samples
-from cir_export.verification.parity import TOLERANCE, Check, relative
+from cir_export.verification.parity import IN_PARTS, TOLERANCE, Answers, Check, relative
 from cir_infer.bundle import Bundle
 from cir_infer.bundle.manifest import Explain
 from cir_infer.engine import Engine
 from cir_infer.errors import BundleError, DeviceError
 from cir_infer.inputs.preprocess import preprocess
-from cir_infer.runtime.explain_graph import InParts, open_explain_graph, run_in_parts
+from cir_infer.runtime.explain_graph import open_explain_graph, run_in_parts
 from cir_infer.runtime.graph import Array
 
 __all__ = ["compare_sums", "explain_of", "rows_to_explain", "why_unexplained"]
 
-_BATCH = 4
 _SEVERAL = 4
 
 
@@ -49,7 +48,7 @@ def rows_to_explain(trained: TrainedModel, engine: Engine, samples: Samples) -> 
 
 
 def compare_sums(
-    trained: TrainedModel, bundle: Bundle, rows: Sequence[Array], samples: Samples
+    trained: TrainedModel, answers: Answers, bundle: Bundle, rows: Sequence[Array], samples: Samples
 ) -> list[Check]:
     """Rows of the image graph against the sums, and the sums' parts against PyTorch's.
 
@@ -58,7 +57,8 @@ def compare_sums(
     closed.
 
     Args:
-        trained: the model.
+        trained: the model, of which only the preprocessing is looked at.
+        answers: PyTorch's, with their parts.
         bundle: with its explaining graph.
         rows: from `rows_to_explain`.
         samples: the same.
@@ -70,12 +70,8 @@ def compare_sums(
     sums, again, parts = [], [], []
     try:
         graph = open_explain_graph(bundle, manifest, "cpu", None)
-        for batch, made_before in zip(_batches(pixels), rows, strict=True):
+        for batch, made_before, expected in zip(_batches(pixels), rows, answers.parts, strict=True):
             found = run_in_parts(graph, batch, manifest)
-            with torch.inference_mode():
-                made = trained.model.encode_gallery_in_parts(torch.from_numpy(batch))
-            assert made is not None
-            expected = InParts(*(part.detach().numpy() for part in made))
             total = found.parts.astype(float).sum((1, 2)) + found.constant
             if manifest.explain.unit_rows:
                 total /= np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-20)
@@ -98,7 +94,7 @@ def compare_sums(
 
 
 def _batches(pixels: Array) -> list[Array]:
-    return [pixels[start : start + _BATCH] for start in range(0, len(pixels), _BATCH)]
+    return [pixels[start : start + IN_PARTS] for start in range(0, len(pixels), IN_PARTS)]
 
 
 def why_unexplained(trained: TrainedModel, checks: Sequence[Check]) -> str:
