@@ -27,8 +27,6 @@ _BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
 _MOST = 256
 """So many patterns may come of one with braces."""
 
-_Part = re.Pattern[str] | None
-"""What matches one part of a path; None stands for `**`."""
 _State = tuple[int, int]
 """Which of the patterns, and how many of its parts have been matched."""
 

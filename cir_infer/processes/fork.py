@@ -16,7 +16,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 from cir_infer.errors import CirError, DeviceError
 
-__all__ = ["PerProcess", "ProcessBound", "finalize_here", "in_forked_child"]
+__all__ = ["PerProcess", "ProcessBound", "finalize_here"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -116,11 +116,6 @@ def finalize_here(
 def _release_in(place: tuple[int, int], release: Callable[[], object]) -> None:
     if place == (os.getpid(), _forks):
         release()
-
-
-def in_forked_child() -> bool:
-    """Whether this process was forked after this module was imported."""
-    return _forks > 0
 
 
 def _never_free(value: object) -> None:

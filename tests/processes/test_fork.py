@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from cir_infer.errors import DeviceError, GalleryError
-from cir_infer.processes.fork import PerProcess, ProcessBound, in_forked_child
+from cir_infer.processes.fork import PerProcess, ProcessBound
 from cir_infer.processes.threads import Threads
 from tests.processes.forking import exit_code_of_fork
 
@@ -167,10 +167,6 @@ def test_what_is_bound_to_its_process_refuses_in_another() -> None:
     assert exit_code_of_fork(refused) == 0
     other = ProcessBound("a gallery", "open it again", GalleryError)
     assert exit_code_of_fork(lambda: int(other.here)) == 0
-
-
-def test_a_child_knows_that_it_was_forked() -> None:
-    assert exit_code_of_fork(lambda: int(not in_forked_child())) == 0
 
 
 def test_a_pool_of_threads_is_made_anew_in_a_child() -> None:
