@@ -266,7 +266,8 @@ def test_images_are_encoded_and_added(tmp_path: Path, engine: Engine) -> None:
 
 
 def test_one_writer_at_a_time_across_processes(tmp_path: Path) -> None:
-    gallery = filled(tmp_path / "g")
+    filled(tmp_path / "g").close()
+    gallery = Gallery.open(tmp_path / "g", wait=0.2)
     code = (
         "import sys, numpy as np; from cir_infer.gallery import Gallery\n"
         "gallery = Gallery.open(sys.argv[1])\n"

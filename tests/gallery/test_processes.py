@@ -63,7 +63,7 @@ def elsewhere(path: Path, code: str) -> str:
     """What another process prints that has opened the gallery as g."""
     program = (
         "import sys; import numpy as np; from cir_infer.gallery import Gallery\n"
-        f"with Gallery.open(sys.argv[1]) as g:\n    {code}\n"
+        f"with Gallery.open(sys.argv[1], wait=120) as g:\n    {code}\n"
     )
     result = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -272,7 +272,7 @@ def test_a_fork_waits_while_a_gallery_that_nobody_closed_goes(
 
     def slow(link: connections.Link) -> None:
         closing.set()
-        go.wait(20)
+        go.wait(120)
         close(link)
         closed.set()
 
@@ -286,7 +286,7 @@ def test_a_fork_waits_while_a_gallery_that_nobody_closed_goes(
     monkeypatch.setattr(connections.Link, "close", slow)
     thread = threading.Thread(target=drop)
     thread.start()
-    assert closing.wait(20)
+    assert closing.wait(120)
     threading.Timer(0.1, go.set).start()
 
     # SQLite's own locks are held while it closes, and a child would wait for them for ever.
@@ -339,7 +339,7 @@ def test_a_fork_waits_while_a_gallery_is_made(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(catalogue, "insert_header", slow)
     thread = threading.Thread(target=lambda: filled(tmp_path / "g", 0).close())
     thread.start()
-    assert inside.wait(20)
+    assert inside.wait(120)
 
     def is_made() -> None:
         assert made.is_set()

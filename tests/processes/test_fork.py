@@ -62,7 +62,7 @@ def test_a_lock_that_another_thread_held_is_open_in_the_child() -> None:
     thread = threading.Thread(target=hold)
     thread.start()
     held.wait()
-    assert exit_code_of_fork(lambda: int(not lock.get().acquire(timeout=20))) == 0
+    assert exit_code_of_fork(lambda: int(not lock.get().acquire(timeout=120))) == 0
     leave.set()
     thread.join()
 

@@ -28,12 +28,12 @@ def test_never_more_threads_than_asked_for() -> None:
 
     def work() -> None:
         active.append(threading.get_ident())
-        both.wait(20)
-        leave.wait(20)
+        both.wait(120)
+        leave.wait(120)
 
     tasks = [threads.submit(work) for _ in range(2)]
     last = threads.submit(threading.get_ident)
-    both.wait(20)
+    both.wait(120)
     assert len(set(active)) == 2
     leave.set()
     assert last.result() in active

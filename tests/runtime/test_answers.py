@@ -287,12 +287,12 @@ def test_a_cancelled_query_leaves_nothing_broken(
 
     def slow(*arguments: Any) -> Any:
         begun.set()
-        leave.wait(20)
+        leave.wait(120)
         return encode(*arguments)
 
     async def cancel() -> None:
         task = asyncio.create_task(searcher.aquery(pictures[0], TEXT))
-        await asyncio.to_thread(begun.wait, 20)
+        await asyncio.to_thread(begun.wait, 120)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -180,7 +180,7 @@ def test_threads_wait_for_one_anothers_memory(monkeypatch: pytest.MonkeyPatch) -
             inside += size
             most = max(most, inside)
         if meet:
-            enough.wait(20)
+            enough.wait(120)
         with lock:
             inside -= size
 
@@ -190,7 +190,7 @@ def test_threads_wait_for_one_anothers_memory(monkeypatch: pytest.MonkeyPatch) -
     for thread in (*pair, *many):
         thread.start()
     for thread in (*pair, *many):
-        thread.join(20)
+        thread.join(120)
         assert not thread.is_alive()
     assert 0 < most <= 200
     with pytest.raises(ImageError, match="MiB to decode"):
@@ -224,7 +224,7 @@ def test_interrupts_leave_no_memory_taken(monkeypatch: pytest.MonkeyPatch) -> No
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(20)
+            thread.join(120)
         assert len(done) == 3, f"interrupted before instruction {at}"
     assert len(kept) == count if sys.version_info < (3, 14) else len(kept) > count // 2
 

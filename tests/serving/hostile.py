@@ -183,7 +183,7 @@ def _body(random_: random.Random) -> bytes:
 def send(port: int, data: bytes, slow: bool = False) -> list[int]:
     """The statuses that come back, of the first answer that is whole; none if the service just closes."""
     said = b""
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 20) as connection:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 60) as connection:
         if slow:
             for at in range(0, min(len(data), 40), 8):
                 connection.sendall(data[at : at + 8])

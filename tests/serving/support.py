@@ -135,7 +135,7 @@ def running(bundle: Path, key: str | None = None, **changes: Any) -> Iterator[Ru
         yield Running(Client(port, key), service, server)
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(120)
         assert not thread.is_alive()
 
 
@@ -159,7 +159,7 @@ class Gated(Searcher):
     def query_batch(self, images: Any, texts: Any, *args: Any, **kwargs: Any) -> Any:
         self.sizes.append(len(images))
         self.arrived.release()
-        assert self.gate.wait(30)
+        assert self.gate.wait(120)
         return super().query_batch(images, texts, *args, **kwargs)
 
 
@@ -174,5 +174,5 @@ def together(calls: list[Any]) -> list[Any]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(120)
     return results

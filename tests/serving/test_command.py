@@ -89,7 +89,7 @@ def test_workers_share_an_address_and_outlive_each_other(bundle: Path) -> None:
         assert listening(client.port) == 2  # one each, that of the dead one is gone
         assert client("POST", "/v1/search", QUERY).json["hits"] == first.json["hits"]
         stopped_while_asked(process, client.port)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=120)
         assert process.returncode == 0, said
         assert "Traceback" not in said, said[-6000:]
         assert "is red" not in said  # no query contents unless asked
@@ -133,7 +133,7 @@ def test_a_worker_whose_parent_is_gone_before_it_begins_ends(bundle: Path) -> No
         command = child_command("cir_infer.serving.worker", *told)
         worker = subprocess.Popen(command, env=child_environment(), pass_fds=(number,))
         try:
-            worker.wait(60)
+            worker.wait(120)
         finally:
             worker.kill()
             worker.wait()
@@ -144,7 +144,7 @@ def test_one_process_ends_when_it_is_told_to(bundle: Path, number: int, code: in
     with command(bundle, "--log-queries") as (client, process):
         assert client("POST", "/v1/search", QUERY).status == 200
         process.send_signal(number)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=120)
         assert process.returncode == code, said
         assert "is red" in said
 
@@ -170,7 +170,7 @@ def children(parent: int) -> list[int]:
 
 
 def until(true: Any) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not true():
         assert time.monotonic() < end
         time.sleep(0.05)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import threading
 import time
@@ -194,7 +195,9 @@ def test_a_wrong_change_changes_nothing(own: Path, kind: str, body: object) -> N
     assert not [file for file in Path(f"{own.with_suffix('.gallery')}.images").rglob("*") if file.is_file()]
 
 
-def test_changes_that_wait_share_a_commit(own: Path) -> None:
+def test_changes_that_wait_share_a_commit(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The first of them waits until the last has arrived.
+    monkeypatch.setattr(Gallery, "open", functools.partial(Gallery.open, wait=120))
     with running(own, writable=True) as (client, service, _):
         before = client("GET", "/v1/info").json["gallery"]["generation"]
         with Gallery.open(own.with_suffix(".gallery")) as other, other.writing():
@@ -205,7 +208,7 @@ def test_changes_that_wait_share_a_commit(own: Path) -> None:
             answers: list[object] = []
             thread = threading.Thread(target=lambda: answers.extend(together(calls)))
             thread.start()
-            until = time.monotonic() + 4
+            until = time.monotonic() + 60
             while service.metrics.open._value.get() < 12 and time.monotonic() < until:
                 time.sleep(0.02)
             time.sleep(0.2)  # they are decoded

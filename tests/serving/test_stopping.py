@@ -30,7 +30,7 @@ def test_connections_that_wait_behind_a_socket_are_taken_before_it_is_closed() -
             opened.setblocking(False)
             server = await loop.create_server(Shout, sock=opened)
             # The event loop sees none of these before it is asked to stop.
-            clients = [socket.create_connection(opened.getsockname(), 10) for _ in range(20)]
+            clients = [socket.create_connection(opened.getsockname(), 60) for _ in range(20)]
             for client in clients:
                 client.sendall(b"ask")
             await all_taken([opened])

@@ -17,7 +17,7 @@ def test_nobody_else_gets_the_address_while_no_worker_is_left() -> None:
     opened = listen("127.0.0.1", 0)
     port = opened.getsockname()[1]
     # What is left of connections, here and from runs before, keeps no worker away.
-    client = socket.create_connection(("127.0.0.1", port), 10)
+    client = socket.create_connection(("127.0.0.1", port), 60)
     opened.accept()[0].close()
     client.close()
     place = _Place(opened)
@@ -26,11 +26,11 @@ def test_nobody_else_gets_the_address_while_no_worker_is_left() -> None:
     for worker in (opened, second):
         worker.close()
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port), 10)
+        socket.create_connection(("127.0.0.1", port), 60)
     with pytest.raises(CirError, match="cannot listen"):
         listen("127.0.0.1", port)
     with place.one_more() as again:
         again.listen()
-        socket.create_connection(("127.0.0.1", port), 10).close()
+        socket.create_connection(("127.0.0.1", port), 60).close()
     place.close()
     listen("127.0.0.1", port).close()

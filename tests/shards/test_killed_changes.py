@@ -236,12 +236,12 @@ def test_a_query_keeps_its_version_open(folder: Path) -> None:
 
         def slowly(one: Any) -> Any:
             asked.set()
-            assert go_on.wait(60)
+            assert go_on.wait(120)
             return one.search_vectors(vectors(1), k=12)
 
         thread = threading.Thread(target=lambda: found.append(searcher._asked(slowly)))
         thread.start()
-        assert asked.wait(60)
+        assert asked.wait(120)
         first = searcher.current()
         for _ in range(3):
             listing = read_listing(folder)
@@ -263,7 +263,7 @@ def asked_elsewhere(searcher: FollowingSearcher) -> list[str]:
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    thread.join(60)
+    thread.join(120)
     return found
 
 
@@ -293,13 +293,13 @@ def test_a_follower_answers_in_a_child_that_is_forked_while_it_looks(folder: Pat
     def version() -> int:
         if threading.current_thread() is not threading.main_thread():
             looking.set()
-            assert go_on.wait(60)
+            assert go_on.wait(120)
         return 1
 
     with FollowingSearcher(version, lambda: first, every=0) as searcher:
         other = threading.Thread(target=searcher.current)
         other.start()
-        assert looking.wait(60)
+        assert looking.wait(120)
         child = os.fork()
         if not child:
             os._exit(0 if len(searcher.current(now=True)) == 12 else 1)

@@ -32,11 +32,11 @@ def test_a_head_that_is_gone_is_left_when_nothing_is_asked_any_more(head: socket
     def ask() -> None:
         with member.call():
             asking.set()
-            assert go_on.wait(60)
+            assert go_on.wait(120)
 
     thread = threading.Thread(target=ask)
     thread.start()
-    assert asking.wait(60) and member.gone is None
+    assert asking.wait(120) and member.gone is None
     head.close()
     while member.gone is None:
         assert not left.is_set()
@@ -46,7 +46,7 @@ def test_a_head_that_is_gone_is_left_when_nothing_is_asked_any_more(head: socket
         pass
     assert not left.wait(0.2)  # somebody waits for an answer still
     go_on.set()
-    assert left.wait(60)
+    assert left.wait(120)
     thread.join()
 
 
@@ -68,7 +68,7 @@ def test_an_interrupt_anywhere_in_a_call_keeps_nobody_waiting(head: socket.socke
     call()
     assert number > 20 and not any(claim.held for claim in member._calls)
     head.close()
-    assert left.wait(60)
+    assert left.wait(120)
 
 
 def test_a_head_that_takes_connections_is_there(head: socket.socket) -> None:
