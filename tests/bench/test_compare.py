@@ -65,9 +65,10 @@ def test_both_ways_of_pytorch_are_the_definition(weighted: bool):
         np.testing.assert_allclose(literal.sort(descending=True).values[:20], wanted.scores[query], atol=1e-5)
 
 
-def test_compare_verifies_times_and_relates(model_file: Path, capsys):
+def test_compare_verifies_times_and_relates(model_file: Path, capsys, exported_once):
     quick = ["--rows", "300", "--k", "10", "--seconds", "0.1", "--no-compile", "--json"]
-    assert main(["compare", str(model_file), *quick]) == 0
+    with exported_once():
+        assert main(["compare", str(model_file), *quick]) == 0
     result = json.loads(capsys.readouterr().out)
     assert "8 queries" in result["verified"]
     for ways in result["comparisons"].values():
@@ -94,7 +95,9 @@ def test_a_lower_precision_is_timed_where_it_passes_the_gate_and_named_where_not
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch.compile's own imports
-def test_an_alternative_that_ranks_otherwise_is_not_timed(model_file: Path, monkeypatch, capsys):
+def test_an_alternative_that_ranks_otherwise_is_not_timed(
+    model_file: Path, monkeypatch, capsys, exported_once
+):
     real = measurement.alternatives
 
     def one_wrong(*arguments):
@@ -103,7 +106,8 @@ def test_an_alternative_that_ranks_otherwise_is_not_timed(model_file: Path, monk
         return [ways[0], type(wrong)("broken", lambda q: wrong.answer(q)[::-1].copy(), wrong.encode)]
 
     monkeypatch.setattr(measurement, "alternatives", one_wrong)
-    assert main(["compare", str(model_file), "--rows", "300", "--k", "10", "--seconds", "0.1"]) == 1
+    with exported_once():
+        assert main(["compare", str(model_file), "--rows", "300", "--k", "10", "--seconds", "0.1"]) == 1
     captured = capsys.readouterr()
     assert "broken does not rank as the definition does" in captured.err
     assert captured.out == ""

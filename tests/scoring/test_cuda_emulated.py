@@ -22,7 +22,8 @@ class EmulatedConformance(ScorerConformance):
     """The suite, with its largest cases at a size that suits a machine of a few megahertz."""
 
     examples = 12
-    crowd = 900
+    crowd = 600
+    widest = 130
 
     def test_many_rows(self, row_type: str) -> None:
         rng = np.random.default_rng(5)

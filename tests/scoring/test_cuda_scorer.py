@@ -43,8 +43,9 @@ def test_is_a_scorer() -> None:
     assert isinstance(CudaScorer(gallery(), device=EmulatedDevice()), Scorer)
 
 
-@pytest.mark.parametrize("row_type", ["float32", "float16", "int8"])
-@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize(
+    ("row_type", "weighted"), [("float32", True), ("float16", True), ("float16", False), ("int8", True)]
+)
 def test_every_placement_gives_the_same_answer(row_type: str, weighted: bool) -> None:
     rows = gallery(row_type)
     terms = random_terms(np.random.default_rng(1), 3, 2, 72, weighted)
@@ -510,7 +511,8 @@ def test_the_best_rows_may_lie_in_few_blocks_or_in_all(k: int) -> None:
     terms = random_terms(rng, 1, 1, 16, False)
     along = terms.numerators[0, 0] / np.linalg.norm(terms.numerators[0, 0])
     noise = 0.01 * rng.standard_normal((n, 16))
-    for strength in (np.linspace(0, 1, n), np.linspace(1, 0, n), rng.random(n)):
+    strengths = (np.linspace(0, 1, n), np.linspace(1, 0, n), rng.random(n))
+    for strength in strengths if k == 50 else strengths[:1]:
         values = noise + strength[:, None] * along
         rows = rows_of(values.astype(np.float32), "float32", ())
         scorer = CudaScorer(rows, device=EmulatedDevice(checked=True, multiprocessors=8), tuning=NEVER)
