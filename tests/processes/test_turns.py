@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from cir_infer.processes.turns import Turn
 from tests.gallery.interrupts import Bomb, Interrupt
+from tests.processes.forking import exit_code_of_fork
+
+
+@contextmanager
+def at_it(turn: Turn) -> Iterator[None]:
+    """Another thread has the turn during the block."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slowly() -> None:
+        begun.set()
+        assert go_on.wait(60)
+
+    thread = threading.Thread(target=turn.take, args=(slowly,))
+    thread.start()
+    assert begun.wait(60)
+    yield
+    go_on.set()
+    thread.join()
 
 
 def test_one_thread_at_a_time() -> None:
@@ -27,18 +45,9 @@ def test_one_thread_at_a_time() -> None:
 
 
 def test_who_does_not_wait_leaves_it_to_the_one_whose_turn_it_is() -> None:
-    turn, begun, go_on, done = Turn(), threading.Event(), threading.Event(), list[str]()
-
-    def slowly() -> None:
-        begun.set()
-        assert go_on.wait(60)
-
-    thread = threading.Thread(target=turn.take, args=(slowly,))
-    thread.start()
-    assert begun.wait(60)
-    turn.take_if_free(lambda: done.append("while another was at it"))
-    go_on.set()
-    thread.join()
+    turn, done = Turn(), list[str]()
+    with at_it(turn):
+        turn.take_if_free(lambda: done.append("while another was at it"))
     turn.take_if_free(lambda: done.append("after it"))
     assert done == ["after it"]
 
@@ -60,19 +69,6 @@ def test_an_interrupt_anywhere_leaves_the_turn_to_others() -> None:
 
 
 def test_a_forked_child_does_not_wait_for_a_thread_that_it_has_not() -> None:
-    turn, begun, go_on = Turn(), threading.Event(), threading.Event()
-
-    def slowly() -> None:
-        begun.set()
-        assert go_on.wait(60)
-
-    thread = threading.Thread(target=turn.take, args=(slowly,))
-    thread.start()
-    assert begun.wait(60)
-    child = os.fork()
-    if not child:
-        turn.take(dict)
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
-    go_on.set()
-    thread.join()
+    turn = Turn()
+    with at_it(turn):
+        assert exit_code_of_fork(lambda: int(turn.take(dict) != {}), 20) == 0
