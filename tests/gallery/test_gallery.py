@@ -356,6 +356,31 @@ def test_a_reader_without_permissions_keeps_writers_out(shared: Path) -> None:
     assert result.returncode == 1 and "cannot be written to" in result.stderr.splitlines()[-1]
 
 
+FORKED = """
+import fcntl
+from cir_infer.gallery.disk.folder import LOCK
+gallery = Gallery.open(sys.argv[1], read_only=True)
+snapshot, (told, tells) = gallery.snapshot(), os.pipe()
+if os.fork() == 0:
+    os.read(told, 1)  # until the parent has let go
+    with open(os.path.join(sys.argv[1], LOCK)) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            print("nobody keeps writers out")
+        except BlockingIOError:
+            print(len(gallery), gallery.ids[3], snapshot.ids([3]))
+    sys.exit(0)
+gallery.close()
+os.write(tells, b"!")
+os.wait()
+"""
+
+
+def test_a_forked_child_of_a_reader_without_permissions_keeps_writers_out(shared: Path) -> None:
+    result = unprivileged(shared, FORKED)
+    assert (result.stdout, result.stderr) == ("10 i3 ['i3']\n", "")
+
+
 def test_a_closed_gallery_says_so(tmp_path: Path) -> None:
     gallery = filled(tmp_path / "g")
     gallery.close()

@@ -373,6 +373,15 @@ class Connections:
         self._idle.clear()
         self._writers.clear()
         self._links, self._guard = weakref.WeakSet(), None
+        if self._keeping_out is None or self._closed:
+            return
+        # The lock is the parent's, and closed here by now.
+        self._keeping_out, self.frozen = None, not self._may_thaw
+        if not self.announces:
+            try:
+                self._keeping_out = keep_writers_out(self._folder)
+            except GalleryError:  # the parent has just let go, and somebody writes
+                _lost.add(self._folder.catalogue)
 
 
 def _identity(status: os.stat_result) -> Identity:
