@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 from cir_infer.processes.turns import Token
 
-__all__ = ["PATIENCE", "announced", "another_forks", "are_awaited", "begin", "forks_wait"]
+__all__ = ["PATIENCE", "announced", "another_forks", "are_awaited", "begin", "forks_wait", "wait_while"]
 
 PATIENCE = 2.0
 """Seconds that a fork waits for what other threads have announced."""
@@ -74,6 +74,13 @@ def are_awaited() -> bool:
     return _count(lambda thread: thread != me) > 0
 
 
+def wait_while(busy: Callable[[], bool]) -> None:
+    """Wait until others are done with something, for `PATIENCE` at most."""
+    until = time.monotonic() + PATIENCE
+    while busy() and time.monotonic() < until:
+        time.sleep(0.0005)
+
+
 def _count(wanted: Callable[[int], bool]) -> int:
     return sum(wanted(thread) for token, thread in list(_announced.items()) if token() is not None)
 
@@ -84,9 +91,7 @@ def _forget(token: weakref.ref[Token]) -> None:
 
 def _before_fork() -> None:
     begin()
-    until = time.monotonic() + PATIENCE
-    while are_awaited() and time.monotonic() < until:
-        time.sleep(0.0005)
+    wait_while(are_awaited)
 
 
 def _after_fork_in_parent() -> None:

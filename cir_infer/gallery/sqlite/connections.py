@@ -206,9 +206,7 @@ class Connections:
             return
         self.frozen = False
         self._retire_idle()
-        until = time.monotonic() + announcing.PATIENCE
-        while len(self._links) and time.monotonic() < until:  # other threads still read
-            time.sleep(0.001)
+        announcing.wait_while(lambda: len(self._links) > 0)  # other threads still read
         if self._keeping_out is not None and self.announces:
             self._keeping_out.close()
             self._keeping_out = None
@@ -413,9 +411,7 @@ def _close_all(*idle: list[Link]) -> None:
 
 def _before_fork() -> None:
     announcing.begin()
-    until = time.monotonic() + announcing.PATIENCE
-    while _busy() and time.monotonic() < until:
-        time.sleep(0.0005)
+    announcing.wait_while(_busy)
     for one in list(_everyone):
         one.rest()
 
