@@ -22,8 +22,9 @@ PATIENCE = 2.0
 
 _announced: dict[weakref.ref[Token], int] = {}
 """What goes on, with its thread."""
-_forking = 0
-"""The thread that forks at the moment."""
+_forking: dict[int, float] = {}
+"""The threads that fork at the moment, and until when that is believed: an interrupt may come before the
+first instruction of what runs at the end of a fork, and Python goes on as if that had run."""
 
 
 def announced(wait: bool = True) -> Token:
@@ -59,13 +60,15 @@ def forks_wait() -> Iterator[None]:
 
 def another_forks() -> bool:
     """Whether another thread forks at this moment."""
-    return _forking not in (0, threading.get_ident())
+    if not _forking:
+        return False
+    me, now = threading.get_ident(), time.monotonic()
+    return any(thread != me and now < until for thread, until in _forking.copy().items())
 
 
 def begin() -> None:
-    """This thread forks."""
-    global _forking
-    _forking = threading.get_ident()
+    """This thread forks: it waits for others as long as `PATIENCE`, and is done soon after."""
+    _forking[threading.get_ident()] = time.monotonic() + 2 * PATIENCE
 
 
 def are_awaited() -> bool:
@@ -82,7 +85,8 @@ def wait_while(busy: Callable[[], bool]) -> None:
 
 
 def _count(wanted: Callable[[int], bool]) -> int:
-    return sum(wanted(thread) for token, thread in list(_announced.items()) if token() is not None)
+    # A copy is made in one step; a list of items is not, where the collector may run between two of them.
+    return sum(wanted(thread) for token, thread in _announced.copy().items() if token() is not None)
 
 
 def _forget(token: weakref.ref[Token]) -> None:
@@ -95,12 +99,11 @@ def _before_fork() -> None:
 
 
 def _after_fork_in_parent() -> None:
-    global _forking
-    _forking = 0
+    _forking.pop(threading.get_ident(), None)
 
 
 def _after_fork_in_child() -> None:
-    _after_fork_in_parent()
+    _forking.clear()
     _announced.clear()
 
 

@@ -106,6 +106,37 @@ def test_a_thread_that_has_announced_something_does_not_wait_for_the_fork_that_w
     assert not announcing.another_forks()
 
 
+def test_a_fork_that_ends_does_not_end_that_of_another_thread() -> None:
+    forks, over = threading.Event(), threading.Event()
+
+    def begins() -> None:
+        announcing.begin()
+        forks.set()
+        over.wait()
+        announcing._after_fork_in_parent()
+
+    thread = threading.Thread(target=begins)
+    thread.start()
+    forks.wait()
+    announcing.begin()
+    announcing._after_fork_in_parent()
+    assert announcing.another_forks()
+    over.set()
+    thread.join()
+    assert not announcing.another_forks()
+
+
+def test_a_fork_of_whose_end_nobody_hears_holds_nobody_up_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python swallows an interrupt that comes before the first instruction of what runs behind a fork."""
+    monkeypatch.setattr(announcing, "PATIENCE", 0.02)
+    thread = threading.Thread(target=announcing.begin)
+    thread.start()
+    thread.join()
+    token = announcing.announced()
+    assert not announcing.another_forks()
+    del token
+
+
 def keeps_forks_waiting() -> bool:
     """As a fork of another thread finds it."""
     found: list[bool] = []
