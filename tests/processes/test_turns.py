@@ -71,4 +71,4 @@ def test_an_interrupt_anywhere_leaves_the_turn_to_others() -> None:
 def test_a_forked_child_does_not_wait_for_a_thread_that_it_has_not() -> None:
     turn = Turn()
     with at_it(turn):
-        assert exit_code_of_fork(lambda: int(turn.take(dict) != {}), 20) == 0
+        assert exit_code_of_fork(lambda: int(turn.take(dict) != {})) == 0
