@@ -109,13 +109,19 @@ class ProcessBound:
 def finalize_here(
     owner: object, release: Callable[P, object], *args: P.args, **kwargs: P.kwargs
 ) -> weakref.finalize[Any, Any]:
-    """As `weakref.finalize`, at the end of the interpreter too, but in no forked child: it frees nothing."""
+    """As `weakref.finalize`, at the end of the interpreter too, but in no forked child.
+
+    There what was to be released is not freed either: its destructors would turn to drivers that the child
+    has not.
+    """
     return weakref.finalize(owner, _release_in, (os.getpid(), _forks), lambda: release(*args, **kwargs))
 
 
 def _release_in(place: tuple[int, int], release: Callable[[], object]) -> None:
     if place == (os.getpid(), _forks):
         release()
+    else:
+        _never_free(release)
 
 
 def _never_free(value: object) -> None:

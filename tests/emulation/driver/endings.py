@@ -6,6 +6,7 @@ They need PyCUDA.
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import threading
 from typing import Any
@@ -114,6 +115,26 @@ def threads_still_at_work() -> None:
     for _ in range(4):
         threading.Thread(target=ask, daemon=True).start()
     begun.wait()
+
+
+def a_forked_child_ends_first() -> None:
+    """It is refused at once, whatever a thread of the parent was at, and frees nothing."""
+    scorer, asked = used(), random_feeds(random_text("gru", 2, 24, 10), [3])
+    encoder = kept[1]
+    encoder._lock.acquire()
+    if os.fork() == 0:
+        for use in (lambda: scorer.name, lambda: encoder.run(asked)):
+            try:
+                use()
+            except DeviceError as error:
+                assert "forked" in str(error), error
+            else:
+                raise AssertionError("it cannot have run")
+        kept.clear()
+        sys.exit(0)
+    assert os.wait()[1] == 0
+    encoder._lock.release()
+    encoder.run(asked)
 
 
 def cannot_open() -> None:

@@ -2,7 +2,13 @@
 
 #include <cstdio>
 
+#include <unistd.h>
+
 namespace driver {
+
+// Nothing of a driver survives a fork.
+static const pid_t process = getpid();
+static bool is_forked() { return getpid() != process; }
 
 State& state() {
     static State& only = *new State;
@@ -39,7 +45,7 @@ static Status traced(const char* name, Status answer) {
 Status called(const char* name, const std::function<Status()>& act) {
     if (inside_host_function()) return traced(name, kNotPermitted);
     const std::lock_guard<std::mutex> lock(state().lock);
-    if (!state().initialised) return traced(name, kNotInitialized);
+    if (!state().initialised || is_forked()) return traced(name, kNotInitialized);
     return traced(name, act());
 }
 
@@ -56,7 +62,7 @@ Status in_context(const char* name, const std::function<Status(Context*)>& act) 
 // What is left, for whoever asked for a report.
 __attribute__((destructor)) static void report() {
     const std::string& path = gpu().report;
-    if (path.empty()) return;
+    if (path.empty() || is_forked()) return;
     std::FILE* file = std::fopen(path.c_str(), "a");
     if (file == nullptr) return;
     for (const std::string& complaint : state().complaints) std::fprintf(file, "complaint: %s\n", complaint.c_str());

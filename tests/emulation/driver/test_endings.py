@@ -24,6 +24,7 @@ if missing():
         ("exit_in_the_middle", 3, ""),
         ("an_error_that_nobody_caught", 1, "RuntimeError: cuda (sm_75)"),
         ("threads_still_at_work", 0, ""),
+        ("a_forked_child_ends_first", 0, ""),
         ("out_of_memory", 0, ""),
     ],
 )
