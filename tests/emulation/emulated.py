@@ -50,7 +50,7 @@ def _machinery() -> list[Path]:
 def _flags(checked: bool, watched: bool) -> list[str]:
     flags = ["-std=c++17", "-fPIC", "-Wno-unknown-pragmas", f"-I{HERE / 'include'}", "-march=native"]
     flags += ["-ffp-contract=off"]  # sums of products round as often as they say
-    flags += ["-O1", "-DCIR_CHECKED"] if checked else ["-O3"]
+    flags += ["-O1", "-DCIR_CHECKED"] if checked else ["-O2"]
     # Only what runs on the GPU is looked at, not the machine itself.
     return [*flags, *(["-fsanitize=thread"] if checked and watched else [])]
 

@@ -285,7 +285,7 @@ def test_an_interrupt_before_any_of_the_last_instructions_tells_what_is_done(
         counting = Bomb(0, OWN)
         made = counting(lambda name=name: make(gallery, tmp_path / name)).name
     late = 0
-    for at in [*range(200, counting.count - 900, 2011), *range(counting.count - 900, counting.count - 4, 11)]:
+    for at in [*range(200, counting.count - 900, 2011), *range(counting.count - 900, counting.count - 4, 19)]:
         home = tmp_path / f"home{at}"
         home.mkdir()
         bomb, told = Bomb(at, OWN), True

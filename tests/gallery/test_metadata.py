@@ -328,7 +328,7 @@ JSON = st.recursive(
     max_leaves=8,
 )
 SUITE = settings(
-    derandomize=True, max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    derandomize=True, max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 
 
