@@ -99,6 +99,35 @@ def check(scorer: Scorer, rows: Rows, terms: QueryTerms, k: int, allow: Array | 
         np.testing.assert_array_equal(mine, theirs, f"not the definition's {name}")
 
 
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(1, 20),
+    m=st.integers(1, 5),
+    t=st.integers(1, 6),
+    k=st.integers(1, 24),
+    kinds=st.integers(2, 30),
+)
+def test_a_maximum_over_query_vectors_is_the_merge_of_one_search_each(
+    seed: int, n: int, m: int, t: int, k: int, kinds: int
+) -> None:
+    """As docs/gallery.md says, equal scores included; few kinds of vectors make many of those."""
+    rng = np.random.default_rng(seed)
+    rows = items_of(rng.standard_normal((kinds, 4))[rng.integers(0, kinds, (n, m))], "float32")
+    vectors = random_terms(rng, t, 1, 4, False)
+    scorer = make_scorer(rows, "reference")
+    merged: dict[int, float] = {}
+    found = scorer.topk(vectors, k)
+    for row, score in zip(found.rows.ravel().tolist(), found.scores.ravel().tolist(), strict=True):
+        if row >= 0:
+            merged[row] = max(score, merged.get(row, score))
+    every = scorer.topk(vectors, n)
+    best = np.full(n, -np.inf)
+    np.maximum.at(best, every.rows.ravel(), every.scores.ravel())
+    expected = sorted(((-score, row) for row, score in enumerate(best.tolist())))[:k]
+    assert sorted((-score, row) for row, score in merged.items())[:k] == expected
+
+
 NEVER = Tuning(queries=10**9, rows=0)
 MAKERS: dict[str, Callable[[Rows], Scorer]] = {
     "reference": lambda rows: make_scorer(rows, "reference"),

@@ -185,9 +185,7 @@ def _int8(
     held: Held,
 ) -> LoweredGraph:
     own = kept.intersection(layers.values())
-    all_of_it = (
-        whole if own.issuperset(layers.values()) else to_int8(held.filled(whole), layers, own, images, form)
-    )
+    all_of_it = whole if own.issuperset(layers.values()) else to_int8(whole, layers, own, images, form, held)
     quantised, rest = _apart(all_of_it, model)
     nodes = {layer: node for node, layer in layers.items()}
     return LoweredGraph(

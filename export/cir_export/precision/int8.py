@@ -25,6 +25,7 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
+from cir_export.precision.held import Held
 from cir_export.precision.layers import owners_of
 from cir_infer.errors import CirError, ExportError
 from cir_infer.runtime.graph import Array
@@ -58,7 +59,12 @@ def quantisable(model: ModelProto, layers: dict[str, str]) -> dict[str, str]:
 
 
 def to_int8(
-    model: ModelProto, layers: dict[str, str], float32: Collection[str], images: Iterable[Array], form: Form
+    model: ModelProto,
+    layers: dict[str, str],
+    float32: Collection[str],
+    images: Iterable[Array],
+    form: Form,
+    held: Held | None = None,
 ) -> ModelProto:
     """A copy whose layers compute in int8: weights per channel, activations per tensor.
 
@@ -68,21 +74,22 @@ def to_int8(
         float32: names of layers that stay float32.
         images: prepared batches, what the graph's input takes; their extremes become the ranges.
         form: what will run it.
+        held: where weights are that the graph leaves out.
 
     Raises:
-        ExportError: the quantiser fails.
+        ExportError: the quantiser fails, or the graph would hold more than 2 GB itself.
     """
     products = [name for name, layer in layers.items() if layer not in float32]
     if not products:
         raise ExportError("every layer would stay float32; there is nothing left for int8")
     nodes = [*products, *(_passing(model, layers, float32) if form == "cpu" else [])]
-    copy = ModelProto()
-    copy.CopyFrom(model)
     with tempfile.TemporaryDirectory(prefix="cir-int8-") as scratch, _quiet():
-        path = Path(scratch) / "int8.onnx"
+        path, source = Path(scratch) / "int8.onnx", Path(scratch) / "float32.onnx"
+        # As a file: in memory it would be there once more, beside the two of the quantiser and its session.
+        source.write_bytes((model if held is None else held.filled(model)).SerializeToString())
         try:
             quantize_static(
-                copy,
+                str(source),
                 str(path),
                 _Reader(model.graph.input[0].name, images),
                 quant_format=QuantFormat.QDQ,
