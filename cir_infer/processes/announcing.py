@@ -38,9 +38,7 @@ def announced(wait: bool = True) -> Token:
     while True:
         token = Token()
         try:
-            _announced[weakref.ref(token, _forget)] = (
-                me  # before the look, as forks do it the other way round
-            )
+            _announced[weakref.ref(token, _forget)] = me  # before the look: forks do it the other way round
             if not wait or not another_forks() or _count(lambda thread: thread == me) > 1:
                 return token
         finally:
