@@ -36,9 +36,8 @@ from cir_infer.gallery.changes.additions import (
     remove_items,
 )
 from cir_infer.gallery.changes.compaction import Compaction, compact
-from cir_infer.gallery.disk.drafts import drafted, filled, is_vacant
+from cir_infer.gallery.disk.drafts import Made, drafted, filled, is_vacant, tell_of
 from cir_infer.gallery.disk.folder import CATALOGUE
-from cir_infer.gallery.disk.outcome import forget_durable, tell_durable
 from cir_infer.gallery.metadata import metadata as meta
 from cir_infer.gallery.opened import WAIT, Held, OpenGallery
 from cir_infer.gallery.rows.vectors import as_matrix, check_row_type, check_shape, row_shape, shape_text
@@ -114,14 +113,12 @@ class Gallery(OpenGallery):
             raise UsageError("dimension is None; pass an engine, or the dimension of the vectors")
         tokens = 1 if tokens_per_item is None else checked_number("tokens_per_item", tokens_per_item)
         check_shape(tokens, dimension)
-        absent = not os.path.lexists(path / CATALOGUE)
+        new: Made = []
         try:
-            Store.create(path, tables.Encoding(1, fingerprint, dimension, dtype, tokens))
+            Store.create(path, new, tables.Encoding(1, fingerprint, dimension, dtype, tokens))
             return cls(path, engine)
         except BaseException as error:
-            # Not only behind the call that makes it: an interrupt may come between the two.
-            if absent and os.path.lexists(path / CATALOGUE):
-                tell_durable(error, f"{path} is whole and in its place")
+            tell_of(error, path, new)
             raise
 
     @classmethod
@@ -264,10 +261,10 @@ class Gallery(OpenGallery):
         shape: tuple[int, ...],
     ) -> Gallery:
         tokens = shape[0] if len(shape) == 2 else 1
-        absent = not os.path.lexists(path / CATALOGUE)
+        made: Made = []
         try:
             with (
-                filled(path, CATALOGUE) if is_vacant(path) else drafted(path) as draft,
+                filled(path, made, CATALOGUE) if is_vacant(path) else drafted(path, made) as draft,
                 cls.create(
                     draft,
                     engine,
@@ -284,9 +281,7 @@ class Gallery(OpenGallery):
                     )
             return cls.open(path, engine)
         except BaseException as error:
-            forget_durable(error)  # what was said of the draft
-            if absent and os.path.lexists(path / CATALOGUE):
-                tell_durable(error, f"{path} is whole and in its place")
+            tell_of(error, path, made)
             raise
 
     def __reduce__(self) -> tuple[Any, ...]:

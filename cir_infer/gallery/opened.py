@@ -19,7 +19,7 @@ from cir_infer.gallery.arguments import (
 from cir_infer.gallery.catalogue import tables
 from cir_infer.gallery.catalogue.lineage import lineage
 from cir_infer.gallery.catalogue.schema import stored_version
-from cir_infer.gallery.disk.drafts import identity_of, tell_of
+from cir_infer.gallery.disk.drafts import Made, tell_of
 from cir_infer.gallery.rows.vectors import row_shape, shape_text
 from cir_infer.gallery.snapshot import Snapshot
 from cir_infer.gallery.store import Store
@@ -294,11 +294,11 @@ class OpenGallery:
 
         place, overwrite = checked_path("target", target), checked_flag("overwrite", overwrite)
         self.check_outside(place, "an export")
-        before = identity_of(place)
+        made: Made = []
         try:
-            export_rows(self.snapshot(), place, overwrite)
+            export_rows(self.snapshot(), place, made, overwrite)
         except BaseException as error:
-            tell_of(error, place, before)
+            tell_of(error, place, made)
             raise
 
     # ---- for indexers and whoever writes beside it

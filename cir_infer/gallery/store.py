@@ -17,7 +17,7 @@ from cir_infer.errors import GalleryError
 from cir_infer.gallery.catalogue import tables
 from cir_infer.gallery.catalogue.catalogue import Catalogue
 from cir_infer.gallery.disk import files, leftovers
-from cir_infer.gallery.disk.drafts import INSIDE, drafted, filled, is_vacant
+from cir_infer.gallery.disk.drafts import INSIDE, Made, drafted, filled, is_vacant
 from cir_infer.gallery.disk.drafts import sweep as sweep_drafts
 from cir_infer.gallery.disk.folder import CATALOGUE, READERS, ROWS, Folder
 from cir_infer.gallery.disk.locks import EVERYTHING, Hold, Pin, WriterLock, oldest_pin
@@ -74,18 +74,19 @@ class Store:
         self._cache = filters.FilterCache(self.catalogue)
 
     @staticmethod
-    def create(path: Path, encoding: tables.Encoding, origin: str | None = None) -> None:
+    def create(path: Path, made: Made, encoding: tables.Encoding, origin: str | None = None) -> None:
         """Make an empty gallery; it is whole and durable, or not there.
 
         Args:
             path: does not exist yet, or is an empty folder.
+            made: empty; says what is made here, for `drafts.tell_of`.
             encoding: of its rows.
             origin: for a backup, the identity of the gallery that it is of.
 
         Raises:
             GalleryError: the path exists, the disk is full or fails.
         """
-        with filled(path, CATALOGUE) if is_vacant(path) else drafted(path) as draft:
+        with filled(path, made, CATALOGUE) if is_vacant(path) else drafted(path, made) as draft:
             for folder in (draft, draft / ROWS, draft / READERS):
                 folder.mkdir()
             (draft / READERS / EVERYTHING).touch()

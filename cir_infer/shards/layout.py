@@ -25,7 +25,7 @@ from cir_infer.errors import GalleryError, UsageError, shown
 from cir_infer.gallery import Gallery
 from cir_infer.gallery.arguments import checked_ids, checked_path
 from cir_infer.gallery.disk import files
-from cir_infer.gallery.disk.drafts import drafted, identity_of, tell_of
+from cir_infer.gallery.disk.drafts import Made, drafted, tell_of
 from cir_infer.gallery.opened import WAIT
 from cir_infer.gallery.rows.vectors import rows_at_once
 from cir_infer.gallery.snapshot import Snapshot
@@ -122,14 +122,14 @@ class ShardedGallery:
             names_of(count),
             None if isinstance(gallery, Gallery) else gallery.listing.bundle,
         )
-        before = identity_of(place)
+        made: Made = []
         try:
-            with _drafted(place, listing, str(snapshot.rows.dtype)) as shards:
+            with _drafted(place, made, listing, str(snapshot.rows.dtype)) as shards:
                 for part in parts:
                     spread(shards, *part)
             return cls(place)
         except BaseException as error:
-            tell_of(error, place, before)
+            tell_of(error, place, made)
             raise
 
     @classmethod
@@ -162,13 +162,13 @@ class ShardedGallery:
         count, place = checked_shards(into), checked_path("path", path)
         known = None if bundle is None else str(checked_path("bundle", bundle).absolute())
         listing = Listing(fingerprint, dimension, tokens_per_item, names_of(count), known)
-        before = identity_of(place)
+        made: Made = []
         try:
-            with _drafted(place, listing, dtype):
+            with _drafted(place, made, listing, dtype):
                 pass
             return cls(place)
         except BaseException as error:
-            tell_of(error, place, before)
+            tell_of(error, place, made)
             raise
 
     @property
@@ -221,9 +221,9 @@ def names_of(count: int, prefix: str = "") -> tuple[str, ...]:
 
 
 @contextmanager
-def _drafted(place: Path, listing: Listing, dtype: str) -> Iterator[list[Gallery]]:
+def _drafted(place: Path, new: Made, listing: Listing, dtype: str) -> Iterator[list[Gallery]]:
     """The empty galleries of a new folder, which is at its place when the block ends, with what they hold."""
-    with drafted(place) as draft:
+    with drafted(place, new) as draft:
         draft.mkdir()
         with ExitStack() as opened:
             yield made(draft, listing, dtype, opened)

@@ -16,6 +16,7 @@ import pytest
 from cir_infer.errors import GalleryError
 from cir_infer.gallery import Gallery
 from cir_infer.gallery.changes import compaction
+from cir_infer.gallery.disk import drafts, outcome
 from cir_infer.shards.layout import ShardedGallery
 from tests.gallery.interrupts import Bomb, Interrupt, descriptors, others_set_aside
 from tests.gallery.support import DIM, filled, names, vectors
@@ -298,6 +299,47 @@ def test_an_interrupt_before_any_of_the_last_instructions_tells_what_is_done(
     assert late > 0
     while opened:
         opened.pop().close()
+
+
+def created(gallery: Gallery, home: Path) -> Path:
+    Gallery.create(home / "g", dimension=DIM).close()
+    return home / "g"
+
+
+def imported(gallery: Gallery, home: Path) -> Path:
+    Gallery.from_arrays(home / "g", ids=["one"], vectors=vectors(1)).close()
+    return home / "g"
+
+
+@pytest.mark.parametrize("make", [created, imported, export_file, sharded])
+def test_what_another_call_makes_meanwhile_is_not_told_as_this_ones(
+    tmp_path: Path, make: Callable[[Gallery, Path], Path]
+) -> None:
+    gallery = filled(tmp_path / "g", 2)
+    home, counting = tmp_path / "home", Bomb(0, OWN)
+    (tmp_path / "count").mkdir()
+    home.mkdir()
+    counting(lambda: make(gallery, tmp_path / "count"))
+    faster: list[Path] = []
+    bomb = Bomb(counting.count // 8, OWN, strike=lambda: faster.append(make(gallery, home)))
+    with pytest.raises(GalleryError, match=r"(?i)exists|not empty") as caught:
+        bomb(lambda: make(gallery, home))
+    assert [*home.iterdir()] == faster
+    assert not hasattr(caught.value, "durable") and not getattr(caught.value, "__notes__", [])
+    while opened:
+        opened.pop().close()
+
+
+def test_what_is_taken_back_of_a_draft_leaves_the_notes_of_others(tmp_path: Path) -> None:
+    error = GalleryError("no more rows")
+    error.__notes__ = ["said by whoever gives the rows"]  # as `add_note` does from Python 3.11 on
+    made: drafts.Made = []
+    with pytest.raises(GalleryError), drafts.drafted(tmp_path / "g", made) as draft:
+        Gallery.create(draft, dimension=DIM).close()
+        outcome.tell_durable(error, "the draft is whole")
+        raise error
+    drafts.tell_of(error, tmp_path / "g", made)
+    assert error.__notes__ == ["said by whoever gives the rows"] and not hasattr(error, "durable")
 
 
 @pytest.mark.parametrize("make", [export_file, export_folder, back_up])

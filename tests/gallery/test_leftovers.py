@@ -182,9 +182,9 @@ def test_drafts_of_killed_runs_are_removed_by_the_next_one(tmp_path: Path, what:
 def test_a_draft_that_somebody_is_at_work_on_stays(tmp_path: Path) -> None:
     from cir_infer.gallery.disk.drafts import drafted
 
-    with drafted(tmp_path / "g") as draft:
+    with drafted(tmp_path / "g", []) as draft:
         draft.mkdir()
-        with pytest.raises(GalleryError, match="expected"), drafted(tmp_path / "g"):
+        with pytest.raises(GalleryError, match="expected"), drafted(tmp_path / "g", []):
             assert draft.is_dir()
             raise GalleryError("expected")
         assert draft.is_dir()
@@ -280,7 +280,7 @@ def test_of_two_who_fill_a_folder_at_once_the_first_wins(tmp_path: Path) -> None
     volume.mkdir()
     with (
         pytest.raises(GalleryError, match="already exists; open it, or choose another path"),
-        drafts.filled(volume, "catalogue.sqlite") as draft,
+        drafts.filled(volume, [], "catalogue.sqlite") as draft,
     ):
         Gallery.create(draft, dimension=2).close()
         Gallery.from_arrays(volume, ids=["a"], vectors=np.ones((1, 3))).close()

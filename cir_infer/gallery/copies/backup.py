@@ -184,7 +184,7 @@ def _begin(store: Store, draft: Path) -> None:
         with files.told_as_gallery_error("making the backup", draft):
             draft.parent.mkdir(parents=True, exist_ok=True)
         try:
-            Store.create(draft, store.catalogue.state().encoding, origin=_identity(store))
+            Store.create(draft, [], store.catalogue.state().encoding, origin=_identity(store))
         except GalleryError:
             if not draft.exists():  # or else another call has begun with it
                 raise

@@ -30,7 +30,7 @@ from cir_infer.gallery.copies.exported import (
     read_about,
 )
 from cir_infer.gallery.disk import files
-from cir_infer.gallery.disk.drafts import drafted
+from cir_infer.gallery.disk.drafts import Made, drafted
 from cir_infer.gallery.rows.tensors import Tensor, TensorInfo, read_about_of, read_header, view, write_tensors
 from cir_infer.gallery.snapshot import Snapshot
 
@@ -46,7 +46,7 @@ _OF_FILES = frozenset(
 _TEXTS = ("ids", "metadata", "sources")
 
 
-def export_rows(snapshot: Snapshot, target: Path, overwrite: bool = False) -> None:
+def export_rows(snapshot: Snapshot, target: Path, made: Made, overwrite: bool = False) -> None:
     """Write the live items of a snapshot: to a safetensors file if the name ends so, else to a folder.
 
     float32 and float16 rows stay what they are, int8 rows become float32. The target is there whole or
@@ -55,6 +55,7 @@ def export_rows(snapshot: Snapshot, target: Path, overwrite: bool = False) -> No
     Args:
         snapshot: the items.
         target: the file or folder.
+        made: empty; says what is made here, for `tell_of`.
         overwrite: take the place of an earlier export. Nothing else is ever replaced.
 
     Raises:
@@ -79,7 +80,7 @@ def export_rows(snapshot: Snapshot, target: Path, overwrite: bool = False) -> No
         )
     if not as_file:
         import_parquet(target)
-    with drafted(target, replacing=there) as draft:
+    with drafted(target, made, replacing=there) as draft:
         if as_file:
             _write_safetensors(snapshot, draft)
         else:

@@ -20,6 +20,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import TypeAlias
 
 from cir_infer.errors import GalleryError
 from cir_infer.gallery.disk import files
@@ -27,7 +28,7 @@ from cir_infer.gallery.disk.folder import located_absolutely
 from cir_infer.gallery.disk.outcome import forget_durable, tell_durable
 from cir_infer.processes.locked_files import locked_file
 
-__all__ = ["INSIDE", "drafted", "filled", "identity_of", "is_vacant", "sweep", "tell_of"]
+__all__ = ["INSIDE", "Made", "drafted", "filled", "identity_of", "is_vacant", "sweep", "tell_of"]
 
 _ENDING = ".cir-draft"
 INSIDE = "gallery"
@@ -35,13 +36,18 @@ INSIDE = "gallery"
 
 _NOTE = ".moving"
 
+Made: TypeAlias = list[tuple[Path, object]]
+"""What a call makes: where it belongs, and its identity, known before it is there. Another call may be the
+faster one, and what that has made tells nothing of this."""
+
 
 @contextmanager
-def drafted(path: Path, *, replacing: bool = False) -> Iterator[Path]:
+def drafted(path: Path, made: Made, *, replacing: bool = False) -> Iterator[Path]:
     """Build a folder or file under another name; it gets its own at the end of the block, all at once.
 
     Args:
         path: where it belongs.
+        made: empty; says what is made here, for `tell_of`.
         replacing: it takes the place of what the path is, which is then removed.
 
     Raises:
@@ -51,7 +57,6 @@ def drafted(path: Path, *, replacing: bool = False) -> Iterator[Path]:
     if not replacing and (path.exists() or path.is_symlink()):
         raise GalleryError(f"{path}: already exists; open it, or choose another path")
     drafts: list[Path] = []
-    begun: list[object] = []
     try:
         with files.told_as_gallery_error("writing it", path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,31 +64,35 @@ def drafted(path: Path, *, replacing: bool = False) -> Iterator[Path]:
             draft, lock = _begin(path, drafts)
             with lock, lock:
                 yield draft
-                begun.append(identity_of(draft))
+                made.append((path, identity_of(draft)))
                 _publish(draft, path, replacing)
                 _discard(draft)
             files.sync_folder(path.parent)
     except BaseException as error:
-        if begun and identity_of(path) in begun:
+        if _is_there(made):
             tell_durable(error, f"{path} is whole and in its place")
         for draft in drafts:
             _discard(draft)
         raise
 
 
-def tell_of(error: BaseException, path: Path, before: object) -> None:
-    """Note on an exception whether a path is something else than before, for whoever lets others fill it.
+def tell_of(error: BaseException, path: Path, made: Made) -> None:
+    """Note on an exception whether what a call makes is in its place.
 
-    An interrupt may come between the end of `drafted` and the call that it is in.
+    For calls around `drafted` and `filled`: an interrupt may come between the end of those and theirs.
 
     Args:
         error: what comes too late to stop it. What was told of the drafts inside is taken back.
-        path: where the new thing belongs.
-        before: `identity_of` the path when the call began.
+        path: where it belongs, as the caller named it.
+        made: as `drafted` or `filled` left it.
     """
     forget_durable(error)
-    if identity_of(path) not in (None, before):
+    if _is_there(made):
         tell_durable(error, f"{path} is whole and in its place")
+
+
+def _is_there(made: Made) -> bool:
+    return any(identity is not None and identity_of(path) == identity for path, identity in made)
 
 
 def identity_of(path: Path) -> object:
@@ -96,11 +105,12 @@ def identity_of(path: Path) -> object:
 
 
 @contextmanager
-def filled(path: Path, last: str) -> Iterator[Path]:
+def filled(path: Path, made: Made, last: str) -> Iterator[Path]:
     """Build the contents of an empty folder that is there already, as a volume is; nothing can replace that.
 
     Args:
         path: the folder, see `is_vacant`.
+        made: empty; says what is made here, for `tell_of`.
         last: the entry that makes it whole; the others move in before.
 
     Raises:
@@ -108,7 +118,6 @@ def filled(path: Path, last: str) -> Iterator[Path]:
             filled it meanwhile.
     """
     path = located_absolutely(path)
-    begun: list[object] = []
     drafts: list[Path] = []
     try:
         with files.told_as_gallery_error("writing it", path):
@@ -118,7 +127,7 @@ def filled(path: Path, last: str) -> Iterator[Path]:
             draft, lock = _begin(path / INSIDE, drafts)
             with lock, lock:
                 yield draft
-                begun.append(identity_of(draft / last))
+                made.append((path / last, identity_of(draft / last)))
                 with _alone(path):
                     if not is_vacant(path):
                         raise GalleryError(f"{path}: already exists; open it, or choose another path")
@@ -129,7 +138,7 @@ def filled(path: Path, last: str) -> Iterator[Path]:
                 files.remove(_lock_of(draft))
             files.sync_folder(path)
     except BaseException as error:
-        if begun and identity_of(path / last) in begun:
+        if _is_there(made):
             tell_durable(error, f"{path} is whole and in its place")
         for draft in drafts:
             with suppress(OSError):  # what cannot be taken back is the next run's, with the note

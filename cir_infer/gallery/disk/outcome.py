@@ -7,6 +7,12 @@ from contextlib import suppress
 __all__ = ["forget_durable", "tell_durable"]
 
 
+class _Told(str):
+    """A note of ours, among those of others."""
+
+    __slots__ = ()
+
+
 def tell_durable(error: BaseException, what: str) -> None:
     """Note on an exception, an interrupt for instance, that something is done and stays done.
 
@@ -19,11 +25,12 @@ def tell_durable(error: BaseException, what: str) -> None:
         error.durable = True  # type: ignore[attr-defined]
         notes = getattr(error, "__notes__", [])
         if what not in notes:
-            error.__notes__ = [*notes, what]  # type: ignore[attr-defined]
+            error.__notes__ = [*notes, _Told(what)]  # type: ignore[attr-defined]
 
 
 def forget_durable(error: BaseException) -> None:
-    """Take back what was told of a draft, which nobody asked for."""
-    with suppress(AttributeError):
-        error.durable = False  # type: ignore[attr-defined]
-        error.__notes__ = []  # type: ignore[attr-defined]
+    """Take back what was told of a draft, which nobody asked for. Notes of others stay."""
+    with suppress(AttributeError, TypeError):
+        del error.durable  # type: ignore[attr-defined]
+        notes = error.__notes__  # type: ignore[attr-defined]
+        error.__notes__ = [note for note in notes if not isinstance(note, _Told)]  # type: ignore[attr-defined]
