@@ -53,7 +53,7 @@ def test_a_plain_archive_is_opened(tmp_path: Path) -> None:
         (archive(("a", b"1"), ("a", b"2")), "twice"),
         (archive(("a", bytes(1000)), kind=zipfile.ZIP_DEFLATED), "compressed"),
         (overlapping(), "claim"),
-        (archive(*((f"{n}", b"") for n in range(30_000))), "directory"),
+        (archive(*((f"{n:0500}", b"") for n in range(2500))), "directory"),
         (b"PK\3\4" + bytes(100), "no zip archive"),
         (b"", "no zip archive"),
     ],
