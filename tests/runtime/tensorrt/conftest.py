@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -48,8 +49,8 @@ def tensorrt(version: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> I
 
 
 @pytest.fixture
-def gpu(tensorrt: Path, monkeypatch: pytest.MonkeyPatch) -> CapturingDevice:
-    """A GPU is there: the emulated one."""
+def gpu_that_builds(tensorrt: Path, monkeypatch: pytest.MonkeyPatch) -> CapturingDevice:
+    """A GPU is there: the emulated one. Every plan is built in a process of its own, as on a device."""
     from cir_infer.gpu import context
     from cir_infer.runtime import devices
 
@@ -63,6 +64,32 @@ def gpu(tensorrt: Path, monkeypatch: pytest.MonkeyPatch) -> CapturingDevice:
     # Only this process knows of the GPU.
     monkeypatch.setattr(backend, "check_encoder_apart", lambda *asked: check_encoder_here(device, *asked))
     return device
+
+
+_built: dict[tuple[Any, ...], tuple[bytes, bytes, float]] = {}
+"""What processes have built: most tests open the same bundle, and care for what becomes of its plans."""
+
+
+@pytest.fixture
+def gpu(gpu_that_builds: CapturingDevice, monkeypatch: pytest.MonkeyPatch) -> CapturingDevice:
+    """The emulated GPU; a plan that any test has built of the same is not built by a process again."""
+    from cir_infer.runtime.tensorrt import api, backend
+
+    build = backend.build_apart
+
+    def build_once(
+        name: str, model: Model, limits: Any, workspace: int, timings: bytes, report: Any
+    ) -> tuple[Any, float]:
+        faked = tuple(sorted(item for item in os.environ.items() if item[0].startswith("CIR_FAKE")))
+        key = (faked, name, model.whole(), json.dumps(limits.to_json()), workspace, timings)
+        if key not in _built:
+            made, seconds = build(name, model, limits, workspace, timings, report)
+            _built[key] = made.plan, made.timings, seconds
+        plan, kept, seconds = _built[key]
+        return api.BuiltPlan(plan, kept), seconds
+
+    monkeypatch.setattr(backend, "build_apart", build_once)
+    return gpu_that_builds
 
 
 def check_encoder_here(device: CapturingDevice, model: Model, tokens: int, least: float) -> dict[str, Any]:

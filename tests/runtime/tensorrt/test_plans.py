@@ -31,6 +31,11 @@ KEY = PlanKey(
 )
 
 
+@pytest.fixture
+def gpu(gpu_that_builds: CapturingDevice) -> CapturingDevice:
+    return gpu_that_builds
+
+
 def builds(caplog: pytest.LogCaptureFixture) -> int:
     return sum(record.message.startswith("building the plan") for record in caplog.records)
 
