@@ -22,7 +22,6 @@ from cir_export.verification import (
     compare,
     compare_sums,
     explain_of,
-    rows_to_explain,
     why_unexplained,
 )
 from cir_export.weights import SEVERAL, WeightsFile
@@ -109,8 +108,7 @@ def export_bundle(
             give_back()
             bundle = Bundle(unverified)
             with Engine(bundle, device="cpu") as engine:
-                checks = compare(answers, engine, samples)
-                rows = rows_to_explain(trained, engine, samples) if explain is not None else []
+                checks, rows = compare(answers, engine, samples)
             give_back()
             sums = compare_sums(trained, answers, bundle, rows, samples) if explain is not None else []
             if not all(check.passed for check in checks):

@@ -2,7 +2,7 @@
 
 from cir_export.samples import Samples, draw_samples
 from cir_export.verification.parity import Answers, Check, answers_of, compare
-from cir_export.verification.sums import compare_sums, explain_of, rows_to_explain, why_unexplained
+from cir_export.verification.sums import compare_sums, explain_of, why_unexplained
 
 __all__ = [
     "Answers",
@@ -13,6 +13,5 @@ __all__ = [
     "compare_sums",
     "draw_samples",
     "explain_of",
-    "rows_to_explain",
     "why_unexplained",
 ]

@@ -142,13 +142,16 @@ def _in_parts(model: RetrievalModel, images: Tensor) -> InParts:
 
 
 @quieter(UNKNOWN_WORDS)
-def compare(answers: Answers, engine: Engine, samples: Samples) -> list[Check]:
+def compare(answers: Answers, engine: Engine, samples: Samples) -> tuple[list[Check], Array]:
     """Runs the same images and texts through the engine, texts one at a time and in batches of all lengths.
 
     Args:
         answers: PyTorch's.
         engine: of the bundle that was exported.
         samples: what they are of.
+
+    Returns:
+        The comparison; and the engine's rows of the images.
     """
     images, texts, expected = samples.images, samples.texts, answers.terms
     queries = _queries(samples)
@@ -171,7 +174,7 @@ def compare(answers: Answers, engine: Engine, samples: Samples) -> list[Check]:
     ]
     checks += _compare_terms(expected, found)
     checks += _compare_scores(expected, found, answers.rows, found_rows)
-    return checks
+    return checks, found_rows
 
 
 def _batched(encode: Callable[[Tensor], Tensor], items: Sequence[Tensor]) -> Array:

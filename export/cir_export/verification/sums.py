@@ -14,13 +14,12 @@ from cir_export.samples import Samples
 from cir_export.verification.parity import IN_PARTS, TOLERANCE, Answers, Check, relative
 from cir_infer.bundle import Bundle
 from cir_infer.bundle.manifest import Explain
-from cir_infer.engine import Engine
 from cir_infer.errors import BundleError, DeviceError
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.runtime.explain_graph import open_explain_graph, run_in_parts
 from cir_infer.runtime.graph import Array
 
-__all__ = ["compare_sums", "explain_of", "rows_to_explain", "why_unexplained"]
+__all__ = ["compare_sums", "explain_of", "why_unexplained"]
 
 _SEVERAL = 4
 
@@ -37,18 +36,8 @@ def explain_of(trained: TrainedModel, samples: Samples) -> Explain:
     return Explain(f"{EXPLAIN}.onnx", height, width, unit_rows)
 
 
-def rows_to_explain(trained: TrainedModel, engine: Engine, samples: Samples) -> list[Array]:
-    """Gallery rows of the samples, batch by batch, for `compare_sums`.
-
-    Raises:
-        DeviceError: the device failed.
-    """
-    pixels = _pixels(trained, samples, len(samples.images))
-    return [engine.encode_prepared(batch) for batch in _batches(pixels)]
-
-
 def compare_sums(
-    trained: TrainedModel, answers: Answers, bundle: Bundle, rows: Sequence[Array], samples: Samples
+    trained: TrainedModel, answers: Answers, bundle: Bundle, rows: Array, samples: Samples
 ) -> list[Check]:
     """Rows of the image graph against the sums, and the sums' parts against PyTorch's.
 
@@ -60,7 +49,7 @@ def compare_sums(
         trained: the model, of which only the preprocessing is looked at.
         answers: PyTorch's, with their parts.
         bundle: with its explaining graph.
-        rows: from `rows_to_explain`.
+        rows: the engine's, of the same samples.
         samples: the same.
     """
     manifest = bundle.manifest
@@ -70,7 +59,7 @@ def compare_sums(
     sums, again, parts = [], [], []
     try:
         graph = open_explain_graph(bundle, manifest, "cpu", None)
-        for batch, made_before, expected in zip(_batches(pixels), rows, answers.parts, strict=True):
+        for batch, made_before, expected in zip(_batches(pixels), _batches(rows), answers.parts, strict=True):
             found = run_in_parts(graph, batch, manifest)
             total = found.parts.astype(float).sum((1, 2)) + found.constant
             if manifest.explain.unit_rows:
@@ -93,8 +82,8 @@ def compare_sums(
     ]
 
 
-def _batches(pixels: Array) -> list[Array]:
-    return [pixels[start : start + IN_PARTS] for start in range(0, len(pixels), IN_PARTS)]
+def _batches(values: Array) -> list[Array]:
+    return [values[start : start + IN_PARTS] for start in range(0, len(values), IN_PARTS)]
 
 
 def why_unexplained(trained: TrainedModel, checks: Sequence[Check]) -> str:
