@@ -126,7 +126,6 @@ struct Buffer {
             for (uint32_t i = device::thread(); i < held; i += kThreads) best = higher(best, keys[i]);
             const uint32_t peak = kth_of_brought(static_cast<uint32_t>(best >> 32), kThreads, share, shared.selection);
             if (peak != 0) mine = beaten_by(static_cast<uint64_t>(peak) << 32, slack) + 1;
-            device::barrier();
             if (device::thread() == 0) device::raise(peaks + me, mine);
         }
         // Blocks too: the best of those that a thread looks at.

@@ -169,7 +169,8 @@ CIR_DEVICE_ONCE uint64_t kth_of_shared(const uint64_t* keys, uint32_t n, uint32_
     return least_of_block(least, s);
 }
 
-// The k-th largest of the first n words, one of each thread; 0 where there are fewer than k. The same holds for what is shared.
+// The k-th largest of the first n words, one of each thread; 0 where there are fewer than k. May be called again at once:
+// its words are read before its last barrier, and what it reads behind that the next call writes behind its first.
 CIR_DEVICE_ONCE uint32_t kth_of_brought(uint32_t word, uint32_t n, uint32_t k, Selection& s) {
     static_assert(kBins >= kThreads, "a word of every thread");
     s.bins[device::thread()] = word;
