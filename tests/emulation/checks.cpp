@@ -3,7 +3,8 @@
 // The checked build compiles the kernels with -fsanitize=thread, which calls a function before every access to memory,
 // and these are those functions in place of the sanitizer's own. An access must lie inside an allocation to the byte;
 // memory that is read must have been written; and no two threads may touch the same byte of shared memory between two
-// barriers if one of them writes. Shuffles order no memory, so they count for nothing here. What another block writes in
+// barriers if one of them writes; of GPU memory, what another thread of the block has written is touched behind a barrier
+// only. Shuffles order no memory, so they count for nothing here. What another block writes in
 // the same launch must be read past the first-level cache, and only after that block has ordered it: a fence by whoever
 // wrote, a barrier unless the same thread goes on, and an atomic by which others can know; or the barrier first, and
 // then a fence by whoever does the atomic. The plain build has no calls.
@@ -120,6 +121,9 @@ bool ordered(const Origin& origin) {
 const char* complaint(const Origin& origin, Kind kind) {
     if (kind != Kind::write && origin.block == 0) return "memory that nothing wrote";
     if (kind == Kind::constant && origin.block >= first_of_launch) return "read-only data that this launch writes";
+    if (origin.block == now->number && origin.interval == now->interval && origin.thread != current.thread) {
+        return "a race: another thread of the block writes it, with no barrier between";
+    }
     if (!of_another_block(origin)) return nullptr;
     if (kind == Kind::read) return "what another block writes, read as if it could not change";
     if (kind != Kind::atomic && !ordered(origin)) {

@@ -79,6 +79,12 @@ CIR_KERNEL(writes_what_others_still_read, FaultyArguments, 64, 1) {
     else shared[device::thread()] = 0;
 }
 
+CIR_KERNEL(reads_of_the_gpu_what_others_just_write, FaultyArguments, 64, 1) {
+    args.out[device::thread()] = 0;
+    device::barrier();
+    args.out[device::thread()] = device::load_fresh(args.out + (device::thread() ^ 1));
+}
+
 CIR_KERNEL(counts, FaultyArguments, 64, 1) {
     auto* shared = reinterpret_cast<uint32_t*>(device::shared());
     if (device::thread() == 0) *shared = 0;

@@ -63,6 +63,7 @@ def test_a_fault_is_reported(kernel: str, said: str) -> None:
             "a race: byte .* is (written, and thread .* reads|read, and thread .* writes) it",
         ),
         ("reads_a_count_that_others_raise", "a race: byte 0"),
+        ("reads_of_the_gpu_what_others_just_write", "a race: another thread of the block .*it reads"),
         ("takes_a_shuffle_for_a_barrier", "a race"),
     ],
 )
