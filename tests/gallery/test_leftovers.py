@@ -17,6 +17,7 @@ import pytest
 
 from cir_infer.errors import GalleryError
 from cir_infer.gallery import Gallery
+from cir_infer.gallery.disk import drafts
 from cir_infer.gallery.rows.vectors import row_tensors
 from tests.gallery.support import as_version_1, filled, names, vectors
 
@@ -179,6 +180,35 @@ def test_drafts_of_killed_runs_are_removed_by_the_next_one(tmp_path: Path, what:
     }
 
 
+@pytest.mark.parametrize("vacant", [False, True])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_child_that_comes_out_of_a_draft_leaves_it_to_its_parent(
+    tmp_path: Path, vacant: bool, fails: bool
+) -> None:
+    made: drafts.Made = []
+    path, parent = tmp_path / "g", os.getpid()
+    if vacant:
+        path.mkdir()
+    try:
+        with drafts.filled(path, made, "last") if vacant else drafts.drafted(path, made) as draft:
+            draft.mkdir()
+            (draft / "last").touch()
+            child = os.fork()
+            if child:
+                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (2 if fails else 1)
+                assert (draft / "last").exists()
+            elif fails:
+                raise ValueError("of the child")
+    except GalleryError:
+        if os.getpid() != parent:
+            os._exit(1)
+        raise
+    finally:
+        if os.getpid() != parent:
+            os._exit(2)
+    assert [*path.iterdir()] == [path / "last"] and [*tmp_path.iterdir()] == [path]
+
+
 def test_a_draft_that_somebody_is_at_work_on_stays(tmp_path: Path) -> None:
     from cir_infer.gallery.disk.drafts import drafted
 
@@ -274,7 +304,6 @@ def test_parts_that_a_killed_run_had_moved_are_taken_back_if_nothing_else_is_the
 
 
 def test_of_two_who_fill_a_folder_at_once_the_first_wins(tmp_path: Path) -> None:
-    from cir_infer.gallery.disk import drafts
 
     volume = tmp_path / "volume"
     volume.mkdir()
@@ -310,7 +339,6 @@ def test_empty_folders_of_somebody_else_are_no_leftovers(tmp_path: Path) -> None
 def test_parts_that_cannot_be_taken_back_at_once_are_the_next_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cir_infer.gallery.disk import drafts
 
     volume = tmp_path / "volume"
     volume.mkdir()

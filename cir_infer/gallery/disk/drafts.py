@@ -51,8 +51,10 @@ def drafted(path: Path, made: Made, *, replacing: bool = False) -> Iterator[Path
         replacing: it takes the place of what the path is, which is then removed.
 
     Raises:
-        GalleryError: the path exists, the disk is full or fails. Nothing is left.
+        GalleryError: the path exists, the disk is full or fails. Nothing is left. Or a child that was forked
+            in the block comes to its end: the draft is its parent's.
     """
+    process = os.getpid()
     path = located_absolutely(path)
     if not replacing and (path.exists() or path.is_symlink()):
         raise GalleryError(f"{path}: already exists; open it, or choose another path")
@@ -64,6 +66,7 @@ def drafted(path: Path, made: Made, *, replacing: bool = False) -> Iterator[Path
             draft, lock = _begin(path, drafts)
             with lock, lock:
                 yield draft
+                _check_process(process, path)
                 made.append((path, identity_of(draft)))
                 _publish(draft, path, replacing)
                 _discard(draft)
@@ -71,7 +74,7 @@ def drafted(path: Path, made: Made, *, replacing: bool = False) -> Iterator[Path
     except BaseException as error:
         if _is_there(made):
             tell_durable(error, f"{path} is whole and in its place")
-        for draft in drafts:
+        for draft in drafts if os.getpid() == process else []:
             _discard(draft)
         raise
 
@@ -115,8 +118,9 @@ def filled(path: Path, made: Made, last: str) -> Iterator[Path]:
 
     Raises:
         GalleryError: the disk is full or fails, and the folder is vacant still; or another process has
-            filled it meanwhile.
+            filled it meanwhile; or a child that was forked in the block comes to its end.
     """
+    process = os.getpid()
     path = located_absolutely(path)
     drafts: list[Path] = []
     try:
@@ -127,6 +131,7 @@ def filled(path: Path, made: Made, last: str) -> Iterator[Path]:
             draft, lock = _begin(path / INSIDE, drafts)
             with lock, lock:
                 yield draft
+                _check_process(process, path)
                 made.append((path / last, identity_of(draft / last)))
                 with _alone(path):
                     if not is_vacant(path):
@@ -140,11 +145,19 @@ def filled(path: Path, made: Made, last: str) -> Iterator[Path]:
     except BaseException as error:
         if _is_there(made):
             tell_durable(error, f"{path} is whole and in its place")
-        for draft in drafts:
+        for draft in drafts if os.getpid() == process else []:
             with suppress(OSError):  # what cannot be taken back is the next run's, with the note
                 _take_back(path)
                 _discard(draft)
         raise
+
+
+def _check_process(process: int, path: Path) -> None:
+    if os.getpid() != process:
+        raise GalleryError(
+            f"{path}: is being made by process {process}, from which this one was forked meanwhile; end a "
+            "forked child with os._exit, or start it with multiprocessing"
+        )
 
 
 @contextmanager
