@@ -27,19 +27,19 @@ _forking: dict[int, float] = {}
 first instruction of what runs at the end of a fork, and Python goes on as if that had run."""
 
 
-def announced(wait: bool = True) -> Token:
-    """What forks of other threads wait for, as long as it lives.
+def announced(holds: Callable[[], bool] | None = None) -> Token:
+    """What forks of other threads wait for, as long as it lives. Comes back when no other thread forks.
 
     Args:
-        wait: come back when no other thread forks. Inside something that this thread has announced nobody
-            waits: the fork does.
+        holds: whether this thread has something else that the fork waits for; then it is the fork that waits,
+            as it is inside something that this thread has announced.
     """
     me = threading.get_ident()
     while True:
         token = Token()
         try:
             _announced[weakref.ref(token, _forget)] = me  # before the look: forks do it the other way round
-            if not wait or not another_forks() or _count(lambda thread: thread == me) > 1:
+            if not another_forks() or _count(lambda thread: thread == me) > 1 or (holds and holds()):
                 return token
         finally:
             del token

@@ -348,6 +348,20 @@ def test_a_fork_waits_while_a_gallery_is_made(tmp_path: Path, monkeypatch: pytes
     thread.join()
 
 
+def test_who_uses_a_connection_takes_another_while_a_fork_waits_for_him(tmp_path: Path) -> None:
+    """As a backup does. Else each waits for the other, and the child is refused."""
+    gallery, other = filled(tmp_path / "g"), filled(tmp_path / "h")
+    codes: list[int] = []
+    forks = threading.Thread(target=lambda: codes.append(in_child(lambda: (len(gallery), other.ids))))
+    with gallery._store.catalogue.reading():
+        forks.start()
+        while not announcing.another_forks():
+            time.sleep(0.001)
+        assert len(other) == 10
+    forks.join()
+    assert codes == [0]
+
+
 def test_a_fork_in_the_middle_of_a_call_is_refused_in_the_child(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from cir_infer.errors import GalleryError
@@ -110,7 +110,8 @@ class Connections:
 
     def _take(self, idle: list[Link], opened: Callable[[], Link]) -> Link:
         me = threading.get_ident()
-        token = announcing.announced()
+        # A backup has one already, to another gallery.
+        token = announcing.announced(lambda: me in _users())
         try:
             self._check()
             try:
@@ -272,7 +273,7 @@ class Connections:
         link.text_factory = str
         with suppress(OSError):
             found = os.lstat(name), os.stat(name.rpartition("/")[0])  # noqa: PTH116
-            if [*map(_identity, found)] == [folder.catalogue, folder.identity]:
+            if [(status.st_dev, status.st_ino) for status in found] == [folder.catalogue, folder.identity]:
                 return
         folder.check()
         raise GalleryError(f"{folder.path}: was moved while it was being opened; open it again")
@@ -382,17 +383,13 @@ class Connections:
                 _lost.add(self._folder.catalogue)
 
 
-def _identity(status: os.stat_result) -> Identity:
-    return status.st_dev, status.st_ino
-
-
 def _lacks_space(error: sqlite3.OperationalError) -> bool:
     return any(words in str(error) for words in ("full", "I/O", "unable to open"))
 
 
 def _let_go(*idle: list[Link]) -> None:
     """Close what a gallery that nobody closed leaves. The collector does that in any thread, at any time."""
-    token = announcing.announced(wait=False)
+    token = announcing.announced(lambda: True)
     try:
         if announcing.another_forks():
             _orphans.extend(link for links in idle for link in links)
@@ -419,9 +416,12 @@ def _before_fork() -> None:
 def _busy() -> bool:
     """Whether other threads take or use a connection."""
     me = threading.get_ident()
-    return announcing.are_awaited() or any(
-        link.thread != me for one in list(_everyone) for link in one.in_use()
-    )
+    return announcing.are_awaited() or any(thread != me for thread in _users())
+
+
+def _users() -> Iterator[int]:
+    """The threads that use connections, each as often as it does."""
+    return (link.thread for one in list(_everyone) for link in one.in_use())
 
 
 def _after_fork_in_parent() -> None:
