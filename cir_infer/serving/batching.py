@@ -147,12 +147,13 @@ class Pace:
         Usual is what was before more were refused than answered. Refusing takes the processor too; were as
         many let in as before, each would wait longer the more are refused. With fewer refusals it is not
         they that make queries slow: other queries came, or another gallery, and they are let in and learned
-        from. An eighth is always let in.
+        from. A storm also makes waits uneven, which the last percent feels: so a quarter less is let in. An
+        eighth always is.
         """
         slow = self.seconds_a_query > self._usual > 0
         if not slow or not self._is_storm(time.monotonic()):
             return most
-        return max(int(most * self._usual / self.seconds_a_query), most // 8, 1)
+        return max(int(0.75 * most * self._usual / self.seconds_a_query), most // 8, 1)
 
 
 class _Batch:
