@@ -44,11 +44,8 @@ def _one_registry() -> Iterator[None]:
             _made[key] = original.__get__(None, cls)(*args, **options)
         return _made[key]
 
-    setattr(ONNXRegistry, "from_torchlib", classmethod(from_torchlib))  # noqa: B010
-    try:
+    with _in_its_place(ONNXRegistry, "from_torchlib", classmethod(from_torchlib)):
         yield
-    finally:
-        setattr(ONNXRegistry, "from_torchlib", original)  # noqa: B010
 
 
 @contextlib.contextmanager
@@ -61,8 +58,15 @@ def _one_look() -> Iterator[None]:
     except (ImportError, KeyError):
         yield
         return
-    setattr(utils, "_materialize_cpp_cia_ops", functools.cache(lambda: original()))  # noqa: B010
+    with _in_its_place(utils, "_materialize_cpp_cia_ops", functools.cache(lambda: original())):
+        yield
+
+
+@contextlib.contextmanager
+def _in_its_place(owner: Any, name: str, other: object) -> Iterator[None]:
+    original = vars(owner)[name]
+    setattr(owner, name, other)
     try:
         yield
     finally:
-        setattr(utils, "_materialize_cpp_cia_ops", original)  # noqa: B010
+        setattr(owner, name, original)
