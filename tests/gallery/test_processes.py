@@ -362,6 +362,25 @@ def test_who_uses_a_connection_takes_another_while_a_fork_waits_for_him(tmp_path
     assert codes == [0]
 
 
+def test_who_used_a_connection_that_another_takes_waits_for_the_fork_like_anybody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else calls go on and on beside a fork, which waits for all of them in vain."""
+    monkeypatch.setattr(announcing, "PATIENCE", 0.3)
+    gallery = filled(tmp_path / "g")
+    with gallery._store.catalogue.reading():
+        pass
+    forks = threading.Thread(target=lambda: in_child(lambda: None))
+    taken = gallery._store.catalogue.links._idle.pop()  # by a thread that has come no further
+    forks.start()
+    while not announcing.another_forks():
+        time.sleep(0.001)
+    with gallery._store.catalogue.reading():
+        assert not announcing.another_forks()
+    forks.join()
+    del taken
+
+
 def test_a_fork_in_the_middle_of_a_call_is_refused_in_the_child(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,6 +163,7 @@ class Connections:
         self._keep(link, self._writers, 1)
 
     def _keep(self, link: Link, idle: list[Link], most: int) -> None:
+        link.thread = 0  # or whoever takes it next would pass for this thread until he has signed it
         if len(idle) < most and link.frozen == self.frozen and link.guard is self._guard:
             idle.append(link)
         else:
