@@ -16,7 +16,6 @@ cuobjdump is found too, the instructions of the loops are held to tables as well
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import re
@@ -25,64 +24,21 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import machine_code
-
-ROOT = Path(__file__).resolve().parents[1]
-KERNELS = ROOT / "kernels" / "score" / "cuda"
-FATBIN = ROOT / "cir_infer" / "gpu" / "kernels.fatbin"
-
-
-class Kernels(NamedTuple):
-    """One folder of kernels that becomes one fatbin."""
-
-    folder: Path
-    source: str
-    fatbin: Path
-    shared: tuple[Path, ...] = ()  # headers of other folders
-    shown: tuple[str, ...] = ()  # whose loops its README shows
-
-    @property
-    def table(self) -> Path:
-        """What the compiler made of them."""
-        return self.folder / "resources.json"
-
-    @property
-    def instructions(self) -> Path:
-        """What its loops are in machine code."""
-        return self.folder / "instructions.json"
-
-    @property
-    def readme(self) -> Path:
-        """Holds a summary of the table."""
-        return self.folder / "README.md"
-
-
-SCORE = Kernels(
-    KERNELS,
-    "score.cu",
-    FATBIN,
-    shown=(
-        *(f"scan_{dtype}_ratio2" for dtype in ("f32", "f16", "i8")),
-        *(f"few_{dtype}_ratio2" for dtype in ("f16", "i8")),
-        *(f"many_{dtype}_ratio2" for dtype in ("f16", "i8")),
-        "read_bytes",
-    ),
+from cuda_sources import (
+    ARCHITECTURES,
+    SCORE,
+    SETS,
+    Kernels,
+    record_of,
+    record_path,
+    sources_hash,
 )
-RECURRENT = Kernels(
-    ROOT / "kernels" / "recurrent" / "cuda",
-    "recurrent.cu",
-    FATBIN.with_name("recurrent.fatbin"),
-    (KERNELS / "device.cuh",),
-    ("encode_gru", "encode_lstm"),
-)
-SETS = {"score": SCORE, "recurrent": RECURRENT}
-TABLE, README = SCORE.table, SCORE.readme
+
 BEGIN, END = "<!-- resources:begin -->\n", "<!-- resources:end -->\n"
 LOOPS_BEGIN, LOOPS_END = "<!-- instructions:begin -->\n", "<!-- instructions:end -->\n"
 
-ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 110, 120)
 # The kernels distinguish Turing, data centres' GPUs, whose float64 is fast, and the rest: three front ends.
 VIRTUAL = {arch: 75 if arch < 80 else 80 if arch in (80, 90, 100) else 86 for arch in ARCHITECTURES}
 
@@ -99,14 +55,6 @@ FEW_SHARED = 4 * 8 * 512 * 2
 MANY_SHARED = 64 * 512 * 2
 # A BiGRU of 2 x 256 units on 64 multiprocessors: 24 rows of weights, a state of 512 values, 8 units' scratch.
 ENCODE_SHARED = 24 * 1024 + 2048 + 160
-
-
-def sources_hash(kernels: Kernels = SCORE) -> str:
-    """Of every kernel source, in the order of their names."""
-    digest = hashlib.sha256()
-    for path in [*sorted(kernels.folder.glob("*.cu*")), *kernels.shared]:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
 
 
 def find_nvcc() -> str:
@@ -141,10 +89,12 @@ def compile_fatbin(
     offered = subprocess.run([nvcc, "--help"], capture_output=True, text=True).stdout
     packed = ["--compress-mode=speed"] if "--compress-mode" in offered else []
     output.parent.mkdir(parents=True, exist_ok=True)
+    sources = sources_hash(kernels)
     targets = [f"-gencode=arch=compute_{VIRTUAL[a]},code=sm_{a}" for a in architectures]
     if ptx:
         targets.append("-gencode=arch=compute_80,code=compute_80")
     half = output.with_suffix(f".{os.getpid()}")
+    record_path(output).unlink(missing_ok=True)
     command = [
         nvcc,
         "-std=c++17",
@@ -165,7 +115,11 @@ def compile_fatbin(
         )
         if done.returncode != 0:
             sys.exit(f"error: nvcc failed\n{done.stderr[-4000:]}")
+        if sources_hash(kernels) != sources:
+            sys.exit(f"error: {kernels.folder} was changed while nvcc read it; run this again")
+        record = record_of(kernels, half.read_bytes(), architectures, ptx)
         half.replace(output)
+        record_path(output).write_text(json.dumps(record) + "\n")
     finally:
         half.unlink(missing_ok=True)
     return done.stderr + done.stdout

@@ -24,6 +24,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import cuda_sources
+
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = (
     "ziglang==0.17.1",
@@ -156,10 +158,10 @@ def main() -> None:
     args = parser.parse_args()
     fatbins = "OFF"
     if args.fatbins is not None:
-        missing = [n for n in ("kernels.fatbin", "recurrent.fatbin") if not (args.fatbins / n).is_file()]
-        if missing:
+        unfit = cuda_sources.unfit_files(args.fatbins, cuda_sources.ARCHITECTURES, ptx=True)
+        if unfit:
             parser.error(
-                f"{args.fatbins} has no {' and no '.join(missing)}; `make fatbin` writes them (needs nvcc)"
+                f"{args.fatbins}: {'; '.join(unfit)}; {cuda_sources.REMEDY}; remove them for wheels without"
             )
         fatbins = str(args.fatbins.resolve())
     work = ROOT / "build" / "wheels"

@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,12 +93,6 @@ def commands(programs: Path, folder: Path) -> None:
 def size_mb(folder: Path) -> float:
     """What lies below a folder, in MB."""
     return round(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6, 1)
-
-
-def has_fatbins(wheel: Path) -> bool:
-    """Whether a wheel holds the CUDA kernels."""
-    with zipfile.ZipFile(wheel) as archive:
-        return sum(name.endswith(".fatbin") for name in archive.namelist()) == 2
 
 
 def in_empty_environment(wheel: Path, python: str, folder: Path) -> dict[str, object]:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
-import build_cuda  # noqa: E402
+import cuda_sources  # noqa: E402
 
 SCORER, ENCODER = "tests/scoring/test_cuda_gpu.py", "tests/gpu"
 CHAIN, ENDINGS = "tests/emulation/driver/test_tensorrt_chain.py", "tests/emulation/driver/test_endings.py"
@@ -124,11 +124,9 @@ def main() -> None:
             "error: PyCUDA is not installed here; docs/gpu-check.md says how to build its wheel without "
             "a GPU, to be installed, or unpacked into a folder on PYTHONPATH"
         )
-    fatbins = [kernels.fatbin for kernels in build_cuda.SETS.values() if not kernels.fatbin.exists()]
-    if fatbins:
-        sys.exit(
-            f"error: {fatbins[0].name} is missing, and the driver reads it; run `make fatbin` (needs nvcc)"
-        )
+    unfit = cuda_sources.unfit_files()
+    if unfit:
+        sys.exit(f"error: the driver reads the fatbins, and {'; '.join(unfit)}; {cuda_sources.REMEDY}")
     with tempfile.TemporaryDirectory() as folder:
         chosen = [step for step in steps(args.every) if args.only in step.name]
         failed = sum([not run(step, Path(folder)) for step in chosen])

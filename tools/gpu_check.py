@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "tools")]
 
-import build_cuda  # noqa: E402
+import cuda_sources  # noqa: E402
 import gpu_model  # noqa: E402
 
 TESTS = ("tests/scoring/test_cuda_gpu.py", "tests/gpu/test_recurrent_kernel.py")
@@ -168,12 +168,13 @@ def machine(limit: float, log: Path) -> dict[str, Any]:
 
 def build(architecture: int, limit: float, log: Path) -> dict[str, Any]:
     """The fatbins that were carried, or those for a GPU of this compute capability (times ten)."""
-    missing = [kernels.fatbin.name for kernels in build_cuda.SETS.values() if not kernels.fatbin.exists()]
-    if not missing:
+    known = architecture in cuda_sources.ARCHITECTURES
+    unfit = cuda_sources.unfit_files(architectures=[architecture] if known else [], ptx=not known)
+    if not unfit:
         return {"passed": True, "carried": True}
     if not (os.environ.get("NVCC") or shutil.which("nvcc")):
-        return {"passed": False, "error": f"no {' and no '.join(missing)}, and no nvcc to make them"}
-    only = ["--architectures", str(architecture)] if architecture in build_cuda.ARCHITECTURES else []
+        return {"passed": False, "error": f"{'; '.join(unfit)}, and there is no nvcc to make them anew"}
+    only = ["--architectures", str(architecture)] if known else []
     return run("build", [sys.executable, "tools/build_cuda.py", *only, "--jobs", "2"], limit, log)
 
 
@@ -386,8 +387,8 @@ def main() -> int:
     kind = "gpu-engine-check" if args.engines else "gpu-check"
     log = args.output / f"{kind}.log"
     log.write_text("")
-    head = {"kind": kind, **stamp(), "sources": build_cuda.sources_hash()}
-    head["recurrent_sources"] = build_cuda.sources_hash(build_cuda.RECURRENT)
+    head = {"kind": kind, **stamp(), "sources": cuda_sources.sources_hash()}
+    head["recurrent_sources"] = cuda_sources.sources_hash(cuda_sources.RECURRENT)
     name = re.sub(r"[^a-z0-9]+", "-", gpu.name.lower()).strip("-")
     day = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     path = args.output / f"{name}-{'engines-' if args.engines else ''}{day}.json"

@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 import build_wheels  # noqa: E402
 import check_wheel  # noqa: E402
+import wheel_contents  # noqa: E402
 
 EMULATED_RUNTIME = "onnxruntime==1.20.1"
 """Newer ones end with a signal when qemu 7.2 imports them, with or without cir-infer."""
@@ -133,8 +134,11 @@ def check_wheels(asked: Asked) -> Left:
         sys.exit(f"{asked.dist} has no wheel of version {version()} of {', of '.join(absent)}")
     if not (asked.dist / f"cir_infer-{version()}.tar.gz").is_file():
         sys.exit(f"{asked.dist} has no sdist of version {version()}")
+    for path in found:
+        if unlike := wheel_contents.unlike_the_tree(path):
+            sys.exit(f"{path.name} was not built from this tree: {'; '.join(unlike)}; build it anew")
     build_wheels.audit(found, _tools())
-    without = [path.name for path in found if path.suffix == ".whl" and not check_wheel.has_fatbins(path)]
+    without = [path.name for path in found if path.suffix == ".whl" and not wheel_contents.has_fatbins(path)]
     return [f"{name} has no CUDA kernels: `make fatbin` (needs nvcc) writes them" for name in without]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import cir_infer
+from cir_infer.gpu.fatbins import RECURRENT, SCORE, place_of
 from cir_infer.machine.description import describe_machine, memory_bytes, text_of
 from cir_infer.machine.probes import LIBRARIES, SCORERS, asked
 from cir_infer.runtime.device_names import ON_GPU, ON_PROCESSOR
@@ -24,7 +25,6 @@ Ask = Callable[..., Facts]
 _QUICK, _SLOW = 30.0, 120.0
 """Seconds for a question to a driver or library, and for a graph on a GPU, which compiles code for itself."""
 
-_FATBINS = ("kernels.fatbin", "recurrent.fatbin")
 _LEAST_FREE = 1 << 30
 
 
@@ -60,7 +60,7 @@ def examine(
         "memory": _memory(root),
         "driver": {"missing": missing, "cuda": driver.get("cuda"), "gpus": driver.get("gpus", [])},
         "libraries": {name: put(f"library:{module}") for name, module in LIBRARIES.items()},
-        "kernels": {name: _size_of(name) for name in _FATBINS},
+        "kernels": {name: _size_of(name) for name in (SCORE, RECURRENT)},
         "runs": list(_runs(put, missing)),
     }
     found["advice"] = list(advice(found))
@@ -111,7 +111,7 @@ def advice(found: Mapping[str, Any]) -> Iterator[str]:
                 if jetson
                 else "TensorRT is not installed: pip install 'cir-infer[gpu]'"
             )
-        if found["kernels"]["kernels.fatbin"] is None:
+        if found["kernels"][SCORE] is None:
             yield "the CUDA kernels are missing: install again with nvcc on the PATH, or from a wheel"
     if jetson and jetson.get("l4t") and int(jetson["l4t"].partition(".")[0]) < 36:
         yield "JetPack 5 or older: its TensorRT is older than 8.6, so only the processor can be used"
@@ -151,9 +151,5 @@ def _memory(root: Path) -> Facts:
 
 
 def _size_of(fatbin: str) -> int | None:
-    import cir_infer.gpu
-
-    for folder in cir_infer.gpu.__path__:
-        with contextlib.suppress(OSError):
-            return (Path(folder) / fatbin).stat().st_size
-    return None
+    place = place_of(fatbin)
+    return None if place is None else place.stat().st_size

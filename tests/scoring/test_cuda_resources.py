@@ -20,7 +20,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 def kernels_in_sources() -> set[str]:
     """The names that the macros of the sources make."""
     names: set[str] = set()
-    for path in build_cuda.KERNELS.glob("*.cuh"):
+    for path in build_cuda.SCORE.folder.glob("*.cuh"):
         text = path.read_text()
         names |= {n for n in re.findall(r"^CIR_KERNEL\((\w+),", text, re.MULTILINE) if n != "name"}
         stems = re.findall(r"^    CIR_(?:SCAN|SHORTLIST)\((\w+)_##suffix##_(\w+),", text, re.MULTILINE)
@@ -29,7 +29,7 @@ def kernels_in_sources() -> set[str]:
 
 
 def test_the_table_is_of_these_sources_and_shows_no_spill() -> None:
-    table = json.loads(build_cuda.TABLE.read_text())
+    table = json.loads(build_cuda.SCORE.table.read_text())
     assert table["sources"] == build_cuda.sources_hash(), (
         "kernels/score/cuda has changed since its resources were recorded; run tools/build_cuda.py --update"
     )
@@ -42,7 +42,10 @@ def test_the_table_is_of_these_sources_and_shows_no_spill() -> None:
 
 
 def test_the_kernels_readme_summarises_the_table() -> None:
-    table, text = json.loads(build_cuda.TABLE.read_text())["kernels"], build_cuda.README.read_text()
+    table, text = (
+        json.loads(build_cuda.SCORE.table.read_text())["kernels"],
+        build_cuda.SCORE.readme.read_text(),
+    )
     assert build_cuda.with_summary(text, table) == text, "run tools/build_cuda.py --update"
     assert build_cuda.summary(table).count("\n| `scan_*` |") == 1
 

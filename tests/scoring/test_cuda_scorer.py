@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import gc
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -450,15 +451,17 @@ def test_kernels_that_were_not_compiled_are_named_with_the_ways_to_get_them(
 def test_compiled_kernels_are_found_beside_the_sources_and_where_they_were_installed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """An editable install puts what it compiles elsewhere than the sources."""
+    """An editable install puts what it compiles elsewhere; the older of two is of older kernels."""
     loaded: list[bytes] = []
     monkeypatch.setattr(context, "open_gpu", lambda ordinal: SimpleNamespace(load_kernels=loaded.append))
     monkeypatch.setattr(cir_infer.gpu, "__path__", [str(tmp_path / "sources"), str(tmp_path / "installed")])
-    for folder, content in ((tmp_path / "installed", b"installed"), (tmp_path / "sources", b"made")):
-        folder.mkdir(parents=True)
-        (folder / "kernels.fatbin").write_bytes(content)
+    made = ("installed", b"installed"), ("sources", b"made"), ("installed", b"installed again")
+    for age, (folder, content) in enumerate(made):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "kernels.fatbin").write_bytes(content)
+        os.utime(tmp_path / folder / "kernels.fatbin", ns=(age, age))
         open_device.__wrapped__()
-    assert loaded == [b"installed", b"made"]
+    assert loaded == [b"installed", b"made", b"installed again"]
 
 
 @pytest.mark.skipif(missing_gpu() is None, reason="this machine has a GPU")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,9 @@ from pathlib import Path
 import pytest
 
 TOOL = Path(__file__).parents[2] / "tools" / "build_cuda.py"
+sys.path.insert(0, str(TOOL.parent))
+import cuda_sources  # noqa: E402
+
 NVCC = """#!{python}
 import sys
 known, packs = {known!r}, {packs!r}
@@ -23,17 +27,19 @@ else:
             sys.exit(f"nvcc fatal   : Unsupported gpu architecture {{option}}")
         if option.startswith("--compress-mode") and not packs:
             sys.exit(f"nvcc fatal   : Unknown option {{option}}")
+    if {fails!r}:
+        sys.exit("no memory")
     with open(asked[asked.index("-o") + 1], "w") as fatbin:
         fatbin.write("\\n".join(asked))
 """
 
 
 def built_with(
-    folder: Path, known: list[str], packs: bool, *options: str
+    folder: Path, known: list[str], packs: bool, *options: str, fails: bool = False
 ) -> tuple[subprocess.CompletedProcess[str], list[str]]:
     """What the tool says, and the command that it gave to an nvcc that knows these architectures."""
     nvcc, fatbin = folder / "nvcc", folder / "out.fatbin"
-    nvcc.write_text(NVCC.format(python=sys.executable, known=known, packs=packs))
+    nvcc.write_text(NVCC.format(python=sys.executable, known=known, packs=packs, fails=fails))
     nvcc.chmod(0o755)
     done = subprocess.run(
         [sys.executable, str(TOOL), "--kernels", "score", "--output", str(fatbin), *options],
@@ -56,6 +62,21 @@ def test_an_older_nvcc_compiles_what_it_knows(tmp_path: Path) -> None:
     assert targets(command) == ["sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "compute_80"]
     assert not any("compress" in option for option in command)
     assert "sm_100, sm_110, sm_120" in done.stdout and "left out" in done.stdout
+    fatbin = tmp_path / "out.fatbin"
+    record = json.loads((tmp_path / "out.fatbin.json").read_text())
+    assert record == cuda_sources.record_of(
+        cuda_sources.SCORE, fatbin.read_bytes(), [75, 80, 86, 87, 89, 90], True
+    )
+
+
+def test_a_compiler_that_fails_leaves_the_fatbin_before_without_a_word_for_these_sources(
+    tmp_path: Path,
+) -> None:
+    for name in ("out.fatbin", "out.fatbin.json"):
+        (tmp_path / name).write_text("{}")
+    done, _ = built_with(tmp_path, ["sm_87", "sm_75"], False, "--architectures", "75", fails=True)
+    assert done.returncode == 1 and "nvcc failed" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["nvcc", "out.fatbin"]
 
 
 def test_a_new_one_compiles_all_and_packs_them(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from tests.runtime.recurrent.graphs import recurrent_graph
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "tools"))
 import build_cuda
+import cuda_sources
 
 
 @pytest.mark.parametrize("op", ["GRU", "LSTM"])
@@ -49,7 +50,7 @@ def test_the_check_passes_and_finds_a_wrong_answer(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_table_is_of_these_sources_and_shows_no_spill() -> None:
-    kernels = build_cuda.RECURRENT
+    kernels = cuda_sources.RECURRENT
     table = json.loads(kernels.table.read_text())
     assert table["sources"] == build_cuda.sources_hash(kernels), (
         "kernels/recurrent has changed since its resources were recorded; run tools/build_cuda.py --update"
@@ -63,6 +64,6 @@ def test_the_table_is_of_these_sources_and_shows_no_spill() -> None:
 
 
 def test_the_readme_summarises_the_table() -> None:
-    kernels = build_cuda.RECURRENT
+    kernels = cuda_sources.RECURRENT
     table, text = json.loads(kernels.table.read_text())["kernels"], kernels.readme.read_text()
     assert build_cuda.with_summary(text, table) == text, "run tools/build_cuda.py --update"
