@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -46,6 +47,7 @@ _TYPES: dict[str, np.dtype[Any]] = {
     "tensor(int64)": np.dtype(np.int64),
 }
 _ERRORS_ONLY = 3
+_FILES = "session.model_external_initializers_file_folder_path"
 
 
 class OnnxBackend:
@@ -74,7 +76,7 @@ class OnnxBackend:
 
     def load(self, name: str, model: Model) -> OnnxGraph:
         """See `Backend.load`."""
-        return self._opened(name, model, self._options(name, model))
+        return self._opened(name, model, self._given(name, model))
 
     def optimise(self, name: str, model: Model, path: str) -> None:
         """Write the graph, with its weights, as this ONNX Runtime computes it on this processor.
@@ -82,19 +84,39 @@ class OnnxBackend:
         Raises:
             BundleError: it cannot be loaded, or the file cannot be written.
         """
-        options = self._options(name, model)
+        options = self._given(name, model)
         options.optimized_model_filepath = path
         self._opened(name, model, options)
 
     def load_optimised(self, name: str, model: Model) -> OnnxGraph:
-        """The graph that `optimise` wrote, wherever its weights are; it is taken as it is.
+        """The graph that `optimise` wrote, as it is, computing with the weights where they lie.
+
+        Handed over as they are in `load`, they would be copied. As initialisers of the session they are not,
+        whose values no optimiser sees, and none has to; the graph must say that they lie in `os.devnull`.
 
         Raises:
             BundleError: it cannot be loaded.
         """
         options = self._options(name, model)
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        return self._opened(name, model, options)
+        options.add_session_config_entry(_FILES, str(Path(os.devnull).parent))
+        held = {key: ort.OrtValue.ortvalue_from_numpy(value) for key, value in model.weights.items()}
+        for key, value in held.items():
+            options.add_initializer(key, value)
+        return self._opened(name, model, options, held)
+
+    def _given(self, name: str, model: Model) -> ort.SessionOptions:
+        """Options under which a bundle's graph is read.
+
+        It holds all its weights: a graph must not pull files of this machine into its tensors. Weights beside
+        the graph are handed over, by name, in place of what the graph says of a file.
+        """
+        options = self._options(name, model)
+        options.add_session_config_entry(_FILES, os.devnull)
+        if model.weights:
+            values = [ort.OrtValue.ortvalue_from_numpy(value) for value in model.weights.values()]
+            options.add_external_initializers(list(model.weights), values)
+        return options
 
     def _options(self, name: str, model: Model) -> ort.SessionOptions:
         options = ort.SessionOptions()
@@ -103,18 +125,18 @@ class OnnxBackend:
         # A query runs several sessions, each with threads of its own. Spinning, they take the cores from one
         # another: measured on two cores, an encoder takes twice as long. Alone it would gain 2%.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # A bundle holds all its weights: a graph must not pull files of this machine into its tensors. Those
-        # beside the graph are handed over, by name, in place of what the graph says of a file.
-        if model.weights:
-            values = [ort.OrtValue.ortvalue_from_numpy(value) for value in model.weights.values()]
-            options.add_external_initializers(list(model.weights), values)
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         threads = threads_for(name, model.size, self._threads)
         if threads is not None:
             options.intra_op_num_threads = threads
         return options
 
-    def _opened(self, name: str, model: Model, options: ort.SessionOptions) -> OnnxGraph:
+    def _opened(
+        self,
+        name: str,
+        model: Model,
+        options: ort.SessionOptions,
+        held: Mapping[str, ort.OrtValue] | None = None,
+    ) -> OnnxGraph:
         try:
             with native_call:
                 session = ort.InferenceSession(model.data, options, providers=self._wanted())
@@ -129,7 +151,7 @@ class OnnxBackend:
                 f"{session.get_providers()}; check the driver, CUDA and cuDNN against what onnxruntime-gpu "
                 f"{ort.__version__} needs, or use device='cpu'"
             )
-        return OnnxGraph(name, session, model.weights)
+        return OnnxGraph(name, session, (model.weights, held))
 
     def chains(self, graphs: Mapping[str, Graph], scorer: Scorer, names: tuple[str, ...]) -> None:
         """See `Backend.chains`: sessions give their results back to the host."""
@@ -165,12 +187,10 @@ class OnnxGraph:
     Args:
         name: of the graph.
         session: that runs it.
-        weights: arrays whose memory the session reads.
+        weights: what keeps the memory that the session reads.
     """
 
-    def __init__(
-        self, name: str, session: ort.InferenceSession, weights: Mapping[str, Array] | None = None
-    ) -> None:
+    def __init__(self, name: str, session: ort.InferenceSession, weights: object = None) -> None:
         self._name = name
         self._weights = weights
         self._session = PerProcess(partial(_refuse_in_child, name), session)

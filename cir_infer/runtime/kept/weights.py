@@ -1,14 +1,17 @@
 """A model without its large weights, and with them again.
 
-ONNX Runtime copies a model's weights twice as it reads it. Weights that are handed to it as arrays it takes
-as they are, so a kept graph is the model without them, and they lie beside it. As it is kept it names no
-file; what ONNX Runtime is given says of each weight that it is elsewhere, and comes with each of them.
+ONNX Runtime copies a model's weights twice as it reads it. Weights that are initialisers of the session it
+takes as they are, so a kept graph is the model without them, and they lie beside it. As it is kept it names
+no file; what ONNX Runtime is given says of each weight that it is elsewhere, and comes with each of them. It
+wants a file to be there, and does not read it.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy.typing as npt
@@ -85,13 +88,13 @@ def _weight(tensor: memoryview) -> Weight | None:
 
 
 def with_weights(model: bytes, weights: Sequence[tuple[str, npt.NDArray[Any]]]) -> Model:
-    """The model with weights that are said to be elsewhere, and are handed to what runs it.
+    """The model with weights that are said to be in `os.devnull`, and are handed to what runs it.
 
     Raises:
         BundleError: it is no ONNX model.
     """
     kinds = {dtype: kind for kind, dtype in NUMBERS.items()}
-    said = {"location": "kept", "offset": "0"}
+    said = {"location": Path(os.devnull).name, "offset": "0"}
     graph = b"".join(
         field(
             INITIALIZER,
