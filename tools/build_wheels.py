@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cuda_sources
+import interpreters
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = (
@@ -85,23 +86,6 @@ def compilers(folder: Path, programs: Path, machine: str) -> dict[str, str]:
     return made
 
 
-def interpreter(name: str) -> tuple[Path, tuple[int, int]] | None:
-    """The program of that name with its version, or None where it is not there or lacks its headers."""
-    ask = (
-        "import sys, sysconfig, pathlib; header = pathlib.Path(sysconfig.get_path('include'), 'Python.h'); "
-        "print(*sys.version_info[:2], header.exists())"
-    )
-    versions = sorted(Path.home().glob(f".pyenv/versions/{name.removeprefix('python')}*/bin/{name}"))
-    for found in (shutil.which(name), *versions):
-        if found is None:
-            continue
-        done = subprocess.run([found, "-c", ask], capture_output=True, text=True, check=False)
-        if done.returncode == 0 and done.stdout.split()[-1] == "True":
-            major, minor, _ = done.stdout.split()
-            return Path(found), (int(major), int(minor))
-    return None
-
-
 def audit(made: Sequence[Path], programs: Path) -> None:
     """What each wheel needs of a system and of Python, and whether an index takes them; or leaves."""
     for wheel in (path for path in made if path.suffix == ".whl"):
@@ -117,10 +101,9 @@ def audit(made: Sequence[Path], programs: Path) -> None:
     run(programs / "twine", "check", "--strict", *made)
 
 
-def build(
-    python: Path, version: tuple[int, int], machine: str, work: Path, programs: Path, fatbins: str
-) -> Path:
+def build(python: interpreters.Interpreter, machine: str, work: Path, programs: Path, fatbins: str) -> Path:
     """One wheel, repaired to its platform tag; its path in dist/."""
+    version = python.version
     path = f"{programs}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, **compilers(work / "compilers", programs, machine), "PATH": path}
     options = [f"cmake.define.CIR_CUDA={fatbins}", f"build-dir={work}/{machine}-{version[0]}.{version[1]}"]
@@ -133,7 +116,19 @@ def build(
             environment["SETUPTOOLS_EXT_SUFFIX"] = f".cpython-{version[0]}{version[1]}-{machine}-linux-gnu.so"
     with tempfile.TemporaryDirectory(dir=work) as folder:
         told = [part for option in options for part in ("--config-settings", option)]
-        run(python, "-m", "pip", "wheel", ".", "--quiet", "--no-deps", *told, "-w", folder, env=environment)
+        run(
+            python.program,
+            "-m",
+            "pip",
+            "wheel",
+            ".",
+            "--quiet",
+            "--no-deps",
+            *told,
+            "-w",
+            folder,
+            env=environment,
+        )
         (made,) = Path(folder).glob("*.whl")
         repaired = Path(folder) / "repaired"
         # Its choices are this machine's platforms, so a wheel for another gets the oldest that it fits.
@@ -171,11 +166,11 @@ def main() -> None:
     made: list[Path] = []
     absent = []
     for name in args.pythons:
-        found = interpreter(name)
+        found = interpreters.find(name, headers=True)
         if found is None:
             absent.append(name)
             continue
-        made += [build(*found, machine, work, programs, fatbins) for machine in args.machines]
+        made += [build(found, machine, work, programs, fatbins) for machine in args.machines]
     if not made:
         sys.exit(f"none of {', '.join(args.pythons)} is here with its headers")
     if not args.no_sdist:

@@ -22,6 +22,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import interpreters
+
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "tests" / "golden" / "tiny.cir"
 
@@ -95,7 +97,7 @@ def size_mb(folder: Path) -> float:
     return round(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6, 1)
 
 
-def in_empty_environment(wheel: Path, python: str, folder: Path) -> dict[str, object]:
+def in_empty_environment(wheel: Path, python: Path, folder: Path) -> dict[str, object]:
     """A new environment of that Python: installed from the index and no cache, asked."""
     environment = folder / "environment"
     subprocess.run([python, "-m", "venv", environment], check=True)
@@ -177,7 +179,10 @@ def main() -> None:
         elif args.emulated:
             answer = emulated(args.wheel.resolve(), args.emulated.resolve(), folder, args.others)
         else:
-            answer = in_empty_environment(args.wheel.resolve(), args.python, folder)
+            python = interpreters.find(args.python)
+            if python is None:
+                sys.exit(f"no {args.python} here starts; name another with --python")
+            answer = in_empty_environment(args.wheel.resolve(), python.program, folder)
     print(json.dumps({"wheel": args.wheel and args.wheel.name, **answer}))
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -21,6 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
+import interpreters  # noqa: E402
 import wheels  # noqa: E402
 
 INTERPRETER = (
@@ -66,11 +66,12 @@ def assemble(debian: Path, out: Path, python: str) -> Path:
     """Write the root; its interpreter."""
     if not (debian / LOADER).exists():
         sys.exit(f"{debian} has no {LOADER}; expected an unpacked Debian for arm64, see CONTRIBUTING.md")
-    asked = "import sys, sysconfig; print(*sys.version_info[:2], sysconfig.get_path('stdlib'), sep='\\n')"
-    told = subprocess.run([python, "-c", asked], capture_output=True, text=True, check=True).stdout
-    major, minor, library = told.splitlines()
-    if (major, minor) != ("3", "10"):
-        sys.exit(f"{python} is Python {major}.{minor}; expected 3.10, whose standard library is needed")
+    found = interpreters.find(python)
+    if found is None:
+        sys.exit(f"no {python} here starts; expected a Python 3.10, whose standard library is needed")
+    if found.version != (3, 10):
+        named = ".".join(map(str, found.version))
+        sys.exit(f"{found.program} is Python {named}; expected 3.10, whose standard library is needed")
     if out.exists():
         sys.exit(f"{out} is there already")
     for folder in LIBRARIES:
@@ -80,7 +81,7 @@ def assemble(debian: Path, out: Path, python: str) -> Path:
     (out / LOADER).symlink_to("aarch64-linux-gnu/ld-linux-aarch64.so.1")
     home = out / "usr" / "lib" / "python3.10"
     unwanted = shutil.ignore_patterns("test", "site-packages", "lib-dynload", "config-*", "__pycache__")
-    shutil.copytree(library, home, ignore=unwanted)
+    shutil.copytree(found.library, home, ignore=unwanted)
     (home / "__startup__.py").write_text(STARTUP, "utf-8")
     with tempfile.TemporaryDirectory(prefix="cir-310-") as name:
         with zipfile.ZipFile(wheels.download(Path(name), *INTERPRETER)) as wheel:

@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 import build_wheels  # noqa: E402
 import check_wheel  # noqa: E402
+import interpreters  # noqa: E402
 import wheel_contents  # noqa: E402
 
 EMULATED_RUNTIME = "onnxruntime==1.20.1"
@@ -162,12 +163,12 @@ def check_installed(asked: Asked) -> Left:
         return [f"the wheels for x86-64 cannot be asked on {build_wheels.HERE}"]
     left = []
     for minor in MINORS:
-        found = build_wheels.interpreter(f"python3.{minor}")
+        found = interpreters.find(f"python3.{minor}")
         if found is None:
             left.append(f"no python3.{minor} here: its wheel was not asked by it")
             continue
         wheel = _one(asked, f"-{_tag(minor)}-*x86_64.whl")
-        build_wheels.run(sys.executable, "tools/check_wheel.py", wheel, "--python", found[0])
+        build_wheels.run(sys.executable, "tools/check_wheel.py", wheel, "--python", found.program)
     return left
 
 

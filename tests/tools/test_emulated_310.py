@@ -20,6 +20,8 @@ def test_what_it_needs_is_named(tmp_path: Path) -> None:
     if sys.version_info[:2] != (3, 10):
         with pytest.raises(SystemExit, match=r"expected 3\.10"):
             emulated_310.assemble(tmp_path, tmp_path / "out", sys.executable)
+    with pytest.raises(SystemExit, match=r"no python3\.99 here starts"):
+        emulated_310.assemble(tmp_path, tmp_path / "out", "python3.99")
     assert not (tmp_path / "out").exists()
 
 
