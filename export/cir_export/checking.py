@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 from onnx import ModelProto, TensorProto, helper
 
-__all__ = ["check_nodes", "shell"]
+__all__ = ["check_nodes", "drop_unread", "shell"]
 
 _SMALL = 4096
 """Elements; a smaller constant may be axes or a shape, which the rules do read."""
@@ -47,3 +47,12 @@ def shell(model: ModelProto) -> ModelProto:
             setattr(copy, field.name, value)
     copy.graph.name = model.graph.name
     return copy
+
+
+def drop_unread(model: ModelProto) -> None:
+    """Leaves out, in place, constants that nothing reads: a runtime is handed no values for them."""
+    read = {name for node in model.graph.node for name in node.input}
+    read |= {output.name for output in model.graph.output}
+    for index in reversed(range(len(model.graph.initializer))):
+        if model.graph.initializer[index].name not in read:
+            del model.graph.initializer[index]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, defs, helper, numpy_helper
 
-from cir_export.checking import check_nodes
+from cir_export.checking import check_nodes, drop_unread
 from cir_export.graphs.expansions import write_out
 from cir_export.graphs.origin import origin
 from cir_infer.errors import ExportError
@@ -64,7 +64,7 @@ def lower_opset(model: ModelProto) -> None:
             f"a graph of opset {OPSET}, which every TensorRT from 8.6 on reads, cannot hold "
             f"{'; '.join(found[:_SHOWN])}{more}; write it with other operators"
         )
-    _drop_unused(model)
+    drop_unread(model)
     del model.opset_import[:]
     model.opset_import.append(helper.make_opsetid("", OPSET))
     model.ir_version = _IR_VERSION
@@ -149,11 +149,3 @@ def _drop(node: NodeProto, name: str) -> None:
     kept = [attribute for attribute in node.attribute if attribute.name != name]
     del node.attribute[:]
     node.attribute.extend(kept)
-
-
-def _drop_unused(model: ModelProto) -> None:
-    used = {name for node in model.graph.node for name in node.input}
-    used |= {output.name for output in model.graph.output}
-    for index in reversed(range(len(model.graph.initializer))):
-        if model.graph.initializer[index].name not in used:
-            del model.graph.initializer[index]

@@ -194,12 +194,13 @@ def _judged(
             ) from error
         about = engine.describe()["backend"]
         return engine, f"{about['library']} on {about['processor']}"
-    if lowering.precision != "bfloat16":
+    if lowering.precision == "int8":
+        return Engine(lowered, device="cpu"), "ONNX Runtime"
+    if lowering.precision == "float16":
         Engine(lowered, device="cpu").close()  # it opens
         give_back()
-    emulated = lowering.precision != "int8"
     path = _written(bundle, scratch / "judged.cir", lowering, graphs, judged=True)
-    return Engine(path, device="cpu"), "ONNX Runtime" + (", with its roundings" if emulated else "")
+    return Engine(path, device="cpu"), "ONNX Runtime, with its roundings"
 
 
 def _written(

@@ -80,7 +80,7 @@ def lower_graphs(
 
     Raises:
         UsageError: a pattern names no layer of any graph.
-        ExportError: a converter fails, or int8 is asked of a graph beyond 2 GB.
+        ExportError: a converter fails.
     """
     held = Held(bundle)
     originals = {

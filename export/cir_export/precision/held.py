@@ -7,9 +7,10 @@ may be larger than a protobuf message, and lowering takes no memory for weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import base64
+from collections.abc import Callable, Sequence
 from math import prod
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +23,12 @@ from cir_infer.bundle.model import MOST_INSIDE, Model, places_of
 from cir_infer.bundle.onnx_model import NUMBERS
 from cir_infer.errors import ExportError
 
-__all__ = ["Form", "Held", "becomes", "check_inside", "nearest", "size_of", "values_of"]
+__all__ = ["Held", "becomes", "check_inside", "int8_form", "nearest", "size_of", "values_of"]
 
 Array = npt.NDArray[Any]
-Form = Literal["float32", "float16", "bfloat16"]
+
+_INT8 = "int8/"
+"""How such a form begins; after it the values of a channel that lie side by side, and the scales."""
 
 _CHUNK = 1 << 20
 """Values that are rounded at a time, since the roundings make several arrays of their size."""
@@ -118,8 +121,8 @@ def check_inside(size: int) -> None:
     if size > MOST_INSIDE:
         raise ExportError(
             f"a graph would hold {size / 1e9:.1f} GB of weights itself, and one ONNX model holds "
-            f"{MOST_INSIDE / 1e9:.1f}: int8 is made inside a graph, and bfloat16 is kept there. Convert to "
-            "float16, or convert a smaller model of its kind"
+            f"{MOST_INSIDE / 1e9:.1f}: bfloat16 is kept inside a graph. Convert to float16 or int8, or "
+            "convert a smaller model of its kind"
         )
 
 
@@ -159,23 +162,52 @@ def values_of(tensor: TensorProto, held: Held | None) -> Array:
     return held[key].array().reshape(tuple(tensor.dims))
 
 
-def becomes(tensor: TensorProto, form: Form) -> None:
-    """Let a constant have another type, in place."""
+def becomes(tensor: TensorProto, form: str) -> None:
+    """Let a constant have another type, in place.
+
+    Args:
+        tensor: the constant.
+        form: "float32", "float16", "bfloat16" or what `int8_form` gives.
+    """
     key = key_of(tensor)
     if key is not None:
         put_off(tensor, f"{key}:{form}")
     else:
         put_inside(tensor, _made(numpy_helper.to_array(tensor), form).tobytes())
-    tensor.data_type = _FORMS[form][0]
+    tensor.data_type = TensorProto.INT8 if form.startswith(_INT8) else _FORMS[form][0]
+
+
+def int8_form(scale: npt.NDArray[np.float32], shape: Sequence[int], axis: int) -> str:
+    """The form of a weight of a shape in int8, with a scale for each channel along an axis and no zeros."""
+    encoded = base64.urlsafe_b64encode(scale.astype("<f4").tobytes()).decode()
+    return f"{_INT8}{prod(shape[axis + 1 :])}/{encoded}"
 
 
 def _made(values: Array, form: str) -> Array:
-    _, dtype, rounded = _FORMS[form]
     flat = values.reshape(-1)
+    if form.startswith(_INT8):
+        return _quantised(flat, form.removeprefix(_INT8))
+    _, dtype, rounded = _FORMS[form]
     made = np.empty(flat.size, dtype)
     for start in range(0, flat.size, _CHUNK):
         made[start : start + _CHUNK] = rounded(flat[start : start + _CHUNK])
     return made
+
+
+def _quantised(values: Array, form: str) -> Array:
+    """As the quantiser of ONNX Runtime rounds: ties to even, -128 to 127."""
+    inner, encoded = form.split("/")
+    scale = np.frombuffer(base64.urlsafe_b64decode(encoded), "<f4")[:, None]
+    grid = values.reshape(-1, len(scale), int(inner))
+    made = np.empty(grid.shape, np.int8)
+    channels = max(1, min(len(scale), _CHUNK // max(1, int(inner))))
+    rows = max(1, _CHUNK // (channels * max(1, int(inner))))
+    for row in range(0, len(grid), rows):
+        for channel in range(0, len(scale), channels):
+            where = slice(row, row + rows), slice(channel, channel + channels)
+            part = grid[where] / scale[where[1]]
+            made[where] = np.clip(np.rint(part, out=part), -128, 127, out=part)
+    return made.reshape(-1)
 
 
 def _half(values: Array) -> Array:

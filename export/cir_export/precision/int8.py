@@ -4,29 +4,28 @@ Two forms, because no form serves both: TensorRT wants signed activations around
 behind a Q/DQ pair of their own (before TensorRT 10), and runs nothing else. ONNX Runtime's CPU kernels fuse a
 ReLU only into unsigned activations whose zero is 0; the form for TensorRT runs slower there than float32
 does (docs/precision.md has figures).
+
+Where the pairs stand and which scales they have is said by ONNX Runtime's quantiser. It would hold every
+weight several times, so it is given the extremes of each channel in place of a product's weight, from which
+alone it takes the scale. The weight itself is made from that scale when it is written (`Held`).
 """
 
 from __future__ import annotations
 
 import logging
-import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    CalibrationMethod,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnxruntime.quantization import QDQQuantizer, QuantType
 
-from cir_export.precision.held import Held
+from cir_export.checking import check_nodes, drop_unread
+from cir_export.precision.held import Held, becomes, int8_form, values_of
 from cir_export.precision.layers import owners_of
+from cir_export.precision.ranges import extremes
 from cir_infer.errors import CirError, ExportError
 from cir_infer.runtime.graph import Array
 
@@ -77,37 +76,39 @@ def to_int8(
         held: where weights are that the graph leaves out.
 
     Raises:
-        ExportError: the quantiser fails, or the graph would hold more than 2 GB itself.
+        ExportError: the quantiser fails.
     """
     products = [name for name, layer in layers.items() if layer not in float32]
     if not products:
         raise ExportError("every layer would stay float32; there is nothing left for int8")
     nodes = [*products, *(_passing(model, layers, float32) if form == "cpu" else [])]
-    with tempfile.TemporaryDirectory(prefix="cir-int8-") as scratch, _quiet():
-        path, source = Path(scratch) / "int8.onnx", Path(scratch) / "float32.onnx"
-        # As a file: in memory it would be there once more, beside the two of the quantiser and its session.
-        source.write_bytes((model if held is None else held.filled(model)).SerializeToString())
-        try:
-            quantize_static(
-                str(source),
-                str(path),
-                _Reader(model.graph.input[0].name, images),
-                quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=[*_PRODUCTS, *_PASSING],
-                nodes_to_quantize=nodes,
+    found = extremes(model, nodes, images, held)
+    copy: ModelProto = onnx.shape_inference.infer_shapes(model)
+    helper.set_model_props(copy, {"onnx.infer": "onnxruntime.quant"})  # or it would infer shapes again
+    stood_for = _with_stand_ins(copy, set(nodes), held)
+    try:
+        with _quiet():
+            quantiser = QDQQuantizer(
+                copy,
                 per_channel=True,
-                activation_type=QuantType.QUInt8 if form == "cpu" else QuantType.QInt8,
-                weight_type=QuantType.QInt8,
-                calibrate_method=CalibrationMethod.MinMax,
+                reduce_range=False,
+                weight_qType=QuantType.QInt8,
+                activation_qType=QuantType.QUInt8 if form == "cpu" else QuantType.QInt8,
+                tensors_range=found,
+                nodes_to_quantize=nodes,
+                nodes_to_exclude=[],
+                op_types_to_quantize=[*_PRODUCTS, *_PASSING],
                 extra_options=dict(_OPTIONS[form]),
             )
-        except CirError:  # an image that cannot be read
-            raise
-        except Exception as error:  # it fails in any way; an interruption is no Exception
-            raise ExportError(f"the quantiser of ONNX Runtime fails: {_first_line(error)}") from error
-        quantised = onnx.load(path)
-    _strip(quantised)
-    onnx.checker.check_model(quantised, full_check=True)
+            quantised: ModelProto = quantiser.quantize_model()
+            quantiser.model.topological_sort()
+        _restore(quantised, stood_for)
+        _strip(quantised)
+        check_nodes(quantised)
+    except CirError:
+        raise
+    except Exception as error:  # it fails in any way; an interruption is no Exception
+        raise ExportError(f"the quantiser of ONNX Runtime fails: {_first_line(error)}") from error
     return quantised
 
 
@@ -142,6 +143,7 @@ def only(quantised: ModelProto, original: ModelProto, nodes: Collection[str]) ->
     copy.graph.node.extend(ordered)
     held = {tensor.name for tensor in copy.graph.initializer}
     copy.graph.initializer.extend(constants[name] for name in sorted(needed & set(constants) - held))
+    drop_unread(copy)  # weights whose one reader reads int8 now
     return copy
 
 
@@ -163,16 +165,70 @@ def _passing(model: ModelProto, layers: dict[str, str], float32: Collection[str]
     return found
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Hands prepared batches to the quantiser."""
+def _with_stand_ins(model: ModelProto, nodes: Collection[str], held: Held | None) -> dict[str, TensorProto]:
+    """Puts the extremes of its channels in a weight's place; gives what stood there, by name.
 
-    def __init__(self, name: str, batches: Iterable[Array]) -> None:
-        self._name = name
-        self._batches: Iterator[Array] = iter(batches)
+    What else the quantised nodes read is given its values, for the quantiser reads them.
+    """
+    axes: dict[str, set[int | None]] = {}
+    for node in model.graph.node:
+        if node.name in nodes:
+            for index, name in enumerate(node.input):
+                axes.setdefault(name, set()).add(_axis(node, index))
+    stood_for: dict[str, TensorProto] = {}
+    for tensor in model.graph.initializer:
+        read_along = axes.get(tensor.name)
+        if read_along is None or tensor.data_type != TensorProto.FLOAT:
+            continue
+        values = values_of(tensor, held)
+        (axis, *others) = read_along
+        name = tensor.name
+        if axis is not None and not others and axis < values.ndim >= 2 and values.size:
+            stood_for[name] = TensorProto.FromString(tensor.SerializeToString())
+            tensor.CopyFrom(numpy_helper.from_array(_extremes_along(values, axis), name))
+        else:
+            tensor.CopyFrom(numpy_helper.from_array(values, name))
+    return stood_for
 
-    def get_next(self) -> dict[str, Array] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else {self._name: batch}
+
+def _axis(node: NodeProto, index: int) -> int | None:
+    """Along which axis an input of a node is quantised channel by channel; None for what is no weight."""
+    if node.op_type == "MatMul":
+        return 1
+    if index != 1 or node.op_type not in _PRODUCTS:
+        return None
+    transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    return 0 if node.op_type == "Conv" or transposed else 1
+
+
+def _extremes_along(values: Array, axis: int) -> Array:
+    """The smallest and the largest value of each channel, in an array with as many axes and channels."""
+    rest = tuple(number for number in range(values.ndim) if number != axis)
+    both = np.stack([values.min(rest), values.max(rest)])
+    shape = [1] * values.ndim
+    shape[axis], shape[rest[0]] = values.shape[axis], 2
+    return np.ascontiguousarray((both if rest[0] < axis else both.T).reshape(shape))
+
+
+def _restore(model: ModelProto, stood_for: Mapping[str, TensorProto]) -> None:
+    """Puts the weights back, or what they are in int8 with the scales that their extremes have got."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    readers = {node.input[0]: node for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    for name, tensor in stood_for.items():
+        if name in constants:
+            constants[name].CopyFrom(tensor)
+        quantised = constants.get(f"{name}_quantized")
+        if quantised is None:
+            continue
+        reader = readers[quantised.name]
+        (axis,) = (attribute.i for attribute in reader.attribute if attribute.name == "axis")
+        scale, zero = (numpy_helper.to_array(constants[other]) for other in reader.input[1:])
+        if zero.any():
+            raise ExportError(f"the quantiser gave weight {name} a zero that is none")
+        own_name = quantised.name
+        quantised.CopyFrom(tensor)
+        quantised.name = own_name
+        becomes(quantised, int8_form(scale, tensor.dims, axis))
 
 
 def _strip(model: ModelProto) -> None:
@@ -182,6 +238,8 @@ def _strip(model: ModelProto) -> None:
     del model.graph.value_info[:]
     for node in model.graph.node:
         _strip_node(node)
+    for tensor in model.graph.initializer:
+        tensor.ClearField("doc_string")
 
 
 def _strip_node(node: NodeProto) -> None:

@@ -21,7 +21,11 @@ __all__ = ["write_with"]
 
 
 def write_with(
-    bundle: Bundle, path: Path, manifest: Manifest, models: Mapping[str, ModelProto], large: int = SEVERAL
+    bundle: Bundle,
+    path: Path,
+    manifest: Manifest,
+    models: Mapping[str, ModelProto],
+    large: int | None = None,
 ) -> None:
     """Write a bundle that has other graphs than another one, and all else from it.
 
@@ -30,7 +34,8 @@ def write_with(
         path: of the new one.
         manifest: of the new one, as far as its graphs go.
         models: graphs by member; weights that they leave out are the other bundle's (`Held`).
-        large: bytes of all weights from which they lie beside the graphs.
+        large: bytes of all weights from which they lie beside the graphs. Without it from `SEVERAL` on, and
+            where the other bundle's do, so that what two graphs share stays there once.
 
     Raises:
         ExportError: the graphs do not make a valid bundle, or one would hold more than 2 GB itself.
@@ -51,6 +56,8 @@ def write_with(
         members = bundle.contents(name for name in source.members if name not in left_out)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
             size = sum(size_of(t) for model in protos.values() for t in model.graph.initializer)
+            if large is None:
+                large = SEVERAL if source.weights is None else 0
             weights = WeightsFile(Path(scratch) / WEIGHTS_NAME) if size >= large else None
             for name, proto in protos.items():  # one after the other: what stays inside is in memory
                 members[name] = _serialised(proto, weights, held)

@@ -1,0 +1,137 @@
+"""Int8 graphs are those of ONNX Runtime's quantiser, which is handed no weights here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from onnx import ModelProto, TensorProto, numpy_helper
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from onnxruntime.quantization.quant_utils import compute_data_quant_params, quantize_onnx_initializer
+
+from cir_export.precision import int8
+from cir_export.precision.held import becomes, int8_form
+from cir_export.precision.int8 import to_int8
+from cir_export.precision.layers import name_nodes
+from cir_infer.errors import ExportError
+from tests.bundles import GraphBuilder
+
+
+def of_every_kind() -> ModelProto:
+    """Products with constants on either side, of two to four axes, shared, transposed, with a bias."""
+    g, random = GraphBuilder(), np.random.default_rng(0)
+
+    def weight(name: str, *shape: int) -> str:
+        return g.constant(name, random.normal(size=shape) * random.uniform(0.1, 3, shape[-1]))
+
+    g.add(
+        "Conv", ["image", weight("one.weight", 6, 3, 3, 3), weight("one.bias", 6)], "map", pads=[1, 1, 1, 1]
+    )
+    g.add("Relu", ["map"], "positive")
+    g.add("Conv", ["positive", weight("two.weight", 6, 6, 1, 1)], "second")
+    g.add("Add", ["second", weight("places", 1, 6, 4, 4)], "placed")
+    g.constant("rows", [0, 6, 16], np.int64)
+    x = g.add("Reshape", ["placed", "rows"], "tokens")
+    x = g.add("MatMul", [x, weight("wide.weight", 16, 16)], "wide")
+    x = g.add("MatMul", [weight("left", 6, 6), x], "mixed")
+    x = g.add("MatMul", [x, weight("deep.weight", 1, 16, 16)], "deep")
+    x = g.add("MatMul", [x, "wide.weight"], "again")
+    x = g.add("ReduceMean", [x], "pooled", axes=[1], keepdims=0)
+    x = g.add("Gemm", [x, weight("plain.weight", 16, 12), weight("plain.bias", 12)], "plain")
+    x = g.add("Gemm", [x, weight("turned.weight", 10, 12)], "turned", transB=1)
+    x = g.add("MatMul", [x, weight("square", 10, 10)], "either")
+    g.add("Gemm", [x, "square"], "embedding", transB=1)
+    model = onnx.load_from_string(
+        g.model({"image": ("f32", ["n", 3, 4, 4])}, {"embedding": ("f32", ["n", 10])})
+    )
+    name_nodes(model)
+    return model
+
+
+BATCHES = [np.random.default_rng(n).normal(size=(2, 3, 4, 4)).astype(np.float32) for n in range(3)]
+
+
+class Batches(CalibrationDataReader):  # type: ignore[misc]
+    """For the library."""
+
+    def __init__(self) -> None:
+        self._batches = iter(BATCHES)
+
+    def get_next(self) -> dict[str, Any] | None:
+        batch = next(self._batches, None)
+        return None if batch is None else {"image": batch}
+
+
+@pytest.mark.parametrize("form", int8.FORMS)
+def test_the_graph_is_the_librarys_to_the_byte(form: int8.Form, tmp_path: Path) -> None:
+    model = of_every_kind()
+    products = ("Conv", "Gemm", "MatMul")
+    layers = {node.name: node.name for node in model.graph.node if node.op_type in products}
+    nodes = [*layers, *(int8._passing(model, layers, ()) if form == "cpu" else [])]
+    onnx.save(model, tmp_path / "float32.onnx")
+    quantize_static(
+        tmp_path / "float32.onnx",
+        tmp_path / "int8.onnx",
+        Batches(),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=[*int8._PRODUCTS, *int8._PASSING],
+        nodes_to_quantize=nodes,
+        per_channel=True,
+        activation_type=QuantType.QUInt8 if form == "cpu" else QuantType.QInt8,
+        weight_type=QuantType.QInt8,
+        extra_options=dict(int8._OPTIONS[form]),
+    )
+    library = onnx.load(tmp_path / "int8.onnx")
+    int8._strip(library)
+    ours = to_int8(model, layers, (), BATCHES, form)
+    kinds = {tensor.name: tensor.data_type for tensor in ours.graph.initializer}
+    assert (kinds.get("wide.weight_quantized") == TensorProto.INT8) is (form == "cpu")
+    assert ours.SerializeToString(deterministic=True) == library.SerializeToString(deterministic=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    arrays.arrays(
+        np.float32,
+        st.lists(st.integers(1, 5), min_size=2, max_size=4).map(tuple),
+        elements=st.floats(-(2.0**100), 2.0**100, width=32),
+    ),
+    st.data(),
+)
+def test_a_channels_extremes_are_all_that_its_scale_needs(values: np.ndarray, data: st.DataObject) -> None:
+    axis = data.draw(st.integers(0, values.ndim - 1))
+    extremes = int8._extremes_along(values, axis)
+    assert extremes.ndim == values.ndim and extremes.shape[axis] == values.shape[axis]
+    scales = []
+    for array in (values, extremes):
+        channels = [array.take(number, axis).ravel() for number in range(array.shape[axis])]
+        made = [compute_data_quant_params(channel, TensorProto.INT8, True) for channel in channels]
+        scales.append(np.array([scale for _, scale in made], np.float32))
+    np.testing.assert_array_equal(*scales)
+    # And from the scale the weight, some values at a time.
+    tensor = numpy_helper.from_array(values, "w")
+    zeros = np.zeros(values.shape[axis], np.int8)
+    with np.errstate(over="ignore"):
+        expected = quantize_onnx_initializer(tensor, TensorProto.INT8, zeros, scales[0], axis)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("cir_export.precision.held._CHUNK", data.draw(st.integers(1, 40)))
+            becomes(tensor, int8_form(scales[0], values.shape, axis))
+    assert tensor.data_type == TensorProto.INT8
+    np.testing.assert_array_equal(numpy_helper.to_array(tensor), numpy_helper.to_array(expected))
+
+
+def test_ranges_need_images() -> None:
+    model = of_every_kind()
+    with pytest.raises(ExportError, match="no images"):
+        to_int8(model, {node.name: node.name for node in model.graph.node[:1]}, (), [], "cpu")
