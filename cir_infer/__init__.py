@@ -50,7 +50,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'cir_infer' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES[name]), name)
+    from cir_infer.processes.collector import collector_paused
+
+    with collector_paused():
+        return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from cir_infer.bundle import Bundle
 from cir_infer.bundle.facts import bundle_facts
-from cir_infer.bundle.manifest import FeatureInput, Manifest
+from cir_infer.bundle.manifest import FeatureInput, Manifest, PixelInput
 from cir_infer.bundle.orientation import oriented
 from cir_infer.console.progress import progress_bar
 from cir_infer.errors import BundleError, TextError, UsageError, shown
@@ -27,13 +27,14 @@ from cir_infer.inputs.arguments import (
     checked_number,
     checked_word,
 )
-from cir_infer.inputs.images import ImageLike
+from cir_infer.inputs.images import ImageLike, import_decoders
 from cir_infer.inputs.open_files import contents
 from cir_infer.inputs.preparing import Preparation, PreparedImage, checked_images
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.inputs.texts import ReadText, Text, TextReader
+from cir_infer.processes.collector import collector_paused
 from cir_infer.processes.fork import PerProcess
-from cir_infer.runtime.bundle_graphs import open_bundle_graphs
+from cir_infer.runtime.bundle_graphs import open_bundle_graphs, read_ahead
 from cir_infer.runtime.chains import Chains
 from cir_infer.runtime.devices import OpenedGraphs
 from cir_infer.runtime.encoding import Encoded, OnError, encode_batches
@@ -101,8 +102,6 @@ class Engine:
         self.manifest: Manifest = oriented(self._bundle.manifest, exif_orientation)
         self._choices = (device, self.threads, missing_plan, exif_orientation)
         spec = self.manifest.text
-        domain = self.manifest.provenance.get("domain")
-        self._texts = None if spec is None else TextReader(self._bundle.tokenizer(), spec, domain)
         self.device_asked = device
         policy = PlanPolicy(
             chosen_policy(missing_plan),
@@ -110,7 +109,13 @@ class Engine:
             self.manifest.int8_form,
             spec.max_tokens if spec is not None else 1,
         )
-        self._opened = open_bundle_graphs(self._bundle, device, self.threads, policy)
+        # What is kept of the graphs is read in a thread, while this one imports what a query needs.
+        ahead = read_ahead(self._bundle, device)
+        with collector_paused():
+            self._texts = self._text_reader()
+            if isinstance(self.manifest.image, PixelInput):
+                import_decoders()
+        self._opened = open_bundle_graphs(self._bundle, device, self.threads, policy, ahead)
         opened = self._opened.get()
         for name, graph in opened.graphs.items():
             check_signature(name, graph, self.manifest)
@@ -482,6 +487,12 @@ class Engine:
         if self._closed:
             raise UsageError(f"this engine of {self.path} is closed; open the bundle again")
         return self._opened.get()
+
+    def _text_reader(self) -> TextReader | None:
+        spec = self.manifest.text
+        if spec is None:
+            return None
+        return TextReader(self._bundle.tokenizer(), spec, self.manifest.provenance.get("domain"))
 
     def _reader(self) -> TextReader:
         if self._texts is None:

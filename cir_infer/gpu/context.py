@@ -18,12 +18,12 @@ import numpy.typing as npt
 
 from cir_infer.errors import DeviceError
 from cir_infer.extras import install_hint
-from cir_infer.gpu.collector import collector_paused
 from cir_infer.gpu.cooperative import CooperativeFunction, CooperativeModule
 from cir_infer.gpu.device import THREADS, Device, Stream
 from cir_infer.gpu.driver import driver_error, driver_function, missing_gpu
 from cir_infer.gpu.fatbins import RECURRENT, SCORE, compiled
 from cir_infer.gpu.gate import Gate
+from cir_infer.processes.collector import collector_paused
 from cir_infer.processes.fork import finalize_here
 
 __all__ = ["open_device", "open_gpu", "pycuda_stream"]

@@ -45,6 +45,7 @@ __all__ = [
     "decode_image",
     "describe_image",
     "image_size",
+    "import_decoders",
     "load_features",
     "load_image",
 ]
@@ -309,6 +310,14 @@ def _is_heic(image: object) -> bool:
     except OSError:
         return False
     return head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS
+
+
+def import_decoders() -> None:
+    """Import what reads the usual formats, as the first picture would; where that fails, it says so."""
+    with suppress(ImportError):
+        from PIL import Image
+
+        Image.preinit()
 
 
 def _identified(stream: IO[bytes]) -> Image.Image:

@@ -7,17 +7,28 @@ from functools import partial
 from cir_infer.bundle import Bundle
 from cir_infer.bundle.model import Model
 from cir_infer.errors import DeviceError
+from cir_infer.gpu.driver import missing_gpu
 from cir_infer.processes.fork import PerProcess
 from cir_infer.runtime.device_names import ON_GPU
 from cir_infer.runtime.devices import OpenedGraphs, open_graphs
-from cir_infer.runtime.kept.graphs import StoredGraph
+from cir_infer.runtime.kept.ahead import ReadAhead
+from cir_infer.runtime.kept.graph_file import read_graph
+from cir_infer.runtime.kept.names import StoredGraph
 from cir_infer.runtime.plan_policy import PlanPolicy
 
-__all__ = ["open_bundle_graphs"]
+__all__ = ["open_bundle_graphs", "read_ahead"]
+
+
+def read_ahead(bundle: Bundle, device: str) -> ReadAhead:
+    """Begin to read what is kept of a bundle's graphs, where they will run on the processor."""
+    here = device == "cpu" or (device == "auto" and missing_gpu() is not None)
+    if not here or bundle.manifest.weights is not None:
+        return ReadAhead({})
+    return ReadAhead({name: _stored(bundle, name) for name in bundle.manifest.graphs})
 
 
 def open_bundle_graphs(
-    bundle: Bundle, device: str, threads: int | None, policy: PlanPolicy
+    bundle: Bundle, device: str, threads: int | None, policy: PlanPolicy, ahead: ReadAhead | None = None
 ) -> PerProcess[OpenedGraphs]:
     """The graphs, opened here and now; a forked child opens them once more on its first call.
 
@@ -27,23 +38,27 @@ def open_bundle_graphs(
     Raises:
         BundleError, DeviceError, UsageError: see `open_graphs`.
     """
-    opened = _open(bundle, device, threads, policy)
+    opened = _open(bundle, device, threads, policy, ahead)
     again = partial(_open_in_child, bundle, opened.backend.device, threads, policy)
     return PerProcess(again, opened)
 
 
-def _open(bundle: Bundle, device: str, threads: int | None, policy: PlanPolicy) -> OpenedGraphs:
-    return open_graphs(
-        {name: _stored(bundle, name) for name in bundle.manifest.graphs}, device, threads, policy
-    )
+def _open(
+    bundle: Bundle, device: str, threads: int | None, policy: PlanPolicy, ahead: ReadAhead | None = None
+) -> OpenedGraphs:
+    models: dict[str, Model | StoredGraph] = {}
+    for name in bundle.manifest.graphs:
+        # Weights beside the graphs are mapped already, and may be more than a model holds.
+        beside = bundle.manifest.weights is not None
+        models[name] = bundle.graph(name) if beside else _stored(bundle, name, ahead)
+    return open_graphs(models, device, threads, policy)
 
 
-def _stored(bundle: Bundle, name: str) -> StoredGraph | Model:
-    manifest = bundle.manifest
-    if manifest.weights is not None:  # which are mapped already, and may be more than a model holds
-        return bundle.graph(name)
-    member = manifest.members[manifest.graphs[name]]
-    return StoredGraph(member.sha256, member.bytes, bundle.checked_for(name), partial(bundle.graph, name))
+def _stored(bundle: Bundle, name: str, ahead: ReadAhead | None = None) -> StoredGraph:
+    member = bundle.manifest.members[bundle.manifest.graphs[name]]
+    found = read_graph if ahead is None else partial(ahead.take, name)
+    read = partial(bundle.graph, name)
+    return StoredGraph(member.sha256, member.bytes, bundle.checked_for(name), read, found)
 
 
 def _open_in_child(bundle: Bundle, device: str, threads: int | None, policy: PlanPolicy) -> OpenedGraphs:

@@ -12,12 +12,14 @@ from cir_infer.errors import DeviceError, UsageError, shown
 from cir_infer.extras import install_hint, require
 from cir_infer.gpu.driver import missing_gpu
 from cir_infer.inputs.arguments import checked_number, checked_word
+from cir_infer.processes.collector import collector_paused
 from cir_infer.processes.threads import Threads
 from cir_infer.runtime.backend import Backend
 from cir_infer.runtime.device_names import AUTO, DEVICES
 from cir_infer.runtime.graph import Graph
 from cir_infer.runtime.int8_form import note_slow_form, refuse_other_form
-from cir_infer.runtime.kept.graphs import StoredGraph, load_kept
+from cir_infer.runtime.kept.graphs import load_kept
+from cir_infer.runtime.kept.names import StoredGraph
 from cir_infer.runtime.plan_policy import PlanPolicy, PlanUnavailableError
 
 if TYPE_CHECKING:
@@ -162,7 +164,8 @@ def _open_onnx(
     if device == "ort-tensorrt":
         refuse_other_form(device, policy.int8_form)
     try:
-        from cir_infer.runtime.onnx import OnnxBackend
+        with collector_paused():
+            from cir_infer.runtime.onnx import OnnxBackend
     except (ImportError, AttributeError) as error:
         # AttributeError is what is left after one of onnxruntime and onnxruntime-gpu was removed.
         raise DeviceError(

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from cir_infer.bundle.model import Model
 from cir_infer.errors import DeviceError
-from cir_infer.runtime.kept import graph_file, graphs
+from cir_infer.runtime.kept import graph_file, graphs, names
+from cir_infer.runtime.kept.ahead import ReadAhead
 from cir_infer.runtime.kept.graph_file import GraphFile, read_graph, write_graph
-from cir_infer.runtime.kept.graphs import StoredGraph, graph_cache, load_kept
+from cir_infer.runtime.kept.graphs import load_kept
 from cir_infer.runtime.kept.memory import spare_memory
+from cir_infer.runtime.kept.names import StoredGraph, graph_cache
 from cir_infer.runtime.kept.weights import with_weights, without_weights
 from cir_infer.runtime.onnx import OnnxBackend
 from cir_infer.runtime.tensorrt.plan_cache import cache_folder
@@ -62,9 +65,11 @@ class Bundled:
         self.reads += 1
         return Model(self.model)
 
-    def answers(self) -> bool:
+    def answers(self, ahead: ReadAhead | None = None) -> bool:
         """Open it, whatever is kept; its numbers are the bundle's, to the last bit."""
-        graph = load_kept(OnnxBackend("cpu", 1), "image", self.stored, least=0)
+        found = self.stored.found if ahead is None else partial(ahead.take, "image")
+        stored = self.stored._replace(found=found)
+        graph = load_kept(OnnxBackend("cpu", 1), "image", stored, least=0)
         return np.array_equal(graph.run(FEEDS)["embedding"], self.right)
 
 
@@ -96,7 +101,7 @@ def test_graphs_of_other_content_limits_and_versions_are_kept_apart(
     assert Bundled(checked_for=[224]).answers()
     monkeypatch.setattr(onnxruntime, "__version__", "99.0")
     assert Bundled().answers()
-    monkeypatch.setattr(graphs, "_processor", lambda: ["another"])
+    monkeypatch.setattr(names, "_processor", lambda: ["another"])
     assert Bundled().answers()
     assert len(kept(folder)) == 5
 
@@ -155,12 +160,59 @@ def test_no_chunk_of_the_weights_goes_unseen(folder: Path, monkeypatch: pytest.M
     weights = 4 * (32 * 64 + 64 * 48)
     for place in (*range(len(whole) - weights, len(whole), 1000), len(whole) - 1):
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        found = read_graph(file, len(whole))
-        assert isinstance(found, GraphFile)
-        assert not found.whole(), place
+        assert read_graph(file, len(whole)) == "it is damaged or was cut short", place
     reads = bundled.reads
     assert bundled.answers()
     assert bundled.reads == reads + 1
+
+
+def test_what_is_read_ahead_is_used_where_it_is_the_right_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """ONNX Runtime's version is not known then: the file that was used last is the guess."""
+    bundled = Bundled()
+    graph = {"image": bundled.stored}
+    assert bundled.answers(ReadAhead(graph))  # nothing is kept yet
+    (mine,) = kept(folder)
+    ahead = ReadAhead(graph)
+    assert ahead.take("image", mine, 1 << 30).key  # type: ignore[union-attr]
+    ahead = ReadAhead(graph)
+    whole = mine.read_bytes()
+    monkeypatch.setattr(onnxruntime, "__version__", "99.0")
+    assert bundled.answers(ahead)  # it was another version's
+    assert bundled.reads == 2
+    (others,) = set(kept(folder)) - {mine}
+    os.utime(mine, (1e9, 1e9))
+    assert bundled.answers(ReadAhead(graph))
+    assert bundled.reads == 2
+    assert not caplog.records
+    others.write_bytes(whole)  # another version's under this one's name
+    assert bundled.answers(ReadAhead(graph))
+    assert "it was made of something else" in caplog.text
+    assert bundled.reads == 3
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_what_is_read_ahead_and_damaged_is_made_again(
+    folder: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[bytes], bytes]
+) -> None:
+    bundled = Bundled()
+    assert bundled.answers()
+    (file,) = kept(folder)
+    file.write_bytes(damage(file.read_bytes()))
+    assert bundled.answers(ReadAhead({"image": bundled.stored}))
+    assert "is made again" in caplog.text
+    assert bundled.reads == 2
+
+
+def test_nothing_is_read_ahead_in_a_folder_that_others_may_write_to(folder: Path) -> None:
+    bundled = Bundled()
+    assert bundled.answers()
+    (file,) = kept(folder)
+    folder.chmod(0o777)
+    ahead = ReadAhead({"image": bundled.stored})
+    file.unlink()
+    assert ahead.take("image", file, 1 << 30) is None
 
 
 def test_weights_are_read_where_they_lie() -> None:

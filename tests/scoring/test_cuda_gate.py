@@ -10,8 +10,8 @@ import pytest
 
 from cir_infer.errors import DeviceError
 from cir_infer.gpu import gate as gate_module
-from cir_infer.gpu.collector import collector_paused
 from cir_infer.gpu.gate import Gate
+from cir_infer.processes.collector import collector_paused
 from tests.gallery.interrupts import Bomb, Interrupt
 from tests.processes.forking import exit_code_of_fork
 

@@ -4,13 +4,12 @@
     32 bytes   sha256 of everything from here to the end of the model
     16 bytes   lengths of header and model, little-endian
     header     JSON: {"key": {...}, "weights": [[name, kind, shape, offset], ...],
-               "bytes": of the weights' part, "digests": [sha256 of each 4 MiB of it, ...]}
+               "bytes": of the weights' part, "digests": [sha256 of each 16 MiB of it, ...]}
     model      ONNX, without its large weights
     weights    from the next multiple of 64 bytes on, each at its offset from there, a multiple of 64
 
-Header and model are looked at once their digest is right. Weights are numbers and nothing else: a session
-may be made of them while another thread still holds them against theirs, and nothing is computed before
-that has ended. The file is read into memory of its own: whoever changes it later changes nothing.
+Nothing of it is looked at before its digest is right. The file is read into memory of its own: whoever
+changes it later changes nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +19,9 @@ import json
 import math
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from io import FileIO
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,21 +32,23 @@ import numpy.typing as npt
 from cir_infer.bundle.onnx_model import NUMBERS
 from cir_infer.foreign import read_json
 from cir_infer.processes.ending import native_call
-from cir_infer.processes.threads import Threads
+from cir_infer.processes.threads import Task, Threads
 from cir_infer.runtime.kept.folder import is_ours, write_sealed
 from cir_infer.runtime.kept.weights import Weight
 
-__all__ = ["GraphFile", "read_graph", "write_graph"]
+__all__ = ["GraphFile", "Reading", "begin_reading", "read_graph", "write_graph"]
 
 _MAGIC = b"CIRGRAPH"
 _SEALED = len(_MAGIC) + 32
 _BEGIN = _SEALED + 16
-_CHUNK = 4 << 20
+_CHUNK = 16 << 20
+"""Bytes that are read and hashed at once. After each a thread waits for its turn in Python, up to 5 ms."""
 _MOST_HEADER = 4 << 20
 _ALIGNED = 64
 
 _Bytes = npt.NDArray[np.uint8]
 _DAMAGED = "it is damaged or was cut short"
+_UNREADABLE = "its header cannot be read"
 
 
 class GraphFile(NamedTuple):
@@ -55,13 +58,11 @@ class GraphFile(NamedTuple):
         key: what it was made of.
         model: ONNX, without its large weights.
         weights: these, by name, in memory that belongs to them.
-        whole: waits until all weights were held against their digests, and says whether they are right.
     """
 
     key: dict[str, Any]
     model: bytes
     weights: list[tuple[str, npt.NDArray[Any]]]
-    whole: Callable[[], bool]
 
 
 def write_graph(path: Path, key: dict[str, Any], model: bytes, weights: Sequence[Weight]) -> None:
@@ -117,31 +118,103 @@ def read_graph(path: Path, most: int) -> GraphFile | str | None:
         path: of it.
         most: bytes that it may have.
     """
+    return begin_reading([(path, most)])[0].result()
+
+
+def begin_reading(files: Sequence[tuple[Path, int]]) -> list[Reading]:
+    """Have a thread read kept graphs and hold them against their digests.
+
+    It is native code for the most part. When this returns that has begun, so that what the caller does next
+    may hold Python's lock for long.
+
+    Args:
+        files: paths and, of each, the bytes that it may have, as for `read_graph`.
+    """
+    beside = Threads(1)
+    opened = [_opened(path, most) for path, most in files]
+    filled = [None if isinstance(file, _Refused) else beside.submit(file.fill) for file in opened]
+    checked = [None if isinstance(file, _Refused) else beside.submit(file.check) for file in opened]
+    beside.close()
+    for file in opened:
+        if isinstance(file, _Open):
+            with file.begun:
+                break
+    return [Reading(*parts) for parts in zip(opened, filled, checked, strict=True)]
+
+
+class Reading:
+    """A kept graph that is being read.
+
+    Args:
+        file: of it.
+        filled: reads its weights.
+        checked: holds them against their digests.
+    """
+
+    def __init__(self, file: _Open | _Refused, filled: Task[None] | None, checked: Task[None] | None) -> None:
+        self._file, self._filled, self._checked = file, filled, checked
+
+    def result(self) -> GraphFile | str | None:
+        """What `read_graph` gives. Whoever waits for it helps."""
+        if isinstance(self._file, _Refused):
+            return self._file.reason
+        assert self._filled is not None
+        assert self._checked is not None
+        try:
+            self._filled.run()
+            self._filled.result()
+            self._file.check()
+            self._checked.run()
+            self._checked.result()
+            return self._file.graph()
+        except OSError as error:
+            return f"it cannot be read ({error.strerror})"
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError):
+            return _UNREADABLE
+
+    def cancel(self) -> None:
+        """Leave what has not begun."""
+        for task in (self._filled, self._checked):
+            if task is not None:
+                task.cancel()
+
+
+class _Refused(NamedTuple):
+    reason: str | None
+
+
+def _opened(path: Path, most: int) -> _Open | _Refused:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        file = os.fdopen(descriptor, "rb", buffering=0)
     except FileNotFoundError:
-        return None
+        return _Refused(None)
     except OSError as error:
-        return f"it cannot be read ({error.strerror})"
+        return _Refused(f"it cannot be read ({error.strerror})")
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            return "it is no file"
-        if not is_ours(status):
-            return "others may write to it"
-        if not _BEGIN <= status.st_size <= most:
-            return _DAMAGED
-        return _read(descriptor, status.st_size)
+            reason = "it is no file"
+        elif not is_ours(status):
+            reason = "others may write to it"
+        elif not _BEGIN <= status.st_size <= most:
+            reason = _DAMAGED
+        else:
+            opened = _header(file, status.st_size)
+            if isinstance(opened, _Open):
+                return opened
+            reason = opened
     except OSError as error:
-        return f"it cannot be read ({error.strerror})"
+        reason = f"it cannot be read ({error.strerror})"
     except (ValueError, KeyError, TypeError, IndexError, OverflowError):
-        return "its header cannot be read"
-    finally:
-        os.close(descriptor)
+        reason = _UNREADABLE
+    file.close()
+    return _Refused(reason)
 
 
-def _read(descriptor: int, size: int) -> GraphFile | str:
+def _header(file: FileIO, size: int) -> _Open | str:
     """The file, once the digest of header and model is what it says."""
+    descriptor = file.fileno()
     begin = os.pread(descriptor, _BEGIN, 0)
     if len(begin) != _BEGIN or begin[: len(_MAGIC)] != _MAGIC:
         return "it is no graph of this version of cir-infer"
@@ -158,41 +231,56 @@ def _read(descriptor: int, size: int) -> GraphFile | str:
     wanted, digests = int(header["bytes"]), [bytes.fromhex(digest) for digest in header["digests"]]
     if at + wanted != size or len(digests) != -(-wanted // _CHUNK) or not isinstance(header["key"], dict):
         return _DAMAGED
-    data = _aligned(wanted)
-    if not _filled(descriptor, data, at):
-        return _DAMAGED
-    return GraphFile(header["key"], model, list(_arrays(header["weights"], data)), _Held(data, digests).whole)
+    return _Open(file, at, header, model, digests)
+
+
+class _Open:
+    """A kept graph whose header and model are right, and whose weights are not read.
+
+    Attributes:
+        begun: locked until they are being read.
+    """
+
+    def __init__(
+        self, file: FileIO, at: int, header: dict[str, Any], model: bytes, digests: list[bytes]
+    ) -> None:
+        self._file, self._at, self._header, self._model, self._digests = file, at, header, model, digests
+        self._weights = _aligned(int(header["bytes"]))
+        self._numbers, self._damaged = count(), False
+        self.begun = threading.Lock()
+        self.begun.acquire()
+
+    def fill(self) -> None:
+        """Read the weights."""
+        view, done = self._weights.data, 0
+        with native_call, self._file:
+            self.begun.release()
+            while done < len(view) and not self._damaged:
+                read = os.preadv(self._file.fileno(), [view[done:]], self._at + done)
+                self._damaged = read < 1
+                done += read
+
+    def check(self) -> None:
+        """Hold chunks of the weights against their digests until none is left; other threads take theirs."""
+        view = self._weights.data
+        with native_call:
+            while not self._damaged and (number := next(self._numbers)) < len(self._digests):
+                chunk = view[number * _CHUNK : (number + 1) * _CHUNK]
+                if hashlib.sha256(chunk).digest() != self._digests[number]:
+                    self._damaged = True
+
+    def graph(self) -> GraphFile | str:
+        """What it is, once all chunks were checked."""
+        if self._damaged:
+            return _DAMAGED
+        arrays = list(_arrays(self._header["weights"], self._weights))
+        return GraphFile(self._header["key"], self._model, arrays)
 
 
 def _aligned(size: int) -> _Bytes:
     room = np.empty(size + _ALIGNED, np.uint8)
     begin = -room.ctypes.data % _ALIGNED
     return room[begin : begin + size]
-
-
-def _filled(descriptor: int, data: _Bytes, at: int) -> bool:
-    """Read the weights, in two threads: taking memory costs as much as the copy."""
-    view = data.data
-    numbers = count()
-
-    def part() -> bool:
-        with native_call:
-            while (start := next(numbers) * _CHUNK) < len(data):
-                chunk = view[start : start + _CHUNK]
-                if os.preadv(descriptor, [chunk], at + start) != len(chunk):
-                    return False
-        return True
-
-    if len(data) <= _CHUNK:
-        return part()
-    beside = Threads(1)
-    other = beside.submit(part)
-    try:
-        mine = part()
-    finally:
-        whole = other.result()  # it reads the descriptor, which the caller closes
-        beside.close()
-    return mine and whole
 
 
 def _arrays(listed: list[Any], data: _Bytes) -> Iterator[tuple[str, npt.NDArray[Any]]]:
@@ -203,27 +291,3 @@ def _arrays(listed: list[Any], data: _Bytes) -> Iterator[tuple[str, npt.NDArray[
         if offset + size > len(data):
             raise ValueError
         yield str(name), data[offset : offset + size].view(NUMBERS[kind]).reshape(shape)
-
-
-class _Held:
-    """Weights that are held against their digests, by a thread and by whoever waits for the end."""
-
-    def __init__(self, data: _Bytes, digests: list[bytes]) -> None:
-        self._data, self._digests = data.data, digests
-        self._numbers, self._damaged = count(), False
-        beside = Threads(1)
-        self._other = beside.submit(self._part)
-        beside.close()
-
-    def whole(self) -> bool:
-        """See `GraphFile.whole`."""
-        self._part()
-        self._other.result()
-        return not self._damaged
-
-    def _part(self) -> None:
-        with native_call:
-            while not self._damaged and (number := next(self._numbers)) < len(self._digests):
-                chunk = self._data[number * _CHUNK : (number + 1) * _CHUNK]
-                if hashlib.sha256(chunk).digest() != self._digests[number]:
-                    self._damaged = True

@@ -8,20 +8,14 @@ is said in the log, and the graph is loaded from the bundle.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
-import platform
-import re
 import shutil
 import stat
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,21 +23,19 @@ from cir_infer.bundle.model import Model
 from cir_infer.bundle.onnx_form import check_self_contained
 from cir_infer.errors import shown
 from cir_infer.processes.scratch import scratch_folder
-from cir_infer.runtime.kept.folder import kept_folder, only_ours
+from cir_infer.runtime.kept.folder import only_ours
 from cir_infer.runtime.kept.graph_file import GraphFile, read_graph, write_graph
 from cir_infer.runtime.kept.memory import spare_memory
+from cir_infer.runtime.kept.names import KEPT, StoredGraph, graph_cache, key_of, most_kept, path_of
 from cir_infer.runtime.kept.weights import with_weights, without_weights
 from cir_infer.runtime.samples import sample_feeds
 
 if TYPE_CHECKING:
     from cir_infer.runtime.onnx import OnnxBackend, OnnxGraph
 
-__all__ = ["StoredGraph", "graph_cache", "load_kept"]
+__all__ = ["load_kept"]
 
 _log = logging.getLogger(__name__)
-
-_FORMAT = 3
-"""Of what is kept, and of what the checks of a bundle's graph refuse: one more when either changes."""
 
 _LEAST = 2 << 20
 """Bytes of a model from which on it is kept: smaller ones open in some milliseconds."""
@@ -53,39 +45,9 @@ _MOST_OF_ALL = 4 << 30
 """Bytes of the folder; what was used longest ago goes."""
 _MEMORY = 6
 """Sizes of a model that keeping it takes beside the graph that is open, measured: 4."""
-_OFF = ("off", "0", "no")
-
-_KEPT = re.compile(r"[a-z]+-[0-9a-f]{32}\.graph")
 _SCRATCH = ".optimised-"
 _LEFT = 3600
 """Seconds after which scratch is of a process that ended in the middle: making a graph takes some."""
-
-
-class StoredGraph(NamedTuple):
-    """A graph as a bundle holds it.
-
-    Attributes:
-        digest: its sha256, in hexadecimal.
-        size: of it, in bytes.
-        checked_for: what else the bundle's checks of the graph depend on, as plain values.
-        read: gives it, checked.
-    """
-
-    digest: str
-    size: int
-    checked_for: Any
-    read: Callable[[], Model]
-
-
-def graph_cache() -> Path | None:
-    """$CIR_GRAPH_CACHE, or cir-infer/graphs in the user's cache folder; None where it is "off".
-
-    Raises:
-        OSError: see `kept_folder`.
-    """
-    if os.environ.get("CIR_GRAPH_CACHE", "").strip().lower() in _OFF or not hasattr(os, "preadv"):
-        return None
-    return kept_folder("CIR_GRAPH_CACHE", "graphs")
 
 
 def load_kept(backend: OnnxBackend, name: str, stored: StoredGraph, least: int = _LEAST) -> OnnxGraph:
@@ -111,8 +73,8 @@ def load_kept(backend: OnnxBackend, name: str, stored: StoredGraph, least: int =
         folder = None
     if folder is None:
         return backend.load(name, stored.read())
-    key = _key(name, stored)
-    path = folder / f"{name}-{_digest(key)[:32]}.graph"
+    key = key_of(name, stored)
+    path = path_of(folder, name, stored, key)
     opened = _found(backend, name, stored, path, key)
     if opened is not None:
         return opened
@@ -134,7 +96,7 @@ def _found(
         if not only_ours(path.parent):
             _log.warning("others may write to %s, so what is kept there is not used", path.parent)
             return None
-        found = read_graph(path, _most_kept(stored.size))
+        found = stored.found(path, most_kept(stored.size))
         if found is None:
             return None
         if isinstance(found, str):
@@ -152,10 +114,7 @@ def _found(
 
 def _loaded(backend: OnnxBackend, name: str, found: GraphFile) -> OnnxGraph:
     check_self_contained(found.model)
-    graph = backend.load_optimised(name, with_weights(found.model, found.weights))
-    if not found.whole():
-        raise ValueError("its weights are damaged")
-    return graph
+    return backend.load_optimised(name, with_weights(found.model, found.weights))
 
 
 def _keep(
@@ -180,7 +139,7 @@ def _keep(
     with scratch_folder(_SCRATCH, path.parent) as folder:
         trial = folder / "trial.graph"
         _write_optimised(backend, name, model, trial, key)
-        found = read_graph(trial, _most_kept(model.size))
+        found = read_graph(trial, most_kept(model.size))
         if not isinstance(found, GraphFile):
             raise ValueError(f"what was written cannot be read: {found}")
         feeds = sample_feeds(graph.inputs, 1, 8)
@@ -190,11 +149,6 @@ def _keep(
                 raise ValueError(f"it gives another {output}")
         trial.replace(path)
     _log.info("the optimised %s graph is kept in %s", name, path)
-
-
-def _most_kept(size: int) -> int:
-    """Bytes that the file of a model of so many may have: constants that were folded add to it."""
-    return 2 * size + (64 << 20)
 
 
 def _write_optimised(backend: OnnxBackend, name: str, model: Model, path: Path, key: dict[str, Any]) -> None:
@@ -220,7 +174,7 @@ def _make_room(folder: Path, wanted: int) -> None:
             status = file.lstat()
         except OSError:  # another process removed it
             continue
-        if _KEPT.fullmatch(file.name) and not stat.S_ISDIR(status.st_mode):
+        if KEPT.fullmatch(file.name) and not stat.S_ISDIR(status.st_mode):
             kept.append((status.st_mtime, status.st_size, file))
         elif file.name.startswith(_SCRATCH) and status.st_mtime < time.time() - _LEFT:
             shutil.rmtree(file, ignore_errors=True)
@@ -233,40 +187,3 @@ def _make_room(folder: Path, wanted: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < 2 * wanted:
         raise OSError(f"{folder} has {free >> 20:,} MiB left, and {2 * wanted >> 20:,} are wanted")
-
-
-def _key(name: str, stored: StoredGraph) -> dict[str, Any]:
-    import onnxruntime
-
-    from cir_infer import __version__
-
-    made_of = {
-        "format": _FORMAT,
-        "name": name,
-        "graph": stored.digest,
-        "checked_for": stored.checked_for,
-        "cir_infer": __version__,
-        "onnxruntime": [onnxruntime.__version__, onnxruntime.get_build_info()],
-        "processor": _processor(),
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(made_of))  # as it comes back from a file
-    return plain
-
-
-def _digest(key: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-
-
-@cache
-def _processor() -> list[str]:
-    """What it is and what it can do: ONNX Runtime orders weights for its instructions."""
-    said: set[str] = set()
-    try:
-        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
-            field = line.partition(":")[0].strip().lower()
-            if field in ("model name", "flags", "features", "cpu implementer", "cpu part", "microcode"):
-                said.add(line)
-    except OSError:
-        said.add(platform.processor())
-    digest = hashlib.sha256("\n".join(sorted(said)).encode()).hexdigest()
-    return [platform.system(), platform.machine(), digest]

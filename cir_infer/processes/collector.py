@@ -1,7 +1,8 @@
-"""Python's garbage collector kept still, e.g. while a capture goes on.
+"""Python's garbage collector kept still, e.g. while a capture goes on, or imports.
 
 It runs wherever objects are made, and what it finds may hold memory of the GPU: to free that in the thread
-that captures is refused, the capture is lost, and the memory as well.
+that captures is refused, the capture is lost, and the memory as well. Imports make objects by the ten
+thousand, hardly any of them garbage, and looking through them again and again takes a tenth of their time.
 """
 
 from __future__ import annotations
