@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["PRESETS", "Preset", "preset_of"]
+__all__ = ["PRESETS", "Preset", "preset_in", "preset_of"]
 
 
 @dataclass(frozen=True)
@@ -99,3 +99,8 @@ PRESETS = (
 def preset_of(name: str) -> Preset | None:
     """The preset of that name on the Hub, whatever its case; None where there is none."""
     return next((preset for preset in PRESETS if preset.name.lower() == name.lower()), None)
+
+
+def preset_in(folder: str) -> Preset | None:
+    """The preset that is usually downloaded into a folder of that name; None where there is none."""
+    return next((preset for preset in PRESETS if preset.name.lower().endswith(f"/{folder.lower()}")), None)

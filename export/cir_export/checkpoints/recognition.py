@@ -17,9 +17,16 @@ from cir_export.checkpoints.pic2word import is_pic2word, load_pic2word
 from cir_export.checkpoints.tirg import is_tirg, load_tirg
 from cir_export.hub import is_hub_name
 from cir_export.model_file import TrainedModel, is_model_file, model_from_content
+from cir_export.presets import preset_in
 from cir_infer.errors import CheckpointError, UsageError
 
 __all__ = ["load_trained"]
+
+_ALONE = (is_blip2, is_magiclens, is_tirg, is_model_file, is_artemis)
+"""What tells the checkpoints that are one file."""
+
+_OF_A_FOLDER = ("config.json", "open_clip_config.json", "adapter_config.json")
+"""One of these lies in a folder of transformers, open_clip or peft."""
 
 
 def load_trained(
@@ -44,6 +51,8 @@ def load_trained(
         UsageError: `system` is none of a folder's, or MODEL is no folder.
     """
     files = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    for path in files:
+        _refuse_absent(path)
     if len(files) == 1 and _is_folder(files[0]):
         trained = load_folder(files[0], system)
         _refuse(
@@ -76,6 +85,8 @@ def load_trained(
         _refuse(contents[0][1], image_size is not None, "says its image size; leave --image-size out")
         return load_clip4cir(contents, round_clip_to_float16)
     content, where = contents[0]
+    if not any(known(content) for known in _ALONE):
+        _refuse_unknown(content, where)
     _refuse(where, round_clip_to_float16, "holds no CLIP, whose weights could be rounded")
     if len(contents) > 1:
         raise CheckpointError(f"{where} is a model of its own; give {contents[1][1]} in a call of its own")
@@ -92,18 +103,35 @@ def load_trained(
     if is_model_file(content):
         _refuse(where, vocabulary is not None, "holds its own tokenizer; leave the vocabulary file out")
         return model_from_content(content, where)
-    if is_artemis(content):
-        return load_artemis(content, where, vocabulary)
-    raise CheckpointError(
-        f"{where} is a checkpoint of an unknown layout ({_shown(content)}); expected a model file of "
-        "cir-train or a checkpoint of naver/artemis, google/tirg, CLIP4Cir, Bi-BLIP4CIR, Pic2Word, CoVR-2, "
-        "SPRC or MagicLens"
-    )
+    return load_artemis(content, where, vocabulary)
 
 
 def _is_folder(path: str | os.PathLike[str]) -> bool:
     """Whether it is one here, or one of the Hub."""
     return Path(path).is_dir() or is_hub_name(str(path))
+
+
+def _refuse_absent(path: str | os.PathLike[str]) -> None:
+    """What is not here, where it is known from where it comes."""
+    preset = None if Path(path).exists() else preset_in(Path(path).name)
+    if preset is not None and not is_hub_name(str(path)):
+        raise CheckpointError(
+            f"{path} does not exist; download it first, `hf download {preset.name} --local-dir {path}`, or "
+            f"give its name, {preset.name}"
+        )
+
+
+def _refuse_unknown(content: object, where: str) -> None:
+    folder = Path(where).parent
+    if any((folder / name).is_file() for name in _OF_A_FOLDER):
+        raise CheckpointError(
+            f"{where} is one file of a model whose other files lie beside it; give their folder, {folder}"
+        )
+    raise CheckpointError(
+        f"{where} is a checkpoint of an unknown layout ({_shown(content)}); expected a model file of "
+        "cir-train, a checkpoint of naver/artemis, google/tirg, CLIP4Cir, Bi-BLIP4CIR, Pic2Word, SEARLE, "
+        "LinCIR, MagicLens, BLIP-2, CoVR-2 or SPRC, or a folder of transformers or open_clip"
+    )
 
 
 def _refuse(where: str, condition: bool, reason: str) -> None:

@@ -213,7 +213,39 @@ def test_adapters_without_their_base(tmp_path: Path) -> None:
     (folder / "adapter_config.json").write_text(
         json.dumps({"peft_type": "LORA", "base_model_name_or_path": "openai/clip-vit-base-patch16"})
     )
-    refused(folder, r"adapter \('LORA'\) of the model 'openai/clip-vit-base-patch16'.*merge")
+    message = r"adapter \('LORA'\) of the model 'openai/clip-vit-base-patch16'.*merge"
+    refused(folder, message)  # beside its base, in which it is not yet
+    for path in folder.glob("*"):
+        if path.name != "adapter_config.json":
+            path.unlink()
+    refused(folder, message)  # and as the Hub has them
+
+
+@pytest.mark.parametrize("place", ["0_CLIPModel", "snapshots/0123abcd"])
+def test_a_model_further_inside_is_named(tmp_path: Path, place: str) -> None:
+    """As sentence-transformers and the Hub's cache lay it."""
+    inner = tmp_path / "outer" / place
+    inner.parent.mkdir(parents=True)
+    copied(tmp_path).rename(inner)
+    refused(tmp_path / "outer", f"has no config.json.*{place} has one: give that")
+    shutil.copytree(inner, inner.with_name("9_Other"))
+    refused(tmp_path / "outer", f"{place} has one, and 1 more in it: give one of these")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_one_file_of_a_folder_is_not_the_model(tmp_path: Path, name: str) -> None:
+    folder = copied(tmp_path)
+    for files in ([folder / name], [folder / name, folder / "preprocessor_config.json"]):
+        with pytest.raises(CheckpointError, match=f"{name} is one file of a model.* give their folder, "):
+            load_trained(files)
+
+
+def test_a_public_model_that_is_not_here_yet_is_known_by_its_folder(tmp_path: Path) -> None:
+    for system in (None, "text-only"):
+        with pytest.raises(
+            CheckpointError, match=r"BGE-VL-base does not exist; .*`hf download BAAI/BGE-VL-base "
+        ):
+            load_trained(tmp_path / "BGE-VL-base", system=system)
 
 
 def test_a_tokenizer_without_its_special_tokens(tmp_path: Path) -> None:

@@ -17,6 +17,10 @@ _LONGEST_NAME = 255
 """Bytes that file systems take."""
 
 
+_DEEPER = ("*", "snapshots/*")
+"""Where a model lies in a folder of sentence-transformers, and in the Hub's cache."""
+
+
 def json_of(folder: Path, name: str) -> dict[str, Any] | None:
     """The table of a JSON file; None where there is no such file.
 
@@ -45,9 +49,13 @@ def need_json(folder: Path, name: str, why: str) -> dict[str, Any]:
     """As `json_of`, of a file that has to be there."""
     content = json_of(folder, name)
     if content is None:
-        raise CheckpointError(
-            f"{folder} has no {name}, {why}; it holds {_listing(folder)}. Download the folder whole"
-        )
+        inner = [path.parent for place in _DEEPER for path in sorted(folder.glob(f"{place}/{name}"))]
+        found = f"it holds {_listing(folder)}. Download the folder whole"
+        if inner:
+            found = f"{inner[0]} has one: give that"
+        if len(inner) > 1:
+            found = f"{inner[0]} has one, and {len(inner) - 1} more in it: give one of these"
+        raise CheckpointError(f"{folder} has no {name}, {why}; {found}")
     return content
 
 

@@ -25,7 +25,6 @@ OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _MAX_HEADER = 16 << 20
 """Bytes. What lists its tensors takes some ten times as much memory."""
 
-_ADAPTER = "adapter_config.json"
 _OTHER = {
     "tf_model.h5": "TensorFlow's",
     "flax_model.msgpack": "Flax's",
@@ -84,18 +83,8 @@ def open_weights(folder: Path, names: tuple[str, ...]) -> FolderWeights:
         names: of the files that may hold them, the better ones first.
 
     Raises:
-        CheckpointError: there are none, a part is missing, it holds adapters without their base, or a file
-            is none.
+        CheckpointError: there are none, a part is missing, or a file is none.
     """
-    adapter = json_of(folder, _ADAPTER)
-    if adapter is not None:
-        base = adapter.get("base_model_name_or_path")
-        raise CheckpointError(
-            f"{folder} holds an adapter ({shown(adapter.get('peft_type', 'LoRA'))}) of the model "
-            f"{shown(base)}, "
-            "and not the model; merge it once, with peft: "
-            "PeftModel.from_pretrained(base, FOLDER).merge_and_unload().save_pretrained(NEW), and give NEW"
-        )
     for name in names:
         if (folder / name).is_file():
             return FolderWeights(dict.fromkeys(_names(folder / name), folder / name), str(folder / name))
