@@ -15,6 +15,8 @@ times are exponential, and below the bounds, as no pipe is ever quite full. To i
 depend on the rows: the look at the terms before them, exact scores and the merge after them. They are counted
 (`fixed_clocks`). Of an older form of the kernel there was a simulation (GPGPU-Sim, a quarter of a T4), whose
 own fixed clocks `simulated_clocks` has; tests/tools/test_gpu_model.py holds the model to it with them.
+
+Long because the machine, what is counted of the kernels and the tables made of both are one chain of figures.
 """
 
 from __future__ import annotations

@@ -59,10 +59,6 @@ class PerProcess(Generic[T]):
                 self._held = self._make()
             return self._held
 
-    def peek(self) -> T | None:
-        """The value of this process where it was made already, else None."""
-        return self._held if self._place == (os.getpid(), _forks) else None
-
     def drop(self) -> T | None:
         """Forget the value of this process and return it, to be closed; None where there is none."""
         with self._making:

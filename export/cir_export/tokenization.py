@@ -8,11 +8,9 @@ a cleaned text.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
-import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
-from torch import Tensor
 
 from cir_infer.errors import UsageError
 
@@ -20,7 +18,6 @@ __all__ = [
     "SPECIALS",
     "build_tokenizer",
     "known_words",
-    "token_batch",
     "vocabulary_from_texts",
     "word_splitter",
 ]
@@ -107,16 +104,3 @@ def known_words(tokenizer: Tokenizer) -> dict[str, str | int]:
     special = {*SPECIALS, content["model"].get("unk_token"), *(t["content"] for t in content["added_tokens"])}
     kind = "words" if content["model"].get("type") == "WordLevel" else "subwords"
     return {"kind": kind, "known": len(set(tokenizer.get_vocab()) - special)}
-
-
-def token_batch(
-    tokenizer: Tokenizer, texts: Sequence[str | tuple[str, str]], pad_id: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Tokens of a batch of texts or pairs of texts.
-
-    Returns:
-        int64 tokens (n, T), padded on the right with `pad_id`, and int64 lengths (n,).
-    """
-    encoded = [torch.tensor(one.ids) for one in tokenizer.encode_batch(list(texts))]
-    lengths = torch.tensor([len(one) for one in encoded])
-    return torch.nn.utils.rnn.pad_sequence(encoded, batch_first=True, padding_value=pad_id), lengths

@@ -1,4 +1,4 @@
-"""What README and docs show runs as pasted: Python is executed, commands exist with the flags shown."""
+"""What our documents show runs as pasted: Python is executed, commands exist with the flags shown."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from cir_eval.datasets.scenes.generation import Plan, generate
 from cir_infer import Engine, Gallery
 from tests.bundles import write_tiny_bundle
 from tests.datasets.emoji_packages import style_of
+from tests.test_documents import DOCUMENTS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -32,7 +33,7 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[2]
-FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FILES = [path for path in DOCUMENTS if path.name != "CHANGELOG.md"]  # which tells of what was
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?<=\n\n)(?:(?: {4,}[^\n]*)?\n)+")
 INLINE = re.compile(r"`(cir-[a-z]+ [^`]*)`")
@@ -95,7 +96,7 @@ def folder(tmp_path: Path, emoji: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path
 
 
-@pytest.mark.parametrize("file", WITH_PYTHON, ids=lambda file: file.name)
+@pytest.mark.parametrize("file", WITH_PYTHON, ids=lambda file: str(file.relative_to(ROOT)))
 def test_python_runs_as_pasted(file: Path, folder: Path) -> None:
     """Block after block, as one would paste them into one session."""
     namespace: dict[str, object] = {"__name__": "pasted"}
@@ -108,7 +109,8 @@ def test_python_runs_as_pasted(file: Path, folder: Path) -> None:
 
 
 def test_blocks_are_found() -> None:
-    assert {"README.md", "gallery.md", "systems.md"} <= {file.name for file in WITH_PYTHON}
+    names = {str(file.relative_to(ROOT)) for file in WITH_PYTHON}
+    assert {"README.md", "CONTRIBUTING.md", "docs/gallery.md", "docs/systems.md"} <= names
     assert sum(len(list(commands(file))) for file in FILES) > 30
 
 
@@ -164,7 +166,7 @@ def has_parts(name: str) -> list[str]:
     return re.findall(r"^    ([a-z][\w-]*)", listed[1], re.MULTILINE) if listed else []
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_commands_exist_with_the_flags_that_are_shown(file: Path) -> None:
     for command in commands(file):
         parts: list[tuple[str, ...]] = [()]

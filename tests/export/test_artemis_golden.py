@@ -17,7 +17,6 @@ from cir_export.checkpoints import load_trained
 from cir_export.export import export_bundle
 from cir_export.models import pairwise_scores
 from cir_export.preprocessing import check_inputs, text_input
-from cir_export.tokenization import token_batch
 from cir_export.verification import Samples
 from cir_infer import Engine, Gallery, Searcher
 from cir_infer.bundle import Bundle
@@ -27,6 +26,7 @@ from cir_infer.scoring.contract import Rows
 from cir_infer.scoring.reference import ReferenceScorer, term_scores
 from tests.export.conftest import GOLDEN, Case, with_version
 from tests.export.systems.shared import seeded_checkpoint
+from tests.export.token_batches import token_batch
 
 CASES = ("cirr_feat_bigru_small", "cirr_feat_lstm_small")
 VERSIONS = ("ARTEMIS", "EM-only", "IS-only", "late-fusion", "cross-modal", "visual-search")

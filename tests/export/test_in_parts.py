@@ -17,12 +17,14 @@ from cir_export.graphs import EXPLAIN, export, export_graphs
 from cir_export.model_file import TrainedModel
 from cir_export.models import RetrievalModel, build_model
 from cir_export.models.base import InParts
+from cir_export.models.encoders.image import PixelEncoder
 from cir_export.preprocessing import plain_resize
 from cir_export.verification import Samples, draw_samples
 from cir_infer import Engine
 from cir_infer.bundle import Bundle, write_bundle
 from cir_infer.bundle.continuation import continued
 from cir_infer.errors import BundleError, UsageError
+from tests.export.systems.examples import CONFIGS, batch, example
 from tests.export.test_export import trained
 from tests.export.tiny import config
 
@@ -106,6 +108,14 @@ def test_parts_and_constant_add_up_to_the_row(kind: str) -> None:
         total = total / total.norm(dim=1, keepdim=True)
     assert (total - rows).abs().max() <= 2e-6 * rows.abs().max()
     assert parts.abs().sum() > 0.05 * constant.abs().sum(), "the constant is not everything"
+
+
+@pytest.mark.parametrize("system", CONFIGS)
+def test_no_system_over_an_encoder_of_pictures_keeps_its_parts_back(system: str) -> None:
+    model = example(system).eval()
+    if isinstance(getattr(model, "image_encoder", None), PixelEncoder):
+        with torch.no_grad():
+            assert in_parts(model, batch(system, 2)[0]).parts.shape[::3] == (2, model.embedding_dim)
 
 
 @pytest.mark.parametrize("pooling", ["gem", "mean", "grid"])

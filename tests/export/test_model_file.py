@@ -11,9 +11,10 @@ from cir_export.checkpoints import load_trained
 from cir_export.model_file import TrainedModel, load_model, save_model
 from cir_export.models import build_model
 from cir_export.preprocessing import plain_resize, word_text
-from cir_export.tokenization import build_tokenizer, token_batch, vocabulary_from_texts
+from cir_export.tokenization import build_tokenizer, vocabulary_from_texts
 from cir_infer.errors import CheckpointError
 from tests.export.tiny import batch, config
+from tests.export.token_batches import token_batch
 
 
 @pytest.fixture

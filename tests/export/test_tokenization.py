@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cir_export.tokenization import SPECIALS, build_tokenizer, token_batch, vocabulary_from_texts
+from cir_export.tokenization import SPECIALS, build_tokenizer, vocabulary_from_texts
 from cir_infer.errors import UsageError
 
 # What NLTK 3.9 makes of the text after the authors' cleaning.
@@ -59,13 +59,6 @@ def test_a_vocabulary_knows_every_word_of_its_texts(texts: list[str]) -> None:
     except UsageError:
         return  # no word in any of them
     assert all(4 not in tokenizer.encode(text).ids for text in texts)
-
-
-def test_batches_are_padded_on_the_right() -> None:
-    tokenizer = build_tokenizer(vocabulary_from_texts(["is red"]))
-    tokens, lengths = token_batch(tokenizer, ["red", ("is", "red"), "is red"])
-    assert tokens.tolist() == [[1, 6, 3, 0, 0], [1, 5, 2, 6, 3], [1, 5, 6, 3, 0]]
-    assert lengths.tolist() == [3, 5, 4]
 
 
 def test_bad_vocabularies_are_refused() -> None:

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from cir_bench.commands.kept import add_output, keep_and_print
 from cir_bench.commands.numbers import at_least_one
 from cir_infer.console.common import print_json
 from cir_infer.errors import UsageError
@@ -62,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--submission", type=Path, metavar="DIR", help="write the test server's files here")
     parser.add_argument("--failures", type=Path, metavar="HTML", help="write a page of pictures of failures")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="also write the JSON here")
+    add_output(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     from cir_bench.accuracy.failures import failures_page
     from cir_bench.accuracy.measurement import measure_accuracy, over_runs
     from cir_bench.report.text import accuracy_text
-    from cir_bench.results import ensure_writable, to_json, write_text
+    from cir_bench.results import ensure_writable, write_text
     from cir_eval.evaluation import Options
     from cir_eval.protocols import protocol
     from cir_infer.engine import Engine
@@ -115,12 +116,8 @@ def run(args: argparse.Namespace) -> int:
         system, split = measured.result["bundle"]["system"], measured.result["protocol"]["split"]
         title = f"{system} on {args.protocol} ({split}): where it fails"
         write_text(args.failures, failures_page(measured.evaluated, title))
-    if args.output is not None:
-        write_text(args.output, to_json(measured.result))
-    if args.json:
-        print_json(measured.result)
-    else:
-        print(accuracy_text(measured.result))
+    keep_and_print(args, measured.result, accuracy_text)
+    if not args.json:
         for path in (*measured.submissions, *([args.failures] if args.failures else [])):
             print(f"wrote {path}")
     return 0

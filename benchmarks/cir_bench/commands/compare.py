@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from cir_bench.commands.kept import add_output, keep_and_print
 from cir_bench.commands.numbers import at_least_one, positive
-from cir_infer.console.common import print_json
 from cir_infer.console.progress import tell
 from cir_infer.errors import UsageError
 from cir_infer.extras import require
@@ -40,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=at_least_one, metavar="N", help="CPU threads, for all alike (default: cores)"
     )
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="also write the JSON here")
+    add_output(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     require("cir-bench compare", "torch", "onnx", "onnxscript")
     from cir_bench.compare.measurement import Settings, measure_comparison
     from cir_bench.report.text import compare_text
-    from cir_bench.results import ensure_writable, to_json, write_text
+    from cir_bench.results import ensure_writable
     from cir_bench.seeded_models import seeded_model
 
     ensure_writable(args.output)
@@ -67,10 +66,5 @@ def run(args: argparse.Namespace) -> int:
         Settings(args.rows, args.k, args.seconds, args.device, args.threads, not args.no_compile),
         tell,
     )
-    if args.output is not None:
-        write_text(args.output, to_json(result))
-    if args.json:
-        print_json(result)
-    else:
-        print(compare_text(result))
+    keep_and_print(args, result, compare_text)
     return 0

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from cir_bench.commands.kept import add_output, keep_and_print
 from cir_bench.commands.numbers import at_least_one, not_negative, positive, rate
-from cir_infer.console.common import print_json
 from cir_infer.console.progress import tell
 from cir_infer.extras import require
 from cir_infer.runtime.device_names import DEVICES
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--starts", type=not_negative, default=5, metavar="N", help="cold starts to time (default 5)"
     )
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="also write the JSON here")
+    add_output(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     require("cir-bench latency", "onnx")  # which counts what the graphs multiply
     from cir_bench.latency.measurement import Settings, measure_latency
     from cir_bench.report.text import latency_text
-    from cir_bench.results import ensure_writable, to_json, write_text
+    from cir_bench.results import ensure_writable
 
     ensure_writable(args.output)
     devices = tuple((args.devices or "").split(",")) if args.devices else ()
@@ -98,10 +98,5 @@ def run(args: argparse.Namespace) -> int:
         ),
         tell,
     )
-    if args.output is not None:
-        write_text(args.output, to_json(result))
-    if args.json:
-        print_json(result)
-    else:
-        print(latency_text(result))
+    keep_and_print(args, result, latency_text)
     return 0

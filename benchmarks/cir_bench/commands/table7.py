@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cir_bench.commands.kept import add_output, keep_and_print
 from cir_bench.commands.numbers import at_least_one
-from cir_infer.console.common import print_json
 from cir_infer.extras import require
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -49,14 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="keeps a bundle a system (700 MB)",
     )
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="also write the JSON here")
+    add_output(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Replay and print."""
     require("cir-bench table7", "torch", "onnx", "onnxscript")
     from cir_bench.report.text import table7_text
-    from cir_bench.results import ensure_writable, to_json, write_text
+    from cir_bench.results import ensure_writable
     from cir_bench.table7.measurement import Settings, measure_table7
 
     ensure_writable(args.output)
@@ -70,10 +70,5 @@ def run(args: argparse.Namespace) -> int:
             threads=args.threads,
         )
     )
-    if args.output is not None:
-        write_text(args.output, to_json(result))
-    if args.json:
-        print_json(result)
-    else:
-        print(table7_text(result))
+    keep_and_print(args, result, table7_text)
     return 0

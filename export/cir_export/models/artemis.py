@@ -23,10 +23,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from cir_export.models.base import InParts, RetrievalModel, Terms, unit
+from cir_export.models.base import RetrievalModel, Terms, unit
 from cir_export.models.configuration import parse
 from cir_export.models.encoders.image import FeatureEncoder, PixelEncoder, build_image_encoder
 from cir_export.models.encoders.text import TextEncoder, build_text_encoder
+from cir_export.models.two_encoders import TwoEncoders
 from cir_infer.errors import UsageError
 
 __all__ = [
@@ -80,7 +81,7 @@ class Attentions(RetrievalModel):
         return Terms(torch.stack([n_is, n_em], 1), torch.stack([w_is, w_em], 1))
 
 
-class ArtemisModules(Attentions):
+class ArtemisModules(Attentions, TwoEncoders):
     """The modules that ARTEMIS and its ablation share, under the same names; they differ in `compose`."""
 
     def __init__(
@@ -107,24 +108,6 @@ class ArtemisModules(Attentions):
             build_image_encoder(settings.image, settings.embedding_dim),
             build_text_encoder(settings.text, settings.embedding_dim),
         )
-
-    def encode_gallery(self, images: Tensor) -> Tensor:
-        """See `RetrievalModel.encode_gallery`."""
-        rows: Tensor = self.image_encoder(images)
-        return rows
-
-    def encode_gallery_in_parts(self, images: Tensor) -> InParts | None:
-        """See `RetrievalModel.encode_gallery_in_parts`."""
-        return self.image_encoder.in_parts(images)
-
-    def encode_text(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """See `RetrievalModel.encode_text`."""
-        text: Tensor = self.text_encoder(tokens, lengths)
-        return text
-
-    def trunks(self) -> list[nn.Module]:
-        """See `RetrievalModel.trunks`."""
-        return [self.image_encoder.trunk] if isinstance(self.image_encoder, PixelEncoder) else []
 
     def trained_before(self) -> list[nn.Module]:
         """See `RetrievalModel.trained_before`: the trunk and the word vectors (ARTEMIS, sec. 4)."""

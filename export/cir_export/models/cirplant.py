@@ -21,11 +21,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from cir_export.models.base import RetrievalModel, Terms, unit
+from cir_export.models.base import Terms, unit
 from cir_export.models.configuration import parse
-from cir_export.models.encoders.image import PixelEncoder, build_image_encoder
+from cir_export.models.encoders.image import build_image_encoder
 from cir_export.models.encoders.transformer import Transformer
 from cir_export.models.encoders.words import padded_words, read_words
+from cir_export.models.two_encoders import OneImageEncoder
 from cir_infer.errors import UsageError
 
 __all__ = ["Cirplant", "CirplantSettings", "CirplantTextSettings"]
@@ -67,7 +68,7 @@ class CirplantSettings:
     embedding_dim: int = 512
 
 
-class Cirplant(RetrievalModel):
+class Cirplant(OneImageEncoder):
     """See the module's docstring."""
 
     system: ClassVar[str] = "cirplant"
@@ -96,11 +97,6 @@ class Cirplant(RetrievalModel):
         """See `RetrievalModel.from_config`; keys: those of `CirplantSettings`."""
         return cls(parse(CirplantSettings, config, "model"))
 
-    def encode_gallery(self, images: Tensor) -> Tensor:
-        """See `RetrievalModel.encode_gallery`."""
-        rows: Tensor = self.image_encoder(images)
-        return rows
-
     def encode_text(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """How many words, then their vectors, zero beyond the last: (n, 1 + max_words * width)."""
         return padded_words(self.embed(tokens), lengths, self.max_words)
@@ -115,7 +111,3 @@ class Cirplant(RetrievalModel):
         )
         query = unit(self.out(self.norm(read[:, -1])).float())[:, None]
         return Terms(query, torch.ones_like(query) if self.weighted else None)
-
-    def trunks(self) -> list[nn.Module]:
-        """See `RetrievalModel.trunks`."""
-        return [self.image_encoder.trunk] if isinstance(self.image_encoder, PixelEncoder) else []

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cir_export.models.base import InParts, RetrievalModel, Terms, unit
+from cir_export.models.base import Terms, unit
 from cir_export.models.configuration import parse
-from cir_export.models.encoders.image import FeatureEncoder, PixelEncoder, build_image_encoder
-from cir_export.models.encoders.text import TextEncoder, build_text_encoder
+from cir_export.models.encoders.image import PixelEncoder, build_image_encoder
+from cir_export.models.encoders.text import build_text_encoder
+from cir_export.models.two_encoders import TwoEncoders
 from cir_infer.errors import UsageError
 
 __all__ = ["CosineModel", "EncoderSettings", "MapCosineModel"]
@@ -43,7 +44,7 @@ class EncoderSettings:
     embedding_dim: int = 512
 
 
-class CosineModel(RetrievalModel):
+class CosineModel(TwoEncoders):
     """One image encoder, one text encoder, a composition into one vector, cosine.
 
     A subclass adds its modules in `__init__`, its options by a subclass of `EncoderSettings`, and says in
@@ -55,8 +56,6 @@ class CosineModel(RetrievalModel):
 
     term_names: ClassVar[tuple[str, ...]] = ("similarity",)
     settings_type: ClassVar[type[EncoderSettings]] = EncoderSettings
-    image_encoder: PixelEncoder | FeatureEncoder
-    text_encoder: TextEncoder
 
     def __init__(self, settings: EncoderSettings) -> None:
         super().__init__(settings.embedding_dim)
@@ -73,20 +72,6 @@ class CosineModel(RetrievalModel):
             raise UsageError("model.embedding_dim: 0; expected at least 1")
         return cls(settings)
 
-    def encode_gallery(self, images: Tensor) -> Tensor:
-        """See `RetrievalModel.encode_gallery`."""
-        rows: Tensor = self.image_encoder(images)
-        return rows
-
-    def encode_gallery_in_parts(self, images: Tensor) -> InParts | None:
-        """See `RetrievalModel.encode_gallery_in_parts`."""
-        return self.image_encoder.in_parts(images)
-
-    def encode_text(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """See `RetrievalModel.encode_text`."""
-        text: Tensor = self.text_encoder(tokens, lengths)
-        return text
-
     @abstractmethod
     def compose_vector(self, reference: Tensor, text: Tensor) -> Tensor:
         """The query (n, D), of any length, from `encode_reference` and `encode_text`."""
@@ -95,10 +80,6 @@ class CosineModel(RetrievalModel):
         """See `RetrievalModel.compose`."""
         query = unit(self.compose_vector(reference, text).float())[:, None]
         return Terms(query, torch.ones_like(query) if self.weighted else None)
-
-    def trunks(self) -> list[nn.Module]:
-        """See `RetrievalModel.trunks`."""
-        return [self.image_encoder.trunk] if isinstance(self.image_encoder, PixelEncoder) else []
 
 
 class MapCosineModel(CosineModel):
