@@ -210,6 +210,12 @@ def test_answering_a_query_loads_no_torch() -> None:
     assert done.stdout.strip() == "False"
 
 
+def test_the_tree_for_newcomers_has_every_room() -> None:
+    tree = (ROOT / "CONTRIBUTING.md").read_text("utf-8").split("## The tree")[1].split("\n## ")[0]
+    rooms = {path.parent.name for path in (ROOT / "cir_infer").glob("*/__init__.py")}
+    assert {room for room in rooms if f" {room}/" not in tree} == set()
+
+
 @pytest.mark.parametrize("decided", [None, "0", "1"])
 def test_telemetry_is_off_unless_the_user_decided(decided: str | None) -> None:
     import os

@@ -24,7 +24,7 @@ PACKAGES = {
     "python_multipart": "python-multipart",
     "resvg_py": "resvg-py",
 }
-EXTRA = re.compile(r"cir-infer\[([a-z,]+)\]|pip install (?:-e )?[\"']?\.\[([a-z,]+)\]")
+EXTRA = re.compile(r"cir-infer\[([a-z,-]+)\]|pip install (?:-e )?[\"']?\.\[([a-z,-]+)\]")
 
 
 def extras() -> dict[str, list[str]]:
@@ -39,12 +39,19 @@ def test_every_hint_names_an_extra_that_brings_the_package() -> None:
 
 
 def test_docs_and_messages_name_extras_that_exist() -> None:
-    files = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    files = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     files += [file for part in ("cir_infer", "export", "benchmarks") for file in (ROOT / part).rglob("*.py")]
     for file in files:
         for found in EXTRA.findall(file.read_text(encoding="utf-8")):
             for extra in "".join(found).split(","):
                 assert extra in extras(), f"{file.name}: {extra}"
+
+
+def test_the_page_about_installing_has_every_extra_of_users() -> None:
+    page = (
+        (ROOT / "docs" / "installing.md").read_text(encoding="utf-8").split("## Extras")[1].split("\n## ")[0]
+    )
+    assert set(extras()) - set(re.findall(r"[\w-]+", page)) == {"docs", "dev"}
 
 
 def test_a_missing_package_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
