@@ -84,7 +84,7 @@ ray-check: $(STAMP)
 # The documentation as a site in build/site, with the API's reference and every command's help.
 docs: $(STAMP)
 	@$(PIP) $$($(BIN)/python tools/requirements.py docs)
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # Wheels for x86-64 and aarch64 into dist/, from any machine, with the CUDA kernels where `make fatbin` has run.
 wheels:

@@ -63,7 +63,7 @@ def start_page() -> str:
     return re.sub(r"\]\(docs/", "](", text)
 
 
-def llms(nav: list[Any]) -> str:
+def llms(nav: list[Any], site: str) -> str:
     """The pages with their first sentences, as https://llmstxt.org asks."""
     lines = ["# cir-infer", "", "> " + _summary((ROOT / "README.md").read_text("utf-8")), ""]
     for entry in nav:
@@ -75,7 +75,7 @@ def llms(nav: list[Any]) -> str:
                 ((name, path),) = page.items()
                 source = ROOT / "docs" / path
                 about = _summary(source.read_text("utf-8")) if source.exists() else "generated from the code"
-                lines.append(f"- [{name}]({path}): {about}")
+                lines.append(f"- [{name}]({site}{path.removesuffix('.md')}/): {about}")
             lines.append("")
     return "\n".join(lines)
 
@@ -83,9 +83,13 @@ def llms(nav: list[Any]) -> str:
 def _summary(markdown: str) -> str:
     for block in markdown.split("\n\n"):
         text = " ".join(block.split())
-        if text and not text.startswith(("#", "!", "|", "`", "-", "<", ":")):
+        if (
+            text
+            and not block.startswith("    ")
+            and not text.startswith(("#", "!", "|", "```", "-", "<", ":"))
+        ):
             plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text).replace("**", "")
-            return re.split(r"(?<=[.:])\s", plain)[0].rstrip(":")
+            return re.split(r"(?<=\.)\s", plain)[0].rstrip(":")
     return ""
 
 
@@ -94,7 +98,7 @@ def on_files(files: Files, config: Any) -> Files:
     for path, content in (
         ("index.md", start_page()),
         ("commands.md", commands_page()),
-        ("llms.txt", llms(config["nav"])),
+        ("llms.txt", llms(config["nav"], config["site_url"])),
     ):
         files.append(File.generated(config, path, content=content))
     return files
