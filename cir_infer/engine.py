@@ -27,7 +27,7 @@ from cir_infer.inputs.arguments import (
     checked_number,
     checked_word,
 )
-from cir_infer.inputs.images import ImageLike, import_decoders
+from cir_infer.inputs.images import ImageLike, ready_for_pictures
 from cir_infer.inputs.open_files import contents
 from cir_infer.inputs.preparing import Preparation, PreparedImage, checked_images
 from cir_infer.inputs.preprocess import preprocess
@@ -114,7 +114,7 @@ class Engine:
         with collector_paused():
             self._texts = self._text_reader()
             if isinstance(self.manifest.image, PixelInput):
-                import_decoders()
+                ready_for_pictures()
         self._opened = open_bundle_graphs(self._bundle, device, self.threads, policy, ahead)
         opened = self._opened.get()
         for name, graph in opened.graphs.items():

@@ -7,7 +7,6 @@ process when they are hashed. `check_pickle` follows the opcodes without buildin
 
 from __future__ import annotations
 
-import pickletools
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -73,6 +72,8 @@ def check_pickle(file: IO[bytes], pickles: int = 1, most: int = 1_000_000) -> No
 
 
 def _opcodes(file: IO[bytes]) -> Iterator[tuple[Any, Any]]:
+    import pickletools  # a query has no use for it
+
     for opcode, argument, _ in pickletools.genops(file):
         yield opcode, argument
 

@@ -22,6 +22,7 @@ from cir_infer.bundle.manifest import FeatureInput, PixelInput
 from cir_infer.bundle.manifest_reader import read_manifest
 from cir_infer.errors import CirError, ImageError, shown
 from cir_infer.indexing.items import digest_of
+from cir_infer.inputs.images import ready_for_pictures
 from cir_infer.inputs.locations import Location
 from cir_infer.inputs.preprocess import preprocess
 
@@ -76,6 +77,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     spec = read_manifest(requests.readline()).image
+    if isinstance(spec, PixelInput):
+        ready_for_pictures()
     # What a decoder prints must not come between the answers, nor onto the terminal: errors are answers.
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)

@@ -32,6 +32,7 @@ from cir_infer.inputs.metadata import (
 )
 from cir_infer.inputs.open_files import contents, is_open_file
 from cir_infer.inputs.remote import checked_address, is_url
+from cir_infer.processes.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -45,9 +46,9 @@ __all__ = [
     "decode_image",
     "describe_image",
     "image_size",
-    "import_decoders",
     "load_features",
     "load_image",
+    "ready_for_pictures",
 ]
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | npt.NDArray[Any]"
@@ -312,8 +313,12 @@ def _is_heic(image: object) -> bool:
     return head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS
 
 
-def import_decoders() -> None:
-    """Import what reads the usual formats, as the first picture would; where that fails, it says so."""
+def ready_for_pictures() -> None:
+    """Do what the first picture would: import the usual decoders; and have memory kept from one to the next.
+
+    Where an import fails, the first picture says so.
+    """
+    keep_freed_memory()
     with suppress(ImportError):
         from PIL import Image
 

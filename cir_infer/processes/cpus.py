@@ -8,9 +8,10 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["available_cpus"]
+__all__ = ["available_cores", "available_cpus"]
 
 _PROC = Path("/proc/self")
+_PROCESSORS = Path("/sys/devices/system/cpu")
 _UNLIMITED = 1 << 30
 
 
@@ -23,6 +24,23 @@ def available_cpus() -> int:
     with suppress(OSError, ValueError):
         counts.append(_by_quota(_PROC))
     return max(1, min(counts))
+
+
+def available_cores(processors: Path = _PROCESSORS) -> int | None:
+    """Cores that these processors are of, at least 1: a core may be two of them. None where nobody says.
+
+    Args:
+        processors: Linux's account of the machine's.
+    """
+    try:
+        siblings = (processors / f"cpu{number}/topology/thread_siblings_list" for number in _affinity())
+        return max(1, min(len({file.read_text() for file in siblings}), available_cpus()))
+    except (OSError, AttributeError):
+        return None
+
+
+def _affinity() -> set[int]:
+    return os.sched_getaffinity(0)
 
 
 def _by_affinity() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from cir_infer.processes.cpus import available_cpus
+from cir_infer.processes.cpus import available_cores, available_cpus
 
 __all__ = ["threads_for"]
 
@@ -28,6 +28,11 @@ def threads_for(name: str, size: int, threads: int | None) -> int | None:
         return 1
     if threads is not None:
         return threads
-    # Left to themselves libraries count the processors of the machine, not those of a container.
+    # Left to themselves libraries count the processors of the machine, not those of a container. And ONNX
+    # Runtime binds each thread to a core then: where the caller's own runs on it, an encoder takes as long as
+    # on one core.
+    cores = available_cores()
+    if cores is not None:
+        return cores
     available = available_cpus()
     return available if available < (os.cpu_count() or 1) else None

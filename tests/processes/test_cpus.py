@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cir_infer.processes import cpus
-from cir_infer.processes.cpus import available_cpus
+from cir_infer.processes.cpus import available_cores, available_cpus
 
 
 def machine(folder: Path, groups: str, mounts: list[str], files: dict[str, str]) -> Path:
@@ -28,6 +28,19 @@ def v2(folder: Path, root: str = "/", name: str = "sys") -> str:
 
 def v1(folder: Path, root: str = "/", controllers: str = "cpu,cpuacct", name: str = "sys") -> str:
     return f"33 31 0:30 {root} {folder / name} rw - cgroup cgroup rw,{controllers}"
+
+
+def test_threads_of_one_core_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpus, "available_cpus", lambda: 3)
+    monkeypatch.setattr(cpus, "_affinity", lambda: {0, 1, 4})
+    assert available_cores(tmp_path) is None
+    for number, siblings in ((0, "0,4"), (1, "1,5"), (4, "0,4")):
+        folder = tmp_path / f"cpu{number}/topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(siblings + "\n")
+    assert available_cores(tmp_path) == 2
+    monkeypatch.setattr(cpus, "available_cpus", lambda: 1)  # a quota
+    assert available_cores(tmp_path) == 1
 
 
 def test_no_more_than_the_affinity_mask() -> None:
