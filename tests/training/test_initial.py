@@ -100,6 +100,11 @@ def test_a_bert_gives_a_vector_a_word_from_its_pieces(bert: Path) -> None:
     wide = {**SMALL, "text": {**SMALL["text"], "word_dim": 8}}
     with pytest.raises(TrainingError, match=r"set model\.text\.word_dim = 4"):
         start_from(build_model(wide), bert, TOKENIZER)
+    adapter = bert / "adapter_config.json"
+    adapter.write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "bert-base-uncased"}))
+    with pytest.raises(CheckpointError, match="holds an adapter .*bert-base-uncased"):
+        start_from(model, bert, TOKENIZER)  # which changes the words that would be taken
+    adapter.unlink()
     (bert / "vocab.txt").unlink()
     with pytest.raises(CheckpointError, match=r"neither tokenizer\.json nor vocab\.txt"):
         start_from(model, bert, TOKENIZER)

@@ -10,7 +10,7 @@ from cir_export.checkpoints.folders.blip2 import load_blip2
 from cir_export.checkpoints.folders.files import json_of, licence_of, need_json
 from cir_export.checkpoints.folders.hugging_face import load_clip, load_siglip
 from cir_export.checkpoints.folders.open_clip import CONFIG, load_open_clip
-from cir_export.checkpoints.folders.weights import HUGGING_FACE
+from cir_export.checkpoints.folders.weights import HUGGING_FACE, refuse_adapters
 from cir_export.hub import fetch, is_hub_name
 from cir_export.model_file import TrainedModel
 from cir_export.presets import preset_of
@@ -29,7 +29,6 @@ _CLASSES = {
 }
 """What loads a class, and what it can be; the first is what it is unless a user says otherwise."""
 
-_ADAPTER = "adapter_config.json"
 _TYPES = {"clip": "CLIPModel", "siglip": "SiglipModel"}
 _ELSEWHERE = {
     "Siglip2Model": "SigLIP 2 with images of any shape; the ones of a fixed size (SiglipModel) are read",
@@ -61,7 +60,7 @@ def load_folder(folder: str | os.PathLike[str], system: str | None = None) -> Tr
         raise UsageError(f"--system {shown(system)}; expected one of {', '.join(SYSTEMS)}")
     known = preset_of(name) if is_hub_name(name) else None
     folder = fetch(name) if is_hub_name(name) else Path(folder)
-    _refuse_adapters(folder)
+    refuse_adapters(folder)
     config = json_of(folder, "config.json")
     kind = None if config is None else _class_of(config)
     whole = any((folder / f"{name}{end}").is_file() for name in HUGGING_FACE for end in ("", ".index.json"))
@@ -89,18 +88,6 @@ def load_folder(folder: str | os.PathLike[str], system: str | None = None) -> Tr
     if is_hub_name(name):
         trained.provenance["source"] = name
     return trained
-
-
-def _refuse_adapters(folder: Path) -> None:
-    """Adapters come with nothing else, or beside the weights that they change; alone neither is the model."""
-    adapter = json_of(folder, _ADAPTER)
-    if adapter is not None:
-        raise CheckpointError(
-            f"{folder} holds an adapter ({shown(adapter.get('peft_type', 'LoRA'))}) of the model "
-            f"{shown(adapter.get('base_model_name_or_path'))}, which is not part of any weights yet; merge "
-            "it once, with peft: "
-            "PeftModel.from_pretrained(base, FOLDER).merge_and_unload().save_pretrained(NEW), and give NEW"
-        )
 
 
 def _class_of(config: dict[str, Any]) -> str | None:

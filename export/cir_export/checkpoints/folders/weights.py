@@ -16,7 +16,7 @@ from cir_export.checkpoints.folders.files import is_pointer, json_of, within
 from cir_export.container import read_container
 from cir_infer.errors import CheckpointError, shown
 
-__all__ = ["HUGGING_FACE", "OPEN_CLIP", "FolderWeights", "open_weights"]
+__all__ = ["HUGGING_FACE", "OPEN_CLIP", "FolderWeights", "open_weights", "refuse_adapters"]
 
 HUGGING_FACE = ("model.safetensors", "pytorch_model.bin")
 OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -25,6 +25,7 @@ OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _MAX_HEADER = 16 << 20
 """Bytes. What lists its tensors takes some ten times as much memory."""
 
+_ADAPTER = "adapter_config.json"
 _OTHER = {
     "tf_model.h5": "TensorFlow's",
     "flax_model.msgpack": "Flax's",
@@ -83,8 +84,9 @@ def open_weights(folder: Path, names: tuple[str, ...]) -> FolderWeights:
         names: of the files that may hold them, the better ones first.
 
     Raises:
-        CheckpointError: there are none, a part is missing, or a file is none.
+        CheckpointError: there are none, a part is missing, it holds adapters, or a file is none.
     """
+    refuse_adapters(folder)
     for name in names:
         if (folder / name).is_file():
             return FolderWeights(dict.fromkeys(_names(folder / name), folder / name), str(folder / name))
@@ -92,6 +94,22 @@ def open_weights(folder: Path, names: tuple[str, ...]) -> FolderWeights:
         if index is not None:
             return _sharded(folder, f"{name}.index.json", index)
     raise CheckpointError(_missing(folder, names))
+
+
+def refuse_adapters(folder: Path) -> None:
+    """Adapters come with nothing else, or beside the weights that they change; alone neither is the model.
+
+    Raises:
+        CheckpointError: the folder holds one.
+    """
+    adapter = json_of(folder, _ADAPTER)
+    if adapter is not None:
+        raise CheckpointError(
+            f"{folder} holds an adapter ({shown(adapter.get('peft_type', 'LoRA'))}) of the model "
+            f"{shown(adapter.get('base_model_name_or_path'))}, which is not part of any weights yet; merge "
+            "it once, with peft: "
+            "PeftModel.from_pretrained(base, FOLDER).merge_and_unload().save_pretrained(NEW), and give NEW"
+        )
 
 
 def _sharded(folder: Path, name: str, index: Mapping[str, Any]) -> FolderWeights:
