@@ -114,6 +114,15 @@ def test_genecis_ranks_the_images_of_a_template(tmp_path: Path) -> None:
     assert not crops[0][:9].any() and crops[0][12:30].min() > 200
     assert crops[1].shape == (41, 41, 3), "cut off at the right and the top"
     assert parts["focus_object"].images[1] == tmp_path / "val2017/000000000001.jpg"
+    for value in (float("nan"), float("inf"), 1e308, 10**400, True, "1"):
+        for at in range(4):
+            box = [10, 20, 20, 10]
+            box[at] = value  # type: ignore[call-overload]
+            odd = {"image_id": 7, "instance_bbox": box}
+            template = {"condition": "red", "reference": odd, "target": odd, "gallery": [odd]}
+            write_json(tmp_path / "genecis/change_attribute.json", [template])
+            with pytest.raises(DatasetError, match=r"an image is .*; expected val_image_id"):
+                plan.load(tmp_path, "all")
 
 
 def icir(root: Path) -> Path:

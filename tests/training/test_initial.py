@@ -102,7 +102,7 @@ def test_a_bert_gives_a_vector_a_word_from_its_pieces(bert: Path) -> None:
         start_from(build_model(wide), bert, TOKENIZER)
     adapter = bert / "adapter_config.json"
     adapter.write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "bert-base-uncased"}))
-    with pytest.raises(CheckpointError, match="holds an adapter .*bert-base-uncased"):
+    with pytest.raises(CheckpointError, match=r"holds an adapter .*bert-base-uncased"):
         start_from(model, bert, TOKENIZER)  # which changes the words that would be taken
     adapter.unlink()
     (bert / "vocab.txt").unlink()

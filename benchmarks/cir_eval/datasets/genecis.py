@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, TypeGuard, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,8 @@ __all__ = ["TASKS", "Crops", "Shown", "Template", "read_templates"]
 
 TASKS = ("focus_attribute", "change_attribute", "focus_object", "change_object")
 _MARGIN = 0.7
+_FAR = 1e6
+"""Pixels; no picture is as wide."""
 
 
 class Shown(NamedTuple):
@@ -69,16 +71,20 @@ def _shown(value: Any, path: Path) -> Shown:
     number, picture, box = table.get("val_image_id"), table.get("image_id"), table.get("instance_bbox")
     if type(number) is int:
         return Shown(f"val2017/{number:012d}.jpg", None)
-    if (
-        type(picture) is int
-        and isinstance(box, list)
-        and len(box) == 4
-        and all(isinstance(x, int | float) for x in box)
-        and min(box[2:]) > 0
-    ):
+    if type(picture) is int and _is_box(box):
         return Shown(f"VG_100K_all/{picture}.jpg", tuple(float(x) for x in box))
     raise DatasetError(
         f"{path}: an image is {shown(value)}; expected val_image_id, or image_id and instance_bbox"
+    )
+
+
+def _is_box(box: Any) -> TypeGuard[list[float]]:
+    """Whether it is x, y, width and height of pixels; JSON as Python reads it has NaN and infinities."""
+    return (
+        isinstance(box, list)
+        and len(box) == 4
+        and all(type(value) in (int, float) and abs(value) <= _FAR for value in box)
+        and min(box[2:]) > 0
     )
 
 

@@ -38,6 +38,7 @@ _RENAMED = {
 }
 
 _DEFAULT_RATIO = 1.25
+_MOST_RATIO = 100
 
 
 @dataclass
@@ -191,7 +192,7 @@ def _padding(settings: tuple[Mapping[str, Any], str] | None) -> tuple[list[dict[
         return [{"op": "target_pad", "ratio": _DEFAULT_RATIO}], f"targetpad {_DEFAULT_RATIO}, the default"
     content, where = settings
     transform, ratio = content.get("transform"), content.get("target_ratio", _DEFAULT_RATIO)
-    if transform == "targetpad" and isinstance(ratio, int | float) and ratio >= 1:
+    if transform == "targetpad" and type(ratio) in (int, float) and 1 <= ratio <= _MOST_RATIO:
         return [{"op": "target_pad", "ratio": float(ratio)}], f"targetpad {float(ratio)}"
     if transform == "squarepad":
         return [{"op": "pad_square", "fill": 0, "rounding": "clip4cir"}], "squarepad"
@@ -199,5 +200,5 @@ def _padding(settings: tuple[Mapping[str, Any], str] | None) -> tuple[list[dict[
         return [], "clip"
     raise CheckpointError(
         f"{where}: transform {shown(transform)} with target_ratio {shown(ratio)} is not known; expected "
-        "targetpad with a ratio from 1 up, squarepad or clip"
+        f"targetpad with a ratio from 1 to {_MOST_RATIO}, squarepad or clip"
     )

@@ -321,3 +321,15 @@ def test_damaged_archives_are_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.safetensors").write_bytes(struct.pack("<Q", 1 << 40) + b'{"a":1}')
     with pytest.raises(CheckpointError, match="safetensors"):
         read_checkpoint_file(tmp_path / "bad.safetensors")
+
+
+@pytest.mark.parametrize("ratio", [0.5, 101, float("inf"), float("nan"), 10**400, True, "1.25", [1.25]])
+def test_a_ratio_that_no_padding_has_is_refused(tmp_path: Path, ratio: object) -> None:
+    settings = tmp_path / "training_hyperparameters.json"
+    content = {"clip_model_name": "RN50x4", "transform": "targetpad", "target_ratio": ratio}
+    settings.write_text(json.dumps(content))
+    clip = shared("clip4cir", "tiny_clip") / "saved_models" / "tuned_clip_best.pt"
+    with pytest.raises(
+        CheckpointError, match=r"target_ratio .*; expected targetpad with a ratio from 1 to 100"
+    ):
+        load_trained([clip, settings])
