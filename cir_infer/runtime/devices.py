@@ -17,7 +17,7 @@ from cir_infer.processes.threads import Threads
 from cir_infer.runtime.backend import Backend
 from cir_infer.runtime.device_names import AUTO, DEVICES
 from cir_infer.runtime.graph import Graph
-from cir_infer.runtime.int8_form import note_slow_form, refuse_other_form
+from cir_infer.runtime.int8_form import note_slow_form, other_runtime, refuse_other_form
 from cir_infer.runtime.kept.graphs import load_kept
 from cir_infer.runtime.kept.names import StoredGraph
 from cir_infer.runtime.plan_policy import PlanPolicy, PlanUnavailableError
@@ -103,7 +103,7 @@ def _first_that_works(
     opened = _load(open_backend(devices[-1], threads, policy), models)
     # A GPU that stays unused deserves a warning; a machine without one does not.
     level = logging.INFO if missing_gpu() else logging.WARNING
-    _log.log(level, "device auto: taking the CPU%s", _because(refusals))
+    _log.log(level, "device auto: taking the CPU%s%s", _because(refusals), other_runtime(policy.int8_form))
     return opened
 
 

@@ -56,6 +56,18 @@ def test_auto_leaves_tensorrt_out_and_says_why(
     assert "taking the CPU" in said.message and "--int8-for tensorrt" in said.message
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_auto_says_that_openvino_may_be_faster_and_does_not_take_it(
+    for_cpu: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, installed: bool
+) -> None:
+    """What answers is decided by the bundle and the hardware, not by what else is installed."""
+    monkeypatch.setattr("cir_infer.runtime.int8_form.is_installed", lambda module: installed)
+    monkeypatch.setattr("cir_infer.runtime.devices.missing_gpu", lambda: "no GPU")
+    with caplog.at_level(logging.INFO, "cir_infer"):
+        assert Engine(for_cpu, threads=1).device == "cpu"
+    assert ("device='openvino' may run" in caplog.text) is installed
+
+
 def test_the_form_for_tensorrt_runs_there(
     gpu: CapturingDevice, for_tensorrt: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
