@@ -11,6 +11,7 @@ from typing import Any
 from cir_export.commands.fast_jpeg import add_fast_jpeg_argument, check_fast_jpeg, make_fast_jpeg
 from cir_export.commands.lowering import (
     add_lowering_arguments,
+    check_folders,
     check_lowering,
     default_output,
     lower,
@@ -147,7 +148,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         header = ["PyTorch against the bundle", "compared", "difference", "limit", ""]
         print(f"\n{format_table(header, rows, right=[2, 3])}\n  on {source}\n", flush=True)
 
+    output = Path(options.output or default_output(options.model[0], options.precision))
+    check_target(output)
+    check_folders(options)
     trained = _load(options)
+    check_folders(options, trained.image)
     if options.exif_orientation is not None:
         trained.image = with_exif_orientation(trained.image, options.exif_orientation)
     if options.domain is not None:
@@ -157,8 +162,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     samples = draw_samples(
         trained.image, trained.text, trained.tokenizer, options.images, _parameters(trained)
     )
-    output = Path(options.output or default_output(options.model[0], options.precision))
-    check_target(output)
     with TemporaryDirectory(prefix="cir-export-") as scratch:
         lowered = options.precision != "float32"
         exported = Path(scratch) / output.name if lowered else output

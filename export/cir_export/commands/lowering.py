@@ -111,6 +111,36 @@ def check_lowering(options: Any) -> None:
             raise UsageError(message)
 
 
+def check_folders(options: Any, image: dict[str, Any] | None = None) -> None:
+    """Refuse what is named and is not there, before anything takes time.
+
+    Args:
+        options: of the command.
+        image: what the model reads, once that is known: which of a folder's files are images to it.
+
+    Raises:
+        UsageError: a folder is none, holds too few images, or there is no such protocol or split.
+        DatasetError: the labelled set cannot be read.
+    """
+    if image is not None:
+        from cir_export.precision import check_calibration
+        from cir_export.samples import image_files
+
+        if options.images is not None:
+            image_files(options.images, image)
+        if options.calibrate is not None:
+            check_calibration(options.calibrate, image)
+        return
+    for flag, folder in (("--images", options.images), ("--calibrate", options.calibrate)):
+        if folder is not None and not Path(folder).is_dir():
+            raise UsageError(f"{flag} {folder} is no folder; expected one of images")
+    if options.labelled is not None:
+        from cir_eval.protocols import protocol
+        from cir_export.precision import Labelled
+
+        Labelled.open(options.labelled, protocol(options.protocol), options.split)
+
+
 def default_output(model: str, precision: str) -> Path:
     """MODEL.cir, or MODEL-int8.cir, so that none takes the other's place."""
     path = Path(model.rpartition(":")[2])

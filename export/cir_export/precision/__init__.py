@@ -1,6 +1,11 @@
 """Bundles in bfloat16, float16 and int8: converted, measured, and refused where they lose too much."""
 
-from cir_export.precision.calibration import Calibration, calibration_images, samples_for
+from cir_export.precision.calibration import (
+    Calibration,
+    calibration_images,
+    check_calibration,
+    samples_for,
+)
 from cir_export.precision.conversion import ConversionReport, Lowering, convert_bundle
 from cir_export.precision.gate import PrecisionError
 from cir_export.precision.graphs import PRECISIONS
@@ -16,6 +21,7 @@ __all__ = [
     "Lowering",
     "PrecisionError",
     "calibration_images",
+    "check_calibration",
     "convert_bundle",
     "samples_for",
 ]

@@ -16,7 +16,7 @@ from cir_infer.bundle import Bundle
 from cir_infer.errors import UsageError
 from cir_infer.inputs.images import ImageLike
 
-__all__ = ["Calibration", "calibration_images", "samples_for"]
+__all__ = ["Calibration", "calibration_images", "check_calibration", "samples_for"]
 
 _CALIBRATED = 256
 _JUDGED = 128
@@ -55,14 +55,32 @@ def calibration_images(bundle: Bundle, folder: str | os.PathLike[str]) -> Calibr
     readable = ReadableFiles(folder, files, bundle.manifest.image)
     held_out = readable.evenly(files[::4], _JUDGED)
     rest = readable.evenly([file for number, file in enumerate(files) if number % 4], _CALIBRATED)
-    if len(held_out) + len(rest) < _FEWEST:
-        broken = f", {len(readable.reasons)} of which cannot be read" if readable.reasons else ""
-        raise UsageError(
-            f"{folder} holds {len(files)} images{broken}; int8 needs at least {_FEWEST} to be calibrated and "
-            "judged, better some hundreds"
-        )
+    _check_enough(folder, len(files), len(held_out) + len(rest), len(readable.reasons))
     readable.tell()
     return Calibration(rest, held_out, str(folder), len(readable.reasons))
+
+
+def check_calibration(folder: str | os.PathLike[str], image: dict[str, Any]) -> None:
+    """Whether a folder could calibrate, by its files' names: before anything takes time.
+
+    Args:
+        folder: of images.
+        image: what a model reads, as in a bundle's manifest.
+
+    Raises:
+        UsageError: there are too few.
+    """
+    found = len(image_files(folder, image))
+    _check_enough(folder, found, found, 0)
+
+
+def _check_enough(folder: str | os.PathLike[str], files: int, readable: int, broken: int) -> None:
+    if readable < _FEWEST:
+        unread = f", {broken} of which cannot be read" if broken else ""
+        raise UsageError(
+            f"{folder} holds {files} images{unread}; int8 needs at least {_FEWEST} to be calibrated and "
+            "judged, better some hundreds"
+        )
 
 
 def samples_for(

@@ -323,6 +323,38 @@ def test_the_command_prints_what_it_measured(
     assert not (tmp_path / "small-int8.cir").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--images", "absent"], 2, "--images absent is no folder"),
+        (["--images", "empty"], 2, "empty holds no file of type"),
+        (["--precision", "int8", "--calibrate", "absent"], 2, "--calibrate absent is no folder"),
+        (["--precision", "int8", "--calibrate", "few"], 2, "few holds 3 images; int8 needs at least 32"),
+        (["--precision", "float16", "--labelled", "empty", "--protocol", "none"], 2, "no protocol 'none'"),
+        (["--precision", "float16", "--labelled", "empty", "--protocol", "circo"], 1, "is missing"),
+        (["-o", "absent/x.cir"], 1, "absent is not a folder"),
+    ],
+)
+def test_what_is_not_there_is_said_before_a_model_is_exported(
+    flags: list[str],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from cir_export.model_file import save_model
+    from tests.export.test_export import trained as tiny
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cir_export.export.export_graphs", lambda *_: pytest.fail("it was exported"))
+    save_model(tmp_path / "tiny.pt", tiny())
+    Path("empty").mkdir()
+    photographs(Path("few"), 3)
+    assert main(["tiny.pt", *flags]) == code
+    assert message in capsys.readouterr().err
+
+
 def test_the_command_goes_from_a_model_to_float16(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], exported_once: Once
 ) -> None:
