@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
-from onnxruntime.quantization import TensorData
+from onnxruntime.quantization.calibrate import TensorData
 
 from cir_export.checking import drop_unread
 from cir_export.memory import give_back
