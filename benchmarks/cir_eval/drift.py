@@ -27,8 +27,10 @@ def drift_between(reference: Sequence[Evaluated], other: Sequence[Evaluated]) ->
     cosines, shared, firsts = [], [], []
     metrics: dict[str, dict[str, float]] = {}
     for a, b in zip(reference, other, strict=True):
-        norms = np.linalg.norm(a.rows, axis=1) * np.linalg.norm(b.rows, axis=1)
-        cosines.append((a.rows * b.rows).sum(1, dtype=np.float64) / np.maximum(norms, 1e-30))
+        # A row of several vectors is one of all their values.
+        one, two = (part.rows.reshape(len(part.rows), -1) for part in (a, b))
+        norms = np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)
+        cosines.append((one * two).sum(1, dtype=np.float64) / np.maximum(norms, 1e-30))
         for left, right in zip(a.rankings[:, :10].tolist(), b.rankings[:, :10].tolist(), strict=True):
             listed = [row for row in left if row >= 0]
             shared.append(len(set(listed) & set(right)) / max(1, len(listed)))

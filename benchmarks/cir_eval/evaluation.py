@@ -139,14 +139,17 @@ def _halves(
 ) -> dict[str, QueryTerms]:
     """The queries with one half only.
 
-    The picture alone is the cosine of the reference's own row. The text alone is the same composition with
-    the mean of all references in the place of each, which says nothing of any of them.
+    The picture alone is the cosine of the reference's own row; of a row of several vectors each of them asks,
+    and an item's score is the sum of what its best vectors answer. The text alone is the same composition
+    with the mean of all references in the place of each, which says nothing of any of them.
     """
     as_row = reference is not None and engine.row_is_reference  # also of another picture than the gallery's
     own = reference if as_row else rows[[query.reference for query in part.queries]]
     assert own is not None
-    own = own / np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-12)
-    picture = QueryTerms(own[:, None], np.ones_like(own)[:, None], ("similarity",))
+    own = own.reshape(len(own), -1, own.shape[-1])
+    own = own / np.maximum(np.linalg.norm(own, axis=2, keepdims=True), 1e-12)
+    names = tuple(f"similarity_{number}" for number in range(own.shape[1]))
+    picture = QueryTerms(own, np.ones_like(own), names)
     mean = None if reference is None else np.broadcast_to(reference.mean(0), reference.shape)
     return {"text": engine.compose(mean, text), "image": picture}
 

@@ -39,11 +39,15 @@ def term_scores(terms: QueryTerms, rows: npt.NDArray[np.float64]) -> npt.NDArray
 
     Args:
         terms: Q queries, J terms, dimension D.
-        rows: float64 (N, D).
+        rows: float64 (N, D); or (N, M, D), items of M vectors, of whose values a term is the largest.
 
     Returns:
         float64 (Q, J, N); NaN where a row holds NaN or infinity.
     """
+    if rows.ndim == 3:
+        of_vectors = term_scores(terms, rows.reshape(-1, rows.shape[2]))
+        best: npt.NDArray[np.float64] = of_vectors.reshape(*of_vectors.shape[:2], *rows.shape[:2]).max(axis=3)
+        return best
     numerators = terms.numerators.astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         values: npt.NDArray[np.float64] = numerators @ rows.T

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from cir_bench.accuracy.measurement import measure_accuracy
 from cir_bench.report.text import accuracy_text
+from cir_eval.drift import drift_between
 from cir_eval.evaluation import Options
 from cir_eval.metrics import Outcome, judge, paraphrases, ranking_of, spread_of
 from cir_eval.protocols import protocol
@@ -189,6 +191,31 @@ def test_both_halves_stand_beside_the_whole(tmp_path: Path) -> None:
         assert "composition gain" in accuracy_text(result)
         bare = measure_accuracy(engine, protocol("circo/covr"), tmp_path / "data", "val").result
         assert "alone" not in bare and bare["pooled"] == result["pooled"]
+
+
+def test_rows_of_several_vectors_are_asked_by_halves_and_compared(tmp_path: Path) -> None:
+    circo(tmp_path / "data")
+    options = Options(alone=True)
+    with Engine(write_tiny_bundle(tmp_path / "tokens.cir", "tokens"), device="cpu") as engine:
+        measured = measure_accuracy(
+            engine, protocol("circo/covr"), tmp_path / "data", "val", options, against=engine
+        )
+    drift = measured.result["drift"]["embedding_cosine"]
+    assert drift == pytest.approx({"mean": 1, "worst": 1})
+    (done,) = measured.evaluated
+    assert done.rows.ndim == 3
+    unit = done.rows / np.linalg.norm(done.rows, axis=2, keepdims=True)
+    plan = protocol("circo/covr")
+    for query, outcome in zip(done.part.queries, done.alone["image"], strict=True):
+        scores = np.einsum("ad,nbd->nab", unit[query.reference], unit).max(2).sum(1)
+        expected = judge(plan, query, ranking_of(plan, query, np.argsort(-scores, kind="stable")))
+        assert outcome.values == expected.values
+    other = [replace(done, rows=np.roll(done.rows, 1, axis=0))]
+    flat = done.rows.reshape(len(done.rows), -1).astype(np.float64)
+    turned = np.roll(flat, 1, axis=0)
+    cosines = (flat * turned).sum(1) / np.linalg.norm(flat, axis=1) / np.linalg.norm(turned, axis=1)
+    found = drift_between([done], other)["embedding_cosine"]
+    assert found == pytest.approx({"mean": cosines.mean(), "worst": cosines.min()})
 
 
 def test_wordings_of_one_query_are_compared() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cir_infer.scoring.contract import QueryTerms, Rows
-from cir_infer.scoring.reference import ReferenceScorer
+from cir_infer.scoring.reference import ReferenceScorer, exact_item_scores, term_scores
 from tests.scoring.conformance import ScorerConformance, softmax
 
 
@@ -33,3 +33,15 @@ def test_terms_are_the_formula_of_the_paper() -> None:
     np.testing.assert_allclose(got.terms[0, :, 0], implicit[order], atol=1e-6)
     np.testing.assert_allclose(got.terms[0, :, 1], explicit[order], atol=1e-6)
     np.testing.assert_allclose(got.scores[0], (implicit + explicit)[order], atol=1e-6)
+
+
+def test_terms_of_an_item_are_its_vectors_largest() -> None:
+    random = np.random.default_rng(4)
+    items = random.normal(size=(7, 3, 5)).astype(np.float32)
+    items[2, 1, 0] = np.nan
+    numerators = random.normal(size=(2, 2, 5)).astype(np.float32)
+    terms = QueryTerms(numerators, np.abs(numerators), ("a", "b"))
+    found = term_scores(terms, items.astype(np.float64))
+    assert np.isnan(found[:, :, 2]).all()
+    _, expected, _ = exact_item_scores(terms, items)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -195,9 +195,7 @@ class Workload:
             step = max(1, _CHUNK // stored.tokens_per_item)
             for start in range(0, stored.count, step):
                 number = np.arange(start, min(start + step, stored.count))
-                values = stored.take(number).astype(np.float64).reshape(-1, stored.dimension)
-                found = term_scores(terms[:_VERIFIED_QUERIES], values)
-                of_items = found.reshape(*found.shape[:2], len(number), stored.tokens_per_item).max(axis=3)
-                parts.append(of_items.sum(axis=1))
+                values = stored.take(number).astype(np.float64)
+                parts.append(term_scores(terms[:_VERIFIED_QUERIES], values).sum(axis=1))
             self._exact[key] = np.concatenate(parts, axis=1)
         return self._exact[key]

@@ -196,7 +196,9 @@ def _compare_terms(expected: QueryTerms, found: QueryTerms) -> list[Check]:
 
 
 def _compare_scores(expected: QueryTerms, found: QueryTerms, rows: Array, found_rows: Array) -> list[Check]:
-    values = [_term_scores(*pair) for pair in ((expected, rows), (found, found_rows))]
+    values = [
+        term_scores(terms, part.astype(float)) for terms, part in ((expected, rows), (found, found_rows))
+    ]
     size = f"{expected.queries} x {len(rows)}"
     checks = [
         # Relative to the largest over all queries: a single one may score near zero everywhere.
@@ -218,13 +220,6 @@ def _compare_scores(expected: QueryTerms, found: QueryTerms, rows: Array, found_
         not _same_order(scores[query], lists[0][query], lists[1][query]) for query in range(len(scores))
     )
     return [*checks, Check(f"top-{k} lists that differ", f"{expected.queries} queries", differing, 0)]
-
-
-def _term_scores(terms: QueryTerms, rows: Array) -> Array:
-    """Every term of every query over every row (Q, J, N), the largest over a row's vectors."""
-    values = term_scores(terms, rows.reshape(-1, rows.shape[-1]).astype(float))
-    best: Array = values.reshape(*values.shape[:2], len(rows), -1).max(3)
-    return best
 
 
 def _same_order(scores: Array, expected: Array, found: Array) -> bool:

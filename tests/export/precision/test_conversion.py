@@ -30,7 +30,7 @@ from cir_infer import Engine
 from cir_infer.bundle import Bundle, write_bundle
 from cir_infer.errors import DatasetError, ExportError, GalleryError, UsageError
 from cir_infer.gallery import Gallery
-from tests.bundles import FEATURES, manifest_of, members_of
+from tests.bundles import FEATURES, manifest_of, members_of, write_tiny_bundle
 from tests.export.once import Once
 from tests.export.precision.bundles import convolutional, photographs
 
@@ -268,6 +268,17 @@ def test_an_interrupted_calibration_leaves_nothing(photos: Path, tmp_path: Path)
             source, tmp_path / "low.cir", Lowering("int8"), samples_for(bundle, None, stopped), stopped
         )
     assert [path.name for path in tmp_path.iterdir()] == ["small.cir"]
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_rows_of_several_vectors_are_judged_by_their_best(precision: Any, tmp_path: Path) -> None:
+    source = write_tiny_bundle(tmp_path / "tokens.cir", "tokens")
+    photos = photographs(tmp_path / "photos") if precision == "int8" else None
+    report = convert(source, tmp_path / "low.cir", Lowering(precision), photos)
+    lowered, exact = Bundle(report.path).manifest, Bundle(source).manifest
+    assert lowered.precision == precision and lowered.tokens_per_item == exact.tokens_per_item > 1
+    assert report.fidelity.top10_agreement is not None and report.fidelity.top10_agreement > 0.9
+    assert report.fidelity.score_error_worst is not None and report.fidelity.score_error_worst < 0.05
 
 
 # ---- the command
