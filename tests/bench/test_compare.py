@@ -19,11 +19,11 @@ from cir_bench.seeded_models import seeded_model
 from cir_bench.table7.paper import GALLERIES, PAPER, QUERIES
 from cir_bench.table7.workload import fashioniq_shaped, real_fashioniq
 from cir_bench.torch_scoring import literal_scores, ranked, two_product_scores
-from cir_export.model_file import TrainedModel, save_model
+from cir_export.model_file import TrainedModel, load_model, save_model
 from cir_export.models import build_model
 from cir_export.preprocessing import plain_resize, word_text
 from cir_export.tokenization import build_tokenizer, vocabulary_from_texts
-from cir_infer.errors import DatasetError
+from cir_infer.errors import DatasetError, UsageError
 from cir_infer.extras import is_installed
 from cir_infer.scoring.contract import QueryTerms, Rows
 from cir_infer.scoring.reference import ReferenceScorer
@@ -95,6 +95,13 @@ def test_a_lower_precision_is_timed_where_it_passes_the_gate_and_named_where_not
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch.compile's own imports
+def test_rows_of_several_vectors_are_not_compared_as_one(model_file: Path) -> None:
+    trained = load_model(model_file)
+    trained.model.tokens_per_item = 3
+    with pytest.raises(UsageError, match=r"a row of 'artemis' is 3 vectors.*cir-bench scoring --tokens 3"):
+        measurement.measure_comparison(trained, measurement.Settings())
+
+
 def test_an_alternative_that_ranks_otherwise_is_not_timed(
     model_file: Path, monkeypatch, capsys, exported_once
 ):

@@ -20,7 +20,7 @@ from cir_bench.timing import interleave, ratio, summarise
 from cir_infer.bundle import Bundle
 from cir_infer.bundle.manifest import FeatureInput
 from cir_infer.engine import Engine
-from cir_infer.errors import ScoringError
+from cir_infer.errors import ScoringError, UsageError
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.inputs.texts import TextReader
 from cir_infer.scoring.contract import Rows
@@ -69,7 +69,14 @@ def measure_comparison(
     Raises:
         ScoringError: an alternative answers otherwise than the definition; nothing is timed then.
         ExportError: the model cannot be exported.
+        UsageError: its rows are several vectors, which the alternatives do not score.
     """
+    several = trained.model.tokens_per_item
+    if several > 1:
+        raise UsageError(
+            f"a row of {trained.model.system!r} is {several} vectors, and the comparison scores rows of one; "
+            f"cir-bench scoring --tokens {several} compares scoring alone"
+        )
     from cir_export.export import export_bundle
     from cir_export.quiet import UNKNOWN_WORDS, quieter
     from cir_export.verification import draw_samples
