@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from cir_infer.errors import UsageError, shown
+from cir_infer.errors import GalleryError, UsageError, shown
 from cir_infer.hits import Hits
 from cir_infer.inputs.arguments import checked_word
 from cir_infer.inputs.arrays import mapped_array, unmasked
@@ -108,7 +108,11 @@ def read_vectors(path: Path) -> npt.NDArray[Any]:
     """A `.npy` file, memory-mapped: one vector (D,) or several (Q, D), as (Q, D).
 
     Raises:
-        GalleryError: it cannot be read as an array.
+        GalleryError: it cannot be read as an array, or holds no vector.
     """
     array = mapped_array(path)
+    if not array.size:
+        raise GalleryError(
+            f"{shown(path)} holds no vector: its shape is {array.shape}; expected (D,) or (queries, D)"
+        )
     return array[None] if array.ndim == 1 else array

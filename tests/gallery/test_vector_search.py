@@ -204,6 +204,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     np.savez(tmp_path / "several.npz", vectors(1))
     for name in ("pipe.npy", "several.npz", "missing.npy"):
         assert main([*base, str(tmp_path / name)]) == 1
+    for shape in ((0, 4), (4, 0), (0,)):
+        np.save(tmp_path / "none.npy", np.zeros(shape, np.float32))
+        assert main([*base, str(tmp_path / "none.npy")]) == 1
+        assert "holds no vector" in capsys.readouterr().err
     for wrong in (
         ["--vector", str(one)],
         [*base, str(one), "a.cir"],

@@ -19,6 +19,14 @@ ALLOWED_LOSS = 0.5
 
 _NAMED = 3
 
+_NO_CHANGE = 0.999995
+"""A cosine from which on five digits say 1."""
+
+_NEAR_TIES = (
+    "No layer alone changes a cosine by 0.00001, so the embeddings lie as close together as that, and their "
+    "order says little"
+)
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -68,9 +76,14 @@ class PrecisionError(ExportError):
             if overflowing
             else [f"{error.layer} (cosine {error.cosine_worst:.5f})" for error in worst]
         )
+        # Cosines of 1 and another order: the embeddings themselves lie as close together as that.
+        blamed = bool(overflowing) or any(error.cosine_worst < _NO_CHANGE for error in worst)
+        said = f"The layers that hurt most, each alone: {', '.join(hurt)}" if blamed else _NEAR_TIES
         # OpenVINO decides for itself which layers of a bfloat16 graph are float32.
         remedies = (
-            [f"keep them in float32 (--keep-float32 {' '.join(names)})"] if precision != "bfloat16" else []
+            [f"keep them in float32 (--keep-float32 {' '.join(names)})"]
+            if blamed and precision != "bfloat16"
+            else []
         )
         if precision == "int8":
             remedies.append("calibrate on more images like those of your gallery")
@@ -78,8 +91,8 @@ class PrecisionError(ExportError):
             "allow more (--allow-loss)" if drift else "judge by recall (--labelled DATA --protocol NAME)"
         )
         super().__init__(
-            f"{precision} loses too much and no bundle was written: {'; '.join(reasons)}. The layers that "
-            f"hurt most, each alone: {', '.join(hurt)}; {', or '.join(remedies)}"
+            f"{precision} loses too much and no bundle was written: {'; '.join(reasons)}. {said}; "
+            f"{', or '.join(remedies)}"
         )
 
 

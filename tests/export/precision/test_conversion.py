@@ -25,6 +25,8 @@ from cir_export.precision import (
     convert_bundle,
     samples_for,
 )
+from cir_export.precision.blame import LayerError
+from cir_export.precision.fidelity import Fidelity
 from cir_export.samples import Samples, draw_samples
 from cir_infer import Engine
 from cir_infer.bundle import Bundle, write_bundle
@@ -173,6 +175,14 @@ def test_an_outlier_is_refused_and_its_layer_named(photos: Path, tmp_path: Path,
     kept = Lowering("int8", form, keep_float32=("m.second", "m.first"))
     report = convert(source, tmp_path / "low.cir", kept, photos)
     assert report.fidelity.cosine_worst > caught.value.fidelity.cosine_worst
+
+
+def test_near_ties_are_not_blamed_on_layers() -> None:
+    same = [LayerError("image", f"m.{number}", 0.9999996) for number in range(4)]
+    fidelity = Fidelity(8, 8, "images", 0.9999999, 0.9999994, top10_agreement=0.93)
+    refused = PrecisionError("float16", ["the first ten agree in 93.0%, asked 99%"], fidelity, None, same)
+    assert "No layer alone" in str(refused) and "keep-float32" not in str(refused)
+    assert "--labelled" in str(refused)
 
 
 def test_recall_decides_where_it_was_measured(trained: Path, scenes: Path, tmp_path: Path) -> None:
