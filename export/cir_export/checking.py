@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import onnx
-from onnx import ModelProto, TensorProto, helper
+from collections.abc import Iterable, Iterator
 
-__all__ = ["check_nodes", "drop_unread", "shell"]
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, helper
+
+__all__ = ["check_nodes", "drop_unread", "names_read", "shell"]
 
 _SMALL = 4096
 """Elements; a smaller constant may be axes or a shape, which the rules do read."""
@@ -51,8 +53,17 @@ def shell(model: ModelProto) -> ModelProto:
 
 def drop_unread(model: ModelProto) -> None:
     """Leaves out, in place, constants that nothing reads: a runtime is handed no values for them."""
-    read = {name for node in model.graph.node for name in node.input}
-    read |= {output.name for output in model.graph.output}
+    read = {*names_read(model.graph.node), *(output.name for output in model.graph.output)}
     for index in reversed(range(len(model.graph.initializer))):
         if model.graph.initializer[index].name not in read:
             del model.graph.initializer[index]
+
+
+def names_read(nodes: Iterable[NodeProto]) -> Iterator[str]:
+    """What nodes read, and the branches of an If or the body of a Loop, which see the graph around them."""
+    for node in nodes:
+        yield from node.input
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from names_read(graph.node)
+                yield from (output.name for output in graph.output)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import resource
 import signal
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,13 +20,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from cir_infer.bundle.model import Model
 from cir_infer.errors import DeviceError
+from cir_infer.processes.threads import Task
 from cir_infer.runtime.kept import graph_file, graphs, names
 from cir_infer.runtime.kept.ahead import ReadAhead
 from cir_infer.runtime.kept.graph_file import GraphFile, read_graph, write_graph
 from cir_infer.runtime.kept.graphs import load_kept
 from cir_infer.runtime.kept.memory import spare_memory
 from cir_infer.runtime.kept.names import StoredGraph, graph_cache
-from cir_infer.runtime.kept.weights import with_weights, without_weights
+from cir_infer.runtime.kept.weights import Weight, with_weights, without_weights
 from cir_infer.runtime.onnx import OnnxBackend
 from cir_infer.runtime.tensorrt.plan_cache import cache_folder
 
@@ -213,6 +215,43 @@ def test_nothing_is_read_ahead_in_a_folder_that_others_may_write_to(folder: Path
     ahead = ReadAhead({"image": bundled.stored})
     file.unlink()
     assert ahead.take("image", file, 1 << 30) is None
+
+
+def test_what_is_read_ahead_without_memory_for_it_costs_time_only(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing asks for it yet, so that an error would come out of the engine."""
+    bundled = Bundled()
+    assert bundled.answers()
+    (file,) = kept(folder)
+    found = read_graph(file, 1 << 30)
+    assert isinstance(found, GraphFile)
+    # More than an arena of the C library holds: one may be there already.
+    large = Weight("large", TensorProto.FLOAT, (18 << 20,), memoryview(bytes(72 << 20)))
+    bundled.stored = bundled.stored._replace(size=large.data.nbytes)
+    write_graph(file, found.key, found.model, [large])
+    del large
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (16 << 20), before[1]))
+    try:
+        ahead = ReadAhead({"image": bundled.stored})
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert bundled.answers(ahead)
+    assert "there is no memory for it" in caplog.text
+    assert bundled.reads == 2
+
+
+def test_a_reading_that_is_left_before_it_begins_leaves_no_open_file(folder: Path) -> None:
+    assert Bundled().answers()
+    file = graph_file._opened(kept(folder)[0], 1 << 30)
+    assert isinstance(file, graph_file._Open)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        graph_file.Reading(file, Task(file.fill), Task(file.check)).cancel()
+        del file
+    assert not said
 
 
 def test_weights_are_read_where_they_lie() -> None:

@@ -174,9 +174,13 @@ class Reading:
 
     def cancel(self) -> None:
         """Leave what has not begun."""
-        for task in (self._filled, self._checked):
-            if task is not None:
-                task.cancel()
+        if isinstance(self._file, _Refused):
+            return
+        assert self._filled is not None
+        assert self._checked is not None
+        if self._filled.cancel():
+            self._file.close()
+        self._checked.cancel()
 
 
 class _Refused(NamedTuple):
@@ -208,6 +212,8 @@ def _opened(path: Path, most: int) -> _Open | _Refused:
         reason = f"it cannot be read ({error.strerror})"
     except (ValueError, KeyError, TypeError, IndexError, OverflowError):
         reason = _UNREADABLE
+    except MemoryError:
+        reason = "there is no memory for it"
     file.close()
     return _Refused(reason)
 
@@ -249,6 +255,10 @@ class _Open:
         self._numbers, self._damaged = count(), False
         self.begun = threading.Lock()
         self.begun.acquire()
+
+    def close(self) -> None:
+        """In place of `fill`."""
+        self._file.close()
 
     def fill(self) -> None:
         """Read the weights."""

@@ -21,10 +21,11 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QDQQuantizer, QuantType
+from onnxruntime.quantization.calibrate import TensorData
 
 from cir_export.checking import check_nodes, drop_unread
 from cir_export.precision.held import Held, becomes, int8_form, values_of
-from cir_export.precision.layers import owners_of
+from cir_export.precision.layers import owners_of, shortest_names
 from cir_export.precision.ranges import extremes
 from cir_infer.errors import CirError, ExportError
 from cir_infer.runtime.graph import Array
@@ -76,13 +77,14 @@ def to_int8(
         held: where weights are that the graph leaves out.
 
     Raises:
-        ExportError: the quantiser fails.
+        ExportError: the quantiser fails, or a value that int8 would hold is NaN or infinite.
     """
     products = [name for name, layer in layers.items() if layer not in float32]
     if not products:
         raise ExportError("every layer would stay float32; there is nothing left for int8")
     nodes = [*products, *(_passing(model, layers, float32) if form == "cpu" else [])]
     found = extremes(model, nodes, images, held)
+    _check_finite(found, model, set(nodes), layers)
     copy: ModelProto = onnx.shape_inference.infer_shapes(model)
     helper.set_model_props(copy, {"onnx.infer": "onnxruntime.quant"})  # or it would infer shapes again
     stood_for = _with_stand_ins(copy, set(nodes), held)
@@ -110,6 +112,23 @@ def to_int8(
     except Exception as error:  # it fails in any way; an interruption is no Exception
         raise ExportError(f"the quantiser of ONNX Runtime fails: {_first_line(error)}") from error
     return quantised
+
+
+def _check_finite(
+    found: Mapping[str, TensorData], model: ModelProto, nodes: Collection[str], layers: dict[str, str]
+) -> None:
+    odd = {name for name, seen in found.items() if not np.isfinite([seen.lowest, seen.highest]).all()}
+    if not odd:
+        return
+    owners = owners_of(model, layers)
+    touching = [
+        n.name for n in model.graph.node if n.name in nodes and odd.intersection([*n.input, *n.output])
+    ]
+    names = shortest_names(list(dict.fromkeys(owners[name] for name in touching)), list(layers.values()))
+    raise ExportError(
+        f"some of the images make values NaN or infinite, which int8 has no range for; keep the layers that "
+        f"read or give them in float32 (--keep-float32 {' '.join(names)})"
+    )
 
 
 def only(quantised: ModelProto, original: ModelProto, nodes: Collection[str]) -> ModelProto:

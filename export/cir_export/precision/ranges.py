@@ -13,7 +13,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization.calibrate import TensorData
 
-from cir_export.checking import drop_unread
+from cir_export.checking import drop_unread, names_read
 from cir_export.memory import give_back
 from cir_export.precision.held import Held, values_of
 from cir_export.weights import key_of
@@ -33,7 +33,7 @@ _OURS = "cir_export/extremes"
 def extremes(
     model: ModelProto, nodes: Collection[str], images: Iterable[Array], held: Held | None
 ) -> dict[str, TensorData]:
-    """The range of each float32 tensor that the named nodes read or write, by name.
+    """The range of each float32 tensor that the named nodes read or write, by name; NaN and infinities too.
 
     Args:
         model: a float32 image graph whose nodes have names of their own.
@@ -55,7 +55,7 @@ def extremes(
     if not found:
         raise ExportError("there are no images to find int8's ranges with")
     seen = np.stack(found).reshape(len(found), 2, len(names))
-    lowest, highest = np.nanmin(seen[:, 0], axis=0), np.nanmax(seen[:, 1], axis=0)
+    lowest, highest = seen[:, 0].min(axis=0), seen[:, 1].max(axis=0)
     return {
         name: TensorData(lowest=lowest[number : number + 1], highest=highest[number : number + 1])
         for number, name in enumerate(names)
@@ -129,7 +129,7 @@ def _keep_only(model: ModelProto, names: Collection[str]) -> None:
     for node in reversed(graph.node):
         if needed.intersection(node.output):
             kept.append(node)
-            needed.update(node.input)
+            needed.update(names_read([node]))
     kept.reverse()
     nodes = [NodeProto.FromString(node.SerializeToString()) for node in kept]
     for field in ("node", "output", "value_info"):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
     QuantFormat,
@@ -24,6 +24,7 @@ from cir_export.precision import int8
 from cir_export.precision.held import becomes, int8_form
 from cir_export.precision.int8 import to_int8
 from cir_export.precision.layers import name_nodes
+from cir_export.precision.ranges import extremes
 from cir_infer.errors import ExportError
 from tests.bundles import GraphBuilder
 
@@ -135,3 +136,52 @@ def test_ranges_need_images() -> None:
     model = of_every_kind()
     with pytest.raises(ExportError, match="no images"):
         to_int8(model, {node.name: node.name for node in model.graph.node[:1]}, (), [], "cpu")
+
+
+def overflowing(worst: float) -> ModelProto:
+    """A convolution whose values leave float32 and are cut off after it."""
+    g = GraphBuilder()
+    g.constant("least", -1)
+    g.constant("most", 1)
+    x = g.add("Conv", ["image", g.constant("one.weight", [[[[worst]]], [[[1]]]])], "map")
+    x = g.add("Clip", [x, "least", "most"], "cut")
+    x = g.add("Conv", [x, g.constant("two.weight", np.ones((3, 2, 4, 4)))], "second")
+    g.constant("shape", [-1, 3], np.int64)
+    g.add("Reshape", [x, "shape"], "embedding")
+    inputs, outputs = {"image": ("f32", ["n", 1, 4, 4])}, {"embedding": ("f32", ["n", 3])}
+    model = onnx.load_from_string(g.model(inputs, outputs))
+    name_nodes(model)
+    return model
+
+
+@pytest.mark.parametrize("form", int8.FORMS)
+@pytest.mark.parametrize("worst", [3e38, np.nan])
+def test_values_that_are_not_finite_are_told_with_their_layers(form: int8.Form, worst: float) -> None:
+    model, images = overflowing(worst), [batch[:, :1] * 4 for batch in BATCHES]
+    layers = {node.name: node.input[1].split(".")[0] for node in model.graph.node if node.op_type == "Conv"}
+    expected = "one" if np.isfinite(worst) else "one two"
+    with pytest.raises(ExportError, match=rf"NaN or infinite.*--keep-float32 {expected}\)"):
+        to_int8(model, layers, (), images, form)
+    if np.isfinite(worst):
+        to_int8(model, layers, ("one",), images, form)
+
+
+def test_what_a_branch_alone_reads_is_there_for_the_ranges() -> None:
+    g = GraphBuilder()
+    g.constant("choice", True, np.bool_)
+    g.constant("more", np.full((1, 4), 3))
+    outputs = [helper.make_tensor_value_info("chosen", TensorProto.FLOAT, ["n", 4])]
+    branches = {
+        f"{name}_branch": helper.make_graph(
+            [helper.make_node(operator, ["doubled", "more"], ["chosen"])], name, [], outputs
+        )
+        for name, operator in (("then", "Add"), ("else", "Sub"))
+    }
+    g.add("Add", ["image", "image"], "doubled")
+    g.add("If", ["choice"], "chosen", **branches)
+    g.add("MatMul", ["chosen", g.constant("weight", np.eye(4))], "embedding")
+    shapes = {"image": ("f32", ["n", 4])}, {"embedding": ("f32", ["n", 4])}
+    model = onnx.load_from_string(g.model(*shapes))
+    name_nodes(model)
+    found = extremes(model, [model.graph.node[-1].name], [np.float32([[0, 1, 2, 3]])], None)
+    assert (found["chosen"].lowest, found["chosen"].highest) == (3, 9)
