@@ -50,7 +50,7 @@ LIMITS = {
 THREADS = 256
 REGISTERS = 65_536
 # What a usual launch asks for (k = 50, J = 2 with weights, D = 512, float16 rows): occupancy is given for it.
-SCAN_SHARED = 1712 + 1024 * 8 + 4 * 512 * 4
+SCAN_SHARED = 1728 + 1024 * 8 + 4 * 512 * 4
 FEW_SHARED = 4 * 8 * 512 * 2
 MANY_SHARED = 64 * 512 * 2
 # A BiGRU of 2 x 256 units on 64 multiprocessors: 24 rows of weights, a state of 512 values, 8 units' scratch.

@@ -120,7 +120,8 @@ of a sum."""
 BEYOND = 6.7
 """What an H200 took beside the scan of 100,000 float16 rows (0.059 of 0.088 ms) over what is counted here:
 above all instructions that are fetched anew by every launch, and blocks that wait for one of their warps.
-Others are taken to be no better."""
+Others are taken to be no better. Measured before a floor of all blocks took a tenth of the instructions
+(kernels/score/cuda/README.md), which no prediction counts as a gain until a GPU has."""
 LAUNCH = 3e-6
 """Seconds between two kernels of a stream."""
 

@@ -31,8 +31,8 @@ OTHERS = {
     "a vector too many": ("gallery.cuh", "v < args.vectors; v += 32", "v <= args.vectors; v += 32"),
     "a key too many": (
         "selection.cuh",
-        "mine[i] = at < n ? keys[at] : 0;",
-        "mine[i] = at <= n ? keys[at] : 0;",
+        "mine[i] = i * kThreads < left ?",
+        "mine[i] = i * kThreads <= left ?",
     ),
     "an operand too many": (
         "shortlist.cuh",
@@ -79,6 +79,7 @@ def exercise(kernels: Path) -> None:
         for row_type, tuning, n, k, weighted, d, size, different in (
             ("float16", NEVER, 900, 40, True, 72, 1.0, 900),
             ("float16", NEVER, 2600, 600, False, 24, 1.0, 2600),
+            ("float16", NEVER, 1000, 200, False, 16, 1.0, 1000),  # more keys handed on than threads, k fewer
             ("float16", NEVER, 400, 3, True, 16, 1e17, 400),  # squares beyond float32
             ("float16", NEVER, 400, 3, True, 16, 1.0, 2),  # more rows than float32 can tell apart
             ("float32", ALWAYS, 900, 40, True, 40, 1.0, 900),

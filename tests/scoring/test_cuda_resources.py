@@ -68,7 +68,7 @@ ptxas info    : Used 40 registers
         "registers": 128,
         "stack_bytes": 8,
         "spill_bytes": 18,
-        "shared_bytes": 18_096,
+        "shared_bytes": 18_112,
         "blocks": 2,
         "warps": 16,
     }

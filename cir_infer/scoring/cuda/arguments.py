@@ -26,7 +26,7 @@ __all__ = [
 
 ROWS_OF_ROUND = 32
 MAX_FUSED_K = 1024
-SCAN_SHARED_BYTES = 1712
+SCAN_SHARED_BYTES = 1728
 SPARE_KEYS = 64
 """Keys beyond k that a block may hand on."""
 PACK_SHARED_BYTES = 384

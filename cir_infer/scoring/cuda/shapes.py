@@ -130,8 +130,8 @@ def shared_out(count: int, most: int) -> tuple[int, int]:
 
     The blocks run side by side, so the scan takes as long as the block with the most rows. A run is a
     multiple of the rows that a block takes at a time; what is left for the last one is shared by all blocks.
-    After a run a block hears what the others have found so far, which spares it exact scores: hence four runs
-    where there are rows for as many.
+    After the first quarter and before the last run a block hears what the others have found so far, which
+    spares it keys and exact scores: hence four runs where there are rows for as many.
 
     Args:
         count: rows, at least 1.

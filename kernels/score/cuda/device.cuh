@@ -103,6 +103,12 @@ constexpr bool kConvertsSlowly = false;
 #else
 constexpr bool kConvertsSlowly = true;
 #endif
+// Whether the scan keeps in shared memory what lasts through it, as its registers do not suffice.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 860  // what sm_86 and all after it but data centres' GPUs are compiled from
+constexpr bool kRunsAside = true;
+#else
+constexpr bool kRunsAside = false;
+#endif
 CIR_DEVICE double widened(float v) { return static_cast<double>(v); }
 CIR_DEVICE bool is_ordinary(float v) {  // 0, or finite and not denormal
     const uint32_t magnitude = __float_as_uint(v) & 0x7fffffffu;
@@ -112,6 +118,16 @@ CIR_DEVICE double widened_ordinary(float v) {
     const uint32_t word = __float_as_uint(v), magnitude = word & 0x7fffffffu;
     const uint32_t high = (magnitude >> 3) + (magnitude == 0 ? 0 : 0x38000000u);
     return __hiloint2double(static_cast<int>((word & 0x80000000u) | high), static_cast<int>(word << 29));
+}
+
+// count - (v < least): two instructions by the borrow, or three, where a comparison and a sum that follows it are three and four.
+CIR_DEVICE uint32_t less_one_below(uint32_t count, uint32_t v, uint32_t least) {
+    asm("{\n\t.reg .u32 t;\n\tsub.cc.u32 t, %1, %2;\n\tsubc.u32 %0, %0, 0;\n\t}" : "+r"(count) : "r"(v), "r"(least));
+    return count;
+}
+CIR_DEVICE uint32_t less_one_below(uint32_t count, uint64_t v, uint64_t least) {
+    asm("{\n\t.reg .u64 t;\n\tsub.cc.u64 t, %1, %2;\n\tsubc.u32 %0, %0, 0;\n\t}" : "+r"(count) : "l"(v), "l"(least));
+    return count;
 }
 
 CIR_DEVICE int leading_zeros(uint64_t v) { return __clzll(static_cast<long long>(v)); }

@@ -9,6 +9,8 @@
 // a key of the buffer may lie from the exact one. A peak is a key that `share` of a block's rows reach or exceed. Where
 // share times so many blocks is k, the least of their peaks is what a row must reach: so each block learns early what is
 // good in all others, and hands on few keys more than k / grid_x.
+//
+// Long because it is one launch: what its parts share lives in the same registers and the same shared memory.
 #pragma once
 
 #include "arguments.cuh"
@@ -16,6 +18,10 @@
 #include "selection.cuh"
 
 constexpr uint32_t kRowsOfRound = kWarps * kRowsOfWarp;
+
+// What lasts from the first run to the last lies in shared memory, for want of two or three registers: scan_i8_ratio1 would spill
+// on sm_120. Not where others would spill by it: scan_i8_ratio2 on sm_75, scan_f16_ratio2 on sm_100.
+constexpr bool kRunsAside = device::kRunsAside;
 
 struct ScanShared {
     Selection selection;
@@ -26,8 +32,10 @@ struct ScanShared {
     uint32_t slack;    // bits of the largest slack of a key in the buffer
     Rounding rounding; // of this query
     uint64_t ceiling;  // only keys below count
+    uint64_t* merged;  // of this query, in global memory; this and `runs` only where kRunsAside
+    uint32_t runs;     // of every block
 };
-static_assert(sizeof(ScanShared) == 1712, "the launcher asks for this much; a multiple of 16, for the keys that follow");
+static_assert(sizeof(ScanShared) == 1728, "the launcher asks for this much; a multiple of 16, for the keys that follow");
 
 struct Row {
     const device::Vector16* values;
@@ -49,6 +57,15 @@ CIR_DEVICE Row find_row(const ScanArguments& args, uint32_t number) {
     return row_of_segment<Type>(args.segments[s], number, args.vectors);
 }
 
+// A row by its number, which is mostly one of the segment that is scanned.
+template <class Type>
+CIR_DEVICE Row row_of_number(const ScanArguments& args, uint32_t number) {
+    const Segment& here = args.segments[args.segment];
+    return number - here.first < here.count ? row_of_segment<Type>(here, number, args.vectors) : find_row<Type>(args, number);
+}
+
+constexpr uint32_t kAskedFor = 4096;  // bytes of a row or a term that are asked for ahead: what the first-level cache has room for
+
 // Four rows by what lane 8 r knows of row r.
 CIR_DEVICE void share_rows(const Row& mine, const device::Vector16* (&rows)[kRowsOfWarp]) {
     const auto address = reinterpret_cast<unsigned long long>(mine.values);
@@ -63,8 +80,7 @@ CIR_DEVICE void share_rows(const Row& mine, const device::Vector16* (&rows)[kRow
 template <class Type, bool kWeighted>
 CIR_DEVICE_ONCE float exact_of(const ScanArguments& args, uint32_t number, uint32_t* terms) {
     const size_t first = static_cast<size_t>(device::block_y()) * args.term_count * args.dimension;
-    const Segment& here = args.segments[args.segment];
-    const Row row = number - here.first < here.count ? row_of_segment<Type>(here, number, args.vectors) : find_row<Type>(args, number);
+    const Row row = row_of_number<Type>(args, number);
     return exact_score<Type, kWeighted>(args.numerators + first, kWeighted ? args.weights + first : nullptr, static_cast<int>(args.term_count),
                                         static_cast<int>(args.dimension), row.values, row.scale, terms);
 }
@@ -86,6 +102,13 @@ struct Buffer {
         float slack = device::from_bits(shared.slack);
         uint64_t floor = higher(device::load_fresh(args.floors + device::block_y()), floor_of_blocks(held, slack));
         held = keep(held, floor, slack);
+        if (held > enough && held > kThreads && 2 * args.k <= kThreads) {
+            // So many words are compared at once, where a radix selection of all keys takes several passes. The k-th best
+            // of the threads' best is a little lower than that of all keys, and as true.
+            const uint32_t kth = kth_of_brought(best_of_mine(held), kThreads, args.k, shared.selection);
+            if (kth != 0) floor = higher(floor, beaten_by(static_cast<uint64_t>(kth) << 32, slack));
+            held = keep(held, floor, slack);
+        }
         if (held > enough) {
             floor = higher(floor, beaten_by(kth_of_shared(keys, held, args.k, shared.selection), slack));
             held = keep(held, floor, slack);
@@ -122,20 +145,28 @@ struct Buffer {
         // Scores are enough. Where a thread looks at several keys, the best of them speaks for all: a peak is a little
         // lower then, and as true.
         if (held >= share) {
-            uint64_t best = 0;
-            for (uint32_t i = device::thread(); i < held; i += kThreads) best = higher(best, keys[i]);
-            const uint32_t peak = kth_of_brought(static_cast<uint32_t>(best >> 32), kThreads, share, shared.selection);
+            const uint32_t best = best_of_mine(held);
+            const uint32_t peak = share == 1 ? most_of_block(best, shared.selection)
+                                             : kth_of_brought(best, held < kThreads ? held : kThreads, share, shared.selection);
             if (peak != 0) mine = beaten_by(static_cast<uint64_t>(peak) << 32, slack) + 1;
             if (device::thread() == 0) device::raise(peaks + me, mine);
         }
-        // Blocks too: the best of those that a thread looks at.
+        // Blocks too: the best of those that a thread looks at. Half the threads are enough where a few of many blocks are
+        // asked for, and compare in a quarter of the work.
+        const uint32_t wanted = (args.k + share - 1) / share, voices = 4 * wanted <= blocks ? kThreads / 2 : kThreads;
         uint64_t brought = 1;
-        for (uint32_t block = device::thread(); block < blocks; block += kThreads) {
+        for (uint32_t block = device::thread(); device::thread() < voices && block < blocks; block += voices) {
             brought = higher(brought, higher(device::load_fresh(peaks + block), block == me ? mine : 1));
         }
-        const uint32_t least = kth_of_brought(static_cast<uint32_t>(brought >> 32), blocks < kThreads ? blocks : kThreads,
-                                              (args.k + share - 1) / share, shared.selection);
+        const uint32_t least = kth_of_brought(static_cast<uint32_t>(brought >> 32), blocks < voices ? blocks : voices, wanted, shared.selection);
         return least == 0 ? 0 : (static_cast<uint64_t>(least) << 32) - 1;
+    }
+
+    // The best score, as in a key, of those that this thread looks at; 0 without any.
+    CIR_DEVICE uint32_t best_of_mine(uint32_t held) {
+        uint64_t best = 0;
+        for (uint32_t i = device::thread(); i < held; i += kThreads) best = higher(best, keys[i]);
+        return static_cast<uint32_t>(best >> 32);
     }
 
     // Keys that may beat the floor, at the front of the buffer, and how many they are.
@@ -160,7 +191,7 @@ CIR_DEVICE void scan(const ScanArguments& args) {
     if (rescue && device::load_fresh(args.overflowed + q) == 0) return;
 
     auto& shared = *reinterpret_cast<ScanShared*>(device::shared());
-    auto* keys = reinterpret_cast<uint64_t*>(device::shared() + sizeof(ScanShared));
+    auto* const keys = reinterpret_cast<uint64_t*>(device::shared() + sizeof(ScanShared));
     auto* prepared = reinterpret_cast<float*>(keys + args.buffer);
     const int lane = device::lane(), warp = device::warp();
     const uint32_t k = args.k;
@@ -188,10 +219,14 @@ CIR_DEVICE void scan(const ScanArguments& args) {
     }
     // Float64 is slow on most GPUs: where one block sees all keys of a query, they are made exact only at the end.
     const bool loose = (args.flags & kLoose) != 0 && blocks == 1, finish = (args.flags & kFinish) != 0;
-    uint64_t* merged = args.keys + static_cast<size_t>(q) * args.key_capacity;
+    uint64_t* const merged_here = args.keys + static_cast<size_t>(q) * args.key_capacity;
     const uint32_t carried = loose ? device::load_fresh(args.key_counts + q) : 0;
-    for (uint32_t i = device::thread(); i < carried; i += device::threads()) keys[i] = device::load_fresh(merged + i);
+    for (uint32_t i = device::thread(); i < carried; i += device::threads()) keys[i] = device::load_fresh(merged_here + i);
     if (device::thread() == 0) {
+        if constexpr (kRunsAside) {
+            shared.merged = merged_here;
+            shared.runs = stripes;
+        }
         shared.count = carried;
         shared.slack = carried > 0 ? device::load_fresh(args.slacks + q) : 0;
     }
@@ -207,7 +242,11 @@ CIR_DEVICE void scan(const ScanArguments& args) {
     const uint32_t enough = (k + high_water) / 2;
     Buffer<Type, kWeighted> buffer{args, keys, shared};
 
-    for (uint32_t taken = 0; taken < stripes;) {
+    const auto all_runs = [&] {
+        if constexpr (kRunsAside) return shared.runs;
+        else return stripes;
+    };
+    for (uint32_t taken = 0; taken < all_runs();) {
         const uint32_t run = run_of(taken), start = taken * stripe + device::block_x() * run;
         const uint32_t end = start + run < count ? start + run : count;
         const uint64_t floor = device::load_fresh(args.floors + q);  // of all blocks, this one too
@@ -267,10 +306,11 @@ CIR_DEVICE void scan(const ScanArguments& args) {
                 full |= slot >= high_water;
             }
         }
-        // After 1, 2, 3, 4, 6, 8, 12, 16, ... runs but for the first quarter, and before the last one, the blocks hear of
-        // one another.
+        // After a quarter of the runs, so that three of four rows are held against all blocks' floor, and before the last,
+        // so that what is handed on is, the blocks hear of one another.
         ++taken;
-        const bool due = blocks > 1 && (taken + 1 == stripes || (4 * taken >= stripes && taken < stripes && taken <= 3 * (taken & (0 - taken))));
+        const uint32_t runs = all_runs();
+        const bool due = blocks > 1 && (taken == (runs + 3) / 4 || taken + 1 == runs) && taken < runs;
         if (device::barrier_or(full) || due) {
             buffer.narrow(enough, enough);
             device::barrier();
@@ -280,6 +320,7 @@ CIR_DEVICE void scan(const ScanArguments& args) {
     buffer.narrow(k, k + kSpare);
     device::barrier();
     const uint32_t held = shared.count;
+    uint64_t* const merged = kRunsAside ? shared.merged : merged_here;
     const auto list_is_done = [&] {
         if (!listed) return;
         const uint32_t asked = device::load_fresh(args.list_counts + q);
@@ -296,6 +337,18 @@ CIR_DEVICE void scan(const ScanArguments& args) {
         return;
     }
     uint32_t* terms = args.key_terms + static_cast<size_t>(q) * args.key_capacity * args.term_count;
+    // What exact scores take comes by a few values at a time, each lot behind the one before: all is asked for while the
+    // keys are given their place.
+    for (uint32_t place = warp * kRowsOfWarp + lane / 8; place < held; place += kRowsOfRound) {
+        const auto* bytes = reinterpret_cast<const unsigned char*>(row_of_number<Type>(args, row_of(keys[place])).values);
+        for (uint32_t at = lane % 8 * 32; at < args.vectors * 16 && at < kAskedFor; at += 8 * 32) device::ask_for(bytes + at);
+    }
+    if (warp * kRowsOfWarp < held) {
+        for (uint32_t at = lane * 8; at < of_query && at < kAskedFor / 2; at += 32 * 8) {
+            device::ask_for(query.numerators + at);
+            if constexpr (kWeighted) device::ask_for(query.weights + at);
+        }
+    }
     if (device::thread() == 0) shared.base = loose ? 0 : device::add(args.key_counts + q, held);
     device::barrier();
     for (uint32_t base = warp * kRowsOfWarp; base < held; base += kRowsOfRound) {
@@ -315,41 +368,59 @@ CIR_DEVICE void scan(const ScanArguments& args) {
     if (!shared.is_last) return;
     device::fence();
 
-    // The last block of this query: the k best of all. What a key must reach is known before any is read.
+    // The last block of this query: the k best of all.
     const uint32_t total = loose ? held : device::load_fresh(args.key_counts + q);
     const auto at = [merged](uint32_t i) { return device::load_fresh(merged + i); };
-    const uint64_t by_blocks = buffer.floor_of_blocks(0, 0), by_all = device::load_fresh(args.floors + q);
-    uint64_t bound = (by_blocks > by_all ? by_blocks : by_all) + 1;
+    uint64_t* sources = keys + args.buffer / 2;  // where each of them came from
     uint32_t found = 0;
-    for (uint32_t start = 0; start < total; start += 2 * kThreads) {
-        uint64_t two[2];
-#pragma unroll
-        for (uint32_t i = 0; i < 2; ++i) {
-            const uint32_t index = start + i * kThreads + device::thread();
-            two[i] = index < total ? at(index) : 0;
-        }
-#pragma unroll
-        for (uint32_t i = 0; i < 2; ++i) {
-            if (two[i] >= bound) keys[device::add(&shared.count, 1)] = two[i];
+    if (total <= kThreads) {
+        // Few enough for each thread to find the place of one: no bound, and nothing is moved twice.
+        const uint32_t me = device::thread();
+        const uint64_t mine = me < total ? at(me) : 0;
+        if (me < total) keys[me] = mine;
+        device::barrier();
+        const uint32_t place = mine != 0 ? reaching(keys, total, mine) - 1 : k;
+        device::barrier();  // all have been compared with
+        if (place < k) {
+            keys[place] = mine;
+            sources[place] = me;
+            device::add(&shared.count, 1);
         }
         device::barrier();
         found = shared.count;
-        if (found > k && (found + 2 * kThreads > args.buffer || start + 2 * kThreads >= total)) {
-            bound = kth_of_shared(keys, found, k, shared.selection);
-            keep_from(keys, found, bound, shared.selection);
+    } else {
+        // What a key must reach is known before any is read.
+        const uint64_t by_blocks = buffer.floor_of_blocks(0, 0), by_all = device::load_fresh(args.floors + q);
+        uint64_t bound = (by_blocks > by_all ? by_blocks : by_all) + 1;
+        for (uint32_t start = 0; start < total; start += 2 * kThreads) {
+            uint64_t two[2];
+#pragma unroll
+            for (uint32_t i = 0; i < 2; ++i) {
+                const uint32_t index = start + i * kThreads + device::thread();
+                two[i] = index < total ? at(index) : 0;
+            }
+#pragma unroll
+            for (uint32_t i = 0; i < 2; ++i) {
+                if (two[i] >= bound) keys[device::add(&shared.count, 1)] = two[i];
+            }
             device::barrier();
-            found = shared.selection.kept;
-            if (device::thread() == 0) shared.count = found;
+            found = shared.count;
+            if (found > k && (found + 2 * kThreads > args.buffer || start + 2 * kThreads >= total)) {
+                bound = kth_of_shared(keys, found, k, shared.selection);
+                keep_from(keys, found, bound, shared.selection);
+                device::barrier();
+                found = shared.selection.kept;
+                if (device::thread() == 0) shared.count = found;
+            }
+            device::barrier();
+        }
+        sort_descending(keys, found);
+        for (uint32_t i = device::thread(); i < total && found > 0; i += device::threads()) {
+            const uint64_t key = at(i);
+            if (key >= keys[found - 1]) sources[place_of(keys, found, key)] = i;
         }
         device::barrier();
     }
-    sort_descending(keys, found);
-    uint64_t* sources = keys + args.buffer / 2;  // where each of them came from
-    for (uint32_t i = device::thread(); i < total && found > 0; i += device::threads()) {
-        const uint64_t key = at(i);
-        if (key >= keys[found - 1]) sources[place_of(keys, found, key)] = i;
-    }
-    device::barrier();
 
     uint64_t* peaks = args.peaks + static_cast<size_t>(q) * device::grid_x();
     for (uint32_t i = device::thread(); i < device::grid_x(); i += device::threads()) peaks[i] = 0;

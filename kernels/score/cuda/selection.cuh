@@ -125,27 +125,41 @@ constexpr uint32_t kBuffer = 2048;  // most keys that a block holds
 constexpr uint32_t kThreads = 256;
 constexpr int kWarps = static_cast<int>(kThreads) / 32;
 
+// How many of n values in shared memory, which begin at a multiple of 16 bytes, are `least` or more. Four vectors are
+// under way at once, and each of their values has a sum of its own, so that none waits for the one before.
+template <class Value>
+CIR_DEVICE uint32_t reaching(const Value* values, uint32_t n, Value least) {
+    constexpr uint32_t kVectors = 4, kAtOnce = 16 / sizeof(Value);
+    uint32_t count[kAtOnce] = {n}, i = 0;
+    for (; i + kVectors * kAtOnce <= n; i += kVectors * kAtOnce) {
+        device::Vector16 v[kVectors];
+#pragma unroll
+        for (uint32_t u = 0; u < kVectors; ++u) v[u] = *reinterpret_cast<const device::Vector16*>(values + i + u * kAtOnce);
+#pragma unroll
+        for (uint32_t u = 0; u < kVectors; ++u) {
+#pragma unroll
+            for (uint32_t e = 0; e < kAtOnce; ++e) {
+                if constexpr (kAtOnce == 4) count[e] = device::less_one_below(count[e], v[u].word[e], least);
+                else count[e] = device::less_one_below(count[e], static_cast<uint64_t>(v[u].word[2 * e + 1]) << 32 | v[u].word[2 * e], least);
+            }
+        }
+    }
+#pragma unroll 4
+    for (; i < n; ++i) count[0] = device::less_one_below(count[0], values[i], least);
+    uint32_t sum = 0;
+#pragma unroll
+    for (uint32_t e = 0; e < kAtOnce; ++e) sum += count[e];
+    return sum;
+}
+
 // The k-th largest of k <= n <= kThreads values in shared memory. Each thread compares one with all: one barrier, where
 // every pass of a radix selection waits at four.
-// `values` begin at a multiple of 16 bytes; what follows them, up to the next, is not looked at.
 template <class Value>
 CIR_DEVICE Value kth_of_few(const Value* values, uint32_t n, uint32_t k, Selection& s) {
-    constexpr uint32_t kAtOnce = 16 / sizeof(Value);
     uint64_t best = 0;
     if (device::thread() < n) {
         const Value mine = values[device::thread()];
-        uint32_t reach_it = 0, i = 0;
-#pragma unroll 4
-        for (; i + kAtOnce <= n; i += kAtOnce) {
-            const device::Vector16 v = *reinterpret_cast<const device::Vector16*>(values + i);
-            if constexpr (kAtOnce == 4) {
-                for (int e = 0; e < 4; ++e) reach_it += v.word[e] >= mine;
-            } else {
-                for (int e = 0; e < 4; e += 2) reach_it += (static_cast<uint64_t>(v.word[e + 1]) << 32 | v.word[e]) >= mine;
-            }
-        }
-        for (; i < n; ++i) reach_it += values[i] >= mine;
-        if (reach_it >= k) best = mine;
+        if (reaching(values, n, mine) >= k) best = mine;
     }
     for (int step = 16; step > 0; step >>= 1) {
         const uint64_t other = device::from_lane_xor(best, step);
@@ -178,15 +192,27 @@ CIR_DEVICE_ONCE uint32_t kth_of_brought(uint32_t word, uint32_t n, uint32_t k, S
     return kth_of_few(s.bins, n, k, s);
 }
 
+// The largest word of the block's threads. To be called again after another barrier.
+CIR_DEVICE uint32_t most_of_block(uint32_t word, Selection& s) {
+    for (int step = 16; step > 0; step >>= 1) {
+        const uint32_t other = device::from_lane_xor(word, step);
+        word = other > word ? other : word;
+    }
+    if (device::lane() == 0) s.least[device::warp()] = word;
+    device::barrier();
+    for (int w = 0; w < kWarps; ++w) word = s.least[w] > word ? static_cast<uint32_t>(s.least[w]) : word;
+    return word;
+}
+
 // Moves those of the n keys in shared memory that reach a bound to its front; s.kept says how many they are. To be read
 // after the caller's next barrier.
 CIR_DEVICE void keep_from(uint64_t* keys, uint32_t n, uint64_t bound, Selection& s) {
     uint64_t mine[kBuffer / kThreads];
+    // Held against what is left behind this thread's first key: the places of the others the compiler would keep in seven
+    // registers from call to call, which the scan does not have.
+    const uint32_t left = n > device::thread() ? n - device::thread() : 0;
 #pragma unroll
-    for (uint32_t i = 0; i < kBuffer / kThreads; ++i) {
-        const uint32_t at = i * kThreads + device::thread();
-        mine[i] = at < n ? keys[at] : 0;
-    }
+    for (uint32_t i = 0; i < kBuffer / kThreads; ++i) mine[i] = i * kThreads < left ? keys[i * kThreads + device::thread()] : 0;
     if (device::thread() == 0) s.kept = 0;
     device::barrier();
 #pragma unroll
@@ -206,18 +232,15 @@ CIR_DEVICE uint32_t place_of(const uint64_t* keys, uint32_t n, uint64_t key) {
     return low;
 }
 
-// Sorts n keys, largest first: few by the place of each, more by a bitonic sort, with room for the next power of two.
+// Sorts n keys, of which no two are equal, largest first: few by the place of each, more by a bitonic sort, with room for
+// the next power of two.
 CIR_DEVICE void sort_descending(uint64_t* keys, uint32_t n) {
     if (n <= kThreads) {
         const uint32_t me = device::thread();
         const uint64_t mine = me < n ? keys[me] : 0;
-        uint32_t place = 0;
-        if (me < n) {
-#pragma unroll 8
-            for (uint32_t i = 0; i < n; ++i) place += i < me ? keys[i] >= mine : keys[i] > mine;
-        }
+        const uint32_t place = me < n ? reaching(keys, n, mine) : 0;  // itself among them
         device::barrier();
-        if (me < n) keys[place] = mine;
+        if (me < n) keys[place - 1] = mine;
         device::barrier();
         return;
     }

@@ -142,6 +142,7 @@ CIR_DEVICE double product(double a, double b) { return a * b; }
 CIR_DEVICE double sum(double a, double b) { return a + b; }
 
 constexpr bool kConvertsSlowly = true;
+constexpr bool kRunsAside = true;
 CIR_DEVICE double widened(float v) { return v; }
 CIR_DEVICE bool is_ordinary(float v) { return v == 0 || std::isnormal(v); }
 CIR_DEVICE double widened_ordinary(float v) {
@@ -152,6 +153,11 @@ CIR_DEVICE double widened_ordinary(float v) {
     double out;
     std::memcpy(&out, &wide, 8);
     return out;
+}
+
+template <class V>
+CIR_DEVICE uint32_t less_one_below(uint32_t count, V v, V least) {
+    return count - (v < least);
 }
 
 CIR_DEVICE int leading_zeros(uint64_t v) { return v == 0 ? 64 : __builtin_clzll(v); }
