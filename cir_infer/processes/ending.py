@@ -13,7 +13,7 @@ import threading
 import time
 from types import TracebackType
 
-__all__ = ["NativeCall", "native_call"]
+__all__ = ["NativeCall", "ending", "native_call"]
 
 _PATIENCE = 60.0
 """Seconds that the end of the interpreter waits for native calls."""
@@ -47,6 +47,11 @@ class NativeCall:
 
 
 native_call = NativeCall()
+
+
+def ending() -> bool:
+    """Whether the interpreter ends, so that only the thread that ends it begins native calls."""
+    return _ender is not None
 
 
 def _wait_for_ever() -> None:

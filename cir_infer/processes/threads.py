@@ -13,6 +13,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
 
+from cir_infer.processes.ending import ending
+
 __all__ = ["Task", "Threads"]
 
 T = TypeVar("T")
@@ -78,11 +80,15 @@ class Threads:
         weakref.finalize(self, self._tasks.put, None).atexit = False
 
     def submit(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Task[T]:
-        """Have something done. Where there is no thread for it, it is done before this returns."""
+        """Have something done. Where no thread is there for it, it is done before this returns.
+
+        So it is when the interpreter ends, and other threads are held back from native code.
+        """
         task = Task(lambda: work(*args, **kwargs))
-        if self._worker():
+        late = ending()
+        if not late and self._worker():
             self._tasks.put(task)
-        if not self._started or self._closed:
+        if late or not self._started or self._closed:
             task.run()
         return task
 

@@ -128,6 +128,27 @@ def test_the_interpreter_waits_for_native_calls_and_lets_none_begin() -> None:
     assert done.stdout == "came back\nthe main thread may\n"
 
 
+LAST = """
+import atexit
+def last():
+    print(*[threads.submit(inside, n).result() for n in range(3)])
+atexit.register(last)  # runs after that of the module below, as above
+from cir_infer.processes.ending import native_call
+from cir_infer.processes.threads import Threads
+def inside(number):
+    with native_call:
+        return number
+threads = Threads(1)
+threads.submit(inside, 0).result()  # there is a thread now
+"""
+
+
+def test_what_is_handed_over_while_the_interpreter_ends_is_done() -> None:
+    """A program that asks a last time as it leaves: a thread would wait for ever before its native call."""
+    done = python(LAST)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0 1 2\n", "")
+
+
 def test_an_interrupted_native_call_of_the_main_thread_does_not_keep_the_interpreter() -> None:
     done = python("from cir_infer.processes.ending import native_call\nnative_call.__enter__()\nprint('end')")
     assert (done.returncode, done.stdout) == (0, "end\n")
