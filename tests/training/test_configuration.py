@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from cir_export.models.composeae import ComposeAe
 from cir_export.training.configuration import read_config
-from cir_infer.errors import TrainingError
+from cir_infer.errors import TrainingError, UsageError
 
 GOOD = """
 [data]
@@ -52,6 +53,8 @@ def test_the_digest_ignores_where_the_data_lie(tmp_path):
         (("epochs = 2", "epochs = 2\nschedule = 'linear'"), "expected one of cosine, halving"),
         (("epochs = 2", "epochs = 2\nprecision = 'int8'"), "expected one of float32"),
         (("epochs = 2", "epochs = 2\nlearning_rate = -1.0"), "expected between 0 and 1"),
+        (("epochs = 2", "epochs = 2\nweight_decay = -inf"), "weight_decay: -inf is no finite number"),
+        (("epochs = 2", f"epochs = 2\nweight_decay = 1{'0' * 400}"), "weight_decay: .* is no finite number"),
         (("epochs = 2", "epochs = 2\nepoch = 3"), "unknown key 'epoch'"),
         (("[training]", "[trainings]"), "expected data, model and training"),
         (("[model.text]", "[model.words]"), "no table text"),
@@ -61,6 +64,13 @@ def test_the_digest_ignores_where_the_data_lie(tmp_path):
 def test_a_wrong_configuration_is_one_clear_error(tmp_path, change, words):
     with pytest.raises(TrainingError, match=words):
         _read(tmp_path, GOOD.replace(*change))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 10**400], ids=["nan", "infinite", "long"])
+def test_numbers_of_a_model_are_finite(value):
+    config = {"system": "composeae", "image": {}, "text": {}, "symmetry": value}
+    with pytest.raises(UsageError, match=r"model\.symmetry: .* is no finite number"):
+        ComposeAe.from_config(config)
 
 
 def test_a_missing_file_is_named(tmp_path):

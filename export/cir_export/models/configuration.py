@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -22,7 +23,7 @@ def parse(kind: type[_Settings], values: Any, where: str) -> _Settings:
         where: how to call it in messages, e.g. "image".
 
     Raises:
-        UsageError: not a mapping, an unknown or missing key, a value of another type.
+        UsageError: not a mapping, an unknown or missing key, a value of another type, NaN or infinity.
     """
     if not isinstance(values, Mapping):
         raise UsageError(f"{where}: {shown(values)} is not a table; expected one of keys and values")
@@ -43,10 +44,13 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, list | tuple) or not value:
             raise UsageError(f"{where}: {shown(value)} is not a list of {item.__name__}")
         return tuple(_value(item, one, where) for one in value)
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
+    if type(value) is not hint and not (hint is float and type(value) is int):
         raise UsageError(f"{where}: {shown(value)} is not of type {hint.__name__}")
+    if hint is float:
+        # TOML has NaN and infinities, and both it and JSON have whole numbers of any length.
+        if not abs(value) <= sys.float_info.max:
+            raise UsageError(f"{where}: {shown(value)} is no finite number")
+        return float(value)
     if hint is int and value < 0:
         raise UsageError(f"{where}: {value} is negative")
     return value
