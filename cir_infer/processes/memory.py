@@ -17,8 +17,8 @@ def keep_freed_memory() -> None:
 
     Given back and taken again it comes page by page, each zeroed: 500 faults and a quarter of the
     preparation of a picture of 400 x 533. The GNU C library keeps up to twice the largest block that was
-    ever freed, by which it takes a program's measure; so one is taken, untouched, and freed. It does so in each
-    of its arenas, of which every thread may have one. On others nothing changes.
+    ever freed, by which it takes a program's measure; so one is taken, untouched, and freed. It does so in
+    each of its arenas, of which every thread may have one. On others nothing changes.
     """
     with suppress(MemoryError):
         np.empty(_BLOCK, np.uint8)

@@ -23,9 +23,10 @@ _NO_CHANGE = 0.999995
 """A cosine from which on five digits say 1."""
 
 _NEAR_TIES = (
-    "No layer alone changes a cosine by 0.00001, so the embeddings lie as close together as that, and their "
-    "order says little"
+    "Nothing changes a cosine by 0.00001, so the embeddings lie as close together as that, and their order "
+    "says little"
 )
+_TOGETHER = "No layer alone changes a cosine by 0.00001; it is all of them together"
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,14 @@ class PrecisionError(ExportError):
             if overflowing
             else [f"{error.layer} (cosine {error.cosine_worst:.5f})" for error in worst]
         )
-        # Cosines of 1 and another order: the embeddings themselves lie as close together as that.
         blamed = bool(overflowing) or any(error.cosine_worst < _NO_CHANGE for error in worst)
-        said = f"The layers that hurt most, each alone: {', '.join(hurt)}" if blamed else _NEAR_TIES
+        # Cosines of 1 and another order: the embeddings themselves lie as close together as that.
+        whole = (
+            fidelity.cosine_worst or 0.0,
+            1.0 if fidelity.text_cosine_worst is None else fidelity.text_cosine_worst,
+        )
+        unblamed = _NEAR_TIES if min(whole) >= _NO_CHANGE else _TOGETHER
+        said = f"The layers that hurt most, each alone: {', '.join(hurt)}" if blamed else unblamed
         # OpenVINO decides for itself which layers of a bfloat16 graph are float32.
         remedies = (
             [f"keep them in float32 (--keep-float32 {' '.join(names)})"]

@@ -181,8 +181,17 @@ def test_near_ties_are_not_blamed_on_layers() -> None:
     same = [LayerError("image", f"m.{number}", 0.9999996) for number in range(4)]
     fidelity = Fidelity(8, 8, "images", 0.9999999, 0.9999994, top10_agreement=0.93)
     refused = PrecisionError("float16", ["the first ten agree in 93.0%, asked 99%"], fidelity, None, same)
-    assert "No layer alone" in str(refused) and "keep-float32" not in str(refused)
+    assert "their order says little" in str(refused) and "keep-float32" not in str(refused)
     assert "--labelled" in str(refused)
+
+
+@pytest.mark.parametrize(("image", "text"), [(0.99985, 0.9999996), (0.9999994, 0.99985)])
+def test_what_many_layers_change_together_is_no_near_tie(image: float, text: float) -> None:
+    """Fifty of 0.999997, each rounded to a cosine of 1."""
+    same = [LayerError("image", f"m.{number}", 0.999997) for number in range(50)]
+    fidelity = Fidelity(8, 8, "images", 0.9999, image, text, top10_agreement=0.93)
+    refused = PrecisionError("float16", ["the worst cosine is 0.99985"], fidelity, None, same)
+    assert "all of them together" in str(refused) and "order says little" not in str(refused)
 
 
 def test_recall_decides_where_it_was_measured(trained: Path, scenes: Path, tmp_path: Path) -> None:
