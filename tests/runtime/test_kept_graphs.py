@@ -217,6 +217,25 @@ def test_nothing_is_read_ahead_in_a_folder_that_others_may_write_to(folder: Path
     assert ahead.take("image", file, 1 << 30) is None
 
 
+def test_what_is_not_read_yet_is_not_held_against_its_digest(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread comes to a file's digests while another, that could not wait, still reads that file."""
+    monkeypatch.setattr(graph_file, "_CHUNK", 1000)
+    assert Bundled().answers()
+    (kept_file,) = kept(folder)
+    whole = kept_file.read_bytes()
+    for place in (None, len(whole) - 4 * (32 * 64 + 64 * 48)):  # of the first chunk
+        if place is not None:
+            kept_file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        file = graph_file._opened(kept_file, 1 << 30)
+        assert isinstance(file, graph_file._Open)
+        filled, checked = Task(file.fill), Task(file.check)
+        checked.run()
+        result = graph_file.Reading(file, filled, checked).result()
+        assert isinstance(result, GraphFile) if place is None else result == "it is damaged or was cut short"
+
+
 def test_what_is_read_ahead_without_memory_for_it_costs_time_only(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -252,7 +252,7 @@ class _Open:
     ) -> None:
         self._file, self._at, self._header, self._model, self._digests = file, at, header, model, digests
         self._weights = _aligned(int(header["bytes"]))
-        self._numbers, self._damaged = count(), False
+        self._numbers, self._read, self._damaged = count(), False, False
         self.begun = threading.Lock()
         self.begun.acquire()
 
@@ -262,16 +262,24 @@ class _Open:
 
     def fill(self) -> None:
         """Read the weights."""
+        self.begun.release()
         view, done = self._weights.data, 0
         with native_call, self._file:
-            self.begun.release()
-            while done < len(view) and not self._damaged:
+            while done < len(view):
                 read = os.preadv(self._file.fileno(), [view[done:]], self._at + done)
-                self._damaged = read < 1
+                if read < 1:
+                    self._damaged = True
+                    return
                 done += read
+        self._read = True
 
     def check(self) -> None:
-        """Hold chunks of the weights against their digests until none is left; other threads take theirs."""
+        """Hold chunks of the weights against their digests until none is left; other threads take theirs.
+
+        Nothing, where they are not read yet: whoever reads them comes here afterwards.
+        """
+        if not self._read:
+            return
         view = self._weights.data
         with native_call:
             while not self._damaged and (number := next(self._numbers)) < len(self._digests):
