@@ -108,6 +108,7 @@ def test_what_became_slower_is_named_and_noise_is_not():
     (change,) = regressions([slow, old])
     assert (change.before, change.after, change.commits) == (1.0, 1.3, ("aaaaaaa", "ccccccc"))
     assert "cir/cpu float16" in str(change)
+    assert group_key(old) != group_key(scoring(tokens=32))
     elsewhere = scoring(commit="ccccccc", machine={"name": "Another"}, median_ms=9.0, p10_ms=9.0)
     assert regressions([old, elsewhere]) == [], "another machine is not comparable"
 
@@ -115,8 +116,8 @@ def test_what_became_slower_is_named_and_noise_is_not():
 def test_committed_results_of_different_models_are_not_compared():
     of_one_commit = [path for path in RESULTS if path.name.startswith("compare-")]
     results = list(read_results(of_one_commit).values())
-    images = {tuple(result["bundle"]["image"]) for result in results}
-    assert len(images) == len({group_key(result) for result in results}) > 1
+    of = {(result["machine"]["name"], *result["bundle"]["image"]) for result in results}
+    assert len(of) == len({group_key(result) for result in results}) > 1
 
 
 def test_lost_recall_is_a_regression_of_half_a_point():
@@ -148,6 +149,7 @@ def test_the_readme_section_is_replaced_between_its_markers():
         "| A machine, 2 cores | 1,000 x 512 | 1 | cir/cpu, float16 | 1.00 | 1.05x reading "
         "| literal PyTorch 40.0x |" in text
     )
+    assert "| 1,000 x 32 x 512 |" in performance_section({"s.json": scoring(tokens=32)})
     assert "R@1 75.80" in text
     assert "1 of 2 carry warnings" in text
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from cir_bench.commands.numbers import at_least_one, not_negative
 from cir_bench.machine import stamp
+from cir_bench.report.text import scored_rows
 from cir_infer.console.common import print_json
 from cir_infer.console.progress import tell
 from cir_infer.errors import UsageError
@@ -150,8 +151,7 @@ def _sweep(args: argparse.Namespace) -> int:
 def _print_table(report: dict[str, Any]) -> None:
     print(f"{report['machine']['name']}, commit {report['commit']}")
     print(
-        f"{report['rows']:,} x {'' if 'tokens' not in report else str(report['tokens']) + ' x '}"
-        f"{report['dim']} rows, {report['queries']:,} "
+        f"{scored_rows(report)} rows, {report['queries']:,} "
         f"{'query' if report['queries'] == 1 else 'queries'}, k = {report['k']}"
     )
     timed = [r for r in report["results"] if "median_ms" in r]

@@ -63,10 +63,10 @@ def group_key(result: dict[str, Any]) -> str:
     """What must be equal for two results to be comparable, in words."""
     kind, machine = result["kind"], result["machine"].get("name", "?")
     if kind == "scoring":
-        what = [result[name] for name in ("rows", "dim", "queries", "k")]
+        sizes = "x".join(str(result[name]) for name in ("rows", "tokens", "dim") if name in result)
         # Rows that an index can find are drawn otherwise than those of the exact scorers.
         drawn = ", with an index" if any("linearised" in entry["name"] for entry in result["results"]) else ""
-        return f"scoring {'x'.join(map(str, what[:2]))}, Q={what[2]}, k={what[3]}{drawn} on {machine}"
+        return f"scoring {sizes}, Q={result['queries']}, k={result['k']}{drawn} on {machine}"
     if kind == "accuracy":
         bundle, protocol = result["bundle"], result["protocol"]
         # Accuracy does not depend on the machine; the weights are the subject.

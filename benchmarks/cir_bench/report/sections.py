@@ -10,7 +10,7 @@ from typing import Any
 from cir_bench.latency.cold_start import STEPS
 from cir_bench.latency.stages import STAGES
 from cir_bench.report.svg import Bar, Line, bars, lines
-from cir_bench.report.text import scoring_kind, significant
+from cir_bench.report.text import scored_rows, scoring_kind, significant
 
 __all__ = ["ORDER", "across", "content", "heading"]
 
@@ -27,7 +27,7 @@ def heading(result: Result) -> str:
     if kind == "scoring":
         queries = _count(result["queries"], "query", "queries")
         index = any("linearised" in entry["name"] for entry in result["results"])
-        return f"Scoring: {result['rows']:,} x {result['dim']}, {queries}{', with an index' if index else ''}"
+        return f"Scoring: {scored_rows(result)}, {queries}{', with an index' if index else ''}"
     if kind == "table7":
         return "Table 7 of the ARTEMIS paper, replayed"
     if kind == "accuracy":

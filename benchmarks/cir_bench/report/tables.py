@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cir_bench.cuda_scoring.reach import reached
-from cir_bench.report.text import machine_line, scoring_kind, significant
+from cir_bench.report.text import machine_line, scored_rows, scoring_kind, significant
 from cir_infer.errors import UsageError
 
 __all__ = [
@@ -241,7 +241,7 @@ def _scoring_rows(results: Sequence[Result]) -> list[list[str]]:
             rows.append(
                 [
                     _machine(result),
-                    f"{result['rows']:,} x {result['dim']}",
+                    scored_rows(result),
                     f"{result['queries']:,}",
                     f"{entry['name']}, {entry['dtype']}",
                     significant(entry["median_ms"]),

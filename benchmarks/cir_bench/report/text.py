@@ -15,10 +15,17 @@ __all__ = [
     "doubts_text",
     "latency_text",
     "machine_line",
+    "scored_rows",
     "scoring_kind",
     "significant",
     "table7_text",
 ]
+
+
+def scored_rows(result: Mapping[str, Any]) -> str:
+    """The size of a scoring benchmark: rows x dimensions, or items x vectors of each x dimensions."""
+    sizes = (f"{result['rows']:,}", *([result["tokens"]] if "tokens" in result else []), result["dim"])
+    return " x ".join(str(size) for size in sizes)
 
 
 def scoring_kind(name: str) -> str:
