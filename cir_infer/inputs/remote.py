@@ -249,8 +249,9 @@ class _Raw(io.RawIOBase):
         super().close()
 
 
-_systems: PerProcess[dict[str, tuple[Any, str]]] = PerProcess(dict)
-"""What reads a store, and what its paths begin with, by its address."""
+_systems: PerProcess[dict[str, tuple[dict[str, str], Any, str]]] = PerProcess(dict)
+"""By a store's address the settings under which it was first asked, what reads it, and what its paths begin
+with."""
 
 
 def _place(address: str) -> tuple[Any, str]:
@@ -262,14 +263,23 @@ def _place(address: str) -> tuple[Any, str]:
     require(f"reading {address}", "pyarrow", error=ImageError)
     store, _, key = address.removeprefix("s3://").partition("/")
     root = f"s3://{store}"
-    known = _systems.get()
-    if root not in known:
+    known, now = _systems.get(), _settings()
+    then, system, base = known.get(root, (None, None, ""))
+    if then != now:  # the machine says otherwise where the store is, or who asks
         from pyarrow.fs import FileSystem
 
         system, base = FileSystem.from_uri(f"{root}/")
-        known[root] = system, base.strip("/")
-    system, base = known[root]
+        known[root] = now, system, (base := base.strip("/"))
     return system, f"{base}/{unquote(key)}" if key else base
+
+
+def _settings() -> dict[str, str]:
+    """What the environment says of stores and of the way to them."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith("AWS_") or name.lower().endswith("_proxy")
+    }
 
 
 def _spelled(address: str) -> str | None:

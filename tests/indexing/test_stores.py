@@ -17,7 +17,7 @@ from cir_infer.indexing.sources import open_source
 from cir_infer.inputs import remote
 from cir_infer.inputs.images import load_image
 from cir_infer.inputs.locations import Location, is_gone, same_file
-from cir_infer.inputs.remote import below, checked_address, is_address
+from cir_infer.inputs.remote import below, checked_address, is_address, listed
 from tests.bundles import write_tiny_bundle
 from tests.indexing.object_store import Store, served
 from tests.indexing.support import assert_rows_are_those_of, png, shard_of
@@ -87,6 +87,17 @@ def test_a_folder_of_a_store(
     del store.objects["photos/b c#1?%41+é.png"]
     said = index(bundle, place, "s3://shop/photos", "--prune", capsys=capsys)
     assert (said["code"], said["replaced"], said["removed"], said["unchanged"]) == (0, 1, 1, 2)
+
+
+def test_a_store_is_where_the_environment_says_now(store: Store) -> None:
+    def names() -> set[str]:
+        return {entry.name for entry in listed("s3://shop/photos")}
+
+    here = names()
+    with pytest.MonkeyPatch.context() as patch, served(patch, "shop") as other:
+        other.put("photos/elsewhere.png", png(5))
+        assert names() == {"elsewhere.png"}
+    assert names() == here and "a.png" in here
 
 
 def test_shards_and_single_images(
