@@ -249,7 +249,7 @@ class _Raw(io.RawIOBase):
         super().close()
 
 
-_systems: PerProcess[dict[str, tuple[dict[str, str], Any, str]]] = PerProcess(dict)
+_systems: PerProcess[dict[str, tuple[dict[str, str | None], Any, str]]] = PerProcess(dict)
 """By a store's address the settings under which it was first asked, what reads it, and what its paths begin
 with."""
 
@@ -273,13 +273,10 @@ def _place(address: str) -> tuple[Any, str]:
     return system, f"{base}/{unquote(key)}" if key else base
 
 
-def _settings() -> dict[str, str]:
-    """What the environment says of stores and of the way to them."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name.startswith("AWS_") or name.lower().endswith("_proxy")
-    }
+def _settings() -> dict[str, str | None]:
+    """What the environment says of stores and of the way to them, whoever changes it meanwhile."""
+    names = (name for name in os.environ if name.startswith("AWS_") or name.lower().endswith("_proxy"))
+    return {name: os.environ.get(name) for name in names}
 
 
 def _spelled(address: str) -> str | None:

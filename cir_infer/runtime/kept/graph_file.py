@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import mmap
 import os
 import stat
 import threading
@@ -251,7 +252,7 @@ class _Open:
         self, file: FileIO, at: int, header: dict[str, Any], model: bytes, digests: list[bytes]
     ) -> None:
         self._file, self._at, self._header, self._model, self._digests = file, at, header, model, digests
-        self._weights = _aligned(int(header["bytes"]))
+        self._weights = _room(int(header["bytes"]))
         self._numbers, self._read, self._damaged = count(), False, False
         self.begun = threading.Lock()
         self.begun.acquire()
@@ -295,10 +296,18 @@ class _Open:
         return GraphFile(self._header["key"], self._model, arrays)
 
 
-def _aligned(size: int) -> _Bytes:
-    room = np.empty(size + _ALIGNED, np.uint8)
-    begin = -room.ctypes.data % _ALIGNED
-    return room[begin : begin + size]
+def _room(size: int) -> _Bytes:
+    """Memory of zeros that begins with a page.
+
+    Not NumPy's: that asks for huge pages, and in one start of three the kernel took 100 to 200 ms to make them.
+    """
+    if not size:
+        return np.empty(0, np.uint8)
+    try:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError from error
+    return np.frombuffer(memory, np.uint8)
 
 
 def _arrays(listed: list[Any], data: _Bytes) -> Iterator[tuple[str, npt.NDArray[Any]]]:
