@@ -81,7 +81,7 @@ def assemble(debian: Path, out: Path, python: str) -> Path:
     (out / LOADER).symlink_to("aarch64-linux-gnu/ld-linux-aarch64.so.1")
     home = out / "usr" / "lib" / "python3.10"
     unwanted = shutil.ignore_patterns("test", "site-packages", "lib-dynload", "config-*", "__pycache__")
-    shutil.copytree(found.library, home, ignore=unwanted)
+    shutil.copytree(found.stdlib, home, ignore=unwanted)
     (home / "__startup__.py").write_text(STARTUP, "utf-8")
     with tempfile.TemporaryDirectory(prefix="cir-310-") as name:
         with zipfile.ZipFile(wheels.download(Path(name), *INTERPRETER)) as wheel:

@@ -23,13 +23,13 @@ class Interpreter(NamedTuple):
     Attributes:
         program: the path of its program.
         version: major and minor.
-        library: the folder of its standard library.
+        stdlib: the folder of its standard library.
         headers: whether something can be compiled for it.
     """
 
     program: Path
     version: tuple[int, int]
-    library: Path
+    stdlib: Path
     headers: bool
 
 
@@ -42,9 +42,9 @@ def find(name: str, headers: bool = False) -> Interpreter | None:
         done = subprocess.run([found, "-c", ASK], capture_output=True, text=True, check=False)
         if done.returncode:
             continue
-        version, library, has_headers = done.stdout.splitlines()
+        version, stdlib, has_headers = done.stdout.splitlines()
         major, minor = map(int, version.split())
-        one = Interpreter(Path(found), (major, minor), Path(library), has_headers == "True")
+        one = Interpreter(Path(found), (major, minor), Path(stdlib), has_headers == "True")
         if one.headers or not headers:
             return one
     return None

@@ -133,16 +133,17 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+@pytest.mark.parametrize("ahead", [False, True], ids=["when asked for", "read ahead"])
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_what_is_damaged_is_made_again(
-    folder: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[bytes], bytes]
+    folder: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[bytes], bytes], ahead: bool
 ) -> None:
     bundled = Bundled()
     assert bundled.answers()
     (file,) = kept(folder)
     whole = file.read_bytes()
     file.write_bytes(damage(whole))
-    assert bundled.answers()
+    assert bundled.answers(ReadAhead({"image": bundled.stored}) if ahead else None)
     assert "is made again" in caplog.text
     assert bundled.reads == 2
     assert file.read_bytes() == whole
@@ -192,19 +193,6 @@ def test_what_is_read_ahead_is_used_where_it_is_the_right_one(
     assert bundled.answers(ReadAhead(graph))
     assert "it was made of something else" in caplog.text
     assert bundled.reads == 3
-
-
-@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_what_is_read_ahead_and_damaged_is_made_again(
-    folder: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[bytes], bytes]
-) -> None:
-    bundled = Bundled()
-    assert bundled.answers()
-    (file,) = kept(folder)
-    file.write_bytes(damage(file.read_bytes()))
-    assert bundled.answers(ReadAhead({"image": bundled.stored}))
-    assert "is made again" in caplog.text
-    assert bundled.reads == 2
 
 
 def test_nothing_is_read_ahead_in_a_folder_that_others_may_write_to(folder: Path) -> None:

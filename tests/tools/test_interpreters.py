@@ -36,7 +36,7 @@ def test_one_that_does_not_start_is_passed_over(here: Path) -> None:
     real = starts(here / ".pyenv" / "versions" / "3.98.1" / "bin" / "python3.98")
     found = interpreters.find("python3.98")
     assert found is not None and found.program == real
-    assert found.version == sys.version_info[:2] and (found.library / "os.py").is_file()
+    assert found.version == sys.version_info[:2] and (found.stdlib / "os.py").is_file()
 
 
 def test_one_without_headers_serves_where_nothing_is_compiled(here: Path) -> None:

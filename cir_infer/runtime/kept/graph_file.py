@@ -299,7 +299,8 @@ class _Open:
 def _room(size: int) -> _Bytes:
     """Memory of zeros that begins with a page.
 
-    Not NumPy's: that asks for huge pages, and in one start of three the kernel took 100 to 200 ms to make them.
+    Not NumPy's: that asks for huge pages, and in one start of three the kernel took 100 to 200 ms to make
+    them.
     """
     if not size:
         return np.empty(0, np.uint8)

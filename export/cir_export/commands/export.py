@@ -11,8 +11,9 @@ from typing import Any
 from cir_export.commands.fast_jpeg import add_fast_jpeg_argument, check_fast_jpeg, make_fast_jpeg
 from cir_export.commands.lowering import (
     add_lowering_arguments,
-    check_folders,
+    check_images,
     check_lowering,
+    check_names,
     default_output,
     lower,
     lowered_json,
@@ -150,9 +151,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     output = Path(options.output or default_output(options.model[0], options.precision))
     check_target(output)
-    check_folders(options)
+    check_names(options)
     trained = _load(options)
-    check_folders(options, trained.image)
+    check_images(options, trained.image)
     if options.exif_orientation is not None:
         trained.image = with_exif_orientation(trained.image, options.exif_orientation)
     if options.domain is not None:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_lowering_arguments",
+    "check_images",
     "check_lowering",
+    "check_names",
     "default_output",
     "lower",
     "lowered_json",
@@ -111,26 +113,13 @@ def check_lowering(options: Any) -> None:
             raise UsageError(message)
 
 
-def check_folders(options: Any, image: dict[str, Any] | None = None) -> None:
+def check_names(options: Any) -> None:
     """Refuse what is named and is not there, before anything takes time.
 
-    Args:
-        options: of the command.
-        image: what the model reads, once that is known: which of a folder's files are images to it.
-
     Raises:
-        UsageError: a folder is none, holds too few images, or there is no such protocol or split.
+        UsageError: a folder is none, or there is no such protocol or split.
         DatasetError: the labelled set cannot be read.
     """
-    if image is not None:
-        from cir_export.precision import check_calibration
-        from cir_export.samples import image_files
-
-        if options.images is not None:
-            image_files(options.images, image)
-        if options.calibrate is not None:
-            check_calibration(options.calibrate, image)
-        return
     for flag, folder in (("--images", options.images), ("--calibrate", options.calibrate)):
         if folder is not None and not Path(folder).is_dir():
             raise UsageError(f"{flag} {folder} is no folder; expected one of images")
@@ -139,6 +128,25 @@ def check_folders(options: Any, image: dict[str, Any] | None = None) -> None:
         from cir_export.precision import Labelled
 
         Labelled.open(options.labelled, protocol(options.protocol), options.split)
+
+
+def check_images(options: Any, image: dict[str, Any]) -> None:
+    """Refuse folders with too few images, once it is known which files are images to the model.
+
+    Args:
+        options: of the command.
+        image: what the model reads, as in a bundle's manifest.
+
+    Raises:
+        UsageError: a folder holds too few.
+    """
+    from cir_export.precision import check_calibration
+    from cir_export.samples import image_files
+
+    if options.images is not None:
+        image_files(options.images, image)
+    if options.calibrate is not None:
+        check_calibration(options.calibrate, image)
 
 
 def default_output(model: str, precision: str) -> Path:
