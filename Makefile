@@ -22,7 +22,7 @@ $(STAMP): $(SOURCES)
 	@$(PIP) "pip>=23.1"  # older Pythons bring one that cannot pass settings to a build
 	@$(PIP) torch==2.13.0 "scikit-build-core>=0.11" "nanobind>=2.4" cmake ninja
 	@echo "3/4 what cir-infer, its export, its benchmarks and its tests need (150 MB)"
-	@$(PIP) $$($(BIN)/python tools/requirements.py export bench dev)
+	@$(PIP) $$($(BIN)/python tools/packages/requirements.py export bench dev)
 	@echo "4/4 the kernels in C++"
 	@$(PIP) --no-build-isolation --no-deps -C cmake.define.CIR_CUDA=$(CIR_CUDA) -e .
 	@touch $@
@@ -41,13 +41,13 @@ clean:
 
 # Under five minutes on two cores: 5,000 scenes, the committed model exported, indexed and asked.
 demo: $(STAMP)
-	$(BIN)/python tools/demo.py
+	$(BIN)/python tools/demos/scenes.py
 
 # The same with emoji that people drew, which are fetched once (80 MB).
 demo-emoji: $(STAMP)
-	@$(PIP) --retries 1 $$($(BIN)/python tools/requirements.py emoji) 2>$(VENV)/pip.log || \
+	@$(PIP) --retries 1 $$($(BIN)/python tools/packages/requirements.py emoji) 2>$(VENV)/pip.log || \
 	  { echo "demo-emoji: resvg-py, which draws OpenMoji, cannot be installed: $$(tail -n 1 $(VENV)/pip.log)"; exit 1; }
-	$(BIN)/python tools/demo_emoji.py
+	$(BIN)/python tools/demos/emoji.py
 
 # The long tests: thousands of crashes and power cuts, minutes of load, a hundred thousand hostile inputs.
 stress: $(STAMP)
@@ -71,33 +71,33 @@ triton-check: $(STAMP)
 # Bundles on OpenVINO and in bfloat16 (60 MB, downloaded once). Not in `make test`: in one process with everything else the
 # suite's was ended by a signal, twice in two runs.
 openvino-check: $(STAMP)
-	@$(PIP) $$($(BIN)/python tools/requirements.py openvino)
+	@$(PIP) $$($(BIN)/python tools/packages/requirements.py openvino)
 	$(BIN)/python -m pytest -n 0 -rs tests/runtime/openvino tests/export/precision/test_bfloat16.py
 
 # Shards on a real Ray (80 MB, downloaded once): answers, deaths, and two minutes of chaos.
 ray-check: $(STAMP)
-	@$(PIP) $$($(BIN)/python tools/requirements.py ray-serve)
+	@$(PIP) $$($(BIN)/python tools/packages/requirements.py ray-serve)
 	$(BIN)/python -m pytest -n 0 -rs -m ray tests/shards tests/cluster
 	$(BIN)/python -m tests.shards.chaos --minutes 2
 	$(BIN)/python -m tests.cluster.chaos_indexing --kills 50
 
 # The documentation as a site in build/site, with the API's reference and every command's help.
 docs: $(STAMP)
-	@$(PIP) $$($(BIN)/python tools/requirements.py docs)
+	@$(PIP) $$($(BIN)/python tools/packages/requirements.py docs)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # Wheels for x86-64 and aarch64 into dist/, from any machine, with the CUDA kernels where `make fatbin` has run.
 wheels:
-	$(PYTHON) tools/build_wheels.py $(if $(wildcard cir_infer/gpu/kernels.fatbin),--fatbins cir_infer/gpu)
+	$(PYTHON) tools/release/build_wheels.py $(if $(wildcard cir_infer/gpu/kernels.fatbin),--fatbins cir_infer/gpu)
 
 # All that can be done before a release, with a line for each step at the end. DIST=FOLDER takes wheels that are built
 # already, EMULATED="ROOT ..." names unpacked Debians whose Pythons ask those for aarch64 (CONTRIBUTING.md).
 release-check: $(STAMP)
-	$(BIN)/python tools/release_check.py $(if $(DIST),--dist $(DIST)) $(if $(EMULATED),--emulated $(EMULATED))
+	$(BIN)/python tools/release/release_check.py $(if $(DIST),--dist $(DIST)) $(if $(EMULATED),--emulated $(EMULATED))
 
 # Every figure of docs/performance.md on this machine; some 30 minutes on two quiet cores.
 bench: $(STAMP)
-	$(BIN)/python tools/measure.py
+	$(BIN)/python tools/docs/measure.py
 
 # The kernels for aarch64, cross-compiled and run through their suites by an emulator. Needs Debian's
 # g++-aarch64-linux-gnu and qemu-user-static.
@@ -110,28 +110,28 @@ neon-check: $(STAMP)
 
 # The CUDA kernels for every architecture, two files beside the Python code. Needs nvcc, no GPU.
 fatbin:
-	$(PYTHON) tools/build_cuda.py
+	$(PYTHON) tools/cuda/build_cuda.py
 
 # The same, and fails on spilled registers, local memory, or a difference from the resources.json beside each.
 cuda-check:
-	$(PYTHON) tools/build_cuda.py --check
+	$(PYTHON) tools/cuda/build_cuda.py --check
 
 # The kernels through the compilers of JetPack 6's CUDA, as libraries (45 MB each, downloaded once). Needs no GPU.
 old-cuda-check:
-	$(PYTHON) tools/old_cuda_check.py
+	$(PYTHON) tools/cuda/old_cuda_check.py
 
 # Offline, on a machine with a GPU, with the packages that are there: docs/gpu-check.md.
 gpu-check:
-	$(PYTHON) tools/gpu_check.py
+	$(PYTHON) tools/cuda/gpu_check.py
 
 gpu-engine-check:
-	$(PYTHON) tools/gpu_check.py --engines
+	$(PYTHON) tools/cuda/gpu_check.py --engines
 
 # Our TensorRT calls against the real Python bindings of 10 and 11, and every system's graphs built into plans by
 # TensorRT for RTX (150 MB together, downloaded once). Needs no GPU.
 tensorrt-check: $(STAMP)
-	$(BIN)/python tools/tensorrt_check.py
+	$(BIN)/python tools/tensorrt/check.py
 
 # PyCUDA and our calls of the CUDA driver on an emulated driver and GPU. Needs PyCUDA (docs/gpu-check.md), no GPU.
 driver-check: $(STAMP)
-	$(BIN)/python tools/driver_check.py
+	$(BIN)/python tools/cuda/driver_check.py

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import warnings
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-import build_cuda  # noqa: E402
+from tools.cuda import build_cuda
 
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
@@ -31,7 +29,7 @@ def kernels_in_sources() -> set[str]:
 def test_the_table_is_of_these_sources_and_shows_no_spill() -> None:
     table = json.loads(build_cuda.SCORE.table.read_text())
     assert table["sources"] == build_cuda.sources_hash(), (
-        "kernels/score/cuda has changed since its resources were recorded; run tools/build_cuda.py --update"
+        "kernels/score/cuda changed since its resources were recorded; run tools/cuda/build_cuda.py --update"
     )
     assert set(table["kernels"]) == kernels_in_sources()
     for kernel, by_arch in table["kernels"].items():
@@ -46,7 +44,7 @@ def test_the_kernels_readme_summarises_the_table() -> None:
         json.loads(build_cuda.SCORE.table.read_text())["kernels"],
         build_cuda.SCORE.readme.read_text(),
     )
-    assert build_cuda.with_summary(text, table) == text, "run tools/build_cuda.py --update"
+    assert build_cuda.with_summary(text, table) == text, "run tools/cuda/build_cuda.py --update"
     assert build_cuda.summary(table).count("\n| `scan_*` |") == 1
 
 

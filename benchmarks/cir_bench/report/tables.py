@@ -95,7 +95,7 @@ def gpu_section(checks: Mapping[str, Result]) -> str:
     return "\n".join(lines) + "\n"
 
 
-_TIMED_OUT = 124  # as of `timeout`, and so of `tools/gpu_check.py`
+_TIMED_OUT = 124  # as of `timeout`, and so of `tools/cuda/gpu_check.py`
 
 
 def _passed(step: Mapping[str, Any]) -> str:

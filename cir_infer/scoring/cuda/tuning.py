@@ -6,8 +6,8 @@ operations an element and query, so a handful of queries outweighs reading the r
 
 int8 rows are an exception on GPUs with much bandwidth for their arithmetic. The exact kernel turns each byte
 into a float32, which takes three times the instructions of the tensor cores' way for a byte, and more time
-than memory does. By the model of the machine (tools/gpu_model.py) even one query then gains up to an eighth
-by going through them, once there are rows enough to pay for more launches: `PREDICTED`.
+than memory does. By the model of the machine (tools/cuda/gpu_model.py) even one query then gains up to an
+eighth by going through them, once there are rows enough to pay for more launches: `PREDICTED`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""BLIP-2, CoVR-2 and SPRC, against transformers and salesforce-lavis (tools/golden_blip2.py)."""
+"""BLIP-2, CoVR-2 and SPRC, against transformers and salesforce-lavis (tools/golden/blip2.py)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bi-BLIP4CIR: BLIP's encoders against transformers (tools/golden_blip2.py), and the Combiner over them."""
+"""Bi-BLIP4CIR: BLIP's encoders against transformers (tools/golden/blip2.py), and the Combiner over them."""
 
 from __future__ import annotations
 

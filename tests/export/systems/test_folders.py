@@ -1,4 +1,4 @@
-"""Folders of transformers and open_clip, against the answers of those packages (tools/golden_encoders.py)."""
+"""Folders of transformers and open_clip, against the answers of those packages (tools/golden/encoders.py)."""
 
 from __future__ import annotations
 

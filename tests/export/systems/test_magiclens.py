@@ -1,4 +1,4 @@
-"""MagicLens, against the modules of its authors (tools/golden_magiclens.py)."""
+"""MagicLens, against the modules of its authors (tools/golden/magiclens.py)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pic2Word, SEARLE and LinCIR, against open_clip with an exchanged word vector (tools/golden_encoders.py)."""
+"""Pic2Word, SEARLE and LinCIR, against open_clip with an exchanged word vector (tools/golden/encoders.py)."""
 
 from __future__ import annotations
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,10 +15,7 @@ from cir_infer.runtime.recurrent.text_graph import match_text_graph
 from tests.emulation.emulated import RECURRENT, EmulatedDevice
 from tests.gpu.recurrent_checks import check_texts, expected_text, random_feeds, random_text
 from tests.runtime.recurrent.graphs import recurrent_graph
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "tools"))
-import build_cuda
-import cuda_sources
+from tools.cuda import build_cuda, cuda_sources
 
 
 @pytest.mark.parametrize("op", ["GRU", "LSTM"])
@@ -53,7 +48,7 @@ def test_the_table_is_of_these_sources_and_shows_no_spill() -> None:
     kernels = cuda_sources.RECURRENT
     table = json.loads(kernels.table.read_text())
     assert table["sources"] == build_cuda.sources_hash(kernels), (
-        "kernels/recurrent has changed since its resources were recorded; run tools/build_cuda.py --update"
+        "kernels/recurrent changed since its resources were recorded; run tools/cuda/build_cuda.py --update"
     )
     assert set(table["kernels"]) == {"encode_gru", "encode_lstm"}
     for kernel, by_arch in table["kernels"].items():
@@ -66,4 +61,4 @@ def test_the_table_is_of_these_sources_and_shows_no_spill() -> None:
 def test_the_readme_summarises_the_table() -> None:
     kernels = cuda_sources.RECURRENT
     table, text = json.loads(kernels.table.read_text())["kernels"], kernels.readme.read_text()
-    assert build_cuda.with_summary(text, table) == text, "run tools/build_cuda.py --update"
+    assert build_cuda.with_summary(text, table) == text, "run tools/cuda/build_cuda.py --update"

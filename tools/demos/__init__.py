@@ -1,0 +1,1 @@
+"""The demonstrations, with the commands that a user would type."""

@@ -1,0 +1,1 @@
+"""The documents: their figures measured, their pictures drawn, their site built."""

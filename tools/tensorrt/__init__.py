@@ -1,0 +1,1 @@
+"""Our use of TensorRT against what can be had of it without a GPU."""
