@@ -32,6 +32,7 @@ from cir_infer.inputs.open_files import contents
 from cir_infer.inputs.preparing import Preparation, PreparedImage, checked_images
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.inputs.texts import ReadText, Text, TextReader
+from cir_infer.inputs.unknown_words import said_together
 from cir_infer.processes.collector import collector_paused
 from cir_infer.processes.fork import PerProcess
 from cir_infer.runtime.bundle_graphs import open_bundle_graphs, read_ahead
@@ -357,8 +358,9 @@ class Engine:
             self.require_padding()
         numbered = enumerate(checked_list("texts", texts, "text"))
         outputs: list[Floats] = []
-        while reads := [self._numbered_text(at, text) for at, text in islice(numbered, size)]:
-            outputs.append(self.encode_read(reads, pad_to_batch))
+        with said_together():
+            while reads := [self._numbered_text(at, text) for at, text in islice(numbered, size)]:
+                outputs.append(self.encode_read(reads, pad_to_batch))
         return np.concatenate(outputs or [self.encode_read([])])
 
     @property

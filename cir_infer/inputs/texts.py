@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -13,17 +12,13 @@ from cir_infer.bundle.manifest import TextInput
 from cir_infer.bundle.tokenizer_check import MAX_CHARACTERS, check_tokenizer
 from cir_infer.errors import BundleError, TextError, shown
 from cir_infer.inputs.arguments import checked_list, plain_text
+from cir_infer.inputs.unknown_words import UnknownWords, named, said_together
 from cir_infer.processes.ending import native_call
 
 __all__ = ["ReadText", "Text", "TextReader", "Tokens"]
 
 Text: TypeAlias = "str | Sequence[str]"
 """A modifier text, or a list of captions that the bundle joins as its system's authors do."""
-
-_SAID = 4096
-"""Texts whose unknown words were logged and are not logged again; after so many it begins anew."""
-
-_log = logging.getLogger(__name__)
 
 
 class ReadText(NamedTuple):
@@ -55,7 +50,8 @@ class TextReader:
     """Turns texts into tokens. Threads may share one.
 
     A word outside the vocabulary becomes the unknown token, which the model cannot tell from any other
-    such word. It is named in the log, once for each text, and in what `read_one` returns.
+    such word. It is named in the log, once for each text and in one line for texts that are read together,
+    and in what `read_one` returns.
 
     Args:
         tokenizer: the bundle's tokenizer.json (`tokenizers` format; text cleaning is inside).
@@ -82,9 +78,8 @@ class TextReader:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._spec = spec
-        self._said: set[str] = set()
-        self._domain = f" about {shown(domain, 60)}" if isinstance(domain, str) and domain else ""
         self.vocabulary: int = self._tokenizer.get_vocab_size()
+        self._unknown_words = UnknownWords(self.vocabulary, domain)
 
     def read(self, texts: Iterable[Text]) -> Tokens:
         """Tokens of a batch of texts.
@@ -93,7 +88,10 @@ class TextReader:
             TextError: a text is empty, has nothing that the model can read, or is too long.
             UsageError: one text was passed where a list of them is meant.
         """
-        return self.batch([self.read_one(text) for text in checked_list("texts", texts, "text")])
+        texts = checked_list("texts", texts, "text")
+        with said_together():
+            reads = [self.read_one(text) for text in texts]
+        return self.batch(reads)
 
     def batch(self, reads: Sequence[ReadText]) -> Tokens:
         """Several texts in one array."""
@@ -115,33 +113,33 @@ class TextReader:
         between = len(self._spec.captions) * (len(captions) - 1)
         if sum(map(len, captions)) + between > MAX_CHARACTERS:
             raise TextError(
-                f"the text {_named(captions)} has more than {MAX_CHARACTERS} characters; shorten it"
+                f"the text {named(captions)} has more than {MAX_CHARACTERS} characters; shorten it"
             )
         if not any(caption.strip() for caption in captions):
             raise TextError('the text is empty; say how the result should differ, e.g. "is red"')
         try:
             "".join(captions).encode()
         except UnicodeEncodeError as error:  # a lone surrogate, which older tokenizers replace in silence
-            raise TextError(f"the text {_named(captions)} is not valid Unicode ({error.reason})") from None
+            raise TextError(f"the text {named(captions)} is not valid Unicode ({error.reason})") from None
         parts = self._join(captions)
         encoding = self._encode(parts, captions)
         words = [place for place, special in enumerate(encoding.special_tokens_mask) if not special]
         if not words:
             raise TextError(
-                f"nothing in the text {_named(captions)} can be read by this model; it knows words in the "
+                f"nothing in the text {named(captions)} can be read by this model; it knows words in the "
                 "language and script of its training texts"
             )
         ids = list(encoding.ids)  # the library makes its lists anew whenever it is asked
         if len(ids) > self._spec.max_tokens:
             raise TextError(
-                f"the text {_named(captions)} has {len(ids)} tokens and the model reads at most "
+                f"the text {named(captions)} has {len(ids)} tokens and the model reads at most "
                 f"{self._spec.max_tokens}; shorten it"
             )
         unknown: tuple[str, ...] = ()
-        if self._spec.unk_id is not None and self._spec.unk_id in ids:
-            places = [place for place in words if ids[place] == self._spec.unk_id]
+        places = [place for place in words if ids[place] == self._spec.unk_id]
+        if places:
             unknown = self._unknown(encoding, places, parts)
-            self._say(captions, unknown, len(places) == len(words))
+        self._unknown_words.found(captions, unknown, len(places) == len(words))
         return ReadText(ids, unknown)
 
     def read_rest(self, text: Text) -> ReadText | None:
@@ -159,7 +157,7 @@ class TextReader:
             with native_call:
                 return self._tokenizer.encode(*parts)
         except Exception as error:
-            raise TextError(f"the text {_named(captions)} cannot be tokenised ({shown(error)})") from error
+            raise TextError(f"the text {named(captions)} cannot be tokenised ({shown(error)})") from error
         except BaseException as error:
             # A tokenizer that contradicts itself makes its Rust code panic, which is no `Exception`.
             if type(error).__name__ != "PanicException":
@@ -178,21 +176,6 @@ class TextReader:
             if word:
                 found[word] = None
         return tuple(found)
-
-    def _say(self, captions: list[str], unknown: tuple[str, ...], all_of_them: bool) -> None:
-        text = "\n".join(captions)
-        if text in self._said:
-            return
-        if len(self._said) >= _SAID:
-            self._said.clear()
-        self._said.add(text)
-        words = ", ".join(shown(word, 40) for word in unknown[:20])
-        more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
-        what = "no word" if all_of_them else "not every word"
-        _log.warning(
-            "%s of the text %s is in the model's vocabulary of %s words%s; the answer ignores %s%s",
-            *(what, _named(captions), f"{self.vocabulary:,}", self._domain, words or "it", more),
-        )
 
     def _join(self, captions: list[str]) -> tuple[str, str | None]:
         rule = self._spec.captions
@@ -214,11 +197,7 @@ class TextReader:
             raise TextError("the list of captions is empty; expected at least one")
         if len(captions) > 2 and self._spec.captions in ("pair", "and:clip4cir"):
             raise TextError(
-                f"a list of {len(captions)} captions ({_named(list(captions[:3]))}); this model reads one or "
+                f"a list of {len(captions)} captions ({named(list(captions[:3]))}); this model reads one or "
                 "two, so join the others yourself"
             )
         return [plain_text(caption) for caption in captions]
-
-
-def _named(captions: list[str]) -> str:
-    return shown(" / ".join(caption[:60] for caption in captions[:4]), 60)

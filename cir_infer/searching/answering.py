@@ -15,6 +15,7 @@ from cir_infer.engine import Engine
 from cir_infer.errors import CirError, ScoringError
 from cir_infer.hits import Hits
 from cir_infer.inputs.texts import Text
+from cir_infer.inputs.unknown_words import said_together
 from cir_infer.processes.threads import Threads
 from cir_infer.scoring.balance import Balance, balanced
 from cir_infer.scoring.contract import QueryTerms
@@ -68,7 +69,8 @@ class Answering:
         """The answer to each pair, or why there is none; `size` of them are computed together."""
         number = 0
         while batch := list(islice(pairs, size)):
-            asked = [ask(self.engine, self.source, number + at, pair) for at, pair in enumerate(batch)]
+            with said_together():
+                asked = [ask(self.engine, self.source, number + at, pair) for at, pair in enumerate(batch)]
             number += len(asked)
             good = [query for query in asked if query.error is None]
             if self._in_one_launch and len(good) == len(batch) == 1:

@@ -6,15 +6,12 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["UNKNOWN_WORDS", "quieter"]
-
-UNKNOWN_WORDS = "cir_infer.inputs.texts"
-"""Says which words a model does not know: news about a user's text, none about one that is made to try it."""
+__all__ = ["quieter"]
 
 
 @contextmanager
 def quieter(*names: str) -> Iterator[None]:
-    """Only errors of the loggers of these names meanwhile; also decorates a function."""
+    """Only errors of the loggers of these names meanwhile."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

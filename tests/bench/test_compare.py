@@ -65,10 +65,11 @@ def test_both_ways_of_pytorch_are_the_definition(weighted: bool):
         np.testing.assert_allclose(literal.sort(descending=True).values[:20], wanted.scores[query], atol=1e-5)
 
 
-def test_compare_verifies_times_and_relates(model_file: Path, capsys, exported_once):
+def test_compare_verifies_times_and_relates(model_file: Path, capsys, caplog, exported_once):
     quick = ["--rows", "300", "--k", "10", "--seconds", "0.1", "--no-compile", "--json"]
     with exported_once():
         assert main(["compare", str(model_file), *quick]) == 0
+    assert "vocabulary" not in caplog.text  # the texts are of its own making
     result = json.loads(capsys.readouterr().out)
     assert "8 queries" in result["verified"]
     for ways in result["comparisons"].values():

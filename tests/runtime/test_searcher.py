@@ -236,6 +236,17 @@ def test_unknown_words_are_answered_with_a_warning(
     assert "no word" in caplog.text
 
 
+def test_unknown_words_of_many_queries_are_news_of_one_line(
+    searcher: Searcher, pictures: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = [f"a {word} square" for word in ("puce", "ecru", "teal")]
+    with caplog.at_level(logging.WARNING, "cir_infer"):
+        answers = searcher.query_batch(pictures[:3], texts)
+        searcher.engine.encode_texts([text.replace("square", "ball") for text in texts], batch_size=2)
+    assert [hits.unknown_words for hits in answers] == [("puce",), ("ecru",), ("teal",)]
+    assert [record.getMessage()[:12] for record in caplog.records] == ["3 of 3 texts"] * 2
+
+
 def test_threads_share_a_searcher(searcher: Searcher, pictures: list[Path]) -> None:
     texts = ["is red", "is longer", "is blue", "a green square"]
     jobs = [(pictures[i % 40], texts[i % 4]) for i in range(200)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from enum import Enum
 
@@ -13,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from cir_infer.bundle.manifest import TextInput
 from cir_infer.errors import BundleError, TextError, UsageError
-from cir_infer.inputs import texts
+from cir_infer.inputs import unknown_words
 from cir_infer.inputs.texts import MAX_CHARACTERS, TextReader
 from tests.bundles import SPECIALS, WORDS, tokenizer_json
 
@@ -156,9 +157,54 @@ def test_unknown_words_are_returned_as_they_were_typed() -> None:
 
 def test_what_was_said_is_not_kept_for_ever() -> None:
     one = reader()
-    for number in range(3 * texts._SAID):
+    for number in range(3 * unknown_words._SAID):
         one.read_one(f"red {'x' * (number % 7)}{number}")
-    assert len(one._said) <= texts._SAID
+    assert len(one._unknown_words._said) <= unknown_words._SAID
+
+
+def test_texts_read_together_are_news_of_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    one = reader()
+    asked = ["is red", "is Chartreuse", ["is paisley", "taupe"], "paisley", "paisley"]
+    with caplog.at_level(logging.WARNING, "cir_infer"):
+        one.read(asked)
+        one.read(asked)  # nothing new
+        one.read([*asked, "is mauve"])
+    known = f"in the model's vocabulary of {len(SPECIALS) + len(WORDS)} words"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"4 of 5 texts have words that are not {known}, 2 of them no other; "
+        "the answers ignore 'paisley' (3 times), 'Chartreuse', 'taupe'",
+        f"5 of 6 texts have words that are not {known}, 2 of them no other; "
+        "the answers ignore 'paisley' (3 times), 'Chartreuse', 'taupe', 'mauve'",
+    ]
+
+
+def test_one_line_names_few_of_many_words(caplog: pytest.LogCaptureFixture) -> None:
+    words = [
+        "odd" + "".join(letters) for letters in itertools.islice(itertools.product("abcde", repeat=4), 600)
+    ]
+    with caplog.at_level(logging.WARNING, "cir_infer"):
+        reader(max_tokens=2000).read([" ".join(words)])
+        reader().read([f"is {word}" for word in words])
+    alone, together = (record.getMessage() for record in caplog.records)
+    assert alone.startswith("no word of the text") and alone.endswith("'oddaade' and 580 more")
+    assert together.startswith("600 of 600 texts") and together.endswith("'oddaade' and 580 more")
+
+
+def test_texts_that_try_a_model_are_no_news_and_the_next_are(caplog: pytest.LogCaptureFixture) -> None:
+    one = reader()
+    with caplog.at_level(logging.WARNING, "cir_infer"):
+        with unknown_words.unsaid():
+            assert one.read_one("is paisley").unknown == ("paisley",)
+            one.read(["is taupe", "is mauve"])
+        assert caplog.records == []
+        one.read_one("is paisley")
+    assert "ignores 'paisley'" in caplog.text
+
+
+def test_what_was_found_is_said_though_a_later_text_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "cir_infer"), pytest.raises(TextError):
+        reader().read(["is paisley", ""])
+    assert "the answer ignores 'paisley'" in caplog.text
 
 
 def test_the_domain_is_named_with_what_is_unknown(caplog: pytest.LogCaptureFixture) -> None:

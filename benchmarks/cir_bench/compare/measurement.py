@@ -23,6 +23,7 @@ from cir_infer.engine import Engine
 from cir_infer.errors import ScoringError, UsageError
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.inputs.texts import TextReader
+from cir_infer.inputs.unknown_words import unsaid
 from cir_infer.scoring.contract import Rows
 from cir_infer.scoring.reference import ReferenceScorer
 
@@ -56,6 +57,7 @@ class Settings:
     compiled: bool = True
 
 
+@unsaid()  # the texts are made for it
 def measure_comparison(
     trained: TrainedModel, settings: Settings, tell: Callable[[str], object] = lambda _: None
 ) -> dict[str, Any]:
@@ -78,12 +80,11 @@ def measure_comparison(
             f"cir-bench scoring --tokens {several} compares scoring alone"
         )
     from cir_export.export import export_bundle
-    from cir_export.quiet import UNKNOWN_WORDS, quieter
     from cir_export.verification import draw_samples
 
     head = stamp()
     threads = settings.threads or int(head["machine"]["cpu"]["cores"])
-    with tempfile.TemporaryDirectory() as folder, quieter(UNKNOWN_WORDS):
+    with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "compared.cir"
         samples = draw_samples(trained.image, trained.text, trained.tokenizer)
         tell("exporting the model")

@@ -11,13 +11,13 @@ import numpy as np
 from cir_export.precision.fidelity import cosines
 from cir_export.precision.graphs import LoweredGraph
 from cir_export.precision.held import Held
-from cir_export.quiet import UNKNOWN_WORDS, quieter
 from cir_export.samples import Samples
 from cir_infer.bundle import Bundle
 from cir_infer.bundle.model import Model
 from cir_infer.console.progress import progress_bar
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.inputs.texts import TextReader
+from cir_infer.inputs.unknown_words import unsaid
 from cir_infer.runtime.graph import Array
 from cir_infer.runtime.onnx import OnnxBackend
 
@@ -75,7 +75,7 @@ def layer_errors(
     return sorted(found, key=lambda error: error.cosine_worst)
 
 
-@quieter(UNKNOWN_WORDS)
+@unsaid()
 def _feeds(bundle: Bundle, name: str, samples: Samples) -> dict[str, Array]:
     manifest = bundle.manifest
     if name == "text":

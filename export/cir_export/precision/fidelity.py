@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from cir_export.quiet import UNKNOWN_WORDS, quieter
 from cir_export.samples import Samples
 from cir_infer.engine import Engine
 from cir_infer.errors import ScoringError
+from cir_infer.inputs.unknown_words import unsaid
 from cir_infer.runtime.graph import Array
 from cir_infer.scoring.contract import QueryTerms, Rows
 from cir_infer.scoring.reference import ReferenceScorer, term_scores
@@ -73,7 +73,7 @@ class Seen:
     terms: QueryTerms | None
 
 
-@quieter(UNKNOWN_WORDS)
+@unsaid()
 def see(engine: Engine, samples: Samples) -> Seen:
     """Runs the samples through an engine."""
     images, texts = samples.images, samples.texts

@@ -14,11 +14,11 @@ from torch import Tensor
 from cir_export.model_file import TrainedModel
 from cir_export.models import RetrievalModel
 from cir_export.preprocessing import check_inputs, text_input
-from cir_export.quiet import UNKNOWN_WORDS, quieter
 from cir_export.samples import Samples
 from cir_infer.engine import Engine
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.inputs.texts import TextReader
+from cir_infer.inputs.unknown_words import unsaid
 from cir_infer.runtime.explain_graph import InParts
 from cir_infer.scoring.contract import QueryTerms, Rows
 from cir_infer.scoring.reference import ReferenceScorer, term_scores
@@ -86,7 +86,7 @@ class Answers:
     parts: tuple[InParts, ...]
 
 
-@quieter(UNKNOWN_WORDS)
+@unsaid()
 def answers_of(trained: TrainedModel, samples: Samples, in_parts: bool) -> Answers:
     """Runs the samples through PyTorch.
 
@@ -141,7 +141,7 @@ def _in_parts(model: RetrievalModel, images: Tensor) -> InParts:
     return InParts(*(part.numpy() for part in found))
 
 
-@quieter(UNKNOWN_WORDS)
+@unsaid()
 def compare(answers: Answers, engine: Engine, samples: Samples) -> tuple[list[Check], Array]:
     """Runs the same images and texts through the engine, texts one at a time and in batches of all lengths.
 

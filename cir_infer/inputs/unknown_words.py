@@ -1,0 +1,145 @@
+"""Says in the log which words a model does not know: once for each text, one line for texts read together."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from cir_infer.errors import shown
+
+__all__ = ["UnknownWords", "named", "said_together", "unsaid"]
+
+_SAID = 4096
+"""Texts whose unknown words were logged and are not logged again; after so many it begins anew."""
+
+_NAMED = 20
+"""Words that one line names."""
+
+_log = logging.getLogger(__name__)
+
+
+class UnknownWords:
+    """The words that one model's texts had and it does not know. Threads may share one.
+
+    Args:
+        vocabulary: how many tokens the model knows.
+        domain: what the model was trained on, in words.
+    """
+
+    def __init__(self, vocabulary: int, domain: object = None) -> None:
+        about = f" about {shown(domain, 60)}" if isinstance(domain, str) and domain else ""
+        self._known = f"in the model's vocabulary of {vocabulary:,} words{about}"
+        self._said: set[str] = set()
+
+    def found(self, captions: Sequence[str], unknown: Sequence[str], none_known: bool) -> None:
+        """A text was read.
+
+        Args:
+            captions: the text.
+            unknown: its words that the model does not know.
+            none_known: it has no other words.
+        """
+        if _unsaid.get():
+            return
+        together = _together.get()
+        counted = None if together is None else together.setdefault(self, _Counted())
+        if counted is not None:
+            counted.texts += 1
+        if not (unknown or none_known):
+            return
+        new = self._is_new("\n".join(captions))
+        if counted is not None:
+            counted.add(new, named(captions), unknown, none_known)
+        elif new:
+            self._say_one(named(captions), unknown, none_known)
+
+    def _is_new(self, text: str) -> bool:
+        if text in self._said:
+            return False
+        if len(self._said) >= _SAID:
+            self._said.clear()
+        self._said.add(text)
+        return True
+
+    def _say_one(self, text: str, unknown: Sequence[str], none_known: bool) -> None:
+        what = "no word" if none_known else "not every word"
+        ignored = _listed([shown(word, 40) for word in unknown])
+        _log.warning("%s of the text %s is %s; the answer ignores %s", what, text, self._known, ignored)
+
+    def _say(self, counted: _Counted) -> None:
+        if not counted.new or counted.first is None:
+            return
+        if counted.unread == 1:
+            self._say_one(*counted.first)
+            return
+        words = [
+            shown(word, 40) + (f" ({count:,} times)" if count > 1 else "")
+            for word, count in counted.words.most_common()
+        ]
+        none = f", {counted.none_known:,} of them no other" if counted.none_known else ""
+        _log.warning(
+            "%s of %s texts have words that are not %s%s; the answers ignore %s",
+            *(f"{counted.unread:,}", f"{counted.texts:,}", self._known, none, _listed(words)),
+        )
+
+
+class _Counted:
+    """What was found in texts that are read together."""
+
+    def __init__(self) -> None:
+        self.texts = self.unread = self.none_known = 0
+        self.new = False
+        self.words: Counter[str] = Counter()
+        self.first: tuple[str, Sequence[str], bool] | None = None
+
+    def add(self, new: bool, text: str, unknown: Sequence[str], none_known: bool) -> None:
+        self.new |= new
+        self.unread += 1
+        self.none_known += none_known
+        self.words.update(unknown)
+        self.first = self.first or (text, unknown, none_known)
+
+
+_together: ContextVar[dict[UnknownWords, _Counted] | None] = ContextVar("_together", default=None)
+
+
+@contextmanager
+def said_together() -> Iterator[None]:
+    """The texts that this thread reads meanwhile are news of one line, said at the end."""
+    if _together.get() is not None:
+        yield
+        return
+    gathered: dict[UnknownWords, _Counted] = {}
+    before = _together.set(gathered)
+    try:
+        yield
+    finally:
+        _together.reset(before)
+        for words, counted in gathered.items():
+            words._say(counted)
+
+
+_unsaid: ContextVar[bool] = ContextVar("_unsaid", default=False)
+
+
+@contextmanager
+def unsaid() -> Iterator[None]:
+    """The texts that this thread reads meanwhile try a model and are no news; also decorates a function."""
+    before = _unsaid.set(True)
+    try:
+        yield
+    finally:
+        _unsaid.reset(before)
+
+
+def named(captions: Sequence[str]) -> str:
+    """A text as a message names it."""
+    return shown(" / ".join(caption[:60] for caption in captions[:4]), 60)
+
+
+def _listed(words: Sequence[str]) -> str:
+    more = f" and {len(words) - _NAMED:,} more" if len(words) > _NAMED else ""
+    return (", ".join(words[:_NAMED]) or "it") + more
