@@ -209,7 +209,13 @@ class Engine:
             "refines_without_image": self.row_is_reference,
             "device": self.device,
             "backend": self._here().backend.describe(),
+            **self._by_kernels(),
         }
+
+    def _by_kernels(self) -> dict[str, str]:
+        """The graph that kernels of ours run on the processor, where one does."""
+        found = getattr(self._graphs.get("text"), "instruction_set", None)
+        return {} if found is None else {"text_encoder": f"cir-infer, {found}"}
 
     # ---- encoding
 

@@ -77,5 +77,6 @@ def kernels_hash() -> str:
     """Of the scoring kernels' sources, as CMakeLists.txt puts it into the module."""
     folder = ROOT / "kernels" / "score"
     paths = sorted(path for end in ("*.cpp", "*.h", "CMakeLists.txt") for path in folder.glob(end))
+    paths.append(folder.with_name("threads.h"))
     hashes = "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
     return hashlib.sha256(hashes.encode()).hexdigest()

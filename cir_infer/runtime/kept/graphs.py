@@ -13,6 +13,7 @@ import os
 import shutil
 import stat
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from cir_infer.bundle.model import Model
 from cir_infer.bundle.onnx_form import check_self_contained
 from cir_infer.errors import shown
 from cir_infer.processes.scratch import scratch_folder
+from cir_infer.runtime.graph import Graph
 from cir_infer.runtime.kept.folder import only_ours
 from cir_infer.runtime.kept.graph_file import GraphFile, read_graph, write_graph
 from cir_infer.runtime.kept.memory import spare_memory
@@ -50,7 +52,17 @@ _LEFT = 3600
 """Seconds after which scratch is of a process that ended in the middle: making a graph takes some."""
 
 
-def load_kept(backend: OnnxBackend, name: str, stored: StoredGraph, least: int = _LEAST) -> OnnxGraph:
+def _nothing(model: Model) -> None:
+    """What runs every model on the backend."""
+
+
+def load_kept(
+    backend: OnnxBackend,
+    name: str,
+    stored: StoredGraph,
+    otherwise: Callable[[Model], Graph | None] = _nothing,
+    least: int = _LEAST,
+) -> Graph:
     """A graph, from what is kept where that can be used; else from the bundle, and kept for the next time.
 
     What is kept is opened in place of the bundle's member, which is not read then.
@@ -59,26 +71,32 @@ def load_kept(backend: OnnxBackend, name: str, stored: StoredGraph, least: int =
         backend: runs it on the processor.
         name: of the graph.
         stored: the graph.
+        otherwise: gives what runs a model better than the backend, or None; nothing is kept of such a model.
         least: bytes of a graph that is kept.
 
     Raises:
         BundleError: the graph in the bundle cannot be used.
     """
     if not least <= stored.size <= _MOST:
-        return backend.load(name, stored.read())
+        model = stored.read()
+        return otherwise(model) or backend.load(name, model)
     try:
         folder = graph_cache()
     except OSError as error:
         _log.warning("the optimised %s graph is not kept, opening it stays slow: %s", name, error.strerror)
         folder = None
     if folder is None:
-        return backend.load(name, stored.read())
+        model = stored.read()
+        return otherwise(model) or backend.load(name, model)
     key = key_of(name, stored)
     path = path_of(folder, name, stored, key)
     opened = _found(backend, name, stored, path, key)
     if opened is not None:
         return opened
     model = stored.read()
+    better = otherwise(model)
+    if better is not None:
+        return better
     graph = backend.load(name, model)
     try:
         _keep(backend, name, model, graph, path, key)

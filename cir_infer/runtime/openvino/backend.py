@@ -14,6 +14,7 @@ from cir_infer.errors import DeviceError, shown
 from cir_infer.processes.ending import native_call
 from cir_infer.processes.fork import PerProcess
 from cir_infer.runtime.graph import Array, Graph
+from cir_infer.runtime.onnx import OnnxBackend
 from cir_infer.runtime.openvino.api import VERSION, Compiled, Processor, Requests, told
 from cir_infer.runtime.outputs import one_for_each
 from cir_infer.runtime.threads import threads_for
@@ -23,7 +24,10 @@ __all__ = ["OpenVinoBackend", "OpenVinoGraph"]
 
 
 class OpenVinoBackend:
-    """Runs graphs on the processor through OpenVINO.
+    """Runs graphs on the processor through OpenVINO, a small compose graph through ONNX Runtime.
+
+    Compose is some products with one row, so what a run costs counts: ARTEMIS' takes 0.15 ms in ONNX Runtime
+    and 0.46 in OpenVINO. It is float32 in every precision.
 
     Args:
         threads: inside an operator; None lets OpenVINO take the physical cores.
@@ -37,6 +41,7 @@ class OpenVinoBackend:
 
     def __init__(self, threads: int | None = None, precision: str = "float32") -> None:
         self._threads = threads
+        self._small = OnnxBackend("cpu", threads)
         self._processor = Processor()
         self._bfloat16 = precision == "bfloat16"
         if self._bfloat16 and not self._processor.computes_bfloat16:
@@ -45,8 +50,10 @@ class OpenVinoBackend:
                 "use float32 in its place; use the float32 bundle"
             )
 
-    def load(self, name: str, model: Model) -> OpenVinoGraph:
+    def load(self, name: str, model: Model) -> Graph:
         """See `Backend.load`."""
+        if name == "compose" and threads_for(name, model.size, None) == 1:
+            return self._small.load(name, model)
         said = read_onnx_model(model.data, model.weights)
         inputs = tuple(given for given in said.inputs if given not in said.constants)
         threads = threads_for(name, model.size, self._threads)
@@ -64,6 +71,7 @@ class OpenVinoBackend:
             "library": f"openvino {VERSION}",
             "processor": self._processor.name,
             "threads": self._threads,
+            "compose": self._small.describe()["library"],
         }
 
 

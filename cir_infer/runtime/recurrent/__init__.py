@@ -1,1 +1,1 @@
-"""The recurrent text encoder as one persistent CUDA kernel; see kernels/recurrent/cuda/README.md."""
+"""Recurrent text encoders by kernels of ours: one persistent launch on CUDA, vectors on the processor."""

@@ -13,9 +13,10 @@ import numpy as np
 from cir_infer.errors import DeviceError
 from cir_infer.gpu.device import CooperativeKernel, Device, Memory, Stream
 from cir_infer.processes.fork import finalize_here
-from cir_infer.runtime.graph import Array, Tensor
+from cir_infer.runtime.graph import Array
 from cir_infer.runtime.recurrent.arguments import ARRIVAL_BYTES, EncodeArguments
 from cir_infer.runtime.recurrent.text_graph import NoKernelError, RecurrentText
+from cir_infer.runtime.recurrent.texts import INPUTS, checked_texts, output_of
 
 __all__ = ["Placed", "RecurrentEncoder", "place"]
 
@@ -118,9 +119,7 @@ class RecurrentEncoder:
         self._lock = threading.Lock()
         self._most_tokens = most_tokens
         self.vocabulary = len(text.words)
-        tokens = np.dtype(np.int32)
-        self.inputs = (Tensor("tokens", tokens, (None, None)), Tensor("lengths", tokens, (None,)))
-        self.outputs = (Tensor("text", np.dtype(np.float32), (None, text.out)),)
+        self.inputs, self.outputs = INPUTS, output_of(text)
         closing = ExitStack()
         with device.active():
             self._kernel = device.cooperative(f"encode_{text.kind}")
@@ -144,7 +143,7 @@ class RecurrentEncoder:
             DeviceError: an input is missing or has another type or shape, a token is not in the vocabulary, a
                 length is beyond the tokens or the encoder's limit, or the GPU failed.
         """
-        tokens, lengths = self._check(feeds)
+        tokens, lengths = checked_texts(feeds, self.vocabulary, self._most_tokens)
         found = np.empty((len(tokens), self.outputs[0].shape[1] or 0), np.float32)
         with self._device.active(), self._lock:  # which another thread may have held at a fork
             for start in range(0, len(tokens), _ROWS):
@@ -237,33 +236,6 @@ class RecurrentEncoder:
             -1.0 if text.least_square is None else text.least_square,
             0,
         )
-
-    def _check(self, feeds: Mapping[str, Array]) -> tuple[Array, Array]:
-        """Tokens and lengths; the kernel would read beyond what is there."""
-        fits = set(feeds) == {"tokens", "lengths"}
-        fits = fits and feeds["tokens"].dtype == feeds["lengths"].dtype == np.int32
-        fits = fits and feeds["tokens"].ndim == 2 and feeds["lengths"].shape == feeds["tokens"].shape[:1]
-        if not fits:
-            given = {name: f"{value.dtype} {value.shape}" for name, value in feeds.items()}
-            raise DeviceError(
-                f"the text encoder takes int32 tokens (n, T) and int32 lengths (n,), not {given}"
-            )
-        tokens, lengths = feeds["tokens"], feeds["lengths"]
-        if len(tokens) == 0:
-            return tokens, lengths
-        longest = min(tokens.shape[1], self._most_tokens)
-        if lengths.min() < 1 or lengths.max() > longest:
-            raise DeviceError(
-                f"the text encoder was given lengths from {lengths.min()} to {lengths.max()}; expected 1 to "
-                f"{longest}"
-            )
-        tokens = tokens[:, : lengths.max()]
-        if tokens.min() < -self.vocabulary or tokens.max() >= self.vocabulary:
-            raise DeviceError(
-                f"the text encoder was given tokens from {tokens.min()} to {tokens.max()}; its vocabulary "
-                f"has {self.vocabulary}"
-            )
-        return np.where(tokens < 0, tokens + self.vocabulary, tokens), lengths  # as ONNX counts from the end
 
 
 def _padded(values: Array) -> Array:
