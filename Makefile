@@ -106,7 +106,9 @@ neon-check: $(STAMP)
 	$(BIN)/cmake --build build/neon
 	CIR_CASE_RUNNER="qemu-aarch64-static build/neon/cir_score_cases" \
 	  CIR_RESAMPLE_RUNNER="qemu-aarch64-static build/neon/cir_resample_cases" \
-	  $(BIN)/python -m pytest tests/scoring/test_other_machine.py tests/runtime/test_resampling.py
+	  CIR_RECURRENT_RUNNER="qemu-aarch64-static build/neon/cir_recurrent_cases" \
+	  $(BIN)/python -m pytest tests/scoring/test_other_machine.py tests/runtime/test_resampling.py \
+	  tests/runtime/recurrent/test_processor.py
 
 # The CUDA kernels for every architecture, two files beside the Python code. Needs nvcc, no GPU.
 fatbin:
