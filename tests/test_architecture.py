@@ -256,7 +256,12 @@ def test_the_picture_of_the_rooms_is_of_this_code() -> None:
 
 
 SOURCES = sorted(
-    {path for folder in ("kernels", "tools") for path in (ROOT / folder).rglob("*.*") if path.suffix in CODE}
+    {
+        path
+        for folder in ("kernels", "tools", "tests")
+        for path in (ROOT / folder).rglob("*.*")
+        if path.suffix in CODE
+    }
     - {path for _, path in ALL}
 )
 

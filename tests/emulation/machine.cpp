@@ -1,3 +1,4 @@
+// The emulated machine: memory, fibres, blocks. Long because each of the three stands on the state of the others.
 #include "include/machine.h"
 
 #include <algorithm>

@@ -14,7 +14,7 @@ from cir_infer.scoring.contract import QueryTerms
 from cir_infer.scoring.cuda import CudaScorer
 from cir_infer.scoring.cuda.tuning import Tuning
 from tests.emulation.emulated import KERNELS, EmulatedDevice, KernelFault
-from tests.scoring.conformance import check_topk, random_terms, rows_of
+from tests.scoring.cases import check_topk, random_terms, rows_of
 
 NEVER = Tuning(queries=10**9, rows=0)
 ALWAYS = Tuning(queries=1, rows=0, first_rows=64, least_first_rows=64, list_capacity=256, most_listed=0)

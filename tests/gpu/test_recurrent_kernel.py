@@ -14,7 +14,7 @@ from cir_infer.gpu.device import Device
 from cir_infer.runtime.recurrent.encoder import RecurrentEncoder
 from cir_infer.scoring.cuda import CudaScorer
 from tests.gpu.recurrent_checks import check_texts, random_feeds, random_text
-from tests.scoring.conformance import check_topk, random_terms, rows_of
+from tests.scoring.cases import check_topk, random_terms, rows_of
 
 
 def opened() -> Device | str:

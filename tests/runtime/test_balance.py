@@ -22,7 +22,7 @@ from cir_infer.scoring.cuda import CudaScorer
 from cir_infer.scoring.linearised import LinearisedScorer
 from cir_infer.scoring.reference import ReferenceScorer
 from tests.emulation.emulated import EmulatedDevice
-from tests.scoring.conformance import check_topk, random_terms
+from tests.scoring.cases import check_topk, random_terms
 
 IS, EM = "implicit_similarity", "explicit_matching"
 

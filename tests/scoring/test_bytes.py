@@ -15,7 +15,8 @@ from cir_infer.scoring import _kernels
 from cir_infer.scoring.contract import QueryTerms, Rows, Scorer
 from cir_infer.scoring.cpu import CpuScorer, Int8Scorer
 from cir_infer.scoring.reference import exact_terms
-from tests.scoring.conformance import ScorerConformance, pack, random_terms, rows_of
+from tests.scoring.cases import pack, random_terms, rows_of
+from tests.scoring.conformance import ScorerConformance
 
 SETS = tuple(_kernels.byte_instruction_sets())
 WHOLE = (1.0, 1.0, 1.0, 1.0)

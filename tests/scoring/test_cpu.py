@@ -8,7 +8,8 @@ import pytest
 from cir_infer.errors import DeviceError, UsageError
 from cir_infer.scoring.contract import QueryTerms, Rows, Scorer
 from cir_infer.scoring.cpu import CpuScorer, Int8Scorer, instruction_sets
-from tests.scoring.conformance import ScorerConformance, check_topk, random_terms, rows_of
+from tests.scoring.cases import check_topk, random_terms, rows_of
+from tests.scoring.conformance import ScorerConformance
 
 BEST = instruction_sets()[0]
 

@@ -12,7 +12,8 @@ from cir_infer.scoring.contract import Rows, TopK
 from cir_infer.scoring.cuda import CudaScorer
 from cir_infer.scoring.cuda.tuning import Tuning
 from tests.emulation.emulated import EmulatedDevice
-from tests.scoring.conformance import ScorerConformance, pack, random_terms, rows_of
+from tests.scoring.cases import pack, random_terms, rows_of
+from tests.scoring.conformance import ScorerConformance
 
 NEVER = Tuning(queries=10**9, rows=0)
 ALWAYS = Tuning(queries=1, rows=0, first_rows=16, least_first_rows=8, list_capacity=64, most_listed=0)

@@ -13,7 +13,8 @@ from cir_infer.gpu.context import open_device
 from cir_infer.scoring.contract import Rows
 from cir_infer.scoring.cuda import CudaScorer
 from cir_infer.scoring.cuda.tuning import Tuning
-from tests.scoring.conformance import ScorerConformance, check_topk, random_terms, rows_of
+from tests.scoring.cases import check_topk, random_terms, rows_of
+from tests.scoring.conformance import ScorerConformance
 
 
 def reason() -> str:

@@ -16,7 +16,7 @@ from cir_infer.scoring.linearised import (
     recall,
     usearch_candidates,
 )
-from tests.scoring.conformance import pack, random_terms
+from tests.scoring.cases import pack, random_terms
 
 faiss = pytest.importorskip("faiss")
 usearch_index = pytest.importorskip("usearch.index")

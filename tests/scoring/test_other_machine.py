@@ -15,7 +15,8 @@ import pytest
 from cir_infer.scoring.contract import QueryTerms, Rows, Scorer, TopK
 from cir_infer.scoring.validation import check_query
 from tests.other_machine import CaseRunner, command
-from tests.scoring.conformance import ScorerConformance, pack, random_terms
+from tests.scoring.cases import pack, random_terms
+from tests.scoring.conformance import ScorerConformance
 from tests.scoring.test_tokens import check, items_of
 
 RUNNER = command("CIR_CASE_RUNNER")

@@ -6,7 +6,8 @@ import numpy as np
 
 from cir_infer.scoring.contract import QueryTerms, Rows
 from cir_infer.scoring.reference import ReferenceScorer, exact_item_scores, term_scores
-from tests.scoring.conformance import ScorerConformance, softmax
+from tests.scoring.cases import softmax
+from tests.scoring.conformance import ScorerConformance
 
 
 class TestReferenceScorer(ScorerConformance):

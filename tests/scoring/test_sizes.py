@@ -11,7 +11,7 @@ from cir_infer.errors import CirError, ScoringError, UsageError
 from cir_infer.scoring import _kernels, make_scorer
 from cir_infer.scoring.contract import MOST_VALUES, QueryTerms, Rows
 from cir_infer.scoring.cpu import CpuScorer, Int8Scorer
-from tests.scoring.conformance import check_topk, random_terms
+from tests.scoring.cases import check_topk, random_terms
 
 ROWS = np.random.default_rng(0).standard_normal((100, 8)).astype(np.float32)
 BACKENDS = ("cpu", "cpu-int8", "reference")

@@ -24,7 +24,7 @@ from cir_infer.scoring.grouped import GroupedScorer
 from cir_infer.scoring.linearised import LinearisedScorer
 from cir_infer.scoring.reference import exact_terms
 from tests.emulation.emulated import EmulatedDevice
-from tests.scoring.conformance import near, pack, quantise, random_terms
+from tests.scoring.cases import near, pack, quantise, random_terms
 
 Array = npt.NDArray[Any]
 

@@ -1,4 +1,4 @@
-"""Counts of several workers, read while they begin and end."""
+"""The metrics, and counts of several workers, read while they begin and end."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pytest
 
 from cir_infer.processes.children import child_environment
 from cir_infer.serving.metrics import Metrics
+from tests.serving.asking import QUERY
+from tests.serving.support import Client
 
 COUNTS = """
 from cir_infer.serving.metrics import Metrics
@@ -34,3 +36,15 @@ def test_a_worker_that_has_only_just_begun_hides_no_counts(
     text = Metrics().text()[0].decode()
     assert 'cir_requests_total{method="POST",route="/v1/search",status="200"} 6.0' in text
     assert "cir_gallery_rows 7.0" in text
+
+
+def test_metrics_are_prometheus(client: Client) -> None:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    client("POST", "/v1/search", QUERY)
+    answer = client("GET", "/metrics")
+    families = {family.name: family for family in text_string_to_metric_families(answer.body.decode())}
+    assert {"cir_requests", "cir_request_seconds", "cir_stage_seconds", "cir_batch_queries"} <= set(families)
+    assert families["cir_gallery_rows"].samples[0].value == 40
+    stages = {sample.labels["stage"] for sample in families["cir_stage_seconds"].samples}
+    assert stages == {"decode", "wait", "search"}

@@ -18,7 +18,7 @@ from cir_infer.gpu.context import open_device
 from cir_infer.runtime.recurrent.encoder import RecurrentEncoder
 from cir_infer.scoring.cuda import CudaScorer
 from tests.gpu.recurrent_checks import random_feeds, random_text
-from tests.scoring.conformance import check_topk, random_terms, rows_of
+from tests.scoring.cases import check_topk, random_terms, rows_of
 
 kept: list[Any] = []
 

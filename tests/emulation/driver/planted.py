@@ -12,7 +12,7 @@ from cir_infer.gpu.context import _CudaDevice, open_device
 from cir_infer.scoring.cuda import CudaScorer
 from cir_infer.scoring.cuda.tuning import Tuning
 from tests.gpu.recurrent_checks import check_texts, random_text
-from tests.scoring.conformance import check_topk, random_terms, rows_of
+from tests.scoring.cases import check_topk, random_terms, rows_of
 
 Device = Any
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.gpu import recurrent_checks
-from tests.scoring import conformance
+from tests.scoring import cases
 
 _SHARE = 16
 _AGAIN = 3
@@ -39,13 +39,13 @@ def _smaller() -> None:
 
 
 def _rows_of() -> None:
-    rows_of = conformance.rows_of
+    rows_of = cases.rows_of
 
     def fewer(rows: Any, *more: Any, **named: Any) -> Any:
         most = next((fewer for many, fewer in _ROWS if len(rows) >= many), len(rows))
         return rows_of(rows[:most], *more, **named)
 
-    conformance.rows_of = fewer  # type: ignore[assignment]
+    cases.rows_of = fewer  # type: ignore[assignment]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from cir_infer import Searcher
 from tests.emulation.driver.conftest import missing
 from tests.runtime.tensorrt.test_engine import TEXTS, same_hits
-from tests.scoring.conformance import check_topk, random_terms, rows_of
+from tests.scoring.cases import check_topk, random_terms, rows_of
 
 if missing():
     pytest.skip(missing(), allow_module_level=True)

@@ -60,7 +60,7 @@ def test_a_query_is_one_launch_and_answers_as_the_cpu(
 def test_streamed_rows_are_searched_under_one_lock(gpu: CapturingDevice, bundle: Path) -> None:
     """A chain has a stream and a lock of its own, and streamed rows pass through one set of buffers."""
     from cir_infer.scoring.cuda import CudaScorer
-    from tests.scoring.conformance import rows_of
+    from tests.scoring.cases import rows_of
 
     engine = Engine(bundle, device="tensorrt")
     rows = rows_of(np.random.default_rng(0).standard_normal((3000, 8)), "float16")

@@ -5,6 +5,8 @@ in tests/runtime/tensorrt/api: a name that this version does not have is an Attr
 arguments a TypeError. Its behaviour is the recorded contract of the real library: a "plan" is the ONNX model
 with its profiles, a context runs it with ONNX Runtime on memory at the addresses it was given, and what the
 real library refuses is refused. $CIR_FAKE_TENSORRT_FAULT names a fault to show.
+
+Long because it stands for one module of others.
 """
 
 from __future__ import annotations
