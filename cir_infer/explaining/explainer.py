@@ -23,7 +23,7 @@ from cir_infer.processes.turns import Turn
 from cir_infer.scoring.balance import Balance
 from cir_infer.scoring.contract import Rows
 from cir_infer.searching.found import Source
-from cir_infer.searching.recognition import same_rows
+from cir_infer.searching.recognition import LOOSER, same_rows
 
 __all__ = ["Explainer", "Wanted"]
 
@@ -32,10 +32,6 @@ Doubles = npt.NDArray[np.float64]
 
 Wanted = tuple["Hit | str", Any]
 """A hit or the id of an item, and its picture; None for where the gallery says it came from."""
-
-_LOOSER = {"float32": 1.0, "float16": 5.0, "bfloat16": 10.0, "int8": 20.0}
-"""How much further apart than in float32 rows of one picture may lie that two devices made: 4% in int8, where
-those of different pictures differ by a fifth."""
 
 _SAME = 2e-3
 """Terms of a hit further apart than this, in parts of their size, are of another row or another query."""
@@ -148,7 +144,7 @@ class Explainer:
         return _Maps((values[0] - values[1:]).T.reshape(-1, *grid_of(array)), rows[0], "occlusion")
 
     def _complete(self, query: QuerySide, target: _Target, maps: _Maps, as_found: bool) -> Explanation:
-        looser = _LOOSER[self._engine.manifest.precision]
+        looser = LOOSER[self._engine.manifest.precision]
         if not same_rows(target.rows, np.zeros(1, np.int64), maps.row, looser)[0]:
             raise ImageError(
                 f"{target.said} is no longer the image that was indexed as {shown(target.id)}: its row is "

@@ -20,9 +20,9 @@ from cir_infer.processes.threads import Threads
 from cir_infer.scoring.balance import Balance, balanced
 from cir_infer.scoring.contract import QueryTerms
 from cir_infer.searching.asked import Asked, Reference, ask
-from cir_infer.searching.found import Found, Source
+from cir_infer.searching.found import Found, References, Source
 from cir_infer.searching.made_hits import made_hits
-from cir_infer.searching.recognition import FileName
+from cir_infer.searching.recognition import LOOSER, FileName
 
 if TYPE_CHECKING:
     from cir_infer.explaining.explainer import Explainer
@@ -86,6 +86,10 @@ class Answering:
         """Whether nothing of the wish needs the host between the graphs and the scorer."""
         return self.source.chained and not self.wish.leave_reference_out and not self.wish.balance
 
+    @property
+    def _looser(self) -> float:
+        return LOOSER[self.engine.manifest.precision]
+
     def _chained(self, query: Asked) -> Hits | CirError:
         """One query in one launch; the text is encoded while the image is prepared."""
         image = row = None
@@ -135,7 +139,8 @@ class Answering:
         rows = self._own_rows(queries, images)
         # A refined Hit is left out of its own answer only, so one more is asked for.
         more = int(wish.leave_reference_out or any(query.held is not None for query in queries))
-        found = self.source.search(terms, min(wish.k + more, self.source.size), rows)
+        references = References(rows, self._looser)
+        found = self.source.search(terms, min(wish.k + more, self.source.size), references)
         answers = [self._hits(query, found, at) for at, query in enumerate(queries)]
         if wish.leave_reference_out:
             for at, query in enumerate(queries):
@@ -147,7 +152,7 @@ class Answering:
         wish, asked = self.wish, self.wish.k + 1
         while len(hits) < wish.k and asked < self.source.size:
             asked = min(2 * asked, self.source.size)
-            found = self.source.search(terms, asked, [row])
+            found = self.source.search(terms, asked, References([row], self._looser))
             hits = self._hits(query, found, 0)
             if len(found.items[0]) < asked:
                 break

@@ -17,11 +17,35 @@ from cir_infer.runtime.chains import Chains
 from cir_infer.scoring.contract import QueryTerms, Rows, Scorer, TopK
 from cir_infer.searching.recognition import same_rows
 
-__all__ = ["Found", "Held", "OneGallery", "References", "Source", "found_in", "held_in", "row_of"]
+__all__ = [
+    "NO_REFERENCES",
+    "Found",
+    "Held",
+    "OneGallery",
+    "References",
+    "Source",
+    "found_in",
+    "held_in",
+    "row_of",
+]
 
 Floats = npt.NDArray[np.float32]
-References = Sequence["Floats | None"]
-"""Of each query, the row of its reference, (D,) or (M, D), to say which answers show it; or None."""
+
+
+class References(NamedTuple):
+    """What shows a query's own reference.
+
+    Attributes:
+        rows: of each query, the row of its reference, (D,) or (M, D), to say which answers show it, or None;
+            none at all where nothing is to be said.
+        looser: so many times as far apart as in float32 may encodings of one picture be (`LOOSER`).
+    """
+
+    rows: Sequence[Floats | None] = ()
+    looser: float = 1.0
+
+
+NO_REFERENCES = References()
 
 
 class Found(NamedTuple):
@@ -89,7 +113,7 @@ class Source(Protocol):
         """
         ...
 
-    def search(self, terms: QueryTerms, k: int, references: References = ()) -> Found:
+    def search(self, terms: QueryTerms, k: int, references: References = NO_REFERENCES) -> Found:
         """The k best of each query; none for references says nothing of any."""
         ...
 
@@ -134,7 +158,7 @@ class OneGallery:
         """See `Source`."""
         return held_in(self._snapshot, row_of(self._snapshot, self._path, item))
 
-    def search(self, terms: QueryTerms, k: int, references: References = ()) -> Found:
+    def search(self, terms: QueryTerms, k: int, references: References = NO_REFERENCES) -> Found:
         """See `Source`."""
         with native_call:
             top = self._scorer.topk(terms, k, self._allow)
@@ -148,15 +172,15 @@ class OneGallery:
         return found_in(self._snapshot, top)
 
 
-def found_in(snapshot: Snapshot, top: TopK, references: References = ()) -> Found:
+def found_in(snapshot: Snapshot, top: TopK, references: References = NO_REFERENCES) -> Found:
     """What a gallery says of the rows that a scorer found."""
     rows = [rows[rows >= 0] for rows in top.rows]
     told = iter(snapshot.items(np.concatenate(rows) if rows else []))
     items = [list(islice(told, len(of_one))) for of_one in rows]
     same = np.zeros(top.rows.shape, np.bool_)
-    for query, reference in enumerate(references):
+    for query, reference in enumerate(references.rows):
         if reference is not None:
-            same[query] = same_rows(snapshot.rows, top.rows[query], reference)
+            same[query] = same_rows(snapshot.rows, top.rows[query], reference, references.looser)
     return Found(top, items, same, snapshot.count, snapshot.fingerprint, (snapshot.generation,))
 
 

@@ -11,13 +11,17 @@ import numpy.typing as npt
 from cir_infer.inputs.arguments import plain_path
 from cir_infer.scoring.contract import Rows
 
-__all__ = ["FileName", "same_rows"]
+__all__ = ["LOOSER", "FileName", "same_rows"]
 
 _AT_ONCE, _VALUES_AT_ONCE = 4096, 1 << 24
 _CLOSE = 2e-3
 """The largest difference of two encodings of one picture, as a part of the largest value. Runs in other
 batches, on other machines and rounding to float16 stay below a quarter of it; different pictures differ by
 a hundred times as much."""
+
+LOOSER = {"float32": 1.0, "float16": 5.0, "bfloat16": 10.0, "int8": 20.0}
+"""How much further apart than in float32 rows of one picture may lie that two devices or libraries made, by
+the bundle's precision: 4% in int8, where those of different pictures differ by a fifth."""
 
 
 def same_rows(
@@ -29,7 +33,7 @@ def same_rows(
         rows: of the gallery.
         chosen: row numbers (n,), -1 for none.
         reference: the row of the reference image, float32 (D,) or (M, D).
-        looser: so many times as far apart as encodings of one picture ever were may two rows be.
+        looser: so many times as far apart as in float32 may two rows be, see `LOOSER`.
     """
     found = np.zeros(len(chosen), np.bool_)
     places = np.flatnonzero(chosen >= 0)

@@ -14,7 +14,7 @@ from cir_infer.gallery.filters.filters import Where
 from cir_infer.inputs.arguments import checked_real
 from cir_infer.processes.fork import PerProcess
 from cir_infer.scoring.contract import QueryTerms
-from cir_infer.searching.found import Found, Held, References
+from cir_infer.searching.found import NO_REFERENCES, Found, Held, References
 from cir_infer.shards.shard import About
 from cir_infer.shards.wire import read_about, read_found, read_held, told_question
 
@@ -82,7 +82,7 @@ class HttpShard:
         k: int,
         where: Where | None,
         exclude: Sequence[str],
-        references: References = (),
+        references: References = NO_REFERENCES,
         timeout: float | None = None,
     ) -> Found:
         """See `Shard.search`."""

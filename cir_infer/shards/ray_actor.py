@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from cir_infer.errors import CirError, ShardError, shown
 from cir_infer.gallery.filters.filters import Where
 from cir_infer.scoring.contract import QueryTerms
-from cir_infer.searching.found import Found, Held, References
+from cir_infer.searching.found import NO_REFERENCES, Found, Held, References
 from cir_infer.shards.ray_cluster import PATIENCE, cause_of, membership, told_as_shard_error
 from cir_infer.shards.shard import About, LocalShard
 from cir_infer.shards.wire import read_held, told_held
@@ -122,7 +122,7 @@ class HandleShard(ABC):
         k: int,
         where: Where | None,
         exclude: Sequence[str],
-        references: References = (),
+        references: References = NO_REFERENCES,
         timeout: float | None = None,
     ) -> Found:
         """See `Shard.search`."""

@@ -28,7 +28,7 @@ from cir_infer.scoring.contract import QueryTerms
 from cir_infer.searcher import Queries
 from cir_infer.searching.answering import Answering, Wish
 from cir_infer.searching.exclusion import checked_ids
-from cir_infer.searching.found import Found, Held, References
+from cir_infer.searching.found import NO_REFERENCES, Found, Held, References
 from cir_infer.searching.vectors import METRICS, Metric, checked_queries, hits_of, vector_terms
 from cir_infer.shards.fanout import Counts, Fanout
 from cir_infer.shards.layout import ShardedGallery
@@ -262,7 +262,7 @@ class _Shards:
             raise self._error(missing)
         raise GalleryError(f"no shard holds an item {shown(item)} (any more)")
 
-    def search(self, terms: QueryTerms, k: int, references: References = ()) -> Found:
+    def search(self, terms: QueryTerms, k: int, references: References = NO_REFERENCES) -> Found:
         """See `Source`."""
         work = partial(self._search, terms, k, references)
         parts = self._fanout.ask(work, max(terms.queries, 1))

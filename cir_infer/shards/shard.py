@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 from cir_infer.gallery import Gallery
 from cir_infer.gallery.filters.filters import Where
 from cir_infer.scoring.contract import QueryTerms
-from cir_infer.searching.found import Found, Held, References, found_in, held_in
+from cir_infer.searching.found import NO_REFERENCES, Found, Held, References, found_in, held_in
 from cir_infer.vector_searcher import VectorSearcher
 
 __all__ = ["About", "LocalShard", "Shard"]
@@ -62,7 +62,7 @@ class Shard(Protocol):
         k: int,
         where: Where | None,
         exclude: Sequence[str],
-        references: References = (),
+        references: References = NO_REFERENCES,
         timeout: float | None = None,
     ) -> Found:
         """The k best items of each query, exactly.
@@ -137,7 +137,7 @@ class LocalShard:
         k: int,
         where: Where | None,
         exclude: Sequence[str],
-        references: References = (),
+        references: References = NO_REFERENCES,
         timeout: float | None = None,  # noqa: ARG002
     ) -> Found:
         """See `Shard.search`."""

@@ -36,7 +36,11 @@ __all__ = [
 
 N = TypeVar("N", bound=np.generic)
 _MOST_QUERIES = 4096
-_QUESTION = ("names", "shape", "numerators", "weights", "k", "where", "exclude", "references", "tokens")
+_MOST_LOOSER = 1000
+_QUESTION = (
+    *("names", "shape", "numerators", "weights", "k", "where", "exclude"),
+    *("references", "looser", "tokens"),
+)
 _ANSWER = (
     *("shape", "scores", "rows", "terms", "tokens", "same", "items"),
     *("size", "fingerprint", "generation"),
@@ -70,8 +74,9 @@ def told_question(
         "k": k,
         "where": where,
         "exclude": list(exclude),
-        "references": [None if row is None else _text(row) for row in references],
-        "tokens": next((len(row) for row in references if row is not None and row.ndim == 2), 1),
+        "references": [None if row is None else _text(row) for row in references.rows],
+        "looser": references.looser,
+        "tokens": next((len(row) for row in references.rows if row is not None and row.ndim == 2), 1),
     }
     try:
         return json.dumps(said, allow_nan=False).encode()
@@ -101,9 +106,10 @@ def read_question(body: bytes) -> Asked:
             raise UsageError(f"where is {shown(where)}; expected a filter")
         row = (dimension,) if tokens == 1 else (tokens, dimension)
         given = _list(said["references"])
-        references = [None if one is None else _array(one, np.float32, row) for one in given]
-        if len(references) not in (0, queries):
-            raise UsageError(f"{len(references)} references for {queries} queries")
+        rows = [None if one is None else _array(one, np.float32, row) for one in given]
+        if len(rows) not in (0, queries):
+            raise UsageError(f"{len(rows)} references for {queries} queries")
+        references = References(rows, _factor(said["looser"]))
         exclude = [_text_of(item) for item in _list(said["exclude"])]
         return Asked(terms, _whole(said["k"], 1, 1 << 31), where, exclude, references)
     except UsageError:
@@ -227,6 +233,12 @@ def read_about(body: bytes, place: str) -> About:
 def _text(array: npt.NDArray[Any]) -> str:
     data = np.ascontiguousarray(array)
     return base64.b64encode(data.astype(data.dtype.newbyteorder("<"), copy=False).tobytes()).decode()
+
+
+def _factor(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value <= _MOST_LOOSER:
+        raise UsageError(f"looser is {shown(value)}; expected 1 to {_MOST_LOOSER}")
+    return float(value)
 
 
 def _array(text: Any, dtype: type[N], shape: tuple[int, ...]) -> npt.NDArray[N]:

@@ -161,6 +161,23 @@ def test_one_picture_under_many_names_is_left_out_everywhere(
         assert len(filtered) == 17
 
 
+@pytest.mark.parametrize(("precision", "apart"), [("float32", 0.001), ("float16", 0.006), ("int8", 0.03)])
+def test_rows_that_another_machine_made_are_known_as_far_apart_as_a_precision_lets_them_be(
+    tmp_path: Path, engine: Engine, pictures: list[Path], precision: str, apart: float
+) -> None:
+    """ResNet-50's int8 rows of one picture on two libraries were 2% of the largest value apart."""
+    rows = engine.encode_images(pictures).copy()
+    rows[4, 0] += apart * np.abs(rows[4]).max()
+    with Engine(write_tiny_bundle(tmp_path / "lower.cir", precision=precision), device="cpu") as lower:
+        ids = [str(number) for number in range(len(rows))]
+        made = {"ids": ids, "vectors": rows, "engine": lower, "dtype": "float32"}
+        with Gallery.from_arrays(tmp_path / "g", **made) as gallery:
+            hits = Searcher(lower, gallery).query(
+                pictures[4].read_bytes(), TEXT, k=40, exclude_reference=True
+            )
+            assert hits.reference_id == "4" and len(hits) == 39
+
+
 def test_a_system_with_its_own_reference_encoder_knows_it_too(tmp_path: Path, pictures: list[Path]) -> None:
     engine = Engine(write_tiny_bundle(tmp_path / "s.cir", "separate"), device="cpu")
     with Gallery.create(tmp_path / "s.gallery", engine) as gallery:

@@ -16,7 +16,7 @@ import pytest
 from cir_infer import Engine, Gallery
 from cir_infer.errors import CirError, GalleryError, ShardError, UsageError
 from cir_infer.scoring.contract import QueryTerms
-from cir_infer.searching.found import Held
+from cir_infer.searching.found import Held, References
 from cir_infer.shards import HttpShard, LocalShard, ShardedGallery, ShardedSearcher
 from cir_infer.shards.wire import (
     read_about,
@@ -153,11 +153,12 @@ def test_a_service_that_is_no_shard_or_asks_for_a_key(
 def test_what_a_shard_does_not_take(served: tuple[Path, list[Running]]) -> None:
     client = served[1][0].client
     terms = QueryTerms(np.ones((1, 1, 8), np.float32), None, ("a",))
-    good = json.loads(told_question(terms, 3, None, [], []))
+    good = json.loads(told_question(terms, 3, None, [], References()))
     for change in (
         {"k": 0}, {"k": 201}, {"k": "3"}, {"shape": [1, 1, 9]}, {"shape": [1 << 20] * 3}, {"numerators": "!"},
         {"numerators": None}, {"names": []}, {"where": 7}, {"exclude": "x"}, {"exclude": ["x"] * 10_001},
         {"references": ["x", "y"]}, {"weights": good["numerators"][:-4]}, {"more": 1}, {"tokens": 0},
+        {"looser": 0.5}, {"looser": True}, {"looser": 1e30}, {"looser": "1"},
     ):  # fmt: skip
         answer = client("POST", "/v1/shard/search", {**good, **change})
         assert answer.status == 422 and len(answer.body) < 1000, change
@@ -167,7 +168,7 @@ def test_what_a_shard_does_not_take(served: tuple[Path, list[Running]]) -> None:
     assert client("POST", "/v1/shard/item", {"id": "nobody"}).json["item"] is None
     assert client("POST", "/v1/shard/search", good).status == 200
     wide = QueryTerms(np.ones((1, 1, 9), np.float32), None, ("a",))
-    answer = client("POST", "/v1/shard/search", json.loads(told_question(wide, 3, None, [], [])))
+    answer = client("POST", "/v1/shard/search", json.loads(told_question(wide, 3, None, [], References())))
     assert answer.kind == "invalid-argument" and "9" in answer.json["detail"]
 
 
@@ -183,14 +184,15 @@ def test_every_bit_arrives(tmp_path: Path, dtype: str, tokens: int) -> None:
         )
         held = shard.held("i3")
         assert isinstance(held, Held)
-        references = [None, held.vector]
+        references = References([None, held.vector], 20.0)
         asked = read_question(told_question(terms, 7, {"number": 3}, ["x"], references))
         assert np.array_equal(asked.terms.numerators, terms.numerators) and asked[1:4] == (
             7,
             {"number": 3},
             ["x"],
         )
-        assert asked.references[0] is None and np.array_equal(asked.references[1], held.vector)
+        assert asked.references.looser == 20 and asked.references.rows[0] is None
+        assert np.array_equal(asked.references.rows[1], held.vector)
         found = shard.search(terms, 40, None, ["i5"], references)
         again = read_found(json.dumps(told_found(found)).encode(), 2, 2, 40)
         assert found[1] == again[1] and found[3:] == again[3:]
@@ -231,7 +233,7 @@ def test_any_value_in_any_field_is_refused_or_read(tmp_path: Path, reader: str) 
             "found": lambda: told_found(shard.search(terms, 3, None, [])),
             "held": lambda: told_held(shard.held(names(1)[0])),
             "about": lambda: told_about(shard.about()),
-            "question": lambda: json.loads(told_question(terms, 3, None, [], ())),
+            "question": lambda: json.loads(told_question(terms, 3, None, [], References())),
         }[reader]()
     read: Any = {
         "found": lambda body: read_found(body, 2, 1, 3),
@@ -261,7 +263,7 @@ def test_keys_and_filters_that_cannot_be_sent() -> None:
         deep = {"$not": deep}
     terms = QueryTerms(vectors(1)[:, None], None, ("dot",))
     with pytest.raises(UsageError, match="cannot be sent"):
-        told_question(terms, 3, deep, [], ())
+        told_question(terms, 3, deep, [], References())
 
 
 def test_a_server_that_talks_nonsense_is_no_shard() -> None:
