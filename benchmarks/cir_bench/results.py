@@ -43,7 +43,8 @@ def read_result(path: Path) -> dict[str, Any]:
     try:
         content = read_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read as JSON ({error}); expected what cir-bench wrote") from error
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"{path} cannot be read as JSON ({why}); expected what cir-bench wrote") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path} holds no JSON object; expected what cir-bench --json printed")
     if "kind" not in content and set(content) >= _SCORING:

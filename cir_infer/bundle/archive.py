@@ -49,7 +49,7 @@ class Bundle:
         with self._archive() as archive:
             names = [info.filename for info in archive.infolist()]
             if MANIFEST_NAME not in names:
-                raise BundleError(f"{self.path} has no {MANIFEST_NAME}; it is not a bundle (.cir)")
+                raise self._another(names)
             self.manifest = self._parse(
                 self._read_stored(archive, archive.getinfo(MANIFEST_NAME), MAX_MANIFEST_BYTES)
             )
@@ -207,6 +207,15 @@ class Bundle:
             raise BundleError(
                 f"{self.path} is not a bundle or was cut short ({shown(error)}); copy or export it again"
             ) from error
+
+    def _another(self, names: list[str]) -> BundleError:
+        """That this archive is of another kind, and what to do with it."""
+        if any(name.rpartition("/")[2] == "data.pkl" for name in names):
+            return BundleError(
+                f"{self.path} is what torch.save wrote, and no bundle yet; "
+                f"`cir-export {self.path.name} -o {self.path.stem}.cir` makes one of it"
+            )
+        return BundleError(f"{self.path} has no {MANIFEST_NAME}; it is not a bundle (.cir)")
 
     def _info(self, archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
         try:

@@ -10,7 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cir_infer.console.common import CirParser, complain, print_json, printable, run_command
+from cir_infer.console.common import (
+    CirParser,
+    check_order,
+    complain,
+    print_json,
+    printable,
+    run_command,
+)
 from cir_infer.errors import GalleryError, UsageError, shown
 from cir_infer.runtime.device_names import DEVICES
 
@@ -41,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from cir_infer.indexing.formats import image_endings
     from cir_infer.indexing.sources import open_sources
 
+    check_order(options.bundle, *options.sources)
     path = Path(options.gallery) if options.gallery else Path(options.bundle).with_suffix(".gallery")
     bundle = Bundle(options.bundle)
     turned = _orientation(bundle, path, options)
@@ -112,13 +120,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "  cir-index artemis.cir photos/ --watch\n"
         "  cir-index better.cir --gallery shop.gallery --reencode",
     )
-    parser.add_argument("bundle", help="the bundle (.cir) that encodes the images")
+    parser.add_argument("bundle", metavar="BUNDLE", help="the bundle (.cir) that encodes the images")
     parser.add_argument(
         "sources",
         nargs="*",
-        metavar="source",
+        metavar="SOURCE",
         help="a folder, a pattern in quotes, a manifest (.csv, .tsv, .jsonl, .parquet), a shard (.tar) or an "
-        "image; folders, shards and images also by address (s3://bucket/photos); NAME=source puts NAME/ "
+        "image; folders, shards and images also by address (s3://bucket/photos); NAME=SOURCE puts NAME/ "
         "before its ids",
     )
     parser.add_argument(

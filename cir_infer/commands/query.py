@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cir_infer.console.common import CirParser, complain, print_json, run_command
+from cir_infer.console.common import CirParser, check_order, complain, print_json, run_command
 from cir_infer.errors import CirError, UsageError, shown
 from cir_infer.runtime.device_names import DEVICES
 
 if TYPE_CHECKING:
     from cir_infer.hits import Hits
-    from cir_infer.searcher import Reference
+    from cir_infer.searcher import Reference, Searcher
 
 __all__ = ["main"]
 
@@ -33,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"--{flag} belongs to --vector")
     balance = _balance(args.balance)
     _check_sheet(args.sheet)
+    _check_order(args)
     from cir_infer.searcher import Searcher
 
     with Searcher(
@@ -48,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             reference, text, args.k, args.where, args.exclude, args.exclude_reference, balance
         )
         explain = args.explain and len(hits) > 0
+        if not args.json:
+            print(hits)
         if args.sheet is not None:
             _save_sheet(args.sheet, reference, text, hits, explain)
         if args.json:
@@ -66,9 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 }
             )
             return
-        print(hits)
         if explain:
             print(f"\nwhy {shown(hits[0].id)}:\n{hits.explain(0, progress=True)}")
+        if not hits and args.where is not None:
+            complain(_what_there_is(searcher))
     if hits.reference_id is not None and not args.exclude_reference:
         complain(f"{shown(hits.reference_id)} is the reference itself; --exclude-reference leaves it out")
     if args.sheet is not None:
@@ -146,6 +153,32 @@ def _parser() -> CirParser:
         help="turn photos upright as their EXIF tag says (default: as the gallery was indexed)",
     )
     return parser
+
+
+def _check_order(args: argparse.Namespace) -> None:
+    """Refuse arguments that stand in each other's place, and say what a text without quotes has become."""
+    check_order(args.bundle, args.image, *args.text)
+    last = args.text[-1]
+    # A text may be longer than names are, which pathlib's answers with an exception.
+    if not args.refine and not os.path.lexists(args.image) and os.path.isfile(last):  # noqa: PTH113
+        raise UsageError(
+            f"there is no image {shown(args.image)}, and {shown(last)} in the place of the text is a file; "
+            "expected BUNDLE IMAGE TEXT"
+        )
+    if len(args.text) > 1 and not any(" " in text for text in args.text):
+        complain(
+            f"{len(args.text)} captions, {', '.join(map(shown, args.text[:4]))}"
+            f"{', ...' if len(args.text) > 4 else ''}; a text of several words stands in quotes"
+        )
+
+
+def _what_there_is(searcher: Searcher) -> str:
+    """What a filter that leaves nothing could have asked for."""
+    fields = [field.name for field in searcher.gallery.fields()]
+    if not fields:
+        return "no item matches --where: the items have no metadata"
+    more = f" and {len(fields) - 10} more" if len(fields) > 10 else ""
+    return f"no item matches --where; the items have the fields {', '.join(map(shown, fields[:10]))}{more}"
 
 
 def _balance(given: Sequence[str]) -> dict[str, float] | None:
@@ -231,7 +264,13 @@ def _check_sheet(path: Path | None) -> None:
 def _save_sheet(path: Path, reference: Any, text: Any, hits: Hits, explain: bool) -> None:
     from cir_infer.drawing.sheet import contact_sheet
 
+    drawn = io.BytesIO()
+    contact_sheet(reference, text, hits, explain=explain).save(drawn, "PNG", dpi=(144, 144))
+    target = path.resolve()
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
-        contact_sheet(reference, text, hits, explain=explain).save(path, "PNG", dpi=(144, 144))
+        draft.write_bytes(drawn.getvalue())
+        draft.replace(target)
     except OSError as error:
+        draft.unlink(missing_ok=True)
         raise CirError(f"the contact sheet {path} cannot be written: {error.strerror or error}") from error

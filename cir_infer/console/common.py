@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cir_infer import __version__
+from cir_infer.console.home import at_home
 from cir_infer.console.printing import (
     OneLine,
     json_text,
@@ -34,7 +35,7 @@ from cir_infer.console.printing import (
 )
 from cir_infer.errors import CirError, UsageError, shown
 
-__all__ = ["CirParser", "complain", "print_json", "printable", "run_command", "say_on_stderr"]
+__all__ = ["CirParser", "check_order", "complain", "print_json", "printable", "run_command", "say_on_stderr"]
 
 Main = Callable[[Sequence[str] | None], int | None]
 
@@ -92,13 +93,33 @@ class CirParser(argparse.ArgumentParser):
         """Parse, then send the SDK's log lines to stderr: warnings, and with --verbose what it does."""
         # Flags may stand between positional arguments; argparse cannot do that with sub-commands.
         parse = self.parse_intermixed_args if self._subparsers is None else super().parse_args
-        parsed = parse(args, namespace)
+        given = [at_home(argument) for argument in (sys.argv[1:] if args is None else args)]
+        parsed = parse(given, namespace)
         say_on_stderr(self.prog, parsed.verbose)
         return parsed
 
     def error(self, message: str) -> NoReturn:
         """See `argparse.ArgumentParser.error`; the message may quote anything that was typed."""
         super().error(printable(shown(ValueError(message), 500)))
+
+
+def check_order(bundle: str | os.PathLike[str], *others: str | os.PathLike[str]) -> None:
+    """Refuse a bundle that stands behind what it is asked or filled with.
+
+    Args:
+        bundle: what stands where the bundle should.
+        others: what stands behind it.
+
+    Raises:
+        UsageError: one of them has a bundle's name, and the first has not.
+    """
+    if str(bundle).endswith(".cir"):
+        return
+    for other in others:
+        if str(other).endswith(".cir"):
+            raise UsageError(
+                f"{shown(str(bundle))} stands before {shown(str(other))}; the bundle (.cir) comes first"
+            )
 
 
 def say_on_stderr(program: str, verbose: bool) -> None:

@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Mapping
 
+from cir_infer.console.home import at_home
 from cir_infer.errors import shown
 
 __all__ = ["take_environment"]
@@ -38,7 +39,9 @@ def take_environment(
             if name not in environment:
                 continue
             # Of all flags that set the same value, so that it is this one that counts.
-            parser.set_defaults(**{action.dest: _value(parser, action, flag, name, environment[name])})
+            parser.set_defaults(
+                **{action.dest: _value(parser, action, flag, name, at_home(environment[name]))}
+            )
             action.required = False
             if not flags:
                 action.nargs = "?"

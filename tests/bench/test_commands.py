@@ -270,3 +270,10 @@ def test_a_device_that_cannot_be_used_is_told_before_anything_is_measured(
     monkeypatch.setattr(measurement, "time_stages", measured)
     assert main(["latency", *map(str, shop), "--devices", "cpu,moon"]) == 2
     assert "moon" in capsys.readouterr().err
+
+
+def test_a_command_alone_is_what_is_missing(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith("required: command\n")

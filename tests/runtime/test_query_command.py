@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -220,3 +222,71 @@ def test_names_that_a_terminal_would_obey(
     assert main([*arguments, "--json"]) == 0
     ids = [hit["id"] for hit in json.loads(capsys.readouterr().out)["hits"]]
     assert sorted(ids) == ["red\x1b[31m", "two\nlines"]
+
+
+def test_what_stands_in_another_s_place_is_said(
+    query: list[str], pictures: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, image, text = query
+    for order in ([image, bundle, text], [image, text, bundle]):
+        assert main(order) == 2
+        assert "the bundle (.cir) comes first" in capsys.readouterr().err
+    assert main([bundle, text, image]) == 2
+    assert "expected BUNDLE IMAGE TEXT" in capsys.readouterr().err
+    assert main([bundle, "no.png", "is red " * 100]) == 1  # longer than any file's name
+    assert "202 tokens" in capsys.readouterr().err
+
+
+def test_words_without_quotes_are_said_to_be_captions(
+    query: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*query[:2], "is", "red"]) == 0
+    assert "2 captions, 'is', 'red'; a text of several words stands in quotes" in capsys.readouterr().err
+    assert main([*query[:2], "is", "red", "and", "longer", "too"]) == 1
+    said = capsys.readouterr().err
+    assert "5 captions, 'is', 'red', 'and', 'longer', ...; a text of several words" in said
+    assert main([*query, "is longer"]) == 0
+    assert "quotes" not in capsys.readouterr().err
+
+
+def test_a_filter_that_leaves_nothing_is_answered_with_what_there_is(
+    query: list[str], pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*query, "--where", "prize < 3"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "no hits\n"
+    assert "no item matches --where; the items have the fields 'colour', " in captured.err
+    plain = tmp_path / "plain.gallery"
+    with Gallery.create(plain, Engine(query[0], "cpu")) as gallery:
+        gallery.add(pictures[:3], ids=["a", "b", "c"])
+    assert main([*query, "--where", "price < 3", "--gallery", str(plain)]) == 0
+    assert "the items have no metadata" in capsys.readouterr().err
+
+
+def test_what_torch_saved_is_no_bundle_yet(
+    query: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model.pt"
+    with zipfile.ZipFile(model, "w") as archive:
+        archive.writestr("model/data.pkl", b"")
+    assert main([str(model), *query[1:]]) == 1
+    assert "`cir-export model.pt -o model.cir` makes one of it" in capsys.readouterr().err
+
+
+def test_a_sheet_that_cannot_be_written_costs_neither_the_answer_nor_the_last_sheet(
+    query: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet = tmp_path / "sheet.png"
+    sheet.write_bytes(b"of before")
+    real = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        real(path, data[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert main([*query, "-k", "3", "--sheet", str(sheet)]) == 1
+    captured = capsys.readouterr()
+    assert "sheet.png cannot be written: No space left on device" in captured.err
+    assert captured.out.startswith("rank")
+    assert sheet.read_bytes() == b"of before" and list(tmp_path.iterdir()) == [sheet]

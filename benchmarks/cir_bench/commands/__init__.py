@@ -72,5 +72,5 @@ def _overview() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"cir-bench {__version__}")
     parser.add_argument("command", choices=SUBCOMMANDS, help="see below; cir-bench COMMAND --help says more")
-    parser.add_argument("arguments", nargs="*", help="of the command")
+    parser.add_argument("arguments", nargs="*", default=[], help="of the command")
     return parser

@@ -21,7 +21,7 @@ def _parser() -> CirParser:
         "continues when the same command is given again.",
         example="cir-train models/artemis-scenes/config.toml --data data/scenes",
     )
-    parser.add_argument("config", type=Path, help="TOML file, see docs/training.md")
+    parser.add_argument("config", metavar="CONFIG", type=Path, help="TOML file, see docs/training.md")
     parser.add_argument(
         "--data", type=Path, help="folder of the data set (default: data.path of the TOML file)"
     )
