@@ -1,7 +1,7 @@
 """What strangers' files may cost, known before they are read: pickles, zip archives, JSON."""
 
-from cir_infer.foreign.archives import checked_members, opened_archive
+from cir_infer.foreign.archives import check_sums, checked_members, opened_archive
 from cir_infer.foreign.json_text import read_json
 from cir_infer.foreign.pickles import check_pickle
 
-__all__ = ["check_pickle", "checked_members", "opened_archive", "read_json"]
+__all__ = ["check_pickle", "check_sums", "checked_members", "opened_archive", "read_json"]

@@ -38,7 +38,7 @@ class Keys:
         """
         file = Path(path)
         try:
-            text = file.read_text("utf-8")
+            text = file.read_text("utf-8-sig")
             mode = file.stat().st_mode
         except (OSError, ValueError) as error:
             raise UsageError(f"the file of API keys {shown(file)} cannot be read ({shown(error)})") from error

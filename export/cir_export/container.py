@@ -1,4 +1,4 @@
-"""Reads what `torch.save` wrote without executing any of it."""
+"""Reads what `torch.save` wrote without executing any of it, and writes such files whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import argparse
 import io
 import os
 import re
+import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
 from cir_infer.errors import CheckpointError, shown
-from cir_infer.foreign import check_pickle, checked_members, opened_archive
+from cir_infer.foreign import check_pickle, check_sums, checked_members, opened_archive
 
-__all__ = ["read_container"]
+__all__ = ["check_container", "read_container", "replacing", "write_container"]
 
 _MOST_PICKLED = 64 << 20
 """Bytes of a pickle in an archive: names, shapes and plain values, never the tensors."""
@@ -45,11 +47,48 @@ def read_container(path: str | os.PathLike[str]) -> Any:
         raise CheckpointError(f"{path} {_reason(error)}") from error
 
 
+def write_container(path: Path, content: Any) -> None:
+    """As `torch.save`, see `replacing`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with replacing(path) as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            # PyTorch finds that fewer bytes were written; why was said before, by the file.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that takes the place of one of this name at the end of the block, or never.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
 def check_container(path: Path) -> None:
     """Refuse a file whose reading would take more than a small multiple of its size.
 
     Raises:
-        ValueError: its members are compressed, stand there twice or overlap; or its pickle is hostile.
+        ValueError: its members are compressed, stand there twice, overlap or are damaged; or its pickle is
+            hostile.
         OSError: it cannot be read; a damaged zip raises others, too.
     """
     with path.open("rb") as file:
@@ -61,6 +100,7 @@ def check_container(path: Path) -> None:
         return
     with opened_archive(path) as archive:
         members = checked_members(archive, path.stat().st_size)
+        check_sums(archive, members)  # PyTorch takes a damaged weight as it is
         for name, info in members.items():
             if name.endswith(".pkl"):
                 if info.file_size > _MOST_PICKLED:

@@ -13,7 +13,6 @@ can execute.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +22,13 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from cir_export.container import read_container
+from cir_export.container import read_container, write_container
 from cir_export.models import RetrievalModel, build_model
+from cir_export.models.registry import layers_of
 from cir_export.preprocessing import check_inputs
 from cir_infer import __version__
 from cir_infer.bundle.tokenizer_check import check_tokenizer
-from cir_infer.errors import CheckpointError, CirError, shown
+from cir_infer.errors import CheckpointError, CirError, UsageError, shown
 
 __all__ = [
     "TrainedModel",
@@ -96,15 +96,7 @@ def save_model(path: str | os.PathLike[str], trained: TrainedModel, precision: s
     }
     path = Path(path)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                torch.save(content, file)
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_container(path, content)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be written: {error.strerror}") from error
 
@@ -163,10 +155,8 @@ def build_fitting(config: dict[str, Any], weights: Mapping[str, Any], where: str
             shapes = build_model(config).state_dict()
         check_weights(shapes, weights, where)
         return build_model(config)
-    except CirError:
-        raise
-    except Exception as error:  # PyTorch's answers to senseless sizes
-        raise CheckpointError(f"{where}: its configuration cannot be built ({shown(error)})") from error
+    except UsageError as error:
+        raise CheckpointError(f"{where}: {error}") from error
 
 
 def check_layers(config: Mapping[str, Any], weights: int, where: str) -> None:
@@ -175,22 +165,8 @@ def check_layers(config: Mapping[str, Any], weights: int, where: str) -> None:
     Raises:
         CheckpointError: see above.
     """
-    if _layers(config) > weights:
+    if layers_of(config) > weights:
         raise CheckpointError(f"{where}: its configuration has more layers than it has weights")
-
-
-def _layers(config: Mapping[str, Any]) -> int:
-    """How many layers a configuration asks for, in all its tables."""
-    count = 0
-    waiting: list[Any] = [config]
-    while waiting:
-        for key, value in waiting.pop().items():
-            if isinstance(value, Mapping):
-                waiting.append(value)
-            elif isinstance(key, str) and "layers" in key:
-                values = value if isinstance(value, (list, tuple)) else [value]
-                count += sum(one for one in values if isinstance(one, int) and one > 0)
-    return count
 
 
 def check_weights(expected: Mapping[str, Tensor], weights: Mapping[str, Any], where: str) -> None:

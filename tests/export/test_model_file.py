@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import argparse
+import resource
+import signal
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +13,7 @@ import pytest
 import torch
 
 from cir_export.checkpoints import load_trained
+from cir_export.container import read_container
 from cir_export.model_file import TrainedModel, load_model, save_model
 from cir_export.models import build_model
 from cir_export.preprocessing import plain_resize, word_text
@@ -116,6 +122,61 @@ def test_weights_that_do_not_fit_are_named(trained: TrainedModel, tmp_path: Path
         rewrite(path, weights=weights | {name: value})
         with pytest.raises(CheckpointError, match=message):
             load_model(path)
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """What is written beyond it is an error, as on a full disk."""
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("size", [0, 100, 4000])
+def test_a_full_disk_leaves_the_old_model(trained: TrainedModel, tmp_path: Path, size: int) -> None:
+    save_model(tmp_path / "model.pt", trained)
+    before = (tmp_path / "model.pt").read_bytes()
+    with files_of_at_most(size), pytest.raises(CheckpointError, match="cannot be written: File too large"):
+        save_model(tmp_path / "model.pt", trained)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+    assert (tmp_path / "model.pt").read_bytes() == before
+
+
+def test_a_weight_that_was_damaged_is_not_taken(trained: TrainedModel, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    save_model(path, trained)
+    with zipfile.ZipFile(path) as archive:
+        largest = max(
+            (info for info in archive.infolist() if "/data/" in info.filename),
+            key=lambda info: info.file_size,
+        )
+    data = bytearray(path.read_bytes())
+    data[largest.header_offset + len(largest.filename) + largest.file_size // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"was not loaded: its .* is damaged"):
+        load_model(path)
+
+
+def test_a_checkpoint_without_checksums_is_read(tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"a": torch.ones(1000)}, tmp_path / "plain.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert read_container(tmp_path / "plain.pt")["a"].sum() == 1000
+
+
+def test_layers_that_no_weights_can_fill_take_no_time(trained: TrainedModel, tmp_path: Path) -> None:
+    save_model(tmp_path / "model.pt", trained)
+    for system, name in (("mrn", "blocks"), ("film", "blocks")):
+        rewrite(tmp_path / "model.pt", config={**trained.model.config, "system": system, name: 10**9})
+        with pytest.raises(CheckpointError, match="more layers than it has weights"):
+            load_model(tmp_path / "model.pt")
 
 
 def test_other_files_are_not_model_files(tmp_path: Path) -> None:

@@ -59,6 +59,15 @@ def test_the_digest_ignores_where_the_data_lie(tmp_path):
         (("[training]", "[trainings]"), "expected data, model and training"),
         (("[model.text]", "[model.words]"), "no table text"),
         (("epochs = 2", "epochs ="), "is not TOML"),
+        (("epochs = 2", f"epochs = {'9' * 5000}"), "is not TOML: Exceeds the limit"),
+        (("epochs = 2", f"epochs = {'[' * 100_000}"), "is not TOML: it is nested too deep"),
+        (("epochs = 2", f"epochs = 2\nseed = {1 << 44}"), "training.seed: 17592186044416 is too large"),
+        (
+            ("epochs = 2", "epochs = 2\nloss_set = 2\nloss_sets = 1_000_000"),
+            "loss_sets: 1,000,000; expected up",
+        ),
+        (('path = "scenes"', 'path = "scenes\\u0000"'), r"data.path: 'scenes\\x00'; expected a path"),
+        (("[model.image]", "clip = 3\n[model.image]"), "model.clip: 3; expected a table of keys and values"),
     ],
 )
 def test_a_wrong_configuration_is_one_clear_error(tmp_path, change, words):
@@ -71,6 +80,29 @@ def test_numbers_of_a_model_are_finite(value):
     config = {"system": "composeae", "image": {}, "text": {}, "symmetry": value}
     with pytest.raises(UsageError, match=r"model\.symmetry: .* is no finite number"):
         ComposeAe.from_config(config)
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path):
+    assert _read(tmp_path, f"\ufeff{GOOD}") == _read(tmp_path, GOOD)
+
+
+def test_what_is_set_may_be_too_long_a_number_or_too_deep(tmp_path):
+    config = _read(tmp_path, GOOD)
+    for value in ("9" * 5000, "[" * 100_000):
+        with pytest.raises(TrainingError, match=r"training\.seed: .* is not of type int"):
+            config.changed([f"training.seed={value}"])
+    with pytest.raises(TrainingError, match=r"model\.image: 3; expected a table"):
+        config.changed(["model.image=3"])
+
+
+def test_a_path_that_leads_to_itself_is_said_to(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    try:
+        read = _read(tmp_path, GOOD.replace('"scenes"', '"loop/scenes"'))
+    except TrainingError as error:  # until Python 3.12
+        assert "data.path: " in str(error)
+    else:
+        assert read.data.path.endswith("loop/scenes")
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -194,3 +194,22 @@ def test_what_does_not_fit_the_data_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(CirError, match=words):
             load_data(configuration(root, {"dataset": "shoes", **data}, {}, **training))
+
+
+def test_a_table_may_begin_with_a_byte_order_mark(folder: Path) -> None:
+    """As Excel's "CSV UTF-8" does."""
+    table = write(folder / "table.csv", [{"reference": "0.png", "target": "1.png", "text": "redder"}])
+    plain = open_source(DataSettings(str(table), "table"))
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
+    assert open_source(DataSettings(str(table), "table")).digest == plain.digest
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_half_a_character_is_no_text(folder: Path, split: str) -> None:
+    lines = [
+        '{"reference": "0.png", "target": "1.png", "text": "redder"}',
+        f'{{"reference": "0.png", "target": "1.png", "text": "\\ud83d", "split": "{split}"}}',
+    ]
+    (folder / "table.jsonl").write_text("\n".join(lines))
+    with pytest.raises(DatasetError, match=r"a lone surrogate: '\\ud83d'"):
+        open_source(DataSettings(str(folder / "table.jsonl"), "table"))

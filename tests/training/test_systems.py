@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -152,3 +153,49 @@ def test_a_protocol_of_several_parts_has_a_table_of_them():
     lines = ["| part | TIRG | ARTEMIS |", "|---|---|---|"]
     lines += ["| noto | 75.0 | 75.0 |", "| twemoji to noto | 25.0 | 25.0 |"]
     assert text.splitlines()[-4:] == lines
+
+
+@pytest.mark.parametrize(
+    ("system", "change", "words"),
+    [
+        ("show-and-tell", {"text": {"max_words": "many"}}, "max_words: 'many'; expected a whole number"),
+        (
+            "clip4cir-sum",
+            {"clip": {**TINY_CLIP, "context_length": [1]}},
+            r"context_length: \[1\]; expected a whole number",
+        ),
+        ("mrn", {"blocks": 10**9}, "more than 10,000 layers"),
+        ("clip4cir-sum", {"clip": {**TINY_CLIP, "text_layers": 2**31 - 1}}, "more than 10,000 layers"),
+        ("relationship", {"cells": 2**31 - 1}, "its configuration cannot be built .*overflow"),
+        ("show-and-tell", {"text": {"dropout": 7.0}}, "cannot be built .dropout probability has to be"),
+        ("val", {"image": {"mean": [0.5]}}, "mean .* expected three values"),
+    ],
+)
+def test_a_model_that_cannot_be_is_one_clear_error(folder, tmp_path, capsys, system, change, words):
+    given = [f"model.{name}={_toml(value)}" for name, value in _flat(change)]
+    command = [str(folder / "config.toml"), "--system", system, "-o", str(tmp_path), "--device", "cpu"]
+    assert cir_train([*command, *(word for change in given for word in ("--set", change))]) == 1
+    assert re.search(words, capsys.readouterr().err)
+
+
+def _flat(table, prefix=""):
+    for name, value in table.items():
+        if isinstance(value, dict) and name != "clip":
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _toml(value):
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {_toml(one)}" for name, one in value.items()) + "}"
+    return json.dumps(value)
+
+
+@pytest.mark.parametrize("system", ["cirplant", "maaf"])
+def test_sizes_that_other_systems_take_over_are_sizes(system):
+    for change in ({"embedding_dim": "wide"}, {"text": {"word_dim": [3]}}):
+        if system == "maaf" and "text" in change:
+            continue
+        with pytest.raises(UsageError, match="expected a whole number"):
+            model_for_system(BASE | change, system)

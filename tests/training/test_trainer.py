@@ -14,8 +14,10 @@ from cir_export.commands.train import main
 from cir_export.model_file import load_model
 from cir_export.training import step, trainer
 from cir_export.training.configuration import DataSettings, TrainingConfig, TrainingSettings
+from cir_export.training.state import load_state, save_state
 from cir_export.training.trainer import TrainingFiles, train
 from cir_infer.errors import DatasetError, TrainingError
+from tests.export.test_model_file import files_of_at_most
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +143,7 @@ def test_another_configuration_does_not_continue_a_state(scenes, tmp_path, monke
         train(_config(scenes, learning_rate=1e-3), tmp_path, "cpu")
     state = TrainingFiles(tmp_path).state
     state.write_bytes(state.read_bytes()[:1000])
-    with pytest.raises(TrainingError, match="cannot be read as a training state"):
+    with pytest.raises(TrainingError, match=r"training\.state was not loaded: .*cut short.*--restart"):
         train(_config(scenes), tmp_path, "cpu")
     train(_config(scenes, epochs=1), tmp_path, "cpu", restart=True)
     assert not state.exists()
@@ -183,3 +185,57 @@ def test_the_command_trains_and_prints_one_json_object(scenes, tmp_path, capsys)
     assert main([str(tmp_path / "config.toml")]) == 1
     assert "generate one: cir-bench scenes" in capsys.readouterr().err
     assert main([str(tmp_path / "config.toml"), "--threads", "0"]) == 2
+
+
+def _stopped(config, folder, monkeypatch, stop_at=3):
+    """A training that was interrupted after so many steps, each of which it has kept."""
+    original, calls = step.batch_loss, []
+
+    def interrupted(*args):
+        if len(calls) == stop_at:
+            raise _Interrupted
+        calls.append(1)
+        return original(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer, "_STATE_EVERY", 1)
+        patched.setattr(step, "batch_loss", interrupted)
+        with pytest.raises(_Interrupted):
+            train(config, folder, "cpu")
+    return TrainingFiles(folder).state
+
+
+def test_a_state_that_was_damaged_is_not_continued(scenes, tmp_path, monkeypatch):
+    state = _stopped(_config(scenes), tmp_path, monkeypatch)
+    data = bytearray(state.read_bytes())
+    data[len(data) // 2] ^= 1
+    state.write_bytes(data)
+    with pytest.raises(TrainingError, match=r"training\.state .*damaged.*--restart"):
+        train(_config(scenes), tmp_path, "cpu")
+    train(_config(scenes), tmp_path, "cpu", restart=True)
+
+
+def test_a_state_of_other_layers_is_not_continued(scenes, tmp_path, monkeypatch):
+    """As another release may have them by the same configuration."""
+    state = _stopped(_config(scenes), tmp_path, monkeypatch)
+    content = torch.load(state, weights_only=True)
+    content["model"] = {f"older.{name}": value for name, value in content["model"].items()}
+    torch.save(content, state)
+    with pytest.raises(TrainingError, match=r"does not fit the model .*--restart"):
+        train(_config(scenes), tmp_path, "cpu")
+
+
+def test_a_full_disk_leaves_the_log_and_the_state_as_they_were(scenes, tmp_path, monkeypatch):
+    state = _stopped(_config(scenes), tmp_path, monkeypatch, stop_at=5)
+    log = TrainingFiles(tmp_path).log
+    before, kept = log.read_bytes(), load_state(state, torch.load(state, weights_only=True)["digest"])
+    with (
+        files_of_at_most(200),
+        pytest.raises(TrainingError, match=r"training\.state cannot be written: File"),
+    ):
+        save_state(state, kept)
+    with files_of_at_most(200), pytest.raises(TrainingError, match=r"log\.jsonl cannot be written: File"):
+        trainer._write_log(log, kept.log)
+    assert log.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "training.state"]
+    train(_config(scenes), tmp_path, "cpu")

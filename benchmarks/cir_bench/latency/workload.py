@@ -67,7 +67,7 @@ def draw_workload(
 
 def _lines(path: Path) -> list[str]:
     try:
-        found = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        found = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as text ({error}); expected one text a line") from error
     if not found:

@@ -27,7 +27,7 @@ def existing(path: Path, what: str) -> Path:
 def lines(path: Path, what: str) -> Iterator[str]:
     """The lines of a text file that are not empty."""
     try:
-        text = existing(path, what).read_text(encoding="utf-8")
+        text = existing(path, what).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} cannot be read as text ({error}); download it again") from error
     return (line for line in text.splitlines() if line.strip())
@@ -61,6 +61,6 @@ def text_field(entry: Any, name: str, path: Path) -> str:
 
 def _json(path: Path, what: str) -> Any:
     try:
-        return read_json(existing(path, what).read_text(encoding="utf-8"))
+        return read_json(existing(path, what).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path} cannot be read as JSON ({error}); download it again") from error

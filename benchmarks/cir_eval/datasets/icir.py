@@ -32,7 +32,7 @@ def read_entries(root: Path, name: str) -> list[Entry]:
     """
     path = existing(root / name, "a table of path, text and instance")
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             rows = [row for row in csv.reader(file) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{path} cannot be read ({shown(error)}); download it again") from error

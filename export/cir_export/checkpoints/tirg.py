@@ -231,7 +231,7 @@ def _training_texts(path: Path) -> list[str] | None:
     if start.lstrip()[:1] in (b"{", b"[") or b"\x00" in start or start[:1] == b"\x80":
         return None
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         return None
 

@@ -11,6 +11,9 @@ from cir_infer.errors import UsageError, shown
 
 __all__ = ["parse"]
 
+_MOST = (1 << 31) - 1
+"""Of whole numbers: no size is beyond it, and PyTorch's generators take no seed far beyond."""
+
 _Settings = TypeVar("_Settings")
 
 
@@ -23,7 +26,8 @@ def parse(kind: type[_Settings], values: Any, where: str) -> _Settings:
         where: how to call it in messages, e.g. "image".
 
     Raises:
-        UsageError: not a mapping, an unknown or missing key, a value of another type, NaN or infinity.
+        UsageError: not a mapping, an unknown or missing key, a value of another type, NaN or infinity, or a
+            whole number that is negative or beyond 2 ** 31 - 1.
     """
     if not isinstance(values, Mapping):
         raise UsageError(f"{where}: {shown(values)} is not a table; expected one of keys and values")
@@ -51,6 +55,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         if not abs(value) <= sys.float_info.max:
             raise UsageError(f"{where}: {shown(value)} is no finite number")
         return float(value)
-    if hint is int and value < 0:
-        raise UsageError(f"{where}: {value} is negative")
+    if hint is int and not 0 <= value <= _MOST:
+        what = "is negative" if value < 0 else f"is too large; expected at most {_MOST:,}"
+        raise UsageError(f"{where}: {shown(value)} {what}")
     return value

@@ -30,7 +30,7 @@ from cir_export.models.sum import Sum, SumImageOnly, SumTextOnly
 from cir_export.models.val import Val
 from cir_infer.errors import UsageError, shown
 
-__all__ = ["MODELS", "build_model"]
+__all__ = ["MODELS", "build_model", "layers_of"]
 
 MODELS: dict[str, type[RetrievalModel]] = {
     model.system: model
@@ -75,6 +75,9 @@ MODELS: dict[str, type[RetrievalModel]] = {
 }
 """Every system by its name."""
 
+_MOST_LAYERS = 10_000
+"""Above any model's. Each takes time and memory to build, whatever weights there are for it."""
+
 
 def build_model(config: Mapping[str, Any]) -> RetrievalModel:
     """Builds the system that `config["system"]` names, with fresh weights.
@@ -93,6 +96,31 @@ def build_model(config: Mapping[str, Any]) -> RetrievalModel:
     system = config.get("system")
     if not isinstance(system, str) or system not in MODELS:
         raise UsageError(f"system {shown(system)} is not known; expected one of {', '.join(sorted(MODELS))}")
-    model = MODELS[system].from_config(config)
+    _check_layers(config)
+    try:
+        model = MODELS[system].from_config(config)
+    except UsageError:
+        raise
+    except Exception as error:  # PyTorch's answers to senseless sizes
+        raise UsageError(f"its configuration cannot be built ({shown(error, 200)})") from error
     model.config = dict(config)
     return model
+
+
+def layers_of(config: Mapping[str, Any]) -> int:
+    """How many layers a configuration asks for, in all its tables."""
+    count = 0
+    waiting: list[Any] = [config]
+    while waiting:
+        for key, value in waiting.pop().items():
+            if isinstance(value, Mapping):
+                waiting.append(value)
+            elif isinstance(key, str) and ("layers" in key or key == "blocks"):
+                values = value if isinstance(value, (list, tuple)) else [value]
+                count += sum(one for one in values if isinstance(one, int) and one > 0)
+    return count
+
+
+def _check_layers(config: Mapping[str, Any]) -> None:
+    if layers_of(config) > _MOST_LAYERS:
+        raise UsageError(f"it has more than {_MOST_LAYERS:,} layers; expected fewer")

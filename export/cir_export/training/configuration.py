@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,6 +25,9 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 SCHEDULES = ("cosine", "halving", "tenth")
 OPTIMIZERS = ("adamw", "sgd")
 AUGMENTATIONS = ("none", "flip", "crop", "crop-flip")
+
+_TABLES = ("image", "text", "clip", "pair")
+_MOST_SETS = 10_000
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ class DataSettings:
                     f"data.{name}: {shown(getattr(self, name))}; expected one of "
                     f"{', '.join(word or 'nothing' for word in allowed)}"
                 )
+        if "\0" in self.path:
+            raise UsageError(f"data.path: {shown(self.path)}; expected a path, which has no NUL")
         if self.workers > 64:
             raise UsageError(f"data.workers: {self.workers}; expected up to 64 processes")
 
@@ -141,6 +146,8 @@ class TrainingSettings:
             raise UsageError(f"training.learning_rate: {self.learning_rate}; expected between 0 and 1")
         if self.loss_set == 1:
             raise UsageError("training.loss_set: 1; expected 0 for the whole batch, or at least 2")
+        if self.loss_sets > _MOST_SETS:  # each is a loss of its own, held until the gradients are there
+            raise UsageError(f"training.loss_sets: {self.loss_sets:,}; expected up to {_MOST_SETS:,}")
         if not 0 <= self.trunk_rate <= 100:
             raise UsageError(f"training.trunk_rate: {self.trunk_rate}; expected from 0 to 100")
         if not 0 < self.temperature_rate <= 100:
@@ -164,6 +171,13 @@ class TrainingConfig:
     data: DataSettings
     model: dict[str, Any]
     training: TrainingSettings
+
+    def __post_init__(self) -> None:
+        for name in _TABLES:
+            if not isinstance(self.model.get(name, {}), Mapping):
+                raise UsageError(
+                    f"model.{name}: {shown(self.model[name])}; expected a table of keys and values"
+                )
 
     @property
     def digest(self) -> str:
@@ -209,11 +223,11 @@ def read_config(path: Path) -> TrainingConfig:
         TrainingError: the file is missing, not TOML, or a key is unknown, missing or of a wrong value.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = _read_toml(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise TrainingError(f"{path} cannot be read: {error.strerror}; expected a TOML file") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise TrainingError(f"{path} is not TOML: {error}") from error
+    except ValueError as error:
+        raise TrainingError(f"{path} is not TOML: {shown(error, 300)}") from error
     expected = {"data", "model", "training"}
     if set(tables) != expected:
         raise TrainingError(
@@ -230,15 +244,30 @@ def read_config(path: Path) -> TrainingConfig:
         raise TrainingError(
             f"{path}: model has no table text; expected system, image and text, or clip, or pair"
         )
-    return TrainingConfig(replace(data, path=str((path.parent / data.path).resolve())), model, training)
+    try:
+        place = (path.parent / data.path).resolve()
+        return TrainingConfig(replace(data, path=str(place)), model, training)
+    except UsageError as error:
+        raise TrainingError(f"{path}: {error}") from error
+    except (OSError, RuntimeError) as error:  # a link that leads to itself
+        raise TrainingError(f"{path}: data.path: {shown(error, 300)}") from error
+
+
+def _read_toml(text: str) -> dict[str, Any]:
+    """As `tomllib.loads`; whatever is wrong with a text is a `ValueError`, a number of any length too."""
+    try:
+        tables: dict[str, Any] = tomllib.loads(text)
+        return tables
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 def _change(tables: dict[str, Any], change: str) -> None:
     key, equals, value = change.partition("=")
     *path, name = key.strip().split(".")
     try:
-        read = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        read = _read_toml(f"value = {value}")["value"]
+    except ValueError:
         read = value.strip()  # a word without quotes, which a shell takes away
     table: Any = tables
     for part in path:

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cir_export.container import replacing
 from cir_export.models import RetrievalModel
 from cir_export.models.encoders.image import PixelEncoder
 from cir_export.models.encoders.pair import Pair
@@ -98,9 +99,12 @@ class Kept:
             first = self._encoded(torch.from_numpy(images.take([0])))
             own = hashlib.sha256(self._weights + first.tobytes()).hexdigest()
             path = self._folder / f"encoded-{images.digest()[:16]}-{own[:16]}.npy"
-            if not path.is_file():
-                self._write(images, (len(images), first.shape[1]), path)
-            self._rows[id(images)] = torch.from_numpy(np.load(path, mmap_mode="c"))
+            shape = (len(images), first.shape[1])
+            found = _mapped(path, shape, self._kind)
+            if found is None:
+                self._write(images, shape, path)
+                found = np.load(path, mmap_mode="c")
+            self._rows[id(images)] = torch.from_numpy(found)
         return self._rows[id(images)]
 
     def batches(self, images: Images, rows: Sequence[int]) -> Iterator[Tensor]:
@@ -128,23 +132,29 @@ class Kept:
         return rows.astype(self._kind)
 
     def _write(self, images: Images, shape: tuple[int, int], path: Path) -> None:
-        partial = path.with_suffix(".partial")
         header = {"descr": self._kind.str, "fortran_order": False, "shape": shape}
         try:
             # Written, not mapped: a full disk is an error then, and not the end of the process.
-            with partial.open("wb") as file:
+            with replacing(path) as file:
                 np.lib.format.write_array_header_1_0(file, header)
                 batches = images.batches(range(len(images)))
                 for found in progress_bar(batches, None, description="encoding once", unit="batch"):
                     file.write(self._encoded(found).tobytes())
-            partial.replace(path)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             size = shape[0] * shape[1] * self._kind.itemsize
             raise TrainingError(
                 f"{path} cannot be written: {error.strerror}; it takes {size / 1e9:.1f} GB. Frozen encoders "
                 "are encoded once and kept there"
             ) from error
+
+
+def _mapped(path: Path, shape: tuple[int, int], kind: np.dtype[Any]) -> npt.NDArray[Any] | None:
+    """Rows that an earlier training has kept; None where there are none, or the file was cut short."""
+    try:
+        found: npt.NDArray[Any] = np.load(path, mmap_mode="c")
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if found.shape == shape and found.dtype == kind else None
 
 
 def _frozen_part(model: RetrievalModel) -> tuple[Callable[[Tensor], Tensor], bool] | None:

@@ -113,7 +113,10 @@ def load_data(config: TrainingConfig, reading: Reading | None = None) -> Loaded:
             tokenizer = build_tokenizer(vocabulary_from_texts(source.train.texts()))
         except UsageError as error:
             raise TrainingError(f"the training split of {source.name}: {error}") from error
-        text = word_text(max_tokens(config.model))
+        try:
+            text = word_text(max_tokens(config.model))
+        except UsageError as error:
+            raise TrainingError(f"model: {error}") from error
     spec = check_inputs(image, text)
     memory, threads = data.memory_mb << 20, max(1, torch.get_num_threads())
     _check_features(spec, source.train.images[0])

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from cir_infer.errors import TrainingError
+from cir_export.container import read_container, write_container
+from cir_infer.errors import CheckpointError, TrainingError
 
 __all__ = ["TrainingState", "load_state", "save_state"]
 
@@ -52,11 +50,13 @@ class TrainingState:
 
 
 def save_state(path: Path, state: TrainingState) -> None:
-    """Write the state; an interruption leaves the old file or the new one."""
-    partial = path.with_name(path.name + ".partial")
+    """Write the state; an interruption leaves the old file or the new one.
+
+    Raises:
+        TrainingError: it cannot be written.
+    """
     try:
-        torch.save({"version": _VERSION, **vars(state)}, partial)
-        os.replace(partial, path)  # noqa: PTH105
+        write_container(path, {"version": _VERSION, **vars(state)})
     except OSError as error:
         raise TrainingError(f"{path} cannot be written: {error.strerror}") from error
 
@@ -69,16 +69,16 @@ def load_state(path: Path, digest: str) -> TrainingState | None:
     """
     if not path.exists():
         return None
-    remedy = "start anew with --restart"
+    remedy = "start anew with --restart, or remove it"
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_container(path)
         if content.pop("version") != _VERSION:
             raise TrainingError(f"{path} was written by another release; {remedy}")
         state = TrainingState(**content)
-    except TrainingError:
-        raise
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise TrainingError(f"{path} cannot be read as a training state; {remedy}") from error
+    except CheckpointError as error:
+        raise TrainingError(f"{error}; {remedy}") from error
+    except (AttributeError, KeyError, TypeError) as error:
+        raise TrainingError(f"{path} is no training state; {remedy}") from error
     if state.digest != digest:
         raise TrainingError(f"{path} was written with another configuration or data set; {remedy}")
     return state

@@ -51,7 +51,7 @@ def model_for_system(model: Mapping[str, Any], system: str) -> dict[str, Any]:
         return {"system": system, "clip": dict(model.get("clip", {}))}
     if "image" not in model or "text" not in model:
         raise UsageError(f"--system {system}: the configuration has no image and text encoder to share")
-    image, text, dim = dict(model["image"]), dict(model["text"]), model.get("embedding_dim", 512)
+    image, text, dim = dict(model["image"]), dict(model["text"]), _size(model, "embedding_dim", 512)
     changed = {"system": system, "embedding_dim": dim, "image": image, "text": text}
     if system == "show-and-tell":
         text["encoder"] = "lstm-last"
@@ -64,7 +64,7 @@ def model_for_system(model: Mapping[str, Any], system: str) -> dict[str, Any]:
         if image.get("pooling") == "grid":
             changed["cells"] = image.get("grid", 3)
     elif system == "cirplant":
-        width = text.get("word_dim", 300)
+        width = _size(text, "word_dim", 300)
         changed["text"] = {"width": width, "layers": 2, "heads": 4 if width % 4 == 0 else 1}
     elif system == "relationship" and image.get("pooling") == "grid":
         changed["cells"] = image.get("grid", 3)
@@ -80,7 +80,7 @@ def with_vocabulary(model: Mapping[str, Any], size: int) -> dict[str, Any]:
         return dict(model)
     if "clip" in model:
         clip = _clip(model)
-        return {**model, "clip": {**clip, "vocabulary_size": max(size, clip.get("vocabulary_size", 0))}}
+        return {**model, "clip": {**clip, "vocabulary_size": max(size, _size(clip, "vocabulary_size", 0))}}
     return {**model, "text": {**model.get("text", {}), "vocabulary_size": size}}
 
 
@@ -99,8 +99,21 @@ def image_size(model: Mapping[str, Any]) -> Any:
 
 
 def max_tokens(model: Mapping[str, Any]) -> int:
-    """The longest text that the system reads."""
+    """The longest text that the system reads.
+
+    Raises:
+        UsageError: it is no length.
+    """
     if "clip" in model:
-        return int(_clip(model).get("context_length", _CLIP["context_length"]))
-    words = model.get("max_words", model.get("text", {}).get("max_words", 64))
-    return int(words) if model.get("system") in ("show-and-tell", "maaf", "cirplant") else 512
+        return _size(_clip(model), "context_length", _CLIP["context_length"])
+    if model.get("system") not in ("show-and-tell", "maaf", "cirplant"):
+        return 512
+    return _size(model if "max_words" in model else model.get("text", {}), "max_words", 64)
+
+
+def _size(table: Mapping[str, Any], name: str, default: Any) -> int:
+    """A size that is needed before the model is built, which judges all others."""
+    value = table.get(name, default)
+    if type(value) is not int or not 0 <= value < 1 << 31:
+        raise UsageError(f"{name}: {shown(value)}; expected a whole number")
+    return value

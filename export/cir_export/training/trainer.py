@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from cir_export.checkpoints.domains import domain_of
+from cir_export.container import replacing
 from cir_export.model_file import TrainedModel, load_model, save_model
 from cir_export.models import RetrievalModel, build_model
 from cir_export.tokenization import known_words
@@ -120,10 +121,15 @@ def train(
     scaler = torch.amp.GradScaler(chosen.type, enabled=settings.precision == "float16")
     state = load_state(files.state, digest) or TrainingState(digest)
     if state.step:
-        model.load_state_dict(state.model)
-        optimizer.load_state_dict(state.optimizer)
-        scaler.load_state_dict(state.scaler)
-        _set_random_state(state.random)
+        try:
+            model.load_state_dict(state.model)
+            optimizer.load_state_dict(state.optimizer)
+            scaler.load_state_dict(state.scaler)
+            _set_random_state(state.random)
+        except Exception as error:  # another release may have other layers by the same configuration
+            raise TrainingError(
+                f"{files.state} does not fit the model ({shown(error)}); start anew with --restart"
+            ) from error
     else:
         state.log = [{**_start_entry(config, model, data, chosen), "initial": starts}]
     for entry in state.log if processes.first else ():
@@ -248,7 +254,7 @@ def _random_state() -> dict[str, Any]:
 def _set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
 
 
 def _start_entry(
@@ -316,7 +322,9 @@ def _store_best(
 
 
 def _write_log(path: Path, entries: list[dict[str, Any]]) -> None:
+    """Write the log; an interruption, or a full disk, leaves the old one or the new one."""
     try:
-        path.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+        with replacing(path) as file:
+            file.write("".join(json.dumps(entry) + "\n" for entry in entries).encode())
     except OSError as error:
         raise TrainingError(f"{path} cannot be written: {error.strerror}") from error

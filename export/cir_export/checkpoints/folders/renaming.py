@@ -56,8 +56,6 @@ def renamed_model(
         raise
     except CirError as error:
         raise CheckpointError(f"{where}: {error}") from error
-    except Exception as error:  # PyTorch's answers to senseless sizes
-        raise CheckpointError(f"{where}: its configuration cannot be built ({error})") from error
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if sources[name]:  # one at a time: a model may be a third of the memory

@@ -46,6 +46,10 @@ class PixelNormalization(nn.Module):
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise UsageError(
+                f"image: mean {shown(mean)} and std {shown(std)}; expected three values, std > 0"
+            )
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
@@ -168,10 +172,6 @@ def build_trunk(settings: PixelSettings) -> Trunk:
     Raises:
         UsageError: a setting is unknown or does not fit the others.
     """
-    if len(settings.mean) != 3 or len(settings.std) != 3 or min(settings.std) <= 0:
-        raise UsageError(
-            f"image: mean {settings.mean} and std {settings.std}; expected three values, std > 0"
-        )
     if settings.pooling not in ("gem", "mean", "grid"):
         raise UsageError(f"image.pooling: {shown(settings.pooling)} is not known; expected gem, mean or grid")
     if settings.trunk != "small" and settings.trunk not in RESNETS:

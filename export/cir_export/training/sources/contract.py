@@ -110,7 +110,7 @@ class FixedTriplets(TrainingSplit):
             self._references.append(triplet.reference)
             self._targets.append(triplet.target)
             for caption in triplet.texts:
-                text += caption.encode("utf-8", "surrogatepass")
+                text += _bytes(caption)
                 self._letters.append(len(text))
             self._captions.append(len(self._letters) - 1)
         self._text = bytes(text)
@@ -131,7 +131,7 @@ class FixedTriplets(TrainingSplit):
         yield from map(self._caption, range(len(self._letters) - 1))
 
     def _caption(self, number: int) -> str:
-        return self._text[self._letters[number] : self._letters[number + 1]].decode("utf-8", "surrogatepass")
+        return self._text[self._letters[number] : self._letters[number + 1]].decode()
 
 
 class Joined(Sequence[ImageLike]):
@@ -204,6 +204,8 @@ class Source:
             raise TrainingError(f"the training split of {self.name} has no queries; expected at least one")
         for measured in (self.validation, self.test):
             for part in measured.parts if measured is not None else ():
+                for query in part.queries:
+                    _bytes("".join(query.texts))
                 if not part.queries or not all(query.correct.size for query in part.queries):
                     raise TrainingError(
                         f"{self.name}, split {measured.split if measured else ''}, {part.name}: no queries "
@@ -246,6 +248,20 @@ def checked_rows(triplets: Iterable[Triplet], images: int, where: str) -> None:
     for triplet in triplets:
         if not (0 <= triplet.reference < images and 0 <= triplet.target < images):
             raise DatasetError(f"{where} names an image that does not exist; download it again")
+
+
+def _bytes(text: str) -> bytes:
+    """A text in UTF-8, which has no half of a character: JSON has, and no tokenizer reads them.
+
+    Raises:
+        DatasetError: it holds one.
+    """
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise DatasetError(
+            f"a text holds half of a character, a lone surrogate: {shown(text)}; expected whole ones"
+        ) from error
 
 
 def _odd(query: int, draw: int) -> bool:

@@ -96,7 +96,7 @@ def _records(path: Path) -> Iterator[dict[str, object]]:
         if ending == ".parquet":
             yield from _parquet(path)
         else:
-            with path.open(encoding="utf-8", newline="") as file:
+            with path.open(encoding="utf-8-sig", newline="") as file:
                 if ending == ".csv":
                     yield from csv.DictReader(file)
                 else:
