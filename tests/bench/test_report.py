@@ -28,6 +28,7 @@ from cir_bench.report.tables import (
 from cir_bench.report.text import significant
 from cir_bench.results import gpu_checks, read_result, read_results
 from cir_infer.errors import UsageError
+from tests.serving.browser import browser
 
 ROOT = Path(__file__).parents[2]
 RESULTS = sorted((ROOT / "benchmarks/results").glob("*.json"))
@@ -126,6 +127,33 @@ def test_lost_recall_is_a_regression_of_half_a_point():
     same.update(mean={"R@1": 75.5}, created="2026-01-02", commit="bbbbbbb")
     assert len(regressions([ACCURACY, worse])) == 1
     assert regressions([ACCURACY, same]) == []
+
+
+def test_what_tells_bars_apart_is_not_cut_off():
+    names = [f"Some(R) Long(R) Processor Name a1b2c3d 1000 x 750 to 224 px{end}" for end in ("", ", scaled")]
+    plot = ElementTree.fromstring(bars([Bar(name, 3, "3 ms") for name in names], "ms"))
+    labels = [text for text in plot.iter("text") if text.get("class") == "label"]
+    lines_of = {}
+    for text in labels:
+        bar = min(plot.iter("rect"), key=lambda rect: abs(float(rect.get("y")) + 12 - float(text.get("y"))))
+        lines_of.setdefault(bar.get("y"), []).append(text.text)
+    assert [" ".join(lines) for lines in lines_of.values()] == names
+    endless = ElementTree.fromstring(bars([Bar("x" * 500, 3, "3 ms")], "ms"))
+    assert sum(text.get("class") == "label" for text in endless.iter("text")) <= 2
+
+
+def test_results_of_one_title_are_told_apart():
+    others = [
+        scoring(),
+        scoring(machine={"name": "Another", "cpu": {"cores": 2}}),
+        scoring(created="2026-01-02T00:00:00+00:00"),
+        scoring(created="2026-01-02T01:00:00+00:00", commit="bbbbbbbbb"),
+    ]
+    page = report_page([*others, ACCURACY])
+    links = re.findall(r"<a href='#result-\d+'>(.*?)</a>", page)
+    assert len(links) == len(set(links)) == 5
+    assert links[-1] == "Accuracy: artemis float32, float32 rows, scenes/shaded"  # alone as it is
+    assert any(link.endswith("; Another") for link in links)
 
 
 def test_the_page_holds_results_warnings_and_regressions_escaped():
@@ -257,3 +285,14 @@ def test_the_gpu_section_says_what_gpus_reached(tmp_path: Path):
     assert "share of the read bandwidth | at least 0.9 | 1.00 | 0.500 (missed) |" in section
     assert "From `good.json` (abc), `slow.json` (abc)." in section
     assert {result["kind"] for result in read_results(paths).values()} == {"scoring"}
+
+
+def test_a_phone_scrolls_plots_and_tables_and_not_the_page():
+    with browser() as chromium:
+        page = chromium.new_context(viewport={"width": 360, "height": 740}).new_page()
+        page.set_content(
+            report_page([read_result(path) for path in RESULTS if path.name.startswith("latency")])
+        )
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        assert page.locator("svg").count() > 10
+        assert page.evaluate("document.querySelector('svg').getBoundingClientRect().width") == 720

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cir_bench.report import sections
@@ -34,7 +35,8 @@ margin:0 0 1.3rem}
 .tile{border:1px solid var(--line);border-radius:9px;padding:.6rem .8rem}
 .tile b{display:block;font-size:1.35rem;font-weight:650;font-variant-numeric:tabular-nums}
 .tile span{color:var(--soft);font-size:.8rem}
-.pairs{display:grid;grid-template-columns:repeat(auto-fit,minmax(460px,1fr));gap:0 1.5rem}
+.pairs{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(460px,100%),1fr));gap:0 1.5rem}
+.pairs>div{min-width:0}
 .wide{overflow-x:auto}
 table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums;width:100%}
 th{font-weight:600;color:var(--soft);text-align:left;white-space:nowrap}
@@ -65,7 +67,7 @@ def report_page(results: Sequence[Mapping[str, Any]], title: str = "cir-bench") 
     """
     ordered = sorted(results, key=lambda r: str(r.get("created", "")), reverse=True)
     ordered.sort(key=lambda r: sections.ORDER.index(r["kind"]))
-    heads = [(f"result-{number}", sections.heading(result)) for number, result in enumerate(ordered)]
+    heads = [(f"result-{number}", head) for number, head in enumerate(_headings(ordered))]
     links = "".join(f"<a href='#{anchor}'>{html.escape(head)}</a>" for anchor, head in heads)
     body = "".join(
         _section(anchor, head, result) for (anchor, head), result in zip(heads, ordered, strict=True)
@@ -80,6 +82,23 @@ def report_page(results: Sequence[Mapping[str, Any]], title: str = "cir-bench") 
         "ranks. Ratios are medians over rounds in which the alternatives took turns.</footer>\n"
         "</body>\n</html>\n"
     )
+
+
+def _headings(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A title for each result; where several have the same, with what tells them apart."""
+    heads = [sections.heading(result) for result in results]
+    apart: tuple[Callable[[Mapping[str, Any]], str], ...] = (
+        lambda result: str(result["machine"].get("name", "?")),
+        lambda result: str(result.get("created", ""))[:10],
+        lambda result: str(result["commit"])[:7],
+    )
+    for told in apart:
+        seen = Counter(heads)
+        heads = [
+            f"{head}; {told(result)}" if seen[head] > 1 else head
+            for head, result in zip(heads, results, strict=True)
+        ]
+    return heads
 
 
 def _lead(results: Sequence[Mapping[str, Any]]) -> str:

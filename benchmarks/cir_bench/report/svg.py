@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -70,7 +71,9 @@ def bars(items: Sequence[Bar], unit: str, logarithmic: bool = False) -> str:
         unit: names the scale.
         logarithmic: for values that span orders of magnitude; bars then start at a power of ten.
     """
-    left, right, step, top = 290, 100, 26, 4
+    labels = [textwrap.wrap(item.label, 41, max_lines=2, placeholder=" …") for item in items]
+    left, right, top = 290, 100, 4
+    step = 34 if any(len(label) > 1 for label in labels) else 26
     height = top + step * len(items) + 40
     longest = max(max(item.value, item.high or 0.0) for item in items) or 1.0
     if logarithmic:
@@ -81,12 +84,16 @@ def bars(items: Sequence[Bar], unit: str, logarithmic: bool = False) -> str:
         ticks = nice_ticks(0.0, longest)
     place = _scale(ticks[0], ticks[-1], left, _WIDTH - right, logarithmic)
     parts = [_grid_vertical(ticks, place, top, height - 34), _axis_name(unit, left, _WIDTH - right, height)]
-    for number, item in enumerate(items):
-        y = top + step * number
+    for number, (item, label) in enumerate(zip(items, labels, strict=True)):
+        y = top + step * number + (step - 26) // 2
         end = place(item.value)
+        first = y + 17 - 7 * (len(label) - 1)
+        parts += [
+            f"<text class='label' x='{left - 8}' y='{first + 14 * at}' text-anchor='end'>"
+            f"{html.escape(line)}</text>"
+            for at, line in enumerate(label)
+        ]
         parts.append(
-            f"<text class='label' x='{left - 8}' y='{y + 17}' text-anchor='end'>"
-            f"{_short(item.label, 41)}</text>"
             f"<rect class='bar {item.kind}' x='{left}' y='{y + 5}' width='{max(1.0, end - left):.1f}' "
             f"height='16' rx='2'><title>{html.escape(f'{item.label}: {item.text}')}</title></rect>"
         )
@@ -149,9 +156,10 @@ def lines(
 
 
 def _svg(width: int, height: int, parts: Sequence[str]) -> str:
+    # On a narrow page it scrolls before its type becomes too small to be read.
     return (
-        f"<svg viewBox='0 0 {width} {height}' width='{width}' height='{height}' role='img'>"
-        f"{''.join(parts)}</svg>"
+        f"<div class='wide'><svg viewBox='0 0 {width} {height}' width='{width}' height='{height}' "
+        f"style='min-width:{3 * width // 4}px' role='img'>{''.join(parts)}</svg></div>"
     )
 
 
@@ -209,7 +217,3 @@ def _axis_name(name: str, left: float, right: float, height: float) -> str:
 
 def _plain(value: float) -> str:
     return f"{value:,.10g}"
-
-
-def _short(label: str, limit: int) -> str:
-    return html.escape(label if len(label) <= limit else label[: limit - 1] + "…")
