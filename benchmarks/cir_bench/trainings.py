@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from cir_bench.results import write_text
 from cir_infer.console.common import print_json
-from cir_infer.errors import TrainingError, UsageError
+from cir_infer.errors import TrainingError, UsageError, shown
 from cir_infer.extras import require
+from cir_infer.foreign import read_json
 
-__all__ = ["add_training_arguments", "begin", "by_part", "finished", "measured_on", "write_table"]
+if TYPE_CHECKING:
+    from cir_export.training.configuration import TrainingConfig
+
+__all__ = [
+    "add_training_arguments",
+    "begin",
+    "by_part",
+    "columns_of",
+    "finished",
+    "measured_on",
+    "recall_of",
+    "trained",
+    "write_table",
+]
 
 
 def add_training_arguments(parser: argparse.ArgumentParser, systems: Iterable[str], replaced: str) -> None:
@@ -58,27 +73,89 @@ def begin(args: argparse.Namespace, command: str) -> None:
         torch.set_num_threads(args.threads)
 
 
-def finished(log: Path, seed: int | None = None) -> dict[str, Any] | None:
+def trained(
+    config: TrainingConfig, folder: Path, device: str, initial: Sequence[Path] = ()
+) -> dict[str, Any]:
+    """As `cir_export.training.trainer.train`, of a data set whose recall a table can hold.
+
+    Raises:
+        TrainingError: it has no test split; or see `train`.
+    """
+    from cir_export.training.sources import open_source
+    from cir_export.training.trainer import train
+
+    if open_source(config.data).test is None:
+        raise TrainingError(f"{config.data.path} has no test split, on which the table's recall is measured")
+    return train(config, folder, device, initial=initial)
+
+
+def finished(log: Path, config: TrainingConfig) -> dict[str, Any] | None:
     """The last entry of a finished training's log; None where it is not finished.
 
     Args:
         log: the training's `log.jsonl`.
-        seed: that it must be of; None for any.
+        config: that it must be of.
 
     Raises:
-        TrainingError: the log is damaged, or of another seed.
+        TrainingError: the log is damaged, of another configuration, or has nothing measured on a test split.
     """
     if not log.is_file():
         return None
     try:
-        end: dict[str, Any] = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
+        lines = log.read_text(encoding="utf-8").splitlines()
+        end: dict[str, Any] = read_json(lines[-1])
         if end["event"] != "end":
             return None
-        if seed is not None and end["seed"] != seed:
-            raise TrainingError(f"{log} is of seed {end['seed']}, expected {seed}; remove its folder")
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise TrainingError(f"{log} is damaged ({error}); remove its folder") from error
+        start = read_json(lines[0])
+        other = _other(start["training"], vars(config.training), "training")
+        other = other or _other(start["model"], config.model, "model")
+        other = other or _other({"dataset": start["train"]["data"]}, {"dataset": config.data.dataset}, "data")
+        measured = end["test"] is not None
+        if measured:
+            measured_on(end["test"])
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise TrainingError(f"{log} is damaged ({shown(error)}); remove its folder") from error
+    if other:
+        raise TrainingError(
+            f"{log} is of another training ({other}); give another folder, or remove that one"
+        )
+    if not measured:
+        raise TrainingError(f"{log} has nothing measured on a test split, of which the table is")
     return end
+
+
+def _other(was: Mapping[str, Any], now: Mapping[str, Any], where: str) -> str | None:
+    """How a table of a finished training's differs from what it would be now; None where it does not.
+
+    What one of them leaves out may be as the other says: by default, by an earlier release, by the data.
+    """
+    for name in was.keys() & now.keys() - {"vocabulary_size"}:
+        old, new = was[name], now[name]
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            if (inside := _other(old, new, f"{where}.{name}")) is not None:
+                return inside
+        elif old != (list(new) if isinstance(new, tuple) else new):
+            return f"{where}.{name} was {shown(old)} and is {shown(new)}"
+    return None
+
+
+def recall_of(end: Mapping[str, Any]) -> str:
+    """The first recall that a training's protocol counts, for a line on the way.
+
+    Args:
+        end: the last entry of its log.
+    """
+    k, share = next(iter(end["test"]["recall"].items()))
+    return f"R@{k} {share:.3f}"
+
+
+def columns_of(test: Mapping[str, Any]) -> list[str]:
+    """For which k a table has recall: the first three that the protocol counts.
+
+    Args:
+        test: of the last entry of a training's log.
+    """
+    return list(test["recall"])[:3]
 
 
 def measured_on(test: Mapping[str, Any]) -> str:
@@ -87,13 +164,18 @@ def measured_on(test: Mapping[str, Any]) -> str:
     Args:
         test: of the last entry of a training's log.
     """
-    asked, gallery = f"{test['queries']:,} queries over held-out compositions", int(test["gallery"])
+    drawn = test.get("protocol", "scenes").split("/")[0] in ("scenes", "emoji")
+    gallery, pictures = int(test["gallery"]), "pictures"
+    asked = f"{test['queries']:,} queries{' over held-out compositions' if drawn else ''}"
     if "parts" not in test:
-        return f"{asked} in a gallery of {gallery:,} scenes with hard negatives; the reference is excluded."
+        if drawn:
+            pictures = "scenes with hard negatives; the reference is excluded"
+        return f"{asked} in a gallery of {gallery:,} {pictures}."
     count = len(test["parts"])
+    excluded = "; the reference is excluded" if drawn else ""
     return (
-        f"{asked}, in {count} parts with {gallery // count:,} pictures in the gallery of each; the reference "
-        "is excluded. Recall is the mean over the parts."
+        f"{asked}, in {count} parts with {gallery // count:,} pictures in the gallery of each{excluded}. "
+        "Recall is the mean over the parts."
     )
 
 
@@ -103,20 +185,25 @@ def by_part(tests: Mapping[str, Mapping[str, Any]]) -> list[str]:
     Args:
         tests: label of a system -> `test` of the last entry of its training's log.
     """
-    parts = next(iter(tests.values())).get("parts", {})
+    first = next(iter(tests.values()))
+    parts, k = first.get("parts", {}), f"R@{columns_of(first)[0]}"
     if not parts:
         return []
-    lines = ["", "R@1 by part:", "", f"| part | {' | '.join(tests)} |", "|---" * (len(tests) + 1) + "|"]
+    lines = ["", f"{k} by part:", "", f"| part | {' | '.join(tests)} |", "|---" * (len(tests) + 1) + "|"]
     for part in parts:
-        shares = (f"{100 * test['parts'][part]['R@1']:.1f}" for test in tests.values())
+        shares = (f"{100 * test['parts'][part][k]:.1f}" for test in tests.values())
         lines.append(f"| {part} | {' | '.join(shares)} |")
     return lines
 
 
 def write_table(args: argparse.Namespace, results: Any, table: str) -> None:
-    """Write recall.json and recall.md, and print what was asked for."""
-    (args.out / "recall.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (args.out / "recall.md").write_text(table, encoding="utf-8")
+    """Write recall.json and recall.md, and print what was asked for.
+
+    Raises:
+        UsageError: they cannot be written.
+    """
+    write_text(args.out / "recall.json", json.dumps(results, indent=1) + "\n")
+    write_text(args.out / "recall.md", table)
     if args.json:
         print_json({"trainings": results})
     else:

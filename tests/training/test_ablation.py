@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 from cir_bench.commands import main
 from cir_bench.commands.ablation import ABLATIONS, table
@@ -77,7 +78,23 @@ def test_finished_trainings_are_kept(tmp_path, capsys):
     assert stamps == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("model.pt")}
     assert (tmp_path / "out" / "recall.md").read_text() == table(first["trainings"])
 
+    config = tmp_path / "config.toml"
+    for change, words in (
+        (("epochs = 1", "epochs = 2"), "training.epochs was 1 and is 2"),
+        (("word_dim = 8", "word_dim = 9"), "model.text.word_dim was 8 and is 9"),
+        (("channels = [4, 8]", "channels = [4, 9]"), "model.image.channels was [4, 8] and is [4, 9]"),
+        (('path = "scenes"', 'path = "x"\ndataset = "css"'), "data.dataset was 'scenes' and is 'css'"),
+    ):
+        config.write_text(CONFIG.replace(*change))
+        assert main(command) == 1
+        assert f"log.jsonl is of another training ({words})" in capsys.readouterr().err
+    config.write_text(CONFIG)
+
     log = tmp_path / "out" / "text-only-0" / "log.jsonl"
+    lines = log.read_text().splitlines()
+    log.write_text("\n".join([*lines[:-1], json.dumps(json.loads(lines[-1]) | {"test": None})]))
+    assert main(command) == 1
+    assert "log.jsonl has nothing measured on a test split" in capsys.readouterr().err
     log.write_text("not json\n")
     assert main(command) == 1
     assert "is damaged" in capsys.readouterr().err
@@ -104,6 +121,32 @@ def test_sacs_rows_are_trained_and_tabulated_apart(tmp_path, capsys):
     capsys.readouterr()
     assert main([*command, "--systems", "is-only"]) == 2
     assert "--systems 'is-only': not of sac; expected some of fine, coarse," in capsys.readouterr().err
+
+
+def test_a_data_set_without_a_test_split_is_refused_before_training(tmp_path, capsys):
+    generate(tmp_path / "scenes", PLAN, jobs=1)
+    names = sorted(path.name for path in (tmp_path / "scenes").rglob("*.png"))[:6]
+    pictures = [str(next((tmp_path / "scenes").rglob(name)).relative_to(tmp_path)) for name in names]
+    rows = [f"{one},{other},make it red" for one, other in pairwise(pictures)]
+    (tmp_path / "triplets.csv").write_text("\n".join(["reference,target,text", *rows]))
+    (tmp_path / "config.toml").write_text(
+        CONFIG.replace('path = "scenes"', 'path = "triplets.csv"\ndataset = "table"')
+    )
+    for name in ("ablation", "systems"):
+        command = [name, str(tmp_path / "config.toml"), "-o", str(tmp_path / "out"), "--device", "cpu"]
+        assert main([*command, "--systems", "text-only"]) == 1
+        assert "triplets.csv has no test split" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_has_the_recall_that_its_protocol_counts():
+    result = _result("artemis", 0, 0.7)
+    test = {"protocol": "fashioniq/val", "queries": 10, "gallery": 50, "recall": {"10": 0.25, "50": 0.5}}
+    text = table([{**result, "test": test}])
+    assert "10 queries in a gallery of 50 pictures.\n" in text
+    assert "| system | R@10 | R@50 | trainings |" in text
+    assert "| ARTEMIS | 25.0 | 50.0 | 1 |" in text
+    assert "what the text modifies" not in text
 
 
 def test_several_seeds_give_their_mean_and_deviation():

@@ -7,7 +7,16 @@ from dataclasses import replace
 from statistics import stdev
 from typing import Any, NamedTuple
 
-from cir_bench.trainings import add_training_arguments, begin, finished, measured_on, write_table
+from cir_bench.trainings import (
+    add_training_arguments,
+    begin,
+    columns_of,
+    finished,
+    measured_on,
+    recall_of,
+    trained,
+    write_table,
+)
 from cir_infer.errors import UsageError, shown
 
 __all__ = ["EXAMPLE", "add_arguments", "run", "table"]
@@ -83,7 +92,6 @@ def run(args: argparse.Namespace) -> int:
     begin(args, "cir-bench ablation")
     from cir_export.training.configuration import read_config
     from cir_export.training.systems import model_for_system
-    from cir_export.training.trainer import TrainingFiles, train
 
     config = read_config(args.config)
     if args.data is not None:
@@ -97,12 +105,10 @@ def run(args: argparse.Namespace) -> int:
                 training=replace(config.training, seed=config.training.seed + seed),
             ).changed(rows[name].changes)
             folder = args.out / f"{name}-{one.training.seed}"
-            end = finished(TrainingFiles(folder).log, one.training.seed)
-            if end is None:
-                end = train(one, folder, args.device)
+            end = finished(folder / "log.jsonl", one) or trained(one, folder, args.device)
             results.append({"row": name, **end})
             if not args.json:
-                print(f"{name}, seed {one.training.seed}: R@1 {end['test']['recall']['1']:.3f}", flush=True)
+                print(f"{name}, seed {one.training.seed}: {recall_of(end)}", flush=True)
     write_table(args, results, table(results, args.of))
     return 0
 
@@ -115,19 +121,20 @@ def table(results: list[dict[str, Any]], of: str = "artemis") -> str:
         of: one of `ABLATIONS`.
     """
     first = results[0]["test"]
+    ks = columns_of(first)
     ranked = all("median_rank" in r["test"] for r in results)
     lines = [
         measured_on(first),
         "",
-        f"| system | R@1 | R@5 | R@10 |{' median rank |' if ranked else ''} trainings | parameters | "
-        "wall minutes | CPU minutes |",
-        f"|---|---|---|---|{'---|' if ranked else ''}---|---|---|---|",
+        f"| system | {' | '.join(f'R@{k}' for k in ks)} |{' median rank |' if ranked else ''} trainings | "
+        "parameters | wall minutes | CPU minutes |",
+        f"|---|{'---|' * len(ks)}{'---|' if ranked else ''}---|---|---|---|",
     ]
     for name, row in ABLATIONS[of].items():
         runs = [r for r in results if r.get("row", r["system"]) == name]
         if not runs:
             continue
-        cells = [_share([r["test"]["recall"][k] for r in runs]) for k in ("1", "5", "10")]
+        cells = [_share([r["test"]["recall"][k] for r in runs]) for k in ks]
         if ranked:
             cells.append(f"{sum(r['test']['median_rank'] for r in runs) / len(runs):.0f}")
         minutes = [f"{sum(r[k] for r in runs) / len(runs) / 60:.1f}" for k in ("seconds", "cpu_seconds")]
@@ -140,7 +147,9 @@ def table(results: list[dict[str, Any]], of: str = "artemis") -> str:
         "Parameters are those of the modules that a system runs. Wall minutes include all else that the "
         "machine did meanwhile; CPU minutes are processor time of all threads.",
     ]
-    kinds = list(first["recall_at_1_by_kind"])
+    kinds = list(first.get("recall_at_1_by_kind", ()))
+    if not kinds:
+        return "\n".join(lines) + "\n"
     lines += [
         "",
         "R@1 by what the text modifies:",

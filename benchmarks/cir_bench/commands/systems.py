@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,11 +15,17 @@ from cir_bench.trainings import (
     add_training_arguments,
     begin,
     by_part,
+    columns_of,
     finished,
     measured_on,
+    recall_of,
+    trained,
     write_table,
 )
 from cir_infer.errors import TrainingError
+
+if TYPE_CHECKING:
+    from cir_export.training.configuration import TrainingConfig
 from cir_infer.inputs.unknown_words import unsaid
 
 __all__ = ["EXAMPLE", "add_arguments", "run", "table"]
@@ -76,13 +82,15 @@ def run(args: argparse.Namespace) -> int:
     begin(args, "cir-bench systems")
     results = {}
     for system in args.systems or SYSTEMS:
-        end = finished(args.out / system / "log.jsonl")
+        config = _config(args, system)
+        folder = args.out / system
+        end = finished(folder / "log.jsonl", config)
         if end is None and not args.table_only:
-            end = _train(args, system)
+            end = trained(config, folder, args.device, _initial(args, system))
         if end is not None:
             results[system] = end
             if not args.json:
-                print(f"{system}: R@1 {end['test']['recall']['1']:.3f}", flush=True)
+                print(f"{system}: {recall_of(end)}", flush=True)
     if not results:
         raise TrainingError(f"{args.out} holds no finished training")
     # Only what is in the table is timed, all in one run, so that the times can be compared.
@@ -92,22 +100,27 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _train(args: argparse.Namespace, system: str) -> dict[str, Any]:
+def _config(args: argparse.Namespace, system: str) -> TrainingConfig:
     from cir_export.training.configuration import read_config
     from cir_export.training.systems import model_for_system
-    from cir_export.training.trainer import train
 
     config = read_config(args.config)
     if args.data is not None:
         config = config.with_data(args.data)
     config = replace(config, model=model_for_system(config.model, system))
-    initial = []
     if system in _STAGE_1:
-        initial = [args.out / _STAGE_1[system] / "model.pt"]
-        if not initial[0].is_file():
-            raise TrainingError(f"{system} starts from {_STAGE_1[system]}; train that first")
         config = replace(config, training=replace(config.training, frozen_epochs=config.training.epochs))
-    return train(config, args.out / system, args.device, initial=initial)
+    return config
+
+
+def _initial(args: argparse.Namespace, system: str) -> list[Path]:
+    """What a system starts from."""
+    if system not in _STAGE_1:
+        return []
+    first: Path = args.out / _STAGE_1[system] / "model.pt"
+    if not first.is_file():
+        raise TrainingError(f"{system} starts from {_STAGE_1[system]}; train that first")
+    return [first]
 
 
 @unsaid()  # the text is made for it
@@ -156,17 +169,18 @@ def _query(folder: Path) -> Callable[[], object]:
 def table(results: dict[str, dict[str, Any]]) -> str:
     """The table in Markdown: a row a system."""
     first = next(iter(results.values()))["test"]
+    ks = columns_of(first)
     named = f"Protocol {first['protocol']}: " if "protocol" in first else ""  # logs had none at first
     lines = [
         f"{named}{measured_on(first)} One seed each, the same budget.",
         "",
-        "| system | R@1 | R@5 | R@10 | parameters | query, ms | CPU minutes of training |",
-        "|---|---|---|---|---|---|---|",
+        f"| system | {' | '.join(f'R@{k}' for k in ks)} | parameters | query, ms | CPU minutes of training |",
+        f"|---|{'---|' * len(ks)}---|---|---|",
     ]
     for system, label in SYSTEMS.items():
         if system in results:
             end = results[system]
-            recall = [f"{100 * end['test']['recall'][k]:.1f}" for k in ("1", "5", "10")]
+            recall = [f"{100 * end['test']['recall'][k]:.1f}" for k in ks]
             rest = [
                 f"{end['parameters']:,}",
                 f"{end['query_ms']:.1f}" if "query_ms" in end else "-",
