@@ -1,6 +1,6 @@
 """Why a hit has its score: which parts of both pictures, and which words.
 
-python examples/explain.py artemis.cir photos.gallery dress.jpg "is cream in color" why.png
+python examples/explain.py artemis.cir artemis.gallery dress.jpg "is cream in color" why.png
 """
 
 import argparse

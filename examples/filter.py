@@ -34,11 +34,13 @@ def value(cell: str) -> Any:
 with args.catalogue.open(newline="", encoding="utf-8") as file:
     rows = list(csv.DictReader(file))
 engine = Engine(args.bundle)
-gallery = Gallery.create(args.gallery, engine)
+exists = Path(args.gallery).exists()
+gallery = Gallery.open(args.gallery, engine) if exists else Gallery.create(args.gallery, engine)
 gallery.add(
     [args.photos / row["image"] for row in rows],
     ids=[row["image"] for row in rows],
     metadata=[{name: value(cell) for name, cell in row.items() if name != "image"} for row in rows],
+    existing="replace",
 )
 hits = Searcher(engine, gallery).query(args.reference, args.text, k=10, where=args.where)
 for hit in hits:

@@ -1,7 +1,7 @@
 """The exact score in SQL, for people whose catalogue lives in DuckDB, beside cir-infer's own answer.
 
     pip install duckdb 'cir-infer[parquet]'
-    python examples/in_duckdb.py artemis.cir photos.gallery photo.jpg "is red"
+    python examples/in_duckdb.py artemis.cir artemis.gallery photo.jpg "is red"
 
 A query is a few terms, each a numerator n and weights w over the row t: sum of (n.t) / sqrt(w.t^2). DuckDB
 has the products of arrays; the squares of a row are a second column. It adds in float32, so scores agree to

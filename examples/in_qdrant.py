@@ -1,7 +1,7 @@
 """The exact score as a formula query of Qdrant, beside cir-infer's own answer.
 
     pip install qdrant-client
-    python examples/in_qdrant.py artemis.cir photos.gallery photo.jpg "is red"
+    python examples/in_qdrant.py artemis.cir artemis.gallery photo.jpg "is red"
 
 A query is a few terms, each a numerator n and weights w over the row t: sum of (n.t) / sqrt(w.t^2). Each
 product is a prefetch, over t or over its squares as a second vector. It is exact, in float32, while every

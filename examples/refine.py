@@ -1,6 +1,6 @@
 """A conversation: each answer is refined by the next text, in a millisecond, as no image is encoded.
 
-python examples/refine.py artemis.cir photos.gallery dress.jpg "is cream" "with longer sleeves" "in silk"
+python examples/refine.py artemis.cir artemis.gallery dress.jpg "is cream" "with longer sleeves" "in silk"
 """
 
 import argparse

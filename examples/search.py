@@ -13,17 +13,17 @@ parser.add_argument("bundle")
 parser.add_argument("photos", type=Path)
 parser.add_argument("reference")
 parser.add_argument("text")
-parser.add_argument("--gallery", default="photos.gallery")
 args = parser.parse_args()
+place = Path(args.bundle).with_suffix(".gallery")  # where the commands look for it, too
 
 engine = Engine(args.bundle)  # the model, on the best device that is here
-if not Path(args.gallery).exists():
+if not place.exists():
     images = sorted(
         path for path in args.photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png")
     )
-    with Gallery.create(args.gallery, engine) as gallery:
+    with Gallery.create(place, engine) as gallery:
         gallery.add(images, ids=[str(path.relative_to(args.photos)) for path in images])
 
-searcher = Searcher(engine, Gallery.open(args.gallery))
+searcher = Searcher(engine, Gallery.open(place))
 hits = searcher.query(args.reference, args.text, k=10)
 print(hits)  # rank, id, score and its terms

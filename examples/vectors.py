@@ -26,8 +26,15 @@ args = parser.parse_args()
 
 rows = np.load(args.rows, mmap_mode="r")
 items = [json.loads(line) for line in args.items.read_text("utf-8").splitlines()]
-with Gallery.create(args.gallery, dimension=rows.shape[1], fingerprint=args.model) as gallery:
-    gallery.add_vectors(ids=[item.pop("id") for item in items], vectors=rows, metadata=items)
+exists = Path(args.gallery).exists()
+with (
+    Gallery.open(args.gallery)
+    if exists
+    else Gallery.create(args.gallery, dimension=rows.shape[1], fingerprint=args.model)
+) as gallery:
+    gallery.check_fingerprint(args.model)
+    ids = [item.pop("id") for item in items]
+    gallery.add_vectors(ids=ids, vectors=rows, metadata=items, existing="replace")
 
 with VectorSearcher(args.gallery, fingerprint=args.model) as searcher:
     answers = searcher.search_vectors(np.load(args.queries), k=10, where=args.where, metric=args.metric)

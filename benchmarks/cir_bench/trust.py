@@ -12,13 +12,14 @@ import numpy as np
 
 from cir_bench.timing import percentile, steadiness
 
-__all__ = ["doubts_about_machine", "doubts_about_samples"]
+__all__ = ["doubts_about_machine", "doubts_about_roofline", "doubts_about_samples"]
 
 _SAMPLES_BEYOND_A_PERCENTILE = 5
 _DRIFT = 1.15
 _CLOCK_SPREAD = 1.05
 _NEIGHBOUR_CORES = 0.15
 _STOLEN_CORES = 0.02
+_BEYOND_A_ROOF = 1.1
 
 
 def doubts_about_samples(name: str, samples_ms: Sequence[float] | np.ndarray[Any, Any]) -> list[str]:
@@ -68,3 +69,15 @@ def doubts_about_machine(readings: Mapping[str, Any]) -> list[str]:
             f"the hypervisor withheld {readings['stolen_cores']:.2f} cores meanwhile; latencies include that"
         )
     return doubts
+
+
+def doubts_about_roofline(roofline: Mapping[str, Any]) -> list[str]:
+    """Roofs that were exceeded, and so were measured while something else ran."""
+    reached = {"the image encoder, of matrix products": roofline.get("encoder_fraction")}
+    if not roofline.get("rows_fit_in_cache"):
+        reached["scoring, of reading"] = roofline.get("score_fraction")
+    return [
+        f"{name}: {fraction:.2f}; what a machine can do was measured while something slowed it down"
+        for name, fraction in reached.items()
+        if fraction is not None and fraction > _BEYOND_A_ROOF
+    ]

@@ -318,10 +318,13 @@ def tell(
         print_json({**result, "broken_list": str(listing.path) if broken and unlisted is None else None})
     else:
         moved = f"{report.moved:,} moved, " if report.moved else ""
+        items = f"{len(gallery):,} item{'' if len(gallery) == 1 else 's'}"
+        digits = ".2g" if report.rate < 10 else ".0f"
+        rate = f", {report.rate:{digits}} images/s" if report.encoded else ""
         print(
-            f"{printable(str(gallery.path))}: {len(gallery):,} items ({report.added:,} added, "
+            f"{printable(str(gallery.path))}: {items} ({report.added:,} added, "
             f"{report.replaced:,} replaced, {moved}{report.unchanged:,} unchanged, "
-            f"{report.removed:,} removed) in {report.seconds:.1f} s, {report.rate:.0f} images/s"
+            f"{report.removed:,} removed) in {report.seconds:.1f} s{rate}"
         )
         if report.left_out:
             from cir_infer.indexing.formats import describe_left_out

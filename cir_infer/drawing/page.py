@@ -243,11 +243,11 @@ def notes_on(hits: Hits) -> list[str]:
     """What is to be said about a query below its text."""
     notes: list[str] = []
     if hits.unknown_words:
-        notes.append("not in the model's vocabulary: " + ", ".join(hits.unknown_words))
+        notes.append("Not in the model's vocabulary: " + ", ".join(hits.unknown_words))
     if hits.reference_id is not None:
-        notes.append(f"the gallery holds the reference as {hits.reference_id}")
+        notes.append(f"The gallery holds the reference as {hits.reference_id}")
     if hits.coverage < 1:
-        notes.append(f"looked at {int(1000 * hits.coverage) / 10:g}% of the items; the rest did not answer")
+        notes.append(f"Looked at {int(1000 * hits.coverage) / 10:g}% of the items; the rest did not answer")
     return notes
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from cir_bench.machine import peak_host_bytes, stamp
 from cir_bench.sensors import Reading, Sensors, read_sensors, summarise_readings
-from cir_bench.trust import doubts_about_machine, doubts_about_samples
+from cir_bench.trust import doubts_about_machine, doubts_about_roofline, doubts_about_samples
 from cir_infer.machine.description import describe_machine
 from cir_infer.machine.nvml import Nvml
 
@@ -176,3 +176,14 @@ def test_the_management_library_is_called_as_its_header_says(tmp_path: Path):
     assert gpu.joules() is None, "a chip without the counter answers 'not supported'"
     assert gpu.throttling() == ["power cap", "software thermal slowdown"]
     assert "gpu" in read_sensors(tmp_path, gpu).watts
+
+
+def test_a_roof_that_is_exceeded_is_doubted():
+    assert doubts_about_roofline({}) == []
+    assert doubts_about_roofline({"encoder_fraction": 1.05, "score_fraction": 0.9}) == []
+    (doubt,) = doubts_about_roofline({"encoder_fraction": 2.07, "score_fraction": 0.9})
+    assert "the image encoder" in doubt and "2.07" in doubt
+    assert "scoring" in doubts_about_roofline({"score_fraction": 1.3, "rows_fit_in_cache": False})[0]
+    assert (
+        doubts_about_roofline({"score_fraction": 5.0, "rows_fit_in_cache": True}) == []
+    )  # faster than memory

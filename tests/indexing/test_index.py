@@ -240,7 +240,13 @@ def test_the_command_reports_and_lists_broken_images(tmp_path: Path, bundle: Pat
     gallery = tmp_path / "g"
     arguments = [str(bundle), str(folder), "--gallery", str(gallery), "--workers", "0"]
     assert main(arguments) == 0
-    assert "3 items (3 added" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "3 items (3 added" in said and "images/s" in said
+    assert main(arguments) == 0
+    assert "images/s" not in capsys.readouterr().out  # none was encoded
+    alone = [str(bundle), str(folder_of(tmp_path / "alone", 1)), "--gallery", str(tmp_path / "one")]
+    assert main(alone) == 0
+    assert "one: 1 item (1 added" in capsys.readouterr().out
     (folder / "bad.png").write_bytes(b"?")
     assert main([*arguments, "--json"]) == 1
     captured = capsys.readouterr()

@@ -146,6 +146,7 @@ def measure_latency(settings: Settings, tell: Callable[[str], object] = lambda _
         *trust.doubts_about_machine(readings),
         *trust.doubts_about_samples("query", samples["query"]),
         *(trust.doubts_about_samples("refine", samples["refine"]) if "refine" in samples else []),
+        *trust.doubts_about_roofline(result["roofline"]),
     ]
     return result
 
