@@ -15,14 +15,14 @@ from cir_infer.engine import Engine
 from cir_infer.extras import is_installed
 from cir_infer.runtime.device_names import ON_PROCESSOR
 from cir_infer.scoring import make_scorer
-from cir_infer.scoring.contract import Rows, Scorer
+from cir_infer.scoring.contract import Rows
 
 if TYPE_CHECKING:
     import torch
 
     from cir_export.model_file import TrainedModel
 
-__all__ = ["Alternative", "Question", "RuntimeAlone", "alternatives"]
+__all__ = ["Alternative", "Ours", "Question", "RuntimeAlone", "alternatives"]
 
 Answer = npt.NDArray[np.int64]
 
@@ -83,7 +83,7 @@ def alternatives(
     device = torch.device("cpu" if engine.device in ON_PROCESSOR else "cuda")
     model = trained.model.to(device)
     found = [
-        _Ours(engine, make_scorer(Rows.of(rows)), k).alternative(),
+        Ours(engine, rows, k).alternative(),
         RuntimeAlone("ONNX Runtime, NumPy scoring", engine, rows, k).alternative(),
         _Torch("PyTorch eager, two products", model, rows, k, device, literal=False).alternative(),
         _Torch("PyTorch eager, literal loop", model, rows, k, device, literal=True).alternative(),
@@ -122,15 +122,25 @@ class _ThroughEngine(ABC):
     def _score(self) -> Answer: ...
 
 
-class _Ours(_ThroughEngine):
-    """The SDK: its engine and its scorer."""
+class Ours(_ThroughEngine):
+    """The SDK: its engine and its scorer.
 
-    def __init__(self, engine: Engine, scorer: Scorer, k: int) -> None:
+    Args:
+        engine: on a bundle of any precision.
+        rows: float32 (N, D), the gallery.
+        k: hits a query.
+    """
+
+    def __init__(self, engine: Engine, rows: npt.NDArray[np.float32], k: int) -> None:
         super().__init__(engine, k)
-        self._scorer = scorer
+        self._scorer = make_scorer(Rows.of(rows))
 
     def alternative(self) -> Alternative:
-        return Alternative(f"cir-infer, {self._scorer.name}", self._answer, self._encode, self._score)
+        """See `Alternative`."""
+        precision = self._engine.manifest.precision
+        lowered = f"cir-infer {precision}, {self._engine.device}"
+        name = f"cir-infer, {self._scorer.name}" if precision == "float32" else lowered
+        return Alternative(name, self._answer, self._encode, self._score, precision)
 
     def _score(self) -> Answer:
         rows: Answer = self._scorer.topk(self._terms, self._k).rows[0]

@@ -1,48 +1,69 @@
-"""Rivals in a lower precision: what a user would turn on, and whether it passes our own bundles' gate."""
+"""Lower precisions, ours and what else a user would turn on, and whether they pass our own bundles' gate."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from cir_bench.compare.alternatives import Alternative, Question, RuntimeAlone
+from cir_bench.compare.alternatives import Alternative, Ours, Question, RuntimeAlone
 from cir_infer.bundle import Bundle
 from cir_infer.engine import Engine
+from cir_infer.errors import DeviceError
+from cir_infer.extras import is_installed
 
-__all__ = ["int8_on_onnx_runtime", "passing"]
+__all__ = ["lowered_ways", "passing"]
 
 _CALIBRATED = 16
 """Images that int8 is calibrated with here: enough for generated ones, on which it is also judged."""
 
 
-def int8_on_onnx_runtime(
+def lowered_ways(
     engine: Engine, images: Sequence[Any], folder: Path, rows: npt.NDArray[np.float32], k: int
-) -> Alternative:
-    """The bundle's int8 form for a CPU on ONNX Runtime; `passing` judges it.
+) -> list[Alternative]:
+    """The bundle in int8 and bfloat16, ours on whatever runs it here, and int8 in ONNX Runtime alone.
+
+    `passing` judges them.
 
     Args:
         engine: on the float32 bundle.
         images: of which some are calibrated with, as `preprocess` takes them.
-        folder: for the int8 bundle.
+        folder: for the bundles.
         rows: float32 (N, D), the gallery.
         k: hits a query.
     """
+    int8 = _lowered(engine, "int8", images, folder)
+    on_cpu = Engine(int8, "cpu", engine.threads)
+    ways = [
+        Ours(on_cpu, rows, k).alternative(),
+        RuntimeAlone("ONNX Runtime int8", on_cpu, rows, k, "int8").alternative(),
+    ]
+    if is_installed("openvino"):
+        ways.append(Ours(Engine(int8, "openvino", engine.threads), rows, k).alternative())
+        bfloat16 = _lowered(engine, "bfloat16", images, folder)
+        with suppress(DeviceError):  # a processor that does not compute it
+            ways.append(Ours(Engine(bfloat16, "openvino", engine.threads), rows, k).alternative())
+    return ways
+
+
+def _lowered(
+    engine: Engine, precision: Literal["int8", "bfloat16"], images: Sequence[Any], folder: Path
+) -> Path:
     from cir_export.precision.graphs import lower_graphs
     from cir_export.precision.writing import write_with
 
     bundle = Bundle(engine.path)
     batch = np.stack([engine.prepare(image) for image in images[:_CALIBRATED]])
-    graphs = lower_graphs(bundle, "int8", "cpu", (), lambda: [batch])
+    graphs = lower_graphs(bundle, precision, "cpu", (), lambda: [batch])
     models = {bundle.manifest.graphs[graph.name]: graph.model for graph in graphs}
-    target = folder / "int8.cir"
-    write_with(bundle, target, replace(bundle.manifest, precision="int8", explain=None), models)
-    lowered = Engine(target, "cpu", engine.threads)
-    return RuntimeAlone("ONNX Runtime int8", lowered, rows, k, "int8").alternative()
+    target = folder / f"{precision}.cir"
+    write_with(bundle, target, replace(bundle.manifest, precision=precision, explain=None), models)
+    return target
 
 
 def passing(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from cir_bench import trust
 from cir_bench.compare.alternatives import Alternative, Question, alternatives
-from cir_bench.compare.lowered import int8_on_onnx_runtime, passing
+from cir_bench.compare.lowered import lowered_ways, passing
 from cir_bench.machine import stamp
 from cir_bench.sensors import Sensors, summarise_readings
 from cir_bench.timing import interleave, ratio, summarise
@@ -97,7 +97,7 @@ def measure_comparison(
         tell("opening the alternatives")
         every = alternatives(engine, trained, rows, settings.k, settings.compiled, threads)
         if engine.device == "cpu" and engine.needs_reference:
-            every.append(int8_on_onnx_runtime(engine, samples.images, Path(folder), rows, settings.k))
+            every += lowered_ways(engine, samples.images, Path(folder), rows, settings.k)
     ways = [way for way in every if way.precision == "float32"]
     tell("verifying")
     _verify(engine, rows, questions, ways)
