@@ -1,13 +1,20 @@
-"""No test sees what another has kept of its graphs; threads are as many as processors; Ctrl-C ends all."""
+"""No test sees what another has kept of its graphs; threads are as many as processors; Ctrl-C ends all.
+
+Property tests draw the same examples in every run and no clock judges them; unseeded dice fall alike.
+"""
 
 from __future__ import annotations
 
 import gc
 import os
+import random
 import signal
-from typing import TYPE_CHECKING
+import sys
+import zlib
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from tests.export.once import Once
@@ -16,9 +23,41 @@ os.environ["CIR_GRAPH_CACHE"] = "off"
 # For PyTorch and NumPy, here and in what tests begin; read when those are loaded. There is a worker for every
 # processor, and threads that wait for each other burn it: 28 tiny trainings took 193 seconds of them, not 7.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before any test module is read: what a test says of its own goes on from here.
+settings.register_profile(
+    "suite",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("suite")
 # Ignored in what a shell begins in the background, and in all that it begins.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _throw_alike(name: str) -> None:
+    """Seed what draws without a generator: PyTorch's seed is another in every process, and goes on.
+
+    By the name, so that a fixture's weights are not a test's inputs.
+    """
+    seed = zlib.crc32(name.encode())
+    random.seed(seed)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(seed)
+    if torch := sys.modules.get("torch"):
+        torch.default_generator.manual_seed(seed)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> None:
+    _throw_alike(fixturedef.argname)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
+    _throw_alike(pyfuncitem.name)
 
 
 @pytest.fixture(scope="session")

@@ -107,7 +107,7 @@ def test_the_measure_is_a_mean_over_parts_and_metrics():
     assert measure_of(protocol(), parts) == 35.0
 
 
-@settings(derandomize=True, deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_against_a_literal_count(data):
     n = data.draw(st.integers(3, 12))

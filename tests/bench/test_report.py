@@ -79,7 +79,7 @@ def test_numbers_are_printed_with_three_digits(value, text):
     assert significant(value) == text
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
 def test_ticks_are_few_ascending_and_cover_the_values(low, span):
     ticks = nice_ticks(low, low + span)

@@ -40,7 +40,7 @@ def test_what_is_printed_obeys_to_nobody() -> None:
     assert shown == r"red\x1b[31m\n\r\x00\x07\x7f\x9b2J\u202egpj.\u2028\u061c\udce9 日本　😀 é"
 
 
-@settings(derandomize=True, max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=st.text(alphabet=st.characters(), max_size=40))
 def test_any_text_is_one_line_and_json(text: str) -> None:
     assert obeyed(printable(text)) == []

@@ -45,7 +45,7 @@ SMALL = Plan(
 )
 
 
-@settings(derandomize=True, max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(scenes, st.sampled_from(KINDS), st.integers(0, 10**6))
 def test_a_sentence_and_its_reference_determine_the_target(scene, kind, seed):
     dice = Dice(seed)
@@ -54,7 +54,7 @@ def test_a_sentence_and_its_reference_determine_the_target(scene, kind, seed):
     assert differences(scene, edit.apply(scene)) == 1
 
 
-@settings(derandomize=True, max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(0, 10**6))
 def test_invariants_of_every_seed(seed):
     splits = draw_splits(

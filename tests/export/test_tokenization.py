@@ -42,7 +42,7 @@ def test_words_are_numbered_by_first_occurrence_after_the_special_tokens() -> No
     assert list(vocabulary.values()) == list(range(11))
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(st.text(max_size=60))
 def test_no_text_can_type_a_special_token(text: str) -> None:
     tokenizer = build_tokenizer(vocabulary_from_texts(["start end and pad unk"]))
@@ -51,7 +51,7 @@ def test_no_text_can_type_a_special_token(text: str) -> None:
     assert not {0, 1, 2, 3} & set(ids[1:-1])
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(st.lists(st.text(alphabet="abc XY-/()'", max_size=30), min_size=1, max_size=6))
 def test_a_vocabulary_knows_every_word_of_its_texts(texts: list[str]) -> None:
     try:

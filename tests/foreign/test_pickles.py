@@ -73,7 +73,7 @@ PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=200)
 @given(PLAIN, st.integers(0, 5))
 def test_what_pickle_writes_passes(value: Any, protocol: int) -> None:
     check(pickle.dumps(value, protocol))

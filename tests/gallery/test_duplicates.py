@@ -33,7 +33,7 @@ def expected(rows: np.ndarray, ids: list[str], threshold: float) -> list[list[st
     return groups
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 1 << 30), count=st.integers(0, 60), noise=st.sampled_from([0.0, 0.02, 0.3]))
 def test_groups_are_those_of_brute_force(
     tmp_path_factory: pytest.TempPathFactory, seed: int, count: int, noise: float

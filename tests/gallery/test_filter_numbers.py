@@ -74,7 +74,7 @@ NUMBERS = st.one_of(
 )
 
 
-@settings(derandomize=True, max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(NUMBERS, min_size=20, max_size=60), st.lists(NUMBERS, min_size=20, max_size=60))
 def test_any_numbers_compare_exactly(
     tmp_path_factory: pytest.TempPathFactory, stored: list[float], literals: list[float]
@@ -96,7 +96,7 @@ def test_any_numbers_compare_exactly(
                 assert rows_of(snapshot.where(where), count) == equal
 
 
-@settings(derandomize=True, max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.one_of(st.integers(-(2**70), 2**70), st.floats(allow_nan=False, allow_infinity=False)))
 def test_a_number_as_text_is_the_number(value: float) -> None:
     assert parse(f"n = {value!r}") == parse({"n": value})

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cir_infer.errors import UsageError
@@ -140,7 +140,7 @@ def matches(data: dict[str, Any], where: dict[str, Any]) -> bool:
     return True
 
 
-@settings(derandomize=True, max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20)
 @given(st.lists(metadata, min_size=1, max_size=20), st.lists(expressions, min_size=1, max_size=20))
 def test_a_filter_selects_what_its_meaning_says(
     tmp_path_factory: pytest.TempPathFactory, items: list[dict], wheres: list[dict]

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cir_infer.errors import CirError, GalleryError, UsageError
@@ -327,9 +327,7 @@ JSON = st.recursive(
     ),
     max_leaves=8,
 )
-SUITE = settings(
-    derandomize=True, max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+SUITE = settings(max_examples=60)
 
 
 @SUITE

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -48,7 +48,7 @@ def version(path: Path) -> int:
 def test_answers_are_those_of_brute_force_whatever_changes(tmp_path: Path, dtype: str) -> None:
     """Removals, replacements, compaction, filters, exclusions, ties; one to three vectors a query."""
 
-    @settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=8)
     @given(
         seed=st.integers(0, 2**32 - 1),
         k=st.integers(1, 30),

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cir_infer import Engine, Gallery, Searcher, VectorSearcher
@@ -32,7 +32,7 @@ def expected(rows: np.ndarray, query: np.ndarray, metric: str) -> np.ndarray:
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 @pytest.mark.parametrize("metric", ["cosine", "dot"])
 def test_answers_are_those_of_brute_force(tmp_path: Path, dtype: str, metric: Any) -> None:
-    @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=12)
     @given(seed=st.integers(0, 2**32 - 1), k=st.integers(1, 60), wide=st.sampled_from([1, 3, 64, 4096]))
     def run(seed: int, k: int, wide: int) -> None:
         rng = np.random.default_rng(seed)

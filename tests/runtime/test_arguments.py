@@ -371,12 +371,7 @@ ANYTHING = (
 ANYTHING |= st.lists(ANYTHING, max_size=3) | st.dictionaries(st.text(max_size=5), ANYTHING, max_size=2)
 
 
-@settings(
-    derandomize=True,
-    max_examples=300,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(values=st.lists(ANYTHING, min_size=7, max_size=7), good=st.sets(st.integers(0, 6)))
 def test_any_arguments_are_an_answer_or_a_typed_error(
     searcher: Searcher, pictures: list[Path], values: list[Any], good: set[int]

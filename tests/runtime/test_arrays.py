@@ -47,7 +47,7 @@ def test_layouts_in_memory_do_not_matter() -> None:
     assert load_image(whole[:, :, :1]).mode == "L"
 
 
-@settings(derandomize=True, max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     array=hnp.arrays(
         hnp.scalar_dtypes() | st.just(np.dtype(object)), hnp.array_shapes(max_dims=5, max_side=5)

@@ -34,7 +34,7 @@ def test_the_score_is_the_sum_of_the_weighted_terms(
     with Searcher(engine, gallery_path, scorer=scorer) as searcher:
         plain = {hit.id: hit for hit in searcher.query(pictures[3], "is red", k=40)}
 
-        @settings(max_examples=25, deadline=None)
+        @settings(max_examples=25)
         @given(st.floats(-50, 50).filter(lambda f: abs(f) > 1e-3), st.floats(0, 50, exclude_min=True))
         def check(first: float, second: float) -> None:
             factors = {IS: first, EM: max(second, 1e-3)}

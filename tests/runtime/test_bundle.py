@@ -193,7 +193,7 @@ def test_a_bundle_that_goes_away_while_it_is_open(tmp_path: Path) -> None:
         bundle.read("image.onnx")
 
 
-@settings(derandomize=True, max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_any_damage_is_an_error_or_changes_nothing(original: Path, data: st.DataObject) -> None:
     raw = bytearray(original.read_bytes())

@@ -229,7 +229,7 @@ def test_interrupts_leave_no_memory_taken(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(kept) == count if sys.version_info < (3, 14) else len(kept) > count // 2
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(max_examples=60)
 @given(
     st.tuples(st.integers(1, 60), st.integers(1, 60)),
     st.tuples(*[st.integers(0, 70)] * 4),

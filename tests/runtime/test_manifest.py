@@ -65,7 +65,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
     )
 
 
-@settings(derandomize=True, max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(manifest=manifests())
 def test_what_is_written_is_read(manifest: Manifest) -> None:
     text = manifest.to_json()
@@ -193,7 +193,7 @@ json_values = st.recursive(
 )
 
 
-@settings(derandomize=True, max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(path=st.sampled_from([*EXAMPLE, *(f"image/{n}" for n in EXAMPLE["image"])]), value=json_values)
 def test_any_value_anywhere_is_read_back_or_refused(path: str, value: object) -> None:
     try:

@@ -84,7 +84,7 @@ def test_what_is_no_model_is_refused(content: bytes) -> None:
         read_onnx_model(content)
 
 
-@settings(max_examples=300, derandomize=True, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_damage_is_refused_or_read_as_onnx_reads_it(data: st.DataObject) -> None:
     content = bytearray(recurrent_graph(hidden=2, width=1, words=2, over_time=True))

@@ -35,7 +35,7 @@ recipes: st.SearchStrategy[list[Step]] = st.sampled_from(
 )
 
 
-@settings(derandomize=True, max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(width=sides, height=sides, steps=recipes)
 def test_a_ramp_of_colour_tells_where_each_pixel_came_from(
     width: int, height: int, steps: list[Step]

@@ -39,7 +39,7 @@ AUTHORS: dict[str, tuple[int, tuple[Step, ...]]] = {
 }
 
 sides = st.integers(1, 60)
-few = settings(derandomize=True, max_examples=60, deadline=None)
+few = settings(max_examples=60)
 
 
 @pytest.mark.parametrize("case", AUTHORS)
@@ -197,7 +197,7 @@ PIPELINES: dict[str, tuple[Step, ...]] = {
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-@settings(derandomize=True, max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(width=st.integers(20, 700), height=st.integers(20, 700))
 def test_scaled_jpegs_are_close_to_whole_ones_at_every_size(name: str, width: int, height: int) -> None:
     steps = PIPELINES[name]

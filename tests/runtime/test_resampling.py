@@ -68,7 +68,7 @@ _PADS = st.sampled_from(
 )
 
 
-@settings(derandomize=True, deadline=None, max_examples=250)
+@settings(max_examples=250)
 @given(
     width=st.integers(1, 400),
     height=st.integers(1, 400),
@@ -111,7 +111,7 @@ def instruction_sets() -> list[str]:
     return names
 
 
-@settings(derandomize=True, deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     width=st.integers(1, 300),
     height=st.integers(1, 300),

@@ -241,7 +241,7 @@ def test_truncation_and_padding_inside_the_file_are_ignored() -> None:
     assert plain.read(["is more red"]).ids.tolist() == reader().read(["is more red"]).ids.tolist()
 
 
-@settings(derandomize=True, max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.text(max_size=200) | st.lists(st.text(max_size=50), max_size=4))
 def test_any_text_is_tokens_or_a_text_error(text: str | list[str]) -> None:
     try:

@@ -255,7 +255,7 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(PIECES, min_size=1, max_size=6).map("".join),
     st.text("ab ", max_size=12),

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cir_infer.errors import ScoringError
@@ -146,12 +146,7 @@ class ScorerConformance(NumbersConformance):
     # ---- property -----------------------------------------------------------------------------------
 
     def test_any_case_hypothesis_can_think_of(self, row_type: str) -> None:
-        @settings(
-            max_examples=self.examples,
-            deadline=None,
-            derandomize=True,
-            suppress_health_check=list(HealthCheck),
-        )
+        @settings(max_examples=self.examples)
         @given(
             seed=st.integers(0, 2**32 - 1),
             n=st.integers(0, 130),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cir_infer.errors import UsageError
@@ -118,7 +118,7 @@ KINDS = (
 
 @pytest.mark.parametrize("instruction_set", SETS)
 def test_no_exact_score_passes_its_bound(instruction_set: str) -> None:
-    @settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=120)
     @given(
         seed=st.integers(0, 2**32 - 1),
         row_type=st.sampled_from(["float32", "float16", "int8"]),
@@ -227,7 +227,7 @@ def test_bounds_hold_for_any_number_of_terms(instruction_set: str, weighted: boo
 
 @pytest.mark.parametrize("row_type", ["float32", "float16", "int8"])
 def test_any_products_give_the_very_same_answers(row_type: str) -> None:
-    @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=25)
     @given(
         seed=st.integers(0, 2**32 - 1),
         n=st.integers(300, 1500),

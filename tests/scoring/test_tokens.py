@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cir_infer.errors import ScoringError, UsageError
@@ -99,7 +99,7 @@ def check(scorer: Scorer, rows: Rows, terms: QueryTerms, k: int, allow: Array | 
         np.testing.assert_array_equal(mine, theirs, f"not the definition's {name}")
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 2**32 - 1),
     n=st.integers(1, 20),
@@ -150,7 +150,7 @@ def make(request: pytest.FixtureRequest) -> Callable[[Rows], Scorer]:
 
 @pytest.mark.parametrize("row_type", ["float32", "float16", "int8"])
 def test_any_case_that_hypothesis_thinks_of(make: Callable[[Rows], Scorer], row_type: str) -> None:
-    @settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=10)
     @given(
         seed=st.integers(0, 2**32 - 1),
         n=st.integers(0, 24),

@@ -120,10 +120,11 @@ class Running(NamedTuple):
 
 @contextmanager
 def running(bundle: Path, key: str | None = None, **changes: Any) -> Iterator[Running]:
-    """A service, as `cir-serve` runs it but for the process."""
+    """A service, as `cir-serve` runs it but for the process; as patient as a busy machine needs."""
+    patient = {"timeout": 120.0, "read_timeout": 120.0}
     settings = replace(
         Settings(str(bundle), device="cpu", threads=1, port=0, access_log=False, drain=10, batches=1),
-        **changes,
+        **patient | changes,
     )
     opened = listen(settings.host, 0)
     service = Service(settings)

@@ -6,8 +6,8 @@ import base64
 import json
 import socket
 import threading
-import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,9 @@ def test_too_many_are_refused_at_once(bundle: Path) -> None:
             asking.ask(found.client)
         searcher.arrived.acquire()
         until(lambda: found.service._in_work == 3)
-        begun = time.monotonic()
         refused = found.client("POST", "/v1/search", QUERY)
         assert (refused.status, refused.kind) == (503, "overloaded")
         assert int(refused.headers["retry-after"]) >= 1
-        assert time.monotonic() - begun < 20
         assert found.client("GET", "/healthz").status == 200
         searcher.gate.set()
         assert asking.wait() == [200] * 3
@@ -125,16 +123,26 @@ def test_a_refusal_does_not_wait_for_the_body(bundle: Path) -> None:
 
 
 def test_a_deadline_drops_what_waits(bundle: Path) -> None:
-    with running(bundle, timeout=1) as found:
-        searcher, asking = Gated.under(found.service), Asking()
-        asking.ask(found.client)
+    with running(bundle) as found:
+        patient = found.service.settings
+        hasty = replace(patient, timeout=1.0)
+        searcher, first, second, third = Gated.under(found.service), Asking(), Asking(), Asking()
+        first.ask(found.client)
         searcher.arrived.acquire()
-        asking.ask(found.client)
-        assert asking.wait() == [504, 504]
+        found.service.settings = hasty
+        second.ask(found.client)
+        assert second.wait() == [504]
         searcher.gate.set()
+        assert first.wait() == [200]
         until(lambda: found.service._in_work == 0)
         until(waiting_none(found))
         assert searcher.sizes == [1]  # the second was never computed
+        searcher.gate.clear()
+        third.ask(found.client)  # nothing is before it, and it is answered in time all the same
+        assert third.wait() == [504]
+        searcher.gate.set()
+        until(lambda: found.service._in_work == 0)
+        found.service.settings = patient
         assert found.client("POST", "/v1/search", QUERY).status == 200
 
 

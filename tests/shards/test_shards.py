@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -34,7 +34,7 @@ def told(hits: Hits) -> list[Any]:
 def test_answers_are_those_of_one_gallery(tmp_path: Path, dtype: str, tokens: int) -> None:
     """Ids and scores, with ties, removals, filters and exclusions, for any number of shards."""
 
-    @settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=8)
     @given(
         seed=st.integers(0, 2**32 - 1),
         sizes=st.lists(st.integers(0, 12), min_size=1, max_size=5),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cir_infer import VectorSearcher
@@ -101,7 +101,7 @@ def test_changes_between_the_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(succession, "spread", spread)
 
-    @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=15)
     @given(
         changes=st.lists(st.tuples(st.booleans(), st.integers(0, 14)), max_size=12),
         into=st.integers(1, 6),

@@ -24,7 +24,7 @@ MODEL = {
 }
 
 
-@settings(derandomize=True, max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 7), st.integers(1, 5), st.floats(-1, 4), st.integers(0, 10**6))
 def test_the_loss_is_the_literal_formula(queries, targets, log_gamma, seed):
     generator = torch.Generator().manual_seed(seed)
@@ -38,7 +38,7 @@ def test_the_loss_is_the_literal_formula(queries, targets, log_gamma, seed):
     assert found.item() == pytest.approx(total / queries, rel=1e-4, abs=1e-5)
 
 
-@settings(derandomize=True, max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 6), st.integers(1, 6), st.floats(-1, 3), st.integers(0, 10**6))
 def test_pairs_give_the_literal_soft_triplet_loss(queries, targets, log_gamma, seed):
     """TIRG, eq. 6: K = 2, every other target of the batch is the negative once."""
@@ -112,7 +112,7 @@ def test_cosine_rises_and_falls_to_nothing():
     assert rates[-1] < 1e-5
 
 
-@settings(derandomize=True, max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(1, 4), st.integers(0, 1000))
 def test_batches_hold_whole_families_and_every_query_once(families, per_batch, seed):
     tensor = torch.tensor(families)

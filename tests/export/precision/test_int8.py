@@ -101,7 +101,7 @@ def test_the_graph_is_the_librarys_to_the_byte(form: int8.Form, tmp_path: Path) 
     assert ours.SerializeToString(deterministic=True) == library.SerializeToString(deterministic=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     arrays.arrays(
         np.float32,

@@ -144,7 +144,7 @@ def test_what_is_no_magiclens_is_refused(tmp_path: Path, content: bytes, message
 SOUND = pickle.dumps(packed({"params": {"a": {"b": ARRAY}, "c": ARRAY}}))
 
 
-@settings(derandomize=True, max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(at=st.integers(12, len(SOUND) - 1), byte=st.integers(0, 255), kept=st.integers(12, len(SOUND)))
 def test_any_damage_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, at: int, byte: int, kept: int

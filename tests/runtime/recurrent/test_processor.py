@@ -91,7 +91,7 @@ def test_every_length_is_encoded_as_onnx_runtime_does(kind: str, instruction_set
     np.testing.assert_allclose(found, on_cpu(model, feeds), atol=2e-6)
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_size(data: st.DataObject) -> None:
     draw = data.draw

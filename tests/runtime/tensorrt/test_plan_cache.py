@@ -57,7 +57,7 @@ def test_whatever_a_plan_depends_on_is_in_its_key(field: str, value: Any, tmp_pa
     assert f"built for something else: {field}" in str(cache.find("image", other))
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_no_damage_goes_unnoticed(data: st.DataObject) -> None:
     import tempfile
