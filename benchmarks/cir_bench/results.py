@@ -17,6 +17,7 @@ from typing import Any
 
 from cir_infer.errors import UsageError, shown
 from cir_infer.foreign import read_json
+from cir_infer.inputs.opening import why
 
 __all__ = ["KINDS", "ensure_writable", "gpu_checks", "read_result", "read_results", "to_json", "write_text"]
 
@@ -43,8 +44,9 @@ def read_result(path: Path) -> dict[str, Any]:
     try:
         content = read_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise UsageError(f"{path} cannot be read as JSON ({why}); expected what cir-bench wrote") from error
+        raise UsageError(
+            f"{path} cannot be read as JSON ({why(error)}); expected what cir-bench wrote"
+        ) from error
     if not isinstance(content, dict):
         raise UsageError(f"{path} holds no JSON object; expected what cir-bench --json printed")
     if "kind" not in content and set(content) >= _SCORING:

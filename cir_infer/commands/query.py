@@ -7,6 +7,7 @@ import io
 import os
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -272,5 +273,6 @@ def _save_sheet(path: Path, reference: Any, text: Any, hits: Hits, explain: bool
         draft.write_bytes(drawn.getvalue())
         draft.replace(target)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
         raise CirError(f"the contact sheet {path} cannot be written: {error.strerror or error}") from error

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TypeAlias, cast
 
 from cir_infer.engine import Engine
@@ -124,7 +126,8 @@ def open_searcher(settings: Settings, parts: Parts | None = None) -> Opened:
         parts: of a sharded gallery's listing, what shall be asked; by default its galleries, in this process.
 
     Raises:
-        CirError: bundle or gallery cannot be opened, or do not belong together.
+        CirError: bundle or gallery cannot be opened, do not belong together, or cannot be written to where
+            the settings want that.
     """
     if is_sharded(settings.gallery_path):
         opened = _over_shards(settings, parts)
@@ -134,6 +137,8 @@ def open_searcher(settings: Settings, parts: Parts | None = None) -> Opened:
     else:
         gallery = Gallery.open(settings.gallery_path)
         try:
+            _check_writable(settings.gallery_path)
+            _check_writable(settings.images_path)
             engine = Engine(
                 settings.bundle,
                 settings.device,
@@ -153,6 +158,16 @@ def open_searcher(settings: Settings, parts: Parts | None = None) -> Opened:
         opened.retire()
         raise
     return opened
+
+
+def _check_writable(place: Path) -> None:
+    """Refuse now what every change would fail at; a folder that is not there yet is made in the one above."""
+    there = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        found = "cannot be written to" if there.is_dir() else "is no folder"
+        raise UsageError(
+            f"{there}: {found}, and --writable needs {place}; make it so, or leave out --writable"
+        )
 
 
 def _over_shards(settings: Settings, parts: Parts | None) -> Opened:

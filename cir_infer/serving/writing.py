@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from cir_infer.errors import CirError
+from cir_infer.errors import CirError, GalleryError
 from cir_infer.gallery.arguments import checked_ids
 from cir_infer.gallery.metadata.metadata import encode
+from cir_infer.inputs.opening import why
 from cir_infer.serving.background import deliver
 from cir_infer.serving.browsing import item_of
 from cir_infer.serving.opened import Opened
@@ -181,7 +182,8 @@ class Writer:
             )
         except BaseException:
             for path in written:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
             raise
         for change in batch:
             if change.data is not None:
@@ -200,7 +202,17 @@ class Writer:
         return set(held)
 
     def _kept(self, data: bytes) -> Path:
-        """An image's bytes in a file of their own, on the disk before the commit that names it."""
+        """An image's bytes in a file of their own, on the disk before the commit that names it.
+
+        Raises:
+            GalleryError: the disk does not take it.
+        """
+        try:
+            return self._on_disk(data)
+        except OSError as error:
+            raise GalleryError(f"{self._images}: a picture cannot be kept here ({why(error)})") from error
+
+    def _on_disk(self, data: bytes) -> Path:
         name = secrets.token_hex(12)
         folder = self._images / name[:2]
         folder.mkdir(parents=True, exist_ok=True)
@@ -212,7 +224,8 @@ class Writer:
                 file.flush()
                 os.fsync(file.fileno())
         except BaseException:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
             raise
         for place in (folder, self._images):
             handle = os.open(place, os.O_RDONLY | os.O_DIRECTORY)

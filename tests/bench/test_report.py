@@ -224,6 +224,13 @@ def test_files_that_are_no_results_are_refused(tmp_path: Path, content: str, mes
         read_result(path)
 
 
+def test_a_reason_of_the_system_is_said_without_its_number(tmp_path: Path):
+    for path, reason in ((tmp_path / "no.json", "No such file or directory"), (tmp_path, "Is a directory")):
+        with pytest.raises(UsageError) as caught:
+            read_result(path)
+        assert f"({reason})" in str(caught.value) and "Errno" not in str(caught.value)
+
+
 def test_a_gpu_check_counts_as_its_scoring_cases(tmp_path: Path):
     path = tmp_path / "gpu.json"
     case = {name: SCORING[name] for name in ("rows", "dim", "queries", "k")}

@@ -284,6 +284,14 @@ def test_a_sheet_that_cannot_be_written_costs_neither_the_answer_nor_the_last_sh
         real(path, data[:100])
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    def read_only(path: Path, **_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", read_only)
+        patched.setattr(Path, "write_bytes", lambda path, _: read_only(path))
+        assert main([*query, "-k", "3", "--sheet", str(sheet)]) == 1
+    assert "sheet.png cannot be written: Read-only file system" in capsys.readouterr().err
     monkeypatch.setattr(Path, "write_bytes", full)
     assert main([*query, "-k", "3", "--sheet", str(sheet)]) == 1
     captured = capsys.readouterr()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import functools
 import io
+import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,6 +16,9 @@ import pytest
 from PIL import Image
 
 from cir_infer import Engine, Gallery, Searcher
+from cir_infer.errors import UsageError
+from cir_infer.serving.opened import open_searcher
+from cir_infer.serving.settings import Settings
 from tests.serving.support import COUNT, ODD_IDS, Client, form, png, running, together
 
 
@@ -171,6 +176,34 @@ def test_put_ask_and_delete(own: Path) -> None:
         assert (own.parent / "picture01.png").exists()
     with Gallery.open(own.with_suffix(".gallery"), read_only=True) as gallery:
         assert gallery.verify().ok
+
+
+def test_what_could_not_be_written_is_said_at_the_start(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gallery = own.with_suffix(".gallery")
+    settings = Settings(str(own), str(gallery), writable=True)
+    real = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, *rest, **more: path != gallery and real(path, *rest, **more)
+    )
+    with pytest.raises(UsageError, match="cannot be written to, and --writable needs"):
+        open_searcher(settings)
+    monkeypatch.undo()
+    Path(f"{gallery}.images").write_text("in the way")
+    with pytest.raises(UsageError, match="is no folder"):
+        open_searcher(settings)
+    open_searcher(replace(settings, writable=False)).retire()
+
+
+def test_a_disk_that_takes_no_picture_is_one_line_of_the_log(
+    own: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running(own, writable=True) as (client, *_):
+        Path(f"{own.with_suffix('.gallery')}.images").write_text("in the way")
+        answer = client("PUT", "/v1/items/new", png(1), Content_Type="image/png")
+        assert (answer.status, answer.kind) == (500, "internal")
+        assert client("GET", "/v1/items/new").kind == "not-found"
+    (told,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "a picture cannot be kept here (" in told.getMessage() and told.exc_info is None
 
 
 @pytest.mark.parametrize(

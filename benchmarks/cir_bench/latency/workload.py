@@ -17,6 +17,7 @@ from cir_infer.errors import ImageError, UsageError
 from cir_infer.gallery import Snapshot
 from cir_infer.inputs.images import ImageLike
 from cir_infer.inputs.locations import Location
+from cir_infer.inputs.opening import why
 from cir_infer.inputs.texts import Text
 
 __all__ = ["Workload", "draw_workload", "photograph"]
@@ -69,7 +70,7 @@ def _lines(path: Path) -> list[str]:
     try:
         found = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read as text ({error}); expected one text a line") from error
+        raise UsageError(f"{path} cannot be read as text ({why(error)}); expected one text a line") from error
     if not found:
         raise UsageError(f"{path} holds no text; expected one a line")
     return found
@@ -138,7 +139,7 @@ def _measured(images: Sequence[ImageLike]) -> str:
             with Image.open(io.BytesIO(data)) as opened:
                 sizes.append((*opened.size, len(data)))
         except (ImageError, OSError, Image.DecompressionBombError) as error:
-            raise UsageError(f"{place} cannot be read as an image ({error}); leave it out") from error
+            raise UsageError(f"{place} cannot be read as an image ({why(error)}); leave it out") from error
     width, height, size = np.median(sizes, axis=0)
     return f"{width:.0f} x {height:.0f}, {size / 1e3:.0f} kB"
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from cir_infer.errors import DatasetError, shown
 from cir_infer.foreign import read_json
+from cir_infer.inputs.opening import why
 
 __all__ = ["existing", "json_list", "json_object", "lines", "text_field"]
 
@@ -29,7 +30,7 @@ def lines(path: Path, what: str) -> Iterator[str]:
     try:
         text = existing(path, what).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} cannot be read as text ({error}); download it again") from error
+        raise DatasetError(f"{path} cannot be read as text ({why(error)}); download it again") from error
     return (line for line in text.splitlines() if line.strip())
 
 
@@ -63,4 +64,4 @@ def _json(path: Path, what: str) -> Any:
     try:
         return read_json(existing(path, what).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} cannot be read as JSON ({error}); download it again") from error
+        raise DatasetError(f"{path} cannot be read as JSON ({why(error)}); download it again") from error

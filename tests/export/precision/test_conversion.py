@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,7 @@ from cir_export.precision import (
 from cir_export.precision.blame import LayerError
 from cir_export.precision.fidelity import Fidelity
 from cir_export.samples import Samples, draw_samples
+from cir_export.targets import check_target
 from cir_infer import Engine
 from cir_infer.bundle import Bundle, write_bundle
 from cir_infer.errors import DatasetError, ExportError, GalleryError, UsageError
@@ -351,6 +353,18 @@ def test_the_command_prints_what_it_measured(
     assert answer.err.strip().count("\n") == 0 and "no bundle was written" in answer.err
     assert "m.second" in answer.out and "layer, lowered alone" in answer.out
     assert not (tmp_path / "small-int8.cir").exists()
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_before_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_target(tmp_path / "x.cir")
+    real = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, *rest, **more: path != tmp_path and real(path, *rest, **more)
+    )
+    with pytest.raises(ExportError, match=r"x\.cir cannot be written: .* is read only for you"):
+        check_target(tmp_path / "x.cir")
 
 
 @pytest.mark.parametrize(

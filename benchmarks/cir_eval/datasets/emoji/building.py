@@ -19,6 +19,7 @@ from cir_eval.datasets.emoji.pictures import SIZE, on_white, svg_support
 from cir_eval.datasets.emoji.tarballs import pictures_of
 from cir_eval.datasets.generated import query_to_json, write_lines
 from cir_infer.errors import DatasetError, UsageError, shown
+from cir_infer.inputs.opening import why
 
 __all__ = ["build"]
 
@@ -57,7 +58,7 @@ def build(
         _begin(root)
         return _write(root, styles, plan, given, progress)
     except OSError as error:
-        raise DatasetError(f"cannot write the data set to {root}: {error}") from error
+        raise DatasetError(f"cannot write the data set to {root}: {why(error)}") from error
 
 
 def _begin(root: Path) -> None:

@@ -16,6 +16,7 @@ from cir_eval.datasets.scenes.renderer import render_batch
 from cir_eval.datasets.scenes.rendering import VIEWS
 from cir_eval.datasets.scenes.scene import CELLS, COLOURS, HELD_OUT, SHAPES, SIZES, Object, Scene
 from cir_infer.errors import DatasetError, DeviceError, UsageError
+from cir_infer.inputs.opening import why
 from cir_infer.processes.pool import ChildPool
 
 __all__ = ["Plan", "draw_splits", "generate"]
@@ -267,7 +268,7 @@ def generate(
     try:
         return _write(root, plan, jobs, progress)
     except OSError as error:
-        raise DatasetError(f"cannot write the data set to {root}: {error}") from error
+        raise DatasetError(f"cannot write the data set to {root}: {why(error)}") from error
     except DeviceError as error:
         raise DatasetError(f"cannot render the data set: {error}") from error
 
