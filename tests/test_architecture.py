@@ -198,6 +198,12 @@ def test_files_import_each_other_in_no_circle() -> None:
     assert rest == {}, f"import each other, or what does: {sorted(rest)}"
 
 
+def commands() -> list[str]:
+    """The modules that the commands begin in."""
+    text = (ROOT / "pyproject.toml").read_text("utf-8").split("[project.scripts]\n")[1].split("\n\n")[0]
+    return [line.split('"')[1].removesuffix(":main") for line in text.splitlines()]
+
+
 @pytest.mark.parametrize(("module", "path"), of("cir_bench"), ids=lambda value: str(value))
 def test_bench_imports_torch_and_export_inside_functions(module: str, path: Path) -> None:
     wrong = [name for name in imported(module, path, top_level=True) if below(name, "torch", "cir_export")]
@@ -206,6 +212,17 @@ def test_bench_imports_torch_and_export_inside_functions(module: str, path: Path
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
     program = f"import sys, cir_infer; print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_begins_before_anything_heavy_is_loaded(command: str) -> None:
+    """Until then a Ctrl-C is a stack, and a flag that is typed wrongly waits for its answer."""
+    program = (
+        f"import sys, importlib; importlib.import_module({command!r})\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -205,7 +205,7 @@ class Bundle:
             Exception
         ) as error:  # zipfile answers damage with many types: BadZipFile, ValueError, struct.error
             raise BundleError(
-                f"{self.path} is not a bundle or was cut short ({shown(error)}); copy or export it again"
+                f"{self.path} is not a bundle (.cir): {shown(error)}; copy or export it again"
             ) from error
 
     def _another(self, names: list[str]) -> BundleError:

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cir_infer.engine import Engine
 from cir_infer.errors import DeviceError
-from cir_infer.gpu.driver import missing_gpu
 
 __all__ = ["build_plans", "is_bundle", "require_gpu", "shown_plans"]
 
@@ -24,6 +22,8 @@ def require_gpu() -> None:
     Raises:
         DeviceError: no usable GPU.
     """
+    from cir_infer.gpu.driver import missing_gpu
+
     reason = missing_gpu()
     if reason is not None:
         raise DeviceError(
@@ -42,6 +42,8 @@ def build_plans(bundle: str | Path) -> dict[str, Any]:
         BundleError: the bundle is missing or damaged.
         DeviceError: TensorRT cannot be used, or cannot build a graph.
     """
+    from cir_infer.engine import Engine
+
     backend = Engine(bundle, device="tensorrt", missing_plan="build").describe()["backend"]
     return dict(backend)
 

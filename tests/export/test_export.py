@@ -26,6 +26,7 @@ from cir_infer import Engine, Searcher
 from cir_infer.bundle import Bundle
 from cir_infer.errors import ExportError, UsageError
 from cir_infer.gallery import Gallery
+from tests.bundles import write_tiny_bundle
 from tests.export.conftest import GOLDEN
 from tests.export.once import Once
 from tests.export.tiny import config
@@ -207,6 +208,18 @@ def test_failures_are_one_line_and_an_exit_code(tmp_path: Path, capsys: pytest.C
     with pytest.raises(SystemExit) as stopped:
         main(["--help"])
     assert stopped.value.code == 0 and "example" in capsys.readouterr().out
+
+
+def test_a_file_with_no_more_of_a_bundle_than_its_name_is_refused_as_that(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.cir"
+    text.write_text("hello")
+    assert main([str(text)]) == 1
+    assert capsys.readouterr().err.count("text.cir is not a bundle (.cir): it is no zip archive") == 1
+    write_tiny_bundle(tmp_path / "sound.cir")
+    assert main([str(tmp_path / "sound.cir")]) == 2
+    assert "is a bundle; say --precision" in capsys.readouterr().err
 
 
 def test_without_the_extra_the_command_says_what_to_install(tmp_path: Path) -> None:

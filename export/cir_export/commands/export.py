@@ -233,6 +233,9 @@ def _convert(options: Any, bundle: str | Path, output: Path | None = None) -> No
         if not options.json:
             print(shown_lowering(report))
     elif not options.tensorrt:
+        from cir_infer.bundle import Bundle
+
+        Bundle(bundle)  # what has no more of one than the name is refused as that
         raise UsageError(
             f"{bundle} is a bundle; say --precision bfloat16, float16 or int8, --fast-jpeg, or --tensorrt"
         )

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from cir_export.targets import check_target
-from cir_infer.bundle import Bundle, write_bundle
-from cir_infer.bundle.manifest import PixelInput
 from cir_infer.errors import ExportError, UsageError
 
 __all__ = ["check_restating", "restate"]
@@ -41,6 +39,9 @@ def restate(options: Any) -> dict[str, Any]:
         UsageError: the bundle reads features and no photographs, or is to be written over itself.
         ExportError: the file cannot be written.
     """
+    from cir_infer.bundle import Bundle, write_bundle
+    from cir_infer.bundle.manifest import PixelInput
+
     bundle, target = Bundle(options.model[0]), Path(options.output)
     check_target(target)
     if target.exists() and target.samefile(bundle.path):
