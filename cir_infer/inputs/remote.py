@@ -298,10 +298,15 @@ def _entry(info: Any) -> Entry | None:
 
 @contextmanager
 def _told_as_os_error() -> Iterator[None]:
-    """Where pyarrow answers what it cannot do with errors of many types, there is one."""
+    """Where pyarrow answers what it cannot do with errors of many types, there is one.
+
+    What a store says of itself may be of any length, and is told like everything that comes from outside.
+    """
     try:
         yield
-    except (OSError, CirError):
+    except CirError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise OSError(shown(error, 300)) from error

@@ -28,6 +28,7 @@ class Store:
         forbidden: keys, or beginnings of them, that nobody may read or list.
         requests: what was asked, as (method, key or prefix).
         page: keys in one answer to a listing.
+        excuse: what it says of what is forbidden.
     """
 
     def __init__(self, bucket: str) -> None:
@@ -36,6 +37,7 @@ class Store:
         self.forbidden: set[str] = set()
         self.requests: list[tuple[str, str]] = []
         self.page = 3
+        self.excuse = "AccessDenied"
 
     def put(self, key: str, data: bytes, when: int = _WRITTEN) -> None:
         self.objects[key] = (data, when)
@@ -117,7 +119,8 @@ def _handler(store: Store) -> type[BaseHTTPRequestHandler]:
             self._send(200, {"Content-Type": "application/xml"}, text.encode(), body)
 
         def _refused(self, status: int, code: str, body: bool) -> None:
-            text = f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{code}</Message></Error>'
+            said = f"<Code>{code}</Code><Message>{escape(store.excuse)}</Message>"
+            text = f'<?xml version="1.0"?><Error>{said}</Error>'
             self._send(status, {"Content-Type": "application/xml"}, text.encode(), body)
 
         def _send(self, status: int, headers: dict[str, str], data: bytes, body: bool) -> None:

@@ -297,3 +297,13 @@ def test_a_reading_process_of_its_own(store: Store, bundle: Path, tmp_path: Path
     code = index_main([str(bundle), "s3://shop/photos", "--gallery", str(tmp_path / "g"), "--workers", "1"])
     with Gallery.open(tmp_path / "g", read_only=True) as gallery:
         assert code == 0 and len(gallery) == 4
+
+
+@pytest.mark.parametrize("excuse", ["no " * 50_000, "\x9b31m no\u202e"])
+def test_what_a_store_says_is_short_and_printable(store: Store, excuse: str) -> None:
+    store.forbidden, store.excuse = {"photos"}, excuse
+    for call in (lambda: listed("s3://shop/photos"), lambda: Location("s3://shop/photos/a.png").read()):
+        with pytest.raises((OSError, ImageError)) as raised:
+            call()
+        assert len(str(raised.value)) < 500 and str(raised.value).isprintable()
+    store.excuse = "AccessDenied"
