@@ -124,6 +124,15 @@ def test_features_are_not_turned(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main([str(tmp_path / "m.cir"), "--exif-orientation", "-o", str(tmp_path / "n.cir")]) == 2
 
 
+@pytest.mark.parametrize("domain", ["", "\udcff", "x" * 1001])
+def test_a_domain_is_words(
+    upright: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], domain: str
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main([str(upright), "--domain", domain, "-o", str(tmp_path / "other.cir")])
+    assert raised.value.code == 2 and "--domain: " in capsys.readouterr().err
+
+
 def test_a_bundle_states_its_domain_and_vocabulary(upright: Path) -> None:
     assert Engine(upright, device="cpu").describe()["domain"] == "letters"
     assert Bundle(upright).manifest.provenance["vocabulary"] == {

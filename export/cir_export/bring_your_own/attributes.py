@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from cir_export.preprocessing import check_inputs
+from cir_export.stated import LONGEST, is_stated
 from cir_infer.errors import BundleError, ExportError, shown
 
 __all__ = ["domain_of_module", "image_of", "term_names_of", "text_of", "tokenizer_of"]
@@ -75,7 +76,7 @@ def text_of(module: nn.Module, tokenizer: Tokenizer, where: str) -> dict[str, An
     }
     if text["unk_id"] is not None:
         _whole(module, "unk_id", text["unk_id"], 0, size - 1, where, f"a token id below {size}, or None")
-    if not isinstance(text["captions"], str) or not text["captions"]:
+    if not is_stated(text["captions"]):
         raise ExportError(
             f"{where}: attribute captions is {shown(text['captions'])}; expected the text that joins several "
             'captions, e.g. captions = " ", or "pair"; leave it out for " "'
@@ -115,8 +116,11 @@ def domain_of_module(module: nn.Module, where: str) -> str | None:
         ExportError: it is no text.
     """
     domain = getattr(module, "domain", None)
-    if domain is not None and not isinstance(domain, str):
-        raise ExportError(f"{where}: attribute domain is {shown(domain)}; expected a text, or leave it out")
+    if domain is not None and not is_stated(domain):
+        raise ExportError(
+            f"{where}: attribute domain is {shown(domain)}; expected a text of up to {LONGEST:,} characters, or "
+            "leave it out"
+        )
     return domain
 
 

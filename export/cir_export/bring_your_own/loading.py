@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,10 @@ from cir_infer.errors import CheckpointError, ExportError, shown
 
 __all__ = ["is_module_path", "load_module"]
 
+_QUANTISED = ("torch.ao.nn.quantized", "torch.nn.quantized")
 _UNINITIALIZED = (UninitializedParameter, UninitializedBuffer)
+_WRAPPERS = ("module.", "_orig_mod.")
+"""Of DataParallel and of torch.compile."""
 _WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "weights")
 _METHODS = {
     "encode_gallery": ("encode_gallery(images) -> float (n, D)", 1),
@@ -193,6 +196,11 @@ def _require_weights(module: nn.Module, path: str) -> None:
                 f"{path}: {name or 'it'} is a module of torch.jit, which cannot be exported; give the plain "
                 "nn.Module that it was made of"
             )
+        if type(part).__module__.startswith(_QUANTISED):
+            raise ExportError(
+                f"{path}: {name or 'it'} is a quantised {type(part).__name__}, which cannot be exported; "
+                "give the module with floats and --precision int8"
+            )
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if isinstance(tensor, _UNINITIALIZED) or tensor.is_meta:
             raise ExportError(
@@ -219,8 +227,8 @@ def _load_weights(module: nn.Module, path: str | os.PathLike[str]) -> None:
             break
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(f"{path} holds no table of weights by name; expected a state_dict")
-    weights = {str(name).removeprefix("module."): value for name, value in content.items()}
     expected = module.state_dict()
+    weights = _as_named_here({str(name): value for name, value in content.items()}, expected)
     unknown = sorted(set(weights) - set(expected))
     for name, tensor in expected.items():
         if name not in weights:
@@ -230,9 +238,21 @@ def _load_weights(module: nn.Module, path: str | os.PathLike[str]) -> None:
                 f"{path}: weight {name} has shape {tuple(weights[name].shape)}; expected "
                 f"{tuple(tensor.shape)}"
             )
+        found, kind = weights[name].dtype, tensor.dtype
+        # PyTorch converts whatever it is given: a complex number loses a half, a quantised one its scale.
+        if (found.is_floating_point, found.is_complex) != (kind.is_floating_point, kind.is_complex):
+            raise CheckpointError(f"{path}: weight {name} is of type {found}; expected one like {kind}")
     if unknown:
-        raise CheckpointError(f"{path}: weight {unknown[0]} does not belong to the module")
+        raise CheckpointError(f"{path}: weight {shown(unknown[0])} does not belong to the module")
     module.load_state_dict(weights)
+
+
+def _as_named_here(weights: dict[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:
+    """Weights without what wrappers of a module put before every name. A part may be called so, too."""
+    for prefix in _WRAPPERS * 2:
+        if weights.keys() != set(expected) and all(name.startswith(prefix) for name in weights):
+            weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    return weights
 
 
 def _tokenizer(path: str | os.PathLike[str]) -> Tokenizer:

@@ -22,13 +22,20 @@ from cir_export.commands.lowering import (
 from cir_export.commands.presets import presets_json, shown_presets
 from cir_export.commands.restating import check_restating, restate
 from cir_export.plans import build_plans, is_bundle, require_gpu, shown_plans
+from cir_export.stated import LONGEST, is_stated
 from cir_export.targets import check_target
 from cir_infer.console.common import CirParser, print_json, run_command
 from cir_infer.console.tables import format_table
-from cir_infer.errors import ExportError, UsageError
+from cir_infer.errors import ExportError, UsageError, shown
 from cir_infer.extras import require
 
 __all__ = ["main"]
+
+
+def _stated(text: str) -> str:
+    if not is_stated(text):
+        raise argparse.ArgumentTypeError(f"{shown(text)}; expected words, up to {LONGEST:,} characters")
+    return text
 
 
 @run_command
@@ -85,7 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "loaders of the public repositories do; of a bundle, its copy. Default: upright, or as MODEL says",
     )
     parser.add_argument(
-        "--domain", metavar="TEXT", help="what the model was trained on, in words, for those who query it"
+        "--domain",
+        type=_stated,
+        metavar="TEXT",
+        help="what the model was trained on, in words, for those who query it",
     )
     parser.add_argument(
         "--images", metavar="DIR", help="images to verify with; rendered and generated ones if left out"

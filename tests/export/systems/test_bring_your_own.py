@@ -136,13 +136,40 @@ def test_a_module_that_is_not_there_and_weights_that_do_not_fit(module: Path) ->
     cases = {
         "weight decode.bias is missing": {n: v for n, v in good.items() if n != "decode.bias"},
         "weight decode.bias has shape": {**good, "decode.bias": torch.zeros(3)},
-        "weight extra does not belong": {**good, "extra": torch.zeros(3)},
+        "weight 'extra' does not belong": {**good, "extra": torch.zeros(3)},
+        "weight 'module.decode.bias' does not belong": {**good, "module.decode.bias": good["decode.bias"]},
+        "weight 'x.* .100,000 characters. does not belong": {**good, "x" * 100_000: torch.zeros(3)},
+        "decode.bias is of type torch.complex64; expected one like torch.float32": {
+            **good,
+            "decode.bias": good["decode.bias"] + 1j,
+        },
+        "decode.bias is of type torch.int8": {**good, "decode.bias": good["decode.bias"].to(torch.int8)},
         "no table of weights": {"epoch": 3},
     }
     for said, content in cases.items():
         torch.save(content, module / "w.pt")
         with pytest.raises(CheckpointError, match=said):
             load_module("my_models:ComposeAeLike", module / "w.pt")
+
+
+def test_names_of_weights_are_read_as_wrappers_write_them(module: Path) -> None:
+    model = load_module("my_models:ComposeAeLike").model.module
+    bias = next(name for name in model.state_dict() if name.endswith("bias"))
+    for prefix in ("", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."):
+        torch.save({f"{prefix}{n}": v + (n == bias) for n, v in model.state_dict().items()}, module / "w.pt")
+        found = load_module("my_models:ComposeAeLike", module / "w.pt").model.module.state_dict()
+        assert torch.equal(found[bias], model.state_dict()[bias] + 1)
+
+
+def test_a_part_of_a_module_may_be_called_module(module: Path) -> None:
+    """As what wraps another module often calls it; wrappers of PyTorch call the whole so."""
+    wrapped = "class Wrapped(ComposeAeLike):\n    def __init__(self):\n        super().__init__()\n"
+    wrapped += "        self.module = torch.nn.Linear(2, 2)\n"
+    (module / "my_wrapped.py").write_text(f"import torch\nfrom my_models import ComposeAeLike\n{wrapped}")
+    weights = load_module("my_wrapped:Wrapped").model.module.state_dict()
+    torch.save({**weights, "module.bias": torch.full((2,), 7.0)}, module / "w.pt")
+    found = load_module("my_wrapped:Wrapped", module / "w.pt").model.module.state_dict()
+    assert found["module.bias"].tolist() == [7.0, 7.0]
 
 
 def test_the_command_ends_with_one_line(module: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -175,6 +175,13 @@ METHODS = [
         r"weight head\.weight has no values yet",
     ),
     (
+        "def __init__(self): super().__init__(); self.q = torch.ao.nn.quantized.dynamic.Linear(4, 4)",
+        r"q is a quantised Linear.*--precision int8",
+    ),
+    ("captions = '\\ud83d'", r"attribute captions is '.ud83d'"),
+    ("domain = '\\ud83d'", r"attribute domain is '.ud83d'; expected a text"),
+    ("domain = 'x' * 1001", r"attribute domain is 'x.*1,001 characters"),
+    (
         "def __init__(self): super().__init__(); self.register_buffer('scale', torch.tensor(torch.nan))",
         r"weight scale holds NaN",
     ),
