@@ -25,12 +25,19 @@ int panels_of(int values, int units) { return (values + units - 1) / units; }
 // `parts` matrices of (rows, inputs), one after the other, as panels: `units` rows of every part, and for each input their
 // weights side by side, so that products read memory from the first to the last byte. Rows that are not there are zeros.
 std::vector<float> panelled(const float* weights, int parts, int rows, int inputs, int units) {
+    constexpr int kLine = 16;  // values of a cache line: a few of every row at a time, or each write would miss
     std::vector<float> out(size_t(panels_of(rows, units)) * inputs * parts * units);
-    for (int row = 0; row < rows; ++row) {
-        for (int part = 0; part < parts; ++part) {
-            const float* from = weights + (size_t(part) * rows + row) * inputs;
-            float* to = out.data() + (size_t(row / units) * inputs * parts + part) * units + row % units;
-            for (int i = 0; i < inputs; ++i) to[size_t(i) * parts * units] = from[i];
+    for (int first = 0; first < rows; first += units) {
+        float* panel = out.data() + size_t(first) * inputs * parts;
+        for (int begin = 0; begin < inputs; begin += kLine) {
+            const int end = std::min(begin + kLine, inputs);
+            for (int part = 0; part < parts; ++part) {
+                for (int row = first; row < std::min(first + units, rows); ++row) {
+                    const float* from = weights + (size_t(part) * rows + row) * inputs;
+                    float* to = panel + size_t(part) * units + (row - first);
+                    for (int i = begin; i < end; ++i) to[size_t(i) * parts * units] = from[i];
+                }
+            }
         }
     }
     return out;
