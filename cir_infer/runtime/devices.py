@@ -18,7 +18,7 @@ from cir_infer.runtime.backend import Backend
 from cir_infer.runtime.device_names import AUTO, DEVICES, ON_PROCESSOR
 from cir_infer.runtime.graph import Graph
 from cir_infer.runtime.int8_form import note_slow_form, other_runtime, refuse_other_form
-from cir_infer.runtime.kept.graphs import load_kept
+from cir_infer.runtime.kept.graphs import Kernels, load_kept
 from cir_infer.runtime.kept.names import StoredGraph
 from cir_infer.runtime.plan_policy import PlanPolicy, PlanUnavailableError
 
@@ -149,20 +149,21 @@ def _load(backend: Backend, models: Models, threads: int | None) -> OpenedGraphs
 def _loaded(backend: Backend, threads: int | None, name: str, model: Model | StoredGraph) -> Graph:
     if backend.device not in ON_PROCESSOR:
         return backend.load(name, model if isinstance(model, Model) else model.read())
-    otherwise = functools.partial(_by_kernels, name, threads)
+    kernels = _kernels_for(name, threads)
     if backend.device == "cpu" and not isinstance(model, Model):
-        return load_kept(cast("OnnxBackend", backend), name, model, otherwise)
+        return load_kept(cast("OnnxBackend", backend), name, model, kernels)
     model = model if isinstance(model, Model) else model.read()
-    return otherwise(model) or backend.load(name, model)
+    better = None if kernels is None else kernels.load(model)
+    return backend.load(name, model) if better is None else better[0]
 
 
-def _by_kernels(name: str, threads: int | None, model: Model) -> Graph | None:
-    """A recurrent text encoder by kernels of ours, measured to be faster; None for other graphs."""
+def _kernels_for(name: str, threads: int | None) -> Kernels | None:
+    """Kernels of ours that were measured to be faster: those of recurrent text encoders."""
     if name != "text":
         return None
-    from cir_infer.runtime.recurrent.processor import processor_encoder
+    from cir_infer.runtime.recurrent.kept_text import RecurrentKernels
 
-    return processor_encoder(model, threads)
+    return RecurrentKernels(threads)
 
 
 def _open_onnx(

@@ -15,8 +15,9 @@ import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -29,13 +30,13 @@ from cir_infer.runtime.kept.folder import only_ours
 from cir_infer.runtime.kept.graph_file import GraphFile, read_graph, write_graph
 from cir_infer.runtime.kept.memory import spare_memory
 from cir_infer.runtime.kept.names import KEPT, StoredGraph, graph_cache, key_of, most_kept, path_of
-from cir_infer.runtime.kept.weights import with_weights, without_weights
+from cir_infer.runtime.kept.weights import Weight, with_weights, without_weights
 from cir_infer.runtime.samples import sample_feeds
 
 if TYPE_CHECKING:
-    from cir_infer.runtime.onnx import OnnxBackend, OnnxGraph
+    from cir_infer.runtime.onnx import OnnxBackend
 
-__all__ = ["load_kept"]
+__all__ = ["Form", "Kernels", "load_kept"]
 
 _log = logging.getLogger(__name__)
 
@@ -52,15 +53,27 @@ _LEFT = 3600
 """Seconds after which scratch is of a process that ended in the middle: making a graph takes some."""
 
 
-def _nothing(model: Model) -> None:
-    """What runs every model on the backend."""
+class Kernels(Protocol):
+    """What runs graphs of one kind by kernels of ours."""
+
+    def load(self, model: Model) -> tuple[Graph, Form] | None:
+        """A graph, and what is to be kept of it; None where it is of another kind."""
+        ...
+
+    def reopen(self, found: GraphFile) -> Graph | None:
+        """A graph from what was kept of it; None where that is another kind's."""
+        ...
+
+
+Form = tuple[bytes, list[Weight]]
+"""A graph's own description and its weights."""
 
 
 def load_kept(
     backend: OnnxBackend,
     name: str,
     stored: StoredGraph,
-    otherwise: Callable[[Model], Graph | None] = _nothing,
+    kernels: Kernels | None = None,
     least: int = _LEAST,
 ) -> Graph:
     """A graph, from what is kept where that can be used; else from the bundle, and kept for the next time.
@@ -71,43 +84,50 @@ def load_kept(
         backend: runs it on the processor.
         name: of the graph.
         stored: the graph.
-        otherwise: gives what runs a model better than the backend, or None; nothing is kept of such a model.
+        kernels: what runs some graphs better than the backend.
         least: bytes of a graph that is kept.
 
     Raises:
         BundleError: the graph in the bundle cannot be used.
     """
     if not least <= stored.size <= _MOST:
-        model = stored.read()
-        return otherwise(model) or backend.load(name, model)
+        return _as_it_is(backend, name, stored.read(), kernels)
     try:
         folder = graph_cache()
     except OSError as error:
         _log.warning("the optimised %s graph is not kept, opening it stays slow: %s", name, error.strerror)
         folder = None
     if folder is None:
-        model = stored.read()
-        return otherwise(model) or backend.load(name, model)
+        return _as_it_is(backend, name, stored.read(), kernels)
     key = key_of(name, stored)
     path = path_of(folder, name, stored, key)
-    opened = _found(backend, name, stored, path, key)
+    reopen = partial(_reopened, backend, name, kernels)
+    opened = _found(name, stored, path, key, reopen)
     if opened is not None:
         return opened
     model = stored.read()
-    better = otherwise(model)
+    better = None if kernels is None else kernels.load(model)
     if better is not None:
-        return better
-    graph = backend.load(name, model)
+        graph, form = better
+        write = partial(_write_form, key, form)
+    else:
+        graph = backend.load(name, model)
+        write = partial(_write_optimised, backend, name, model, key)
     try:
-        _keep(backend, name, model, graph, path, key)
+        _keep(name, model.size, graph, path, write, reopen)
     except Exception as error:  # what is only a shortcut may fail in any way: no memory, a path of odd bytes
         _log.warning("the optimised %s graph is not kept, opening it stays slow: %s", name, shown(error))
     return graph
 
 
+def _as_it_is(backend: OnnxBackend, name: str, model: Model, kernels: Kernels | None) -> Graph:
+    better = None if kernels is None else kernels.load(model)
+    return backend.load(name, model) if better is None else better[0]
+
+
 def _found(
-    backend: OnnxBackend, name: str, stored: StoredGraph, path: Path, key: dict[str, Any]
-) -> OnnxGraph | None:
+    name: str, stored: StoredGraph, path: Path, key: dict[str, Any], reopen: Callable[[GraphFile], Graph]
+) -> Graph | None:
     try:
         if not path.parent.is_dir():
             return None
@@ -121,7 +141,7 @@ def _found(
             raise ValueError(found)
         if found.key != key:
             raise ValueError("it was made of something else")
-        graph = _loaded(backend, name, found)
+        graph = reopen(found)
     except Exception as error:  # as in `load_kept`
         _log.warning("the kept %s graph %s is made again: %s", name, path, shown(error))
         return None
@@ -130,15 +150,23 @@ def _found(
     return graph
 
 
-def _loaded(backend: OnnxBackend, name: str, found: GraphFile) -> OnnxGraph:
+def _reopened(backend: OnnxBackend, name: str, kernels: Kernels | None, found: GraphFile) -> Graph:
+    graph = None if kernels is None else kernels.reopen(found)
+    if graph is not None:
+        return graph
     check_self_contained(found.model)
     return backend.load_optimised(name, with_weights(found.model, found.weights))
 
 
 def _keep(
-    backend: OnnxBackend, name: str, model: Model, graph: OnnxGraph, path: Path, key: dict[str, Any]
+    name: str,
+    size: int,
+    graph: Graph,
+    path: Path,
+    write: Callable[[Path], None],
+    reopen: Callable[[GraphFile], Graph],
 ) -> None:
-    """Write what ONNX Runtime made of a graph, once it gives the same numbers.
+    """Write what was made of a graph, once it gives the same numbers.
 
     Nothing is kept where it would take memory that others need: a graph that opened must not be what ends a
     process on a small machine.
@@ -149,19 +177,17 @@ def _keep(
     if not only_ours(path.parent):
         raise ValueError(f"others may write to {path.parent}; run `chmod go-w` or set CIR_GRAPH_CACHE")
     spare = spare_memory()
-    if spare is not None and spare < _MEMORY * model.size:
-        raise OSError(
-            f"{spare >> 20:,} MiB of memory are left, and {_MEMORY * model.size >> 20:,} are wanted"
-        )
-    _make_room(path.parent, 2 * model.size)
+    if spare is not None and spare < _MEMORY * size:
+        raise OSError(f"{spare >> 20:,} MiB of memory are left, and {_MEMORY * size >> 20:,} are wanted")
+    _make_room(path.parent, 2 * size)
     with scratch_folder(_SCRATCH, path.parent) as folder:
         trial = folder / "trial.graph"
-        _write_optimised(backend, name, model, trial, key)
-        found = read_graph(trial, most_kept(model.size))
+        write(trial)
+        found = read_graph(trial, most_kept(size))
         if not isinstance(found, GraphFile):
             raise ValueError(f"what was written cannot be read: {found}")
         feeds = sample_feeds(graph.inputs, 1, 8)
-        again = _loaded(backend, name, found).run(feeds)
+        again = reopen(found).run(feeds)
         for output, value in graph.run(feeds).items():
             if not np.array_equal(value, again[output], equal_nan=True):
                 raise ValueError(f"it gives another {output}")
@@ -169,7 +195,11 @@ def _keep(
     _log.info("the optimised %s graph is kept in %s", name, path)
 
 
-def _write_optimised(backend: OnnxBackend, name: str, model: Model, path: Path, key: dict[str, Any]) -> None:
+def _write_form(key: dict[str, Any], form: Form, path: Path) -> None:
+    write_graph(path, key, *form)
+
+
+def _write_optimised(backend: OnnxBackend, name: str, model: Model, key: dict[str, Any], path: Path) -> None:
     optimised = path.with_name("optimised.onnx")
     backend.optimise(name, model, str(optimised))
     bare, weights = without_weights(optimised.read_bytes())

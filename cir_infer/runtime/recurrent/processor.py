@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from cir_infer.bundle.model import Model
-from cir_infer.bundle.onnx_model import OnnxModel, read_onnx_model
-from cir_infer.errors import DeviceError, shown
+from cir_infer.errors import DeviceError
 from cir_infer.processes.cpus import available_cpus
 from cir_infer.processes.ending import native_call
 from cir_infer.runtime.graph import Array
-from cir_infer.runtime.recurrent.text_graph import NoKernelError, RecurrentText, match_text_graph
+from cir_infer.runtime.recurrent.text_graph import RecurrentText
 from cir_infer.runtime.recurrent.texts import INPUTS, checked_texts, output_of
 
-__all__ = ["ProcessorEncoder", "instruction_sets", "processor_encoder"]
-
-_log = logging.getLogger(__name__)
-
-_MOST = 256 << 20
-"""Bytes of a model that is looked into: recurrent encoders have some megabytes, transformers hundreds."""
+__all__ = ["ProcessorEncoder", "instruction_sets"]
 
 
 class ProcessorEncoder:
@@ -89,37 +81,6 @@ def instruction_sets() -> tuple[str, ...]:
         DeviceError: the native module is not built.
     """
     return tuple(_native().instruction_sets())
-
-
-def processor_encoder(model: Model, threads: int | None) -> ProcessorEncoder | None:
-    """The encoder that a text graph is; None where ONNX Runtime is to run it.
-
-    Args:
-        model: the graph.
-        threads: see `ProcessorEncoder`.
-
-    Raises:
-        BundleError: the model cannot be read.
-    """
-    if model.size > _MOST:
-        return None
-    graph = read_onnx_model(model.data, model.weights)
-    if not _all_float32(graph):
-        return None
-    try:
-        return ProcessorEncoder(match_text_graph(graph), threads)
-    except NoKernelError as reason:
-        _log.debug("the text graph runs on ONNX Runtime: %s", reason)
-    except DeviceError as error:
-        _log.warning("the text graph runs on ONNX Runtime: %s", shown(error))
-    return None
-
-
-def _all_float32(graph: OnnxModel) -> bool:
-    """In other precisions a bundle was judged by what ONNX Runtime makes of its roundings."""
-    return not graph.stores_bfloat16 and all(
-        value.dtype == np.float32 for value in graph.constants.values() if value.dtype.kind == "f"
-    )
 
 
 def _native() -> Any:

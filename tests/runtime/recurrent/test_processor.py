@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -24,10 +25,12 @@ from cir_infer.bundle.onnx_model import read_onnx_model
 from cir_infer.errors import DeviceError
 from cir_infer.processes.threads import Threads
 from cir_infer.runtime.devices import open_graphs
+from cir_infer.runtime.kept.graph_file import GraphFile, read_graph, write_graph
 from cir_infer.runtime.kept.names import graph_cache
 from cir_infer.runtime.onnx import OnnxGraph
-from cir_infer.runtime.recurrent import processor
-from cir_infer.runtime.recurrent.processor import ProcessorEncoder, instruction_sets, processor_encoder
+from cir_infer.runtime.recurrent import kept_text, processor
+from cir_infer.runtime.recurrent.kept_text import RecurrentKernels
+from cir_infer.runtime.recurrent.processor import ProcessorEncoder, instruction_sets
 from cir_infer.runtime.recurrent.text_graph import RecurrentText, match_text_graph
 from tests.bundles import manifest_of, members_of
 from tests.gpu.recurrent_checks import expected_text, random_text
@@ -244,9 +247,9 @@ def test_the_processor_runs_recurrent_texts_by_it_and_others_by_onnx_runtime() -
 
 def test_lowered_graphs_stay_where_they_were_judged() -> None:
     graph = read_onnx_model(recurrent_graph())
-    assert processor._all_float32(graph)
+    assert kept_text._all_float32(graph)
     graph.constants["embed"] = graph.constants["embed"].astype(np.float16)
-    assert not processor._all_float32(graph)
+    assert not kept_text._all_float32(graph)
 
 
 def test_where_the_module_is_missing_onnx_runtime_takes_over_and_it_is_said(
@@ -257,17 +260,66 @@ def test_where_the_module_is_missing_onnx_runtime_takes_over_and_it_is_said(
 
     monkeypatch.setattr(processor, "_native", missing)
     with caplog.at_level(logging.WARNING):
-        assert processor_encoder(Model(recurrent_graph()), 1) is None
+        assert RecurrentKernels(1).load(Model(recurrent_graph())) is None
     assert "the text graph runs on ONNX Runtime: the compiled text encoder" in caplog.text
 
 
-def test_an_engine_says_so_and_keeps_no_graph_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["bigru", "lstm, linear layer", "bigru, maximum over time"])
+def test_what_is_kept_gives_the_same_bits(kind: str, tmp_path: Path) -> None:
+    given = RecurrentKernels(1).load(Model(recurrent_graph(**KINDS[kind])))
+    assert given is not None
+    encoder, form = given
+    write_graph(tmp_path / "kept", {}, *form)
+    found = read_graph(tmp_path / "kept", 1 << 20)
+    assert isinstance(found, GraphFile)
+    again = RecurrentKernels(1).reopen(found)
+    assert again is not None
+    feeds = texts([3, 9, 1])
+    np.testing.assert_array_equal(again.run(feeds)["text"], encoder.run(feeds)["text"])
+    assert RecurrentKernels(1).reopen(found._replace(model=recurrent_graph())) is None
+
+
+def test_an_engine_says_so_and_opens_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CIR_GRAPH_CACHE", str(tmp_path / "kept"))
     large = {"text.onnx": recurrent_graph("GRU", 2, hidden=3, width=40_000, words=15)}
-    bundle = tmp_path / "bigru.cir"
-    write_bundle(bundle, manifest_of("artemis"), {**members_of("artemis"), **large})
-    engine = Engine(bundle, "cpu")
-    assert isinstance(engine._graphs["text"], ProcessorEncoder)
-    assert engine.describe()["text_encoder"] == f"cir-infer, {instruction_sets()[0]}"
+    path = tmp_path / "bigru.cir"
+    write_bundle(path, manifest_of("artemis"), {**members_of("artemis"), **large})
+    asked = ["red", "red and blue"]
+    with Engine(path, "cpu") as engine:
+        assert isinstance(engine._graphs["text"], ProcessorEncoder)
+        assert engine.describe()["text_encoder"] == f"cir-infer, {instruction_sets()[0]}"
+        expected = engine.encode_texts(asked)
     kept = graph_cache()
-    assert kept is not None and not [*kept.glob("text-*")]
+    assert kept is not None and len([*kept.glob("text-*")]) == 1
+    monkeypatch.setattr(RecurrentKernels, "load", lambda *_: pytest.fail("it was kept"))
+    with Engine(path, "cpu") as engine:
+        np.testing.assert_array_equal(engine.encode_texts(asked), expected)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "gru", "over_time": False},
+        {"kind": "gru", "over_time": False, "least_square": None, "more": 1},
+        [],
+        None,
+    ],
+)
+def test_what_was_kept_of_something_else_is_made_again(
+    change: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CIR_GRAPH_CACHE", str(tmp_path / "kept"))
+    large = {"text.onnx": recurrent_graph("GRU", 2, hidden=3, width=40_000, words=15)}
+    path = tmp_path / "bigru.cir"
+    write_bundle(path, manifest_of("artemis"), {**members_of("artemis"), **large})
+    with Engine(path, "cpu") as engine:
+        expected = engine.encode_texts(["red"])
+    folder = graph_cache()
+    assert folder is not None
+    (kept,) = folder.glob("text-*")
+    found = read_graph(kept, 1 << 30)
+    assert isinstance(found, GraphFile)
+    write_graph(kept, found.key, kept_text._MARK + json.dumps(change).encode(), [])
+    with caplog.at_level(logging.WARNING), Engine(path, "cpu") as engine:
+        np.testing.assert_array_equal(engine.encode_texts(["red"]), expected)
+    assert "is made again" in caplog.text
