@@ -41,7 +41,7 @@ def main() -> None:
     first = [ask(bundle, query, data / GALLERY, sheet) for sheet, query in asked.items()]
     print(f"\nThe reference drawn by others, in {OTHER}; the gallery is {GALLERY}:")
     first.append(ask(bundle, next(iter(asked.values())), data / OTHER, across))
-    tell_found(first, f"{len(test.emoji):,} emoji", [*asked, across], started)
+    tell_found(first, f"{len(test.emoji):,} emoji", [*asked, across], started, bundle)
 
 
 if __name__ == "__main__":

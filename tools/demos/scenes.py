@@ -6,6 +6,7 @@ Every line that starts with `$` is a command run as shown. Prints at the end whe
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -58,12 +59,16 @@ def one_of_each(queries: Sequence[Query], kinds: Sequence[str], folder: Path) ->
     return {folder / f"{number}-{query.kind}.png": query for number, query in enumerate(chosen, 1)}
 
 
-def tell_found(first: Sequence[bool], among: str, sheets: Sequence[Path], started: float) -> None:
-    """Say how many targets came first, where the sheets are, and how long it took."""
+def tell_found(
+    first: Sequence[bool], among: str, sheets: Sequence[Path], started: float, bundle: Path
+) -> None:
+    """Say how many targets came first, where the sheets are, how long it took, and how to go on."""
     print(f"\nFound at rank 1 among {among}: {sum(first)} of {len(first)} targets.")
     print(f"Contact sheets, in {time.perf_counter() - started:.0f} s altogether:")
     for sheet in sheets:
         print(f"  {sheet}")
+    activate = os.path.relpath(Path(sys.executable).with_name("activate"))
+    print(f"To ask more, on a page at http://127.0.0.1:8080:\n  . {activate} && cir-serve {bundle}")
 
 
 def main() -> None:
@@ -90,7 +95,7 @@ def main() -> None:
         "cir-query", bundle, scenes / f"{why.reference}.png", why.text, "-k", "6",
         "--exclude", f"{why.reference}.png", "--explain", "--sheet", explained,
     )  # fmt: skip
-    tell_found(first, "5,000 scenes", [*asked, explained], started)
+    tell_found(first, "5,000 scenes", [*asked, explained], started, bundle)
 
 
 if __name__ == "__main__":
