@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from PIL import Image
 
 from tests.serving.browser import browser
 from tests.serving.support import COUNT, Client, Gated, Running, png, running
@@ -295,3 +298,32 @@ def test_a_narrow_page_scrolls_one_way(chromium: Any, served: Running) -> None:
         page.find("is red and longer and more and longer")
         wide = page.page.evaluate("document.documentElement.scrollWidth")
         assert wide <= 320
+
+
+def test_a_portrait_is_shown_whole(page: Page) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (300, 1200), "red").save(buffer, "PNG")
+    page.page.set_input_files(
+        "input[type=file]", [{"name": "tall.png", "mimeType": "image/png", "buffer": buffer.getvalue()}]
+    )
+    page.page.wait_for_function("document.querySelector('#picture').naturalHeight === 1200")
+    address = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    page.page.evaluate("src => document.querySelector('.card .frame img').src = src", address)
+    page.page.wait_for_function("document.querySelector('.card .frame img').naturalHeight === 1200")
+    for inner, outer in (("#picture", ".tile"), (".card .frame img", ".card .frame")):
+        height = "s => document.querySelector(s).getBoundingClientRect().height"
+        assert page.page.evaluate(height, inner) == pytest.approx(page.page.evaluate(height, outer), abs=1)
+
+
+def test_an_endless_word_stays_on_the_page(chromium: Any, served: Running) -> None:
+    with Page(chromium, served.client.port, width=360) as narrow:
+        narrow.page.wait_for_selector(".card")
+        narrow.pick("sku-4")
+        narrow.find("x" * 300)
+        narrow.shows("#unknown", "The model does not know")
+        for place in ("#unknown", "#results-title"):
+            right = (
+                "s => { const r = document.createRange(); r.selectNodeContents(document.querySelector(s));"
+            )
+            right += " return r.getBoundingClientRect().right }"
+            assert narrow.page.evaluate(right, place) <= 360

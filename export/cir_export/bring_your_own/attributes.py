@@ -118,8 +118,8 @@ def domain_of_module(module: nn.Module, where: str) -> str | None:
     domain = getattr(module, "domain", None)
     if domain is not None and not is_stated(domain):
         raise ExportError(
-            f"{where}: attribute domain is {shown(domain)}; expected a text of up to {LONGEST:,} characters, or "
-            "leave it out"
+            f"{where}: attribute domain is {shown(domain)}; expected a text of up to {LONGEST:,} characters, "
+            "or leave it out"
         )
     return domain
 
