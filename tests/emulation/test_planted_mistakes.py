@@ -52,12 +52,12 @@ OTHERS = {
         "    device::barrier();  //",
     ),
     "keys of other blocks from a cache": (
-        "scan.cuh",
+        "merge.cuh",
         "return device::load_fresh(merged + i);",
         "return merged[i];",
     ),
     "peaks of other blocks from a cache": (
-        "scan.cuh",
+        "block_keys.cuh",
         "device::load_fresh(peaks + block)",
         "peaks[block]",
     ),

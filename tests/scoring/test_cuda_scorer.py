@@ -331,7 +331,7 @@ def test_blocks_hand_on_few_keys_beyond_k(k: int) -> None:
 @pytest.mark.parametrize("multiprocessors", [8, 16, 40, 58, 132])
 @pytest.mark.parametrize("k", [10, 50, 200, 1000])
 def test_few_keys_reach_the_merging_block(multiprocessors: int, k: int) -> None:
-    """scan.cuh's rule on scores of a million rows, if no block is faster than another."""
+    """block_keys.cuh's rule on scores of a million rows, if no block is faster than another."""
     run, blocks = shared_out(1_000_000, 2 * multiprocessors)
     share = -(-3 * k // (2 * blocks))
     stripes = -(-1_000_000 // (run * blocks))

@@ -22,7 +22,7 @@ VERSIONS = {"12.2.140": "JetPack 6.0", "12.6.77": "JetPack 6.1 and 6.2"}
 PACKAGES = ("nvidia-cuda-nvrtc-cu12", "nvidia-cuda-runtime-cu12", "nvidia-cuda-nvcc-cu12")
 NVCC_VERSIONS = {"12.6.77": "12.6.85"}
 """The wheels of one CUDA have different last numbers."""
-STANDARD_HEADER = "".join(
+INTEGERS = "".join(
     f"typedef {'unsigned ' * unsigned}{kind} {'u' * unsigned}int{bits}_t;\n"
     f"namespace std {{ using ::{'u' * unsigned}int{bits}_t; }}\n"
     for bits, kind in ((8, "char"), (16, "short"), (32, "int"), (64, "long long"))
@@ -30,7 +30,12 @@ STANDARD_HEADER = "".join(
 ).replace("typedef char", "typedef signed char") + (
     "typedef unsigned long uintptr_t;\nnamespace std { using ::uintptr_t; }\n"
 )
-"""<cstdint>, which NVRTC lacks."""
+STANDARD_HEADERS = {
+    "cstdint": INTEGERS,
+    "cmath": "#define NAN __int_as_float(0x7fc00000)\n"
+    "#define HUGE_VAL __longlong_as_double(0x7ff0000000000000)\n",
+}
+"""What the kernels take of the standard library, which NVRTC lacks; the functions of <cmath> it knows."""
 
 sys.path.insert(0, str(ROOT))
 
@@ -54,11 +59,19 @@ def compile_kernels(library: ctypes.CDLL, home: Path, kernels: build_cuda.Kernel
     """What the compiler and the assembler say; exits where they fail."""
     program, size = c_void_p(), c_size_t()
     source = kernels.folder / kernels.source
-    headers = (c_char_p * 1)(STANDARD_HEADER.encode())
-    names = (c_char_p * 1)(b"cstdint")
+    count = len(STANDARD_HEADERS)
+    headers = (c_char_p * count)(*(header.encode() for header in STANDARD_HEADERS.values()))
+    names = (c_char_p * count)(*(name.encode() for name in STANDARD_HEADERS))
     text = c_char_p(source.read_bytes())
     ask(
-        library, "nvrtcCreateProgram", byref(program), text, c_char_p(b"kernels.cu"), c_int(1), headers, names
+        library,
+        "nvrtcCreateProgram",
+        byref(program),
+        text,
+        c_char_p(b"kernels.cu"),
+        c_int(count),
+        headers,
+        names,
     )
     folders = [kernels.folder, *(header.parent for header in kernels.shared)]
     folders += [home / "cuda_runtime" / "include", home / "cuda_nvcc" / "include"]

@@ -29,7 +29,7 @@ struct ScanArguments {
     uint64_t* floors;          // (Q,) a key that k rows are known to reach; 0: none yet
     uint64_t* ceilings;        // (Q,) only keys below count; the last launch leaves its smallest key here
     uint32_t* slacks;          // (Q,) bits of how far the keys of earlier launches may be off, where kLoose says so
-    uint64_t* peaks;           // (Q, grid_x) a key that so many rows of a block reach as scan.cuh says; 0: none yet
+    uint64_t* peaks;           // (Q, grid_x) a key that so many rows of a block reach as block_keys.cuh says; 0: none yet
     float* scores;             // (Q, out_stride)
     int64_t* rows;             // (Q, out_stride)
     float* terms;              // (Q, out_stride, J)

@@ -6,6 +6,7 @@
 
 #include <cuda_fp16.h>
 
+#include <cmath>
 #include <cstdint>
 
 // One argument structure a kernel, passed by value; `threads` and `blocks` bound the registers it may use.

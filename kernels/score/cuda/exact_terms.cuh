@@ -290,7 +290,8 @@ CIR_DEVICE float exact_score(const float* numerators, const float* weights, int 
                     if constexpr (kWeighted) ordinary = ordinary && device::is_ordinary(weight[p][u]);
                 }
             }
-            const auto add = [&](auto widened) {
+            const auto add = [&](bool ordinary_ones) {
+                const auto widened = [=](float v) { return ordinary_ones ? device::widened_ordinary(v) : device::widened(v); };
 #pragma unroll
                 for (int u = 0; u < kTogether; ++u) {
                     const double t = widened(value[u]);
@@ -304,8 +305,8 @@ CIR_DEVICE float exact_score(const float* numerators, const float* weights, int 
                     }
                 }
             };
-            if (ordinary) add([](float v) { return device::widened_ordinary(v); });
-            else add([](float v) { return device::widened(v); });
+            if (ordinary) add(true);
+            else add(false);
         }
 #pragma unroll
         for (int p = 0; p < 2; ++p) {
