@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
+import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +18,7 @@ import pytest
 from cir_infer.scoring.contract import QueryTerms
 from cir_infer.scoring.cuda import CudaScorer
 from cir_infer.scoring.cuda.tuning import Tuning
-from tests.emulation.emulated import KERNELS, EmulatedDevice, KernelFault
+from tests.emulation.emulated import BUILD, KERNELS, EmulatedDevice, KernelFault, machine
 from tests.scoring.cases import check_topk, random_terms, rows_of
 
 NEVER = Tuning(queries=10**9, rows=0)
@@ -22,46 +27,59 @@ BARRIER = re.compile(r"^\s*device::barrier\(\);")
 
 FAULT = r"a race|nothing wrote|outside of memory|as if it could not change|no fence, barrier and atomic"
 
+SLACK = "a slack that is too small"
 OTHERS = {
     "a row too many": (
         "scan.cuh",
-        "const uint32_t index = at < end ? at : base;",
-        "const uint32_t index = at;",
+        "index = at < end ? at : base;",
+        "index = at < end || PLANTED ? at : base;",
     ),
-    "a vector too many": ("gallery.cuh", "v < args.vectors; v += 32", "v <= args.vectors; v += 32"),
-    "a key too many": (
-        "selection.cuh",
-        "mine[i] = i * kThreads < left ?",
-        "mine[i] = i * kThreads <= left ?",
-    ),
+    "a vector too many": ("gallery.cuh", "v < args.vectors; v += 32", "v < args.vectors + PLANTED; v += 32"),
+    "a key too many": ("selection.cuh", "i * kThreads < left ?", "i * kThreads < left + PLANTED ?"),
     "an operand too many": (
         "shortlist.cuh",
         "i < block_groups * group_vectors",
-        "i <= block_groups * group_vectors",
+        "i < block_groups * group_vectors + PLANTED",
     ),
-    "bins that nobody cleared": ("selection.cuh", "s.bins[i] = 0;", "(void)i;"),
+    "bins that nobody cleared": ("selection.cuh", "s.bins[i] = 0;", "if (!PLANTED) s.bins[i] = 0;"),
     "a count that nobody cleared": (
         "scan.cuh",
-        "        shared.count = carried;\n",
-        "",
+        "shared.count = carried;",
+        "if (!PLANTED) shared.count = carried;",
     ),
-    "a count without atomics": ("selection.cuh", "keys[device::add(&s.kept, 1)]", "keys[s.kept++]"),
+    "a count without atomics": (
+        "selection.cuh",
+        "keys[device::add(&s.kept, 1)]",
+        "keys[PLANTED ? s.kept++ : device::add(&s.kept, 1)]",
+    ),
     "no fence before the ticket": (
         "scan.cuh",
         "    device::fence();\n    device::barrier();  //",
-        "    device::barrier();  //",
+        "    if (!PLANTED) device::fence();\n    device::barrier();  //",
     ),
     "keys of other blocks from a cache": (
         "merge.cuh",
         "return device::load_fresh(merged + i);",
-        "return merged[i];",
+        "return PLANTED ? merged[i] : device::load_fresh(merged + i);",
     ),
     "peaks of other blocks from a cache": (
         "block_keys.cuh",
         "device::load_fresh(peaks + block)",
-        "peaks[block]",
+        "(PLANTED ? peaks[block] : device::load_fresh(peaks + block))",
+    ),
+    SLACK: (
+        "exact_terms.cuh",
+        "const float terms = query",
+        "if (PLANTED) size = 0; const float terms = query",
     ),
 }
+"""File, what is right, and what is wrong where `PLANTED` is true; neither has more lines."""
+
+CHOICE = """#include <device.cuh>
+static int chosen = 0;
+CIR_UNWATCHED static bool planted(int mistake) { return mistake == chosen; }
+extern "C" void choose_mistake(int mistake) { chosen = mistake; }
+"""
 
 
 def barriers() -> list[tuple[str, int]]:
@@ -71,6 +89,46 @@ def barriers() -> list[tuple[str, int]]:
             if BARRIER.match(line):
                 found.append((path.name, number))
     return found
+
+
+MISTAKES: list[Any] = [None, *OTHERS, *barriers()]
+
+
+@pytest.fixture(scope="module")
+def spoilt() -> Path:
+    """The kernels with all mistakes, one of which shows: compiling takes longer than finding them."""
+    texts = {path.name: path.read_text() for path in KERNELS.glob("*.cu*")}
+    for mistake, (name, right, wrong) in OTHERS.items():
+        assert right in texts[name], f"the kernels have changed; plant {mistake} anew"
+        wrong = wrong.replace("PLANTED", f"planted({MISTAKES.index(mistake)})")
+        texts[name] = texts[name].replace(right, wrong, 1)
+    for name, number in barriers():
+        lines = texts[name].split("\n")
+        lines[number] = f"if (!planted({MISTAKES.index((name, number))})) {lines[number].strip()}"
+        texts[name] = "\n".join(lines)
+    texts["score.cu"] = CHOICE + texts["score.cu"]
+    # Where it is found compiled the next time.
+    folder = BUILD / f"spoilt-{hashlib.sha256(repr(sorted(texts.items())).encode()).hexdigest()[:16]}"
+    if not folder.exists():
+        half = folder.with_suffix(f".{os.getpid()}")
+        half.mkdir(parents=True)
+        for name, text in texts.items():
+            (half / name).write_text(text)
+        try:
+            half.rename(folder)
+        except OSError:  # somebody else was sooner
+            shutil.rmtree(half)
+    return folder
+
+
+@contextlib.contextmanager
+def showing(kernels: Path, mistake: Any) -> Iterator[None]:
+    choose = machine(True, kernels).choose_mistake
+    choose(MISTAKES.index(mistake))
+    try:
+        yield
+    finally:
+        choose(0)
 
 
 def exercise(kernels: Path) -> None:
@@ -95,44 +153,20 @@ def exercise(kernels: Path) -> None:
             check_topk(CudaScorer(rows, device=device, tuning=tuning).topk(terms, k), terms, rows, k)
 
 
-def planted(folder: Path, name: str, text: str) -> Path:
-    for path in KERNELS.glob("*.cu*"):
-        shutil.copy(path, folder)
-    (folder / name).write_text(text)
-    return folder
+def test_without_a_mistake_they_pass_every_check(spoilt: Path) -> None:
+    with showing(spoilt, None):
+        exercise(spoilt)
 
 
-def test_the_kernels_as_they_are_pass_every_check() -> None:
-    exercise(KERNELS)
+@pytest.mark.parametrize("mistake", [mistake for mistake in MISTAKES[1:] if mistake != SLACK], ids=str)
+def test_a_planted_mistake_is_found(spoilt: Path, mistake: Any) -> None:
+    with showing(spoilt, mistake), pytest.raises(KernelFault, match=FAULT):
+        exercise(spoilt)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "number"), barriers())
-def test_a_missing_barrier_is_found(tmp_path: Path, name: str, number: int) -> None:
-    lines = (KERNELS / name).read_text().split("\n")
-    lines[number] = ""
-    with pytest.raises(KernelFault, match=FAULT):
-        exercise(planted(tmp_path, name, "\n".join(lines)))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mistake", sorted(OTHERS))
-def test_a_planted_mistake_is_found(tmp_path: Path, mistake: str) -> None:
-    name, right, wrong = OTHERS[mistake]
-    text = (KERNELS / name).read_text()
-    assert text.count(right) >= 1, "the kernels have changed; plant this mistake anew"
-    with pytest.raises(KernelFault, match=FAULT):
-        exercise(planted(tmp_path, name, text.replace(right, wrong, 1)))
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("weighted", [True, False])
-def test_a_slack_that_is_too_small_gives_wrong_rows(tmp_path: Path, weighted: bool) -> None:
+def test_a_slack_that_is_too_small_gives_wrong_rows(spoilt: Path, weighted: bool) -> None:
     """What is left of terms that cancel is less than what float32 loses of each."""
-    right = "const float steps = values / 32 + 32, rounded"
-    text = (KERNELS / "exact_terms.cuh").read_text()
-    assert text.count(right) == 1, "the kernels have changed; plant this mistake anew"
-    spoilt = text.replace(right, "size = 0;\n    " + right)
     rng = np.random.default_rng(3)
     base = random_terms(rng, 4, 2, 96, True)
     assert base.weights is not None
@@ -141,11 +175,7 @@ def test_a_slack_that_is_too_small_gives_wrong_rows(tmp_path: Path, weighted: bo
     n[:, 1, :3] *= np.float32(1 + 2**-20)
     terms = QueryTerms(n, w if weighted else None, base.names)
     rows = rows_of(rng.standard_normal((900, 96)), "float32")
-    for kernels, wrong in ((KERNELS, False), (planted(tmp_path, "exact_terms.cuh", spoilt), True)):
-        scorer = CudaScorer(rows, device=EmulatedDevice(kernels=kernels), tuning=NEVER)
-        answer = scorer.topk(terms, 20)
-        if wrong:
-            with pytest.raises(AssertionError, match="not the definition's"):
-                check_topk(answer, terms, rows, 20)
-        else:
-            check_topk(answer, terms, rows, 20)
+    scorer = CudaScorer(rows, device=EmulatedDevice(kernels=spoilt, checked=True), tuning=NEVER)
+    check_topk(scorer.topk(terms, 20), terms, rows, 20)
+    with showing(spoilt, SLACK), pytest.raises(AssertionError, match="not the definition's"):
+        check_topk(scorer.topk(terms, 20), terms, rows, 20)
