@@ -11,11 +11,7 @@
 
 constexpr uint32_t kRowsOfRound = kWarps * kRowsOfWarp;
 
-// What lasts from the first run to the last lies in shared memory, for want of two or three registers: scan_i8_ratio1 would spill
-// on sm_120. Not where others would spill by it: scan_i8_ratio2 on sm_75, scan_f16_ratio2 on sm_100.
-constexpr bool kRunsAside = device::kRunsAside;
-
-struct ScanShared {
+struct alignas(16) ScanShared {
     Selection selection;
     float scratch[32];
     uint32_t count;    // keys in the buffer
@@ -24,10 +20,9 @@ struct ScanShared {
     uint32_t slack;    // bits of the largest slack of a key in the buffer
     Rounding rounding; // of this query
     uint64_t ceiling;  // only keys below count
-    uint64_t* merged;  // of this query, in global memory; this and `runs` only where kRunsAside
-    uint32_t runs;     // of every block
+    uint32_t runs;     // of every block; here for want of a register: else scan_i8_ratio1 would spill from sm_86 on
 };
-static_assert(sizeof(ScanShared) == 1728, "the launcher asks for this much; a multiple of 16, for the keys that follow");
+static_assert(sizeof(ScanShared) == 1728, "the launcher asks for this much; keys follow");
 
 constexpr uint32_t kSpare = 64;  // keys beyond k that a block may hand on
 

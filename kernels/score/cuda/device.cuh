@@ -104,12 +104,6 @@ constexpr bool kConvertsSlowly = false;
 #else
 constexpr bool kConvertsSlowly = true;
 #endif
-// Whether the scan keeps in shared memory what lasts through it, as its registers do not suffice.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 860  // what sm_86 and all after it but data centres' GPUs are compiled from
-constexpr bool kRunsAside = true;
-#else
-constexpr bool kRunsAside = false;
-#endif
 CIR_DEVICE double widened(float v) { return static_cast<double>(v); }
 CIR_DEVICE bool is_ordinary(float v) {  // 0, or finite and not denormal
     const uint32_t magnitude = __float_as_uint(v) & 0x7fffffffu;

@@ -47,14 +47,11 @@ CIR_DEVICE void scan(const ScanArguments& args) {
     }
     // Float64 is slow on most GPUs: where one block sees all keys of a query, they are made exact only at the end.
     const bool loose = (args.flags & kLoose) != 0 && blocks == 1, finish = (args.flags & kFinish) != 0;
-    uint64_t* const merged_here = args.keys + static_cast<size_t>(q) * args.key_capacity;
+    uint64_t* const merged = args.keys + static_cast<size_t>(q) * args.key_capacity;
     const uint32_t carried = loose ? device::load_fresh(args.key_counts + q) : 0;
-    for (uint32_t i = device::thread(); i < carried; i += device::threads()) keys[i] = device::load_fresh(merged_here + i);
+    for (uint32_t i = device::thread(); i < carried; i += device::threads()) keys[i] = device::load_fresh(merged + i);
     if (device::thread() == 0) {
-        if constexpr (kRunsAside) {
-            shared.merged = merged_here;
-            shared.runs = stripes;
-        }
+        shared.runs = stripes;
         shared.count = carried;
         shared.slack = carried > 0 ? device::load_fresh(args.slacks + q) : 0;
     }
@@ -70,11 +67,7 @@ CIR_DEVICE void scan(const ScanArguments& args) {
     const uint32_t enough = (k + high_water) / 2;
     Buffer<Type, kWeighted> buffer{args, keys, shared};
 
-    const auto all_runs = [&] {
-        if constexpr (kRunsAside) return shared.runs;
-        else return stripes;
-    };
-    for (uint32_t taken = 0; taken < all_runs();) {
+    for (uint32_t taken = 0;;) {
         const uint32_t run = run_of(taken), start = taken * stripe + device::block_x() * run;
         const uint32_t end = start + run < count ? start + run : count;
         const uint64_t floor = device::load_fresh(args.floors + q);  // of all blocks, this one too
@@ -137,18 +130,16 @@ CIR_DEVICE void scan(const ScanArguments& args) {
         // After a quarter of the runs, so that three of four rows are held against all blocks' floor, and before the last,
         // so that what is handed on is, the blocks hear of one another.
         ++taken;
-        const uint32_t runs = all_runs();
-        const bool due = blocks > 1 && (taken == (runs + 3) / 4 || taken + 1 == runs) && taken < runs;
-        if (device::barrier_or(full) || due) {
-            buffer.narrow(enough, enough);
+        const uint32_t runs = shared.runs;
+        const bool last = taken >= runs, due = blocks > 1 && (taken == (runs + 3) / 4 || taken + 1 == runs);
+        if (device::barrier_or(full) || due || last) {
+            // One place for both: twice in the code, it would come from memory twice in a launch.
+            buffer.narrow(last ? k : enough, last ? k + kSpare : enough);
             device::barrier();
         }
+        if (last) break;
     }
-
-    buffer.narrow(k, k + kSpare);
-    device::barrier();
     const uint32_t held = shared.count;
-    uint64_t* const merged = kRunsAside ? shared.merged : merged_here;
     const auto list_is_done = [&] {
         if (!listed) return;
         const uint32_t asked = device::load_fresh(args.list_counts + q);

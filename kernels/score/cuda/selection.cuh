@@ -206,7 +206,7 @@ CIR_DEVICE uint32_t most_of_block(uint32_t word, Selection& s) {
 
 // Moves those of the n keys in shared memory that reach a bound to its front; s.kept says how many they are. To be read
 // after the caller's next barrier.
-CIR_DEVICE void keep_from(uint64_t* keys, uint32_t n, uint64_t bound, Selection& s) {
+CIR_DEVICE_ONCE void keep_from(uint64_t* keys, uint32_t n, uint64_t bound, Selection& s) {
     uint64_t mine[kBuffer / kThreads];
     // Held against what is left behind this thread's first key: the places of the others the compiler would keep in seven
     // registers from call to call, which the scan does not have.

@@ -142,7 +142,6 @@ CIR_DEVICE double product(double a, double b) { return a * b; }
 CIR_DEVICE double sum(double a, double b) { return a + b; }
 
 constexpr bool kConvertsSlowly = true;
-constexpr bool kRunsAside = true;
 CIR_DEVICE double widened(float v) { return v; }
 CIR_DEVICE bool is_ordinary(float v) { return v == 0 || std::isnormal(v); }
 CIR_DEVICE double widened_ordinary(float v) {
