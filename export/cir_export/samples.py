@@ -22,7 +22,7 @@ from cir_eval.datasets.scenes.rendering import VIEWS, render
 from cir_eval.datasets.scenes.scene import CELLS, COLOURS, SHAPES, SIZES, Object, Scene
 from cir_export.preprocessing import check_inputs
 from cir_infer.bundle.manifest import FeatureInput, PixelInput
-from cir_infer.errors import ImageError, UsageError
+from cir_infer.errors import ExportError, ImageError, UsageError, shown
 from cir_infer.inputs.images import ImageLike
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.inputs.texts import Text
@@ -80,6 +80,7 @@ def draw_samples(
 
     Raises:
         UsageError: the folder holds no image, or none that can be read.
+        ExportError: the tokeniser does not read every text.
     """
     images, source = draw_images(image, folder)
     if parameters >= _LARGE:
@@ -188,7 +189,14 @@ def _texts(text: dict[str, Any], tokenizer: Tokenizer) -> list[Text]:
 
 
 def _tokens(tokenizer: Tokenizer, text: Text) -> int:
-    return len(tokenizer.encode(text if isinstance(text, str) else " ".join(text)).ids) + 1
+    plain = text if isinstance(text, str) else " ".join(text)
+    try:
+        return len(tokenizer.encode(plain).ids) + 1
+    except Exception as error:  # the library raises plain Exception
+        raise ExportError(
+            f"the tokenizer does not read {shown(plain, 60)} ({shown(error)}); expected one that reads any text, "
+            "with its unknown token in the vocabulary"
+        ) from error
 
 
 def _features(size: int, number: int) -> npt.NDArray[np.float32]:

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
 
+from cir_export.preprocessing import feature_input, word_text
+from cir_export.samples import draw_samples
 from cir_export.tokenization import SPECIALS, build_tokenizer, vocabulary_from_texts
-from cir_infer.errors import UsageError
+from cir_infer.errors import ExportError, UsageError
 
 # What NLTK 3.9 makes of the text after the authors' cleaning.
 CLEANED = [
@@ -68,3 +73,12 @@ def test_bad_vocabularies_are_refused() -> None:
         build_tokenizer({"<pad>": 0, "<start>": 1, "<and>": 2, "<end>": 3, "red": 4})
     with pytest.raises(UsageError, match=r"0\.\.5"):
         build_tokenizer({word: index for index, word in enumerate(SPECIALS)} | {"red": 6})
+
+
+@pytest.mark.parametrize("model", [models.WordLevel, models.WordPiece])
+def test_a_tokenizer_whose_unknown_token_it_does_not_know_is_refused(model: Any) -> None:
+    tokenizer = Tokenizer(model({"red": 0, "dress": 1}, unk_token="[UNK]"))
+    with pytest.raises(
+        ExportError, match=r"the tokenizer does not read '.*Missing \[UNK\] token.*expected one"
+    ):
+        draw_samples(feature_input(4), word_text(), tokenizer)
