@@ -194,8 +194,8 @@ def _tokens(tokenizer: Tokenizer, text: Text) -> int:
         return len(tokenizer.encode(plain).ids) + 1
     except Exception as error:  # the library raises plain Exception
         raise ExportError(
-            f"the tokenizer does not read {shown(plain, 60)} ({shown(error)}); expected one that reads any text, "
-            "with its unknown token in the vocabulary"
+            f"the tokenizer does not read {shown(plain, 60)} ({shown(error)}); expected one that reads "
+            "any text, with its unknown token in the vocabulary"
         ) from error
 
 
