@@ -70,5 +70,6 @@ def require(purpose: str, *modules: str, error: type[CirError] = UsageError) -> 
     """
     missing = [module for module in modules if not is_installed(module)]
     if missing:
-        named, verb = " and ".join(missing), "is" if len(missing) == 1 else "are"
+        *others, last = missing
+        named, verb = (f"{', '.join(others)} and {last}", "are") if others else (last, "is")
         raise error(f"{purpose} needs {named}, which {verb} not installed: {install_hint(*missing)}")

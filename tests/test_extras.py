@@ -69,3 +69,10 @@ def test_a_missing_package_is_named_with_the_command(monkeypatch: pytest.MonkeyP
         require("this", "torch", "onnx")
     require("nothing", "numpy")
     assert install_hint("onnx") == "pip install 'cir-infer[precision]'"
+
+
+def test_many_missing_packages_are_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("fastapi", "uvicorn", "torch"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UsageError, match="^it needs fastapi, uvicorn and torch, which are not installed: "):
+        require("it", "fastapi", "uvicorn", "torch")
