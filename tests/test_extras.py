@@ -74,5 +74,5 @@ def test_a_missing_package_is_named_with_the_command(monkeypatch: pytest.MonkeyP
 def test_many_missing_packages_are_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("fastapi", "uvicorn", "torch"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UsageError, match="^it needs fastapi, uvicorn and torch, which are not installed: "):
+    with pytest.raises(UsageError, match=r"^it needs fastapi, uvicorn and torch, which are not installed: "):
         require("it", "fastapi", "uvicorn", "torch")
