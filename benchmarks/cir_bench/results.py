@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,16 @@ from cir_infer.errors import UsageError, shown
 from cir_infer.foreign import read_json
 from cir_infer.inputs.opening import why
 
-__all__ = ["KINDS", "ensure_writable", "gpu_checks", "read_result", "read_results", "to_json", "write_text"]
+__all__ = [
+    "KINDS",
+    "ensure_writable",
+    "gpu_checks",
+    "read_as",
+    "read_result",
+    "read_results",
+    "to_json",
+    "write_text",
+]
 
 KINDS = ("latency", "compare", "table7", "accuracy", "scoring")
 GPU_CHECK = "gpu-check"
@@ -78,18 +88,41 @@ def read_results(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
         if result["kind"] != GPU_CHECK:
             found[path.name] = result
             continue
-        head: dict[str, Any] = {
-            name: result[name] for name in ("machine", "commit", "created") if name in result
-        }
-        for case in result.get("benchmark", {}).get("cases", []):
-            timed = [entry for entry in case["results"] if "median_ms" in entry]
-            name = f"{path.name}, {case['rows']} x {case['queries']}"
-            if name in found:  # the same size again, beside other alternatives
-                have = {(entry["name"], entry["dtype"]) for entry in found[name]["results"]}
-                found[name]["results"] += [e for e in timed if (e["name"], e["dtype"]) not in have]
-                continue
-            found[name] = {"kind": "scoring", **head, **case, "results": timed}
+        with read_as(path.name, GPU_CHECK):
+            _add_cases(found, path.name, result)
     return found
+
+
+def _add_cases(found: dict[str, dict[str, Any]], file: str, result: Mapping[str, Any]) -> None:
+    head = {name: result[name] for name in ("machine", "commit", "created") if name in result}
+    for case in result.get("benchmark", {}).get("cases", []):
+        timed = [entry for entry in case["results"] if "median_ms" in entry]
+        name = f"{file}, {case['rows']} x {case['queries']}"
+        if name in found:  # the same size again, beside other alternatives
+            have = {(entry["name"], entry["dtype"]) for entry in found[name]["results"]}
+            found[name]["results"] += [e for e in timed if (e["name"], e["dtype"]) not in have]
+            continue
+        found[name] = {"kind": "scoring", **head, **case, "results": timed}
+
+
+@contextmanager
+def read_as(name: str, kind: str) -> Iterator[None]:
+    """Words what goes wrong where a result is read: deep inside a file anything may be missing or odd.
+
+    Args:
+        name: of its file.
+        kind: of the result.
+
+    Raises:
+        UsageError: in place of what the block raised.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{name} does not hold what a result of kind {shown(kind)} does ({type(error).__name__}: "
+            f"{shown(error)}); measure again with this release"
+        ) from error
 
 
 def gpu_checks(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:

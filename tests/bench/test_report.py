@@ -224,6 +224,29 @@ def test_files_that_are_no_results_are_refused(tmp_path: Path, content: str, mes
         read_result(path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows": None},
+        {"results": [{"name": "ours"}]},
+        {"results": 7},
+        {"machine": {"gpus": [1e308]}},
+        {"results": [{**SCORING["results"][0], "median_ms": 10**400}]},
+    ],
+    ids=["none", "missing", "number", "machine", "long"],
+)
+@pytest.mark.parametrize("kind", ["scoring", "gpu-check"])
+def test_a_result_that_is_odd_deep_inside_is_named(tmp_path: Path, capsys, change: dict, kind: str):
+    odd = {**scoring(), **change}
+    if kind == "gpu-check":
+        odd = {"kind": kind, "machine": odd["machine"], "commit": "x", "benchmark": {"cases": [odd]}}
+    (tmp_path / "sound.json").write_text(json.dumps(scoring()))
+    (tmp_path / "odd.json").write_text(json.dumps(odd))
+    assert main(["report", str(tmp_path / "sound.json"), str(tmp_path / "odd.json")]) == 2
+    said = capsys.readouterr().err
+    assert "odd.json" in said and "does not hold what a result of kind" in said and len(said) < 500
+
+
 def test_a_reason_of_the_system_is_said_without_its_number(tmp_path: Path):
     for path, reason in ((tmp_path / "no.json", "No such file or directory"), (tmp_path, "Is a directory")):
         with pytest.raises(UsageError) as caught:

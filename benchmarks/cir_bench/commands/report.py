@@ -41,12 +41,17 @@ def run(args: argparse.Namespace) -> int:
         read_page,
         replace_section,
     )
-    from cir_bench.results import ensure_writable, gpu_checks, read_results, write_text
+    from cir_bench.results import ensure_writable, gpu_checks, read_as, read_results, write_text
 
     if args.check and args.tables is None:
         raise UsageError("--check needs --tables")
     ensure_writable(args.output)
     results = read_results(args.results)
+    for name, result in results.items():  # each alone, so that the one that cannot be shown is named
+        with read_as(name, result["kind"]):
+            report_page([result], name)
+            regressions([result])
+            group_key(result)
     written: list[Path] = []
     if args.output is not None:
         write_text(args.output, report_page(list(results.values()), args.title))
