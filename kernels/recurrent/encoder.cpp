@@ -16,8 +16,8 @@ namespace {
 constexpr int kMostTexts = 16;
 constexpr int64_t kMostSteps = 256;
 
-// Times as many products as a scan must have for a second thread, so that a text of some words takes one: its two directions
-// at once gain a fifth of 0.2 ms, and would take a core from an image that is being read.
+// Times as many products as a scan must have for a second thread: a direction of some words is then 0.1 ms, twice what a
+// thread takes to begin.
 constexpr double kWorthAThread = 4;
 
 int panels_of(int values, int units) { return (values + units - 1) / units; }
