@@ -32,7 +32,7 @@ from cir_infer.inputs.open_files import contents
 from cir_infer.inputs.preparing import Preparation, PreparedImage, checked_images
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.inputs.texts import ReadText, Text, TextReader
-from cir_infer.inputs.unknown_words import said_together
+from cir_infer.inputs.unknown_words import Together, said_together
 from cir_infer.processes.collector import collector_paused
 from cir_infer.processes.fork import PerProcess
 from cir_infer.runtime.bundle_graphs import open_bundle_graphs, read_ahead
@@ -364,8 +364,8 @@ class Engine:
             self.require_padding()
         numbered = enumerate(checked_list("texts", texts, "text"))
         outputs: list[Floats] = []
-        with said_together():
-            while reads := [self._numbered_text(at, text) for at, text in islice(numbered, size)]:
+        with said_together() as together:
+            while reads := [self._numbered_text(at, text, together) for at, text in islice(numbered, size)]:
                 outputs.append(self.encode_read(reads, pad_to_batch))
         return np.concatenate(outputs or [self.encode_read([])])
 
@@ -507,9 +507,9 @@ class Engine:
             raise UsageError(f"the system {shown(self.manifest.system)} of {self.path} reads no text")
         return self._texts
 
-    def _numbered_text(self, number: int, text: Text) -> ReadText:
+    def _numbered_text(self, number: int, text: Text, together: Together) -> ReadText:
         try:
-            return self.read_text(text)
+            return self._reader().read_one(text, together)
         except TextError as error:
             raise TextError(f"text {number}: {error}") from error
 

@@ -12,7 +12,7 @@ from cir_infer.bundle.manifest import TextInput
 from cir_infer.bundle.tokenizer_check import MAX_CHARACTERS, check_tokenizer
 from cir_infer.errors import BundleError, TextError, shown
 from cir_infer.inputs.arguments import checked_list, plain_text
-from cir_infer.inputs.unknown_words import UnknownWords, named, said_together
+from cir_infer.inputs.unknown_words import Together, UnknownWords, named, said_together
 from cir_infer.processes.ending import native_call
 
 __all__ = ["ReadText", "Text", "TextReader", "Tokens"]
@@ -89,8 +89,8 @@ class TextReader:
             UsageError: one text was passed where a list of them is meant.
         """
         texts = checked_list("texts", texts, "text")
-        with said_together():
-            reads = [self.read_one(text) for text in texts]
+        with said_together() as together:
+            reads = [self.read_one(text, together) for text in texts]
         return self.batch(reads)
 
     def batch(self, reads: Sequence[ReadText]) -> Tokens:
@@ -103,8 +103,12 @@ class TextReader:
             target[: len(row)] = row
         return Tokens(ids, lengths)
 
-    def read_one(self, text: Text) -> ReadText:
-        """Tokens of one text, and its unknown words.
+    def read_one(self, text: Text, together: Together | None = None) -> ReadText:
+        """Tokens of one text, and its unknown words, of which the log tells.
+
+        Args:
+            text: it.
+            together: of texts that are read together, which are news of one line.
 
         Raises:
             TextError: the text is empty, has nothing that the model can read, or is too long.
@@ -139,7 +143,7 @@ class TextReader:
         places = [place for place in words if ids[place] == self._spec.unk_id]
         if places:
             unknown = self._unknown(encoding, places, parts)
-        self._unknown_words.found(captions, unknown, len(places) == len(words))
+        self._unknown_words.found(captions, unknown, len(places) == len(words), together)
         return ReadText(ids, unknown)
 
     def read_rest(self, text: Text) -> ReadText | None:

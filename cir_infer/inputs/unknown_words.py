@@ -10,7 +10,7 @@ from contextvars import ContextVar
 
 from cir_infer.errors import shown
 
-__all__ = ["UnknownWords", "named", "said_together", "unsaid"]
+__all__ = ["Together", "UnknownWords", "named", "said_together", "unsaid"]
 
 _SAID = 4096
 """Texts whose unknown words were logged and are not logged again; after so many it begins anew."""
@@ -34,18 +34,24 @@ class UnknownWords:
         self._known = f"in the model's vocabulary of {vocabulary:,} words{about}"
         self._said: set[str] = set()
 
-    def found(self, captions: Sequence[str], unknown: Sequence[str], none_known: bool) -> None:
+    def found(
+        self,
+        captions: Sequence[str],
+        unknown: Sequence[str],
+        none_known: bool,
+        together: Together | None = None,
+    ) -> None:
         """A text was read.
 
         Args:
             captions: the text.
             unknown: its words that the model does not know.
             none_known: it has no other words.
+            together: the texts that are read together with it; None for a text by itself.
         """
         if _unsaid.get():
             return
-        together = _together.get()
-        counted = None if together is None else together.setdefault(self, _Counted())
+        counted = None if together is None else together.counted.setdefault(self, _Counted())
         if counted is not None:
             counted.texts += 1
         if not (unknown or none_known):
@@ -103,22 +109,24 @@ class _Counted:
         self.first = self.first or (text, unknown, none_known)
 
 
-_together: ContextVar[dict[UnknownWords, _Counted] | None] = ContextVar("_together", default=None)
+class Together:
+    """What was found in texts that are read together, by model.
+
+    It is handed on: what a thread knows by itself, an interrupt may leave behind.
+    """
+
+    def __init__(self) -> None:
+        self.counted: dict[UnknownWords, _Counted] = {}
 
 
 @contextmanager
-def said_together() -> Iterator[None]:
-    """The texts that this thread reads meanwhile are news of one line, said at the end."""
-    if _together.get() is not None:
-        yield
-        return
-    gathered: dict[UnknownWords, _Counted] = {}
-    before = _together.set(gathered)
+def said_together() -> Iterator[Together]:
+    """What is read with this is news of one line, said at the end, whatever ends it."""
+    together = Together()
     try:
-        yield
+        yield together
     finally:
-        _together.reset(before)
-        for words, counted in gathered.items():
+        for words, counted in together.counted.items():
             words._say(counted)
 
 

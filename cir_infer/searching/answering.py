@@ -69,8 +69,11 @@ class Answering:
         """The answer to each pair, or why there is none; `size` of them are computed together."""
         number = 0
         while batch := list(islice(pairs, size)):
-            with said_together():
-                asked = [ask(self.engine, self.source, number + at, pair) for at, pair in enumerate(batch)]
+            with said_together() as together:
+                asked = [
+                    ask(self.engine, self.source, number + at, pair, together)
+                    for at, pair in enumerate(batch)
+                ]
             number += len(asked)
             good = [query for query in asked if query.error is None]
             if self._in_one_launch and len(good) == len(batch) == 1:

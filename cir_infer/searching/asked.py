@@ -14,6 +14,7 @@ from cir_infer.inputs.arguments import checked_list
 from cir_infer.inputs.images import ImageLike
 from cir_infer.inputs.preparing import PreparedImage
 from cir_infer.inputs.texts import ReadText, Text
+from cir_infer.inputs.unknown_words import Together
 
 if TYPE_CHECKING:
     from cir_infer.searching.found import Held, Source
@@ -56,7 +57,9 @@ class Asked:
         return self.reference is not None and not isinstance(self.reference, Hit)
 
 
-def ask(engine: Engine, source: Source, number: int, pair: tuple[Any, Any]) -> Asked:
+def ask(
+    engine: Engine, source: Source, number: int, pair: tuple[Any, Any], together: Together | None = None
+) -> Asked:
     """Look at one query; what is wrong with it is its `error`.
 
     Args:
@@ -64,12 +67,13 @@ def ask(engine: Engine, source: Source, number: int, pair: tuple[Any, Any]) -> A
         source: that will answer.
         number: its place.
         pair: reference and text.
+        together: of queries that are read together, see `TextReader.read_one`.
     """
     asked = Asked(number, pair[0], said=pair[1])
     try:
         check_reference(engine, pair[0])
         asked.held = source.held(pair[0].id) if isinstance(pair[0], Hit) else None
-        asked.text = read_text(engine, pair[1])
+        asked.text = read_text(engine, pair[1], together)
     except CirError as error:
         asked.error = error
     return asked
@@ -94,7 +98,7 @@ def check_reference(engine: Engine, reference: Any) -> None:
         )
 
 
-def read_text(engine: Engine, text: Any) -> ReadText | None:
+def read_text(engine: Engine, text: Any, together: Together | None = None) -> ReadText | None:
     """The tokens of a text; None for a system that reads none.
 
     Raises:
@@ -105,7 +109,7 @@ def read_text(engine: Engine, text: Any) -> ReadText | None:
         return None
     if text is None:
         raise UsageError(f"the system {shown(engine.manifest.system)} needs a text for every query")
-    return engine.read_text(text)
+    return engine.text_reader.read_one(text, together)
 
 
 def paired(images: Any, texts: Any) -> Iterator[tuple[Reference, Text | None]]:

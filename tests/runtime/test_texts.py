@@ -17,6 +17,7 @@ from cir_infer.errors import BundleError, TextError, UsageError
 from cir_infer.inputs import unknown_words
 from cir_infer.inputs.texts import MAX_CHARACTERS, TextReader
 from tests.bundles import SPECIALS, WORDS, tokenizer_json
+from tests.gallery.interrupts import Bomb, Interrupt
 
 PAD, START, AND, END, UNK = range(5)
 ID = {word: len(SPECIALS) + i for i, word in enumerate(WORDS)}
@@ -205,6 +206,27 @@ def test_what_was_found_is_said_though_a_later_text_is_refused(caplog: pytest.Lo
     with caplog.at_level(logging.WARNING, "cir_infer"), pytest.raises(TextError):
         reader().read(["is paisley", ""])
     assert "the answer ignores 'paisley'" in caplog.text
+
+
+def test_an_interrupt_leaves_no_later_text_unsaid(caplog: pytest.LogCaptureFixture) -> None:
+    def read(at: int) -> Bomb:
+        bomb = Bomb(at, only=(unknown_words.__file__,))
+        try:
+            bomb(lambda: reader().read(["is paisley", "is taupe"]))
+        except Interrupt as error:
+            kept.append(error)
+        return bomb
+
+    kept: list[Interrupt] = []  # as a notebook keeps the last traceback
+    read(0)
+    count = read(0).count
+    assert count > 100
+    with caplog.at_level(logging.WARNING, "cir_infer"):
+        for at in range(1, count + 1):
+            read(at)
+            caplog.clear()
+            reader().read_one("is mauve")
+            assert "ignores 'mauve'" in caplog.text, at
 
 
 def test_the_domain_is_named_with_what_is_unknown(caplog: pytest.LogCaptureFixture) -> None:

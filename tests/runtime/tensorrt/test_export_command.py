@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cir_export.commands.export import main
+from cir_infer.gpu import driver
 from tests.runtime.tensorrt.gpu import CapturingDevice
 
 
@@ -20,9 +21,7 @@ def test_plans_are_built_on_the_device(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import cir_export.plans
-
-    monkeypatch.setattr(cir_export.plans, "missing_gpu", lambda: None)
+    monkeypatch.setattr(driver, "missing_gpu", lambda: None)
     for module in ("torch", "onnxscript"):
         monkeypatch.setitem(sys.modules, module, None)  # importing it is an ImportError
     assert main([str(bundle), "--tensorrt"]) == 0

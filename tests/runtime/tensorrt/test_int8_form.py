@@ -10,6 +10,7 @@ import pytest
 from cir_export.commands.export import main as export
 from cir_infer import Engine
 from cir_infer.errors import DeviceError
+from cir_infer.gpu import driver
 from tests.bundles import int8_made_for, write_tiny_bundle
 from tests.runtime.tensorrt.gpu import CapturingDevice
 
@@ -39,9 +40,7 @@ def test_the_form_for_a_cpu_is_refused_by_name(
 def test_plans_are_not_built_of_it(
     gpu: CapturingDevice, for_cpu: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import cir_export.plans
-
-    monkeypatch.setattr(cir_export.plans, "missing_gpu", lambda: None)
+    monkeypatch.setattr(driver, "missing_gpu", lambda: None)
     assert export([str(for_cpu), "--tensorrt"]) == 1
     assert "--int8-for tensorrt" in capsys.readouterr().err
 
