@@ -18,7 +18,7 @@ from cir_infer.runtime.backend import Backend
 from cir_infer.runtime.device_names import AUTO, DEVICES, ON_PROCESSOR
 from cir_infer.runtime.graph import Graph
 from cir_infer.runtime.int8_form import note_slow_form, other_runtime, refuse_other_form
-from cir_infer.runtime.kept.graphs import Kernels, load_kept
+from cir_infer.runtime.kept.graphs import Kernels, load_kept, load_model
 from cir_infer.runtime.kept.names import StoredGraph
 from cir_infer.runtime.plan_policy import PlanPolicy, PlanUnavailableError
 
@@ -152,9 +152,7 @@ def _loaded(backend: Backend, threads: int | None, name: str, model: Model | Sto
     kernels = _kernels_for(name, threads)
     if backend.device == "cpu" and not isinstance(model, Model):
         return load_kept(cast("OnnxBackend", backend), name, model, kernels)
-    model = model if isinstance(model, Model) else model.read()
-    better = None if kernels is None else kernels.load(model)
-    return backend.load(name, model) if better is None else better[0]
+    return load_model(backend, name, model if isinstance(model, Model) else model.read(), kernels)
 
 
 def _kernels_for(name: str, threads: int | None) -> Kernels | None:

@@ -25,6 +25,7 @@ from cir_infer.bundle.model import Model
 from cir_infer.bundle.onnx_form import check_self_contained
 from cir_infer.errors import shown
 from cir_infer.processes.scratch import scratch_folder
+from cir_infer.runtime.backend import Backend
 from cir_infer.runtime.graph import Graph
 from cir_infer.runtime.kept.folder import only_ours
 from cir_infer.runtime.kept.graph_file import GraphFile, read_graph, write_graph
@@ -36,7 +37,7 @@ from cir_infer.runtime.samples import sample_feeds
 if TYPE_CHECKING:
     from cir_infer.runtime.onnx import OnnxBackend
 
-__all__ = ["Form", "Kernels", "load_kept"]
+__all__ = ["Form", "Kernels", "load_kept", "load_model"]
 
 _log = logging.getLogger(__name__)
 
@@ -91,14 +92,14 @@ def load_kept(
         BundleError: the graph in the bundle cannot be used.
     """
     if not least <= stored.size <= _MOST:
-        return _as_it_is(backend, name, stored.read(), kernels)
+        return load_model(backend, name, stored.read(), kernels)
     try:
         folder = graph_cache()
     except OSError as error:
         _log.warning("the optimised %s graph is not kept, opening it stays slow: %s", name, error.strerror)
         folder = None
     if folder is None:
-        return _as_it_is(backend, name, stored.read(), kernels)
+        return load_model(backend, name, stored.read(), kernels)
     key = key_of(name, stored)
     path = path_of(folder, name, stored, key)
     reopen = partial(_reopened, backend, name, kernels)
@@ -120,7 +121,12 @@ def load_kept(
     return graph
 
 
-def _as_it_is(backend: OnnxBackend, name: str, model: Model, kernels: Kernels | None) -> Graph:
+def load_model(backend: Backend, name: str, model: Model, kernels: Kernels | None) -> Graph:
+    """A graph by kernels of ours where they take it, else by the backend; nothing is kept.
+
+    Raises:
+        BundleError, DeviceError: see `Backend.load`.
+    """
     better = None if kernels is None else kernels.load(model)
     return backend.load(name, model) if better is None else better[0]
 

@@ -157,19 +157,21 @@ def test_no_text_at_all() -> None:
     assert encoder(recurrent_graph(), device()).run(feeds)["text"].shape == (0, 26)
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"tokens": np.full((1, 4), 11, np.int32)}, "tokens from 11 to 11; its vocabulary has 11"),
-        ({"tokens": np.full((1, 4), -12, np.int32)}, "tokens from -12"),
-        ({"lengths": np.array([0], np.int32)}, "lengths from 0 to 0; expected 1 to 4"),
-        ({"lengths": np.array([5], np.int32)}, "lengths from 5 to 5; expected 1 to 4"),
-        ({"tokens": np.ones((1, 12), np.int32), "lengths": np.array([12], np.int32)}, "expected 1 to 9"),
-        ({"tokens": np.ones((1, 4), np.int64)}, r"not {'tokens': 'int64 \(1, 4\)'"),
-        ({"lengths": np.array([4, 4], np.int32)}, "takes int32 tokens"),
-        ({"more": np.array([4])}, "takes int32 tokens"),
-    ],
-)
+UNFIT: list[tuple[dict[str, Any], str]] = [
+    ({"tokens": np.full((1, 4), 11, np.int32)}, "tokens from 11 to 11; its vocabulary has 11"),
+    ({"tokens": np.full((1, 4), -12, np.int32)}, "tokens from -12"),
+    ({"lengths": np.array([0], np.int32)}, "lengths from 0 to 0; expected 1 to 4"),
+    ({"lengths": np.array([5], np.int32)}, "lengths from 5 to 5; expected 1 to 4"),
+    ({"tokens": np.ones((1, 4), np.int64)}, r"not {'tokens': 'int64 \(1, 4\)'"),
+    ({"lengths": np.array([4, 4], np.int32)}, "takes int32 tokens"),
+    ({"more": np.array([4])}, "takes int32 tokens"),
+]
+"""Inputs that fit no encoder of 11 words, in place of those of a text of 4."""
+
+LONG = {"tokens": np.ones((1, 12), np.int32), "lengths": np.array([12], np.int32)}
+
+
+@pytest.mark.parametrize(("change", "said"), [*UNFIT, (LONG, "expected 1 to 9")])
 def test_inputs_that_do_not_fit_are_refused(change: dict[str, Any], said: str) -> None:
     with pytest.raises(DeviceError, match=said):
         encoder(recurrent_graph(), device()).run({**texts([4]), **change})

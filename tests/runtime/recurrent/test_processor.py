@@ -37,7 +37,7 @@ from tests.gpu.recurrent_checks import expected_text, random_text
 from tests.other_machine import CaseRunner, command
 from tests.processes.forking import exit_code_of_fork
 from tests.runtime.recurrent.graphs import recurrent_graph
-from tests.runtime.recurrent.test_encoder import KINDS, on_cpu, texts
+from tests.runtime.recurrent.test_encoder import KINDS, UNFIT, on_cpu, texts
 
 RUNNER = command("CIR_RECURRENT_RUNNER")
 OTHER = ("other machine",) if RUNNER else ()
@@ -171,17 +171,7 @@ def test_weights_that_are_no_numbers_give_none(instruction_set: str) -> None:
     assert np.isnan(found[0]).any() and np.isfinite(found[1]).all()
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"tokens": np.full((1, 4), 11, np.int32)}, "tokens from 11 to 11; its vocabulary has 11"),
-        ({"tokens": np.full((1, 4), -12, np.int32)}, "tokens from -12"),
-        ({"lengths": np.array([0], np.int32)}, "lengths from 0 to 0; expected 1 to 4"),
-        ({"lengths": np.array([5], np.int32)}, "lengths from 5 to 5; expected 1 to 4"),
-        ({"tokens": np.ones((1, 4), np.int64)}, "takes int32 tokens"),
-        ({"lengths": np.array([4, 4], np.int32)}, "takes int32 tokens"),
-    ],
-)
+@pytest.mark.parametrize(("change", "said"), UNFIT)
 def test_inputs_that_do_not_fit_are_refused(change: dict[str, Any], said: str) -> None:
     with pytest.raises(DeviceError, match=said):
         encoder(recurrent_graph(), instruction_sets()[0])({**texts([4]), **change})
