@@ -16,6 +16,9 @@ from cir_infer.runtime.recurrent.texts import INPUTS, checked_texts, output_of
 
 __all__ = ["ProcessorEncoder", "instruction_sets"]
 
+_AT_ONCE = 4096
+"""Texts between two chances for Ctrl-C; the kernels take a million."""
+
 
 class ProcessorEncoder:
     """Runs a `RecurrentText`. Threads may share one, and forked children may use it.
@@ -67,11 +70,13 @@ class ProcessorEncoder:
             DeviceError: see `checked_texts`.
         """
         tokens, lengths = checked_texts(feeds, self.vocabulary)
-        with native_call:
-            found = self._native.encode(
-                np.ascontiguousarray(tokens), np.ascontiguousarray(lengths), self._threads
-            )
-        return {"text": found}
+        tokens, lengths = np.ascontiguousarray(tokens), np.ascontiguousarray(lengths)
+        parts = []
+        for start in range(0, max(len(tokens), 1), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            with native_call:
+                parts.append(self._native.encode(tokens[part], lengths[part], self._threads))
+        return {"text": parts[0] if len(parts) == 1 else np.concatenate(parts)}
 
 
 def instruction_sets() -> tuple[str, ...]:

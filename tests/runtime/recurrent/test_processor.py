@@ -157,6 +157,18 @@ def test_tokens_after_a_text_do_not_count_and_negative_ones_count_from_the_end()
     np.testing.assert_array_equal(ours(negative), ours(feeds))
 
 
+def test_more_texts_than_the_kernels_take_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, feeds = encoder(recurrent_graph(), instruction_sets()[0]), texts([1 + i % 5 for i in range(23)])
+    expected = ours(feeds)
+    monkeypatch.setattr(processor, "_AT_ONCE", 4)
+    np.testing.assert_array_equal(ours(feeds), expected)
+    monkeypatch.setattr(processor, "_AT_ONCE", 23)
+    np.testing.assert_array_equal(ours(feeds), expected)
+    monkeypatch.undo()
+    many = {"tokens": np.zeros((1_100_000, 1), np.int32), "lengths": np.ones(1_100_000, np.int32)}
+    assert encoder(recurrent_graph(hidden=1, width=1), instruction_sets()[0])(many).shape == (1_100_000, 2)
+
+
 def test_no_text_at_all() -> None:
     feeds = {"tokens": np.empty((0, 3), np.int32), "lengths": np.empty(0, np.int32)}
     assert encoder(recurrent_graph(out=4), instruction_sets()[0])(feeds).shape == (0, 4)
