@@ -26,6 +26,7 @@ from tools.cuda import cuda_sources  # noqa: E402
 
 SCORER, ENCODER = "tests/scoring/test_cuda_gpu.py", "tests/gpu"
 CHAIN, ENDINGS = "tests/emulation/driver/test_tensorrt_chain.py", "tests/emulation/driver/test_endings.py"
+TIMES = "tests/emulation/driver/test_times.py"
 ENGINE_CHECK = "tests/emulation/driver/test_engine_check.py"
 PLUGINS = ("-p", "tests.emulation.driver.shrink", "-p", "tests.emulation.driver.counting")
 _TENSORRT = "tests/runtime/tensorrt"
@@ -59,6 +60,7 @@ def steps(every: int) -> list[Step]:
         Step("calls and refusals", ("tests/emulation/driver/test_driver.py",)),
         Step("planted mistakes", ("tests/emulation/driver/test_planted.py",)),
         Step("endings", (ENDINGS,)),
+        Step("times", (TIMES,)),
         Step("the check of engines", (ENGINE_CHECK,)),
         *(
             Step(f"queries as graphs, order {order}", (CHAIN,), settings=(("order", order),))

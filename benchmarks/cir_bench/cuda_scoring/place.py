@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cir_infer.gpu.device import Device, Memory, Stream
+from cir_infer.gpu.device import Device, Stream
 from cir_infer.scoring.cuda.arguments import ReadArguments
 
 __all__ = ["Place", "gpu"]
 
 Launch = Callable[[Stream], object]
 
-_GATE_BYTES = 32 << 20
+_LEAST_GATE_BYTES = 1 << 20
 _GATE_MS = 0.3
 """Enqueueing the seven launches of an exact answer from int8 takes some tens of microseconds."""
 
@@ -57,49 +56,50 @@ class _BehindAGate:
     """Milliseconds of a launch between two events, without the host's share.
 
     An idle stream passes the first event at once, and the time until Python has enqueued the launch would
-    count. So the stream is kept busy until all is enqueued: it reads memory for as long as that takes.
+    count. So the stream is kept busy until all is enqueued: it reads memory for as long as that takes. By one
+    launch: several short ones would leave it idle between them, wherever they take less than enqueueing them.
     """
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._memory: list[Memory] = []
-        self._reads = 0
+        self._gate: Launch | None = None
 
     def __call__(self, launch: Launch, stream: Stream) -> float:
+        if self._gate is None:
+            self._gate = self._long_enough(stream)
+        return self._between_events(launch, stream, before=self._gate)
+
+    @staticmethod
+    def _between_events(launch: Launch, stream: Stream, before: Launch = lambda _: None) -> float:
         import pycuda.driver as driver
 
         from cir_infer.gpu.context import pycuda_stream
 
         start, end = driver.Event(), driver.Event()
-        for _ in range(self._reads or self._measured(stream)):
-            self._read(stream)
+        before(stream)
         start.record(pycuda_stream(stream))
         launch(stream)
         end.record(pycuda_stream(stream))
         end.synchronize()
         return float(end.time_since(start))
 
-    def _read(self, stream: Stream) -> None:
-        blocks = 4 * self._device.multiprocessors
-        arguments = ReadArguments(self._memory[0].address, self._memory[1].address, _GATE_BYTES // 16)
-        self._device.launch("read_bytes", (blocks, 1), 0, arguments, stream)
+    def _long_enough(self, stream: Stream) -> Launch:
+        """What takes `_GATE_MS` or more: twice as much is read until it does, 2 GiB on an H200."""
+        nbytes = _LEAST_GATE_BYTES
+        gate = self._reading(nbytes, stream)
+        while min(self._between_events(gate, stream) for _ in range(5)) < _GATE_MS:
+            nbytes *= 2
+            gate = self._reading(nbytes, stream)
+        return gate
 
-    def _measured(self, stream: Stream) -> int:
-        """How many reads last `_GATE_MS`."""
-        import pycuda.driver as driver
+    def _reading(self, nbytes: int, stream: Stream) -> Launch:
+        """One launch that reads so much memory, which lives as long as it."""
+        device, blocks = self._device, 4 * self._device.multiprocessors
+        memory, mixed = device.allocate(nbytes), device.allocate(4 * 256 * blocks)
+        device.zero(memory.address, nbytes, stream)
 
-        from cir_infer.gpu.context import pycuda_stream
+        def read(on: Stream) -> None:
+            arguments = ReadArguments(memory.address, mixed.address, nbytes // 16)
+            device.launch("read_bytes", (blocks, 1), 0, arguments, on)
 
-        results = 4 * 256 * 4 * self._device.multiprocessors
-        self._memory = [self._device.allocate(size) for size in (_GATE_BYTES, results)]
-        self._device.zero(self._memory[0].address, _GATE_BYTES, stream)
-        spent = []
-        for _ in range(5):
-            start, end = driver.Event(), driver.Event()
-            start.record(pycuda_stream(stream))
-            self._read(stream)
-            end.record(pycuda_stream(stream))
-            end.synchronize()
-            spent.append(float(end.time_since(start)))
-        self._reads = max(1, math.ceil(_GATE_MS / min(spent)))
-        return self._reads
+        return read

@@ -44,6 +44,8 @@ Gpu read() {
     made.shared = static_cast<size_t>(limits.shared) << 10;
     made.most_shared = static_cast<size_t>(limits.most_shared) << 10;
     made.order = text("CIR_EMULATED_ORDER", "0");
+    made.call_us = static_cast<double>(number("CIR_EMULATED_CALL", 0));
+    made.rate = static_cast<double>(number("CIR_EMULATED_RATE", 1000));
     made.trace = number("CIR_EMULATED_TRACE", 0) != 0;
     made.report = text("CIR_EMULATED_REPORT", "");
     return made;

@@ -18,6 +18,8 @@ struct Gpu {
     int warps, blocks;          // of a multiprocessor
     size_t shared, most_shared; // of a multiprocessor, and of one of its blocks
     std::string order;          // CIR_EMULATED_ORDER: "late", "early" or a number; see work.cpp
+    double call_us;             // CIR_EMULATED_CALL: microseconds of the host for a call, in place of this machine's clock
+    double rate;                // CIR_EMULATED_RATE: bytes a microsecond then, of all memory that work uses
     bool trace;                 // CIR_EMULATED_TRACE: every call and its answer on stderr
     std::string report;         // CIR_EMULATED_REPORT: a file for complaints and leaks
     std::string name() const { return "Emulated sm_" + std::to_string(architecture); }

@@ -216,6 +216,29 @@ def streams_are_not_ordered() -> None:
     print("".join(sorted(set(seen))))
 
 
+def events_tell_a_gpu_that_works_beside_the_host() -> None:
+    """Of calls that take 10 us, and memory of 1,000 bytes a us."""
+    driver = Driver().open()
+    large, small = driver.allocate(1_000_000), driver.allocate(1000)
+    stream, start, end = driver.stream(), driver.event(0), driver.event(0)
+
+    def elapsed(memory: c_uint64, first: int) -> int:
+        """Microseconds of three fills, so many other ones before the start."""
+        for fill in range(first + 3):
+            if fill == first:
+                driver("cuEventRecord", start, stream)
+            driver("cuMemsetD8Async", memory, 1, c_size_t(1), stream)
+        driver("cuEventRecord", end, stream)
+        driver("cuEventSynchronize", end)
+        milliseconds = ctypes.c_float()
+        driver("cuEventElapsedTime_v2", byref(milliseconds), start, end)
+        return round(1e3 * milliseconds.value)
+
+    # An idle GPU passes the start at once and waits for the first fill; short ones never keep it busy.
+    assert (elapsed(large, 0), elapsed(large, 1)) == (3010, 3000)
+    assert elapsed(small, 0) == elapsed(small, 9) == 40
+
+
 def modules() -> None:
     driver = Driver().open()
     module, function = c_void_p(), c_void_p()

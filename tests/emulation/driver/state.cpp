@@ -46,6 +46,7 @@ Status called(const char* name, const std::function<Status()>& act) {
     if (inside_host_function()) return traced(name, kNotPermitted);
     const std::lock_guard<std::mutex> lock(state().lock);
     if (!state().initialised || is_forked()) return traced(name, kNotInitialized);
+    state().host += gpu().call_us;
     return traced(name, act());
 }
 

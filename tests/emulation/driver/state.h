@@ -2,7 +2,6 @@
 // known for what it is.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -39,7 +38,7 @@ struct Work {
     std::vector<Range> uses;
     std::vector<std::shared_ptr<Work>> after;
     bool running = false, done = false;
-    std::chrono::steady_clock::time_point done_at;
+    double begins = 0, takes = 0, done_at = 0;  // microseconds of the clock of work.cpp
 };
 using WorkPointer = std::shared_ptr<Work>;
 
@@ -133,6 +132,7 @@ class Handles {
 struct State {
     std::mutex lock;
     bool initialised = false;
+    double host = 0;  // microseconds that the host has spent in calls, where they are counted
     Handles<Context> contexts;
     Context* primary = nullptr;
     int primary_retained = 0;

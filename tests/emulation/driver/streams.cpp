@@ -217,7 +217,7 @@ CIR_API Status cuEventElapsedTime_v2(float* milliseconds, void* start_handle, vo
         if (start == nullptr || end == nullptr || start->work == nullptr || end->work == nullptr) return kInvalidHandle;
         if (((start->flags | end->flags) & kEventDisableTiming) != 0) return kInvalidHandle;
         if (!start->work->done || !end->work->done) return kNotReady;
-        *milliseconds = std::chrono::duration<float, std::milli>(end->work->done_at - start->work->done_at).count();
+        *milliseconds = static_cast<float>((end->work->done_at - start->work->done_at) / 1e3);
         return kSuccess;
     });
 }

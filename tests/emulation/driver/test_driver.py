@@ -35,6 +35,12 @@ def test_streams_are_not_ordered_unless_by_events(order: str, seen: str) -> None
     assert (done.returncode, done.stdout.strip()) == (0, seen), done.stderr
 
 
+@pytest.mark.parametrize("order", ["late", "early", "1"])
+def test_events_tell_a_gpu_that_works_beside_the_host(order: str) -> None:
+    done = run("events_tell_a_gpu_that_works_beside_the_host", order=order, call=10, rate=1000)
+    assert done.returncode == 0, done.stderr
+
+
 def test_images_and_launches_are_looked_at() -> None:
     done = run("modules", version=12060)
     assert done.returncode == 0, done.stderr

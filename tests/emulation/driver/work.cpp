@@ -4,7 +4,12 @@
 // Nothing runs when it is enqueued. A wait runs what it needs: under "late" that and nothing else, the newest work
 // first; under "early" first all that it does not need, as far as that may go; under a number a random choice at every
 // step, and now and then a step while work is enqueued.
+//
+// What events say of time is another matter: a GPU works beside the host, so a piece of work begins as soon as it was
+// asked for and all before it has ended, whenever it is run here. It takes as long as it ran or, where calls have a time
+// (gpu.h), as long as reading all the memory that it uses: then the times are the same on every machine.
 #include <algorithm>
+#include <chrono>
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
@@ -29,6 +34,21 @@ std::mt19937& dice() {
 }
 bool at_random() { return gpu().order != "late" && gpu().order != "early"; }
 
+double of_this_machine() {
+    return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+bool counted() { return gpu().call_us > 0; }
+
+double reading(const std::vector<Range>& uses) {
+    std::set<const Memory*> used;
+    for (const Range& range : uses) used.insert(memory_at(range.start, 1));
+    size_t bytes = 0;
+    for (const Memory* memory : used) bytes += memory == nullptr ? 0 : memory->bytes;
+    return static_cast<double>(bytes) / gpu().rate;
+}
+
+void comes_after(Work& work, const Work& before) { work.begins = std::max(work.begins, before.done_at); }
+
 bool ready(const Work& work) {
     return !work.running && std::all_of(work.after.begin(), work.after.end(), [](const auto& w) { return w->done; });
 }
@@ -36,6 +56,7 @@ bool ready(const Work& work) {
 void run(const WorkPointer& work) {
     work->running = true;
     Status status = work->context->broken;
+    const double begun = of_this_machine();
     if (status == kSuccess && work->act != nullptr) {
         if (gpu().trace) std::fprintf(stderr, "      runs %s\n", work->what.c_str());
         if (work->of_host) {
@@ -53,7 +74,8 @@ void run(const WorkPointer& work) {
         work->context->broken = status;
     }
     work->done = true;
-    work->done_at = std::chrono::steady_clock::now();
+    for (const WorkPointer& before : work->after) comes_after(*work, *before);
+    work->done_at = work->begins + (counted() ? work->takes : of_this_machine() - begun);
     work->after.clear();
     auto& all = pending();
     all.erase(std::remove(all.begin(), all.end(), work), all.end());
@@ -89,6 +111,11 @@ WorkPointer choose(const WorkPointer& wanted) {
 }  // namespace
 
 void add_work(WorkPointer work) {
+    work->begins = counted() ? state().host : of_this_machine();
+    work->takes = reading(work->uses);
+    for (const WorkPointer& before : work->after) {
+        if (before != nullptr && before->done) comes_after(*work, *before);
+    }
     work->after.erase(std::remove_if(work->after.begin(), work->after.end(),
                                      [](const WorkPointer& w) { return w == nullptr || w->done; }),
                       work->after.end());
@@ -115,6 +142,7 @@ Status wait_for(WorkPointer work, Context* context) {
         finished().wait(lock);
         lock.release();
     }
+    if (work != nullptr) state().host = std::max(state().host, work->done_at);
     return context->broken;
 }
 
