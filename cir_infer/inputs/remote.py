@@ -12,16 +12,16 @@ would be left out in silence, and it waits 15 minutes where nobody may ask; with
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, BinaryIO, NamedTuple, cast
 from urllib.parse import quote, unquote
 
-from cir_infer.errors import CirError, ImageError, UsageError, shown
+from cir_infer.errors import ImageError, UsageError, shown
 from cir_infer.extras import require
-from cir_infer.processes.fork import PerProcess
+from cir_infer.inputs.store_asking import StoreFile, ask
 
 __all__ = [
     "NO_EMPTY_PARTS",
@@ -151,33 +151,21 @@ def remote_status(address: str) -> Entry:
         OSError: the store cannot be reached, or does not say.
         CirError: pyarrow is not installed.
     """
-    with _told_as_os_error():
-        system, path = _place(address)
-        found = _entry(system.get_file_info(path))
-    if found is None:
+    entry = ask("status", *_place(address))[0]["entry"]
+    if entry is None:
         raise FileNotFoundError(2, "there is no such object", address)
-    return found
+    return Entry(*entry)
 
 
 def listed(address: str) -> list[Entry]:
     """What lies in a folder, by name.
 
     Raises:
-        OSError: the store cannot be reached, or does not say.
+        OSError: the store cannot be reached, does not say, or does not come to an end.
         CirError: pyarrow is not installed.
     """
-    with _told_as_os_error():
-        from pyarrow.fs import FileSelector
-
-        system, path = _place(address)
-        found, waiting = [], system.get_file_info(FileSelector(path))
-        while waiting:  # a folder may hold millions, which stand here once
-            info = waiting.pop()
-            # pyarrow tells a folder without a name as the one that it is in.
-            named = info.path == f"{path}/{info.base_name}"
-            if (entry := _entry(info) if named else Entry("", True, 0, 0)) is not None:
-                found.append(entry)
-    return sorted(found, key=lambda one: one.name)
+    _, lines = ask("list", *_place(address))
+    return sorted((Entry(*json.loads(line)) for line in lines.splitlines()), key=lambda one: one.name)
 
 
 def opened_remote(address: str) -> BinaryIO:
@@ -187,9 +175,7 @@ def opened_remote(address: str) -> BinaryIO:
         OSError: see `remote_status`.
         CirError: pyarrow is not installed.
     """
-    with _told_as_os_error():
-        system, path = _place(address)
-        return cast(BinaryIO, io.BufferedReader(_Raw(system.open_input_file(path)), _AHEAD))
+    return cast(BinaryIO, io.BufferedReader(_Raw(StoreFile(*_place(address))), _AHEAD))
 
 
 def read_remote(address: str, offset: int, size: int | None, most: int) -> bytes:
@@ -205,20 +191,17 @@ def read_remote(address: str, offset: int, size: int | None, most: int) -> bytes
         OSError: see `remote_status`; fewer may be there.
         CirError: pyarrow is not installed, or it is larger than `most`.
     """
-    with _told_as_os_error():
-        system, path = _place(address)
-        with system.open_input_file(path) as file:
-            wanted = file.size() if size is None else size
-            if wanted > most:
-                raise ImageError(f"{address}: {wanted:,} bytes; images of at most {most:,} are read")
-            return bytes(file.read_at(wanted, offset))
+    head, data = ask("read", *_place(address), offset=offset, size=size, most=most)
+    if "size" in head:
+        raise ImageError(f"{address}: {head['size']:,} bytes; images of at most {most:,} are read")
+    return bytes(data)
 
 
 class _Raw(io.RawIOBase):
-    """A file of pyarrow's as Python's buffers want it; what it raises is an `OSError`."""
+    """An object as Python's buffers want it."""
 
-    def __init__(self, file: Any) -> None:
-        self._file, self._at, self._size = file, 0, int(file.size())
+    def __init__(self, file: StoreFile) -> None:
+        self._file, self._at, self._size = file, 0, file.size
 
     def readable(self) -> bool:
         return True
@@ -236,12 +219,19 @@ class _Raw(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        size = min(len(buffer), max(self._size - self._at, 0))
-        with _told_as_os_error():
-            data = self._file.read_at(size, self._at) if size else b""
+        data = self._next(len(buffer))
         buffer[: len(data)] = data
-        self._at += len(data)
         return len(data)
+
+    def readall(self) -> bytes:
+        # By itself Python asks for 8 kB at a time.
+        return b"".join(iter(lambda: self._next(16 * _AHEAD), b""))
+
+    def _next(self, most: int) -> bytearray:
+        size = min(most, max(self._size - self._at, 0))
+        data = self._file.read_at(size, self._at) if size else bytearray()
+        self._at += len(data)
+        return data
 
     def close(self) -> None:
         if not self.closed:
@@ -249,34 +239,15 @@ class _Raw(io.RawIOBase):
         super().close()
 
 
-_systems: PerProcess[dict[str, tuple[dict[str, str | None], Any, str]]] = PerProcess(dict)
-"""By a store's address the settings under which it was first asked, what reads it, and what its paths begin
-with."""
-
-
-def _place(address: str) -> tuple[Any, str]:
-    """What reads the store of an address, and the path of an object in it."""
+def _place(address: str) -> tuple[str, str]:
+    """The store of an address, and the path of an object in it."""
     if address != _spelled(address):
         raise PermissionError(13, "expected s3://bucket/photo.jpg, without keys and options", address)
     if _allowed is not None and not any(f"{address}/".startswith(f"{one}/") for one in _allowed):
         raise PermissionError(13, "this process reads nothing from there", address)
     require(f"reading {address}", "pyarrow", error=ImageError)
     store, _, key = address.removeprefix("s3://").partition("/")
-    root = f"s3://{store}"
-    known, now = _systems.get(), _settings()
-    then, system, base = known.get(root, (None, None, ""))
-    if then != now:  # the machine says otherwise where the store is, or who asks
-        from pyarrow.fs import FileSystem
-
-        system, base = FileSystem.from_uri(f"{root}/")
-        known[root] = now, system, (base := base.strip("/"))
-    return system, f"{base}/{unquote(key)}" if key else base
-
-
-def _settings() -> dict[str, str | None]:
-    """What the environment says of stores and of the way to them, whoever changes it meanwhile."""
-    names = (name for name in os.environ if name.startswith("AWS_") or name.lower().endswith("_proxy"))
-    return {name: os.environ.get(name) for name in names}
+    return store, unquote(key)
 
 
 def _spelled(address: str) -> str | None:
@@ -284,29 +255,3 @@ def _spelled(address: str) -> str | None:
         return checked_address(address)
     except UsageError:
         return None
-
-
-def _entry(info: Any) -> Entry | None:
-    from pyarrow.fs import FileType
-
-    if info.type == FileType.Directory:
-        return Entry(info.base_name, True, 0, 0)
-    if info.type != FileType.File:
-        return None
-    return Entry(info.base_name, False, int(info.size or 0), int(info.mtime_ns or 0))
-
-
-@contextmanager
-def _told_as_os_error() -> Iterator[None]:
-    """Where pyarrow answers what it cannot do with errors of many types, there is one.
-
-    What a store says of itself may be of any length, and is told like everything that comes from outside.
-    """
-    try:
-        yield
-    except CirError:
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise OSError(shown(error, 300)) from error

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
+import socket
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from cir_infer.errors import CirError, ShardError, UsageError, shown
@@ -157,6 +161,8 @@ class HttpShard:
         connection.timeout = seconds
         if connection.sock is not None:
             connection.sock.settimeout(seconds)
+        until = time.monotonic() + seconds
+        connection.response_class = partial(_answer, until)  # type: ignore[assignment]
         connection.request(method, path, body, self._headers)
         response = connection.getresponse()
         answer = response.read(_MOST_BYTES + 1)
@@ -183,3 +189,36 @@ class HttpShard:
             return UsageError(f"{self._url} is no shard; start it with `cir-serve --shard`")
         refused = UsageError(detail or f"{self._url} answered {status}")
         return refused if len(detail) <= _MOST_TOLD else UsageError(shown(refused, _MOST_TOLD))
+
+
+def _answer(until: float, sock: socket.socket, **options: Any) -> http.client.HTTPResponse:
+    """What reads an answer, all of it until a time."""
+    return http.client.HTTPResponse(_Until(sock, until), **options)  # type: ignore[arg-type]
+
+
+class _Until(io.RawIOBase):
+    """What a connection says until a time.
+
+    Its own time-out is for each piece, and there may be any number of them.
+    """
+
+    def __init__(self, sock: socket.socket, until: float) -> None:
+        self._sock, self._raw, self._until = sock, sock.makefile("rb", buffering=0), until
+
+    def makefile(self, _: str) -> io.BufferedReader:
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self._sock.settimeout(left)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._raw.close()
+        super().close()

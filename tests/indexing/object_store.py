@@ -5,10 +5,11 @@ Requests are remembered, and keys can be forbidden.
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
@@ -29,6 +30,8 @@ class Store:
         requests: what was asked, as (method, key or prefix).
         page: keys in one answer to a listing.
         excuse: what it says of what is forbidden.
+        endless: it says with every page of a listing that there is more, and where this page began.
+        lazy: it sends an object a byte at a time, for as long as somebody reads.
     """
 
     def __init__(self, bucket: str) -> None:
@@ -38,6 +41,7 @@ class Store:
         self.requests: list[tuple[str, str]] = []
         self.page = 3
         self.excuse = "AccessDenied"
+        self.endless = self.lazy = False
 
     def put(self, key: str, data: bytes, when: int = _WRITTEN) -> None:
         self.objects[key] = (data, when)
@@ -97,13 +101,15 @@ def _handler(store: Store) -> type[BaseHTTPRequestHandler]:
 
         def _listing(self, given: dict[str, str], body: bool) -> None:
             prefix, delimiter = given.get("prefix", ""), given.get("delimiter", "")
-            keys, more = store.listed(prefix, delimiter, given.get("continuation-token", ""))
+            after = "" if store.endless else given.get("continuation-token", "")
+            keys, more = store.listed(prefix, delimiter, after)
             parts = [
                 f"<Name>{store.bucket}</Name><IsTruncated>{str(more).lower()}</IsTruncated>"
                 f"<KeyCount>{len(keys)}</KeyCount>"
             ]
             if more:
-                parts.append(f"<NextContinuationToken>{escape(keys[-1])}</NextContinuationToken>")
+                token = given.get("continuation-token", "0") if store.endless else keys[-1]
+                parts.append(f"<NextContinuationToken>{escape(token)}</NextContinuationToken>")
             for key in keys:
                 if key in store.objects and not (delimiter and key.endswith(delimiter) and key != prefix):
                     data, when = store.objects[key]
@@ -128,13 +134,18 @@ def _handler(store: Store) -> type[BaseHTTPRequestHandler]:
             for name, value in {**headers, "Content-Length": str(len(data))}.items():
                 self.send_header(name, value)
             self.end_headers()
-            if body:
+            if body and store.lazy:
+                with contextlib.suppress(OSError):  # nobody waits for more
+                    for byte in data:
+                        self.wfile.write(bytes([byte]))
+                        time.sleep(0.05)
+            elif body:
                 self.wfile.write(data)
 
     return Handler
 
 
-@contextmanager
+@contextlib.contextmanager
 def served(patch: pytest.MonkeyPatch, bucket: str) -> Iterator[Store]:
     """A bucket, served; the environment says where it is and who asks, as that of a user's machine does."""
     store = Store(bucket)

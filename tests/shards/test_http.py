@@ -300,3 +300,28 @@ def test_a_server_that_talks_nonsense_is_no_shard() -> None:
             HttpShard(wrong)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="timeout"):
         HttpShard("http://x", timeout=0)
+
+
+@pytest.mark.parametrize(
+    "began", [b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"]
+)
+def test_an_answer_that_trickles(began: bytes) -> None:
+    """A byte at a time is within every time-out of a connection, and never the whole answer."""
+
+    def trickle() -> None:
+        with listening.accept()[0] as connection, contextlib.suppress(OSError):
+            connection.sendall(began)
+            while not over.wait(0.05):
+                connection.sendall(b"x")
+
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        try:
+            shard = HttpShard(f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=0.5)
+            with pytest.raises(ShardError, match="timed out"):
+                shard.about()
+        finally:
+            over.set()
+            thread.join()
