@@ -320,7 +320,7 @@ def say_what_was_reached(found: dict[str, Any]) -> None:
         print(f"  {target.what} ({target.wanted}): {said}")
     for entry in found["model"]:
         print(
-            f"  {entry['rows']:,} rows of {entry['dtype']}, {entry['queries']:,} queries: "
+            f"  {entry['name']}, {entry['rows']:,} rows of {entry['dtype']}, {entry['queries']:,} queries: "
             f"{entry['predicted_ms']:.3g} ms predicted ({entry['bottleneck']}), "
             f"{entry['measured_ms']:.3g} ms measured"
         )

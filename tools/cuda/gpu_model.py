@@ -96,6 +96,9 @@ GPUS = (
     Gpu("Jetson AGX Orin 64GB", 87, 16, 1.3e9, 204.8e9, 0.83, 700, 1, 256, 24, 166_912),
     Gpu("Jetson AGX Thor (T5000)", 110, 20, 1.57e9, 273e9, 0.83, 700, 1, 640, 24, 232_448),
     Gpu("L4", 89, 58, 1.7e9, 300e9, 0.90, 750, 1, 128, 24, 101_376),
+    Gpu("A10", 86, 72, 1.5e9, 600e9, 0.90, 750, 1, 128, 24, 101_376),
+    Gpu("A100", 80, 108, 1.41e9, 1935e9, 0.90, 700, 1, 256, 24, 166_912, 32),
+    Gpu("H100", 90, 132, 1.755e9, 3350e9, 0.92, 900, 1, 336, 22, 232_448, 64),
     Gpu("H200", 90, 132, 1.755e9, 4800e9, 0.92, 900, 1, 336, 22, 232_448, 64),
 )
 NAMED = ("T4", "Jetson Orin Nano 8GB (15 W)", "Jetson AGX Orin 64GB", "L4", "H200")
@@ -265,27 +268,37 @@ class Stages(NamedTuple):
     count: int
 
 
-def stages_of(gpu: Gpu, rows: int, queries: int, k: int) -> Stages:
-    """As the scorer plans them."""
+def stages_of(gpu: Gpu, rows: int, queries: int, k: int, *, shadow: bool = False) -> Stages:
+    """As the scorer plans them; with an int8 shadow of other rows, whose bounds are wider."""
     tuning = tuning_for(gpu.architecture)
     first, capacity = first_rows(tuning, queries, k), list_capacity(tuning, queries, k)
-    growth = stage_growth(tuning, queries, k, first, max(rows, first + 1), max(2, capacity // (4 * k)))
+    expected = (4 if shadow else 1) * k
+    widest = max(2, capacity // (4 * expected))
+    growth = stage_growth(tuning, queries, expected, first, max(rows, first + 1), widest)
     return Stages(first, growth, math.ceil(math.log(max(1.0001, rows / first)) / math.log(growth) - 1e-9))
 
 
-def through_tensor_cores(gpu: Gpu, rows: int, dim: int = 512, k: int = 50) -> Prediction:
-    """One query on int8 rows through `few_*`, which lists what the exact kernel then scores."""
+def through_tensor_cores(gpu: Gpu, rows: int, dim: int = 512, k: int = 50, stored: str = "i8") -> Prediction:
+    """One query through `few_i8`, which lists what the exact kernel then scores.
+
+    Args:
+        gpu: which.
+        rows: how many.
+        dim: of the rows.
+        k: of the answer.
+        stored: type of the rows; if that is not int8, `few_i8` reads their int8 shadow.
+    """
     loop, passes = _loop("few_i8_ratio2", gpu), math.ceil(dim / 64)
     products = 2 * 4 * 4 * 2048  # multiply-accumulates: tiles of rows, matrix steps, tiles of columns
     pipes = {"issue": loop["instructions"] + EPILOGUE / passes, "tensor": products / gpu.tensor}
     clocks, bound = _per_unit(gpu, Unit(32 * 64, pipes), warps_of("few_i8_ratio2", gpu), ahead=True)
-    first, _, stages = stages_of(gpu, rows, 1, k)
+    first, _, stages = stages_of(gpu, rows, 1, k, shadow=stored != "i8")
     if rows <= first:
-        return one_query(gpu, rows, "i8", dim, k)
+        return one_query(gpu, rows, stored, dim, k)
     spent = (rows - first) / 32 * passes / gpu.multiprocessors * clocks
     # The blocks that score a list hear of one another like those of a scan.
     lists, launches = stages * fixed_clocks(gpu, first, k, dim), BESIDE_STAGES + 2 * stages
-    rest = one_query(gpu, first, "i8", dim, k).milliseconds + 1e3 * (lists / gpu.clock + launches * LAUNCH)
+    rest = one_query(gpu, first, stored, dim, k).milliseconds + 1e3 * (lists / gpu.clock + launches * LAUNCH)
     total = 1e3 * spent / gpu.clock + rest
     read = 1e3 * rows * dim / (gpu.bandwidth * gpu.readable)
     return Prediction(total, bound if 2e3 * spent / gpu.clock > total else "fixed", read / total)
@@ -298,24 +311,49 @@ def one_int8_query(gpu: Gpu, rows: int, dim: int = 512, k: int = 50) -> Predicti
     return through_tensor_cores(gpu, rows, dim, k) if listed else one_query(gpu, rows, "i8", dim, k)
 
 
+def exact_from_int8(gpu: Gpu, rows: int, stored: str = "f16", dim: int = 512, k: int = 50) -> Prediction:
+    """One query on rows of which the scorer keeps an int8 shadow."""
+    if rows < tuning_for(gpu.architecture).rows:
+        return one_query(gpu, rows, stored, dim, k)
+    return through_tensor_cores(gpu, rows, dim, k, stored)
+
+
 def wave_efficiency(gpu: Gpu, rows: int) -> float:
     """Rows of all blocks of the exact kernel over what they could take while the busiest one works."""
     most = 2 * gpu.multiprocessors
     return rows / (most_of_block(rows, *shared_out(rows, most)) * most)
 
 
-def batch(gpu: Gpu, rows: int, queries: int, dim: int = 512, k: int = 50) -> Prediction:
-    """Queries on float16 rows through the tensor cores, two weighted terms; `share` is of the matrix rate."""
+def batch(
+    gpu: Gpu,
+    rows: int,
+    queries: int,
+    dim: int = 512,
+    k: int = 50,
+    dtype: str = "f16",
+    *,
+    shadow: bool = False,
+) -> Prediction:
+    """Queries through the tensor cores, two weighted terms; `share` is of the matrix rate.
+
+    Args:
+        gpu: which.
+        rows: how many.
+        queries: how many.
+        dim: of the rows.
+        k: of the answer.
+        dtype: "f16" or "i8", of what the tensor cores read.
+        shadow: that is an int8 shadow of other rows.
+    """
     steps, tiles = dim // 16, 4
     shape = shortlist_shape(gpu.shared_bytes, queries, tiles, steps)
     assert shape is not None
-    kernel = f"{shape.family}_f16_ratio2"
+    kernel = f"{shape.family}_{dtype}_ratio2"
     loop, warps = _loop(kernel, gpu), warps_of(kernel, gpu)
     taken = 8 * shape.groups * shape.warps  # queries of a block
     across = math.ceil(queries / taken)
-    products = (
-        shape.row_tiles * 2 * shape.groups * tiles * 2048
-    )  # multiply-accumulates of a pass: two matrix steps
+    steps_of_pass = {"f16": 2, "i8": 4}[dtype]  # of 16 values, in the 64 bytes that a pass takes of a row
+    products = shape.row_tiles * steps_of_pass * shape.groups * tiles * 2048  # multiply-accumulates
     pass_rows = 16 * shape.row_tiles
     # The rows of a pass, 64 bytes each, are shared by warps beside each other and read again by other blocks.
     brought = pass_rows * 64 / shape.warps
@@ -323,10 +361,10 @@ def batch(gpu: Gpu, rows: int, queries: int, dim: int = 512, k: int = 50) -> Pre
     pipes = {"issue": loop["instructions"], "tensor": products / gpu.tensor, "cache": cache}
     unit = Unit(brought / across, pipes)
     clocks, bound = _per_unit(gpu, unit, warps, ahead=True)
-    passes = rows / pass_rows * (dim / 32) * across * shape.warps / gpu.multiprocessors
+    passes = rows / pass_rows * (steps / steps_of_pass) * across * shape.warps / gpu.multiprocessors
     seconds = passes * clocks / gpu.clock
-    first, growth, stages = stages_of(gpu, rows, queries, k)
-    listed = first + stages * k * (growth - 1)
+    first, growth, stages = stages_of(gpu, rows, queries, k, shadow=shadow)
+    listed = first + stages * (4 if shadow else 1) * k * (growth - 1)
     tuning = tuning_for(gpu.architecture)
     exact = queries * listed * tuning.listed_row * 1e-9 + stages * tuning.stage * 1e-6
     # In float64 once a query where one block has it to itself, else in every stage.
@@ -362,12 +400,16 @@ BEGIN, END = "<!-- {}:begin -->\n", "<!-- {}:end -->\n"
 def gpu_like(name: str, architecture: int, multiprocessors: int) -> Gpu:
     """The GPU of this table that a driver calls so, or what is like it most, with as many multiprocessors."""
     words = set(name.split())
-    of_table = [gpu for gpu in GPUS if gpu.name in words]
+    of_table = [gpu for gpu in GPUS if gpu.name in words and gpu.multiprocessors == multiprocessors]
     nearest = min(
         GPUS,
         key=lambda gpu: (abs(gpu.architecture - architecture), abs(gpu.multiprocessors - multiprocessors)),
     )
     return of_table[0] if of_table else replace(nearest, name=name, multiprocessors=multiprocessors)
+
+
+SHADOWED = "cir/cuda-exact-from-int8"
+"""What the benchmark calls a scorer that keeps an int8 shadow of its rows."""
 
 
 def beside(measured: dict[str, Any], gpu: Gpu) -> list[dict[str, Any]]:
@@ -385,24 +427,31 @@ def beside(measured: dict[str, Any], gpu: Gpu) -> list[dict[str, Any]]:
             (entry["name"], entry["dtype"]): entry for entry in case["results"] if entry.get("median_ms")
         }
         for (name, dtype), entry in entries.items():
-            short = {"float32": "f32", "float16": "f16", "int8": "i8"}.get(dtype, "")
-            batched = case["queries"] > 1
-            if name != "cir/cuda" or not short or (batched and (short != "f16" or case["queries"] < 9)):
+            stored = {"float32": "f32", "float16": "f16", "int8": "i8"}.get(dtype, "")
+            queries, shadow = case["queries"], name == SHADOWED
+            scanned = "i8" if shadow else stored
+            batched = queries > 1
+            if name not in ("cir/cuda", SHADOWED) or not stored:
                 continue
-            here, over = gpu, entry.get("of_roofline")
+            if batched and (scanned == "f32" or queries < 9):
+                continue
+            here, over, size = gpu, entry.get("of_roofline"), (case["rows"], case["dim"], case["k"])
             if over and not batched:
-                nbytes = case["rows"] * case["dim"] * {"f32": 4, "f16": 2, "i8": 1}[short]
+                nbytes = case["rows"] * case["dim"] * {"f32": 4, "f16": 2, "i8": 1}[scanned]
                 here = replace(gpu, bandwidth=nbytes * over / (1e-3 * entry["median_ms"]), readable=1.0)
             predicted = (
-                batch(here, case["rows"], case["queries"], case["dim"], case["k"])
+                batch(here, size[0], queries, *size[1:], scanned, shadow=shadow)
                 if batched
-                else one_int8_query(here, case["rows"], case["dim"], case["k"])
-                if short == "i8"
-                else one_query(here, case["rows"], short, case["dim"], case["k"])
+                else exact_from_int8(here, size[0], stored, *size[1:])
+                if shadow
+                else one_int8_query(here, *size)
+                if stored == "i8"
+                else one_query(here, size[0], stored, *size[1:])
             )
             found.append(
                 {
                     "kind": "predicted",
+                    "name": name,
                     "rows": case["rows"],
                     "queries": case["queries"],
                     "dtype": dtype,
@@ -425,19 +474,39 @@ def waves_table() -> str:
 
 
 def scoring_table(rows: int = 1_000_000) -> str:
-    """Every GPU with its predictions, as Markdown."""
+    """One query on every GPU, as Markdown."""
     lines = [
-        "| GPU | one query, float16 | int8 | float32 | share of reading, float16, int8 "
-        "| 1,024 queries, float16 |",
-        "|---|---|---|---|---|---|",
+        "| GPU | float16 | int8 | float32 | exact from int8, of float16 | of float32 "
+        "| share of reading: float16, int8, exact from int8 |",
+        "|---" * 7 + "|",
     ]
     for gpu in GPUS:
         f16, i8, f32 = one_query(gpu, rows), one_int8_query(gpu, rows), one_query(gpu, rows, "f32")
-        many = batch(gpu, rows, 1024)
-        cells = [f"{one.milliseconds:.3g} ms, {one.bottleneck}" for one in (f16, i8, f32)]
-        cells += [f"{f16.share:.2f}, {i8.share:.2f}", f"{many.milliseconds:.3g} ms, {many.bottleneck}"]
+        shadowed = [exact_from_int8(gpu, rows, stored) for stored in ("f16", "f32")]
+        cells = [_cell(one) for one in (f16, i8, f32, *shadowed)]
+        cells.append(", ".join(f"{one.share:.2f}" for one in (f16, i8, shadowed[0])))
         lines.append(f"| {gpu.name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def batches_table(rows: int = 1_000_000) -> str:
+    """Batches on every GPU, as Markdown."""
+    sizes = (64, 1024)
+    kinds = ("float16", "int8", "exact from int8")
+    heads = [f"{queries:,} queries, {kind}" for queries in sizes for kind in kinds]
+    lines = [f"| GPU | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for gpu in GPUS:
+        cells = [
+            _cell(batch(gpu, rows, queries, dtype=dtype, shadow=shadow))
+            for queries in sizes
+            for dtype, shadow in (("f16", False), ("i8", False), ("i8", True))
+        ]
+        lines.append(f"| {gpu.name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(predicted: Prediction) -> str:
+    return f"{predicted.milliseconds:.3g} ms, {predicted.bottleneck}"
 
 
 def replaced(text: str, name: str, table: str) -> str:
@@ -447,7 +516,10 @@ def replaced(text: str, name: str, table: str) -> str:
 
 def page(text: str) -> str:
     """docs/deploy.md with its tables of this model."""
-    return replaced(replaced(text, "model", scoring_table()), "waves", waves_table())
+    tables = {"model": scoring_table(), "batches": batches_table(), "waves": waves_table()}
+    for name, table in tables.items():
+        text = replaced(text, name, table)
+    return text
 
 
 def main() -> None:
@@ -464,7 +536,7 @@ def main() -> None:
     elif args.waves:
         print(waves_table(), end="")
     else:
-        print(scoring_table(), end="")
+        print(f"{scoring_table()}\n{batches_table()}", end="")
         print("\nheld against the simulation of a quarter of a T4, clocks:")
         for run in SIMULATED:
             one = one_query(QUARTER_T4, run.rows, run.dtype, clocks_beside=simulated_clocks)
