@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -289,3 +290,13 @@ SOURCES = sorted(
 def test_no_file_is_long_without_saying_why(path: Path) -> None:
     text = path.read_text("utf-8")
     assert text.count("\n") <= 450 or "Long because" in text, f"{path.name} has {text.count(chr(10))} lines"
+
+
+def test_the_types_of_all_packages_are_checked() -> None:
+    """`make lint` looks at what mypy's settings name, and says nothing of a package that they leave out."""
+    settings = (ROOT / "pyproject.toml").read_text("utf-8").partition("[tool.mypy]")[2]
+    (named,) = re.findall(r"^packages = \[(.*)\]$", settings.partition("\n[")[0], re.MULTILINE)
+    tracked = subprocess.run(["git", "ls-files", "*/__init__.py"], cwd=ROOT, capture_output=True, text=True)
+    folders = {Path(line).parent for line in tracked.stdout.splitlines()}
+    outermost = {f.name for f in folders if f.parent not in folders and f.parts[0] != "tests"}
+    assert set(re.findall(r'"(\w+)"', named)) == outermost == set(PACKAGES)

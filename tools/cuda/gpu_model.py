@@ -265,7 +265,7 @@ class Stages(NamedTuple):
 
     first: int
     growth: int
-    count: int
+    stages: int
 
 
 def stages_of(gpu: Gpu, rows: int, queries: int, k: int, *, shadow: bool = False) -> Stages:

@@ -39,7 +39,7 @@ STANDARD_HEADERS = {
 
 sys.path.insert(0, str(ROOT))
 
-from tools.cuda import build_cuda  # noqa: E402
+from tools.cuda import build_cuda, cuda_sources  # noqa: E402
 from tools.packages.wheels import download  # noqa: E402
 
 
@@ -55,7 +55,9 @@ def unpack(version: str) -> Path:
     return folder / "nvidia"
 
 
-def compile_kernels(library: ctypes.CDLL, home: Path, kernels: build_cuda.Kernels, architecture: int) -> str:
+def compile_kernels(
+    library: ctypes.CDLL, home: Path, kernels: cuda_sources.Kernels, architecture: int
+) -> str:
     """What the compiler and the assembler say; exits where they fail."""
     program, size = c_void_p(), c_size_t()
     source = kernels.folder / kernels.source
@@ -104,9 +106,9 @@ def check(version: str) -> None:
     ask(library, "nvrtcGetNumSupportedArchs", byref(count))
     listed = (c_int * count.value)()
     ask(library, "nvrtcGetSupportedArchs", listed)
-    known = [architecture for architecture in build_cuda.ARCHITECTURES if architecture in set(listed)]
+    known = [architecture for architecture in cuda_sources.ARCHITECTURES if architecture in set(listed)]
     wrong, most, compiled = [], 0, 0
-    for kernels in build_cuda.SETS.values():
+    for kernels in cuda_sources.SETS.values():
         for architecture in known:
             found = build_cuda.resources(compile_kernels(library, home, kernels, architecture))
             for kernel, (use,) in ((kernel, uses.values()) for kernel, uses in found.items()):

@@ -158,7 +158,7 @@ def lavis() -> tuple[Any, Any, Any]:
     spec = importlib.util.find_spec("lavis")
     assert spec is not None and spec.submodule_search_locations is not None
     root = Path(spec.submodule_search_locations[0])
-    for name, content in {
+    stand_ins: dict[str, dict[str, Any]] = {
         "lavis": {}, "lavis.common": {}, "lavis.models": {},
         "lavis.common.dist_utils": {"download_cached_file": None},
         "fairscale.nn.checkpoint.checkpoint_activations": {"checkpoint_wrapper": None},
@@ -166,7 +166,8 @@ def lavis() -> tuple[Any, Any, Any]:
             "drop_path": None, "to_2tuple": lambda n: (n, n), "trunc_normal_": torch.nn.init.trunc_normal_,
         },
         "timm.models.registry": {"register_model": None},
-    }.items():  # fmt: skip
+    }  # fmt: skip
+    for name, content in stand_ins.items():
         module = sys.modules[name] = types.ModuleType(name)
         vars(module).update(content)
     modules = []
@@ -202,7 +203,7 @@ class Network(torch.nn.Module):
         self, pixels: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor
     ) -> dict[str, np.ndarray]:
         """Rows and queries of CoVR-2 and of SPRC; query i has image i modulo their number."""
-        bert = self.Qformer.bert
+        bert: Any = self.Qformer.bert
         image = self.ln_vision(self.visual_encoder(pixels))
         seen = torch.ones(image.shape[:2], dtype=torch.long)
         alone = bert(
@@ -250,7 +251,7 @@ def checkpoints(out: Path, vocabulary: Path) -> None:
     clip = clip_vit.VisionTransformer(
         input_resolution=28, patch_size=7, width=64, layers=2, heads=1, use_grad_checkpointing=False
     )
-    answers: dict[str, np.ndarray] = {"pixels": squashed}
+    answers: dict[str, Any] = {"pixels": squashed}
     for name, visual, width in (("lavis", eva, 88), ("clip", clip, 64)):
         network = Network(visual, width, qformer, len(pieces) + 1)  # [DEC] is appended by the authors
         randomised(network, 9)

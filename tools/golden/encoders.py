@@ -332,7 +332,7 @@ def words(out: Path, names: list[str]) -> None:
             query = torch.nn.functional.normalize(model.encode_text(tokens), dim=-1)
             hook.remove()
         scores = query @ torch.nn.functional.normalize(image, dim=-1).T
-        table = {}
+        table: dict[str, torch.Tensor] = {}
         for key, layer in zip(keys, layers, strict=True):
             table |= {f"{key}.{part}": getattr(layer, part).data.half() for part in ("weight", "bias")}
         torch.save({{"pic2word": "state_dict_img2text", "searle": "Phi"}[form]: table}, out / f"{form}.pt")

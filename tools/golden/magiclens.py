@@ -99,7 +99,8 @@ def random_weights(start: Any, used: set[int]) -> Any:
             values[[row for row in range(shape[0]) if row not in used]] = 0
         if "scale" in name and "ln_" in name and "pool" not in name:
             values += 1
-        return np.asarray(values.view(np.uint32) & 0xFFFF0000).view(np.float32).reshape(shape)
+        packed: np.ndarray = np.asarray(values.view(np.uint32) & 0xFFFF0000).view(np.float32).reshape(shape)
+        return packed
 
     return jax.tree_util.tree_map_with_path(drawn, start)
 

@@ -82,16 +82,17 @@ def commands(programs: Path, folder: Path) -> None:
     for number in range(3):
         shutil.copy(folder / "work" / "a.png", photos / f"{number}.png")
     gallery = folder / "commands.gallery"
-    for command in (
-        ["cir-index", BUNDLE, photos, "--gallery", gallery],
-        ["cir-query", BUNDLE, photos / "1.png", "is red", "--gallery", gallery, "--json"],
-        ["cir-gallery", "verify", gallery],
-    ):
+    asked: tuple[tuple[str, list[str | Path]], ...] = (
+        ("cir-index", [BUNDLE, photos, "--gallery", gallery]),
+        ("cir-query", [BUNDLE, photos / "1.png", "is red", "--gallery", gallery, "--json"]),
+        ("cir-gallery", ["verify", gallery]),
+    )
+    for command, arguments in asked:
         done = subprocess.run(
-            [programs / command[0], *command[1:]], cwd=folder, capture_output=True, text=True, check=False
+            [programs / command, *arguments], cwd=folder, capture_output=True, text=True, check=False
         )
         if done.returncode:
-            sys.exit(f"{command[0]} left with {done.returncode}:\n{done.stdout}{done.stderr}")
+            sys.exit(f"{command} left with {done.returncode}:\n{done.stdout}{done.stderr}")
 
 
 def size_mb(folder: Path) -> float:

@@ -29,13 +29,13 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 RESULT = ROOT / "docs" / "tensorrt-layers.json"
 PAGE = ROOT / "docs" / "tensorrt-layers.md"
-PRECISIONS = ("float32", "float16", "int8")
+PRECISIONS: tuple[Literal["float32", "float16", "int8"], ...] = ("float32", "float16", "int8")
 BEGIN, END = "<!-- layers:begin -->\n", "<!-- layers:end -->\n"
 
 _LAYER = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*)$")
