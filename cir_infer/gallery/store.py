@@ -59,6 +59,9 @@ class Store:
         self._lock = WriterLock(self.folder, wait)
         self._opening = Turn()
         self._snapshot: Snapshot | None = None
+        self._known: tuple[int, bytes] | None = (
+            None  # a generation, and the state of the catalogue that is it
+        )
         self._segments: dict[int, Segment] = {}
         self._swept = False
         try:
@@ -124,11 +127,21 @@ class Store:
         """
         current = self._snapshot
         self.folder.check_name()
-        self.catalogue.links.check_log()
-        if current is not None and current.generation == self.catalogue.generation():
+        state = self.catalogue.links.check_log()
+        if current is not None and self._is_newest(current.generation, state):
             return current
         with self.catalogue.unexchanged():
             return self._opening.take(self._newest)
+
+    def _is_newest(self, generation: int, state: bytes | None) -> bool:
+        """Whether a generation that was the newest is so still; SQLite is asked once for each state."""
+        if state is not None and self._known == (generation, state):
+            return True
+        newest = generation == self.catalogue.generation()
+        if newest and state is not None:
+            # Generations only grow: it was no other when the state was looked at, between then and now.
+            self._known = generation, state
+        return newest
 
     def _newest(self) -> Snapshot:
         current = self._snapshot

@@ -88,6 +88,81 @@ def test_readers_in_other_processes_are_isolated(tmp_path: Path) -> None:
     assert gallery.verify().ok
 
 
+def test_every_commit_of_another_process_shows_at_once_though_sqlite_is_not_asked_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    generation = Catalogue.generation
+
+    def counted(self: Catalogue) -> int:
+        asked.append(generation(self))
+        return asked[-1]
+
+    monkeypatch.setattr(Catalogue, "generation", counted)
+    filled(tmp_path / "g", 1).close()
+    # A log that is written back whole and begun anew has as many frames as it had before.
+    code = (
+        "import sys; from cir_infer.gallery import Gallery\n"
+        "gallery = Gallery.open(sys.argv[1])\n"
+        "for line in sys.stdin:\n"
+        "    gallery.add_vectors(ids=[line.strip()], vectors=[[1.0] * 8])\n"
+        "    links = gallery._store.catalogue.links\n"
+        "    link = links.take_writer()\n"
+        "    print(link.execute('PRAGMA wal_checkpoint(TRUNCATE)').fetchone()[0], flush=True)\n"
+        "    links.give_back_writer(link)\n"
+    )
+    gallery = Gallery.open(tmp_path / "g", read_only=True)
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(gallery.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout is not None and other.stdin is not None
+        for number in range(12):
+            first = gallery.snapshot()
+            assert len(first) == 1 + number
+            assert gallery.snapshot() is first
+            asked.clear()
+            assert [gallery.snapshot() is first for _ in range(20)] == [True] * 20
+            if sys.platform.startswith("linux"):  # elsewhere nobody can tell but SQLite
+                assert not asked
+            other.stdin.write(f"other {number}\n")
+            other.stdin.flush()
+            assert other.stdout.readline() == "0\n"
+        other.stdin.close()
+    assert gallery.snapshot().row("other 11") == 12
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("look", [0, 1, 2, 3])
+def test_a_commit_beside_any_look_at_the_catalogue_shows_in_the_next_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: int, first: bool
+) -> None:
+    filled(tmp_path / "g", 3).close()
+    with Gallery.open(tmp_path / "g") as gallery, Gallery.open(tmp_path / "g", read_only=True) as reader:
+        looks: list[int] = []
+        generation = Catalogue.generation
+
+        def beside(self: Catalogue) -> int:
+            looks.append(look)
+            if len(looks) - 1 != look:
+                return generation(self)
+            monkeypatch.undo()
+            found = None if first else generation(self)
+            gallery.remove(["i0"])
+            return generation(self) if found is None else found
+
+        monkeypatch.setattr(Catalogue, "generation", beside)
+        for _ in range(4):  # the last ones ask nobody
+            reader.snapshot()
+        monkeypatch.undo()
+        for left in (2, 1, 0):
+            if left < 2 or len(looks) <= look:
+                gallery.remove([f"i{2 - left}"])
+            assert [len(reader.snapshot()) for _ in range(3)] == [left] * 3
+
+
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 def test_compaction_keeps_rows_in_order_and_frees_the_rest(tmp_path: Path, dtype: str) -> None:
     gallery = filled(tmp_path / "g", 0, dtype=dtype)

@@ -283,25 +283,24 @@ class Connections:
 
     def lost_of_log(self) -> str | None:
         """What of the log is not the file any more that the connections use; None where all is."""
-        guard = self._guard
-        if guard is None or not guard.parts:
-            return None
-        now = log.parts(self._folder)
-        lost = next((name for name, opened in guard.parts.items() if now[name] != opened), None)
-        return log.LOG if lost is None and guard.log_is_cut(self._folder) else lost
+        return None if self._guard is None else self._guard.look(self._folder)[0]
 
-    def check_log(self) -> None:
+    def check_log(self) -> bytes | None:
         """Make sure that the log is what was opened.
+
+        Returns:
+            The state of the catalogue, in bytes that every commit changes; None where only SQLite can tell.
 
         Raises:
             GalleryError: it is not.
         """
-        lost = self.lost_of_log()
+        lost, state = (None, None) if self._guard is None else self._guard.look(self._folder)
         if lost is not None:
             raise GalleryError(
                 f"{self._folder.path}: its log ({lost}) was removed, replaced or cut while it was open; "
                 "nothing more is read of it or written to it, open it again"
             )
+        return state
 
     # ---- closing
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from cir_infer.gallery.disk.files import is_regular, open_file
 from cir_infer.gallery.disk.folder import CATALOGUE, Folder, Identity
-from cir_infer.gallery.sqlite.log import INDEX, LOG
+from cir_infer.gallery.sqlite.log import INDEX, LOG, parts
 
 __all__ = ["Guard"]
 
@@ -22,8 +22,9 @@ _SHARED_BYTE = 0x40000002  # of the catalogue, by every connection
 _INDEX_BYTE = 128  # of the index of the log, by every process that has it open
 
 # The index of the log begins with what is in the log, https://sqlite.org/walformat.html: 14 bytes, the size
-# of a page (1 is 65,536), the number of frames.
-_INDEX_HEADER = struct.Struct("14xHI")
+# of a page (1 is 65,536), the number of frames, checksums and the log's salt. By these bytes SQLite itself
+# knows whether somebody has committed.
+_INDEX_HEADER = struct.Struct("14xHI28x")
 _LOG_HEADER, _FRAME_HEADER = 32, 24
 
 
@@ -57,18 +58,27 @@ class Guard:
         if self._index is not None:
             _hold_byte(self._index, fcntl.F_RDLCK, _INDEX_BYTE)
 
-    def log_is_cut(self, folder: Folder) -> bool:
-        """Whether the log is shorter than its index says; False where nobody can tell."""
-        if self._index is None or self._index.closed:
-            return False
+    def look(self, folder: Folder) -> tuple[str | None, bytes | None]:
+        """What of the log is not the file any more that the connections use, and what every commit changes.
+
+        None where all is, or nobody can tell.
+        """
+        if not self.parts:
+            return None, None
+        now = parts(folder)
+        lost = next((name for name, opened in self.parts.items() if now[name] != opened), None)
+        if lost is not None or self._index is None or self._index.closed:
+            return lost, None
         with suppress(OSError, ValueError, struct.error):  # ValueError: another thread closes it
             # Twice the same around the look: SQLite cuts a log that it begins anew.
             before = os.pread(self._index.fileno(), _INDEX_HEADER.size, 0)
             size = os.stat(LOG, dir_fd=folder.fd, follow_symlinks=False).st_size
             page, frames = _INDEX_HEADER.unpack(before)
             least = frames and _LOG_HEADER + frames * (_FRAME_HEADER + (page if page > 1 else 1 << 16))
-            return bool(size < least) and before == os.pread(self._index.fileno(), _INDEX_HEADER.size, 0)
-        return False
+            if size < least and before == os.pread(self._index.fileno(), _INDEX_HEADER.size, 0):
+                return LOG, None
+            return None, before
+        return None, None
 
     def unlock(self) -> None:
         """Let the last connection write the log back and remove it."""
