@@ -96,6 +96,8 @@ class TextReader:
     def batch(self, reads: Sequence[ReadText]) -> Tokens:
         """Several texts in one array."""
         rows = [read.ids for read in reads]
+        if len(rows) == 1 and not self._spec.fixed_length:
+            return Tokens(np.array(rows, np.int32), np.array([len(rows[0])], np.int32))
         lengths = np.array([len(row) for row in rows], np.int32)
         width = self._spec.max_tokens if self._spec.fixed_length else max(lengths, default=0)
         ids = np.full((len(rows), width), self._spec.pad_id, np.int32)

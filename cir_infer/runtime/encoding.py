@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from cir_infer.errors import CirError, ImageError
 from cir_infer.inputs.preparing import Prepared
 from cir_infer.runtime.graph import Array, Graph
 
-__all__ = ["Encoded", "OnError", "encode_batches"]
+__all__ = ["Encoded", "OnError", "encode_batches", "stacked"]
 
 OnError = Literal["raise", "return"]
 """What to do with one bad image or query among several: raise its error, or return it and go on."""
@@ -45,7 +45,7 @@ def encode_batches(graph: Graph, output: str, batches: Iterable[Prepared], error
     """
     failed: dict[int, CirError] = {}
     good: list[int] = []
-    rows = [np.empty((0, *(length or 0 for length in graph.outputs[0].shape[1:])), np.float32)]
+    rows: list[npt.NDArray[np.float32]] = []
     for batch in batches:
         readable: list[Array] = []
         for number, prepared in enumerate(batch, start=len(good) + len(failed)):
@@ -59,10 +59,17 @@ def encode_batches(graph: Graph, output: str, batches: Iterable[Prepared], error
                 good.append(number)
                 readable.append(prepared)
         if readable:
-            rows.append(graph.run({"image": np.stack(readable)})[output])
-    encoded = np.concatenate(rows[1:] or rows)
+            rows.append(graph.run({"image": stacked(readable)})[output])
+    if not rows:
+        rows.append(np.empty((0, *(length or 0 for length in graph.outputs[0].shape[1:])), np.float32))
+    encoded = rows[0] if len(rows) == 1 else np.concatenate(rows)
     if failed:
         whole = np.full((len(good) + len(failed), *encoded.shape[1:]), np.nan, np.float32)
         whole[good] = encoded
         encoded = whole
     return Encoded(encoded, failed)
+
+
+def stacked(arrays: Sequence[Array]) -> Array:
+    """Arrays of one shape, at least one, along a new first axis; one alone is not copied."""
+    return arrays[0][None] if len(arrays) == 1 else np.stack(arrays)

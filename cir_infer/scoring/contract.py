@@ -114,7 +114,7 @@ class QueryTerms:
             raise ScoringError(
                 f"weights are {w.dtype} {w.shape}; expected float32 {n.shape}, as the numerators"
             )
-        if not np.isfinite(w).all() or (w < 0).any():
+        if not (w.min(initial=0.0) >= 0 and w.max(initial=0.0) < np.inf):  # NaN is neither
             raise ScoringError("a weight is negative, NaN or infinite; expected finite weights >= 0")
 
     @property

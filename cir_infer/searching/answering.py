@@ -17,6 +17,7 @@ from cir_infer.hits import Hits
 from cir_infer.inputs.texts import Text
 from cir_infer.inputs.unknown_words import said_together
 from cir_infer.processes.threads import Threads
+from cir_infer.runtime.encoding import stacked
 from cir_infer.scoring.balance import Balance, balanced
 from cir_infer.scoring.contract import QueryTerms
 from cir_infer.searching.asked import Asked, Reference, ask
@@ -118,10 +119,12 @@ class Answering:
         }
         keep = [at for at in range(len(queries)) if at not in answers]
         if keep:
-            text = None if pending is None else pending()[keep]
+            text = None if pending is None else pending()
+            if text is not None and len(keep) < len(queries):
+                text = text[keep]
             images = None
             if references is not None:
-                images = np.stack([row for row in references if not isinstance(row, CirError)])
+                images = stacked([row for row in references if not isinstance(row, CirError)])
             ranked = self._ranked([queries[at] for at in keep], images, text)
             answers.update(zip(keep, ranked, strict=True))
         return [answers[at] for at in range(len(queries))]
