@@ -61,6 +61,11 @@ def test_the_digest_ignores_where_the_data_lie(tmp_path):
         (("epochs = 2", "epochs ="), "is not TOML"),
         (("epochs = 2", f"epochs = {'9' * 5000}"), "is not TOML: Exceeds the limit"),
         (("epochs = 2", f"epochs = {'[' * 100_000}"), "is not TOML: it is nested too deep"),
+        (
+            ("[model]", f"[model]\n{'a.' * 60}a = 1"),
+            "is not TOML: it is nested too deep; expected at most 32",
+        ),
+        (("[model]", f"[model]\n{'a.' * 40_000}a = 1"), "is not TOML: a line has more than 200 dots"),
         (("epochs = 2", f"epochs = 2\nseed = {1 << 44}"), "training.seed: 17592186044416 is too large"),
         (
             ("epochs = 2", "epochs = 2\nloss_set = 2\nloss_sets = 1_000_000"),
@@ -88,7 +93,7 @@ def test_a_file_may_begin_with_a_byte_order_mark(tmp_path):
 
 def test_what_is_set_may_be_too_long_a_number_or_too_deep(tmp_path):
     config = _read(tmp_path, GOOD)
-    for value in ("9" * 5000, "[" * 100_000):
+    for value in ("9" * 5000, "[" * 100_000, "{" + "a." * 60 + "a=1}"):
         with pytest.raises(TrainingError, match=r"training\.seed: .* is not of type int"):
             config.changed([f"training.seed={value}"])
     with pytest.raises(TrainingError, match=r"model\.image: 3; expected a table"):

@@ -37,6 +37,7 @@ from cir_infer.errors import CheckpointError, ExportError, shown
 __all__ = ["is_module_path", "load_module"]
 
 _QUANTISED = ("torch.ao.nn.quantized", "torch.nn.quantized")
+_MOST_LEVELS = 64
 _UNINITIALIZED = (UninitializedParameter, UninitializedBuffer)
 _WRAPPERS = ("module.", "_orig_mod.")
 """Of DataParallel and of torch.compile."""
@@ -73,6 +74,7 @@ def load_module(
         CheckpointError: the weights or the vocabulary do not fit.
     """
     module = _build(path)
+    _require_depth(module, path)
     system = isinstance(module, RetrievalModel)
     if not system:
         _require_methods(module, path)
@@ -187,6 +189,31 @@ def _require_methods(module: nn.Module, path: str) -> None:
             raise ExportError(f"{path}: {name} cannot be called as {signature} ({error})") from error
         except ValueError:
             continue
+
+
+def _require_depth(module: nn.Module, path: str) -> None:
+    """PyTorch looks at the parts of parts by functions that call themselves, several for each part."""
+    levels: dict[int, int] = {}  # by id; 0 for those whose own parts are being looked at
+    waiting = [(module, "it")]
+    while waiting:
+        part, name = waiting[-1]
+        inner = [(one, named) for named, one in part._modules.items() if one is not None]
+        if id(part) not in levels:
+            levels[id(part)] = 0
+            if any(levels.get(id(one)) == 0 for one, _ in inner):
+                raise ExportError(
+                    f"{path}: {shown(name)} holds itself among its parts; expected a tree of them"
+                )
+            waiting += [one for one in inner if id(one[0]) not in levels]
+            continue
+        waiting.pop()
+        levels[id(part)] = 1 + max((levels[id(one)] for one, _ in inner), default=0)
+    if levels[id(module)] > _MOST_LEVELS:
+        raise ExportError(
+            f"{path}: its modules lie {levels[id(module)]:,} deep in each other; expected at most "
+            f"{_MOST_LEVELS}, as PyTorch's exporter calls itself for each. Put what runs one after the other "
+            "side by side, in one nn.Sequential"
+        )
 
 
 def _require_weights(module: nn.Module, path: str) -> None:

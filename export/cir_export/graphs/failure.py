@@ -33,6 +33,10 @@ _MOST = 1200
 
 _REMEDIES = (
     (
+        r"maximum recursion depth exceeded",
+        "the code calls itself, or modules call each other, too deep; use a loop",
+    ),
+    (
         r"specialized it to be a constant|Constraints violated|_mark_dynamic|not all values of",
         "the code fixes the number of images or the length of texts; take sizes from tensor.shape, not from "
         "len(tensor), int(...) or a loop over rows",

@@ -28,6 +28,7 @@ AUGMENTATIONS = ("none", "flip", "crop", "crop-flip")
 
 _TABLES = ("image", "text", "clip", "pair")
 _MOST_SETS = 10_000
+_MOST_LEVELS, _MOST_DOTS = 32, 200
 
 
 @dataclass(frozen=True)
@@ -254,12 +255,25 @@ def read_config(path: Path) -> TrainingConfig:
 
 
 def _read_toml(text: str) -> dict[str, Any]:
-    """As `tomllib.loads`; whatever is wrong with a text is a `ValueError`, a number of any length too."""
+    """As `tomllib.loads`; whatever is wrong with a text is a `ValueError`, a number of any length too.
+
+    A key with dots nests a table for each without a call for each, so what is read may be deeper than what
+    can be copied; and one of 40,000 takes minutes to read.
+    """
+    deep = f"it is nested too deep; expected at most {_MOST_LEVELS} tables and lists in each other"
+    if any(line.count(".") > _MOST_DOTS for line in text.splitlines()):
+        raise ValueError(f"a line has more than {_MOST_DOTS} dots")
     try:
         tables: dict[str, Any] = tomllib.loads(text)
-        return tables
     except RecursionError:
-        raise ValueError("it is nested too deep") from None
+        raise ValueError(deep) from None
+    level: list[Any] = [tables]
+    for _ in range(_MOST_LEVELS):
+        level = [inner for value in level for inner in (value.values() if isinstance(value, dict) else value)]
+        level = [inner for inner in level if isinstance(inner, (dict, list))]
+    if level:
+        raise ValueError(deep)
+    return tables
 
 
 def _change(tables: dict[str, Any], change: str) -> None:

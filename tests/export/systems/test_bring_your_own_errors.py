@@ -9,6 +9,10 @@ import pytest
 import torch
 
 from cir_export.bring_your_own import load_module
+from cir_export.export import export_bundle
+from cir_export.graphs.failure import export_failure
+from cir_export.samples import draw_samples
+from cir_infer import Engine
 from cir_infer.errors import CirError, ExportError
 
 BASE = """
@@ -268,3 +272,55 @@ def test_weights_that_are_not_finite_are_refused(write, tmp_path: Path) -> None:
     torch.save({"embed.weight": torch.full((8, 4), torch.nan)}, tmp_path / "w.pt")
     with pytest.raises(CirError, match=r"weight embed\.weight holds NaN or infinity"):
         load_module("theirs:Model", tmp_path / "w.pt")
+
+
+NESTED = """
+class Model(Base):
+    def __init__(self):
+        super().__init__()
+        inner = nn.Linear(4, 4)
+        for _ in range({deep}):
+            inner = nn.Sequential(inner)
+        self.inner = inner
+        {more}
+    def encode_gallery(self, images):
+        return self.inner(images.float().mean((1, 2)) @ torch.ones(3, 4))
+"""
+
+
+def export(folder: Path) -> None:
+    trained = load_module("theirs:Model")
+    samples = draw_samples(trained.image, trained.text, trained.tokenizer)
+    export_bundle(trained, folder / "deep.cir", samples)
+
+
+@pytest.mark.parametrize("deep", [63, 200, 2000, 100_000])
+def test_modules_deep_in_each_other(write, deep: int) -> None:
+    """PyTorch walks over them by functions that call themselves, which ended in a RecursionError."""
+    write(NESTED.format(deep=deep, more=""))
+    with pytest.raises(
+        ExportError, match=rf"lie {deep + 2:,} deep in each other; expected at most 64"
+    ) as told:
+        load_module("theirs:Model")
+    assert len(str(told.value)) < 400
+
+
+def test_modules_as_deep_as_may_be_are_exported(write, tmp_path: Path) -> None:
+    write(NESTED.format(deep=62, more="self.twice = nn.ModuleList([inner, inner[0], nn.Sequential(inner)])"))
+    with pytest.raises(ExportError, match="lie 66 deep"):
+        load_module("theirs:Model")
+    write(NESTED.format(deep=61, more="self.twice = nn.ModuleList([inner, inner[0]])"))
+    export(tmp_path)
+    with Engine(tmp_path / "deep.cir") as engine:
+        assert engine.manifest.embedding_dim == 4
+
+
+def test_a_module_that_holds_itself(write) -> None:
+    write(NESTED.format(deep=1, more="self.inner.add_module('again', nn.Sequential(self))"))
+    with pytest.raises(ExportError, match=r"holds itself among its parts"):
+        load_module("theirs:Model")
+
+
+def test_code_that_calls_itself_too_deep_is_told_so() -> None:
+    told = str(export_failure("image", RecursionError("maximum recursion depth exceeded")))
+    assert "depth exceeded; the code calls itself, or modules call each other, too deep; use a loop" in told
