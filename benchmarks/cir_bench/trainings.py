@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,14 @@ from cir_infer.console.common import print_json
 from cir_infer.errors import TrainingError, UsageError, shown
 from cir_infer.extras import require
 from cir_infer.foreign import read_json
+from cir_infer.processes.locked_files import alone_in
 
 if TYPE_CHECKING:
     from cir_export.training.configuration import TrainingConfig
 
 __all__ = [
     "add_training_arguments",
+    "alone",
     "begin",
     "by_part",
     "columns_of",
@@ -71,6 +74,25 @@ def begin(args: argparse.Namespace, command: str) -> None:
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Be the only one to train for the table of a folder, which is made, and stays where something is in it.
+
+    Raises:
+        TrainingError: somebody else does, or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"{folder} cannot be made: {error.strerror}") from error
+    with alone_in(folder, TrainingError, "trains for its table"):
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def trained(

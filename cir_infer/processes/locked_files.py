@@ -7,14 +7,18 @@ copies before it does anything else, and a fork waits while a file is on its way
 
 from __future__ import annotations
 
+import fcntl
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import ParamSpec, Protocol, TypeVar
 
+from cir_infer.errors import CirError
 from cir_infer.processes.announcing import announced
 
-__all__ = ["locked_file"]
+__all__ = ["alone_in", "locked_file"]
 
 
 class _Closable(Protocol):
@@ -45,6 +49,59 @@ def locked_file(opened: Callable[P, F], *args: P.args, **kwargs: P.kwargs) -> F:
         return file
     finally:
         del token
+
+
+@contextmanager
+def alone_in(folder: Path, error: type[CirError], what: str) -> Iterator[None]:
+    """Be the only one to write into a folder for a long time: a training, the making of a data set.
+
+    The lock is on the folder itself, so nothing is left there, and it dies with the process. A file system
+    without locks has none.
+
+    Args:
+        folder: it is there.
+        error: to raise.
+        what: others may be doing there, e.g. "trains".
+
+    Raises:
+        CirError: of the type `error`, at once, where somebody else is; or it cannot be opened.
+    """
+    try:
+        held = locked_file(_OpenFolder, folder)
+    except OSError as problem:
+        raise error(f"{folder} cannot be opened: {problem.strerror}") from problem
+    with closing(held):
+        try:
+            fcntl.flock(held.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as problem:
+            raise error(
+                f"{folder}: another process {what} there; wait until it has ended, or name another folder"
+            ) from problem
+        except OSError:
+            pass  # there are no locks
+        yield
+
+
+class _OpenFolder:
+    """A folder's descriptor, closed at the latest when this dies."""
+
+    def __init__(self, path: Path) -> None:
+        self._held: list[int] = []
+        weakref.finalize(self, _close_all, self._held).atexit = False
+        # No instruction comes between the system's answer and the list, so no interrupt does.
+        self._held.extend(map(os.open, (path,), (os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC,)))
+
+    @property
+    def fd(self) -> int:
+        return self._held[0] if self._held else -1
+
+    def close(self) -> None:
+        _close_all(self._held)
+
+
+def _close_all(held: list[int]) -> None:
+    while held:
+        os.close(held.pop())
 
 
 def _after_fork_in_child() -> None:

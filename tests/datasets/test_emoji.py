@@ -35,6 +35,7 @@ from cir_eval.datasets.emoji.things import (
 )
 from cir_eval.protocols import protocol
 from cir_infer.errors import DatasetError, UsageError
+from cir_infer.processes.locked_files import alone_in
 from tests.datasets.emoji_packages import names, style_of
 
 PLAN = Plan(train_families=30, validation_queries=20, test_queries=40)
@@ -332,3 +333,16 @@ def test_the_command_builds_and_says_the_licences(
 def test_styles_are_named_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="each once"):
         build(tmp_path / "data", [packages.STYLES["noto"]] * 2, PLAN, tmp_path)
+
+
+def test_a_data_set_that_another_process_makes_is_left_to_it(tmp_path: Path) -> None:
+    """It was taken for an interrupted attempt, and the pictures that were just written were removed."""
+    root, style = tmp_path / "data", style_of("noto", tmp_path)
+    root.mkdir()
+    layout.draft(root).touch()
+    with (
+        alone_in(root, DatasetError, "works"),
+        pytest.raises(DatasetError, match="another process makes this"),
+    ):
+        build(root, [style], PLAN, tmp_path)
+    assert [path.name for path in root.iterdir()] == [layout.draft(root).name]

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from cir_infer.errors import GalleryError
+from cir_infer.errors import DatasetError, GalleryError
 from cir_infer.gallery.disk import drafts
 from cir_infer.gallery.disk.folder import LOCK
 from cir_infer.processes import announcing
-from cir_infer.processes.locked_files import locked_file
+from cir_infer.processes.locked_files import alone_in, locked_file
 from cir_infer.runtime.tensorrt.plan_cache import PlanCache
 from cir_infer.runtime.tensorrt.plan_file import PlanKey
 from tests.gallery.support import filled
@@ -80,7 +80,13 @@ def moving(path: Path) -> Iterator[Path]:
         yield path
 
 
-@pytest.mark.parametrize("locked", [writing, building, moving])
+@contextmanager
+def training(path: Path) -> Iterator[Path]:
+    with alone_in(path, DatasetError, "trains"):
+        yield path
+
+
+@pytest.mark.parametrize("locked", [writing, building, moving, training])
 def test_what_is_locked_at_a_fork_is_free_when_the_parent_lets_it_go(
     tmp_path: Path, children: list[Child], locked: Callable[[Path], AbstractContextManager[Path]]
 ) -> None:
@@ -89,6 +95,23 @@ def test_what_is_locked_at_a_fork_is_free_when_the_parent_lets_it_go(
         children.append(Child())
         assert not is_free(path)
     assert is_free(path)
+
+
+def test_one_is_alone_in_a_folder(tmp_path: Path) -> None:
+    with training(tmp_path):
+        refused = pytest.raises(
+            DatasetError, match=r"another process trains there; wait .* name another folder"
+        )
+        with refused, training(tmp_path):
+            pass
+        (tmp_path / "other").mkdir()
+        with training(tmp_path / "other"):
+            pass
+        assert [path.name for path in tmp_path.iterdir()] == ["other"]
+    with training(tmp_path):
+        pass
+    with pytest.raises(DatasetError, match="cannot be opened"), training(tmp_path / "none"):
+        pass
 
 
 def test_a_thread_that_has_announced_something_does_not_wait_for_the_fork_that_waits_for_it(

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 
+import pytest
+
 from cir_bench.commands import main
 from cir_bench.commands.ablation import ABLATIONS, table
 from cir_eval.datasets.scenes.generation import Plan, generate
 from cir_export.models import build_model
 from cir_export.training.configuration import DataSettings, TrainingConfig, TrainingSettings
 from cir_export.training.systems import with_vocabulary
+from cir_infer.errors import TrainingError
+from cir_infer.processes.locked_files import alone_in
 
 CONFIG = """
 [data]
@@ -137,6 +141,15 @@ def test_a_data_set_without_a_test_split_is_refused_before_training(tmp_path, ca
         assert main([*command, "--systems", "text-only"]) == 1
         assert "triplets.csv has no test split" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["ablation", "systems"])
+def test_two_tables_are_not_made_in_one_folder(tmp_path, capsys, command):
+    config = tmp_path / "config.toml"
+    config.write_text(CONFIG)
+    with alone_in(tmp_path, TrainingError, "works"):
+        assert main([command, str(config), "--out", str(tmp_path)]) == 1
+    assert "another process trains for its table there" in capsys.readouterr().err
 
 
 def test_a_table_has_the_recall_that_its_protocol_counts():

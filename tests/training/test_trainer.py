@@ -167,6 +167,20 @@ def test_what_cannot_be_trained_is_refused_with_a_remedy(scenes, tmp_path):
         train(good.with_data(tmp_path / "nothing"), tmp_path, "cpu")
 
 
+def test_two_trainings_do_not_write_into_one_folder(scenes, tmp_path):
+    """The second would continue the first one's state, and the last to end would replace its model."""
+    refused = []
+
+    def begin_another(_):
+        with pytest.raises(TrainingError, match="another process trains there; wait until it has ended"):
+            train(_config(scenes), tmp_path, "cpu", restart=True)
+        refused.append(True)
+
+    train(_config(scenes, epochs=1), tmp_path, "cpu", report=begin_another)
+    assert len(refused) == 3 and load_model(tmp_path / "model.pt")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "model.pt"]
+
+
 def test_a_diverging_training_stops(scenes, tmp_path, monkeypatch):
     monkeypatch.setattr(step, "batch_classification_loss", lambda scores, *_: scores.sum() * float("nan"))
     with pytest.raises(TrainingError, match="the loss is nan at step 1; lower"):

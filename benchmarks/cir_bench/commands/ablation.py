@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from cir_bench.trainings import (
     add_training_arguments,
+    alone,
     begin,
     columns_of,
     finished,
@@ -97,18 +98,19 @@ def run(args: argparse.Namespace) -> int:
     if args.data is not None:
         config = config.with_data(args.data)
     results = []
-    for name in args.systems or rows:
-        for seed in range(args.seeds):
-            one = replace(
-                config,
-                model=model_for_system(config.model, rows[name].system),
-                training=replace(config.training, seed=config.training.seed + seed),
-            ).changed(rows[name].changes)
-            folder = args.out / f"{name}-{one.training.seed}"
-            end = finished(folder / "log.jsonl", one) or trained(one, folder, args.device)
-            results.append({"row": name, **end})
-            if not args.json:
-                print(f"{name}, seed {one.training.seed}: {recall_of(end)}", flush=True)
+    with alone(args.out):
+        for name in args.systems or rows:
+            for seed in range(args.seeds):
+                one = replace(
+                    config,
+                    model=model_for_system(config.model, rows[name].system),
+                    training=replace(config.training, seed=config.training.seed + seed),
+                ).changed(rows[name].changes)
+                folder = args.out / f"{name}-{one.training.seed}"
+                end = finished(folder / "log.jsonl", one) or trained(one, folder, args.device)
+                results.append({"row": name, **end})
+                if not args.json:
+                    print(f"{name}, seed {one.training.seed}: {recall_of(end)}", flush=True)
     write_table(args, results, table(results, args.of))
     return 0
 

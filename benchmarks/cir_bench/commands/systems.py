@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import numpy as np
 
 from cir_bench.trainings import (
     add_training_arguments,
+    alone,
     begin,
     by_part,
     columns_of,
@@ -80,6 +82,11 @@ def run(args: argparse.Namespace) -> int:
     Finished trainings are kept and an interrupted one continues, so the command may be given again.
     """
     begin(args, "cir-bench systems")
+    with nullcontext() if args.table_only else alone(args.out):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     results = {}
     for system in args.systems or SYSTEMS:
         config = _config(args, system)

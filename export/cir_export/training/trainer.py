@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,14 @@ from cir_export.training.frozen import kept_while_frozen
 from cir_export.training.initial import start_from
 from cir_export.training.loading import Loaded, load_data
 from cir_export.training.optimisation import build_optimizer, freeze_trunks, learning_rate
-from cir_export.training.processes import join_processes
+from cir_export.training.processes import Processes, join_processes
 from cir_export.training.reading import reading_of
 from cir_export.training.state import TrainingState, load_state, save_state
 from cir_export.training.step import step_of
 from cir_export.training.systems import with_vocabulary
 from cir_infer.console.progress import progress_bar
 from cir_infer.errors import CirError, TrainingError, UsageError, shown
+from cir_infer.processes.locked_files import alone_in
 
 __all__ = ["TrainingFiles", "train"]
 
@@ -92,23 +94,37 @@ def train(
         the first of several processes.
 
     Raises:
-        TrainingError: the configuration does not fit, the loss is no longer finite, or the interrupted
-            training was another.
+        TrainingError: the configuration does not fit, the loss is no longer finite, another process trains
+            in the folder, or the interrupted training was another.
         DatasetError: the data set is missing or damaged.
     """
     config, reading = reading_of(config, initial)
-    settings, files = config.training, TrainingFiles(folder)
-    chosen = _device(device, settings.precision)
+    files = TrainingFiles(folder)
+    chosen = _device(device, config.training.precision)
     processes = join_processes(chosen)
     data = load_data(config, reading)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TrainingError(f"{folder} cannot be made: {error.strerror}") from error
-    if restart and processes.first:
-        files.state.unlink(missing_ok=True)
+    with alone_in(folder, TrainingError, "trains") if processes.first else nullcontext():
+        if restart and processes.first:
+            files.state.unlink(missing_ok=True)
+        processes.wait()
+        return _train(config, files, chosen, processes, data, report, initial)
 
-    processes.wait()
+
+def _train(
+    config: TrainingConfig,
+    files: TrainingFiles,
+    chosen: torch.device,
+    processes: Processes,
+    data: Loaded,
+    report: Callable[[dict[str, Any]], None],
+    initial: Sequence[Path],
+) -> dict[str, Any]:
+    """See `train`."""
+    settings = config.training
     torch.manual_seed(settings.seed)
     model = _build(config, data)
     starts = [asdict(start_from(model, path, data.tokenizer)) for path in initial]
@@ -136,7 +152,7 @@ def train(
         report(entry)
 
     freeze_trunks(model, settings.frozen_epochs > 0)
-    keeper = kept_while_frozen(model, settings, folder, chosen) if processes.count == 1 else None
+    keeper = kept_while_frozen(model, settings, files.folder, chosen) if processes.count == 1 else None
     steps_per_epoch = len(data.train.numbers(0))
     if not steps_per_epoch:
         raise TrainingError(

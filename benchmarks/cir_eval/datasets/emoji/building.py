@@ -20,6 +20,7 @@ from cir_eval.datasets.emoji.tarballs import pictures_of
 from cir_eval.datasets.generated import query_to_json, write_lines
 from cir_infer.errors import DatasetError, UsageError, shown
 from cir_infer.inputs.opening import why
+from cir_infer.processes.locked_files import alone_in
 
 __all__ = ["build"]
 
@@ -56,7 +57,8 @@ def build(
         svg_support()
     try:
         _begin(root)
-        return _write(root, styles, plan, given, progress)
+        with alone_in(root, DatasetError, "makes this data set"):
+            return _write(root, styles, plan, given, progress)
     except OSError as error:
         raise DatasetError(f"cannot write the data set to {root}: {why(error)}") from error
 
