@@ -337,7 +337,13 @@ class Engine:
         name, output = ("image", "embedding") if self.row_is_reference else ("reference", "reference")
         return self._encode(name, output, images, batch_size, False, errors)
 
-    def encode_texts(self, texts: Iterable[Text], batch_size: int = 32, pad_to_batch: bool = False) -> Floats:
+    def encode_texts(
+        self,
+        texts: Iterable[Text],
+        batch_size: int = 32,
+        pad_to_batch: bool = False,
+        together: Together | None = None,
+    ) -> Floats:
         """Text embeddings.
 
         Args:
@@ -347,6 +353,7 @@ class Engine:
                 does for their LSTM variant. An embedding then depends on the longest text beside
                 it; only for reproducing published numbers, together with their batch size, and only
                 where `reads_padding`.
+            together: of texts whose unknown words are told together, see `TextReader.read_one`.
 
         Returns:
             float32 (N, ...), as the system's text graph gives them.
@@ -364,8 +371,8 @@ class Engine:
             self.require_padding()
         numbered = enumerate(checked_list("texts", texts, "text"))
         outputs: list[Floats] = []
-        with said_together() as together:
-            while reads := [self._numbered_text(at, text, together) for at, text in islice(numbered, size)]:
+        with said_together(together) as news:
+            while reads := [self._numbered_text(at, text, news) for at, text in islice(numbered, size)]:
                 outputs.append(self.encode_read(reads, pad_to_batch))
         return np.concatenate(outputs or [self.encode_read([])])
 

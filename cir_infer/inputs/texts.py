@@ -81,16 +81,20 @@ class TextReader:
         self.vocabulary: int = self._tokenizer.get_vocab_size()
         self._unknown_words = UnknownWords(self.vocabulary, domain)
 
-    def read(self, texts: Iterable[Text]) -> Tokens:
+    def read(self, texts: Iterable[Text], together: Together | None = None) -> Tokens:
         """Tokens of a batch of texts.
+
+        Args:
+            texts: they.
+            together: of more texts that are read with them, see `read_one`; these by themselves otherwise.
 
         Raises:
             TextError: a text is empty, has nothing that the model can read, or is too long.
             UsageError: one text was passed where a list of them is meant.
         """
         texts = checked_list("texts", texts, "text")
-        with said_together() as together:
-            reads = [self.read_one(text, together) for text in texts]
+        with said_together(together) as all_of_them:
+            reads = [self.read_one(text, all_of_them) for text in texts]
         return self.batch(reads)
 
     def batch(self, reads: Sequence[ReadText]) -> Tokens:
@@ -110,7 +114,7 @@ class TextReader:
 
         Args:
             text: it.
-            together: of texts that are read together, which are news of one line.
+            together: of texts that are read together, which are news of one line; `UNSAID` for none.
 
         Raises:
             TextError: the text is empty, has nothing that the model can read, or is too long.

@@ -6,11 +6,10 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 from cir_infer.errors import shown
 
-__all__ = ["Together", "UnknownWords", "named", "said_together", "unsaid"]
+__all__ = ["UNSAID", "Together", "UnknownWords", "named", "said_together"]
 
 _SAID = 4096
 """Texts whose unknown words were logged and are not logged again; after so many it begins anew."""
@@ -49,7 +48,7 @@ class UnknownWords:
             none_known: it has no other words.
             together: the texts that are read together with it; None for a text by itself.
         """
-        if _unsaid.get():
+        if together is UNSAID:
             return
         counted = None if together is None else together.counted.setdefault(self, _Counted())
         if counted is not None:
@@ -119,28 +118,26 @@ class Together:
         self.counted: dict[UnknownWords, _Counted] = {}
 
 
+UNSAID = Together()
+"""For texts that try a model, which are no news."""
+
+
 @contextmanager
-def said_together() -> Iterator[Together]:
-    """What is read with this is news of one line, said at the end, whatever ends it."""
+def said_together(within: Together | None = None) -> Iterator[Together]:
+    """What is read with this is news of one line, said at the end, whatever ends it.
+
+    Args:
+        within: what it is read together with; then it is said there.
+    """
+    if within is not None:
+        yield within
+        return
     together = Together()
     try:
         yield together
     finally:
         for words, counted in together.counted.items():
             words._say(counted)
-
-
-_unsaid: ContextVar[bool] = ContextVar("_unsaid", default=False)
-
-
-@contextmanager
-def unsaid() -> Iterator[None]:
-    """The texts that this thread reads meanwhile try a model and are no news; also decorates a function."""
-    before = _unsaid.set(True)
-    try:
-        yield
-    finally:
-        _unsaid.reset(before)
 
 
 def named(captions: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from cir_infer.bundle.manifest import TextInput
 from cir_infer.errors import BundleError, TextError, UsageError
 from cir_infer.inputs import unknown_words
 from cir_infer.inputs.texts import MAX_CHARACTERS, TextReader
+from cir_infer.inputs.unknown_words import UNSAID
 from tests.bundles import SPECIALS, WORDS, tokenizer_json
 from tests.gallery.interrupts import Bomb, Interrupt
 
@@ -194,9 +195,8 @@ def test_one_line_names_few_of_many_words(caplog: pytest.LogCaptureFixture) -> N
 def test_texts_that_try_a_model_are_no_news_and_the_next_are(caplog: pytest.LogCaptureFixture) -> None:
     one = reader()
     with caplog.at_level(logging.WARNING, "cir_infer"):
-        with unknown_words.unsaid():
-            assert one.read_one("is paisley").unknown == ("paisley",)
-            one.read(["is taupe", "is mauve"])
+        assert one.read_one("is paisley", UNSAID).unknown == ("paisley",)
+        one.read(["is taupe", "is mauve"], UNSAID)
         assert caplog.records == []
         one.read_one("is paisley")
     assert "ignores 'paisley'" in caplog.text

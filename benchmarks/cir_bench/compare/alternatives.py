@@ -13,6 +13,7 @@ import numpy.typing as npt
 from cir_bench.torch_scoring import literal_scores, ranked, two_product_scores
 from cir_infer.engine import Engine
 from cir_infer.extras import is_installed
+from cir_infer.inputs.unknown_words import UNSAID
 from cir_infer.runtime.device_names import ON_PROCESSOR
 from cir_infer.scoring import make_scorer
 from cir_infer.scoring.contract import Rows
@@ -111,7 +112,7 @@ class _ThroughEngine(ABC):
     def _answer(self, question: Question) -> Answer:
         engine = self._engine
         reference = self._encode(question) if engine.needs_reference else None
-        text = engine.encode_texts([question.text]) if engine.needs_text else None
+        text = engine.encode_texts([question.text], together=UNSAID) if engine.needs_text else None
         self._terms = engine.compose(reference, text)
         return self._score()
 

@@ -23,7 +23,7 @@ from cir_infer.engine import Engine
 from cir_infer.errors import ScoringError, UsageError
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.inputs.texts import TextReader
-from cir_infer.inputs.unknown_words import unsaid
+from cir_infer.inputs.unknown_words import UNSAID
 from cir_infer.scoring.contract import Rows
 from cir_infer.scoring.reference import ReferenceScorer
 
@@ -57,7 +57,6 @@ class Settings:
     compiled: bool = True
 
 
-@unsaid()  # the texts are made for it
 def measure_comparison(
     trained: TrainedModel, settings: Settings, tell: Callable[[str], object] = lambda _: None
 ) -> dict[str, Any]:
@@ -152,7 +151,7 @@ def _questions(engine: Engine, bundle: Bundle, images: Sequence[Any], texts: Seq
     for number, text in enumerate(plain):
         image = images[number % len(images)]
         prepared = image if isinstance(spec, FeatureInput) else preprocess(image, spec)
-        ids = np.zeros((1, 1), np.int32) if reader is None else reader.read([text]).ids
+        ids = np.zeros((1, 1), np.int32) if reader is None else reader.read([text], UNSAID).ids
         lengths = np.array([ids.shape[1]], np.int64)
         questions.append(Question(np.array(prepared)[None], text, ids.astype(np.int64), lengths))
     return questions
@@ -176,7 +175,7 @@ def _verify(
     definition = ReferenceScorer(Rows.of(rows))
     for question in questions:
         reference = engine.encode_prepared(question.image) if engine.needs_reference else None
-        text = engine.encode_texts([question.text]) if engine.needs_text else None
+        text = engine.encode_texts([question.text], together=UNSAID) if engine.needs_text else None
         every = definition.topk(engine.compose(reference, text), len(rows))
         score_of = np.empty(len(rows))
         score_of[every.rows[0]] = every.scores[0]

@@ -17,7 +17,7 @@ from cir_infer.bundle.model import Model
 from cir_infer.console.progress import progress_bar
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.inputs.texts import TextReader
-from cir_infer.inputs.unknown_words import unsaid
+from cir_infer.inputs.unknown_words import UNSAID
 from cir_infer.runtime.graph import Array
 from cir_infer.runtime.onnx import OnnxBackend
 
@@ -75,12 +75,11 @@ def layer_errors(
     return sorted(found, key=lambda error: error.cosine_worst)
 
 
-@unsaid()
 def _feeds(bundle: Bundle, name: str, samples: Samples) -> dict[str, Array]:
     manifest = bundle.manifest
     if name == "text":
         assert manifest.text is not None
-        ids, lengths = TextReader(bundle.tokenizer(), manifest.text).read(samples.texts[:_SAMPLES])
+        ids, lengths = TextReader(bundle.tokenizer(), manifest.text).read(samples.texts[:_SAMPLES], UNSAID)
         return {"tokens": ids, "lengths": lengths}
     return {"image": np.stack([preprocess(image, manifest.image) for image in samples.images[:_SAMPLES]])}
 

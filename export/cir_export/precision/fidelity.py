@@ -11,7 +11,7 @@ import numpy as np
 from cir_export.samples import Samples
 from cir_infer.engine import Engine
 from cir_infer.errors import ScoringError
-from cir_infer.inputs.unknown_words import unsaid
+from cir_infer.inputs.unknown_words import UNSAID
 from cir_infer.runtime.graph import Array
 from cir_infer.scoring.contract import QueryTerms, Rows
 from cir_infer.scoring.reference import ReferenceScorer, term_scores
@@ -73,13 +73,12 @@ class Seen:
     terms: QueryTerms | None
 
 
-@unsaid()
 def see(engine: Engine, samples: Samples) -> Seen:
     """Runs the samples through an engine."""
     images, texts = samples.images, samples.texts
     rows = engine.encode_images(images, _BATCH)
     references = rows if engine.row_is_reference else engine.encode_references(images, _BATCH)
-    read = engine.encode_texts(texts, 1) if engine.needs_text else None
+    read = engine.encode_texts(texts, 1, together=UNSAID) if engine.needs_text else None
     if not all(np.isfinite(part).all() for part in (rows, references, read) if part is not None):
         return Seen(rows, references, read, None)
     queries = max(len(images), len(texts))

@@ -18,7 +18,7 @@ from cir_export.samples import Samples
 from cir_infer.engine import Engine
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.inputs.texts import TextReader
-from cir_infer.inputs.unknown_words import unsaid
+from cir_infer.inputs.unknown_words import UNSAID
 from cir_infer.runtime.explain_graph import InParts
 from cir_infer.scoring.contract import QueryTerms, Rows
 from cir_infer.scoring.reference import ReferenceScorer, term_scores
@@ -86,7 +86,6 @@ class Answers:
     parts: tuple[InParts, ...]
 
 
-@unsaid()
 def answers_of(trained: TrainedModel, samples: Samples, in_parts: bool) -> Answers:
     """Runs the samples through PyTorch.
 
@@ -100,7 +99,8 @@ def answers_of(trained: TrainedModel, samples: Samples, in_parts: bool) -> Answe
     model, texts = trained.model, samples.texts
     spec = check_inputs(trained.image, trained.text)
     pixels = [torch.from_numpy(np.array(preprocess(image, spec))) for image in samples.images]
-    ids, lengths = TextReader(trained.tokenizer.to_str().encode(), text_input(trained.text)).read(texts)
+    reader = TextReader(trained.tokenizer.to_str().encode(), text_input(trained.text))
+    ids, lengths = reader.read(texts, UNSAID)
     with torch.inference_mode():
         rows = _batched(model.encode_gallery, pixels)
         references = rows if model.reference_is_gallery_row else _batched(model.encode_reference, pixels)
@@ -141,7 +141,6 @@ def _in_parts(model: RetrievalModel, images: Tensor) -> InParts:
     return InParts(*(part.numpy() for part in found))
 
 
-@unsaid()
 def compare(answers: Answers, engine: Engine, samples: Samples) -> tuple[list[Check], Array]:
     """Runs the same images and texts through the engine, texts one at a time and in batches of all lengths.
 
@@ -157,7 +156,7 @@ def compare(answers: Answers, engine: Engine, samples: Samples) -> tuple[list[Ch
     queries = _queries(samples)
     found_rows = engine.encode_images(images, batch_size=_BATCH)
     found_references = found_rows if engine.row_is_reference else engine.encode_references(images, _BATCH)
-    found_text = engine.encode_texts(texts, batch_size=_BATCH)
+    found_text = engine.encode_texts(texts, batch_size=_BATCH, together=UNSAID)
     found = engine.compose(
         found_references[queries] if engine.needs_reference else None,
         found_text if engine.needs_text else None,
@@ -167,7 +166,7 @@ def compare(answers: Answers, engine: Engine, samples: Samples) -> tuple[list[Ch
     if not engine.row_is_reference:
         flat = [part.reshape(len(images), -1) for part in (found_references, answers.references)]
         checks.append(Check("reference embeddings", images_said, relative(*flat), TOLERANCE))
-    alone = engine.encode_texts(texts, batch_size=1)
+    alone = engine.encode_texts(texts, batch_size=1, together=UNSAID)
     checks += [
         Check("texts in mixed batches", texts_said, relative(found_text, answers.text), TOLERANCE),
         Check("texts one by one", texts_said, relative(alone, answers.text), TOLERANCE),
