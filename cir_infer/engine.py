@@ -37,6 +37,7 @@ from cir_infer.processes.collector import collector_paused
 from cir_infer.processes.fork import PerProcess
 from cir_infer.runtime.bundle_graphs import open_bundle_graphs, read_ahead
 from cir_infer.runtime.chains import Chains
+from cir_infer.runtime.compose_parts import Begun, ComposeGraph
 from cir_infer.runtime.devices import OpenedGraphs
 from cir_infer.runtime.encoding import Encoded, OnError, encode_batches
 from cir_infer.runtime.explain_graph import InParts, open_explain_graph, run_in_parts
@@ -407,13 +408,35 @@ class Engine:
         feeds = {"tokens": ids, "lengths": lengths}
         return graph.run({tensor.name: feeds[tensor.name] for tensor in graph.inputs})["text"]
 
-    def compose(self, reference: Floats | None, text: Floats | None) -> QueryTerms:
+    def begin(self, text: Floats) -> Begun:
+        """What `compose` does before it needs references, for whoever has the texts sooner.
+
+        Args:
+            text: float32 (Q, ...) from `encode_texts`.
+
+        Returns:
+            What `compose` takes in place of them.
+
+        Raises:
+            UsageError: they have another shape, or the engine is closed.
+            DeviceError: the device failed.
+        """
+        graph = self._graphs["compose"]
+        if not isinstance(graph, ComposeGraph):
+            return Begun(text)
+        for tensor in graph.inputs:
+            if tensor.name == "text":
+                check_feed("text", text, tensor)
+        return graph.begin(text)
+
+    def compose(self, reference: Floats | None, text: Floats | Begun | None) -> QueryTerms:
         """Query terms of reference and text embeddings.
 
         Args:
             reference: float32 (Q, ...) from `encode_references`, or gallery rows where
                 `row_is_reference`; may be None unless `needs_reference`.
-            text: float32 (Q, ...) from `encode_texts`; may be None unless `needs_text`.
+            text: float32 (Q, ...) from `encode_texts`, or what `begin` made of them; may be None unless
+                `needs_text`.
 
         Raises:
             UsageError: one that is needed is missing or has another shape, their lengths differ, or the
@@ -422,7 +445,8 @@ class Engine:
             DeviceError: the device failed.
         """
         graph = self._graphs["compose"]
-        given = {"reference": reference, "text": text}
+        begun = text if isinstance(text, Begun) else None
+        given = {"reference": reference, "text": text if begun is None else begun.text}
         feeds: dict[str, Array] = {}
         for tensor in graph.inputs:
             value = given[tensor.name]
@@ -440,7 +464,10 @@ class Engine:
             )
         for tensor in graph.inputs:
             check_feed(tensor.name, feeds[tensor.name], tensor)
-        outputs = graph.run(feeds)
+        if begun is not None and isinstance(graph, ComposeGraph):
+            outputs = graph.finish(feeds, begun)
+        else:
+            outputs = graph.run(feeds)
         return QueryTerms(outputs["numerators"], outputs.get("weights"), self.manifest.terms)
 
     def prepare_image(self, image: ImageLike) -> PreparedImage:
@@ -483,7 +510,11 @@ class Engine:
                 made.update(graph.run(feeds))
         reference = made.get("reference", made["embedding"])
         text = made.get("text")
-        self.compose(reference if self.needs_reference else None, text)
+        needed = reference if self.needs_reference else None
+        self.compose(needed, text)
+        if text is not None:
+            for _ in range(2):  # the second time by the parts of compose
+                self.compose(needed, self.begin(text))
         return Samples(made["image"], reference, text)
 
     def chains(self, scorer: Scorer) -> Chains | None:

@@ -7,7 +7,7 @@ judged by the providers that it really has, never by those that the library list
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from cir_infer.bundle.model import Model
 from cir_infer.errors import BundleError, DeviceError, shown
 from cir_infer.processes.ending import native_call
 from cir_infer.processes.fork import PerProcess
+from cir_infer.runtime.compose_parts import compose_graph
 from cir_infer.runtime.graph import Array, Graph, Tensor
 from cir_infer.runtime.outputs import one_for_each
 from cir_infer.runtime.threads import threads_for
@@ -74,9 +75,13 @@ class OnnxBackend:
             # CUDA and cuDNN that came as pip packages are not on the loader's path.
             ort.preload_dlls()
 
-    def load(self, name: str, model: Model) -> OnnxGraph:
+    def load(self, name: str, model: Model) -> Graph:
         """See `Backend.load`."""
-        return self._opened(name, model, self._given(name, model))
+        return self._loaded(name, model, lambda part: self._opened(name, part, self._given(name, part)))
+
+    def _loaded(self, name: str, model: Model, load: Callable[[Model], Graph]) -> Graph:
+        begins = name == "compose" and self.device == "cpu"
+        return compose_graph(model, load) if begins else load(model)
 
     def optimise(self, name: str, model: Model, path: str) -> None:
         """Write the graph, with its weights, as this ONNX Runtime computes it on this processor.
@@ -88,7 +93,7 @@ class OnnxBackend:
         options.optimized_model_filepath = path
         self._opened(name, model, options)
 
-    def load_optimised(self, name: str, model: Model) -> OnnxGraph:
+    def load_optimised(self, name: str, model: Model) -> Graph:
         """The graph that `optimise` wrote, as it is, computing with the weights where they lie.
 
         Handed over as they are in `load`, they would be copied. As initialisers of the session they are not,
@@ -97,6 +102,9 @@ class OnnxBackend:
         Raises:
             BundleError: it cannot be loaded.
         """
+        return self._loaded(name, model, lambda part: self._opened_as_it_is(name, part))
+
+    def _opened_as_it_is(self, name: str, model: Model) -> OnnxGraph:
         options = self._options(name, model)
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry(_FILES, str(Path(os.devnull).parent))

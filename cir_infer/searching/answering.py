@@ -17,6 +17,7 @@ from cir_infer.hits import Hits
 from cir_infer.inputs.texts import Text
 from cir_infer.inputs.unknown_words import said_together
 from cir_infer.processes.threads import Threads
+from cir_infer.runtime.compose_parts import Begun
 from cir_infer.runtime.encoding import stacked
 from cir_infer.scoring.balance import Balance, balanced
 from cir_infer.scoring.contract import QueryTerms
@@ -107,7 +108,7 @@ class Answering:
             elif query.held is not None:
                 row = query.held.vector
         wanted = min(self.wish.k + (query.held is not None), self.source.size)
-        found = self.source.search_chained(image, row, None if text is None else text()[0], wanted)
+        found = self.source.search_chained(image, row, None if text is None else text().text[0], wanted)
         return self._hits(query, found, 0)
 
     def _scored(self, queries: list[Asked]) -> list[Hits | CirError]:
@@ -121,7 +122,7 @@ class Answering:
         if keep:
             text = None if pending is None else pending()
             if text is not None and len(keep) < len(queries):
-                text = text[keep]
+                text = text.take(keep)
             images = None
             if references is not None:
                 images = stacked([row for row in references if not isinstance(row, CirError)])
@@ -130,7 +131,7 @@ class Answering:
         return [answers[at] for at in range(len(queries))]
 
     def _ranked(
-        self, queries: list[Asked], images: Floats | None, text: Floats | None
+        self, queries: list[Asked], images: Floats | None, text: Begun | None
     ) -> list[Hits | CirError]:
         wish = self.wish
         try:
@@ -138,9 +139,10 @@ class Answering:
         except ScoringError as error:
             if len(queries) == 1:
                 return [error]
+            ones = [slice(at, at + 1) for at in range(len(queries))]
             return [
-                self._ranked([query], _row_of(images, at), _row_of(text, at))[0]
-                for at, query in enumerate(queries)
+                self._ranked([query], images if images is None else images[one], text and text.take(one))[0]
+                for query, one in zip(queries, ones, strict=True)
             ]
         rows = self._own_rows(queries, images)
         # A refined Hit is left out of its own answer only, so one more is asked for.
@@ -164,15 +166,15 @@ class Answering:
                 break
         return hits
 
-    def _texts(self, queries: list[Asked]) -> Callable[[], Floats] | None:
-        """Text embeddings, encoded beside the images; where there are none, once they are asked for."""
+    def _texts(self, queries: list[Asked]) -> Callable[[], Begun] | None:
+        """Text embeddings, beside the images, with what compose makes of them; without images, once asked."""
         if not self.engine.needs_text or not queries:
             return None
         encode = partial(self.engine.encode_read, [query.text for query in queries if query.text is not None])
-        # A thread costs a refined Hit more than it saves.
+        # A thread costs a refined Hit more than it saves, and so does a run of its own for a part of compose.
         if self.engine.needs_reference and any(query.is_image for query in queries):
-            return self.beside.submit(encode).result
-        return encode
+            return self.beside.submit(lambda: self.engine.begin(encode())).result
+        return lambda: Begun(encode())
 
     def _references(self, queries: list[Asked]) -> list[Floats | CirError] | None:
         """Reference embeddings: gallery rows for Hits, the encoder for images. None where none is needed."""
@@ -212,10 +214,6 @@ class Answering:
         unknown = () if query.text is None else query.text.unknown
         explainer = partial(self.explainer, query.reference, query.said, wish.balance)
         return Hits(hits, unknown, reference, wish.balance, explainer, found.coverage, found.generations)
-
-
-def _row_of(rows: Floats | None, at: int) -> Floats | None:
-    return None if rows is None else rows[at : at + 1]
 
 
 def _bare(error: CirError) -> CirError:

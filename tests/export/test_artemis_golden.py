@@ -25,7 +25,7 @@ from cir_infer.inputs.texts import TextReader
 from cir_infer.scoring.contract import Rows
 from cir_infer.scoring.reference import ReferenceScorer, term_scores
 from tests.export.conftest import GOLDEN, Case, with_version
-from tests.export.systems.shared import seeded_checkpoint
+from tests.export.systems.shared import composes_in_parts, seeded_checkpoint
 from tests.export.token_batches import token_batch
 
 CASES = ("cirr_feat_bigru_small", "cirr_feat_lstm_small")
@@ -51,6 +51,11 @@ def test_token_ids_are_equal(golden: Golden, name: str) -> None:
     ids, lengths = TextReader(bundle.tokenizer(), bundle.manifest.text).read(case.captions)
     np.testing.assert_array_equal(ids, case.answers["token_ids_padded0"])
     np.testing.assert_array_equal(lengths, case.answers["lengths"])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_compose_begins_with_the_text_where_it_reads_weights_for_it(golden: Golden, version: str) -> None:
+    assert composes_in_parts(golden(CASES[0], version).engine) == (version in ("ARTEMIS", "IS-only"))
 
 
 @pytest.mark.parametrize("name", CASES)

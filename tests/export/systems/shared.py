@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,10 @@ from cir_export.export import export_bundle
 from cir_export.model_file import TrainedModel
 from cir_export.verification import Samples, draw_samples
 from cir_infer import Engine
+from cir_infer.bundle import Bundle
+from cir_infer.runtime.compose_parts import parts_of
+from cir_infer.runtime.onnx import OnnxBackend
+from cir_infer.runtime.samples import sample_feeds
 from cir_infer.scoring.contract import QueryTerms
 from cir_infer.scoring.reference import term_scores
 
@@ -40,6 +45,19 @@ def exported(trained: TrainedModel, path: Path, texts: int = 6) -> Engine:
     drawn = draw_samples(trained.image, trained.text, trained.tokenizer)
     export_bundle(trained, path, Samples(drawn.images[:4], drawn.texts[:texts], drawn.source))
     return Engine(path, device="cpu", threads=1)
+
+
+def composes_in_parts(engine: Engine) -> bool:
+    """Whether an engine's compose graph can begin with the text alone; then it gives the same, to the bit."""
+    model, load = Bundle(engine.path).graph("compose"), partial(OnnxBackend("cpu", 1).load, "image")
+    whole = load(model)
+    parts = parts_of(model, whole, load, worth=1)
+    for rows in (1, 2, 7):
+        feeds = sample_feeds(whole.inputs, rows, 8, seed=rows)
+        found = {} if parts is None else parts.finish(feeds, parts.begin(feeds["text"]))
+        for name, value in found.items():
+            np.testing.assert_array_equal(value, whole.run(feeds)[name], name)
+    return parts is not None
 
 
 def scores(terms: QueryTerms, rows: np.ndarray) -> np.ndarray:

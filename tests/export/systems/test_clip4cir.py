@@ -27,7 +27,14 @@ from cir_infer.errors import CheckpointError
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.scoring.contract import QueryTerms, Rows
 from cir_infer.scoring.reference import ReferenceScorer
-from tests.export.systems.shared import GOLDEN, assert_same_ranking, exported, scores, shared
+from tests.export.systems.shared import (
+    GOLDEN,
+    assert_same_ranking,
+    composes_in_parts,
+    exported,
+    scores,
+    shared,
+)
 
 COMBINER = GOLDEN / "clip4cir" / "combiner_small"
 SIZES = {
@@ -94,6 +101,7 @@ def test_a_fine_tuned_clip_gives_the_authors_answers(tmp_path: Path) -> None:
     case = shared("clip4cir", "tiny_clip")
     files = [case / "saved_models" / "tuned_clip_best.pt", COMBINER / "combiner.pt"]
     engine = exported(load_trained(files), tmp_path / "clip4cir.cir")
+    assert composes_in_parts(engine)
     images = shared("data", "fashionIQ", "img")
     with np.load(case / "golden_fiq_dress.npz") as answers:
         row = {str(name): index for index, name in enumerate(answers["names"])}

@@ -9,7 +9,7 @@ import pytest
 from cir_export.model_file import TrainedModel
 from cir_export.preprocessing import feature_input, plain_resize, word_text
 from tests.export.systems.examples import CONFIGS, TOKENIZER, example, side
-from tests.export.systems.shared import exported
+from tests.export.systems.shared import composes_in_parts, exported
 
 ON_FEATURES = {"show-and-tell", "composeae", "cirplant"}
 """Over an embedding as all others have: what is their own comes behind it, and its export takes seconds."""
@@ -27,3 +27,4 @@ def test_a_system_exports(tmp_path: Path, name: str) -> None:
     assert engine.manifest.system == model.system
     assert engine.manifest.weighted == model.weighted
     assert engine.row_is_reference == model.reference_is_gallery_row
+    assert composes_in_parts(engine) == (name != "show-and-tell")

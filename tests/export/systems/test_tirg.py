@@ -25,7 +25,14 @@ from cir_infer.errors import CheckpointError
 from cir_infer.scoring.contract import Rows
 from cir_infer.scoring.reference import ReferenceScorer
 from tests.export.conftest import Case
-from tests.export.systems.shared import assert_same_ranking, exported, scores, seeded_checkpoint, shared
+from tests.export.systems.shared import (
+    assert_same_ranking,
+    composes_in_parts,
+    exported,
+    scores,
+    seeded_checkpoint,
+    shared,
+)
 
 TEXTS = ["replace blue with red", "Replace red, with white!", "a sheer caf\u00e9 t-shirt"]
 
@@ -38,6 +45,7 @@ def test_artemis_tirg_gives_the_authors_answers(golden: Callable[..., Case]) -> 
     np.testing.assert_allclose(text, case.answers["txt_emb_single"], atol=1e-5, rtol=0)
     terms = case.engine.compose(rows[case.answers["ref_index"]], text)
     assert terms.weights is None  # l2(q) . t, with rows as they are
+    assert not composes_in_parts(case.engine)  # it reads both side by side
     np.testing.assert_allclose(scores(terms, rows)[:5], case.answers["scores/TIRG"], atol=1e-4, rtol=0)
     np.testing.assert_allclose(terms.numerators[:5, 0], case.answers["composed"], atol=1e-5, rtol=0)
     top = ReferenceScorer(Rows.of(rows)).topk(terms, 51).rows
