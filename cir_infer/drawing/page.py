@@ -12,7 +12,7 @@ import numpy.typing as npt
 from cir_infer.console.printing import printable
 from cir_infer.errors import ImageError
 from cir_infer.hits import Hit, Hits
-from cir_infer.inputs.images import load_image
+from cir_infer.inputs.images import as_encoded, load_image
 from cir_infer.inputs.preparing import PreparedImage
 
 if TYPE_CHECKING:
@@ -175,11 +175,7 @@ def fitted(image: Image.Image, side: int) -> Image.Image:
 
     scale = side / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        # For looking at, transparency shows the card; the encoder sees what the manifest says.
-        card = Image.new("RGBA", image.size, BOX)
-        image = Image.alpha_composite(card, image.convert("RGBA"))
-    return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    return as_encoded(image).resize(size, Image.Resampling.LANCZOS)
 
 
 def style_font(style: Style, text: str) -> ImageFont.FreeTypeFont:

@@ -42,6 +42,7 @@ __all__ = [
     "MAX_PIXELS",
     "Decoded",
     "ImageLike",
+    "as_encoded",
     "check_pixels",
     "decode_image",
     "describe_image",
@@ -133,6 +134,14 @@ def decode_image(
         raise ImageError(
             f"{name} is truncated or damaged ({shown(error)}); save it again or leave it out"
         ) from error
+
+
+def as_encoded(image: Image.Image) -> Image.Image:
+    """An image in RGB as every bundle's `to_rgb` makes it, and so as it is drawn: alpha is dropped.
+
+    What lies below transparency comes out, as in the training, and is neither white nor the page's colour.
+    """
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def load_features(image: ImageLike, size: int) -> npt.NDArray[np.float32]:

@@ -30,6 +30,7 @@ from cir_infer.inputs.images import (
     MAX_PIXELS,
     Decoded,
     ImageLike,
+    as_encoded,
     check_pixels,
     decode_image,
     describe_image,
@@ -251,8 +252,8 @@ def _apply(step: Step, picture: _Picture, name: str) -> _Picture:
     if isinstance(step, CenterCrop):
         image = _center_crop(image, step, name)
         return _Picture(image, image.size)
-    if isinstance(step, ToRgb) and image.mode != "RGB":
-        image = image.convert("RGB")
+    if isinstance(step, ToRgb):
+        image = as_encoded(image)
     if isinstance(step, DivideByMaximum):
         image = _divided(image)
     return picture._replace(image=image)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from cir_infer.errors import ImageError
-from cir_infer.inputs.images import decode_image
+from cir_infer.inputs.images import as_encoded, decode_image
 from cir_infer.inputs.locations import Location
 from cir_infer.inputs.opening import status_of
 from cir_infer.processes.cache import BoundedCache
@@ -60,7 +60,8 @@ class Thumbnails:
         try:
             place = Location.parse(source)
             found = status_of(place.path)
-            version = (source, size, found.st_mtime_ns, found.st_size, getattr(found, "st_ino", 0))
+            written = (found.st_mtime_ns, found.st_size, getattr(found, "st_ino", 0))
+            version = ("without alpha", source, size, *written)  # the first: how it is made
             tag = hashlib.blake2b(repr(version).encode("utf-8", "replace"), digest_size=12).hexdigest()
             if f'"{tag}"' in has:
                 return Picture(tag, None)
@@ -82,12 +83,7 @@ class Thumbnails:
             return next((by for by in (8, 4, 2) if max(upright) // by >= 2 * size), 1)
 
         image = decode_image(data, exif_orientation=True, plan=part).image
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            image = image.convert("RGBA")
-            paper = Image.new("RGB", image.size, "white")
-            paper.paste(image, mask=image.getchannel("A"))
-            image = paper
-        image = image.convert("RGB")
+        image = as_encoded(image)
         image.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=3.0)
         out = io.BytesIO()
         image.save(out, "JPEG", quality=86, progressive=True, optimize=size <= 512)

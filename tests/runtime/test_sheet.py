@@ -10,8 +10,11 @@ import pytest
 from PIL import Image
 
 from cir_infer import Hit, Hits
+from cir_infer.bundle.manifest import PixelInput, Resize, ToRgb
 from cir_infer.drawing.sheet import contact_sheet
 from cir_infer.errors import UsageError
+from cir_infer.inputs.preprocess import preprocess
+from cir_infer.serving.thumbnails import Thumbnails
 
 TERMS = {"implicit_similarity": 0.9, "explicit_matching": -0.1}
 
@@ -62,7 +65,26 @@ def test_missing_broken_and_odd_pictures(tmp_path: Path) -> None:
         Hit("x" * 300, i + 1, 0.5, {"similarity": 0.5}, {}, source) for i, source in enumerate(sources)
     )
     sheet = contact_sheet(hits[0], "is red", hits)
-    assert share(sheet, (255, 0, 0)) == 0, "what is transparent shows the card"
+    assert share(sheet, (255, 0, 0)) > 0, "encoders take what lies below transparency"
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_a_transparent_picture_is_drawn_as_it_is_encoded(tmp_path: Path, mode: str) -> None:
+    """A white logo on nothing was drawn white on the card, and a black one on black."""
+    if mode == "P":
+        image = Image.new("P", (40, 40), 3)
+        image.putpalette([*(0,) * 9, 10, 160, 60])
+        image.save(tmp_path / "clear.png", transparency=3)
+    else:
+        below = (10, 160, 60, 0) if mode == "RGBA" else (90, 0)
+        Image.new(mode, (40, 40), below).save(tmp_path / "clear.png")
+    spec = PixelInput(40, 40, (ToRgb(), Resize((40, 40), "bilinear")))
+    seen = tuple(int(value) for value in preprocess(tmp_path / "clear.png", spec)[0, 0])
+    hit = Hit("clear", 1, 0.5, TERMS, {}, str(tmp_path / "clear.png"))
+    assert share(contact_sheet(b"", "is red", Hits([hit])), seen) > 0.05
+    drawn = Thumbnails(10**6).picture(hit.source or "", 128, "").jpeg
+    with Image.open(io.BytesIO(drawn or b"")) as thumbnail:
+        assert np.abs(np.asarray(thumbnail, np.int16) - seen).max() < 4
 
 
 def test_features_have_no_picture() -> None:

@@ -112,6 +112,21 @@ def test_a_picture_of_ones_own(page: Page, client: Client, tmp_path: Path) -> No
     assert page.page.locator("#copy").is_hidden()  # a link cannot hold the picture
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_transparent_picture_has_no_colour_of_the_page(
+    chromium: Any, served: Running, tmp_path: Path, scheme: str
+) -> None:
+    """Its tile was empty where the picture had the page's colour; the encoder takes what lies below."""
+    Image.new("RGBA", (60, 60), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    with Page(chromium, served.client.port, color_scheme=scheme) as page:
+        page.page.set_input_files("#file", tmp_path / "clear.png")
+        page.page.wait_for_function("document.querySelector('#picture').naturalWidth == 60")
+        shot = page.page.locator("#picture").screenshot()
+        with Image.open(io.BytesIO(shot)) as image:
+            assert image.convert("RGB").getpixel((image.width // 2, image.height // 2)) == (0, 0, 0)
+        assert page.errors == []
+
+
 def test_dropping_and_pasting(page: Page) -> None:
     for kind, wrap in (("drop", "dataTransfer"), ("paste", "clipboardData")):
         page.page.click("#home")

@@ -12,7 +12,7 @@ import numpy as np
 
 from cir_eval.evaluation import Evaluated
 from cir_infer.errors import ImageError
-from cir_infer.inputs.images import ImageLike, load_image
+from cir_infer.inputs.images import ImageLike, as_encoded, load_image
 
 __all__ = ["failures_page"]
 
@@ -106,7 +106,7 @@ def _thumbnail(image: ImageLike) -> str | None:
     if isinstance(image, np.ndarray) and image.ndim != 3:
         return None
     try:
-        picture = load_image(image).convert("RGB")
+        picture = as_encoded(load_image(image))
     except ImageError:
         return None
     picture.thumbnail((2 * _SIDE, 2 * _SIDE))

@@ -50,10 +50,23 @@ async function setReference(next) {
   image.alt = next.id === undefined ? "Your picture" : `The item ${next.id}`;
   try {
     if (next.id !== undefined && next.image === undefined) next.image = (await getJson(`v1/items/${segment(next.id)}`)).image;
-    next.url ??= next.image ? await pictureAddress(next.image, 512) : "";
+    next.url ??= next.image ? await pictureAddress(next.image, 512) : next.file ? await opaque(next.file) : "";
     if (reference === next && next.url) image.src = next.url;
   } catch (error) {
     problem(error);
+  }
+}
+
+// What is transparent shows no colour of the page's: encoders take what lies below, which is black as a rule.
+async function opaque(file) {
+  try {
+    const picture = await createImageBitmap(file);
+    const scale = Math.min(1, 1024 / Math.max(picture.width, picture.height));
+    const canvas = el("canvas", { width: Math.max(1, picture.width * scale), height: Math.max(1, picture.height * scale) });
+    canvas.getContext("2d", { alpha: false }).drawImage(picture, 0, 0, canvas.width, canvas.height);
+    return URL.createObjectURL(await new Promise((done) => canvas.toBlob(done)));
+  } catch {
+    return URL.createObjectURL(file);
   }
 }
 
@@ -64,7 +77,7 @@ function useFile(file) {
   if (!file.type.startsWith("image/")) return problem(new Problem({ title: "That is no picture", detail: `${file.name || "It"} is ${file.type || "of no known type"}.` }));
   if (about && file.size > about.limits.upload_bytes)
     return problem(new Problem({ title: "The picture is too large", detail: `It has ${(file.size / 1e6).toFixed(1)} MB; at most ${(about.limits.upload_bytes / 1e6).toFixed(0)} MB are taken.` }));
-  setReference({ file, url: URL.createObjectURL(file) });
+  setReference({ file });
   say("The picture is ready. Say what should be different.");
   if (about?.needs_text === false) return find();
   $("text").focus();
