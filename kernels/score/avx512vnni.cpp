@@ -47,9 +47,18 @@ struct Avx512Vnni : Avx512 {
     static Bytes load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
     static Bytes set_bytes(int32_t four) { return _mm512_set1_epi32(four); }
     static Bytes subtract(Bytes a, Bytes b) { return _mm512_sub_epi32(a, b); }
+    static Bytes add_128(Bytes sum, Bytes v) { return _mm512_add_epi32(sum, _mm512_slli_epi32(v, 7)); }
     static Bytes dot(Bytes sum, Bytes row, Bytes term) {
         __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(row), "v"(term));
         return sum;
+    }
+    static void totals(const Bytes* v, int32_t* out) {
+        const I a = _mm512_add_epi32(_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[0], v[1]));
+        const I b = _mm512_add_epi32(_mm512_unpacklo_epi32(v[2], v[3]), _mm512_unpackhi_epi32(v[2], v[3]));
+        const I all = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+        const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+        const __m128i sums = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out), sums);
     }
     static Bytes dot_squares(Bytes sum, Bytes row, Bytes term) { return dot(sum, row, term); }
 };

@@ -47,9 +47,15 @@ struct AvxVnni : Avx2 {
     static Bytes load_bytes(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
     static Bytes set_bytes(int32_t four) { return _mm256_set1_epi32(four); }
     static Bytes subtract(Bytes a, Bytes b) { return _mm256_sub_epi32(a, b); }
+    static Bytes add_128(Bytes sum, Bytes v) { return _mm256_add_epi32(sum, _mm256_slli_epi32(v, 7)); }
     static Bytes dot(Bytes sum, Bytes row, Bytes term) {
         __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(row), "x"(term));
         return sum;
+    }
+    static void totals(const Bytes* v, int32_t* out) {
+        const I all = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
+        const __m128i sums = _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out), sums);
     }
     static Bytes dot_squares(Bytes sum, Bytes row, Bytes term) { return dot(sum, row, term); }
 };

@@ -232,7 +232,7 @@ NB_MODULE(_kernels, m) {
     m.def(
         "upper_bounds",
         [](const GalleryView& view, const Floats& numerators, std::optional<Floats> weights, const std::string& name, int digits,
-           const std::vector<double>& shares) {
+           bool closer, const std::vector<double>& shares) {
             const cir::Kernels* chosen = kernels(name);
             const bool fits = chosen->screen && view.gallery.vectors == 1 && (digits == 1 || digits == 2) && shares.size() == 4 &&
                               numerators.ndim() == 3 && numerators.shape(2) == static_cast<size_t>(view.gallery.dimension) &&
@@ -242,11 +242,11 @@ NB_MODULE(_kernels, m) {
             std::unique_ptr<float[]> out(new float[product({q, n})]);
             const cir::Query query{numerators.data(), weights ? weights->data() : nullptr, static_cast<int64_t>(q),
                                    static_cast<int>(numerators.shape(1))};
-            cir::upper_bounds(view.gallery, query, *chosen, digits, shares.data(), out.get());
+            cir::upper_bounds(view.gallery, query, *chosen, digits, closer && digits == 1, shares.data(), out.get());
             return owned(std::move(out), {q, n});
         },
         nb::arg("gallery"), nb::arg("numerators"), nb::arg("weights").none(), nb::arg("instruction_set"), nb::arg("digits"),
-        nb::arg("shares"));
+        nb::arg("closer"), nb::arg("shares"));
 
     m.def(
         "read_all",

@@ -64,12 +64,20 @@ struct BoundTerms {
 // q is y and p is y^2 / c, each rounded to a whole number; screen_terms.h says what follows from that.
 struct ByteRows {
     uint8_t* values;      // [padded / 4][tile_rows][4]: q, and `Screen::bias` more
+    uint8_t* by_row;      // [tile_rows][padded]: the same, each row in the order of `place_in_row`
     uint8_t* squares;     // the same of p; null without weights
     float* value_norm;    // [tile_rows]: |q|, as all of these rounded up
     float* value_error;   // |y - q|; NaN where nothing below holds
     float* square_norm;   // |p|
     float* square_error;  // |y^2 / c - p|
     float* unit;          // of y
+    int padded;
+};
+
+// Of four values of n' the multiples of 128.
+struct Peak {
+    int32_t group;  // of four values
+    int32_t bytes;
 };
 
 // Up to `Screen::max_pairs` terms in bytes. With N = n' . q + value_norm |q| + value_error |y - q| and
@@ -77,7 +85,9 @@ struct ByteRows {
 //     factor * N / sqrt(w' . p -+ D)     or, without weights,     factor * unit * N         (minus where N >= 0)
 struct ByteTerms {
     const int32_t* packed;  // [padded / 4][pairs][n' in one or two digits, w' if weighted], four bytes each
-    const int32_t* shift;   // [pairs][digits]: `Screen::bias` times the sum of n'
+    const int32_t* shift;   // [pairs][digits]: `Screen::bias` times the sum of the digit, and of the peaks
+    const Peak* peaks;      // [first_peak[p] .. first_peak[p + 1]) belong to the first digit of pair p, 128 times
+    const int32_t* first_peak;
     const float *factor, *value_norm, *value_error, *square_norm, *square_error;  // [pairs]
     int pairs;
     int padded;
@@ -85,9 +95,20 @@ struct ByteTerms {
     bool weighted;
 };
 
+// Of one query's terms what n' in one digit leaves: a bound is closer by
+//     factor * (less * |q| - bytes . q / kDigit)  times the inverse root that it was made with, or without weights the unit.
+struct SecondDigits {
+    const int8_t* bytes;   // [pairs][padded], in the order of `place_in_row`
+    const int32_t* shift;  // [pairs]: `Screen::bias` times their sum
+    const float *less, *factor;
+    int pairs;
+    int padded;
+};
+
 // What an instruction set that multiplies bytes adds: bounds of the scores of many rows for many queries.
 struct Screen {
     int tile_rows;  // at most 64
+    int width;      // lanes of 32 bits
     int bias;
     int max_pairs[2][2];  // [digits - 1][weighted]
 
@@ -95,12 +116,24 @@ struct Screen {
     void (*pack[kRowTypes])(const void* base, const float* scales, const int32_t* index, int count, int dimension,
                             const ByteRows& out);
 
-    // Upper bounds of the terms into out[pair * tile_rows + i], NaN where there is none.
-    void (*bounds)(const ByteRows& rows, const ByteTerms& terms, float* out);
+    // Upper bounds of the terms into out[pair * tile_rows + i], NaN where there is none; with weights also the inverse
+    // of the root that each was divided by, into inverse_roots, unless that is null.
+    void (*bounds)(const ByteRows& rows, const ByteTerms& terms, float* out, float* inverse_roots);
+
+    // Brings bounds in one digit of some rows of the tile, which[0 .. count), closer for one query: out[i] is the sum of
+    // its terms' bounds, NaN where there is none. `bounds` and `inverse_roots`, null without weights, are the query's.
+    void (*closer)(const ByteRows& rows, const SecondDigits& second, const uint8_t* which, int count, const float* bounds,
+                   const float* inverse_roots, float* out);
 
     // Bit i: the sum over pairs of bounds[pair * tile_rows + i] is above the threshold or not finite.
     uint64_t (*above)(const float* bounds, int pairs, float threshold);
 };
+
+// Where value d of a row is in `ByteRows::by_row`: as narrowing four vectors to one leaves it.
+constexpr int place_in_row(int d, int width) {
+    const int step = d / (4 * width) * 4 * width, vector = d / width % 4, lane = d % width;
+    return step + 16 * (lane / 4) + 4 * vector + lane % 4;
+}
 
 // A second digit of n' is worth so many of the first.
 constexpr int kDigit = 128;

@@ -1,6 +1,8 @@
 // Upper bounds from products of bytes, written once over the vector operations of micro.h and these:
 //     Bytes    a vector of 4 * kWidth bytes or kWidth integers of 32 bits, which V may be cast to
 //     dot      adds the products of four bytes of a row and of a term to each integer; `dot_squares` of unsigned bytes
+//     totals   the sums of the integers of each of four
+//     add_128  adds 128 times the other integers
 // Included by files of one instruction set only, as micro.h is.
 #pragma once
 
@@ -79,6 +81,7 @@ inline void pack_bytes_of(const T* const* row, const float* inverse, int dimensi
                 f2 = S::fma(f, f, f2);
             }
             values[r] = S::narrow(q);
+            S::store(reinterpret_cast<float*>(out.by_row + static_cast<ptrdiff_t>(first + r) * out.padded + d), values[r]);
             sums[0][r] = q2;
             sums[1][r] = e2;
             if (!kSquares) continue;
@@ -131,7 +134,7 @@ void pack_bytes(const void* base, const float* scales, const int32_t* index, int
 }
 
 template <class S, int P, int kDigits, bool kWeighted>
-void byte_bounds(const ByteRows& rows, const ByteTerms& terms, float* out) {
+void byte_bounds(const ByteRows& rows, const ByteTerms& terms, float* out, float* inverse_roots) {
     constexpr int W = S::kWidth, M = S::kByteVectors, kTile = M * W, kColumns = kDigits + (kWeighted ? 1 : 0);
     using V = typename S::V;
     using B = typename S::Bytes;
@@ -164,7 +167,15 @@ void byte_bounds(const ByteRows& rows, const ByteTerms& terms, float* out) {
     CIR_UNROLL for (int p = 0; p < P; ++p) {
         const V factor = S::set1(terms.factor[p]);
         const V of_norm = S::set1(terms.value_norm[p]), of_error = S::set1(terms.value_error[p]);
+        B high[M];
+        CIR_UNROLL for (int m = 0; m < M; ++m) high[m] = S::no_bytes();
+        for (const Peak *peak = terms.peaks + terms.first_peak[p], *end = terms.peaks + terms.first_peak[p + 1]; peak < end; ++peak) {
+            const B x = S::set_bytes(peak->bytes);
+            const uint8_t* q = rows.values + static_cast<ptrdiff_t>(peak->group) * kTile * 4;
+            CIR_UNROLL for (int m = 0; m < M; ++m) high[m] = S::dot(high[m], S::load_bytes(q + m * W * 4), x);
+        }
         CIR_UNROLL for (int m = 0; m < M; ++m) {
+            sum[p][0][m] = S::add_128(sum[p][0][m], high[m]);
             V top = S::from_int(S::subtract(sum[p][0][m], S::set_bytes(terms.shift[p * kDigits])));
             if (kDigits == 2) {
                 const V second = S::from_int(S::subtract(sum[p][kDigits - 1][m], S::set_bytes(terms.shift[p * kDigits + 1])));
@@ -177,7 +188,9 @@ void byte_bounds(const ByteRows& rows, const ByteTerms& terms, float* out) {
                 const V norm = S::from_int(sum[p][kColumns - 1][m]);
                 V doubt = S::mul(S::set1(terms.square_norm[p]), S::load(rows.square_norm + m * W));
                 doubt = S::fma(S::set1(terms.square_error[p]), S::load(rows.square_error + m * W), doubt);
-                bound = S::mul(bound, S::inverse_root(S::sub(norm, S::with_sign(doubt, top))));
+                const V inverse_root = S::inverse_root(S::sub(norm, S::with_sign(doubt, top)));
+                bound = S::mul(bound, inverse_root);
+                if (inverse_roots) S::store(inverse_roots + p * kTile + m * W, inverse_root);
                 enough = norm;
                 doubled = S::add(doubt, doubt);
             } else {
@@ -191,11 +204,11 @@ void byte_bounds(const ByteRows& rows, const ByteTerms& terms, float* out) {
 }
 
 template <class S, int P, int kDigits, bool kWeighted>
-void byte_bounds_of(const ByteRows& rows, const ByteTerms& terms, float* out) {
+void byte_bounds_of(const ByteRows& rows, const ByteTerms& terms, float* out, float* inverse_roots) {
     if (terms.pairs == P) {
-        byte_bounds<S, P, kDigits, kWeighted>(rows, terms, out);
+        byte_bounds<S, P, kDigits, kWeighted>(rows, terms, out, inverse_roots);
     } else if constexpr (P > 1) {
-        byte_bounds_of<S, P - 1, kDigits, kWeighted>(rows, terms, out);
+        byte_bounds_of<S, P - 1, kDigits, kWeighted>(rows, terms, out, inverse_roots);
     }
 }
 
@@ -205,13 +218,65 @@ constexpr int byte_pairs(int digits, bool weighted) {
 }
 
 template <class S>
-void screen_bounds(const ByteRows& rows, const ByteTerms& terms, float* out) {
+void screen_bounds(const ByteRows& rows, const ByteTerms& terms, float* out, float* inverse_roots) {
     if (terms.digits == 1) {
         (terms.weighted ? byte_bounds_of<S, byte_pairs<S>(1, true), 1, true>
-                        : byte_bounds_of<S, byte_pairs<S>(1, false), 1, false>)(rows, terms, out);
+                        : byte_bounds_of<S, byte_pairs<S>(1, false), 1, false>)(rows, terms, out, inverse_roots);
     } else {
         (terms.weighted ? byte_bounds_of<S, byte_pairs<S>(2, true), 2, true>
-                        : byte_bounds_of<S, byte_pairs<S>(2, false), 2, false>)(rows, terms, out);
+                        : byte_bounds_of<S, byte_pairs<S>(2, false), 2, false>)(rows, terms, out, inverse_roots);
+    }
+}
+
+// The sums of four rows' bytes times those of P terms: out[4 p + row].
+template <class S, int P>
+inline void byte_sums(const uint8_t* const* row, const int8_t* terms, int padded, int32_t* out) {
+    constexpr int kStep = 4 * S::kWidth, kRows = 4;
+    static_assert(kPad % kStep == 0, "there is no remainder");
+    typename S::Bytes sum[P][kRows];
+    CIR_UNROLL for (int p = 0; p < P; ++p) {
+        CIR_UNROLL for (int r = 0; r < kRows; ++r) sum[p][r] = S::no_bytes();
+    }
+    for (int d = 0; d < padded; d += kStep) {
+        typename S::Bytes x[P];
+        CIR_UNROLL for (int p = 0; p < P; ++p) {
+            x[p] = S::load_bytes(reinterpret_cast<const uint8_t*>(terms + static_cast<ptrdiff_t>(p) * padded + d));
+        }
+        CIR_UNROLL for (int r = 0; r < kRows; ++r) {
+            const typename S::Bytes q = S::load_bytes(row[r] + d);
+            CIR_UNROLL for (int p = 0; p < P; ++p) sum[p][r] = S::dot(sum[p][r], q, x[p]);
+        }
+    }
+    CIR_UNROLL for (int p = 0; p < P; ++p) S::totals(sum[p], out + kRows * p);
+}
+
+template <class S>
+void screen_closer(const ByteRows& rows, const SecondDigits& second, const uint8_t* which, int count, const float* bounds,
+                   const float* inverse_roots, float* out) {
+    constexpr int kTile = S::kByteVectors * S::kWidth, kRows = 4;
+    for (int start = 0; start < count; start += kRows) {
+        const int here = count - start < kRows ? count - start : kRows;
+        const uint8_t* row[kRows];
+        for (int r = 0; r < kRows; ++r) {
+            row[r] = rows.by_row + static_cast<ptrdiff_t>(which[start + (r < here ? r : here - 1)]) * second.padded;
+        }
+        int32_t sums[2 * kRows];
+        for (int j = 0; j < second.pairs; ++j) {
+            if (j % 2 == 0) {
+                const int8_t* terms = second.bytes + static_cast<ptrdiff_t>(j) * second.padded;
+                (j + 1 < second.pairs ? byte_sums<S, 2> : byte_sums<S, 1>)(row, terms, second.padded, sums);
+            }
+            for (int r = 0; r < here; ++r) {
+                const int i = which[start + r];
+                const float low = static_cast<float>(sums[j % 2 * kRows + r] - second.shift[j]) * (1.0f / kDigit);
+                const float more = second.factor[j] * (low - second.less[j] * rows.value_norm[i]);
+                const float first = bounds[j * kTile + i];
+                float bound = first + more * (inverse_roots ? inverse_roots[j * kTile + i] : rows.unit[i]);
+                // The root is that of the smallest number that it may be, which is right for bounds from 0 on.
+                if (inverse_roots && first >= 0 && bound < 0) bound = 0;
+                out[start + r] = j == 0 ? bound : out[start + r] + bound;
+            }
+        }
     }
 }
 
@@ -232,10 +297,12 @@ uint64_t screen_above(const float* bounds, int pairs, float threshold) {
 template <class S>
 constexpr Screen screen_of() {
     return Screen{S::kByteVectors * S::kWidth,
+                  S::kWidth,
                   S::kBias,
                   {{byte_pairs<S>(1, false), byte_pairs<S>(1, true)}, {byte_pairs<S>(2, false), byte_pairs<S>(2, true)}},
                   {pack_bytes<S, float>, pack_bytes<S, typename S::Half>, pack_bytes<S, int8_t>},
                   screen_bounds<S>,
+                  screen_closer<S>,
                   screen_above<S>};
 }
 

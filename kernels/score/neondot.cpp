@@ -45,10 +45,14 @@ struct NeonDot : Neon {
     static Bytes load_bytes(const uint8_t* p) { return vreinterpretq_s32_u8(vld1q_u8(p)); }
     static Bytes set_bytes(int32_t four) { return vdupq_n_s32(four); }
     static Bytes subtract(Bytes a, Bytes b) { return vsubq_s32(a, b); }
+    static Bytes add_128(Bytes sum, Bytes v) { return vaddq_s32(sum, vshlq_n_s32(v, 7)); }
     // As assembly, because compilers do not agree on the flag that allows the intrinsics.
     static Bytes dot(Bytes sum, Bytes row, Bytes term) {
         __asm__(".arch armv8.2-a+dotprod\n\tsdot %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(row), "w"(term));
         return sum;
+    }
+    static void totals(const Bytes* v, int32_t* out) {
+        vst1q_s32(out, vpaddq_s32(vpaddq_s32(v[0], v[1]), vpaddq_s32(v[2], v[3])));
     }
     // Neither squares nor weights are negative.
     static Bytes dot_squares(Bytes sum, Bytes row, Bytes term) {

@@ -1,6 +1,7 @@
 // The scan of a gallery in its stored type: chunks of rows, blocks of queries, top-k behind a running threshold.
 #include <algorithm>
 #include <cmath>
+#include <exception>
 #include <limits>
 #include <numeric>
 #include <optional>
@@ -23,6 +24,8 @@ constexpr int kScreenDimension = 64;
 // Terms of so many queries stay in the second-level cache while a tile of rows passes over them.
 constexpr int64_t kQueryBlock = 128;
 constexpr size_t kHitBytes = 64 << 20;
+// Of rows that wait so many are scored at a time, before what they reach is looked at: measured there.
+constexpr int kTurn = 32;
 
 // What one thread needs, allocated before the threads start.
 struct Workspace {
@@ -32,6 +35,8 @@ struct Workspace {
     std::vector<Contenders> lists{};  // one a query
     std::vector<Hit> hits{};
     std::optional<Screening> screening{};
+    Chunk looked_at{nullptr, 0, 0, 0};  // where the rows that wait are counted from
+    std::vector<int32_t> waiting{};
 };
 
 class Scan {
@@ -46,39 +51,60 @@ public:
         room_ = room_for(k_, rows_);
         const size_t one = static_cast<size_t>(room_) * static_cast<size_t>(threads_) * sizeof(Hit);
         const int64_t block = std::clamp<int64_t>(static_cast<int64_t>(kHitBytes / one), 1, kQueryBlock);
-        for (int64_t first = 0; first < query_.queries; first += block) {
-            queries(first, std::min(block, query_.queries - first));
+        // Of many queries each thread takes blocks of its own, for which it sees all rows; of few all take turns at rows.
+        const int64_t apart = threads_ > 1 ? query_.queries / (block * threads_) * threads_ : 0;
+        std::atomic<int64_t> next{0};
+        std::vector<std::exception_ptr> failed(static_cast<size_t>(threads_));
+        if (apart > 0) {
+            in_parallel(threads_, [&](int thread) {
+                try {
+                    for (int64_t i; !watch_.stopped(thread) && (i = next.fetch_add(1)) < apart;) {
+                        queries(i * block, block, 1, thread);
+                    }
+                } catch (...) {
+                    failed[static_cast<size_t>(thread)] = std::current_exception();
+                    next.store(apart);
+                }
+            });
         }
+        for (const std::exception_ptr& failure : failed) {
+            if (failure) std::rethrow_exception(failure);
+        }
+        for (int64_t first = apart * block; first < query_.queries && !watch_.stopped(0); first += block) {
+            queries(first, std::min(block, query_.queries - first), threads_, 0);
+        }
+        watch_.check();
     }
 
 private:
-    void queries(int64_t first, int64_t count) {
+    // The answers of some queries, by threads `caller`, which calls, and those after it.
+    void queries(int64_t first, int64_t count, int threads, int caller) {
         const PreparedTerms terms(query_, first, count, gallery_.dimension);
         const bool tiled = count >= kTileQueries, screened = screens(count);
         const PreparedTerms::Tiles tiles = tiled ? terms.tiles(*options_.kernels) : PreparedTerms::Tiles{};
-        std::optional<Screens> bytes;
+        std::optional<ScreenTerms> bytes;
         if (screened) bytes.emplace(terms, *options_.kernels->screen);
         // Several queries pass over a chunk: it has to stay in the second-level cache.
         const int most = query_.queries > 1 ? items_of(gallery_, 256) : std::numeric_limits<int>::max();
-        const int rows = std::min(chunk_rows(gallery_, threads_), most);
-        std::vector<Workspace> work(static_cast<size_t>(threads_), {ExactScores(gallery_, query_, *options_.kernels)});
+        const int rows = std::min(chunk_rows(gallery_, threads), most);
+        std::vector<Workspace> work(static_cast<size_t>(threads), {ExactScores(gallery_, query_, *options_.kernels)});
         for (Workspace& w : work) {
             prepare(w, terms, rows, tiled);
-            if (screened) w.screening.emplace(*options_.kernels->screen, terms, rows, options_.products);
+            if (screened) w.screening.emplace(*options_.kernels->screen, terms, *bytes, options_.products);
         }
 
         Chunks chunks(gallery_, rows);
         Floors floors(static_cast<size_t>(count));
-        in_parallel(threads_, [&](int thread) {
+        in_parallel(threads, [&](int thread) {
             Workspace& w = work[static_cast<size_t>(thread)];
-            for (Chunk chunk; !watch_.stopped(thread) && chunks.next(chunk);) {
-                floors.share(w.lists);
+            for (Chunk chunk; !watch_.stopped(caller + thread) && chunks.next(chunk);) {
+                if (threads > 1) floors.share(w.lists);
                 const int allowed = allowed_rows(chunk, options_.allow, w.index.data());
                 if (allowed == 0) continue;
                 if (several_) expand(w.index.data(), allowed, gallery_.vectors, !options_.allow, w.vectors.data());
                 const Pace::Way way = screened ? w.screening->pace.way() : Pace::kFloat32;
                 if (way != Pace::kFloat32) {
-                    scan_screened(chunk, allowed, terms, bytes->of(way), first, w);
+                    scan_screened(chunk, allowed, terms, first, w);
                 } else if (tiled) {
                     scan_tiles(chunk, allowed, tiles, first, w);
                     if (screened) w.screening->multiplied_all(allowed);
@@ -86,11 +112,11 @@ private:
                     scan_rows(chunk, allowed, terms, first, w);
                 }
             }
+            if (screened && !watch_.stopped(caller + thread)) score_all_waiting(terms, first, w);
         });
-        watch_.check();
+        if (watch_.stopped(caller)) return;
         if (options_.statistics) count_up(*options_.statistics, work);
-        finish(first, count, work);
-        watch_.check();
+        finish(first, count, work, caller);
     }
 
     void prepare(Workspace& w, const PreparedTerms& terms, int chunk_rows, bool tiled) {
@@ -107,6 +133,7 @@ private:
             w.largest.resize(((tiled ? static_cast<size_t>(count) : 1) * static_cast<size_t>(query_.terms) + 1) * rows);
         }
         w.sums.resize(rows);
+        w.waiting.resize(rows);
         if (tiled) {
             const size_t size = tile * static_cast<size_t>(gallery_.dimension);
             w.values.resize(size);
@@ -159,28 +186,42 @@ private:
                (queries >= kTileQueries && products >= kScreenProducts && gallery_.dimension >= kScreenDimension);
     }
 
-    void scan_screened(const Chunk& chunk, int allowed, const PreparedTerms& terms, const ScreenTerms& bytes, int64_t first,
-                       Workspace& w) {
-        const char* base = row_address(gallery_, *chunk.block, chunk.start);
-        const float* scales = scales_from(gallery_, *chunk.block, chunk.start);
-        const bool odd = chunk.block->odd_scales;
-        Screening& screening = *w.screening;
-        // A weighted term does not depend on a row's scale, if that is an ordinary one.
-        screening.look(gallery_.type, base, query_.weights && !odd ? nullptr : scales, w.index.data(), allowed, bytes, w.lists);
-        const int stride = static_cast<int>(w.sums.size());
-        const float* reach = query_.weights ? nullptr : w.terms.data() + static_cast<ptrdiff_t>(query_.terms) * stride;
-        int64_t listed = 0;
-        for (size_t q = 0; q < w.lists.size(); ++q) {
-            int found;
-            const int32_t* index = screening.passed(q, w.index.data(), allowed, found);
-            if (found == 0) continue;
-            listed += found;
-            options_.kernels->rows[gallery_.type](base, scales, index, found, terms.query(static_cast<int64_t>(q)),
-                                                  w.terms.data(), stride);
-            if (odd) mark_odd(scales, index, found, w.terms.data());
-            collect(chunk, index, found, w.terms.data(), reach, stride, first + static_cast<int64_t>(q), w, w.lists[q]);
+    void scan_screened(const Chunk& chunk, int allowed, const PreparedTerms& terms, int64_t first, Workspace& w) {
+        constexpr int64_t kMostRows = std::numeric_limits<int32_t>::max();
+        if (chunk.block != w.looked_at.block || chunk.start + chunk.count - w.looked_at.start > kMostRows) {
+            score_all_waiting(terms, first, w);
+            w.looked_at = chunk;
         }
-        screening.bounded_all(allowed, listed);
+        const char* base = row_address(gallery_, *chunk.block, chunk.start);
+        // A weighted term does not depend on a row's scale, if that is an ordinary one.
+        const float* scales =
+            query_.weights && !chunk.block->odd_scales ? nullptr : scales_from(gallery_, *chunk.block, chunk.start);
+        w.screening->look(gallery_.type, base, scales, w.index.data(), allowed,
+                          static_cast<int32_t>(chunk.start - w.looked_at.start), w.lists,
+                          [&](size_t q) { score_waiting(q, Screening::kPending * 3 / 4, terms, first, w); });
+    }
+
+    void score_all_waiting(const PreparedTerms& terms, int64_t first, Workspace& w) {
+        for (size_t q = 0; q < w.lists.size(); ++q) score_waiting(q, 0, terms, first, w);
+    }
+
+    // Scores rows that wait as they are stored, best bounds first, until no more than `keep` may reach the floor.
+    void score_waiting(size_t q, size_t keep, const PreparedTerms& terms, int64_t first, Workspace& w) {
+        const int stride = static_cast<int>(w.sums.size()), most = static_cast<int>(std::min(kTurn, stride));
+        Contenders& list = w.lists[q];
+        bool beyond = false;
+        for (int found; (found = w.screening->take(q, list.floor, keep, most, w.waiting.data())) > 0; beyond = true) {
+            if (beyond) w.screening->scored_beyond(found);
+            const Chunk& from = w.looked_at;
+            const char* base = row_address(gallery_, *from.block, from.start);
+            const float* scales = scales_from(gallery_, *from.block, from.start);
+            options_.kernels->rows[gallery_.type](base, scales, w.waiting.data(), found, terms.query(static_cast<int64_t>(q)),
+                                                  w.terms.data(), stride);
+            if (from.block->odd_scales) mark_odd(scales, w.waiting.data(), found, w.terms.data());
+            const float* reach = query_.weights ? nullptr : w.terms.data() + static_cast<ptrdiff_t>(query_.terms) * stride;
+            collect(from, w.waiting.data(), found, w.terms.data(), reach, stride, first + static_cast<int64_t>(q), w, list);
+            list.drop_beaten();
+        }
     }
 
     static void count_up(BatchStatistics& statistics, const std::vector<Workspace>& work) {
@@ -275,19 +316,19 @@ private:
         }
     }
 
-    void finish(int64_t first, int64_t count, std::vector<Workspace>& work) {
+    void finish(int64_t first, int64_t count, std::vector<Workspace>& work, int caller) {
         std::atomic<int64_t> next{0};
         const int64_t most = std::min(k_, rows_);
         const double exact = static_cast<double>(count) * static_cast<double>(most) * gallery_.vectors *
                              gallery_.dimension * query_.terms;
-        const int threads = std::min(useful_threads(threads_, exact), static_cast<int>(work.size()));
+        const int threads = useful_threads(static_cast<int>(work.size()), exact);
         std::vector<std::vector<Hit>> merged(static_cast<size_t>(threads));
         for (std::vector<Hit>& hits : merged) hits.resize(static_cast<size_t>(room_) * work.size());
         for (Workspace& w : work) w.exact.expect(k_);
         in_parallel(threads, [&](int thread) {
             Contenders all = work[0].lists[0];
             all.hits = merged[static_cast<size_t>(thread)].data();
-            for (int64_t q; !watch_.stopped(thread) && (q = next.fetch_add(1)) < count;) {
+            for (int64_t q; !watch_.stopped(caller + thread) && (q = next.fetch_add(1)) < count;) {
                 all.size = 0;
                 all.floor = -std::numeric_limits<double>::infinity();
                 for (Workspace& w : work) {

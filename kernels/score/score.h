@@ -82,10 +82,11 @@ const Kernels* kernels_by_name(const std::string& name);
 // Reads every row (that is allowed) in its stored type.
 void topk(const Gallery& gallery, const Query& query, int64_t k, const Options& options, const Answer& answer);
 
-// [queries][rows]: what no exact score passes by products of bytes in one digit or two, NaN where nothing is known; with
-// `kernels.screen`. Of the four margins (screen_terms.h) it keeps these shares: a test shows what less than all is worth.
-void upper_bounds(const Gallery& gallery, const Query& query, const Kernels& kernels, int digits, const double* shares,
-                  float* out);
+// [queries][rows]: what no exact score passes by products of bytes in one digit, then `closer` by the second, or in two
+// at once; NaN where nothing is known; with `kernels.screen`. Of the four margins (screen_terms.h) it keeps these shares: a
+// test shows what less than all is worth.
+void upper_bounds(const Gallery& gallery, const Query& query, const Kernels& kernels, int digits, bool closer,
+                  const double* shares, float* out);
 
 struct IntegerTerms;
 class Watch;

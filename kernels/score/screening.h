@@ -2,7 +2,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "chunks.h"
@@ -14,26 +16,26 @@ namespace cir {
 
 // Which products a thread uses for its next chunk: bounds from bytes leave few rows, unless the rows stand close or the
 // bounds are wide; so each way is left when too many rows pass, and tried again later. What a bound, a second digit
-// and a row that passes cost, against products in float32, is measured in README.md.
+// and a row that is scored cost, against products in float32, is measured in README.md.
 class Pace {
 public:
     enum Way { kFloat32 = 0, kOneDigit = 1, kTwoDigits = 2 };
 
-    explicit Pace(Products products) : forced_(products == Products::kBytes), way_(forced_ ? kOneDigit : kFloat32) {}
+    explicit Pace(Products products) : forced_(products == Products::kBytes), way_(forced_ ? kOneDigit : kTwoDigits) {}
 
     Way way() const { return way_; }
 
-    // After a chunk of which `passed` of `pairs` were scored.
-    void step(int64_t passed, int64_t pairs) {
+    // After a chunk of `pairs`, of whose bounds in one digit `passed` were looked at closer, and meanwhile `scored` rows scored.
+    void step(int64_t passed, int64_t scored, int64_t pairs) {
         if (forced_) {
             way_ = way_ == kOneDigit ? kTwoDigits : kOneDigit;
             return;
         }
-        const double share = static_cast<double>(passed) / static_cast<double>(std::max<int64_t>(pairs, 1));
-        if ((way_ == kOneDigit && share > kMostOfOne) || (way_ == kTwoDigits && share > kMostOfTwo)) {
-            way_ = way_ == kOneDigit ? kTwoDigits : kFloat32;
-            left_ = wait_[way_];
-            wait_[way_] = std::min(2 * wait_[way_], kLongestWait);
+        const double all = static_cast<double>(std::max<int64_t>(pairs, 1));
+        if (way_ == kOneDigit && static_cast<double>(passed) > kMostPassed * all) {
+            leave(kTwoDigits);
+        } else if (way_ != kFloat32 && static_cast<double>(scored) > kMostScored * all) {
+            leave(kFloat32);
         } else if (way_ != kOneDigit && --left_ <= 0) {
             way_ = way_ == kFloat32 ? kTwoDigits : kOneDigit;
             left_ = 1;
@@ -41,106 +43,166 @@ public:
     }
 
 private:
-    static constexpr double kMostOfOne = 0.04, kMostOfTwo = 0.2;
+    static constexpr double kMostPassed = 0.5, kMostScored = 0.2;
     static constexpr int kLongestWait = 64;
 
+    void leave(Way way) {
+        way_ = way;
+        left_ = wait_[way];
+        wait_[way] = std::min(2 * wait_[way], kLongestWait);
+    }
+
     bool forced_;
-    Way way_;
+    Way way_;  // at first two digits: no floor is known, and all rows pass
     int left_ = 1;
     int wait_[3] = {1, 1, 1};  // chunks
 };
 
-// The terms of a block of queries in one digit and in two.
-struct Screens {
-    ScreenTerms one, two;
-
-    Screens(const PreparedTerms& terms, const Screen& screen) : one(terms, screen, 1), two(terms, screen, 2) {}
-    const ScreenTerms& of(Pace::Way way) const { return way == Pace::kTwoDigits ? two : one; }
+// A row that a query may have to look at: its number within what is looked at, and what its score is at most.
+struct Pending {
+    float bound;
+    int32_t row;
 };
 
-// What one thread screens with.
+// What one thread screens with. Rows that pass are not scored at once but wait, so that those of the largest bounds are
+// scored first: what they reach drops most of the others unseen.
 class Screening {
 public:
-    Screening(const Screen& screen, const PreparedTerms& terms, int chunk_rows, Products products)
-        : pace(products), screen_(&screen), queries_(static_cast<size_t>(terms.count())), pairs_(terms.query(0).pairs),
+    Screening(const Screen& screen, const PreparedTerms& terms, const ScreenTerms& bytes, Products products)
+        : pace(products), screen_(&screen), terms_(&bytes), queries_(static_cast<size_t>(terms.count())), pairs_(terms.query(0).pairs),
           dimension_(terms.query(0).dimension), tile_(screen, terms.query(0).padded, terms.query(0).w != nullptr) {
-        const size_t tile = static_cast<size_t>(screen.tile_rows);
-        bounds_.resize(queries_ * static_cast<size_t>(pairs_) * tile);
+        bounds_.resize(queries_ * static_cast<size_t>(pairs_ * screen.tile_rows));
+        if (terms.query(0).w) inverse_roots_.resize(bounds_.size());
         thresholds_.resize(queries_);
-        passes_.resize(queries_ * ((static_cast<size_t>(chunk_rows) + tile - 1) / tile));
-        passed_.resize(static_cast<size_t>(chunk_rows));
+        pending_.resize(queries_ * kPending);
+        waiting_.resize(queries_);
     }
 
-    // Which of the rows index[0 .. count) each query has to look at: all whose score may reach its list's floor.
-    void look(RowType type, const void* base, const float* scales, const int32_t* index, int count,
-              const ScreenTerms& terms, const std::vector<Contenders>& lists) {
+    // Which of the rows index[0 .. count) each query has to look at: all whose score may reach its list's floor. They
+    // wait under their number and `from` more; where a query has no room for another, score(query) has to take them.
+    template <class Score>
+    void look(RowType type, const void* base, const float* scales, const int32_t* index, int count, int32_t from,
+              const std::vector<Contenders>& lists, const Score& score) {
         const int tile = screen_->tile_rows;
         const ByteRows rows = tile_.rows();
-        for (size_t q = 0; q < queries_; ++q) {
-            thresholds_[q] = just_below(lists[q].floor - static_cast<double>(terms.slack(q)));
-        }
-        const size_t row_size = row_bytes(type, dimension_);
-        uint64_t* passes = passes_.data();
-        for (int start = 0; start < count; start += tile, passes += queries_) {
+        const bool closer = pace.way() == Pace::kOneDigit;
+        const std::vector<ByteTerms>& groups = terms_->groups(closer ? 1 : 2);
+        for (size_t q = 0; q < queries_; ++q) thresholds_[q] = threshold(q, lists[q].floor);
+        for (int start = 0; start < count; start += tile) {
             const int size = std::min(tile, count - start);
             screen_->pack[type](base, scales, index + start, size, dimension_, rows);
-            float* to = bounds_.data();
-            // The next tile's rows come meanwhile.
-            const int ahead = std::min(tile, count - start - size);
-            const size_t groups = terms.groups().size();
-            for (size_t g = 0; g < groups; ++g) {
-                const ByteTerms& group = terms.groups()[g];
-                const int from = ahead * static_cast<int>(g) / static_cast<int>(groups), until = ahead * static_cast<int>(g + 1) / static_cast<int>(groups);
-                for (int r = from; r < until; ++r) {
-                    const char* row = static_cast<const char*>(base) + row_size * static_cast<size_t>(index[start + size + r]);
-                    for (size_t b = 0; b < row_size; b += 64) __builtin_prefetch(row + b, 0, 2);
-                }
-                screen_->bounds(rows, group, to);
-                to += static_cast<ptrdiff_t>(group.pairs) * tile;
-            }
+            multiply(rows, base, row_bytes(type, dimension_), index + start + size, std::min(tile, count - start - size),
+                     groups);
             const uint64_t real = size == 64 ? ~uint64_t{0} : (uint64_t{1} << size) - 1;
-            const float* bounds = bounds_.data();
-            for (size_t q = 0; q < queries_; ++q, bounds += static_cast<ptrdiff_t>(pairs_) * tile) {
-                passes[q] = screen_->above(bounds, pairs_, thresholds_[q]) & real;
+            for (size_t q = 0; q < queries_; ++q) {
+                const float* bounds = &bounds_[q * static_cast<size_t>(pairs_ * tile)];
+                const uint64_t bits = screen_->above(bounds, pairs_, thresholds_[q]) & real;
+                if (bits) pass(q, rows, bits, bounds, closer, index + start, from, lists, score);
             }
         }
+        bounded += static_cast<int64_t>(queries_) * count;
+        pace.step(passed_, scored_, static_cast<int64_t>(queries_) * count);
+        passed_ = scored_ = 0;
     }
 
-    // The rows that the query has to look at, and how many of the `count` they are.
-    const int32_t* passed(size_t query, const int32_t* index, int count, int& found) {
-        found = 0;
-        const uint64_t* passes = &passes_[query];
-        for (int start = 0; start < count; start += screen_->tile_rows, passes += queries_) {
-            for (uint64_t bits = *passes; bits; bits &= bits - 1) {
-                passed_[static_cast<size_t>(found++)] = index[start + __builtin_ctzll(bits)];
-            }
+    // Drops rows that wait and cannot reach the floor any more; of the others, where they are more than `keep`, takes those of
+    // the `most` largest bounds into `index`. Returns how many.
+    int take(size_t q, double floor, size_t keep, int most, int32_t* index) {
+        Pending* all = &pending_[q * kPending];
+        const float least = threshold(q, floor);
+        Pending* end = std::partition(all, all + waiting_[q], [&](const Pending& p) { return p.bound > least; });
+        waiting_[q] = static_cast<size_t>(end - all);
+        if (waiting_[q] <= keep) return 0;
+        int taken = static_cast<int>(waiting_[q]);
+        if (most < taken) {
+            taken = most;
+            std::nth_element(all, end - taken, end, [](const Pending& a, const Pending& b) { return a.bound < b.bound; });
         }
-        return passed_.data();
+        for (int i = 0; i < taken; ++i) index[i] = (end - taken + i)->row;
+        waiting_[q] -= static_cast<size_t>(taken);
+        listed += taken;
+        return taken;
     }
 
-    void bounded_all(int rows, int64_t passed) {
-        const int64_t pairs = static_cast<int64_t>(queries_) * rows;
-        bounded += pairs;
-        listed += passed;
-        pace.step(passed, pairs);
-    }
+    // Rows were scored though k others were scored before them in the same turn: their bounds are no help.
+    void scored_beyond(int rows) { scored_ += rows; }
+
     void multiplied_all(int rows) {
         multiplied += static_cast<int64_t>(queries_) * rows;
-        pace.step(0, 0);
+        pace.step(0, 0, 0);
     }
 
     Pace pace;
     int64_t multiplied = 0, bounded = 0, listed = 0;
 
+    static constexpr size_t kPending = 256;
+
 private:
+    static constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+    // What the bound of a row has to exceed whose score may reach the floor.
+    float threshold(size_t q, double floor) const {
+        return just_below(floor - static_cast<double>(terms_->slack(q)));
+    }
+
+    // The rows of a tile that bits tell wait, unless a closer bound says otherwise.
+    template <class Score>
+    void pass(size_t q, const ByteRows& rows, uint64_t bits, const float* bounds, bool closer, const int32_t* index,
+              int32_t from, const std::vector<Contenders>& lists, const Score& score) {
+        uint8_t which[64];
+        float sums[64];
+        int found = 0;
+        for (; bits; bits &= bits - 1) which[found++] = static_cast<uint8_t>(__builtin_ctzll(bits));
+        passed_ += found;
+        if (closer) {
+            const float* roots = inverse_roots_.empty() ? nullptr : &inverse_roots_[static_cast<size_t>(bounds - bounds_.data())];
+            screen_->closer(rows, terms_->second(q), which, found, bounds, roots, sums);
+        } else {
+            for (int i = 0; i < found; ++i) sums[i] = sum_of(bounds + which[i]);
+        }
+        for (int i = 0; i < found; ++i) {
+            // Not finite: nothing is known.
+            const bool known = std::fabs(sums[i]) <= kLargestTerm;
+            if (known && sums[i] <= thresholds_[q]) continue;
+            pending_[q * kPending + waiting_[q]++] = {known ? sums[i] : kInfinity, from + index[which[i]]};
+            if (waiting_[q] < kPending) continue;
+            score(q);
+            thresholds_[q] = threshold(q, lists[q].floor);
+        }
+    }
+
+    // All bounds of a tile; the next tile's rows come meanwhile.
+    void multiply(const ByteRows& rows, const void* base, size_t row_size, const int32_t* next, int ahead,
+                  const std::vector<ByteTerms>& terms) {
+        size_t to = 0;
+        const int groups = static_cast<int>(terms.size());
+        for (int g = 0; g < groups; ++g) {
+            for (int r = ahead * g / groups; r < ahead * (g + 1) / groups; ++r) {
+                const char* row = static_cast<const char*>(base) + row_size * static_cast<size_t>(next[r]);
+                for (size_t b = 0; b < row_size; b += 64) __builtin_prefetch(row + b, 0, 2);
+            }
+            const ByteTerms& group = terms[static_cast<size_t>(g)];
+            screen_->bounds(rows, group, &bounds_[to], inverse_roots_.empty() ? nullptr : &inverse_roots_[to]);
+            to += static_cast<size_t>(group.pairs * screen_->tile_rows);
+        }
+    }
+
+    float sum_of(const float* bounds) const {
+        float sum = bounds[0];
+        for (int j = 1; j < pairs_; ++j) sum += bounds[j * screen_->tile_rows];
+        return sum;
+    }
+
     const Screen* screen_;
+    const ScreenTerms* terms_;
     size_t queries_;
     int pairs_, dimension_;
     ByteTile tile_;
-    LineVector<float> bounds_;
+    LineVector<float> bounds_, inverse_roots_;
     std::vector<float> thresholds_;
-    std::vector<uint64_t> passes_;  // [tiles of the chunk][queries]
-    std::vector<int32_t> passed_;
+    std::vector<Pending> pending_;  // [queries][kPending]
+    std::vector<size_t> waiting_;
+    int64_t passed_ = 0, scored_ = 0;  // since the last step
 };
 
 }  // namespace cir

@@ -154,11 +154,11 @@ def test_the_native_module_checks_for_itself() -> None:
         _kernels.topk(gallery, n, None, 5, None, 1, "", "int4")
     for set_name in _kernels.byte_instruction_sets():
         for bounded in (
-            (n, None, set_name, 3, [1.0] * 4),
-            (n, None, set_name, 1, [1.0] * 3),
-            (n[..., :4].copy(), None, set_name, 1, [1.0] * 4),
-            (n, n[:1].copy(), set_name, 1, [1.0] * 4),
-            (n[0], None, set_name, 1, [1.0] * 4),
+            (n, None, set_name, 3, True, [1.0] * 4),
+            (n, None, set_name, 1, True, [1.0] * 3),
+            (n[..., :4].copy(), None, set_name, 1, False, [1.0] * 4),
+            (n, n[:1].copy(), set_name, 1, False, [1.0] * 4),
+            (n[0], None, set_name, 1, False, [1.0] * 4),
         ):
             with pytest.raises((ValueError, TypeError)):
                 _kernels.upper_bounds(gallery, *bounded)
