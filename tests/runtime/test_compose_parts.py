@@ -24,6 +24,7 @@ from cir_infer.runtime.kept.graphs import load_kept
 from cir_infer.runtime.kept.names import StoredGraph
 from cir_infer.runtime.onnx import OnnxBackend
 from cir_infer.runtime.samples import sample_feeds
+from cir_infer.scoring.contract import Scorer, TopK
 from tests.bundles import DIM, HIDDEN, GraphBuilder, artemis_graph, cosine_graph, write_tiny_bundle
 
 INPUTS = {"reference": ("f32", ["n", DIM]), "text": ("f32", ["n", HIDDEN])}
@@ -330,3 +331,33 @@ def test_texts_that_another_engine_began_are_composed_from_the_start(
             engine.begin(text[:, :5])
         with pytest.raises(UsageError, match="one for each"):
             engine.compose(rows[:1], engine.begin(text))
+
+
+def test_what_composes_on_its_own_device_is_given_the_embedding(
+    always: None, tmp_path: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = write_tiny_bundle(tmp_path / "tiny.cir")
+    with Engine(bundle, device="cpu") as engine, Gallery.create(tmp_path / "tiny.gallery", engine) as gallery:
+        gallery.add(pictures, ids=[path.stem for path in pictures])
+
+    class InOneLaunch:
+        """Stands for a GPU that runs graphs and scorer one after the other."""
+
+        def __init__(self, scorer: Scorer) -> None:
+            self._scorer = scorer
+
+        def topk(self, image: Any, row: Any, text: Any, k: int, allow: Any = None) -> TopK:
+            reference = row if image is None else searcher.engine.encode_prepared(image[None])[0]
+            return self._scorer.topk(searcher.engine.compose(reference[None], text[None]), k, allow)
+
+    def asked() -> list[Any]:
+        first = searcher.query(pictures[0], "is red", k=3)
+        return [first, searcher.query(first[1], "is blue", k=3), searcher.query(pictures[2], "is red", k=2)]
+
+    with Searcher(bundle, device="cpu") as searcher:
+        searcher.warm_up()
+        expected = asked()
+    with Searcher(bundle, device="cpu") as searcher:
+        searcher.engine.warm_up()
+        monkeypatch.setattr(searcher.engine, "chains", InOneLaunch)
+        assert asked() == expected
