@@ -120,7 +120,7 @@ def test_a_transparent_picture_has_no_colour_of_the_page(
     Image.new("RGBA", (60, 60), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     with Page(chromium, served.client.port, color_scheme=scheme) as page:
         page.page.set_input_files("#file", tmp_path / "clear.png")
-        page.page.wait_for_function("document.querySelector('#picture').naturalWidth == 60")
+        page.page.wait_for_function("() => document.querySelector('#picture').naturalWidth == 60")
         shot = page.page.locator("#picture").screenshot()
         with Image.open(io.BytesIO(shot)) as image:
             assert image.convert("RGB").getpixel((image.width // 2, image.height // 2)) == (0, 0, 0)
@@ -321,10 +321,10 @@ def test_a_portrait_is_shown_whole(page: Page) -> None:
     page.page.set_input_files(
         "input[type=file]", [{"name": "tall.png", "mimeType": "image/png", "buffer": buffer.getvalue()}]
     )
-    page.page.wait_for_function("document.querySelector('#picture').naturalHeight === 1200")
+    page.page.wait_for_function("() => document.querySelector('#picture').naturalHeight === 1200")
     address = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
     page.page.evaluate("src => document.querySelector('.card .frame img').src = src", address)
-    page.page.wait_for_function("document.querySelector('.card .frame img').naturalHeight === 1200")
+    page.page.wait_for_function("() => document.querySelector('.card .frame img').naturalHeight === 1200")
     for inner, outer in (("#picture", ".tile"), (".card .frame img", ".card .frame")):
         height = "s => document.querySelector(s).getBoundingClientRect().height"
         assert page.page.evaluate(height, inner) == pytest.approx(page.page.evaluate(height, outer), abs=1)

@@ -61,7 +61,7 @@ async function setReference(next) {
 async function opaque(file) {
   try {
     const picture = await createImageBitmap(file);
-    const scale = Math.min(1, 1024 / Math.max(picture.width, picture.height));
+    const scale = Math.min(1, 2048 / Math.max(picture.width, picture.height));
     const canvas = el("canvas", { width: Math.max(1, picture.width * scale), height: Math.max(1, picture.height * scale) });
     canvas.getContext("2d", { alpha: false }).drawImage(picture, 0, 0, canvas.width, canvas.height);
     return URL.createObjectURL(await new Promise((done) => canvas.toBlob(done)));
