@@ -9,6 +9,7 @@ not compile for an architecture that the version knows, spills registers or uses
 from __future__ import annotations
 
 import ctypes
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -50,8 +51,12 @@ def unpack(version: str) -> Path:
         part = package.removeprefix("nvidia-").removesuffix("-cu12").replace("-", "_")
         if not (folder / "nvidia" / part).exists():
             exact = NVCC_VERSIONS.get(version, version) if "nvcc" in package else version
+            half = folder / f"{part}.part"  # or what is left of an interrupted run would count as unpacked
             with zipfile.ZipFile(download(folder, f"{package}=={exact}")) as archive:
-                archive.extractall(folder)
+                archive.extractall(half)
+            (folder / "nvidia").mkdir(exist_ok=True)
+            (half / "nvidia" / part).replace(folder / "nvidia" / part)
+            shutil.rmtree(half)
     return folder / "nvidia"
 
 
@@ -126,11 +131,11 @@ def check(version: str) -> None:
 
 def main() -> None:
     """See the top of this file."""
+    if len(sys.argv) > 1:
+        check(sys.argv[1])
+        return
     for version in VERSIONS:
         # The library keeps state, and its name is the same in every version.
-        if len(sys.argv) > 1:
-            check(sys.argv[1])
-            return
         done = subprocess.run([sys.executable, __file__, version])
         if done.returncode != 0:
             sys.exit(done.returncode)

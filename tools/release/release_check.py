@@ -28,6 +28,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from tools.cuda import old_cuda_check  # noqa: E402
 from tools.release import build_wheels, check_wheel, interpreters, wheel_contents  # noqa: E402
 
 EMULATED_RUNTIME = "onnxruntime==1.20.1"
@@ -121,6 +122,20 @@ def check_documentation(_: Asked) -> Left:
     """The site builds without a warning."""
     build_wheels.run("make", "docs")
     return []
+
+
+def check_old_cuda(_: Asked) -> Left:
+    """The CUDA kernels compile for the Jetsons that still have an older CUDA, if its compiler can be had."""
+    left = []
+    for cuda, system in old_cuda_check.VERSIONS.items():
+        try:
+            old_cuda_check.unpack(cuda)
+        except (OSError, subprocess.CalledProcessError) as error:
+            said = " ".join(str(error).split())[-200:]
+            left.append(f"the kernels were not compiled by CUDA {cuda} ({system}), which is not here: {said}")
+            continue
+        build_wheels.run(sys.executable, "tools/cuda/old_cuda_check.py", cuda)
+    return left
 
 
 def check_wheels(asked: Asked) -> Left:
@@ -229,6 +244,7 @@ STEPS: dict[str, Callable[[Asked], Left]] = {
     "workflows": check_workflows,
     "docs": check_documentation,
     "suite": check_suite,
+    "old-cuda": check_old_cuda,
     "wheels": check_wheels,
     "sources": check_sources,
     "installed": check_installed,

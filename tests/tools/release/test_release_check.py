@@ -7,6 +7,9 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
+from tools.cuda import old_cuda_check
 from tools.release import release_check as tool
 
 ROOT = Path(__file__).parents[3]
@@ -47,3 +50,37 @@ def test_a_wheel_that_takes_longer_than_is_promised_has_not_passed() -> None:
 def test_a_tag_of_another_version_is_refused() -> None:
     done = release_check("--only", "version", "--tag", "v99.0")
     assert done.returncode == 1 and "the tag is v99.0" in done.stdout
+
+
+NOTHING_ASKED = tool.Asked(None, Path("dist"), False, [])
+
+
+def test_kernels_that_no_old_compiler_saw_have_not_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(old_cuda_check, "BUILD", tmp_path)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    left = tool.check_old_cuda(NOTHING_ASKED)
+    for version, said in zip(old_cuda_check.VERSIONS, left, strict=True):
+        assert f"not compiled by CUDA {version} (JetPack 6." in said and len(said) < 400
+
+
+def test_every_old_compiler_that_is_here_sees_the_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *_ = old_cuda_check.VERSIONS
+    for version in old_cuda_check.VERSIONS:
+        for part in ("cuda_nvrtc", "cuda_runtime", "cuda_nvcc"):
+            (tmp_path / version / "nvidia" / part).mkdir(parents=True)
+    monkeypatch.setattr(old_cuda_check, "BUILD", tmp_path)
+    asked: list[str] = []
+
+    def run(*command: str | Path) -> None:
+        asked.append(str(command[-1]))
+        if str(command[-1]) != first:
+            sys.exit("a kernel uses local memory")
+
+    monkeypatch.setattr(tool.build_wheels, "run", run)
+    with pytest.raises(SystemExit, match="local memory"):
+        tool.check_old_cuda(NOTHING_ASKED)
+    assert asked == list(old_cuda_check.VERSIONS)
