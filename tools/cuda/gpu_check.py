@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
-import ctypes
 import datetime
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,12 +66,24 @@ Step = Callable[[float, Path], dict[str, Any]]
 BENCHMARK = (sys.executable, "-m", "cir_bench.cuda_scoring")
 """What measures a part, whose name follows."""
 
-_LIBC = ctypes.CDLL(None)
+_WATCH = "import os, sys; os.read(0, 1) or os.killpg(int(sys.argv[1]), 9)"
 
 
-def _end_with_parent() -> None:
-    """Runs in a new child: should this program be killed, the child does not stay on the GPU (Linux)."""
-    _LIBC.prctl(1, signal.SIGKILL)
+@contextlib.contextmanager
+def _watched(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Should this program be killed, all that a step has started does not stay on the GPU.
+
+    The watching process reads from a pipe, which ends with this program however that ends. A signal to a step
+    at its parent's death would not reach what a sanitizer or a profiler runs.
+    """
+    command = [sys.executable, "-S", "-c", _WATCH, str(process.pid)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as watch:
+        assert watch.stdin is not None
+        try:
+            yield
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                os.write(watch.stdin.fileno(), b".")
 
 
 def run(
@@ -102,15 +114,15 @@ def run(
             stdout=file,
             stderr=file,
             start_new_session=True,
-            preexec_fn=_end_with_parent,
         )
         code = 124
         try:
-            while time.monotonic() < begun + limit:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    code = process.wait(min(_LOOK_EVERY, max(0.0, begun + limit - time.monotonic())))
-                    break
-                look()
+            with _watched(process):
+                while time.monotonic() < begun + limit:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        code = process.wait(min(_LOOK_EVERY, max(0.0, begun + limit - time.monotonic())))
+                        break
+                    look()
         finally:
             # A child of the child that lives on would keep the GPU busy beside what is measured next.
             with contextlib.suppress(ProcessLookupError):
@@ -129,6 +141,15 @@ def run(
 def skipped(why: str) -> dict[str, Any]:
     """A step that has not run: neither passed nor failed."""
     return {"passed": None, "skipped": why}
+
+
+def unused(folder: Path, name: str) -> Path:
+    """Where a run writes: never over what an earlier one of the day has found."""
+    numbers = itertools.count(2)
+    path = folder / f"{name}.json"
+    while path.exists():
+        path = folder / f"{name}-{next(numbers)}.json"
+    return path
 
 
 def write(result: dict[str, Any], path: Path) -> None:
@@ -384,13 +405,13 @@ def main() -> int:
         sys.exit(f"error: {error}")
     args.output.mkdir(parents=True, exist_ok=True)
     kind = "gpu-engine-check" if args.engines else "gpu-check"
-    log = args.output / f"{kind}.log"
-    log.write_text("")
     head = {"kind": kind, **stamp(), "sources": cuda_sources.sources_hash()}
     head["recurrent_sources"] = cuda_sources.sources_hash(cuda_sources.RECURRENT)
     name = re.sub(r"[^a-z0-9]+", "-", gpu.name.lower()).strip("-")
     day = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    path = args.output / f"{name}-{'engines-' if args.engines else ''}{day}.json"
+    path = unused(args.output, f"{name}-{'engines-' if args.engines else ''}{day}")
+    log = path.with_suffix(".log")
+    log.write_text("")
     record = Record(path, head, gpu)
     check = the_check(record, gpu.architecture)
     assert {step for step, _, _ in check} >= set(PARTS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from types import ModuleType
 
 import pytest
 
-TOOL = Path(__file__).parents[3] / "tools" / "cuda" / "gpu_check.py"
+ROOT = Path(__file__).parents[3]
+TOOL = ROOT / "tools" / "cuda" / "gpu_check.py"
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +90,62 @@ def test_a_step_that_takes_too_long_ends_with_all_its_children(
     assert not lives(child)
 
 
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+HANGS = """
+import importlib.util, pathlib, sys
+spec = importlib.util.spec_from_file_location("gpu_check", sys.argv[1])
+tool = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tool)
+step = (
+    "import subprocess, sys; "
+    "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); "
+    "print('child', child.pid, '', flush=True); child.wait()"
+)
+tool.run("hangs", [sys.executable, "-c", step], 500, pathlib.Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_check_that_is_killed_leaves_no_child_of_a_step(tmp_path: Path) -> None:
+    """What compute-sanitizer and ncu run are children of the step and not of the check."""
+    log = tmp_path / "log"
+    with subprocess.Popen([*python(HANGS), TOOL, log], stdout=subprocess.DEVNULL) as check:
+        while not (log.exists() and re.search(r"child \d+ ", log.read_text())):
+            assert check.poll() is None
+            time.sleep(0.02)
+        check.kill()
+    child = int(log.read_text().partition("child ")[2].split()[0])
+    for _ in range(3000):
+        if not lives(child):
+            break
+        time.sleep(0.02)
+    assert not lives(child)
+
+
+def test_a_second_run_of_a_day_does_not_write_over_the_first(tool: ModuleType, tmp_path: Path) -> None:
+    names = []
+    for _ in range(3):
+        path = tool.unused(tmp_path, "nvidia-t4-2026-12-01")
+        tool.write({}, path)
+        names.append(path.name)
+    day = "nvidia-t4-2026-12-01"
+    assert names == [f"{day}.json", f"{day}-2.json", f"{day}-3.json"]
+
+
+def test_every_part_of_a_choice_of_tests_chooses_some(tool: ModuleType) -> None:
+    """A test that is renamed would leave its step empty, on a GPU that is lent for minutes."""
+    names = "\n".join(
+        path.read_text("utf-8")
+        for path in [*map(ROOT.joinpath, tool.TESTS), *(ROOT / "tests" / "scoring").glob("conformance*.py")]
+    )
+    for choice in (tool.FIRST, tool.SANITIZED):
+        for word in set(re.findall(r"[A-Za-z]\w+", choice)) - {"and", "or", "not"}:
+            assert re.search(rf"(def|class) \w*{word}", names), word
+
+
 def test_a_step_tells_how_it_ended(tool: ModuleType, tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert tool.run("good", [sys.executable, "-c", "print('fine')"], 60, log)["passed"] is True
@@ -103,10 +161,6 @@ def test_what_is_known_is_written_whole(tool: ModuleType, tmp_path: Path) -> Non
         tool.write(known, path)
         assert json.loads(path.read_text()) == known
     assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
-
-
-def python(code: str) -> list[str]:
-    return [sys.executable, "-c", code]
 
 
 def test_steps_keep_to_their_seconds_and_to_those_of_all(
