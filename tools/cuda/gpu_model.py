@@ -158,6 +158,12 @@ def _loop(kernel: str, gpu: Gpu) -> dict[str, float]:
     return dict(_table("instructions.json")[kernel][f"sm_{gpu.architecture}"]["loops"][0])
 
 
+def _instructions(kernel: str, gpu: Gpu, loads: int) -> float:
+    """Of a pass that loads so often, where the loop may hold several passes."""
+    loop = _loop(kernel, gpu)
+    return loop["instructions"] * loads / loop["loads"]
+
+
 def warps_of(kernel: str, gpu: Gpu) -> float:
     """Warps of a multiprocessor."""
     return float(_table("resources.json")[kernel][f"sm_{gpu.architecture}"]["warps"])
@@ -288,9 +294,9 @@ def through_tensor_cores(gpu: Gpu, rows: int, dim: int = 512, k: int = 50, store
         k: of the answer.
         stored: type of the rows; if that is not int8, `few_i8` reads their int8 shadow.
     """
-    loop, passes = _loop("few_i8_ratio2", gpu), math.ceil(dim / 64)
+    instructions, passes = _instructions("few_i8_ratio2", gpu, 4), math.ceil(dim / 64)
     products = 2 * 4 * 4 * 2048  # multiply-accumulates: tiles of rows, matrix steps, tiles of columns
-    pipes = {"issue": loop["instructions"] + EPILOGUE / passes, "tensor": products / gpu.tensor}
+    pipes = {"issue": instructions + EPILOGUE / passes, "tensor": products / gpu.tensor}
     clocks, bound = _per_unit(gpu, Unit(32 * 64, pipes), warps_of("few_i8_ratio2", gpu), ahead=True)
     first, _, stages = stages_of(gpu, rows, 1, k, shadow=stored != "i8")
     if rows <= first:
@@ -349,7 +355,7 @@ def batch(
     shape = shortlist_shape(gpu.shared_bytes, queries, tiles, steps)
     assert shape is not None
     kernel = f"{shape.family}_{dtype}_ratio2"
-    loop, warps = _loop(kernel, gpu), warps_of(kernel, gpu)
+    instructions, warps = _instructions(kernel, gpu, 2 * shape.row_tiles), warps_of(kernel, gpu)
     taken = 8 * shape.groups * shape.warps  # queries of a block
     across = math.ceil(queries / taken)
     steps_of_pass = {"f16": 2, "i8": 4}[dtype]  # of 16 values, in the 64 bytes that a pass takes of a row
@@ -358,7 +364,7 @@ def batch(
     # The rows of a pass, 64 bytes each, are shared by warps beside each other and read again by other blocks.
     brought = pass_rows * 64 / shape.warps
     cache = brought * QUARTERS / gpu.cache
-    pipes = {"issue": loop["instructions"], "tensor": products / gpu.tensor, "cache": cache}
+    pipes = {"issue": instructions, "tensor": products / gpu.tensor, "cache": cache}
     unit = Unit(brought / across, pipes)
     clocks, bound = _per_unit(gpu, unit, warps, ahead=True)
     passes = rows / pass_rows * (steps / steps_of_pass) * across * shape.warps / gpu.multiprocessors

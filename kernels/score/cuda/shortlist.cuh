@@ -85,6 +85,10 @@ CIR_DEVICE void shortlist(const ShortlistArguments& args) {
     const auto* mine = reinterpret_cast<const device::Vector8*>(operands + static_cast<size_t>(column_warp) * kGroups * group_vectors) + lane;
     const uint32_t first_query = (device::block_y() * block_groups + column_warp * kGroups) * 8;
 
+    // A lane beyond a row takes what is there of its last vectors: the operands are zero there.
+    const uint32_t nearest = lane % 4 < args.vectors ? lane % 4 : args.vectors - 1;
+    const uint32_t furthest = args.vectors - 1 - nearest;
+
     const uint32_t rows_of_warp = 16 * kRowTiles;
     const uint32_t stride = device::grid_x() * row_warps * rows_of_warp;
     for (uint32_t base = (device::block_x() * row_warps + row_warp) * rows_of_warp; base < args.count; base += stride) {
@@ -95,24 +99,19 @@ CIR_DEVICE void shortlist(const ShortlistArguments& args) {
             for (int half = 0; half < 2; ++half) {
                 const uint32_t row = base + m * 16 + half * 8 + lane / 4;
                 rows[m][half] = static_cast<const device::Vector16*>(args.rows) +
-                                static_cast<size_t>(row < args.count ? row : args.count - 1) * args.vectors + lane % 4;
+                                static_cast<size_t>(row < args.count ? row : args.count - 1) * args.vectors + nearest;
             }
         }
         const auto fetch = [&](uint32_t vector, device::Vector16 (&to)[kRowTiles][2]) {
-            const bool inside = vector + lane % 4 < args.vectors;
+            const uint32_t further = vector < furthest ? vector : furthest;
 #pragma unroll
             for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
-                for (int half = 0; half < 2; ++half) {
-                    to[m][half] = inside ? device::load16_and_ahead(rows[m][half] + vector) : device::Vector16{};
-                }
+                for (int half = 0; half < 2; ++half) to[m][half] = device::load16_and_ahead(rows[m][half] + further);
             }
         };
         float sums[kRowTiles][kGroups * kTiles][4] = {};
-        device::Vector16 values[kRowTiles][2], next[kRowTiles][2];
-        fetch(0, values);
-        for (uint32_t vector = 0; vector < args.vectors; vector += 4) {
-            fetch(vector + 4, next);  // under way while the tensor cores work on this one
+        const auto multiply = [&](uint32_t vector, const device::Vector16 (&values)[kRowTiles][2]) {
             const auto* step_operands = mine + static_cast<size_t>(vector / 4) * kSteps * kTiles * 32;
 #pragma unroll
             for (int s = 0; s < kSteps; ++s) {
@@ -147,11 +146,18 @@ CIR_DEVICE void shortlist(const ShortlistArguments& args) {
                     }
                 }
             }
-#pragma unroll
-            for (int m = 0; m < kRowTiles; ++m) {
-#pragma unroll
-                for (int half = 0; half < 2; ++half) values[m][half] = next[m][half];
-            }
+        };
+        // One step is under way while the tensor cores work on the one before. Two steps a pass, so that none is moved
+        // from registers to registers.
+        device::Vector16 even[kRowTiles][2], odd[kRowTiles][2];
+        fetch(0, even);
+        for (uint32_t vector = 0; vector < args.vectors; vector += 8) {
+            const bool more = vector + 4 < args.vectors;
+            if (more) fetch(vector + 4, odd);
+            multiply(vector, even);
+            if (!more) break;
+            if (vector + 8 < args.vectors) fetch(vector + 8, even);
+            multiply(vector + 4, odd);
         }
 
         // Division and selection. This lane holds queries 2 t and 2 t + 1 of each group, rows lane / 4 and 8 further.
@@ -381,7 +387,7 @@ constexpr int kTilesOfMany = 8;
     CIR_KERNEL(name, ShortlistArguments, kThreads, blocks) { shortlist<Type, terms, weighted, row_tiles, groups>(args); }
 
 #define CIR_SHORTLISTS(suffix, Type)                                                                   \
-    CIR_SHORTLIST(few_##suffix##_dot1, Type, 1, false, kRowTilesOfFew, 1, 2)                           \
+    CIR_SHORTLIST(few_##suffix##_dot1, Type, 1, false, kRowTilesOfFew, 1, 3)                           \
     CIR_SHORTLIST(few_##suffix##_ratio1, Type, 1, true, kRowTilesOfFew, 1, 2)                          \
     CIR_SHORTLIST(few_##suffix##_ratio2, Type, 2, true, kRowTilesOfFew, 1, 2)                          \
     CIR_SHORTLIST(many_##suffix##_dot1, Type, 1, false, kRowTilesOfMany, kTilesOfMany, 1)              \
