@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 NAMES = subprocess.run(
@@ -79,3 +80,12 @@ def test_every_guarantee_of_the_gallery_names_its_tests() -> None:
 def test_there_are_documents_and_links() -> None:
     assert len(DOCUMENTS) > 15
     assert sum(len(links(path.read_text("utf-8"))) for path in DOCUMENTS) > 50
+
+
+@pytest.mark.parametrize(
+    "picture", sorted((ROOT / "docs" / "images").glob("*.png")), ids=lambda path: path.name
+)
+def test_pictures_have_all_their_colours(picture: Path) -> None:
+    """A palette of 256 makes bands of a gradient, and a pink lid of a purple one."""
+    with Image.open(picture) as image:
+        assert image.mode == "RGB"
