@@ -6,10 +6,10 @@ import base64
 import json
 import os
 import signal
-import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,16 @@ from cir_infer.commands.index import main as index_main
 from cir_infer.shards import ShardedGallery
 from cir_infer.shards.listing import Listing
 from tests.cluster.conftest import processes_below
+from tests.ports import held_port
 from tests.serving.support import Client
 
 LOCAL = ["--address", "local"]
 
 
-def free_port() -> int:
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return int(opened.getsockname()[1])
+@pytest.fixture
+def port() -> Iterator[int]:
+    with held_port() as held:
+        yield held
 
 
 def told(hits: Any) -> list[tuple[str, float]]:
@@ -63,11 +64,12 @@ def test_a_service(
     photos: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
+    port: int,
 ) -> None:
     pytest.importorskip("aiohttp", reason="Ray Serve is not installed: pip install 'cir-infer[ray-serve]'")
     from ray import serve
 
-    folder, port = tmp_path / "s", free_port()
+    folder = tmp_path / "s"
     index_main([str(bundle), str(photos), "--gallery", str(tmp_path / "one"), "--workers", "0"])
     with Gallery.open(tmp_path / "one") as one:
         ShardedGallery.split(one, folder, 2).close()

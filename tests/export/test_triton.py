@@ -11,7 +11,6 @@ import importlib.util
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -35,6 +34,7 @@ from cir_infer.errors import CirError, ExportError, UsageError
 from cir_infer.hits import Hits
 from cir_infer.serving.triton import answered, padded, read_queries
 from tests.bundles import write_tiny_bundle
+from tests.ports import held_port
 
 COUNT = 12
 
@@ -206,33 +206,29 @@ def triton(repository: Path, folder: Path) -> Iterator[int]:
     shutil.copytree(repository / "artemis", folder / "models" / "artemis")
     model = folder / "models" / "artemis" / "1" / "model.py"
     model.write_text("\n".join(lines) + "\n" + model.read_text())
-    ports = [free_port() for _ in range(3)]
     flags = [
         *(f"--model-repository={folder / 'models'}", f"--backend-directory={folder / 'backends'}"),
         *("--model-control-mode=explicit", "--load-model=artemis", "--http-address=127.0.0.1"),
-        *(f"--http-port={ports[0]}", "--allow-grpc=false", "--allow-metrics=false"),
+        *("--reuse-http-port=1", "--allow-grpc=false", "--allow-metrics=false"),
     ]
-    with (folder / "log").open("w") as log:
+    with held_port() as port, (folder / "log").open("w") as log:
         process = subprocess.Popen(
-            [str(folder / "tritonserver"), *flags], env=environment, stdout=log, stderr=log
+            [str(folder / "tritonserver"), *flags, f"--http-port={port}"],
+            env=environment,
+            stdout=log,
+            stderr=log,
         )
         try:
             end = time.monotonic() + 90
-            while not ready(ports[0]):
+            while not ready(port):
                 told = (folder / "log").read_text()[-3000:]
                 assert process.poll() is None, told
                 assert time.monotonic() < end, told
                 time.sleep(0.2)
-            yield ports[0]
+            yield port
         finally:
             process.kill()
             process.wait(30)
-
-
-def free_port() -> int:
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return int(opened.getsockname()[1])
 
 
 def ready(port: int) -> bool:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import multiprocessing
+from torch import distributed, multiprocessing
 
 from cir_export.training.configuration import TrainingConfig
 from cir_export.training.processes import ALONE, Processes
@@ -28,6 +27,7 @@ def config(root: Path) -> TrainingConfig:
 
 def one_of_two(rank: int, port: int, root: Path, out: Path) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     torch.set_num_threads(1)
     end = train(config(root), out, "cpu")
     assert bool(end) == (rank == 0)
@@ -37,10 +37,9 @@ def one_of_two(rank: int, port: int, root: Path, out: Path) -> None:
 def test_two_processes_give_the_loss_of_one(tmp_path: Path) -> None:
     root = cirr_features(tmp_path / "data")
     train(config(root), tmp_path / "one", "cpu")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(one_of_two, (port, root, tmp_path / "two"), nprocs=2)  # type: ignore[no-untyped-call]
+    # As torchrun does: the store listens before the processes begin, on a port that the system chose.
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    multiprocessing.spawn(one_of_two, (store.port, root, tmp_path / "two"), nprocs=2)  # type: ignore[no-untyped-call]
     logs = [
         [json.loads(line) for line in TrainingFiles(tmp_path / name).log.read_text().splitlines()]
         for name in ("one", "two")

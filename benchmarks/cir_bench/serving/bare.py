@@ -1,6 +1,6 @@
 """What HTTP costs by itself: uvicorn over httptools with a handler that gives the same bytes to everybody.
 
-python -m cir_bench.serving.bare answer.bin 8082
+python -m cir_bench.serving.bare answer.bin
 """
 
 from __future__ import annotations
@@ -9,18 +9,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cir_bench.serving.listening import serve
+
 __all__ = ["main"]
 
 
-def main(file: str, port: str) -> None:
+def main(file: str) -> None:
     """Serve a whole answer, its head and its body, as a service gave it.
 
     Args:
         file: holds it.
-        port: on this machine.
     """
-    import uvicorn
-
     head, _, body = Path(file).read_bytes().partition(b"\r\n\r\n")
     headers: list[Any] = [line.partition(b": ")[::2] for line in head.split(b"\r\n")[1:]]
     headers = [(name, value) for name, value in headers if name != b"date"]  # which uvicorn adds
@@ -33,10 +32,8 @@ def main(file: str, port: str) -> None:
         await send(start)
         await send(rest)
 
-    uvicorn.run(
+    serve(
         app,
-        host="127.0.0.1",
-        port=int(port),
         http="httptools",
         loop="asyncio",
         lifespan="off",

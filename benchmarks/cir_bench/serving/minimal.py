@@ -1,6 +1,6 @@
 """A handler as people write it: FastAPI, the model in PyTorch, the scores in NumPy, one query at a time.
 
-python -m cir_bench.serving.minimal model.pt shop.gallery 8081
+python -m cir_bench.serving.minimal model.pt shop.gallery 2
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import sys
 from typing import Any
 
 import numpy as np
+
+from cir_bench.serving.listening import serve
 
 __all__ = ["make_handler"]
 
@@ -77,12 +79,9 @@ def make_handler(model: str, gallery: str, threads: int) -> Any:
     return app
 
 
-def main(model: str, gallery: str, port: str, threads: str) -> None:
+def main(model: str, gallery: str, threads: str) -> None:
     """Serve."""
-    import uvicorn
-
-    app = make_handler(model, gallery, int(threads))
-    uvicorn.run(app, host="127.0.0.1", port=int(port), log_level="warning")
+    serve(make_handler(model, gallery, int(threads)), log_level="warning")
 
 
 if __name__ == "__main__":

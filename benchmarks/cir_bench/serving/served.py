@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,7 +80,7 @@ def minimal_service(model: str, gallery: str, threads: int) -> Iterator[Service]
     Raises:
         CirError: it did not begin.
     """
-    with _listening("cir_bench.serving.minimal", model, gallery, "", str(threads)) as service:
+    with _listening("cir_bench.serving.minimal", model, gallery, str(threads)) as service:
         yield service
 
 
@@ -98,23 +97,18 @@ def bare_service(answer: bytes) -> Iterator[Service]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "answer.bin"
         file.write_bytes(answer)
-        with _listening("cir_bench.serving.bare", str(file), "") as service:
+        with _listening("cir_bench.serving.bare", str(file)) as service:
             yield service
 
 
 @contextmanager
 def _listening(module: str, *arguments: str) -> Iterator[Service]:
-    """A program that listens on the port that stands in the place of an empty argument."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with _started(child_command(module, *(word or str(port) for word in arguments))) as process:
-        until = time.monotonic() + _PATIENCE
-        while not _listens(port):
-            if process.poll() is not None or time.monotonic() > until:
-                raise CirError(f"the handler to compare with did not begin; python -m {module}")
-            time.sleep(0.1)
-        yield Service(process, port)
+    """A program that says in its first line on which port it listens, see `listening`."""
+    with _started(child_command(module, *arguments)) as process:
+        said = process.stdout.readline() if process.stdout else ""
+        if not said.strip().isdecimal():
+            raise CirError(f"the handler to compare with did not begin; python -m {module}")
+        yield Service(process, int(said))
 
 
 def answer_to(request: bytes, port: int) -> bytes:
@@ -154,14 +148,6 @@ def _started(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
         except subprocess.TimeoutExpired:
             process.kill()
         process.communicate()
-
-
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-    except OSError:
-        return False
-    return True
 
 
 class Told(NamedTuple):
