@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from cir_infer.runtime.kept.folder import is_ours
+from cir_infer.runtime.kept.folder import whose
 from cir_infer.runtime.kept.graph_file import GraphFile, begin_reading, read_graph
 from cir_infer.runtime.kept.names import StoredGraph, beginning, graph_cache, most_kept
 
@@ -47,7 +47,7 @@ def _newest(graphs: Mapping[str, StoredGraph]) -> dict[str, Path]:
     found: dict[str, tuple[float, Path]] = {}
     try:
         folder = graph_cache()
-        if not graphs or folder is None or not is_ours(folder.stat()):
+        if not graphs or folder is None or whose(folder.stat()):
             return {}
         with os.scandir(folder) as entries:
             for entry in entries:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cir_infer.errors import shown
 
-__all__ = ["is_ours", "kept_folder", "only_ours", "write_sealed"]
+__all__ = ["kept_folder", "not_only_ours", "whose", "write_sealed"]
 
 
 def kept_folder(variable: str, name: str) -> Path:
@@ -34,19 +34,30 @@ def kept_folder(variable: str, name: str) -> Path:
         ) from error
 
 
-def only_ours(folder: Path) -> bool:
-    """Make a folder, if it is not there, and say whether nobody but this user, or root, may write to it.
+def not_only_ours(folder: Path) -> str | None:
+    """Make a folder, if it is not there, and say why others than this user and root may write to it.
+
+    Returns:
+        See `whose`, with what to do where the folder can stay.
 
     Raises:
         OSError: it cannot be made.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return is_ours(folder.stat())
+    status = folder.stat()
+    reason = whose(status)
+    return f"{reason}; run `chmod go-w {folder}`" if reason and _is_mine(status) else reason
 
 
-def is_ours(status: os.stat_result) -> bool:
-    """Whether nobody but this user, or root, may write to a file or folder."""
-    return status.st_uid in (os.geteuid(), 0) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+def whose(status: os.stat_result) -> str | None:
+    """Why others than this user and root may write to a file or folder; None where they may not."""
+    if not _is_mine(status):
+        return f"it belongs to another user (number {status.st_uid})"
+    return "other users may write to it" if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else None
+
+
+def _is_mine(status: os.stat_result) -> bool:
+    return status.st_uid in (os.geteuid(), 0)
 
 
 def write_sealed(path: Path, *parts: bytes | memoryview) -> None:

@@ -34,7 +34,7 @@ from cir_infer.bundle.onnx_model import NUMBERS
 from cir_infer.foreign import read_json
 from cir_infer.processes.ending import native_call
 from cir_infer.processes.threads import Task, Threads
-from cir_infer.runtime.kept.folder import is_ours, write_sealed
+from cir_infer.runtime.kept.folder import whose, write_sealed
 from cir_infer.runtime.kept.weights import Weight
 
 __all__ = ["GraphFile", "Reading", "begin_reading", "read_graph", "write_graph"]
@@ -200,8 +200,8 @@ def _opened(path: Path, most: int) -> _Open | _Refused:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             reason = "it is no file"
-        elif not is_ours(status):
-            reason = "others may write to it"
+        elif others := whose(status):
+            reason = others
         elif not _BEGIN <= status.st_size <= most:
             reason = _DAMAGED
         else:

@@ -27,7 +27,7 @@ from cir_infer.errors import shown
 from cir_infer.processes.scratch import scratch_folder
 from cir_infer.runtime.backend import Backend
 from cir_infer.runtime.graph import Graph
-from cir_infer.runtime.kept.folder import only_ours
+from cir_infer.runtime.kept.folder import not_only_ours
 from cir_infer.runtime.kept.graph_file import GraphFile, read_graph, write_graph
 from cir_infer.runtime.kept.memory import spare_memory
 from cir_infer.runtime.kept.names import KEPT, StoredGraph, graph_cache, key_of, most_kept, path_of
@@ -137,8 +137,8 @@ def _found(
     try:
         if not path.parent.is_dir():
             return None
-        if not only_ours(path.parent):
-            _log.warning("others may write to %s, so what is kept there is not used", path.parent)
+        if others := not_only_ours(path.parent):
+            _log.warning("what is kept in %s is not used: %s", path.parent, others)
             return None
         found = stored.found(path, most_kept(stored.size))
         if found is None:
@@ -180,8 +180,8 @@ def _keep(
     Raises:
         CirError, OSError, ValueError: it cannot be written, or does not.
     """
-    if not only_ours(path.parent):
-        raise ValueError(f"others may write to {path.parent}; run `chmod go-w` or set CIR_GRAPH_CACHE")
+    if others := not_only_ours(path.parent):
+        raise ValueError(f"{path.parent}: {others}, or set CIR_GRAPH_CACHE to a folder of your own")
     spare = spare_memory()
     if spare is not None and spare < _MEMORY * size:
         raise OSError(f"{spare >> 20:,} MiB of memory are left, and {_MEMORY * size >> 20:,} are wanted")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cir_infer.errors import DeviceError
 from cir_infer.processes.locked_files import locked_file
-from cir_infer.runtime.kept.folder import kept_folder, only_ours, write_sealed
+from cir_infer.runtime.kept.folder import kept_folder, not_only_ours, write_sealed
 from cir_infer.runtime.tensorrt.plan_file import PlanFile, PlanKey, read_plan
 
 __all__ = ["PlanCache", "cache_folder", "l4t_release"]
@@ -61,16 +61,16 @@ class PlanCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            ours = only_ours(folder)
+            others = not_only_ours(folder)
         except OSError as error:
             raise DeviceError(
                 f"the plan cache {folder} cannot be made ({error.strerror}); set CIR_PLAN_CACHE to a folder "
                 "that you may write to"
             ) from error
-        if not ours:
+        if others:
             raise DeviceError(
-                f"other users may write to the plan cache {folder}, and plans are programs; run "
-                f"`chmod go-w {folder}` or set CIR_PLAN_CACHE to a folder of your own"
+                f"the plan cache {folder} is not trusted, for plans are programs: {others}, or set "
+                "CIR_PLAN_CACHE to a folder of your own"
             )
 
     def path(self, name: str, key: PlanKey) -> Path:

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cir_infer.errors import shown
 from cir_infer.foreign import read_json
+from cir_infer.runtime.kept.folder import whose
 
 __all__ = ["PlanFile", "PlanKey", "read_plan"]
 
@@ -96,7 +98,11 @@ class PlanFile:
 def read_plan(path: Path) -> PlanFile | str | None:
     """A plan file; None where there is none; the reason, in words, why it cannot be used."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            # The folder is looked at as well, but others may have written to it before that was put right.
+            if others := whose(os.fstat(file.fileno())):
+                return others
+            data = file.read()
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -19,6 +19,7 @@ from cir_infer.runtime.kept.names import graph_cache
 from cir_infer.runtime.kept.weights import with_weights, without_weights
 from cir_infer.runtime.onnx import OnnxBackend
 from tests.runtime.kept.bundled import Bundled, encoder, kept
+from tests.runtime.owners import belongs_to_another
 
 
 def test_the_second_opening_reads_what_the_first_kept(folder: Path) -> None:
@@ -146,7 +147,19 @@ def test_a_graph_that_others_may_write_to_is_not_used(folder: Path, caplog: pyte
     assert bundled.answers()
     kept(folder)[0].chmod(0o666)
     assert bundled.answers()
-    assert "others may write to it" in caplog.text
+    assert "other users may write to it" in caplog.text
+    assert bundled.reads == 2
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["the folder", "a graph"])
+def test_what_belongs_to_another_user_is_not_used(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    bundled = Bundled()
+    assert bundled.answers()
+    belongs_to_another(folder if whole else kept(folder)[0], monkeypatch)
+    assert bundled.answers()
+    assert "it belongs to another user (number " in caplog.text
     assert bundled.reads == 2
 
 

@@ -47,7 +47,7 @@ def test_variables_exist(variable: str) -> None:
         "is damaged or was cut short",
         "than ONNX Runtime on the CPU",
         "the bundle's int8 graphs have the form ",
-        "other users may write to the plan cache",
+        " is not trusted, for plans are programs: ",
         "queries are not replayed as CUDA graphs",
         "CUDA kernels were not compiled when cir-infer was installed",
         "loading the kernels for ",

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from cir_infer.errors import DeviceError
 from cir_infer.runtime.tensorrt.plan_cache import PlanCache, cache_folder, l4t_release
 from cir_infer.runtime.tensorrt.plan_file import PlanFile, PlanKey, read_plan
+from tests.runtime.owners import belongs_to_another
 
 KEY = PlanKey(
     "a" * 64, "10.3.0", "8.7", "Orin", "float16", {"batch": 8, "tokens": 64}, ("strongly typed",), None
@@ -77,11 +78,27 @@ def test_no_damage_goes_unnoticed(data: st.DataObject) -> None:
 def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path) -> None:
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
-    with pytest.raises(DeviceError, match=r"other users may write.*chmod go-w"):
+    with pytest.raises(DeviceError, match=r"not trusted.*other users may write.*chmod go-w"):
         PlanCache(tmp_path / "open")
     (tmp_path / "file").write_text("")
     with pytest.raises(DeviceError, match="set CIR_PLAN_CACHE"):
         PlanCache(tmp_path / "file" / "plans")
+
+
+def test_what_belongs_to_another_user_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder; and a plan that was put there while others might write to the folder."""
+    cache = PlanCache(tmp_path / "plans")
+    path = cache.store("image", KEY, PlanFile(KEY.to_json(), {"seconds": 1.0}, b"plan"))
+    assert isinstance(cache.find("image", KEY), PlanFile)
+    path.chmod(0o666)
+    assert "cannot be used: other users may write to it" in str(cache.find("image", KEY))
+    path.chmod(0o600)
+    belongs_to_another(path, monkeypatch)
+    assert "cannot be used: it belongs to another user (number " in str(cache.find("image", KEY))
+    belongs_to_another(cache.folder, monkeypatch)
+    with pytest.raises(DeviceError, match=r"not trusted.*it belongs to another.*set CIR_PLAN_CACHE") as told:
+        PlanCache(cache.folder)
+    assert "chmod" not in str(told.value)
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
