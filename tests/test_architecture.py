@@ -300,3 +300,24 @@ def test_the_types_of_all_packages_are_checked() -> None:
     folders = {Path(line).parent for line in tracked.stdout.splitlines()}
     outermost = {f.name for f in folders if f.parent not in folders and f.parts[0] != "tests"}
     assert set(re.findall(r'"(\w+)"', named)) == outermost == set(PACKAGES)
+
+
+DATES = {
+    "cir_infer/machine/findings.py",  # when a machine was looked at
+    "cir_infer/runtime/kept/graphs.py",  # how old a file is that a killed process left
+    "benchmarks/cir_bench/machine.py",  # when something was measured
+}
+
+
+def test_no_wall_clock_decides_how_long_anything_takes() -> None:
+    """It may be set back by an hour, or forth: deadlines, ages and rates are of `time.monotonic`."""
+    kinds = (
+        r"\btime\.time(_ns)?\(",
+        "CLOCK_REALTIME",
+        r"datetime\.(utc)?now\(",
+        r"date\.today\(",
+        "from time import",
+    )
+    asked = re.compile("|".join(kinds))
+    found = {str(path.relative_to(ROOT)) for _, path in ALL if asked.search(path.read_text("utf-8"))}
+    assert {name for name in found if not name.startswith("tools/")} == DATES
