@@ -23,6 +23,7 @@ from cir_eval.datasets.scenes.scene import CELLS, COLOURS, SHAPES, SIZES, Object
 from cir_export.preprocessing import check_inputs
 from cir_infer.bundle.manifest import FeatureInput, PixelInput
 from cir_infer.errors import ExportError, ImageError, UsageError, shown
+from cir_infer.foreign import files_below
 from cir_infer.inputs.images import ImageLike
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.inputs.texts import Text
@@ -114,7 +115,7 @@ def image_files(folder: str | os.PathLike[str], image: dict[str, Any]) -> list[P
         UsageError: there are none.
     """
     suffixes = {".npy"} if image["kind"] == "features" else _SUFFIXES
-    found = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in suffixes)
+    found = files_below(folder, suffixes)
     if not found:
         raise UsageError(f"{folder} holds no file of type {', '.join(sorted(suffixes))}")
     return found

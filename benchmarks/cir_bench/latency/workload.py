@@ -14,6 +14,7 @@ import numpy as np
 from cir_infer.bundle import Bundle
 from cir_infer.bundle.manifest import FeatureInput
 from cir_infer.errors import ImageError, UsageError
+from cir_infer.foreign import files_below
 from cir_infer.gallery import Snapshot
 from cir_infer.inputs.images import ImageLike
 from cir_infer.inputs.locations import Location
@@ -105,7 +106,7 @@ def _images(
     bundle: Bundle, snapshot: Snapshot, folder: Path | None, random: np.random.Generator
 ) -> tuple[Sequence[ImageLike], str]:
     if folder is not None:
-        found: list[ImageLike] = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in _SUFFIXES]
+        found: list[ImageLike] = [*files_below(folder, _SUFFIXES)]
         if not found:
             raise UsageError(f"{folder} holds no image ({', '.join(sorted(_SUFFIXES))})")
         return found[:_QUERIES], f"images of a folder, {_measured(found[:_QUERIES])}"
