@@ -1,7 +1,7 @@
 """The native scorer on the CPU: exact top-k at the price of reading the gallery once.
 
-The instruction set is chosen when a scorer is made: AVX-512 and AVX2 with or without VNNI, NEON
-with or without dot products, or portable C++. See kernels/score/README.md for how it works and how
+The instruction set is chosen when a scorer is made: AVX-512 with AMX, AVX-512 and AVX2 with or without
+VNNI, NEON with or without dot products, or portable C++. See kernels/score/README.md for how it works and how
 fast it is.
 """
 

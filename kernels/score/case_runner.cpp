@@ -1,9 +1,10 @@
 // Answers scoring cases on a machine that has no Python: an emulator that runs the conformance suite. The format is private
 // to this file and tests/scoring/test_other_machine.py: little-endian
 //     int64  row type, dimension, blocks, queries, terms, k, weighted, masked, exact from int8,
-//            threads, first list, vectors of an item, 0 for rows, products (a cir::Products)
+//            threads, first list, vectors of an item, 0 for rows, products (a cir::Products), bounds
 //     then per block int64 count, rows, scales (int8); numerators, weights, mask
-// and back: scores, rows, terms as in `Answer`, and of items the tokens.
+// and back: scores, rows, terms as in `Answer`, and of items the tokens. Where bounds are asked for (1 in one digit, 2 those
+// brought closer, 3 in two), four double shares of the margins follow, and back come the upper bounds of all rows alone.
 #include "../cases.h"
 
 #include <algorithm>
@@ -15,7 +16,7 @@
 namespace {
 
 void answer_case(const cir::Kernels* kernels) {
-    const std::vector<int64_t> head = cir::read_case<int64_t>(13);
+    const std::vector<int64_t> head = cir::read_case<int64_t>(14);
     cir::Gallery gallery{static_cast<cir::RowType>(head[0]), static_cast<int>(head[1]), {}};
     gallery.items = head[11] > 0;
     gallery.vectors = static_cast<int>(std::max<int64_t>(head[11], 1));
@@ -37,10 +38,18 @@ void answer_case(const cir::Kernels* kernels) {
     const std::vector<uint8_t> allow =
         cir::read_case<uint8_t>(head[7] ? static_cast<size_t>(gallery.count() + 7) / 8 : 0);
 
+    const cir::Query query{numerators.data(), head[6] ? weights.data() : nullptr, head[3], static_cast<int>(terms)};
+    if (head[13]) {
+        const std::vector<double> shares = cir::read_case<double>(4);
+        std::vector<float> bounds(queries * static_cast<size_t>(gallery.count()));
+        cir::upper_bounds(gallery, query, *kernels, head[13] == 3 ? 2 : 1, head[13] == 2, shares.data(), bounds.data());
+        cir::write_answer(bounds);
+        return;
+    }
+
     std::vector<float> scores(queries * k), by_term(queries * k * terms);
     std::vector<int64_t> best(queries * k);
     std::vector<int32_t> tokens(gallery.items ? by_term.size() : 0);
-    const cir::Query query{numerators.data(), head[6] ? weights.data() : nullptr, head[3], static_cast<int>(terms)};
     cir::Options options{kernels, static_cast<int>(head[9]), head[7] ? allow.data() : nullptr};
     options.products = static_cast<cir::Products>(head[12]);
     const cir::Answer answer{scores.data(), best.data(), by_term.data(), gallery.items ? tokens.data() : nullptr};

@@ -3,6 +3,10 @@
 
 #if defined(__x86_64__) || defined(_M_X64)
 #include <cpuid.h>
+#ifdef CIR_HAS_AMX
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #define CIR_X86 1
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
@@ -13,7 +17,7 @@ namespace {
 
 #ifdef CIR_X86
 struct Features {
-    bool avx2 = false, avx_vnni = false, avx512 = false, vnni = false;
+    bool avx2 = false, avx_vnni = false, avx512 = false, vnni = false, amx = false;
 
     Features() {
         unsigned a, b, c, d;
@@ -28,7 +32,25 @@ struct Features {
         avx2 = ymm && fma && f16c && (b >> 5 & 1);
         avx512 = avx2 && zmm && (b >> 16 & 1) && (b >> 17 & 1) && (b >> 30 & 1) && (b >> 31 & 1);  // F DQ BW VL
         vnni = avx512 && (c >> 11 & 1);
+        amx = vnni && (low >> 17 & 3) == 3 && (d >> 24 & 1) && (d >> 25 & 1) && has_tiles();
         if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) avx_vnni = avx2 && (a >> 4 & 1);
+    }
+
+private:
+    // Eight tiles of 16 rows of 64 bytes, and Linux lets this process use them. It is asked once: the permission goes to all
+    // threads and to forked children. From then on Linux wants alternative stacks for signals large enough to save the tiles
+    // too, and where one is too small already it refuses.
+    static bool has_tiles() {
+#ifdef CIR_HAS_AMX
+        unsigned a, b, c, d;
+        if (!__get_cpuid_count(0x1d, 1, &a, &b, &c, &d) || a >> 16 != 1024 || b != (8 << 16 | 64) || (c & 0xffff) != 16) {
+            return false;
+        }
+        constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
+        return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+        return false;
+#endif
     }
 };
 #elif defined(__aarch64__)
@@ -50,6 +72,9 @@ std::vector<const Kernels*> available_kernels() {
     std::vector<const Kernels*> out;
 #ifdef CIR_X86
     static const Features features;
+#ifdef CIR_HAS_AMX
+    if (features.amx) out.push_back(kAvx512Amx);
+#endif
     if (features.vnni) out.push_back(kAvx512Vnni);
     if (features.avx512) out.push_back(kAvx512);
 #ifdef CIR_HAS_AVXVNNI

@@ -84,7 +84,7 @@ struct Peak {
 // D = square_norm |p| + square_error |y^2 / c - p|, the term of a row is at most
 //     factor * N / sqrt(w' . p -+ D)     or, without weights,     factor * unit * N         (minus where N >= 0)
 struct ByteTerms {
-    const int32_t* packed;  // [padded / 4][pairs][n' in one or two digits, w' if weighted], four bytes each
+    const int32_t* packed;  // [padded / term_bytes][pairs][n' in one or two digits, w' if weighted][term_bytes / 4], four bytes each
     const int32_t* shift;   // [pairs][digits]: `Screen::bias` times the sum of the digit, and of the peaks
     const Peak* peaks;      // [first_peak[p] .. first_peak[p + 1]) belong to the first digit of pair p, 128 times
     const int32_t* first_peak;
@@ -110,6 +110,7 @@ struct Screen {
     int tile_rows;  // at most 64
     int width;      // lanes of 32 bits
     int bias;
+    int term_bytes;       // of a term that lie together: as many as one product takes
     int max_pairs[2][2];  // [digits - 1][weighted]
 
     // Rows times their scales unless null, as `Kernels::pack` takes them; a scale that is not ordinary makes a NaN.
@@ -200,6 +201,7 @@ extern const Kernels* const kAvx2;
 extern const Kernels* const kAvxVnni;
 extern const Kernels* const kAvx512;
 extern const Kernels* const kAvx512Vnni;
+extern const Kernels* const kAvx512Amx;
 extern const Kernels* const kNeon;
 extern const Kernels* const kNeonDot;
 

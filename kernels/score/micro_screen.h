@@ -133,15 +133,58 @@ void pack_bytes(const void* base, const float* scales, const int32_t* index, int
     }
 }
 
+// The bounds of term p for the rows of a tile, from its products with them: n' in kDigits digits and, weighted, w'.
+template <class S, int kDigits, bool kWeighted, int kColumns = kDigits + (kWeighted ? 1 : 0)>
+inline void bound_of_sums(const ByteRows& rows, const ByteTerms& terms, int p, typename S::Bytes (&sum)[S::kByteVectors][kColumns],
+                          float* out, float* inverse_roots) {
+    constexpr int W = S::kWidth, M = S::kByteVectors, kTile = M * W;
+    using V = typename S::V;
+    using B = typename S::Bytes;
+    const V factor = S::set1(terms.factor[p]);
+    const V of_norm = S::set1(terms.value_norm[p]), of_error = S::set1(terms.value_error[p]);
+    B high[M];
+    CIR_UNROLL for (int m = 0; m < M; ++m) high[m] = S::no_bytes();
+    for (const Peak *peak = terms.peaks + terms.first_peak[p], *end = terms.peaks + terms.first_peak[p + 1]; peak < end; ++peak) {
+        const B x = S::set_bytes(peak->bytes);
+        const uint8_t* q = rows.values + static_cast<ptrdiff_t>(peak->group) * kTile * 4;
+        CIR_UNROLL for (int m = 0; m < M; ++m) high[m] = S::dot(high[m], S::load_bytes(q + m * W * 4), x);
+    }
+    CIR_UNROLL for (int m = 0; m < M; ++m) {
+        sum[m][0] = S::add_128(sum[m][0], high[m]);
+        V top = S::from_int(S::subtract(sum[m][0], S::set_bytes(terms.shift[p * kDigits])));
+        if (kDigits == 2) {
+            const V second = S::from_int(S::subtract(sum[m][kDigits - 1], S::set_bytes(terms.shift[p * kDigits + 1])));
+            top = S::fma(top, S::set1(kDigit), second);
+        }
+        top = S::fma(of_norm, S::load(rows.value_norm + m * W), top);
+        top = S::fma(of_error, S::load(rows.value_error + m * W), top);
+        V bound = S::mul(factor, top), enough = S::zero(), doubled = S::zero();
+        if (kWeighted) {
+            const V norm = S::from_int(sum[m][kColumns - 1]);
+            V doubt = S::mul(S::set1(terms.square_norm[p]), S::load(rows.square_norm + m * W));
+            doubt = S::fma(S::set1(terms.square_error[p]), S::load(rows.square_error + m * W), doubt);
+            const V inverse_root = S::inverse_root(S::sub(norm, S::with_sign(doubt, top)));
+            bound = S::mul(bound, inverse_root);
+            if (inverse_roots) S::store(inverse_roots + p * kTile + m * W, inverse_root);
+            enough = norm;
+            doubled = S::add(doubt, doubt);
+        } else {
+            bound = S::mul(bound, S::load(rows.unit + m * W));
+            enough = S::set1(kLargestTerm);
+            doubled = S::abs(bound);
+        }
+        S::store(out + p * kTile + m * W, S::if_greater(enough, doubled, bound));
+    }
+}
+
 template <class S, int P, int kDigits, bool kWeighted>
 void byte_bounds(const ByteRows& rows, const ByteTerms& terms, float* out, float* inverse_roots) {
     constexpr int W = S::kWidth, M = S::kByteVectors, kTile = M * W, kColumns = kDigits + (kWeighted ? 1 : 0);
-    using V = typename S::V;
     using B = typename S::Bytes;
-    B sum[P][kColumns][M];
+    B sum[P][M][kColumns];
     CIR_UNROLL for (int p = 0; p < P; ++p) {
-        CIR_UNROLL for (int c = 0; c < kColumns; ++c) {
-            CIR_UNROLL for (int m = 0; m < M; ++m) sum[p][c][m] = S::no_bytes();
+        CIR_UNROLL for (int m = 0; m < M; ++m) {
+            CIR_UNROLL for (int c = 0; c < kColumns; ++c) sum[p][m][c] = S::no_bytes();
         }
     }
     const uint8_t *values = rows.values, *squares = rows.squares;
@@ -156,7 +199,8 @@ void byte_bounds(const ByteRows& rows, const ByteTerms& terms, float* out, float
             CIR_UNROLL for (int c = 0; c < kColumns; ++c) {
                 const B x = S::set_bytes(term[p * kColumns + c]);
                 CIR_UNROLL for (int m = 0; m < M; ++m) {
-                    sum[p][c][m] = c < kDigits ? S::dot(sum[p][c][m], q[m], x) : S::dot_squares(sum[p][c][m], p2[m], x);
+                    B& to = sum[p][m][c];
+                    to = c < kDigits ? S::dot(to, q[m], x) : S::dot_squares(to, p2[m], x);
                 }
             }
         }
@@ -164,43 +208,7 @@ void byte_bounds(const ByteRows& rows, const ByteTerms& terms, float* out, float
         if (kWeighted) squares += kTile * 4;
         term += P * kColumns;
     }
-    CIR_UNROLL for (int p = 0; p < P; ++p) {
-        const V factor = S::set1(terms.factor[p]);
-        const V of_norm = S::set1(terms.value_norm[p]), of_error = S::set1(terms.value_error[p]);
-        B high[M];
-        CIR_UNROLL for (int m = 0; m < M; ++m) high[m] = S::no_bytes();
-        for (const Peak *peak = terms.peaks + terms.first_peak[p], *end = terms.peaks + terms.first_peak[p + 1]; peak < end; ++peak) {
-            const B x = S::set_bytes(peak->bytes);
-            const uint8_t* q = rows.values + static_cast<ptrdiff_t>(peak->group) * kTile * 4;
-            CIR_UNROLL for (int m = 0; m < M; ++m) high[m] = S::dot(high[m], S::load_bytes(q + m * W * 4), x);
-        }
-        CIR_UNROLL for (int m = 0; m < M; ++m) {
-            sum[p][0][m] = S::add_128(sum[p][0][m], high[m]);
-            V top = S::from_int(S::subtract(sum[p][0][m], S::set_bytes(terms.shift[p * kDigits])));
-            if (kDigits == 2) {
-                const V second = S::from_int(S::subtract(sum[p][kDigits - 1][m], S::set_bytes(terms.shift[p * kDigits + 1])));
-                top = S::fma(top, S::set1(kDigit), second);
-            }
-            top = S::fma(of_norm, S::load(rows.value_norm + m * W), top);
-            top = S::fma(of_error, S::load(rows.value_error + m * W), top);
-            V bound = S::mul(factor, top), enough = S::zero(), doubled = S::zero();
-            if (kWeighted) {
-                const V norm = S::from_int(sum[p][kColumns - 1][m]);
-                V doubt = S::mul(S::set1(terms.square_norm[p]), S::load(rows.square_norm + m * W));
-                doubt = S::fma(S::set1(terms.square_error[p]), S::load(rows.square_error + m * W), doubt);
-                const V inverse_root = S::inverse_root(S::sub(norm, S::with_sign(doubt, top)));
-                bound = S::mul(bound, inverse_root);
-                if (inverse_roots) S::store(inverse_roots + p * kTile + m * W, inverse_root);
-                enough = norm;
-                doubled = S::add(doubt, doubt);
-            } else {
-                bound = S::mul(bound, S::load(rows.unit + m * W));
-                enough = S::set1(kLargestTerm);
-                doubled = S::abs(bound);
-            }
-            S::store(out + p * kTile + m * W, S::if_greater(enough, doubled, bound));
-        }
-    }
+    CIR_UNROLL for (int p = 0; p < P; ++p) bound_of_sums<S, kDigits, kWeighted>(rows, terms, p, sum[p], out, inverse_roots);
 }
 
 template <class S, int P, int kDigits, bool kWeighted>
@@ -294,16 +302,26 @@ uint64_t screen_above(const float* bounds, int pairs, float threshold) {
     return found;
 }
 
+// With products of its own, each of `term_bytes` of a term.
 template <class S>
-constexpr Screen screen_of() {
+constexpr Screen screen_with(int term_bytes, const int (&most)[2][2],
+                             void (*bounds)(const ByteRows& rows, const ByteTerms& terms, float* out, float* inverse_roots)) {
     return Screen{S::kByteVectors * S::kWidth,
                   S::kWidth,
                   S::kBias,
-                  {{byte_pairs<S>(1, false), byte_pairs<S>(1, true)}, {byte_pairs<S>(2, false), byte_pairs<S>(2, true)}},
+                  term_bytes,
+                  {{most[0][0], most[0][1]}, {most[1][0], most[1][1]}},
                   {pack_bytes<S, float>, pack_bytes<S, typename S::Half>, pack_bytes<S, int8_t>},
-                  screen_bounds<S>,
+                  bounds,
                   screen_closer<S>,
                   screen_above<S>};
+}
+
+template <class S>
+constexpr Screen screen_of() {
+    constexpr int most[2][2] = {{byte_pairs<S>(1, false), byte_pairs<S>(1, true)},
+                                {byte_pairs<S>(2, false), byte_pairs<S>(2, true)}};
+    return screen_with<S>(4, most, screen_bounds<S>);
 }
 
 }  // namespace

@@ -103,7 +103,7 @@ void ScreenTerms::pack(int digits) {
     const int8_t* column[3] = {first_.data(), digits == 2 ? second_.data() : weights_.data(), weights_.data()};
     form.packed.resize(pairs_ * columns * padded_ / 4);
     const size_t most = static_cast<size_t>(screen_->max_pairs[digits - 1][weighted_]);
-    const size_t groups = (pairs_ + most - 1) / most;
+    const size_t groups = (pairs_ + most - 1) / most, together = static_cast<size_t>(screen_->term_bytes);
     for (size_t g = 0; g < groups; ++g) {
         const size_t start = pairs_ * g / groups, end = pairs_ * (g + 1) / groups;
         int32_t* to = &form.packed[start * columns * padded_ / 4];
@@ -111,9 +111,12 @@ void ScreenTerms::pack(int digits) {
                                &form.factor[start], &form.value_norm[start], &form.value_error[start], &square_norm_[start],
                                &square_error_[start], static_cast<int>(end - start), static_cast<int>(padded_), digits,
                                weighted_});
-        for (size_t d = 0; d < padded_; d += 4) {
+        for (size_t d = 0; d < padded_; d += together) {
             for (size_t p = start; p < end; ++p) {
-                for (size_t c = 0; c < columns; ++c) std::memcpy(to++, column[c] + p * padded_ + d, sizeof *to);
+                for (size_t c = 0; c < columns; ++c) {
+                    const int8_t* from = column[c] + p * padded_ + d;
+                    for (size_t i = 0; i < together; i += sizeof *to) std::memcpy(to++, from + i, sizeof *to);
+                }
             }
         }
     }

@@ -89,12 +89,12 @@ def compile_once(home: Path, source: Path, flags: list[str], inputs: list[Path])
     return made
 
 
-def link(library: Path, objects: list[Path], *flags: str) -> None:
-    """A shared library of object files."""
-    library.parent.mkdir(parents=True, exist_ok=True)
-    half = library.with_suffix(f".{os.getpid()}")
-    _compile("-shared", *flags, "-o", str(half), *map(str, objects))
-    half.replace(library)
+def link(made: Path, objects: list[Path], *flags: str, shared: bool = True) -> None:
+    """A shared library of object files, or a program."""
+    made.parent.mkdir(parents=True, exist_ok=True)
+    half = made.with_suffix(f".{os.getpid()}")
+    _compile(*(["-shared"] if shared else []), *flags, "-o", str(half), *map(str, objects))
+    half.replace(made)
 
 
 def _compile(*arguments: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,25 @@ from cir_infer.scoring import _kernels
 from cir_infer.scoring.contract import QueryTerms, Rows, Scorer
 from cir_infer.scoring.cpu import CpuScorer, Int8Scorer
 from cir_infer.scoring.reference import exact_terms
+from tests.emulation import tiles
+from tests.other_machine import CaseRunner, command
 from tests.scoring.cases import pack, random_terms, rows_of
 from tests.scoring.conformance import ScorerConformance
+from tests.scoring.elsewhere import WAYS, ElsewhereScorer, upper_bounds
 
-SETS = tuple(_kernels.byte_instruction_sets())
+SETS = list(_kernels.byte_instruction_sets())
 WHOLE = (1.0, 1.0, 1.0, 1.0)
+
+AMX = "avx512amx elsewhere"
+"""AMX without a processor that has it: tiles in C++, or what CIR_AMX_RUNNER names (`make amx-check`)."""
+if command("CIR_AMX_RUNNER") or "avx512vnni" in SETS:
+    SETS.append(AMX)
+
+
+@functools.cache
+def amx() -> CaseRunner:
+    return CaseRunner([*(command("CIR_AMX_RUNNER") or [str(tiles.program())]), "avx512amx"])
+
 
 if not SETS:
     pytest.skip("no instruction set of this machine multiplies bytes", allow_module_level=True)
@@ -43,6 +58,19 @@ class TestAvx512Vnni(OneByteInstructionSet):
     instruction_set = "avx512vnni"
 
 
+class TestAvx512Amx(OneByteInstructionSet):
+    instruction_set = "avx512amx"
+
+
+class TestAvx512AmxElsewhere(OneByteInstructionSet):
+    instruction_set = AMX
+    row_types = ("float32", "int8")  # float16 is widened as ever
+    examples = 10
+
+    def make(self, rows: Rows) -> Scorer:
+        return ElsewhereScorer(rows, amx(), products="int8")
+
+
 class TestAvxVnni(OneByteInstructionSet):
     instruction_set = "avxvnni"
     row_types = ("float32",)  # what it does with others, avx2 does
@@ -52,14 +80,12 @@ class TestNeonDot(OneByteInstructionSet):
     instruction_set = "neondot"
 
 
-# By products of one digit, those brought closer by the second for rows one by one, and by both at once.
-WAYS = ("one", "closer", "two")
-
-
 def bounds(
     rows: Rows, terms: QueryTerms, instruction_set: str, way: str, shares: tuple[float, ...] = WHOLE
 ) -> npt.NDArray[np.float32]:
     """(Q, N)"""
+    if instruction_set == AMX:
+        return upper_bounds(rows, terms, amx(), way, shares)
     gallery = _kernels.Gallery(list(rows.blocks), list(rows.scales or ()))
     digits, closer = (2 if way == "two" else 1), way == "closer"
     found: npt.NDArray[np.float32] = _kernels.upper_bounds(
@@ -344,3 +370,18 @@ def test_an_exact_scan_from_an_int8_copy_answers_alike() -> None:
         Int8Scorer(rows).topk(terms, 20), CpuScorer(rows, products="int8").topk(terms, 20), strict=True
     ):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.skipif(AMX not in SETS or bool(command("CIR_AMX_RUNNER")), reason="compares on one processor")
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("way", WAYS)
+def test_products_of_tiles_are_those_of_vectors(way: str, weighted: bool) -> None:
+    """Whole numbers are the same however they are summed, and what is made of them is the same code."""
+    rng = np.random.default_rng(8)
+    for q in (1, 2, 5, 8, 9, 15, 16, 17, 21, 37):
+        for d in (3, 64, 65, 200, 512):
+            rows = rows_of(hostile_values(rng, 71, d, KINDS), "float32", [40])
+            terms = random_terms(rng, q, 2, d, weighted, 3.0)
+            np.testing.assert_array_equal(
+                bounds(rows, terms, AMX, way), bounds(rows, terms, "avx512vnni", way)
+            )
