@@ -7,7 +7,7 @@ SOURCES := $(shell find kernels -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o
 
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: setup test lint demo demo-emoji stress browser triton-check ray-check openvino-check bench docs wheels release-check fatbin cuda-check gpu-check gpu-engine-check clean neon-check \
+.PHONY: setup test lint demo demo-emoji stress browser triton-check ray-check openvino-check bench docs wheels release-check fatbin cuda-check gpu-check gpu-engine-check clean neon-check amx-check \
         tensorrt-check old-cuda-check driver-check
 
 setup: $(STAMP)
@@ -109,6 +109,13 @@ neon-check: $(STAMP)
 	  CIR_RECURRENT_RUNNER="qemu-aarch64-static build/neon/cir_recurrent_cases" \
 	  $(BIN)/python -m pytest tests/scoring/test_other_machine.py tests/runtime/test_resampling.py \
 	  tests/runtime/recurrent/test_processor.py
+
+# AMX on an emulated processor, a quarter of an hour. What that needs: tools/emulator/bochs.py.
+amx-check: $(STAMP)
+	$(BIN)/cmake -S . -B build/amx -G Ninja -DCIR_CASE_RUNNER=ON
+	$(BIN)/cmake --build build/amx --target cir_score_cases
+	CIR_AMX_RUNNER="$(BIN)/python tools/emulator/bochs.py build/amx/cir_score_cases" \
+	  $(BIN)/python -m pytest -n 0 -k Elsewhere tests/scoring/test_bytes.py
 
 # The CUDA kernels for every architecture, two files beside the Python code. Needs nvcc, no GPU.
 fatbin:

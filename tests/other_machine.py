@@ -30,8 +30,12 @@ class CaseRunner:
 
     @staticmethod
     def _end(process: subprocess.Popen[bytes]) -> None:
-        process.kill()
-        process.communicate()
+        process.terminate()  # an emulator may have a machine to switch off
+        try:
+            process.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
 
     def ask(self, case: bytes, size: int) -> bytes:
         """The answer, of so many bytes."""

@@ -1,0 +1,1 @@
+"""Programs on processors that this machine does not have."""
