@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -125,6 +126,26 @@ def test_a_transparent_picture_has_no_colour_of_the_page(
         with Image.open(io.BytesIO(shot)) as image:
             assert image.convert("RGB").getpixel((image.width // 2, image.height // 2)) == (0, 0, 0)
         assert page.errors == []
+
+
+def test_a_transparent_picture_of_ones_own_is_shown_as_it_is_encoded(page: Page, tmp_path: Path) -> None:
+    """A white logo was shown on black, where the encoder, which drops alpha, took nothing but white."""
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (40, 60, 4), dtype=np.uint8)
+    pixels[:20, :, 3] = 0
+    Image.fromarray(pixels).save(tmp_path / "hidden.png")
+    page.page.set_input_files("#file", tmp_path / "hidden.png")
+    page.page.wait_for_function("() => document.querySelector('#picture').naturalWidth == 60")
+    shown = page.page.evaluate(
+        """async () => {
+            const canvas = document.createElement("canvas");
+            [canvas.width, canvas.height] = [60, 40];
+            canvas.getContext("2d").drawImage(document.querySelector("#picture"), 0, 0);
+            return canvas.toDataURL().split(",")[1];
+        }"""
+    )
+    with Image.open(io.BytesIO(base64.b64decode(shown))) as image:
+        assert (np.asarray(image.convert("RGB")) == pixels[:, :, :3]).all()
 
 
 def test_dropping_and_pasting(page: Page) -> None:

@@ -57,17 +57,38 @@ async function setReference(next) {
   }
 }
 
-// What is transparent shows no colour of the page's: encoders take what lies below, which is black as a rule.
+// What is transparent shows no colour of the page's: encoders take what lies below, so the picture without alpha is shown.
 async function opaque(file) {
   try {
-    const picture = await createImageBitmap(file);
+    const picture = await createImageBitmap(file, { premultiplyAlpha: "none" });
     const scale = Math.min(1, 2048 / Math.max(picture.width, picture.height));
     const canvas = el("canvas", { width: Math.max(1, picture.width * scale), height: Math.max(1, picture.height * scale) });
-    canvas.getContext("2d", { alpha: false }).drawImage(picture, 0, 0, canvas.width, canvas.height);
+    const whole = /jpe?g|bmp/.test(file.type) ? picture : withoutAlpha(picture) ?? picture;
+    canvas.getContext("2d", { alpha: false }).drawImage(whole, 0, 0, canvas.width, canvas.height);
     return URL.createObjectURL(await new Promise((done) => canvas.toBlob(done)));
   } catch {
     return URL.createObjectURL(file);
   }
+}
+
+// A canvas loses colours below transparency, a texture keeps them. null where a browser has none of that size: there black is shown.
+function withoutAlpha(picture) {
+  const { width, height } = picture;
+  const gl = el("canvas").getContext("webgl");
+  if (!gl || Math.max(width, height) > gl.getParameter(gl.MAX_TEXTURE_SIZE)) return null;
+  gl.bindTexture(gl.TEXTURE_2D, gl.createTexture());
+  gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, picture);
+  gl.bindFramebuffer(gl.FRAMEBUFFER, gl.createFramebuffer());
+  gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, gl.getParameter(gl.TEXTURE_BINDING_2D), 0);
+  const pixels = new ImageData(width, height);
+  gl.readPixels(0, 0, width, height, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(pixels.data.buffer));
+  const failed = gl.getError();
+  gl.getExtension("WEBGL_lose_context")?.loseContext();
+  if (failed) return null;
+  for (let at = 3; at < pixels.data.length; at += 4) pixels.data[at] = 255;
+  const canvas = el("canvas", { width, height });
+  canvas.getContext("2d", { alpha: false }).putImageData(pixels, 0, 0);
+  return canvas;
 }
 
 const segment = (id) => encodeURIComponent(id);
