@@ -208,6 +208,7 @@ def lowered_json(report: ConversionReport) -> dict[str, Any]:
         "bundle": report.path,
         "bytes": report.path.stat().st_size,
         "bytes_float32": report.bytes_before,
+        "reference_in_compose": report.in_compose,
         "fingerprint": report.manifest.fingerprint,
         "precision": report.manifest.precision,
         "provenance": report.manifest.provenance,
@@ -225,7 +226,14 @@ def shown_lowering(report: ConversionReport) -> str:
     if report.kept:
         text += f"\n  in float32: {', '.join(report.kept)}"
     share = size / report.bytes_before
-    return f"{text}\n\nwrote {report.path}, {size / 1e6:.1f} MB ({share:.0%} of float32)"
+    text += f"\n\nwrote {report.path}, {size / 1e6:.1f} MB ({share:.0%} of float32)"
+    if report.in_compose:
+        text += (
+            f"\n{report.in_compose / 1e6:.1f} MB encode the reference image inside compose, which stays "
+            "float32, so queries gain little; a RetrievalModel with encode_reference has them in a graph "
+            f"that becomes {manifest.precision} (docs/systems.md)"
+        )
+    return text
 
 
 def _measurement(

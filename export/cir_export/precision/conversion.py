@@ -15,6 +15,7 @@ from onnx import ModelProto
 from cir_export.memory import give_back
 from cir_export.precision.blame import layer_errors
 from cir_export.precision.calibration import Calibration
+from cir_export.precision.composing import reference_in_compose
 from cir_export.precision.fidelity import Fidelity, measure_fidelity, see
 from cir_export.precision.gate import ALLOWED_LOSS, LIMITS, PrecisionError, objections
 from cir_export.precision.graphs import LoweredGraph, PrecisionName, lower_graphs
@@ -67,6 +68,7 @@ class ConversionReport:
         manifest: as written; its parity report has all of this under "precision".
         bytes_before: size of the float32 bundle.
         kept: layers that stayed float32.
+        in_compose: see `reference_in_compose`: bytes of it, which stayed float32.
         fidelity: against the float32 bundle.
         drift: recall before and after, where there was a labelled set.
     """
@@ -75,6 +77,7 @@ class ConversionReport:
     manifest: Manifest
     bytes_before: int
     kept: tuple[str, ...]
+    in_compose: int
     fidelity: Fidelity
     drift: RecallDrift | None
 
@@ -150,7 +153,8 @@ def convert_bundle(
     except OSError as error:
         raise ExportError(f"{target} cannot be written: {error.strerror or error}") from error
     size = Path(source).stat().st_size
-    return ConversionReport(path, Bundle(path).manifest, size, kept, fidelity, drift)
+    inside = reference_in_compose(bundle)
+    return ConversionReport(path, Bundle(path).manifest, size, kept, inside, fidelity, drift)
 
 
 def _check(bundle: Bundle, target: Path, lowering: Lowering, calibration: Calibration | None) -> None:

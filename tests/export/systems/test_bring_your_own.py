@@ -12,8 +12,11 @@ import torch
 
 from cir_export.bring_your_own import is_module_path, load_module
 from cir_export.commands.export import main
+from cir_export.precision.composing import reference_in_compose
 from cir_infer import Gallery, Searcher
+from cir_infer.bundle import Bundle
 from cir_infer.errors import CheckpointError, ExportError, UsageError
+from tests.export.precision.bundles import photographs
 
 DOCS = Path(__file__).parents[3] / "docs" / "systems.md"
 
@@ -188,3 +191,54 @@ def test_the_command_ends_with_one_line(module: Path, capsys: pytest.CaptureFixt
         stderr = capsys.readouterr().err
         assert (code, stderr.count("\n")) == (2, 1), stderr
         assert said in stderr
+
+
+_OTHERS = """\
+from cir_export.models import RetrievalModel, Terms
+from my_models import *
+
+class TextAlone(ComposeAeLike):
+    def encode_query(self, images, tokens, lengths):
+        return self.rnn(self.embed(tokens), lengths)[1]
+
+class InFourGraphs(RetrievalModel):
+    system, term_names, reference_is_gallery_row = "four", ("similarity",), False
+    image, tokenizer = ComposeAeLike.image, ComposeAeLike.tokenizer
+
+    def __init__(self):
+        super().__init__(64)
+        self.inner = ComposeAeLike()
+
+    @classmethod
+    def from_config(cls, config): return cls()
+
+    def encode_gallery(self, images): return self.inner.encode_gallery(images)
+
+    def encode_reference(self, images): return self.inner.encode_gallery(images).relu()
+
+    def encode_text(self, tokens, lengths): return self.inner.rnn(self.inner.embed(tokens), lengths)[1]
+
+    def compose(self, reference, text): return Terms((reference + text)[:, None], None)
+"""
+
+
+def test_a_reference_that_is_encoded_in_compose_is_told(
+    module: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Compose stays float32: the bundle grew, no query became faster, and only the percentage was printed."""
+    (module / "others.py").write_text(_OTHERS, encoding="utf-8")
+    sys.modules.pop("others", None)
+    lower = ["--precision", "int8", "--calibrate", str(photographs(module / "photos")), "-o", "lowered.cir"]
+    torch.manual_seed(1)
+    assert main(["my_models:ComposeAeLike", "-o", "whole.cir"]) == 0
+    trunk = 4 * (16 * 3 * 8 * 8 + 16 + 1024 * 64 + 64)
+    assert trunk <= reference_in_compose(Bundle("whole.cir")) < 1.01 * trunk
+    capsys.readouterr()
+    assert main(["whole.cir", *lower]) == 0
+    assert "0.3 MB encode the reference image inside compose" in capsys.readouterr().out
+    for name in ("TextAlone", "InFourGraphs"):
+        assert main([f"others:{name}", "-o", "other.cir"]) == 0
+        assert reference_in_compose(Bundle("other.cir")) == 0, name
+    capsys.readouterr()
+    assert main(["other.cir", *lower]) == 0
+    assert "inside compose" not in capsys.readouterr().out
