@@ -64,7 +64,8 @@ def alone_in(folder: Path, error: type[CirError], what: str) -> Iterator[None]:
         what: others may be doing there, e.g. "trains".
 
     Raises:
-        CirError: of the type `error`, at once, where somebody else is; or it cannot be opened.
+        CirError: of the type `error`, at once, where somebody else is; or it cannot be opened, or is removed
+            meanwhile.
     """
     try:
         held = locked_file(_OpenFolder, folder)
@@ -79,7 +80,16 @@ def alone_in(folder: Path, error: type[CirError], what: str) -> Iterator[None]:
             ) from problem
         except OSError:
             pass  # there are no locks
+        if not _is_at(held.fd, folder):  # the last one has just removed it, and a lock on it keeps nobody out
+            raise error(f"{folder} was removed or replaced while it was being opened; try again")
         yield
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except OSError:
+        return False
 
 
 class _OpenFolder:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -346,3 +349,31 @@ def test_a_data_set_that_another_process_makes_is_left_to_it(tmp_path: Path) -> 
     ):
         build(root, [style], PLAN, tmp_path)
     assert [path.name for path in root.iterdir()] == [layout.draft(root).name]
+
+
+def test_what_another_process_finishes_meanwhile_is_not_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The draft was looked at before the lock was there: what was finished passed for interrupted."""
+    root, style = tmp_path / "data", style_of("noto", tmp_path)
+    root.mkdir()
+    layout.draft(root).touch()
+
+    @contextmanager
+    def after_the_other(*asked: Any) -> Iterator[None]:
+        with alone_in(*asked):
+            layout.draft(root).replace(layout.description(root))
+            yield
+
+    monkeypatch.setattr("cir_eval.datasets.emoji.building.alone_in", after_the_other)
+    with pytest.raises(DatasetError, match="not an empty folder"):
+        build(root, [style], PLAN, tmp_path)
+    assert [path.name for path in root.iterdir()] == [layout.description(root).name]
+
+
+def test_one_who_is_refused_leaves_nothing_in_a_folder(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    with alone_in(root, DatasetError, "works"), pytest.raises(DatasetError, match="another process"):
+        build(root, [style_of("noto", tmp_path)], PLAN, tmp_path)
+    assert not any(root.iterdir())

@@ -114,6 +114,25 @@ def test_one_is_alone_in_a_folder(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("made_again", [False, True])
+def test_a_lock_on_a_folder_that_was_just_removed_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made_again: bool
+) -> None:
+    """As `cir-bench systems` does with one in which nothing came to be, while the next is opening it."""
+    folder, lock = tmp_path / "table", fcntl.flock
+    folder.mkdir()
+
+    def late(fd: int, operation: int) -> None:
+        folder.rmdir()
+        if made_again:
+            folder.mkdir()
+        lock(fd, operation)
+
+    monkeypatch.setattr("cir_infer.processes.locked_files.fcntl.flock", late)
+    with pytest.raises(DatasetError, match=r"was removed or replaced .* try again"), training(folder):
+        pass
+
+
 def test_a_thread_that_has_announced_something_does_not_wait_for_the_fork_that_waits_for_it(
     children: list[Child],
 ) -> None:

@@ -16,6 +16,7 @@ from cir_export.training.processes import ALONE, Processes
 from cir_export.training.step import step_of
 from cir_export.training.trainer import TrainingFiles, train
 from cir_infer.errors import TrainingError
+from cir_infer.processes.locked_files import alone_in
 from tests.training.test_data_sets import cirr_features, configuration
 
 
@@ -51,6 +52,26 @@ def test_two_processes_give_the_loss_of_one(tmp_path: Path) -> None:
         for name in ("one", "two")
     )
     assert all(torch.allclose(one[name], two[name], atol=1e-3) for name in one)
+
+
+def refused_of_two(rank: int, port: int, root: Path, out: Path, said: Any) -> None:
+    with pytest.raises(TrainingError) as error:
+        one_of_two(rank, port, root, out)
+    said.put((rank, str(error.value)))
+
+
+@pytest.mark.slow
+def test_where_the_first_process_is_refused_the_others_end_in_a_line(tmp_path: Path) -> None:
+    """They wait for it, and ended in an exception from the depths of PyTorch."""
+    root, out = cirr_features(tmp_path / "data"), tmp_path / "out"
+    out.mkdir()
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    said = multiprocessing.get_context("spawn").SimpleQueue()
+    with alone_in(out, TrainingError, "trains"):
+        multiprocessing.spawn(refused_of_two, (store.port, root, out, said), nprocs=2)  # type: ignore[no-untyped-call]
+    lines = dict(said.get() for _ in range(2))
+    assert "another process trains there" in lines[0]
+    assert lines[1].startswith("another process of this training has ended") and len(lines[1]) < 400
 
 
 def test_a_loss_of_its_own_is_not_shared() -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, distributed
 from torch.autograd import Function
 
-from cir_infer.errors import TrainingError
+from cir_infer.errors import TrainingError, shown
 
 __all__ = ["ALONE", "Processes", "join_processes"]
 
@@ -59,9 +59,13 @@ class Processes:
         return found
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Until all processes are here.
+
+        Raises:
+            TrainingError: one has ended.
+        """
         if self.count > 1:
-            distributed.barrier()
+            _with_all(distributed.barrier)
 
     def seed(self, seed: int, step: int) -> None:
         """Dice of a step: another sequence in each process, the same when a training goes on."""
@@ -73,7 +77,7 @@ class Processes:
         if self.count == 1:
             return float(value.item())
         total = value.detach().clone()
-        distributed.all_reduce(total)
+        _with_all(distributed.all_reduce, total)
         return float(total.item()) / self.count
 
 
@@ -102,6 +106,16 @@ def join_processes(device: torch.device) -> Processes:
     return found
 
 
+def _with_all(call: Callable[..., Any], *args: Any) -> None:
+    """What all processes do together."""
+    try:
+        call(*args)
+    except RuntimeError as error:
+        raise TrainingError(
+            f"another process of this training has ended ({shown(error)}); what it said before says why"
+        ) from error
+
+
 class _Gather(Function):
     """Rows that each process has a share of, as all rows; a row's gradient is the sum of all processes'."""
 
@@ -114,11 +128,11 @@ class _Gather(Function):
             )
         rows = own.new_zeros(count, *own.shape[1:])
         rows[processes.share] = own
-        distributed.all_reduce(rows)
+        _with_all(distributed.all_reduce, rows)
         return rows
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         total = gradients[0].contiguous()
-        distributed.all_reduce(total)
+        _with_all(distributed.all_reduce, total)
         return total[ctx.processes.share], None, None

@@ -56,8 +56,9 @@ def build(
     if any(style.suffix == ".svg" for style in styles):
         svg_support()
     try:
-        _begin(root)
+        root.mkdir(parents=True, exist_ok=True)
         with alone_in(root, DatasetError, "makes this data set"):
+            _begin(root)
             return _write(root, styles, plan, given, progress)
     except OSError as error:
         raise DatasetError(f"cannot write the data set to {root}: {why(error)}") from error
@@ -65,12 +66,11 @@ def build(
 
 def _begin(root: Path) -> None:
     """Only an attempt of our own is continued, and nothing of anybody else is written over."""
-    if root.exists() and not layout.draft(root).is_file() and (not root.is_dir() or any(root.iterdir())):
+    if not layout.draft(root).is_file() and any(root.iterdir()):
         raise DatasetError(
             f"{root} exists and is not an empty folder; name another one, remove it, or name one in which "
             "this command was interrupted"
         )
-    root.mkdir(parents=True, exist_ok=True)
     layout.draft(root).touch()
 
 
