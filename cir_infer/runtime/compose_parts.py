@@ -173,6 +173,8 @@ def parts_of(model: Model, whole: Graph, load: Callable[[Model], Graph], worth: 
         load: makes a model ready to run.
         worth: see `text_apart`.
     """
+    if {tensor.name for tensor in whole.inputs} != {"reference", "text"}:
+        return None  # as where one has a default, which no backend asks for
     try:
         apart = text_apart(model, worth)
         if apart is None:

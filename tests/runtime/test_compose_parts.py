@@ -128,7 +128,17 @@ def with_a_branch() -> bytes:
     return bytes(model.SerializeToString())
 
 
+def with_a_default(name: str, length: int) -> bytes:
+    """What a query gives is stored in the graph, too, so that backends do not ask for it."""
+    model = helper.make_model(helper.make_graph([], "", [], []))
+    model.ParseFromString(cosine_graph())
+    model.graph.initializer.append(helper.make_tensor(name, TensorProto.FLOAT, [1, length], [0.5] * length))
+    return bytes(model.SerializeToString())
+
+
 WHOLE = {
+    "a text with a default": with_a_default("text", HIDDEN),
+    "a reference with a default": with_a_default("reference", DIM),
     "no text": cosine_graph(text=False),
     "no reference": cosine_graph(reference=False),
     "a graph in a node": with_a_branch(),
