@@ -20,6 +20,8 @@ constexpr int kMostWhole = kMostByte * kDigit;
 // of n' more. Their sums times 128 have to fit into 32 bits.
 constexpr double kPeak = 2;
 constexpr int kPeakEvery = 64, kMostPeaks = 8;
+// No value is beyond sqrt(m) root mean squares, so a peak is at most kDigit times the largest other value, and fits a byte.
+static_assert(kMostScreened <= kPeak * kPeak * kDigit * kDigit, "a byte holds the largest peak");
 
 constexpr int kLanes = 8;
 static_assert(kPad % kLanes == 0, "there is no remainder");
@@ -46,8 +48,7 @@ double without_peaks(const float* x, int size) {
         for (int i = 0; i < kLanes; ++i) squares[i] += static_cast<double>(x[d + i]) * static_cast<double>(x[d + i]);
     }
     const int peaks = std::min(size / kPeakEvery, kMostPeaks);
-    // No byte holds more of a peak than this.
-    double limit = std::max(kPeak * std::sqrt(sum_of(squares) / size), most / kMostWhole);
+    double limit = kPeak * std::sqrt(sum_of(squares) / size);
     while (limit < most && count_above(x, size, static_cast<float>(limit)) > peaks) limit *= 1.25;
     return limit < most ? limit : most;
 }
