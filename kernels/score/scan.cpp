@@ -55,16 +55,20 @@ public:
         const int64_t apart = threads_ > 1 ? query_.queries / (block * threads_) * threads_ : 0;
         std::atomic<int64_t> next{0};
         std::vector<std::exception_ptr> failed(static_cast<size_t>(threads_));
+        Remaining remaining(apart);
         if (apart > 0) {
             in_parallel(threads_, [&](int thread) {
                 try {
                     for (int64_t i; !watch_.stopped(thread) && (i = next.fetch_add(1)) < apart;) {
                         queries(i * block, block, 1, thread);
+                        remaining.one_less();
                     }
                 } catch (...) {
                     failed[static_cast<size_t>(thread)] = std::current_exception();
                     next.store(apart);
+                    remaining.none();
                 }
+                if (thread == 0) remaining.wait([&] { return watch_.stopped(0); });
             });
         }
         for (const std::exception_ptr& failure : failed) {

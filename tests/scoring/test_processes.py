@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from cir_infer.scoring import _kernels
+from cir_infer.scoring.cpu import instruction_sets
+
 ROOT = Path(__file__).parents[2]
 SETUP = """
 import os, signal, sys, threading, time
@@ -210,3 +213,30 @@ except KeyboardInterrupt:
         backend,
     )
     assert (done.stdout, done.stderr, done.returncode) == ("interrupted (1, 10)\n", "", 0)
+
+
+@pytest.mark.skipif(
+    instruction_sets()[0] not in _kernels.byte_instruction_sets(), reason="only products of bytes are counted"
+)
+def test_an_interrupt_is_heard_while_only_another_thread_has_queries_left() -> None:
+    """Each takes 128. Whoever called is soon done with ordinary ones; the others score all rows exactly."""
+    done = run(
+        """
+random = np.random.default_rng(0)
+scorer = make_scorer(Rows.of(1000 * random.standard_normal((100_000, 64), dtype="f4")), "cpu", threads=2)
+size = np.repeat(np.float32([1e-3, 1e35]), 128)[:, None, None]
+asked = QueryTerms(size * random.standard_normal((256, 1, 64)).astype(np.float32), None, ("a",))
+def seen():
+    return sum(scorer.statistics[:2])
+def interrupt():
+    while not seen():
+        time.sleep(0.005)
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=interrupt, daemon=True).start()
+try:
+    scorer.topk(asked, 10)
+except KeyboardInterrupt:
+    print(seen())
+"""
+    )
+    assert (done.stdout, done.stderr, done.returncode) == (f"{128 * 100_000}\n", "", 0)
