@@ -50,7 +50,9 @@ class ItemRoutes:
             source = item_of(snapshot, item).source
             if source is None:
                 raise Problem("not-found", "the gallery does not know where the image of this item is")
-            return self._service.pictures.picture(source, size, has)
+            with self._service.current.use() as opened:
+                upright = opened.upright
+            return self._service.pictures.picture(source, size, has, upright)
 
         tag, jpeg = await self._reading(request, picture, self._service.picturing)
         headers = {"ETag": f'"{tag}"', "Cache-Control": "private, max-age=600"}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias, cast
 
+from cir_infer.bundle.manifest import PixelInput
 from cir_infer.engine import Engine
 from cir_infer.errors import UsageError
 from cir_infer.gallery import Gallery
@@ -33,10 +34,13 @@ class Opened:
     Attributes:
         searcher: the searcher.
         gallery: its gallery; that of the searcher where none is named.
+        upright: whether pictures are turned as their EXIF tag says before they are encoded.
     """
 
     def __init__(self, searcher: Searcher, gallery: Gallery | None = None) -> None:
         self.searcher, self.gallery = searcher, gallery or searcher.gallery
+        image = searcher.engine.manifest.image
+        self.upright = not isinstance(image, PixelInput) or image.exif_orientation
         self._lock = threading.Lock()
         self._users, self._retired = 1, False
 

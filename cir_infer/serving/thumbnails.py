@@ -46,13 +46,14 @@ class Thumbnails:
         self._most = max_pixels
         self._kept: BoundedCache[str, bytes] = BoundedCache(_KEPT)
 
-    def picture(self, source: str, size: int, has: str) -> Picture:
+    def picture(self, source: str, size: int, has: str, upright: bool = True) -> Picture:
         """The picture of an image; blocks.
 
         Args:
             source: where the image is, as the gallery says.
             size: the longest side.
             has: tags that the caller has, as in If-None-Match.
+            upright: turned as its EXIF tag says, as its row was or was not: explanations lie over it.
 
         Raises:
             Problem: the image cannot be read.
@@ -61,28 +62,28 @@ class Thumbnails:
             place = Location.parse(source)
             found = status_of(place.path)
             written = (found.st_mtime_ns, found.st_size, getattr(found, "st_ino", 0))
-            version = ("without alpha", source, size, *written)  # the first: how it is made
+            version = ("without alpha", upright, source, size, *written)  # the first: how it is made
             tag = hashlib.blake2b(repr(version).encode("utf-8", "replace"), digest_size=12).hexdigest()
             if f'"{tag}"' in has:
                 return Picture(tag, None)
             jpeg = self._kept.get(tag)
             if jpeg is None:
-                jpeg = self._made(place.read(), size)
+                jpeg = self._made(place.read(), size, upright)
                 self._kept.put(tag, jpeg, len(jpeg))
         except (ImageError, OSError, ValueError):
             # Its message would name a path of ours.
             raise Problem("not-found", "the image of this item cannot be read") from None
         return Picture(tag, jpeg)
 
-    def _made(self, data: bytes, size: int) -> bytes:
+    def _made(self, data: bytes, size: int, upright: bool) -> bytes:
         from PIL import Image
 
-        def part(upright: tuple[int, int]) -> int:
-            if upright[0] * upright[1] > self._most:
+        def part(whole: tuple[int, int]) -> int:
+            if whole[0] * whole[1] > self._most:
                 raise ImageError("too many pixels")
-            return next((by for by in (8, 4, 2) if max(upright) // by >= 2 * size), 1)
+            return next((by for by in (8, 4, 2) if max(whole) // by >= 2 * size), 1)
 
-        image = decode_image(data, exif_orientation=True, plan=part).image
+        image = decode_image(data, exif_orientation=upright, plan=part).image
         image = as_encoded(image)
         image.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=3.0)
         out = io.BytesIO()

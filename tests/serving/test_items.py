@@ -19,6 +19,7 @@ from cir_infer import Engine, Gallery, Searcher
 from cir_infer.errors import UsageError
 from cir_infer.serving.opened import open_searcher
 from cir_infer.serving.settings import Settings
+from tests.bundles import write_tiny_bundle
 from tests.serving.support import COUNT, ODD_IDS, Client, form, png, running, together
 
 
@@ -265,3 +266,21 @@ def test_changes_of_others_show_at_once(own: Path) -> None:
             ]
             gallery.remove(["twin"])
         assert client("GET", "/v1/items/twin").kind == "not-found"
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_pictures_are_turned_where_the_model_turned_them(tmp_path: Path, turned: bool) -> None:
+    """All were upright, and what explained them lay over the picture as its pixels lie."""
+    tag = Image.Exif()
+    tag[0x112] = 6
+    Image.new("RGB", (60, 40), "red").save(tmp_path / "photo.jpg", exif=tag)
+    bundle = write_tiny_bundle(tmp_path / "b.cir")
+    with (
+        Engine(bundle, device="cpu", threads=1, exif_orientation=turned) as engine,
+        Gallery.create(tmp_path / "b.gallery", engine) as gallery,
+    ):
+        gallery.add([tmp_path / "photo.jpg"], ids=["photo"])
+    with running(bundle) as service:
+        answer = service.client("GET", "/v1/items/photo/image?size=512")
+    with Image.open(io.BytesIO(answer.body)) as image:
+        assert image.size == ((40, 60) if turned else (60, 40))
