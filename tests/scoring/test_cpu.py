@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cir_infer.errors import DeviceError, UsageError
+from cir_infer.scoring import _kernels
 from cir_infer.scoring.contract import QueryTerms, Rows, Scorer
 from cir_infer.scoring.cpu import CpuScorer, Int8Scorer, instruction_sets
 from tests.scoring.cases import check_topk, random_terms, rows_of
@@ -161,3 +162,14 @@ def test_read_only_rows_are_read() -> None:
     values.setflags(write=False)
     rows, terms = Rows.of(values), random_terms(np.random.default_rng(1), 1, 2, 16, True)
     check_topk(CpuScorer(rows).topk(terms, 3), terms, rows, 3)
+
+
+def test_a_batch_over_int8_rows_is_a_plain_scan_which_bounds_them_faster() -> None:
+    rng = np.random.default_rng(12)
+    rows = rows_of(rng.standard_normal((4_000, 96)), "int8")
+    few, many = random_terms(rng, 4, 2, 96, True), random_terms(rng, 40, 2, 96, True)
+    scorer, plain = Int8Scorer(rows, threads=2), CpuScorer(rows, threads=2)
+    for terms in (few, many):
+        for a, b in zip(scorer.topk(terms, 20), plain.topk(terms, 20), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert scorer.statistics.exhaustive == (40 if _kernels.byte_instruction_sets() else 0)

@@ -68,7 +68,7 @@ class Entry:
 
 
 def ours(work: Workload, dtypes: tuple[str, ...], instruction_sets: tuple[str, ...] = ()) -> Iterator[Entry]:
-    """`cir/cpu` on every type of rows, and `cir/exact-from-int8` on float32 (or else float16) rows."""
+    """`cir/cpu` on every type of rows; `cir/exact-from-int8` on float32 (else float16) rows and on int8."""
     stored = {dtype: _rows(work, dtype) for dtype in dtypes}
     for dtype, rows in stored.items():
         yield _reading(dtype, CpuScorer(rows, threads=work.threads))
@@ -81,21 +81,17 @@ def ours(work: Workload, dtypes: tuple[str, ...], instruction_sets: tuple[str, .
     for isa in instruction_sets or (None,):
         suffix = "" if isa is None else f" ({isa})"
         for dtype, rows in stored.items():
-            scorer: Scorer = (
-                Int8Scorer(rows, threads=work.threads, instruction_set=isa)
-                if dtype == "int8"
-                else CpuScorer(rows, threads=work.threads, instruction_set=isa)
-            )
+            scorer = CpuScorer(rows, threads=work.threads, instruction_set=isa)
             entry = _scorer("cir/cpu" + suffix, dtype, scorer, work, rows, 0)
-            if isinstance(scorer, CpuScorer) and len(work.terms.numerators) > 1 and not rows.has_tokens:
+            if len(work.terms.numerators) > 1 and not rows.has_tokens:
                 plain = CpuScorer(rows, threads=work.threads, instruction_set=isa, products="float32")
                 entry = _counted(entry, scorer, plain, work)
                 yield _scorer("cir/cpu, products in float32" + suffix, dtype, plain, work, rows, 0)
             floats = dtype != "int8"  # a small int8 gallery is not scanned as a large one is
             yield replace(entry, in_cache=partial(_in_cache, work, dtype, isa) if floats else None)
-        if exact:
-            fast = Int8Scorer(stored[exact], threads=work.threads, instruction_set=isa)
-            entry = _scorer("cir/exact-from-int8" + suffix, exact, fast, work, stored[exact], fast.copy_bytes)
+        for dtype in (d for d in (exact, "int8") if d in stored):
+            fast = Int8Scorer(stored[dtype], threads=work.threads, instruction_set=isa)
+            entry = _scorer("cir/exact-from-int8" + suffix, dtype, fast, work, stored[dtype], fast.copy_bytes)
             yield replace(entry, reads="int8")
 
 
