@@ -110,7 +110,7 @@ neon-check: $(STAMP)
 	  $(BIN)/python -m pytest tests/scoring/test_other_machine.py tests/runtime/test_resampling.py \
 	  tests/runtime/recurrent/test_processor.py
 
-# AMX on an emulated processor, a quarter of an hour. What that needs: tools/emulator/bochs.py.
+# AMX on an emulated processor, three minutes. What that needs: tools/emulator/bochs.py.
 amx-check: $(STAMP)
 	$(BIN)/cmake -S . -B build/amx -G Ninja -DCIR_CASE_RUNNER=ON
 	$(BIN)/cmake --build build/amx --target cir_score_cases
