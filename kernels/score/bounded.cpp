@@ -236,8 +236,8 @@ void Int8Index::topk(const Query& query, int64_t k, int64_t list, const Options&
     const int64_t rows = gallery_.count();
     const int64_t most = list > 0 ? rows : rows / kShare;
     queries_ += query.queries;
-    const bool batch = list <= 0 && gallery_.type == kInt8 && options.kernels->screen &&
-                       query.queries * query.terms * (query.weights ? 2 : 1) >= kBatchProducts;
+    const bool batch = list <= 0 && gallery_.type == kInt8 && screens(gallery_, query, query.queries, options) &&
+                       products_a_row(query, query.queries) >= kBatchProducts;
     if (list <= 0) list = first_list(std::min(k, rows));
     if (list > most || batch) {
         exhaustive_ += query.queries;

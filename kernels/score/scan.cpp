@@ -84,7 +84,7 @@ private:
     // The answers of some queries, by threads `caller`, which calls, and those after it.
     void queries(int64_t first, int64_t count, int threads, int caller) {
         const PreparedTerms terms(query_, first, count, gallery_.dimension);
-        const bool tiled = count >= kTileQueries, screened = screens(count);
+        const bool tiled = count >= kTileQueries, screened = screens(gallery_, query_, count, options_);
         const PreparedTerms::Tiles tiles = tiled ? terms.tiles(*options_.kernels) : PreparedTerms::Tiles{};
         std::optional<ScreenTerms> bytes;
         if (screened) bytes.emplace(terms, *options_.kernels->screen);
@@ -177,17 +177,6 @@ private:
             const float* reach = query_.weights ? nullptr : found + static_cast<ptrdiff_t>(query_.terms) * rows;
             collect(chunk, w.index.data(), allowed, found, reach, rows, first + q, w, w.lists[static_cast<size_t>(q)]);
         }
-    }
-
-    // Whether bytes may tell the rows that matter. Items of several vectors, and sums that leave 32 bits, are not for them.
-    bool screens(int64_t queries) const {
-        if (!options_.kernels->screen || several_ || options_.products == Products::kFloat32 ||
-            gallery_.dimension > kMostScreened) {
-            return false;
-        }
-        const int64_t products = queries * query_.terms * (query_.weights ? 2 : 1);
-        return options_.products == Products::kBytes ||
-               (queries >= kTileQueries && products >= kScreenProducts && gallery_.dimension >= kScreenDimension);
     }
 
     void scan_screened(const Chunk& chunk, int allowed, const PreparedTerms& terms, int64_t first, Workspace& w) {
@@ -370,6 +359,16 @@ Gallery Gallery::flat() const {
     Gallery out{type, dimension, blocks};
     for (Block& block : out.blocks) block.count *= vectors;
     return out;
+}
+
+bool screens(const Gallery& gallery, const Query& query, int64_t queries, const Options& options) {
+    if (!options.kernels->screen || gallery.vectors > 1 || options.products == Products::kFloat32 ||
+        gallery.dimension > kMostScreened) {
+        return false;
+    }
+    return options.products == Products::kBytes ||
+           (queries >= kTileQueries && products_a_row(query, queries) >= kScreenProducts &&
+            gallery.dimension >= kScreenDimension);
 }
 
 void topk(const Gallery& gallery, const Query& query, int64_t k, const Options& options, const Answer& answer) {

@@ -79,6 +79,12 @@ struct Interrupted : std::exception {};
 std::vector<const Kernels*> available_kernels();
 const Kernels* kernels_by_name(const std::string& name);
 
+inline int64_t products_a_row(const Query& query, int64_t queries) { return queries * query.terms * (query.weights ? 2 : 1); }
+
+// Whether products of bytes may tell `topk` which rows matter to so many queries at once. Items of several vectors, and
+// sums that leave 32 bits, are not for them.
+bool screens(const Gallery& gallery, const Query& query, int64_t queries, const Options& options);
+
 // Reads every row (that is allowed) in its stored type.
 void topk(const Gallery& gallery, const Query& query, int64_t k, const Options& options, const Answer& answer);
 

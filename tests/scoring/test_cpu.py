@@ -9,7 +9,7 @@ from cir_infer.errors import DeviceError, UsageError
 from cir_infer.scoring import _kernels
 from cir_infer.scoring.contract import QueryTerms, Rows, Scorer
 from cir_infer.scoring.cpu import CpuScorer, Int8Scorer, instruction_sets
-from tests.scoring.cases import check_topk, random_terms, rows_of
+from tests.scoring.cases import check_topk, quantise, random_terms, rows_of
 from tests.scoring.conformance import ScorerConformance
 
 BEST = instruction_sets()[0]
@@ -173,3 +173,14 @@ def test_a_batch_over_int8_rows_is_a_plain_scan_which_bounds_them_faster() -> No
         for a, b in zip(scorer.topk(terms, 20), plain.topk(terms, 20), strict=True):
             np.testing.assert_array_equal(a, b)
     assert scorer.statistics.exhaustive == (40 if _kernels.byte_instruction_sets() else 0)
+
+
+def test_a_batch_over_int8_items_of_several_vectors_is_scanned_as_one_query_is() -> None:
+    rng = np.random.default_rng(13)
+    whole, scales = quantise(rng.standard_normal((9_000, 64)))
+    rows = Rows.of(whole.reshape(3_000, 3, 64), scales.reshape(3_000, 3))
+    terms = random_terms(rng, 40, 2, 64, True)
+    scorer = Int8Scorer(rows, threads=2)
+    for a, b in zip(scorer.topk(terms, 5), CpuScorer(rows, threads=2).topk(terms, 5), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert scorer.statistics.exhaustive == 0  # bytes do not bound items
