@@ -3,9 +3,10 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -57,6 +58,16 @@ def test_the_newest_snapshot_is_shared_until_there_is_a_newer_one(tmp_path: Path
     assert second is not first and second.generation > first.generation
 
 
+@contextmanager
+def told(code: str, path: Path) -> Iterator[tuple[IO[str], IO[str]]]:
+    """A process that runs Python with a gallery's path as its argument: its input and output."""
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        yield process.stdin, process.stdout
+
+
 def test_readers_in_other_processes_are_isolated(tmp_path: Path) -> None:
     gallery = filled(tmp_path / "g", 20)
     code = (
@@ -68,20 +79,14 @@ def test_readers_in_other_processes_are_isolated(tmp_path: Path) -> None:
         "print(','.join(snapshot.ids(rows)), matching, snapshot.rows.take(rows).sum())\n"
     )
     expected = gallery.snapshot().rows.take(range(20)).sum()
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(gallery.path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as other:
-        assert other.stdout is not None and other.stdin is not None
-        assert other.stdout.readline() == "holding\n"
+    with told(code, gallery.path) as (other, said):
+        assert said.readline() == "holding\n"
         gallery.remove(names(20)[3:])
         gallery.compact()
         assert len(row_files(gallery)) == 2  # the reader still needs the old one
-        other.stdin.write("\n")
-        other.stdin.flush()
-        ids, matching, total = other.stdout.readline().split()
+        other.write("\n")
+        other.flush()
+        ids, matching, total = said.readline().split()
     assert ids == ",".join(names(20)) and matching == "5" and total == str(expected)
     gallery.remove(["i0"])  # any commit sweeps up behind a reader that is gone
     assert len(row_files(gallery)) == 1
@@ -112,13 +117,7 @@ def test_every_commit_of_another_process_shows_at_once_though_sqlite_is_not_aske
         "    links.give_back_writer(link)\n"
     )
     gallery = Gallery.open(tmp_path / "g", read_only=True)
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(gallery.path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as other:
-        assert other.stdout is not None and other.stdin is not None
+    with told(code, gallery.path) as (other, said):
         for number in range(12):
             first = gallery.snapshot()
             assert len(first) == 1 + number
@@ -127,10 +126,10 @@ def test_every_commit_of_another_process_shows_at_once_though_sqlite_is_not_aske
             assert [gallery.snapshot() is first for _ in range(20)] == [True] * 20
             if sys.platform.startswith("linux"):  # elsewhere nobody can tell but SQLite
                 assert not asked
-            other.stdin.write(f"other {number}\n")
-            other.stdin.flush()
-            assert other.stdout.readline() == "0\n"
-        other.stdin.close()
+            other.write(f"other {number}\n")
+            other.flush()
+            assert said.readline() == "0\n"
+        other.close()
     assert gallery.snapshot().row("other 11") == 12
 
 
