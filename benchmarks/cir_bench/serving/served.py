@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,11 +66,12 @@ def own_service(bundle: str, gallery: str, threads: int, *flags: str) -> Iterato
     told = [bundle, "--gallery", gallery, "--port=0", "--json", "--no-access-log", f"--threads={threads}"]
     with _started(child_command("cir_bench.serving.served", *told, *flags)) as process:
         said = ""
-        while not said.rstrip().endswith("}"):
-            line = process.stdout.readline() if process.stdout else ""
-            if not line:
-                raise CirError("cir-serve did not begin; start it by hand to see why")
-            said += line
+        with _in_time(process):
+            while not said.rstrip().endswith("}"):
+                line = process.stdout.readline() if process.stdout else ""
+                if not line:
+                    raise CirError("cir-serve did not begin; start it by hand to see why")
+                said += line
         yield Service(process, int(json.loads(said)["address"].rpartition(":")[2]))
 
 
@@ -105,10 +107,22 @@ def bare_service(answer: bytes) -> Iterator[Service]:
 def _listening(module: str, *arguments: str) -> Iterator[Service]:
     """A program that says in its first line on which port it listens, see `listening`."""
     with _started(child_command(module, *arguments)) as process:
-        said = process.stdout.readline() if process.stdout else ""
+        with _in_time(process):
+            said = process.stdout.readline() if process.stdout else ""
         if not said.strip().isdecimal():
             raise CirError(f"the handler to compare with did not begin; python -m {module}")
         yield Service(process, int(said))
+
+
+@contextmanager
+def _in_time(process: subprocess.Popen[str]) -> Iterator[None]:
+    """What a program says first is awaited for a time; then it is ended, and says no more."""
+    late = threading.Timer(_PATIENCE, process.kill)
+    late.start()
+    try:
+        yield
+    finally:
+        late.cancel()
 
 
 def answer_to(request: bytes, port: int) -> bytes:
