@@ -79,17 +79,19 @@ Products: TypeAlias = Literal["fastest", "float32", "int8"]
 
 
 class BatchStatistics(NamedTuple):
-    """What a `CpuScorer` did for batches that products of bytes may serve, in pairs of a row and a query.
+    """What a `CpuScorer` did for batches that products of bytes may serve.
 
     Attributes:
-        multiplied: scored by products in float32.
-        bounded: bounded by products of bytes.
+        multiplied: pairs of a row and a query that were scored by products in float32.
+        bounded: pairs that were bounded by products of bytes.
         listed: of these, scored after all; `listed / queries` is the length of a query's list.
+        again: queries that were answered a second time, since a sample of the rows had promised too much.
     """
 
     multiplied: int
     bounded: int
     listed: int
+    again: int
 
 
 class CpuScorer:

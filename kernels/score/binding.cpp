@@ -184,7 +184,7 @@ NB_MODULE(_kernels, m) {
         .def(nb::init<std::vector<Values>, std::vector<Floats>>(), nb::arg("blocks"), nb::arg("scales"))
         .def("statistics", [](const GalleryView& self) {
             const cir::BatchStatistics& s = self.statistics;
-            return nb::make_tuple(s.multiplied.load(), s.bounded.load(), s.listed.load());
+            return nb::make_tuple(s.multiplied.load(), s.bounded.load(), s.listed.load(), s.again.load());
         });
 
     nb::class_<cir::Int8Index>(m, "Int8Index")

@@ -9,6 +9,7 @@
 namespace cir {
 namespace {
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+constexpr size_t kPrefetched = 8 << 10;  // of a row or an item, which lies anywhere
 }
 
 ExactScores::ExactScores(const Gallery& gallery, const Query& query, const Kernels& kernels)
@@ -93,9 +94,21 @@ float ExactScores::score(const Block& block, int64_t row, int64_t q, float* term
 }
 
 float ExactScores::score(int64_t row, int64_t q, float* terms, int32_t* tokens) {
+    const auto [block, within] = place(row);
+    return score(*block, within, q, terms, tokens);
+}
+
+std::pair<const Block*, int64_t> ExactScores::place(int64_t row) const {
     const auto above = std::upper_bound(first_rows_.begin(), first_rows_.end(), row);
     const size_t b = static_cast<size_t>(above - first_rows_.begin()) - 1;
-    return score(gallery_->blocks[b], row - first_rows_[b], q, terms, tokens);
+    return {&gallery_->blocks[b], row - first_rows_[b]};
+}
+
+void ExactScores::prefetch(int64_t row) const {
+    const auto [block, within] = place(row);
+    const char* at = row_address(*gallery_, *block, within);
+    const size_t size = std::min(item_bytes(*gallery_), kPrefetched);
+    for (size_t i = 0; i < size; i += 64) __builtin_prefetch(at + i, 0, 2);
 }
 
 int64_t ExactScores::settle(int64_t q, Hit* hits, int64_t count) {
@@ -122,6 +135,7 @@ void ExactScores::answer(int64_t q, Hit* hits, int64_t count, int64_t k, const A
     int64_t ranked = 0;
     for (int64_t i = 0; i < count; ++i) {
         const size_t at = static_cast<size_t>(i) * width;
+        if (i + 1 < count) prefetch(hits[i + 1].row);
         hits[i].score = score(hits[i].row, q, &terms_[at], gallery_->items ? &tokens_[at] : nullptr);
         if (!std::isnan(hits[i].score)) order_[static_cast<size_t>(ranked++)] = i;
     }

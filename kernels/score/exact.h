@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "hits.h"
@@ -35,6 +36,8 @@ public:
     void answer(int64_t q, Hit* hits, int64_t count, int64_t k, const Answer& answer);
 
 private:
+    std::pair<const Block*, int64_t> place(int64_t row) const;
+    void prefetch(int64_t row) const;
     const float* values(const Block& block, int64_t row, int vector);
     // The terms of a vector, whether it is finite; those of an item are the largest.
     bool vector_terms(const float* t, int64_t q, double* out);

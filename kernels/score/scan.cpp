@@ -8,6 +8,7 @@
 
 #include "chunks.h"
 #include "exact.h"
+#include "foresight.h"
 #include "hits.h"
 #include "parallel.h"
 #include "screening.h"
@@ -24,8 +25,8 @@ constexpr int kScreenDimension = 64;
 // Terms of so many queries stay in the second-level cache while a tile of rows passes over them.
 constexpr int64_t kQueryBlock = 128;
 constexpr size_t kHitBytes = 64 << 20;
-// Of rows that wait so many are scored at a time, before what they reach is looked at: measured there.
-constexpr int kTurn = 32;
+// Of rows that wait so many are scored at a time, or an eighth of k, before what they reach is looked at: measured there.
+constexpr int64_t kTurn = 32;
 
 // What one thread needs, allocated before the threads start.
 struct Workspace {
@@ -33,6 +34,7 @@ struct Workspace {
     std::vector<int32_t> index{}, vectors{};  // of rows, and of the vectors that they are
     LineVector<float> terms{}, sums{}, values{}, squares{}, reach{}, largest{};
     std::vector<Contenders> lists{};  // one a query
+    std::vector<double> expected{};   // of each query, by a sample: what is below was dropped unproven
     std::vector<Hit> hits{};
     std::optional<Screening> screening{};
     Chunk looked_at{nullptr, 0, 0, 0};  // where the rows that wait are counted from
@@ -60,7 +62,7 @@ public:
             in_parallel(threads_, [&](int thread) {
                 try {
                     for (int64_t i; !watch_.stopped(thread) && (i = next.fetch_add(1)) < apart;) {
-                        queries(i * block, block, 1, thread);
+                        answer(i * block, block, 1, thread);
                         remaining.one_less();
                     }
                 } catch (...) {
@@ -75,35 +77,57 @@ public:
             if (failure) std::rethrow_exception(failure);
         }
         for (int64_t first = apart * block; first < query_.queries && !watch_.stopped(0); first += block) {
-            queries(first, std::min(block, query_.queries - first), threads_, 0);
+            answer(first, std::min(block, query_.queries - first), threads_, 0);
         }
         watch_.check();
     }
 
 private:
     // The answers of some queries, by threads `caller`, which calls, and those after it.
-    void queries(int64_t first, int64_t count, int threads, int caller) {
+    void answer(int64_t first, int64_t count, int threads, int caller) {
+        const int64_t rank = surprised_.load(std::memory_order_relaxed) ? 0 : rank_in_sample(k_, rows_);
+        const std::vector<uint8_t> failed = pass(first, count, threads, caller, rank, false);
+        const int64_t again = std::count(failed.begin(), failed.end(), 1);
+        if (again == 0) return;
+        if (options_.statistics) options_.statistics->again += again;
+        // Not chance: what is looked at next would be no better.
+        if (again * 8 > count) surprised_.store(true, std::memory_order_relaxed);
+        if (again * 16 > count) {
+            pass(first, count, threads, caller, 0, true);
+            return;
+        }
+        for (int64_t q = 0; q < count && !watch_.stopped(caller); ++q) {
+            if (failed[static_cast<size_t>(q)]) pass(first + q, 1, threads, caller, 0, true);
+        }
+    }
+
+    // What answer() says, in one pass over the rows; with a rank over a sample first (foresight.h). Returns for which queries
+    // that promised too much: their answers are not complete, but k rows reach the worst of them, and `again` goes on from there.
+    std::vector<uint8_t> pass(int64_t first, int64_t count, int threads, int caller, int64_t rank, bool again) {
         const PreparedTerms terms(query_, first, count, gallery_.dimension);
         const bool tiled = count >= kTileQueries, screened = screens(gallery_, query_, count, options_);
         const PreparedTerms::Tiles tiles = tiled ? terms.tiles(*options_.kernels) : PreparedTerms::Tiles{};
         std::optional<ScreenTerms> bytes;
         if (screened) bytes.emplace(terms, *options_.kernels->screen);
+        if (!screened) rank = 0;
         // Several queries pass over a chunk: it has to stay in the second-level cache.
         const int most = query_.queries > 1 ? items_of(gallery_, 256) : std::numeric_limits<int>::max();
         const int rows = std::min(chunk_rows(gallery_, threads), most);
         std::vector<Workspace> work(static_cast<size_t>(threads), {ExactScores(gallery_, query_, *options_.kernels)});
+        const auto worst = [&](size_t q) {
+            return static_cast<double>(answer_.scores[(first + static_cast<int64_t>(q) + 1) * k_ - 1]);
+        };
         for (Workspace& w : work) {
             prepare(w, terms, rows, tiled);
+            for (size_t q = 0; again && q < w.lists.size(); ++q) w.lists[q].raise(worst(q));
             if (screened) w.screening.emplace(*options_.kernels->screen, terms, *bytes, options_.products);
         }
 
-        Chunks chunks(gallery_, rows);
         Floors floors(static_cast<size_t>(count));
-        in_parallel(threads, [&](int thread) {
-            Workspace& w = work[static_cast<size_t>(thread)];
+        const auto look = [&](Chunks& chunks, Part part, int thread, Workspace& w) {
             for (Chunk chunk; !watch_.stopped(caller + thread) && chunks.next(chunk);) {
                 if (threads > 1) floors.share(w.lists);
-                const int allowed = allowed_rows(chunk, options_.allow, w.index.data());
+                const int allowed = rows_of(chunk, part, options_.allow, w.index.data());
                 if (allowed == 0) continue;
                 if (several_) expand(w.index.data(), allowed, gallery_.vectors, !options_.allow, w.vectors.data());
                 const Pace::Way way = screened ? w.screening->pace.way() : Pace::kFloat32;
@@ -116,11 +140,30 @@ private:
                     scan_rows(chunk, allowed, terms, first, w);
                 }
             }
+        };
+        Chunks sample(gallery_, rank > 0 ? rows_to_sample(rows) : rows), chunks(gallery_, rows);
+        in_parallel(threads, [&](int thread) {
+            Workspace& w = work[static_cast<size_t>(thread)];
+            if (rank > 0) {
+                for (Contenders& list : w.lists) list.k = rank;
+                look(sample, Part::kSample, thread, w);
+                score_all_waiting(terms, first, w);
+                for (size_t q = 0; q < w.lists.size(); ++q) {
+                    w.lists[q].k = k_;
+                    w.expected[q] = w.lists[q].floor;
+                }
+            }
+            look(chunks, rank > 0 ? Part::kRest : Part::kAll, thread, w);
             if (screened && !watch_.stopped(caller + thread)) score_all_waiting(terms, first, w);
         });
-        if (watch_.stopped(caller)) return;
+        std::vector<uint8_t> failed(static_cast<size_t>(count));
+        if (watch_.stopped(caller)) return failed;
         if (options_.statistics) count_up(*options_.statistics, work);
         finish(first, count, work, caller);
+        for (size_t q = 0; q < failed.size(); ++q) {
+            for (const Workspace& w : work) failed[q] |= worst(q) < w.expected[q];
+        }
+        return failed;
     }
 
     void prepare(Workspace& w, const PreparedTerms& terms, int chunk_rows, bool tiled) {
@@ -149,6 +192,7 @@ private:
         w.terms.resize(std::max(w.terms.size(), (static_cast<size_t>(query_.terms) + 1) * vectors));
         w.hits.resize(static_cast<size_t>(count) * static_cast<size_t>(room_));
         w.lists.resize(static_cast<size_t>(count));
+        w.expected.resize(static_cast<size_t>(count), -std::numeric_limits<double>::infinity());
         for (size_t q = 0; q < w.lists.size(); ++q) {
             w.lists[q].hits = &w.hits[q * static_cast<size_t>(room_)];
             w.lists[q].k = k_;
@@ -200,8 +244,9 @@ private:
 
     // Scores rows that wait as they are stored, best bounds first, until no more than `keep` may reach the floor.
     void score_waiting(size_t q, size_t keep, const PreparedTerms& terms, int64_t first, Workspace& w) {
-        const int stride = static_cast<int>(w.sums.size()), most = static_cast<int>(std::min(kTurn, stride));
         Contenders& list = w.lists[q];
+        const int stride = static_cast<int>(w.sums.size());
+        const int most = static_cast<int>(std::min<int64_t>(std::max(kTurn, list.k / 8), stride));
         bool beyond = false;
         for (int found; (found = w.screening->take(q, list.floor, keep, most, w.waiting.data())) > 0; beyond = true) {
             if (beyond) w.screening->scored_beyond(found);
@@ -344,6 +389,7 @@ private:
     const int64_t rows_;
     const bool several_ = gallery_.vectors > 1;
     Watch watch_;
+    std::atomic<bool> surprised_{false};  // by more than chance explains
     int64_t room_ = 0;
     int threads_ = 1;
 };

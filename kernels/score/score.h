@@ -60,6 +60,7 @@ struct BatchStatistics {
     std::atomic<int64_t> multiplied{0};  // scored by products in float32
     std::atomic<int64_t> bounded{0};     // bounded by products of bytes
     std::atomic<int64_t> listed{0};      // of these, scored after all
+    std::atomic<int64_t> again{0};       // queries of which a sample had expected too much
 };
 
 struct Options {

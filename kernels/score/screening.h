@@ -106,21 +106,34 @@ public:
         passed_ = scored_ = 0;
     }
 
-    // Drops rows that wait and cannot reach the floor any more; of the others, where they are more than `keep`, takes those of
-    // the `most` largest bounds into `index`. Returns how many.
+    // Drops rows that wait and cannot reach the floor any more; of the others, where they are more than `keep`, takes at most
+    // `most` of the largest bounds into `index`. Returns how many.
     int take(size_t q, double floor, size_t keep, int most, int32_t* index) {
         Pending* all = &pending_[q * kPending];
         const float least = threshold(q, floor);
-        Pending* end = std::partition(all, all + waiting_[q], [&](const Pending& p) { return p.bound > least; });
-        waiting_[q] = static_cast<size_t>(end - all);
-        if (waiting_[q] <= keep) return 0;
-        int taken = static_cast<int>(waiting_[q]);
-        if (most < taken) {
-            taken = most;
-            std::nth_element(all, end - taken, end, [](const Pending& a, const Pending& b) { return a.bound < b.bound; });
+        // Without branches on bounds, which no processor foresees.
+        size_t count = 0;
+        for (size_t i = 0; i < waiting_[q]; ++i) {
+            const Pending each = all[i];
+            all[count] = each;
+            count += each.bound > least;
         }
-        for (int i = 0; i < taken; ++i) index[i] = (end - taken + i)->row;
-        waiting_[q] -= static_cast<size_t>(taken);
+        waiting_[q] = count;
+        if (count <= keep) return 0;
+        const float above = count > static_cast<size_t>(most) ? exceeded_by(most, all, count) : -kInfinity;
+        size_t left = 0;
+        int taken = 0;
+        for (size_t i = 0; i < count && taken < most; ++i) {
+            const Pending each = all[i];
+            index[taken] = each.row;
+            all[left] = each;
+            const bool takes = each.bound > above;
+            taken += takes;
+            left += !takes;
+        }
+        const size_t seen = left + static_cast<size_t>(taken);
+        std::copy(all + seen, all + count, all + left);
+        waiting_[q] = count - static_cast<size_t>(taken);
         listed += taken;
         return taken;
     }
@@ -144,6 +157,23 @@ private:
     // What the bound of a row has to exceed whose score may reach the floor.
     float threshold(size_t q, double floor) const {
         return just_below(floor - static_cast<double>(terms_->slack(q)));
+    }
+
+    // What about `most` of the bounds exceed, and one at least.
+    static float exceeded_by(int most, const Pending* all, size_t count) {
+        double sum = 0, squares = 0;
+        float top = -kInfinity;
+        for (size_t i = 0; i < count; ++i) {
+            const double bound = static_cast<double>(all[i].bound);
+            sum += bound;
+            squares += bound * bound;
+            top = std::max(top, all[i].bound);
+        }
+        const double mean = sum / static_cast<double>(count), variance = squares / static_cast<double>(count) - mean * mean;
+        // As if they fell off exponentially, which the upper part of most distributions nearly does.
+        const double above = mean + std::sqrt(variance) * (std::log(static_cast<double>(count) / most) - 1);
+        const float next = std::nextafter(top, -kInfinity);
+        return above < static_cast<double>(next) ? static_cast<float>(above) : next;
     }
 
     // The rows of a tile that bits tell wait, unless a closer bound says otherwise.
