@@ -1,4 +1,5 @@
-"""No test sees what another has kept of its graphs; threads are as many as processors; Ctrl-C ends all.
+"""No test sees what another has kept of its graphs or waits for a disk; threads are as many as processors;
+Ctrl-C ends all.
 
 Property tests draw the same examples in every run and no clock judges them; unseeded dice fall alike.
 """
@@ -11,6 +12,7 @@ import random
 import signal
 import sys
 import zlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -35,6 +37,24 @@ settings.load_profile("suite")
 # Ignored in what a shell begins in the background, and in all that it begins.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _in_memory() -> Path | None:
+    """A folder in memory, if one has room for what tests write and may hold the programs that they compile.
+
+    A commit waits for the disk. What a crash would leave there is computed (tests/gallery/faults.c), so no
+    test needs that wait, and those of galleries and shards spent most of their time in it.
+    """
+    folder = Path("/dev/shm")
+    if not os.access(folder, os.W_OK):
+        return None
+    found = os.statvfs(folder)
+    roomy = found.f_bavail * found.f_frsize >= 4 << 30
+    return folder if roomy and not found.f_flag & os.ST_NOEXEC else None
+
+
+if place := _in_memory():
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(place))
 
 
 def _throw_alike(name: str) -> None:
