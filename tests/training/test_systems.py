@@ -166,7 +166,7 @@ def test_a_protocol_of_several_parts_has_a_table_of_them():
         ),
         ("mrn", {"blocks": 10**9}, "more than 10,000 layers"),
         ("clip4cir-sum", {"clip": {**TINY_CLIP, "text_layers": 2**31 - 1}}, "more than 10,000 layers"),
-        ("relationship", {"cells": 2**31 - 1}, "its configuration cannot be built .*overflow"),
+        ("relationship", {"cells": 2**31 - 1}, "model.cells: 2147483647 do not divide a map of 3 x 3"),
         ("show-and-tell", {"text": {"dropout": 7.0}}, "cannot be built .dropout probability has to be"),
         ("val", {"image": {"mean": [0.5]}}, "mean .* expected three values"),
     ],

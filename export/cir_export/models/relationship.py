@@ -17,7 +17,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from cir_export.models.configuration import parse
 from cir_export.models.cosine import EncoderSettings, MapCosineModel
+from cir_export.models.encoders.image import PixelSettings, map_sides
 from cir_export.models.encoders.pooling import GridPool
 from cir_infer.errors import UsageError
 
@@ -48,7 +50,11 @@ class Relationship(MapCosineModel):
         super().__init__(settings)
         if min(settings.cells, settings.hidden) < 1:
             raise UsageError("model: cells or hidden is 0; expected at least 1")
-        channels, hidden = self.image_encoder.trunk.channels[-1], settings.hidden
+        trunk, hidden = self.image_encoder.trunk, settings.hidden
+        side = map_sides(trunk, parse(PixelSettings, settings.image, "image").size)[-1]
+        if side % settings.cells:
+            raise UsageError(f"model.cells: {settings.cells} do not divide a map of {side} x {side}")
+        channels = trunk.channels[-1]
         self.pool = GridPool(settings.cells)
         places = torch.linspace(-1.0, 1.0, settings.cells)
         grid = torch.stack(torch.meshgrid(places, places, indexing="ij"), -1).view(1, -1, 2)
