@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
+import fcntl
 import functools
 import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +40,7 @@ def build(checked: bool, kernels: Path = KERNELS) -> Path:
     library = home / f"{'checked' if checked else 'machine'}-{digest}.so"
     if library.exists():
         return library
-    objects = [compile_kernels(checked, kernels), *compile_machine(checked), compile_faulty(checked)]
-    link(library, objects)
+    link(library, compiled([kernel_unit(checked, kernels), *machine_units(checked), faulty_unit(checked)]))
     return library
 
 
@@ -55,38 +56,62 @@ def _flags(checked: bool, watched: bool) -> list[str]:
     return [*flags, *(["-fsanitize=thread"] if checked and watched else [])]
 
 
-def compile_kernels(checked: bool, kernels: Path) -> Path:
-    """The kernels of a folder, as an object file."""
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """What an object file is made of; `inputs` are the files that `source` includes."""
+
+    home: Path
+    source: Path
+    flags: Sequence[str]
+    inputs: Sequence[Path]
+
+
+def kernel_unit(checked: bool, kernels: Path) -> Unit:
+    """The kernels of a folder."""
     unit = next(kernels.glob("*.cu")).name
     extra = [f"-I{kernels}", f'-DCIR_KERNELS="{unit}"']
     home = BUILD if kernels in (KERNELS, RECURRENT) else kernels
     inputs = [*_machinery(), *sorted(kernels.glob("*.cu*"))]
-    return compile_once(home, HERE / "kernels.cpp", [*_flags(checked, True), *extra], inputs)
+    return Unit(home, HERE / "kernels.cpp", [*_flags(checked, True), *extra], inputs)
 
 
-def compile_machine(checked: bool) -> list[Path]:
-    """The machine itself, as object files."""
+def machine_units(checked: bool) -> list[Unit]:
+    """The machine itself."""
     return [
-        compile_once(BUILD, HERE / f"{part}.cpp", _flags(checked, False), _machinery())
+        Unit(BUILD, HERE / f"{part}.cpp", _flags(checked, False), _machinery())
         for part in ("machine", "checks")
     ]
 
 
-def compile_faulty(checked: bool) -> Path:
-    """The kernels with planted mistakes, as an object file."""
-    return compile_once(BUILD, HERE / "faulty.cpp", _flags(checked, True), _machinery())
+def faulty_unit(checked: bool) -> Unit:
+    """The kernels with planted mistakes."""
+    return Unit(BUILD, HERE / "faulty.cpp", _flags(checked, True), _machinery())
 
 
-def compile_once(home: Path, source: Path, flags: list[str], inputs: list[Path]) -> Path:
-    """An object file that is named by all that it is made of, compiled unless it is there."""
-    text = b"".join(path.read_bytes() for path in inputs) + source.read_bytes() + "\0".join(flags).encode()
-    made = home / f"{source.stem}-{hashlib.sha256(text).hexdigest()[:16]}.o"
-    if not made.exists():
-        home.mkdir(parents=True, exist_ok=True)
-        half = made.with_suffix(f".{os.getpid()}")
-        _compile(*flags, "-c", "-o", str(half), str(source))
-        half.replace(made)
+def compiled(units: Sequence[Unit]) -> list[Path]:
+    """Object files, named by all that they are made of and compiled unless they are there.
+
+    Several processes that need the same share the work: what another is compiling is left until last.
+    """
+    made = [_object_of(unit) for unit in units]
+    for waits in (False, True):
+        for unit, path in zip(units, made, strict=True):
+            if path.exists():
+                continue
+            unit.home.mkdir(parents=True, exist_ok=True)
+            with path.with_suffix(".lock").open("w") as lock, contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+                if not path.exists():
+                    half = path.with_suffix(f".{os.getpid()}")
+                    _compile(*unit.flags, "-c", "-o", str(half), str(unit.source))
+                    half.replace(path)
     return made
+
+
+def _object_of(unit: Unit) -> Path:
+    text = b"".join(path.read_bytes() for path in unit.inputs) + unit.source.read_bytes()
+    text += "\0".join(unit.flags).encode()
+    return unit.home / f"{unit.source.stem}-{hashlib.sha256(text).hexdigest()[:16]}.o"
 
 
 def link(made: Path, objects: list[Path], *flags: str, shared: bool = True) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.emulation.emulated import EmulatedDevice, KernelFault
+from tests.emulation.emulated import EmulatedDevice, KernelFault, Unit, compiled
 
 
 class Arguments(ctypes.Structure):
@@ -199,3 +201,19 @@ def test_an_argument_structure_of_another_size_is_refused() -> None:
 
     with pytest.raises(KernelFault, match="another size"):
         EmulatedDevice().launch("correct", (1, 1), 256, Longer(0, 0, 0), None)
+
+
+def test_what_several_need_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler, calls = tmp_path / "compiler", tmp_path / "calls"
+    compiler.write_text(f'#!/bin/sh\necho "$5" >>{calls}\nsleep 0.05\ntouch "$4"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    units = []
+    for name in ("a", "b", "c"):
+        source = tmp_path / f"{name}.cpp"
+        source.write_text(f"int {name};")
+        units.append(Unit(tmp_path / "made", source, ["-O0"], []))
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: compiled(units), range(3)))
+    assert sorted(calls.read_text().split()) == [str(unit.source) for unit in units]
+    assert found[0] == found[1] == found[2] and all(path.exists() for path in found[0])

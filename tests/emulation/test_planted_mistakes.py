@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import hashlib
-import os
-import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,15 +11,12 @@ import pytest
 from cir_infer.scoring.contract import QueryTerms
 from cir_infer.scoring.cuda import CudaScorer
 from cir_infer.scoring.cuda.tuning import Tuning
-from tests.emulation.emulated import BUILD, KERNELS, EmulatedDevice, KernelFault, machine
+from tests.emulation.emulated import KERNELS, EmulatedDevice, KernelFault
+from tests.emulation.planted import FAULT, Mistake, Planted
 from tests.scoring.cases import check_topk, random_terms, rows_of
 
 NEVER = Tuning(queries=10**9, rows=0)
 ALWAYS = Tuning(queries=1, rows=0, first_rows=64, least_first_rows=64, list_capacity=256, most_listed=0)
-BARRIER = re.compile(r"^\s*device::barrier\(\);")
-
-FAULT = r"a race|nothing wrote|outside of memory|as if it could not change|no fence, barrier and atomic"
-
 SLACK = "a slack that is too small"
 OTHERS = {
     "a row too many": (
@@ -34,7 +24,11 @@ OTHERS = {
         "index = at < end ? at : base;",
         "index = at < end || PLANTED ? at : base;",
     ),
-    "a vector too many": ("gallery.cuh", "v < args.vectors; v += 32", "v < args.vectors + PLANTED; v += 32"),
+    "a vector too many": (
+        "gallery.cuh",
+        "sum = 0;\n        for (uint32_t v = device::lane(); v < args.vectors;",
+        "sum = 0;\n        for (uint32_t v = device::lane(); v < args.vectors + PLANTED;",
+    ),
     "a key too many": ("selection.cuh", "i * kThreads < left ?", "i * kThreads < left + PLANTED ?"),
     "an operand too many": (
         "shortlist.cuh",
@@ -73,67 +67,20 @@ OTHERS = {
         "if (PLANTED) size = 0; const float terms = query",
     ),
 }
-"""File, what is right, and what is wrong where `PLANTED` is true; neither has more lines."""
-
-CHOICE = """#include <device.cuh>
-static int chosen = 0;
-CIR_UNWATCHED static bool planted(int mistake) { return mistake == chosen; }
-extern "C" void choose_mistake(int mistake) { chosen = mistake; }
-"""
-
-
-def barriers() -> list[tuple[str, int]]:
-    found = []
-    for path in sorted(KERNELS.glob("*.cuh")):
-        for number, line in enumerate(path.read_text().split("\n")):
-            if BARRIER.match(line):
-                found.append((path.name, number))
-    return found
-
-
-MISTAKES: list[Any] = [None, *OTHERS, *barriers()]
+KINDS = Planted(KERNELS, OTHERS)
 
 
 @pytest.fixture(scope="module")
 def spoilt() -> Path:
-    """The kernels with all mistakes, one of which shows: compiling takes longer than finding them."""
-    texts = {path.name: path.read_text() for path in KERNELS.glob("*.cu*")}
-    for mistake, (name, right, wrong) in OTHERS.items():
-        assert right in texts[name], f"the kernels have changed; plant {mistake} anew"
-        wrong = wrong.replace("PLANTED", f"planted({MISTAKES.index(mistake)})")
-        texts[name] = texts[name].replace(right, wrong, 1)
-    for name, number in barriers():
-        lines = texts[name].split("\n")
-        lines[number] = f"if (!planted({MISTAKES.index((name, number))})) {lines[number].strip()}"
-        texts[name] = "\n".join(lines)
-    texts["score.cu"] = CHOICE + texts["score.cu"]
-    # Where it is found compiled the next time.
-    folder = BUILD / f"spoilt-{hashlib.sha256(repr(sorted(texts.items())).encode()).hexdigest()[:16]}"
-    if not folder.exists():
-        half = folder.with_suffix(f".{os.getpid()}")
-        half.mkdir(parents=True)
-        for name, text in texts.items():
-            (half / name).write_text(text)
-        try:
-            half.rename(folder)
-        except OSError:  # somebody else was sooner
-            shutil.rmtree(half)
-    return folder
-
-
-@contextlib.contextmanager
-def showing(kernels: Path, mistake: Any) -> Iterator[None]:
-    choose = machine(True, kernels).choose_mistake
-    choose(MISTAKES.index(mistake))
-    try:
-        yield
-    finally:
-        choose(0)
+    return KINDS.written()
 
 
 def exercise(kernels: Path) -> None:
-    """Small galleries through every kernel that shares memory, one and several blocks for each query."""
-    for schedule, multiprocessors in ((0, 2), (1, 2), (0, 8), (2, 8)):
+    """Small galleries through every kernel that shares memory, one and several blocks for each query.
+
+    What shows most mistakes comes first.
+    """
+    for schedule, multiprocessors in ((0, 2), (0, 8), (1, 2), (2, 8)):
         for row_type, tuning, n, k, weighted, d, size, different in (
             ("float16", NEVER, 900, 40, True, 72, 1.0, 900),
             ("float16", NEVER, 2600, 600, False, 24, 1.0, 2600),
@@ -154,13 +101,13 @@ def exercise(kernels: Path) -> None:
 
 
 def test_without_a_mistake_they_pass_every_check(spoilt: Path) -> None:
-    with showing(spoilt, None):
+    with KINDS.showing(spoilt, None):
         exercise(spoilt)
 
 
-@pytest.mark.parametrize("mistake", [mistake for mistake in MISTAKES[1:] if mistake != SLACK], ids=str)
-def test_a_planted_mistake_is_found(spoilt: Path, mistake: Any) -> None:
-    with showing(spoilt, mistake), pytest.raises(KernelFault, match=FAULT):
+@pytest.mark.parametrize("mistake", [mistake for mistake in KINDS.mistakes if mistake != SLACK], ids=str)
+def test_a_planted_mistake_is_found(spoilt: Path, mistake: Mistake) -> None:
+    with KINDS.showing(spoilt, mistake), pytest.raises(KernelFault, match=FAULT):
         exercise(spoilt)
 
 
@@ -177,5 +124,5 @@ def test_a_slack_that_is_too_small_gives_wrong_rows(spoilt: Path, weighted: bool
     rows = rows_of(rng.standard_normal((900, 96)), "float32")
     scorer = CudaScorer(rows, device=EmulatedDevice(kernels=spoilt, checked=True), tuning=NEVER)
     check_topk(scorer.topk(terms, 20), terms, rows, 20)
-    with showing(spoilt, SLACK), pytest.raises(AssertionError, match="not the definition's"):
+    with KINDS.showing(spoilt, SLACK), pytest.raises(AssertionError, match="not the definition's"):
         check_topk(scorer.topk(terms, 20), terms, rows, 20)

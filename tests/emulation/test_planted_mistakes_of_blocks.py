@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,70 +12,67 @@ from cir_infer.bundle.onnx_model import read_onnx_model
 from cir_infer.runtime.onnx import OnnxBackend
 from cir_infer.runtime.recurrent.encoder import RecurrentEncoder
 from cir_infer.runtime.recurrent.text_graph import match_text_graph
+from tests.emulation import planted
 from tests.emulation.emulated import RECURRENT, EmulatedDevice, KernelFault
 from tests.runtime.recurrent.graphs import recurrent_graph
 
-BARRIER = re.compile(r"^\s*device::barrier\(\);")
-FAULT = (
-    r"a race|nothing wrote|outside of memory|as if it could not change|no fence, barrier and atomic|"
-    r"others that never come"
-)
+FAULT = rf"{planted.FAULT}|others that never come"
 MODELS = (
     recurrent_graph("GRU", hidden=30, out=21),
     recurrent_graph("LSTM", directions=1, hidden=21, over_time=True, width=5),
 )
 FEEDS = {"tokens": np.array([[3, 1, 4, 1, 5]], np.int32), "lengths": np.array([5], np.int32)}
 
-OTHERS = {
-    "a wait that does not wait": ("!device::wait_for(arrival(args, which), count)", "false"),
-    "a wait for one step less": ("direction, step * blocks", "direction, (step - 1) * blocks"),
-    "a wait for one block less": ("direction, step * blocks", "direction, step * blocks - 1"),
-    "a wait for one block more": ("direction, step * blocks", "direction, step * blocks + 1"),
+FENCED = "    device::barrier();\n    if (device::thread() == 0) {\n        device::release();"
+COUNTED = "device::release();\n        device::add(arrival(args, which), 1);"
+EDITS = {
+    "a wait that does not wait": ("!device::wait_for(", "!PLANTED && !device::wait_for("),
+    "a wait for one step less": ("step * blocks)", "step * blocks - PLANTED * blocks)"),
+    "a wait for one block less": ("step * blocks -", "step * blocks - PLANTED -"),
+    "a wait for one block more": ("step * blocks -", "step * blocks + PLANTED -"),
     "a wait for the other direction": (
-        "kFirstDirection + direction, step * blocks",
-        "kFirstDirection + (direction ^ 1) * (args.directions - 1), step * blocks",
+        "kFirstDirection + direction, ",
+        "kFirstDirection + (PLANTED ? (direction ^ 1) * (args.directions - 1) : direction), ",
     ),
-    "pooled states of too few blocks": ("kPooled, all_blocks)", "kPooled, all_blocks - 1)"),
-    "a text of too few blocks": ("last, all_blocks)", "last, all_blocks - 1)"),
+    "pooled states of too few blocks": ("kPooled, all_blocks)", "kPooled, all_blocks - PLANTED)"),
+    "a text of too few blocks": ("last, all_blocks)", "last, all_blocks - PLANTED)"),
     "an arrival that is not counted": (
         "kFirstDirection + direction);",
-        "kFirstDirection + direction + 2 * (device::block_x() == 0));",
+        "kFirstDirection + direction + 2 * (PLANTED && device::block_x() == 0));",
     ),
+    "states of other blocks from a cache": (
+        "device::load_fresh(from + i)",
+        "(PLANTED ? from[i] : device::load_fresh(from + i))",
+    ),
+    "a fence before the barrier": (
+        FENCED,
+        "    if (PLANTED && device::thread() == 0) device::release(); device::barrier();\n"
+        "    if (device::thread() == 0) {\n        if (!PLANTED) device::release();",
+    ),
+    "no fence before the count": (COUNTED, f"if (!PLANTED) {COUNTED}"),
+    "a fence after the count": (COUNTED, f"if (!PLANTED) {COUNTED} if (PLANTED) device::release();"),
     "a count without atomics": (
         "device::add(arrival(args, which), 1);",
-        "*arrival(args, which) = *arrival(args, which) + 1;",
+        "if (PLANTED) *arrival(args, which) = *arrival(args, which) + 1; else "
+        "device::add(arrival(args, which), 1);",
     ),
-    "states of other blocks from a cache": ("device::load_fresh(from + i)", "from[i]"),
-    "no fence before the count": ("        device::release();\n", ""),
-    "a fence before the barrier": (
-        "    device::barrier();\n    if (device::thread() == 0) {\n        device::release();\n",
-        "    if (device::thread() == 0) device::release();\n    device::barrier();\n"
-        "    if (device::thread() == 0) {\n",
-    ),
-    "a fence after the count": (
-        "        device::release();\n        device::add(arrival(args, which), 1);\n",
-        "        device::add(arrival(args, which), 1);\n        device::release();\n",
-    ),
-    "a vector too many": (
-        "v < vectors; v += 32) {\n                const",
-        "v <= vectors; v += 32) {\n                const",
-    ),
-    "a state too many": ("i < count ? device::load_fresh", "i <= count ? device::load_fresh"),
+    "a vector too many": ("v < vectors; v += 32", "v < vectors + PLANTED; v += 32"),
+    "a state too many": ("i < count ?", "i < count + PLANTED ?"),
     "a value too many": (
         "i < args.out; i += kThreads) args.text",
-        "i <= args.out; i += kThreads) args.text",
+        "i < args.out + PLANTED; i += kThreads) args.text",
     ),
-    "a word too many": ("step + i < args.steps ? step + i", "step + i <= args.steps ? step + i"),
+    "a word too many": (
+        "step + i < args.steps ? step + i",
+        "step + i < args.steps + PLANTED ? step + i",
+    ),
 }
+KINDS = planted.Planted(RECURRENT, {name: ("encode.cuh", *edit) for name, edit in EDITS.items()})
 
 
-def barriers() -> list[tuple[str, int]]:
-    return [
-        (path.name, number)
-        for path in sorted(RECURRENT.glob("*.cuh"))
-        for number, line in enumerate(path.read_text().split("\n"))
-        if BARRIER.match(line)
-    ]
+@pytest.fixture(scope="module")
+def spoilt() -> Path:
+    return KINDS.written()
 
 
 def exercise(kernels: Path) -> None:
@@ -91,29 +86,16 @@ def exercise(kernels: Path) -> None:
             np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
-def planted(folder: Path, name: str, text: str) -> Path:
-    for path in RECURRENT.glob("*.cu*"):
-        shutil.copy(path, folder)
-    (folder / name).write_text(text)
-    return folder
-
-
 def test_the_kernels_as_they_are_pass_every_check() -> None:
     exercise(RECURRENT)
 
 
-@pytest.mark.parametrize(("name", "number"), barriers())
-def test_a_missing_barrier_is_found(tmp_path: Path, name: str, number: int) -> None:
-    lines = (RECURRENT / name).read_text().split("\n")
-    lines[number] = ""
-    with pytest.raises(KernelFault, match=FAULT):
-        exercise(planted(tmp_path, name, "\n".join(lines)))
+def test_without_a_mistake_they_pass_every_check(spoilt: Path) -> None:
+    with KINDS.showing(spoilt, None):
+        exercise(spoilt)
 
 
-@pytest.mark.parametrize("mistake", OTHERS)
-def test_a_planted_mistake_is_found(tmp_path: Path, mistake: str) -> None:
-    right, wrong = OTHERS[mistake]
-    text = (RECURRENT / "encode.cuh").read_text()
-    assert text.count(right) == 1, "the kernels have changed; plant this mistake anew"
-    with pytest.raises(KernelFault, match=FAULT):
-        exercise(planted(tmp_path, "encode.cuh", text.replace(right, wrong)))
+@pytest.mark.parametrize("mistake", KINDS.mistakes, ids=str)
+def test_a_planted_mistake_is_found(spoilt: Path, mistake: planted.Mistake) -> None:
+    with KINDS.showing(spoilt, mistake), pytest.raises(KernelFault, match=FAULT):
+        exercise(spoilt)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from tests.emulation.emulated import BUILD, HERE, ROOT, compile_once, link
+from tests.emulation.emulated import BUILD, HERE, ROOT, Unit, compiled, link
 
 SCORE = ROOT / "kernels" / "score"
 SOURCES = (
@@ -25,7 +25,7 @@ def program() -> Path:
     """The program, compiled unless it is there. It runs where AVX-512 with VNNI does."""
     inputs = [*sorted(SCORE.glob("*.h")), *sorted(SCORE.parent.glob("*.h")), HERE / "tiles.h"]
     files = [*(SCORE / f"{name}.cpp" for name in SOURCES), HERE / "tiles.cpp"]
-    objects = [compile_once(BUILD / "tiles", file, [*FLAGS], inputs) for file in files]
+    objects = compiled([Unit(BUILD / "tiles", file, FLAGS, inputs) for file in files])
     made = BUILD / "tiles" / f"cases-{'-'.join(path.stem.rsplit('-', 1)[1][:4] for path in objects)}"
     if not made.exists():
         link(made, objects, "-pthread", shared=False)

@@ -14,10 +14,11 @@ from tests.emulation.emulated import (
     KERNELS,
     RECURRENT,
     ROOT,
-    compile_kernels,
-    compile_machine,
-    compile_once,
+    Unit,
+    compiled,
+    kernel_unit,
     link,
+    machine_units,
 )
 
 HERE = Path(__file__).parent
@@ -27,11 +28,12 @@ HERE = Path(__file__).parent
 def build_driver() -> Path:
     """The folder that holds libcuda.so.1, for LD_LIBRARY_PATH."""
     headers = sorted(HERE.glob("*.h"))
-    objects = [
-        compile_once(BUILD, source, ["-std=c++17", "-fPIC", "-O1", "-Wall"], headers)
+    units = [kernel_unit(False, KERNELS), kernel_unit(False, RECURRENT), *machine_units(False)]
+    units += [
+        Unit(BUILD, source, ["-std=c++17", "-fPIC", "-O1", "-Wall"], headers)
         for source in sorted(HERE.glob("*.cpp"))
     ]
-    objects += [*compile_machine(False), compile_kernels(False, KERNELS), compile_kernels(False, RECURRENT)]
+    objects = compiled(units)
     digest = hashlib.sha256("".join(path.name for path in objects).encode()).hexdigest()[:16]
     library = BUILD / f"driver-{digest}" / "libcuda.so.1"
     if not library.exists():
