@@ -18,6 +18,7 @@ from cir_export.model_file import TrainedModel
 from cir_export.models import RetrievalModel, build_model
 from cir_export.models.base import InParts
 from cir_export.models.encoders.image import PixelEncoder
+from cir_export.precision.layers import layers_of
 from cir_export.preprocessing import plain_resize
 from cir_export.verification import Samples, draw_samples
 from cir_infer import Engine
@@ -244,6 +245,44 @@ def test_the_image_graph_does_not_depend_on_what_explains_it(monkeypatch: pytest
     without = export_graphs(model, plain_resize(24))
     assert set(with_parts) - set(without) == {EXPLAIN}
     assert with_parts["image"] == without["image"]
+
+
+WIDE = 96
+"""Width of a tower whose weights PyTorch's exporter calls large: they have more than 8,192 values."""
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {
+            "system": "clip4cir-sum",
+            "clip": {**CLIP, "vision_layers": [2], "patch_size": 32, "vision_width": WIDE},
+        },
+        {
+            "system": "sum",
+            "unit": True,
+            "pair": {**KINDS["siglip, unit"]["pair"], "vision_width": WIDE, "vision_mlp": WIDE},
+        },
+    ],
+    ids=["vit", "siglip"],
+)
+def test_a_layers_weight_is_a_constant_though_what_explains_it_reads_it_too(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Precisions lower products with constants, and not what a graph would transpose each time it runs."""
+    torch.manual_seed(0)
+    model = build_model(settings).eval()
+    graphs = export._graphs
+    monkeypatch.setattr(export, "_graphs", lambda *given: graphs(*given)[:1])  # the others take seconds
+    found = export_graphs(model, plain_resize(64))
+    image, whole = found["image"], continued(found["image"], found[EXPLAIN])
+    for content in (image, whole):
+        graph = onnx.load_from_string(content).graph
+        constants = {tensor.name for tensor in graph.initializer}
+        turned = {name for node in graph.node if node.op_type == "Transpose" for name in node.input}
+        assert not constants & turned
+    layers = layers_of(onnx.load_from_string(image))
+    assert sum(layer.endswith("out_proj") for layer in layers.values()) >= 2
 
 
 def test_sums_that_do_not_hold_are_left_out_with_the_reason(

@@ -25,6 +25,7 @@ from cir_export.graphs.failure import export_failure
 from cir_export.graphs.operators import one_table_of_operators
 from cir_export.graphs.opset import OPSET, lower_opset
 from cir_export.graphs.recurrent import with_onnx_recurrent
+from cir_export.graphs.turned import turn_weights
 from cir_export.models import RetrievalModel
 from cir_export.weights import Values, WeightsFile, put_off
 from cir_infer.bundle.onnx_model import NUMBERS
@@ -233,6 +234,7 @@ def _export(graph: Graph, aside: dict[str, Values], large: int | None) -> ModelP
     except Exception as error:
         raise export_failure(graph.name, error, program) from error
     assert exported is not None
+    turn_weights(exported.model.graph)
     if large is not None:
         _put_aside(exported.model.graph.initializers.values(), aside, large)
     model = exported.model_proto
