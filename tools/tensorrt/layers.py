@@ -3,6 +3,7 @@
 
     tools/tensorrt/layers.py                    all systems, as a table
     tools/tensorrt/layers.py tirg clip4cir-sum  some of them
+    tools/tensorrt/layers.py shop-int8.cir      a bundle's graphs as they are
     tools/tensorrt/layers.py --update           docs/tensorrt-layers.json and .md anew, for the systems
                                                 that are named
 
@@ -27,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +37,7 @@ sys.path.insert(0, str(ROOT))
 RESULT = ROOT / "docs" / "tensorrt-layers.json"
 PAGE = ROOT / "docs" / "tensorrt-layers.md"
 PRECISIONS: tuple[Literal["float32", "float16", "int8"], ...] = ("float32", "float16", "int8")
+BUNDLE = ".cir"
 BEGIN, END = "<!-- layers:begin -->\n", "<!-- layers:end -->\n"
 
 _LAYER = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*)$")
@@ -45,6 +47,8 @@ _PRODUCTS = {"Conv": "convolution", "MatMul": "matrix product", "Gemm": "matrix 
 _MULTIPLIES = {"correlation", "gemm"}
 _HOST = {"cjmp", "shape_call", "ShapeHostToDevice"}
 """Layers at which the host decides what comes next."""
+_ORDERING = {"signal", "wait"}
+"""What the builder lists among the layers and launches nothing: one stream waits for another."""
 
 
 def layers_of(log: str) -> list[dict[str, Any]]:
@@ -69,7 +73,7 @@ def layers_of(log: str) -> list[dict[str, Any]]:
                 "group": group,
             }
         )
-    return [layer for layer in found if layer["group"] not in others]
+    return [layer for layer in found if layer["group"] not in others and layer["kind"] not in _ORDERING]
 
 
 def summary_of(layers: list[dict[str, Any]], operators: Mapping[str, str], plan_bytes: int) -> dict[str, Any]:
@@ -134,24 +138,36 @@ def measure(systems: list[str], keep: Path | None) -> dict[str, Any]:
     """System -> precision -> graph -> summary. In a process that finds TensorRT for RTX."""
     import onnx
 
-    from tests.export.plans import bundle_of, graphs_of
-
     found: dict[str, Any] = {}
     for system in systems:
-        with tempfile.TemporaryDirectory() as folder:
-            bundle = bundle_of(system, Path(folder) / "model.cir")
-            for precision in PRECISIONS:
-                for name, content in graphs_of(bundle, precision).items():
-                    log, plan_bytes = build(content)
-                    if keep is not None:
-                        keep.mkdir(parents=True, exist_ok=True)
-                        (keep / f"{system}-{precision}-{name}.log".replace(" ", "-")).write_text(log)
-                    nodes = onnx.load_from_string(content).graph.node
-                    operators = {node.name or node.output[0]: node.op_type for node in nodes}
-                    summary = summary_of(layers_of(log), operators, plan_bytes)
-                    found.setdefault(system, {}).setdefault(precision, {})[name] = summary
-                    print(f"{system}, {precision}, {name}: {summary}", file=sys.stderr, flush=True)
+        for precision, name, content in _graphs(system):
+            log, plan_bytes = build(content)
+            if keep is not None:
+                keep.mkdir(parents=True, exist_ok=True)
+                (keep / f"{Path(system).stem}-{precision}-{name}.log".replace(" ", "-")).write_text(log)
+            nodes = onnx.load_from_string(content).graph.node
+            operators = {node.name or node.output[0]: node.op_type for node in nodes}
+            summary = summary_of(layers_of(log), operators, plan_bytes)
+            found.setdefault(system, {}).setdefault(precision, {})[name] = summary
+            print(f"{system}, {precision}, {name}: {summary}", file=sys.stderr, flush=True)
     return found
+
+
+def _graphs(system: str) -> Iterator[tuple[str, str, bytes]]:
+    """Precision, name and content of the graphs of a system, or of a bundle as they lie in it."""
+    from cir_infer.bundle import Bundle
+    from tests.export.plans import bundle_of, graphs_of
+
+    if system.endswith(BUNDLE):
+        bundle = Bundle(system)
+        for name in bundle.manifest.graphs:
+            yield bundle.manifest.precision, name, bundle.graph(name).whole()
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = bundle_of(system, Path(folder) / "model.cir")
+        for precision in PRECISIONS:
+            for name, content in graphs_of(bundle, precision).items():
+                yield precision, name, content
 
 
 def table(found: dict[str, Any]) -> str:
@@ -196,13 +212,17 @@ def main() -> None:
         # The loader reads its path when a process starts.
         environment = check.rtx_environment()
         sys.exit(subprocess.run([sys.executable, *sys.argv], env=environment).returncode)
+    from cir_infer.errors import CirError
     from tests.export.plans import COMMITTED, SYSTEMS
 
     known = [COMMITTED, *SYSTEMS]
-    unknown = [system for system in args.systems if system not in known]
+    unknown = [system for system in args.systems if system not in known and not system.endswith(BUNDLE)]
     if unknown:
         parser.error(f"there is no system {', '.join(unknown)}; there are {', '.join(known)}")
-    found = measure(args.systems or known, args.keep)
+    try:
+        found = measure(args.systems or known, args.keep)
+    except CirError as error:
+        sys.exit(f"error: {error}")
     if args.update:
         before = json.loads(RESULT.read_text())["systems"] if RESULT.exists() else {}
         systems = {**before, **found}

@@ -198,9 +198,9 @@ def _judged(
             ) from error
         about = engine.describe()["backend"]
         return engine, f"{about['library']} on {about['processor']}"
-    if lowering.precision == "int8":
+    if all(graph.judged is graph.model for graph in graphs):
         return Engine(lowered, device="cpu"), "ONNX Runtime"
-    if lowering.precision == "float16":
+    if lowering.precision != "bfloat16":
         Engine(lowered, device="cpu").close()  # it opens
         give_back()
     path = _written(bundle, scratch / "judged.cir", lowering, graphs, judged=True)

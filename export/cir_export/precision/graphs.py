@@ -3,7 +3,8 @@
 `compose` makes query terms, whose attention weights and squares leave float16's range: it stays float32.
 Float16 and bfloat16 take the encoders of images and texts (bfloat16 no recurrent ones, where float16 leaves
 the recurrent layers); int8 only that of images, because a text encoder is a small
-part of a query's time and its recurrent state forgets nothing, errors included.
+part of a query's time and its recurrent state forgets nothing, errors included. For TensorRT int8 has its
+attention in float16.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Literal
 from onnx import ModelProto
 
 from cir_export.continuation import taken_apart
+from cir_export.precision.attention import attention_of, in_float16
 from cir_export.precision.bfloat16 import PRODUCTS, has_recurrence, rounded_products, to_bfloat16
 from cir_export.precision.float16 import rounded, to_float16
 from cir_export.precision.held import Held
@@ -186,15 +188,25 @@ def _int8(
 ) -> LoweredGraph:
     own = kept.intersection(layers.values())
     all_of_it = whole if own.issuperset(layers.values()) else to_int8(whole, layers, own, images, form, held)
+    half = attention_of(model, layers, own, held) if form == "tensorrt" else {}
     quantised, rest = _apart(all_of_it, model)
+    lowered = quantised
+    if half:
+        lowered, rest = _apart(in_float16(all_of_it, half, held), model)
     nodes = {layer: node for node, layer in layers.items()}
+
+    def alone(layer: str) -> ModelProto:
+        found = only(quantised, model, {nodes[layer]})
+        follows = {node for node, owner in half.items() if owner == layer}
+        return rounded(in_float16(found, follows, held)) if follows else found
+
     return LoweredGraph(
         name,
         model,
-        quantised,
-        quantised,
+        lowered,
+        rounded(lowered) if half else lowered,
         tuple(layers.values()),
         frozenset(own),
-        lambda layer: only(quantised, model, {nodes[layer]}),
+        alone,
         rest,
     )

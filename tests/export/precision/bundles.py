@@ -58,10 +58,55 @@ def convolutional(path: Path, scale: float = 1.0, outlier: float = 1.0) -> Path:
     g.add("Gemm", ["pooled", "m.project.weight", "m.project.bias"], "linear", transB=1)
     g.l2("linear", "embedding")
     image = g.model({"image": ("u8", ["n", SIDE, SIDE, 3])}, {"embedding": ("f32", ["n", DIM])})
-    members = {**members_of("artemis"), "image.onnx": image}
-    pixels = PixelInput(SIDE, SIDE, (Resize(SIDE, "bilinear"), CenterCrop(SIDE), ToRgb()))
-    write_bundle(path, replace(manifest_of("artemis"), image=pixels), members)
-    return path
+    return _written(path, image)
+
+
+def attentive(path: Path, scores: float = 1.0, mask: float = 0.0) -> Path:
+    """ARTEMIS over one block of attention with two heads, a bias of places between scores and softmax.
+
+    Args:
+        path: where to.
+        scores: what the scores are multiplied with before their softmax, after it that is taken back.
+        mask: the bias of the last place; float16 does not have -1e9.
+    """
+    random, width, places = np.random.default_rng(6), 16, SIDE
+    g = GraphBuilder()
+    g.add("Cast", ["image"], "float", to=TensorProto.FLOAT)
+    g.constant("m.half", 127.5)
+    g.add("Sub", ["float", "m.half"], "centred")
+    g.add("Div", ["centred", "m.half"], "prepared")
+    g.constant("rows", [0, places, 3 * SIDE], np.int64)
+    g.add("Reshape", ["prepared", "rows"], "strips")
+
+    def linear(name: str, x: str, ins: int, outs: int, scale: float = 1.0) -> str:
+        g.constant(f"m.{name}.weight", scale * random.normal(size=(ins, outs)) / np.sqrt(ins))
+        g.constant(f"m.{name}.bias", scale * 0.1 * random.normal(size=outs))
+        return g.add(
+            "Add", [g.add("MatMul", [x, f"m.{name}.weight"], f"{name}_product"), f"m.{name}.bias"], name
+        )
+
+    tokens = linear("strips_in", "strips", 3 * SIDE, width)
+    g.constant("heads", [0, places, 2, width // 2], np.int64)
+    g.constant("joined", [0, places, width], np.int64)
+    for name, scale in (("queries", np.sqrt(scores)), ("keys", np.sqrt(scores)), ("values", 1.0)):
+        parts = g.add("Reshape", [linear(name, tokens, width, width, scale), "heads"], f"{name}_parts")
+        g.add("Transpose", [parts], f"{name}_heads", perm=[0, 2, 3, 1] if name == "keys" else [0, 2, 1, 3])
+    g.add("MatMul", ["queries_heads", "keys_heads"], "scores")
+    g.constant("m.factor", 1 / (scores * np.sqrt(width // 2)))
+    g.add("Mul", ["scores", "m.factor"], "scaled")
+    bias = random.normal(size=(1, 2, places, places))
+    bias[..., -1] += mask
+    g.constant("m.places", bias)
+    g.add("Add", ["scaled", "m.places"], "biased")
+    g.add("Softmax", ["biased"], "shares", axis=-1)
+    g.add("MatMul", ["shares", "values_heads"], "mixed")
+    g.add("Transpose", ["mixed"], "mixed_places", perm=[0, 2, 1, 3])
+    g.add("Reshape", ["mixed_places", "joined"], "mixed_tokens")
+    g.add("Add", [tokens, linear("out", "mixed_tokens", width, width)], "residual")
+    g.add("ReduceMean", ["residual"], "mean", axes=[1], keepdims=0)
+    g.l2(linear("project", "mean", width, DIM), "embedding")
+    image = g.model({"image": ("u8", ["n", SIDE, SIDE, 3])}, {"embedding": ("f32", ["n", DIM])})
+    return _written(path, image)
 
 
 def photographs(folder: Path, count: int = 48) -> Path:
@@ -71,3 +116,10 @@ def photographs(folder: Path, count: int = 48) -> Path:
         coarse = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((20, 20), Image.Resampling.BICUBIC).save(folder / f"{number:03d}.png")
     return folder
+
+
+def _written(path: Path, image: bytes) -> Path:
+    members = {**members_of("artemis"), "image.onnx": image}
+    pixels = PixelInput(SIDE, SIDE, (Resize(SIDE, "bilinear"), CenterCrop(SIDE), ToRgb()))
+    write_bundle(path, replace(manifest_of("artemis"), image=pixels), members)
+    return path

@@ -16,6 +16,8 @@ LOG = "\n".join(
     for name, kind, dtype, nodes in (
         ("__mye1_0_myl3_0", "shape_call", "", ()),
         ("__myl_CastTran_myl3_1", "kgen", "UInt8", ("cast", "turn")),
+        ("__mye15024_myl3_9", "signal", "", ()),
+        ("__mye15026_myl3_10", "wait", "", ()),
         ("node_conv [profile 1]_myl1_1", "correlation", "Half", ("conv", "relu")),
         ("__myl_Move_myl1_2", "kgen", "Half", ("turn",)),
         ("conv_myl3_2", "correlation", "Int8", ("conv", "relu")),
