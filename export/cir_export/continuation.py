@@ -7,6 +7,7 @@ twice; `cir_infer.bundle.continuation` puts them together again.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from onnx import ModelProto
@@ -15,8 +16,8 @@ from cir_export.checking import check_nodes, shell
 
 __all__ = ["number_anew", "taken_apart"]
 
-_NUMBERED = re.compile(r"val_\d+")
-"""Names of values that the exporter counts through all that it traced."""
+_NUMBERS = re.compile(r"_\d+")
+"""In names of values, add_42 or split_2_split_1: the exporter counts through all that it traced."""
 
 
 def taken_apart(model: ModelProto, further: tuple[str, ...]) -> tuple[ModelProto, ModelProto]:
@@ -59,11 +60,19 @@ def number_anew(models: Sequence[ModelProto]) -> None:
         models: the graph, then what goes on from it.
     """
     names: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    ends = {value.name for model in models for value in (*model.graph.input, *model.graph.output)}
 
     def new(name: str) -> str:
-        if _NUMBERED.fullmatch(name):
-            return names.setdefault(name, f"val_{len(names)}")
-        return name
+        if name in ends or "." in name or not name:  # with a point: the model's own weights
+            return name
+        while name not in names:
+            base = _NUMBERS.sub("", name)
+            found = f"{base}_{counts[base]}"
+            counts[base] += 1
+            if found not in ends:
+                names[name] = found
+        return names[name]
 
     count = 0
     for model in models:
