@@ -62,7 +62,7 @@ def drop_unread(model: ModelProto) -> None:
 def names_read(nodes: Iterable[NodeProto]) -> Iterator[str]:
     """What nodes read, and the branches of an If or the body of a Loop, which see the graph around them."""
     for node in nodes:
-        yield from node.input
+        yield from filter(None, node.input)  # an input that is left out has no name
         for attribute in node.attribute:
             for graph in (attribute.g, *attribute.graphs):
                 yield from names_read(graph.node)

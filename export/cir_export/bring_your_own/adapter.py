@@ -17,8 +17,8 @@ __all__ = ["Adapter"]
 class Adapter(RetrievalModel):
     """A user's module as a system.
 
-    The query encoder is one piece, so the reference graph hands on the pixels and the text graph the
-    tokens, and all of the query encoder is the compose graph.
+    The query encoder is one piece, so the reference embedding is the pixels, the text embedding the tokens,
+    and `compose` all of the query encoder, until an export takes it apart (`cir_export.graphs.apart`).
 
     Args:
         module: with `encode_gallery` and `encode_query`, and `terms` where its score is no cosine.
@@ -29,6 +29,7 @@ class Adapter(RetrievalModel):
     """
 
     reference_is_gallery_row = False
+    in_one_piece = True
     weighted = True
 
     def __init__(

@@ -230,8 +230,8 @@ def shown_lowering(report: ConversionReport) -> str:
     if report.in_compose:
         text += (
             f"\n{report.in_compose / 1e6:.1f} MB encode the reference image inside compose, which stays "
-            "float32, so queries gain little; a RetrievalModel with encode_reference has them in a graph "
-            f"that becomes {manifest.precision} (docs/systems.md)"
+            "float32, so queries gain little; what encode_reference does is in a graph that becomes "
+            f"{manifest.precision} (docs/systems.md)"
         )
     return text
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from cir_export.continuation import number_anew, taken_apart
+from cir_export.graphs.apart import apart, rename
 from cir_export.graphs.bags import with_plain_bags
 from cir_export.graphs.failure import export_failure
 from cir_export.graphs.operators import one_table_of_operators
@@ -35,6 +36,7 @@ from cir_infer.errors import ExportError
 __all__ = ["EXPLAIN", "Graph", "check_graph", "export_graphs", "forget_graphs"]
 
 EXPLAIN = "explain"
+_QUERY = "query"
 _IN_PARTS = ("embedding", "parts", "constant")
 
 _SAMPLES = 3
@@ -52,7 +54,7 @@ class Graph:
     """A graph to export.
 
     Attributes:
-        name: "image", "reference", "text" or "compose".
+        name: "image", "reference", "text" or "compose"; "query" for the last three in one.
         module: called with the inputs in order; gives a tensor or a tuple of tensors.
         inputs: samples by input name, with a batch of at least 2.
         axes: names of the dynamic axes by input name.
@@ -109,6 +111,12 @@ class _Compose(nn.Module):
         return tuple(part for part in terms if part is not None)
 
 
+class _Query(_Text):
+    def forward(self, image: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        reference, text = self.model.encode_reference(image), self.model.encode_text(tokens, lengths)
+        return tuple(part for part in self.model.compose(reference, text) if part is not None)
+
+
 def export_graphs(
     model: RetrievalModel,
     image: dict[str, Any],
@@ -134,8 +142,12 @@ def export_graphs(
     with_plain_bags(model)
     graphs = _graphs(model, image)
     exported: dict[str, bytes] = {}
+    made: dict[str, ModelProto] = {}
+    there: set[str] = set()
     for graph in progress_bar(graphs, len(graphs), "exporting", "graph", progress):
-        values: dict[str, Values] = {}
+        if graph.name in there:
+            continue
+        before, values = made, dict[str, Values]()
         made = {graph.name: _export(graph, values, None if weights is None else weights.large)}
         if graph.outputs == _IN_PARTS:
             made["image"], made[EXPLAIN] = taken_apart(made["image"], _IN_PARTS[1:])
@@ -144,6 +156,9 @@ def export_graphs(
         if weights is not None:
             # Now that names and order are final: they decide what is in the graph, and so its fingerprint.
             weights.take(list(made.values()), values)
+        if graph.name == _QUERY:
+            made = apart(made[_QUERY], before["image"]) or {}
+            there = {*made, "reference"} if made else there
         exported.update({name: model.SerializeToString() for name, model in made.items()})
     return exported
 
@@ -171,6 +186,7 @@ def _graphs(model: RetrievalModel, image: dict[str, Any]) -> list[Graph]:
     tokens = torch.ones(_SAMPLES, 7, dtype=torch.int32)
     lengths = torch.tensor([7, 3, 1], dtype=torch.int32)
     batch = {0: "n"}
+    terms = ("numerators", "weights") if model.weighted else ("numerators",)
     with torch.no_grad():
         composed = {
             "reference": model.encode_reference(images),
@@ -182,6 +198,10 @@ def _graphs(model: RetrievalModel, image: dict[str, Any]) -> list[Graph]:
         if in_parts
         else Graph("image", _Image(model), {"image": images}, {"image": batch}, ("embedding",))
     ]
+    if model.in_one_piece:
+        inputs = {"image": images, "tokens": tokens, "lengths": lengths}
+        axes = {"image": batch, "tokens": {0: "n", 1: "t"}, "lengths": batch}
+        graphs.append(Graph(_QUERY, _Query(model), inputs, axes, terms))
     if not model.reference_is_gallery_row:
         graphs.append(
             Graph("reference", _Reference(model), {"image": images}, {"image": batch}, ("reference",))
@@ -201,7 +221,7 @@ def _graphs(model: RetrievalModel, image: dict[str, Any]) -> list[Graph]:
             _Compose(model),
             {name: composed[name] for name in model.composes},
             dict.fromkeys(model.composes, batch),
-            ("numerators", "weights") if model.weighted else ("numerators",),
+            terms,
         )
     )
     return graphs
@@ -247,6 +267,8 @@ def _export(graph: Graph, aside: dict[str, Values], large: int | None) -> ModelP
         lower_opset(model)
     except ExportError as error:
         raise ExportError(f"the {graph.name} graph cannot be written: {error}") from error
+    if graph.name != _QUERY:  # which is taken apart by what is known of shapes
+        del model.graph.value_info[:]
     _strip(model)
     check_graph(model, graph)
     return model
@@ -316,12 +338,7 @@ def _name_ends(model: ModelProto) -> None:
     inside = {name for node in model.graph.node for name in node.output} - ends
     inside |= {tensor.name for tensor in model.graph.initializer}
     names |= {name: f"{name}_inside" for name in inside & set(names.values())}
-    for node in model.graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names.get(name, name) for name in node.output]
-    graph = model.graph
-    for item in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        item.name = names.get(item.name, item.name)
+    rename(model, names)
 
 
 def _strip(model: ModelProto) -> None:
@@ -330,9 +347,9 @@ def _strip(model: ModelProto) -> None:
     model.producer_version = ""
     del model.metadata_props[:]
     del model.graph.metadata_props[:]
-    del model.graph.value_info[:]
     for item in (
         *model.graph.node,
+        *model.graph.value_info,
         *model.graph.input,
         *model.graph.output,
         *model.graph.initializer,

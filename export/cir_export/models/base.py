@@ -96,6 +96,8 @@ class RetrievalModel(nn.Module, ABC):
             value is the largest over them.
         reference_is_gallery_row: whether `encode_reference` gives the gallery row of the same image. If
             so the runtime refines a hit from the stored row, and no reference graph is exported.
+        in_one_piece: whether `compose` is the whole query encoder, and `encode_reference` and `encode_text`
+            hand on images and tokens. An export tells apart what depends on one of them alone.
         from_towers: built over the towers of a folder as it is published, so that a configuration of
             `cir-train` does not describe it.
         trains_head: of those, whether it has a head over them that `cir-train` trains, starting from their
@@ -118,6 +120,7 @@ class RetrievalModel(nn.Module, ABC):
     weighted: bool = False
     tokens_per_item: int = 1
     reference_is_gallery_row: ClassVar[bool] = True
+    in_one_piece: ClassVar[bool] = False
     from_towers: ClassVar[bool] = False
     trains_head: ClassVar[bool] = False
     prompt: ClassVar[tuple[str, str] | None] = None

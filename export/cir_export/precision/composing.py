@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onnx import ModelProto
 
+from cir_export.dependence import placed
 from cir_export.precision.held import Held, size_of
 from cir_infer.bundle import Bundle
 
@@ -28,19 +29,6 @@ def reference_in_compose(bundle: Bundle) -> int:
 
 def _weights_of(model: ModelProto, given: str) -> int:
     """Bytes of weights that nodes read which depend on one input and no other."""
-    graph = model.graph
-    sizes = {tensor.name: size_of(tensor) for tensor in graph.initializer}
-    inputs = {value.name: frozenset([value.name]) for value in graph.input if value.name not in sizes}
-    depends: dict[str, frozenset[str]] = {**inputs}
-    made_of: dict[str, frozenset[str]] = {name: frozenset([name]) for name in sizes}
-    found: set[str] = set()
-    for node in graph.node:  # in the order in which they run
-        on = frozenset().union(*(depends.get(name, frozenset()) for name in node.input))
-        read = frozenset().union(*(made_of.get(name, frozenset()) for name in node.input))
-        for name in node.output:
-            depends[name] = on
-            if not on:
-                made_of[name] = read
-        if on == {given}:
-            found |= read
+    sizes = {tensor.name: size_of(tensor) for tensor in model.graph.initializer}
+    found = {name for node in placed(model.graph) if node.on == {given} for name in node.weights}
     return sum(sizes[name] for name in found)

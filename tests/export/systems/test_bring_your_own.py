@@ -11,11 +11,14 @@ import pytest
 import torch
 
 from cir_export.bring_your_own import is_module_path, load_module
+from cir_export.bring_your_own.adapter import Adapter
 from cir_export.commands.export import main
+from cir_export.export import export_bundle
 from cir_export.precision.composing import reference_in_compose
-from cir_infer import Gallery, Searcher
+from cir_export.samples import draw_samples
+from cir_infer import Engine, Gallery, Searcher
 from cir_infer.bundle import Bundle
-from cir_infer.errors import CheckpointError, ExportError, UsageError
+from cir_infer.errors import CheckpointError, ExportError
 from tests.export.precision.bundles import photographs
 
 DOCS = Path(__file__).parents[3] / "docs" / "systems.md"
@@ -48,7 +51,8 @@ def test_the_documented_example_exports_and_answers(module: Path, capsys: pytest
     assert main(["my_models:ComposeAeLike", "--weights", "w.pt"]) == 0
     said = capsys.readouterr().out
     assert "module my_models:ComposeAeLike" in said
-    assert "reference embeddings" in said
+    assert reference_in_compose(Bundle("ComposeAeLike.cir")) == 0
+    assert "texts one by one, composed" in said and "reference embeddings" not in said
     searcher_gallery = Gallery.create(module / "g.gallery", _engine(module))
     images = [np.random.default_rng(i).integers(0, 256, (70, 50, 3), np.uint8) for i in range(6)]
     searcher_gallery.add(images, ids=[f"item {i}" for i in range(6)])
@@ -61,13 +65,17 @@ def test_the_documented_example_exports_and_answers(module: Path, capsys: pytest
     assert {hit.id: hit.score for hit in hits} == pytest.approx(
         {f"item {i}": float(score) for i, score in enumerate(expected)}, abs=1e-3
     )
-    with pytest.raises(UsageError, match="pass the image of"):
-        searcher.query(hits[0], "make it red")
+    # What it encodes of the reference is its gallery row, so a Hit is refined without its image.
+    first, refined = int(hits[0].id.split()[1]), searcher.query(hits[0], "is blue", k=6)
+    tokens = torch.tensor([built.tokenizer.encode("is blue").ids])
+    query = built.encode_query(pixels[first : first + 1], tokens, torch.tensor([tokens.shape[1]]))
+    expected = torch.nn.functional.cosine_similarity(query, built.encode_gallery(pixels))
+    assert {hit.id: hit.score for hit in refined} == pytest.approx(
+        {f"item {i}": float(score) for i, score in enumerate(expected) if i != first}, abs=1e-3
+    )
 
 
 def _engine(folder: Path):
-    from cir_infer import Engine
-
     return Engine(folder / "ComposeAeLike.cir", device="cpu", threads=1)
 
 
@@ -201,6 +209,23 @@ class TextAlone(ComposeAeLike):
     def encode_query(self, images, tokens, lengths):
         return self.rnn(self.embed(tokens), lengths)[1]
 
+class OwnEyes(ComposeAeLike):
+    '''The query side has an encoder of images of its own, and an attention over the words.'''
+
+    def __init__(self):
+        super().__init__()
+        self.seen = nn.Sequential(nn.Conv2d(3, 32, 8, 8), nn.ReLU(), nn.Flatten(2))
+        self.word, self.key = nn.Linear(32, 32), nn.Parameter(torch.randn(1, 1, 32))
+
+    def encode_query(self, images, tokens, lengths):
+        places = self.seen(self.normalize(images)).transpose(1, 2)  # (n, 64, 32)
+        places = torch.cat([self.key.expand(images.shape[0], -1, -1), places], 1)
+        words = self.word(self.embed(tokens))  # (n, T, 32)
+        beyond = torch.arange(tokens.shape[1])[None] >= lengths[:, None]
+        scores = (places @ words.transpose(1, 2)).masked_fill(beyond[:, None], -1e9)
+        found = scores.softmax(2) @ words
+        return torch.cat([(places * found).mean(1), places.amax(1)], 1)
+
 class InFourGraphs(RetrievalModel):
     system, term_names, reference_is_gallery_row = "four", ("similarity",), False
     image, tokenizer = ComposeAeLike.image, ComposeAeLike.tokenizer
@@ -219,26 +244,74 @@ class InFourGraphs(RetrievalModel):
     def encode_text(self, tokens, lengths): return self.inner.rnn(self.inner.embed(tokens), lengths)[1]
 
     def compose(self, reference, text): return Terms((reference + text)[:, None], None)
+
+class InCompose(InFourGraphs):
+    def encode_reference(self, images): return images.float()
+
+    def compose(self, reference, text):
+        return super().compose(self.inner.encode_gallery(reference.to(torch.uint8)), text)
 """
 
 
-def test_a_reference_that_is_encoded_in_compose_is_told(
-    module: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Compose stays float32: the bundle grew, no query became faster, and only the percentage was printed."""
+@pytest.fixture
+def others(module: Path) -> Path:
     (module / "others.py").write_text(_OTHERS, encoding="utf-8")
     sys.modules.pop("others", None)
-    lower = ["--precision", "int8", "--calibrate", str(photographs(module / "photos")), "-o", "lowered.cir"]
+    return module
+
+
+def test_a_reference_that_is_encoded_in_compose_is_told(
+    others: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Compose stays float32: the bundle grew, no query became faster, and only the percentage was printed."""
+    lower = ["--precision", "int8", "--calibrate", str(photographs(others / "photos")), "-o", "lowered.cir"]
     torch.manual_seed(1)
-    assert main(["my_models:ComposeAeLike", "-o", "whole.cir"]) == 0
+    assert main(["others:InCompose", "-o", "whole.cir"]) == 0
     trunk = 4 * (16 * 3 * 8 * 8 + 16 + 1024 * 64 + 64)
     assert trunk <= reference_in_compose(Bundle("whole.cir")) < 1.01 * trunk
     capsys.readouterr()
     assert main(["whole.cir", *lower]) == 0
     assert "0.3 MB encode the reference image inside compose" in capsys.readouterr().out
-    for name in ("TextAlone", "InFourGraphs"):
-        assert main([f"others:{name}", "-o", "other.cir"]) == 0
+    for name in ("others:TextAlone", "others:InFourGraphs"):
+        assert main([name, "-o", "other.cir"]) == 0
         assert reference_in_compose(Bundle("other.cir")) == 0, name
     capsys.readouterr()
     assert main(["other.cir", *lower]) == 0
     assert "inside compose" not in capsys.readouterr().out
+
+
+def test_a_query_is_exported_in_parts(others: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What encodes the reference, and the text, stands in graphs of their own: lowered, and run but once."""
+    torch.manual_seed(1)
+    assert main(["others:OwnEyes", "-o", "parts.cir"]) == 0
+    monkeypatch.setattr(Adapter, "in_one_piece", False)
+    torch.manual_seed(1)
+    assert main(["others:OwnEyes", "-o", "whole.cir"]) == 0
+    parts, whole = Bundle("parts.cir"), Bundle("whole.cir")
+    assert parts.manifest.fingerprint == whole.manifest.fingerprint
+    assert parts.graph("compose").size < 4_000 < 20_000 < parts.graph("reference").size
+    images = [np.random.default_rng(i).integers(0, 256, (70, 50, 3), np.uint8) for i in range(3)]
+    texts = ["is red", "make it a blue ring", "has long sleeves"]
+    with Engine(parts, device="cpu") as engine, Engine(whole, device="cpu") as expected:
+        # One image, encoded once, with each text.
+        seen = engine.encode_references(images)
+        for at in range(3):
+            terms = engine.compose(np.repeat(seen[at : at + 1], 3, 0), engine.encode_texts(texts))
+            pixels = np.repeat(expected.encode_references(images[at : at + 1]), 3, 0)
+            wanted = expected.compose(pixels, expected.encode_texts(texts))
+            np.testing.assert_allclose(terms.numerators, wanted.numerators, rtol=0, atol=1e-6)
+    lower = ["--precision", "int8", "--calibrate", str(photographs(others / "photos")), "-o", "int8.cir"]
+    assert main(["parts.cir", *lower]) == 0
+    assert "reference" in Bundle("int8.cir").manifest.graphs
+    assert Bundle("int8.cir").graph("reference").size < 0.5 * parts.graph("reference").size
+
+
+def test_a_row_is_the_reference_where_weights_lie_beside_the_graphs(module: Path) -> None:
+    trained = load_module("my_models:ComposeAeLike")
+    samples = draw_samples(trained.image, trained.text, trained.tokenizer)
+    assert set(export_bundle(trained, "beside.cir", samples, large=1).manifest.graphs) == {
+        "image",
+        "text",
+        "compose",
+    }
+    assert Bundle("beside.cir").manifest.weights is not None
