@@ -25,6 +25,15 @@ class Int8Index:
         list: int,
     ) -> _Answer: ...
     def statistics(self) -> tuple[int, int, int, int]: ...
+    def upper_bounds(
+        self,
+        numerators: _F32,
+        weights: _F32 | None,
+        instruction_set: str,
+        digits: int,
+        closer: bool,
+        shares: list[float],
+    ) -> _F32: ...
     def bytes(self) -> int: ...
 
 def topk(

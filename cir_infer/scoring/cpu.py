@@ -163,7 +163,7 @@ class Int8Statistics(NamedTuple):
         queries: answered.
         extended: of these, how many needed more than the first list.
         exhaustive: how many were answered by a scan of the stored rows: in small galleries, where terms have
-            no bound, and batches over int8 rows, which are bounded faster as `CpuScorer` does.
+            no bound, and batches over int8 rows, which `CpuScorer` bounds faster.
         rescored: stored rows that were scored exactly.
     """
 
@@ -179,6 +179,7 @@ class Int8Scorer:
     The scan computes an upper bound of every row's score, with a proof in place of an estimate (see
     kernels/score/integer_terms.h); rows of the highest bounds are scored as stored. Where that does not
     prove that no other row can belong to the answer, a second scan scores every row whose bound reaches it.
+    A batch of some twelve queries and more is bounded as `CpuScorer` does, from the bytes of the copy.
 
     The copy takes dimension + 4 bytes a row, and building it one pass over the rows (about two
     microseconds a row of 512 values). int8 rows are their own copy. Threads may share a scorer.

@@ -173,6 +173,21 @@ nb::tuple answered(const cir::Gallery& gallery, const Floats& numerators, const 
     return nb::make_tuple(found, at, by_term, owned(std::move(tokens), {q, w, j}));
 }
 
+auto bounded(const cir::Gallery& gallery, const Floats& numerators, const std::optional<Floats>& weights, const std::string& name,
+             int digits, bool closer, const std::vector<double>& shares, const cir::Copy* copy) {
+    const cir::Kernels* chosen = kernels(name);
+    const bool fits = chosen->screen && gallery.vectors == 1 && (digits == 1 || digits == 2) && shares.size() == 4 &&
+                      numerators.ndim() == 3 && numerators.shape(2) == static_cast<size_t>(gallery.dimension) &&
+                      gallery.dimension <= cir::kMostScreened && (!weights || weights->size() == numerators.size());
+    if (!fits) throw std::invalid_argument("there are no bounds from bytes for that");
+    const size_t q = numerators.shape(0), n = static_cast<size_t>(gallery.count());
+    std::unique_ptr<float[]> out(new float[product({q, n})]);
+    const cir::Query query{numerators.data(), weights ? weights->data() : nullptr, static_cast<int64_t>(q),
+                           static_cast<int>(numerators.shape(1))};
+    cir::upper_bounds(gallery, query, *chosen, digits, closer && digits == 1, shares.data(), out.get(), copy);
+    return owned(std::move(out), {q, n});
+}
+
 }  // namespace
 
 NB_MODULE(_kernels, m) {
@@ -212,6 +227,15 @@ NB_MODULE(_kernels, m) {
                  const cir::Int8Index::Statistics s = self.statistics();
                  return nb::make_tuple(s.queries, s.extended, s.exhaustive, s.rescored);
              })
+        .def(
+            "upper_bounds",
+            [](const cir::Int8Index& self, const Floats& numerators, const std::optional<Floats>& weights,
+               const std::string& name, int digits, bool closer, const std::vector<double>& shares) {
+                const cir::Copy copy = self.copy();
+                return bounded(*copy.rows, numerators, weights, name, digits, closer, shares, &copy);
+            },
+            nb::arg("numerators"), nb::arg("weights").none(), nb::arg("instruction_set"), nb::arg("digits"), nb::arg("closer"),
+            nb::arg("shares"))
         .def("bytes", &cir::Int8Index::bytes);
 
     m.def(
@@ -231,19 +255,9 @@ NB_MODULE(_kernels, m) {
 
     m.def(
         "upper_bounds",
-        [](const GalleryView& view, const Floats& numerators, std::optional<Floats> weights, const std::string& name, int digits,
-           bool closer, const std::vector<double>& shares) {
-            const cir::Kernels* chosen = kernels(name);
-            const bool fits = chosen->screen && view.gallery.vectors == 1 && (digits == 1 || digits == 2) && shares.size() == 4 &&
-                              numerators.ndim() == 3 && numerators.shape(2) == static_cast<size_t>(view.gallery.dimension) &&
-                              view.gallery.dimension <= cir::kMostScreened && (!weights || weights->size() == numerators.size());
-            if (!fits) throw std::invalid_argument("there are no bounds from bytes for that");
-            const size_t q = numerators.shape(0), n = static_cast<size_t>(view.gallery.count());
-            std::unique_ptr<float[]> out(new float[product({q, n})]);
-            const cir::Query query{numerators.data(), weights ? weights->data() : nullptr, static_cast<int64_t>(q),
-                                   static_cast<int>(numerators.shape(1))};
-            cir::upper_bounds(view.gallery, query, *chosen, digits, closer && digits == 1, shares.data(), out.get());
-            return owned(std::move(out), {q, n});
+        [](const GalleryView& view, const Floats& numerators, const std::optional<Floats>& weights, const std::string& name,
+           int digits, bool closer, const std::vector<double>& shares) {
+            return bounded(view.gallery, numerators, weights, name, digits, closer, shares, nullptr);
         },
         nb::arg("gallery"), nb::arg("numerators"), nb::arg("weights").none(), nb::arg("instruction_set"), nb::arg("digits"),
         nb::arg("closer"), nb::arg("shares"));

@@ -19,7 +19,7 @@ constexpr int64_t kQueryBlock = 64;
 
 // The first list: on the hardest data measured (README.md) it is long enough for every query.
 int64_t first_list(int64_t k) { return 4 * k + 64; }
-// From so many products a row on, bounds from bytes (screen_terms.h) of int8 rows take less time than these: measured on an
+// From so many products a row on, bounds from bytes (screen_terms.h) take less time than these: measured on int8 rows on an
 // EPYC, 200,000 rows of 512, 24.0 and 27.3 ms for 8 queries, 47.4 and 37.1 for 16, 193 and 93 for 64.
 constexpr int64_t kBatchProducts = 48;
 // A first list longer than this share of the gallery is no shorter than a plain scan.
@@ -236,9 +236,19 @@ void Int8Index::topk(const Query& query, int64_t k, int64_t list, const Options&
     const int64_t rows = gallery_.count();
     const int64_t most = list > 0 ? rows : rows / kShare;
     queries_ += query.queries;
-    const bool batch = list <= 0 && gallery_.type == kInt8 && screens(gallery_, query, query.queries, options) &&
+    const bool batch = list <= 0 && screens(gallery_, query, query.queries, options) &&
                        products_a_row(query, query.queries) >= kBatchProducts;
     if (list <= 0) list = first_list(std::min(k, rows));
+    if (batch && gallery_.type != kInt8) {
+        BatchStatistics counts;
+        const Copy of = copy();
+        Options from_copy = options;
+        from_copy.statistics = &counts;
+        from_copy.copy = &of;
+        cir::topk(gallery_, query, k, from_copy, answer);
+        rescored_ += counts.listed + counts.multiplied;
+        return;
+    }
     if (list > most || batch) {
         exhaustive_ += query.queries;
         cir::topk(gallery_, query, k, options, answer);

@@ -120,7 +120,7 @@ private:
         for (Workspace& w : work) {
             prepare(w, terms, rows, tiled);
             for (size_t q = 0; again && q < w.lists.size(); ++q) w.lists[q].raise(worst(q));
-            if (screened) w.screening.emplace(*options_.kernels->screen, terms, *bytes, options_.products);
+            if (screened) w.screening.emplace(*options_.kernels->screen, terms, *bytes, options_);
         }
 
         Floors floors(static_cast<size_t>(count));
@@ -229,11 +229,12 @@ private:
             score_all_waiting(terms, first, w);
             w.looked_at = chunk;
         }
-        const char* base = row_address(gallery_, *chunk.block, chunk.start);
+        const Gallery& seen = options_.copy ? *options_.copy->rows : gallery_;
+        const Block& block = seen.blocks[static_cast<size_t>(chunk.block - gallery_.blocks.data())];
+        const char* base = row_address(seen, block, chunk.start);
         // A weighted term does not depend on a row's scale, if that is an ordinary one.
-        const float* scales =
-            query_.weights && !chunk.block->odd_scales ? nullptr : scales_from(gallery_, *chunk.block, chunk.start);
-        w.screening->look(gallery_.type, base, scales, w.index.data(), allowed,
+        const float* scales = query_.weights && !block.odd_scales ? nullptr : scales_from(seen, block, chunk.start);
+        w.screening->look(seen.type, base, scales, w.index.data(), allowed,
                           static_cast<int32_t>(chunk.start - w.looked_at.start), w.lists,
                           [&](size_t q) { score_waiting(q, Screening::kPending * 3 / 4, terms, first, w); });
     }

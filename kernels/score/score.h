@@ -5,6 +5,7 @@
 #pragma once
 
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <exception>
 #include <functional>
@@ -63,6 +64,12 @@ struct BatchStatistics {
     std::atomic<int64_t> again{0};       // queries of which a sample had expected too much
 };
 
+// An int8 copy of a gallery, block for block. A row that is not zero in the copy is t = scale * (q + e), max |q_i| = 127.
+struct Copy {
+    const Gallery* rows;
+    double error_norm, error_max;  // of every row: |e| and max |e_i| are no more
+};
+
 struct Options {
     const Kernels* kernels;
     int threads;           // at least 1
@@ -71,6 +78,7 @@ struct Options {
     std::function<bool()> interrupted = {};
     Products products = Products::kFastest;
     BatchStatistics* statistics = nullptr;  // may be null
+    const Copy* copy = nullptr;  // of the gallery: where bytes are multiplied, they are its
 };
 
 // Thrown by a call that was told to give up; its answer is not complete.
@@ -91,9 +99,9 @@ void topk(const Gallery& gallery, const Query& query, int64_t k, const Options& 
 
 // [queries][rows]: what no exact score passes by products of bytes in one digit, then `closer` by the second, or in two
 // at once; NaN where nothing is known; with `kernels.screen`. Of the four margins (screen_terms.h) it keeps these shares: a
-// test shows what less than all is worth.
+// test shows what less than all is worth. With a copy, `gallery` is its rows.
 void upper_bounds(const Gallery& gallery, const Query& query, const Kernels& kernels, int digits, bool closer,
-                  const double* shares, float* out);
+                  const double* shares, float* out, const Copy* copy = nullptr);
 
 struct IntegerTerms;
 class Watch;
@@ -115,6 +123,8 @@ public:
     // `list` rows, at most all, are scored first; 0 chooses by k, and gives a small gallery to a plain scan.
     void topk(const Query& query, int64_t k, int64_t list, const Options& options, const Answer& answer);
     const Gallery& gallery() const { return gallery_; }
+    // Of a gallery that is not int8 itself.
+    Copy copy() const { return {&copy_, std::sqrt(errors_.error_norm2), errors_.error_max}; }
     Statistics statistics() const;
     int64_t bytes() const;  // of the copy
 

@@ -61,6 +61,15 @@ inline double whole_of(double x) {
 
 }  // namespace
 
+void add_lost(const Copy& copy, const ByteRows& rows, int count) {
+    const float norm = static_cast<float>(copy.error_norm * kEnlarged);
+    const float largest_square = static_cast<float>(copy.error_max * kPerSquare * kEnlarged);
+    for (int r = 0; r < count; ++r) {
+        if (rows.squares) rows.square_error[r] += largest_square * (2 * rows.value_norm[r] + norm);
+        rows.value_error[r] += norm;
+    }
+}
+
 ScreenTerms::ScreenTerms(const PreparedTerms& terms, const Screen& screen)
     : screen_(&screen), of_query_(static_cast<size_t>(terms.query(0).pairs)), padded_(static_cast<size_t>(terms.query(0).padded)),
       pairs_(static_cast<size_t>(terms.count()) * of_query_), weighted_(terms.query(0).w != nullptr) {

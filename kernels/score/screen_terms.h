@@ -19,6 +19,10 @@
 // Nothing is first order, and nothing is assumed of the rows. Where w' . p <= 2 D, or a row's values are too large or too
 // small, there is no bound and the row passes.
 //
+// Where only an int8 copy of the rows is read, it is the copy's q and scale that are packed: t = scale (q + e), unit = scale,
+// since max |q_i| is 127, and y = q + e. Packing finds no error in whole numbers, so |e| is added to |y - q|; and, with
+// y^2 - q^2 = e o (2 q + e),  max |e_i| (2 |q| + |e|) / c  to |y^2 / c - p|.
+//
 // Rounding in float32 (m is the dimension, at most 65536; u = 2^-24). Norms of rows are sums of positive numbers, whose root
 // is off by less than 2^-11 of itself, and are rounded up by 2^-10; those of terms are computed in double. y^2 / c is off by
 // 5 u of itself: two for y, one for 1 / c and each product. |p| is at least 255, so |y^2 / c| <= |p| + sqrt(m) / 2 < 1.51 |p|,
@@ -93,6 +97,9 @@ private:
     std::vector<int32_t> by_row_shift_;
     std::vector<float> less_;
 };
+
+// What a copy lost, for the rows of a tile that was packed from it.
+void add_lost(const Copy& copy, const ByteRows& rows, int count);
 
 // Room for one tile of rows in bytes.
 class ByteTile {

@@ -69,8 +69,8 @@ struct Pending {
 // scored first: what they reach drops most of the others unseen.
 class Screening {
 public:
-    Screening(const Screen& screen, const PreparedTerms& terms, const ScreenTerms& bytes, Products products)
-        : pace(products), screen_(&screen), terms_(&bytes), queries_(static_cast<size_t>(terms.count())), pairs_(terms.query(0).pairs),
+    Screening(const Screen& screen, const PreparedTerms& terms, const ScreenTerms& bytes, const Options& options)
+        : pace(options.products), screen_(&screen), copy_(options.copy), terms_(&bytes), queries_(static_cast<size_t>(terms.count())), pairs_(terms.query(0).pairs),
           dimension_(terms.query(0).dimension), tile_(screen, terms.query(0).padded, terms.query(0).w != nullptr) {
         bounds_.resize(queries_ * static_cast<size_t>(pairs_ * screen.tile_rows));
         if (terms.query(0).w) inverse_roots_.resize(bounds_.size());
@@ -92,6 +92,7 @@ public:
         for (int start = 0; start < count; start += tile) {
             const int size = std::min(tile, count - start);
             screen_->pack[type](base, scales, index + start, size, dimension_, rows);
+            if (copy_) add_lost(*copy_, rows, tile);
             multiply(rows, base, row_bytes(type, dimension_), index + start + size, std::min(tile, count - start - size),
                      groups);
             const uint64_t real = size == 64 ? ~uint64_t{0} : (uint64_t{1} << size) - 1;
@@ -225,6 +226,7 @@ private:
     }
 
     const Screen* screen_;
+    const Copy* copy_;
     const ScreenTerms* terms_;
     size_t queries_;
     int pairs_, dimension_;

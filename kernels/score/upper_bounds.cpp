@@ -9,7 +9,7 @@
 namespace cir {
 
 void upper_bounds(const Gallery& gallery, const Query& query, const Kernels& kernels, int digits, bool closer,
-                  const double* shares, float* out) {
+                  const double* shares, float* out, const Copy* copy) {
     const PreparedTerms prepared(query, 0, query.queries, gallery.dimension);
     ScreenTerms terms(prepared, *kernels.screen);
     terms.keep_of_margins(shares);
@@ -25,6 +25,7 @@ void upper_bounds(const Gallery& gallery, const Query& query, const Kernels& ker
         kernels.screen->pack[gallery.type](row_address(gallery, *chunk.block, chunk.start),
                                            scales_from(gallery, *chunk.block, chunk.start), index.data(), chunk.count,
                                            gallery.dimension, rows);
+        if (copy) add_lost(*copy, rows, tile);
         size_t to = 0;
         for (const ByteTerms& group : terms.groups(digits)) {
             kernels.screen->bounds(rows, group, &bounds[to], &roots[to]);
