@@ -4,7 +4,8 @@
 // the r-th best of the sample reaches is less than what the k-th best of all reaches, unless r or more of the k best are in the
 // sample. r is such that this happens to one query in ten thousand. Rows that do not reach as much are then dropped unproven,
 // and when all rows have been seen it is known whether k of them do: if so, it was right to drop the others, in whatever order
-// rows came and however alike they are. If not, the query is answered again without foresight.
+// rows came and however alike they are: what equals the r-th is not below it, so of a sample, too, k rows are kept. If not, the
+// query is answered again without foresight.
 #pragma once
 
 #include <cmath>

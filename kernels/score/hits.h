@@ -48,29 +48,38 @@ inline float just_below(double x) {
 struct Contenders {
     Hit* hits = nullptr;
     int64_t k = 0, capacity = 0, size = 0;
-    double floor = -std::numeric_limits<double>::infinity();  // k rows are known to reach it
+    int64_t rank = 0;  // in a sample: of the row that tells the floor; 0 for the k-th
+    double floor = -std::numeric_limits<double>::infinity();  // k rows are known to reach it, or expected to
     float per_reach = 0, slack = 0;                            // of a score (terms.h)
     float threshold = -std::numeric_limits<float>::infinity();  // what a score and its reach must exceed
 
     void push(const Hit& hit) { hits[size++] = hit; }
     bool full() const { return size == capacity; }
 
+    // How many rows reach what the floor is raised to.
+    int64_t reaching() const { return rank > 0 ? rank : k; }
+
     // Raises the floor and drops what is below it.
     void drop_beaten() {
-        if (size > k) {
-            std::nth_element(hits, hits + k - 1, hits + size, [](const Hit& a, const Hit& b) { return a.least() > b.least(); });
-            raise(hits[k - 1].least());
+        const int64_t last = reaching();
+        if (size > last) {
+            std::nth_element(hits, hits + last - 1, hits + size, [](const Hit& a, const Hit& b) { return a.least() > b.least(); });
+            raise(hits[last - 1].least());
         }
         size = std::partition(hits, hits + size, [this](const Hit& hit) { return hit.most() >= floor; }) - hits;
     }
 
-    // `settle` gives hits their exact scores and returns how many rank.
+    // `settle` gives hits their exact scores and returns how many rank. Of equal ones k stay, whatever the floor rests on: below
+    // it nothing is in the answer if it holds, but of what equals it all may be.
     template <class Settle>
     void make_room(const Settle& settle) {
         drop_beaten();
         if (size <= k + (capacity - k) / 2) return;
         size = best_of(hits, settle(hits, size), k);
-        if (size == k) raise(std::min_element(hits, hits + k, [](const Hit& a, const Hit& b) { return a.score < b.score; })->score);
+        const int64_t last = reaching();
+        if (size < last) return;
+        std::nth_element(hits, hits + last - 1, hits + size, better);
+        raise(hits[last - 1].score);
     }
 
     void raise(double reached) {

@@ -145,11 +145,11 @@ private:
         in_parallel(threads, [&](int thread) {
             Workspace& w = work[static_cast<size_t>(thread)];
             if (rank > 0) {
-                for (Contenders& list : w.lists) list.k = rank;
+                for (Contenders& list : w.lists) list.rank = rank;
                 look(sample, Part::kSample, thread, w);
                 score_all_waiting(terms, first, w);
                 for (size_t q = 0; q < w.lists.size(); ++q) {
-                    w.lists[q].k = k_;
+                    w.lists[q].rank = 0;
                     w.expected[q] = w.lists[q].floor;
                 }
             }
@@ -247,7 +247,7 @@ private:
     void score_waiting(size_t q, size_t keep, const PreparedTerms& terms, int64_t first, Workspace& w) {
         Contenders& list = w.lists[q];
         const int stride = static_cast<int>(w.sums.size());
-        const int most = static_cast<int>(std::min<int64_t>(std::max(kTurn, list.k / 8), stride));
+        const int most = static_cast<int>(std::min<int64_t>(std::max(kTurn, list.reaching() / 8), stride));
         bool beyond = false;
         for (int found; (found = w.screening->take(q, list.floor, keep, most, w.waiting.data())) > 0; beyond = true) {
             if (beyond) w.screening->scored_beyond(found);

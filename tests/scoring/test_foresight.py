@@ -58,6 +58,26 @@ def test_one_query_that_a_sample_misleads_is_answered_again_alone() -> None:
     assert scorer.statistics.bounded + scorer.statistics.multiplied == 64 * 2_000
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("masked", [False, True])
+def test_of_equal_rows_a_sample_keeps_all_that_may_be_in_the_answer(masked: bool, threads: int) -> None:
+    rng = np.random.default_rng(13)
+    terms = random_terms(rng, 64, 2, 96, False)
+    # Far more equal rows than a list has room for; the first of them, which win, are all in the sample.
+    row = np.arange(6_000)
+    best = np.where(row < 3_000, sampled(6_000), ~sampled(6_000))
+    values = np.ones((6_000, 96), np.float32)
+    terms = QueryTerms(np.abs(terms.numerators), None, terms.names)
+    if not masked:
+        values[~best] = -1
+    allow = np.packbits(best, bitorder="little") if masked else None
+    for k in (10, 50, 200):
+        scorer = CpuScorer(Rows.of(values), threads=threads, products="int8")
+        answer = scorer.topk(terms, k, allow)
+        np.testing.assert_array_equal(answer.rows, np.tile(np.flatnonzero(best)[:k], (64, 1)))
+        assert scorer.statistics.again == 0
+
+
 @pytest.mark.parametrize("order", ["any", "ascending", "descending", "of period 8", "in clusters"])
 def test_what_a_sample_promises_holds_in_whatever_order_rows_come(order: str) -> None:
     rng = np.random.default_rng(12)
