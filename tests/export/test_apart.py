@@ -177,13 +177,6 @@ def test_results_of_one_side_are_handed_on() -> None:
     assert shape_of(held_against_the_whole(query, PIXEL_ROWS, _IMAGES["pixels"]), "reference") == ["n", 4]
 
 
-def test_bytes_that_become_floats_and_bytes_again_are_read_as_they_are() -> None:
-    """A query in one piece is handed floats; its rows are made of the bytes."""
-    body = _ROW.replace("(image)", "(again)").replace("bytes", "wide")
-    body = f"pixels = Cast<to=1>(image)  again = Cast<to=2>(pixels)  {body}  {_READ}  end = Add(row, said)"
-    assert "reference" not in held_against_the_whole(query_of(body), PIXEL_ROWS, _IMAGES["pixels"])
-
-
 def test_features_may_be_the_reference_themselves() -> None:
     given = "float[n,48] image"
     image = graph_of("embedding = MatMul(image, w)", given, "float[n,4] embedding")

@@ -64,21 +64,30 @@ class Adapter(RetrievalModel):
 
     def encode_text(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """The lengths and the tokens themselves, padded to `max_tokens`: (n, 1 + max_tokens)."""
-        rest = tokens.new_full((tokens.shape[0], self.max_tokens), self.pad_id)
-        padded = torch.cat([tokens, rest], 1)[:, : self.max_tokens]
-        return torch.cat([lengths.to(torch.float32)[:, None], padded.to(torch.float32)], 1)
+        return torch.cat([lengths.to(torch.float32)[:, None], self._padded(tokens).to(torch.float32)], 1)
 
     def compose(self, reference: Tensor, text: Tensor) -> Terms:
         """The whole query encoder, and the module's own terms or the cosine."""
         images = reference.to(torch.uint8) if self.pixels else reference
-        tokens, lengths = text[:, 1:].to(torch.int64), text[:, 0].to(torch.int64)
-        query = self.module.encode_query(images, tokens, lengths)  # type: ignore[operator]
+        return self._terms(images, text[:, 1:], text[:, 0])
+
+    def query(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> Terms:
+        """The same of images and whole numbers as they are."""
+        return self._terms(images, self._padded(tokens), lengths)
+
+    def _terms(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> Terms:
+        query = self.module.encode_query(images, tokens.to(torch.int64), lengths.to(torch.int64))  # type: ignore[operator]
         terms = getattr(self.module, "terms", None)
         if terms is not None:
             return _as_terms(terms(query))
         composed = unit(_floats(query, "encode_query"))[:, None]
         # With weights of ones a term is the cosine, whatever the length of the rows.
         return Terms(composed, torch.ones_like(composed))
+
+    def _padded(self, tokens: Tensor) -> Tensor:
+        """To `max_tokens`: (n, max_tokens)."""
+        rest = tokens.new_full((tokens.shape[0], self.max_tokens), self.pad_id)
+        return torch.cat([tokens, rest], 1)[:, : self.max_tokens]
 
 
 def _as_terms(given: object) -> Terms:

@@ -71,7 +71,6 @@ def apart(query: ModelProto, image: ModelProto) -> dict[str, ModelProto] | None:
     Raises:
         ExportError: they are no valid graphs.
     """
-    _drop_casts_to_and_fro(query)
     rename(query, {name: f"{name}_inside" for name in _SIDES})
     row = _digests(image, placed(image.graph))[image.graph.output[0].name]
     found: dict[str, ModelProto] = {}
@@ -101,22 +100,6 @@ def rename(model: ModelProto, names: Mapping[str, str]) -> None:
         node.output[:] = [names.get(name, name) for name in node.output]
     for item in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
         item.name = names.get(item.name, item.name)
-
-
-def _drop_casts_to_and_fro(model: ModelProto) -> None:
-    """Reads bytes as they are, in place, where they become float32 and bytes again."""
-    graph = model.graph
-    kinds = {value.name: value.type.tensor_type.elem_type for value in graph.input}
-    floats: dict[str, str] = {}
-    same: dict[str, str] = {}
-    for node in graph.node:
-        node.input[:] = [same.get(name, name) for name in node.input]
-        if node.op_type != "Cast":
-            continue
-        if kinds.get(node.input[0]) == TensorProto.UINT8 and node.attribute[0].i == TensorProto.FLOAT:
-            floats[node.output[0]] = node.input[0]
-        elif node.input[0] in floats and node.attribute[0].i == TensorProto.UINT8:
-            same[node.output[0]] = floats[node.input[0]]
 
 
 def _taken_from(model: ModelProto, name: str, row: bytes) -> list[ModelProto] | None:

@@ -113,8 +113,7 @@ class _Compose(nn.Module):
 
 class _Query(_Text):
     def forward(self, image: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        reference, text = self.model.encode_reference(image), self.model.encode_text(tokens, lengths)
-        return tuple(part for part in self.model.compose(reference, text) if part is not None)
+        return tuple(part for part in self.model.query(image, tokens, lengths) if part is not None)
 
 
 def export_graphs(
