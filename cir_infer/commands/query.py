@@ -267,7 +267,7 @@ def _save_sheet(path: Path, reference: Any, text: Any, hits: Hits, explain: bool
 
     drawn = io.BytesIO()
     contact_sheet(reference, text, hits, explain=explain).save(drawn, "PNG", dpi=(144, 144))
-    target = path.resolve()
+    target = Path(os.path.realpath(path))  # a circle of links is told when it is written to
     draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         draft.write_bytes(drawn.getvalue())

@@ -22,6 +22,7 @@ from cir_infer.bundle.manifest import FeatureInput, PixelInput
 from cir_infer.bundle.manifest_reader import read_manifest
 from cir_infer.errors import CirError, ImageError, shown
 from cir_infer.indexing.items import digest_of
+from cir_infer.inputs.arrays import loaded_array
 from cir_infer.inputs.images import ready_for_pictures
 from cir_infer.inputs.locations import Location
 from cir_infer.inputs.preprocess import preprocess
@@ -63,12 +64,9 @@ def prepare(locations: list[Location], spec: PixelInput | FeatureInput) -> Prepa
 def _features(location: Location, data: bytes) -> npt.NDArray[Any]:
     """Features from the bytes of a .npy file, wherever these lie."""
     try:
-        array = np.load(io.BytesIO(data), allow_pickle=False)
+        return loaded_array(io.BytesIO(data))
     except Exception as error:  # NumPy answers damage with errors of many types
         raise ImageError(f"{location} is not a .npy file ({shown(error)})") from error
-    if not isinstance(array, np.ndarray):
-        raise ImageError(f"{location} is an archive of arrays; expected a .npy file with one")
-    return array
 
 
 def main() -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, shown
 
-__all__ = ["image_fault", "mapped_array", "unmasked"]
+__all__ = ["image_fault", "loaded_array", "mapped_array", "unmasked"]
 
 _CHANNELS = (1, 3, 4)
 _WANTED = "expected uint8 (height, width, 3), values 0..255"
+_MAGIC = b"\x93NUMPY"
+_ZIP = b"PK\x03\x04"
 
 
 def image_fault(array: npt.NDArray[Any]) -> str | None:
@@ -63,18 +66,46 @@ def unmasked(values: Any) -> npt.NDArray[Any]:
     return np.asarray(values)
 
 
+def loaded_array(file: IO[bytes], path: Path | None = None) -> npt.NDArray[Any]:
+    """The array of a `.npy` file; nothing is unpickled.
+
+    Args:
+        file: its contents, from the beginning.
+        path: where it lies, to map it into memory.
+
+    Raises:
+        Exception: what NumPy raises where it is damaged; a ValueError says what else it is. NumPy takes
+            whatever it does not know for a pickle, and says how to trust it.
+    """
+    head = file.read(len(_MAGIC))
+    file.seek(0)
+    if head.startswith(_ZIP):
+        raise ValueError("it is an archive of several arrays")
+    if head != _MAGIC:
+        raise ValueError(f"it begins with {head!r}" if head else "it is empty")
+    array: npt.NDArray[Any]
+    try:
+        array = np.load(file if path is None else path, "r" if path else None, allow_pickle=False)
+    except ValueError as error:
+        if "bject" in str(error):
+            raise ValueError("it holds Python objects, no numbers") from error
+        raise
+    return array
+
+
 def mapped_array(path: Path) -> npt.NDArray[Any]:
     """The array of a `.npy` file, memory-mapped; nothing is unpickled.
 
     Raises:
         GalleryError: there is no such file (a pipe is none), or it holds something else.
     """
-    if not path.is_file():  # to open a pipe would wait for somebody who writes
-        raise GalleryError(f"{path}: there is no such file; expected a .npy array")
+    # No name makes that raise; and to open a pipe would wait for somebody who writes.
+    if not os.path.isfile(path):  # noqa: PTH113
+        raise GalleryError(f"{shown(path)}: there is no such file; expected a .npy array")
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        with path.open("rb") as file:
+            return loaded_array(file, path)
     except Exception as error:
-        raise GalleryError(f"{path}: cannot be read as a .npy array ({shown(error)})") from error
-    if not isinstance(array, np.ndarray):
-        raise GalleryError(f"{path}: holds several arrays; expected one, as numpy.save writes it")
-    return array
+        raise GalleryError(
+            f"{shown(path)}: cannot be read as a .npy array ({shown(error)}); expected what numpy.save writes"
+        ) from error

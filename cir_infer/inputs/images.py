@@ -20,7 +20,7 @@ import numpy.typing as npt
 from cir_infer.errors import ImageError, UsageError, shown
 from cir_infer.extras import install_hint
 from cir_infer.inputs.arguments import plain_path
-from cir_infer.inputs.arrays import image_fault
+from cir_infer.inputs.arrays import image_fault, loaded_array
 from cir_infer.inputs.costs import MAX_BYTES, MAX_PIXELS, check_header, check_pixels, decoding, decoding_bytes
 from cir_infer.inputs.locations import Location
 from cir_infer.inputs.metadata import (
@@ -158,7 +158,7 @@ def load_features(image: ImageLike, size: int) -> npt.NDArray[np.float32]:
     if isinstance(image, (str, os.PathLike)):
         try:
             with _stream(image) as stream:
-                array = np.load(stream, allow_pickle=False)
+                array: object = loaded_array(stream)
         except ImageError:
             raise
         except Exception as error:
@@ -294,7 +294,8 @@ def _existing(path: str | os.PathLike[str]) -> Path:
             return file
         found = "is not a file" if file.exists() else "does not exist"
     except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
-        raise ImageError(f"{shown(path)} is not a usable path ({error})") from error
+        why = getattr(error, "strerror", None) or error  # an OSError itself repeats the whole path
+        raise ImageError(f"{shown(path)} is not a usable path ({why})") from error
     if is_url(plain_path(path)):
         try:
             checked_address(plain_path(path))

@@ -224,6 +224,10 @@ def test_what_is_not_this_gallerys_backup_is_left_alone(gallery: Gallery, tmp_pa
     refused(tmp_path / "b", "was changed since it was made")
     (tmp_path / "link").symlink_to(gallery.path)
     refused(tmp_path / "link", "is the gallery itself")
+    (tmp_path / "circle").symlink_to("circle")
+    refused(tmp_path / "circle", "is a link that leads to itself")
+    with pytest.raises(GalleryError, match="already exists"):
+        gallery.export(tmp_path / "circle")
     (tmp_path / "empty").mkdir()
     assert gallery.backup(tmp_path / "empty").items == 20
     assert not list(tmp_path.glob(".*"))

@@ -202,8 +202,20 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main([*base, str(tmp_path / "evil.npy")]) == 1
     os.mkfifo(tmp_path / "pipe.npy")  # nobody writes: to read it would be to wait
     np.savez(tmp_path / "several.npz", vectors(1))
-    for name in ("pipe.npy", "several.npz", "missing.npy"):
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n")
+    np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
+    for name, said in (
+        ("pipe.npy", "no such file"),
+        ("several.npz", "several arrays"),
+        ("missing.npy", "no such file"),
+        ("x" * 5000, "no such file"),
+        # Whatever it does not know NumPy takes for a pickle, and tells how to open it all the same.
+        ("picture.png", "it begins with b'\\x89PNG"),
+        ("objects.npy", "Python objects"),
+    ):
         assert main([*base, str(tmp_path / name)]) == 1
+        told = capsys.readouterr().err
+        assert said in told and "pickle" not in told and len(told) < 400
     for shape in ((0, 4), (4, 0), (0,)):
         np.save(tmp_path / "none.npy", np.zeros(shape, np.float32))
         assert main([*base, str(tmp_path / "none.npy")]) == 1

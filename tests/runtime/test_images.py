@@ -212,6 +212,18 @@ def test_features(tmp_path: Path) -> None:
     for value in bad:
         with pytest.raises(ImageError):
             load_features(value, 4)  # type: ignore[arg-type]
+    (tmp_path / "text.npy").write_text("0 1 2 3")
+    for name, found in (("text.npy", "it begins with b'0 1 2"), ("pickle.npy", "it holds Python objects")):
+        with pytest.raises(ImageError, match=found) as caught:
+            load_features(tmp_path / name, 4)
+        assert "allow_pickle" not in str(caught.value)
+
+
+def test_a_name_that_no_file_can_have_is_told_once_and_short() -> None:
+    for name in ("x" * 5000, "x/" * 3000):
+        with pytest.raises(ImageError, match="is not a usable path") as caught:
+            load_image(name)
+        assert "(File name too long)" in str(caught.value) and len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize("size", [(1 << 20, 1), (1, 1 << 20), (65_535, 2)])

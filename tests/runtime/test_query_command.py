@@ -73,6 +73,10 @@ def test_a_contact_sheet(query: list[str], tmp_path: Path, capsys: pytest.Captur
     with Image.open(sheet) as image:
         assert image.format == "PNG"
         assert image.info["dpi"] == pytest.approx((144, 144), abs=0.1)
+    sheet.unlink()
+    sheet.symlink_to(sheet.name)  # leads to itself: there is nothing that it could spoil
+    assert main([*query, "--sheet", str(sheet)]) == 0
+    assert sheet.stat().st_size > 0
     (tmp_path / "folder.png").mkdir()
     for place in ("no/sheet.png", "folder.png"):
         assert main([*query, "--sheet", str(tmp_path / place)]) == 2

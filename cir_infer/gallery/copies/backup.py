@@ -38,7 +38,7 @@ from cir_infer.gallery.catalogue.lineage import (
 from cir_infer.gallery.catalogue.lineage import lineage as lineage_of
 from cir_infer.gallery.catalogue.schema import stored_version
 from cir_infer.gallery.disk import drafts, files
-from cir_infer.gallery.disk.folder import located_absolutely
+from cir_infer.gallery.disk.folder import resolved
 from cir_infer.gallery.disk.outcome import forget_durable, tell_durable
 from cir_infer.gallery.inspection.verification import verify
 from cir_infer.gallery.metadata import metadata as meta
@@ -98,7 +98,7 @@ def back_up(
             being written to, or a disk is full or fails. An earlier backup is as it was, but if it does not
             verify.
     """
-    path = located_absolutely(path).resolve()
+    path = resolved(path)
     made: list[object] = []
     try:
         with store.catalogue.unexchanged():
@@ -167,8 +167,9 @@ def _identity(store: Store) -> str:
 
 def _check_place(store: Store, path: Path) -> None:
     store.folder.check_outside(path, "its backup")
-    if path.exists() and not path.is_dir():
-        raise GalleryError(f"{path}: is a file; choose another path for the backup")
+    if os.path.lexists(path) and not path.is_dir():
+        found = "a file" if path.exists() else "a link that leads to itself"
+        raise GalleryError(f"{path}: is {found}; choose another path for the backup")
 
 
 def _begin(store: Store, draft: Path) -> None:

@@ -219,7 +219,7 @@ class Folder:
         Raises:
             GalleryError: the path is the folder, or below it.
         """
-        place, home = located_absolutely(path).resolve(), self.path.resolve()
+        place, home = resolved(path), resolved(self.path)
         if place == home:
             raise GalleryError(f"{path}: is the gallery itself; choose another path for {what}")
         if home in place.parents:
@@ -249,6 +249,15 @@ def located_absolutely(path: Path) -> Path:
             f"{path}: the current folder was removed, so nothing is found by a relative path; pass an "
             "absolute path, or change to another folder"
         ) from error
+
+
+def resolved(path: Path) -> Path:
+    """The path from the root without links; links that lead in a circle stay, and fail when they are opened.
+
+    Raises:
+        GalleryError: see `located_absolutely`.
+    """
+    return Path(os.path.realpath(located_absolutely(path)))
 
 
 def _no_folder(path: Path, error: OSError) -> GalleryError:
