@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from cir_infer.bundle.initializers import KIND, initializers
 from cir_infer.bundle.model import Model
+from cir_infer.bundle.wire import fields_of
 from cir_infer.errors import BundleError, DeviceError, shown
 from cir_infer.processes.ending import native_call
 from cir_infer.processes.fork import PerProcess
@@ -49,6 +51,9 @@ _TYPES: dict[str, np.dtype[Any]] = {
 }
 _ERRORS_ONLY = 3
 _FILES = "session.model_external_initializers_file_folder_path"
+_WITHOUT = "optimization.disable_specified_optimizers"
+_FLOAT16 = 10
+"""ONNX's number of the type."""
 
 
 class OnnxBackend:
@@ -124,6 +129,9 @@ class OnnxBackend:
         if model.weights:
             values = [ort.OrtValue.ortvalue_from_numpy(value) for value in model.weights.values()]
             options.add_external_initializers(list(model.weights), values)
+        if self.device == "cpu" and _holds_float16(model):
+            # ONNX Runtime 1.32 ends the process where a product of float16 reads what a Transpose gives.
+            options.add_session_config_entry(_WITHOUT, "MatmulTransposeFusion")
         return options
 
     def _options(self, name: str, model: Model) -> ort.SessionOptions:
@@ -187,6 +195,13 @@ class OnnxBackend:
             "provider": self._provider,
             "threads": self._threads,
         }
+
+
+def _holds_float16(model: Model) -> bool:
+    try:
+        return any((KIND, _FLOAT16) in fields_of(constant) for constant in initializers(model.data))
+    except (BundleError, ValueError, IndexError):
+        return False  # it is no model, which ONNX Runtime says better
 
 
 class OnnxGraph:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from cir_infer.bundle.model import Model
 from cir_infer.errors import DeviceError
@@ -87,3 +90,33 @@ def test_a_version_with_another_inside_runs_by_its_own_call(inside: Any) -> None
     graph = OnnxGraph("compose", later)
     one = np.ones((2, 4), np.float32)
     assert graph.run({"reference": one, "text": one})["numerators"].sum() == 16
+
+
+_FLOAT16 = """
+import sys
+from cir_infer.bundle.model import Model
+from cir_infer.runtime.onnx import OnnxBackend
+import numpy as np
+graph = OnnxBackend("cpu", 1).load("text", Model(open(sys.argv[1], "rb").read()))
+print(graph.run({"seen": np.ones((2, 3, 4), np.float16)})["made"].shape)
+"""
+
+
+def test_products_of_what_was_transposed_open_in_float16(tmp_path: Path) -> None:
+    """ONNX Runtime ended the process, without a word."""
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT16, shape)
+        for name, shape in (("seen", ["n", "t", 4]), ("made", ["n", "t", 4]))
+    ]
+    nodes = [
+        helper.make_node("Transpose", ["seen"], ["first"], perm=[1, 0, 2]),
+        helper.make_node("MatMul", ["first", "weight"], ["second"]),
+        helper.make_node("Transpose", ["second"], ["made"], perm=[1, 0, 2]),
+    ]
+    weight = numpy_helper.from_array(np.eye(4, dtype=np.float16), "weight")
+    graph = helper.make_graph(nodes, "text", ends[:1], ends[1:], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    call = [sys.executable, "-c", _FLOAT16, str(tmp_path / "model.onnx")]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "(2, 3, 4)"), done.stderr
