@@ -30,6 +30,9 @@ from tests.scoring.cases import (
 )
 from tests.scoring.conformance_numbers import NumbersConformance
 
+SHAPES = [*((d, 2) for d in (1, 7, 16, 40, 512)), *((d, j) for d in (7, 512) for j in (1, 3, 5))]
+"""Values of a row and terms: each number of values with two terms, each number of terms over few and many."""
+
 
 class ScorerConformance(NumbersConformance):
     """Subclass as `Test...`, give `make`, and narrow `row_types` where a backend reads fewer."""
@@ -37,8 +40,7 @@ class ScorerConformance(NumbersConformance):
     # ---- random -------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("weighted", [True, False], ids=["weighted", "plain"])
-    @pytest.mark.parametrize("j", [1, 2, 3, 5])
-    @pytest.mark.parametrize("d", [1, 7, 16, 40, 512])
+    @pytest.mark.parametrize(("d", "j"), SHAPES)
     def test_random_rows(self, row_type: str, d: int, j: int, weighted: bool) -> None:
         d = min(d, self.widest)
         rng = np.random.default_rng(d * 10 + j)
