@@ -206,6 +206,8 @@ class Answering:
         wish, items, own = self.wish, found.items[at], query.own
         name = FileName(query.reference)
         others = [place for place, item in enumerate(items) if item.id != own]
+        if not wish.leave_reference_out:  # one more may have been asked for, for another query's sake
+            others = others[: wish.k]
         same = [place for place in others if found.same[at, place] or name.is_of(items[place].source)]
         left_out = set(same) if wish.leave_reference_out else ()
         chosen = [place for place in others if place not in left_out][: wish.k]

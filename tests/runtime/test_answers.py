@@ -130,6 +130,24 @@ def test_the_reference_is_named_when_the_gallery_holds_it(searcher: Searcher, pi
     assert searcher.query(strange, TEXT, k=40).reference_id is None
 
 
+def test_what_others_in_a_batch_ask_changes_no_answer(searcher: Searcher, pictures: list[Path]) -> None:
+    hit = searcher.query(pictures[0], TEXT)[0]
+    beyond = 0
+    for picture in pictures:
+        every = searcher.query(picture, TEXT, k=40)
+        place = every.ids.index(str(every.reference_id))
+        if place == 0:
+            continue
+        beyond += 1
+        # A refined Hit asks for one more, and there the reference of the other query is.
+        alone = searcher.query(picture, TEXT, k=place)
+        beside, refined = searcher.query_batch([picture, hit], [TEXT] * 2, k=place)
+        assert alone.reference_id is None and beside.reference_id is None
+        assert [one.as_dict() for one in beside] == [one.as_dict() for one in alone]
+        assert refined.ids == searcher.query(hit, TEXT, k=place).ids
+    assert beyond > 0
+
+
 def test_the_reference_is_left_out_where_asked(searcher: Searcher, pictures: list[Path]) -> None:
     for image in (pictures[4], pictures[4].read_bytes()):
         every = searcher.query(image, TEXT, k=40)
