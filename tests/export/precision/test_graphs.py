@@ -14,8 +14,9 @@ from cir_export.precision.float16 import rounded, to_float16
 from cir_export.precision.graphs import LoweredGraph, lower_graphs
 from cir_export.precision.islands import float32_islands
 from cir_export.precision.layers import layers_of, matching, name_nodes
-from cir_infer.bundle import Bundle
+from cir_infer.bundle import Bundle, write_bundle
 from cir_infer.errors import ExportError, UsageError
+from tests.bundles import HIDDEN, GraphBuilder, manifest_of, members_of
 from tests.export.precision.bundles import SIDE, convolutional
 
 STATISTICS = {"Clip", "Mul", "ReduceMean", "Pow", "ReduceL2", "ReduceSum", "Max", "Div", "Sub"}
@@ -196,3 +197,19 @@ def test_every_layer_kept_is_a_contradiction(bundle: Bundle) -> None:
 def test_equal_bundles_give_equal_bytes(bundle: Bundle, precision: str) -> None:
     first, second = (lowered(bundle, precision).model.SerializeToString(deterministic=True) for _ in range(2))
     assert first == second
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_what_hands_its_inputs_on_is_not_lowered(tmp_path: Path, precision: str) -> None:
+    """As the text graph of a query in one piece, whose token ids were rounded."""
+    g = GraphBuilder()
+    g.add("Cast", ["tokens"], "floats", to=TensorProto.FLOAT)
+    g.add("ReduceMax", ["floats"], "largest", axes=[1], keepdims=1)
+    g.constant("often", [1, HIDDEN], np.int64)
+    g.add("Tile", ["largest", "often"], "text")
+    text = g.model(
+        {"tokens": ("i32", ["n", "t"]), "lengths": ("i32", ["n"])}, {"text": ("f32", ["n", HIDDEN])}
+    )
+    write_bundle(tmp_path / "b.cir", manifest_of("cosine"), {**members_of("cosine"), "text.onnx": text})
+    found = lower_graphs(Bundle(tmp_path / "b.cir"), precision, "cpu", (), images)  # type: ignore[arg-type]
+    assert [graph.name for graph in found] == ["image"]
