@@ -88,7 +88,7 @@ class Queries:
         Raises:
             ImageError: the image cannot be read.
             TextError: the text is empty, too long, or nothing in it can be read.
-            GalleryError: the gallery is empty, or a Hit is no longer in it.
+            GalleryError: the gallery is empty, or a Hit is no longer in it or of another gallery.
             UsageError: an argument is not what is said above, or the searcher is closed.
             DeviceError: the device failed, or does not survive the fork that made this process.
         """

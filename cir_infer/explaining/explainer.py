@@ -22,6 +22,7 @@ from cir_infer.inputs.texts import Text
 from cir_infer.processes.turns import Turn
 from cir_infer.scoring.balance import Balance
 from cir_infer.scoring.contract import Rows
+from cir_infer.searching.asked import held_of
 from cir_infer.searching.found import Source
 from cir_infer.searching.recognition import LOOSER, same_rows
 
@@ -208,13 +209,8 @@ class _Maps:
 def _target(source: Source, gallery: str, spec: PixelInput, wanted: Wanted) -> _Target:
     asked = wanted[0]
     hit = asked if isinstance(asked, Hit) else None
-    held = source.held(asked.id if isinstance(asked, Hit) else asked)
+    held = source.held(asked) if isinstance(asked, str) else held_of(source, asked)
     item = held.told()
-    if hit is not None and hit.source is not None and hit.source != item.source:
-        raise GalleryError(
-            f"the hit {shown(item.id)} came from {shown(hit.source)}, and what the gallery {gallery} holds "
-            f"under this id from {shown(item.source)}; it is of another gallery, or was replaced: ask again"
-        )
     image = wanted[1]
     if image is None:
         image = item.source

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cir_infer.engine import Engine
-from cir_infer.errors import CirError, UsageError, shown
+from cir_infer.errors import CirError, GalleryError, UsageError, shown
 from cir_infer.hits import Hit
 from cir_infer.inputs.arguments import checked_list
 from cir_infer.inputs.images import ImageLike
@@ -19,7 +19,7 @@ from cir_infer.inputs.unknown_words import Together
 if TYPE_CHECKING:
     from cir_infer.searching.found import Held, Source
 
-__all__ = ["Asked", "Reference", "ask", "check_reference", "paired", "read_text"]
+__all__ = ["Asked", "Reference", "ask", "check_reference", "held_of", "paired", "read_text"]
 
 Reference: TypeAlias = "ImageLike | PreparedImage | Hit | None"
 """An image, one that `Engine.prepare_image` made ready, a Hit to refine, or None for a system that reads only
@@ -72,11 +72,28 @@ def ask(
     asked = Asked(number, pair[0], said=pair[1])
     try:
         check_reference(engine, pair[0])
-        asked.held = source.held(pair[0].id) if isinstance(pair[0], Hit) else None
+        asked.held = held_of(source, pair[0]) if isinstance(pair[0], Hit) else None
         asked.text = read_text(engine, pair[1], together)
     except CirError as error:
         asked.error = error
     return asked
+
+
+def held_of(source: Source, hit: Hit) -> Held:
+    """The item that a Hit is.
+
+    Raises:
+        GalleryError: there is no such item, or what has its id now is a picture from elsewhere.
+    """
+    held = source.held(hit.id)
+    if hit.source is not None:
+        now = held.told().source
+        if now != hit.source:
+            raise GalleryError(
+                f"the hit {shown(hit.id)} came from {shown(hit.source)}, and what the gallery holds under "
+                f"this id from {shown(now)}; it is of another gallery, or was replaced: ask again"
+            )
+    return held
 
 
 def check_reference(engine: Engine, reference: Any) -> None:

@@ -130,6 +130,32 @@ def test_the_reference_is_named_when_the_gallery_holds_it(searcher: Searcher, pi
     assert searcher.query(strange, TEXT, k=40).reference_id is None
 
 
+def test_a_hit_of_another_gallery_or_of_a_replaced_item_is_refused(
+    engine: Engine, searcher: Searcher, pictures: list[Path], tmp_path: Path
+) -> None:
+    copied = tmp_path / "same.gallery"
+    with Gallery.create(copied, engine, dtype="int8") as copy:
+        copy.add(pictures, ids=[f"sku-{i}" for i in range(len(pictures))])
+    with Gallery.create(tmp_path / "other.gallery", engine) as other:
+        other.add(pictures[::-1], ids=[f"sku-{i}" for i in range(len(pictures))])
+        other.add_vectors(ids=["vector"], vectors=engine.encode_images(pictures[:1]))
+        with Searcher(engine, copied) as same, Searcher(engine, other) as asked:
+            hit = searcher.query(pictures[0], TEXT)[0]
+            assert hit.id not in same.query(hit, TEXT, k=5).ids, "the same picture under the same id"
+            with pytest.raises(GalleryError, match="of another gallery, or was replaced: ask again"):
+                asked.query(hit, TEXT)
+            bad, good = asked.query_batch([hit, asked.item(hit.id)], [TEXT] * 2, errors="return")
+            assert isinstance(bad, GalleryError) and isinstance(good, Hits)
+            assert good.ids == asked.query(Hit(hit.id), TEXT).ids, "an id alone is what the gallery holds"
+            assert asked.query(asked.item("vector"), TEXT)
+            mine = asked.query(pictures[0], TEXT, k=3)
+            other.add([pictures[7]], ids=[mine[0].id], existing="replace")
+            with pytest.raises(GalleryError, match="was replaced"):
+                asked.query(mine[0], TEXT)
+            with pytest.raises(GalleryError, match="was replaced"):
+                asked.explain(mine[1], mine[0], TEXT)
+
+
 def test_what_others_in_a_batch_ask_changes_no_answer(searcher: Searcher, pictures: list[Path]) -> None:
     hit = searcher.query(pictures[0], TEXT)[0]
     beyond = 0
