@@ -18,6 +18,7 @@ from cir_export.model_file import TrainedModel
 from cir_export.models import RetrievalModel, build_model
 from cir_export.models.base import InParts
 from cir_export.models.encoders.image import PixelEncoder
+from cir_export.precision.layers import layers_of
 from cir_export.preprocessing import plain_resize
 from cir_export.verification import Samples, draw_samples
 from cir_infer import Engine
@@ -272,11 +273,24 @@ def test_the_image_graph_does_not_depend_on_what_explains_it(
     without = export_graphs(model, plain_resize(side))
     assert set(with_parts) - set(without) == {EXPLAIN}
     assert with_parts["image"] == without["image"]
-    # Nor is a weight that both read turned each time: precisions lower products with constants alone.
+    # Nor is a weight that both read turned or split each time: precisions lower products with constants.
     for content in (with_parts["image"], continued(with_parts["image"], with_parts[EXPLAIN])):
         graph = onnx.load_from_string(content).graph
-        constants = {tensor.name for tensor in graph.initializer}
-        assert not constants & {x for node in graph.node if node.op_type == "Transpose" for x in node.input}
+        constants = {tensor.name for tensor in graph.initializer if len(tensor.dims) > 1}
+        moved = [node for node in graph.node if node.op_type in ("Transpose", "Split")]
+        assert moved and not constants & {node.input[0] for node in moved}
+
+
+def test_parts_of_one_weight_are_layers_under_names_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SigLIP's head has queries, keys and values in one weight, and its queries are made of a weight, too."""
+    graphs = export._graphs
+    monkeypatch.setattr(export, "_graphs", lambda *given: graphs(*given)[:1])  # the others take seconds
+    found = export_graphs(model_of("siglip, unit"), plain_resize(64))
+    model = onnx.load_from_string(found["image"])
+    layers = [layer for layer in layers_of(model).values() if ".head." in layer]
+    assert layers == [f"pair.visual.head.{name}" for name in ("probe", "in_proj.1", "in_proj.2")] + [
+        f"pair.visual.head.{name}" for name in ("out_proj", "mlp.c_fc", "mlp.c_proj")
+    ]
 
 
 def test_sums_that_do_not_hold_are_left_out_with_the_reason(
