@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -75,29 +76,46 @@ def spoilt() -> Path:
     return KINDS.written()
 
 
-def exercise(kernels: Path) -> None:
-    """Small galleries through every kernel that shares memory, one and several blocks for each query.
+CASES: dict[str, tuple[str, Tuning, int, int, bool, int, float, int]] = {
+    "one block's keys": ("float16", NEVER, 900, 40, True, 72, 1.0, 900),
+    "many keys": ("float16", NEVER, 2600, 600, False, 24, 1.0, 2600),
+    "more keys handed on than threads, k fewer": ("float16", NEVER, 1000, 200, False, 16, 1.0, 1000),
+    "squares beyond float32": ("float16", NEVER, 400, 3, True, 16, 1e17, 400),
+    "more rows than float32 can tell apart": ("float16", NEVER, 400, 3, True, 16, 1.0, 2),
+    "tensor cores": ("float32", ALWAYS, 900, 40, True, 40, 1.0, 900),
+    "tensor cores, int8": ("int8", ALWAYS, 700, 300, False, 24, 1.0, 700),
+}
+"""Row type, tuning, rows, k, weighted, values, their size, different rows: all kernels that share memory."""
 
-    What shows most mistakes comes first.
-    """
-    for schedule, multiprocessors in ((0, 2), (0, 8), (1, 2), (2, 8)):
-        for row_type, tuning, n, k, weighted, d, size, different in (
-            ("float16", NEVER, 900, 40, True, 72, 1.0, 900),
-            ("float16", NEVER, 2600, 600, False, 24, 1.0, 2600),
-            ("float16", NEVER, 1000, 200, False, 16, 1.0, 1000),  # more keys handed on than threads, k fewer
-            ("float16", NEVER, 400, 3, True, 16, 1e17, 400),  # squares beyond float32
-            ("float16", NEVER, 400, 3, True, 16, 1.0, 2),  # more rows than float32 can tell apart
-            ("float32", ALWAYS, 900, 40, True, 40, 1.0, 900),
-            ("int8", ALWAYS, 700, 300, False, 24, 1.0, 700),
-        ):
-            values = np.random.default_rng(0).standard_normal((n, d))[np.arange(n) % different]
-            rows = rows_of(values, row_type, (200,))
-            terms = random_terms(np.random.default_rng(1), 3, 2, d, weighted)
-            terms = dataclasses.replace(terms, numerators=terms.numerators * np.float32(size))
-            device = EmulatedDevice(
-                checked=True, schedule=schedule, kernels=kernels, multiprocessors=multiprocessors
-            )
-            check_topk(CudaScorer(rows, device=device, tuning=tuning).topk(terms, k), terms, rows, k)
+MACHINES = ((0, 2), (0, 8), (1, 2), (2, 8))
+"""Schedule and multiprocessors: one block and several for each query."""
+
+ORDER = dict.fromkeys(
+    [
+        # What shows most mistakes for the least of work.
+        ((0, 2), "squares beyond float32"),
+        ((0, 2), "tensor cores, int8"),
+        ((0, 8), "squares beyond float32"),
+        ((0, 2), "more rows than float32 can tell apart"),
+        ((0, 8), "more keys handed on than threads, k fewer"),
+        ((0, 8), "tensor cores"),
+        *itertools.product(MACHINES, CASES),
+    ]
+)
+
+
+def exercise(kernels: Path) -> None:
+    """Small galleries on every machine."""
+    for (schedule, multiprocessors), case in ORDER:
+        row_type, tuning, n, k, weighted, d, size, different = CASES[case]
+        values = np.random.default_rng(0).standard_normal((n, d))[np.arange(n) % different]
+        rows = rows_of(values, row_type, (200,))
+        terms = random_terms(np.random.default_rng(1), 3, 2, d, weighted)
+        terms = dataclasses.replace(terms, numerators=terms.numerators * np.float32(size))
+        device = EmulatedDevice(
+            checked=True, schedule=schedule, kernels=kernels, multiprocessors=multiprocessors
+        )
+        check_topk(CudaScorer(rows, device=device, tuning=tuning).topk(terms, k), terms, rows, k)
 
 
 def test_without_a_mistake_they_pass_every_check(spoilt: Path) -> None:
