@@ -166,7 +166,7 @@ def test_a_reference_graph_and_absent_inputs() -> None:
 
         def __init__(self) -> None:
             super().__init__(6)
-            self.gallery, self.seen = nn.Linear(12, 6), nn.Conv2d(3, 4, 2, 2)
+            self.gallery, self.query = nn.Linear(12, 6), nn.Conv2d(3, 4, 2, 2)
             self.embed = nn.Embedding(9, 5)
 
         @classmethod
@@ -177,7 +177,7 @@ def test_a_reference_graph_and_absent_inputs() -> None:
             return unit(self.gallery(images.float().reshape(images.shape[0], 12)))
 
         def encode_reference(self, images: Tensor) -> Tensor:
-            return self.seen(images.permute(0, 3, 1, 2).float())
+            return self.query(images.permute(0, 3, 1, 2).float())
 
         def encode_text(self, tokens: Tensor, lengths: Tensor) -> Tensor:
             return self.embed(tokens).mean(1)

@@ -71,7 +71,7 @@ class Adapter(RetrievalModel):
         images = reference.to(torch.uint8) if self.pixels else reference
         return self._terms(images, text[:, 1:], text[:, 0])
 
-    def query(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> Terms:
+    def terms_of(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> Terms:
         """The same of images and whole numbers as they are."""
         return self._terms(images, self._padded(tokens), lengths)
 

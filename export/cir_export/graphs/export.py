@@ -113,7 +113,7 @@ class _Compose(nn.Module):
 
 class _Query(_Text):
     def forward(self, image: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        return tuple(part for part in self.model.query(image, tokens, lengths) if part is not None)
+        return tuple(part for part in self.model.terms_of(image, tokens, lengths) if part is not None)
 
 
 def export_graphs(

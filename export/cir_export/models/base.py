@@ -96,7 +96,7 @@ class RetrievalModel(nn.Module, ABC):
             value is the largest over them.
         reference_is_gallery_row: whether `encode_reference` gives the gallery row of the same image. If
             so the runtime refines a hit from the stored row, and no reference graph is exported.
-        in_one_piece: whether `query` is the whole query encoder, and `encode_reference` and `encode_text`
+        in_one_piece: whether `terms_of` is the whole query encoder, and `encode_reference` and `encode_text`
             hand on images and tokens. An export tells apart what depends on one of them alone.
         from_towers: built over the towers of a folder as it is published, so that a configuration of
             `cir-train` does not describe it.
@@ -185,7 +185,7 @@ class RetrievalModel(nn.Module, ABC):
     def compose(self, reference: Tensor, text: Tensor) -> Terms:
         """The query's terms from `encode_reference` (n, ...) and `encode_text` (n, H)."""
 
-    def query(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> Terms:
+    def terms_of(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> Terms:
         """The query's terms from what `encode_reference` and `encode_text` take."""
         return self.compose(self.encode_reference(images), self.encode_text(tokens, lengths))
 
@@ -245,4 +245,4 @@ class RetrievalModel(nn.Module, ABC):
 
     def forward(self, images: Tensor, tokens: Tensor, lengths: Tensor, targets: Tensor) -> Tensor:
         """Scores of n queries against N target images: float32 (n, N)."""
-        return pairwise_scores(self.query(images, tokens, lengths), self.encode_gallery(targets))
+        return pairwise_scores(self.terms_of(images, tokens, lengths), self.encode_gallery(targets))
