@@ -61,7 +61,7 @@ def layers_of(log: str) -> list[dict[str, Any]]:
             continue
         part = _GROUP.search(match["name"])
         group = part[1] if part else match["name"]
-        if "[profile " in match["name"]:
+        if "[profile " in line:  # in its name, or of what it reads
             others.add(group)
         types = re.findall(r"Datatype: (\w+)", match["inputs"].split("Constants:")[0])
         found.append(

@@ -7,23 +7,26 @@ import json
 from tools.tensorrt import layers as tensorrt_layers
 
 _TENSOR = (
-    "[ { Name: x, Dimensions: [1,8], Strides: [8,1], StrideOrder: [1,0], Datatype: %s, Format: (Linear) }]"
+    "[ { Name: %s, Dimensions: [1,8], Strides: [8,1], StrideOrder: [1,0], Datatype: %s, Format: (Linear) }]"
 )
 LOG = "\n".join(
-    f"Name: {name}, LayerType: {kind}, Inputs: {_TENSOR % dtype if dtype else '[]'}, Constants: "
+    f"Name: {name}, LayerType: {kind}, Inputs: {_TENSOR % (read, dtype) if dtype else '[]'}, Constants: "
     f"[ {{ Name: w, Datatype: Float }}], Outputs: [], TacticName: , StreamId: 0, Metadata: "
     + "".join(f"[ONNX Layer: {node}]" for node in nodes)
-    for name, kind, dtype, nodes in (
-        ("__mye1_0_myl3_0", "shape_call", "", ()),
-        ("__myl_CastTran_myl3_1", "kgen", "UInt8", ("cast", "turn")),
-        ("__mye15024_myl3_9", "signal", "", ()),
-        ("__mye15026_myl3_10", "wait", "", ()),
-        ("node_conv [profile 1]_myl1_1", "correlation", "Half", ("conv", "relu")),
-        ("__myl_Move_myl1_2", "kgen", "Half", ("turn",)),
-        ("conv_myl3_2", "correlation", "Int8", ("conv", "relu")),
-        ("__myl_MulAddRelu_myl3_5", "kgen", "Float", ("conv",)),
-        ("__myl_MulSoftMul_myl3_3", "kgen", "Half", ("scores", "soft", "mix")),
-        ("__myl_AddMulSum_myl3_4", "kgen", "Float", ("out",)),
+    for name, kind, read, dtype, nodes in (
+        ("__mye1_0_myl3_0", "shape_call", "x", "", ()),
+        ("__myl_CastTran_myl3_1", "kgen", "x", "UInt8", ("cast", "turn")),
+        ("__mye15024_myl3_9", "signal", "x", "", ()),
+        ("__mye15026_myl3_10", "wait", "x", "", ()),
+        ("node_conv [profile 1]_myl1_1", "correlation", "x", "Half", ("conv", "relu")),
+        ("__myl_Move_myl1_2", "kgen", "x", "Half", ("turn",)),
+        # Of a plan whose layers have plain names, what they read tells the profile.
+        ("__mye8052_0_myl2_0", "shape_call", "x", "", ()),
+        ("__myl_GathAdd_myl2_1", "kgen", "tokens [profile 1]", "Int32", ("turn",)),
+        ("conv_myl3_2", "correlation", "x", "Int8", ("conv", "relu")),
+        ("__myl_MulAddRelu_myl3_5", "kgen", "x", "Float", ("conv",)),
+        ("__myl_MulSoftMul_myl3_3", "kgen", "x", "Half", ("scores", "soft", "mix")),
+        ("__myl_AddMulSum_myl3_4", "kgen", "x", "Float", ("out",)),
     )
 )
 OPERATORS = {
