@@ -19,6 +19,7 @@ from typing import Any
 from cir_infer.errors import UsageError, shown
 from cir_infer.foreign import read_json
 from cir_infer.inputs.opening import why
+from cir_infer.processes.outputs import check_replaceable
 
 __all__ = [
     "KINDS",
@@ -153,6 +154,7 @@ def write_text(path: Path, text: str) -> None:
         UsageError: its folder does not exist or cannot be written.
     """
     try:
+        check_replaceable(path)
         handle, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -170,7 +172,14 @@ def ensure_writable(path: Path | None) -> None:
     """Refuse an output file whose folder does not exist before minutes are spent on measuring.
 
     Raises:
-        UsageError: there is no such folder.
+        UsageError: there is no such folder, or something else than a file has the name.
     """
-    if path is not None and not path.resolve().parent.is_dir():
-        raise UsageError(f"{path}: there is no folder {path.resolve().parent}; create it first")
+    if path is None:
+        return
+    folder = Path(os.path.realpath(path)).parent
+    if not folder.is_dir():
+        raise UsageError(f"{path}: there is no folder {folder}; create it first")
+    try:
+        check_replaceable(path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from error

@@ -21,6 +21,7 @@ from cir_infer.bundle.model import ALIGNMENT, Model, map_file, model_of
 from cir_infer.bundle.writing import Content, FilePart, data_begin, digest, write_archive
 from cir_infer.errors import BundleError, UsageError, shown
 from cir_infer.foreign import opened_archive
+from cir_infer.processes.outputs import check_replaceable
 
 __all__ = ["Bundle", "write_bundle"]
 
@@ -283,6 +284,7 @@ def write_bundle(
     text = sealed.to_json()
     sealed = read_manifest(text)
     target = Path(path)
+    check_replaceable(target)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         with temporary.open("xb") as file:

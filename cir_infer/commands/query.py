@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cir_infer.console.common import CirParser, check_order, complain, print_json, run_command
 from cir_infer.errors import CirError, UsageError, shown
+from cir_infer.processes.outputs import check_replaceable
 from cir_infer.runtime.device_names import DEVICES
 
 if TYPE_CHECKING:
@@ -258,7 +259,12 @@ def _check_sheet(path: Path | None) -> None:
         return
     if path.suffix.lower() != ".png":
         raise UsageError(f"--sheet is {shown(path)}; the contact sheet is a PNG, so name it with .png")
-    if path.is_dir() or not path.absolute().parent.is_dir():
+    try:
+        check_replaceable(path)
+        there = path.absolute().parent.is_dir()
+    except OSError:
+        there = False
+    if not there:
         raise UsageError(f"--sheet is {shown(path)}; expected a file in a folder that is there")
 
 

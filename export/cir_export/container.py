@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cir_infer.errors import CheckpointError, shown
 from cir_infer.foreign import check_pickle, check_sums, checked_members, opened_archive
+from cir_infer.processes.outputs import check_replaceable
 
 __all__ = ["check_container", "read_container", "replacing", "write_container"]
 
@@ -70,6 +71,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         OSError: it cannot be written.
     """
+    check_replaceable(path)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:

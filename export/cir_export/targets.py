@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from cir_infer.errors import ExportError
+from cir_infer.processes.outputs import check_replaceable
 
 __all__ = ["check_target"]
 
@@ -14,14 +15,18 @@ def check_target(path: Path) -> None:
     """Says before any work whether a bundle could be written there.
 
     Raises:
-        ExportError: it is a folder, in none, or in one that cannot be written to.
+        ExportError: it is a folder or a device, in no folder, or in one that cannot be written to.
     """
-    if path.is_dir():
-        found = "it is a folder"
-    elif not path.parent.is_dir():
-        found = f"{path.parent} is not a folder"
-    elif not os.access(path.parent, os.W_OK):
-        found = f"{path.parent} is read only for you"
-    else:
-        return
-    raise ExportError(f"{path} cannot be written: {found}")
+    found = _obstacle(path)
+    if found is not None:
+        raise ExportError(f"{path} cannot be written: {found}")
+
+
+def _obstacle(path: Path) -> str | None:
+    try:
+        check_replaceable(path)
+    except OSError as error:
+        return error.strerror
+    if not path.parent.is_dir():
+        return f"{path.parent} is not a folder"
+    return None if os.access(path.parent, os.W_OK) else f"{path.parent} is read only for you"

@@ -78,7 +78,8 @@ def test_a_contact_sheet(query: list[str], tmp_path: Path, capsys: pytest.Captur
     assert main([*query, "--sheet", str(sheet)]) == 0
     assert sheet.stat().st_size > 0
     (tmp_path / "folder.png").mkdir()
-    for place in ("no/sheet.png", "folder.png"):
+    os.mkfifo(tmp_path / "pipe.png")
+    for place in ("no/sheet.png", "folder.png", "pipe.png", "x" * 300 + "/sheet.png"):
         assert main([*query, "--sheet", str(tmp_path / place)]) == 2
         assert "expected a file in a folder that is there" in capsys.readouterr().err
     for name in ("sheet.txt", "sheet"):

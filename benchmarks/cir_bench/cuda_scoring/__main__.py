@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cir_bench.cuda_scoring.parts import PARTS, launch_each_once, run_part
+from cir_bench.results import write_text
 from cir_infer.errors import CirError
 
 
@@ -21,9 +22,7 @@ def main() -> int:
 
     def keep(found: dict[str, Any]) -> None:
         if args.output is not None:
-            half = args.output.with_name(f".{args.output.name}.part")
-            half.write_text(json.dumps(found))
-            half.replace(args.output)
+            write_text(args.output, json.dumps(found))
 
     try:
         if args.part == "launches":

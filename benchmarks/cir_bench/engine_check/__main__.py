@@ -25,6 +25,7 @@ from cir_bench.engine_check.models import (
 from cir_bench.engine_check.placements import text_placements
 from cir_bench.engine_check.reach import reached
 from cir_bench.engine_check.subject import K, Subject, open_subject
+from cir_bench.results import write_text
 from cir_infer.errors import CirError
 from cir_infer.gpu.driver import missing_gpu
 
@@ -65,9 +66,7 @@ class Check:
     def keep(self) -> None:
         """Write what is known so far; a reader never sees half of it."""
         if self._output is not None:
-            half = self._output.with_name(f".{self._output.name}.part")
-            half.write_text(json.dumps(self.result, indent=1, default=str) + "\n")
-            half.replace(self._output)
+            write_text(self._output, json.dumps(self.result, indent=1, default=str) + "\n")
 
     def skip(self, what: str) -> None:
         """Name what cannot be checked here."""

@@ -123,6 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if not options.model:
         parser.error("no MODEL is given; expected a model.pt, a checkpoint, a folder, or --list")
+    for model in options.model:
+        if "://" in model:
+            raise UsageError(f"MODEL is the address {shown(model)}; download it, and give the file")
     check_lowering(options)
     check_fast_jpeg(options, is_bundle(options.model))
     check_restating(options, is_bundle(options.model))

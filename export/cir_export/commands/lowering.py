@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cir_export.hub import is_hub_name
 from cir_infer.console.tables import format_table
-from cir_infer.errors import UsageError
+from cir_infer.errors import UsageError, shown
 
 if TYPE_CHECKING:
     from cir_export.precision import ConversionReport
@@ -150,8 +151,17 @@ def check_images(options: Any, image: dict[str, Any]) -> None:
 
 
 def default_output(model: str, precision: str) -> Path:
-    """MODEL.cir, or MODEL-int8.cir, so that none takes the other's place."""
-    path = Path(model.rpartition(":")[2])
+    """MODEL.cir, or MODEL-int8.cir, so that none takes the other's place; of a folder beside it.
+
+    Raises:
+        UsageError: MODEL has no name.
+    """
+    named = model.rpartition(":")[2]
+    path = Path(named)
+    if named and path.name in ("", "..") and path.is_dir():  # the folder that one is in, or one above
+        path = Path(os.path.realpath(path))
+    if not path.name:
+        raise UsageError(f"MODEL is {shown(model)}; expected a checkpoint, a folder, or package.module:Name")
     if is_hub_name(model):
         path = Path(path.name)
     stem = path.name if is_hub_name(model) or path.is_dir() else path.stem

@@ -15,6 +15,7 @@ import pytest
 from cir_eval.datasets.scenes.generation import Plan, generate
 from cir_eval.protocols import protocol
 from cir_export.commands.export import main
+from cir_export.commands.lowering import default_output
 from cir_export.export import export_bundle
 from cir_export.model_file import load_model
 from cir_export.precision import (
@@ -365,6 +366,20 @@ def test_a_folder_that_cannot_be_written_to_is_said_before_anything(
     )
     with pytest.raises(ExportError, match=r"x\.cir cannot be written: .* is read only for you"):
         check_target(tmp_path / "x.cir")
+
+
+@pytest.mark.parametrize("model", ["", ":", "package:", "/", "https://example.com/model.pt"])
+def test_a_model_without_a_name_is_wrong_usage(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([model]) == 2
+    assert "MODEL is" in capsys.readouterr().err
+
+
+def test_the_folder_that_one_is_in_is_written_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model" / "part").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "model")
+    assert default_output(".", "int8") == tmp_path / "model-int8.cir"
+    monkeypatch.chdir("part")
+    assert default_output("..", "float32") == tmp_path / "model.cir"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,25 @@
+"""Files that take the place of what has their name."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+__all__ = ["check_replaceable"]
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse a name that no file may take: root could put one in the place of /dev/null, for every program.
+
+    Raises:
+        OSError: a folder, a device, a pipe or a socket has the name; links are followed.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return  # nothing is there, or whatever is wrong with the name is told when it is written to
+    if not stat.S_ISREG(mode):
+        found = "it is a folder" if stat.S_ISDIR(mode) else "it is a device or a pipe, no file"
+        raise OSError(errno.EEXIST, found, os.fspath(path))
