@@ -90,9 +90,9 @@ private:
         const int64_t again = std::count(failed.begin(), failed.end(), 1);
         if (again == 0) return;
         if (options_.statistics) options_.statistics->again += again;
-        // Not chance: what is looked at next would be no better.
-        if (again * 8 > count) surprised_.store(true, std::memory_order_relaxed);
         if (again * 16 > count) {
+            // More than one is not chance: what is looked at next would be no better.
+            if (again > 1) surprised_.store(true, std::memory_order_relaxed);
             pass(first, count, threads, caller, 0, true);
             return;
         }

@@ -58,6 +58,21 @@ def test_one_query_that_a_sample_misleads_is_answered_again_alone() -> None:
     assert scorer.statistics.bounded + scorer.statistics.multiplied == 64 * 2_000
 
 
+def test_where_blocks_of_queries_have_to_be_answered_again_a_sample_is_drawn_no_more() -> None:
+    rng = np.random.default_rng(14)
+    terms = random_terms(rng, 640, 1, 96, False)
+    # Twelve queries of each block of 128 share a direction, unknown to the others; the sample lies there.
+    shared = np.arange(640) % 128 < 12
+    numerators = terms.numerators - terms.numerators.mean(2, keepdims=True)
+    numerators[shared] += 3
+    terms = QueryTerms(numerators, None, terms.names)
+    values = rng.standard_normal((2_000, 96)).astype(np.float32)
+    values[sampled(2_000)] += 0.3
+    scorer = CpuScorer(Rows.of(values), threads=1, products="int8")
+    same_as_in_float32(scorer, values, terms, 100)
+    assert scorer.statistics.again == 12
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("masked", [False, True])
 def test_of_equal_rows_a_sample_keeps_all_that_may_be_in_the_answer(masked: bool, threads: int) -> None:
