@@ -120,7 +120,10 @@ def decode_image(
             return _read(stream, name, exif_orientation, plan)
     except ImageError:
         raise
-    except Image.DecompressionBombError as error:
+    except (
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:  # made an error by a filter
         raise ImageError(f"{name} is too large ({shown(error)}); scale it down first") from error
     except UnidentifiedImageError as error:
         if "HEIF" not in _formats() and _is_heic(image):
@@ -246,7 +249,7 @@ def _read(
         if is_cluttered(stream):
             raise ValueError("it has more notes than pictures")
         return _decode(_Opened(_identified(stream), name, stream), exif_orientation, plan)
-    except (ImageError, Image.DecompressionBombError, MemoryError):
+    except (ImageError, Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError):
         raise
     except Exception as error:
         plain = without_metadata(stream)
@@ -256,7 +259,7 @@ def _read(
             try:
                 opened = _Opened(_identified(picture), name, picture, stored_orientation(stream))
                 return _decode(opened, exif_orientation, plan)
-            except (ImageError, Image.DecompressionBombError, MemoryError):
+            except (ImageError, Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError):
                 raise
             except Exception:
                 raise error from None  # the picture itself is damaged

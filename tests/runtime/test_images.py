@@ -140,6 +140,13 @@ def test_a_hundred_megapixels_are_read() -> None:
         assert (preprocess(data, SPEC) == 255).all()
 
 
+@pytest.mark.filterwarnings("error")
+def test_whoever_makes_errors_of_warnings_hears_of_the_size_and_of_no_damage() -> None:
+    with pytest.raises(ImageError, match="is too large") as caught:
+        load_image(png_header(10_000, 10_000))
+    assert "damaged" not in str(caught.value)
+
+
 @pytest.mark.parametrize("size", [(12_000, 12_000), (50_000, 50_000), (1 << 20, 1 << 20)])
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_larger_claims_are_refused_before_memory_is_taken(size: tuple[int, int]) -> None:
