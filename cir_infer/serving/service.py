@@ -192,17 +192,17 @@ class Service:
         searcher, snapshot = opened.searcher, opened.gallery.snapshot()
         item_of(snapshot, hit)
         reference: Any = image
-        if request.item is not None:
-            item_of(snapshot, request.item)
-            reference = searcher.item(request.item)
         try:
+            if request.item is not None:
+                item_of(snapshot, request.item)
+                refines = self._refines_rows(searcher.engine)
+                reference = (searcher.item if refines else partial(self._picture_of, opened))(request.item)
             return searcher.explain(hit, reference, request.text, request.balance)
         except ImageError as error:
             _log.info("no explanation: %s", error)
             raise Problem(
                 "unusable-image",
-                "the picture of the item, or of the reference, cannot be read, or is not the one that was "
-                "indexed",
+                "the picture of the item, or of the reference, cannot be read, or is not the one indexed",
             ) from None
 
     def check_k(self, k: int) -> None:
@@ -360,9 +360,8 @@ class Service:
         if request.item is not None:
             if image is not None:
                 raise Problem("invalid-argument", "an item and an image were given; expected one reference")
-            if engine.row_is_reference or not engine.needs_reference:
+            if self._refines_rows(engine):
                 return Hit(request.item), None, ()
-            # This system sees references with an encoder of its own, so it needs the item's image.
             return None, partial(self._image_of, opened, request.item), (request.item,)
         if image is not None:
             return None, partial(self._prepared, engine, image), ()
@@ -386,13 +385,23 @@ class Service:
         return engine.prepare_image(image)
 
     def _image_of(self, opened: Opened, item: str) -> PreparedImage:
-        source = item_of(opened.gallery.snapshot(), item).source
         try:
-            if source is not None:
-                return self._prepared(opened.searcher.engine, Location.parse(source).read())
+            return self._prepared(opened.searcher.engine, self._picture_of(opened, item))
         except ImageError:
-            pass
-        raise Problem("unusable-image", "the image of this item cannot be read, and this model needs it")
+            said = "the image of this item cannot be read, and this model needs it"
+            raise Problem("unusable-image", said) from None
+
+    def _refines_rows(self, engine: Engine) -> bool:
+        """Else it sees references with an encoder of its own, and needs the item's image."""
+        return engine.row_is_reference or not engine.needs_reference
+
+    def _picture_of(self, opened: Opened, item: str) -> bytes:
+        source = item_of(opened.gallery.snapshot(), item).source
+        if source is None:
+            raise ImageError("the gallery does not know where it came from")
+        image = Location.parse(source).read()
+        check_size(image, self.settings.max_pixels)
+        return image
 
     # ---- what it is
 

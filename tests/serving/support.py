@@ -95,9 +95,9 @@ def png(seed: int, size: tuple[int, int] = (24, 30)) -> bytes:
     return out.getvalue()
 
 
-def make_gallery(folder: Path) -> Path:
+def make_gallery(folder: Path, system: str = "artemis") -> Path:
     """A tiny bundle and its gallery; returns the bundle."""
-    bundle = write_tiny_bundle(folder / "artemis.cir")
+    bundle = write_tiny_bundle(folder / "artemis.cir", system)
     images = []
     for number in range(COUNT):
         images.append(folder / f"picture{number:02}.png")

@@ -16,7 +16,7 @@ import pytest
 from cir_infer import Gallery, Hits, Searcher
 from cir_infer.serving.browsing import item_of
 from cir_infer.serving.schemas import ExplainAnswer, SearchAnswer, parsed
-from tests.serving.support import ODD_IDS, Client, png, running, together
+from tests.serving.support import ODD_IDS, Client, make_gallery, png, running, together
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +129,27 @@ def test_hits_come_with_reasons_where_they_are_asked_for(client: Client) -> None
     assert [len(one["explanations"]) for one in both] == [1, 0]
     assert {client.search(**query, explain=number).status for number in (-1, 11)} == {422}
     assert client("POST", "/v1/explain", {**query, "hit": "sku-2", "explain": 1}).status == 422
+
+
+def test_why_where_references_have_an_encoder_of_their_own(tmp_path: Path) -> None:
+    """A search from the gallery read the item's image; what explained it read the row, and was refused."""
+    bundle = make_gallery(tmp_path, "separate")
+    query = {"item": "sku-1", "text": "is red"}
+    with running(bundle) as (client, *_), Searcher(bundle, device="cpu", threads=1) as searcher:
+        answer = client.search(**query, k=2, explain=1).json
+        hit = answer["hits"][0]
+        alone = client("POST", "/v1/explain", {**query, "hit": hit["id"]})
+        assert alone.status == 200, alone
+        picture = Path(str(searcher.item("sku-1").source))
+        expected = searcher.explain(hit["id"], picture, "is red").as_dict()
+        for told in (alone.json, answer["explanations"][0]):
+            assert told["score"] == pytest.approx(hit["score"], abs=1e-5)
+            for side in ("terms", "reference"):
+                heat, wanted = told[side]["similarity"], expected[side]["similarity"]
+                assert np.array(heat["map"]) == pytest.approx(np.array(wanted["map"]), abs=1e-5)
+        picture.unlink()
+        gone = client("POST", "/v1/explain", {**query, "hit": hit["id"]})
+        assert (gone.status, gone.kind) == (422, "unusable-image")
 
 
 def test_a_reason_that_cannot_be_told_says_so(own: Path) -> None:
