@@ -48,6 +48,7 @@ inline float just_below(double x) {
 struct Contenders {
     Hit* hits = nullptr;
     int64_t k = 0, capacity = 0, size = 0;
+    int64_t looked = 0;  // the size when what is reached was last looked at
     int64_t rank = 0;  // in a sample: of the row that tells the floor; 0 for the k-th
     double floor = -std::numeric_limits<double>::infinity();  // k rows are known to reach it, or expected to
     float per_reach = 0, slack = 0;                            // of a score (terms.h)
@@ -67,6 +68,7 @@ struct Contenders {
             raise(hits[last - 1].least());
         }
         size = std::partition(hits, hits + size, [this](const Hit& hit) { return hit.most() >= floor; }) - hits;
+        looked = size;
     }
 
     // `settle` gives hits their exact scores and returns how many rank. Of equal ones k stay, whatever the floor rests on: below
@@ -75,7 +77,7 @@ struct Contenders {
     void make_room(const Settle& settle) {
         drop_beaten();
         if (size <= k + (capacity - k) / 2) return;
-        size = best_of(hits, settle(hits, size), k);
+        looked = size = best_of(hits, settle(hits, size), k);
         const int64_t last = reaching();
         if (size < last) return;
         std::nth_element(hits, hits + last - 1, hits + size, better);

@@ -58,6 +58,16 @@ def test_one_query_that_a_sample_misleads_is_answered_again_alone() -> None:
     assert scorer.statistics.bounded + scorer.statistics.multiplied == 64 * 2_000
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_lists_that_are_looked_at_now_and_then_hold_the_same(threads: int) -> None:
+    rng = np.random.default_rng(15)
+    terms = random_terms(rng, 12, 2, 64, True, 0.5)
+    values = rng.standard_normal((9_000, 64)).astype(np.float32)
+    values[rng.permutation(9_000)[:4_000]] = values[7]
+    for k in (2_048, 2_100, 4_096, 5_000, 8_999):
+        same_as_in_float32(CpuScorer(Rows.of(values), threads=threads, products="int8"), values, terms, k)
+
+
 def test_where_blocks_of_queries_have_to_be_answered_again_a_sample_is_drawn_no_more() -> None:
     rng = np.random.default_rng(14)
     terms = random_terms(rng, 640, 1, 96, False)
