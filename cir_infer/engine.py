@@ -538,7 +538,9 @@ class Engine:
         spec = self.manifest.text
         if spec is None:
             return None
-        return TextReader(self._bundle.tokenizer(), spec, self.manifest.provenance.get("domain"))
+        stated = self.manifest.provenance.get("vocabulary")
+        words = stated.get("known") if isinstance(stated, dict) else None
+        return TextReader(self._bundle.tokenizer(), spec, self.manifest.provenance.get("domain"), words)
 
     def _reader(self) -> TextReader:
         if self._texts is None:

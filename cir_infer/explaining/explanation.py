@@ -133,6 +133,8 @@ class Explanation:
                 [name.replace("_", " "), *(f"{value:.4f}" for value in (heat.value, up, down, heat.rest))]
             )
         text = format_table(["term", "value", "cells for", "cells against", "rest"], rows, right=range(1, 5))
+        if self.terms and self.method == "occlusion":
+            text += "\ncells: what the term loses when each is painted over; such values do not add up"
         if not self.words:
             return text
         names = list(self.terms)

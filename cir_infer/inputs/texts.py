@@ -57,6 +57,7 @@ class TextReader:
         tokenizer: the bundle's tokenizer.json (`tokenizers` format; text cleaning is inside).
         spec: the manifest's `text`.
         domain: what the model was trained on, in words, to be named with what it does not know.
+        words: how many it knows, special tokens aside, where the bundle says so.
 
     Attributes:
         vocabulary: how many tokens the model knows.
@@ -65,7 +66,9 @@ class TextReader:
         BundleError: the tokenizer cannot be read, or could take more than `check_tokenizer` allows.
     """
 
-    def __init__(self, tokenizer: bytes, spec: TextInput, domain: object = None) -> None:
+    def __init__(
+        self, tokenizer: bytes, spec: TextInput, domain: object = None, words: object = None
+    ) -> None:
         from tokenizers import Tokenizer
 
         check_tokenizer(tokenizer)
@@ -79,7 +82,7 @@ class TextReader:
         self._tokenizer.no_truncation()
         self._spec = spec
         self.vocabulary: int = self._tokenizer.get_vocab_size()
-        self._unknown_words = UnknownWords(self.vocabulary, domain)
+        self._unknown_words = UnknownWords(self.vocabulary, domain, words)
 
     def read(self, texts: Iterable[Text], together: Together | None = None) -> Tokens:
         """Tokens of a batch of texts.

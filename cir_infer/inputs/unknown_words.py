@@ -24,13 +24,15 @@ class UnknownWords:
     """The words that one model's texts had and it does not know. Threads may share one.
 
     Args:
-        vocabulary: how many tokens the model knows.
+        tokens: how many the model knows, special ones among them.
         domain: what the model was trained on, in words.
+        words: how many it knows, where its bundle says so.
     """
 
-    def __init__(self, vocabulary: int, domain: object = None) -> None:
+    def __init__(self, tokens: int, domain: object = None, words: object = None) -> None:
         about = f" about {shown(domain, 60)}" if isinstance(domain, str) and domain else ""
-        self._known = f"in the model's vocabulary of {vocabulary:,} words{about}"
+        counted = f"{words:,} words" if type(words) is int and 0 < words <= tokens else f"{tokens:,} tokens"
+        self._known = f"in the model's vocabulary of {counted}{about}"
         self._said: set[str] = set()
 
     def found(

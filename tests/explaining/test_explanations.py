@@ -108,6 +108,8 @@ def test_without_the_graph_patches_are_painted_over(opened: Open, pictures: list
     hit = searcher.query(pictures[1], "is red", k=4)[3]
     found = searcher.explain(hit, pictures[1], "is red")
     assert found.method == "occlusion" == found.reference[IS].method
+    assert "painted over; such values do not add up" in repr(found)
+    assert "painted over" not in repr(opened().explain("sku-3", pictures[1], "is red"))
     picture = engine.prepare(hit.source or "")
     painted = covered(picture)
     assert painted.shape == (49, 8, 8, 3) and (painted != picture).any((1, 2, 3)).all()

@@ -199,7 +199,8 @@ def test_the_command_answers_in_json_for_a_public_checkpoint(
 def test_failures_are_one_line_and_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "none.pt")]) == 1
     assert capsys.readouterr().err.strip().count("\n") == 0
-    assert main([str(Path(__file__))]) == 1
+    (tmp_path / "notes.pt").write_text(Path(__file__).read_text("utf-8"), "utf-8")
+    assert main([str(tmp_path / "notes.pt")]) == 1
     assert "expected a file that torch.save wrote" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     save_model(tmp_path / "model.pt", trained())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from enum import Enum
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from cir_infer import Engine
 from cir_infer.bundle.manifest import TextInput
 from cir_infer.errors import BundleError, TextError, UsageError
 from cir_infer.inputs import unknown_words
 from cir_infer.inputs.texts import MAX_CHARACTERS, TextReader
 from cir_infer.inputs.unknown_words import UNSAID
-from tests.bundles import SPECIALS, WORDS, tokenizer_json
+from tests.bundles import SPECIALS, WORDS, tokenizer_json, write_tiny_bundle
 from tests.gallery.interrupts import Bomb, Interrupt
 
 PAD, START, AND, END, UNK = range(5)
@@ -139,13 +141,13 @@ def test_unknown_words_are_named_once_for_each_text(caplog: pytest.LogCaptureFix
             assert one.read(["is Chartreuse", "is red"]).ids[0].tolist() == [START, ID["is"], UNK, END]
         assert [record.getMessage() for record in caplog.records] == [
             "not every word of the text 'is Chartreuse' is in the model's vocabulary of "
-            f"{len(SPECIALS) + len(WORDS)} words; the answer ignores 'Chartreuse'"
+            f"{len(SPECIALS) + len(WORDS)} tokens; the answer ignores 'Chartreuse'"
         ]
         caplog.clear()
         assert ids("chartreuse paisley") == [START, UNK, UNK, END]
     assert [record.getMessage() for record in caplog.records] == [
         "no word of the text 'chartreuse paisley' is in the model's vocabulary of "
-        f"{len(SPECIALS) + len(WORDS)} words; the answer ignores 'chartreuse', 'paisley'"
+        f"{len(SPECIALS) + len(WORDS)} tokens; the answer ignores 'chartreuse', 'paisley'"
     ]
 
 
@@ -171,7 +173,7 @@ def test_texts_read_together_are_news_of_one_line(caplog: pytest.LogCaptureFixtu
         one.read(asked)
         one.read(asked)  # nothing new
         one.read([*asked, "is mauve"])
-    known = f"in the model's vocabulary of {len(SPECIALS) + len(WORDS)} words"
+    known = f"in the model's vocabulary of {len(SPECIALS) + len(WORDS)} tokens"
     assert [record.getMessage() for record in caplog.records] == [
         f"4 of 5 texts have words that are not {known}, 2 of them no other; "
         "the answers ignore 'paisley' (3 times), 'Chartreuse', 'taupe'",
@@ -231,7 +233,19 @@ def test_an_interrupt_leaves_no_later_text_unsaid(caplog: pytest.LogCaptureFixtu
 
 def test_the_domain_is_named_with_what_is_unknown(caplog: pytest.LogCaptureFixture) -> None:
     TextReader(tokenizer_json(), TextInput(PAD, UNK, 64), "rendered\nscenes").read(["paisley"])
-    assert "words about 'rendered\\nscenes'" in caplog.text
+    assert "tokens about 'rendered\\nscenes'" in caplog.text
+
+
+def test_words_are_counted_without_special_tokens_where_the_bundle_counts_them(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    every = f"{len(SPECIALS) + len(WORDS)} tokens"
+    for said, known in ((len(WORDS), f"{len(WORDS)} words"), (True, every), (10**9, every), ("7", every)):
+        caplog.clear()
+        stated = {"vocabulary": {"kind": "words", "known": said}}
+        with Engine(write_tiny_bundle(tmp_path / "a.cir", provenance=stated), device="cpu") as engine:
+            engine.encode_texts(["is paisley"])
+        assert f"in the model's vocabulary of {known};" in caplog.text, said
 
 
 def test_the_vocabulary_is_counted() -> None:

@@ -146,7 +146,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def show(trained: TrainedModel) -> None:
         print(f"{' '.join(options.model)}: {_origin(trained.provenance)}")
-        print("\n".join(f"  {name:<14} {value}" for name, value in _facts(trained).items()), flush=True)
+        facts = _facts(trained)
+        if trained.provenance.get("format") == "module" and options.weights is None:
+            facts["weights"] = f"as {options.model[0]} makes them; --weights FILE loads a state_dict"
+        print("\n".join(f"  {name:<14} {value}" for name, value in facts.items()), flush=True)
 
     def show_checks(checks: Sequence[Check], source: str) -> None:
         rows = [
@@ -270,6 +273,9 @@ def _load(options: Any) -> Any:
         return load_module(first, options.weights, options.vocab)
     if options.weights is not None:
         raise UsageError("--weights belongs to package.module:Name; a checkpoint holds its weights")
+    named = _module_of_code(first)
+    if named is not None:
+        raise UsageError(f"{shown(first)} is Python code; say what in it makes the model: {named}:NAME")
     return load_trained(
         options.model,
         options.vocab,
@@ -277,6 +283,17 @@ def _load(options: Any) -> Any:
         options.round_clip_to_float16,
         options.system,
     )
+
+
+def _module_of_code(first: str) -> str | None:
+    """`package.module`, where this is the file or the name of one; None where it is something else."""
+    path = Path(first)
+    if path.suffix != ".py" and not path.exists():
+        path = Path(*first.split(".")).with_suffix(".py")
+    if path.suffix != ".py" or not path.is_file():
+        return None
+    parts = path.with_suffix("").parts
+    return ".".join(parts if all(part.isidentifier() for part in parts) else parts[-1:])
 
 
 def _image_size(text: str | None) -> tuple[int, int] | None:
@@ -324,8 +341,12 @@ def _facts(trained: Any) -> dict[str, str]:
 
 
 def _settings(values: dict[str, Any], name: str = "") -> str:
-    shown = [f"{key}={value}" for key, value in values.items() if key != "op"]
-    return " ".join([name, *shown] if name else shown)
+    said = [
+        f"{key}={value!r}" if str(value).isspace() else f"{key}={value}"
+        for key, value in values.items()
+        if key != "op"
+    ]
+    return " ".join([name, *said] if name else said)
 
 
 def _parameters(trained: Any) -> int:

@@ -50,7 +50,9 @@ def test_the_documented_example_exports_and_answers(module: Path, capsys: pytest
     torch.manual_seed(2)  # weights come from the file, not from the constructor
     assert main(["my_models:ComposeAeLike", "--weights", "w.pt"]) == 0
     said = capsys.readouterr().out
-    assert "module my_models:ComposeAeLike" in said
+    assert (
+        "module my_models:ComposeAeLike" in said and "--weights FILE" not in said and "captions=' '" in said
+    )
     assert reference_in_compose(Bundle("ComposeAeLike.cir")) == 0
     assert "texts one by one, composed" in said and "reference embeddings" not in said
     searcher_gallery = Gallery.create(module / "g.gallery", _engine(module))
@@ -191,6 +193,9 @@ def test_the_command_ends_with_one_line(module: Path, capsys: pytest.CaptureFixt
     for arguments, said in (
         (["model.pt", "--weights", "w.pt"], "--weights belongs to package.module:Name"),
         (["model.pt", "--image-size", "12"], "expected HEIGHTxWIDTH"),
+        (["my_models.py"], "is Python code; say what in it makes the model: my_models:NAME"),
+        (["my_models"], "is Python code; say what in it makes the model: my_models:NAME"),
+        ([str(module / "my_models.py")], "is Python code; say what in it makes the model: my_models:NAME"),
     ):
         try:
             code = main(arguments)
@@ -280,10 +285,14 @@ def test_a_reference_that_is_encoded_in_compose_is_told(
     assert "inside compose" not in capsys.readouterr().out
 
 
-def test_a_query_is_exported_in_parts(others: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_query_is_exported_in_parts(
+    others: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What encodes the reference, and the text, stands in graphs of their own: lowered, and run but once."""
     torch.manual_seed(1)
+    capsys.readouterr()
     assert main(["others:OwnEyes", "-o", "parts.cir"]) == 0
+    assert "as others:OwnEyes makes them; --weights FILE loads" in capsys.readouterr().out
     monkeypatch.setattr(Adapter, "in_one_piece", False)
     torch.manual_seed(1)
     assert main(["others:OwnEyes", "-o", "whole.cir"]) == 0
