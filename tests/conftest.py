@@ -49,7 +49,7 @@ def _in_memory() -> Path | None:
     if not os.access(folder, os.W_OK):
         return None
     found = os.statvfs(folder)
-    roomy = found.f_bavail * found.f_frsize >= 4 << 30
+    roomy = found.f_bavail * found.f_frsize >= 1 << 30  # five times what lies there at most
     return folder if roomy and not found.f_flag & os.ST_NOEXEC else None
 
 
@@ -104,7 +104,7 @@ def _settle() -> None:
 def pytest_collection_finish() -> None:
     _settle()
     # What tests leave is not looked for after every 700 objects: that took a tenth of an export's time.
-    gc.set_threshold(50_000, 20, 20)
+    gc.set_threshold(50_000)
 
 
 def pytest_runtest_logfinish() -> None:
