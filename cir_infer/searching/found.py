@@ -197,5 +197,5 @@ def row_of(snapshot: Snapshot, where: str, item: str) -> int:
     """
     row = snapshot.row(item) if isinstance(item, str) else None
     if row is None:
-        raise GalleryError(f"the gallery {where} holds no item {shown(item)} (any more)")
+        raise GalleryError(f"the gallery {where} holds no item {shown(item)} (any more); expected an id")
     return row

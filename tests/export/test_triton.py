@@ -126,6 +126,10 @@ def test_the_command(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert main([str(bundle), "--triton", str(tmp_path / "m"), "--gallery", "g", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["models"][-1] == "artemis"
     assert str(Path("g").absolute()) in (tmp_path / "m" / "artemis" / "config.pbtxt").read_text()
+    assert main([str(bundle), "--triton", str(tmp_path / "o"), "--gallery", str(tmp_path / "none")]) == 0
+    assert f"no gallery is at '{tmp_path / 'none'}' yet" in capsys.readouterr().out
+    assert main([str(bundle), "--triton", str(tmp_path / "o2"), "--gallery", str(tmp_path)]) == 0
+    assert "yet" not in capsys.readouterr().out
     assert main([str(bundle), "--triton", str(tmp_path / "m")]) == 1
     assert "is there already" in capsys.readouterr().err
     assert main([str(bundle), "--gallery", "g"]) == 2

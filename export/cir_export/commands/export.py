@@ -217,15 +217,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _write_triton(options: Any) -> None:
-    from cir_export.triton import write_repository
+    from cir_export.triton import searched, write_repository
 
     if options.triton is None or not is_bundle(options.model):
         raise UsageError("--triton FOLDER takes a bundle (.cir), and --gallery belongs to it")
     names = write_repository(options.model[0], options.triton, options.gallery)
+    gallery = searched(options.model[0], options.gallery)
     if options.json:
-        print_json({"folder": options.triton, "models": names})
-    else:
-        print(f"wrote {', '.join(names)} to {options.triton}")
+        print_json({"folder": options.triton, "models": names, "gallery": str(gallery)})
+        return
+    print(f"wrote {', '.join(names)} to {options.triton}")
+    if not gallery.is_dir():
+        print(f"no gallery is at {shown(str(gallery))} yet; Triton needs one to load {names[-1]}")
 
 
 def _convert(options: Any, bundle: str | Path, output: Path | None = None) -> None:

@@ -1,5 +1,5 @@
 """A model repository for NVIDIA Triton, made of a bundle."""
 
-from cir_export.triton.repository import write_repository
+from cir_export.triton.repository import searched, write_repository
 
-__all__ = ["write_repository"]
+__all__ = ["searched", "write_repository"]

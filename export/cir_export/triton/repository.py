@@ -14,7 +14,7 @@ from cir_infer.errors import ExportError, UsageError, shown
 from cir_infer.runtime.bundle_graphs import open_bundle_graphs
 from cir_infer.runtime.plan_policy import PlanPolicy
 
-__all__ = ["write_repository"]
+__all__ = ["searched", "write_repository"]
 
 _LARGEST_BATCH = 32
 _MOST_HITS = 200
@@ -24,6 +24,11 @@ from cir_infer.serving.triton import TritonPythonModel
 
 __all__ = ["TritonPythonModel"]
 '''
+
+
+def searched(bundle: str | Path, gallery: str | Path | None) -> Path:
+    """The gallery that a repository names: the given one, or the bundle's own. It need not be there yet."""
+    return Path(Path(bundle).with_suffix(".gallery") if gallery is None else gallery).absolute()
 
 
 def write_repository(bundle: str | Path, folder: str | Path, gallery: str | Path | None = None) -> list[str]:
@@ -50,7 +55,7 @@ def write_repository(bundle: str | Path, folder: str | Path, gallery: str | Path
     if re.fullmatch(r"[A-Za-z][\w.-]{0,100}", name) is None:
         raise UsageError(f"{shown(name)} is no name for a model; rename the bundle to letters, digits, _ - .")
     opened = Bundle(path)
-    target = Path(path.with_suffix(".gallery") if gallery is None else gallery).absolute()
+    target = searched(path, gallery)
     manifest = opened.manifest
     policy = PlanPolicy("refuse", manifest.precision, manifest.int8_form, 1)
     graphs = open_bundle_graphs(opened, "cpu", None, policy).get().graphs
