@@ -80,6 +80,7 @@ struct Avx512 {
     using D = __m512d;
     static D dzero() { return _mm512_setzero_pd(); }
     static D dload(const float* p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }
+    static D dload(const double* p) { return _mm512_loadu_pd(p); }
     static D dmul(D a, D b) { return _mm512_mul_pd(a, b); }
     static D dadd(D a, D b) { return _mm512_add_pd(a, b); }
     static double dsum(D v) {

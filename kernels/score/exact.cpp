@@ -20,6 +20,8 @@ ExactScores::ExactScores(const Gallery& gallery, const Query& query, const Kerne
       one_(static_cast<size_t>(query.terms)),
       most_(static_cast<size_t>(query.terms)),
       rounded_(static_cast<size_t>(query.terms)) {
+    n_.resize(static_cast<size_t>(query.terms) * row_.size());
+    if (query.weights) w_.resize(n_.size());
     int64_t first = 0;
     for (const Block& block : gallery.blocks) {
         first_rows_.push_back(first);
@@ -40,15 +42,22 @@ const float* ExactScores::values(const Block& block, int64_t row, int vector) {
     return row_.data();
 }
 
-bool ExactScores::vector_terms(const float* t, int64_t q, double* out) {
+void ExactScores::take(int64_t q) {
+    if (q == taken_) return;
+    taken_ = q;
+    const size_t from = static_cast<size_t>(q) * n_.size();
+    for (size_t i = 0; i < n_.size(); ++i) n_[i] = static_cast<double>(query_->numerators[from + i]);
+    for (size_t i = 0; i < w_.size(); ++i) w_[i] = static_cast<double>(query_->weights[from + i]);
+}
+
+bool ExactScores::vector_terms(const float* t, double* out) {
     const size_t length = static_cast<size_t>(gallery_->dimension);
     bool finite = true;
     for (int j = 0; j < query_->terms; j += 2) {
         const int pairs = std::min(2, query_->terms - j);
-        const size_t at = (static_cast<size_t>(q) * static_cast<size_t>(query_->terms) + static_cast<size_t>(j)) * length;
+        const size_t at = static_cast<size_t>(j) * length;
         double sums[4];
-        kernels_->exact(t, query_->numerators + at, query_->weights ? query_->weights + at : nullptr,
-                        gallery_->dimension, pairs, sums);
+        kernels_->exact(t, &n_[at], query_->weights ? &w_[at] : nullptr, gallery_->dimension, pairs, sums);
         for (int p = 0; p < pairs; ++p) {
             double term = sums[2 * p];
             // Sums of float32 products cannot leave double's range: what is not finite was not so in the row.
@@ -66,12 +75,13 @@ bool ExactScores::vector_terms(const float* t, int64_t q, double* out) {
 
 float ExactScores::score(const Block& block, int64_t row, int64_t q, float* terms, int32_t* tokens) {
     const size_t width = static_cast<size_t>(query_->terms);
-    bool ranks = vector_terms(values(block, row, 0), q, most_.data());
+    take(q);
+    bool ranks = vector_terms(values(block, row, 0), most_.data());
     if (tokens) std::fill(tokens, tokens + width, 0);
     if (gallery_->vectors > 1) {
         for (size_t j = 0; j < width; ++j) rounded_[j] = static_cast<float>(most_[j]);
         for (int v = 1; ranks && v < gallery_->vectors; ++v) {
-            ranks = vector_terms(values(block, row, v), q, one_.data());
+            ranks = vector_terms(values(block, row, v), one_.data());
             for (size_t j = 0; j < width; ++j) {
                 if (!(one_[j] > most_[j])) continue;
                 most_[j] = one_[j];
@@ -140,8 +150,9 @@ void ExactScores::answer(int64_t q, Hit* hits, int64_t count, int64_t k, const A
         if (!std::isnan(hits[i].score)) order_[static_cast<size_t>(ranked++)] = i;
     }
     const int64_t found = std::min(ranked, k);
-    std::partial_sort(order_.begin(), order_.begin() + found, order_.begin() + ranked,
-                      [&](int64_t a, int64_t b) { return better(hits[a], hits[b]); });
+    const auto before = [&](int64_t a, int64_t b) { return better(hits[a], hits[b]); };
+    if (found < ranked) std::nth_element(order_.begin(), order_.begin() + found, order_.begin() + ranked, before);
+    std::sort(order_.begin(), order_.begin() + found, before);
     float* scores = answer.scores + q * k;
     int64_t* rows = answer.rows + q * k;
     float* by_term = answer.terms + q * k * query_->terms;

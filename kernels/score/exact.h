@@ -39,14 +39,18 @@ private:
     std::pair<const Block*, int64_t> place(int64_t row) const;
     void prefetch(int64_t row) const;
     const float* values(const Block& block, int64_t row, int vector);
-    // The terms of a vector, whether it is finite; those of an item are the largest.
-    bool vector_terms(const float* t, int64_t q, double* out);
+    // Makes q the query whose terms are at hand.
+    void take(int64_t q);
+    // Its terms of a vector, whether that is finite; those of an item are the largest.
+    bool vector_terms(const float* t, double* out);
 
     const Gallery* gallery_;
     const Query* query_;
     const Kernels* kernels_;
     std::vector<int64_t> first_rows_;
     LineVector<float> row_;
+    int64_t taken_ = -1;
+    LineVector<double> n_, w_;  // of that query
     std::vector<double> one_, most_;  // of a vector, of an item
     std::vector<float> rounded_;
     std::vector<float> terms_;

@@ -181,10 +181,11 @@ struct Kernels {
     void (*fold)(const float* terms, int pairs, int stride, int count, int group, int phase, float* out, int out_stride);
 
     // The sums of the exact score (exact.h) of one float32 row: out[2 p] over n * t and out[2 p + 1] over w * t^2 for
-    // terms p < pairs <= 2, which lie one after the other; the latter only with weights. The same bits on every machine:
+    // terms p < pairs <= 2, float32 values that lie one after the other in double precision, for to convert them takes as long
+    // as to multiply; the latter only with weights. The same bits on every machine:
     // eight accumulators in double precision, value d goes to accumulator d % 8, and they are added as
     // ((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7)).
-    void (*exact)(const float* row, const float* n, const float* w, int dimension, int pairs, double* out);
+    void (*exact)(const float* row, const double* n, const double* w, int dimension, int pairs, double* out);
 
     // Values as float32, without scales.
     void (*widen[kRowTypes])(const void* values, int count, float* out);

@@ -293,12 +293,12 @@ inline void fold(const float* terms, int pairs, int stride, int count, int group
 }
 
 template <class S, int P, bool kWeighted>
-void exact_sums(const float* row, const float* n, const float* w, int dimension, double* out) {
+void exact_sums(const float* row, const double* n, const double* w, int dimension, double* out) {
     constexpr int W = 8;
     using D = typename S::D;
     D an[P], aw[P];
     CIR_UNROLL for (int p = 0; p < P; ++p) an[p] = aw[p] = S::dzero();
-    const auto step = [&](const float* t_at, const float* n_at, const float* w_at, ptrdiff_t next) {
+    const auto step = [&](const float* t_at, const double* n_at, const double* w_at, ptrdiff_t next) {
         const D t = S::dload(t_at);
         CIR_UNROLL for (int p = 0; p < P; ++p) an[p] = S::dadd(an[p], S::dmul(S::dload(n_at + p * next), t));
         if (!kWeighted) return;
@@ -309,9 +309,10 @@ void exact_sums(const float* row, const float* n, const float* w, int dimension,
     for (int d = 0; d < whole; d += W) step(row + d, n + d, w + (kWeighted ? d : 0), dimension);
     if (rest) {
         // Zeros in place of what is not there: a sum that began at +0 does not change by adding +0.
-        float t_tail[W] = {}, n_tail[P * W] = {}, w_tail[P * W] = {};
-        const size_t bytes = static_cast<size_t>(rest) * sizeof(float);
-        std::memcpy(t_tail, row + whole, bytes);
+        float t_tail[W] = {};
+        double n_tail[P * W] = {}, w_tail[P * W] = {};
+        const size_t bytes = static_cast<size_t>(rest) * sizeof(double);
+        std::memcpy(t_tail, row + whole, bytes / 2);
         for (int p = 0; p < P; ++p) {
             const ptrdiff_t from = static_cast<ptrdiff_t>(p) * dimension + whole;
             std::memcpy(n_tail + p * W, n + from, bytes);
@@ -326,7 +327,7 @@ void exact_sums(const float* row, const float* n, const float* w, int dimension,
 }
 
 template <class S>
-void exact(const float* row, const float* n, const float* w, int dimension, int pairs, double* out) {
+void exact(const float* row, const double* n, const double* w, int dimension, int pairs, double* out) {
     if (w) {
         (pairs == 2 ? exact_sums<S, 2, true> : exact_sums<S, 1, true>)(row, n, w, dimension, out);
     } else {

@@ -65,6 +65,7 @@ struct Neon {
         return {{vcvt_f64_f32(vget_low_f32(low)), vcvt_high_f64_f32(low), vcvt_f64_f32(vget_low_f32(high)),
                  vcvt_high_f64_f32(high)}};
     }
+    static D dload(const double* p) { return {{vld1q_f64(p), vld1q_f64(p + 2), vld1q_f64(p + 4), vld1q_f64(p + 6)}}; }
     static D dmul(const D& a, const D& b) {
         D v;
         for (int i = 0; i < 4; ++i) v.two[i] = vmulq_f64(a.two[i], b.two[i]);

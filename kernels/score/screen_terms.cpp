@@ -28,12 +28,6 @@ static_assert(kPad % kLanes == 0, "there is no remainder");
 
 double sum_of(const double* lanes) { return std::accumulate(lanes, lanes + kLanes, 0.0); }
 
-double largest(const float* x, int size) {
-    float most = 0;
-    for (int i = 0; i < size; ++i) most = std::fabs(x[i]) > most ? std::fabs(x[i]) : most;
-    return static_cast<double>(most);
-}
-
 int count_above(const float* x, int size, float limit) {
     int count = 0;
     for (int i = 0; i < size; ++i) count += std::fabs(x[i]) > limit;
@@ -42,7 +36,7 @@ int count_above(const float* x, int size, float limit) {
 
 // The largest value that is no peak.
 double without_peaks(const float* x, int size) {
-    const double most = largest(x, size);
+    const double most = static_cast<double>(largest(x, size));
     double squares[kLanes] = {};
     for (int d = 0; d < size; d += kLanes) {
         for (int i = 0; i < kLanes; ++i) squares[i] += static_cast<double>(x[d + i]) * static_cast<double>(x[d + i]);
@@ -225,7 +219,7 @@ void ScreenTerms::pair(const RowTerms& of, int j, double size, double lost, size
 
     double per_weight = 1;
     if (w) {
-        const Whole weight = whole_numbers(w, of.padded, largest(w, of.padded) / kMostByte);
+        const Whole weight = whole_numbers(w, of.padded, static_cast<double>(largest(w, of.padded)) / kMostByte);
         for (size_t d = 0; d < padded; ++d) weights_[at * padded + d] = static_cast<int8_t>(static_cast<int>(whole_[d]));
         square_error_[at] = static_cast<float>(weight.size * kUp);
         square_norm_[at] = static_cast<float>((weight.rest + 0x1p-21 * weight.size) * kUp);

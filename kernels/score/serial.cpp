@@ -87,6 +87,11 @@ struct Serial {
         double lane[8];
     };
     static D dzero() { return D{}; }
+    static D dload(const double* p) {
+        D v;
+        for (int i = 0; i < 8; ++i) v.lane[i] = p[i];
+        return v;
+    }
     static D dload(const float* p) {
         D v;
         for (int i = 0; i < 8; ++i) v.lane[i] = p[i];

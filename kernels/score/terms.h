@@ -45,4 +45,7 @@ private:
 
 int padded_dimension(int dimension);
 
+// The largest |x|, which is not NaN.
+float largest(const float* x, int size);
+
 }  // namespace cir
