@@ -1,4 +1,4 @@
-// The pieces of a gallery that the threads of a call take turns at.
+// The pieces of a gallery, and of many queries, that the threads of a call take turns at.
 #pragma once
 
 #include <algorithm>
@@ -31,6 +31,23 @@ inline int chunk_rows(const Gallery& gallery, int threads) {
 
 // At most so many vectors, but an item at least.
 inline int items_of(const Gallery& gallery, int vectors) { return std::max(1, vectors / gallery.vectors); }
+
+// Queries of which one thread takes so many at a time, with `bytes` of hits for each.
+inline int64_t query_block(int64_t queries, int threads, size_t bytes, const Kernels& kernels) {
+    // Terms of so many stay in the second-level cache while a tile of rows passes over them. Of many they are twice as many
+    // where that cache is large, a megabyte and more beside AVX-512: rows are turned into bytes half as often.
+    constexpr int64_t kQueries = 128, kManyBlocks = 8;
+    constexpr int kWidthOfLargeCaches = 16;
+    constexpr size_t kBytes = 64 << 20;
+    const bool large = kernels.screen && kernels.screen->width >= kWidthOfLargeCaches;
+    const int64_t most = large && queries >= kManyBlocks * kQueries * threads ? 2 * kQueries : kQueries;
+    const int64_t room = std::clamp<int64_t>(static_cast<int64_t>(kBytes / (bytes * static_cast<size_t>(threads))), 1, most);
+    const int64_t together = room * threads;
+    if (queries < together) return room;
+    // All of one size, so that few queries are left.
+    const int64_t rounds = (queries + together / 2) / together;
+    return std::min(queries / (rounds * threads), room);
+}
 
 struct Chunk {
     const Block* block;

@@ -22,9 +22,6 @@ constexpr int64_t kTileQueries = 6;
 // From so many products of so many values on, turning rows into bytes does: measured there too.
 constexpr int64_t kScreenProducts = 24;
 constexpr int kScreenDimension = 64;
-// Terms of so many queries stay in the second-level cache while a tile of rows passes over them.
-constexpr int64_t kQueryBlock = 128;
-constexpr size_t kHitBytes = 64 << 20;
 // Of rows that wait so many are scored at a time, or an eighth of k, before what they reach is looked at: measured there.
 constexpr int64_t kTurn = 32;
 
@@ -51,8 +48,7 @@ public:
                             static_cast<double>(query_.queries) * query_.terms;
         threads_ = useful_threads(options_.threads, work);
         room_ = room_for(k_, rows_);
-        const size_t one = static_cast<size_t>(room_) * static_cast<size_t>(threads_) * sizeof(Hit);
-        const int64_t block = std::clamp<int64_t>(static_cast<int64_t>(kHitBytes / one), 1, kQueryBlock);
+        const int64_t block = query_block(query_.queries, threads_, static_cast<size_t>(room_) * sizeof(Hit), *options_.kernels);
         // Of many queries each thread takes blocks of its own, for which it sees all rows; of few all take turns at rows.
         const int64_t apart = threads_ > 1 ? query_.queries / (block * threads_) * threads_ : 0;
         std::atomic<int64_t> next{0};
