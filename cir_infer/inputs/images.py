@@ -245,11 +245,12 @@ def _read(
     from PIL import Image
 
     check_header(stream, name)
+    sound = (ImageError, Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError)
     try:
         if is_cluttered(stream):
             raise ValueError("it has more notes than pictures")
         return _decode(_Opened(_identified(stream), name, stream), exif_orientation, plan)
-    except (ImageError, Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError):
+    except sound:  # which say nothing of damage
         raise
     except Exception as error:
         plain = without_metadata(stream)
@@ -259,7 +260,7 @@ def _read(
             try:
                 opened = _Opened(_identified(picture), name, picture, stored_orientation(stream))
                 return _decode(opened, exif_orientation, plan)
-            except (ImageError, Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError):
+            except sound:
                 raise
             except Exception:
                 raise error from None  # the picture itself is damaged

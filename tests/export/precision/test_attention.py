@@ -14,7 +14,7 @@ from cir_export.export import export_bundle
 from cir_export.model_file import TrainedModel
 from cir_export.precision.attention import attention_of
 from cir_export.precision.calibration import calibration_images, samples_for
-from cir_export.precision.conversion import Lowering, convert_bundle
+from cir_export.precision.conversion import ConversionReport, Lowering, convert_bundle
 from cir_export.precision.gate import PrecisionError
 from cir_export.precision.graphs import LoweredGraph, lower_graphs
 from cir_export.precision.layers import layers_of, name_nodes
@@ -119,43 +119,29 @@ def test_roundings_of_attention_are_judged(bundle: Bundle) -> None:
         assert (TensorProto.FLOAT16 in types_of(graph.alone(layer)).values()) == (layer in FOLLOWS)
 
 
+def in_int8(
+    source: Bundle, target: Path, photos: Path, form: Any = "tensorrt", keep: tuple[str, ...] = ()
+) -> ConversionReport:
+    low, calibration = Lowering("int8", form, keep), calibration_images(source, photos)
+    return convert_bundle(source.path, target, low, samples_for(source, photos, None), calibration)
+
+
 def test_scores_that_overflow_are_refused_and_their_layer_named(photos: Path, tmp_path: Path) -> None:
     source, target = Bundle(attentive(tmp_path / "hot.cir", scores=1e6)), tmp_path / "low.cir"
 
-    def converted(*keep: str) -> Any:
-        return convert_bundle(
-            source.path,
-            target,
-            Lowering("int8", "tensorrt", keep),
-            samples_for(source, photos, None),
-            calibration_images(source, photos),
-        )
-
     with pytest.raises(PrecisionError, match=r"cosine.*m\.keys \(overflows\)") as caught:
-        converted()
+        in_int8(source, target, photos)
     assert not target.exists()
-    report = converted("m.keys")
+    report = in_int8(source, target, photos, keep=("m.keys",))
     assert report.kept == ("m.keys",) and report.fidelity.cosine_worst > 0.99
     assert {error.layer for error in caught.value.layers if error.overflows} <= FOLLOWS
     # The form for a CPU has no float16 to overflow.
-    report = convert_bundle(
-        source.path,
-        tmp_path / "cpu.cir",
-        Lowering("int8", "cpu"),
-        samples_for(source, photos, None),
-        calibration_images(source, photos),
-    )
+    report = in_int8(source, tmp_path / "cpu.cir", photos, form="cpu")
     assert report.manifest.parity["precision"]["judged_on"] == "ONNX Runtime"
 
 
 def test_the_manifest_says_that_roundings_were_judged(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
-    report = convert_bundle(
-        bundle.path,
-        tmp_path / "low.cir",
-        Lowering("int8", "tensorrt"),
-        samples_for(bundle, photos, None),
-        calibration_images(bundle, photos),
-    )
+    report = in_int8(bundle, tmp_path / "low.cir", photos)
     said = report.manifest.parity["precision"]
     assert said["judged_on"] == "ONNX Runtime, with its roundings" and said["form"] == "tensorrt"
     held = onnx.load_from_string(Bundle(report.path).graph("image").data)
@@ -173,13 +159,7 @@ def test_explanations_read_what_attention_gives_in_float16(
     with exported_once():
         export_bundle(trained, tmp_path / "vit.cir", Samples(drawn.images[:4], drawn.texts[:4], drawn.source))
     source = Bundle(tmp_path / "vit.cir")
-    report = convert_bundle(
-        source.path,
-        tmp_path / "low.cir",
-        Lowering("int8", "tensorrt"),
-        samples_for(source, photos, None),
-        calibration_images(source, photos),
-    )
+    report = in_int8(source, tmp_path / "low.cir", photos)
     assert 0 < report.manifest.parity["precision"]["rows_as_sums"] < 2e-2
     types = types_of(onnx.load_from_string(Bundle(report.path).graph("image").data))
     assert TensorProto.FLOAT16 in types.values()
