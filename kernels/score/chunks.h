@@ -44,9 +44,9 @@ inline int64_t query_block(int64_t queries, int threads, size_t bytes, const Ker
     const int64_t room = std::clamp<int64_t>(static_cast<int64_t>(kBytes / (bytes * static_cast<size_t>(threads))), 1, most);
     const int64_t together = room * threads;
     if (queries < together) return room;
-    // All of one size, so that few queries are left.
+    // All of one size, so that few queries are left. Where one alone fills the room, rounding may ask for blocks of less.
     const int64_t rounds = (queries + together / 2) / together;
-    return std::min(queries / (rounds * threads), room);
+    return std::clamp<int64_t>(queries / (rounds * threads), 1, room);
 }
 
 struct Chunk {

@@ -75,6 +75,19 @@ class TestInt8AsShipped(ScorerConformance):
         return Int8Scorer(rows)
 
 
+@pytest.mark.parametrize(("threads", "queries"), [(8, 12), (8, 17)])
+def test_more_hits_than_there_is_room_for_two_queries_of_a_thread(threads: int, queries: int) -> None:
+    rng = np.random.default_rng(8)
+    k = (1 << 20) // threads + 1  # of twice as many a query keeps hits
+    rows = Rows.of(rng.standard_normal((2 * k, 3)).astype(np.float32))
+    terms = random_terms(rng, queries, 1, 3, weighted=False)
+    scorer = CpuScorer(rows, threads=threads)
+    together = scorer.topk(terms, k)
+    for q in {0, queries // 2, queries - 1}:
+        for one, many in zip(scorer.topk(terms[q], k), together, strict=True):
+            np.testing.assert_array_equal(one, None if many is None else many[q : q + 1])
+
+
 @pytest.mark.parametrize("row_type", ["float32", "float16", "int8"])
 def test_the_number_of_threads_changes_nothing(row_type: str) -> None:
     rng = np.random.default_rng(0)
