@@ -26,6 +26,7 @@ from onnxruntime.quantization.calibrate import TensorData
 from cir_export.checking import check_nodes, drop_unread
 from cir_export.precision.held import Held, becomes, int8_form, values_of
 from cir_export.precision.layers import owners_of, shortest_names
+from cir_export.precision.pixel_rows import in_rows_of_pixels
 from cir_export.precision.ranges import extremes
 from cir_infer.errors import CirError, ExportError
 from cir_infer.runtime.graph import Array
@@ -106,6 +107,8 @@ def to_int8(
             quantiser.model.topological_sort()
         _restore(quantised, stood_for)
         _strip(quantised)
+        if form == "cpu":
+            in_rows_of_pixels(quantised)
         check_nodes(quantised)
     except CirError:
         raise
