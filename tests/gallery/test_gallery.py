@@ -129,6 +129,18 @@ def test_a_row_that_float16_would_flush_to_zero_is_refused(tmp_path: Path) -> No
     np.testing.assert_allclose(small.snapshot().vector(0), rows[0], atol=1e-11)
 
 
+def test_a_row_whose_scale_would_be_no_normal_number_is_refused(tmp_path: Path) -> None:
+    """Such rows lost their digits, and smaller ones were stored as zeros, which verify calls damage."""
+    row = vectors(1) / np.abs(vectors(1)).max()
+    with filled(tmp_path / "g", 0, dtype="int8") as gallery:
+        for size in (1.4e-36, 1e-38, 1e-39, 1e-44):
+            with pytest.raises(GalleryError, match="too small for int8"):
+                gallery.add_vectors(ids=["a"], vectors=row * size)
+        gallery.add_vectors(ids=["a"], vectors=row * 1.6e-36)
+        found = gallery.snapshot().vector(0)
+        assert np.abs(found - row[0] * 1.6e-36).max() < 1.6e-36 / 250 and gallery.verify().ok
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -34,6 +34,9 @@ _VALUES_AT_ONCE = 1 << 26
 ROW_TYPES = ("float32", "float16", "int8")
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 _FLOAT16_NORMAL = float(np.finfo(np.float16).smallest_normal)
+_FLOAT32_NORMAL = np.finfo(np.float32).smallest_normal
+_INT8_LEAST = 127 * float(_FLOAT32_NORMAL)
+"""Below it a scale would be no normal number: all digits of a row are lost, and then the row."""
 
 
 def check_row_type(dtype: str) -> None:
@@ -147,6 +150,8 @@ def faults(vectors: npt.NDArray[np.float32], dtype: str) -> dict[int, str]:
             (peak > _FLOAT16_MAX, f"holds a value beyond float16 ({_FLOAT16_MAX:g}); {remedy}"),
             (peak < _FLOAT16_NORMAL, f"is too small for float16 (below {_FLOAT16_NORMAL:.1e}); {remedy}"),
         ]
+    if dtype == "int8":
+        problems += [(peak < _INT8_LEAST, f"is too small for int8 (below {_INT8_LEAST:.1e}); {remedy}")]
     for bad, text in problems:
         for number in np.flatnonzero(bad if bad.ndim == 1 else bad.any(axis=1)):
             which = (
@@ -160,8 +165,8 @@ def quantise(vectors: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int8], npt.NDArr
     """Rows as int8 with one scale for each vector, the largest magnitude at 127: row ~ int8 * scale."""
     rows = np.asarray(vectors, np.float32)
     peak = np.abs(rows).max(axis=-1, initial=0.0)
-    # The smallest normal number keeps the division finite for rows of tiny values.
-    scales = np.maximum(peak / np.float32(127), np.finfo(np.float32).tiny).astype(np.float32)
+    # The smallest normal number keeps the division finite; rows that would be coarser by it are no rows.
+    scales = np.maximum(peak / np.float32(127), _FLOAT32_NORMAL).astype(np.float32)
     return np.rint(rows / scales[..., None]).astype(np.int8), scales
 
 
