@@ -163,10 +163,10 @@ class VectorSearcher:
         allow = without(snapshot, snapshot.where(where), ids)
         scorer = self._scorer(snapshot)[0]
         answers: list[Hits] = []
-        for terms in vector_terms(queries, metric):
+        for asked in vector_terms(queries, metric):
             with native_call:
-                top = scorer.topk(terms, min(k, snapshot.count), allow)
-            answers += hits_of(found_in(snapshot, top), terms.names)
+                top = scorer.topk(asked.terms, min(k, snapshot.count), allow)
+            answers += hits_of(found_in(snapshot, top), asked)
         return answers
 
     def search_terms(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from cir_infer.gallery.snapshot import Item
 from cir_infer.hits import Hit
 from cir_infer.scoring.contract import TopK
@@ -12,7 +14,12 @@ __all__ = ["made_hits"]
 
 
 def made_hits(
-    items: Sequence[Item], top: TopK, query: int, places: Iterable[int], names: Sequence[str]
+    items: Sequence[Item],
+    top: TopK,
+    query: int,
+    places: Iterable[int],
+    names: Sequence[str],
+    length: float = 1.0,
 ) -> list[Hit]:
     """The hits of one query.
 
@@ -22,8 +29,12 @@ def made_hits(
         query: its number in that.
         places: those of the rows to be told, best first.
         names: of the terms.
+        length: what scores and terms are multiplied by.
     """
-    scores, terms = top.scores[query].tolist(), top.terms[query].tolist()
+    scores, terms = top.scores[query], top.terms[query]
+    if length != 1:
+        scores, terms = scores.astype(np.float64) * length, terms.astype(np.float64) * length
+    scores, terms = scores.tolist(), terms.tolist()
     tokens = None if top.tokens is None else top.tokens[query].tolist()
     return [
         Hit(

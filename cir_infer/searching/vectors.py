@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +17,14 @@ from cir_infer.scoring.contract import QueryTerms
 from cir_infer.searching.found import Found
 from cir_infer.searching.made_hits import made_hits
 
-__all__ = ["METRICS", "Metric", "checked_queries", "hits_of", "read_vectors", "vector_terms"]
+__all__ = ["METRICS", "Asked", "Metric", "checked_queries", "hits_of", "read_vectors", "vector_terms"]
 
 Metric = Literal["cosine", "dot"]
 METRICS: tuple[Metric, ...] = ("cosine", "dot")
 _TERM = {"cosine": "cosine", "dot": "dot_product"}
 _AT_ONCE = 256
 _MOST_OF_QUERY = 1024
+_FLOAT32 = np.finfo(np.float32)
 
 
 def checked_queries(vectors: Any, dimension: int) -> npt.NDArray[Any]:
@@ -66,40 +67,66 @@ def checked_queries(vectors: Any, dimension: int) -> npt.NDArray[Any]:
     return array
 
 
-def vector_terms(vectors: npt.NDArray[Any], metric: Metric) -> Iterator[QueryTerms]:
+class Asked(NamedTuple):
+    """Some vectors as queries.
+
+    Attributes:
+        terms: the queries.
+        lengths: float64 (Q,), powers of two: what scores and terms of the answers have to be multiplied by.
+    """
+
+    terms: QueryTerms
+    lengths: npt.NDArray[np.float64]
+
+
+def vector_terms(vectors: npt.NDArray[Any], metric: Metric) -> Iterator[Asked]:
     """Query terms of checked vectors (Q, T, D), some queries at a time; each of the T vectors is a term.
 
     "cosine" is a term with weights of one, which divides by the length of each row; the query is divided
-    by its own in float64. "dot" is a term without weights.
+    by its own in float64. "dot" is a term without weights, over a query that is divided by the power of two
+    above the sum of its sizes: no product with a row is beyond float32 then, which would never be ranked.
 
     Raises:
-        UsageError: a value of a dot product is beyond float32.
+        UsageError: a value of a dot product is beyond float32, or all of a vector are below it.
     """
     name = _TERM[checked_word("metric", metric, METRICS)]
     count = vectors.shape[1]
     names = (name,) if count == 1 else tuple(f"{name}_{number}" for number in range(count))
     step = max(1, _AT_ONCE // count)
     for start in range(0, len(vectors), step):
-        values = vectors[start : start + step].astype(np.float64)
+        values = vectors[start : start + step]
+        values = values.astype(np.longdouble if values.dtype == np.longdouble else np.float64)
+        lengths = np.ones(len(values))
         if metric == "cosine":
             values /= np.abs(values).max(axis=2, keepdims=True)  # no square leaves float64's range
             values /= np.linalg.norm(values, axis=2, keepdims=True)
-        with np.errstate(over="ignore"):
-            numerators = np.ascontiguousarray(values, np.float32)
-        beyond = ~np.isfinite(numerators).all(axis=(1, 2))
-        if beyond.any():
+        else:
+            _check_sizes(values, start)
+            lengths = np.exp2(np.maximum(np.frexp(np.abs(values).sum(axis=(1, 2)))[1], 0))
+            values /= lengths[:, None, None]
+        numerators = np.ascontiguousarray(values, np.float32)
+        terms = QueryTerms(numerators, np.ones_like(numerators) if metric == "cosine" else None, names)
+        yield Asked(terms, lengths)
+
+
+def _check_sizes(values: npt.NDArray[Any], start: int) -> None:
+    """Refuse vectors whose products float32 does not hold; there are queries before them."""
+    largest = np.abs(values).max(axis=2)
+    for wrong, fault in (
+        (largest.max(axis=1) > _FLOAT32.max, "holds a value beyond float32"),
+        (largest.min(axis=1) < _FLOAT32.smallest_normal, "holds no value that is not too small for float32"),
+    ):
+        if wrong.any():
             raise UsageError(
-                f"vector {start + int(np.argmax(beyond))} holds a value beyond float32; scale the vectors, "
-                "or ask for the cosine"
+                f"vector {start + int(np.argmax(wrong))} {fault}; scale the vectors, or ask for the cosine"
             )
-        yield QueryTerms(numerators, np.ones_like(numerators) if metric == "cosine" else None, names)
 
 
-def hits_of(found: Found, names: tuple[str, ...]) -> list[Hits]:
+def hits_of(found: Found, asked: Asked) -> list[Hits]:
     """The answers to queries of vectors."""
     answers = []
-    for query, items in enumerate(found.items):
-        hits = made_hits(items, found.top, query, range(len(items)), names)
+    for query, (items, length) in enumerate(zip(found.items, asked.lengths.tolist(), strict=True)):
+        hits = made_hits(items, found.top, query, range(len(items)), asked.terms.names, length)
         answers.append(Hits(hits, coverage=found.coverage, generations=found.generations))
     return answers
 

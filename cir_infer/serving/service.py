@@ -238,8 +238,7 @@ class Service:
                     f"vectors of {sorted(lengths)[:4]} numbers; this gallery's have "
                     f"{opened.searcher.engine.dimension}",
                 )
-            with np.errstate(over="ignore"):  # what is too large is infinite then, and refused
-                vectors = np.array(request.vectors, np.float32)
+            vectors = np.array(request.vectors, np.float64)
             return searcher.search_vectors(vectors, request.k, request.where, request.exclude, request.metric)
 
     async def of_shard(self, work: Callable[[LocalShard], T]) -> T:

@@ -174,8 +174,8 @@ class ShardedSearcher(Queries):
         metric = checked_word("metric", metric, METRICS)
         source = self._source(where, ids)
         answers: list[Hits] = []
-        for terms in vector_terms(checked_queries(vectors, self._common.dimension), metric):
-            answers += hits_of(source.search(terms, k), terms.names)
+        for asked in vector_terms(checked_queries(vectors, self._common.dimension), metric):
+            answers += hits_of(source.search(asked.terms, k), asked)
         return answers
 
     def item(self, id: str) -> Hit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from cir_infer import Engine, Gallery, Searcher, VectorSearcher
 from cir_infer.commands.query import main
 from cir_infer.errors import CirError, GalleryError, UsageError
+from cir_infer.shards import ShardedGallery, ShardedSearcher
 from tests.bundles import write_tiny_bundle
 from tests.gallery.support import DIM, filled, names, vectors
 
@@ -143,9 +145,44 @@ def test_a_cosine_does_not_depend_on_the_length_of_the_query(tmp_path: Path, siz
     query = np.ones((1, DIM))
     with VectorSearcher(filled(tmp_path / "g")) as searcher:
         assert searcher.search_vectors(query * size)[0] == searcher.search_vectors(query)[0]
-        if size > 1:
-            with pytest.raises(UsageError, match="vector 0 holds a value beyond float32"):
-                searcher.search_vectors(query * size, metric="dot")
+        said = (
+            "vector 1 holds a value beyond float32" if size > 1 else "vector 1 holds .* too small for float32"
+        )
+        with pytest.raises(UsageError, match=said):
+            searcher.search_vectors(np.concatenate([query, query * size]), metric="dot")
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).maxexp < 16000, reason="a long double is a double here")
+@pytest.mark.parametrize("power", [-16400, 16000])
+def test_a_cosine_of_long_doubles(tmp_path: Path, power: int) -> None:
+    with VectorSearcher(filled(tmp_path / "g")) as searcher, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        query = np.ones((1, DIM), np.longdouble)
+        long = np.ldexp(query, power)
+        assert np.isfinite(long).all() and searcher.search_vectors(long) == searcher.search_vectors(query)
+
+
+@pytest.mark.parametrize("scorer", ["cpu", "cpu-int8", "reference"])
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_dot_product_beyond_float32_comes_first(tmp_path: Path, scorer: str, shards: int) -> None:
+    """Such a score is never ranked, so the best of all items were missing and nothing said so."""
+    rows = np.zeros((4, DIM), np.float32)
+    rows[:, 0] = [1e19, 3e19, -3e19, 2e19]
+    query = np.zeros((2, DIM), np.float32)
+    query[:, 0] = 1e20, 0.5
+    with filled(tmp_path / "g", 0, dtype="float32") as gallery:
+        gallery.add_vectors(ids=["a", "b", "c", "d"], vectors=rows)
+        if shards == 1:
+            searcher: Any = VectorSearcher(gallery, scorer)
+        else:
+            ShardedGallery.split(gallery, tmp_path / "s", into=shards).close()
+            searcher = ShardedSearcher(None, tmp_path / "s", scorer=scorer)
+        with searcher:
+            huge, plain = searcher.search_vectors(query, metric="dot")
+    assert huge.ids == plain.ids == ["b", "d", "a", "c"]
+    np.testing.assert_allclose(huge.scores, [3e39, 2e39, 1e39, -3e39], rtol=1e-6)
+    assert [hit.terms["dot_product"] for hit in huge] == huge.scores
+    assert plain.scores == (np.float32([3e19, 2e19, 1e19, -3e19]) / 2).tolist()
 
 
 def test_other_arguments_are_looked_at_before(tmp_path: Path) -> None:

@@ -174,6 +174,9 @@ def test_vectors_made_elsewhere(client: Client, searcher: Searcher) -> None:
     for told, hits in zip(answer.json["answers"], expected, strict=True):
         assert [hit["id"] for hit in told] == hits.ids
         assert [hit["score"] for hit in told] == pytest.approx(hits.scores, abs=1e-6)
+    for size in (1e-300, 1e300):  # a cosine does not depend on it, here neither
+        cosine = client("POST", "/v1/search/vectors", {"vectors": (vectors.astype(float) * size).tolist()})
+        assert cosine.status == 200, cosine
     for wrong in (
         [],
         [[1.0]],
