@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, UsageError, shown
 from cir_infer.gallery.metadata.values import is_missing, plain_text, storable
+from cir_infer.inputs.arrays import unmasked
 
 __all__ = [
     "MAX_ID",
@@ -146,7 +147,7 @@ def checked_rows(rows: Any) -> npt.NDArray[np.int64]:
         UsageError: they are no whole numbers.
     """
     try:
-        wanted = np.asarray(rows)
+        wanted = unmasked(rows)
     except Exception as error:  # what arrays of others raise
         raise UsageError(f"rows cannot be read: {shown(error, 80)}; expected whole numbers") from error
     if wanted.ndim > 1 or (wanted.size and wanted.dtype.kind not in "iu"):

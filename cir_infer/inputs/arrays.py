@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, shown
 
-__all__ = ["image_fault", "loaded_array", "mapped_array", "unmasked"]
+__all__ = ["array_of", "image_fault", "is_masked", "loaded_array", "mapped_array", "unmasked"]
 
 _CHANNELS = (1, 3, 4)
 _WANTED = "expected uint8 (height, width, 3), values 0..255"
@@ -55,13 +56,24 @@ def _type_fault(array: npt.NDArray[Any]) -> str:
     return f"{found}: scale it to 0..255 and convert it"
 
 
+def is_masked(values: Any) -> bool:
+    """Whether NumPy has masked some of it; nothing is imported to find out, for then nothing is."""
+    masks = sys.modules.get("numpy.ma")
+    return masks is not None and bool(masks.is_masked(values))
+
+
+def array_of(values: Any) -> npt.NDArray[Any]:
+    """An array of NumPy, a column of pandas or a tensor as an array; what is masked stays so."""
+    return values if is_masked(values) else np.asarray(values)
+
+
 def unmasked(values: Any) -> npt.NDArray[Any]:
     """What somebody passed as an array; what lies under a mask was never meant to be used.
 
     Raises:
         Exception: whatever arrays and tensors of others raise where they are none.
     """
-    if np.ma.is_masked(values):
+    if is_masked(values):
         raise ValueError("some are masked")
     return np.asarray(values)
 

@@ -37,6 +37,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import ScoringError, shown
+from cir_infer.inputs.arrays import is_masked, unmasked
 
 __all__ = [
     "MOST_ITEM_VALUES",
@@ -70,6 +71,19 @@ def most_bytes() -> int:
     return max(memory // 2, 1 << 32)
 
 
+def _plain(value: Any, what: str) -> Any:
+    """An array of a subclass (a memory map, a matrix) as a plain one; anything else as it is.
+
+    Raises:
+        ScoringError: some of it is masked: what lies under a mask was never meant to be used.
+    """
+    if not isinstance(value, np.ndarray) or type(value) is np.ndarray:
+        return value
+    if is_masked(value):
+        raise ScoringError(f"{what} are masked in some places; expected arrays of values that all count")
+    return np.asarray(value)
+
+
 @dataclass(frozen=True)
 class QueryTerms:
     """Q queries as J terms each.
@@ -90,6 +104,10 @@ class QueryTerms:
 
     def __post_init__(self) -> None:
         n, w = self.numerators, self.weights
+        if type(n) is not np.ndarray or type(w) is not np.ndarray:
+            n, w = _plain(n, "the numerators"), _plain(w, "the weights")
+            object.__setattr__(self, "numerators", n)
+            object.__setattr__(self, "weights", w)
         if not isinstance(n, np.ndarray) or not (w is None or isinstance(w, np.ndarray)):
             raise ScoringError(
                 f"numerators are {type(n).__name__} and weights {type(w).__name__}; expected NumPy arrays"
@@ -158,6 +176,8 @@ class Rows:
             arrays = getattr(self, name)
             if not isinstance(arrays, (tuple, list)) and not (name == "scales" and arrays is None):
                 raise ScoringError(f"{name} are {shown(arrays)}; expected a tuple of arrays")
+            if arrays is not None:
+                object.__setattr__(self, name, tuple(_plain(array, f"the {name}") for array in arrays))
         if not self.blocks:
             raise ScoringError("no row blocks; expected at least one (it may have zero rows)")
         if not all(isinstance(array, np.ndarray) for array in (*self.blocks, *(self.scales or ()))):
@@ -232,7 +252,7 @@ class Rows:
     def take(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """The chosen rows as float32 (n, D) or (n, M, D), scales applied. Row numbers must be in range."""
         try:
-            wanted = np.asarray(rows)
+            wanted = unmasked(rows)
         except Exception as error:  # what arrays of others raise
             raise ScoringError(f"rows are {shown(rows)}; expected whole numbers") from error
         if wanted.size and (wanted.ndim != 1 or wanted.dtype.kind not in "iu"):

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import ScoringError, UsageError, shown
+from cir_infer.inputs.arrays import is_masked
 from cir_infer.scoring.contract import QueryTerms, most_bytes
 
 __all__ = ["check_query", "check_sizes", "check_threads", "within_memory"]
@@ -31,7 +32,7 @@ def check_query(
         )
     if allow is None:
         return
-    if not isinstance(allow, np.ndarray):
+    if not isinstance(allow, np.ndarray) or is_masked(allow):
         raise ScoringError(f"the row mask is a {type(allow).__name__}; expected an array of uint8")
     if allow.dtype != np.uint8 or allow.shape != ((count + 7) // 8,):
         raise ScoringError(

@@ -245,6 +245,11 @@ def test_text_means_the_same_as_a_dictionary(text: str, equal: dict) -> None:
         ({"x": object()}, "compared with"),
         ({"x": float("nan")}, "ask whether it is null"),
         ({"x": [1, np.datetime64("NaT")]}, "ask whether it is null"),
+        # What lies under a mask was never meant to be used.
+        ({"x": np.ma.array([1, 2], mask=[0, 1])}, "ask whether it is null"),
+        ({"x": {"in": np.ma.array(["a", "b"], mask=[0, 1])}}, "ask whether it is null"),
+        ({"x": {"<": np.ma.array(3, mask=True)}}, "ask whether it is null"),
+        ({"x": np.ma.masked}, "ask whether it is null"),
         ({"x": b"abc"}, "'x' is bytes"),
         ({"x": [b"abc"]}, "'x' is bytes"),
         ({"x": 1j}, "of type complex"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,30 @@ def test_terms_of_another_kind(numerators: Any) -> None:
     with pytest.raises(ScoringError) as raised:
         QueryTerms(numerators, None, ("a",))
     assert len(str(raised.value)) < 300
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_masked_values_are_refused_and_other_arrays_are_plain(backend: str, tmp_path: Path) -> None:
+    """What lies under a mask was never meant to be used; a matrix has two axes whatever is taken of it."""
+    n = ROWS[:2, None]
+    expected = make_scorer(Rows.of(ROWS), backend).topk(QueryTerms(n, None, ("a",)), 5)
+    with pytest.raises(ScoringError, match="numerators are masked"):
+        QueryTerms(np.ma.array(n, mask=n > 0), None, ("a",))
+    with pytest.raises(ScoringError, match="weights are masked"):
+        QueryTerms(n, np.ma.array(np.abs(n), mask=n > 0), ("a",))
+    with pytest.raises(ScoringError, match="blocks are masked"):
+        Rows.of(np.ma.array(ROWS, mask=ROWS > 0))
+    with pytest.raises(ScoringError, match="expected whole numbers"):
+        Rows.of(ROWS).take(np.ma.array([1, 2], mask=[0, 1]))
+    terms = QueryTerms(np.ma.array(n), np.ma.array(np.ones_like(n)), ("a",))
+    assert type(terms.numerators) is type(terms.weights) is np.ndarray
+    mask = np.ma.array(np.full(13, 255, np.uint8), mask=[0] * 12 + [1])
+    np.save(tmp_path / "rows.npy", ROWS)
+    for rows in (np.matrix(ROWS), np.ma.array(ROWS), np.load(tmp_path / "rows.npy", mmap_mode="r")):
+        scorer = make_scorer(Rows.of(rows), backend)
+        np.testing.assert_array_equal(scorer.topk(QueryTerms(n, None, ("a",)), 5).rows, expected.rows)
+        with pytest.raises(ScoringError, match="mask is a MaskedArray"):
+            scorer.topk(terms, 5, mask)
 
 
 def test_negative_weights_and_weights_of_another_shape() -> None:

@@ -26,7 +26,16 @@ from cir_infer.gallery.filters.ranges import (
     behind_prefix,
     united,
 )
-from cir_infer.gallery.metadata.values import Scalar, UnfitError, is_missing, plain_text, scalar, storable
+from cir_infer.gallery.metadata.values import (
+    BEYOND,
+    Scalar,
+    UnfitError,
+    is_missing,
+    plain_text,
+    scalar,
+    storable,
+)
+from cir_infer.inputs.arrays import array_of
 
 __all__ = [
     "MAX_COMPARISONS",
@@ -44,6 +53,7 @@ __all__ = [
     "comparison",
     "is_list",
     "negated",
+    "plain_operand",
     "size_of",
 ]
 
@@ -221,6 +231,18 @@ def comparison(field: Any, operator: Any, value: Any, budget: Budget) -> Filter:
     )
 
 
+def plain_operand(field: str, value: Any) -> Any:
+    """The right-hand side of a comparison that `comparison` takes, in values that JSON has."""
+    if value is None or isinstance(value, (bool, np.bool_)):
+        return None if value is None else bool(value)
+    if is_list(value):
+        return [plain_operand(field, element) for element in _elements(value)]
+    plain = _scalar(field, value)
+    if isinstance(plain, str) or abs(plain) <= sys.float_info.max:
+        return plain
+    return BEYOND if plain > 0 else -BEYOND
+
+
 def size_of(tree: Filter) -> int:
     """About how many bytes a filter takes."""
     if isinstance(tree, Match):
@@ -242,19 +264,26 @@ def _one_of(field: str, operator: str, value: Any, budget: Budget) -> Filter:
             value, (str, bytes, bytearray, memoryview)
         )
     else:
-        value = np.asarray(value)  # also a column of pandas, a tensor
+        value = array_of(value)
         fits = value.ndim == 1
     if not fits:
         raise UsageError(
             f'where: {shown(field, 60)}: "{operator}" takes a list of values, found {shown(value, 80)}'
         )
     budget.take("values", len(value))
-    listed = value.tolist() if isinstance(value, np.ndarray) and value.dtype.kind in "biuU" else list(value)
+    listed = _elements(value)
     if _is_plain(listed):
         return Match(field, frozenset(listed))
     scalars = [None if element is None else _scalar(field, element) for element in listed]
     known = _equal(field, (element for element in scalars if element is not None))
     return any_of([known, Negation(_exists(field))]) if None in scalars else known
+
+
+def _elements(values: Any) -> list[Any]:
+    """What a list holds: a plain array's values at once; of what is masked each says that it is missing."""
+    if hasattr(type(values), "__array__"):
+        values = array_of(values)
+    return values.tolist() if type(values) is np.ndarray and values.dtype.kind in "biuU" else list(values)
 
 
 def _is_plain(values: list[Any]) -> bool:
@@ -290,7 +319,7 @@ def _compared(field: str, operator: str, value: Scalar) -> Match:
 
 def _scalar(field: str, value: Any) -> Scalar:
     if hasattr(type(value), "__array__") and np.ndim(value) == 0:
-        value = np.asarray(value)[()] if not isinstance(value, np.generic) else value
+        value = array_of(value)[()] if not isinstance(value, np.generic) else value
     if value is None or is_missing(value):
         raise UsageError(
             f"where: {shown(field, 60)} is compared with {shown(value, 40)}, which compares with nothing; "

@@ -11,6 +11,7 @@ import numpy as np
 
 from cir_infer.errors import GalleryError, shown
 from cir_infer.gallery.metadata.values import Scalar, UnfitError, is_missing, plain_text, scalar, storable
+from cir_infer.inputs.arrays import array_of
 
 __all__ = ["MAX_DEPTH", "MAX_FIELD", "MAX_TEXT", "Encoded", "attributes_of", "decode", "encode"]
 
@@ -240,8 +241,7 @@ def _elements(value: Any) -> Any:
 
 def _array(value: Any) -> Any:
     """An array of NumPy, a column of pandas or a tensor as an array, one without dimensions as its value."""
-    # What is masked stays so, and is missing where its turn comes.
-    array = value if isinstance(value, np.ma.MaskedArray) else np.asarray(value)
+    array = array_of(value)  # what is masked in it is missing where its turn comes
     if array.ndim:
         return array
     only = array[()]

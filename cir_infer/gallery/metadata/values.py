@@ -23,6 +23,7 @@ from cir_infer.errors import shown
 from cir_infer.inputs.arguments import plain_text
 
 __all__ = [
+    "BEYOND",
     "EXPECTED",
     "Scalar",
     "UnfitError",
