@@ -77,10 +77,12 @@ class Held(NamedTuple):
     Attributes:
         rows: its one row, as it is stored.
         told: what the gallery says of it.
+        fingerprint: of the bundle that made the row, None where nobody said.
     """
 
     rows: Rows
     told: Callable[[], Item]
+    fingerprint: str | None
 
     @property
     def vector(self) -> Floats:
@@ -186,7 +188,7 @@ def found_in(snapshot: Snapshot, top: TopK, references: References = NO_REFERENC
 
 def held_in(snapshot: Snapshot, row: int) -> Held:
     """An item of a gallery by its row."""
-    return Held(snapshot.rows.one(row), lambda: snapshot.items([row])[0])
+    return Held(snapshot.rows.one(row), lambda: snapshot.items([row])[0], snapshot.fingerprint)
 
 
 def row_of(snapshot: Snapshot, where: str, item: str) -> int:

@@ -253,7 +253,7 @@ class _Shards:
         """See `Source`."""
         if not isinstance(item, str):
             raise GalleryError(f"no shard holds an item {shown(item)} (any more)")
-        parts = self._fanout.ask(lambda shard, left: shard.held(item, left), 0)
+        parts = self._fanout.ask(partial(self._held, item), 0)
         for part in parts:
             if isinstance(part, Held):
                 return part
@@ -290,12 +290,22 @@ class _Shards:
         self, terms: QueryTerms, k: int, references: References, shard: Shard, left: float | None
     ) -> Found:
         found = shard.search(terms, k, self._where, self._exclude, references, left)
-        if found.fingerprint != self._fingerprint:
+        self._check(shard, found.fingerprint)
+        return found
+
+    def _held(self, item: str, shard: Shard, left: float | None) -> Held | None:
+        held = shard.held(item, left)
+        if held is not None:
+            self._check(shard, held.fingerprint)
+        return held
+
+    def _check(self, shard: Shard, fingerprint: str | None) -> None:
+        """Refuse what a shard says of rows of another bundle than the query's."""
+        if fingerprint != self._fingerprint:
             raise GalleryError(
-                f"{shard.place} has rows of {shown(found.fingerprint, 80)} by now, and the query is of "
+                f"{shard.place} has rows of {shown(fingerprint, 80)} by now, and the query is of "
                 f"{shown(self._fingerprint, 80)}; open a searcher of the new bundle"
             )
-        return found
 
     def _error(self, missing: Sequence[MissingShard]) -> ShardError:
         parts = self._fanout.groups

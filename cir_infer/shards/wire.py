@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from cir_infer.errors import CirError, UsageError, shown
 from cir_infer.foreign import read_json
-from cir_infer.gallery.filters.filters import Where
+from cir_infer.gallery.filters.filters import Where, sendable
 from cir_infer.gallery.snapshot import Item
 from cir_infer.scoring.contract import QueryTerms, Rows, TopK
 from cir_infer.searching.found import Found, Held, References
@@ -45,6 +45,7 @@ _ANSWER = (
     *("shape", "scores", "rows", "terms", "tokens", "same", "items"),
     *("size", "fingerprint", "generation"),
 )
+_HELD = ("item", "dtype", "shape", "row", "scales", "fingerprint")
 _DTYPES: dict[str, Any] = {"float32": np.float32, "float16": np.float16, "int8": np.int8}
 
 
@@ -64,7 +65,7 @@ def told_question(
     """A question as JSON.
 
     Raises:
-        UsageError: the filter holds what is no JSON.
+        UsageError: the filter is malformed.
     """
     said = {
         "names": list(terms.names),
@@ -72,18 +73,13 @@ def told_question(
         "numerators": _text(terms.numerators),
         "weights": None if terms.weights is None else _text(terms.weights),
         "k": k,
-        "where": where,
+        "where": None if where is None else sendable(where),
         "exclude": list(exclude),
         "references": [None if row is None else _text(row) for row in references.rows],
         "looser": references.looser,
         "tokens": next((len(row) for row in references.rows if row is not None and row.ndim == 2), 1),
     }
-    try:
-        return json.dumps(said, allow_nan=False).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise UsageError(
-            f"the filter {shown(where)} cannot be sent to a shard ({shown(error)}); write it as text"
-        ) from error
+    return json.dumps(said, allow_nan=False).encode()
 
 
 def read_question(body: bytes) -> Asked:
@@ -159,23 +155,36 @@ def read_found(body: bytes, queries: int, terms: int, k: int) -> Found:
         None if said["tokens"] is None else _array(said["tokens"], np.int32, shape),
     )
     items = [[_item(one) for one in _list(those)] for those in _list(said["items"], queries)]
-    there = (top.rows >= 0).sum(axis=1).tolist()
-    if [len(those) for those in items] != there or not np.isfinite(top.scores[top.rows >= 0]).all():
-        raise CirError("an answer whose items do not fit its rows")
+    _check_top(top, [len(those) for those in items])
     return Found(
         top,
         items,
         _array(said["same"], np.bool_, wide),
-        _whole(said["size"], 0, 1 << 62),
+        _whole(said["size"], max(map(len, items), default=0), 1 << 62),
         None if said["fingerprint"] is None else _text_of(said["fingerprint"]),
         (_whole(said["generation"], 0, 1 << 62),),
     )
 
 
+def _check_top(top: TopK, items: list[int]) -> None:
+    """What every scorer's answer is: best first, with nothing in the places behind the last row.
+
+    Raises:
+        CirError: it is none.
+    """
+    there = top.rows >= 0
+    if there.sum(axis=1).tolist() != items or (there[:, 1:] > there[:, :-1]).any():
+        raise CirError("an answer whose items do not fit its rows")
+    kept = np.isfinite(top.scores) & np.isfinite(top.terms).all(axis=2)
+    falling = top.scores[:, 1:] <= top.scores[:, :-1]
+    if not (np.where(there, kept, np.isneginf(top.scores)).all() and falling.all()):
+        raise CirError("an answer whose scores are not those of rows, best first")
+
+
 def told_held(held: Held | None) -> dict[str, Any]:
     """An item as plain values."""
     if held is None:
-        return {"item": None, "dtype": None, "shape": None, "row": None, "scales": None}
+        return dict.fromkeys(_HELD)
     item, rows = held.told(), held.rows
     return {
         "item": [item.id, item.metadata, item.source],
@@ -183,6 +192,7 @@ def told_held(held: Held | None) -> dict[str, Any]:
         "shape": list(rows.blocks[0].shape),
         "row": _text(rows.blocks[0]),
         "scales": None if rows.scales is None else _text(rows.scales[0]),
+        "fingerprint": held.fingerprint,
     }
 
 
@@ -192,7 +202,7 @@ def read_held(body: bytes) -> Held | None:
     Raises:
         CirError: it is none.
     """
-    said = _fields(body, ["item", "dtype", "shape", "row", "scales"], CirError)
+    said = _fields(body, _HELD, CirError)
     if said["item"] is None:
         return None
     item, shape = _item(said["item"]), tuple(_whole(v, 1, 1 << 20) for v in _list(said["shape"]))
@@ -200,7 +210,8 @@ def read_held(body: bytes) -> Held | None:
         raise CirError(f"a row of {shown(said['dtype'])} {shown(shape)}")
     block = _array(said["row"], _DTYPES[said["dtype"]], shape)
     scales = None if said["scales"] is None else (_array(said["scales"], np.float32, shape[:-1]),)
-    return Held(Rows((block,), scales), lambda: item)
+    fingerprint = None if said["fingerprint"] is None else _text_of(said["fingerprint"])
+    return Held(Rows((block,), scales), lambda: item, fingerprint)
 
 
 def told_about(about: About) -> dict[str, Any]:

@@ -7,7 +7,10 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,7 @@ import pytest
 from cir_infer import Engine, Gallery
 from cir_infer.errors import CirError, GalleryError, ShardError, UsageError
 from cir_infer.scoring.contract import QueryTerms
-from cir_infer.searching.found import Held, References
+from cir_infer.searching.found import Found, Held, References
 from cir_infer.shards import HttpShard, LocalShard, ShardedGallery, ShardedSearcher
 from cir_infer.shards.wire import (
     read_about,
@@ -254,6 +257,84 @@ def test_a_host_whose_name_is_none(host: str) -> None:
         HttpShard(f"http://{host}:80").about(1.0)
 
 
+def test_an_answer_is_ranked_and_its_missing_places_are_behind_it(tmp_path: Path) -> None:
+    """What no scorer answers is no answer: rows behind a gap, scores of no row, terms that are no numbers."""
+    with filled(tmp_path / "g", 9) as gallery:
+        shard = LocalShard(gallery)
+        terms = QueryTerms(vectors(1)[:, None], None, ("dot",))
+        found = shard.search(terms, 4, {"number": [0, 1, 2]}, [])
+        assert found.top.rows[0, 3] == -1 and (found.top.rows[0, :3] >= 0).all()
+
+        def read(size: int | None = None, **places: tuple[int, Any]) -> Found:
+            top = found.top._replace(**{name: getattr(found.top, name).copy() for name in places})
+            for name, (place, value) in places.items():
+                getattr(top, name)[0, place] = value
+            said = told_found(found._replace(top=top, size=found.size if size is None else size))
+            return read_found(json.dumps(said).encode(), 1, 1, 4)
+
+        assert read().items == found.items
+        for wrong in (
+            {"rows": (0, -1)}, {"scores": (3, 9.0)}, {"scores": (3, np.nan)}, {"scores": (3, np.inf)},
+            {"scores": (0, np.inf)}, {"scores": (2, 9.0)}, {"terms": (1, np.nan)}, {"terms": (1, np.inf)},
+            {"size": 2},
+        ):  # fmt: skip
+            with pytest.raises(CirError):
+                read(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_filter_means_the_same_elsewhere(served: tuple[Path, list[Running]]) -> None:
+    """Whatever a dictionary may hold is sent as the values that it means, and refused as it is here."""
+    bundle, services = served
+    filters: list[Any] = [
+        {"price": np.int64(5)}, {"price": {1, 2, 3}}, {"price": np.arange(9)}, {"price": {"<": float("inf")}},
+        {"price": {">": -(10**5000)}}, {"price": Decimal("7")}, {"colour": np.array(["red", "blue"])},
+        {"colour": {"null": np.bool_(False)}}, {"colour": {"<": date(2024, 5, 17)}},
+        {"$or": [{"price": {"<": np.float32(4)}}, {"$not": {"price": {"in": (3, None)}}}]},
+        MappingProxyType({"price": 3}), "price < 4",
+        {5: 1}, {True: 1}, {None: 1}, {"$or": [{1: 5}]}, {"price": float("nan")}, {"price": {1: 5}},
+        {"price": np.ma.array([1, 2], mask=[0, 1])}, {"price": 1j},
+    ]  # fmt: skip
+    query = np.ones((1, 8))
+    with (
+        ShardedSearcher(None, [url(service) for service in services]) as far,
+        ShardedSearcher(None, bundle.parent / "shop.shards") as near,
+    ):
+        found = 0
+        for where in filters:
+            said = []
+            for searcher in (far, near):
+                try:
+                    said.append(searcher.search_vectors(query, 50, where)[0].ids)
+                except UsageError as error:
+                    said.append([str(error)])
+            assert said[0] == said[1], where
+            found += len(said[0])
+        assert found > 100
+
+
+def test_no_hit_of_another_bundle_is_refined(tmp_path: Path) -> None:
+    """A replica that was changed over gives no row to a query of the others."""
+
+    class Other:
+        fingerprint, dimension = "other", DIM
+
+    with filled(tmp_path / "g", fingerprint="one") as gallery:
+        gallery.backup(tmp_path / "copy")
+        with Gallery.open(tmp_path / "copy") as copy:
+            with ShardedSearcher(None, [[LocalShard(gallery), LocalShard(copy)]], deadline=5) as searcher:
+                assert {searcher.item("i1").id for _ in range(4)} == {"i1"}
+                other: Any = Other()
+                reencoding = gallery.reencoding(other)
+                reencoding.add(reencoding.missing().tolist(), vectors(10, 5))
+                assert reencoding.finish()
+                source = searcher._source()
+                kept = copy.snapshot().vector(1)
+                for _ in range(4):
+                    assert np.array_equal(source.held("i1").vector, kept)
+            back = read_held(json.dumps(told_held(LocalShard(gallery).held("i1"))).encode())
+            assert back is not None and back.fingerprint == "other"
+
+
 def test_keys_and_filters_that_cannot_be_sent() -> None:
     for key in ("two\r\nlines", "sch\N{LATIN SMALL LETTER U WITH DIAERESIS}ssel", 5):
         with pytest.raises(UsageError, match="API key"):
@@ -262,7 +343,7 @@ def test_keys_and_filters_that_cannot_be_sent() -> None:
     for _ in range(100_000):
         deep = {"$not": deep}
     terms = QueryTerms(vectors(1)[:, None], None, ("dot",))
-    with pytest.raises(UsageError, match="cannot be sent"):
+    with pytest.raises(UsageError, match="nested more than 64 deep"):
         told_question(terms, 3, deep, [], References())
 
 

@@ -29,6 +29,7 @@ from cir_infer.gallery.filters.conditions import (
     comparison,
     is_list,
     negated,
+    plain_operand,
     size_of,
 )
 from cir_infer.gallery.filters.expressions import parse_text
@@ -36,7 +37,7 @@ from cir_infer.gallery.filters.ranges import Cut, Range, condition
 from cir_infer.gallery.metadata.values import plain_text
 from cir_infer.processes.cache import BoundedCache
 
-__all__ = ["CACHE_BYTES", "FilterCache", "Where", "parse"]
+__all__ = ["CACHE_BYTES", "FilterCache", "Where", "parse", "sendable"]
 
 Where = Mapping[str, Any] | str
 """What the public API takes as `where`."""
@@ -113,6 +114,33 @@ def _no_field(name: object) -> UsageError:
         f"where names the field {shown(name, 80)}; expected a field's name, $and, $or or $not "
         "(a line of text can quote any name)"
     )
+
+
+def sendable(where: Where) -> str | dict[str, Any]:
+    """The same filter in values that JSON has, for another process to read: dates as text, arrays as lists.
+
+    Raises:
+        UsageError: see `parse`.
+    """
+    if isinstance(where, str):
+        return plain_text(where)
+    parse(where)  # refuses what JSON would make something else of: the field 1 is not the field "1"
+    return _sent(where)
+
+
+def _sent(where: Mapping[str, Any]) -> dict[str, Any]:
+    sent: dict[str, Any] = {}
+    for name, value in where.items():
+        if name in ("$and", "$or"):
+            told: Any = [_sent(part) for part in value]
+        elif name == "$not":
+            told = _sent(value)
+        elif isinstance(value, Mapping):
+            told = {plain_text(operator): plain_operand(name, operand) for operator, operand in value.items()}
+        else:
+            told = plain_operand(name, value)
+        sent[plain_text(name)] = told
+    return sent
 
 
 class KeyedRows(Protocol):
