@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cir_eval.pictures import digest_of_pictures
 from cir_infer.console.progress import progress_bar
 from cir_infer.inputs.images import ImageLike
 
@@ -34,14 +35,18 @@ def encode_resumably(
         name: of the files, e.g. "dress.rows".
         images: what to encode.
         ids: their names, in order.
-        fingerprint: what the embeddings depend on besides the images; with another fingerprint or other
-            names everything is encoded anew.
+        fingerprint: what the embeddings depend on besides the images; with another fingerprint, other
+            names or other pictures everything is encoded anew.
         encode: float32 (n, ...) of a chunk.
 
     Returns:
         float32 (N, ...).
     """
-    key = hashlib.sha256(json.dumps([fingerprint, list(ids)]).encode()).hexdigest()[:16]
+    key = ""
+    if folder is not None:
+        # Names are not enough: views of a data set, and data sets of one kind, share them.
+        whole = json.dumps([fingerprint, list(ids), digest_of_pictures(images)])
+        key = hashlib.sha256(whole.encode()).hexdigest()[:16]
     starts = range(0, len(images), _CHUNK)
     chunks = []
     for start in progress_bar(starts, len(images), name, "image", step=_CHUNK):

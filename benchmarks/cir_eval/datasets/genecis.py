@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_eval.datasets.files import existing, json_list, text_field
+from cir_eval.pictures import file_said
 from cir_infer.errors import DatasetError, shown
 from cir_infer.inputs.images import load_image
 
@@ -109,6 +110,11 @@ class Crops(Sequence[Any]):
         place, box = self._images[at]
         path = existing(self._root / place, "an image")
         return path if box is None else _cut(np.asarray(load_image(path).convert("RGB")), box)
+
+    def told(self, row: int) -> str:
+        """See `digest_of_pictures`."""
+        place, box = self._images[row]
+        return f"{box} {file_said(self._root / place)}"
 
 
 def _cut(picture: npt.NDArray[np.uint8], box: Sequence[float]) -> npt.NDArray[np.uint8]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from cir_eval.pictures import digest_of_pictures
 from cir_infer.bundle.manifest import CenterCrop, FeatureInput, PixelInput
 from cir_infer.console.progress import progress_bar
 from cir_infer.errors import CirError, TrainingError
@@ -99,15 +98,9 @@ class Images:
         return np.stack(found)
 
     def digest(self) -> str:
-        """Sha256 over what is read and how, in hexadecimal: of files their places, sizes and times."""
-        found = hashlib.sha256(repr(self._final).encode())
-        for image in self.images:
-            if isinstance(image, (str, os.PathLike)):
-                stat = Path(image).stat()
-                found.update(f"{image} {stat.st_size} {stat.st_mtime_ns}".encode())
-            else:
-                found.update(np.asarray(image).tobytes())
-        return found.hexdigest()
+        """Sha256 over what is read and how, in hexadecimal; see `digest_of_pictures`."""
+        said = f"{self._final!r} {digest_of_pictures(self.images)}"
+        return hashlib.sha256(said.encode()).hexdigest()
 
     def batches(self, rows: Sequence[int]) -> Iterator[Tensor]:
         """Pictures in the order of `rows`, as many at a time as an encoder takes without much memory."""
