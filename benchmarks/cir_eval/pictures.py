@@ -15,9 +15,10 @@ __all__ = ["digest_of_pictures", "file_said"]
 
 
 def digest_of_pictures(images: Sequence[ImageLike]) -> str:
-    """Sha256 over pictures in their order, in hexadecimal: of files their places, sizes and times, else the content.
+    """Sha256 over pictures in their order, in hexadecimal.
 
-    A sequence that makes its pictures when they are asked for tells by `told(row)` what it makes each of.
+    Of files their places, sizes and times are looked at, of other pictures the content. A sequence that makes
+    its pictures when they are asked for tells by `told(row)` what it makes each of.
     """
     found, told = hashlib.sha256(), getattr(images, "told", None)
     for row in range(len(images)):

@@ -62,14 +62,16 @@ def tokenizer_of(module: nn.Module, where: str) -> Tokenizer:
 
 
 def text_of(module: nn.Module, tokenizer: Tokenizer, where: str) -> dict[str, Any]:
-    """`pad_id`, `unk_id`, `max_tokens` and `captions`, or their defaults.
+    """`pad_id`, `unk_id`, `max_tokens` and `captions`, or what the tokenizer says, or defaults.
 
     Raises:
         ExportError: one of them cannot be.
     """
     size = tokenizer.get_vocab_size()
     text: dict[str, Any] = {
-        "pad_id": _whole(module, "pad_id", 0, 0, size - 1, where, f"a token id below {size}"),
+        "pad_id": _whole(
+            module, "pad_id", _pad_id(module, tokenizer), 0, size - 1, where, f"a token id below {size}"
+        ),
         "unk_id": getattr(module, "unk_id", tokenizer.token_to_id("<unk>")),
         "max_tokens": _whole(module, "max_tokens", _MAX_TOKENS, 1, 1 << 16, where, "from 1 to 65536"),
         "captions": getattr(module, "captions", " "),
@@ -82,6 +84,18 @@ def text_of(module: nn.Module, tokenizer: Tokenizer, where: str) -> dict[str, An
             'captions, e.g. captions = " ", or "pair"; leave it out for " "'
         )
     return text
+
+
+def _pad_id(module: nn.Module, tokenizer: Tokenizer) -> int:
+    """What the tokenizer pads with, as a transformers' one or in its JSON, 0 where it does not say.
+
+    A model may tell by it where a text ends, as those do that read no lengths.
+    """
+    inside = tokenizer.padding or {}
+    for said in (getattr(getattr(module, "tokenizer", None), "pad_token_id", None), inside.get("pad_id")):
+        if type(said) is int:
+            return said
+    return 0
 
 
 def term_names_of(module: nn.Module, where: str) -> tuple[str, ...]:

@@ -75,6 +75,7 @@ def load_module(
     """
     module = _build(path)
     _require_depth(module, path)
+    _require_known_parts(module, path)
     system = isinstance(module, RetrievalModel)
     if not system:
         _require_methods(module, path)
@@ -214,6 +215,38 @@ def _require_depth(module: nn.Module, path: str) -> None:
             f"{_MOST_LEVELS}, as PyTorch's exporter calls itself for each. Put what runs one after the other "
             "side by side, in one nn.Sequential"
         )
+
+
+def _require_known_parts(module: nn.Module, path: str) -> None:
+    """PyTorch loads weights into attributes; what stands in a list keeps those that its constructor made."""
+    known = {id(one) for one in (*module.parameters(), *module.buffers())}
+    for name, part in module.named_modules():
+        for attribute, value in vars(part).items():
+            for one in (
+                _held(value) if attribute != "_flat_weights" else ()
+            ):  # of PyTorch's own recurrent layers
+                weights = [*one.parameters(), *one.buffers()] if isinstance(one, nn.Module) else [one]
+                if all(id(weight) in known for weight in weights):
+                    continue
+                whole, plain = f"{name}.{attribute}".lstrip("."), type(value).__name__
+                instead = "ModuleList or ModuleDict" if isinstance(one, nn.Module) else "ParameterList"
+                raise ExportError(
+                    f"{path}: {shown(whole)} is a {plain} with a {type(one).__name__} in it, where PyTorch "
+                    f"does not look for weights: none would be loaded; make it an nn.{instead}"
+                )
+
+
+def _held(value: object) -> list[nn.Module | nn.Parameter]:
+    """Modules and parameters in plain containers, however deep in each other."""
+    found, waiting, seen = list[nn.Module | nn.Parameter](), [value], set[int]()
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, list | tuple | dict) and id(one) not in seen:
+            seen.add(id(one))
+            waiting += one.values() if isinstance(one, dict) else one
+        elif isinstance(one, nn.Module | nn.Parameter):
+            found.append(one)
+    return found
 
 
 def _require_weights(module: nn.Module, path: str) -> None:

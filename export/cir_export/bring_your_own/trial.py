@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -50,8 +51,10 @@ class Trial:
         if image["kind"] == "pixels":
             shape = (_SAMPLES, image["height"], image["width"], 3)
             self.images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=random)
+            self.images[1] = self.images[1] // 4 + 40  # two of one largest value would hide who takes it
         else:
             self.images = torch.rand(_SAMPLES, image["size"], generator=random)
+            self.images[1] = self.images[1] / 4 + 0.2
         steps = min(_LONGEST, int(text["max_tokens"]))
         self.lengths = torch.tensor([steps, 1])
         ids = torch.randint(0, tokens, (_SAMPLES, steps), generator=random)
@@ -94,14 +97,19 @@ class Trial:
             raise ExportError(
                 f"{self.where}: {name} gives NaN or infinity on random images; are the weights sound?"
             )
-        alone = self.run(method, lambda: call(self.images[:1]), f"one image, {_kind(self.images[:1])}")
-        if not isinstance(alone, Tensor) or alone.shape != (1, *found.shape[1:]):
-            raise ExportError(
-                f"{self.where}: {name} gives {_kind(alone)} for one image; expected {(1, *found.shape[1:])} "
-                "(does it squeeze the batch away?)"
-            )
+        alone = [
+            self.run(method, partial(call, image), f"one image, {_kind(image)}")
+            for image in _one_by_one(self.images)
+        ]
+        for one in alone:
+            if not isinstance(one, Tensor) or one.shape != (1, *found.shape[1:]):
+                raise ExportError(
+                    f"{self.where}: {name} gives {_kind(one)} for one image; expected "
+                    f"{(1, *found.shape[1:])} (does it squeeze the batch away?)"
+                )
         self.same(found, self.run(method, lambda: call(self.images), given), name, "differs from run to run")
-        self.same(found[:1], alone, name, "depends on the images beside it (a norm over the batch?)")
+        together = "depends on the images beside it (a norm or a maximum over the batch?)"
+        self.same(found, _joined(alone), name, together)
         return found
 
     def tensor(self, value: object, name: str, samples: str, row: bool) -> None:
@@ -142,6 +150,9 @@ def try_model(trial: Trial, padded: bool) -> tuple[Tensor, Terms]:
     given = f"two texts, tokens {_kind(trial.tokens)}, lengths {_kind(trial.lengths)}"
     text = trial.run("encode_text", lambda: model.encode_text(trial.tokens, trial.lengths), given)
     trial.tensor(text, "encode_text", "texts", row=False)
+    each = zip(_one_by_one(trial.tokens), _one_by_one(trial.lengths), strict=True)
+    apart = [trial.run("encode_text", partial(model.encode_text, *one), "one text") for one in each]
+    trial.same(text, _joined(apart), "encode_text", "depends on the texts beside it")
     if padded:
         longer = torch.cat([trial.tokens, trial.tokens[:, -1:]], 1)
         again = trial.run("encode_text", lambda: model.encode_text(longer, trial.lengths), given)
@@ -150,10 +161,36 @@ def try_model(trial: Trial, padded: bool) -> tuple[Tensor, Terms]:
     terms = trial.run("compose", lambda: model.compose(reference, text), together)
     _check_terms(trial, terms, rows.shape[1])
     repeated = trial.run("compose", lambda: model.compose(reference, text), together)
-    trial.same(terms.numerators, repeated.numerators, "the query", "differs from run to run")
-    alone = trial.run("compose", lambda: model.compose(reference[:1], text[:1]), "one query")
-    trial.same(terms.numerators[:1], alone.numerators, "the query", "depends on the queries beside it")
+    pairs = zip(_one_by_one(reference), _one_by_one(text), strict=True)
+    alone = [trial.run("compose", partial(model.compose, *one), "one query") for one in pairs]
+    for number, named in enumerate(("the query", "the query as weights")):
+        part = terms[number]
+        if part is not None:
+            trial.same(part, _part_of(repeated, number), named, "differs from run to run")
+            each_alone = _joined([_part_of(one, number) for one in alone])
+            trial.same(
+                part, each_alone, named, "depends on the queries beside it (a maximum over the batch?)"
+            )
     return rows, terms
+
+
+def _part_of(terms: Terms, number: int) -> Tensor:
+    found = terms[number]
+    return torch.empty(0) if found is None else found
+
+
+def _one_by_one(samples: Tensor) -> list[Tensor]:
+    return [samples[number : number + 1] for number in range(_SAMPLES)]
+
+
+def _joined(alone: Sequence[Tensor]) -> Tensor:
+    """What came one by one, as if it had come together; nothing where one did not come as a batch of one."""
+    shapes = {one.shape for one in alone}
+    return (
+        torch.cat([*alone])
+        if len(shapes) == 1 and all(one.shape[:1] == (1,) for one in alone)
+        else torch.empty(0)
+    )
 
 
 def _check_terms(trial: Trial, terms: Terms, dimension: int) -> None:

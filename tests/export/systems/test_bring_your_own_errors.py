@@ -118,6 +118,35 @@ METHODS = [
         r"depends on the images beside it",
     ),
     (
+        "image = plain_resize(64)\n"
+        "    def encode_gallery(self, x): return (x / x.max()).mean((1, 2)) @ torch.ones(3, 4)",
+        r"what encode_gallery gives depends on the images beside it",
+    ),
+    (
+        "def encode_gallery(self, x): return (x[:1] - 1.0 * x).mean((1, 2)) @ torch.ones(3, 4) + 1",
+        r"what encode_gallery gives depends on the images beside it",
+    ),
+    (
+        "def encode_query(self, x, t, n): return self.embed(t).sum(1) + n.max() - n[:, None]",
+        r"what the query gives depends on the queries beside it",
+    ),
+    (
+        "def terms(self, q): return q[:, None], (q.square() / q.square().max())[:, None]",
+        r"what the query as weights gives depends on the queries beside it",
+    ),
+    (
+        "def terms(self, q): return q[:, None], torch.rand_like(q)[:, None]",
+        r"what the query as weights gives differs from run to run",
+    ),
+    (
+        "def __init__(self): super().__init__(); self.layers = [nn.ReLU(), nn.Linear(4, 4)]",
+        r"'layers' is a list with a Linear in it, where PyTorch does not look for weights.*nn\.ModuleList",
+    ),
+    (
+        "def __init__(self): super().__init__(); self.embed.scales = {'a': (nn.Parameter(torch.ones(4)),)}",
+        r"'embed\.scales' is a dict with a Parameter in it.*nn\.ParameterList",
+    ),
+    (
         "def encode_gallery(self, x): raise KeyError('trunk')",
         r"encode_gallery fails on two images, uint8 \(2, 8, 8, 3\): KeyError.*\(theirs\.py, line 20\)",
     ),
@@ -256,6 +285,33 @@ def test_a_tokenizer_of_transformers_is_taken_for_the_one_inside(write) -> None:
         "self.embed = nn.Embedding(8, 4)"
     )
     assert load_module("theirs:Model").tokenizer.get_vocab_size() == 8
+
+
+@pytest.mark.parametrize(
+    ("said", "pad"),
+    [
+        ("tokenizer = Base.tokenizer", 0),
+        ("tokenizer = Tokenizer.from_str(Base.tokenizer.to_str()); tokenizer.enable_padding(pad_id=2)", 2),
+        ("tokenizer = type('Fast', (), {'backend_tokenizer': Base.tokenizer, 'pad_token_id': 3})()", 3),
+        ("tokenizer = type('Fast', (), {'backend_tokenizer': Base.tokenizer, 'pad_token_id': None})()", 0),
+        ("pad_id = 1; tokenizer = Tokenizer.from_str(Base.tokenizer.to_str())", 1),
+    ],
+)
+def test_texts_are_filled_up_as_the_tokenizer_says(write, said: str, pad: int) -> None:
+    write(f"from tokenizers import Tokenizer\nclass Model(Base):\n    {said}")
+    assert load_module("theirs:Model").text["pad_id"] == pad
+
+
+def test_a_list_of_parts_that_are_attributes_too_is_no_place_of_its_own(write, tmp_path: Path) -> None:
+    write(
+        "class Model(Base):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.a, self.rnn = nn.Linear(4, 4), nn.LSTM(4, 4)\n"
+        "        self.steps = {'a': [self.a, nn.ReLU(), self.a.weight], 'again': None}\n"
+        "        self.steps['again'] = self.steps"
+    )
+    assert load_module("theirs:Model").model.embedding_dim == 4
 
 
 def test_a_torchscript_module_is_refused_by_name(write) -> None:
