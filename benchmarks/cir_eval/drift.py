@@ -36,7 +36,8 @@ def drift_between(reference: Sequence[Evaluated], other: Sequence[Evaluated]) ->
             shared.append(len(set(listed) & set(right)) / max(1, len(listed)))
             firsts.append(left[0] == right[0])
         before, after = a.metrics, b.metrics
-        metrics[a.part.name] = {name: after[name] - before[name] for name in before}
+        # Ranks are known where the rankings made hold every target, which one may and the other not.
+        metrics[a.part.name] = {name: after[name] - before[name] for name in before if name in after}
     angles = np.concatenate(cosines)
     return {
         "metrics": metrics,

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_eval.encoding import encode_resumably
-from cir_eval.metrics import Outcome, judge, metrics_of, ranking_of
+from cir_eval.metrics import Outcome, judge, members_of, metrics_of, ranking_of
 from cir_eval.protocols.contract import Part, Protocol, RowNumbers
 from cir_infer.console.progress import progress_bar
 from cir_infer.engine import Engine
@@ -60,6 +60,7 @@ class Evaluated:
         rankings: (Q, n) row numbers, best first, as the protocol ranks them, -1 beyond their end; at most
             the first 50.
         scores: float32 (Q, n), of the same rows.
+        members: one a query: the rows of its subset as the protocol ranks them, of the whole ranking.
         outcomes: one a query; empty on a split without answers.
         alone: outcomes by "text" and "image": what the same queries are worth with one half of them only.
     """
@@ -68,6 +69,7 @@ class Evaluated:
     rows: Floats
     rankings: RowNumbers
     scores: Floats
+    members: tuple[RowNumbers, ...]
     outcomes: tuple[Outcome, ...]
     alone: Mapping[str, tuple[Outcome, ...]] = field(default_factory=dict)
 
@@ -100,16 +102,18 @@ def evaluate(engine: Engine, protocol: Protocol, part: Part, options: Options) -
     reference, text = _queries(engine, part, rows, options)
     scorer = make_scorer(_stored(rows, options.row_type), options.scorer)
     depth = _depth(protocol, part, len(rows))
-    judged = all(query.correct.size for query in part.queries)
+    judged = part.answered
     kept = min(_KEPT, depth)
     rankings = np.full((len(part.queries), kept), -1, np.int64)
     scores = np.full((len(part.queries), kept), -np.inf, np.float32)
+    members: list[RowNumbers] = []
     outcomes: list[Outcome] = []
     for number, found, values in _ranked(scorer, engine.compose(reference, text), depth, part.name):
         query = part.queries[number]
         ranking = ranking_of(protocol, query, found, part.candidates)
         if judged:
             outcomes.append(judge(protocol, query, ranking))
+        members.append(members_of(protocol, query, ranking))
         best = ranking[:kept]
         rankings[number, : len(best)] = best
         scores[number, : len(best)] = values[np.isin(found, best)]
@@ -120,7 +124,7 @@ def evaluate(engine: Engine, protocol: Protocol, part: Part, options: Options) -
                 judge(protocol, part.queries[n], ranking_of(protocol, part.queries[n], f, part.candidates))
                 for n, f, _ in _ranked(scorer, terms, depth, f"{part.name}, {half} alone")
             )
-    return Evaluated(part, rows, rankings, scores, tuple(outcomes), alone)
+    return Evaluated(part, rows, rankings, scores, tuple(members), tuple(outcomes), alone)
 
 
 def _ranked(

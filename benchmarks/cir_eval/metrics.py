@@ -15,6 +15,7 @@ __all__ = [
     "Outcome",
     "judge",
     "measure_of",
+    "members_of",
     "metrics_of",
     "paraphrases",
     "ranking_of",
@@ -58,6 +59,18 @@ def ranking_of(
     return rows[kept]
 
 
+def members_of(protocol: Protocol, query: Query, ranking: RowNumbers) -> RowNumbers:
+    """The rows of `query.subset`, best first, as far down the ranking as the protocol looks; else none.
+
+    Args:
+        protocol: says how far.
+        query: with a subset or without.
+        ranking: (n,) rows best first, from `ranking_of`, whole.
+    """
+    members = ranking[: protocol.subset_depth]
+    return members[np.isin(members, [] if query.subset is None else query.subset)]
+
+
 def judge(protocol: Protocol, query: Query, ranking: RowNumbers) -> Outcome:
     """Judge one ranking.
 
@@ -90,8 +103,7 @@ def judge(protocol: Protocol, query: Query, ranking: RowNumbers) -> Outcome:
         for k in protocol.ks:
             values[f"R@{k} ({criterion})"] = float((first < k).any())
     if query.subset is not None:
-        members = ranking[: protocol.subset_depth]
-        members = members[np.isin(members, query.subset)]
+        members = members_of(protocol, query, ranking)
         for k in protocol.subset_ks:
             values[f"R_sub@{k}"] = max((gain_of.get(row, 0.0) for row in members[:k].tolist()), default=0.0)
     return Outcome(values, int(places[0]) + 1 if places.size else None)

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cir_bench.accuracy.measurement import over_runs
 from cir_bench.accuracy.submission import write_submission
-from cir_eval.metrics import Outcome, judge, measure_of, metrics_of, ranking_of
+from cir_eval.metrics import Outcome, judge, measure_of, members_of, metrics_of, ranking_of
 from cir_eval.protocols.contract import Part, Protocol, Query
 from cir_infer.errors import DatasetError, UsageError
 
@@ -132,12 +133,37 @@ def test_a_part_refuses_rows_that_do_not_exist_and_ids_that_repeat():
         Part("all", ("a", "a"), ("a.png", "b.png"), ())
 
 
+def test_a_part_has_answers_to_all_of_its_queries_or_to_none():
+    asked = [Query(key, 0, ("x",), rows(*correct)) for key, correct in (("a", [1]), ("b", []), ("c", [1]))]
+    with pytest.raises(DatasetError, match=r"1 of 3 queries have no answer in the gallery, e\.g\. query 'b'"):
+        Part("all", ("a", "b"), ("a.png", "b.png"), tuple(asked))
+    assert Part("all", ("a", "b"), ("a.png", "b.png"), (asked[0], asked[2])).answered
+    assert not Part("all", ("a", "b"), ("a.png", "b.png"), (asked[1],)).answered
+
+
+def test_a_subset_is_ranked_as_far_down_as_the_protocol_says():
+    query = Query("q", 0, ("x",), rows(7), subset=rows(5, 6, 7))
+    shallow, deep = (protocol(subset_ks=(1,), subset_depth=depth) for depth in (3, None))
+    assert members_of(deep, query, rows(9, 6, 8, 7, 5)).tolist() == [6, 7, 5]
+    assert members_of(shallow, query, rows(9, 6, 8, 7, 5)).tolist() == [6]
+    assert members_of(deep, Query("q", 0, ("x",), rows(7)), rows(9, 6)).tolist() == []
+
+
+def test_runs_are_averaged_over_what_all_of_them_know():
+    first, second = (
+        {"bundle": {"system": "a", "fingerprint": name}, "mean": mean}
+        for name, mean in (("x", {"R@1": 1.0, "mean_rank": 9.0}), ("y", {"R@1": 2.0}))
+    )
+    for pair in ([first, second], [second, first]):
+        assert over_runs(pair)["mean"] == {"R@1": 1.5}
+
+
 def test_submission_files(tmp_path: Path):
-    plan = protocol(subset_ks=(1,), subset_depth=50, submission="rc2")
+    plan = protocol(subset_ks=(1,), submission="rc2")
     names = tuple(f"img{i}" for i in range(60))
     query = Query("65", 0, ("x",), rows(), subset=rows(3, 59, 4, 5, 6))
     part = Part("all", names, names, (query,))
-    paths = write_submission(tmp_path / "new", plan, part, {"65": np.arange(1, 60)})
+    paths = write_submission(tmp_path / "new", plan, part, [np.arange(1, 51)], [rows(3, 59, 4, 5, 6)])
     recall, subset = (json.loads(path.read_text()) for path in paths)
     assert recall == {"65": list(names[1:51]), "version": "rc2", "metric": "recall"}
-    assert subset == {"65": ["img3", "img4", "img5"], "version": "rc2", "metric": "recall_subset"}
+    assert subset == {"65": ["img3", "img59", "img4"], "version": "rc2", "metric": "recall_subset"}

@@ -206,6 +206,46 @@ def test_accuracy_goes_on_with_the_same_pictures_alone(tmp_path: Path, capsys):
     assert scores(resumed) == scores(arguments) != before
 
 
+def test_a_submission_has_the_subset_of_the_whole_ranking(tmp_path: Path):
+    """CLIP4Cir ranks CIRR's subsets among all images; three names of each query are wanted."""
+    names = [f"test1-{number}" for number in range(90)]
+    for number, name in enumerate(names):
+        layouts.picture(tmp_path / f"cirr/test1/{name}.png", number)
+    layouts.write_json(
+        tmp_path / "cirr/image_splits/split.rc2.test1.json", {name: f"./test1/{name}.png" for name in names}
+    )
+    asked = [
+        {
+            "pairid": pair,
+            "reference": names[pair],
+            "caption": "is red",
+            "img_set": {"members": [names[pair], *names[9 * pair + 20 : 9 * pair + 25]]},
+        }
+        for pair in range(7)
+    ]
+    layouts.write_json(tmp_path / "cirr/captions/cap.rc2.test1.json", asked)
+    arguments = ["accuracy", str(write_tiny_bundle(tmp_path / "tiny.cir")), str(tmp_path / "cirr")]
+    more = ["--protocol", "cirr/clip4cir", "--split", "test1", "--submission", str(tmp_path / "up")]
+    assert main([*arguments, *more]) == 0
+    found = json.loads((tmp_path / "up/recall_subset.json").read_text())
+    for query in asked:
+        first = found[str(query["pairid"])]
+        assert len(set(first)) == 3 and set(first) < set(query["img_set"]["members"]) - {query["reference"]}
+
+
+def test_the_mean_over_parts_is_over_all_of_them(tmp_path: Path, capsys):
+    for number in range(6):
+        layouts.picture(tmp_path / f"icir/database/{number}.jpg", number)
+    database = [
+        f"database/{number}.jpg,{'red' if number % 2 else 'blue'},{'ab'[number // 3]}" for number in range(6)
+    ]
+    (tmp_path / "icir/database_files.csv").write_text("\n".join(database))
+    (tmp_path / "icir/query_files.csv").write_text("database/0.jpg,red,a\ndatabase/3.jpg,green,b\n")
+    arguments = ["accuracy", str(write_tiny_bundle(tmp_path / "tiny.cir")), str(tmp_path / "icir")]
+    assert main([*arguments, "--protocol", "icir"]) == 1
+    assert "'a' has published answers and 'b' has none" in capsys.readouterr().err
+
+
 def test_accuracy_lists_its_protocols(capsys):
     assert main(["accuracy", "--protocols"]) == 0
     assert "fashioniq/clip4cir" in capsys.readouterr().out

@@ -85,6 +85,27 @@ def test_a_wrong_row_is_named(folder: Path, row: dict[str, Any], words: str) -> 
         open_source(DataSettings(str(table), "table"))
 
 
+def test_a_picture_is_one_row_however_it_is_named(folder: Path) -> None:
+    lines = [
+        {"reference": "0.png", "target": "1.png", "text": "red", "split": "train"},
+        {"reference": "./0.png", "target": "1.png", "text": "red", "split": "test"},
+        {"reference": "0.png", "target": ".//2.png", "text": "blue", "split": "test"},
+        {"reference": "2.png", "target": "x/../0.png", "text": "plain", "split": "test"},
+    ]
+    source = open_source(DataSettings(str(write(folder / "all.jsonl", lines)), "table"))
+    assert source.test is not None
+    (part,) = source.test.parts
+    assert part.ids == ("0.png", "1.png", "2.png")
+    assert [(query.reference, query.correct.tolist()) for query in part.queries] == [
+        (0, [1]),
+        (0, [2]),
+        (2, [0]),
+    ]
+    twin = write(folder / "twin.csv", [{"reference": "0.png", "target": "./0.png", "text": "red"}])
+    with pytest.raises(DatasetError, match="the target is its own reference"):
+        open_source(DataSettings(str(twin), "table"))
+
+
 def test_what_is_no_table_is_refused(folder: Path) -> None:
     for name, content, words in (
         ("a.txt", b"x", "is no table; expected .csv, .jsonl, .parquet"),

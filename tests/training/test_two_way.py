@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -39,3 +40,14 @@ def test_fashioniq_reports_it(tmp_path: Path) -> None:
             # Both orders of a pair are in one half; the parts' halves are as large, up to one pair.
             assert len(found["halves"]) == 2
             assert set(found["parts"]) == {"dress", "shirt", "toptee"}
+
+
+def test_a_reference_that_is_its_own_answer_has_no_rank(tmp_path: Path) -> None:
+    """It leaves the ranking: a miss, as for its authors, and no median over the others."""
+    root = fashioniq(tmp_path / "data")
+    captions = root / "annotations/captions/cap.dress.val.json"
+    pairs = json.loads(captions.read_text())
+    pairs[0]["target"] = pairs[0]["candidate"]
+    captions.write_text(json.dumps(pairs))
+    end = train(configuration(root, {"dataset": "fashioniq"}, {}, epochs=1), tmp_path / "out", "cpu")
+    assert "median_rank" not in end["test"] and set(end["test"]["recall"]) == {"10", "50"}

@@ -16,7 +16,7 @@ from cir_eval.evaluation import Evaluated, Options, evaluate
 from cir_eval.metrics import NEGATIVES, measure_of, metrics_of, paraphrases, spread_of
 from cir_eval.protocols.contract import Part, Protocol
 from cir_infer.engine import Engine
-from cir_infer.errors import UsageError, shown
+from cir_infer.errors import DatasetError, UsageError, shown
 
 __all__ = ["Measured", "measure_accuracy", "over_runs"]
 
@@ -60,7 +60,7 @@ def measure_accuracy(
     Raises:
         UsageError: the protocol has no such split, none of the asked files can be made of it, or a bundle
             does not read the padding of the authors' batches.
-        DatasetError: the data set is not in its published layout.
+        DatasetError: the data set is not in its published layout, or lacks the answers of some parts.
     """
     options = options or Options()
     if options.authors_batch is not None:
@@ -75,12 +75,13 @@ def measure_accuracy(
     if submission is not None and protocol.submission is None:
         raise UsageError(f"{protocol.name} has no test server; leave --submission out")
     parts = protocol.load(root, split)
+    _check_answers(protocol, split, parts)
     evaluated = _evaluate_all(engine, protocol, parts, split, options)
     submissions: list[Path] = []
     if submission is not None:
         for done in evaluated:
-            rankings = {q.key: r[r >= 0] for q, r in zip(done.part.queries, done.rankings, strict=True)}
-            submissions += write_submission(submission, protocol, done.part, rankings)
+            rankings = [ranking[ranking >= 0] for ranking in done.rankings]
+            submissions += write_submission(submission, protocol, done.part, rankings, done.members)
     result: dict[str, Any] = {
         "kind": "accuracy",
         **stamp(),
@@ -121,12 +122,25 @@ def over_runs(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         raise UsageError(f"--runs: bundles of {' and '.join(systems)}; expected trainings of one system")
     if any("mean" not in result for result in results):
         raise UsageError("--runs: no answers are published for this split, so there is nothing to average")
-    values = {name: [result["mean"][name] for result in results] for name in results[0]["mean"]}
+    # Of a ranking that is not made whole, one run may know every rank and another may not.
+    known = [name for name in results[0]["mean"] if all(name in result["mean"] for result in results)]
+    values = {name: [result["mean"][name] for result in results] for name in known}
     return {
         "bundles": [result["bundle"]["fingerprint"] for result in results],
         "mean": {name: float(np.mean(some)) for name, some in values.items()},
         "deviation": {name: float(np.std(some, ddof=1)) for name, some in values.items()},
     }
+
+
+def _check_answers(protocol: Protocol, split: str, parts: Sequence[Part]) -> None:
+    """Assert that all parts have answers or none: a mean over some would pass for that of all."""
+    given = [part.name for part in parts if part.queries and part.answered]
+    absent = [part.name for part in parts if not part.answered]
+    if given and absent:
+        raise DatasetError(
+            f"{protocol.name}, split {split}: {shown(given[0])} has published answers and {shown(absent[0])} "
+            "has none; complete the annotations"
+        )
 
 
 def _evaluate_all(
@@ -144,9 +158,11 @@ def _summary(protocol: Protocol, evaluated: Sequence[Evaluated]) -> dict[str, An
     if not judged:
         return {}
     found = [done.metrics for done in judged]
+    # An aspect has the mean of the parts that ask about it; ranks that one part does not know have none.
     names = dict.fromkeys(name for metrics in found for name in metrics)
+    whole = [name for name in names if not name.endswith("_rank") or all(name in m for m in found)]
     return {
-        "mean": {name: float(np.mean([m[name] for m in found if name in m])) for name in names},
+        "mean": {name: float(np.mean([m[name] for m in found if name in m])) for name in whole},
         "pooled": metrics_of([outcome for done in judged for outcome in done.outcomes]),
         **_alone(judged),
         **_paraphrased(judged),

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from cir_eval.protocols.contract import Part, Protocol, RowNumbers
 
@@ -16,7 +14,11 @@ _NAMES, _SUBSET_NAMES = 50, 3
 
 
 def write_submission(
-    folder: Path, protocol: Protocol, part: Part, rankings: Mapping[str, RowNumbers]
+    folder: Path,
+    protocol: Protocol,
+    part: Part,
+    rankings: Sequence[RowNumbers],
+    members: Sequence[RowNumbers],
 ) -> list[Path]:
     """Write the first 50 names a query: recall.json and recall_subset.json (the first 3), or circo.json.
 
@@ -24,20 +26,18 @@ def write_submission(
         folder: created where it does not exist.
         protocol: one with a `submission` version.
         part: the gallery and its queries.
-        rankings: by query key, rows best first, from `metrics.ranking_of`.
+        rankings: one a query, rows best first, from `metrics.ranking_of`; at least the first 50.
+        members: one a query, from `metrics.members_of`: of a whole ranking.
 
     Returns:
         The paths written.
     """
     recall: dict[str, list[str]] = {}
     subset: dict[str, list[str]] = {}
-    for query in part.queries:
-        ranking = rankings[query.key]
+    for query, ranking, inside in zip(part.queries, rankings, members, strict=True):
         recall[query.key] = [part.ids[row] for row in ranking[:_NAMES]]
         if query.subset is not None:
-            members = ranking[: protocol.subset_depth]
-            members = members[np.isin(members, query.subset)]
-            subset[query.key] = [part.ids[row] for row in members[:_SUBSET_NAMES]]
+            subset[query.key] = [part.ids[row] for row in inside[:_SUBSET_NAMES]]
     folder.mkdir(parents=True, exist_ok=True)
     if protocol.submission == "circo":
         path = folder / "circo.json"

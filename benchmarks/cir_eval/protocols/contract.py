@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cir_infer.errors import DatasetError
+from cir_infer.errors import DatasetError, shown
 from cir_infer.inputs.images import ImageLike
 
 __all__ = ["Part", "Protocol", "Query", "RowNumbers"]
@@ -66,7 +66,8 @@ class Part:
         candidates: only the first so many rows can be returned, the others are references; None: all.
 
     Raises:
-        DatasetError: lengths differ, an id repeats, or a query names a row that does not exist.
+        DatasetError: lengths differ, an id repeats, a query names a row that does not exist, or some queries
+            have answers and others none.
     """
 
     name: str
@@ -95,6 +96,17 @@ class Part:
                     raise DatasetError(
                         f"{self.name}, query {query.key}: a row outside the gallery of {rows} images"
                     )
+        unanswered = [query.key for query in self.queries if not query.correct.size]
+        if 0 < len(unanswered) < len(self.queries):
+            raise DatasetError(
+                f"{self.name}: {len(unanswered)} of {len(self.queries)} queries have no answer in the "
+                f"gallery, e.g. query {shown(unanswered[0])}; expected one for each, or for none"
+            )
+
+    @property
+    def answered(self) -> bool:
+        """Whether its queries have answers, so that they can be judged."""
+        return all(query.correct.size for query in self.queries)
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Labelled:
                 f"{protocol.name} has no split {shown(split)}; expected one of {', '.join(protocol.splits)}"
             )
         parts = tuple(protocol.load(root, split))
-        if not parts or not all(query.correct.size for part in parts for query in part.queries):
+        if not parts or not all(part.answered for part in parts):
             raise UsageError(
                 f"{protocol.name} publishes no answers for {split}; choose another of "
                 f"{', '.join(protocol.splits)} with --split"

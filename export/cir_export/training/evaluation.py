@@ -48,7 +48,8 @@ def evaluate(
 
     Returns:
         {"protocol", "split", "queries", "gallery", "measure": share, "recall": {"1": share, ...}}, recall and
-        measure as means over the parts; "median_rank" over all queries; "other" for further metrics;
+        measure as means over the parts; "median_rank" over all queries, where each has one (a reference that
+        is its own answer leaves the ranking, and has none); "other" for further metrics;
         "recall_at_1_by_kind" and "parts" where there are several.
     """
     model.eval()
@@ -70,7 +71,7 @@ def evaluate(
         "gallery": sum(len(part.part.ids) for part in split.parts),
         "measure": round(measure_of(split.protocol, parts) / 100, 4),
         "recall": {str(k): round(mean[f"R@{k}"], 4) for k in split.protocol.ks},
-        "median_rank": pooled["median_rank"],
+        **{name: rank for name, rank in pooled.items() if name == "median_rank"},
     }
     other = {name: round(share, 4) for name, share in mean.items() if name[2:] not in found["recall"]}
     if other:

@@ -206,7 +206,7 @@ class Source:
             for part in measured.parts if measured is not None else ():
                 for query in part.queries:
                     _bytes("".join(query.texts))
-                if not part.queries or not all(query.correct.size for query in part.queries):
+                if not part.queries or not part.answered:
                     raise TrainingError(
                         f"{self.name}, split {measured.split if measured else ''}, {part.name}: no queries "
                         "with published answers; expected some to measure on"

@@ -131,7 +131,8 @@ def _line(record: dict[str, object], where: str) -> _Line:
                 f"{where}: {column} is {shown(value)}; expected the columns {', '.join(_COLUMNS)} with a "
                 "text in each"
             )
-        values.append(value)
+        # One picture under two names would be two rows of the gallery, and a reference's twin its best hit.
+        values.append(value if column == "text" else os.path.normpath(value))
     if values[0] == values[1]:
         raise DatasetError(f"{where}: the target is its own reference {shown(values[0])}; leave the row out")
     second = record.get("text2")
