@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from cir_infer.console.figures import decimals
 from cir_infer.console.tables import format_table
 from cir_infer.errors import CirError, UsageError, shown
 from cir_infer.inputs.arguments import checked_number, checked_word
@@ -71,7 +72,7 @@ class Hits(Sequence[Hit]):
     Those of a query hold what it was asked with, and its searcher, to be explained; a copy lets go of both.
 
     Attributes:
-        unknown_words: words of the text that the model does not know; the answer ignores them.
+        unknown_words: words of the text that the model does not know; all count as one and the same word.
         reference_id: the id of an item that shows the reference image itself, by its row or its file: the
             best of those among the hits, or of those left out with `exclude_reference`; None where there
             is none.
@@ -225,8 +226,8 @@ class Hits(Sequence[Hit]):
         rows = [
             [
                 str(hit.rank),
-                f"{hit.score:.4f}",
-                *(f"{hit.terms[name]:.4f}" for name in names),
+                decimals(hit.score, 4),
+                *(decimals(hit.terms[name], 4) for name in names),
                 hit.id,
                 _metadata(hit.metadata),
             ]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cir_infer.console.figures import decimals
 from cir_infer.drawing.heat import coloured, on_picture, scale_of
 from cir_infer.drawing.page import (
     GAP,
@@ -127,8 +128,7 @@ class _Panel:
         if self._best is not None:
             page.label("What its parts are worth to the first", x, y)
             for number, name in enumerate(self._scales.names):
-                tile = _overlay(self._reference, self._best.reference[name], self._best, self._tile, number,
-                                self._scales.reference[name])  # fmt: skip
+                tile = self._worth(self._best, number, name)
                 page.tile(tile, x + number * (self._tile + INNER), y + 22, self._tile)
             y += 22 + self._tile + 26
         page.label("Text", x, y)
@@ -141,6 +141,13 @@ class _Panel:
         page.label("In units of the score", x, y)
         for number, name in enumerate(self._scales.names):
             self._legend(page, number, name, x, y + 22 + number * LEGEND)
+
+    def _worth(self, best: Explanation, number: int, name: str) -> Image.Image | str:
+        """What the reference's parts are worth to a term of the best hit."""
+        if name in best.unmoved:
+            return "no part of it\nmoves this term"
+        scale = self._scales.reference[name]
+        return _overlay(self._reference, best.reference[name], best, self._tile, number, scale)
 
     def _legend(self, page: Page, number: int, name: str, x: int, y: int) -> None:
         """The colours from the largest value below zero over zero to the largest above it."""
@@ -196,7 +203,7 @@ def _card(
             content = _overlay(hit, found.terms[name], found, TILE, number, scales.hits[name])
         page.tile(content, x + (number + 1) * (TILE + INNER), y, TILE)
     y += TILE + 8
-    rank, score = f"{hit.rank}", f"{hit.score:.3f}"
+    rank, score = f"{hit.rank}", decimals(hit.score, 3)
     page.text(rank, x, y, NUMBER)
     page.text(score, x + width - page.width_of(score, NUMBER), y, NUMBER)
     start = x + page.width_of(rank, NUMBER) + 8
@@ -223,7 +230,7 @@ def _term(
     name = scales.names[number]
     several = len(scales.names) > 1
     start = 24 if several else 0
-    value, rest = f"{hit.terms[name]:.3f}", f"rest {_signed(found.terms[name].rest)}"
+    value, rest = decimals(hit.terms[name], 3), f"rest {_signed(found.terms[name].rest)}"
     page.text(initials(name) if several else "", x, y - 1, LABEL)
     page.text(rest, x + width - page.width_of(rest, LABEL), y - 1, LABEL)
     page.text(value, x + width - 74 - page.width_of(value, LABEL), y - 1, Style(10, INK))
@@ -258,4 +265,4 @@ def _words(
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.3f}" if abs(value) >= 0.0005 else f"{value:+.1e}" if value else "0"
+    return decimals(value, 3, signed=True)

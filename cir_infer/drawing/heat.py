@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from cir_infer.explaining.explanation import NOISE
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -30,9 +32,6 @@ _DARK, _LIGHT = 0.62, 0.97
 
 _HATCH = 10
 """Device pixels from one line of the hatching to the next."""
-
-_NOISE = 1e-6
-"""Differences of scores that are rounding, about."""
 
 _FAINT = 0.06
 """Values below this part of the largest are not hatched."""
@@ -58,7 +57,7 @@ _TO_LAB = np.array(
 def scale_of(values: Iterable[npt.NDArray[np.float32]]) -> float:
     """The size of the largest value of all; 0 where there is none, or only noise of rounding."""
     most = max((float(np.abs(one).max(initial=0.0)) for one in values), default=0.0)
-    return most if most > _NOISE else 0.0
+    return most if most > NOISE else 0.0
 
 
 def coloured(strength: Array, colour: str, lightness: Array | float) -> npt.NDArray[np.uint8]:

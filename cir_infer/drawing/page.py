@@ -14,6 +14,7 @@ from cir_infer.errors import ImageError
 from cir_infer.hits import Hit, Hits
 from cir_infer.inputs.images import as_encoded, load_image
 from cir_infer.inputs.preparing import PreparedImage
+from cir_infer.inputs.unknown_words import ALIKE
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
@@ -239,7 +240,7 @@ def notes_on(hits: Hits) -> list[str]:
     """What is to be said about a query below its text."""
     notes: list[str] = []
     if hits.unknown_words:
-        notes.append("Not in the model's vocabulary: " + ", ".join(hits.unknown_words))
+        notes.append(f"Not in the model's vocabulary ({ALIKE}): {', '.join(hits.unknown_words)}")
     if hits.reference_id is not None:
         notes.append(f"The gallery holds the reference as {hits.reference_id}")
     if hits.coverage < 1:

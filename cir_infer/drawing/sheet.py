@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+from cir_infer.console.figures import decimals
 from cir_infer.drawing.page import (
     CARD,
     COLUMNS,
@@ -130,7 +131,7 @@ def _checked(text: Any, hits: Any, correct: Any) -> tuple[Hits, frozenset[str]]:
 def _caption(page: Page, hit: Hit, x: int, y: int, reach: float) -> None:
     rank = f"{hit.rank}"
     page.text(rank, x, y, NUMBER)
-    score = f"{hit.score:.3f}"
+    score = decimals(hit.score, 3)
     page.text(score, x + CARD - page.width_of(score, NUMBER), y, NUMBER)
     start = x + page.width_of(rank, NUMBER) + 8
     space = x + CARD - page.width_of(score, NUMBER) - 10 - start
@@ -140,7 +141,7 @@ def _caption(page: Page, hit: Hit, x: int, y: int, reach: float) -> None:
     for number, (name, value) in enumerate(hit.terms.items()):
         line = y + 25 + number * 15
         if several:
-            shown = f"{value:.3f}"
+            shown = decimals(value, 3)
             page.text(initials(name), x, line - 1, LABEL)
             page.text(shown, x + CARD - page.width_of(shown, LABEL), line - 1, LABEL)
         page.bar(x + start, line + 4, room, 4, RULE)

@@ -9,10 +9,14 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from cir_infer.console.figures import decimals
 from cir_infer.console.tables import format_table
 from cir_infer.errors import CirError
 
-__all__ = ["Explains", "Explanation", "Heat", "Method", "Word"]
+__all__ = ["NOISE", "Explains", "Explanation", "Heat", "Method", "Word"]
+
+NOISE = 1e-6
+"""Differences of scores that are rounding, about."""
 
 Method = Literal["shares", "left out", "occlusion"]
 """How a map was made. "shares": the term is their sum, exactly. "left out": the term less what it is when a
@@ -113,6 +117,13 @@ class Explanation:
         """How the maps of the item's image were made: "shares" or "occlusion"."""
         return next(iter(self.terms.values())).method
 
+    @property
+    def unmoved(self) -> tuple[str, ...]:
+        """Names of terms that no cell of the reference moves, as where one reads the text alone."""
+        return tuple(
+            name for name, heat in self.reference.items() if float(np.abs(heat.map).max(initial=0.0)) <= NOISE
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as `cir-query --explain --json` prints them."""
         return {
@@ -120,6 +131,7 @@ class Explanation:
             "score": self.score,
             "terms": {name: heat.as_dict() for name, heat in self.terms.items()},
             "reference": {name: heat.as_dict() for name, heat in self.reference.items()},
+            "unmoved": list(self.unmoved),
             "words": [word.as_dict() for word in self.words],
             "balance": dict(self.balance),
         }
@@ -130,7 +142,7 @@ class Explanation:
         for name, heat in self.terms.items():
             up, down = heat.map[heat.map > 0].sum(), heat.map[heat.map < 0].sum()
             rows.append(
-                [name.replace("_", " "), *(f"{value:.4f}" for value in (heat.value, up, down, heat.rest))]
+                [name.replace("_", " "), *(decimals(value, 4) for value in (heat.value, up, down, heat.rest))]
             )
         text = format_table(["term", "value", "cells for", "cells against", "rest"], rows, right=range(1, 5))
         if self.terms and self.method == "occlusion":
@@ -138,7 +150,10 @@ class Explanation:
         if not self.words:
             return text
         names = list(self.terms)
-        worth = [[word.text, *(f"{word.worth[name]:+.4f}" for name in names)] for word in self.words]
+        worth = [
+            [word.text, *(decimals(word.worth[name], 4, signed=True) for name in names)]
+            for word in self.words
+        ]
         header = ["word", *(name.replace("_", " ") for name in names)]
         return f"{text}\n\n{format_table(header, worth, right=range(1, 1 + len(names)))}"
 

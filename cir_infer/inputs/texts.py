@@ -26,7 +26,7 @@ class ReadText(NamedTuple):
 
     Attributes:
         ids: the tokens.
-        unknown: words of the text that the model does not know and its answers ignore, each once.
+        unknown: words of the text that became the unknown token, each once.
     """
 
     ids: list[int]

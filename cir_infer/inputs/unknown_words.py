@@ -9,7 +9,10 @@ from contextlib import contextmanager
 
 from cir_infer.errors import shown
 
-__all__ = ["UNSAID", "Together", "UnknownWords", "named", "said_together"]
+__all__ = ["ALIKE", "UNSAID", "Together", "UnknownWords", "named", "said_together"]
+
+ALIKE = "unknown words count as one and the same"
+"""What a model makes of them: each becomes the tokenizer's unknown token, which moves the scores."""
 
 _SAID = 4096
 """Texts whose unknown words were logged and are not logged again; after so many it begins anew."""
@@ -73,8 +76,8 @@ class UnknownWords:
 
     def _say_one(self, text: str, unknown: Sequence[str], none_known: bool) -> None:
         what = "no word" if none_known else "not every word"
-        ignored = _listed([shown(word, 40) for word in unknown])
-        _log.warning("%s of the text %s is %s; the answer ignores %s", what, text, self._known, ignored)
+        words = _listed([shown(word, 40) for word in unknown])
+        _log.warning("%s of the text %s is %s; %s%s", what, text, self._known, ALIKE, words)
 
     def _say(self, counted: _Counted) -> None:
         if not counted.new or counted.first is None:
@@ -88,8 +91,8 @@ class UnknownWords:
         ]
         none = f", {counted.none_known:,} of them no other" if counted.none_known else ""
         _log.warning(
-            "%s of %s texts have words that are not %s%s; the answers ignore %s",
-            *(f"{counted.unread:,}", f"{counted.texts:,}", self._known, none, _listed(words)),
+            "%s of %s texts have words that are not %s%s; %s%s",
+            *(f"{counted.unread:,}", f"{counted.texts:,}", self._known, none, ALIKE, _listed(words)),
         )
 
 
@@ -149,4 +152,4 @@ def named(captions: Sequence[str]) -> str:
 
 def _listed(words: Sequence[str]) -> str:
     more = f" and {len(words) - _NAMED:,} more" if len(words) > _NAMED else ""
-    return (", ".join(words[:_NAMED]) or "it") + more
+    return f": {', '.join(words[:_NAMED])}{more}" if words else ""

@@ -155,7 +155,8 @@ _EXAMPLES: dict[str, Any] = {
         "id": "dresses/0007.jpg",
         "score": 1.03,
         "terms": {"explicit_matching": _HEAT},
-        "reference": {"explicit_matching": _HEAT},
+        "reference": {"implicit_similarity": _HEAT},
+        "unmoved": ["explicit_matching"],
         "words": [
             {"text": "longer", "start": 3, "end": 9, "caption": 0, "worth": {"explicit_matching": 0.11}}
         ],

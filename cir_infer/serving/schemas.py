@@ -127,12 +127,16 @@ class WordAnswer:
 
 @dataclass
 class WhyAnswer:
-    """Why an item has its score: maps over its image and over the reference, and the words."""
+    """Why an item has its score: maps over its image and over the reference, and the words.
+
+    `unmoved` names the terms that no part of the reference moves.
+    """
 
     id: str
     score: float
     terms: dict[str, HeatAnswer]
     reference: dict[str, HeatAnswer]
+    unmoved: list[str]
     words: list[WordAnswer]
     balance: dict[str, float]
 

@@ -18,6 +18,7 @@ __all__ = [
     "SPECIALS",
     "build_tokenizer",
     "known_words",
+    "unknown_id",
     "vocabulary_from_texts",
     "word_splitter",
 ]
@@ -97,10 +98,22 @@ def known_words(tokenizer: Tokenizer) -> dict[str, str | int]:
     """How much a tokeniser can read, for `vocabulary` of a bundle's provenance.
 
     Returns:
-        `kind`: "words", of which any other is unknown, or "subwords", which spell every text; `known`: their
+        `kind`: "words", of which any other is unknown, or "subwords", which spell texts; `known`: their
         number, without special tokens.
     """
     content = json.loads(tokenizer.to_str())
     special = {*SPECIALS, content["model"].get("unk_token"), *(t["content"] for t in content["added_tokens"])}
     kind = "words" if content["model"].get("type") == "WordLevel" else "subwords"
     return {"kind": kind, "known": len(set(tokenizer.get_vocab()) - special)}
+
+
+def unknown_id(tokenizer: Tokenizer) -> int | None:
+    """The token of what a tokeniser cannot read; None where it spells everything, or leaves that out."""
+    content = json.loads(tokenizer.to_str())
+    model = content["model"]
+    if model.get("type") == "Unigram":
+        return model["unk_id"] if type(model.get("unk_id")) is int else None
+    if model.get("byte_fallback") or "ByteLevel" in json.dumps(content["pre_tokenizer"]):
+        return None
+    unknown = model.get("unk_token")
+    return tokenizer.token_to_id(unknown) if isinstance(unknown, str) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,8 @@ def test_ten_hits_take_eleven_encodings(
     direct = searcher.explain(hits[3], pictures[1], "is red")
     assert direct.words == one.words and direct.id == one.id
     assert "explicit matching" in repr(one) and "red" in repr(one)
+    assert not re.search(r"-0\.0+(\s|$)", repr(one)), "rests of rounding are told as on the sheet"
+    assert abs(one.terms[IS].rest) < 5e-5 and f"{one.terms[IS].rest:.1e}" in repr(one)
 
 
 def test_a_refined_hit_is_explained_on_its_own_picture(opened: Open, pictures: list[Path]) -> None:

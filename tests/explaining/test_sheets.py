@@ -12,8 +12,9 @@ from PIL import Image
 
 from cir_infer import Hit, Hits
 from cir_infer.commands.query import main
+from cir_infer.drawing.explained import INNER, TILE
 from cir_infer.drawing.heat import AGAINST, coloured, on_picture, scale_of, values_on
-from cir_infer.drawing.page import TERM_COLOURS, notes_on
+from cir_infer.drawing.page import MARGIN, PANEL, SCALE, TERM_COLOURS, Page, notes_on
 from cir_infer.drawing.sheet import contact_sheet
 from cir_infer.errors import UsageError
 from cir_infer.explaining import Heat
@@ -96,6 +97,20 @@ def test_a_sheet_says_why(opened: Open, pictures: list[Path], system: str, expla
     assert why.mode == "RGB" and why.size != plain.size
     again = contact_sheet(reference, "is red and zzz", hits, explain=True)
     assert why.tobytes() == again.tobytes()
+
+
+def test_a_term_that_no_part_of_the_reference_moves_says_so(opened: Open, pictures: list[Path]) -> None:
+    """Its map is without a colour, and no colour by itself may be anything."""
+    hits = opened().query(pictures[1], "is red", k=2)
+    why = hits.explain(0)
+    assert why.unmoved == ("explicit_matching",) and why.as_dict()["unmoved"] == ["explicit_matching"]
+    sheet = np.asarray(contact_sheet(pictures[1], "is red", hits, explain=True))
+    word = Page(TILE, TILE)
+    word.tile("no part of it\nmoves this term", 0, 0, (PANEL - INNER) // 2)
+    expected = np.asarray(word.image)[20:-40, 20:-40]
+    x, y = (MARGIN + (PANEL - INNER) // 2 + INNER) * SCALE, (MARGIN + 22 + PANEL + 26 + 22) * SCALE
+    found = sheet[y : y + TILE * SCALE, x : x + TILE * SCALE][20:-40, 20:-40]
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_what_limits_an_answer_is_told_with_reasons_and_without(opened: Open, pictures: list[Path]) -> None:

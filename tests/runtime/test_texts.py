@@ -141,13 +141,14 @@ def test_unknown_words_are_named_once_for_each_text(caplog: pytest.LogCaptureFix
             assert one.read(["is Chartreuse", "is red"]).ids[0].tolist() == [START, ID["is"], UNK, END]
         assert [record.getMessage() for record in caplog.records] == [
             "not every word of the text 'is Chartreuse' is in the model's vocabulary of "
-            f"{len(SPECIALS) + len(WORDS)} tokens; the answer ignores 'Chartreuse'"
+            f"{len(SPECIALS) + len(WORDS)} tokens; unknown words count as one and the same: 'Chartreuse'"
         ]
         caplog.clear()
         assert ids("chartreuse paisley") == [START, UNK, UNK, END]
     assert [record.getMessage() for record in caplog.records] == [
         "no word of the text 'chartreuse paisley' is in the model's vocabulary of "
-        f"{len(SPECIALS) + len(WORDS)} tokens; the answer ignores 'chartreuse', 'paisley'"
+        f"{len(SPECIALS) + len(WORDS)} tokens; "
+        "unknown words count as one and the same: 'chartreuse', 'paisley'"
     ]
 
 
@@ -157,6 +158,22 @@ def test_unknown_words_are_returned_as_they_were_typed() -> None:
     assert reader().read_one(["is paisley", "more taupe"]).unknown == ("paisley", "taupe")
     assert reader(" and ").read_one(["is paisley", "more taupe"]).unknown == ("paisley", "taupe")
     assert reader(unk_id=None).read_one("is paisley").unknown == ()
+
+
+def test_unknown_words_count_as_one_and_the_same(tmp_path: Path) -> None:
+    """What the log says of them is what they do."""
+    with Engine(write_tiny_bundle(tmp_path / "a.cir"), device="cpu") as engine:
+        one, other, left_out = engine.encode_texts(["is paisley red", "is taupe red", "is red"])
+    np.testing.assert_array_equal(one, other)
+    assert np.abs(one - left_out).max() > 1e-3
+
+
+def test_what_a_tokenizer_without_an_unknown_word_cannot_spell_is_left_out() -> None:
+    spelling = Tokenizer(models.BPE({"r": 1, "e": 2, "d": 3}, []))
+    one = TextReader(spelling.to_str().encode(), TextInput(0, None, 64, " "))
+    assert one.read_one("r\u00e9ed") == one.read_one("red") == ([1, 2, 3], ())
+    with pytest.raises(TextError, match="nothing in the text 'zzz'"):
+        one.read_one("zzz")
 
 
 def test_what_was_said_is_not_kept_for_ever() -> None:
@@ -176,9 +193,9 @@ def test_texts_read_together_are_news_of_one_line(caplog: pytest.LogCaptureFixtu
     known = f"in the model's vocabulary of {len(SPECIALS) + len(WORDS)} tokens"
     assert [record.getMessage() for record in caplog.records] == [
         f"4 of 5 texts have words that are not {known}, 2 of them no other; "
-        "the answers ignore 'paisley' (3 times), 'Chartreuse', 'taupe'",
+        "unknown words count as one and the same: 'paisley' (3 times), 'Chartreuse', 'taupe'",
         f"5 of 6 texts have words that are not {known}, 2 of them no other; "
-        "the answers ignore 'paisley' (3 times), 'Chartreuse', 'taupe', 'mauve'",
+        "unknown words count as one and the same: 'paisley' (3 times), 'Chartreuse', 'taupe', 'mauve'",
     ]
 
 
@@ -201,13 +218,13 @@ def test_texts_that_try_a_model_are_no_news_and_the_next_are(caplog: pytest.LogC
         one.read(["is taupe", "is mauve"], UNSAID)
         assert caplog.records == []
         one.read_one("is paisley")
-    assert "ignores 'paisley'" in caplog.text
+    assert "the same: 'paisley'" in caplog.text
 
 
 def test_what_was_found_is_said_though_a_later_text_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "cir_infer"), pytest.raises(TextError):
         reader().read(["is paisley", ""])
-    assert "the answer ignores 'paisley'" in caplog.text
+    assert "the same: 'paisley'" in caplog.text
 
 
 def test_an_interrupt_leaves_no_later_text_unsaid(caplog: pytest.LogCaptureFixture) -> None:
@@ -228,7 +245,7 @@ def test_an_interrupt_leaves_no_later_text_unsaid(caplog: pytest.LogCaptureFixtu
             read(at)
             caplog.clear()
             reader().read_one("is mauve")
-            assert "ignores 'mauve'" in caplog.text, at
+            assert "the same: 'mauve'" in caplog.text, at
 
 
 def test_the_domain_is_named_with_what_is_unknown(caplog: pytest.LogCaptureFixture) -> None:

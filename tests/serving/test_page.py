@@ -201,6 +201,10 @@ def test_why_a_picture_was_found(page: Page, client: Client) -> None:
     first = page.ids()[0]
     page.page.locator(".ask-why").first.click()
     page.shows("#why", first)
+    page.shows("#why", "No part of the reference moves “as the words say”.")
+    told_as = "({ decimals }) => [0, -0, -2.3e-5, 0.0625, 1e-12].map((value) => decimals(value, 3))"
+    written = page.page.evaluate(f"import('./assets/dom.js').then({told_as})")
+    assert written == ["0", "0", "-2.3e-05", "0.063", "1.0e-12"]
     assert page.page.locator(".card canvas.heat").count() == 1
     assert page.page.locator("#tile canvas.heat").count() == 1
     told = client("POST", "/v1/explain", {"item": "sku-4", "text": "is red and longer", "hit": first}).json
@@ -271,7 +275,7 @@ def test_what_goes_wrong_is_said(chromium: Any, bundle: Path) -> None:
         page.shows("#problem", "That is no picture")
         page.pick("sku-2")
         page.find("is purplish")
-        page.shows("#unknown", "purplish")
+        page.shows("#unknown", "The model does not know: purplish. Unknown words count as one and the same.")
         searcher = Gated.under(found.service)
         other = threading.Thread(target=lambda: found.client.search(item="sku-1", text="is red"))
         other.start()

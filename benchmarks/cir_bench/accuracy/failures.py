@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cir_eval.evaluation import Evaluated
+from cir_infer.console.figures import decimals
 from cir_infer.errors import ImageError
 from cir_infer.inputs.images import ImageLike, as_encoded, load_image
 
@@ -85,7 +86,11 @@ def _section(failure: _Failure) -> str:
         "<span class='gap'></span>",
     ]
     figures += [
-        _figure(part.images[row], f"{place}. {score:.3f} {part.ids[row]}", "right" if row in correct else "")
+        _figure(
+            part.images[row],
+            f"{place}. {decimals(score, 3)} {part.ids[row]}",
+            "right" if row in correct else "",
+        )
         for place, (row, score) in enumerate(shown[:_SHOWN], start=1)
     ]
     text = html.escape(" / ".join(query.texts))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cir_infer.console.common import print_json
+from cir_infer.console.figures import decimals
 from cir_infer.console.tables import format_table
 from cir_infer.errors import UsageError
 from cir_infer.extras import require
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
             NAMES[name],
             f"{one['largest_in_the_cell']:.1%}",
             f"{one['largest_growth_in_the_cell']:.1%}",
-            *(f"{one['term_left']['0.0'] - one['term_left'][part]:.4f}" for part in ("0.05", "0.2")),
+            *(decimals(one["term_left"]["0.0"] - one["term_left"][part], 4) for part in ("0.05", "0.2")),
             "" if one["milliseconds"] is None else f"{one['milliseconds']:.1f}",
         ]
         for name, one in found.items()

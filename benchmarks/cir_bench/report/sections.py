@@ -11,6 +11,7 @@ from cir_bench.latency.cold_start import STEPS
 from cir_bench.latency.stages import STAGES
 from cir_bench.report.svg import Bar, Line, bars, lines
 from cir_bench.report.text import scored_rows, scoring_kind, significant
+from cir_infer.console.figures import change
 
 __all__ = ["ORDER", "across", "content", "heading"]
 
@@ -369,9 +370,9 @@ def _accuracy(result: Result) -> str:
             ("worst cosine of an embedding", f"{worst:.6f}"),
         ]
         tiles += [
-            (f"{part}, {name}", f"{change:+.2f}")
+            (f"{part}, {name}", change(points))
             for part, metrics in drift["metrics"].items()
-            for name, change in metrics.items()
+            for name, points in metrics.items()
             if name.startswith("R")
         ]
         parts.append(_tiles(tiles))

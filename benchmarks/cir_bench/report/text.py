@@ -7,6 +7,7 @@ from typing import Any
 
 from cir_bench.latency.cold_start import STEPS
 from cir_bench.latency.stages import STAGES
+from cir_infer.console.figures import change
 from cir_infer.console.tables import format_table
 
 __all__ = [
@@ -241,7 +242,7 @@ def _drift(drift: Mapping[str, Any]) -> list[str]:
         f"(worst {cosine['worst']:.6f})"
     ]
     for part, metrics in drift["metrics"].items():
-        changes = ", ".join(f"{n} {d:+.2f}" for n, d in metrics.items() if n.startswith("R"))
+        changes = ", ".join(f"{n} {change(d)}" for n, d in metrics.items() if n.startswith("R"))
         lines.append(f"  {part}: {changes} points")
     return lines
 

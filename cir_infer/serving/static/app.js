@@ -176,7 +176,7 @@ function show(step) {
   showTiming(answer.timing);
   $("end").textContent = answer.hits.length ? "" : "No item passes the filters.";
   $("unknown").hidden = answer.unknown_words.length === 0;
-  $("unknown").textContent = answer.unknown_words.length ? `The model does not know: ${answer.unknown_words.join(", ")}.` : "";
+  $("unknown").textContent = answer.unknown_words.length ? `The model does not know: ${answer.unknown_words.join(", ")}. Unknown words count as one and the same.` : "";
   $("copy").hidden = step.reference?.id === undefined;
   $("text").value = step.text;
   $("balance").value = step.balance;

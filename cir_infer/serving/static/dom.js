@@ -15,6 +15,13 @@ export function el(tag, properties = {}, ...children) {
   return made;
 }
 
+// A number with so many decimal places; one that would have none of them as 2.3e-05, and zero as 0.
+export function decimals(value, places) {
+  if (value === 0) return "0";
+  const text = value.toFixed(places);
+  return /[1-9]/.test(text) ? text : value.toExponential(1).replace(/e(.)(\d)$/, (_, sign, digit) => `e${sign}0${digit}`);
+}
+
 export const count = (number, one, many) => `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
 
 export const termName = (name) =>

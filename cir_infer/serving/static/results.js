@@ -1,7 +1,7 @@
 // The grid: pictures first, under each what its score is made of.
 
 import { pictureAddress } from "./api.js";
-import { $, el, termName } from "./dom.js";
+import { $, decimals, el, termName } from "./dom.js";
 
 const COLOURS = ["first", "second", "other"];
 
@@ -49,7 +49,7 @@ function card(item, pick, itself = false) {
 
 function label(item) {
   const rank = item.rank ? `${item.rank}. ` : "";
-  const terms = Object.entries(item.terms ?? {}).map(([name, value]) => `, ${termName(name)} ${value.toFixed(2)}`).join("");
+  const terms = Object.entries(item.terms ?? {}).map(([name, value]) => `, ${termName(name)} ${decimals(value, 2)}`).join("");
   return `${rank}${item.id}${terms}. Start from this picture`;
 }
 
@@ -58,7 +58,7 @@ function bars(hit, names, largest) {
     "div",
     { class: "bars", "aria-hidden": "true" },
     ...names.map((name, at) => {
-      const bar = el("b", { class: COLOURS[Math.min(at, 2)], title: `${termName(name)}: ${hit.terms[name].toFixed(4)}` });
+      const bar = el("b", { class: COLOURS[Math.min(at, 2)], title: `${termName(name)}: ${decimals(hit.terms[name], 4)}` });
       bar.style.width = `${Math.max(0, (100 * hit.terms[name]) / largest)}%`;
       return el("i", {}, bar);
     }),
@@ -78,6 +78,6 @@ function facts(hit) {
     "div",
     { class: "facts" },
     el("span", { class: "meta", title: hit.id }, meta.length ? meta.join(" · ") : hit.id),
-    el("span", { title: "score" }, hit.score.toFixed(2)),
+    el("span", { title: "score" }, decimals(hit.score, 2)),
   );
 }

@@ -1,7 +1,7 @@
 // Why a picture was found: maps over it and over the reference, and the words that count.
 
 import { explain } from "./api.js";
-import { $, el, termName } from "./dom.js";
+import { $, decimals, el, termName } from "./dom.js";
 
 const COLOURS = ["--first", "--second", "--soft"];
 const SIDE = 320; // pixels of an overlay
@@ -108,13 +108,13 @@ function hatch(context) {
 
 function tell(why, step) {
   const names = Object.keys(why.terms);
-  const parts = names.map((name) => `${termName(name)} ${why.terms[name].value.toFixed(3)}`).join(", ");
+  const parts = names.map((name) => `${termName(name)} ${decimals(why.terms[name].value, 3)}`).join(", ");
   const words = el("p", {});
   const largest = Math.max(1e-12, ...why.words.map((word) => Math.abs(total(word))));
   let at = 0;
   for (const word of why.words.filter((entry) => entry.caption === 0)) {
     words.append(step.text.slice(at, word.start));
-    const mark = el("mark", { title: names.map((name) => `${termName(name)} ${word.worth[name].toFixed(3)}`).join(", ") }, step.text.slice(word.start, word.end));
+    const mark = el("mark", { title: names.map((name) => `${termName(name)} ${decimals(word.worth[name], 3)}`).join(", ") }, step.text.slice(word.start, word.end));
     mark.style.setProperty("--worth", Math.abs(total(word) / largest).toFixed(2));
     mark.classList.toggle("against", total(word) < 0);
     words.append(mark);
@@ -122,7 +122,8 @@ function tell(why, step) {
   }
   words.append(step.text.slice(at));
   const exact = Object.values(why.terms)[0]?.method === "shares" ? "The cells add up to each term" : "Shaded is what the score loses where a part is covered";
-  $("why").replaceChildren(el("p", {}, el("strong", {}, why.id), ` has ${why.score.toFixed(3)}: ${parts}.`), words, el("p", { class: "quiet" }, `${exact}; hatched is what speaks against this picture.`));
+  const unmoved = why.unmoved.map((name) => ` No part of the reference moves “${termName(name)}”.`).join("");
+  $("why").replaceChildren(el("p", {}, el("strong", {}, why.id), ` has ${decimals(why.score, 3)}: ${parts}.`), words, el("p", { class: "quiet" }, `${exact}; hatched is what speaks against this picture.${unmoved}`));
   $("why").hidden = false;
 }
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from cir_export.preprocessing import check_inputs
 from cir_export.stated import LONGEST, is_stated
+from cir_export.tokenization import unknown_id
 from cir_infer.errors import BundleError, ExportError, shown
 
 __all__ = ["domain_of_module", "image_of", "term_names_of", "text_of", "tokenizer_of"]
@@ -72,7 +73,7 @@ def text_of(module: nn.Module, tokenizer: Tokenizer, where: str) -> dict[str, An
         "pad_id": _whole(
             module, "pad_id", _pad_id(module, tokenizer), 0, size - 1, where, f"a token id below {size}"
         ),
-        "unk_id": getattr(module, "unk_id", tokenizer.token_to_id("<unk>")),
+        "unk_id": getattr(module, "unk_id", unknown_id(tokenizer)),
         "max_tokens": _whole(module, "max_tokens", _MAX_TOKENS, 1, 1 << 16, where, "from 1 to 65536"),
         "captions": getattr(module, "captions", " "),
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cir_export.hub import is_hub_name
+from cir_infer.console.figures import change
 from cir_infer.console.tables import format_table
 from cir_infer.errors import UsageError, shown
 
@@ -268,10 +269,10 @@ def _measurement(
     if drift is not None:
         for part, changes in drift.drift["metrics"].items():
             recalls = {name: change for name, change in changes.items() if name.startswith("R")}
-            rows += [[f"{name}, {part}", f"{change:+.2f}", ""] for name, change in recalls.items()]
+            rows += [[f"{name}, {part}", change(points), ""] for name, points in recalls.items()]
         asked = f">= {-limits['loss']:g}" if "loss" in limits else ""
         judged = f"{drift.metric}: {drift.before:.2f} to {drift.after:.2f}"
-        rows.append([judged, f"{0 - drift.loss:+.2f}", asked])
+        rows.append([judged, change(-drift.loss), asked])
         notes.append(f"recall on {drift.queries} queries of {drift.protocol}, {drift.split}")
     header = [f"{precision} against float32", "measured", "asked"]
     return f"\n{format_table(header, rows, right=[1])}\n  " + "\n  ".join(notes)

@@ -12,6 +12,7 @@ import torch
 
 from cir_export.bring_your_own import is_module_path, load_module
 from cir_export.bring_your_own.adapter import Adapter
+from cir_export.bring_your_own.attributes import text_of
 from cir_export.commands.export import main
 from cir_export.export import export_bundle
 from cir_export.precision.composing import reference_in_compose
@@ -313,6 +314,23 @@ def test_a_query_is_exported_in_parts(
     assert main(["parts.cir", *lower]) == 0
     assert "reference" in Bundle("int8.cir").manifest.graphs
     assert Bundle("int8.cir").graph("reference").size < 0.5 * parts.graph("reference").size
+
+
+def test_what_a_tokenizer_cannot_read_is_told_by_the_tokenizer_itself(
+    module: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BERT calls its unknown word otherwise, and bytes spell everything."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    theirs = load_module("my_models:ComposeAeLike").model.module
+    pieces = Tokenizer(models.WordPiece({"[PAD]": 0, "[UNK]": 1, "red": 2}, unk_token="[UNK]"))
+    assert text_of(theirs, pieces, "theirs")["unk_id"] == 1
+    assert text_of(theirs, theirs.tokenizer, "theirs")["unk_id"] == theirs.tokenizer.token_to_id("<unk>")
+    spelling = Tokenizer(models.BPE({"<unk>": 0, "r": 1}, [], unk_token="<unk>"))
+    spelling.pre_tokenizer = pre_tokenizers.ByteLevel()
+    assert text_of(theirs, spelling, "theirs")["unk_id"] is None
+    monkeypatch.setattr(type(theirs), "unk_id", 2, raising=False)
+    assert text_of(theirs, pieces, "theirs")["unk_id"] == 2
 
 
 def test_a_row_is_the_reference_where_weights_lie_beside_the_graphs(module: Path) -> None:

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 
 from cir_export.checkpoints.folders.files import is_pointer, json_of
 from cir_export.clip_tokenization import WORDS
+from cir_export.tokenization import unknown_id
 from cir_infer.bundle.tokenizer_check import MAX_TOKENIZER_BYTES, check_tokenizer
 from cir_infer.errors import CheckpointError, CirError, shown
 from cir_infer.foreign import read_json
@@ -76,7 +77,6 @@ class FolderTokenizer:
             raise CheckpointError(f"{path}: {error}") from error
         except Exception as error:  # tokenizers raises bare Exception
             raise CheckpointError(f"{path} cannot be read ({shown(error)})") from error
-        self._model: Mapping[str, Any] = table["model"]
 
     def pad_id(self, default: Any) -> int:
         """The token that fills texts up.
@@ -102,13 +102,8 @@ class FolderTokenizer:
 
     @property
     def unk_id(self) -> int | None:
-        """The token of what cannot be read, None where everything can be spelt."""
-        if self._model.get("type") == "Unigram":
-            return self._model["unk_id"] if type(self._model.get("unk_id")) is int else None
-        if self._model.get("byte_fallback") or _bytes(self.tokenizer):
-            return None
-        unknown = self._model.get("unk_token")
-        return self.tokenizer.token_to_id(unknown) if isinstance(unknown, str) else None
+        """See `unknown_id`."""
+        return unknown_id(self.tokenizer)
 
     def check(self, vocabulary: int, first: int | None, last: int, name: str) -> None:
         """Assert that it is the model's: its ids have word vectors, its texts begin and end as they should.
@@ -209,9 +204,3 @@ def _id_of(table: Mapping[str, Any], token: str) -> int | None:
         return found if type(found) is int else None
     pieces = [piece[0] for piece in vocabulary or ()]
     return pieces.index(token) if token in pieces else None
-
-
-def _bytes(tokenizer: Tokenizer) -> bool:
-    """Whether it spells any text in bytes."""
-    splitter = tokenizer.pre_tokenizer
-    return splitter is not None and "ByteLevel" in json.dumps(json.loads(tokenizer.to_str())["pre_tokenizer"])
