@@ -10,7 +10,24 @@ from pathlib import Path
 
 from cir_infer.errors import shown
 
-__all__ = ["kept_folder", "not_only_ours", "whose", "write_sealed"]
+__all__ = ["is_news", "kept_folder", "not_only_ours", "whose", "write_sealed"]
+
+
+_TOLD: set[tuple[Path | str, int | None]] = set()
+"""What is of no use, with the number of the reason."""
+
+
+def is_news(what: Path | str, reason: int | None) -> bool:
+    """Whether this process has not told yet that a folder, or something else, is of no use.
+
+    Args:
+        what: it.
+        reason: the number of the system's error.
+    """
+    if (what, reason) in _TOLD:
+        return False
+    _TOLD.add((what, reason))
+    return True
 
 
 def kept_folder(variable: str, name: str) -> Path:
@@ -43,7 +60,10 @@ def not_only_ours(folder: Path) -> str | None:
     Raises:
         OSError: it cannot be made.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from error
     status = folder.stat()
     reason = whose(status)
     return f"{reason}; run `chmod go-w {folder}`" if reason and _is_mine(status) else reason

@@ -8,6 +8,7 @@ is said in the log, and the graph is loaded from the bundle.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -27,7 +28,7 @@ from cir_infer.errors import shown
 from cir_infer.processes.scratch import scratch_folder
 from cir_infer.runtime.backend import Backend
 from cir_infer.runtime.graph import Graph
-from cir_infer.runtime.kept.folder import not_only_ours
+from cir_infer.runtime.kept.folder import is_news, not_only_ours
 from cir_infer.runtime.kept.graph_file import GraphFile, read_graph, write_graph
 from cir_infer.runtime.kept.memory import spare_memory
 from cir_infer.runtime.kept.names import KEPT, StoredGraph, graph_cache, key_of, most_kept, path_of
@@ -93,11 +94,7 @@ def load_kept(
     """
     if not least <= stored.size <= _MOST:
         return load_model(backend, name, stored.read(), kernels)
-    try:
-        folder = graph_cache()
-    except OSError as error:
-        _log.warning("the optimised %s graph is not kept, opening it stays slow: %s", name, error.strerror)
-        folder = None
+    folder = _folder()
     if folder is None:
         return load_model(backend, name, stored.read(), kernels)
     key = key_of(name, stored)
@@ -116,7 +113,9 @@ def load_kept(
         write = partial(_write_optimised, backend, name, model, key)
     try:
         _keep(name, model.size, graph, path, write, reopen)
-    except Exception as error:  # what is only a shortcut may fail in any way: no memory, a path of odd bytes
+    except OSError as error:
+        _say_once(folder, error)
+    except Exception as error:  # what is only a shortcut may fail in any way
         _log.warning("the optimised %s graph is not kept, opening it stays slow: %s", name, shown(error))
     return graph
 
@@ -131,15 +130,37 @@ def load_model(backend: Backend, name: str, model: Model, kernels: Kernels | Non
     return backend.load(name, model) if better is None else better[0]
 
 
+def _folder() -> Path | None:
+    """Where graphs are kept; None where that is nowhere, or is said to be of no use."""
+    folder = None
+    try:
+        folder = graph_cache()
+        others = None if folder is None else not_only_ours(folder)
+    except (OSError, ValueError) as error:  # `ValueError` is of a path of odd bytes
+        _say_once(folder, error)
+        return None
+    if others is not None:
+        _say_once(folder, PermissionError(errno.EPERM, others))
+        return None
+    return folder
+
+
+def _say_once(folder: Path | None, error: OSError | ValueError) -> None:
+    """Say why nothing is kept: once, for all graphs of a bundle meet the same."""
+    reason = getattr(error, "strerror", None) or shown(error)
+    number = getattr(error, "errno", None)
+    if not is_news(folder or reason, number):
+        return
+    where, remedy = "", ""
+    if folder is not None and number != errno.ENOMEM:
+        where, remedy = f" in {shown(folder)}", "; set CIR_GRAPH_CACHE to another folder, or to off"
+    _log.warning("graphs are not kept%s, opening a bundle stays slow: %s%s", where, reason, remedy)
+
+
 def _found(
     name: str, stored: StoredGraph, path: Path, key: dict[str, Any], reopen: Callable[[GraphFile], Graph]
 ) -> Graph | None:
     try:
-        if not path.parent.is_dir():
-            return None
-        if others := not_only_ours(path.parent):
-            _log.warning("what is kept in %s is not used: %s", path.parent, others)
-            return None
         found = stored.found(path, most_kept(stored.size))
         if found is None:
             return None
@@ -180,11 +201,10 @@ def _keep(
     Raises:
         CirError, OSError, ValueError: it cannot be written, or does not.
     """
-    if others := not_only_ours(path.parent):
-        raise ValueError(f"{path.parent}: {others}, or set CIR_GRAPH_CACHE to a folder of your own")
     spare = spare_memory()
     if spare is not None and spare < _MEMORY * size:
-        raise OSError(f"{spare >> 20:,} MiB of memory are left, and {_MEMORY * size >> 20:,} are wanted")
+        need = f"{spare >> 20:,} MiB of memory are left, and {_MEMORY * size >> 20:,} are wanted"
+        raise OSError(errno.ENOMEM, need)
     _make_room(path.parent, 2 * size)
     with scratch_folder(_SCRATCH, path.parent) as folder:
         trial = folder / "trial.graph"
@@ -240,4 +260,4 @@ def _make_room(folder: Path, wanted: int) -> None:
         total -= size
     free = shutil.disk_usage(folder).free
     if free < 2 * wanted:
-        raise OSError(f"{folder} has {free >> 20:,} MiB left, and {2 * wanted >> 20:,} are wanted")
+        raise OSError(errno.ENOSPC, f"{free >> 20:,} MiB are left there, and {2 * wanted >> 20:,} are wanted")

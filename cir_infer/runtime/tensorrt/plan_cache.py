@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cir_infer.errors import DeviceError
 from cir_infer.processes.locked_files import locked_file
-from cir_infer.runtime.kept.folder import kept_folder, not_only_ours, write_sealed
+from cir_infer.runtime.kept.folder import is_news, kept_folder, not_only_ours, write_sealed
 from cir_infer.runtime.tensorrt.plan_file import PlanFile, PlanKey, read_plan
 
 __all__ = ["PlanCache", "cache_folder", "l4t_release"]
@@ -137,7 +137,8 @@ class PlanCache:
         try:
             write_sealed(self._timings_path(key), PlanFile({}, {}, timings).to_bytes())
         except OSError as error:
-            _log.warning("the timing cache cannot be written: %s", error)
+            if is_news(self._timings_path(key), error.errno):
+                _log.warning("the timing cache cannot be written: %s", error)
 
     def checked_with(self, name: str, key: PlanKey) -> str | None:
         """The driver with which the plan was last tried in a process of its own."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 from pathlib import Path
 
@@ -28,9 +29,34 @@ def test_folders_that_cannot_be_used_cost_time_only(
         monkeypatch.setenv("CIR_GRAPH_CACHE", str(place))
         assert bundled.answers()
         assert bundled.reads == number
-        assert "is not kept" in caplog.text
+        assert f"graphs are not kept in {place}, opening a bundle stays slow" in caplog.text
         caplog.clear()
     assert not list(shared.iterdir())
+
+
+@pytest.mark.parametrize("reason", ["no folder", "others may write", "no home", "no memory", "no room"])
+def test_one_reason_is_told_once_for_all_graphs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, reason: str
+) -> None:
+    """A bundle has three, and each met it, the last twice."""
+    place = tmp_path / "place"
+    if reason == "no folder":
+        place.write_text("")
+    elif reason == "others may write":
+        place.mkdir()
+        place.chmod(0o777)
+    elif reason == "no home":
+        place = Path("~no-such-user-of-this-machine/once")
+    monkeypatch.setattr(graphs, "_MEMORY", 1 << 50 if reason == "no memory" else 1)
+    if reason == "no room":
+        nothing = shutil.disk_usage(tmp_path)._replace(free=0)
+        monkeypatch.setattr("cir_infer.runtime.kept.graphs.shutil.disk_usage", lambda _: nothing)
+    monkeypatch.setenv("CIR_GRAPH_CACHE", str(place))
+    for seed in range(3):
+        assert Bundled(seed=seed).answers()
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert said.startswith("graphs are not kept")
+    assert "Errno" not in said and said.count("CIR_GRAPH_CACHE") == (reason != "no memory")
 
 
 def test_a_user_without_a_home_folder_loses_time_only(
@@ -39,7 +65,7 @@ def test_a_user_without_a_home_folder_loses_time_only(
     bundled = Bundled()
     for variable in ("CIR_GRAPH_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv("CIR_GRAPH_CACHE", raising=False)
-        monkeypatch.setenv(variable, "~no-such-user-of-this-machine/cache")
+        monkeypatch.setenv(variable, f"~no-such-user-of-this-machine/{variable}")
         assert bundled.answers()
         assert "no home folder" in caplog.text
         caplog.clear()
@@ -57,7 +83,7 @@ def test_a_full_disk_costs_time_only(folder: Path, caplog: pytest.LogCaptureFixt
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    assert "is not kept" in caplog.text
+    assert "not kept" in caplog.text
     assert not list(folder.iterdir())
 
 
@@ -128,4 +154,4 @@ def test_paths_that_nothing_can_write_to_cost_time_only(
 ) -> None:
     monkeypatch.setenv("CIR_GRAPH_CACHE", str(tmp_path / place))
     assert Bundled().answers()
-    assert "is not kept" in caplog.text
+    assert "not kept" in caplog.text
