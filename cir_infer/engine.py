@@ -125,7 +125,7 @@ class Engine:
         composed = {tensor.name for tensor in opened.graphs["compose"].inputs}
         self.needs_reference = "reference" in composed
         self.needs_text = "text" in composed
-        self.row_is_reference = "reference" not in opened.graphs
+        self.row_is_reference = self.manifest.refines_without_image
         here = self._bundle, self.manifest, self.device, self.threads
         self._explaining: PerProcess[Graph] = PerProcess(partial(open_explain_graph, *here))
         self._preparation = Preparation(partial(_prepare, spec=self.manifest.image))
@@ -207,7 +207,6 @@ class Engine:
         return {
             "bundle": self.path,
             **bundle_facts(self.manifest, None if self._texts is None else self._texts.vocabulary),
-            "refines_without_image": self.row_is_reference,
             "device": self.device,
             "backend": self._here().backend.describe(),
             **self._by_kernels(),

@@ -31,6 +31,7 @@ def bundle_facts(manifest: Manifest, known: int | None) -> dict[str, Any]:
         "image": [image.size] if isinstance(image, FeatureInput) else [image.height, image.width, 3],
         "exif_orientation": None if isinstance(image, FeatureInput) else image.exif_orientation,
         "vocabulary": _vocabulary(manifest, known),
+        "refines_without_image": manifest.refines_without_image,
         "graphs": sorted(manifest.graphs),
     }
 

@@ -262,6 +262,11 @@ class Manifest:
         )
 
     @property
+    def refines_without_image(self) -> bool:
+        """Whether a gallery row serves as the reference embedding, so that a Hit needs no image."""
+        return "reference" not in self.graphs
+
+    @property
     def fingerprint(self) -> str:
         """What a gallery row means: sha256 (hex) over the image graph's digest and its preprocessing."""
         digest = self.members[self.graphs["image"]].sha256

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from cir_export.commands.export import main
+from cir_export.commands.lowering import refining
 from cir_export.export import ParityError, export_bundle
 from cir_export.model_file import TrainedModel, save_model
 from cir_export.models import Terms, build_model
@@ -172,6 +173,7 @@ def test_the_command_prints_what_it_found(
     assert said == ""  # the texts that it tries hold unknown words, and are none of the user's
     for expected in ("artemis", "trunk=small", "encoder=bigru", f"{len(VOCABULARY)} tokens", "resize", "ok"):
         assert expected in shown
+    assert shown.rstrip().endswith("MB; a Hit is refined without its image")
     # Equal models make equal bundles, and so equal fingerprints.
     assert (tmp_path / "model.cir").read_bytes() == bundle.read_bytes()
 
@@ -220,7 +222,30 @@ def test_a_file_with_no_more_of_a_bundle_than_its_name_is_refused_as_that(
     assert capsys.readouterr().err.count("text.cir is not a bundle (.cir): it is no zip archive") == 1
     write_tiny_bundle(tmp_path / "sound.cir")
     assert main([str(tmp_path / "sound.cir")]) == 2
-    assert "is a bundle; say --precision" in capsys.readouterr().err
+    assert "is a bundle; say what is made of it: --precision" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("system", "said"),
+    [
+        ("artemis", "a Hit is refined without its image"),
+        ("separate", "refining a Hit needs its image"),
+        ("text-only", "a Hit is refined without its image"),
+    ],
+)
+def test_what_it_takes_to_refine_a_hit_is_said_and_so(tmp_path: Path, system: str, said: str) -> None:
+    bundle = write_tiny_bundle(tmp_path / "a.cir", system)
+    assert refining(Bundle(bundle).manifest) == said
+    with Engine(bundle, device="cpu") as engine:
+        gallery = Gallery.create(tmp_path / "a.gallery", engine)
+        gallery.add([np.full((9, 9, 3), 30 * at, np.uint8) for at in range(3)], ids=["a", "b", "c"])
+        searcher = Searcher(engine, gallery)
+        assert engine.describe()["refines_without_image"] is ("without" in said)
+        if "without" in said:
+            assert len(searcher.query(searcher.item("b"), "is red")) == 2
+        else:
+            with pytest.raises(UsageError, match="image"):
+                searcher.query(searcher.item("b"), "is red")
 
 
 def test_without_the_extra_the_command_says_what_to_install(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from cir_export.commands.lowering import (
     default_output,
     lower,
     lowered_json,
+    refining,
     shown_lowering,
 )
 from cir_export.commands.presets import presets_json, shown_presets
@@ -200,6 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "bundle": report.path,
                 "bytes": report.path.stat().st_size,
                 "fingerprint": report.manifest.fingerprint,
+                "refines_without_image": report.manifest.refines_without_image,
                 "config": trained.model.config,
                 "parameters": _parameters(trained),
                 "vocabulary": trained.tokenizer.get_vocab_size(),
@@ -211,7 +213,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             }
         )
         return
-    print(f"wrote {report.path}, {report.path.stat().st_size / 1e6:.1f} MB")
+    size = report.path.stat().st_size
+    print(f"wrote {report.path}, {size / 1e6:.1f} MB; {refining(report.manifest)}")
     if options.tensorrt:
         print(shown_plans(build_plans(report.path)))
 
@@ -256,7 +259,8 @@ def _convert(options: Any, bundle: str | Path, output: Path | None = None) -> No
 
         Bundle(bundle)  # what has no more of one than the name is refused as that
         raise UsageError(
-            f"{bundle} is a bundle; say --precision bfloat16, float16 or int8, --fast-jpeg, or --tensorrt"
+            f"{shown(str(bundle))} is a bundle; say what is made of it: --precision, --fast-jpeg, "
+            "--tensorrt, --triton, --domain, --exif-orientation or --no-exif-orientation"
         )
     if options.tensorrt and not options.json:
         print(shown_plans(build_plans(bundle)))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cir_export.precision.blame import LayerError
     from cir_export.precision.fidelity import Fidelity
     from cir_export.precision.recall import RecallDrift
+    from cir_infer.bundle.manifest import Manifest
 
 __all__ = [
     "add_lowering_arguments",
@@ -27,6 +28,7 @@ __all__ = [
     "default_output",
     "lower",
     "lowered_json",
+    "refining",
     "shown_lowering",
 ]
 
@@ -222,9 +224,17 @@ def lowered_json(report: ConversionReport) -> dict[str, Any]:
         "reference_in_compose": report.in_compose,
         "fingerprint": report.manifest.fingerprint,
         "precision": report.manifest.precision,
+        "refines_without_image": report.manifest.refines_without_image,
         "provenance": report.manifest.provenance,
         "parity": report.manifest.parity,
     }
+
+
+def refining(manifest: Manifest) -> str:
+    """What it takes to refine a Hit, which nothing else tells before a gallery is asked."""
+    if manifest.refines_without_image:
+        return "a Hit is refined without its image"
+    return "refining a Hit needs its image"
 
 
 def shown_lowering(report: ConversionReport) -> str:
@@ -237,7 +247,7 @@ def shown_lowering(report: ConversionReport) -> str:
     if report.kept:
         text += f"\n  in float32: {', '.join(report.kept)}"
     share = size / report.bytes_before
-    text += f"\n\nwrote {report.path}, {size / 1e6:.1f} MB ({share:.0%} of float32)"
+    text += f"\n\nwrote {report.path}, {size / 1e6:.1f} MB ({share:.0%} of float32); {refining(manifest)}"
     if report.in_compose:
         text += (
             f"\n{report.in_compose / 1e6:.1f} MB encode the reference image inside compose, which stays "
