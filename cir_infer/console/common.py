@@ -5,8 +5,9 @@
     @run_command
     def main(arguments: Sequence[str] | None = None) -> int | None: ...
 
-Exit codes: 0, 1 for a failure (one line on stderr), 2 for wrong usage, 130 when interrupted, 143 when
-terminated (SIGTERM), which ends a command as Ctrl-C does.
+Exit codes: 0, 1 for a failure (one line on stderr), 2 for wrong usage, 130 when interrupted, 141 when whoever
+read standard output has left (without a word, as SIGPIPE ends other programs), 143 when terminated (SIGTERM),
+which ends a command as Ctrl-C does. What was printed and could not be written is a failure.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from cir_infer import __version__
 from cir_infer.console.home import at_home
 from cir_infer.console.printing import (
     OneLine,
+    ReaderLeft,
     json_text,
     printable,
     safe_output,
@@ -145,18 +147,12 @@ def run_command(main: Main) -> Callable[..., int]:
     def ended(arguments: Sequence[str] | None) -> int:
         try:
             with safe_output(), tell_warnings():
-                try:
-                    code = main(arguments) or 0
-                finally:
-                    sys.stdout.flush()
+                code = main(arguments) or 0
         except KeyboardInterrupt as error:
             complain("terminated" if isinstance(error, _Terminated) else "interrupted")
             return 143 if isinstance(error, _Terminated) else 130
-        except BrokenPipeError:
-            # The reader of our output (head, less) has left; keep the interpreter's last flush quiet.
-            with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
+        except ReaderLeft:
+            return 141
         except CirError as error:
             complain(str(error))
             return 2 if isinstance(error, UsageError) else 1

@@ -6,6 +6,7 @@ Nothing that is printed obeys to what a stranger wrote, and nothing is lost beca
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -16,7 +17,15 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
-__all__ = ["OneLine", "json_text", "printable", "safe_output", "standard_streams", "tell_warnings"]
+__all__ = [
+    "OneLine",
+    "ReaderLeft",
+    "json_text",
+    "printable",
+    "safe_output",
+    "standard_streams",
+    "tell_warnings",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -59,20 +68,13 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-@contextlib.contextmanager
-def _about_output() -> Iterator[None]:
-    """Say of an error of the operating system that it is one of standard output; nothing else names it."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, "standard output") from error
+class ReaderLeft(BrokenPipeError):  # noqa: N818 - nothing went wrong here
+    """Whoever read standard output (head, less) has enough."""
 
 
 @contextlib.contextmanager
 def standard_streams() -> Iterator[None]:
-    """Whoever started the command may have closed its streams (`2>&-`, a service): they lead nowhere then.
+    """Whoever started the command may have closed its streams (`2>&-`): they lead nowhere then.
 
     Descriptors 0 to 2 are taken as well. The next file that is opened would get one of them, and what a
     library writes to stderr would go into rows of a gallery.
@@ -87,43 +89,118 @@ def standard_streams() -> Iterator[None]:
         ):
             if getattr(sys, name) is None:
                 nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123
-                stack.enter_context(redirect(nowhere))
+                stack.enter_context(redirect(nowhere if name == "stderr" else _Closed(nowhere)))
         yield
 
 
-class _Escaping:
-    """A stream in which a terminal finds nothing to obey but ends of lines and tabs."""
+class _Wrapped:
+    """A stream that does something beside writing."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def write(self, text: str) -> int:
-        """See `io.TextIOBase.write`."""
-        with _about_output():
-            self._stream.write(_OBEYED.sub(lambda match: ascii(match[0])[1:-1], text))
-        return len(text)
-
     def flush(self) -> None:
         """See `io.IOBase.flush`."""
-        with _about_output():
-            self._stream.flush()
+        self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
+class _Closed(_Wrapped):
+    """Standard output that was closed from the start: what is done is done to its end, then found lost."""
+
+    lost = False
+
+    def write(self, text: str) -> int:
+        """See `io.TextIOBase.write`."""
+        self.lost |= bool(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """See `io.IOBase.flush`."""
+
+
+class _Escaping(_Wrapped):
+    """Standard output in which a terminal finds nothing to obey but ends of lines and tabs.
+
+    What could not be written is known at the end, whoever has swallowed the error, as argparse does.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._failed: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """See `io.TextIOBase.write`."""
+        with self._about_output():
+            self._stream.write(_OBEYED.sub(lambda match: ascii(match[0])[1:-1], text))
+        return len(text)
+
+    def flush(self) -> None:
+        """See `io.IOBase.flush`."""
+        with self._about_output():
+            self._stream.flush()
+
+    def finish(self) -> None:
+        """Hand over what is still held.
+
+        Raises:
+            OSError: not all that was printed could be written.
+        """
+        if self._failed is None:
+            with contextlib.suppress(OSError):
+                self.flush()
+        if getattr(self._stream, "lost", False):
+            raise OSError(errno.EBADF, "it is closed, so what was printed is lost", "standard output")
+        if self._failed is not None:
+            self._drop()
+            raise self._failed
+
+    def _drop(self) -> None:
+        """What is left is not tried again when Python ends, which would complain by itself."""
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+    @contextlib.contextmanager
+    def _about_output(self) -> Iterator[None]:
+        """Say of an error of the system that it is one of standard output; nothing else names it."""
+        try:
+            yield
+        except OSError as error:
+            kind = ReaderLeft if isinstance(error, BrokenPipeError) else OSError
+            self._failed = kind(error.errno, error.strerror, "standard output")
+            raise self._failed from error
+
+
 @contextlib.contextmanager
 def safe_output() -> Iterator[None]:
-    """Whatever is printed meanwhile can be printed.
+    """Whatever is printed meanwhile can be printed, or is an error at the end.
 
     Letters that the encoding lacks are escaped, instead of ending the program, and so is on stdout what a
     terminal would obey.
+
+    Raises:
+        OSError: not all that was printed could be written; an error of the program's own goes before.
+        ReaderLeft: nobody reads it any more.
     """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    with contextlib.redirect_stdout(_Escaping(sys.stdout)):
-        yield
+    output = _Escaping(sys.stdout)
+    with contextlib.redirect_stdout(output):
+        try:
+            yield
+        except SystemExit:  # of --help
+            output.finish()
+            raise
+        except BaseException:
+            with contextlib.suppress(OSError):
+                output.finish()
+            raise
+        output.finish()
 
 
 class OneLine(logging.Formatter):

@@ -221,7 +221,7 @@ def test_without_any_locale_or_stdout(tmp_path: Path) -> None:
     closed = subprocess.run(
         ["sh", "-c", '"$@" >&-', "sh", *run], capture_output=True, env=environment, check=False
     )
-    assert (closed.returncode, b"Traceback" in closed.stderr) == (0, False), closed.stderr
+    assert (closed.returncode, b"Traceback" in closed.stderr) == (1, False), closed.stderr
 
 
 STREAMS = """
@@ -245,18 +245,100 @@ sys.exit(main())
 def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path, closed: str) -> None:
     run = ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-c", STREAMS, str(tmp_path / "rows")]
     done = subprocess.run(run, capture_output=True, text=True, check=False)
-    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
-    assert ("done" in done.stdout) == (">&-" not in closed.replace("2>&-", ""))
+    written = ">&-" not in closed.replace("2>&-", "")
+    assert (done.returncode, "Traceback" in done.stderr) == (0 if written else 1, False), done.stderr
+    assert ("done" in done.stdout) == written
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
-@pytest.mark.parametrize("kind", ["json", "text"])
-def test_output_to_a_full_disk_is_one_line_that_says_so(kind: str) -> None:
-    run = ["sh", "-c", '"$@" >/dev/full', "sh", sys.executable, "-c", PROGRAM, kind, "x" * 100_000]
-    done = subprocess.run(run, capture_output=True, text=True, check=False)
-    told = done.stderr.splitlines()[-1]
-    assert done.returncode == 1 and told.endswith(": standard output: No space left on device")
+def lost_output(
+    where: str, unbuffered: bool, program: str, *arguments: str, stdout: int = subprocess.PIPE
+) -> tuple[int, list[str]]:
+    """The exit code, and what is said, of a program whose output goes where it cannot be written."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    if unbuffered:
+        environment["PYTHONUNBUFFERED"] = "1"
+    run = ["sh", "-c", f'"$@" {where}', "sh", sys.executable, "-c", program, *arguments]
+    done = subprocess.run(run, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment, check=False)
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+    return done.returncode, done.stderr.splitlines()
+
+
+HELP = """
+from cir_infer.console.common import CirParser, run_command
+@run_command
+def main(arguments=None):
+    CirParser("cir-x", "Do x.", example="cir-x").parse_args(arguments)
+import sys
+sys.exit(main(sys.argv[1:]))
+"""
+
+FULL = pytest.param(
+    *(">/dev/full", "No space left on device"),
+    marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device"),
+)
+
+
+@pytest.mark.parametrize("unbuffered", [True, False])
+@pytest.mark.parametrize(
+    ("program", "arguments"),
+    [
+        (PROGRAM, ["json", "x"]),
+        (PROGRAM, ["text", "x"]),
+        (PROGRAM, ["json", "x" * 100_000]),
+        (HELP, ["--help"]),
+        (HELP, ["--version"]),
+    ],
+)
+@pytest.mark.parametrize(("where", "said"), [FULL, (">&-", "it is closed, so what was printed is lost")])
+def test_output_that_cannot_be_written_is_a_failure(
+    unbuffered: bool, program: str, arguments: list[str], where: str, said: str
+) -> None:
+    """Whatever Python keeps of it, and though argparse swallows what goes wrong."""
+    code, told = lost_output(where, unbuffered, program, *arguments)
+    told = [line for line in told if ": the file " not in line]
+    assert code == 1 and len(told) == 1 and told[0].endswith(f": standard output: {said}")
+
+
+@pytest.mark.parametrize("unbuffered", [True, False])
+@pytest.mark.parametrize(("program", "argument"), [(PROGRAM, "json"), (HELP, "--help"), (HELP, "--version")])
+def test_a_reader_that_has_left_ends_a_command_without_a_word(
+    unbuffered: bool, program: str, argument: str
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        assert lost_output("", unbuffered, program, argument, "x", stdout=writing) == (141, [])
+    finally:
+        os.close(writing)
+
+
+def test_what_went_wrong_goes_before_output_that_is_lost() -> None:
+    program = """
+import sys
+from cir_infer.console.common import run_command
+from cir_infer.errors import UsageError
+@run_command
+def main(arguments=None):
+    print("a table")
+    raise UsageError("k is 0; expected at least 1")
+sys.exit(main())
+"""
+    for where in (">/dev/full", ">&-") if Path("/dev/full").exists() else (">&-",):
+        code, told = lost_output(where, False, program)
+        assert code == 2 and len(told) == 1 and told[0].endswith("k is 0; expected at least 1")
+
+
+def test_a_pipe_of_its_own_that_broke_is_no_reader_that_left() -> None:
+    program = """
+import errno, sys
+from cir_infer.console.common import run_command
+@run_command
+def main(arguments=None):
+    raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+sys.exit(main())
+"""
+    code, told = lost_output("", False, program)
+    assert code == 1 and told[0].endswith(": Broken pipe")
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def commands_page() -> str:
     """Every command's help, on one page."""
     parts = [
         "# Commands\n\nEach leaves with 0, or with 1 after one line that says why. 2 is wrong usage, "
-        "130 an interruption.\n"
+        "130 an interruption, 141 output that nobody reads any more.\n"
     ]
     for command in COMMANDS:
         text = help_of(command)
