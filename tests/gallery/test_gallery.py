@@ -141,6 +141,18 @@ def test_a_row_whose_scale_would_be_no_normal_number_is_refused(tmp_path: Path) 
         assert np.abs(found - row[0] * 1.6e-36).max() < 1.6e-36 / 250 and gallery.verify().ok
 
 
+def test_the_largest_vectors_stay_finite_as_int8(tmp_path: Path) -> None:
+    """The scale of float32's largest value was rounded up, so that the row was infinite and never ranked."""
+    largest = np.finfo(np.float32).max
+    row = np.full((1, DIM), largest / 2, np.float32)
+    with filled(tmp_path / "g", 0, dtype="int8") as gallery:
+        for number, peak in enumerate([largest, -largest, np.nextafter(largest, np.float32(0))]):
+            row[0, number] = peak
+            gallery.add_vectors(ids=[f"{number}"], vectors=row)
+        found = gallery.snapshot().rows.take([0, 1, 2])
+        assert np.isfinite(found).all() and found[0, 0] > 0.999 * largest > -0.999 * largest > found[1, 1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -35,6 +35,8 @@ ROW_TYPES = ("float32", "float16", "int8")
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 _FLOAT16_NORMAL = float(np.finfo(np.float16).smallest_normal)
 _FLOAT32_NORMAL = np.finfo(np.float32).smallest_normal
+_INT8_MOST_SCALE = np.nextafter(np.finfo(np.float32).max / np.float32(127), np.float32(0))
+"""So that the largest value of a row is finite whatever its scale is rounded to."""
 _INT8_LEAST = 127 * float(_FLOAT32_NORMAL)
 """Below it a scale would be no normal number: all digits of a row are lost, and then the row."""
 
@@ -166,7 +168,7 @@ def quantise(vectors: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int8], npt.NDArr
     rows = np.asarray(vectors, np.float32)
     peak = np.abs(rows).max(axis=-1, initial=0.0)
     # The smallest normal number keeps the division finite; rows that would be coarser by it are no rows.
-    scales = np.maximum(peak / np.float32(127), _FLOAT32_NORMAL).astype(np.float32)
+    scales = np.clip(peak / np.float32(127), _FLOAT32_NORMAL, _INT8_MOST_SCALE).astype(np.float32)
     return np.rint(rows / scales[..., None]).astype(np.int8), scales
 
 
