@@ -17,6 +17,7 @@ from cir_infer.cluster.parts import merged_report
 from cir_infer.errors import GalleryError
 from cir_infer.gallery import Gallery
 from cir_infer.indexing.items import Broken, Item, Stamp
+from cir_infer.indexing.pruning import NOT_ENCODED, Origin, PruneLimit, unbelievable
 from cir_infer.indexing.report import Report
 from cir_infer.indexing.source import Named, Source
 from cir_infer.inputs.locations import Location
@@ -87,6 +88,7 @@ def change_bundle(
     dtype: str | None = None,
     batch_size: int = 32,
     drop_broken: bool = False,
+    prune_limit: PruneLimit = PruneLimit(),
     address: str | None = None,
     on_progress: Callable[[int], object] = lambda _: None,
 ) -> tuple[Report, list[str]]:
@@ -101,13 +103,14 @@ def change_bundle(
         dtype: of the new rows, by default as before.
         batch_size: images in one run of an encoder.
         drop_broken: change over although some images cannot be encoded any more, and leave them out.
+        prune_limit: how many may be left out so; more are not believed, and `Report.refused` says why.
         address: see `connect`.
         on_progress: see `index_shards`.
 
     Returns:
         What was done, and the names of the old shards, for `remove_old`. If images are broken and
-        `drop_broken` is not set, there are none: the gallery is still the old one, and what has been encoded
-        is kept for the next run.
+        `drop_broken` is not set, or they are more than may be left out, there are none: the gallery is still
+        the old one, and what has been encoded is kept for the next run.
 
     Raises:
         GalleryError: it has rows of this bundle already; and see `succeed`.
@@ -145,6 +148,11 @@ def change_bundle(
         whole.count(report)
         whole.broken = [one for item, one in broken.items() if _is_missing(item, old, new)]
         if whole.broken and not drop_broken:
+            raise _BrokenError
+        lost = [Origin(one.id, 0, one.source) for one in whole.broken]
+        refused = unbelievable(str(path), lost, sum(map(len, old)), prune_limit, NOT_ENCODED)
+        if refused is not None:
+            whole.refused.append(refused)
             raise _BrokenError
         whole.removed = len(whole.broken)
         return changed + left

@@ -35,6 +35,7 @@ def add_change(made: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave out items whose image cannot be encoded any more, instead of giving up",
     )
+    made.add_argument("--prune-limit", metavar="LIMIT", help="how much --drop-broken may leave out")
     made.add_argument("--broken-list", metavar="FILE", help="where to list what cannot be encoded")
     add_encoders(made)
     _add_switch(made)
@@ -69,9 +70,13 @@ def change(options: Options) -> int:
     from cir_infer.cluster.changing import change_bundle
     from cir_infer.cluster.indexing import Resources
     from cir_infer.indexing.broken_list import BrokenList
+    from cir_infer.indexing.pruning import PruneLimit
     from cir_infer.shards.layout import ShardedGallery
 
     _check(options)
+    if options.prune_limit is not None and not options.drop_broken:
+        raise UsageError("--prune-limit is for --drop-broken, which leaves items out; add it")
+    limit = PruneLimit() if options.prune_limit is None else PruneLimit.parse(options.prune_limit)
     listing = BrokenList.of(options.folder, options.broken_list)
     with ShardedGallery(options.folder, read_only=True) as gallery:
         count = len(gallery)
@@ -83,6 +88,7 @@ def change(options: Options) -> int:
             dtype=options.dtype,
             batch_size=options.batch_size,
             drop_broken=options.drop_broken,
+            prune_limit=limit,
             address=options.address,
             on_progress=told,
         )
@@ -97,6 +103,8 @@ def change(options: Options) -> int:
 
 def _not_changed(folder: str, report: Report, listed: Path | None) -> str:
     where = "" if listed is None else f", listed in {listed}"
+    if report.refused:
+        return f"{report.refused[0].reason}{where}"
     return (
         f"{folder}: is as it was, because {len(report.broken):,} of its images cannot be encoded anew{where}"
         f"; the first: {report.broken[0].reason}; put them right and run this again, or leave them out "

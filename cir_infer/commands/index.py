@@ -95,6 +95,7 @@ def _reencode(path: Path, engine: Engine, options: argparse.Namespace, listing: 
                 workers=options.workers,
                 batch_size=options.batch_size,
                 drop_broken=options.drop_broken,
+                prune_limit=options.prune_limit,
                 on_item=on_item,
             )
         tell(report, gallery, options, listing, report.broken)
@@ -103,7 +104,7 @@ def _reencode(path: Path, engine: Engine, options: argparse.Namespace, listing: 
                 f"{path}: is as it was, because {len(report.broken):,} of its images cannot be encoded anew; "
                 "put them right and run this again, or pass --drop-broken to remove them"
             )
-    return 0
+        return 1 if report.refused else 0
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -172,8 +173,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--prune-limit",
         metavar="LIMIT",
-        help="how much --prune and --watch may remove in a run, a number of items or a share such as 50%% "
-        "(default: a quarter of a source, 1,000 items at most, never all)",
+        help="how much --prune, --watch and --drop-broken may remove in a run, a number of items or a share "
+        "such as 50%% (default: a quarter of a source, 1,000 items at most, never all)",
     )
     parser.add_argument(
         "--watch",
@@ -209,8 +210,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
                 f"cir-index shop.cir {shown(options.bundle)}"
             )
         raise UsageError("no source of images; name a folder, a pattern, a manifest or a shard")
-    if options.prune_limit is not None and not options.prune and options.watch is None:
-        raise UsageError("--prune-limit is for --prune and --watch, which remove items; add one of them")
+    removing = options.prune or options.watch is not None or (options.reencode and options.drop_broken)
+    if options.prune_limit is not None and not removing:
+        raise UsageError(
+            "--prune-limit is for --prune, --watch and --drop-broken, which remove items; add one of them"
+        )
     if options.workers is None:
         options.workers = max(1, min(8, available_cpus() - 1))
     if options.workers < 0 or options.batch_size < 1 or (options.watch is not None and not options.watch > 0):

@@ -11,7 +11,10 @@ from typing import NamedTuple
 from cir_infer.errors import UsageError, shown
 from cir_infer.inputs.locations import Location, is_gone
 
-__all__ = ["Origin", "PruneLimit", "Refused", "unbelievable", "under"]
+__all__ = ["NOT_ENCODED", "Origin", "PruneLimit", "Refused", "unbelievable", "under"]
+
+NOT_ENCODED = "cannot be encoded anew"
+"""What is the matter with items that another bundle would be without."""
 
 _SHARE = 0.25
 _NUMBER = 1000
@@ -92,7 +95,9 @@ class PruneLimit:
         )
 
 
-def unbelievable(source: str, gone: Sequence[Origin], known: int, limit: PruneLimit) -> Refused | None:
+def unbelievable(
+    source: str, gone: Sequence[Origin], known: int, limit: PruneLimit, fault: str = "are gone"
+) -> Refused | None:
     """Why items that seem to be gone are not removed; None where they are.
 
     Args:
@@ -100,11 +105,12 @@ def unbelievable(source: str, gone: Sequence[Origin], known: int, limit: PruneLi
         gone: those that were not met.
         known: how many there were.
         limit: how much may be removed.
+        fault: what is the matter with them.
     """
     if not gone:
         return None
-    insist = f"if they were removed on purpose, pass --prune-limit {len(gone)}"
-    what = f"{source}: {len(gone):,} of {known:,} items are gone"
+    insist = f"if that is as it should be, pass --prune-limit {len(gone)}"
+    what = f"{source}: {len(gone):,} of {known:,} items {fault}"
     if not limit.allows(len(gone), known):
         less = "more than the limit" if limit.insists else "too many to be removed without being told so"
         why = " (is a drive not mounted?)" if len(gone) == known else ""

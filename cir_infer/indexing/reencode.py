@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -16,6 +16,7 @@ from cir_infer.gallery.changes.reencoding import Reencoding
 from cir_infer.gallery.rows.vectors import faults
 from cir_infer.indexing.decoding import Decoders
 from cir_infer.indexing.items import Broken, Item
+from cir_infer.indexing.pruning import NOT_ENCODED, Origin, PruneLimit, unbelievable
 from cir_infer.indexing.report import Report
 from cir_infer.indexing.run import COMMIT_ROWS, COMMIT_SECONDS
 from cir_infer.inputs.locations import Location
@@ -33,6 +34,7 @@ def reencode(
     workers: int = 1,
     batch_size: int = 32,
     drop_broken: bool = False,
+    prune_limit: PruneLimit = PruneLimit(),
     on_item: Callable[[], object] = lambda: None,
 ) -> Report:
     """Encode every item of a gallery with another bundle, then switch to the new rows in one commit.
@@ -47,11 +49,12 @@ def reencode(
         workers: decoding processes; 0 decodes in this one.
         batch_size: images in one run of the encoder.
         drop_broken: switch although some images cannot be encoded any more, and remove those items.
+        prune_limit: how many may be removed so; more are not believed, and `Report.refused` says why.
         on_item: called once for each item that has been dealt with.
 
     Returns:
-        What was done. If images are broken and `drop_broken` is not set, the gallery is still the
-        old one, and what has been encoded is kept for the next run.
+        What was done. If images are broken and `drop_broken` is not set, or they are more than may be
+        removed, the gallery is still the old one, and what has been encoded is kept for the next run.
 
     Raises:
         GalleryError: another writer, a full disk.
@@ -72,7 +75,7 @@ def reencode(
                     run.commit()
                 raise
             run.commit()
-            if run.given_up and not drop_broken:
+            if run.given_up and (not drop_broken or run.is_refused(prune_limit)):
                 break
             # Items that were added since the last look are missing still.
             if work.finish(drop=run.given_up):
@@ -100,20 +103,32 @@ class _Run:
 
     def items(self, keys: Sequence[int]) -> Iterator[Item]:
         """The items of some keys; those without an image are given up."""
-        for start in range(0, len(keys), _LOOK_UP):
-            for key, item, source in self._gallery.sources_of(keys[start : start + _LOOK_UP]):
-                self._keys[item] = key
-                found = Item(item, Location.parse(source or ""), "")
-                if source is None:
-                    self.fail(found, "it was added without an image, as a vector")
-                else:
-                    yield found
+        for key, item, source in self._of(keys):
+            self._keys[item] = key
+            found = Item(item, Location.parse(source or ""), "")
+            if source is None:
+                self.fail(found, "it was added without an image, as a vector")
+            else:
+                yield found
 
     def fail(self, item: Item, reason: str) -> None:
         """Leave an item out, and remember why."""
         self.given_up.add(self._keys.pop(item.id))
         self.report.broken.append(Broken(item.id, str(item.location), f"{item.id}: {reason}"))
         self._on_item()
+
+    def is_refused(self, limit: PruneLimit) -> bool:
+        """Whether so much is left out that it is not removed; the report says why."""
+        gone = [Origin(item, key, source or "") for key, item, source in self._of(self.given_up)]
+        refused = unbelievable(str(self._gallery.path), gone, len(self._gallery), limit, NOT_ENCODED)
+        self.report.refused += [] if refused is None else [refused]
+        return refused is not None
+
+    def _of(self, keys: Iterable[int]) -> Iterator[tuple[int, str, str | None]]:
+        """(key, id, source) of items, some at a time."""
+        listed = list(keys)
+        for start in range(0, len(listed), _LOOK_UP):
+            yield from self._gallery.sources_of(listed[start : start + _LOOK_UP])
 
     def encode(self, items: list[Item], images: npt.NDArray[np.generic]) -> None:
         """Encode a batch; commit when enough has come together."""

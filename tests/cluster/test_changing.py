@@ -145,6 +145,9 @@ def test_images_that_are_gone(
     with ShardedGallery(folder, read_only=True) as gallery:
         assert gallery.listing.bundle == str(bundle) and len(gallery) == 6
     capsys.readouterr()
+    assert main([*command, "--drop-broken", "--prune-limit", "0"]) == 1
+    assert "1 of 6 items cannot be encoded anew, more than the limit" in capsys.readouterr().err
+    assert main([*command, "--prune-limit", "1"]) == 2
     assert main([*command, "--drop-broken"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["encoded"], said["removed"]) == (0, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -120,6 +122,27 @@ def test_reencoding_is_continued_where_it_stopped(
         report = reencode(gallery, better, workers=0)
         assert 0 < report.replaced < 15 and gallery.fingerprint == better.fingerprint
         assert gallery.verify().ok and len(gallery) == 15
+
+
+def test_a_drive_that_is_away_takes_no_items_along(
+    tmp_path: Path, engine: Engine, better: Engine, capsys
+) -> None:
+    """--drop-broken over an empty mount point emptied the gallery, and the exit code was 0."""
+    indexed(tmp_path, engine).close()
+    shutil.move(tmp_path / "f", tmp_path / "away")
+    (tmp_path / "f").mkdir()
+    arguments = [better.path, "--gallery", str(tmp_path / "g"), "--reencode", "--workers", "0"]
+    assert main([*arguments, "--prune-limit", "3"]) == 2
+    assert "--drop-broken" in capsys.readouterr().err
+    for limit in ([], ["--prune-limit", "11"], ["--prune-limit", "50%"]):
+        assert main([*arguments, "--drop-broken", *limit]) == 1
+        assert "12 of 15 items cannot be encoded anew" in capsys.readouterr().err
+        with Gallery.open(tmp_path / "g", engine) as gallery:
+            assert len(gallery) == 15
+    assert main([*arguments, "--drop-broken", "--prune-limit", "12", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["removed"] == 12
+    with Gallery.open(tmp_path / "g", better) as gallery:
+        assert len(gallery) == 3 and gallery.verify().ok
 
 
 def test_reencoding_refuses_to_lose_items(tmp_path: Path, engine: Engine, better: Engine, capsys) -> None:
