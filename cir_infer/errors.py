@@ -8,6 +8,7 @@ message shows it through `shown`, and is itself short and free of control charac
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
@@ -28,6 +29,7 @@ __all__ = [
     "TextError",
     "TrainingError",
     "UsageError",
+    "lack",
     "shown",
 ]
 
@@ -36,6 +38,27 @@ _PARTS = 8
 
 _DEPTH = 3
 """Collections inside one another that are shown."""
+
+
+_LACKING = {
+    errno.EMFILE: "this process has too many open files; raise the limit (ulimit -n)",
+    errno.ENFILE: "this machine has too many open files",
+    errno.ENOMEM: "there is no memory left",
+}
+
+
+def lack(error: BaseException | None) -> str | None:
+    """What a process or machine lacked, in words, where an error or what it came of says no more than that.
+
+    It says nothing of the file that was to be read, which is not damaged for that.
+    """
+    while error is not None:
+        if isinstance(error, MemoryError):
+            return _LACKING[errno.ENOMEM]
+        if isinstance(error, OSError) and error.errno in _LACKING:
+            return _LACKING[error.errno]
+        error = error.__cause__
+    return None
 
 
 def shown(value: object, limit: int = 120) -> str:

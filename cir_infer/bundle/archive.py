@@ -19,7 +19,7 @@ from cir_infer.bundle.manifest import MANIFEST_NAME, TOKENIZER_NAME, FeatureInpu
 from cir_infer.bundle.manifest_reader import read_manifest
 from cir_infer.bundle.model import ALIGNMENT, Model, map_file, model_of
 from cir_infer.bundle.writing import Content, FilePart, data_begin, digest, write_archive
-from cir_infer.errors import BundleError, UsageError, shown
+from cir_infer.errors import BundleError, UsageError, lack, shown
 from cir_infer.foreign import opened_archive
 from cir_infer.processes.outputs import check_replaceable
 
@@ -80,7 +80,7 @@ class Bundle:
                 file.seek(part.begin)
                 data = file.read(part.length)  # not by `zipfile`, whose CRC says less than the sha256
         except OSError as error:
-            raise self._altered(f"{name}: {shown(error)}") from error
+            raise self._unread(name, error) from error
         if len(data) != member.bytes or hashlib.sha256(data).hexdigest() != member.sha256:
             raise self._altered(f"{name} does not have the sha256 that the manifest gives")
         return data
@@ -152,7 +152,7 @@ class Bundle:
         try:
             mapped = map_file(part.path, part.begin, part.length)
         except (OSError, ValueError) as error:
-            raise self._altered(f"{name}: {shown(error)}") from error
+            raise self._unread(name, error) from error
         return model_of(data, mapped)
 
     def _part(self, name: str) -> FilePart:
@@ -164,7 +164,7 @@ class Bundle:
             try:
                 begin = data_begin(self.path, info)
             except (OSError, ValueError) as error:
-                raise self._altered(f"{name}: {shown(error)}") from error
+                raise self._unread(name, error) from error
         if name == self.manifest.weights and begin % ALIGNMENT:
             raise self._altered(f"{name}: it begins at {begin}, no multiple of {ALIGNMENT}")
         return FilePart(self.path, begin, member.bytes, member.sha256)
@@ -208,10 +208,14 @@ class Bundle:
         except BundleError:
             raise
         except OSError as error:
-            raise BundleError(f"{self.path} cannot be read: {error.strerror or error}") from error
+            raise BundleError(
+                f"{self.path} cannot be read: {lack(error) or error.strerror or error}"
+            ) from error
         except (
             Exception
         ) as error:  # zipfile answers damage with many types: BadZipFile, ValueError, struct.error
+            if lacking := lack(error):
+                raise BundleError(f"{self.path} cannot be read: {lacking}") from error
             raise BundleError(
                 f"{self.path} is not a bundle (.cir): {shown(error)}; copy or export it again"
             ) from error
@@ -252,7 +256,13 @@ class Bundle:
             with archive.open(info) as member:
                 return member.read(info.file_size)
         except Exception as error:  # as above, and a wrong CRC
-            raise self._altered(f"{shown(info.filename)}: {shown(error)}") from error
+            raise self._unread(shown(info.filename), error) from error
+
+    def _unread(self, name: str, error: Exception) -> BundleError:
+        lacking = lack(error)
+        if lacking is None:
+            return self._altered(f"{name}: {shown(error)}")
+        return BundleError(f"{self.path} cannot be read: {lacking}")
 
     def _altered(self, what: str) -> BundleError:
         return BundleError(

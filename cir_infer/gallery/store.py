@@ -254,7 +254,8 @@ class Store:
         with self.catalogue.reading() as connection:
             number = tables.header(connection, "next_segment")
         folder = self.folder.rows
-        taken = set(folder.names())
+        with files.told_as_gallery_error("writing rows", self.path / ROWS):
+            taken = set(folder.names())
         while (entry := SegmentEntry(number, first_key, last_key, rows, 0, "")).name in taken:
             number += 1
         about = leftovers.about(self.identity, number)

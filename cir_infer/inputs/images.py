@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from cir_infer.errors import ImageError, UsageError, shown
+from cir_infer.errors import ImageError, UsageError, lack, shown
 from cir_infer.extras import install_hint
 from cir_infer.inputs.arguments import plain_path
 from cir_infer.inputs.arrays import image_fault, loaded_array
@@ -134,6 +134,8 @@ def decode_image(
     except MemoryError as error:
         raise ImageError(f"{name} does not fit into memory; scale it down first") from error
     except Exception as error:  # decoders answer damage with OSError, SyntaxError, struct.error, ...
+        if lacking := lack(error):
+            raise ImageError(f"{name} cannot be read now: {lacking}") from error
         raise ImageError(
             f"{name} is truncated or damaged ({shown(error)}); save it again or leave it out"
         ) from error
@@ -198,13 +200,20 @@ def _stream(image: object) -> IO[bytes]:
     if isinstance(image, (str, os.PathLike)):
         place = Location.parse(plain_path(image))
         local = place.whole and not place.remote
-        return _existing(image).open("rb") if local else io.BytesIO(place.read())
+        return _opened_file(_existing(image)) if local else io.BytesIO(place.read())
     if is_open_file(image):
         return io.BytesIO(contents(image))
     raise ImageError(
         "an image is a path, bytes, an open binary file, a Pillow image or a uint8 (height, width, 3) array; "
         f"got {shown(image)}"
     )
+
+
+def _opened_file(path: Path) -> IO[bytes]:
+    try:
+        return path.open("rb")
+    except OSError as error:  # which says nothing of the picture
+        raise ImageError(f"{shown(path)} cannot be read ({lack(error) or error.strerror})") from error
 
 
 def image_size(data: bytes) -> Size | None:

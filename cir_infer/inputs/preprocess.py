@@ -25,7 +25,7 @@ from cir_infer.bundle.manifest import (
     TargetPad,
     ToRgb,
 )
-from cir_infer.errors import ImageError, shown
+from cir_infer.errors import ImageError, lack, shown
 from cir_infer.inputs.images import (
     MAX_PIXELS,
     Decoded,
@@ -105,6 +105,8 @@ def prepare(decoded: Decoded, spec: PixelInput, name: str = "the image") -> npt.
     try:
         picture = _run(spec.steps, decoded, name)
     except (ValueError, OSError, MemoryError) as error:  # Pillow cannot resample or convert this mode
+        if lacking := lack(error):
+            raise ImageError(f"{name} cannot be prepared now: {lacking}") from error
         raise ImageError(f"{name} cannot be prepared ({shown(error)}); save it as 8-bit RGB") from error
     height, width = picture.shape[:2]
     if (width, height) != (spec.width, spec.height):

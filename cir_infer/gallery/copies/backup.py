@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.console.progress import progress_bar
-from cir_infer.errors import GalleryError, shown
+from cir_infer.errors import GalleryError, lack, shown
 from cir_infer.gallery.catalogue import tables
 from cir_infer.gallery.catalogue.checksums import Tally
 from cir_infer.gallery.catalogue.lineage import (
@@ -200,6 +200,8 @@ def _opened(store: Store, path: Path) -> Store:
     try:
         target = Store(path, False, store.wait)
     except GalleryError as error:
+        if lack(error) is not None:
+            raise
         raise GalleryError(
             f"{path}: is no backup of this gallery ({shown(error)}); choose another path"
         ) from error

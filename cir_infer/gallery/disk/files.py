@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from cir_infer.errors import GalleryError
+from cir_infer.errors import GalleryError, lack
 
 __all__ = [
     "NewFile",
@@ -290,9 +290,14 @@ def map_file(name: str | Path, folder: int | None = None, shown: str | None = No
                 if stat.S_ISREG(status.st_mode) and status.st_size:
                     return np.asarray(_Mapping(file.fileno(), status.st_size))
     except OSError as error:
+        lacking = lack(error)
         raise GalleryError(
-            f"{path}: this part of the gallery cannot be read ({error.strerror or error}); "
-            "restore the gallery from a copy"
+            f"{path}: this part of the gallery cannot be read "
+            + (
+                f"({error.strerror or error}); restore the gallery from a copy"
+                if lacking is None
+                else f"now: {lacking}"
+            )
         ) from error
     raise GalleryError(
         f"{path}: found {'an empty file' if stat.S_ISREG(status.st_mode) else 'no regular file'}, "

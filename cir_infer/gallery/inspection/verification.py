@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.console.progress import progress_bar
-from cir_infer.errors import GalleryError, shown
+from cir_infer.errors import GalleryError, lack, shown
 from cir_infer.gallery.catalogue import tables
 from cir_infer.gallery.catalogue.checksums import Tally, problems
 from cir_infer.gallery.catalogue.schema import CHECKED, stored_version
@@ -140,6 +140,8 @@ def _opened(
         try:
             yield store.segment(entry, encoding)
         except GalleryError as error:
+            if lack(error) is not None:
+                raise
             yield str(error)
 
 
@@ -152,6 +154,8 @@ def _segment_problems(store: Store, segment: Segment, report: Verification) -> I
             while block := file.read(_BLOCK):
                 digest.update(block)
     except OSError as error:
+        if lacking := lack(error):
+            raise GalleryError(f"{store.path}: cannot be verified now: {lacking}") from error
         yield f"cannot be read: {error.strerror}"
         return
     if digest.hexdigest() != segment.entry.sha256:
