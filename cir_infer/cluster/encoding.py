@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import CirError, DeviceError, shown
+from cir_infer.indexing.decoding import CRASHED
 from cir_infer.indexing.encoding import Encoded
-from cir_infer.indexing.items import Item
+from cir_infer.indexing.items import Fault, Item
 from cir_infer.indexing.worker import prepare
 from cir_infer.inputs.locations import Location
 from cir_infer.shards.ray_cluster import cause_of
@@ -25,7 +26,6 @@ __all__ = ["EngineOptions", "Pool", "RayEncoder", "StoppedError", "start_engine"
 _PATIENCE = 60.0
 """Seconds of work on one image before its decoding is given up; waiting for a processor is none."""
 _LOOK = 1.0
-_CRASHED = "its decoder crashed or hung; leave the image out"
 
 
 class StoppedError(CirError):
@@ -97,14 +97,14 @@ def start_engine(options: EngineOptions, processors: float, gpus: float) -> Any:
 
 def _prepare(
     locations: list[Location], spec: Any, patience: float
-) -> tuple[Any, tuple[list[str | None], list[str]]]:
+) -> tuple[Any, tuple[list[Fault | None], list[str]]]:
     # Ends the process, since no exception reaches a decoder that hangs.
     signal.setitimer(signal.ITIMER_REAL, patience * len(locations))
     try:
         done = prepare(locations, spec)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    return done.images, (done.reasons, done.digests)
+    return done.images, (done.faults, done.digests)
 
 
 class RayEncoder:
@@ -161,20 +161,20 @@ class RayEncoder:
         from ray.exceptions import RayError
 
         try:
-            reasons, digests = self._came(said)
+            faults, digests = self._came(said)
         except RayError as error:
             if (cause := cause_of(error)) is not None:
                 raise cause from error
             if len(batch) == 1:
-                return Encoded([], np.empty(0, np.float32), [(batch[0], _CRASHED)], [], 0.0)
+                return Encoded([], np.empty(0, np.float32), [(batch[0], CRASHED)], [], 0.0)
             return self._one_by_one(batch)
         try:
             encoded, seconds = self._came(rows)
         except RayError as error:
             raise cause_of(error) or DeviceError(f"an encoder failed: {shown(error, 300)}") from error
-        pairs = list(zip(batch, reasons, strict=True))
-        good = [item for item, reason in pairs if reason is None]
-        failed = [(item, reason) for item, reason in pairs if reason is not None]
+        pairs = list(zip(batch, faults, strict=True))
+        good = [item for item, fault in pairs if fault is None]
+        failed = [(item, fault) for item, fault in pairs if fault is not None]
         return Encoded(good, encoded, failed, digests, seconds)
 
     def _one_by_one(self, batch: list[Item]) -> Encoded:

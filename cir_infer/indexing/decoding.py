@@ -22,13 +22,15 @@ import numpy.typing as npt
 
 from cir_infer.bundle.manifest import Manifest
 from cir_infer.errors import DeviceError, shown
-from cir_infer.indexing.items import Item
+from cir_infer.indexing.items import Fault, Item
 from cir_infer.indexing.worker import Prepared, prepare
 from cir_infer.inputs.locations import Location
 from cir_infer.processes.children import child_command, child_environment, start_child
 from cir_infer.processes.threads import Task, Threads
 
-__all__ = ["Decoded", "Decoders"]
+__all__ = ["CRASHED", "Decoded", "Decoders"]
+
+CRASHED = Fault("its decoder crashed or hung; leave the image out")
 
 _PATIENCE = 60.0
 """Seconds for one image before its worker is given up."""
@@ -40,13 +42,13 @@ class Decoded(NamedTuple):
     Attributes:
         items: those that could be decoded, in order.
         images: uint8 (n, H, W, 3), or float32 (n, F) for a bundle on features.
-        failed: the others, each with the reason.
+        failed: the others, each with what is wrong.
         digests: of the bytes of the items.
     """
 
     items: list[Item]
     images: npt.NDArray[Any]
-    failed: list[tuple[Item, str]]
+    failed: list[tuple[Item, Fault]]
     digests: list[str]
 
 
@@ -108,18 +110,18 @@ class Decoders:
         except _WorkerDiedError:
             pass
         good: list[npt.NDArray[Any]] = []
-        reasons: list[str | None] = []
+        faults: list[Fault | None] = []
         digests: list[str] = []
         for location in locations:
             try:
                 one = self._ask([location])
                 good += list(one.images)
-                reasons += one.reasons
+                faults += one.faults
                 digests += one.digests
             except _WorkerDiedError:
-                reasons.append("its decoder crashed or hung; leave the image out")
+                faults.append(CRASHED)
         images = np.stack(good) if good else np.empty(0, np.uint8)
-        return _decoded(batch, Prepared(images, reasons, digests))
+        return _decoded(batch, Prepared(images, faults, digests))
 
     def _ask(self, locations: list[Location]) -> Prepared:
         if self._stopping:
@@ -191,7 +193,8 @@ class _Worker:
             images = np.empty(said["shape"], said["dtype"])
             if self._answers.readinto(images.reshape(-1).view(np.uint8).data) != images.nbytes:
                 raise _WorkerDiedError
-            return Prepared(images, said["reasons"], said["digests"])
+            faults = [None if fault is None else Fault(*fault) for fault in said["faults"]]
+            return Prepared(images, faults, said["digests"])
         except OSError as error:
             raise _WorkerDiedError from error
         finally:
@@ -214,10 +217,10 @@ class _Worker:
 
 
 def _decoded(batch: Sequence[Item], prepared: Prepared) -> Decoded:
-    pairs = list(zip(batch, prepared.reasons, strict=True))
+    pairs = list(zip(batch, prepared.faults, strict=True))
     return Decoded(
-        [item for item, reason in pairs if reason is None],
+        [item for item, fault in pairs if fault is None],
         prepared.images,
-        [(item, reason) for item, reason in pairs if reason is not None],
+        [(item, fault) for item, fault in pairs if fault is not None],
         prepared.digests,
     )

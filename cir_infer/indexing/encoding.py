@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from cir_infer.engine import Engine
 from cir_infer.indexing.decoding import Decoders
-from cir_infer.indexing.items import Item
+from cir_infer.indexing.items import Fault, Item
 
 __all__ = ["Encoded", "Encoder", "LocalEncoder"]
 
@@ -22,14 +22,14 @@ class Encoded(NamedTuple):
     Attributes:
         items: those that could be, in order.
         rows: of these, float32 (n, D), or (n, M, D).
-        failed: the others, each with the reason.
+        failed: the others, each with what is wrong.
         digests: of the bytes of the items.
         seconds: that the encoder was at work.
     """
 
     items: list[Item]
     rows: npt.NDArray[np.float32]
-    failed: list[tuple[Item, str]]
+    failed: list[tuple[Item, Fault]]
     digests: list[str]
     seconds: float
 

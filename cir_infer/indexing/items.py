@@ -20,6 +20,7 @@ from cir_infer.inputs.opening import Status, status_of, why
 
 __all__ = [
     "Broken",
+    "Fault",
     "Item",
     "Stamp",
     "Survey",
@@ -62,6 +63,19 @@ class Item:
         """This item as one that could not be indexed; the reason is preceded by where it is."""
         place = str(self.location)
         return Broken(self.id, place, reason if place in reason else f"{place}: {reason}", self.stamp)
+
+
+class Fault(NamedTuple):
+    """Why an image could not be made ready.
+
+    Attributes:
+        reason: one line.
+        lasting: whether it stays for as long as the image is what it is. What could not be read may be
+            readable at the next try.
+    """
+
+    reason: str
+    lasting: bool = True
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from cir_infer.gallery.changes.reencoding import Reencoding
 from cir_infer.gallery.rows.vectors import faults
 from cir_infer.indexing.decoding import Decoders
 from cir_infer.indexing.items import Broken, Item
-from cir_infer.indexing.pruning import NOT_ENCODED, Origin, PruneLimit, unbelievable
+from cir_infer.indexing.pruning import NOT_ENCODED, Origin, PruneLimit, Refused, unbelievable
 from cir_infer.indexing.report import Report
 from cir_infer.indexing.run import COMMIT_ROWS, COMMIT_SECONDS
-from cir_infer.inputs.locations import Location
+from cir_infer.inputs.locations import Location, is_gone
 
 __all__ = ["reencode"]
 
@@ -67,8 +67,8 @@ def reencode(
             keys = [key for key in work.missing().tolist() if key not in run.given_up]
             try:
                 for batch in decoders.batches(run.items(keys), batch_size):
-                    for item, reason in batch.failed:
-                        run.fail(item, reason)
+                    for item, fault in batch.failed:
+                        run.fail(item, fault.reason, fault.lasting)
                     run.encode(batch.items, batch.images)
             except BaseException:
                 with suppress(CirError):
@@ -92,6 +92,7 @@ class _Run:
     ) -> None:
         self.report = Report()
         self.given_up: set[int] = set()
+        self._unread: list[str] = []
         self._gallery = gallery
         self._engine = engine
         self._work = work
@@ -111,16 +112,28 @@ class _Run:
             else:
                 yield found
 
-    def fail(self, item: Item, reason: str) -> None:
+    def fail(self, item: Item, reason: str, lasting: bool = True) -> None:
         """Leave an item out, and remember why."""
-        self.given_up.add(self._keys.pop(item.id))
+        key = self._keys.pop(item.id)
+        self.given_up.add(key)
+        if not lasting and not is_gone(item.location.path):
+            self._unread.append(f"{item.id}: {reason}")
         self.report.broken.append(Broken(item.id, str(item.location), f"{item.id}: {reason}"))
         self._on_item()
 
     def is_refused(self, limit: PruneLimit) -> bool:
         """Whether so much is left out that it is not removed; the report says why."""
         gone = [Origin(item, key, source or "") for key, item, source in self._of(self.given_up)]
-        refused = unbelievable(str(self._gallery.path), gone, len(self._gallery), limit, NOT_ENCODED)
+        path, known = str(self._gallery.path), len(self._gallery)
+        refused = unbelievable(path, gone, known, limit, NOT_ENCODED)
+        if refused is None and self._unread and not limit.insists:
+            count = len(self._unread)
+            reason = (
+                f"{path}: {count:,} of {known:,} items are there and cannot be read now, so they stay; "
+                f"run this again, or pass --prune-limit {len(gone)} to be without them; the first: "
+                f"{self._unread[0]}"
+            )
+            refused = Refused(path, count, known, reason)
         self.report.refused += [] if refused is None else [refused]
         return refused is not None
 

@@ -24,7 +24,7 @@ class Report:
         removed: items whose image is gone.
         encoded: how many images went through the encoder into the gallery.
         broken: items that could not be indexed; a version indexed earlier stays.
-        given_up: id and stamp of those of them that were tried in vain.
+        given_up: id and stamp of those of them that are in vain to try again, as long as they are the same.
         passed_over: id and stamp of items that were known to be broken, and not tried again.
         refused: removals that were too much to be believed, and were not made.
         left_out: entries of the sources that were no items, by kind.

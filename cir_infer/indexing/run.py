@@ -18,7 +18,7 @@ from cir_infer.gallery.rows.vectors import faults
 from cir_infer.indexing.decoding import Decoders
 from cir_infer.indexing.encoding import Encoded, Encoder, LocalEncoder
 from cir_infer.indexing.formats import describe_left_out
-from cir_infer.indexing.items import Broken, Item, Stamp, is_unicode, unfit
+from cir_infer.indexing.items import Broken, Fault, Item, Stamp, is_unicode, unfit
 from cir_infer.indexing.judging import Judge, Outcome, Verdict, again
 from cir_infer.indexing.pruning import Origin, PruneLimit, seems_gone, unbelievable, under
 from cir_infer.indexing.report import Report
@@ -227,25 +227,26 @@ class _Run:
         self._unread.append(broken.source)
         self._on_item()
 
-    def give_up(self, item: Item, reason: str) -> None:
+    def give_up(self, item: Item, fault: Fault) -> None:
         """Leave out an item that was due."""
         del self._queued[item.id]
-        self.report.given_up.append((item.id, item.stamp))
-        self.fail(item.broken(reason))
+        if fault.lasting:
+            self.report.given_up.append((item.id, item.stamp))
+        self.fail(item.broken(fault.reason))
 
     # ---- into the gallery
 
     def take(self, batch: Encoded) -> None:
         """Take over what a batch has become; commit when enough has come together."""
-        for item, reason in batch.failed:
-            self.give_up(item, reason)
+        for item, fault in batch.failed:
+            self.give_up(item, fault)
         self.report.encoding_seconds += batch.seconds
         items, rows = batch.items, batch.rows
         if items:
             bad = faults(rows, self._gallery.dtype)
             for number, item in enumerate(items):
                 if number in bad:
-                    self.give_up(item, f"its vector {bad[number]}")
+                    self.give_up(item, Fault(f"its vector {bad[number]}"))
             good = [number for number in range(len(items)) if number not in bad]
             for number in good:
                 task = self._queued[items[number].id]

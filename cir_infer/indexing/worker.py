@@ -1,9 +1,9 @@
 """A decoding process: `python -m cir_infer.indexing.worker`, started by `decoding`.
 
 On stdin: the bundle's manifest as one line of JSON, then a line for each batch: a list of [path, offset,
-size or null, column or null]. On stdout: a line "ready", then for each batch a line of JSON, {"reasons":
-[null or text, ...], "digests": [n texts], "shape": [n, ...], "dtype": "uint8"}, and the n images that could
-be prepared as bytes. Nothing is pickled, so nothing that is sent can run.
+size or null, column or null]. On stdout: a line "ready", then for each batch a line of JSON, {"faults":
+[null or [reason, whether it lasts], ...], "digests": [n texts], "shape": [n, ...], "dtype": "uint8"}, and the
+n images that could be prepared as bytes. Nothing is pickled, so nothing that is sent can run.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from cir_infer.bundle.manifest import FeatureInput, PixelInput
 from cir_infer.bundle.manifest_reader import read_manifest
-from cir_infer.errors import CirError, ImageError, shown
-from cir_infer.indexing.items import digest_of
+from cir_infer.errors import CirError, ImageError, lack, shown
+from cir_infer.indexing.items import Fault, digest_of
 from cir_infer.inputs.arrays import loaded_array
 from cir_infer.inputs.images import ready_for_pictures
 from cir_infer.inputs.locations import Location
@@ -35,30 +35,31 @@ class Prepared(NamedTuple):
 
     Attributes:
         images: those that could be, uint8 (n, H, W, 3) or float32 (n, F).
-        reasons: for each location None, or the reason why it could not.
+        faults: for each location None, or why it could not.
         digests: of the bytes of the n images.
     """
 
     images: npt.NDArray[Any]
-    reasons: list[str | None]
+    faults: list[Fault | None]
     digests: list[str]
 
 
 def prepare(locations: list[Location], spec: PixelInput | FeatureInput) -> Prepared:
     """Read and prepare images."""
     images: list[npt.NDArray[Any]] = []
-    reasons: list[str | None] = []
+    faults: list[Fault | None] = []
     digests: list[str] = []
     for location in locations:
+        data = None
         try:
             data = location.read()
             image = _features(location, data) if isinstance(spec, FeatureInput) else data
             images.append(preprocess(image, spec))
             digests.append(digest_of(data))
-            reasons.append(None)
+            faults.append(None)
         except CirError as error:
-            reasons.append(str(error))
-    return Prepared(np.stack(images) if images else np.empty(0, np.uint8), reasons, digests)
+            faults.append(Fault(str(error), lasting=data is not None and lack(error) is None))
+    return Prepared(np.stack(images) if images else np.empty(0, np.uint8), faults, digests)
 
 
 def _features(location: Location, data: bytes) -> npt.NDArray[Any]:
@@ -86,7 +87,7 @@ def main() -> None:
     for line in requests:
         done = prepare([Location(*entry) for entry in json.loads(line)], spec)
         head = {
-            "reasons": done.reasons,
+            "faults": done.faults,
             "digests": done.digests,
             "shape": done.images.shape,
             "dtype": str(done.images.dtype),

@@ -216,7 +216,7 @@ def encoded(ray: Any, photos: Path, spec: Any, patience: float) -> list[Any]:
 def test_a_decoder_that_hangs_is_ended(ray: Any, photos: Path) -> None:
     parts = encoded(ray, photos, Slow(), 0.2)
     assert [item.id for part in parts for item, _ in part.failed] == ["0", "3"]
-    assert all("crashed or hung" in reason for part in parts for _, reason in part.failed)
+    assert all("crashed or hung" in fault.reason for part in parts for _, fault in part.failed)
 
 
 @pytest.mark.ray
