@@ -24,12 +24,17 @@ from cir_export.checkpoints.prefixes import side_of
 from cir_export.models.encoders.clip import CLIP_MEAN, CLIP_STD
 from cir_infer.errors import CheckpointError, shown
 
-__all__ = ["clip_config", "clip_weights", "is_open_clip_config", "round_to_float16"]
+__all__ = ["check_architecture", "clip_config", "clip_weights", "is_open_clip_config", "round_to_float16"]
 
 _TELLING = ("visual.conv1.weight", "token_embedding.weight", "text_projection")
 
 _TEXT_TOWER = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
 _TOWERS = ("visual.", *_TEXT_TOWER)
+
+_TEXT = {"context_length", "vocab_size", "width", "heads", "layers"}
+_VISION = {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"}
+_WHOLE = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
+"""What open_clip says of OpenAI's architecture."""
 
 _NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "logit_scale", "logit_bias", "attn_mask")
 
@@ -66,6 +71,32 @@ def _openai_name(name: str) -> str:
     return inner if inner.startswith(_TEXT_TOWER) else name
 
 
+def check_architecture(said: Mapping[str, Any], where: str) -> None:
+    """Refuse what an `open_clip_config.json` says of a model and nobody here reads: it computes otherwise.
+
+    Args:
+        said: its content.
+        where: the file that the model comes from, for messages.
+
+    Raises:
+        CheckpointError: something is unknown, or no description.
+    """
+    model = _table(said, "model_cfg", where)
+    for part, known in (
+        (model, _WHOLE),
+        (_table(model, "text_cfg", where), _TEXT),
+        (_table(model, "vision_cfg", where), _VISION),
+    ):
+        unknown = sorted(str(key) for key in part if key not in known)
+        if unknown:
+            raise CheckpointError(
+                f"{where}: {shown(unknown[0])} is not among what is read here (OpenAI's architecture: ViT or "
+                "ModifiedResNet with a text transformer); a Hugging Face folder of the same model may be"
+            )
+    if type(model.get("quick_gelu", False)) is not bool:
+        raise CheckpointError(f"{where}: quick_gelu is {shown(model['quick_gelu'])}; expected true or false")
+
+
 def clip_config(
     weights: Mapping[str, Tensor], openai: bool, open_clip: Mapping[str, Any] | None, where: str
 ) -> dict[str, Any]:
@@ -78,9 +109,10 @@ def clip_config(
         where: the file, for messages.
 
     Raises:
-        CheckpointError: a weight is missing, or the activation cannot be known.
+        CheckpointError: a weight is missing, the activation cannot be known, or it is another architecture.
     """
     said = open_clip or {}
+    check_architecture(said, where)
     model = _table(said, "model_cfg", where)
     if not openai and open_clip is None:
         raise CheckpointError(
@@ -88,7 +120,7 @@ def clip_config(
             "QuickGELU; give the open_clip_config.json that belongs to it as another file, with "
             '{"model_cfg": {"quick_gelu": true}} in it for QuickGELU'
         )
-    quick = openai if open_clip is None else bool(model.get("quick_gelu", False))
+    quick = openai if open_clip is None else model.get("quick_gelu", False)
     text_width = _shape(weights, "ln_final.weight", where)[0]
     preprocessing = _table(said, "preprocess_cfg", where)
     return {

@@ -12,12 +12,14 @@ from cir_export.container import read_container
 from cir_infer.errors import CheckpointError
 from cir_infer.foreign import read_json
 
-__all__ = ["TORCHSCRIPT", "read_checkpoint_file"]
+__all__ = ["TORCHSCRIPT", "check_header", "read_checkpoint_file"]
 
 TORCHSCRIPT = "torchscript"
 """The one key of what is returned for a TorchScript archive; its value are the weights by name."""
 
 _MAX_JSON = 1 << 20
+_MAX_HEADER = 16 << 20
+"""Bytes. What lists its tensors takes some twenty times as much memory."""
 
 
 def read_checkpoint_file(path: str | os.PathLike[str]) -> Any:
@@ -55,10 +57,26 @@ def _json(path: Path) -> Any:
         raise CheckpointError(f"{path} is not valid JSON ({error})") from error
 
 
+def check_header(path: Path) -> None:
+    """Refuse a safetensors file whose table of contents takes gigabytes.
+
+    Raises:
+        CheckpointError: it is longer than that of any model.
+    """
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    if header > _MAX_HEADER:
+        raise CheckpointError(
+            f"{path} has a table of contents of {header:,} bytes; at most {_MAX_HEADER:,} are read "
+            "(a model's has some thousands); download it again"
+        )
+
+
 def _safetensors(path: Path) -> Any:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    check_header(path)
     try:
         return load_file(path)
     except (SafetensorError, ValueError, KeyError, OSError) as error:

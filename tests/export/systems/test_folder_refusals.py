@@ -158,6 +158,13 @@ def test_parts_that_are_not_of_one_model(tmp_path: Path) -> None:
         ({"image_mean": [float("nan")] * 3}, "image_mean is"),
         ({"image_std": [0.5, 0, 0.5]}, "image_std is .*three numbers from 1e-06 up"),
         ({"image_std": [float("inf")] * 3}, "image_std is"),
+        ({"do_resize": "false"}, "do_resize is 'false'; expected true or false"),
+        ({"do_center_crop": None}, "do_center_crop is None"),
+        ({"do_normalize": 0}, "do_normalize is 0"),
+        ({"do_rescale": False}, "expected 1 / 255"),
+        ({"do_flip_channel_order": True}, "'do_flip_channel_order' is True; images are resized, cropped"),
+        ({"do_pad": True, "pad_size": 40}, "'do_pad' is True"),
+        ({"crop_pct": 0.9}, "'crop_pct' is 0.9"),
     ],
 )
 def test_an_image_processor_that_a_bundle_cannot_hold(
@@ -166,6 +173,18 @@ def test_an_image_processor_that_a_bundle_cannot_hold(
     folder = copied(tmp_path)
     edited(folder, "preprocessor_config.json", lambda c: c.update(change))
     refused(folder, message)
+
+
+def test_an_image_processor_that_says_only_what_its_class_does_not(tmp_path: Path) -> None:
+    """CLIP's crops by default: read as a square, its pictures were squashed."""
+    folder = copied(tmp_path)
+    edited(folder, "preprocessor_config.json", lambda c: [c.pop("do_center_crop"), c.pop("crop_size")])
+    edited(folder, "preprocessor_config.json", lambda c: c.update(size=32, do_pad=None, do_convert_rgb=None))
+    refused(folder, "a CLIPImageProcessor crops where it does not say otherwise; expected do_center_crop and")
+    edited(folder, "preprocessor_config.json", lambda c: c.update(do_center_crop=False))
+    assert load_trained(folder).image["steps"][1:] == [
+        {"op": "resize", "size": [32, 32], "interpolation": "bicubic"}
+    ]
 
 
 @pytest.mark.parametrize(
@@ -237,7 +256,12 @@ def test_a_table_of_contents_that_is_too_long(tmp_path: Path) -> None:
     with (folder / "model.safetensors").open("wb") as file:
         file.write((90 << 20).to_bytes(8, "little"))
         file.truncate(91 << 20)
-    refused(folder, "has a table of contents of 94,371,840 bytes; at most 16,777,216 are read")
+    message = "has a table of contents of 94,371,840 bytes; at most 16,777,216 are read"
+    refused(folder, message)
+    alone = tmp_path / "weights.safetensors"
+    alone.write_bytes((94_371_840).to_bytes(8, "little") + b"{}".ljust(94_371_840))
+    with pytest.raises(CheckpointError, match=message):
+        load_trained(alone)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
@@ -273,6 +297,35 @@ def test_an_open_clip_folder_of_another_architecture(tmp_path: Path) -> None:
         folder, "open_clip_config.json", lambda c: c["model_cfg"]["vision_cfg"].update(timm_model_name="vit")
     )
     refused(folder, "'timm_model_name' is not among what is read")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["model_cfg"]["vision_cfg"].update(pool_type="avg"), "'pool_type' is not among"),
+        (lambda c: c["model_cfg"]["text_cfg"].update(no_causal_mask=True), "'no_causal_mask' is not among"),
+        (lambda c: c["model_cfg"].update(custom_text=True), "'custom_text' is not among"),
+        (
+            lambda c: c["model_cfg"].update(quick_gelu="false"),
+            "quick_gelu is 'false'; expected true or false",
+        ),
+    ],
+)
+def test_what_open_clip_says_of_a_model_is_read_alike_of_a_folder_and_of_files(
+    tmp_path: Path, change: Any, message: str
+) -> None:
+    folder = copied(tmp_path, "open_clip")
+    assert load_trained([folder / "open_clip_model.safetensors", folder / "open_clip_config.json"])
+    edited(folder, "open_clip_config.json", change)
+    refused(folder, message)
+    with pytest.raises(CheckpointError, match=message):
+        load_trained([folder / "open_clip_model.safetensors", folder / "open_clip_config.json"])
+
+
+def test_an_open_clip_of_grey_pictures(tmp_path: Path) -> None:
+    folder = copied(tmp_path, "open_clip")
+    edited(folder, "open_clip_config.json", lambda c: c["preprocess_cfg"].update(mode="L"))
+    refused(folder, "mode 'L'; expected RGB")
 
 
 def test_a_system_is_of_a_folder(tmp_path: Path) -> None:

@@ -20,6 +20,9 @@ __all__ = ["ImageProcessor", "image_processor"]
 _FILTERS = {2: "bilinear", 3: "bicubic", "bilinear": "bilinear", "bicubic": "bicubic"}
 """By Pillow's number."""
 
+_STEPS = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"}
+_CHANGING = ("crop_pct", "offset", "rescale_offset", "keep_aspect_ratio", "size_divisor")
+
 
 @dataclass(frozen=True)
 class ImageProcessor:
@@ -58,12 +61,16 @@ def image_processor(folder: Path, size: int) -> ImageProcessor:
             "download it from where the model is from"
         )
     where = f"{folder / name}"
+    crop = _flag(said, "do_center_crop", "crop_size" in said, where)
+    resizes, rescales, normalises = (
+        _flag(said, f"do_{step}", True, where) for step in ("resize", "rescale", "normalize")
+    )
+    _check_further(said, where)
     steps: list[dict[str, Any]] = [{"op": "to_rgb"}]
     reached = None
-    if said.get("do_resize", True):
+    if resizes:
         resized, reached = _resized(said, size, where)
         steps.append(resized)
-    crop = said.get("do_center_crop", "crop_size" in said)
     if crop:
         side = _square(said.get("crop_size", size), "crop_size", where)
         if reached is not None and reached < side:
@@ -78,19 +85,43 @@ def image_processor(folder: Path, size: int) -> ImageProcessor:
     if not crop and reached is not None and isinstance(steps[1]["size"], int):
         raise CheckpointError(f"{where} resizes the shorter side and cuts nothing off; expected a square")
     factor = said.get("rescale_factor", 1 / 255)
-    if (
-        said.get("do_rescale", True) is not True
-        or not isinstance(factor, float)
-        or not abs(factor * 255 - 1) <= 1e-6
-    ):
+    if not rescales or not isinstance(factor, float) or not abs(factor * 255 - 1) <= 1e-6:
         raise CheckpointError(f"{where}: rescale_factor {shown(factor)}; expected 1 / 255")
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
-    if said.get("do_normalize", True):
+    if normalises:
         mean = channels(said.get("image_mean"), "image_mean", where)
         std = channels(said.get("image_std"), "image_std", where, least=LEAST_STD)
     image = {"kind": "pixels", "height": size, "width": size, "exif_orientation": True, "steps": steps}
     return ImageProcessor(image, mean, std)
+
+
+def _flag(said: Mapping[str, Any], name: str, default: bool, where: str) -> bool:
+    value = said.get(name, default)
+    if type(value) is not bool:
+        raise CheckpointError(f"{where}: {name} is {shown(value)}; expected true or false")
+    return value
+
+
+def _check_further(said: Mapping[str, Any], where: str) -> None:
+    """Refuse what would make other pixels, and is no step of CLIP's or SigLIP's processors.
+
+    Each step of a processor of transformers has a flag `do_...`; of the settings beside them some change it.
+    """
+    asked = [key for key, value in said.items() if value and (key.startswith("do_") or key in _CHANGING)]
+    unknown = sorted({*asked} - _STEPS)
+    if unknown:
+        raise CheckpointError(
+            f"{where}: {shown(unknown[0])} is {shown(said[unknown[0]])}; images are resized, cropped, "
+            "rescaled and normalised here, and nothing else"
+        )
+    kind = said.get("image_processor_type", said.get("feature_extractor_type"))
+    clip = isinstance(kind, str) and kind.startswith(("CLIPImage", "CLIPFeature"))
+    if clip and not {"do_center_crop", "crop_size"} & {*said} and said.get("do_resize", True):
+        raise CheckpointError(
+            f"{where}: a {kind[:40]} crops where it does not say otherwise; expected do_center_crop "
+            "and crop_size in it"
+        )
 
 
 def _resized(said: Mapping[str, Any], tower: int, where: str) -> tuple[dict[str, Any], int]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from cir_export.checkpoints.clip import clip_config, clip_weights
+from cir_export.checkpoints.clip import check_architecture, clip_config, clip_weights
 from cir_export.checkpoints.folders.files import need_json
 from cir_export.checkpoints.folders.weights import OPEN_CLIP, open_weights
 from cir_export.clip_tokenization import CONTEXT_LENGTH, build_clip_tokenizer
@@ -18,10 +18,6 @@ from cir_infer.errors import CheckpointError, CirError, shown
 __all__ = ["CONFIG", "load_open_clip"]
 
 CONFIG = "open_clip_config.json"
-
-_TEXT = {"context_length", "vocab_size", "width", "heads", "layers"}
-_VISION = {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"}
-_WHOLE = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
 
 
 def load_open_clip(folder: Path, system: str) -> TrainedModel:
@@ -36,19 +32,9 @@ def load_open_clip(folder: Path, system: str) -> TrainedModel:
     """
     said = need_json(folder, CONFIG, "which says what the model is")
     where = str(folder / CONFIG)
-    model_config = said.get("model_cfg")
-    if not isinstance(model_config, Mapping):
+    if not isinstance(said.get("model_cfg"), Mapping):
         raise CheckpointError(f"{where} has no model_cfg; expected the description of the towers")
-    for part, known in ((model_config, _WHOLE), (model_config.get("text_cfg"), _TEXT), (
-        model_config.get("vision_cfg"), _VISION
-    )):  # fmt: skip
-        unknown = sorted(set(part) - known) if isinstance(part, Mapping) else ["text_cfg or vision_cfg"]
-        if unknown:
-            raise CheckpointError(
-                f"{where}: {shown(unknown[0])} is not among what is read here (OpenAI's architecture: ViT "
-                f"or ModifiedResNet "
-                "with a text transformer); a Hugging Face folder of the same model may be"
-            )
+    check_architecture(said, where)
     weights = open_weights(folder, OPEN_CLIP)
     read = {
         name: weights.tensor(name)
@@ -83,6 +69,8 @@ def _image(said: Any, size: int, where: str) -> dict[str, Any]:
         raise CheckpointError(f"{where}: preprocess_cfg is {shown(said)}; expected an object")
     mode, kind = said.get("resize_mode", "shortest"), said.get("interpolation", "bicubic")
     asked = said.get("size", size)
+    if said.get("mode", "RGB") != "RGB":
+        raise CheckpointError(f"{where}: mode {shown(said['mode'])}; expected RGB")
     if mode not in ("shortest", "squash") or kind not in ("bicubic", "bilinear"):
         raise CheckpointError(
             f"{where}: resize_mode {shown(mode)} with interpolation {shown(kind)}; expected shortest or "

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cir_export.checkpoints.files import check_header
 from cir_export.checkpoints.folders.files import is_pointer, json_of, within
 from cir_export.container import read_container
 from cir_infer.errors import CheckpointError, shown
@@ -21,9 +22,6 @@ __all__ = ["HUGGING_FACE", "OPEN_CLIP", "FolderWeights", "open_weights", "refuse
 HUGGING_FACE = ("model.safetensors", "pytorch_model.bin")
 OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """Names of the weights, the better ones first; in several parts each has an index beside, NAME.index.json."""
-
-_MAX_HEADER = 16 << 20
-"""Bytes. What lists its tensors takes some ten times as much memory."""
 
 _ADAPTER = "adapter_config.json"
 _OTHER = {
@@ -156,13 +154,7 @@ def _open(path: Path) -> Any:
         return content
     from safetensors import SafetensorError, safe_open
 
-    with path.open("rb") as file:
-        header = int.from_bytes(file.read(8), "little")
-    if header > _MAX_HEADER:
-        raise CheckpointError(
-            f"{path} has a table of contents of {header:,} bytes; at most {_MAX_HEADER:,} are read "
-            "(a model's has some thousands); download it again"
-        )
+    check_header(path)
     try:
         return safe_open(str(path), framework="pt")
     except (SafetensorError, ValueError, KeyError, OSError) as error:
