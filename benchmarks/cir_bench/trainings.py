@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -11,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from cir_bench.results import write_text
 from cir_infer.console.common import print_json
-from cir_infer.errors import TrainingError, UsageError, shown
+from cir_infer.errors import CirError, TrainingError, UsageError, shown
 from cir_infer.extras import require
 from cir_infer.foreign import read_json
 from cir_infer.processes.locked_files import alone_in
 
 if TYPE_CHECKING:
-    from cir_export.training.configuration import TrainingConfig
+    from cir_export.training.configuration import DataSettings, TrainingConfig
 
 __all__ = [
     "add_training_arguments",
@@ -116,10 +117,11 @@ def finished(log: Path, config: TrainingConfig) -> dict[str, Any] | None:
 
     Args:
         log: the training's `log.jsonl`.
-        config: that it must be of.
+        config: that it must be of, and of its data where they are there.
 
     Raises:
-        TrainingError: the log is damaged, of another configuration, or has nothing measured on a test split.
+        TrainingError: the log is damaged, of another configuration or other data, or has nothing measured on
+            a test split.
     """
     if not log.is_file():
         return None
@@ -131,7 +133,14 @@ def finished(log: Path, config: TrainingConfig) -> dict[str, Any] | None:
         start = read_json(lines[0])
         other = _other(start["training"], vars(config.training), "training")
         other = other or _other(start["model"], config.model, "model")
-        other = other or _other({"dataset": start["train"]["data"]}, {"dataset": config.data.dataset}, "data")
+        was = start.get("data") or {"dataset": start["train"]["data"]}
+        said = {name: value for name, value in config.data_said.items() if value}
+        if "data" in start:  # in which what is left out is empty
+            was, said = ({**dict.fromkeys({*was, *said}, ""), **some} for some in (was, said))
+        other = other or _other(was, said, "data")
+        found = _digest_of(config.data) if "data_digest" in start else None
+        if not other and found not in (None, start["data_digest"]):
+            other = f"{config.data.path} holds other queries or images"
         measured = end["test"] is not None
         if measured:
             measured_on(end["test"])
@@ -144,6 +153,17 @@ def finished(log: Path, config: TrainingConfig) -> dict[str, Any] | None:
     if not measured:
         raise TrainingError(f"{log} has nothing measured on a test split, of which the table is")
     return end
+
+
+@functools.cache
+def _digest_of(data: DataSettings) -> str | None:
+    """Which queries there are; None where nothing is there to be asked."""
+    from cir_export.training.sources import open_source
+
+    try:
+        return open_source(data).digest
+    except CirError:
+        return None
 
 
 def _other(was: Mapping[str, Any], now: Mapping[str, Any], where: str) -> str | None:

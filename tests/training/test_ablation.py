@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -64,6 +65,7 @@ def _result(system, seed, recall):
 
 def test_finished_trainings_are_kept(tmp_path, capsys):
     generate(tmp_path / "scenes", PLAN, jobs=1)
+    generate(tmp_path / "others", replace(PLAN, seed=1), jobs=1)
     (tmp_path / "config.toml").write_text(CONFIG)
     command = ["ablation", str(tmp_path / "config.toml"), "-o", str(tmp_path / "out"), "--device", "cpu"]
     command += ["--systems", "text-only", "artemis", "--seeds", "2", "--threads", "1", "--json"]
@@ -88,10 +90,20 @@ def test_finished_trainings_are_kept(tmp_path, capsys):
         (("word_dim = 8", "word_dim = 9"), "model.text.word_dim was 8 and is 9"),
         (("channels = [4, 8]", "channels = [4, 9]"), "model.image.channels was [4, 8] and is [4, 9]"),
         (('path = "scenes"', 'path = "x"\ndataset = "css"'), "data.dataset was 'scenes' and is 'css'"),
+        (('path = "scenes"', 'path = "scenes"\nview = "flat"'), "data.view was '' and is 'flat'"),
+        (
+            ('path = "scenes"', 'path = "scenes"\npreparation = "padded-crop"'),
+            "data.preparation was '' and is 'padded-crop'",
+        ),
+        (('path = "scenes"', 'path = "others"'), "others holds other queries or images"),
     ):
         config.write_text(CONFIG.replace(*change))
         assert main(command) == 1
-        assert f"log.jsonl is of another training ({words})" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "log.jsonl is of another training (" in said and f"{words})" in said
+    config.write_text(CONFIG.replace('path = "scenes"', 'path = "gone"'))
+    assert main(command) == 0, "a table of what is finished asks for no data"
+    capsys.readouterr()
     config.write_text(CONFIG)
 
     log = tmp_path / "out" / "text-only-0" / "log.jsonl"

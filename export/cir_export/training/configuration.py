@@ -181,11 +181,15 @@ class TrainingConfig:
                 )
 
     @property
+    def data_said(self) -> dict[str, Any]:
+        """What decides which data are learnt and measured; where they lie and how they are read is empty."""
+        return {**asdict(self.data), "path": "", "memory_mb": 0, "workers": 0}
+
+    @property
     def digest(self) -> str:
         """Sha256 over everything but where the data lie and how they are read, in hexadecimal."""
-        apart = {"path": "", "memory_mb": 0, "workers": 0}
         parts = {
-            "data": {**asdict(self.data), **apart},
+            "data": self.data_said,
             "model": self.model,
             "training": asdict(self.training),
         }

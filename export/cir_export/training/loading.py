@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +72,7 @@ class Loaded:
         tokenizer: of the model.
         image: preprocessing, as in a bundle's manifest.
         text: likewise.
-        digest: of the queries, sha256 in hexadecimal.
+        digest: see `Source`.
         view: see `Source`.
         licence: see `Source`.
     """
@@ -154,7 +153,7 @@ def load_data(config: TrainingConfig, reading: Reading | None = None) -> Loaded:
         tokenizer=tokenizer,
         image=image,
         text=text,
-        digest=hashlib.sha256(f"{source.name} {source.protocol.name} {source.digest}".encode()).hexdigest(),
+        digest=source.digest,
         view=source.view,
         licence=source.licence,
     )

@@ -281,6 +281,8 @@ def _start_entry(
         "model": model.config,
         "training": asdict(config.training),
         "parameters": model.parameter_count(),
+        "data": {name: value for name, value in config.data_said.items() if value},
+        "data_digest": data.digest,
         "train": {
             "data": data.name,
             "queries": len(data.train.split),

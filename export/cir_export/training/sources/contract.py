@@ -214,7 +214,10 @@ class Source:
 
     @property
     def digest(self) -> str:
-        """Sha256 over all queries and ids, in hexadecimal."""
+        """Sha256 over its name, its protocol, all queries and ids, in hexadecimal."""
+        return hashlib.sha256(f"{self.name} {self.protocol.name} {self._digest()}".encode()).hexdigest()
+
+    def _digest(self) -> str:
         found = hashlib.sha256(self.train.digest().encode())
         for measured in (self.validation, self.test):
             for part in measured.parts if measured is not None else ():
