@@ -40,6 +40,9 @@ _STATISTICS = {
 }
 """Normalisation, softmax, powers and roots."""
 
+_FULL_ALONE = {"Celu", "IsInf", "Range"}
+"""Operators of opset 17 that ONNX has in float32 and not in float16."""
+
 _LEADING = {"Abs", "Clip", "Div", "Max", "Mul", "Neg", "Sub"}
 """Arithmetic that makes the argument of a statistic: x * x of a norm, GeM's clamp and cube."""
 
@@ -57,8 +60,8 @@ def float32_islands(model: ModelProto, held: Held | None = None) -> set[str]:
     """Names of the nodes whose arithmetic stays float32.
 
     Besides statistics these are the normalisation of the image; recurrent layers, whose state would go
-    through as many roundings as a text has words; and arithmetic with a constant that float16 does not have,
-    like the 1e9 of a mask.
+    through as many roundings as a text has words; what has no float16 form; and arithmetic with a constant
+    that float16 does not have, like the 1e9 of a mask.
 
     Args:
         model: whose nodes have names of their own.
@@ -66,7 +69,7 @@ def float32_islands(model: ModelProto, held: Held | None = None) -> set[str]:
     """
     nodes = list(model.graph.node)
     producer = {name: node for node in nodes for name in node.output if name}
-    kept = {node.name for node in nodes if node.op_type in _STATISTICS | RECURRENT}
+    kept = {node.name for node in nodes if node.op_type in _STATISTICS | RECURRENT | _FULL_ALONE}
     statistics = {node.name for node in nodes if node.op_type in _STATISTICS}
     for node in reversed(nodes):
         if node.name in statistics:

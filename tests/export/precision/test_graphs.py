@@ -144,6 +144,26 @@ def test_constants_that_float16_does_not_have_stay_float32() -> None:
     assert layers_of(model) == {"product": "product", "back": "back"}
 
 
+@pytest.mark.parametrize("operator", ["Celu", "IsInf"])
+def test_what_has_no_float16_form_stays_float32(operator: str) -> None:
+    """nn.CELU: the converter wrote what no runtime reads, and the model had no float16 bundle."""
+    values = np.array([[-2.0, 0.5]], np.float32)
+    model = products(values, np.eye(2))
+    between = [helper.make_node(operator, ["y"], ["z"], name="between")]
+    if operator == "IsInf":
+        between = [
+            helper.make_node(operator, ["y"], ["found"], name="between"),
+            helper.make_node("Where", ["found", "y", "y"], ["z"], name="where"),
+        ]
+    nodes = [model.graph.node[0], *between, model.graph.node[2]]
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    half = to_float16(model, float32_islands(model))
+    assert types_of(half)["w"] == TensorProto.FLOAT16
+    np.testing.assert_allclose(run(half, {"x": values}), run(model, {"x": values}), rtol=1e-3)
+
+
 def test_int8_for_the_cpu_runs_whole_in_int8(bundle: Bundle, tmp_path: Path) -> None:
     graph = lowered(bundle, "int8")
     options = ort.SessionOptions()
