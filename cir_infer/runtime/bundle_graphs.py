@@ -5,11 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 from cir_infer.bundle import Bundle
-from cir_infer.bundle.model import Model
 from cir_infer.errors import DeviceError
 from cir_infer.gpu.driver import missing_gpu
 from cir_infer.processes.fork import PerProcess
-from cir_infer.runtime.device_names import ON_GPU
+from cir_infer.runtime.device_names import ON_GPU, ON_PROCESSOR
 from cir_infer.runtime.devices import OpenedGraphs, open_graphs
 from cir_infer.runtime.kept.ahead import ReadAhead
 from cir_infer.runtime.kept.graph_file import read_graph
@@ -21,10 +20,15 @@ __all__ = ["open_bundle_graphs", "read_ahead"]
 
 def read_ahead(bundle: Bundle, device: str) -> ReadAhead:
     """Begin to read what is kept of a bundle's graphs, where they will run on the processor."""
-    here = device == "cpu" or (device == "auto" and missing_gpu() is not None)
-    if not here or bundle.manifest.weights is not None:
-        return ReadAhead({})
-    return ReadAhead({name: _stored(bundle, name) for name in bundle.manifest.graphs})
+    if device == "auto":
+        if bundle.manifest.precision == "bfloat16":
+            device = "openvino"
+        elif missing_gpu() is not None:
+            device = "cpu"
+    in_place = device == "cpu" and bundle.manifest.weights is not None
+    if device not in ON_PROCESSOR or in_place:
+        return ReadAhead({}, device)
+    return ReadAhead({name: _stored(bundle, name) for name in bundle.manifest.graphs}, device)
 
 
 def open_bundle_graphs(
@@ -46,19 +50,17 @@ def open_bundle_graphs(
 def _open(
     bundle: Bundle, device: str, threads: int | None, policy: PlanPolicy, ahead: ReadAhead | None = None
 ) -> OpenedGraphs:
-    models: dict[str, Model | StoredGraph] = {}
-    for name in bundle.manifest.graphs:
-        # Weights beside the graphs are mapped already, and may be more than a model holds.
-        beside = bundle.manifest.weights is not None
-        models[name] = bundle.graph(name) if beside else _stored(bundle, name, ahead)
+    models = {name: _stored(bundle, name, ahead) for name in bundle.manifest.graphs}
     return open_graphs(models, device, threads, policy)
 
 
 def _stored(bundle: Bundle, name: str, ahead: ReadAhead | None = None) -> StoredGraph:
-    member = bundle.manifest.members[bundle.manifest.graphs[name]]
+    members, weights = bundle.manifest.members, bundle.manifest.weights
+    member = members[bundle.manifest.graphs[name]]
+    size = member.bytes + (0 if weights is None else members[weights].bytes)
     found = read_graph if ahead is None else partial(ahead.take, name)
     read = partial(bundle.graph, name)
-    return StoredGraph(member.sha256, member.bytes, bundle.checked_for(name), read, found)
+    return StoredGraph(member.sha256, size, bundle.checked_for(name), read, found, weights is not None)
 
 
 def _open_in_child(bundle: Bundle, device: str, threads: int | None, policy: PlanPolicy) -> OpenedGraphs:

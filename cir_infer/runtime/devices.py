@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast
+from typing import Literal, NamedTuple, TypeAlias, cast
 
 from cir_infer.bundle.model import Model
 from cir_infer.errors import DeviceError, UsageError, shown
@@ -18,12 +18,9 @@ from cir_infer.runtime.backend import Backend
 from cir_infer.runtime.device_names import AUTO, DEVICES, ON_PROCESSOR
 from cir_infer.runtime.graph import Graph
 from cir_infer.runtime.int8_form import note_slow_form, other_runtime, refuse_other_form
-from cir_infer.runtime.kept.graphs import Kernels, load_kept, load_model
+from cir_infer.runtime.kept.graphs import Keeping, Kernels, load_kept, load_model
 from cir_infer.runtime.kept.names import StoredGraph
 from cir_infer.runtime.plan_policy import PlanPolicy, PlanUnavailableError
-
-if TYPE_CHECKING:
-    from cir_infer.runtime.onnx import OnnxBackend
 
 __all__ = ["OpenedGraphs", "open_backend", "open_graphs"]
 
@@ -134,7 +131,7 @@ def _load(backend: Backend, models: Models, threads: int | None) -> OpenedGraphs
     """The graphs, on the processor the largest beside the others: most of it is native code."""
     load = functools.partial(_loaded, backend, threads)
     largest = max(models, key=lambda name: models[name].size, default=None)
-    if backend.device != "cpu" or largest is None or models[largest].size < _WORTH_A_THREAD:
+    if backend.device not in ON_PROCESSOR or largest is None or models[largest].size < _WORTH_A_THREAD:
         return OpenedGraphs(backend, {name: load(name, model) for name, model in models.items()})
     beside = Threads(1)
     task = beside.submit(load, largest, models[largest])
@@ -150,9 +147,9 @@ def _loaded(backend: Backend, threads: int | None, name: str, model: Model | Sto
     if backend.device not in ON_PROCESSOR:
         return backend.load(name, model if isinstance(model, Model) else model.read())
     kernels = _kernels_for(name, threads)
-    if backend.device == "cpu" and not isinstance(model, Model):
-        return load_kept(cast("OnnxBackend", backend), name, model, kernels)
-    return load_model(backend, name, model if isinstance(model, Model) else model.read(), kernels)
+    if isinstance(model, Model):
+        return load_model(backend, name, model, kernels)
+    return load_kept(cast(Keeping, backend), name, model, kernels)
 
 
 def _kernels_for(name: str, threads: int | None) -> Kernels | None:
@@ -189,7 +186,8 @@ def _open_onnx(
 def _open_openvino(threads: int | None, policy: PlanPolicy) -> Backend:
     require("device 'openvino'", "openvino", error=DeviceError)
     try:
-        from cir_infer.runtime.openvino.backend import OpenVinoBackend
+        with collector_paused():
+            from cir_infer.runtime.openvino.backend import OpenVinoBackend
     except (ImportError, AttributeError) as error:
         raise DeviceError(
             f"openvino cannot be imported ({shown(error)}); install it again with "

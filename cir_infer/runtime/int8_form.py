@@ -33,13 +33,13 @@ def refuse_other_form(device: str, form: str | None) -> None:
 
 
 def other_runtime(form: str | None) -> str:
-    """What "auto" says of OpenVINO where it took ONNX Runtime, which opens faster and survives a fork.
+    """What "auto" says of OpenVINO where it took ONNX Runtime, which survives a fork.
 
     Measured with ResNet-50 in int8: the encoder takes 0.72 of the time there, a query 0.85.
     """
     if form != "cpu" or not is_installed("openvino"):
         return ""
-    return "; device='openvino' may run these int8 graphs faster, and opens slower (docs/deploy.md)"
+    return "; device='openvino' may run these int8 graphs faster, to slightly other rows (docs/deploy.md)"
 
 
 def note_slow_form(device: str, form: str | None) -> None:

@@ -17,16 +17,19 @@ import numpy as np
 
 from cir_infer.bundle.initializers import KIND, initializers
 from cir_infer.bundle.model import Model
+from cir_infer.bundle.onnx_form import check_self_contained
 from cir_infer.bundle.wire import fields_of
 from cir_infer.errors import BundleError, DeviceError, shown
 from cir_infer.processes.ending import native_call
 from cir_infer.processes.fork import PerProcess
 from cir_infer.runtime.compose_parts import compose_graph
 from cir_infer.runtime.graph import Array, Graph, Tensor
+from cir_infer.runtime.kept.weights import Weight, with_weights, without_weights
 from cir_infer.runtime.outputs import one_for_each
 from cir_infer.runtime.threads import threads_for
 
 if TYPE_CHECKING:
+    from cir_infer.runtime.kept.graph_file import GraphFile
     from cir_infer.scoring.contract import Scorer
 
 # Since 1.29 ONNX Runtime sends telemetry unless told otherwise before it is imported; a user who has
@@ -88,18 +91,43 @@ class OnnxBackend:
         begins = name == "compose" and self.device == "cpu"
         return compose_graph(model, load) if begins else load(model)
 
-    def optimise(self, name: str, model: Model, path: str) -> None:
-        """Write the graph, with its weights, as this ONNX Runtime computes it on this processor.
+    @property
+    def reads_in_place(self) -> bool:
+        """See `Keeping.reads_in_place`."""
+        return True
+
+    def made_by(self) -> dict[str, Any]:
+        """See `Keeping.made_by`."""
+        return {"onnxruntime": [ort.__version__, ort.get_build_info()]}
+
+    def form(
+        self,
+        name: str,
+        model: Model,
+        graph: Graph,  # noqa: ARG002
+        scratch: Path,
+    ) -> tuple[bytes, list[Weight]]:
+        """See `Keeping.form`: the graph as this ONNX Runtime computes it on this processor.
 
         Raises:
-            BundleError: it cannot be loaded, or the file cannot be written.
+            BundleError: it cannot be loaded, or not be written.
         """
+        optimised = scratch / "optimised.onnx"
         options = self._given(name, model)
-        options.optimized_model_filepath = path
+        options.optimized_model_filepath = str(optimised)
         self._opened(name, model, options)
+        bare, weights = without_weights(optimised.read_bytes())
+        optimised.unlink()
+        check_self_contained(bare)
+        return bare, weights
+
+    def reopen(self, name: str, found: GraphFile) -> Graph:
+        """See `Keeping.reopen`."""
+        check_self_contained(found.model)
+        return self.load_optimised(name, with_weights(found.model, found.weights))
 
     def load_optimised(self, name: str, model: Model) -> Graph:
-        """The graph that `optimise` wrote, as it is, computing with the weights where they lie.
+        """An optimised graph as it is, computing with the weights where they lie.
 
         Handed over as they are in `load`, they would be copied. As initialisers of the session they are not,
         whose values no optimiser sees, and none has to; the graph must say that they lie in `os.devnull`.

@@ -1,7 +1,7 @@
 """Kept graphs that are read and held against their digests while Python imports what will run them.
 
 Reading and hashing are native code, imports are not, so that the second processor has something to do. Which
-file it will be depends on the version of ONNX Runtime, which is not imported then: it is guessed, and whoever
+file it will be depends on the version of what runs it, which is not imported then: it is guessed, and whoever
 comes for a file says which one he means.
 """
 
@@ -23,10 +23,11 @@ class ReadAhead:
 
     Args:
         graphs: those that may be kept, by name.
+        device: what will run them.
     """
 
-    def __init__(self, graphs: Mapping[str, StoredGraph]) -> None:
-        found = _newest(graphs)
+    def __init__(self, graphs: Mapping[str, StoredGraph], device: str = "cpu") -> None:
+        found = _newest(graphs, device)
         names = sorted(found, key=lambda name: graphs[name].size)
         readings = begin_reading([(found[name], most_kept(graphs[name].size)) for name in names])
         self._reading = {name: (found[name], reading) for name, reading in zip(names, readings, strict=True)}
@@ -41,9 +42,9 @@ class ReadAhead:
         return reading.result()
 
 
-def _newest(graphs: Mapping[str, StoredGraph]) -> dict[str, Path]:
+def _newest(graphs: Mapping[str, StoredGraph], device: str) -> dict[str, Path]:
     """Of each graph the file that was used last, where there is one."""
-    beginnings = {beginning(name, stored): name for name, stored in graphs.items()}
+    beginnings = {beginning(name, stored, device): name for name, stored in graphs.items()}
     found: dict[str, tuple[float, Path]] = {}
     try:
         folder = graph_cache()

@@ -1,9 +1,9 @@
 """Optimised graphs on the disk, so that the next process opens a bundle in a fraction of the time.
 
-ONNX Runtime reads a graph, fuses operators and brings weights into the order that the processor's
-instructions want. What it makes of a graph is kept in a folder of this user's, under a key of everything that
-it depends on. It is a shortcut and no more: what is missing, damaged, of something else or not to be written
-is said in the log, and the graph is loaded from the bundle.
+ONNX Runtime and OpenVINO read a graph, fuse operators and bring weights into the order that the processor's
+instructions want. What they make of a graph is kept in a folder of this user's, under a key of everything
+that it depends on. It is a shortcut and no more: what is missing, damaged, of something else or not to be
+written is said in the log, and the graph is loaded from the bundle.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from cir_infer.bundle.model import Model
-from cir_infer.bundle.onnx_form import check_self_contained
 from cir_infer.errors import shown
 from cir_infer.processes.scratch import scratch_folder
 from cir_infer.runtime.backend import Backend
@@ -32,13 +31,10 @@ from cir_infer.runtime.kept.folder import is_news, not_only_ours
 from cir_infer.runtime.kept.graph_file import GraphFile, read_graph, write_graph
 from cir_infer.runtime.kept.memory import spare_memory
 from cir_infer.runtime.kept.names import KEPT, StoredGraph, graph_cache, key_of, most_kept, path_of
-from cir_infer.runtime.kept.weights import Weight, with_weights, without_weights
+from cir_infer.runtime.kept.weights import Weight
 from cir_infer.runtime.samples import sample_feeds
 
-if TYPE_CHECKING:
-    from cir_infer.runtime.onnx import OnnxBackend
-
-__all__ = ["Form", "Kernels", "load_kept", "load_model"]
+__all__ = ["Form", "Keeping", "Kernels", "load_kept", "load_model"]
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +51,45 @@ _LEFT = 3600
 """Seconds after which scratch is of a process that ended in the middle: making a graph takes some."""
 
 
+Form = tuple[bytes, list[Weight]]
+"""What is kept of a graph: its description and its weights."""
+
+
+class Keeping(Backend, Protocol):
+    """A backend on the processor, of whose graphs something can be kept from which they open sooner."""
+
+    @property
+    def reads_in_place(self) -> bool:
+        """Whether weights beside a graph are used where they lie, so that a copy of them gains nothing."""
+        ...
+
+    def made_by(self) -> dict[str, Any]:
+        """What a kept graph depends on beside the graph: versions and settings, as JSON gives them back."""
+        ...
+
+    def form(self, name: str, model: Model, graph: Graph, scratch: Path) -> Form:
+        """What is to be kept of a graph that this backend has loaded.
+
+        Args:
+            name: of the graph.
+            model: of which it was loaded.
+            graph: what `load` gave.
+            scratch: a folder for files that are gone afterwards.
+
+        Raises:
+            CirError, OSError, ValueError: nothing can be.
+        """
+        ...
+
+    def reopen(self, name: str, found: GraphFile) -> Graph:
+        """A graph from what was kept of it, whose memory it may go on reading.
+
+        Raises:
+            CirError, ValueError, TypeError, KeyError: it cannot be used.
+        """
+        ...
+
+
 class Kernels(Protocol):
     """What runs graphs of one kind by kernels of ours."""
 
@@ -67,12 +102,8 @@ class Kernels(Protocol):
         ...
 
 
-Form = tuple[bytes, list[Weight]]
-"""A graph's own description and its weights."""
-
-
 def load_kept(
-    backend: OnnxBackend,
+    backend: Keeping,
     name: str,
     stored: StoredGraph,
     kernels: Kernels | None = None,
@@ -92,12 +123,12 @@ def load_kept(
     Raises:
         BundleError: the graph in the bundle cannot be used.
     """
-    if not least <= stored.size <= _MOST:
+    if not least <= stored.size or (stored.beside and backend.reads_in_place):
         return load_model(backend, name, stored.read(), kernels)
     folder = _folder()
     if folder is None:
         return load_model(backend, name, stored.read(), kernels)
-    key = key_of(name, stored)
+    key = key_of(name, stored, backend.device, backend.made_by())
     path = path_of(folder, name, stored, key)
     reopen = partial(_reopened, backend, name, kernels)
     opened = _found(name, stored, path, key, reopen)
@@ -110,7 +141,9 @@ def load_kept(
         write = partial(_write_form, key, form)
     else:
         graph = backend.load(name, model)
-        write = partial(_write_optimised, backend, name, model, key)
+        write = partial(_write_made, backend, name, model, graph, key)
+    if not least <= model.size <= _MOST:
+        return graph
     try:
         _keep(name, model.size, graph, path, write, reopen)
     except OSError as error:
@@ -177,12 +210,9 @@ def _found(
     return graph
 
 
-def _reopened(backend: OnnxBackend, name: str, kernels: Kernels | None, found: GraphFile) -> Graph:
+def _reopened(backend: Keeping, name: str, kernels: Kernels | None, found: GraphFile) -> Graph:
     graph = None if kernels is None else kernels.reopen(found)
-    if graph is not None:
-        return graph
-    check_self_contained(found.model)
-    return backend.load_optimised(name, with_weights(found.model, found.weights))
+    return backend.reopen(name, found) if graph is None else graph
 
 
 def _keep(
@@ -225,13 +255,10 @@ def _write_form(key: dict[str, Any], form: Form, path: Path) -> None:
     write_graph(path, key, *form)
 
 
-def _write_optimised(backend: OnnxBackend, name: str, model: Model, key: dict[str, Any], path: Path) -> None:
-    optimised = path.with_name("optimised.onnx")
-    backend.optimise(name, model, str(optimised))
-    bare, weights = without_weights(optimised.read_bytes())
-    optimised.unlink()
-    check_self_contained(bare)
-    write_graph(path, key, bare, weights)
+def _write_made(
+    backend: Keeping, name: str, model: Model, graph: Graph, key: dict[str, Any], path: Path
+) -> None:
+    write_graph(path, key, *backend.form(name, model, graph, path.parent))
 
 
 def _make_room(folder: Path, wanted: int) -> None:

@@ -1,4 +1,4 @@
-"""What a kept graph depends on, and its file's name, half of which is known before ONNX Runtime is there."""
+"""What a kept graph depends on, and its file's name, half of which is known before what runs it is there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cir_infer.runtime.kept.graph_file import GraphFile, read_graph
 
 __all__ = ["KEPT", "StoredGraph", "beginning", "graph_cache", "key_of", "most_kept", "path_of"]
 
-_FORMAT = 5
+_FORMAT = 6
 """Of what is kept, and of what the checks of a bundle's graph refuse: one more when either changes."""
 
 _OFF = ("off", "0", "no")
@@ -32,11 +32,12 @@ class StoredGraph(NamedTuple):
 
     Attributes:
         digest: its sha256, in hexadecimal.
-        size: of it, in bytes.
+        size: of it, in bytes; at most that, where weights lie beside it.
         checked_for: what else the bundle's checks of the graph depend on, as plain values.
         read: gives it, checked.
         found: what is kept in a file, of at most so many bytes, as `read_graph` gives it; it may be read
             already.
+        beside: whether weights lie beside the bundle's graphs, which runtimes may use where they are.
     """
 
     digest: str
@@ -44,6 +45,7 @@ class StoredGraph(NamedTuple):
     checked_for: Any
     read: Callable[[], Model]
     found: Callable[[Path, int], GraphFile | str | None] = read_graph
+    beside: bool = False
 
 
 def graph_cache() -> Path | None:
@@ -62,30 +64,35 @@ def most_kept(size: int) -> int:
     return 2 * size + (64 << 20)
 
 
-def key_of(name: str, stored: StoredGraph) -> dict[str, Any]:
-    """All that a kept graph depends on, as it comes back from a file. Imports ONNX Runtime."""
-    import onnxruntime
+def key_of(name: str, stored: StoredGraph, device: str, made_by: dict[str, Any]) -> dict[str, Any]:
+    """All that a kept graph depends on, as it comes back from a file.
 
-    version = [onnxruntime.__version__, onnxruntime.get_build_info()]
-    return {**_known(name, stored), "onnxruntime": version}
+    Args:
+        name: of the graph.
+        stored: the graph.
+        device: what runs it, one of `device_names.ON_PROCESSOR`.
+        made_by: what else, as plain values; see `Keeping.made_by`.
+    """
+    return {**_known(name, stored, device), "made_by": made_by}
 
 
 def path_of(folder: Path, name: str, stored: StoredGraph, key: dict[str, Any]) -> Path:
     """The file of a graph."""
-    return folder / f"{beginning(name, stored)}{_digest(key)}.graph"
+    return folder / f"{beginning(name, stored, key['device'])}{_digest(key)}.graph"
 
 
-def beginning(name: str, stored: StoredGraph) -> str:
-    """How the names of a graph's files begin, whatever ONNX Runtime made them."""
-    return f"{name}-{_digest(_known(name, stored))}-"
+def beginning(name: str, stored: StoredGraph, device: str) -> str:
+    """How the names of a graph's files begin, whatever version of the device's library made them."""
+    return f"{name}-{_digest(_known(name, stored, device))}-"
 
 
-def _known(name: str, stored: StoredGraph) -> dict[str, Any]:
+def _known(name: str, stored: StoredGraph, device: str) -> dict[str, Any]:
     from cir_infer import __version__
 
     made_of = {
         "format": _FORMAT,
         "name": name,
+        "device": device,
         "graph": stored.digest,
         "checked_for": stored.checked_for,
         "cir_infer": __version__,
@@ -102,7 +109,7 @@ def _digest(key: dict[str, Any]) -> str:
 
 @cache
 def _processor() -> list[str]:
-    """What it is and what it can do: ONNX Runtime orders weights for its instructions."""
+    """What it is and what it can do: weights are brought into the order that its instructions want."""
     said: set[str] = set()
     try:
         for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():

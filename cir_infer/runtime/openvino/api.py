@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,10 +46,6 @@ with _silently():
     import openvino as ov
     from openvino.frontend import FrontEndManager
 
-_readers = FrontEndManager()
-_reader = _readers.load_by_framework("onnx")
-"""Kept as long as the process lives: graphs are made of code that goes away with their manager."""
-
 VERSION: str = str(ov.__version__)
 """With build and branch, e.g. "2026.4.1-22982-e213a147257-releases/2026/4"."""
 
@@ -60,11 +57,21 @@ class Requests:
 
     Args:
         compiled: OpenVINO's compiled model.
+        memory: what keeps the memory that it reads.
     """
 
-    def __init__(self, compiled: Any) -> None:
-        self._compiled = compiled
+    def __init__(self, compiled: Any, memory: object = None) -> None:
+        self._compiled, self._memory = compiled, memory
         self._idle: list[Any] = []
+
+    def exported(self) -> bytes:
+        """What `Processor.reopen` takes, of this version of OpenVINO and this processor.
+
+        Raises:
+            Exception: it cannot be had.
+        """
+        with native_call:
+            return bytes(self._compiled.export_model().getbuffer())
 
     def run(self, values: list[Array]) -> list[Array]:
         """Outputs in the graph's order, of inputs in the graph's order. Threads may call this at once."""
@@ -160,16 +167,66 @@ class Processor:
         Raises:
             BundleError: OpenVINO cannot read it or has not all of its operators.
         """
+        return self._ready(
+            name,
+            inputs,
+            outputs,
+            lambda: self._core.compile_model(_read(model), "CPU", _options(threads, bfloat16)),
+        )
+
+    def reopen(
+        self,
+        name: str,
+        exported: Array,
+        inputs: tuple[str, ...],
+        outputs: tuple[str, ...],
+        threads: int | None,
+        bfloat16: bool = False,
+    ) -> Compiled:
+        """A graph from what `Requests.exported` gave, uint8 (n,), in which its weights are read.
+
+        OpenVINO trusts these bytes, so nobody else may have written them.
+
+        Raises:
+            BundleError: it cannot be used.
+        """
+        return self._ready(
+            name,
+            inputs,
+            outputs,
+            lambda: self._core.import_model(ov.Tensor(exported), "CPU", _options(threads, bfloat16)),
+            exported,
+        )
+
+    def _ready(
+        self,
+        name: str,
+        inputs: tuple[str, ...],
+        outputs: tuple[str, ...],
+        make: Callable[[], Any],
+        memory: object = None,
+    ) -> Compiled:
         try:
             with native_call:
-                compiled = self._core.compile_model(_read(model), "CPU", _options(threads, bfloat16))
+                compiled = make()
         except Exception as error:
             raise BundleError(f"OpenVINO {VERSION} cannot load the {name} graph: {told(error)}") from error
         return Compiled(
-            Requests(compiled),
+            Requests(compiled, memory),
             _tensors(name, "input", compiled.inputs, inputs),
             _tensors(name, "output", compiled.outputs, outputs),
         )
+
+
+@cache
+def _readers() -> Any:
+    """Kept as long as the process lives: graphs are made of code that goes away with their manager."""
+    return FrontEndManager()
+
+
+@cache
+def _reader() -> Any:
+    return _readers().load_by_framework("onnx")
 
 
 def _read(model: Model) -> Any:
@@ -179,11 +236,13 @@ def _read(model: Model) -> Any:
     """
     if model.size <= MOST_INSIDE:
         # By name, so that nothing guesses at what the bytes are: OpenVINO reads six formats.
-        return _reader.convert(_reader.load(io.BytesIO(model.whole())))
+        reader = _reader()
+        return reader.convert(reader.load(io.BytesIO(model.whole())))
     with scratch_folder("cir-openvino-") as folder:
         path = folder / "graph.onnx"
         write_model(model, path)
-        return _reader.convert(_reader.load(str(path)))
+        reader = _reader()
+        return reader.convert(reader.load(str(path)))
 
 
 def _options(threads: int | None, bfloat16: bool) -> dict[str, Any]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cir_infer.bundle.model import Model
-from cir_infer.bundle.onnx_model import OnnxModel, read_onnx_model
+from cir_infer.bundle.onnx_model import NUMBERS, OnnxModel, read_onnx_model
 from cir_infer.errors import DeviceError, shown
 from cir_infer.processes.ending import native_call
 from cir_infer.processes.fork import PerProcess
 from cir_infer.runtime.graph import Array, Graph
+from cir_infer.runtime.kept.graph_file import GraphFile
+from cir_infer.runtime.kept.graphs import Form
+from cir_infer.runtime.kept.weights import Weight
 from cir_infer.runtime.onnx import OnnxBackend
 from cir_infer.runtime.openvino.api import VERSION, Compiled, Processor, Requests, told
 from cir_infer.runtime.outputs import one_for_each
@@ -21,6 +26,11 @@ from cir_infer.runtime.threads import threads_for
 from cir_infer.scoring.contract import Scorer
 
 __all__ = ["OpenVinoBackend", "OpenVinoGraph"]
+
+_MARK = b"compiled by openvino "
+"""How what is kept begins; an ONNX model begins with a number."""
+
+_BYTES = next(kind for kind, dtype in NUMBERS.items() if dtype == np.dtype(np.uint8))
 
 
 class OpenVinoBackend:
@@ -61,6 +71,42 @@ class OpenVinoBackend:
         stops = _stops(name, said)
         compiled = self._processor.compile(name, model, inputs, said.outputs, threads, lowered)
         return OpenVinoGraph(name, compiled, stops)
+
+    @property
+    def reads_in_place(self) -> bool:
+        """See `Keeping.reads_in_place`: the graph is made whole before OpenVINO reads it."""
+        return False
+
+    def made_by(self) -> dict[str, Any]:
+        """See `Keeping.made_by`."""
+        return {**self._small.made_by(), "openvino": [VERSION, self._processor.name, self._bfloat16]}
+
+    def form(self, name: str, model: Model, graph: Graph, scratch: Path) -> Form:
+        """See `Keeping.form`: what OpenVINO has compiled for this processor."""
+        if not isinstance(graph, OpenVinoGraph):
+            return self._small.form(name, model, graph, scratch)
+        lowered = self._bfloat16 and read_onnx_model(model.data, model.weights).stores_bfloat16
+        said = {
+            "inputs": [tensor.name for tensor in graph.inputs],
+            "outputs": [tensor.name for tensor in graph.outputs],
+            "stops": graph.stops,
+            "size": model.size,
+            "lowered": lowered,
+        }
+        data = graph.exported()
+        weight = Weight("compiled", _BYTES, (len(data),), memoryview(data))
+        return _MARK + json.dumps(said).encode(), [weight]
+
+    def reopen(self, name: str, found: GraphFile) -> Graph:
+        """See `Keeping.reopen`."""
+        if not found.model.startswith(_MARK):
+            return self._small.reopen(name, found)
+        said = json.loads(found.model[len(_MARK) :])
+        ((_, exported),) = found.weights
+        names = tuple(said["inputs"]), tuple(said["outputs"])
+        threads = threads_for(name, said["size"], self._threads)
+        compiled = self._processor.reopen(name, exported, *names, threads, said["lowered"])
+        return OpenVinoGraph(name, compiled, said["stops"])
 
     def chains(self, graphs: Mapping[str, Graph], scorer: Scorer, names: tuple[str, ...]) -> None:
         """See `Backend.chains`: there is no GPU to share."""
@@ -106,9 +152,13 @@ class OpenVinoGraph:
 
     def __init__(self, name: str, compiled: Compiled, stops: str | None = None) -> None:
         self._name = name
-        self._stops = stops
+        self.stops = stops
         self._requests = PerProcess(partial(_refuse_in_child, name), compiled.requests)
         self.inputs, self.outputs = compiled.inputs, compiled.outputs
+
+    def exported(self) -> bytes:
+        """What `Processor.reopen` makes this graph of."""
+        return self._requests.get().exported()
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """See `Graph.run`."""
@@ -116,7 +166,7 @@ class OpenVinoGraph:
         wanted = [tensor.name for tensor in self.inputs]
         if sorted(feeds) != sorted(wanted):
             raise DeviceError(f"the {self._name} graph takes {shown(wanted)}, not {shown(list(feeds))}")
-        if self._stops is not None:
+        if self.stops is not None:
             self._check_stops(feeds)
         try:
             with native_call:
@@ -128,17 +178,17 @@ class OpenVinoGraph:
 
     def _check_stops(self, feeds: Mapping[str, Array]) -> None:
         """Where a sequence is to end it has to be: at none, OpenVINO 2026.4 gives what lay in memory."""
-        lengths = feeds[str(self._stops)]
+        lengths = feeds[str(self.stops)]
         longest = min((value.shape[1] for value in feeds.values() if value.ndim > 1), default=0)
         if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= longest:
             raise DeviceError(
-                f"the {self._name} graph was given {shown(self._stops, 60)} from {lengths.min()} to "
+                f"the {self._name} graph was given {shown(self.stops, 60)} from {lengths.min()} to "
                 f"{lengths.max()}; expected 1 to {longest}"
             )
 
     def _run(self, requests: Requests, feeds: Mapping[str, Array]) -> list[Array]:
         given = [feeds[tensor.name] for tensor in self.inputs]
-        lengths = None if self._stops is None else feeds[self._stops]
+        lengths = None if self.stops is None else feeds[self.stops]
         if lengths is None or len(lengths) == 0:
             return requests.run(given)
         outputs: list[Array] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from cir_infer.bundle.model import Model
 from cir_infer.runtime.kept.ahead import ReadAhead
-from cir_infer.runtime.kept.graphs import load_kept
+from cir_infer.runtime.kept.graphs import Keeping, load_kept
 from cir_infer.runtime.kept.names import StoredGraph
 from cir_infer.runtime.onnx import OnnxBackend
 
@@ -39,14 +40,31 @@ def encoder(seed: int = 0) -> bytes:
     return bytes(model.SerializeToString())
 
 
-class Bundled:
-    """A graph in a bundle, which counts how often it is read."""
+def onnx_runtime() -> Keeping:
+    return OnnxBackend("cpu", 1)
 
-    def __init__(self, seed: int = 0, checked_for: Any = None) -> None:
-        self.model, self.reads = encoder(seed), 0
+
+class Bundled:
+    """A graph in a bundle, which counts how often it is read.
+
+    Args:
+        seed: of its weights.
+        checked_for: see `StoredGraph`.
+        backend: makes what runs it.
+        beside: see `StoredGraph`.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        checked_for: Any = None,
+        backend: Callable[[], Keeping] = onnx_runtime,
+        beside: bool = False,
+    ) -> None:
+        self.model, self.reads, self._backend = encoder(seed), 0, backend
         digest = hashlib.sha256(self.model).hexdigest()
-        self.stored = StoredGraph(digest, len(self.model), checked_for, self.read)
-        self.right = OnnxBackend("cpu", 1).load("image", Model(self.model)).run(FEEDS)["embedding"]
+        self.stored = StoredGraph(digest, len(self.model), checked_for, self.read, beside=beside)
+        self.right = backend().load("image", Model(self.model)).run(FEEDS)["embedding"]
 
     def read(self) -> Model:
         self.reads += 1
@@ -56,7 +74,7 @@ class Bundled:
         """Open it, whatever is kept; its numbers are the bundle's, to the last bit."""
         found = self.stored.found if ahead is None else partial(ahead.take, "image")
         stored = self.stored._replace(found=found)
-        graph = load_kept(OnnxBackend("cpu", 1), "image", stored, least=0)
+        graph = load_kept(self._backend(), "image", stored, least=0)
         return np.array_equal(graph.run(FEEDS)["embedding"], self.right)
 
 

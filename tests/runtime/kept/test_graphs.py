@@ -186,3 +186,9 @@ def test_weights_are_taken_out_and_named() -> None:
     }
     same = {init.name: numpy_helper.to_array(init) for init in onnx.load_from_string(model).graph.initializer}
     assert all(np.array_equal(same[name], array) for name, array in arrays)
+
+
+def test_weights_that_are_read_where_they_lie_are_not_copied(folder: Path) -> None:
+    bundled = Bundled(beside=True)
+    assert bundled.answers()
+    assert not folder.exists()
