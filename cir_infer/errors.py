@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from typing import Any, ClassVar, NamedTuple
@@ -29,6 +30,7 @@ __all__ = [
     "TextError",
     "TrainingError",
     "UsageError",
+    "brief",
     "lack",
     "shown",
 ]
@@ -38,6 +40,11 @@ _PARTS = 8
 
 _DEPTH = 3
 """Collections inside one another that are shown."""
+
+_WORD = 200
+"""Characters of a path, or of another word, that a message holds."""
+
+_LONG = re.compile(rf"\S{{{_WORD + 100},}}")
 
 
 _LACKING = {
@@ -135,6 +142,16 @@ def _plain(text: str, limit: int) -> str:
     return _cut("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text), limit)
 
 
+def brief(text: str, limit: int) -> str:
+    """A message at most so long, in which no path or other word without a space is longer than 200 or so.
+
+    What is left out of the middle is counted.
+    """
+    if len(text) > _WORD:
+        text = _LONG.sub(lambda word: _cut(word[0], _WORD), text)
+    return _cut(text, limit)
+
+
 def _cut(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
@@ -146,14 +163,16 @@ def _cut(text: str, limit: int) -> str:
 class CirError(Exception):
     """Base of every error that the SDK raises on purpose.
 
-    Its message holds at most `longest` characters (the middle of a longer one is left out), and nothing
-    that a terminal would obey but the ends of lines.
+    Its message is `brief`, of at most `longest` characters, and holds nothing that a terminal would obey but
+    the ends of lines.
     """
 
     longest: ClassVar[int] = 3000
 
     def __init__(self, *args: object) -> None:
-        super().__init__(*(_plain(arg, self.longest) if isinstance(arg, str) else arg for arg in args))
+        super().__init__(
+            *(_plain(brief(arg, self.longest), self.longest) if isinstance(arg, str) else arg for arg in args)
+        )
 
 
 class UsageError(CirError):

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cir_infer.errors import CirError, ExportError, UsageError, shown
+from cir_infer.errors import BundleError, CirError, ExportError, UsageError, shown
 
 
 @dataclass
@@ -117,3 +117,18 @@ def test_no_message_is_long(kind: type[CirError]) -> None:
     assert message.startswith("begin x")
     assert message.endswith("end; do this")
     assert str(pickle.loads(pickle.dumps(kind(message)))) == message
+
+
+@pytest.mark.parametrize("length", [1000, 5000, 5_000_000])
+def test_a_path_of_any_length_makes_a_message_of_a_line(length: int) -> None:
+    path = "shop/" + "x" * length + "/artemis.cir"
+    message = str(BundleError(f"{path} does not exist; expected a bundle (.cir) as cir-export writes it"))
+    assert len(message) < 320
+    assert message.startswith("shop/xxx") and "x/artemis.cir does not exist; expected a bundle" in message
+    assert "characters left out" in message
+    assert str(pickle.loads(pickle.dumps(BundleError(message)))) == message
+
+
+def test_a_path_that_can_be_typed_stands_whole() -> None:
+    message = f"/{'shop/' * 50}artemis.cir does not exist"
+    assert str(BundleError(message)) == message

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cir_infer.errors import UsageError, shown
-from cir_infer.foreign import read_json
+from cir_infer.foreign import read_json, text_of
 from cir_infer.inputs.opening import why
 from cir_infer.processes.outputs import check_replaceable
 
@@ -53,7 +53,7 @@ def read_result(path: Path) -> dict[str, Any]:
         UsageError: it is missing, not JSON, or not a result of `cir-bench`.
     """
     try:
-        content = read_json(path.read_text(encoding="utf-8"))
+        content = read_json(text_of(path))
     except (OSError, ValueError) as error:
         raise UsageError(
             f"{path} cannot be read as JSON ({why(error)}); expected what cir-bench wrote"

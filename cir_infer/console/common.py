@@ -35,7 +35,7 @@ from cir_infer.console.printing import (
     standard_streams,
     tell_warnings,
 )
-from cir_infer.errors import CirError, UsageError, shown
+from cir_infer.errors import CirError, ExportError, UsageError, brief, shown
 
 __all__ = ["CirParser", "check_order", "complain", "print_json", "printable", "run_command", "say_on_stderr"]
 
@@ -210,7 +210,7 @@ def complain(message: str) -> None:
     A message that begins with the command's name, as that of a library may, does not say it twice.
     """
     name = os.path.basename(sys.argv[0]) or "cir"  # noqa: PTH119
-    said = printable(" ".join(message.split())).removeprefix(f"{name} ")
+    said = printable(" ".join(brief(message, ExportError.longest).split())).removeprefix(f"{name} ")
     with contextlib.suppress(OSError, ValueError):  # nobody reads stderr any more
         print(f"{name}: {said}", file=sys.stderr, flush=True)
 

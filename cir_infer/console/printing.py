@@ -17,6 +17,8 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
+from cir_infer.errors import CirError, brief
+
 __all__ = [
     "OneLine",
     "ReaderLeft",
@@ -208,7 +210,7 @@ class OneLine(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         """See `logging.Formatter`."""
-        record.message = printable(" ".join(record.message.split()))
+        record.message = printable(" ".join(brief(record.message, CirError.longest).split()))
         return super().formatMessage(record)
 
 

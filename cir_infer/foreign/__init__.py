@@ -1,8 +1,18 @@
-"""What strangers' files may cost, known before they are read: pickles, zip archives, JSON, folders."""
+"""What strangers' files may cost, known before they are read: pickles, zip archives, JSON, texts, folders."""
 
 from cir_infer.foreign.archives import check_sums, checked_members, opened_archive
+from cir_infer.foreign.files import opened_file, text_of
 from cir_infer.foreign.folders import files_below
 from cir_infer.foreign.json_text import read_json
 from cir_infer.foreign.pickles import check_pickle
 
-__all__ = ["check_pickle", "check_sums", "checked_members", "files_below", "opened_archive", "read_json"]
+__all__ = [
+    "check_pickle",
+    "check_sums",
+    "checked_members",
+    "files_below",
+    "opened_archive",
+    "opened_file",
+    "read_json",
+    "text_of",
+]

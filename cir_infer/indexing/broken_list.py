@@ -10,6 +10,7 @@ from pathlib import Path
 from cir_infer.errors import UsageError, shown
 from cir_infer.indexing.items import Broken
 from cir_infer.inputs.opening import why
+from cir_infer.processes.outputs import check_waits_for_nobody
 
 __all__ = ["BrokenList"]
 
@@ -31,11 +32,10 @@ class BrokenList:
     def __init__(self, path: Path, named: bool) -> None:
         self.path = path
         self._named = named
-        folder = path.parent
-        if named and (path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK)):
+        if named and (reason := self._refused()):
             raise UsageError(
-                f"--broken-list {shown(str(path))}: cannot be written; name a file in a folder "
-                "that is there and may be written to"
+                f"--broken-list {shown(str(path))}: {reason}; name a file in a folder that is "
+                "there and may be written to"
             )
 
     @classmethod
@@ -46,6 +46,17 @@ class BrokenList:
             UsageError: see above.
         """
         return cls(Path(f"{gallery}.broken.jsonl" if named is None else named), named is not None)
+
+    def _refused(self) -> str | None:
+        """Why no list can be written there, as far as it shows before."""
+        folder = self.path.parent
+        try:
+            check_waits_for_nobody(self.path)
+        except OSError as error:
+            return f"cannot be written ({why(error)})"
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            return "cannot be written"
+        return None
 
     def write(self, broken: Iterable[Broken]) -> str | None:
         """Replace what the file holds; returns why it could not be written, None if it was.
@@ -62,6 +73,7 @@ class BrokenList:
             if not lines and not self._named:
                 self.path.unlink(missing_ok=True)
             else:
+                check_waits_for_nobody(self.path)
                 self.path.write_text(lines, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             return why(error)

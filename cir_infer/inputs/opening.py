@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from typing import BinaryIO, Protocol
 
 from cir_infer.errors import shown
+from cir_infer.foreign import opened_file
 from cir_infer.inputs.remote import is_address, opened_remote, remote_status
 
 __all__ = ["Status", "opened", "size_of", "status_of", "why"]
@@ -36,14 +35,7 @@ def opened(path: str | os.PathLike[str]) -> BinaryIO:
     """
     if isinstance(path, str) and is_address(path):
         return opened_remote(path)
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
-        return os.fdopen(fd, "rb")
-    except BaseException:
-        os.close(fd)
-        raise
+    return opened_file(path)
 
 
 def status_of(path: str) -> Status:

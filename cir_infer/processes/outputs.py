@@ -7,7 +7,25 @@ import os
 import stat
 from pathlib import Path
 
-__all__ = ["check_replaceable"]
+__all__ = ["check_replaceable", "check_waits_for_nobody"]
+
+_FOLDER = "it is a folder"
+
+
+def check_waits_for_nobody(path: Path) -> None:
+    """Refuse a name to which nobody can write, or only while somebody else reads; /dev/null is fine.
+
+    Raises:
+        OSError: a folder, a pipe or a socket has the name; links are followed.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode)):
+        raise OSError(
+            errno.EEXIST, _FOLDER if stat.S_ISDIR(mode) else "it is a pipe, no file", os.fspath(path)
+        )
 
 
 def check_replaceable(path: Path) -> None:
@@ -21,5 +39,5 @@ def check_replaceable(path: Path) -> None:
     except OSError:
         return  # nothing is there, or whatever is wrong with the name is told when it is written to
     if not stat.S_ISREG(mode):
-        found = "it is a folder" if stat.S_ISDIR(mode) else "it is a device or a pipe, no file"
+        found = _FOLDER if stat.S_ISDIR(mode) else "it is a device or a pipe, no file"
         raise OSError(errno.EEXIST, found, os.fspath(path))

@@ -11,11 +11,15 @@ import stat
 from pathlib import Path
 
 from cir_infer.errors import UsageError, shown
+from cir_infer.foreign import text_of
+from cir_infer.inputs.opening import why
 
 __all__ = ["Keys"]
 
 _log = logging.getLogger(__name__)
 _SHORTEST = 16
+_MOST = 1 << 24
+"""Bytes of the file."""
 _LINE = re.compile(r"(?:(?P<name>[\w.-]{1,64})\s*[:=]\s*)?(?P<key>[!-~]+)")
 
 
@@ -38,10 +42,10 @@ class Keys:
         """
         file = Path(path)
         try:
-            text = file.read_text("utf-8-sig")
+            text = text_of(file, most=_MOST)
             mode = file.stat().st_mode
         except (OSError, ValueError) as error:
-            raise UsageError(f"the file of API keys {shown(file)} cannot be read ({shown(error)})") from error
+            raise UsageError(f"the file of API keys {shown(file)} cannot be read ({why(error)})") from error
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
             _log.warning("%s can be read by other users of this machine; chmod 600 it", shown(file))
         keys: dict[str, str] = {}

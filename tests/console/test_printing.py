@@ -341,6 +341,15 @@ sys.exit(main())
     assert code == 1 and told[0].endswith(": Broken pipe")
 
 
+def test_what_is_said_is_short_whatever_it_names(capsys: pytest.CaptureFixture[str]) -> None:
+    complain(f"{'x' * 100_000} is no folder")
+    said = capsys.readouterr().err
+    assert len(said) < 300 and said.endswith("x is no folder\n")
+    record = logging.LogRecord("cir_infer", logging.WARNING, "", 1, "%s is slow", ("x" * 100_000,), None)
+    line = OneLine("%(message)s").format(record)
+    assert len(line) < 300 and line.endswith("x is slow")
+
+
 @pytest.mark.parametrize(
     ("message", "told"),
     [

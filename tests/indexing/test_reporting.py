@@ -160,6 +160,13 @@ def test_a_list_that_was_named_is_checked_before_the_work(tmp_path: Path) -> Non
     listing = BrokenList(tmp_path / "missing" / "list", named=False)
     assert listing.write([Broken("a", "b", "c")]) == "No such file or directory"
     assert BrokenList(tmp_path / "list", named=False).write([]) is None
+    os.mkfifo(tmp_path / "pipe")  # whoever writes to it waits for somebody who reads
+    with pytest.raises(UsageError, match="it is a pipe, no file"):
+        BrokenList(tmp_path / "pipe", named=True)
+    assert (
+        BrokenList(tmp_path / "pipe", named=False).write([Broken("a", "b", "c")]) == "it is a pipe, no file"
+    )
+    assert BrokenList(Path("/dev/null"), named=True).write([Broken("a", "b", "c")]) is None
 
 
 def test_nothing_that_a_terminal_obeys_is_printed(

@@ -9,6 +9,7 @@ from typing import Any
 from cir_bench.cuda_scoring.reach import reached
 from cir_bench.report.text import machine_line, scored_rows, scoring_kind, significant
 from cir_infer.errors import UsageError
+from cir_infer.foreign import text_of
 from cir_infer.inputs.opening import why
 
 __all__ = [
@@ -127,7 +128,7 @@ def read_page(path: Path) -> str:
         UsageError: it cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return text_of(path, "utf-8")
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {why(error)}") from error
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from cir_eval.datasets.files import json_list, json_object, text_field
 from cir_eval.datasets.plain_pickle import load_plain
 from cir_infer.errors import DatasetError
+from cir_infer.foreign import opened_file
 
 __all__ = [
     "SPLITS",
@@ -135,7 +136,7 @@ def read_features(root: Path, gallery: dict[str, str]) -> list[npt.NDArray[np.fl
 
 def _feature(path: Path) -> npt.NDArray[np.float32]:
     try:
-        with path.open("rb") as file:
+        with opened_file(path) as file:
             value = load_plain(file)
         # A list in a list, again and again, is small in a pickle and without an end in an array.
         if not isinstance(value, np.ndarray) and not all(isinstance(one, (int, float)) for one in value):

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from cir_eval.datasets.files import existing
 from cir_eval.datasets.plain_pickle import load_plain
 from cir_infer.errors import DatasetError, shown
+from cir_infer.foreign import opened_file
 
 __all__ = ["SPLITS", "Drawings", "Modification", "Split", "drawings", "read_split"]
 
@@ -137,7 +138,7 @@ def _draw(objects: Sequence[dict[str, Any]]) -> Pixels:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
+        with opened_file(path) as file:
             _skip_npy_header(file)
             content = load_plain(file)
     except Exception as error:  # a damaged pickle answers with anything

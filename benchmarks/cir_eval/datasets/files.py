@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cir_infer.errors import DatasetError, shown
-from cir_infer.foreign import read_json
+from cir_infer.foreign import read_json, text_of
 from cir_infer.inputs.opening import why
 
 __all__ = ["existing", "json_list", "json_object", "lines", "text_field"]
@@ -28,7 +28,7 @@ def existing(path: Path, what: str) -> Path:
 def lines(path: Path, what: str) -> Iterator[str]:
     """The lines of a text file that are not empty."""
     try:
-        text = existing(path, what).read_text(encoding="utf-8-sig")
+        text = text_of(existing(path, what))
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} cannot be read as text ({why(error)}); download it again") from error
     return (line for line in text.splitlines() if line.strip())
@@ -62,6 +62,6 @@ def text_field(entry: Any, name: str, path: Path) -> str:
 
 def _json(path: Path, what: str) -> Any:
     try:
-        return read_json(existing(path, what).read_text(encoding="utf-8-sig"))
+        return read_json(text_of(existing(path, what)))
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path} cannot be read as JSON ({why(error)}); download it again") from error

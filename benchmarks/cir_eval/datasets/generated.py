@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cir_infer.errors import DatasetError, shown
-from cir_infer.foreign import read_json
+from cir_infer.foreign import read_json, text_of
 
 __all__ = [
     "Query",
@@ -145,7 +145,7 @@ def lines_of(path: Path, parse: Callable[[Any], T]) -> Iterator[T]:
         DatasetError: the file cannot be read, or a line is damaged; the message says which.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = text_of(path, "utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} cannot be read: {shown(error)}; generate the data set again") from error
     for number, line in enumerate(text.splitlines(), start=1):

@@ -7,11 +7,13 @@ database/, query/                         the images
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import NamedTuple
 
 from cir_eval.datasets.files import existing
 from cir_infer.errors import DatasetError, shown
+from cir_infer.foreign import opened_file
 
 __all__ = ["Entry", "read_entries"]
 
@@ -32,7 +34,7 @@ def read_entries(root: Path, name: str) -> list[Entry]:
     """
     path = existing(root / name, "a table of path, text and instance")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(opened_file(path), "utf-8-sig", newline="") as file:
             rows = [row for row in csv.reader(file) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{path} cannot be read ({shown(error)}); download it again") from error

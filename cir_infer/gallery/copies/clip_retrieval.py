@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, shown
 from cir_infer.extras import require
+from cir_infer.foreign import opened_file, text_of
 from cir_infer.gallery.copies.exported import About, Part, Source, about, part_rows, read_about
 from cir_infer.gallery.snapshot import Snapshot
 from cir_infer.inputs.arrays import mapped_array
@@ -116,7 +117,7 @@ def _contents(folder: Path) -> list[str]:
 
 def _digest(path: Path) -> dict[str, Any]:
     digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
+    with opened_file(path) as file:
         while block := file.read(_BLOCK):
             digest.update(block)
             size += len(block)
@@ -150,9 +151,7 @@ def _manifest(folder: Path) -> About | None:
     if not path.exists():
         return None
     try:
-        if path.stat().st_size > _MANIFEST_BYTES:
-            raise ValueError("it is absurdly long")
-        found = json.loads(path.read_text("utf-8"))
+        found = json.loads(text_of(path, "utf-8", _MANIFEST_BYTES))
         files = found["files"]
         if not isinstance(files, dict):
             raise TypeError("it lists no files")
@@ -192,7 +191,7 @@ def _table_parts(path: Path | None, count: int, step: int) -> Iterator[tuple[int
         return
     parquet = import_parquet(path)
     try:
-        with path.open("rb") as file:
+        with opened_file(path) as file:
             table = parquet.ParquetFile(file)
             if table.metadata.num_rows != count:
                 raise ValueError(f"{table.metadata.num_rows} rows for {count} vectors")

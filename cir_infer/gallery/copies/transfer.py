@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, UsageError, shown
-from cir_infer.foreign import read_json
+from cir_infer.foreign import read_json, text_of
 from cir_infer.gallery.copies.clip_retrieval import MANIFEST, import_parquet, read_folder, write_folder
 from cir_infer.gallery.copies.exported import (
     FORMAT,
@@ -97,7 +97,7 @@ def _is_export(target: Path) -> bool:
         return False
     try:
         if target.is_dir():
-            return bool(json.loads((target / MANIFEST).read_text("utf-8")).get("format") == FORMAT)
+            return bool(json.loads(text_of(target / MANIFEST, "utf-8")).get("format") == FORMAT)
         return read_about_of(files.map_file(target)).get("format") == FORMAT
     except (OSError, ValueError, AttributeError, RecursionError, GalleryError):
         return False

@@ -13,6 +13,7 @@ from typing import Any
 
 from cir_export.models.configuration import parse
 from cir_infer.errors import TrainingError, UsageError, shown
+from cir_infer.foreign import text_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -28,6 +29,8 @@ AUGMENTATIONS = ("none", "flip", "crop", "crop-flip")
 
 _TABLES = ("image", "text", "clip", "pair")
 _MOST_SETS = 10_000
+_MOST = 1 << 24
+"""Bytes of the file."""
 _MOST_LEVELS, _MOST_DOTS = 32, 200
 
 
@@ -228,7 +231,7 @@ def read_config(path: Path) -> TrainingConfig:
         TrainingError: the file is missing, not TOML, or a key is unknown, missing or of a wrong value.
     """
     try:
-        tables = _read_toml(path.read_text(encoding="utf-8-sig"))
+        tables = _read_toml(text_of(path, most=_MOST))
     except OSError as error:
         raise TrainingError(f"{path} cannot be read: {error.strerror}; expected a TOML file") from error
     except ValueError as error:

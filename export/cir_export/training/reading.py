@@ -20,6 +20,7 @@ from cir_export.models.encoders.clip import Clip
 from cir_export.models.encoders.pair import Pair
 from cir_export.training.configuration import TrainingConfig
 from cir_infer.errors import TrainingError, shown
+from cir_infer.foreign import opened_file
 
 __all__ = ["Reading", "reading_of"]
 
@@ -109,7 +110,7 @@ def _of_folder(path: Path, name: str) -> TrainedModel | None:
 
 
 def _of_file(path: Path, name: str) -> TrainedModel | None:
-    with path.open("rb") as file:
+    with opened_file(path) as file:
         if file.read(2) != b"PK":  # a model file is a zip; other weights say nothing of texts
             return None
     content = read_container(path)

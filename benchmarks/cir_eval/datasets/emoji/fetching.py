@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cir_eval.datasets.emoji.packages import Package
 from cir_infer.errors import DatasetError
+from cir_infer.foreign import opened_file
 
 __all__ = ["Progress", "fetched"]
 
@@ -126,7 +127,7 @@ def _unwritable(part: Path, error: OSError) -> DatasetError:
 def _check(package: Package, path: Path) -> None:
     digest = hashlib.sha512()
     if path.stat().st_size == package.size:
-        with path.open("rb") as file:
+        with opened_file(path) as file:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     if base64.b64encode(digest.digest()).decode() != package.sha512:

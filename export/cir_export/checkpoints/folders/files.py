@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cir_infer.errors import CheckpointError, shown
-from cir_infer.foreign import read_json
+from cir_infer.foreign import opened_file, read_json
 
 __all__ = ["is_pointer", "json_of", "licence_of", "need_json", "within"]
 
@@ -61,7 +61,7 @@ def need_json(folder: Path, name: str, why: str) -> dict[str, Any]:
 
 def is_pointer(path: Path) -> bool:
     """Whether a file stands for one that Git LFS did not fetch."""
-    with path.open("rb") as file:
+    with opened_file(path) as file:
         return file.read(23) == b"version https://git-lfs"
 
 

@@ -12,6 +12,7 @@ query with several answers.
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from cir_export.training.configuration import DataSettings
 from cir_export.training.sources.contract import FixedTriplets, Indexed, Measured, Source, Triplet
 from cir_infer.errors import DatasetError, shown
 from cir_infer.extras import require
-from cir_infer.foreign import read_json
+from cir_infer.foreign import opened_file, read_json
 
 __all__ = ["open_table"]
 
@@ -96,7 +97,7 @@ def _records(path: Path) -> Iterator[dict[str, object]]:
         if ending == ".parquet":
             yield from _parquet(path)
         else:
-            with path.open(encoding="utf-8-sig", newline="") as file:
+            with io.TextIOWrapper(opened_file(path), "utf-8-sig", newline="") as file:
                 if ending == ".csv":
                     yield from csv.DictReader(file)
                 else:

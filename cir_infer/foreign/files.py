@@ -1,0 +1,48 @@
+"""Files of strangers: regular ones and nothing else, as a pipe waits for its writer; texts up to a size."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import BinaryIO
+
+__all__ = ["opened_file", "text_of"]
+
+_MOST = 1 << 29
+"""Bytes of a text, 512 MiB: the largest tables of published data sets have a tenth."""
+
+
+def opened_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """A regular file, open for reading.
+
+    Raises:
+        OSError: there is none, or it is no regular file.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+        return os.fdopen(fd, "rb")
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def text_of(path: str | os.PathLike[str], encoding: str = "utf-8-sig", most: int = _MOST) -> str:
+    """What a text file holds; a byte order mark at its beginning is no part of it.
+
+    Args:
+        path: of the file.
+        encoding: of the text.
+        most: bytes that it may have.
+
+    Raises:
+        OSError: there is none, it is no regular file, or larger.
+        UnicodeDecodeError: it is another text, or none.
+    """
+    with opened_file(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", os.fspath(path))
+    return content.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
