@@ -89,3 +89,27 @@ def test_pictures_have_all_their_colours(picture: Path) -> None:
     """A palette of 256 makes bands of a gradient, and a pink lid of a purple one."""
     with Image.open(picture) as image:
         assert image.mode == "RGB"
+
+
+def test_figures_of_the_readme_are_those_of_a_measurement() -> None:
+    """Each follows from a table that `cir-bench report` writes, or from the page that it names."""
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    performance = (ROOT / "docs" / "performance.md").read_text("utf-8")
+    first, scored = (
+        [cell.strip() for cell in next(line for line in performance.splitlines() if kind in line).split("|")]
+        for kind in ("| artemis float32, 224 px", "| 1,000,000 x 512 | 1 | cir/cpu, float32 |")
+    )
+    whole, refined = first[5], first[8]
+    assert (
+        first[4] == "15,000 float16"
+        and "two cores of an AMD EPYC" in readme
+        and first[1].startswith("AMD EPYC, 2")
+    )
+    assert f"takes {refined}, a query with a photograph {whole.removesuffix(' ms')} (medians" in readme
+    assert f"in {scored[6].removesuffix('x reading')} times the time of reading" in readme
+    explained = (ROOT / "docs" / "explanations.md").read_text("utf-8")
+    growth = re.search(r"shares \(ours\)\*?\*? \| \*\*\d+%\*\* \| \*\*(\d+%)\*\*", explained)
+    assert growth is not None and f"on the right one in {growth[1]}" in readme
+    installing = (ROOT / "docs" / "installing.md").read_text("utf-8")
+    for said in re.findall(r"(\d+ MB)", readme):
+        assert said in installing, said
