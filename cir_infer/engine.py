@@ -62,9 +62,10 @@ class Engine:
 
     Args:
         bundle: the bundle, or its path.
-        device: "auto", "cpu" for ONNX Runtime, "openvino" for OpenVINO on the same processor, "cuda",
-            "tensorrt", or "ort-tensorrt" for ONNX Runtime's TensorRT provider. A device asked for by name is
-            used or refused; "auto" says through `logging` what it took.
+        device: "auto", "cpu" for ONNX Runtime, "openvino" for OpenVINO on the same processor, "openvino-gpu"
+            with the encoders of images on an Intel GPU, "cuda", "tensorrt", or "ort-tensorrt" for ONNX
+            Runtime's TensorRT provider. A device asked for by name is used or refused; "auto" says through
+            `logging` what it took.
         threads: CPU threads inside an operator, and of a scorer; None lets the backend choose among
             those that this process may use.
         missing_plan: where "tensorrt" finds no plan for this GPU: "build" it, once, in minutes; run on
@@ -75,7 +76,7 @@ class Engine:
     Attributes:
         manifest: what the bundle says about itself, with `exif_orientation` as chosen.
         device_asked: the `device` argument.
-        device: where the graphs run: "cpu", "openvino", "cuda", "tensorrt" or "ort-tensorrt".
+        device: where the graphs run, one of those.
         threads: as given.
         needs_reference: whether a query needs the reference image, i.e. compose takes `reference`.
         needs_text: whether a query needs the text, i.e. compose takes `text`.

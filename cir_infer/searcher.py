@@ -19,7 +19,7 @@ from cir_infer.inputs.arguments import checked_count, checked_flag, checked_word
 from cir_infer.inputs.texts import Text
 from cir_infer.processes.ending import native_call
 from cir_infer.runtime.chains import Chains
-from cir_infer.runtime.device_names import ON_PROCESSOR
+from cir_infer.runtime.device_names import ON_GPU
 from cir_infer.runtime.encoding import OnError
 from cir_infer.scoring import make_scorer
 from cir_infer.scoring.balance import Balance, checked_balance
@@ -348,7 +348,7 @@ class Searcher(Queries, VectorSearcher):
     def _scorer_on_device(self, rows: Rows) -> Scorer:
         """A scorer on the engine's device, unless another was asked for by name."""
         engine = self.engine
-        if self._backend != "auto" or engine.device in ON_PROCESSOR:
+        if self._backend != "auto" or engine.device not in ON_GPU:
             return make_scorer(rows, self._backend, engine.threads)
         try:
             return make_scorer(rows, "cuda")

@@ -30,6 +30,7 @@ from cir_infer.errors import GalleryError, ShardError, UsageError, shown
 from cir_infer.indexing.pruning import PruneLimit
 from cir_infer.indexing.report import Report
 from cir_infer.indexing.source import Source
+from cir_infer.runtime.device_names import ON_GPU
 from cir_infer.shards.layout import ShardedGallery
 from cir_infer.shards.ray_cluster import cause_of, connect, machines_of, told_as_shard_error
 
@@ -298,7 +299,7 @@ def _pool(
     """The engines, and how many batches each writer has in work."""
     there = ray.cluster_resources()
     processors, gpus = int(there.get("CPU", 1)), int(there.get("GPU", 0))
-    uses_gpu = engine.device != "cpu" and engine.device != "openvino"
+    uses_gpu = engine.device in ("auto", *ON_GPU)
     wanted = resources.gpus if resources.gpus is not None else float(min(gpus, 1) if uses_gpu else 0)
     machines = machines_of(ray)
     count = resources.encoders or (gpus if wanted else machines) or 1

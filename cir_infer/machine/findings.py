@@ -15,7 +15,7 @@ import cir_infer
 from cir_infer.gpu.fatbins import RECURRENT, SCORE, place_of
 from cir_infer.machine.description import describe_machine, memory_bytes, text_of
 from cir_infer.machine.probes import LIBRARIES, SCORERS, asked
-from cir_infer.runtime.device_names import ON_GPU, ON_PROCESSOR
+from cir_infer.runtime.device_names import ON_GPU, ON_INTEL_GPU, ON_PROCESSOR
 
 __all__ = ["advice", "examine"]
 
@@ -69,10 +69,10 @@ def examine(
 
 def _runs(put: Callable[..., Facts], missing: str | None) -> Iterator[Facts]:
     """Every place for encoders and for scoring: does it run, and why not."""
-    places = [("encoders", place) for place in (*ON_PROCESSOR, *ON_GPU)]
+    places = [("encoders", place) for place in (*ON_PROCESSOR, *ON_INTEL_GPU, *ON_GPU)]
     places += [("scoring", place) for place in SCORERS]
     for what, place in places:
-        on_gpu = place not in ON_PROCESSOR
+        on_gpu = place in ON_GPU
         if on_gpu and missing is not None:
             answer: Facts = {"runs": False, "why": missing}
         else:

@@ -20,7 +20,7 @@ from typing import Any
 from cir_infer.errors import CirError, shown
 from cir_infer.machine.nvml import Nvml
 from cir_infer.processes.children import child_command, child_environment, start_child
-from cir_infer.runtime.device_names import ON_GPU, ON_PROCESSOR
+from cir_infer.runtime.device_names import ON_GPU, ON_INTEL_GPU, ON_PROCESSOR
 
 __all__ = ["LIBRARIES", "MODEL", "PROBES", "SCORERS", "asked", "main"]
 
@@ -228,7 +228,7 @@ PROBES: Mapping[str, Callable[[], Found]] = {
     "nvml": _nvml,
     "cuda": _cuda,
     **{f"library:{module}": _library(module) for module in LIBRARIES.values()},
-    **{f"encoders:{device}": _encoders(device) for device in (*ON_PROCESSOR, *ON_GPU)},
+    **{f"encoders:{device}": _encoders(device) for device in (*ON_PROCESSOR, *ON_INTEL_GPU, *ON_GPU)},
     **{f"scoring:{place}": _scoring(place) for place in SCORERS},
 }
 """What can be asked. Each returns plain values."""

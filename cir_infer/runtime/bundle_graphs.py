@@ -8,7 +8,7 @@ from cir_infer.bundle import Bundle
 from cir_infer.errors import DeviceError
 from cir_infer.gpu.driver import missing_gpu
 from cir_infer.processes.fork import PerProcess
-from cir_infer.runtime.device_names import ON_GPU, ON_PROCESSOR
+from cir_infer.runtime.device_names import ON_GPU, ON_INTEL_GPU, ON_PROCESSOR
 from cir_infer.runtime.devices import OpenedGraphs, open_graphs
 from cir_infer.runtime.kept.ahead import ReadAhead
 from cir_infer.runtime.kept.graph_file import read_graph
@@ -26,7 +26,7 @@ def read_ahead(bundle: Bundle, device: str) -> ReadAhead:
         elif missing_gpu() is not None:
             device = "cpu"
     in_place = device == "cpu" and bundle.manifest.weights is not None
-    if device not in ON_PROCESSOR or in_place:
+    if device not in (*ON_PROCESSOR, *ON_INTEL_GPU) or in_place:
         return ReadAhead({}, device)
     return ReadAhead({name: _stored(bundle, name) for name in bundle.manifest.graphs}, device)
 

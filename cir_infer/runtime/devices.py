@@ -15,7 +15,7 @@ from cir_infer.inputs.arguments import checked_number, checked_word
 from cir_infer.processes.collector import collector_paused
 from cir_infer.processes.threads import Threads
 from cir_infer.runtime.backend import Backend
-from cir_infer.runtime.device_names import AUTO, DEVICES, ON_PROCESSOR
+from cir_infer.runtime.device_names import AUTO, DEVICES, ON_GPU
 from cir_infer.runtime.graph import Graph
 from cir_infer.runtime.int8_form import note_slow_form, other_runtime, refuse_other_form
 from cir_infer.runtime.kept.graphs import Keeping, Kernels, load_kept, load_model
@@ -48,7 +48,7 @@ def open_graphs(
 
     Args:
         models: by graph name, or where they are.
-        device: "cpu", "openvino", "cuda", "tensorrt" or "ort-tensorrt" is used or refused; "auto" takes the
+        device: one of `DEVICES`. Any is used or refused; "auto" takes the
             first of TensorRT, CUDA and the CPU that works, or OpenVINO for a bundle in bfloat16, and says
             through `logging` what it took.
         threads: CPU threads inside an operator; None leaves it to the backend.
@@ -128,10 +128,10 @@ def _because(refusals: list[str]) -> str:
 
 
 def _load(backend: Backend, models: Models, threads: int | None) -> OpenedGraphs:
-    """The graphs, on the processor the largest beside the others: most of it is native code."""
+    """The graphs, without an NVIDIA GPU the largest beside the others: most of it is native code."""
     load = functools.partial(_loaded, backend, threads)
     largest = max(models, key=lambda name: models[name].size, default=None)
-    if backend.device not in ON_PROCESSOR or largest is None or models[largest].size < _WORTH_A_THREAD:
+    if backend.device in ON_GPU or largest is None or models[largest].size < _WORTH_A_THREAD:
         return OpenedGraphs(backend, {name: load(name, model) for name, model in models.items()})
     beside = Threads(1)
     task = beside.submit(load, largest, models[largest])
@@ -144,7 +144,7 @@ def _load(backend: Backend, models: Models, threads: int | None) -> OpenedGraphs
 
 
 def _loaded(backend: Backend, threads: int | None, name: str, model: Model | StoredGraph) -> Graph:
-    if backend.device not in ON_PROCESSOR:
+    if backend.device in ON_GPU:
         return backend.load(name, model if isinstance(model, Model) else model.read())
     kernels = _kernels_for(name, threads)
     if isinstance(model, Model):
@@ -183,8 +183,10 @@ def _open_onnx(
     return OnnxBackend(device, threads)
 
 
-def _open_openvino(threads: int | None, policy: PlanPolicy) -> Backend:
-    require("device 'openvino'", "openvino", error=DeviceError)
+def _open_openvino(
+    device: Literal["openvino", "openvino-gpu"], threads: int | None, policy: PlanPolicy
+) -> Backend:
+    require(f"device {device!r}", "openvino", error=DeviceError)
     try:
         with collector_paused():
             from cir_infer.runtime.openvino.backend import OpenVinoBackend
@@ -193,7 +195,7 @@ def _open_openvino(threads: int | None, policy: PlanPolicy) -> Backend:
             f"openvino cannot be imported ({shown(error)}); install it again with "
             f"{install_hint('openvino')}, or use device='cpu'"
         ) from error
-    return OpenVinoBackend(threads, policy.precision)
+    return OpenVinoBackend(threads, policy.precision, device)
 
 
 def _open_tensorrt(threads: int | None, policy: PlanPolicy) -> Backend:
@@ -218,6 +220,7 @@ _OPENERS: dict[str, Callable[[int | None, PlanPolicy], Backend]] = {
     "cpu": functools.partial(_open_onnx, "cpu"),
     "cuda": functools.partial(_open_onnx, "cuda"),
     "ort-tensorrt": functools.partial(_open_onnx, "ort-tensorrt"),
-    "openvino": _open_openvino,
+    "openvino": functools.partial(_open_openvino, "openvino"),
+    "openvino-gpu": functools.partial(_open_openvino, "openvino-gpu"),
     "tensorrt": _open_tensorrt,
 }

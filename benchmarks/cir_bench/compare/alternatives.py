@@ -14,7 +14,7 @@ from cir_bench.torch_scoring import literal_scores, ranked, two_product_scores
 from cir_infer.engine import Engine
 from cir_infer.extras import is_installed
 from cir_infer.inputs.unknown_words import UNSAID
-from cir_infer.runtime.device_names import ON_PROCESSOR
+from cir_infer.runtime.device_names import ON_GPU
 from cir_infer.scoring import make_scorer
 from cir_infer.scoring.contract import Rows
 
@@ -81,7 +81,7 @@ def alternatives(
     import torch
 
     torch.set_num_threads(threads)
-    device = torch.device("cpu" if engine.device in ON_PROCESSOR else "cuda")
+    device = torch.device("cuda" if engine.device in ON_GPU else "cpu")
     model = trained.model.to(device)
     found = [
         Ours(engine, rows, k).alternative(),

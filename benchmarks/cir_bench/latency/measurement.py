@@ -25,7 +25,7 @@ from cir_infer.bundle.manifest import PixelInput, ScaledJpeg
 from cir_infer.engine import Engine
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.machine.nvml import Nvml
-from cir_infer.runtime.device_names import ON_PROCESSOR
+from cir_infer.runtime.device_names import ON_GPU, ON_INTEL_GPU
 from cir_infer.searcher import Searcher
 
 __all__ = ["Settings", "measure_latency"]
@@ -85,7 +85,7 @@ def measure_latency(settings: Settings, tell: Callable[[str], object] = lambda _
     bundle, snapshot = Bundle(settings.bundle), searcher.gallery.snapshot()
     workload = draw_workload(bundle, snapshot, settings.images, settings.texts)
     device = str(engine.describe()["device"])
-    gpu = None if device in ON_PROCESSOR else Nvml.open()
+    gpu = Nvml.open() if device in ON_GPU else None
 
     reset_peak_host_bytes()
     tell(f"stages, {settings.seconds:g} s")
@@ -207,15 +207,16 @@ def _roofline(
     seconds = min(1.0, result["settings"]["seconds"] / 5)
     row_bytes = sum(block.nbytes for block in rows.blocks)
     roofline: dict[str, Any] = {"row_bytes": row_bytes, "threads": cores}
-    if device in ON_PROCESSOR:
+    if device not in ON_GPU:
         roofline["read_bytes_per_s"] = read_bandwidth(cores, seconds)
         roofline["score_fraction"] = (
             1e3 * row_bytes / roofline["read_bytes_per_s"] / percentile(samples["score"], 50)
         )
         roofline["rows_fit_in_cache"] = row_bytes < 64 << 20
-    if "image" in samples and result["bundle"]["precision"] == "float32":
+    # The rate of an Intel GPU is not measured.
+    if "image" in samples and result["bundle"]["precision"] == "float32" and device not in ON_INTEL_GPU:
         macs = result["bundle"]["macs"]["image"]
-        place = "cpu" if device in ON_PROCESSOR else "cuda"
+        place = "cuda" if device in ON_GPU else "cpu"
         roofline["matrix_macs_per_s"] = matrix_rate(place, threads, seconds)
         roofline["encoder_fraction"] = (
             1e3 * macs / roofline["matrix_macs_per_s"] / percentile(samples["image"], 50)

@@ -12,7 +12,7 @@ import numpy as np
 
 from cir_bench.timing import Milliseconds, repeat
 from cir_infer.bundle.model import Model
-from cir_infer.runtime.device_names import ON_PROCESSOR
+from cir_infer.runtime.device_names import ON_GPU, ON_INTEL_GPU
 from cir_infer.runtime.graph import Array
 
 __all__ = ["BoundEncoder", "time_transfers", "why_no_transfers"]
@@ -22,7 +22,9 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 def why_no_transfers(device: str) -> str | None:
     """Why a device has no stages of its own for transfers, None where it has."""
-    if device in ON_PROCESSOR:
+    if device in ON_INTEL_GPU:
+        return f"host-to-device and device-to-host are inside the stage image: {device} moves data itself"
+    if device not in ON_GPU:
         return (
             "host-to-device and device-to-host do not exist: the graphs run on the CPU and read the prepared "
             "image where it lies"

@@ -1,4 +1,4 @@
-"""OpenVINO as far as it is used: read a graph, compile it, run it. Needs the package `openvino`."""
+"""OpenVINO as far as it is used: read a graph, compile it, keep it, run it. Needs the package `openvino`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import io
 import platform
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from cir_infer.processes.fork import ProcessBound
 from cir_infer.processes.scratch import scratch_folder
 from cir_infer.runtime.graph import Array, Tensor
 
-__all__ = ["OLDEST", "VERSION", "Compiled", "Processor", "Requests", "told"]
+__all__ = ["OLDEST", "VERSION", "Compiled", "OpenVinoDevice", "Place", "Requests", "told"]
 
 OLDEST = (2026, 4)
 """The first release that was tried."""
@@ -49,7 +49,13 @@ with _silently():
 VERSION: str = str(ov.__version__)
 """With build and branch, e.g. "2026.4.1-22982-e213a147257-releases/2026/4"."""
 
+_AT_ONCE = "OPTIMAL_NUMBER_OF_INFER_REQUESTS"
+
 _TYPES = {name: np.dtype(name) for name in ("float32", "float16", "uint8", "int8", "int32", "int64")}
+
+
+Place = Literal["CPU", "GPU"]
+"""What OpenVINO calls a processor, and the first of Intel's GPUs."""
 
 
 class Requests:
@@ -58,14 +64,16 @@ class Requests:
     Args:
         compiled: OpenVINO's compiled model.
         memory: what keeps the memory that it reads.
+        single: it takes one row of each input at a time; several runs are then under way at once.
     """
 
-    def __init__(self, compiled: Any, memory: object = None) -> None:
+    def __init__(self, compiled: Any, memory: object = None, single: bool = False) -> None:
         self._compiled, self._memory = compiled, memory
+        self._at_once = int(compiled.get_property(_AT_ONCE)) if single else 0
         self._idle: list[Any] = []
 
     def exported(self) -> bytes:
-        """What `Processor.reopen` takes, of this version of OpenVINO and this processor.
+        """What `OpenVinoDevice.reopen` takes, of this version of OpenVINO and this processor.
 
         Raises:
             Exception: it cannot be had.
@@ -75,17 +83,52 @@ class Requests:
 
     def run(self, values: list[Array]) -> list[Array]:
         """Outputs in the graph's order, of inputs in the graph's order. Threads may call this at once."""
-        try:
-            request = self._idle.pop()
-        except IndexError:
-            request = self._compiled.create_infer_request()
-        # On OpenVINO's own thread: run in the caller's (`infer`), a failure leaves 2026.4 with dangling
-        # pointers, and a later graph crashes. Copied both ways, as a request is used again.
-        request.start_async(dict(enumerate(values)), share_inputs=False)
-        request.wait()
-        outputs = [port.data.copy() for port in request.output_tensors]
+        if self._at_once:
+            return self._run_singly(values)
+        request = self._take()
+        _start(request, values)
+        outputs = _answer(request)
         self._idle.append(request)
         return outputs
+
+    def _run_singly(self, values: list[Array]) -> list[Array]:
+        count = len(values[0])
+        taken = [self._take() for _ in range(min(count, self._at_once))]
+        found: list[list[Array]] = []
+        try:
+            for row in range(count):
+                request = taken[row % len(taken)]
+                if row >= len(taken):
+                    found.append(_answer(request))
+                _start(request, [value[row : row + 1] for value in values])
+            found += [_answer(taken[row % len(taken)]) for row in range(len(found), count)]
+        except BaseException:
+            for request in taken:  # whoever frees one that runs waits for ever, or reads what is gone
+                with suppress(Exception):
+                    request.wait()
+            raise
+        self._idle += taken
+        if not found:
+            ports = self._compiled.outputs
+            return [np.empty((0, *port.shape[1:]), port.element_type.to_dtype()) for port in ports]
+        return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+    def _take(self) -> Any:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._compiled.create_infer_request()
+
+
+def _start(request: Any, values: list[Array]) -> None:
+    # On OpenVINO's own thread: run in the caller's (`infer`), a failure leaves 2026.4 with dangling pointers,
+    # and a later graph crashes. Copied both ways, as a request is used again.
+    request.start_async(dict(enumerate(values)), share_inputs=False)
+
+
+def _answer(request: Any) -> list[Array]:
+    request.wait()
+    return [port.data.copy() for port in request.output_tensors]
 
 
 class Compiled(NamedTuple):
@@ -106,15 +149,18 @@ _first: ProcessBound | None = None
 """The first process that used OpenVINO. A child forked from it waits for ever on locks that were held."""
 
 
-class Processor:
-    """This machine's processor as OpenVINO sees it.
+class OpenVinoDevice:
+    """This machine's processor, or its Intel GPU, as OpenVINO sees it.
+
+    Args:
+        place: which.
 
     Raises:
-        DeviceError: this OpenVINO is too old or has no plugin for the processor, or this process was forked
-            from one that has used it.
+        DeviceError: this OpenVINO is too old, has no plugin for the processor or finds no Intel GPU, or this
+            process was forked from one that has used it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, place: Place = "CPU") -> None:
         global _first
         if _first is None:
             _first = ProcessBound(
@@ -129,16 +175,18 @@ class Processor:
                 f"openvino {shown(VERSION)} is too old; expected {OLDEST[0]}.{OLDEST[1]} or later: "
                 "pip install -U openvino"
             )
+        self._place = place
         try:
             with native_call:
                 self._core = ov.Core()
-                self.name = str(self._core.get_property("CPU", "FULL_DEVICE_NAME")).strip()
-                self._can = tuple(self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+                if place in {name.partition(".")[0] for name in self._core.available_devices}:
+                    self.name = str(self._core.get_property(place, "FULL_DEVICE_NAME")).strip()
+                    self._can = tuple(self._core.get_property(place, "OPTIMIZATION_CAPABILITIES"))
+                    return
+                reason = "there is none, or no driver for it"
         except Exception as error:
-            raise DeviceError(
-                f"openvino {VERSION} cannot use this processor ({platform.machine()}): {told(error)}; "
-                "use device='cpu'"
-            ) from error
+            raise DeviceError(_unusable(place, told(error))) from error
+        raise DeviceError(_unusable(place, reason))
 
     @property
     def computes_bfloat16(self) -> bool:
@@ -151,8 +199,9 @@ class Processor:
         model: Model,
         inputs: tuple[str, ...],
         outputs: tuple[str, ...],
-        threads: int | None,
+        threads: int | None = None,
         bfloat16: bool = False,
+        single: bool = False,
     ) -> Compiled:
         """Read an ONNX model and make it ready.
 
@@ -163,16 +212,19 @@ class Processor:
             outputs: names in the graph's order.
             threads: inside an operator; None takes the physical cores.
             bfloat16: compute products in it; else all is float32 that the graph has as float32.
+            single: make it for one row of each input at a time, so that every shape is known.
 
         Raises:
             BundleError: OpenVINO cannot read it or has not all of its operators.
         """
-        return self._ready(
-            name,
-            inputs,
-            outputs,
-            lambda: self._core.compile_model(_read(model), "CPU", _options(threads, bfloat16)),
-        )
+
+        def make() -> Any:
+            read = _read(model)
+            if single:
+                read.reshape({port.any_name: [1, *list(port.partial_shape)[1:]] for port in read.inputs})
+            return self._core.compile_model(read, self._place, self._options(threads, bfloat16))
+
+        return self._ready(name, inputs, outputs, make, single)
 
     def reopen(
         self,
@@ -180,8 +232,9 @@ class Processor:
         exported: Array,
         inputs: tuple[str, ...],
         outputs: tuple[str, ...],
-        threads: int | None,
+        threads: int | None = None,
         bfloat16: bool = False,
+        single: bool = False,
     ) -> Compiled:
         """A graph from what `Requests.exported` gave, uint8 (n,), in which its weights are read.
 
@@ -190,13 +243,12 @@ class Processor:
         Raises:
             BundleError: it cannot be used.
         """
-        return self._ready(
-            name,
-            inputs,
-            outputs,
-            lambda: self._core.import_model(ov.Tensor(exported), "CPU", _options(threads, bfloat16)),
-            exported,
-        )
+
+        def make() -> Any:
+            options = self._options(threads, bfloat16)
+            return self._core.import_model(ov.Tensor(exported), self._place, options)
+
+        return self._ready(name, inputs, outputs, make, single, exported)
 
     def _ready(
         self,
@@ -204,6 +256,7 @@ class Processor:
         inputs: tuple[str, ...],
         outputs: tuple[str, ...],
         make: Callable[[], Any],
+        single: bool,
         memory: object = None,
     ) -> Compiled:
         try:
@@ -212,10 +265,24 @@ class Processor:
         except Exception as error:
             raise BundleError(f"OpenVINO {VERSION} cannot load the {name} graph: {told(error)}") from error
         return Compiled(
-            Requests(compiled, memory),
-            _tensors(name, "input", compiled.inputs, inputs),
-            _tensors(name, "output", compiled.outputs, outputs),
+            Requests(compiled, memory, single),
+            _tensors(name, "input", compiled.inputs, inputs, single),
+            _tensors(name, "output", compiled.outputs, outputs, single),
         )
+
+    def _options(self, threads: int | None, bfloat16: bool) -> dict[str, Any]:
+        options: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            # Types are the graph's. Left to itself OpenVINO takes bfloat16 for float32, on a GPU float16.
+            "EXECUTION_MODE_HINT": "ACCURACY",
+            "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
+        }
+        if self._place == "CPU":
+            # Scorer and encoders share it; where a thread runs is the caller's to say (`taskset`).
+            options |= {"NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
+            if threads is not None:
+                options["INFERENCE_NUM_THREADS"] = threads
+        return options
 
 
 @cache
@@ -227,6 +294,18 @@ def _readers() -> Any:
 @cache
 def _reader() -> Any:
     return _readers().load_by_framework("onnx")
+
+
+def _unusable(place: Place, reason: str) -> str:
+    if place == "CPU":
+        what, instead = f"this processor ({platform.machine()})", "use device='cpu'"
+    else:
+        what = "an Intel GPU"
+        instead = (
+            "install Intel's driver for OpenCL (intel-opencl-icd) where there is one, or use "
+            "device='openvino' or 'cpu'"
+        )
+    return f"openvino {VERSION} cannot use {what}: {reason}; {instead}"
 
 
 def _read(model: Model) -> Any:
@@ -245,22 +324,9 @@ def _read(model: Model) -> Any:
         return reader.convert(reader.load(str(path)))
 
 
-def _options(threads: int | None, bfloat16: bool) -> dict[str, Any]:
-    options: dict[str, Any] = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": 1,
-        # Types are the graph's. Left to itself OpenVINO computes float32 in bfloat16 where it can.
-        "EXECUTION_MODE_HINT": "ACCURACY",
-        "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
-        # Scorer and encoders share the processors; where a thread runs is the caller's to say (`taskset`).
-        "ENABLE_CPU_PINNING": False,
-    }
-    if threads is not None:
-        options["INFERENCE_NUM_THREADS"] = threads
-    return options
-
-
-def _tensors(graph: str, side: str, ports: list[Any], names: tuple[str, ...]) -> tuple[Tensor, ...]:
+def _tensors(
+    graph: str, side: str, ports: list[Any], names: tuple[str, ...], single: bool
+) -> tuple[Tensor, ...]:
     """Inputs or outputs under the names that the ONNX model gives them.
 
     A port may have several names, and keeps its place.
@@ -270,10 +336,10 @@ def _tensors(graph: str, side: str, ports: list[Any], names: tuple[str, ...]) ->
             f"OpenVINO reads {len(ports)} {side}s in the {graph} graph; expected {len(names)}, "
             f"{shown(list(names))}; use device='cpu'"
         )
-    return tuple(_tensor(graph, side, *found) for found in zip(ports, names, strict=True))
+    return tuple(_tensor(graph, side, *found, single) for found in zip(ports, names, strict=True))
 
 
-def _tensor(graph: str, side: str, port: Any, name: str) -> Tensor:
+def _tensor(graph: str, side: str, port: Any, name: str, single: bool) -> Tensor:
     if name not in port.names:
         raise BundleError(
             f"OpenVINO reads an {side} {shown(sorted(port.names))} in the {graph} graph where "
@@ -282,7 +348,9 @@ def _tensor(graph: str, side: str, port: Any, name: str) -> Tensor:
     kind = np.dtype(port.element_type.to_dtype()).name
     if kind not in _TYPES:
         raise BundleError(f"the {graph} graph has {shown(name)} of type {kind}; expected {sorted(_TYPES)}")
-    lengths = (axis.get_length() if axis.is_static else None for axis in port.partial_shape)
+    lengths = [axis.get_length() if axis.is_static else None for axis in port.partial_shape]
+    if single:
+        lengths[:1] = [None]
     return Tensor(name, _TYPES[kind], tuple(lengths))
 
 

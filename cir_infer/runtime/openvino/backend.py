@@ -1,4 +1,7 @@
-"""OpenVINO as a `Backend`: the graphs of a bundle on the processor, in the types that they have."""
+"""OpenVINO as a `Backend`: the graphs of a bundle on the processor, in the types that they have.
+
+Encoders of images may run on an Intel GPU, one image at a time.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,15 @@ from cir_infer.runtime.kept.graph_file import GraphFile
 from cir_infer.runtime.kept.graphs import Form
 from cir_infer.runtime.kept.weights import Weight
 from cir_infer.runtime.onnx import OnnxBackend
-from cir_infer.runtime.openvino.api import VERSION, Compiled, Processor, Requests, told
+from cir_infer.runtime.openvino.api import VERSION, Compiled, OpenVinoDevice, Place, Requests, told
 from cir_infer.runtime.outputs import one_for_each
 from cir_infer.runtime.threads import threads_for
 from cir_infer.scoring.contract import Scorer
 
 __all__ = ["OpenVinoBackend", "OpenVinoGraph"]
+
+PLACES: dict[str, Place | None] = {"openvino": None, "openvino-gpu": "GPU"}
+"""By device, where graphs run that read images alone; None is where all others do."""
 
 _MARK = b"compiled by openvino "
 """How what is kept begins; an ONNX model begins with a number."""
@@ -42,17 +48,20 @@ class OpenVinoBackend:
     Args:
         threads: inside an operator; None lets OpenVINO take the physical cores.
         precision: the bundle's. In bfloat16 its graphs with weights in bfloat16 compute in it.
+        device: "openvino", or "openvino-gpu", where graphs that read images alone run on an Intel GPU.
 
     Raises:
-        DeviceError: see `Processor`; or the precision is bfloat16, which this processor does not compute.
+        DeviceError: see `OpenVinoDevice`; or this processor does not compute in bfloat16, the precision.
     """
 
-    device = "openvino"
-
-    def __init__(self, threads: int | None = None, precision: str = "float32") -> None:
+    def __init__(
+        self, threads: int | None = None, precision: str = "float32", device: str = "openvino"
+    ) -> None:
+        self.device = device
         self._threads = threads
         self._small = OnnxBackend("cpu", threads)
-        self._processor = Processor()
+        self._processor = OpenVinoDevice()
+        self._gpu = None if (place := PLACES[device]) is None else OpenVinoDevice(place)
         self._bfloat16 = precision == "bfloat16"
         if self._bfloat16 and not self._processor.computes_bfloat16:
             raise DeviceError(
@@ -66,6 +75,9 @@ class OpenVinoBackend:
             return self._small.load(name, model)
         said = read_onnx_model(model.data, model.weights)
         inputs = tuple(given for given in said.inputs if given not in said.constants)
+        if self._gpu is not None and inputs == ("image",):
+            compiled = self._gpu.compile(name, model, inputs, said.outputs, single=True)
+            return OpenVinoGraph(name, compiled, on_gpu=True)
         threads = threads_for(name, model.size, self._threads)
         lowered = self._bfloat16 and said.stores_bfloat16
         stops = _stops(name, said)
@@ -79,7 +91,8 @@ class OpenVinoBackend:
 
     def made_by(self) -> dict[str, Any]:
         """See `Keeping.made_by`."""
-        return {**self._small.made_by(), "openvino": [VERSION, self._processor.name, self._bfloat16]}
+        names = [self._processor.name, None if self._gpu is None else self._gpu.name]
+        return {**self._small.made_by(), "openvino": [VERSION, *names, self._bfloat16]}
 
     def form(self, name: str, model: Model, graph: Graph, scratch: Path) -> Form:
         """See `Keeping.form`: what OpenVINO has compiled for this processor."""
@@ -90,6 +103,7 @@ class OpenVinoBackend:
             "inputs": [tensor.name for tensor in graph.inputs],
             "outputs": [tensor.name for tensor in graph.outputs],
             "stops": graph.stops,
+            "on_gpu": graph.on_gpu,
             "size": model.size,
             "lowered": lowered,
         }
@@ -104,6 +118,9 @@ class OpenVinoBackend:
         said = json.loads(found.model[len(_MARK) :])
         ((_, exported),) = found.weights
         names = tuple(said["inputs"]), tuple(said["outputs"])
+        if said["on_gpu"]:
+            assert self._gpu is not None
+            return OpenVinoGraph(name, self._gpu.reopen(name, exported, *names, single=True), on_gpu=True)
         threads = threads_for(name, said["size"], self._threads)
         compiled = self._processor.reopen(name, exported, *names, threads, said["lowered"])
         return OpenVinoGraph(name, compiled, said["stops"])
@@ -116,6 +133,7 @@ class OpenVinoBackend:
         return {
             "library": f"openvino {VERSION}",
             "processor": self._processor.name,
+            **({} if self._gpu is None else {"gpu": self._gpu.name}),
             "threads": self._threads,
             "compose": self._small.describe()["library"],
         }
@@ -148,16 +166,17 @@ class OpenVinoGraph:
         compiled: what runs it.
         stops: the input that says where each sequence ends, where layers must know; those of one length then
             run together, cut to it along the second axis.
+        on_gpu: whether it runs on an Intel GPU.
     """
 
-    def __init__(self, name: str, compiled: Compiled, stops: str | None = None) -> None:
+    def __init__(self, name: str, compiled: Compiled, stops: str | None = None, on_gpu: bool = False) -> None:
         self._name = name
-        self.stops = stops
+        self.stops, self.on_gpu = stops, on_gpu
         self._requests = PerProcess(partial(_refuse_in_child, name), compiled.requests)
         self.inputs, self.outputs = compiled.inputs, compiled.outputs
 
     def exported(self) -> bytes:
-        """What `Processor.reopen` makes this graph of."""
+        """What `OpenVinoDevice.reopen` makes this graph of."""
         return self._requests.get().exported()
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -33,9 +33,9 @@ from tests.export.precision.bundles import convolutional, photographs
 def computes_bfloat16() -> bool:
     if not is_installed("openvino"):
         return False
-    from cir_infer.runtime.openvino.api import Processor
+    from cir_infer.runtime.openvino.api import OpenVinoDevice
 
-    return Processor().computes_bfloat16
+    return OpenVinoDevice().computes_bfloat16
 
 
 computed = pytest.mark.skipif(

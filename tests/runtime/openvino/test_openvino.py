@@ -202,11 +202,11 @@ def test_a_graph_answers_one_row_for_each_input(tmp_path: Path) -> None:
 @needs_openvino
 def test_only_onnx_is_read() -> None:
     """OpenVINO would guess at the format of what it is given; the guards know one."""
-    from cir_infer.runtime.openvino.api import Processor
+    from cir_infer.runtime.openvino.api import OpenVinoDevice
 
     for content in (b'<?xml version="1.0"?><net name="x" version="11"></net>', b"TFL3", b"\x08\x07garbage"):
         with pytest.raises(BundleError, match=r"OpenVINO .* cannot load the image graph") as refusal:
-            Processor().compile("image", content, ("image",), ("embedding",), 1)
+            OpenVinoDevice().compile("image", content, ("image",), ("embedding",), 1)
         assert len(str(refusal.value)) < 500 and "\n" not in str(refusal.value)
 
 
