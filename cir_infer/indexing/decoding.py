@@ -181,9 +181,16 @@ class _Worker:
 
         Raises:
             _WorkerDiedError: the process ended or took too long; it is of no more use.
+            DeviceError: there is no thread to watch it.
         """
         timer = threading.Timer(_PATIENCE * len(locations), self.kill)
-        timer.start()
+        try:
+            timer.start()
+        except RuntimeError as error:
+            raise DeviceError(
+                f"a decoding process is watched by a thread, and there is none ({shown(error)}); raise the "
+                "limit of processes (ulimit -u, or the container's), or decode in this one with --workers 0"
+            ) from error
         try:
             self._send([[of.path, of.offset, of.size, of.column] for of in locations])
             head = self._answers.readline()

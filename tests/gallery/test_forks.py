@@ -47,6 +47,24 @@ def test_a_forked_child_reads_and_writes_and_so_does_the_parent(tmp_path: Path) 
         assert set(again.ids) == everybody and again.verify().ok
 
 
+def test_a_child_without_a_thread_to_try_sqlite_in_is_refused_until_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery = filled(tmp_path / "g")
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def work() -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", fail)
+            with pytest.raises(GalleryError, match="limit of processes"):
+                _ = gallery.ids
+        assert gallery.ids == names(10)
+
+    assert ended(forked(work)) == 0
+
+
 @pytest.mark.parametrize("anew", [False, True])
 def test_what_a_child_commits_after_the_parent_has_closed_is_there(tmp_path: Path, anew: bool) -> None:
     gallery = filled(tmp_path / "g", 1)

@@ -13,6 +13,7 @@ import pytest
 
 from cir_infer.commands.index import main
 from cir_infer.engine import Engine
+from cir_infer.errors import DeviceError
 from cir_infer.gallery import Gallery
 from cir_infer.indexing.decoding import Decoders
 from cir_infer.indexing.items import Item
@@ -80,6 +81,25 @@ def test_a_decoder_says_whether_a_fault_lasts(tmp_path: Path, engine: Engine, wo
         (batch,) = decoders.batches(items, 8)
     assert [item.id for item in batch.items] == ["good.png"]
     assert {item.id: fault.lasting for item, fault in batch.failed} == {"bad.png": True, "away.png": False}
+
+
+def test_a_decoder_that_nothing_can_watch_is_refused(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What nobody watches may hang for ever; it was told as a fault of the program."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    (tmp_path / "good.png").write_bytes(png(1))
+    item = Item("good.png", Location(str(tmp_path / "good.png")), "")
+    with Decoders(engine.manifest, 1) as decoders:
+        with monkeypatch.context() as patched:
+            patched.setattr("threading.Thread.start", fail)
+            with pytest.raises(DeviceError, match="limit of processes"):
+                list(decoders.batches([item], 8))
+        (batch,) = decoders.batches([item], 8)
+        assert [found.id for found in batch.items] == ["good.png"]
 
 
 def test_what_is_there_and_cannot_be_read_is_not_dropped(

@@ -12,6 +12,8 @@ import sqlite3
 import threading
 from contextlib import suppress
 
+from cir_infer.errors import GalleryError, shown
+
 __all__ = ["begin_in_child", "sqlite_works", "was_unseen"]
 
 _TRIAL = 5.0
@@ -35,10 +37,20 @@ def was_unseen() -> bool:
 
 
 def sqlite_works() -> bool:
-    """Whether SQLite can be used in this process."""
+    """Whether SQLite can be used in this process.
+
+    Raises:
+        GalleryError: there is no thread to try it in.
+    """
     if not _works:
         trial = threading.Thread(target=_try, daemon=True)
-        trial.start()
+        try:
+            trial.start()
+        except RuntimeError as error:
+            raise GalleryError(
+                f"a forked child tries in a thread whether SQLite works, and there is none ({shown(error)}); "
+                "raise the limit of processes (ulimit -u, or the container's)"
+            ) from error
         trial.join(_TRIAL)
         _works.append(False)  # where nobody has said True before
     return _works[0]
