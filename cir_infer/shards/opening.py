@@ -27,14 +27,14 @@ class Opening:
     """Opens shards, and notes what has to be closed.
 
     Args:
-        engine: whose bundle the galleries must be of; None for any.
         scorer: see `cir_infer.scoring.make_scorer`.
         threads: CPU threads of a call of a gallery in this process; None to share the processors out.
         owned: what was opened is added.
     """
 
-    def __init__(self, engine: Engine | None, scorer: str, threads: int | None, owned: list[Any]) -> None:
-        self._engine, self._scorer, self._threads, self._owned = engine, scorer, threads, owned
+    def __init__(self, scorer: str, threads: int | None, owned: list[Any]) -> None:
+        self._scorer, self._threads, self._owned = scorer, threads, owned
+        self._galleries: list[Gallery] = []
 
     def groups(self, shards: Any, replicas: int) -> list[Group]:
         """The shards, each with its replicas.
@@ -58,6 +58,25 @@ class Opening:
             groups.append(Group([self._shard(one) for one in several]))
         return groups
 
+    def check(self, common: About, engine: Engine) -> None:
+        """See that the shards are of an engine's bundle, those of this process from now on.
+
+        Args:
+            common: what the shards have in common.
+            engine: it.
+
+        Raises:
+            GalleryError: they are of another.
+        """
+        for gallery in self._galleries:
+            gallery.check_engine(engine)
+        shape = (engine.dimension, engine.tokens_per_item)
+        if common.fingerprint not in (None, engine.fingerprint) or common[3:5] != shape:
+            raise GalleryError(
+                f"{common.place}: its rows are {_rows(common)}, the bundle {engine.path} makes {shape[1]} x "
+                f"{shape[0]} of {shown(engine.fingerprint, 80)}; use the bundle that encoded them"
+            )
+
     def _parts(self, shards: Any) -> list[Any]:
         if isinstance(shards, (str, os.PathLike)):
             shards = ShardedGallery(Path(shards), read_only=True)
@@ -78,8 +97,7 @@ class Opening:
             shard = Gallery.open(Path(shard), read_only=True)
             self._owned.append(shard)
         if isinstance(shard, Gallery):
-            if self._engine is not None:
-                shard.check_engine(self._engine)
+            self._galleries.append(shard)
             shard = LocalShard(shard, self._scorer, self._threads)
             self._owned.append(shard)
         if not all(hasattr(shard, name) for name in ("place", "about", "search", "held")):
@@ -88,7 +106,7 @@ class Opening:
         return found
 
 
-def compare(groups: Sequence[Group], engine: Engine | None, deadline: float | None) -> About:
+def compare(groups: Sequence[Group], deadline: float | None) -> About:
     """Ask every replica what it is, and see that they belong together.
 
     Of each shard one replica must answer within the deadline; those that do not now are not compared.
@@ -104,7 +122,7 @@ def compare(groups: Sequence[Group], engine: Engine | None, deadline: float | No
     first = known[0][0]
     for found in known:
         for about in found:
-            _check_alike(about, first, engine)
+            _check_alike(about, first)
             if about.identity != found[0].identity:
                 raise GalleryError(
                     f"{about.place} is another gallery than {found[0].place}; replicas of a shard are "
@@ -145,22 +163,15 @@ def _asked(groups: Sequence[Group], deadline: float | None) -> list[list[About]]
     return known
 
 
-def _check_alike(about: About, first: About, engine: Engine | None) -> None:
-    def rows(one: About) -> str:
-        return f"{one.tokens_per_item} x {one.dimension} of {shown(one.fingerprint, 80)}"
+def _rows(one: About) -> str:
+    return f"{one.tokens_per_item} x {one.dimension} of {shown(one.fingerprint, 80)}"
 
+
+def _check_alike(about: About, first: About) -> None:
     if about[2:5] != first[2:5]:
         raise GalleryError(
-            f"{about.place}: its rows are {rows(about)}, those of {first.place} are {rows(first)}; shards "
+            f"{about.place}: its rows are {_rows(about)}, those of {first.place} are {_rows(first)}; shards "
             "have rows of one bundle"
-        )
-    if engine is None:
-        return
-    shape = (engine.dimension, engine.tokens_per_item)
-    if about.fingerprint not in (None, engine.fingerprint) or about[3:5] != shape:
-        raise GalleryError(
-            f"{about.place}: its rows are {rows(about)}, the bundle {engine.path} makes "
-            f"{shape[1]} x {shape[0]} of {shown(engine.fingerprint, 80)}; use the bundle that encoded them"
         )
 
 

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from cir_infer.bundle import Bundle
+from cir_infer.bundle.orientation import orientation_of_rows
 from cir_infer.engine import Engine
 from cir_infer.errors import GalleryError, MissingShard, ShardError, UsageError, shown
 from cir_infer.gallery import Gallery
@@ -50,7 +51,7 @@ class ShardedSearcher(Queries):
     """Answers queries over several shards as a `Searcher` does over one gallery. Threads may share one.
 
     Args:
-        bundle: see `Searcher`; None to ask vectors only.
+        bundle: see `Searcher`; None to ask vectors only. Photos are turned upright as the shards' were.
         shards: a sharded gallery or its folder; or a list, for each shard a gallery, its path, the URL
             of a `cir-serve --shard` or another `Shard`, or a list of such that are its replicas.
         device: see `Engine`; not together with an `Engine`.
@@ -94,9 +95,18 @@ class ShardedSearcher(Queries):
                 raise UsageError(f"deadline is {deadline}; expected a number of seconds above 0, or None")
         self._allowed = checked_word("partial", partial, ("error", "allow")) == "allow"
         try:
-            self._engine = self._opened(bundle, device, threads)
-            groups = Opening(self._engine, scorer, threads, self._owned).groups(shards, replicas)
-            self._common = compare(groups, self._engine, deadline)
+            if not (bundle is None or isinstance(bundle, (Engine, Bundle))):
+                bundle = Bundle(bundle)
+            opening = Opening(scorer, threads, self._owned)
+            groups = opening.groups(shards, replicas)
+            self._common = compare(groups, deadline)
+            if isinstance(bundle, Bundle):
+                turned = orientation_of_rows(bundle.manifest, self._common.fingerprint)
+                bundle = Engine(bundle, device, threads, exif_orientation=turned)
+                self._owned.append(bundle)
+            self._engine = bundle
+            if bundle is not None:
+                opening.check(self._common, bundle)
         except BaseException:
             self.close()
             raise
@@ -104,13 +114,6 @@ class ShardedSearcher(Queries):
         self.shards: tuple[tuple[Shard, ...], ...] = tuple(group.shards for group in groups)
         self._fanout: PerProcess[Fanout] = PerProcess(lambda: Fanout(groups, deadline))
         self._beside: PerProcess[Threads] = PerProcess(lambda: Threads(available_cpus() + 4))
-
-    def _opened(self, bundle: Any, device: str, threads: int | None) -> Engine | None:
-        if bundle is None or isinstance(bundle, Engine):
-            return bundle
-        engine = Engine(bundle, device, threads)
-        self._owned.append(engine)
-        return engine
 
     # ---- its life
 

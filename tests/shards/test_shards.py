@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cir_infer import Engine, Gallery, Searcher, VectorSearcher
+from cir_infer.bundle import Bundle
 from cir_infer.commands.cluster import main as cluster
 from cir_infer.commands.gallery import main
 from cir_infer.errors import CirError, GalleryError, ImageError, UsageError
 from cir_infer.hits import Hits
-from cir_infer.shards import LocalShard, ShardedGallery, ShardedSearcher
+from cir_infer.shards import LocalShard, ShardedGallery, ShardedSearcher, follow_folder
 from cir_infer.shards.layout import shard_of
 from cir_infer.shards.listing import FILE
 from tests.bundles import write_tiny_bundle
@@ -275,3 +276,32 @@ def test_another_number_of_shards(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert not (tmp_path / "s2").exists()
         with ShardedGallery(folders[1]) as made, pytest.raises(GalleryError, match="inside"):
             ShardedGallery.split(made, Path(folders[1]) / "0000.gallery" / "x", 2)
+
+
+def test_photos_are_turned_as_the_shards_were(tmp_path: Path) -> None:
+    """As over one gallery: a bundle that says otherwise was refused, and told to encode everything anew."""
+    bundle = write_tiny_bundle(tmp_path / "b.cir")
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 256, (9, 12, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    files = [tmp_path / f"{number}.png" for number in range(4)]
+    with Engine(bundle) as engine:
+        turned = not engine.manifest.image.exif_orientation  # type: ignore[union-attr]
+    with Engine(bundle, exif_orientation=turned) as engine:
+        with Gallery.create(tmp_path / "g", engine) as gallery:
+            gallery.add(files, ids=names(4))
+            ShardedGallery.split(gallery, tmp_path / "s", 2).close()
+        fingerprint = engine.fingerprint
+    with Searcher(bundle, tmp_path / "g") as whole:
+        expected = whole.query(files[0], "is red", k=4)
+    for searcher in (
+        ShardedSearcher(bundle, tmp_path / "s"),
+        ShardedSearcher(Bundle(bundle), [tmp_path / "g"]),
+        follow_folder(tmp_path / "s", bundle),
+    ):
+        with searcher:
+            assert searcher.engine.fingerprint == fingerprint
+            assert sorted(searcher.query(files[0], "is red", k=4).scores) == sorted(expected.scores)
+    filled(tmp_path / "other", fingerprint="another model").close()
+    with pytest.raises(GalleryError, match="another model"):
+        ShardedSearcher(bundle, [tmp_path / "other"])
