@@ -41,10 +41,15 @@ class Bundle:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        wrong = UsageError(f"bundle is {shown(path)}; expected the path of a bundle (.cir)")
         if not isinstance(path, (str, os.PathLike)):
-            raise UsageError(f"bundle is {shown(path)}; expected the path of a bundle (.cir)")
+            raise wrong
+        try:
+            name = str.__str__(os.fsdecode(path))  # also of a text enum, whose `str()` is its name
+        except Exception as error:  # what an object of somebody's raises that is to say a path
+            raise wrong from error
         # Read again later, by whoever has gone elsewhere since.
-        self.path = Path(str.__str__(os.fsdecode(path)))  # also of a text enum, whose `str()` is its name
+        self.path = Path(name)
         with suppress(OSError):
             self.path = self.path.absolute()
         with self._archive() as archive:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, UsageError, shown
 from cir_infer.gallery.metadata.values import is_missing, plain_text, storable
+from cir_infer.inputs.arguments import plain_path
 from cir_infer.inputs.arrays import unmasked
 
 __all__ = [
@@ -69,7 +70,7 @@ def checked_path(name: str, path: Any) -> Path:
         UsageError: it is no text and no path, or one that no file system can have.
     """
     if isinstance(path, os.PathLike):
-        path = os.fspath(path)
+        path = plain_path(path)
     if not isinstance(path, str) or not path:
         raise UsageError(f"{name} is {shown(path, 80)}; expected a path, non-empty text")
     place = Path(plain_text(path))
@@ -250,7 +251,7 @@ def _checked_text(name: str, value: object, item: str) -> str | None:
         return None
     if isinstance(value, os.PathLike):
         # It is resolved when it is given: the current folder may be another when it is used.
-        value = os.path.abspath(value)  # noqa: PTH100
+        value = os.path.abspath(plain_path(value))  # noqa: PTH100
     if not isinstance(value, str):
         raise GalleryError(
             f"the {name} of id {shown(item)} is {shown(value, 60)}, of type {type(value).__name__}; "

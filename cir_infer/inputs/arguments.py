@@ -37,8 +37,18 @@ def plain_text(text: str) -> str:
 
 
 def plain_path(path: str | os.PathLike[str]) -> str:
-    """A path as exactly `str`; `Path` and `str` make the name of an enum of a text enum."""
-    return plain_text(os.fsdecode(path))
+    """A path as exactly `str`; `Path` and `str` make the name of an enum of a text enum.
+
+    Raises:
+        UsageError: an object of somebody's that is to say a path says none.
+    """
+    try:
+        return plain_text(os.fsdecode(path))
+    except Exception as error:
+        raise UsageError(
+            f"a path is an object of type {type(path).__name__} that does not say one ({shown(error, 80)}); "
+            "expected text, or a pathlib.Path"
+        ) from error
 
 
 def checked_number(name: str, value: Any, least: int = 1, instead: str = "") -> int:

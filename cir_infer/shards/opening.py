@@ -11,6 +11,7 @@ from typing import Any
 from cir_infer.engine import Engine
 from cir_infer.errors import GalleryError, MissingShard, ShardError, UsageError, shown
 from cir_infer.gallery import Gallery
+from cir_infer.inputs.arguments import plain_path
 from cir_infer.processes.cpus import available_cpus
 from cir_infer.shards.fanout import Fanout, Group
 from cir_infer.shards.http import HttpShard
@@ -79,7 +80,7 @@ class Opening:
 
     def _parts(self, shards: Any) -> list[Any]:
         if isinstance(shards, (str, os.PathLike)):
-            shards = ShardedGallery(Path(shards), read_only=True)
+            shards = ShardedGallery(Path(plain_path(shards)), read_only=True)
             self._owned.append(shards)
         if isinstance(shards, ShardedGallery):
             return list(shards.shards)
@@ -94,7 +95,7 @@ class Opening:
             shard = HttpShard(shard)
             self._owned.append(shard)
         if isinstance(shard, (str, os.PathLike)):
-            shard = Gallery.open(Path(shard), read_only=True)
+            shard = Gallery.open(Path(plain_path(shard)), read_only=True)
             self._owned.append(shard)
         if isinstance(shard, Gallery):
             self._galleries.append(shard)
