@@ -20,6 +20,7 @@ __all__ = ["Budget", "Form", "from_base64", "header_of", "media_type", "read_bod
 
 _BOUNDARY = re.compile(r"boundary=(?:\"([^\"\\]{1,70})\"|([^\s;\",]{1,70}))", re.IGNORECASE)
 _NAME = re.compile(rb"[; ]name=\"([^\"\\\r\n]{1,64})\"", re.IGNORECASE)
+_AS_IT_IS = (b"7bit", b"8bit", b"binary")
 _MOST_PARTS = 300
 _LONGEST_FIELD = 1 << 20
 
@@ -208,8 +209,11 @@ class _Parts:
         self._disposition, self._data = b"", []
 
     def _header(self) -> None:
-        if self._name.lower() == b"content-disposition":
+        name = self._name.lower()
+        if name == b"content-disposition":
             self._disposition = bytes(self._value)
+        elif name == b"content-transfer-encoding" and self._value.strip().lower() not in _AS_IT_IS:
+            raise Problem("malformed-request", "a part of the form is encoded; send its bytes as they are")
         self._name.clear()
         self._value.clear()
 

@@ -33,7 +33,7 @@ def item_of(snapshot: Snapshot, item: str) -> Item:
     Raises:
         Problem: there is none.
     """
-    row = snapshot.row(item) if item and len(item) <= 4096 and "\0" not in item else None
+    row = snapshot.row(item) if item and len(item) <= 4096 else None
     if row is None:
         raise Problem("not-found", "the gallery holds no item of this id (any more)")
     return snapshot.items([row])[0]

@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import itertools
 import logging
+import re
 import secrets
 import socket
 import time
@@ -41,6 +42,10 @@ _QUERIES = (
 )
 _CHANGES = ("POST", "PUT", "PATCH", "DELETE")
 _METHODS = (*_CHANGES, "GET")
+_HOST = re.compile(r"(?:\[([^\]]*)\]|([^:\[\]]*))(?::\d*)?")
+"""An address or a name, and a port."""
+_SINGLE = frozenset({b"host", b"origin", b"authorization", b"content-type", b"content-encoding", b"expect"})
+"""Headers that decide something, of which a request has one."""
 _WATCHED = ("/healthz", "/readyz", "/metrics")
 """Of whoever watches an overloaded service, and has to see that it lives."""
 _HEADERS = [
@@ -160,6 +165,12 @@ class Guard:
             raise Problem(
                 "malformed-request", "expected Content-Length or Transfer-Encoding, not both", close
             )
+        if len(headers) != len(scope["headers"]):
+            twice = Counter(name for name, _ in scope["headers"] if name in _SINGLE)
+            repeated = next((name.decode() for name, count in twice.items() if count > 1), None)
+            if repeated is not None:
+                # Which of them counts is not the same for all that stand between (RFC 9112, 3.2).
+                raise Problem("malformed-request", f"the header {repeated} is there twice; expected one")
         self._check_host(headers.get(b"host", b""))
         self._check_origin(scope["method"], headers)
         if self._keys is not None and not _is_open(scope["path"]):
@@ -241,7 +252,8 @@ class Guard:
         if self._keys is not None or "*" in self._hosts:
             return
         name = host.decode("latin-1").lower()
-        name = name.partition("]")[0][1:] if name.startswith("[") else name.partition(":")[0]
+        known = _HOST.fullmatch(name)
+        name = name if known is None else known[1] or known[2]
         if name in self._hosts:
             return
         try:

@@ -66,8 +66,18 @@ class Change:
             checked_ids([self.item])
             if self.metadata is not None:
                 encode(self.metadata, self.item)
+                # A library may leave NaN out as missing, and says so in a log that no client sees.
+                if not _is_json(self.metadata):
+                    raise GalleryError("the metadata holds NaN, which is no JSON; send null, or leave it out")
         except CirError as error:
             raise Problem("invalid-argument", str(error)) from error
+
+
+def _is_json(value: Any) -> bool:
+    """Whether no number in it is NaN; what it is read by takes that."""
+    if isinstance(value, dict):
+        return all(map(_is_json, value.values()))
+    return all(map(_is_json, value)) if isinstance(value, list) else value == value
 
 
 class Writer:

@@ -23,7 +23,7 @@ from cir_infer.serving.settings import Settings
 from tests.bundles import write_tiny_bundle
 
 COUNT = 40
-ODD_IDS = ("a/b.png", "ä ö/%2F?#.png", "..")
+ODD_IDS = ("a/b.png", "ä ö/%2F?#.png", "..", "nul\0nul")
 
 
 class Answer(NamedTuple):

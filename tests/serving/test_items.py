@@ -214,6 +214,10 @@ def test_a_disk_that_takes_no_picture_is_one_line_of_the_log(
         ("invalid-argument", {"metadata": {"a": {"b": 1}, "a.b": 2}}),
         ("invalid-argument", {}),
         ("not-found", {"metadata": {"price": 1}}),
+        (
+            "invalid-argument",
+            {"metadata": {"a": [{"b": float("nan")}]}, "image": base64.b64encode(png(1)).decode()},
+        ),
         ("unsupported-media-type", "text"),
     ],
 )

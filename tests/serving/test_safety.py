@@ -117,10 +117,40 @@ def test_settings_that_make_no_sense(bundle: Path, wrong: dict[str, float]) -> N
 
 
 def test_a_name_that_leads_here_is_refused(client: Client) -> None:
-    for host in ("evil.example", "evil.example:8080", "localhost.evil.example", ""):
+    strange = (
+        "[::1].evil.example",
+        "localhost:80.evil.example",
+        "localhost:a",
+        "[::1",
+        "::1]",
+        "[localhost]x",
+    )
+    for host in ("evil.example", "evil.example:8080", "localhost.evil.example", "", *strange):
         assert client("GET", "/v1/info", Host=host).kind == "misdirected", host
     for host in ("localhost", f"127.0.0.1:{client.port}", "[::1]:1"):
         assert client("GET", "/v1/info", Host=host).status == 200, host
+
+
+@pytest.mark.parametrize("name", ["Host", "Origin", "Authorization", "Content-Type"])
+def test_what_decides_a_request_is_said_once(client: Client, name: str) -> None:
+    """The last one counted here, and another one for who stands between."""
+    own = f"127.0.0.1:{client.port}"
+    heads = {"Host": own, "Content-Type": "application/json", "Content-Length": "2", "Connection": "close"}
+    again = {
+        "Host": own,
+        "Origin": f"http://{own}",
+        "Authorization": "Bearer x",
+        "Content-Type": "text/plain",
+    }
+    lines = [
+        *heads.items(),
+        *([(name, again[name])] * (1 if name in heads else 2)),
+        ("X-Any", "1"),
+        ("X-Any", "2"),
+    ]
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines)
+    said = talk(client.port, f"POST /v1/search HTTP/1.1\r\n{head}\r\n{{}}".encode())
+    assert b" 400 " in said and f"the header {name.lower()} is there twice".encode() in said
 
 
 def test_pages_of_other_sites_may_not_ask(client: Client, bundle: Path) -> None:

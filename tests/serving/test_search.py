@@ -285,6 +285,12 @@ def test_what_is_wrong_is_said(client: Client, status: int, kind: str, query: di
             b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n--b--\r\n",
             "multipart/form-data; boundary=b",
         ),
+        (
+            400,
+            b'--b\r\nContent-Disposition: form-data; name="text"\r\nContent-Transfer-Encoding: base64\r\n\r\n'
+            b"aXMgcmVk\r\n--b--\r\n",
+            "multipart/form-data; boundary=b",
+        ),
     ],
 )
 def test_what_is_no_request(client: Client, status: int, body: bytes, kind: str) -> None:
