@@ -67,10 +67,18 @@ def test_glove_gives_the_words_that_it_knows(tmp_path: Path) -> None:
     assert after["red"] == pytest.approx([0.5, -1, 2, 0.3])
     assert after["laces"] == [1, 2, 3, 4]
     assert all(after[word] == before[word] for word in before if word not in ("red", "laces"))
+    # As the file of 840 billion tokens has them.
+    file.write_text(
+        "the 1 1 1 1\n. . . 1 1 1 1\nis name@domain.com 5 5 5 5\nred\u2028 8 8 8 8\nred 2 2 2 2\n"
+    )
+    assert start_from(model, file, TOKENIZER).taken == "1 of 5 word vectors"
+    assert words(model)["red"] == [2, 2, 2, 2] and words(model)["is"] == before["is"]
     for content, words_of_error in (
         ("red 1 2 3\n", r"vectors of 3 values, the model of 4; set model\.text\.word_dim = 3"),
         ("blue 1 2 3 4\n", "knows none of the 5 words"),
         ("red 1 2 3 nan\n", "a value is not finite"),
+        ("the 1 1 1 1\nred 1 2 3 4 5\n", "knows none of the 5 words"),
+        ("the 1 1 1 1\nred 1 2 3\n", r"red.*: 3 values; expected 4, as in the first line"),
     ):
         file.write_text(content)
         with pytest.raises((TrainingError, CheckpointError), match=words_of_error):

@@ -139,18 +139,25 @@ def _trunk(model: RetrievalModel, weights: Mapping[str, Any], name: str, path: P
 
 
 def _glove(model: RetrievalModel, path: Path, tokenizer: Tokenizer) -> str:
-    """Line by line: the file may be gigabytes, the vocabulary is small."""
+    """Line by line: the file may be gigabytes, the vocabulary is small.
+
+    The vector is what a line ends with: some of GloVe's words have spaces in them ("at name@domain.com").
+    """
     embedding = _words(model, str(path))
     vocabulary = tokenizer.get_vocab()
-    found = 0
-    with torch.no_grad(), path.open(encoding="utf-8", errors="strict") as file:
+    found, length = 0, None
+    with torch.no_grad(), path.open(encoding="utf-8", errors="strict", newline="\n") as file:
         try:
             for line in file:
-                word, _, rest = line.rstrip("\n").partition(" ")
+                if length is None:  # the first word, the most frequent one, has none
+                    length = line.rstrip().count(" ")
+                    if length != embedding.embedding_dim:
+                        raise TrainingError(_other_length(str(path), length, embedding))
+                word, *values = line.rstrip().rsplit(" ", length)
                 row = vocabulary.get(word)
                 if row is None or word in SPECIALS:
                     continue
-                embedding.weight[row] = _vector(rest.split(" "), embedding, f"{path}, the word {shown(word)}")
+                embedding.weight[row] = _vector(values, f"{path}, the word {shown(word)}", length)
                 found += 1
         except UnicodeDecodeError as error:
             raise CheckpointError(f"{path} is no text in UTF-8 ({error.reason}); expected GloVe's") from error
@@ -229,9 +236,9 @@ def _words(model: RetrievalModel, where: str) -> nn.Embedding:
     return found
 
 
-def _vector(values: list[str], embedding: nn.Embedding, where: str) -> Tensor:
-    if len(values) != embedding.embedding_dim:
-        raise TrainingError(_other_length(where, len(values), embedding))
+def _vector(values: list[str], where: str, length: int) -> Tensor:
+    if len(values) != length:
+        raise CheckpointError(f"{where}: {len(values)} values; expected {length}, as in the first line")
     try:
         vector = torch.tensor([float(value) for value in values])
     except ValueError as error:
