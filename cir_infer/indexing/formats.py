@@ -7,19 +7,21 @@ import importlib.util
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from cir_infer.errors import CirError
 from cir_infer.inputs.images import HEIC_REMEDY
 from cir_infer.inputs.remote import is_address, read_remote
 
 __all__ = [
+    "HEAD_BYTES",
     "HEIC_REMEDY",
     "IMAGE_ENDINGS",
     "describe_left_out",
     "ending_of",
     "image_endings",
     "looks_like_image",
+    "object_looks_like_image",
 ]
 
 IMAGE_ENDINGS = frozenset(
@@ -46,6 +48,8 @@ _HEADS = (
     b"\0\0\0\x0cjP  \r\n",
     b"\xff\x4f\xff\x51",
 )
+HEAD_BYTES = 16
+"""Bytes of a file by which `looks_like_image` knows one."""
 _BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
 
 
@@ -72,7 +76,7 @@ def ending_of(name: str) -> str:
 
 
 def looks_like_image(head: bytes) -> bool:
-    """Whether a file begins as an image does (16 bytes are enough)."""
+    """Whether a file begins as an image does (`HEAD_BYTES` are enough)."""
     return (
         head.startswith(_HEADS)
         or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
@@ -84,23 +88,32 @@ def looks_like_image(head: bytes) -> bool:
 def file_looks_like_image(path: str) -> bool:
     """Whether a file without an ending is an image by its first bytes.
 
-    One that cannot be read is none; an object of a store is, so that it is listed and not left out.
+    One that cannot be read is none; of an object see `object_looks_like_image`.
     """
     if is_address(path):
-        try:
-            return looks_like_image(read_remote(path, 0, 16, 16))
-        except (OSError, CirError):
-            return True
+        return object_looks_like_image(lambda: read_remote(path, 0, HEAD_BYTES, HEAD_BYTES))
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError):
         return False
     try:
-        return stat.S_ISREG(os.fstat(fd).st_mode) and looks_like_image(os.read(fd, 16))
+        return stat.S_ISREG(os.fstat(fd).st_mode) and looks_like_image(os.read(fd, HEAD_BYTES))
     except OSError:
         return False
     finally:
         os.close(fd)
+
+
+def object_looks_like_image(head: Callable[[], bytes]) -> bool:
+    """Whether an object without an ending is an image, or cannot be read: then it is to be listed.
+
+    Args:
+        head: reads its first bytes.
+    """
+    try:
+        return looks_like_image(head())
+    except (OSError, CirError):
+        return True
 
 
 def describe_left_out(left_out: Mapping[str, int]) -> str:

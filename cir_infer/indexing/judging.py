@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -18,7 +18,7 @@ from cir_infer.gallery.gallery import Held
 from cir_infer.indexing.contents import Contents, digests
 from cir_infer.indexing.items import Item, Stamp, Territory
 from cir_infer.indexing.pruning import Origin
-from cir_infer.inputs.locations import Location, is_gone, same_file
+from cir_infer.inputs.locations import Location, are_gone, is_gone, same_file
 
 __all__ = ["Judge", "Outcome", "Verdict", "again"]
 
@@ -73,6 +73,7 @@ class Judge:
         # Rows are only known to be this engine's where the gallery names the bundle.
         self._follows = gallery.fingerprint is not None and len(gallery) > 0
         self._contents: Contents | None = None
+        self._gone: dict[str, bool] = {}
 
     @property
     def contents(self) -> Contents:
@@ -85,6 +86,7 @@ class Judge:
         """What is to be done about each of some items with different ids."""
         held = self._gallery.held([item.id for item in items])
         looked_into = digests([item for item in items if self._is_worth_a_look(item, held.get(item.id))])
+        self._gone = _gone_from_stores(items, held)
         for item in items:
             known, digest = held.get(item.id), looked_into.get(item.id)
             if known is None:
@@ -161,7 +163,7 @@ class Judge:
                 outcome: Outcome = "moved" if same_version else _outcome(stamp, item)
                 return self._taken_over(held, outcome, digest or stamp.digest)
             return Verdict("encode", "replaced", digest=digest)
-        gone = is_gone(place.path)
+        gone = self._gone[place.path] if place.path in self._gone else is_gone(place.path)
         same_content = same_content or (same_version and (gone or stamp.digest is None))
         if same_content and gone:
             self.met[held.key] = True
@@ -194,6 +196,14 @@ class Judge:
         snapshot = self._gallery.snapshot()
         at = int(snapshot.rows_of(np.array([key], np.int64))[0])
         return None if at < 0 else snapshot.vector(at)
+
+
+def _gone_from_stores(items: Sequence[Item], held: Mapping[str, Held]) -> dict[str, bool]:
+    """Of the objects that had the ids of some items, and are not these, whether each was removed."""
+    known = [(item, held[item.id].source) for item in items if item.id in held]
+    places = [(item, Location.parse(source)) for item, source in known if source is not None]
+    paths = {place.path for item, place in places if place.remote and not same_file(place, item.location)}
+    return dict(zip(paths, are_gone(paths), strict=True))
 
 
 def again(item: Item, earlier: Location, version: str | None) -> Verdict:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from cir_infer.errors import UsageError, shown
-from cir_infer.inputs.locations import Location, is_gone
+from cir_infer.inputs.locations import Location, are_gone
 
 __all__ = ["NOT_ENCODED", "Origin", "PruneLimit", "Refused", "unbelievable", "under"]
 
@@ -145,10 +145,12 @@ def under(paths: Iterable[str]) -> Callable[[str], bool]:
     return is_under
 
 
-def seems_gone(source: str) -> bool:
-    """Whether the image of an item that was not met is gone: its file is, or its member of a file."""
-    location = Location.parse(source)
-    return not location.whole or is_gone(location.path)
+def seem_gone(items: Sequence[Origin]) -> list[Origin]:
+    """Of items that were not met those whose image is gone: its file is, or its member of a file."""
+    locations = [Location.parse(item.source) for item in items]
+    files = are_gone(location.path for location in locations if location.whole)
+    gone = [not location.whole or next(files) for location in locations]
+    return [item for item, is_so in zip(items, gone, strict=True) if is_so]
 
 
 def _is_empty(folder: str) -> bool:

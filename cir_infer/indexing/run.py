@@ -20,7 +20,7 @@ from cir_infer.indexing.encoding import Encoded, Encoder, LocalEncoder
 from cir_infer.indexing.formats import describe_left_out
 from cir_infer.indexing.items import Broken, Fault, Item, Stamp, is_unicode, unfit
 from cir_infer.indexing.judging import Judge, Outcome, Verdict, again
-from cir_infer.indexing.pruning import Origin, PruneLimit, seems_gone, unbelievable, under
+from cir_infer.indexing.pruning import Origin, PruneLimit, seem_gone, unbelievable, under
 from cir_infer.indexing.report import Report
 from cir_infer.indexing.source import Source
 from cir_infer.inputs.locations import Location, is_gone
@@ -366,16 +366,15 @@ class _Run:
             items = self.owned(source) + left
             # Of a library that was moved, no item was known at its new place.
             before = max(before, len(items)) if left else before
-            gone = [
+            missed = [
                 origin
                 for origin in items
                 if origin.key < judge.started_at
                 and not judge.met[origin.key]
                 and not is_unread(origin.source)
                 and not is_unread(Location.parse(origin.source).path)
-                and seems_gone(origin.source)
             ]
-            if not gone:
+            if not (gone := seem_gone(missed)):
                 continue
             found_again = judge.are_elsewhere(gone, items, source.territory)
             lost = [origin for origin, again in zip(gone, found_again, strict=True) if not again]

@@ -24,7 +24,7 @@ from cir_infer.errors import CirError, ImageError, lack, shown
 from cir_infer.indexing.items import Fault, digest_of
 from cir_infer.inputs.arrays import loaded_array
 from cir_infer.inputs.images import ready_for_pictures
-from cir_infer.inputs.locations import Location
+from cir_infer.inputs.locations import Location, read_each
 from cir_infer.inputs.preprocess import preprocess
 
 __all__ = ["Prepared", "main", "prepare"]
@@ -49,16 +49,17 @@ def prepare(locations: list[Location], spec: PixelInput | FeatureInput) -> Prepa
     images: list[npt.NDArray[Any]] = []
     faults: list[Fault | None] = []
     digests: list[str] = []
-    for location in locations:
-        data = None
+    for location, data in zip(locations, read_each(locations), strict=True):
         try:
-            data = location.read()
+            if isinstance(data, CirError):
+                raise data
             image = _features(location, data) if isinstance(spec, FeatureInput) else data
             images.append(preprocess(image, spec))
             digests.append(digest_of(data))
             faults.append(None)
         except CirError as error:
-            faults.append(Fault(str(error), lasting=data is not None and lack(error) is None))
+            unread = isinstance(data, CirError)
+            faults.append(Fault(str(error), lasting=not unread and lack(error) is None))
     return Prepared(np.stack(images) if images else np.empty(0, np.uint8), faults, digests)
 
 

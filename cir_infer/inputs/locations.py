@@ -9,19 +9,22 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
 from cir_infer.errors import CirError, ImageError, shown
 from cir_infer.inputs.opening import opened, why
-from cir_infer.inputs.remote import is_address, read_remote, remote_status, told
+from cir_infer.inputs.remote import Ahead, asked_ahead, is_address, read_remote, remote_status, told
 
 __all__ = [
     "MAX_IMAGE_BYTES",
     "Location",
     "absolute",
+    "are_gone",
     "is_gone",
     "link_away",
+    "read_each",
     "same_file",
 ]
 
@@ -100,13 +103,21 @@ class Location:
 
             found = read_cell(self.path, self.column, self.offset)
             return found if isinstance(found, bytes) else Location(found).read()
+        return self._read(self._bytes)
+
+    def _read(self, take: Callable[[], bytes]) -> bytes:
         try:
-            data = self._bytes()
+            data = take()
         except (OSError, ValueError, OverflowError) as error:
             raise ImageError(f"{self._told}: cannot be read ({why(error)})") from error
         if self.size is not None and len(data) != self.size:
             raise ImageError(f"{self._told}: the file ends before the image does; the archive was cut short")
         return data
+
+    def _begun(self, ahead: Ahead) -> Callable[[], bytes] | None:
+        if not self.remote or self.column is not None:
+            return None
+        return ahead.read(self.path, self.offset, self.size, MAX_IMAGE_BYTES)
 
     def _bytes(self) -> bytes:
         if self.remote:
@@ -119,6 +130,22 @@ class Location:
                 )
             file.seek(self.offset)
             return file.read(size)
+
+
+def read_each(locations: Iterable[Location]) -> Iterator[bytes | CirError]:
+    """The bytes of each, in their order, or why `Location.read` would raise.
+
+    Stores are asked for what comes next before what comes first has been used, so that their latency is
+    waited for once and not for each.
+    """
+    with Ahead() as ahead:
+        for location, take in asked_ahead(locations, lambda one: one._begun(ahead)):
+            try:
+                data: bytes | CirError = location._read(take) if take else location.read()
+            except CirError as error:
+                data = error
+            del take  # it has the bytes
+            yield data
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
@@ -164,7 +191,7 @@ def is_gone(path: str) -> bool:
     What cannot be examined, and what is behind a link that leads nowhere, is not gone.
     """
     if is_address(path):
-        return _is_gone_remotely(path)
+        return _said_to_be_gone(lambda: remote_status(path))
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -174,9 +201,16 @@ def is_gone(path: str) -> bool:
     return False
 
 
-def _is_gone_remotely(address: str) -> bool:
+def are_gone(paths: Iterable[str]) -> Iterator[bool]:
+    """Whether each of some paths was removed, see `is_gone`; of addresses several are asked about at once."""
+    with Ahead() as ahead:
+        for path, answer in asked_ahead(paths, lambda path: ahead.status(path) if is_address(path) else None):
+            yield is_gone(path) if answer is None else _said_to_be_gone(answer)
+
+
+def _said_to_be_gone(answer: Callable[[], object]) -> bool:
     try:
-        remote_status(address)
+        answer()
     except FileNotFoundError:
         return True
     except (OSError, CirError):

@@ -15,17 +15,20 @@ import io
 import json
 import os
 import re
-from collections.abc import Sequence
-from typing import Any, BinaryIO, NamedTuple, cast
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 from urllib.parse import quote, unquote
 
-from cir_infer.errors import ImageError, UsageError, shown
+from cir_infer.errors import CirError, ImageError, UsageError, shown
 from cir_infer.extras import require
-from cir_infer.inputs.store_asking import StoreFile, ask
+from cir_infer.inputs.store_asking import AHEAD, Answer, Line, StoreFile, ask
 
 __all__ = [
     "NO_EMPTY_PARTS",
+    "Ahead",
     "Entry",
+    "asked_ahead",
     "below",
     "checked_address",
     "is_address",
@@ -50,6 +53,11 @@ _PLAIN = "/-_.~!$&'()*+,;=:@[]"  # of what stands for itself in an address, what
 NO_EMPTY_PARTS = "objects of such names are not read: give them others (aws s3 mv --recursive)"
 _AHEAD = 1 << 20
 """Bytes that are fetched at once where a file is read from its beginning to its end."""
+
+_LOOKED_AT = 500
+
+T = TypeVar("T")
+A = TypeVar("A")
 
 _allowed: tuple[str, ...] | None = None
 
@@ -151,10 +159,7 @@ def remote_status(address: str) -> Entry:
         OSError: the store cannot be reached, or does not say.
         CirError: pyarrow is not installed.
     """
-    entry = ask("status", *_place(address))[0]["entry"]
-    if entry is None:
-        raise FileNotFoundError(2, "there is no such object", address)
-    return Entry(*entry)
+    return _status(address, ask("status", *_place(address)))
 
 
 def listed(address: str) -> list[Entry]:
@@ -164,8 +169,7 @@ def listed(address: str) -> list[Entry]:
         OSError: the store cannot be reached, does not say, or does not come to an end.
         CirError: pyarrow is not installed.
     """
-    _, lines = ask("list", *_place(address))
-    return sorted((Entry(*json.loads(line)) for line in lines.splitlines()), key=lambda one: one.name)
+    return _entries(ask("list", *_place(address), most=None))
 
 
 def opened_remote(address: str) -> BinaryIO:
@@ -191,7 +195,89 @@ def read_remote(address: str, offset: int, size: int | None, most: int) -> bytes
         OSError: see `remote_status`; fewer may be there.
         CirError: pyarrow is not installed, or it is larger than `most`.
     """
-    head, data = ask("read", *_place(address), offset=offset, size=size, most=most)
+    return _bytes(address, most, ask("read", *_place(address), offset=offset, size=size, most=most))
+
+
+class Ahead:
+    """What stores are asked before the answer is needed, `AHEAD` questions at once, in one process.
+
+    Each call says at once what waits for its answer, and raises there what the function of the same name
+    raises; answers come in the order of the calls. To be left, as a context, before anything waits no more.
+    """
+
+    def __init__(self) -> None:
+        self._line = Line()
+
+    def __enter__(self) -> Ahead:
+        return self
+
+    def __exit__(self, kind: object, value: object, traceback: object) -> None:
+        self._line.__exit__(kind, value, traceback)
+
+    def status(self, address: str) -> Callable[[], Entry]:
+        """See `remote_status`."""
+        answer = self._asked("status", address)
+        return lambda: _status(address, answer())
+
+    def listed(self, address: str, most: int) -> Callable[[], list[Entry] | None]:
+        """See `listed`; None where there are more than `most`."""
+        answer = self._asked("list", address, most=most)
+        return lambda: None if "many" in answer()[0] else _entries(answer())
+
+    def read(self, address: str, offset: int, size: int | None, most: int) -> Callable[[], bytes]:
+        """See `read_remote`. Of what has not been waited for few bytes stand in memory."""
+        answer = self._asked("read", address, offset=offset, size=size, most=most)
+        return lambda: _bytes(address, most, answer())
+
+    def _asked(self, question: str, address: str, **more: Any) -> Callable[[], Answer]:
+        try:
+            return self._line.ask(question, *_place(address), **more).result
+        except (OSError, CirError) as error:  # it is no place that may be asked
+            return _raising(error)
+
+
+def asked_ahead(
+    things: Iterable[T], begin: Callable[[T], Callable[[], A] | None]
+) -> Iterator[tuple[T, Callable[[], A] | None]]:
+    """Things in their order, each with what waits for the answer about it; others are asked about meanwhile.
+
+    Args:
+        things: taken a few hundred ahead at most.
+        begin: asks about one by means of an `Ahead`; None where nothing is to be asked.
+    """
+    waiting: deque[tuple[T, Callable[[], A] | None]] = deque()
+    asked = 0
+    for thing in things:
+        waiting.append((thing, begin(thing)))
+        asked += waiting[-1][1] is not None
+        if asked > AHEAD or len(waiting) > _LOOKED_AT:
+            asked -= waiting[0][1] is not None
+            yield waiting.popleft()
+    while waiting:
+        yield waiting.popleft()
+
+
+def _raising(error: Exception) -> Callable[[], Answer]:
+    def refuse() -> Answer:
+        raise error
+
+    return refuse
+
+
+def _status(address: str, answer: Answer) -> Entry:
+    entry = answer[0]["entry"]
+    if entry is None:
+        raise FileNotFoundError(2, "there is no such object", address)
+    return Entry(*entry)
+
+
+def _entries(answer: Answer) -> list[Entry]:
+    lines = answer[1].splitlines()
+    return sorted((Entry(*json.loads(line)) for line in lines), key=lambda one: one.name)
+
+
+def _bytes(address: str, most: int, answer: Answer) -> bytes:
+    head, data = answer
     if "size" in head:
         raise ImageError(f"{address}: {head['size']:,} bytes; images of at most {most:,} are read")
     return bytes(data)

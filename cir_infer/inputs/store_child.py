@@ -1,25 +1,30 @@
 """What asks a store: `python -m cir_infer.inputs.store_child`, started by `store_asking`.
 
 Only here is pyarrow asked. A store decides how many pages its listing has and how slowly it sends, and
-pyarrow follows for as long as it goes on, where neither Ctrl-C nor another thread of Python reaches it. This
-process ends itself instead, when a question has taken its time or memory, and when whoever asks is gone.
+pyarrow follows for as long as it goes on, where neither Ctrl-C nor another thread of Python reaches it. Here
+each question has a thread, and is answered with an error when it has taken its time; the process ends itself
+when its memory is taken, and when whoever asks is gone.
 
-On stdin a line of JSON for each question, on stdout a line for each answer, {"bytes": how many follow it}, or
-{"error": text, "errno": number or null}. `status` has an `entry` [name, folder, size, nanoseconds] or null;
-what follows `list` are lines with such entries; what follows `read` are bytes of the object, unless there are
-more than `most`: then there is their `size`. `open` has a `size`, and `part` reads of what is open.
+On stdin a line of JSON for each question, as many at once as whoever asks likes; on stdout, in the order of
+the questions, a line for each answer, {"bytes": how many follow it}, or {"error": text, "errno": number or
+null}, with "late": true where a thread hangs, so that the process should be asked no more. `status` has an
+`entry` [name, folder, size, nanoseconds] or null; what follows `list` are lines with such entries, and what
+follows `read` are bytes of the object; of more than `most` nothing follows, and there is how `many` they are
+or their `size`. `open` has a `size`, and `part` reads of what is open.
 """
 
 from __future__ import annotations
 
 import errno
 import json
+import math
 import os
-import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from cir_infer.errors import shown
@@ -30,44 +35,103 @@ Question = Mapping[str, Any]
 Answer = tuple[dict[str, Any], bytes]
 
 _LOOKS = 0.1
-"""Seconds between two looks at what a question has taken."""
+"""Seconds between two looks at what questions have taken."""
 
 
-class _Watch(threading.Thread):
-    """Ends the process where one question takes more than it may."""
+class _Asked:
+    """A question, and its answer once there is one.
 
-    def __init__(self, question: Question, say: Callable[[dict[str, Any]], None]) -> None:
-        super().__init__(daemon=True)
-        self._until = time.monotonic() + question["seconds"]
-        self._most, self._say, self._question = _memory() + question["memory"], say, question
-        self._over, self._saying = threading.Event(), threading.Lock()
+    Attributes:
+        question: it.
+        until: when it has taken its time.
+        answer: None before there is one.
+        taken: bytes that it was given room for.
+    """
 
-    def __enter__(self) -> _Watch:
-        self.start()
-        return self
+    def __init__(self, question: Question) -> None:
+        self.question = question
+        self.until = math.inf
+        self.answer: Answer | None = None
+        self.taken = 0
 
-    def __exit__(self, kind: object, value: object, traceback: object) -> None:
-        with self._saying:
-            self._over.set()
 
-    def run(self) -> None:
-        while not self._over.wait(_LOOKS):
-            late = time.monotonic() > self._until
-            if not (late or _memory() > self._most):
-                continue
-            with self._saying:
-                if not self._over.is_set():
-                    what = (
-                        f"the store gave no full answer within {self._question['seconds']:,.0f} s"
-                        if late
-                        else f"the store's answer takes more than {self._question['memory'] >> 20:,} MiB"
-                    )
-                    self._say({"error": f"{what}; {self._question['remedy']}", "errno": None})
-                    os._exit(1)
+class _Turns:
+    """The questions that were not told the answer of, in their order, and what they take."""
 
-    def wait_for(self, size: int) -> None:
-        """Bytes will come."""
-        self._until += size / self._question["slowest"]
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._asked: deque[_Asked] = deque()
+        self._before = 0
+
+    def ask(self, question: Question) -> _Asked:
+        """Put a question last; its time begins."""
+        asked = _Asked(question)
+        with self._changed:
+            if not self._asked:
+                self._before = _memory()
+            asked.until = time.monotonic() + question["seconds"]
+            self._asked.append(asked)
+            self._changed.notify_all()
+        return asked
+
+    def answer(self, asked: _Asked, answer: Answer) -> None:
+        """Answer a question; what is said first holds."""
+        with self._changed:
+            if asked.answer is None:
+                asked.answer = answer
+                self._changed.notify_all()
+
+    def wait_for(self, asked: _Asked, size: int) -> None:
+        """Bytes will come: wait for room for them, which is none of the store's time, and give them theirs.
+
+        Raises:
+            TimeoutError: it came too late.
+        """
+        with self._changed:
+            if asked.answer is not None:
+                raise TimeoutError
+            room = asked.question["room"]
+            left, asked.until = asked.until - time.monotonic(), math.inf
+            while self._asked[0] is not asked and sum(one.taken for one in self._asked) + size > room:
+                self._changed.wait()
+            asked.taken = size
+            asked.until = time.monotonic() + left + size / asked.question["slowest"]
+
+    def next(self) -> Answer:
+        """The answer to the first question, which is the first until it has been told."""
+        with self._changed:
+            while not self._asked or self._asked[0].answer is None:
+                self._changed.wait()
+            return self._asked[0].answer
+
+    def told(self) -> None:
+        """Let the next question be the first."""
+        with self._changed:
+            self._asked.popleft()
+            self._changed.notify_all()
+
+    def watch(self) -> None:
+        """Answer what is late, and end the process where questions take more memory than they may."""
+        while True:
+            with self._changed:
+                while not self._asked:
+                    self._changed.wait()
+                now = time.monotonic()
+                for asked in self._asked:
+                    if now > asked.until:
+                        what = f"the store gave no full answer within {asked.question['seconds']:,.0f} s"
+                        self._give_up(asked, what, "late")
+                most = self._asked[0].question["memory"]
+                working = any(asked.answer is None for asked in self._asked)
+                if working and _memory() - self._before > most:
+                    if len(self._asked) > 1:  # whoever asks finds out which one it was
+                        os._exit(1)
+                    what = f"the store's answer takes more than {most >> 20:,} MiB"
+                    self._give_up(self._asked[0], what, "last")
+            time.sleep(_LOOKS)
+
+    def _give_up(self, asked: _Asked, what: str, how: str) -> None:
+        self.answer(asked, ({"error": f"{what}; {asked.question['remedy']}", "errno": None, how: True}, b""))
 
 
 def _memory() -> int:
@@ -85,53 +149,71 @@ def _memory() -> int:
 class _Stores:
     """The stores that were asked, and the object that is open."""
 
-    def __init__(self) -> None:
+    def __init__(self, turns: _Turns) -> None:
+        self._turns = turns
         self._known: dict[str, tuple[Any, str]] = {}
+        self._knowing = threading.Lock()
         self._open: Any = None
 
-    def answer(self, question: Question, watch: _Watch) -> Answer:
-        """Whatever pyarrow raises."""
-        asked = question["ask"]
-        if asked == "part":
-            watch.wait_for(question["size"])
+    def work(self, asked: _Asked) -> None:
+        """Answer a question."""
+        try:
+            answer = self._answer(asked)
+        except Exception as error:  # pyarrow answers what it cannot do with errors of many types
+            number = error.errno if isinstance(error, OSError) else None
+            said = os.strerror(number) if number is not None else shown(error, 300)
+            if isinstance(error, MemoryError):
+                number, said = errno.ENOMEM, "out of memory"
+            answer = {"error": said, "errno": number}, b""
+        self._turns.answer(asked, answer)
+
+    def _answer(self, asked: _Asked) -> Answer:
+        question = asked.question
+        kind = question["ask"]
+        if kind == "part":
+            self._turns.wait_for(asked, question["size"])
             return {}, self._open.read_at(question["size"], question["offset"])
         self._open = None
         system, path = self._place(question["store"], question["path"])
-        if asked == "status":
+        if kind == "status":
             return {"entry": _entry(system.get_file_info(path))}, b""
-        if asked == "list":
-            return {}, self._listing(system, path)
+        if kind == "list":
+            lines = self._listing(system, path)
+            many = question["most"] is not None and len(lines) > question["most"]
+            return ({"many": len(lines)}, b"") if many else ({}, b"".join(lines))
         file = system.open_input_file(path)
         size = int(file.size())
-        if asked == "open":
+        if kind == "open":
             self._open = file
             return {"size": size}, b""
         wanted = size if question["size"] is None else question["size"]
         if wanted > question["most"]:
             return {"size": wanted}, b""
-        watch.wait_for(wanted)
+        self._turns.wait_for(asked, wanted)
         return {}, file.read_at(wanted, question["offset"])
 
     def _place(self, store: str, path: str) -> tuple[Any, str]:
-        if store not in self._known:
-            from pyarrow.fs import FileSystem
+        with self._knowing:
+            if store not in self._known:
+                from pyarrow.fs import FileSystem
 
-            system, base = FileSystem.from_uri(f"s3://{store}/")
-            self._known[store] = system, base.strip("/")
-        system, base = self._known[store]
+                system, base = FileSystem.from_uri(f"s3://{store}/")
+                self._known[store] = system, base.strip("/")
+            system, base = self._known[store]
         return system, f"{base}/{path}" if path else base
 
-    def _listing(self, system: Any, path: str) -> bytes:
+    def _listing(self, system: Any, path: str) -> list[bytes]:
         from pyarrow.fs import FileSelector
 
-        lines, waiting = [], system.get_file_info(FileSelector(path))
+        lines: list[bytes] = []
+        waiting = system.get_file_info(FileSelector(path))
         while waiting:  # a folder may hold millions, which stand here once
             info = waiting.pop()
             # pyarrow tells a folder without a name as the one that it is in.
             named = info.path == f"{path}/{info.base_name}"
             if (entry := _entry(info) if named else ["", True, 0, 0]) is not None:
                 lines.append(json.dumps(entry).encode() + b"\n")
-        return b"".join(lines)
+        return lines
 
 
 def _entry(info: Any) -> list[Any] | None:
@@ -144,10 +226,17 @@ def _entry(info: Any) -> list[Any] | None:
     return [info.base_name, False, int(info.size or 0), int(info.mtime_ns or 0)]
 
 
-def _read(questions: queue.SimpleQueue[bytes]) -> None:
-    for line in sys.stdin.buffer:
-        questions.put(line)
-    os._exit(0)  # whoever asked is gone, whatever is being done for it
+def _tell(turns: _Turns, answers: int) -> None:
+    """Write the answers, each when its turn has come."""
+    while True:
+        head, data = turns.next()
+        for part in (json.dumps({**head, "bytes": len(data)}).encode() + b"\n", data):
+            rest = memoryview(part)
+            while rest:
+                rest = rest[os.write(answers, rest) :]
+        if "last" in head:
+            os._exit(1)
+        turns.told()
 
 
 def main() -> None:
@@ -156,33 +245,16 @@ def main() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
-
-    def say(head: dict[str, Any]) -> None:
-        write(json.dumps(head).encode() + b"\n")
-
-    def write(data: bytes) -> None:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(answers, rest) :]
-
-    questions: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(questions,), daemon=True).start()
-    stores = _Stores()
-    while True:
-        question = json.loads(questions.get())
-        try:
-            import pyarrow.fs  # noqa: F401  (its time is not the store's)
-
-            with _Watch(question, say) as watch:
-                head, data = stores.answer(question, watch)
-        except Exception as error:  # pyarrow answers what it cannot do with errors of many types
-            number = error.errno if isinstance(error, OSError) else None
-            said = os.strerror(number) if number is not None else shown(error, 300)
-            if isinstance(error, MemoryError):
-                number, said = errno.ENOMEM, "out of memory"
-            head, data = {"error": said, "errno": number}, b""
-        say({**head, "bytes": len(data)})
-        write(data)
+    with suppress(Exception):  # whoever needs it says so
+        import pyarrow.fs  # noqa: F401  (its time is not the store's)
+    turns = _Turns()
+    stores = _Stores(turns)
+    for work in (lambda: _tell(turns, answers), turns.watch):
+        threading.Thread(target=work, daemon=True).start()
+    for line in sys.stdin.buffer:
+        asked = turns.ask(json.loads(line))
+        threading.Thread(target=stores.work, args=(asked,), daemon=True).start()
+    os._exit(0)  # whoever asked is gone, whatever is being done for it
 
 
 if __name__ == "__main__":

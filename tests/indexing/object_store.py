@@ -9,7 +9,7 @@ import contextlib
 import email.utils
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
@@ -30,8 +30,11 @@ class Store:
         requests: what was asked, as (method, key or prefix).
         page: keys in one answer to a listing.
         excuse: what it says of what is forbidden.
-        endless: it says with every page of a listing that there is more, and where this page began.
+        endless: it says with every page of a listing that there is more, and where this page began; a text
+        for listings of what begins so.
         lazy: it sends an object a byte at a time, for as long as somebody reads.
+        before: called with the method and key or prefix of every request before it is answered, however long
+        that takes; a status to refuse it with, None to answer it.
     """
 
     def __init__(self, bucket: str) -> None:
@@ -41,7 +44,9 @@ class Store:
         self.requests: list[tuple[str, str]] = []
         self.page = 3
         self.excuse = "AccessDenied"
-        self.endless = self.lazy = False
+        self.lazy = False
+        self.endless: bool | str = False
+        self.before: Callable[[str, str], int | None] = lambda method, key: None
 
     def put(self, key: str, data: bytes, when: int = _WRITTEN) -> None:
         self.objects[key] = (data, when)
@@ -62,6 +67,7 @@ class Store:
 def _handler(store: Store) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else what follows a header waits for its acknowledgement
 
         def log_message(self, *_: object) -> None: ...
 
@@ -72,15 +78,16 @@ def _handler(store: Store) -> type[BaseHTTPRequestHandler]:
             self._answer(True)
 
         def _answer(self, body: bool) -> None:
-            asked = urlsplit(self.path)
-            bucket, _, key = unquote(asked.path).lstrip("/").partition("/")
-            given = {
-                name: values[0] for name, values in parse_qs(asked.query, keep_blank_values=True).items()
-            }
-            store.requests.append((self.command, key or given.get("prefix", "")))
-            if bucket != store.bucket:
+            url = urlsplit(self.path)
+            bucket, _, key = unquote(url.path).lstrip("/").partition("/")
+            given = {name: values[0] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
+            asked = key or given.get("prefix", "")
+            store.requests.append((self.command, asked))
+            if (status := store.before(self.command, asked)) is not None:
+                self._refused(status, "Refused", body)
+            elif bucket != store.bucket:
                 self._refused(404, "NoSuchBucket", body)
-            elif any((key or given.get("prefix", "")).startswith(wrong) for wrong in store.forbidden):
+            elif any(asked.startswith(wrong) for wrong in store.forbidden):
                 self._refused(403, "AccessDenied", body)
             elif not key:
                 self._listing(given, body)
@@ -101,14 +108,15 @@ def _handler(store: Store) -> type[BaseHTTPRequestHandler]:
 
         def _listing(self, given: dict[str, str], body: bool) -> None:
             prefix, delimiter = given.get("prefix", ""), given.get("delimiter", "")
-            after = "" if store.endless else given.get("continuation-token", "")
+            endless = store.endless is True or (store.endless and prefix.startswith(store.endless))
+            after = "" if endless else given.get("continuation-token", "")
             keys, more = store.listed(prefix, delimiter, after)
             parts = [
                 f"<Name>{store.bucket}</Name><IsTruncated>{str(more).lower()}</IsTruncated>"
                 f"<KeyCount>{len(keys)}</KeyCount>"
             ]
             if more:
-                token = given.get("continuation-token", "0") if store.endless else keys[-1]
+                token = given.get("continuation-token", "0") if endless else keys[-1]
                 parts.append(f"<NextContinuationToken>{escape(token)}</NextContinuationToken>")
             for key in keys:
                 if key in store.objects and not (delimiter and key.endswith(delimiter) and key != prefix):
@@ -130,17 +138,15 @@ def _handler(store: Store) -> type[BaseHTTPRequestHandler]:
             self._send(status, {"Content-Type": "application/xml"}, text.encode(), body)
 
         def _send(self, status: int, headers: dict[str, str], data: bytes, body: bool) -> None:
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(data))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if body and store.lazy:
-                with contextlib.suppress(OSError):  # nobody waits for more
-                    for byte in data:
-                        self.wfile.write(bytes([byte]))
-                        time.sleep(0.05)
-            elif body:
-                self.wfile.write(data)
+            with contextlib.suppress(OSError):  # nobody waits for more
+                self.send_response(status)
+                for name, value in {**headers, "Content-Length": str(len(data))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                for part in (data[n : n + 1] for n in range(len(data))) if store.lazy else (data,):
+                    if body:
+                        self.wfile.write(part)
+                        time.sleep(0.05 if store.lazy else 0)
 
     return Handler
 
