@@ -7,7 +7,7 @@ import os
 import stat
 from typing import BinaryIO
 
-__all__ = ["opened_file", "text_of"]
+__all__ = ["lines_in", "opened_file", "text_of"]
 
 _MOST = 1 << 29
 """Bytes of a text, 512 MiB: the largest tables of published data sets have a tenth."""
@@ -46,3 +46,12 @@ def text_of(path: str | os.PathLike[str], encoding: str = "utf-8-sig", most: int
     if len(content) > most:
         raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", os.fspath(path))
     return content.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def lines_in(text: str) -> list[str]:
+    """The lines of a text, without their ends.
+
+    `str.splitlines` also ends a line at what is a character of it: a vertical tab, U+0085, U+2028.
+    """
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return lines if lines[-1] else lines[:-1]

@@ -115,6 +115,13 @@ def test_birds_has_one_query_an_annotation(tmp_path: Path):
     ]
 
 
+def test_a_text_keeps_the_signs_that_end_no_line(tmp_path: Path):
+    table = layouts.birds(tmp_path) / "birds-to-words-v1.0.tsv"
+    table.write_text(table.read_text().replace("is smaller.", "is smaller,\u2028and\x85grey."))
+    (part,) = protocol("birds/sac").load(tmp_path, "test")
+    assert part.queries[1].texts == ("Animal 2 is smaller,\u2028and\x85grey.",)
+
+
 def test_birds_with_another_header_is_refused(tmp_path: Path):
     (tmp_path / "birds-to-words-v1.0.tsv").write_text("a\tb\n1\t2\n")
     with pytest.raises(DatasetError, match="img1ObservationURL"):

@@ -155,6 +155,11 @@ def test_icir_has_a_database_an_instance_and_queries_from_outside(tmp_path: Path
     (tmp_path / "query_files.csv").write_text("only a path\n")
     with pytest.raises(DatasetError, match=r"query_files\.csv, line 1: expected path, text and instance"):
         plan.load(tmp_path, "all")
+    (tmp_path / "query_files.csv").write_text(
+        "q/4.jpg,red, but old,cup\n"
+    )  # no instance is called " but old"
+    with pytest.raises(DatasetError, match=r"query_files\.csv, line 1: expected path, text and instance"):
+        plan.load(tmp_path, "all")
 
 
 def test_lasco_has_the_gallery_of_its_list(tmp_path: Path) -> None:

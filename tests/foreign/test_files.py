@@ -19,7 +19,7 @@ from cir_eval.datasets.icir import read_entries
 from cir_export.training.configuration import read_config
 from cir_export.training.sources.table import _records
 from cir_infer.errors import CirError
-from cir_infer.foreign import opened_file, text_of
+from cir_infer.foreign import lines_in, opened_file, text_of
 from cir_infer.gallery.copies.clip_retrieval import _digest, read_folder
 from cir_infer.gallery.copies.transfer import _is_export
 from cir_infer.inputs.opening import opened
@@ -73,6 +73,16 @@ def test_a_pipe_among_the_parts_of_a_folder_of_rows(tmp_path: Path, nobody_waits
     assert not _is_export(tmp_path)
     with pytest.raises(CirError):
         read_folder(tmp_path)
+
+
+def test_a_line_ends_at_the_end_of_a_line_alone() -> None:
+    assert lines_in("one\x85\u2028a\x0b\x0c\r\n\ntwo\rthree") == [
+        "one\x85\u2028a\x0b\x0c",
+        "",
+        "two",
+        "three",
+    ]
+    assert lines_in("") == [] and lines_in("a\n") == ["a"] and lines_in("\n") == [""]
 
 
 def test_a_text_has_a_size_a_mark_and_ends_of_lines(tmp_path: Path) -> None:

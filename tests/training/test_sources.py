@@ -85,6 +85,35 @@ def test_a_wrong_row_is_named(folder: Path, row: dict[str, Any], words: str) -> 
         open_source(DataSettings(str(table), "table"))
 
 
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (
+            "0.png,1.png,is red, and longer",
+            "line 2: 4 values in 3 columns; put a text with a comma into double",
+        ),
+        ('0.png,1.png,"is 3 inches\n1.png,2.png,is red\n2.png,0.png,"x"', "line 4: .*close every quote"),
+        ('0.png,1.png,"never closed', "line 2: .*close every quote"),
+    ],
+)
+def test_no_part_of_a_line_is_dropped(folder: Path, lines: str, words: str) -> None:
+    (folder / "table.csv").write_text(f"reference,target,text\n{lines}\n")
+    with pytest.raises(DatasetError, match=words):
+        open_source(DataSettings(str(folder / "table.csv"), "table"))
+
+
+def test_a_column_is_there_once_and_empty_ones_are_nothing(folder: Path) -> None:
+    table = folder / "table.csv"
+    table.write_text("reference,target,text,text\n0.png,1.png,is red,is long\n")
+    with pytest.raises(
+        DatasetError, match=r"column text twice; expected each once \(a second caption is text2"
+    ):
+        open_source(DataSettings(str(table), "table"))
+    table.write_text('reference,target,text,,\n0.png,1.png,"red, a 3"" heel\u2028",,\n\n')
+    (text,) = open_source(DataSettings(str(table), "table")).train.triplet(0, 0).texts
+    assert text == 'red, a 3" heel\u2028'
+
+
 def test_a_picture_is_one_row_however_it_is_named(folder: Path) -> None:
     lines = [
         {"reference": "0.png", "target": "1.png", "text": "red", "split": "train"},

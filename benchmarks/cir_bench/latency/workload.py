@@ -14,7 +14,7 @@ import numpy as np
 from cir_infer.bundle import Bundle
 from cir_infer.bundle.manifest import FeatureInput
 from cir_infer.errors import ImageError, UsageError
-from cir_infer.foreign import files_below, text_of
+from cir_infer.foreign import files_below, lines_in, text_of
 from cir_infer.gallery import Snapshot
 from cir_infer.inputs.images import ImageLike
 from cir_infer.inputs.locations import Location
@@ -69,7 +69,7 @@ def draw_workload(
 
 def _lines(path: Path) -> list[str]:
     try:
-        found = [line.strip() for line in text_of(path).splitlines() if line.strip()]
+        found = [line.strip() for line in lines_in(text_of(path)) if line.strip()]
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as text ({why(error)}); expected one text a line") from error
     if not found:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cir_infer.errors import DatasetError, shown
-from cir_infer.foreign import read_json, text_of
+from cir_infer.foreign import lines_in, read_json, text_of
 from cir_infer.inputs.opening import why
 
 __all__ = ["existing", "json_list", "json_object", "lines", "text_field"]
@@ -31,7 +31,7 @@ def lines(path: Path, what: str) -> Iterator[str]:
         text = text_of(existing(path, what))
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} cannot be read as text ({why(error)}); download it again") from error
-    return (line for line in text.splitlines() if line.strip())
+    return (line for line in lines_in(text) if line.strip())
 
 
 def json_list(path: Path, what: str) -> list[Any]:

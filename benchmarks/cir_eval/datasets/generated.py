@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cir_infer.errors import DatasetError, shown
-from cir_infer.foreign import read_json, text_of
+from cir_infer.foreign import lines_in, read_json, text_of
 
 __all__ = [
     "Query",
@@ -148,7 +148,7 @@ def lines_of(path: Path, parse: Callable[[Any], T]) -> Iterator[T]:
         text = text_of(path, "utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} cannot be read: {shown(error)}; generate the data set again") from error
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(lines_in(text), start=1):
         try:
             yield parse(read_json(line))
         except _WRONG as error:

@@ -35,10 +35,10 @@ def read_entries(root: Path, name: str) -> list[Entry]:
     path = existing(root / name, "a table of path, text and instance")
     try:
         with io.TextIOWrapper(opened_file(path), "utf-8-sig", newline="") as file:
-            rows = [row for row in csv.reader(file) if row]
+            rows = [row for row in csv.reader(file, strict=True) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{path} cannot be read ({shown(error)}); download it again") from error
-    wrong = next((number for number, row in enumerate(rows, 1) if len(row) < 3 or not row[0]), None)
+    wrong = next((number for number, row in enumerate(rows, 1) if len(row) != 3 or not row[0]), None)
     if wrong is not None or not rows:
         raise DatasetError(f"{path}, line {wrong or 1}: expected path, text and instance; download it again")
     return [Entry(row[0], row[1], row[2]) for row in rows]

@@ -10,7 +10,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from cir_infer.errors import CheckpointError, shown
-from cir_infer.foreign import read_json
+from cir_infer.foreign import lines_in, read_json
 
 __all__ = ["CAPTIONS", "blip_tokenizer"]
 
@@ -78,7 +78,7 @@ def _pieces(path: Path) -> dict[str, int]:
     content = path.read_bytes()
     if content.lstrip()[:1] != b"{":
         try:
-            lines = content.decode("utf-8").splitlines()
+            lines = lines_in(content.decode("utf-8"))
         except UnicodeDecodeError as error:
             raise CheckpointError(f"vocabulary {path} is no text; {_WHERE}") from error
         if len(set(lines)) != len(lines):

@@ -23,6 +23,7 @@ from cir_export.models import build_model
 from cir_export.models.encoders.resnet import resnet_name
 from cir_export.simple_tokenization import UNKNOWN, build_simple_tokenizer, simple_text, words_of_texts
 from cir_infer.errors import CheckpointError, CirError, shown
+from cir_infer.foreign import lines_in
 
 __all__ = ["is_tirg", "load_tirg", "vocabulary_of_texts"]
 
@@ -231,7 +232,7 @@ def _training_texts(path: Path) -> list[str] | None:
     if start.lstrip()[:1] in (b"{", b"[") or b"\x00" in start or start[:1] == b"\x80":
         return None
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        return lines_in(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError:
         return None
 

@@ -16,7 +16,7 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from cir_eval.protocols.contract import Part, Protocol, Query
 from cir_eval.protocols.rows import to_rows
@@ -99,14 +99,38 @@ def _records(path: Path) -> Iterator[dict[str, object]]:
         else:
             with io.TextIOWrapper(opened_file(path), "utf-8-sig", newline="") as file:
                 if ending == ".csv":
-                    yield from csv.DictReader(file)
+                    yield from _csv(path, file)
                 else:
                     for line in file:
                         if line.strip():
                             record = read_json(line)
                             yield record if isinstance(record, dict) else {}
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError) as error:
         raise DatasetError(f"{path} cannot be read ({shown(error)}); expected a table in UTF-8") from error
+
+
+def _csv(path: Path, file: TextIO) -> Iterator[dict[str, object]]:
+    """Records of a table whose every cell has a column: a reader that is kind drops the rest of a line."""
+    reader = csv.reader(file, strict=True)
+    try:
+        columns = next(reader, [])
+        twice = [name for name in (*_COLUMNS, "text2", "split") if columns.count(name) > 1]
+        if twice:
+            raise DatasetError(
+                f"{path} has the column {twice[0]} twice; expected each once (a second caption is text2)"
+            )
+        for cells in reader:
+            if any(cell.strip() for cell in cells[len(columns) :]):
+                raise DatasetError(
+                    f"{path}, line {reader.line_num}: {len(cells)} values in {len(columns)} columns; put a "
+                    "text with a comma into double quotes"
+                )
+            if cells:
+                yield dict(zip(columns, cells, strict=False))
+    except csv.Error as error:
+        raise DatasetError(
+            f"{path}, line {reader.line_num}: {shown(error)}; close every quote, and double one inside quotes"
+        ) from error
 
 
 def _parquet(path: Path) -> Iterator[dict[str, object]]:
