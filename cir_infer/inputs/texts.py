@@ -84,6 +84,10 @@ class TextReader:
         self.vocabulary: int = self._tokenizer.get_vocab_size()
         self._unknown_words = UnknownWords(self.vocabulary, domain, words)
 
+    def log_no_text(self) -> None:
+        """Name unknown words in what is returned alone: whoever keeps the log may not see what others ask."""
+        self._unknown_words.logged = False
+
     def read(self, texts: Iterable[Text], together: Together | None = None) -> Tokens:
         """Tokens of a batch of texts.
 

@@ -30,6 +30,9 @@ class UnknownWords:
         tokens: how many the model knows, special ones among them.
         domain: what the model was trained on, in words.
         words: how many it knows, where its bundle says so.
+
+    Attributes:
+        logged: whether the log may hold texts.
     """
 
     def __init__(self, tokens: int, domain: object = None, words: object = None) -> None:
@@ -37,6 +40,7 @@ class UnknownWords:
         counted = f"{words:,} words" if type(words) is int and 0 < words <= tokens else f"{tokens:,} tokens"
         self._known = f"in the model's vocabulary of {counted}{about}"
         self._said: set[str] = set()
+        self.logged = True
 
     def found(
         self,
@@ -53,7 +57,7 @@ class UnknownWords:
             none_known: it has no other words.
             together: the texts that are read together with it; None for a text by itself.
         """
-        if together is UNSAID:
+        if together is UNSAID or not self.logged:
             return
         counted = None if together is None else together.counted.setdefault(self, _Counted())
         if counted is not None:

@@ -153,11 +153,14 @@ def open_searcher(settings: Settings, parts: Parts | None = None) -> Opened:
         except BaseException:
             gallery.close()
             raise
+    engine = opened.searcher.engine
+    if engine.needs_text and not settings.log_queries:
+        engine.text_reader.log_no_text()
     try:
         if len(opened.gallery):
             opened.searcher.warm_up()
         else:
-            opened.searcher.engine.warm_up()
+            engine.warm_up()
     except BaseException:
         opened.retire()
         raise

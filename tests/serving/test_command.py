@@ -149,6 +149,18 @@ def test_one_process_ends_when_it_is_told_to(bundle: Path, number: int, code: in
         assert "is red" in said
 
 
+@pytest.mark.parametrize("asked", [(), ("--workers", "2"), ("--log-queries",)])
+def test_no_text_is_logged_unless_that_is_wanted(bundle: Path, asked: tuple[str, ...]) -> None:
+    """Nor a word that the model does not know, which the answer names."""
+    with command(bundle, *asked) as (client, process):
+        found = client("POST", "/v1/search", {**QUERY, "text": "is purplish"})
+        assert found.status == 200 and found.json["unknown_words"] == ["purplish"]
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=120)
+        assert ("purplish" in said) == ("--log-queries" in asked), said
+        assert "/v1/search" in said
+
+
 def counted(client: Client) -> float:
     """Searches, as the metrics have them."""
     lines = client("GET", "/metrics").body.decode().splitlines()

@@ -121,7 +121,7 @@ function tell(why, step) {
     at = word.end;
   }
   words.append(step.text.slice(at));
-  const exact = Object.values(why.terms)[0]?.method === "shares" ? "The cells add up to each term" : "Shaded is what the score loses where a part is covered";
+  const exact = Object.values(why.terms)[0]?.method === "shares" ? "The cells, and a rest that none of them has, add up to each term" : "Shaded is what the score loses where a part is covered";
   const unmoved = why.unmoved.map((name) => ` No part of the reference moves “${termName(name)}”.`).join("");
   $("why").replaceChildren(el("p", {}, el("strong", {}, why.id), ` has ${decimals(why.score, 3)}: ${parts}.`), words, el("p", { class: "quiet" }, `${exact}; hatched is what speaks against this picture.${unmoved}`));
   $("why").hidden = false;
