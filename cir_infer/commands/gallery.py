@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cir_infer.console.common import CirParser, print_json, printable, run_command
+from cir_infer.console.figures import counted
 from cir_infer.console.tables import format_table
 from cir_infer.errors import GalleryError
 
@@ -107,15 +108,20 @@ def _duplicates(gallery: Gallery, options: Options) -> None:
         ids = ", ".join(printable(item) for item in group.ids[:_MORE_IDS])
         more = len(group.ids) - _MORE_IDS
         rest = f", and {more:,} more (--json lists all)" if more > 0 else ""
-        lines.append(f"{len(group.ids)} items, cosine {group.similarity:.5f}: {ids}{rest}")
+        lines.append(f"{counted(len(group.ids), 'item')}, cosine {group.similarity:.5f}: {ids}{rest}")
     count = sum(len(group.ids) - 1 for group in groups)
-    lines.append(f"{len(groups):,} groups; {count:,} of {len(gallery):,} items repeat another")
+    repeat = "repeats" if count == 1 else "repeat"
+    lines.append(
+        f"{counted(len(groups), 'group')}; {count:,} of {counted(len(gallery), 'item')} {repeat} another"
+    )
     _tell(options, known, "\n".join(lines))
 
 
 def _verify(gallery: Gallery, options: Options) -> None:
     report = gallery.verify(progress=not options.json)
-    text = f"{report.rows:,} rows in {report.segments} files ({report.bytes:,} bytes) read"
+    text = (
+        f"{counted(report.rows, 'row')} in {counted(report.segments, 'file')} ({report.bytes:,} bytes) read"
+    )
     _tell(options, {**asdict(report), "ok": report.ok}, text + (", all sound" if report.ok else ""))
     if not report.ok:
         more = len(report.problems) - 1
@@ -124,8 +130,8 @@ def _verify(gallery: Gallery, options: Options) -> None:
 
 def _compact(gallery: Gallery, options: Options) -> None:
     done = gallery.compact()
-    files = f"{done.segments_before} files became {done.segments_after}"
-    _tell(options, asdict(done), f"{done.rows_dropped:,} rows dropped, {files}")
+    files = f"{counted(done.segments_before, 'file')} became {done.segments_after}"
+    _tell(options, asdict(done), f"{counted(done.rows_dropped, 'row')} dropped, {files}")
 
 
 def _upgrade(gallery: Gallery, options: Options) -> None:
@@ -140,8 +146,9 @@ def _backup(gallery: Gallery, options: Options) -> None:
     done = gallery.backup(
         options.target, verify=not options.no_verify, link=not options.copy, progress=not options.json
     )
-    files = f"{done.linked} files linked, {done.copied} copied ({done.bytes:,} bytes), {done.kept} kept"
-    text = f"{done.items:,} items of commit {done.generation} in {printable(str(done.path))}: {files}"
+    files = f"{counted(done.linked, 'file')} linked, {done.copied} copied ({done.bytes:,} bytes)"
+    items = f"{counted(done.items, 'item')} of commit {done.generation}"
+    text = f"{items} in {printable(str(done.path))}: {files}, {done.kept} kept"
     _tell(options, asdict(done), text + ("; verified" if done.verified else ""))
 
 
@@ -153,7 +160,7 @@ def _remove(gallery: Gallery, options: Options) -> None:
 def _export(gallery: Gallery, options: Options) -> None:
     gallery.export(options.target, overwrite=options.overwrite)
     known = {"items": len(gallery), "target": options.target}
-    _tell(options, known, f"{len(gallery):,} items written")
+    _tell(options, known, f"{counted(len(gallery), 'item')} written")
 
 
 def _shard(options: Options) -> int:
@@ -168,7 +175,7 @@ def _shard(options: Options) -> int:
     ):
         counts = [len(shard) for shard in made.shards]
     known = {"shards": len(counts), "items": sum(counts), "target": options.target, "counts": counts}
-    _tell(options, known, f"{sum(counts):,} items in {len(counts)} shards")
+    _tell(options, known, f"{counted(sum(counts), 'item')} in {counted(len(counts), 'shard')}")
     return 0
 
 
@@ -182,7 +189,9 @@ def _import(options: Options) -> int:
         fingerprint=options.fingerprint if options.bundle is None else _fingerprint(options.bundle),
         unknown_fingerprint=options.unknown_fingerprint,
     ) as gallery:
-        _tell(options, {"gallery": str(gallery.path), "items": len(gallery)}, f"{len(gallery):,} items")
+        _tell(
+            options, {"gallery": str(gallery.path), "items": len(gallery)}, f"{counted(len(gallery), 'item')}"
+        )
     return 0
 
 

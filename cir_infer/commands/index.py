@@ -18,6 +18,7 @@ from cir_infer.console.common import (
     printable,
     run_command,
 )
+from cir_infer.console.figures import counted
 from cir_infer.errors import GalleryError, UsageError, shown
 from cir_infer.runtime.device_names import DEVICES
 
@@ -217,8 +218,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         )
     if options.workers is None:
         options.workers = max(1, min(8, available_cpus() - 1))
-    if options.workers < 0 or options.batch_size < 1 or (options.watch is not None and not options.watch > 0):
-        raise UsageError("--workers must be at least 0, --batch-size at least 1, --watch more than 0")
+    if options.drop_broken and not options.reencode:
+        raise UsageError("--drop-broken belongs to --reencode; --prune removes what is gone from its source")
+    for flag, given, least in (("workers", options.workers, 0), ("batch-size", options.batch_size, 1)):
+        if given < least:
+            raise UsageError(f"--{flag} is {shown(given)}; expected a whole number of at least {least}")
+    if options.watch is not None and not options.watch > 0:
+        raise UsageError(f"--watch is {shown(options.watch)}; expected seconds, more than 0")
     if options.prefix is not None and not options.prefix.strip("/"):
         raise UsageError("--prefix is empty; name what stands before the ids")
     options.prune_limit = (
@@ -322,7 +328,7 @@ def tell(
         print_json({**result, "broken_list": str(listing.path) if broken and unlisted is None else None})
     else:
         moved = f"{report.moved:,} moved, " if report.moved else ""
-        items = f"{len(gallery):,} item{'' if len(gallery) == 1 else 's'}"
+        items = counted(len(gallery), "item")
         digits = ".2g" if report.rate < 10 else ".0f"
         rate = f", {report.rate:{digits}} images/s" if report.encoded else ""
         print(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["change", "decimals"]
+__all__ = ["change", "counted", "decimals"]
 
 
 def decimals(value: float, places: int, signed: bool = False) -> str:
@@ -23,3 +23,14 @@ def decimals(value: float, places: int, signed: bool = False) -> str:
 def change(points: float) -> str:
     """A change of a percentage, in points with two decimal places; what rounds to none is +0.00."""
     return f"{round(points, 2) + 0.0:+.2f}"
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """So many of something: 1 item, 5,000 items.
+
+    Args:
+        number: of them.
+        one: what one is called.
+        many: what several are called; with an s by default.
+    """
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"

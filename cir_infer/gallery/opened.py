@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
+from cir_infer.bundle.orientation import orientation_of_rows
 from cir_infer.errors import GalleryError, UsageError, shown
 from cir_infer.gallery.arguments import (
     checked_engine,
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from cir_infer.gallery.inspection.verification import Verification
 
 __all__ = ["WAIT", "Held", "OpenGallery"]
+
+_READ = {True: "turned upright as their EXIF tag says", False: "read as their pixels lie"}
+"""By whether they were turned."""
 
 G = TypeVar("G", bound="OpenGallery")
 
@@ -165,6 +169,13 @@ class OpenGallery:
                     f"{shape_text(tokens_of(engine), engine.dimension)}; use the bundle that made the rows"
                 )
         elif found != expected and engine is not None:
+            turned = orientation_of_rows(engine.manifest, found)
+            if turned is not None:
+                flag = "--exif-orientation" if turned else "--no-exif-orientation"
+                raise GalleryError(
+                    f"{self.path}: its photos were {_READ[turned]}, and the bundle is opened for photos "
+                    f"{_READ[not turned]}; pass exif_orientation={turned} ({flag})"
+                )
             raise GalleryError(
                 f"{self.path}: its rows were encoded by bundle {shown(found, 80)}, this bundle is "
                 f"{expected}; use the other bundle, or change the gallery over with `cir-index --reencode`"

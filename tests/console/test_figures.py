@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cir_infer.console.figures import change, decimals
+from cir_infer.console.figures import change, counted, decimals
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,11 @@ from cir_infer.console.figures import change, decimals
 )
 def test_what_is_not_zero_never_looks_like_it(value: float, plain: str, signed: str) -> None:
     assert (decimals(value, 3), decimals(value, 3, signed=True)) == (plain, signed)
+
+
+def test_one_is_no_plural() -> None:
+    assert [counted(number, "item") for number in (0, 1, 5000)] == ["0 items", "1 item", "5,000 items"]
+    assert [counted(number, "query", "queries") for number in (1, 2)] == ["1 query", "2 queries"]
 
 
 def test_a_change_that_is_rounding_has_no_sign_of_a_loss() -> None:

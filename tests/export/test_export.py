@@ -225,6 +225,20 @@ def test_a_file_with_no_more_of_a_bundle_than_its_name_is_refused_as_that(
     assert "is a bundle; say what is made of it: --precision" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["model.pt", "notes.txt", "bundle"])
+def test_a_bundle_takes_no_other_kind_of_files_place(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The model itself was replaced by its bundle, and that is no model any more."""
+    model = tmp_path / "model.pt"
+    save_model(model, trained())
+    (tmp_path / "notes.txt").write_text("mine")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert main([str(model), "-o", str(tmp_path / name)]) == 2
+    assert "a bundle's name ends in .cir" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 @pytest.mark.parametrize(
     ("system", "said"),
     [

@@ -63,7 +63,7 @@ def test_duplicates(run: Run, path: Path) -> None:
     code, out, _ = run("duplicates", path)
     assert code == 0 and out.splitlines()[0].startswith("2 items, cosine 1.00000: i0, bad")
     assert "\x1b" not in out and r"bad\x1b[31m\nname" in out
-    assert out.splitlines()[-1] == "1 groups; 1 of 11 items repeat another"
+    assert out.splitlines()[-1] == "1 group; 1 of 11 items repeats another"
     known = json.loads(run("--json", "duplicates", path, "--threshold", "0.9")[1])
     assert known["groups"] == [{"ids": ["i0", "bad\x1b[31m\nname"], "similarity": 1.0}]
     code, _, err = run("duplicates", path, "--threshold", "7")

@@ -211,7 +211,9 @@ def test_threads_and_orientation(query: list[str], capsys: pytest.CaptureFixture
     assert main([*query, "--threads", "0"]) == 2
     assert "threads" in capsys.readouterr().err
     assert main([*query, "--exif-orientation"]) == 1
-    assert "encoded by bundle" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "photos were read as their pixels lie, and the bundle is opened for photos turned upright" in said
+    assert "pass exif_orientation=False (--no-exif-orientation)" in said
 
 
 def test_names_that_a_terminal_would_obey(

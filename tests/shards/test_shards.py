@@ -243,6 +243,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert len(searcher.search_vectors(vectors(1), k=50)[0]) == 20
     with pytest.raises(CirError):
         ShardedSearcher(None, tmp_path / "g")
+    capsys.readouterr()
+    assert main(["info", str(tmp_path / "s")]) == 1
+    assert "it holds the shards of one, each a gallery; ask them all with" in capsys.readouterr().err
 
 
 def test_without_ray_the_cluster_says_how_to_get_it(

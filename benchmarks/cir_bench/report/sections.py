@@ -11,7 +11,7 @@ from cir_bench.latency.cold_start import STEPS
 from cir_bench.latency.stages import STAGES
 from cir_bench.report.svg import Bar, Line, bars, lines
 from cir_bench.report.text import scored_rows, scoring_kind, significant
-from cir_infer.console.figures import change
+from cir_infer.console.figures import change, counted
 
 __all__ = ["ORDER", "across", "content", "heading"]
 
@@ -26,7 +26,7 @@ def heading(result: Result) -> str:
     bundle = result.get("bundle", {})
     kind = result["kind"]
     if kind == "scoring":
-        queries = _count(result["queries"], "query", "queries")
+        queries = counted(result["queries"], "query", "queries")
         index = any("linearised" in entry["name"] for entry in result["results"])
         return f"Scoring: {scored_rows(result)}, {queries}{', with an index' if index else ''}"
     if kind == "table7":
@@ -393,10 +393,6 @@ def _picture(bundle: Result) -> str:
     if len(image) == 1:
         return f"{image[0]} features"
     return f"{image[0]} px, scaled JPEGs" if bundle.get("scaled_jpeg") else f"{image[0]} px"
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"
 
 
 def _side_by_side(blocks: Sequence[tuple[str, str]]) -> str:

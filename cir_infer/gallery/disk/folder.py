@@ -87,13 +87,24 @@ class Folder:
         """Device and inode of the folder."""
         return self._self.identity
 
+    def _holds_shards(self) -> bool:
+        try:
+            return stat.S_ISREG(os.stat("shards.json", dir_fd=self.fd).st_mode)
+        except OSError:
+            return False
+
     def _part(self, name: str, expected: object) -> Identity:
         try:
             status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
         except OSError as error:
+            what = f"{self.path}: not a gallery (no {name} in it); "
+            if self._holds_shards():
+                raise GalleryError(
+                    f"{what}it holds the shards of one, each a gallery; ask them all with cir-serve or "
+                    "ShardedSearcher"
+                ) from error
             raise GalleryError(
-                f"{self.path}: not a gallery (no {name} in it); create one with cir-index or Gallery.create, "
-                "or restore it from a copy"
+                f"{what}create one with cir-index or Gallery.create, or restore it from a copy"
             ) from error
         if stat.S_ISLNK(status.st_mode):
             raise GalleryError(

@@ -127,6 +127,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for model in options.model:
         if "://" in model:
             raise UsageError(f"MODEL is the address {shown(model)}; download it, and give the file")
+    if options.output is not None and Path(options.output).suffix != ".cir":
+        raise UsageError(
+            f"-o is {shown(options.output)}; a bundle's name ends in .cir, by which every command knows it"
+        )
     check_lowering(options)
     check_fast_jpeg(options, is_bundle(options.model))
     check_restating(options, is_bundle(options.model))

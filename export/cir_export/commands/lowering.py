@@ -257,6 +257,11 @@ def shown_lowering(report: ConversionReport) -> str:
     return text
 
 
+def _asked(limit: float, shown: str) -> str:
+    """A limit as what it judges is shown, without zeros at its end."""
+    return f"{100 * limit:g}%" if "%" in shown else f"{limit:g}"
+
+
 def _measurement(
     precision: str, fidelity: Fidelity, drift: RecallDrift | None, limits: dict[str, float]
 ) -> str:
@@ -269,7 +274,7 @@ def _measurement(
         ("agreement of the first ten", fidelity.top10_agreement, "{:.2%}", "top10_agreement"),
     )
     rows = [
-        [what, shown.format(value), f">= {limits[limit]:g}" if limit in limits else ""]
+        [what, shown.format(value), f">= {_asked(limits[limit], shown)}" if limit in limits else ""]
         for what, value, shown, limit in figures
         if value is not None
     ]

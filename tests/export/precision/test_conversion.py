@@ -349,6 +349,8 @@ def test_the_command_prints_what_it_measured(
     shown = capsys.readouterr().out
     for expected in ("float16 against float32", "cosine of image embeddings, worst", ">= 0.9999", "wrote"):
         assert expected in shown
+    agreement = next(line for line in shown.splitlines() if "agreement of the first ten" in line)
+    assert agreement.endswith("%  >= 99%"), "what is asked is written as what was measured"
     assert main([str(source), "--precision", "int8", "--calibrate", str(photos)]) == 1
     answer = capsys.readouterr()
     assert answer.err.strip().count("\n") == 0 and "no bundle was written" in answer.err
