@@ -57,9 +57,12 @@ def _type_fault(array: npt.NDArray[Any]) -> str:
 
 
 def is_masked(values: Any) -> bool:
-    """Whether NumPy has masked some of it; nothing is imported to find out, for then nothing is."""
-    masks = sys.modules.get("numpy.ma")
-    return masks is not None and bool(masks.is_masked(values))
+    """Whether NumPy has masked some of it; nothing is imported to find out, for then nothing is.
+
+    Nor is anything while another thread is at importing it, which leaves a module without contents meanwhile.
+    """
+    asked = getattr(sys.modules.get("numpy.ma"), "is_masked", None)
+    return asked is not None and bool(asked(values))
 
 
 def array_of(values: Any) -> npt.NDArray[Any]:

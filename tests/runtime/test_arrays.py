@@ -1,5 +1,8 @@
 """Arrays of every type and layout: an image, or an error that says how to make one of it."""
 
+import sys
+import types
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cir_infer.errors import ImageError
+from cir_infer.inputs.arrays import is_masked
 from cir_infer.inputs.images import load_image
 
 
@@ -58,3 +62,11 @@ def test_any_array_is_an_image_or_a_typed_error(array: np.ndarray) -> None:
         assert load_image(array).size == (array.shape[1], array.shape[0])
     except ImageError as error:
         assert len(str(error)) < 400
+
+
+def test_nothing_is_masked_while_another_thread_imports_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module stands among those imported before it holds anything: a thread of a search met it so."""
+    masked = np.ma.masked_array(np.ones(3), mask=[0, 1, 0])
+    assert is_masked(masked) and not is_masked(np.ones(3))
+    monkeypatch.setitem(sys.modules, "numpy.ma", types.ModuleType("numpy.ma"))
+    assert not is_masked(np.ones(3))
