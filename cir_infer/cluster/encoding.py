@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import CirError, DeviceError, shown
-from cir_infer.indexing.decoding import CRASHED
+from cir_infer.indexing.decoding import CRASHED, PATIENCE, patience_for
 from cir_infer.indexing.encoding import Encoded
 from cir_infer.indexing.items import Fault, Item
 from cir_infer.indexing.worker import prepare
@@ -23,8 +23,6 @@ from cir_infer.shards.ray_cluster import cause_of
 
 __all__ = ["EngineOptions", "Pool", "RayEncoder", "StoppedError", "start_engine"]
 
-_PATIENCE = 60.0
-"""Seconds of work on one image before its decoding is given up; waiting for a processor is none."""
 _LOOK = 1.0
 
 
@@ -99,7 +97,7 @@ def _prepare(
     locations: list[Location], spec: Any, patience: float
 ) -> tuple[Any, tuple[list[Fault | None], list[str]]]:
     # Ends the process, since no exception reaches a decoder that hangs.
-    signal.setitimer(signal.ITIMER_REAL, patience * len(locations))
+    signal.setitimer(signal.ITIMER_REAL, patience)
     try:
         done = prepare(locations, spec)
     finally:
@@ -116,11 +114,12 @@ class RayEncoder:
         pool: the engines.
         ahead: batches in work at the same time.
         stopping: whether to end; looked at every second.
-        patience: seconds of work on one image before it is given up.
+        patience: seconds of work on one image before it is given up, see `patience_for`; waiting for a
+            processor is none.
     """
 
     def __init__(
-        self, pool: Pool, ahead: int, stopping: Callable[[], bool], patience: float = _PATIENCE
+        self, pool: Pool, ahead: int, stopping: Callable[[], bool], patience: float = PATIENCE
     ) -> None:
         import ray
 
@@ -147,7 +146,8 @@ class RayEncoder:
     def _begun(self, batch: Sequence[Item]) -> tuple[Any, Any]:
         """What is said of a batch's images, and their rows, both to come."""
         places = [item.location for item in batch]
-        images, said = self._task.remote(places, self._pool.spec, self._patience)
+        patience = patience_for(batch, self._patience)
+        images, said = self._task.remote(places, self._pool.spec, patience)
         return said, next(self._turns).encode.remote(images)
 
     def _came(self, reference: Any) -> Any:

@@ -25,14 +25,15 @@ from cir_infer.errors import DeviceError, shown
 from cir_infer.indexing.items import Fault, Item
 from cir_infer.indexing.worker import Prepared, prepare
 from cir_infer.inputs.locations import Location
+from cir_infer.inputs.store_asking import longest_read
 from cir_infer.processes.children import child_command, child_environment, start_child
 from cir_infer.processes.threads import Task, Threads
 
-__all__ = ["CRASHED", "Decoded", "Decoders"]
+__all__ = ["CRASHED", "PATIENCE", "Decoded", "Decoders", "patience_for"]
 
 CRASHED = Fault("its decoder crashed or hung; leave the image out")
 
-_PATIENCE = 60.0
+PATIENCE = 60.0
 """Seconds for one image before its worker is given up."""
 
 
@@ -50,6 +51,20 @@ class Decoded(NamedTuple):
     images: npt.NDArray[Any]
     failed: list[tuple[Item, Fault]]
     digests: list[str]
+
+
+def patience_for(items: Sequence[Item], each: float) -> float:
+    """Seconds for a batch before its worker is given up.
+
+    Stores are waited for by the worker, which says of one that hangs that it does; given up sooner, it would
+    be a decoder that hung, and the image to blame.
+
+    Args:
+        items: of the batch.
+        each: for one whose bytes are at hand.
+    """
+    stores = sum(longest_read(item.size or 0) for item in items if item.location.remote)
+    return each * len(items) + stores
 
 
 class Decoders:
@@ -102,19 +117,18 @@ class Decoders:
             yield waiting.popleft().result()
 
     def _decode(self, batch: list[Item]) -> Decoded:
-        locations = [item.location for item in batch]
         if not self._workers:
-            return _decoded(batch, prepare(locations, self._manifest.image))
+            return _decoded(batch, prepare([item.location for item in batch], self._manifest.image))
         try:
-            return _decoded(batch, self._ask(locations))
+            return _decoded(batch, self._ask(batch))
         except _WorkerDiedError:
             pass
         good: list[npt.NDArray[Any]] = []
         faults: list[Fault | None] = []
         digests: list[str] = []
-        for location in locations:
+        for item in batch:
             try:
-                one = self._ask([location])
+                one = self._ask([item])
                 good += list(one.images)
                 faults += one.faults
                 digests += one.digests
@@ -123,7 +137,7 @@ class Decoders:
         images = np.stack(good) if good else np.empty(0, np.uint8)
         return _decoded(batch, Prepared(images, faults, digests))
 
-    def _ask(self, locations: list[Location]) -> Prepared:
+    def _ask(self, items: Sequence[Item]) -> Prepared:
         if self._stopping:
             raise _WorkerDiedError
         worker: _Worker | None = getattr(self._own, "worker", None)
@@ -131,7 +145,7 @@ class Decoders:
             worker = self._own.worker = _Worker(self._manifest)
             self._running.append(worker)
         try:
-            return worker.ask(locations)
+            return worker.ask([item.location for item in items], patience_for(items, PATIENCE))
         except _WorkerDiedError:
             self._own.worker = None
             self._running.remove(worker)
@@ -176,14 +190,18 @@ class _Worker:
             f"{f' ({shown(said)})' if said else ''}; decode in this process with --workers 0"
         )
 
-    def ask(self, locations: list[Location]) -> Prepared:
+    def ask(self, locations: list[Location], patience: float) -> Prepared:
         """Have images prepared, see `worker.prepare`.
+
+        Args:
+            locations: of the images.
+            patience: seconds after which the process is ended.
 
         Raises:
             _WorkerDiedError: the process ended or took too long; it is of no more use.
             DeviceError: there is no thread to watch it.
         """
-        timer = threading.Timer(_PATIENCE * len(locations), self.kill)
+        timer = threading.Timer(patience, self.kill)
         try:
             timer.start()
         except RuntimeError as error:

@@ -20,7 +20,7 @@ from cir_infer.processes.children import child_command, child_environment, start
 from cir_infer.processes.fork import PerProcess
 from cir_infer.processes.turns import Token
 
-__all__ = ["AHEAD", "Answer", "Later", "Line", "StoreFile", "ask"]
+__all__ = ["AHEAD", "Answer", "Later", "Line", "StoreFile", "ask", "longest_read"]
 
 _SECONDS = {"list": 900.0, "status": 60.0, "open": 60.0, "read": 60.0, "part": 60.0}
 """For an answer, and as many more as its bytes take at the slowest."""
@@ -40,6 +40,11 @@ Answer: TypeAlias = tuple[dict[str, Any], bytearray]
 _idle: PerProcess[list[_Child]] = PerProcess(list)
 _asking: dict[weakref.ref[Token], None] = {}
 """The calls that have a process; a call's end takes it out, however it ends."""
+
+
+def longest_read(size: int) -> float:
+    """Seconds after which a whole object of so many bytes is no longer waited for."""
+    return _SECONDS["read"] + size / _SLOWEST
 
 
 def ask(question: str, store: str, path: str, **more: Any) -> Answer:

@@ -32,10 +32,13 @@ from cir_infer.errors import shown
 __all__ = ["main"]
 
 Question = Mapping[str, Any]
-Answer = tuple[dict[str, Any], bytes]
+Answer = tuple[dict[str, Any], bytes | bytearray]
 
 _LOOKS = 0.1
 """Seconds between two looks at what questions have taken."""
+
+
+_MARKS = (0xA7, 0x58)
 
 
 class _Asked:
@@ -172,7 +175,7 @@ class _Stores:
         kind = question["ask"]
         if kind == "part":
             self._turns.wait_for(asked, question["size"])
-            return {}, self._open.read_at(question["size"], question["offset"])
+            return {}, _bytes(self._open, question["size"], question["offset"])
         self._open = None
         system, path = self._place(question["store"], question["path"])
         if kind == "status":
@@ -190,7 +193,7 @@ class _Stores:
         if wanted > question["most"]:
             return {"size": wanted}, b""
         self._turns.wait_for(asked, wanted)
-        return {}, file.read_at(wanted, question["offset"])
+        return {}, _bytes(file, wanted, question["offset"])
 
     def _place(self, store: str, path: str) -> tuple[Any, str]:
         with self._knowing:
@@ -216,6 +219,26 @@ class _Stores:
         return lines
 
 
+def _bytes(file: Any, size: int, offset: int) -> bytearray:
+    """Bytes of an object, fewer at its end.
+
+    However few a store sends, pyarrow takes them for all that were asked for, and what was in memory for the
+    rest. So they are read over a mark, and over another one where the last of them is the mark.
+
+    Raises:
+        OSError: the store sent fewer; the object may have become shorter since its size was asked for.
+    """
+    data = bytearray(max(0, min(size, int(file.size()) - offset)))
+    for mark in _MARKS if data else ():
+        data[-1] = mark
+        file.seek(offset)
+        if file.readinto(data) == len(data) and data[-1] != mark:
+            return data
+    if data:
+        raise OSError(f"the store sent fewer than {len(data):,} bytes; was the object written meanwhile?")
+    return data
+
+
 def _entry(info: Any) -> list[Any] | None:
     from pyarrow.fs import FileType
 
@@ -236,6 +259,7 @@ def _tell(turns: _Turns, answers: int) -> None:
                 rest = rest[os.write(answers, rest) :]
         if "last" in head:
             os._exit(1)
+        del data, part, rest  # they may be large, and the next answer be long in coming
         turns.told()
 
 
@@ -253,7 +277,10 @@ def main() -> None:
         threading.Thread(target=work, daemon=True).start()
     for line in sys.stdin.buffer:
         asked = turns.ask(json.loads(line))
-        threading.Thread(target=stores.work, args=(asked,), daemon=True).start()
+        try:
+            threading.Thread(target=stores.work, args=(asked,), daemon=True).start()
+        except RuntimeError as error:  # there are no more threads
+            turns.answer(asked, ({"error": f"the store cannot be asked: {error}", "errno": None}, b""))
     os._exit(0)  # whoever asked is gone, whatever is being done for it
 
 

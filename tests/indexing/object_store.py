@@ -16,8 +16,10 @@ from xml.sax.saxutils import escape
 
 import pytest
 
-__all__ = ["Store", "served"]
+__all__ = ["LONG", "Store", "Together", "served"]
 
+LONG = 30.0
+"""Seconds after which what does not come will not."""
 _WRITTEN = 1_700_000_000
 
 
@@ -62,6 +64,34 @@ class Store:
         # A key that ends with the delimiter stands for its folder, and is one of its beginnings.
         later = sorted(one for one in found if one > after)
         return later[: self.page], len(later) > self.page
+
+
+class Together:
+    """Holds requests back until as many are there.
+
+    Args:
+        count: of them.
+        wanted: says of a method and key whether it is one of them.
+        order: in which they are let go, 1 for that of their coming, -1 for the other.
+    """
+
+    def __init__(self, count: int, wanted: Callable[[str, str], bool], order: int = 1) -> None:
+        self.count, self.wanted, self.order = count, wanted, order
+        self.came: list[str] = []
+        self.gone: list[str] = []
+        self._changed = threading.Condition()
+
+    def __call__(self, method: str, key: str) -> None:
+        if not self.wanted(method, key):
+            return
+        with self._changed:
+            self.came.append(key)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: len(self.came) >= self.count, LONG)
+            turns = sorted(self.came, reverse=self.order < 0)
+            self._changed.wait_for(lambda: turns[len(self.gone) % len(turns)] == key, LONG)
+            self.gone.append(key)
+            self._changed.notify_all()
 
 
 def _handler(store: Store) -> type[BaseHTTPRequestHandler]:

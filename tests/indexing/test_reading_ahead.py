@@ -20,21 +20,15 @@ import pytest
 from cir_infer.commands.index import main as index_main
 from cir_infer.errors import CirError
 from cir_infer.gallery import Gallery
-from cir_infer.indexing import stores
-from cir_infer.indexing.items import Item
-from cir_infer.indexing.sources import open_source
 from cir_infer.inputs import remote, store_asking
-from cir_infer.inputs.locations import Location, are_gone, read_each
-from cir_infer.inputs.remote import Ahead, read_remote, remote_status
+from cir_infer.inputs.locations import Location, read_each
+from cir_infer.inputs.remote import Ahead, opened_remote, read_remote, remote_status
 from cir_infer.inputs.store_asking import AHEAD
 from tests.bundles import write_tiny_bundle
-from tests.indexing.object_store import Store, served
+from tests.indexing.object_store import LONG, Store, Together, served
 from tests.indexing.support import png
 
 pytest.importorskip("pyarrow")
-
-LONG = 30.0
-"""Seconds after which what does not come will not."""
 
 
 @pytest.fixture
@@ -44,34 +38,6 @@ def store() -> Iterator[Store]:
             there.put(f"photos/{number}.png", png(number))
         remote.only(None)
         yield there
-
-
-class Together:
-    """Holds requests back until as many are there.
-
-    Args:
-        count: of them.
-        wanted: says of a method and key whether it is one of them.
-        order: in which they are let go, 1 for that of their coming, -1 for the other.
-    """
-
-    def __init__(self, count: int, wanted: Callable[[str, str], bool], order: int = 1) -> None:
-        self.count, self.wanted, self.order = count, wanted, order
-        self.came: list[str] = []
-        self.gone: list[str] = []
-        self._changed = threading.Condition()
-
-    def __call__(self, method: str, key: str) -> None:
-        if not self.wanted(method, key):
-            return
-        with self._changed:
-            self.came.append(key)
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: len(self.came) >= self.count, LONG)
-            turns = sorted(self.came, reverse=self.order < 0)
-            self._changed.wait_for(lambda: turns[len(self.gone) % len(turns)] == key, LONG)
-            self.gone.append(key)
-            self._changed.notify_all()
 
 
 def fetched(method: str, key: str) -> bool:
@@ -127,6 +93,38 @@ def test_what_is_wrong_with_one_is_its_own(store: Store, wrong: str) -> None:
     with pytest.raises(CirError) as alone:
         asked[2].read()
     assert str(alone.value) == str(found[2])
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda address: read_remote(address, 0, None, 1 << 20),
+        lambda address: read_remote(address, 0, 50_000, 1 << 20),
+        lambda address: opened_remote(address).read(),
+    ],
+    ids=["whole", "a part", "opened"],
+)
+def test_an_object_that_becomes_shorter(store: Store, read: Callable[[str], bytes]) -> None:
+    """Between its size and its bytes: what pyarrow gives for those that are missing is of no object."""
+    data = os.urandom(50_000)
+    for left in (0, 1, 20_000, len(data) - 1):
+        store.put("photos/2.png", data)
+
+        def before(method: str, key: str, left: int = left) -> None:
+            if fetched(method, key):
+                store.put("photos/2.png", data[:left])
+
+        store.before = before
+        with pytest.raises(OSError, match="fewer than 50,000 bytes; was the object written meanwhile"):
+            read("s3://shop/photos/2.png")
+
+
+def test_any_last_byte(store: Store) -> None:
+    """By which it is seen whether all bytes came."""
+    for last in range(256):
+        store.put(f"photos/{last}.png", bytes([1, 2, last]))
+    found = list(read_each(places(*range(256))))
+    assert found == [bytes([1, 2, last]) for last in range(256)]
 
 
 def test_a_batch_of_all_kinds_of_places(store: Store, tmp_path: Path) -> None:
@@ -252,75 +250,6 @@ def test_errors_that_are_kept_keep_nobody_waiting(store: Store) -> None:
     assert remote_status("s3://shop/photos/1.png").st_size == len(png(1))
 
 
-# ---- folders
-
-
-def ids(address: str) -> list[str]:
-    return [one.id for one in open_source(address).items() if isinstance(one, Item)]
-
-
-def test_folders_are_listed_at_once(store: Store) -> None:
-    expected = []
-    for number in range(6):
-        for name in ("a.png", "deep/b.png", "deep/c"):
-            store.put(f"shelf/{number}/{name}", png(number))
-            expected.append(f"{number}/{name}")
-    store.before = together = Together(6, lambda method, key: key.count("/") == 2 and key.endswith("/"))
-    assert ids("s3://shop/shelf") == expected
-    assert together.gone == [f"shelf/{number}/" for number in range(6)]
-
-
-def test_what_has_no_ending_is_looked_into_at_once(store: Store) -> None:
-    for number in range(8):
-        store.put(f"plain/{number}", png(number) if number % 2 else b"a text that is long enough")
-    source = open_source("s3://shop/plain")
-    store.before = together = Together(8, lambda method, key: method == "GET" and len(key) > len("plain/"))
-    found = [one.id for one in source.items()]
-    assert found == ["1", "3", "5", "7"] and source.survey.left_out == {"without an ending": 4}
-    assert len(together.came) == 8
-
-
-def test_of_large_folders_one_is_listed_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that was listed ahead and is large is listed again when it is come to, and then no more ahead."""
-    monkeypatch.setattr(stores, "_ONE_ANSWER", 4)
-    expected = []
-    for folder in range(3 * AHEAD):
-        for number in range(5):
-            store.put(f"shelf/{folder:03}/{number}.png", png(number))
-            expected.append(f"{folder:03}/{number}.png")
-    store.page = 1000
-    found = []
-    for one in open_source("s3://shop/shelf").items():
-        found.append(one.id)
-        listed = {key for _, key in store.requests if key.endswith("/") and key.count("/") == 2}
-        assert len(listed) <= AHEAD + 2 + len({name.partition("/")[0] for name in found})
-    assert found == expected
-
-
-def test_one_listing_without_end_among_others(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes the memory of all; asked alone each says what it is."""
-    monkeypatch.setattr(store_asking, "_MEMORY", 16 << 20)
-    for folder in "abcd":
-        for number in range(1001 if folder == "b" else 2):
-            store.put(f"many/{folder}/{number}-{'x' * 200}.png", b"")
-    store.page, store.endless = 1000, "many/b/"
-    found = list(open_source("s3://shop/many").items())
-    assert [one.id for one in found if isinstance(one, Item)] == [
-        f"{folder}/{number}-{'x' * 200}.png" for folder in "acd" for number in range(2)
-    ]
-    (broken,) = (one for one in found if not isinstance(one, Item))
-    assert broken.id == "b" and "takes more than 16 MiB; does it say without end" in broken.reason
-
-
-def test_what_is_gone_is_asked_at_once(store: Store, tmp_path: Path) -> None:
-    (tmp_path / "here.png").write_bytes(b"")
-    asked = [place.path for place in places(*range(4), "x", "y")]
-    del store.objects["photos/3.png"]
-    store.before = Together(6, lambda method, key: method == "HEAD")
-    gone = list(are_gone([str(tmp_path / "here.png"), *asked, str(tmp_path / "none.png")]))
-    assert gone == [False, False, False, False, True, True, True, True]
-
-
 # ---- from the outside
 
 _READS = """\
@@ -415,3 +344,15 @@ def test_a_store_answers_an_index_in_any_order(
     assert (said["added"], said["broken"]) == (6, 2)
     broken = [json.loads(line) for line in Path(said["broken_list"]).read_text().splitlines()]
     assert {one["id"] for one in broken} == {"3.png", "5.png"}
+
+
+def test_waiting_for_a_store_is_not_hanging(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decoder has the time that a store may take, and so it is the store that is said to hang."""
+    monkeypatch.setattr("cir_infer.indexing.decoding.PATIENCE", 0.0)
+    bundle = write_tiny_bundle(tmp_path / "b.cir")
+    place = tmp_path / "g"
+    assert index_main([str(bundle), "s3://shop/photos", "--gallery", str(place), "--workers", "1"]) == 0
+    with Gallery.open(place, read_only=True) as gallery:
+        assert len(gallery) == 8
