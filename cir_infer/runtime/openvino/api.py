@@ -108,9 +108,6 @@ class Requests:
                     request.wait()
             raise
         self._idle += taken
-        if not found:
-            ports = self._compiled.outputs
-            return [np.empty((0, *port.shape[1:]), port.element_type.to_dtype()) for port in ports]
         return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
     def _take(self) -> Any:
@@ -259,16 +256,18 @@ class OpenVinoDevice:
         single: bool,
         memory: object = None,
     ) -> Compiled:
-        try:
-            with native_call:
+        # All of it: what a port says is asked without Python's lock, too.
+        with native_call:
+            try:
                 compiled = make()
-        except Exception as error:
-            raise BundleError(f"OpenVINO {VERSION} cannot load the {name} graph: {told(error)}") from error
-        return Compiled(
-            Requests(compiled, memory, single),
-            _tensors(name, "input", compiled.inputs, inputs, single),
-            _tensors(name, "output", compiled.outputs, outputs, single),
-        )
+            except Exception as error:
+                reason = f"OpenVINO {VERSION} cannot load the {name} graph: {told(error)}"
+                raise BundleError(reason) from error
+            return Compiled(
+                Requests(compiled, memory, single),
+                _tensors(name, "input", compiled.inputs, inputs, single),
+                _tensors(name, "output", compiled.outputs, outputs, single),
+            )
 
     def _options(self, threads: int | None, bfloat16: bool) -> dict[str, Any]:
         options: dict[str, Any] = {

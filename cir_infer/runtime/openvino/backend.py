@@ -207,6 +207,10 @@ class OpenVinoGraph:
 
     def _run(self, requests: Requests, feeds: Mapping[str, Array]) -> list[Array]:
         given = [feeds[tensor.name] for tensor in self.inputs]
+        if not len(given[0]) and all(None not in tensor.shape[1:] for tensor in self.outputs):
+            # Not all of OpenVINO's operators take none: poolings refuse it.
+            shapes = [(0, *(length or 0 for length in tensor.shape[1:])) for tensor in self.outputs]
+            return [np.empty(shape, out.dtype) for shape, out in zip(shapes, self.outputs, strict=True)]
         lengths = None if self.stops is None else feeds[self.stops]
         if lengths is None or len(lengths) == 0:
             return requests.run(given)

@@ -82,7 +82,7 @@ def _chain_from(image: str, model: ModelProto) -> _Chain | None:
         if node is None:
             break
         if node.op_type == "Transpose" and not planes:
-            if list(helper.get_node_attr_value(node, "perm")) != _TO_PLANES:
+            if not any(a.name == "perm" and list(a.ints) == _TO_PLANES for a in node.attribute):
                 break
             planes = True
         elif node.op_type in _VALUE_BY_VALUE and len(node.input) == 2:

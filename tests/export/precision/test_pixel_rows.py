@@ -25,20 +25,21 @@ CHANNELS = [0.485, 0.456, 0.406]
 def graph(
     steps: list[tuple[str, Any, bool]],
     turned_after: int,
-    perm: tuple[int, ...] = (0, 3, 1, 2),
+    perm: tuple[int, ...] | None = (0, 3, 1, 2),
     size: tuple[Any, ...] = (HEIGHT, WIDTH),
     given: tuple[str, ...] = (),
 ) -> ModelProto:
     """An image graph: a cast, steps by a constant (first where `True`), a transposition, a convolution."""
     g = GraphBuilder()
+    turned = {} if perm is None else {"perm": perm}
     here = g.add("Cast", ["image"], "float", to=TensorProto.FLOAT)
     for number, (kind, value, first) in enumerate(steps):
         if number == turned_after:
-            here = g.add("Transpose", [here], "planes", perm=perm)
+            here = g.add("Transpose", [here], "planes", **turned)
         constant = g.constant(f"constant_{number}", value)
         here = g.add(kind, [constant, here] if first else [here, constant], f"step_{number}")
     if turned_after == len(steps):
-        here = g.add("Transpose", [here], "planes", perm=perm)
+        here = g.add("Transpose", [here], "planes", **turned)
     g.constant("conv.weight", np.random.default_rng(1).normal(size=(5, 3, 3, 3)))
     g.add("Conv", [here, "conv.weight"], "convolved")
     g.add("ReduceMean", ["convolved"], "embedding", axes=[2, 3], keepdims=0)
@@ -144,3 +145,10 @@ def test_a_value_within_that_others_read_is_still_made() -> None:
 )
 def test_another_way_stays_as_it_is(model: ModelProto) -> None:
     assert rewritten(model) == model
+
+
+def test_a_transposition_that_names_no_axes_turns_all_of_them_round() -> None:
+    model = graph(NORMALISED, 0, perm=None)
+    copy = ModelProto.FromString(model.SerializeToString())
+    in_rows_of_pixels(copy)
+    assert copy == model

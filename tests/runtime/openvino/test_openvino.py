@@ -20,10 +20,17 @@ from cir_infer.bundle.model import Model
 from cir_infer.errors import BundleError, DeviceError
 from cir_infer.extras import is_installed
 from cir_infer.runtime import devices, threads
-from cir_infer.runtime.onnx import OnnxGraph
+from cir_infer.runtime.onnx import OnnxBackend, OnnxGraph
 from cir_infer.runtime.recurrent.processor import ProcessorEncoder
 from cir_infer.runtime.samples import sample_feeds
-from tests.bundles import SIDE, manifest_of, members_of, write_explained_bundle, write_tiny_bundle
+from tests.bundles import (
+    SIDE,
+    GraphBuilder,
+    manifest_of,
+    members_of,
+    write_explained_bundle,
+    write_tiny_bundle,
+)
 from tests.runtime.recurrent.graphs import recurrent_graph
 
 needs_openvino = pytest.mark.skipif(
@@ -104,6 +111,22 @@ def test_nothing_asked_is_nothing_answered(opened: Engine) -> None:
     graph = opened._graphs["image"]
     feeds = {tensor.name: np.empty((0, *tensor.shape[1:]), tensor.dtype) for tensor in graph.inputs}
     assert {value.shape[0] for value in graph.run(feeds).values()} == {0}
+
+
+@needs_openvino
+def test_no_picture_makes_no_row_through_an_encoder_that_pools() -> None:
+    """OpenVINO's poolings refuse a batch of none."""
+    from cir_infer.runtime.openvino.backend import OpenVinoBackend
+
+    g = GraphBuilder()
+    floats = g.add("Cast", ["image"], "floats", to=TensorProto.FLOAT)
+    planes = g.add("Transpose", [floats], "planes", perm=(0, 3, 1, 2))
+    pooled = g.add("MaxPool", [planes], "pooled", kernel_shape=[2, 2], strides=[2, 2])
+    g.add("ReduceMean", [pooled], "embedding", axes=[2, 3], keepdims=0)
+    model = Model(g.model({"image": ("u8", ["n", 8, 8, 3])}, {"embedding": ("f32", ["n", 3])}))
+    for backend in (OnnxBackend("cpu", 1), OpenVinoBackend(1)):
+        found = backend.load("image", model).run({"image": np.empty((0, 8, 8, 3), np.uint8)})["embedding"]
+        assert (found.shape, found.dtype) == ((0, 3), np.float32)
 
 
 @needs_openvino
@@ -267,7 +290,7 @@ import numpy as np
 from cir_infer.bundle import Bundle, write_bundle
 from cir_infer.errors import DeviceError
 from cir_infer.runtime.openvino.backend import OpenVinoBackend
-from cir_infer.runtime.onnx import OnnxGraph
+from cir_infer.runtime.onnx import OnnxBackend, OnnxGraph
 from cir_infer.runtime.recurrent.processor import ProcessorEncoder
 from cir_infer.runtime.samples import sample_feeds
 backend, bundle, failed = OpenVinoBackend(1), Bundle(sys.argv[1]), 0
@@ -335,6 +358,29 @@ engine.warm_up()
     command = [sys.executable, "-c", program, str(bundle)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.stdout, done.returncode) == ("True\nTrue\nused\n", 0), done.stderr
+
+
+@needs_openvino
+def test_a_program_may_end_while_a_thread_opens_a_graph(bundle: Path) -> None:
+    """Interrupted as it opens a bundle, say: the others of its graphs are opened by a thread of their own."""
+    program = """
+import sys, threading
+from cir_infer.bundle import Bundle
+from cir_infer.runtime.openvino import api
+sys.setswitchinterval(100)  # who has Python's lock keeps it, until he gives it away
+ends, said = threading.Event(), api._tensors
+def tensors(*given):
+    ends.set()  # asked for its first type a port gives the lock away
+    return said(*given)
+api._tensors = tensors
+model, device = Bundle(sys.argv[1]).graph("image"), api.OpenVinoDevice()
+compile = lambda: device.compile("image", model, ("image",), ("embedding",), 1)
+threading.Thread(target=compile, daemon=True).start()
+ends.wait()
+"""
+    command = [sys.executable, "-c", program, str(bundle)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stderr, done.returncode) == ("", 0)
 
 
 @needs_openvino
