@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from cir_eval.pictures import digest_of_pictures
 from cir_infer.console.progress import progress_bar
+from cir_infer.inputs.arrays import save_array
 from cir_infer.inputs.images import ImageLike
 
 __all__ = ["encode_resumably"]
@@ -74,5 +75,5 @@ def _write(path: Path, chunk: Floats) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".draft")
     with draft.open("wb") as file:
-        np.save(file, chunk)
+        save_array(file, chunk)
     draft.replace(path)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, shown
 
-__all__ = ["array_of", "image_fault", "is_masked", "loaded_array", "mapped_array", "unmasked"]
+__all__ = ["array_of", "image_fault", "is_masked", "loaded_array", "mapped_array", "save_array", "unmasked"]
 
 _CHANNELS = (1, 3, 4)
 _WANTED = "expected uint8 (height, width, 3), values 0..255"
@@ -106,6 +106,17 @@ def loaded_array(file: IO[bytes], path: Path | None = None) -> npt.NDArray[Any]:
             raise ValueError("it holds Python objects, no numbers") from error
         raise
     return array
+
+
+def save_array(file: IO[bytes], array: npt.NDArray[Any]) -> None:
+    """Write an array as `numpy.save` does, which says of a full disk only how much it could not write.
+
+    Raises:
+        OSError: it cannot be written, with the system's number.
+    """
+    plain = np.ascontiguousarray(array)
+    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(plain))
+    file.write(plain.reshape(-1).view(np.uint8).data)
 
 
 def mapped_array(path: Path) -> npt.NDArray[Any]:

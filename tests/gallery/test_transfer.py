@@ -342,3 +342,31 @@ def test_places_whose_names_are_not_utf8_are_places(tmp_path: Path) -> None:
             gallery.export(odd / name)
             with Gallery.import_from(odd / f"from {name}", odd / name, unknown_fingerprint=True) as other:
                 assert other.ids == gallery.ids
+
+
+FULL = """
+import resource, signal, sys
+from cir_infer import Gallery
+from cir_infer.errors import GalleryError
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+with Gallery.open("g") as gallery:
+    for room in range(0, 2000, 200):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+        try:
+            gallery.export("out")
+        except GalleryError as error:
+            print(error)
+"""
+
+
+def test_a_full_disk_is_said_wherever_an_export_meets_it(tmp_path: Path) -> None:
+    """NumPy says of it only how much was not written."""
+    with Gallery.create(tmp_path / "g", dimension=256) as gallery:
+        gallery.add_vectors(ids=names(4), vectors=np.random.default_rng(0).standard_normal((4, 256)))
+    done = subprocess.run(
+        [sys.executable, "-c", FULL], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) > 5 and all("the disk is full" in line for line in lines), lines
+    assert not (tmp_path / "out").exists()

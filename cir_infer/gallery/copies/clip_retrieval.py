@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, shown
@@ -25,7 +24,7 @@ from cir_infer.extras import require
 from cir_infer.foreign import opened_file, text_of
 from cir_infer.gallery.copies.exported import About, Part, Source, about, part_rows, read_about
 from cir_infer.gallery.snapshot import Snapshot
-from cir_infer.inputs.arrays import mapped_array
+from cir_infer.inputs.arrays import mapped_array, save_array
 
 __all__ = ["MANIFEST", "read_folder", "write_folder"]
 
@@ -61,7 +60,8 @@ def write_folder(snapshot: Snapshot, folder: Path, dtype: str) -> None:
     for number, start in enumerate(range(0, max(len(rows), 1), step)):
         part = rows[start : start + step]
         vectors = snapshot.rows.take(part).astype(dtype).reshape(len(part), *shape)
-        np.save(folder / "img_emb" / f"img_emb_{number}.npy", vectors)
+        with (folder / "img_emb" / f"img_emb_{number}.npy").open("wb") as file:
+            save_array(file, vectors)
         columns: dict[str, list[Any]] = {"id": snapshot.ids(part), "image_path": snapshot.sources(part)}
         columns |= _columns(snapshot.metadata(part))
         try:
