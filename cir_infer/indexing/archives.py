@@ -23,6 +23,8 @@ _CHUNK = 1 << 20
 _FARTHEST = 1 << 30
 """Bytes behind a damaged header in which the next one is looked for."""
 
+_NO_HEADER = "no header of a member"
+
 _DAMAGE = (tarfile.TarError, OSError, ValueError, OverflowError, EOFError)
 
 
@@ -36,7 +38,7 @@ def archive_members(path: str) -> Iterator[tarfile.TarInfo | Broken]:
         try:
             archive = _begun(file)
             if archive.begins_damaged:
-                yield _damage(path, 0, "no header of a member")
+                yield _damage(path, 0, _NO_HEADER)
             end = size_of(file)
             while True:
                 # Opening has read the first header already.
@@ -58,10 +60,14 @@ def archive_members(path: str) -> Iterator[tarfile.TarInfo | Broken]:
                     block = file.read(_BLOCK)
                     if len(block) < _BLOCK:
                         raise tarfile.ReadError("there is no end mark")
-                    reason = "no header of a member" if block.strip(b"\0") else None
+                    # Zeros end an archive, and others may follow; behind a lost header is its member.
+                    lost = block.strip(b"\0") or not _is_zero(file, at + _BLOCK, at + 2 * _BLOCK)
+                    reason = _NO_HEADER if lost else None
                     if reason is None and end - at <= _RECORD:
                         return
                 found = _next_header(file, at + _BLOCK, end)
+                if found is not None and reason is None and not _is_zero(file, at + _BLOCK, found):
+                    reason = _NO_HEADER
                 if reason is not None:
                     yield _damage(path, at, reason)
                 if found is None:
@@ -124,6 +130,12 @@ def _next_header(file: BinaryIO, start: int, end: int) -> int | None:
                 return at + mark - _MAGIC_AT
             mark = chunk.find(b"ustar", mark + 1)
     return None
+
+
+def _is_zero(file: BinaryIO, start: int, stop: int) -> bool:
+    """Whether there is nothing but zeros from one place to another, or to the end."""
+    file.seek(start)
+    return not any(file.read(min(_CHUNK, stop - at)).strip(b"\0") for at in range(start, stop, _CHUNK))
 
 
 def _is_header(block: bytes) -> bool:

@@ -132,13 +132,21 @@ def test_other_members_are_counted(tmp_path: Path) -> None:
     assert left_out == {".cls": 1, "without an ending": 1, "links and other special members": 1}
 
 
-@pytest.mark.parametrize("which", range(6))
-def test_a_damaged_header_costs_its_member(tmp_path: Path, which: int) -> None:
+@pytest.mark.parametrize(
+    ("which", "zeros"),
+    # Two blocks of zeros behind the last whole member are the end of an archive, whatever follows.
+    [*((which, zeros) for which in range(5) for zeros in (0, 512, 1024, 1536)), (5, 0), (5, 512)],
+)
+def test_a_damaged_header_costs_its_member(tmp_path: Path, which: int, zeros: int) -> None:
+    """Whatever lies there now: a disk that lost some blocks gives zeros, which end an archive elsewhere."""
     path = shard(tmp_path / "s.tar", [(f"{n}.png", png(n)) for n in range(6)])
     with tarfile.open(path) as archive:
         offset = archive.getmembers()[which].offset
     data = bytearray(path.read_bytes())
-    data[offset + 20 : offset + 200] = b"\xa5" * 180
+    if zeros:
+        data[offset : offset + zeros] = bytes(zeros)
+    else:
+        data[offset + 20 : offset + 200] = b"\xa5" * 180
     path.write_bytes(data)
     items, broken, _, problem = read(path)
     assert set(items) == {f"s/{n}.png" for n in range(6) if n != which} and problem is None
@@ -161,9 +169,11 @@ def test_every_cut_is_noticed_and_costs_only_what_is_cut(tmp_path: Path) -> None
             assert items[name].location.read() == png(int(name[2]))
 
 
-def test_shards_that_were_put_together_are_read_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("between", [0, 512, 1 << 20])
+@pytest.mark.parametrize("behind", [b"", b"signature" * 100])
+def test_shards_that_were_put_together_are_read_whole(tmp_path: Path, between: int, behind: bytes) -> None:
     first, second = (shard(tmp_path / f"{n}.tar", [(f"{n}.png", png(n))]).read_bytes() for n in range(2))
-    (tmp_path / "both.tar").write_bytes(first + second)
+    (tmp_path / "both.tar").write_bytes(first + bytes(between) + second + behind)
     items, broken, _, problem = read(tmp_path / "both.tar")
     assert sorted(items) == ["both/0.png", "both/1.png"] and broken == [] and problem is None
 
