@@ -18,6 +18,7 @@ from cir_infer.hits import Hit, Hits
 from cir_infer.inputs.arguments import checked_count, checked_flag, checked_word
 from cir_infer.inputs.texts import Text
 from cir_infer.processes.ending import native_call
+from cir_infer.processes.users import Users
 from cir_infer.runtime.chains import Chains
 from cir_infer.runtime.device_names import ON_GPU
 from cir_infer.runtime.encoding import OnError
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from cir_infer.explaining.explainer import Explainer
-    from cir_infer.explaining.explanation import Explanation
+    from cir_infer.explaining.explanation import Explains, Explanation
     from cir_infer.inputs.images import ImageLike
 
 __all__ = ["Queries", "Reference", "Searcher"]
@@ -47,6 +48,7 @@ class Queries:
     """The ways to ask composed queries, over one gallery or over many."""
 
     engine: Engine
+    _users: Users
 
     def _answering(
         self, k: Any, where: Any, exclude: Any, leave_reference_out: Any, balance: Any
@@ -92,8 +94,10 @@ class Queries:
             UsageError: an argument is not what is said above, or the searcher is closed.
             DeviceError: the device failed, or does not survive the fork that made this process.
         """
-        answering = self._answering(k, where, exclude, exclude_reference, balance)
-        return next(raised(answering.answers(iter([(image, text)]), 1)))
+        return self._users.run(self._answer, (image, text), k, where, exclude, exclude_reference, balance)
+
+    def _answer(self, pair: tuple[Reference, Text | None], *wished: Any) -> Hits:
+        return next(raised(self._answering(*wished).answers(iter([pair]), 1)))
 
     async def aquery(
         self,
@@ -182,8 +186,8 @@ class Queries:
         returned = checked_word("errors", errors, ("raise", "return")) == "return"
         size = checked_count("batch_size", batch_size)
         pairs = paired(images, texts)
-        answering = self._answering(k, where, exclude, exclude_reference, balance)
-        answers = numbered(answering.answers(pairs, size))
+        answering = self._users.run(self._answering, k, where, exclude, exclude_reference, balance)
+        answers = self._users.each(numbered(answering.answers(pairs, size)))
         return answers if returned else raised(answers)
 
     def explain(
@@ -217,10 +221,22 @@ class Queries:
         if not isinstance(hit, (Hit, str)):
             raise UsageError(f"hit is {shown(hit)}; expected a Hit or the id of an item")
         factors = checked_balance(balance, self.engine.manifest.terms)
-        (found,) = self._explainer(reference, text, factors).explain([(hit, image)], False, progress)
+        (found,) = self._explains(reference, text, factors).explain([(hit, image)], False, progress)
         if isinstance(found, CirError):
             raise found
         return found
+
+    def _explains(self, reference: Any, text: Any, balance: Balance) -> Explains:
+        """What explains the hits of a query, and uses the searcher meanwhile."""
+        return _Explains(self._users, self._explainer(reference, text, balance))
+
+
+class _Explains:
+    def __init__(self, users: Users, explainer: Explainer) -> None:
+        self._users, self._explainer = users, explainer
+
+    def explain(self, *asked: Any) -> list[Explanation | CirError]:
+        return self._users.run(self._explainer.explain, *asked)
 
 
 class Searcher(Queries, VectorSearcher):
@@ -298,8 +314,11 @@ class Searcher(Queries, VectorSearcher):
             UsageError: k < 1, or the searcher is closed.
             DeviceError: the device failed.
         """
+        self._users.run(self._warm, checked_count("k", k))
+
+    def _warm(self, k: int) -> None:
         snapshot = self._snapshot()
-        k = min(checked_count("k", k), snapshot.count)
+        k = min(k, snapshot.count)
         samples = self.engine.warm_up()
         scorer, chains = self._scorer(snapshot)
         if chains is None:
@@ -330,7 +349,7 @@ class Searcher(Queries, VectorSearcher):
         snapshot = self._snapshot()
         source = self._source(snapshot, without(snapshot, snapshot.where(where), ids))
         wish = Wish(k, left_out, factors)
-        return Answering(self.engine, source, self._here.get().beside, wish, self._explainer)
+        return Answering(self.engine, source, self._here.get().beside, wish, self._explains)
 
     def _source(self, snapshot: Snapshot, allow: npt.NDArray[np.uint8] | None = None) -> OneGallery:
         return OneGallery(snapshot, str(self.gallery.path), *self._scorer(snapshot), allow)

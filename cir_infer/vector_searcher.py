@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ from cir_infer.processes.ending import native_call
 from cir_infer.processes.fork import PerProcess
 from cir_infer.processes.threads import Threads
 from cir_infer.processes.turns import Turn
+from cir_infer.processes.users import Users
 from cir_infer.scoring import SCORERS, make_scorer
 from cir_infer.scoring.contract import QueryTerms, Rows, Scorer, TopK
 from cir_infer.scoring.validation import check_threads
@@ -89,6 +91,7 @@ class VectorSearcher:
         self._owned: list[Engine | Gallery] = []
         self._closed = False
         self._here: PerProcess[_Here] = PerProcess(_Here)
+        self._users = Users(self._give_back)
 
     def _use_gallery(self, gallery: Gallery | str | os.PathLike[str]) -> None:
         if not isinstance(gallery, (Gallery, str, os.PathLike)):
@@ -103,13 +106,20 @@ class VectorSearcher:
     # ---- its life
 
     def close(self) -> None:
-        """Give back what this searcher holds; close what it opened itself."""
+        """Give back what this searcher holds; close what it opened itself.
+
+        Calls that are under way are answered first, by the threads that they are in.
+        """
         self._closed = True
+        self._users.end()
+
+    def _give_back(self) -> None:
         here = self._here.drop()
         if here is not None:
             here.beside.close()
-        while self._owned:
-            self._owned.pop().close()
+        with suppress(IndexError):
+            while True:
+                self._owned.pop().close()
 
     def __enter__(self: S) -> S:
         return self
@@ -157,7 +167,11 @@ class VectorSearcher:
             DeviceError: the device failed.
         """
         k, ids = checked_count("k", k), checked_ids(exclude)
-        metric = checked_word("metric", metric, METRICS)
+        return self._users.run(self._nearest, vectors, k, where, ids, checked_word("metric", metric, METRICS))
+
+    def _nearest(
+        self, vectors: Any, k: int, where: Where | None, ids: list[str], metric: Metric
+    ) -> list[Hits]:
         snapshot = self._snapshot()
         queries = checked_queries(vectors, snapshot.dimension)
         allow = without(snapshot, snapshot.where(where), ids)
@@ -180,7 +194,10 @@ class VectorSearcher:
             ScoringError: the terms do not fit the rows.
             UsageError, DeviceError: see `search_vectors`.
         """
-        k, ids = checked_count("k", k), checked_ids(exclude)
+        return self._users.run(self._best, terms, checked_count("k", k), where, checked_ids(exclude))
+
+    def _best(self, terms: QueryTerms, k: int, where: Where | None, ids: list[str]) -> tuple[Snapshot, TopK]:
+        self._check_open()
         snapshot = self.gallery.snapshot()
         allow = without(snapshot, snapshot.where(where), ids)
         scorer = self._scorer(snapshot)[0]
@@ -190,6 +207,7 @@ class VectorSearcher:
     @property
     def scorer(self) -> Scorer:
         """What scores the gallery as it is now."""
+        self._check_open()
         return self._scorer(self.gallery.snapshot())[0]
 
     def item(self, id: str) -> Hit:
@@ -197,13 +215,22 @@ class VectorSearcher:
 
         Raises:
             GalleryError: there is no such item.
+            UsageError: the searcher is closed.
         """
+        return self._users.run(self._item, id)
+
+    def _item(self, id: str) -> Hit:
+        self._check_open()
         snapshot = self.gallery.snapshot()
         item = snapshot.items([row_of(snapshot, str(self.gallery.path), id)])[0]
         return Hit(item.id, metadata=item.metadata, source=item.source)
 
     def describe(self) -> dict[str, Any]:
         """Gallery and scorer, as plain values that JSON can hold."""
+        return self._users.run(self._described)
+
+    def _described(self) -> dict[str, Any]:
+        self._check_open()
         snapshot = self.gallery.snapshot()
         return {
             "gallery": str(self.gallery.path),
@@ -216,8 +243,7 @@ class VectorSearcher:
 
     def _snapshot(self) -> Snapshot:
         """The gallery as it is now, with something in it."""
-        if self._closed:
-            raise UsageError(f"this searcher over {self.gallery.path} is closed; make another")
+        self._check_open()
         snapshot = self.gallery.snapshot()
         if snapshot.count == 0:
             raise GalleryError(
@@ -226,9 +252,11 @@ class VectorSearcher:
             )
         return snapshot
 
-    def _scorer(self, snapshot: Snapshot) -> tuple[Scorer, Chains | None]:
+    def _check_open(self) -> None:
         if self._closed:
             raise UsageError(f"this searcher over {self.gallery.path} is closed; make another")
+
+    def _scorer(self, snapshot: Snapshot) -> tuple[Scorer, Chains | None]:
         here = self._here.get()
         current = here.current
         if current is None or current[0] is not snapshot:

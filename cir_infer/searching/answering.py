@@ -27,7 +27,7 @@ from cir_infer.searching.made_hits import made_hits
 from cir_infer.searching.recognition import LOOSER, FileName
 
 if TYPE_CHECKING:
-    from cir_infer.explaining.explainer import Explainer
+    from cir_infer.explaining.explanation import Explains
 
 __all__ = ["Answering", "Wish", "numbered", "raised"]
 
@@ -65,7 +65,7 @@ class Answering:
     source: Source
     beside: Threads
     wish: Wish
-    explainer: Callable[[Any, Any, Balance], Explainer]
+    explainer: Callable[[Any, Any, Balance], Explains]
 
     def answers(self, pairs: Iterator[tuple[Reference, Text | None]], size: int) -> Iterator[Hits | CirError]:
         """The answer to each pair, or why there is none; `size` of them are computed together."""

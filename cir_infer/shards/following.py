@@ -16,6 +16,7 @@ from cir_infer.gallery.filters.filters import Where
 from cir_infer.hits import Hit, Hits
 from cir_infer.inputs.texts import Text
 from cir_infer.processes.turns import Claim, Token, Turn
+from cir_infer.processes.users import Users
 from cir_infer.scoring.balance import Balance
 from cir_infer.searcher import Queries
 from cir_infer.searching.answering import Answering
@@ -195,6 +196,10 @@ class FollowingSearcher(Queries):
     def engine(self) -> Engine:  # type: ignore[override]
         """That of the newest version."""
         return self.current().engine
+
+    @property
+    def _users(self) -> Users:  # type: ignore[override]
+        return self.current()._users
 
     def query(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
@@ -24,6 +25,7 @@ from cir_infer.inputs.arguments import checked_count, checked_flag, checked_real
 from cir_infer.processes.cpus import available_cpus
 from cir_infer.processes.fork import PerProcess
 from cir_infer.processes.threads import Threads
+from cir_infer.processes.users import Users
 from cir_infer.scoring.balance import Balance, checked_balance
 from cir_infer.scoring.contract import QueryTerms
 from cir_infer.searcher import Queries
@@ -88,6 +90,7 @@ class ShardedSearcher(Queries):
     ) -> None:
         self._owned: list[Any] = []
         self._closed = False
+        self._users = Users(self._give_back)
         replicas = checked_count("replicas", replicas)
         if deadline is not None:
             deadline = checked_real("deadline", deadline, "a number of seconds above 0, or None")
@@ -118,14 +121,18 @@ class ShardedSearcher(Queries):
     # ---- its life
 
     def close(self) -> None:
-        """Give back what this searcher opened itself."""
+        """Give back what this searcher opened itself, once calls that are under way are answered."""
         self._closed = True
+        self._users.end()
+
+    def _give_back(self) -> None:
         for name in ("_fanout", "_beside"):
             held = getattr(self, name).drop() if hasattr(self, name) else None
             if held is not None:
                 held.close()
-        while self._owned:
-            self._owned.pop().close()
+        with suppress(IndexError):
+            while True:
+                self._owned.pop().close()
 
     def __enter__(self) -> ShardedSearcher:
         return self
@@ -174,7 +181,11 @@ class ShardedSearcher(Queries):
     ) -> list[Hits]:
         """The k items whose vectors are nearest to each of some; see `VectorSearcher.search_vectors`."""
         k, ids = checked_count("k", k), checked_ids(exclude)
-        metric = checked_word("metric", metric, METRICS)
+        return self._users.run(self._nearest, vectors, k, where, ids, checked_word("metric", metric, METRICS))
+
+    def _nearest(
+        self, vectors: Any, k: int, where: Where | None, ids: list[str], metric: Metric
+    ) -> list[Hits]:
         source = self._source(where, ids)
         answers: list[Hits] = []
         for asked in vector_terms(checked_queries(vectors, self._common.dimension), metric):
@@ -188,6 +199,9 @@ class ShardedSearcher(Queries):
             GalleryError: there is no such item.
             ShardError: a shard that could have it does not answer.
         """
+        return self._users.run(self._item, id)
+
+    def _item(self, id: str) -> Hit:
         item = self._source().held(id).told()
         return Hit(item.id, metadata=item.metadata, source=item.source)
 
@@ -200,7 +214,9 @@ class ShardedSearcher(Queries):
         Raises:
             CirError: see `Searcher.warm_up`; and whatever keeps a replica from answering.
         """
-        k = checked_count("k", k)
+        self._users.run(self._warm, checked_count("k", k))
+
+    def _warm(self, k: int) -> None:
         samples = self.engine.warm_up()
         terms = self.engine.compose(samples.reference, samples.text)
         for replicas in self.shards:
@@ -222,7 +238,7 @@ class ShardedSearcher(Queries):
         left_out = checked_flag("exclude_reference", leave_reference_out)
         factors = checked_balance(balance, self.engine.manifest.terms)
         wish = Wish(k, left_out, factors)
-        return Answering(self.engine, self._source(where, ids), self._beside.get(), wish, self._explainer)
+        return Answering(self.engine, self._source(where, ids), self._beside.get(), wish, self._explains)
 
     def _explainer(self, reference: Any, text: Any, balance: Balance) -> Explainer:
         from cir_infer.explaining.explainer import Explainer

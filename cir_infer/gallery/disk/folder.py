@@ -168,7 +168,7 @@ class Folder:
             GalleryError: it does not.
         """
         if self.fd < 0:
-            raise GalleryError(f"{self.path}: this gallery is closed; open it again")
+            raise self.closed()
         self._check_self()
         self._check_part(CATALOGUE, self.catalogue)
 
@@ -191,9 +191,15 @@ class Folder:
             raise self._changed(f"its {name} was exchanged for another")
 
     def _changed(self, what: str) -> GalleryError:
+        if self.fd < 0:  # by another thread, while this one looked
+            return self.closed()
         return GalleryError(
             f"{self.path}: is not what it was when this gallery was opened ({what}); open it again"
         )
+
+    def closed(self) -> GalleryError:
+        """What is raised once the gallery is closed."""
+        return GalleryError(f"{self.path}: this gallery is closed; open it again")
 
     def check_retired(self) -> None:
         """Make sure that no other galleries took this one's place, in which a change would be lost.

@@ -141,7 +141,7 @@ class Connections:
     def _check(self) -> None:
         path = self._folder.path
         if self._closed:
-            raise GalleryError(f"{path}: this gallery is closed; open it again")
+            raise self._folder.closed()
         lost = forks.was_unseen() or self._folder.catalogue in _lost
         if lost or not forks.sqlite_works():
             what = "this gallery" if lost else "SQLite, which stays locked in the child"
@@ -296,6 +296,8 @@ class Connections:
         """
         lost, state = (None, None) if self._guard is None else self._guard.look(self._folder)
         if lost is not None:
+            if self._closed:  # by another thread, while this one looked
+                raise self._folder.closed()
             raise GalleryError(
                 f"{self._folder.path}: its log ({lost}) was removed, replaced or cut while it was open; "
                 "nothing more is read of it or written to it, open it again"
