@@ -19,7 +19,7 @@ from typing import Any
 from cir_infer.errors import UsageError, shown
 from cir_infer.foreign import read_json, text_of
 from cir_infer.inputs.opening import why
-from cir_infer.processes.outputs import check_replaceable
+from cir_infer.processes.outputs import check_apart, check_replaceable
 
 __all__ = [
     "KINDS",
@@ -168,11 +168,15 @@ def write_text(path: Path, text: str) -> None:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def ensure_writable(path: Path | None) -> None:
+def ensure_writable(path: Path | None, read: Sequence[Path | str | None] = ()) -> None:
     """Refuse an output file whose folder does not exist before minutes are spent on measuring.
 
+    Args:
+        path: of the output.
+        read: the files that are measured or shown.
+
     Raises:
-        UsageError: there is no such folder, or something else than a file has the name.
+        UsageError: there is no such folder, something else than a file has the name, or it is one of `read`.
     """
     if path is None:
         return
@@ -183,3 +187,4 @@ def ensure_writable(path: Path | None) -> None:
         check_replaceable(path)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from error
+    check_apart(path, read)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cir_infer.console.common import CirParser, check_order, complain, print_json, run_command
 from cir_infer.errors import CirError, UsageError, shown
-from cir_infer.processes.outputs import check_replaceable
+from cir_infer.processes.outputs import check_apart, check_replaceable
 from cir_infer.runtime.device_names import DEVICES
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"--{flag} belongs to --vector")
     balance = _balance(args.balance)
     _check_sheet(args.sheet)
+    if args.sheet is not None and not args.refine:
+        check_apart(args.sheet, [args.image])
     _check_order(args)
     from cir_infer.searcher import Searcher
 

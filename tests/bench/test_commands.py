@@ -132,6 +132,8 @@ def test_the_report_of_a_latency_is_one_page_that_needs_nothing_else(latency: di
     assert "http" not in text.replace("http-equiv", "")
     assert "<script" not in text
     assert str(page) in capsys.readouterr().out
+    assert main(["report", str(source), "--output", str(source)]) == 2
+    assert json.loads(source.read_text()) == latency
 
 
 def test_accuracy_writes_a_result_and_a_page_of_failures(tmp_path: Path, capsys):
@@ -166,6 +168,16 @@ def test_accuracy_writes_a_result_and_a_page_of_failures(tmp_path: Path, capsys)
     assert result["drift"]["embedding_cosine"]["worst"] == pytest.approx(1.0)
     assert failures.read_text().startswith("<!doctype html>")
     assert "http" not in failures.read_text()
+
+
+@pytest.mark.parametrize("flag", ["--output", "--failures"])
+def test_what_is_measured_is_not_written_over(tmp_path: Path, capsys, flag: str):
+    bundle = write_tiny_bundle(tmp_path / "tiny.cir")
+    before = bundle.read_bytes()
+    root = layouts.shoes(tmp_path / "shoes")
+    assert main(["accuracy", str(bundle), str(root), "--protocol", "shoes", flag, str(bundle)]) == 2
+    assert "is read for what would take its place" in capsys.readouterr().err
+    assert bundle.read_bytes() == before
 
 
 def test_accuracy_goes_on_where_it_stopped(tmp_path: Path, capsys):

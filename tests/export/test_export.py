@@ -213,6 +213,18 @@ def test_failures_are_one_line_and_an_exit_code(tmp_path: Path, capsys: pytest.C
     assert stopped.value.code == 0 and "example" in capsys.readouterr().out
 
 
+def test_a_model_does_not_give_its_place_to_its_bundle(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, target = tmp_path / "model.pt", tmp_path / "shop.cir"
+    save_model(model, trained())
+    before = model.read_bytes()
+    target.symlink_to(model)
+    assert main([str(model), "-o", str(target)]) == 2
+    assert "is read for what would take its place; choose another name" in capsys.readouterr().err
+    assert model.read_bytes() == before
+
+
 def test_a_file_with_no_more_of_a_bundle_than_its_name_is_refused_as_that(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -97,7 +97,7 @@ def test_the_domain_can_be_said_afterwards_and_galleries_stay(
     ("extra", "said"),
     [
         ([], "name it with -o"),
-        (["-o", "SELF"], "is the bundle itself"),
+        (["-o", "SELF"], "is read for what would take its place"),
         (["-o", "x.cir", "--precision", "float16"], "a step of their own"),
         (["-o", "x.cir", "--fast-jpeg", "--images", "."], "a step of their own"),
     ],

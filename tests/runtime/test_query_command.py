@@ -77,6 +77,12 @@ def test_a_contact_sheet(query: list[str], tmp_path: Path, capsys: pytest.Captur
     sheet.symlink_to(sheet.name)  # leads to itself: there is nothing that it could spoil
     assert main([*query, "--sheet", str(sheet)]) == 0
     assert sheet.stat().st_size > 0
+    own = tmp_path / "own.png"
+    Image.open(query[1]).save(own)
+    picture = own.read_bytes()
+    assert main([query[0], str(own), *query[2:], "--sheet", str(own)]) == 2
+    assert "is read for what would take its place" in capsys.readouterr().err
+    assert own.read_bytes() == picture
     (tmp_path / "folder.png").mkdir()
     os.mkfifo(tmp_path / "pipe.png")
     for place in ("no/sheet.png", "folder.png", "pipe.png", "x" * 300 + "/sheet.png"):

@@ -20,7 +20,7 @@ from cir_export.tokenization import build_tokenizer, vocabulary_from_texts
 from cir_export.training.data import TextTokens
 from cir_export.training.initial import start_from
 from cir_export.training.trainer import TrainingFiles, train
-from cir_infer.errors import CheckpointError, CirError, TrainingError
+from cir_infer.errors import CheckpointError, CirError, TrainingError, UsageError
 from tests.training.test_data_sets import configuration, shoes
 
 ENCODERS = Path(__file__).parents[1] / "golden" / "encoders"
@@ -189,6 +189,8 @@ def test_phi_is_trained_from_pictures_over_any_clip(tmp_path: Path) -> None:
     train(second, tmp_path / "b", "cpu", initial=[TrainingFiles(tmp_path / "a").model])
     again = load_model(TrainingFiles(tmp_path / "b").model)
     assert again.tokenizer.encode("is red").ids == asked.ids
+    with pytest.raises(UsageError, match="is read for what would take its place"):
+        train(second, tmp_path / "a", "cpu", initial=[TrainingFiles(tmp_path / "a").model])
     with pytest.raises(TrainingError, match="reads every text behind a prompt"):
         combiner = replace(second, model={"system": "combiner", "pair": {}})
         train(combiner, tmp_path / "c", "cpu", initial=[TrainingFiles(tmp_path / "a").model])

@@ -80,8 +80,8 @@ def run(args: argparse.Namespace) -> int:
         return _list_protocols(args.json)
     if args.bundle is None or args.root is None or args.protocol is None:
         raise UsageError("expected BUNDLE, DATA and --protocol NAME; --protocols lists the names")
-    ensure_writable(args.output)
-    ensure_writable(args.failures)
+    for written in (args.output, args.failures):
+        ensure_writable(written, [args.bundle, args.against, *args.runs])
     options = Options(
         args.row_type,
         args.scorer,

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from cir_bench.results import ensure_writable
     from cir_bench.seeded_models import seeded_model
 
-    ensure_writable(args.output)
+    ensure_writable(args.output, [args.model])
     if args.seeded is not None:
         trained = seeded_model(trunk=args.seeded)
     else:

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     from cir_bench.report.text import latency_text
     from cir_bench.results import ensure_writable
 
-    ensure_writable(args.output)
+    ensure_writable(args.output, [args.bundle, args.texts])
     devices = tuple((args.devices or "").split(",")) if args.devices else ()
     rates = None if args.rate is None else tuple(rate for rate in args.rate if rate > 0)
     result: dict[str, Any] = measure_latency(

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.check and args.tables is None:
         raise UsageError("--check needs --tables")
-    ensure_writable(args.output)
+    ensure_writable(args.output, args.results)
     results = read_results(args.results)
     for name, result in results.items():  # each alone, so that the one that cannot be shown is named
         with read_as(name, result["kind"]):

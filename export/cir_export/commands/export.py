@@ -29,6 +29,7 @@ from cir_infer.console.common import CirParser, print_json, run_command
 from cir_infer.console.tables import format_table
 from cir_infer.errors import ExportError, UsageError, shown
 from cir_infer.extras import require
+from cir_infer.processes.outputs import check_apart
 
 __all__ = ["main"]
 
@@ -172,6 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     output = Path(options.output or default_output(options.model[0], options.precision))
     check_target(output)
+    check_apart(output, [*options.model, options.vocab, options.weights])
     check_names(options)
     trained = _load(options)
     check_images(options, trained.image)

@@ -8,6 +8,7 @@ from typing import Any
 
 from cir_infer.console.tables import format_table
 from cir_infer.errors import UsageError
+from cir_infer.processes.outputs import check_apart
 
 __all__ = ["add_fast_jpeg_argument", "check_fast_jpeg", "make_fast_jpeg"]
 
@@ -52,8 +53,7 @@ def make_fast_jpeg(options: Any) -> dict[str, Any]:
 
     source = Path(options.model[0])
     target = Path(options.output or source.with_name(f"{source.stem}-fast-jpeg.cir"))
-    if target.exists() and target.samefile(source):
-        raise UsageError(f"{target} is the bundle itself; choose another name with -o")
+    check_apart(target, [source])
     report = scale_jpegs(source, target, options.images)
     fidelity = report.fidelity
     if not options.json:

@@ -8,6 +8,7 @@ from typing import Any
 
 from cir_export.targets import check_target
 from cir_infer.errors import ExportError, UsageError
+from cir_infer.processes.outputs import check_apart
 
 __all__ = ["check_restating", "restate"]
 
@@ -44,8 +45,7 @@ def restate(options: Any) -> dict[str, Any]:
 
     bundle, target = Bundle(options.model[0]), Path(options.output)
     check_target(target)
-    if target.exists() and target.samefile(bundle.path):
-        raise UsageError(f"{target} is the bundle itself; choose another name with -o")
+    check_apart(target, [bundle.path])
     manifest = bundle.manifest
     if options.exif_orientation is not None:
         if not isinstance(manifest.image, PixelInput):

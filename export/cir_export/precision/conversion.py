@@ -32,6 +32,7 @@ from cir_infer.console.progress import progress_bar
 from cir_infer.engine import Engine
 from cir_infer.errors import DeviceError, ExportError, UsageError
 from cir_infer.inputs.preprocess import preprocess
+from cir_infer.processes.outputs import check_apart
 from cir_infer.runtime.graph import Array
 
 __all__ = ["ConversionReport", "Lowering", "convert_bundle"]
@@ -175,8 +176,7 @@ def _check(bundle: Bundle, target: Path, lowering: Lowering, calibration: Calibr
     if not lowering.allowed_loss >= 0:
         raise UsageError(f"a loss of {lowering.allowed_loss} points is allowed; expected 0 or more")
     check_target(target)
-    if target.exists() and target.samefile(bundle.path):
-        raise UsageError(f"{target} is the float32 bundle itself; choose another name with -o")
+    check_apart(target, [bundle.path])
 
 
 def _judged(

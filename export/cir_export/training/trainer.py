@@ -32,6 +32,7 @@ from cir_export.training.systems import with_vocabulary
 from cir_infer.console.progress import progress_bar
 from cir_infer.errors import CirError, TrainingError, UsageError, shown
 from cir_infer.processes.locked_files import alone_in
+from cir_infer.processes.outputs import check_apart
 
 __all__ = ["TrainingFiles", "train"]
 
@@ -96,10 +97,12 @@ def train(
     Raises:
         TrainingError: the configuration does not fit, the loss is no longer finite, another process trains
             in the folder, or the interrupted training was another.
+        UsageError: it starts from the folder's own model.
         DatasetError: the data set is missing or damaged.
     """
     config, reading = reading_of(config, initial)
     files = TrainingFiles(folder)
+    check_apart(files.model, initial)  # and an interrupted training would begin with what it has written
     chosen = _device(device, config.training.precision)
     processes = join_processes(chosen)
     data = load_data(config, reading)
