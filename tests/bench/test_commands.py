@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +169,20 @@ def test_accuracy_writes_a_result_and_a_page_of_failures(tmp_path: Path, capsys)
     assert result["drift"]["embedding_cosine"]["worst"] == pytest.approx(1.0)
     assert failures.read_text().startswith("<!doctype html>")
     assert "http" not in failures.read_text()
+
+
+def test_a_training_counts_once_among_its_runs(tmp_path: Path, capsys):
+    bundle = write_tiny_bundle(tmp_path / "tiny.cir")
+    other = tmp_path / "other.cir"
+    shutil.copy(bundle, other)
+    (tmp_path / "again.cir").symlink_to(bundle)
+    root = layouts.shoes(tmp_path / "shoes")
+    command = ["accuracy", str(bundle), str(root), "--protocol", "shoes", "--no-alone", "--json", "--runs"]
+    for runs in ([bundle], [other, other], [other, tmp_path / "again.cir"]):
+        assert main([*command, *map(str, runs)]) == 2
+        assert "is named twice; BUNDLE and --runs are a training each" in capsys.readouterr().err
+    assert main([*command, str(other)]) == 0
+    assert len(json.loads(capsys.readouterr().out)["runs"]["bundles"]) == 2
 
 
 @pytest.mark.parametrize("flag", ["--output", "--failures"])

@@ -127,6 +127,9 @@ def test_lost_recall_is_a_regression_of_half_a_point():
     same.update(mean={"R@1": 75.5}, created="2026-01-02", commit="bbbbbbb")
     assert len(regressions([ACCURACY, worse])) == 1
     assert regressions([ACCURACY, same]) == []
+    padded = copy.deepcopy(worse)
+    padded["settings"]["authors_batch"] = 32  # another figure of the same weights
+    assert regressions([ACCURACY, padded]) == []
 
 
 def test_what_tells_bars_apart_is_not_cut_off():

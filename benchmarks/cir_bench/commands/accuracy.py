@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import replace
 from pathlib import Path
 
 from cir_bench.commands.kept import add_output, keep_and_print
 from cir_bench.commands.numbers import at_least_one
 from cir_infer.console.common import print_json
-from cir_infer.errors import UsageError
+from cir_infer.errors import UsageError, shown
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -80,6 +81,10 @@ def run(args: argparse.Namespace) -> int:
         return _list_protocols(args.json)
     if args.bundle is None or args.root is None or args.protocol is None:
         raise UsageError("expected BUNDLE, DATA and --protocol NAME; --protocols lists the names")
+    places = [os.path.realpath(path) for path in (args.bundle, *args.runs)]
+    twice = next((path for number, path in enumerate(places) if path in places[:number]), None)
+    if args.runs and twice is not None:
+        raise UsageError(f"{shown(twice)} is named twice; BUNDLE and --runs are a training each")
     for written in (args.output, args.failures):
         ensure_writable(written, [args.bundle, args.against, *args.runs])
     options = Options(

@@ -69,10 +69,12 @@ def group_key(result: dict[str, Any]) -> str:
         return f"scoring {sizes}, Q={result['queries']}, k={result['k']}{drawn} on {machine}"
     if kind == "accuracy":
         bundle, protocol = result["bundle"], result["protocol"]
+        batch = result["settings"].get("authors_batch")
+        padded = "" if batch is None else f", padding of batches of {batch} read"
         # Accuracy does not depend on the machine; the weights are the subject.
         return (
             f"accuracy of {bundle['system']} {bundle['precision']} on {protocol['name']} "
-            f"({protocol['split']}), rows {result['settings']['row_type']}"
+            f"({protocol['split']}), rows {result['settings']['row_type']}{padded}"
         )
     settings = dict(result["settings"])
     settings.pop("seconds", None)

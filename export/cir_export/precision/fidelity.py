@@ -36,7 +36,8 @@ class Fidelity:
         text_cosine_worst: the smallest between the embeddings of a text; None where no text is read.
         score_error_mean: absolute, over all queries and images.
         score_error_worst: the largest.
-        top10_agreement: share of the first ten that both lists have, mean over queries.
+        top10_agreement: share of the first ten that both lists have, mean over queries; of fewer than 20
+            images of the first half.
         finite: whether every embedding is finite; where not, all the other figures are None.
     """
 
@@ -133,7 +134,8 @@ def _scores(terms: QueryTerms, rows: Array) -> Array:
 
 
 def _agreement(terms: Sequence[QueryTerms], rows: Sequence[Array]) -> float:
-    k = min(_K, len(rows[0]))
+    # Of few images the first half: lists of all of them agree whatever their order.
+    k = min(_K, max(1, len(rows[0]) // 2))
     lists = [ReferenceScorer(Rows.of(part)).topk(one, k).rows for one, part in zip(terms, rows, strict=True)]
     shared = [len(set(a) & set(b)) / k for a, b in zip(*(found.tolist() for found in lists), strict=True)]
     return float(np.mean(shared))

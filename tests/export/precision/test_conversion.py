@@ -28,14 +28,15 @@ from cir_export.precision import (
     samples_for,
 )
 from cir_export.precision.blame import LayerError
-from cir_export.precision.fidelity import Fidelity
+from cir_export.precision.fidelity import Fidelity, Seen, measure_fidelity
 from cir_export.samples import Samples, draw_samples
 from cir_export.targets import check_target
 from cir_infer import Engine
 from cir_infer.bundle import Bundle, write_bundle
 from cir_infer.errors import DatasetError, ExportError, GalleryError, UsageError
 from cir_infer.gallery import Gallery
-from tests.bundles import FEATURES, manifest_of, members_of, write_tiny_bundle
+from cir_infer.scoring.contract import QueryTerms
+from tests.bundles import DIM, FEATURES, manifest_of, members_of, write_tiny_bundle
 from tests.export.once import Once
 from tests.export.precision.bundles import convolutional, photographs
 
@@ -430,3 +431,17 @@ def test_the_command_goes_from_a_model_to_float16(
     manifest = Bundle(tmp_path / "model-float16.cir").manifest
     assert manifest.precision == "float16" and all(check["passed"] for check in manifest.parity["checks"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model-float16.cir", "model.pt"]
+
+
+@pytest.mark.parametrize("images", [2, 8, 30])
+def test_few_images_can_disagree_too(images: int) -> None:
+    """The first ten of eight are all of them, in whatever order: a gate that could not close."""
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(images, DIM)).astype(np.float32)
+    one, turned = (
+        Seen(rows, rows, None, QueryTerms(sign * rows[:, None], None, ("similarity",))) for sign in (1, -1)
+    )
+    samples = Samples([b""] * images, (), "nothing")
+    assert measure_fidelity(one, one, samples).top10_agreement == 1
+    found = measure_fidelity(one, turned, samples).top10_agreement
+    assert found is not None and found < 0.5
