@@ -15,6 +15,7 @@ from cir_infer.gallery.arguments import (
     checked_fingerprint,
     checked_path,
     expected_fingerprint,
+    named_ids,
     tokens_of,
 )
 from cir_infer.gallery.catalogue import tables
@@ -324,7 +325,12 @@ class OpenGallery:
         return self._store.catalogue.state().next_key
 
     def held(self, ids: Sequence[str]) -> dict[str, Held]:
-        """What the catalogue has of those ids that the gallery holds."""
+        """What the catalogue has of those ids that the gallery holds.
+
+        Raises:
+            UsageError: they are no list of ids.
+        """
+        ids = named_ids("ids", ids)
         with self._store.catalogue.reading() as connection:
             keys = tables.live_keys(connection, ids)
         found = self._store.catalogue.columns(("stamp", "source"), list(keys.values()))

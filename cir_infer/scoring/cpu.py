@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import DeviceError, UsageError, shown
+from cir_infer.inputs.arguments import checked_number
 from cir_infer.processes.cpus import available_cpus
 from cir_infer.scoring.contract import QueryTerms, Rows, TopK
 from cir_infer.scoring.validation import check_query, check_threads, within_memory
@@ -203,10 +204,8 @@ class Int8Scorer:
         instruction_set: str | None = None,
         first_list: int | None = None,
     ) -> None:
-        if first_list is not None and (isinstance(first_list, bool) or first_list < 1):
-            raise UsageError(
-                f"first_list is {shown(first_list)}; expected at least 1, or None to choose by k"
-            )
+        if first_list is not None:
+            first_list = checked_number("first_list", first_list, instead=", or None to choose by k")
         self._settings = _settings(threads, instruction_set)
         self._first_list = min(int(first_list or 0), rows.count)
         self._rows = rows

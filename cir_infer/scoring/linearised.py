@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cir_infer.errors import ScoringError, UsageError, shown
+from cir_infer.errors import ScoringError, UsageError
+from cir_infer.inputs.arguments import checked_number
 from cir_infer.scoring.contract import QueryTerms, Rows, Scorer, TopK
 from cir_infer.scoring.validation import check_query
 
@@ -90,8 +91,7 @@ class LinearisedScorer:
     """
 
     def __init__(self, scorer: Scorer, rows: Rows, candidates: Candidates, *, factor: int = 4) -> None:
-        if factor < 1:
-            raise UsageError(f"factor is {shown(factor)}; expected at least 1 candidate for each result")
+        factor = checked_number("factor", factor)
         if rows.has_tokens:
             raise UsageError("rows of several vectors an item have no linearised form; use make_scorer")
         self._scorer = scorer

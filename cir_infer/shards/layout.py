@@ -107,10 +107,13 @@ class ShardedGallery:
         Raises:
             GalleryError: the path exists or lies in the gallery, the gallery is damaged, an id is in two of
                 its shards, or the disk is full or fails.
+            UsageError: an argument is not what is said above.
         """
         count = checked_shards(into)
         place = checked_path("path", path)
-        sources = [gallery] if isinstance(gallery, Gallery) else gallery.shards
+        if not isinstance(gallery, (Gallery, ShardedGallery)):
+            raise UsageError(f"gallery is {shown(gallery)}; expected a Gallery or a ShardedGallery")
+        sources = [gallery] if isinstance(gallery, Gallery) else gallery._opened()
         for source in sources:
             source.check_outside(place, "its shards")
         parts = [(source, source.snapshot()) for source in sources]
@@ -160,6 +163,8 @@ class ShardedGallery:
             UsageError: an argument is not what is said above.
         """
         count, place = checked_shards(into), checked_path("path", path)
+        dimension = checked_number("dimension", dimension)
+        tokens_per_item = checked_number("tokens_per_item", tokens_per_item)
         known = None if bundle is None else str(checked_path("bundle", bundle).absolute())
         listing = Listing(fingerprint, dimension, tokens_per_item, names_of(count), known)
         made: Made = []
@@ -200,7 +205,18 @@ class ShardedGallery:
             GalleryError: it is no id.
         """
         (known,) = checked_ids([item])
-        return self.shards[shard_of(known, len(self.shards))]
+        shards = self._opened()
+        return shards[shard_of(known, len(shards))]
+
+    def _opened(self) -> list[Gallery]:
+        """The galleries.
+
+        Raises:
+            GalleryError: they are closed.
+        """
+        if not self.shards:
+            raise GalleryError(f"{self.path}: this sharded gallery is closed; open it again")
+        return self.shards
 
 
 def checked_shards(into: int) -> int:

@@ -168,6 +168,9 @@ def test_settings_that_cannot_be() -> None:
         CpuScorer(rows, instruction_set="mmx")
     with pytest.raises(UsageError, match="first_list"):
         Int8Scorer(rows, first_list=0)
+    for odd in ("2", np.nan, [2], 1.5, True):
+        with pytest.raises(UsageError, match="first_list"):
+            Int8Scorer(rows, first_list=odd)  # type: ignore[arg-type]
 
 
 def test_read_only_rows_are_read() -> None:

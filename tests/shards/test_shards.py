@@ -308,3 +308,25 @@ def test_photos_are_turned_as_the_shards_were(tmp_path: Path) -> None:
     filled(tmp_path / "other", fingerprint="another model").close()
     with pytest.raises(GalleryError, match="another model"):
         ShardedSearcher(bundle, [tmp_path / "other"])
+
+
+def test_arguments_of_sharded_galleries_are_looked_at(tmp_path: Path) -> None:
+    """NumPy's numbers are numbers; a path is no gallery, and what is closed says so."""
+    numbers: Any = {"dimension": np.int32(DIM), "tokens_per_item": np.uint8(1)}
+    made = ShardedGallery.create(tmp_path / "s", np.int64(2), **numbers)  # type: ignore[arg-type]
+    assert [shard.dimension for shard in made.shards] == [DIM, DIM] and made.of("a") in made.shards
+    for wrong in ({"dimension": 0}, {"dimension": True}, {"dimension": "4"}, {"tokens_per_item": None}):
+        with pytest.raises(UsageError):
+            ShardedGallery.create(tmp_path / "x", 2, **{"dimension": 4, **wrong})  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="gallery is"):
+        ShardedGallery.split(str(tmp_path / "s"), tmp_path / "x", 2)  # type: ignore[arg-type]
+    made.close()
+    for call in (lambda: ShardedGallery.split(made, tmp_path / "x", 2), lambda: made.of("a")):
+        with pytest.raises(GalleryError, match="is closed"):
+            call()
+    assert [place.name for place in tmp_path.iterdir()] == ["s"]
+    with filled(tmp_path / "g") as gallery:
+        assert list(gallery.held(iter(["i1", "nobody", "i1"]))) == ["i1"]  # type: ignore[arg-type]
+        for odd in ("i1", 5, None, [b"i1"]):
+            with pytest.raises(UsageError):
+                gallery.held(odd)  # type: ignore[arg-type]
