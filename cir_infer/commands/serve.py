@@ -42,12 +42,13 @@ def _check(settings: Settings) -> None:
     """What is wrong with files is said before anything listens, and once, however many workers there are."""
     from cir_infer.bundle import Bundle
     from cir_infer.gallery import Gallery
-    from cir_infer.serving.keys import Keys
+    from cir_infer.serving.keys import Keys, tell_of_readers
     from cir_infer.shards.layout import ShardedGallery
     from cir_infer.shards.listing import is_sharded
 
     if settings.api_key_file is not None:
         Keys.read(settings.api_key_file)
+        tell_of_readers(settings.api_key_file)
     Bundle(settings.bundle)
     kind = ShardedGallery if is_sharded(settings.gallery_path) else Gallery.open
     with kind(settings.gallery_path, read_only=True):

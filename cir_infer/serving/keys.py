@@ -8,19 +8,27 @@ import logging
 import os
 import re
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from cir_infer.errors import UsageError, shown
 from cir_infer.foreign import text_of
 from cir_infer.inputs.opening import why
 
-__all__ = ["Keys"]
+__all__ = ["Keys", "tell_of_readers"]
 
 _log = logging.getLogger(__name__)
 _SHORTEST = 16
 _MOST = 1 << 24
 """Bytes of the file."""
 _LINE = re.compile(r"(?:(?P<name>[\w.-]{1,64})\s*[:=]\s*)?(?P<key>[!-~]+)")
+
+
+def tell_of_readers(path: str | os.PathLike[str]) -> None:
+    """Say in the log where others can read a file of keys; once, though each worker reads it."""
+    with suppress(OSError):
+        if os.stat(path).st_mode & (stat.S_IRWXG | stat.S_IRWXO):  # noqa: PTH116
+            _log.warning("%s can be read by other users of this machine; chmod 600 it", shown(Path(path)))
 
 
 class Keys:
@@ -43,11 +51,8 @@ class Keys:
         file = Path(path)
         try:
             text = text_of(file, most=_MOST)
-            mode = file.stat().st_mode
         except (OSError, ValueError) as error:
             raise UsageError(f"the file of API keys {shown(file)} cannot be read ({why(error)})") from error
-        if mode & (stat.S_IRWXG | stat.S_IRWXO):
-            _log.warning("%s can be read by other users of this machine; chmod 600 it", shown(file))
         keys: dict[str, str] = {}
         for number, line in enumerate(text.splitlines(), start=1):
             line = line.strip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -18,6 +19,8 @@ __all__ = ["THUMBNAILS", "Settings", "is_loopback"]
 THUMBNAILS = (128, 256, 512, 1024, 2048)
 """Longest sides, in pixels, in which items' images are given: few, so that few are kept."""
 
+_ORIGIN = re.compile(r"null|[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+")
+_NAME = re.compile(r"\*|[^/:?#@\s]+")
 _PATHS = ("bundle", "gallery", "images", "api_key_file")
 
 
@@ -109,6 +112,18 @@ class Settings:
         if self.api_key_file is not None and self.no_auth:
             raise UsageError("--api-key-file and --no-auth contradict each other; leave one out")
 
+        for name in self.allow_hosts:
+            if not _NAME.fullmatch(name):
+                raise UsageError(
+                    f"--allow-host is {shown(name)}; expected a name alone, without what stands before and "
+                    "behind it in an address, e.g. shop.example, or *"
+                )
+        for origin in self.allow_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise UsageError(
+                    f"--allow-origin is {shown(origin)}; expected what browsers say of a page, its address "
+                    "in small letters and up to the path, e.g. https://shop.example or http://localhost:3000"
+                )
         for address in self.remote_images:
             require(f"--remote-images {checked_address(address)}", "pyarrow")
 

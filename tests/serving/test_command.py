@@ -161,6 +161,17 @@ def test_no_text_is_logged_unless_that_is_wanted(bundle: Path, asked: tuple[str,
         assert "/v1/search" in said
 
 
+def test_keys_that_others_can_read_are_told_once(bundle: Path, tmp_path: Path) -> None:
+    """Each worker reads them, and who started it does before."""
+    keys = tmp_path / "keys"
+    keys.write_text("k" * 24)
+    keys.chmod(0o644)
+    with command(bundle, "--workers", "2", "--api-key-file", str(keys)) as (_, process):
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=120)
+    assert said.count("can be read by other users of this machine; chmod 600 it") == 1, said
+
+
 def counted(client: Client) -> float:
     """Searches, as the metrics have them."""
     lines = client("GET", "/metrics").body.decode().splitlines()
@@ -199,6 +210,10 @@ def until(true: Any) -> None:
         (["BUNDLE", "--host", "no such host"], 2, "--host"),
         (["BUNDLE", "--host", "192.0.2.1", "--no-auth"], 1, "cannot listen"),
         (["BUNDLE", "--max-k", "0"], 2, "--max-k"),
+        (["BUNDLE", "--allow-origin", "shop.example"], 2, "--allow-origin is 'shop.example'"),
+        (["BUNDLE", "--allow-origin", "https://shop.example/"], 2, "up to the path"),
+        (["BUNDLE", "--allow-host", "https://shop.example"], 2, "--allow-host is 'https://shop.example'"),
+        (["BUNDLE", "--allow-host", "shop.example:8080"], 2, "a name alone"),
     ],
 )
 def test_what_is_wrong_is_one_line(

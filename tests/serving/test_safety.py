@@ -101,7 +101,14 @@ def test_elsewhere_a_key_is_needed(bundle: Path, keys: Path) -> None:
 
 
 def test_settings_survive_a_command_line(bundle: Path) -> None:
-    settings = Settings(str(bundle), port=9, allow_hosts=("a", "b"), timeout=2.5)
+    origins = (
+        "https://shop.example",
+        "http://localhost:3000",
+        "http://[::1]:3000",
+        "null",
+        "capacitor://localhost",
+    )
+    settings = Settings(str(bundle), port=9, allow_hosts=("a", "b", "*"), allow_origins=origins, timeout=2.5)
     assert Settings.from_json(settings.to_json()) == settings
 
 
