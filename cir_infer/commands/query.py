@@ -17,10 +17,14 @@ from cir_infer.processes.outputs import check_apart, check_replaceable
 from cir_infer.runtime.device_names import DEVICES
 
 if TYPE_CHECKING:
+    from cir_infer.engine import Engine
+    from cir_infer.gallery.opened import OpenGallery
     from cir_infer.hits import Hits
-    from cir_infer.searcher import Reference, Searcher
+    from cir_infer.searcher import Reference
 
-__all__ = ["main"]
+__all__ = ["main", "what_there_is"]
+
+_NEEDED = "BUNDLE, IMAGE and TEXT are needed, or --vector FILE.npy"
 
 
 @run_command
@@ -31,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.vector is not None:
         _search_vectors(parser, args)
         return
-    if args.bundle is None or args.image is None or not args.text:
-        parser.error("BUNDLE, IMAGE and TEXT are needed, or --vector FILE.npy")
+    if args.bundle is None or args.image is None:
+        parser.error(_NEEDED)
     for flag in ("fingerprint", "metric"):
         if getattr(args, flag) is not None:
             parser.error(f"--{flag} belongs to --vector")
@@ -50,8 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         threads=args.threads,
         exif_orientation=args.exif_orientation,
     ) as searcher:
-        reference: Reference = searcher.item(args.image) if args.refine else args.image
-        text = args.text[0] if len(args.text) == 1 else args.text
+        image, captions = _asked(searcher.engine, args)
+        if searcher.engine.needs_text and not captions:
+            parser.error(_NEEDED)
+        reference: Reference = searcher.item(image) if args.refine and image is not None else image
+        text = None if not captions else captions[0] if len(captions) == 1 else captions
         hits = searcher.query(
             reference, text, args.k, args.where, args.exclude, args.exclude_reference, balance
         )
@@ -65,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 {
                     "bundle": args.bundle,
                     "gallery": searcher.gallery.path,
-                    "reference": args.image,
+                    "reference": image,
                     "reference_id": hits.reference_id,
                     "text": text,
                     "unknown_words": list(hits.unknown_words),
@@ -79,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if explain:
             print(f"\nwhy {shown(hits[0].id)}:\n{hits.explain(0, progress=True)}")
         if not hits and args.where is not None:
-            complain(_what_there_is(searcher))
+            complain(what_there_is(searcher.gallery))
     if hits.reference_id is not None and not args.exclude_reference:
         complain(f"{shown(hits.reference_id)} is the reference itself; --exclude-reference leaves it out")
     if args.sheet is not None:
@@ -100,7 +107,8 @@ def _parser() -> CirParser:
         "text",
         metavar="TEXT",
         nargs="*",
-        help="how the result should differ; several captions are joined as the system's authors do",
+        help="how the result should differ; several captions are joined as the system's authors do. A system "
+        "that reads images or texts alone is asked with that alone",
     )
     parser.add_argument(
         "--gallery", metavar="FOLDER", type=Path, help="default: BUNDLE with the ending .gallery"
@@ -162,7 +170,7 @@ def _parser() -> CirParser:
 def _check_order(args: argparse.Namespace) -> None:
     """Refuse arguments that stand in each other's place, and say what a text without quotes has become."""
     check_order(args.bundle, args.image, *args.text)
-    last = args.text[-1]
+    last = args.text[-1] if args.text else ""
     # A text may be longer than names are, which pathlib's answers with an exception.
     if not args.refine and not os.path.lexists(args.image) and os.path.isfile(last):  # noqa: PTH113
         raise UsageError(
@@ -176,9 +184,27 @@ def _check_order(args: argparse.Namespace) -> None:
         )
 
 
-def _what_there_is(searcher: Searcher) -> str:
+def _asked(engine: Engine, args: argparse.Namespace) -> tuple[str | None, list[str]]:
+    """The image and the captions; a system that reads one of them alone is asked with that alone.
+
+    What it does not read is said to be left out.
+    """
+    image, captions = args.image, list(args.text)
+    if not engine.needs_text and captions:
+        complain(f"this model reads no text; {', '.join(map(shown, captions[:4]))} is left out")
+        captions = []
+    elif not engine.needs_reference and not args.refine:
+        if not captions or not os.path.isfile(image):  # noqa: PTH113 - a text may be longer than names are
+            captions.insert(0, image)
+        else:
+            complain(f"this model reads no image; {shown(image)} is left out")
+        image = None
+    return image, captions
+
+
+def what_there_is(gallery: OpenGallery) -> str:
     """What a filter that leaves nothing could have asked for."""
-    fields = [field.name for field in searcher.gallery.fields()]
+    fields = [field.name for field in gallery.fields()]
     if not fields:
         return "no item matches --where: the items have no metadata"
     more = f" and {len(fields) - 10} more" if len(fields) > 10 else ""

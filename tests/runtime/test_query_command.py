@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cir_infer import Engine, Gallery
+from cir_infer import Engine, Gallery, Searcher
 from cir_infer.commands.query import main
 from cir_infer.console import common
 from cir_infer.console.common import run_command
 from cir_infer.errors import GalleryError
+from tests.bundles import write_tiny_bundle
 
 
 @pytest.fixture
@@ -311,3 +312,48 @@ def test_a_sheet_that_cannot_be_written_costs_neither_the_answer_nor_the_last_sh
     assert "sheet.png cannot be written: No space left on device" in captured.err
     assert captured.out.startswith("rank")
     assert sheet.read_bytes() == b"of before" and list(tmp_path.iterdir()) == [sheet]
+
+
+@pytest.mark.parametrize(
+    ("system", "asked", "text", "left_out"),
+    [
+        ("image-only", ["IMAGE"], None, None),
+        ("image-only", ["IMAGE", "is red"], None, "this model reads no text; 'is red' is left out"),
+        ("text-only", ["is red"], "is red", None),
+        ("text-only", ["is red", "longer"], ["is red", "longer"], None),
+        ("text-only", ["IMAGE", "is red"], "is red", "this model reads no image; "),
+    ],
+)
+def test_a_system_that_reads_one_alone_is_asked_with_that(
+    tmp_path: Path,
+    pictures: list[Path],
+    capsys: pytest.CaptureFixture[str],
+    system: str,
+    asked: list[str],
+    text: str | list[str] | None,
+    left_out: str | None,
+) -> None:
+    bundle = write_tiny_bundle(tmp_path / "a.cir", system)
+    with Engine(bundle, device="cpu") as engine:
+        Gallery.create(tmp_path / "a.gallery", engine).add(pictures[:4], ids=list("abcd"))
+    given = [str(pictures[0]) if word == "IMAGE" else word for word in asked]
+    sheet = tmp_path / "sheet.png"
+    assert main([str(bundle), *given, "--json", "--explain", "--sheet", str(sheet)]) == 0
+    output = capsys.readouterr()
+    answer = json.loads(output.out)
+    assert answer["text"] == text and len(answer["hits"]) == 4 and sheet.stat().st_size > 1000
+    assert answer["reference"] == (str(pictures[0]) if system == "image-only" else None)
+    if left_out is not None:
+        assert left_out in output.err and output.err.rstrip().endswith(" is left out")
+    else:
+        assert "left out" not in output.err
+    plain = [bundle, tmp_path / "a.gallery"]
+    with Searcher(*plain, device="cpu") as searcher:
+        expected = searcher.query(pictures[0] if system == "image-only" else None, text)
+    assert [hit["id"] for hit in answer["hits"]] == expected.ids
+
+
+def test_a_system_that_reads_both_needs_both(query: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(query[:2])
+    assert stopped.value.code == 2 and "BUNDLE, IMAGE and TEXT are needed" in capsys.readouterr().err
