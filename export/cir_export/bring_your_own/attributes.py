@@ -92,8 +92,10 @@ def _pad_id(module: nn.Module, tokenizer: Tokenizer) -> int:
 
     A model may tell by it where a text ends, as those do that read no lengths.
     """
+    own = getattr(module, "tokenizer", None)
+    is_read = getattr(own, "backend_tokenizer", own) is tokenizer  # and none that was given in its place
     inside = tokenizer.padding or {}
-    for said in (getattr(getattr(module, "tokenizer", None), "pad_token_id", None), inside.get("pad_id")):
+    for said in (getattr(own, "pad_token_id", None) if is_read else None, inside.get("pad_id")):
         if type(said) is int:
             return said
     return 0

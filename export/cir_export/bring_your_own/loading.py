@@ -302,6 +302,10 @@ def _load_weights(module: nn.Module, path: str | os.PathLike[str]) -> None:
         # PyTorch converts whatever it is given: a complex number loses a half, a quantised one its scale.
         if (found.is_floating_point, found.is_complex) != (kind.is_floating_point, kind.is_complex):
             raise CheckpointError(f"{path}: weight {name} is of type {found}; expected one like {kind}")
+        if not (kind.is_floating_point or kind.is_complex or tensor.is_meta):
+            held = weights[name]
+            if not torch.equal(held.to(kind).to(held.dtype), held):
+                raise CheckpointError(f"{path}: weight {name} holds a number that {kind} does not have")
     if unknown:
         raise CheckpointError(f"{path}: weight {shown(unknown[0])} does not belong to the module")
     module.load_state_dict(weights)

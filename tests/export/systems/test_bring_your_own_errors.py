@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -328,6 +329,24 @@ def test_weights_that_are_not_finite_are_refused(write, tmp_path: Path) -> None:
     torch.save({"embed.weight": torch.full((8, 4), torch.nan)}, tmp_path / "w.pt")
     with pytest.raises(CirError, match=r"weight embed\.weight holds NaN or infinity"):
         load_module("theirs:Model", tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize(("kind", "found"), [("int8", [1, 300]), ("bool", [0, 2]), ("uint8", [-1, 1])])
+def test_whole_numbers_that_do_not_fit_are_refused(
+    write, tmp_path: Path, kind: str, found: list[int]
+) -> None:
+    """PyTorch wraps them round: 300 became 44."""
+    write(
+        "class Model(Base):\n    def __init__(self):\n        super().__init__()\n"
+        f"        self.register_buffer('edges', torch.zeros(2, dtype=torch.{kind}))"
+    )
+    weights = {"embed.weight": torch.zeros(8, 4), "edges": torch.tensor(found)}
+    torch.save(weights, tmp_path / "w.pt")
+    with pytest.raises(CirError, match=f"weight edges holds a number that torch.{kind} does not have"):
+        load_module("theirs:Model", tmp_path / "w.pt")
+    torch.save({**weights, "edges": torch.tensor([0, 1])}, tmp_path / "w.pt")
+    module: Any = load_module("theirs:Model", tmp_path / "w.pt").model.module
+    assert module.edges.tolist() == [0, 1]
 
 
 NESTED = """
