@@ -96,7 +96,7 @@ def evaluate(engine: Engine, protocol: Protocol, part: Part, options: Options) -
         f"{part.name}.rows",
         part.images,
         part.ids,
-        engine.fingerprint,
+        f"{engine.fingerprint} {_backend(engine)}",
         lambda images: engine.encode_images(images, options.batch_size),
     )
     reference, text = _queries(engine, part, rows, options)
@@ -176,7 +176,7 @@ def _queries(
             f"{part.name}.references",
             [pictures[row] for row in unique],
             [part.ids[row] for row in unique],
-            f"{engine.fingerprint} {_graph_digest(engine, graph)}",
+            f"{engine.fingerprint} {_graph_digest(engine, graph)} {_backend(engine)}",
             lambda images: encode(images, options.batch_size),
         )
         reference = encoded[np.searchsorted(unique, wanted)]
@@ -197,6 +197,12 @@ def _stored(rows: Floats, row_type: str) -> Rows:
     if row_type == "int8":
         return Rows.of(*quantise(rows))
     return Rows.of(np.ascontiguousarray(rows.astype(row_type)))
+
+
+def _backend(engine: Engine) -> str:
+    """What runs the graphs: another makes other embeddings of a bundle, which may be what is asked for."""
+    about = engine.describe()
+    return f"{about['device']} {about['backend'].get('library')}"
 
 
 def _graph_digest(engine: Engine, name: str) -> str:

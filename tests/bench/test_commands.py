@@ -171,6 +171,17 @@ def test_accuracy_writes_a_result_and_a_page_of_failures(tmp_path: Path, capsys)
     assert "http" not in failures.read_text()
 
 
+@pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
+def test_accuracy_goes_on_on_the_same_device_alone(tmp_path: Path, capsys):
+    bundle = write_tiny_bundle(tmp_path / "tiny.cir")
+    kept = tmp_path / "kept"
+    arguments = ["accuracy", str(bundle), str(layouts.shoes(tmp_path / "shoes")), "--protocol", "shoes"]
+    for device in ("cpu", "openvino", "cpu"):
+        assert main([*arguments, "--json", "--no-alone", "--resume", str(kept), "--device", device]) == 0
+        capsys.readouterr()
+    assert len(list(kept.rglob("*.npy"))) == 2  # rows as each of the two made them
+
+
 def test_a_training_counts_once_among_its_runs(tmp_path: Path, capsys):
     bundle = write_tiny_bundle(tmp_path / "tiny.cir")
     other = tmp_path / "other.cir"
