@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from cir_bench.commands import main
 from cir_bench.latency import measurement
 from cir_bench.latency.stages import STAGES
 from cir_bench.latency.transfers import BoundEncoder, time_transfers, why_no_transfers
+from cir_bench.latency.workload import draw_workload
 from cir_infer import Engine, Gallery, extras
-from cir_infer.bundle import Bundle
+from cir_infer.bundle import Bundle, write_bundle
 from cir_infer.extras import is_installed
 from tests.bench import layouts
-from tests.bundles import DIM, write_tiny_bundle
+from tests.bundles import DIM, manifest_of, members_of, write_tiny_bundle
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +125,30 @@ def test_latency_of_every_kind_of_system(system: str, tmp_path: Path, capsys):
     assert ("image" in stages) == (system != "text-only")
     assert ("text" in stages) == (system != "image-only")
     assert ("refine" in stages) == (system not in ("separate", "text-only"))
+
+
+def test_queries_are_made_of_the_words_of_any_tokenizer(tmp_path: Path):
+    pieces = [("<pad>", 0.0), ("<unk>", 0.0), ("\u2581red", -1.0), ("\u2581longer", -1.0), ("\u2581a", -2.0)]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=1))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    text = replace(manifest_of("artemis").text, pad_id=0, unk_id=1, max_tokens=5)
+    members = {**members_of("artemis"), "tokenizer.json": tokenizer.to_str().encode()}
+    write_bundle(tmp_path / "unigram.cir", manifest_of("artemis", text=text), members)
+    bundle = Bundle(tmp_path / "unigram.cir")
+    rows = np.ones((1, DIM), np.float32)
+    with Gallery.from_arrays(
+        tmp_path / "g", ids=["a"], vectors=rows, engine=Engine(bundle, "cpu")
+    ) as gallery:
+        texts = draw_workload(bundle, gallery.snapshot()).texts
+    assert {word for text in texts for word in str(text).split()} == {"red", "longer"}
+    assert all(len(tokenizer.encode(str(text)).ids) <= 5 for text in texts)
+
+
+def test_a_latency_over_nothing_is_said_to_be_that(tmp_path: Path, capsys):
+    bundle = write_tiny_bundle(tmp_path / "tiny.cir")
+    Gallery.create(tmp_path / "g.gallery", Engine(bundle, "cpu")).close()
+    assert main(["latency", str(bundle), str(tmp_path / "g.gallery"), "--device", "cpu"]) == 2
+    assert "the gallery holds no item; index some images first" in capsys.readouterr().err
 
 
 def test_the_report_of_a_latency_is_one_page_that_needs_nothing_else(latency: dict, tmp_path: Path, capsys):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from cir_infer.bundle import Bundle
 from cir_infer.bundle.manifest import FeatureInput
@@ -56,8 +56,10 @@ def draw_workload(
         seed: of the draw.
 
     Raises:
-        UsageError: the folder holds no image, or the file no text.
+        UsageError: the gallery holds nothing, the folder no image, or the file no text.
     """
+    if not snapshot.count:
+        raise UsageError("the gallery holds no item; index some images first, cir-index BUNDLE IMAGES")
     random = np.random.default_rng(seed)
     images, origin = _images(bundle, snapshot, folder, random)
     if texts is not None:
@@ -146,17 +148,22 @@ def _measured(images: Sequence[ImageLike]) -> str:
 
 
 def _texts(bundle: Bundle, count: int, random: np.random.Generator) -> list[Text]:
-    if bundle.manifest.text is None:
+    text = bundle.manifest.text
+    if text is None:
         return [""] * count
-    vocabulary = json.loads(bundle.tokenizer())["model"]["vocab"]
-    # BPE marks the end of a word; word-level vocabularies hold whole words.
-    words = sorted(
-        {
-            plain
-            for word in vocabulary
-            if (plain := word.removesuffix("</w>")).isascii() and plain.isalpha() and len(plain) > 2
-        }
-    )
+    tokenizer = Tokenizer.from_str(bundle.tokenizer().decode())
+    # BPE marks the end of a word, Unigram its beginning; word-level vocabularies hold whole words.
+    plain = {
+        word.removesuffix("</w>").removeprefix("\N{LOWER ONE EIGHTH BLOCK}") for word in tokenizer.get_vocab()
+    }
+    words = sorted(word for word in plain if word.isascii() and word.isalpha() and len(word) > 2)
     if not words:
         words = ["longer", "darker", "sleeves"]
-    return [" ".join(random.choice(words, random.integers(4, 13)).tolist()) for _ in range(count)]
+
+    def drawn() -> Text:
+        chosen = random.choice(words, random.integers(4, 13)).tolist()
+        while len(chosen) > 1 and len(tokenizer.encode(" ".join(chosen)).ids) > text.max_tokens:
+            chosen.pop()
+        return " ".join(chosen)
+
+    return [drawn() for _ in range(count)]
