@@ -1,4 +1,4 @@
-"""A conversation: each answer is refined by the next text, in a millisecond, as no image is encoded.
+"""A conversation: each answer is refined by the next text, in some milliseconds, as no image is encoded.
 
 python examples/refine.py artemis.cir artemis.gallery dress.jpg "is cream" "with longer sleeves" "in silk"
 """

@@ -17,7 +17,9 @@ args = parser.parse_args()
 place = Path(args.bundle).with_suffix(".gallery")  # where the commands look for it, too
 
 engine = Engine(args.bundle)  # the model, on the best device that is here
-if not place.exists():
+if place.exists():
+    print(f"{place} is there already: what it holds is asked, whatever lies in {args.photos}\n")
+else:
     images = sorted(
         path for path in args.photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png")
     )

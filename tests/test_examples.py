@@ -67,6 +67,8 @@ def test_every_example_is_run_here() -> None:
 def test_search_and_refine(folder: Path) -> None:
     said = run(folder, "search", "artemis.cir", "photos", "photos/3.png", "is red")
     assert len([line for line in said.splitlines() if ".png" in line]) == 10
+    again = run(folder, "search", "artemis.cir", "nowhere", "photos/3.png", "is red")
+    assert "artemis.gallery is there already: what it holds is asked, whatever lies in nowhere" in again
     said = run(
         folder, "refine", "artemis.cir", "artemis.gallery", "photos/3.png", "is red", "is longer", "is green"
     )
