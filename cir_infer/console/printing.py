@@ -161,9 +161,10 @@ class _Escaping(_Wrapped):
 
     def _drop(self) -> None:
         """What is left is not tried again when Python ends, which would complain by itself."""
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # of a stream without a descriptor
+            descriptor = self._stream.fileno()
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
+            os.dup2(nowhere, descriptor)
             os.close(nowhere)
 
     @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -310,6 +311,22 @@ def test_a_reader_that_has_left_ends_a_command_without_a_word(
         assert lost_output("", unbuffered, program, argument, "x", stdout=writing) == (141, [])
     finally:
         os.close(writing)
+
+
+def test_a_stream_of_somebody_elses_may_fail_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A notebook's, say: whatever it lacks, the reason is told."""
+
+    class Theirs:
+        def write(self, text: str) -> int:
+            raise OSError(errno.EIO, "their disk is gone")
+
+        def flush(self) -> None: ...
+
+    monkeypatch.setattr(sys, "stdout", Theirs())
+    assert command(lambda: print("an answer"))([]) == 1
+    assert capsys.readouterr().err.endswith(": standard output: their disk is gone\n")
 
 
 def test_what_went_wrong_goes_before_output_that_is_lost() -> None:
