@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from cir_infer.bundle import Bundle
-from cir_infer.errors import BundleError, ImageError, lack
+from cir_infer.errors import BundleError, GalleryError, ImageError, lack
+from cir_infer.gallery import Gallery
+from cir_infer.gallery.disk import files
 from cir_infer.inputs.images import load_image
 from tests.bundles import write_tiny_bundle
 from tests.gallery.support import filled
@@ -118,3 +120,20 @@ def test_a_picture_without_permission_is_not_damaged(tmp_path: Path, monkeypatch
     monkeypatch.setattr(Path, "open", fail)
     with pytest.raises(ImageError, match=r"a\.png cannot be read \(Permission denied\)$"):
         load_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"), [(errno.EACCES, "check its permissions"), (errno.EIO, "restore")]
+)
+def test_rows_that_may_not_be_read_are_not_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, remedy: str
+) -> None:
+    filled(tmp_path / "g").close()
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with Gallery.open(tmp_path / "g", read_only=True) as gallery:
+        monkeypatch.setattr(files, "open_file", fail)
+        with pytest.raises(GalleryError, match=f"cannot be read .*{os.strerror(number)}.*{remedy}"):
+            files.map_file(next((Path(gallery.path) / "rows").iterdir()))

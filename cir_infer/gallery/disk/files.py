@@ -290,14 +290,12 @@ def map_file(name: str | Path, folder: int | None = None, shown: str | None = No
                 if stat.S_ISREG(status.st_mode) and status.st_size:
                     return np.asarray(_Mapping(file.fileno(), status.st_size))
     except OSError as error:
-        lacking = lack(error)
+        lacking, said = lack(error), error.strerror or error
+        if error.errno in (errno.EACCES, errno.EPERM):
+            lacking = f"{said}; check its permissions"
         raise GalleryError(
             f"{path}: this part of the gallery cannot be read "
-            + (
-                f"({error.strerror or error}); restore the gallery from a copy"
-                if lacking is None
-                else f"now: {lacking}"
-            )
+            + (f"({said}); restore the gallery from a copy" if lacking is None else f"now: {lacking}")
         ) from error
     raise GalleryError(
         f"{path}: found {'an empty file' if stat.S_ISREG(status.st_mode) else 'no regular file'}, "
