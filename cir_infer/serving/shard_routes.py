@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from cir_infer.errors import ScoringError, UsageError
+from cir_infer.errors import ScoringError, UsageError, shown
 from cir_infer.serving.exchanges import body_of, finished, json_answer
+from cir_infer.serving.problems import Problem
 from cir_infer.serving.schemas import ShardItemRequest, check_excluded, check_filter, check_values, parsed
 from cir_infer.serving.service import Service
 from cir_infer.shards.shard import LocalShard
 from cir_infer.shards.wire import Asked, read_question, told_about, told_found, told_held
 
 __all__ = ["ShardRoutes"]
+
+_TIMES = 16
+"""So many times the hits of other routes: a search that leaves out the reference, and copies of it, asks for
+more than its k until it has so many besides."""
 
 
 class ShardRoutes:
@@ -33,7 +38,9 @@ class ShardRoutes:
         _, body = await body_of(request, self._service, "application/json")
         check_values(body)
         asked = read_question(body)
-        self._service.check_k(asked.k)
+        most = _TIMES * self._service.settings.max_k
+        if asked.k > most:
+            raise Problem("invalid-argument", f"k is {shown(asked.k)}; expected 1 to {most}")
         check_excluded(asked.exclude)
         check_filter(asked.where)
         return json_answer(await self._given(request, lambda shard: _search(shard, asked)))

@@ -85,8 +85,8 @@ def test_answers_are_those_of_shards_here(served: tuple[Path, list[Running]]) ->
             far.item("nobody")
         with pytest.raises(UsageError, match=r"where|filter|price"):
             far.query(image, "is red", where="price <")
-        with pytest.raises(UsageError, match="expected 1 to 200"):
-            far.query(image, "is red", k=201)
+        with pytest.raises(UsageError, match="expected 1 to 3200"):
+            far.query(image, "is red", k=3201)
 
 
 def test_a_replica_that_is_gone(served: tuple[Path, list[Running]]) -> None:
@@ -158,10 +158,10 @@ def test_what_a_shard_does_not_take(served: tuple[Path, list[Running]]) -> None:
     terms = QueryTerms(np.ones((1, 1, 8), np.float32), None, ("a",))
     good = json.loads(told_question(terms, 3, None, [], References()))
     for change in (
-        {"k": 0}, {"k": 201}, {"k": "3"}, {"shape": [1, 1, 9]}, {"shape": [1 << 20] * 3}, {"numerators": "!"},
-        {"numerators": None}, {"names": []}, {"where": 7}, {"exclude": "x"}, {"exclude": ["x"] * 10_001},
-        {"references": ["x", "y"]}, {"weights": good["numerators"][:-4]}, {"more": 1}, {"tokens": 0},
-        {"looser": 0.5}, {"looser": True}, {"looser": 1e30}, {"looser": "1"},
+        {"k": 0}, {"k": 3201}, {"k": "3"}, {"shape": [1, 1, 9]}, {"shape": [1 << 20] * 3}, {"tokens": 0},
+        {"numerators": "!"}, {"numerators": None}, {"names": []}, {"where": 7}, {"exclude": "x"},
+        {"exclude": ["x"] * 10_001}, {"references": ["x", "y"]}, {"weights": good["numerators"][:-4]},
+        {"more": 1}, {"looser": 0.5}, {"looser": True}, {"looser": 1e30}, {"looser": "1"},
     ):  # fmt: skip
         answer = client("POST", "/v1/shard/search", {**good, **change})
         assert answer.status == 422 and len(answer.body) < 1000, change
@@ -310,6 +310,27 @@ def test_a_filter_means_the_same_elsewhere(served: tuple[Path, list[Running]]) -
             assert said[0] == said[1], where
             found += len(said[0])
         assert found > 100
+
+
+def test_as_many_hits_as_the_service_allows_though_some_are_left_out(tmp_path: Path) -> None:
+    """A refined Hit at the limit asked for one more and was refused, as was a reference with copies."""
+    bundle = make_gallery(tmp_path)
+    with Engine(bundle, "cpu", 1) as engine:
+        picture = tmp_path / "picture03.png"
+        copies = np.repeat(engine.encode_images([picture]), 30, axis=0)
+        with Gallery.open(tmp_path / "artemis.gallery") as gallery:
+            gallery.add_vectors(ids=names(30, "copy"), vectors=copies)
+            near = ShardedSearcher(engine, [gallery])
+            with running(bundle, shard=True, max_k=5) as service:
+                far = ShardedSearcher(engine, [HttpShard(url(service))])
+                for searcher in (near, far):
+                    assert len(searcher.query(picture, "is red", k=5)) == 5
+                ids = [s.query(picture, "is red", k=5, exclude_reference=True).ids for s in (near, far)]
+                assert ids[0] == ids[1] and len(ids[0]) == 5 and not any("copy" in found for found in ids[0])
+                ids = [s.query(s.item("sku-5"), "is red", k=5).ids for s in (near, far)]
+                assert ids[0] == ids[1] and len(ids[0]) == 5
+                far.close()
+            near.close()
 
 
 def test_no_hit_of_another_bundle_is_refined(tmp_path: Path) -> None:
