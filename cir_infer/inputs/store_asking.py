@@ -145,17 +145,13 @@ class Later:
 
 
 class Line:
-    """Questions that are asked before earlier ones are answered: a few at once, by one process.
+    """Questions that are asked before earlier ones are answered: `AHEAD` at once, by one process.
 
     It has a process while there are questions. What brings that down costs its own answer: all that was asked
     is asked again, one by one.
-
-    Args:
-        most: questions at once.
     """
 
-    def __init__(self, most: int = AHEAD) -> None:
-        self._most = most
+    def __init__(self) -> None:
         self._child: _Child | None = None
         self._asked: deque[Later] = deque()
         self._waiting: deque[Later] = deque()
@@ -198,7 +194,7 @@ class Line:
         self._send()
 
     def _send(self) -> None:
-        while self._waiting and len(self._asked) < (1 if self._alone else self._most):
+        while self._waiting and len(self._asked) < (1 if self._alone else AHEAD):
             if self._child is not None and not self._child.sound:
                 if self._asked:
                     return  # what hangs is ended when the others have been answered

@@ -85,6 +85,8 @@ class Together:
         if not self.wanted(method, key):
             return
         with self._changed:
+            if key in self.came:
+                return  # a client that waits for some seconds asks again
             self.came.append(key)
             self._changed.notify_all()
             self._changed.wait_for(lambda: len(self.came) >= self.count, LONG)

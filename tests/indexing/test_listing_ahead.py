@@ -68,6 +68,8 @@ def test_of_large_folders_one_is_listed_at_a_time(store: Store, monkeypatch: pyt
         listed = {key for _, key in store.requests if key.endswith("/") and key.count("/") == 2}
         assert len(listed) <= AHEAD + 2 + len({name.partition("/")[0] for name in found})
     assert found == expected
+    listings = [key for _, key in store.requests if key.endswith("/") and key.count("/") == 2]
+    assert len(listings) <= 3 * AHEAD + AHEAD + 2
 
 
 def test_one_listing_without_end_among_others(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,8 +22,7 @@ from cir_infer.errors import CirError
 from cir_infer.gallery import Gallery
 from cir_infer.inputs import remote, store_asking
 from cir_infer.inputs.locations import Location, read_each
-from cir_infer.inputs.remote import Ahead, opened_remote, read_remote, remote_status
-from cir_infer.inputs.store_asking import AHEAD
+from cir_infer.inputs.remote import Ahead, opened_remote, read_remote
 from tests.bundles import write_tiny_bundle
 from tests.indexing.object_store import LONG, Store, Together, served
 from tests.indexing.support import png
@@ -55,24 +54,24 @@ def test_objects_are_fetched_at_once_and_come_in_order(store: Store) -> None:
     assert len(store_asking._idle.get()) == 1  # one process asked, and was left to the next
 
 
-def test_no_more_is_asked_at_once_than_is_said(store: Store) -> None:
-    for number in range(3 * AHEAD):
-        store.put(f"photos/{number}.png", png(1))
-    now, most, changed = 0, 0, threading.Condition()
+def test_no_more_is_asked_at_once_than_is_said(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_asking, "AHEAD", 3)
+    begun, gone, most, changed = 0, 0, 0, threading.Condition()
 
     def before(method: str, key: str) -> None:
-        nonlocal now, most
-        if method == "HEAD":
-            with changed:
-                now += 1
-                most = max(most, now)
-        else:
-            with changed:
-                now -= 1
+        nonlocal begun, gone, most
+        with changed:
+            if method == "HEAD":  # an object's size is asked for, then its bytes
+                begun += 1
+                most = max(most, begun - gone)
+            else:
+                changed.wait_for(lambda: begun - gone > 3, 0.3)  # if more would come
+                gone += 1
+            changed.notify_all()
 
     store.before = before
-    assert list(read_each(places(*range(3 * AHEAD)))) == [png(1)] * (3 * AHEAD)
-    assert most <= AHEAD
+    assert list(read_each(places(*range(8)))) == [png(number) for number in range(8)]
+    assert most <= 3
 
 
 @pytest.mark.parametrize("wrong", ["missing", "forbidden", "broken", "short"])
@@ -242,12 +241,21 @@ def test_whoever_is_slow_is_not_the_store(store: Store, monkeypatch: pytest.Monk
 
 
 def test_errors_that_are_kept_keep_nobody_waiting(store: Store) -> None:
-    kept = []
-    for _ in range(store_asking._AT_ONCE + 1):
-        with pytest.raises(OSError) as raised:
-            read_remote("s3://shop/photos/none.png", 0, None, 4000)
-        kept.append(raised.value)
-    assert remote_status("s3://shop/photos/1.png").st_size == len(png(1))
+    kept: list[OSError] = []
+
+    def ask() -> None:
+        for _ in range(store_asking._AT_ONCE + 1):
+            try:
+                read_remote("s3://shop/photos/none.png", 0, None, 4000)
+            except OSError as error:
+                kept.append(error)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(LONG)
+    said = len(kept)
+    kept.clear()
+    assert said == store_asking._AT_ONCE + 1
 
 
 # ---- from the outside
