@@ -78,13 +78,13 @@ class _Place:
 class _Worker:
     """A process that answers on a socket of its own, which is closed when it ends."""
 
-    def __init__(self, settings: Settings, opened: socket.socket, counters: str, verbose: bool) -> None:
+    def __init__(self, settings: Settings, opened: socket.socket, counters: str, says: str) -> None:
         self.opened = opened
         command = child_command(
             "cir_infer.serving.worker",
             settings.to_json(),
             str(opened.fileno()),
-            "verbose" if verbose else "quiet",
+            says,
             str(os.getpid()),
         )
         self.begun = time.monotonic()
@@ -137,10 +137,10 @@ def supervise(settings: Settings, opened: socket.socket, verbose: bool, ready: C
     workers: list[_Worker] = []
 
     def start() -> _Worker:
-        return _Worker(settings, place.one_more(), counters, verbose)
+        return _Worker(settings, place.one_more(), counters, "verbose" if verbose else "one of several")
 
     try:
-        workers.append(_Worker(settings, opened, counters, verbose))
+        workers.append(_Worker(settings, opened, counters, "verbose" if verbose else "the first"))
         workers += [start() for _ in range(1, settings.workers)]
         _watch(workers, told, counters, start, ready)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -21,6 +22,10 @@ def main(settings: str, descriptor: str, verbosity: str, parent: str) -> int:
     """Serve until SIGTERM, or until the parent is gone."""
     sys.argv[0] = "cir-serve"  # by which name it complains
     say_on_stderr("cir-serve", verbosity == "verbose")
+    log = logging.getLogger("cir_infer")
+    level = log.level
+    if verbosity == "one of several":  # of what it opens the first says what there is to say
+        log.setLevel(logging.ERROR)
     # Ctrl-C reaches the whole group; the parent says what to do about it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -30,13 +35,13 @@ def main(settings: str, descriptor: str, verbosity: str, parent: str) -> int:
             time.sleep(1)
         os.kill(os.getpid(), signal.SIGTERM)
 
+    def ready(*_: object) -> None:
+        log.setLevel(level)
+        print("ready", flush=True)
+
     threading.Thread(target=watch, daemon=True).start()
     try:
-        serve(
-            Settings.from_json(settings),
-            socket.socket(fileno=int(descriptor)),
-            lambda _: print("ready", flush=True),
-        )
+        serve(Settings.from_json(settings), socket.socket(fileno=int(descriptor)), ready)
     except CirError as error:
         complain(str(error))
         return 1

@@ -23,6 +23,7 @@ from cir_infer.console.environment import take_environment
 from cir_infer.processes.children import child_command, child_environment
 from cir_infer.serving.server import listen
 from cir_infer.serving.settings import Settings
+from tests.bundles import write_tiny_bundle
 from tests.serving.support import Client
 
 QUERY = {"item": "sku-1", "text": "is red", "k": 3}
@@ -170,6 +171,19 @@ def test_keys_that_others_can_read_are_told_once(bundle: Path, tmp_path: Path) -
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=120)
     assert said.count("can be read by other users of this machine; chmod 600 it") == 1, said
+
+
+def test_what_workers_meet_while_they_open_a_bundle_is_told_once(bundle: Path, tmp_path: Path) -> None:
+    """Each opens it by itself; of what they do later each tells."""
+    place = write_tiny_bundle(
+        tmp_path / "shop.cir", precision="int8", parity={"precision": {"form": "tensorrt"}}
+    )
+    gallery = str(bundle.with_suffix(".gallery"))
+    with command(place, "--workers", "3", "--gallery", gallery) as (client, process):
+        assert client("POST", "/v1/search", QUERY).status == 200
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=120)
+    assert said.count("which the CPU runs slower than float32") == 1 and "/v1/search" in said, said
 
 
 def counted(client: Client) -> float:
