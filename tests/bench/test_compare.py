@@ -23,28 +23,33 @@ from cir_export.model_file import TrainedModel, load_model, save_model
 from cir_export.models import build_model
 from cir_export.preprocessing import plain_resize, word_text
 from cir_export.tokenization import build_tokenizer, vocabulary_from_texts
+from cir_export.training.systems import model_for_system
 from cir_infer.errors import DatasetError, UsageError
 from cir_infer.extras import is_installed
 from cir_infer.scoring.contract import QueryTerms, Rows
 from cir_infer.scoring.reference import ReferenceScorer
 
 
-@pytest.fixture(scope="module")
-def model_file(tmp_path_factory) -> Path:
-    """A tiny ARTEMIS with random weights."""
+def written(folder: Path, system: str) -> Path:
+    """A tiny model with random weights."""
     vocabulary = vocabulary_from_texts(["is red and larger", "the blue cone is gone", "move it to the left"])
     torch.manual_seed(0)
-    model = build_model(
-        {
-            "system": "artemis",
-            "embedding_dim": 24,
-            "image": {"trunk": "small", "pooling": "grid", "size": 24, "channels": [4, 6, 8]},
-            "text": {"encoder": "bigru", "vocabulary_size": len(vocabulary), "word_dim": 10},
-        }
-    ).eval()
-    path = tmp_path_factory.mktemp("model") / "model.pt"
+    config = {
+        "system": "artemis",
+        "embedding_dim": 24,
+        "image": {"trunk": "small", "pooling": "grid", "size": 24, "channels": [4, 6, 8]},
+        "text": {"encoder": "bigru", "vocabulary_size": len(vocabulary), "word_dim": 10},
+    }
+    model = build_model(model_for_system(config, system)).eval()
+    path = folder / "model.pt"
     save_model(path, TrainedModel(model, build_tokenizer(vocabulary), plain_resize(24), word_text()))
     return path
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory) -> Path:
+    """ARTEMIS."""
+    return written(tmp_path_factory.mktemp("model"), "artemis")
 
 
 @pytest.mark.parametrize("weighted", [True, False])
@@ -123,6 +128,26 @@ def test_an_alternative_that_ranks_otherwise_is_not_timed(
     captured = capsys.readouterr()
     assert "broken does not rank as the definition does" in captured.err
     assert captured.out == ""
+
+
+def test_a_system_that_sees_references_with_an_encoder_of_its_own_is_compared_too(tmp_path: Path, capsys):
+    """The definition was given the gallery's row in its place, which PyTorch did not rank by."""
+    model = written(tmp_path, "film")
+    assert not load_model(model).model.reference_is_gallery_row
+    command = [
+        "compare",
+        str(model),
+        "--rows",
+        "60",
+        "--k",
+        "5",
+        "--seconds",
+        "0.05",
+        "--no-compile",
+        "--json",
+    ]
+    assert main(command) == 0
+    assert len(json.loads(capsys.readouterr().out)["comparisons"]["image encoder"]) >= 4
 
 
 def test_the_replayed_split_has_fashioniq_s_shape():

@@ -117,7 +117,7 @@ class _ThroughEngine(ABC):
         return self._score()
 
     def _encode(self, question: Question) -> npt.NDArray[np.float32]:
-        return self._engine.encode_prepared(question.image)
+        return self._engine.encode_prepared_references(question.image)
 
     @abstractmethod
     def _score(self) -> Answer: ...

@@ -174,7 +174,7 @@ def _verify(
     """Every alternative ranks as the float64 definition does, but for scores that are equal in float32."""
     definition = ReferenceScorer(Rows.of(rows))
     for question in questions:
-        reference = engine.encode_prepared(question.image) if engine.needs_reference else None
+        reference = engine.encode_prepared_references(question.image) if engine.needs_reference else None
         text = engine.encode_texts([question.text], together=UNSAID) if engine.needs_text else None
         every = definition.topk(engine.compose(reference, text), len(rows))
         score_of = np.empty(len(rows))
