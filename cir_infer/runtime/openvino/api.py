@@ -50,6 +50,9 @@ VERSION: str = str(ov.__version__)
 """With build and branch, e.g. "2026.4.1-22982-e213a147257-releases/2026/4"."""
 
 _AT_ONCE = "OPTIMAL_NUMBER_OF_INFER_REQUESTS"
+_LEAST_AT_ONCE = 2
+"""Runs under way where rows go singly: for the least latency OpenVINO names one for each stream, of which
+there is one, and a device would wait while its answer is copied and the next row is."""
 
 _TYPES = {name: np.dtype(name) for name in ("float32", "float16", "uint8", "int8", "int32", "int64")}
 
@@ -69,7 +72,7 @@ class Requests:
 
     def __init__(self, compiled: Any, memory: object = None, single: bool = False) -> None:
         self._compiled, self._memory = compiled, memory
-        self._at_once = int(compiled.get_property(_AT_ONCE)) if single else 0
+        self._at_once = max(_LEAST_AT_ONCE, int(compiled.get_property(_AT_ONCE))) if single else 0
         self._idle: list[Any] = []
 
     def exported(self) -> bytes:

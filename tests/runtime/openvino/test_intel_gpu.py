@@ -94,6 +94,52 @@ def test_threads_share_a_graph(tmp_path: Path) -> None:
     assert not wrong
 
 
+class Counted:
+    """A request that tells how many are under way."""
+
+    under_way = 0
+    most = 0
+
+    def __init__(self, request: Any) -> None:
+        self._request = request
+
+    def start_async(self, *given: Any, **named: Any) -> None:
+        Counted.under_way += 1
+        Counted.most = max(Counted.most, Counted.under_way)
+        self._request.start_async(*given, **named)
+
+    def wait(self) -> None:
+        self._request.wait()
+        Counted.under_way -= 1
+
+    @property
+    def output_tensors(self) -> Any:
+        return self._request.output_tensors
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("count", [1, 2, 3, 33])
+def test_the_next_picture_is_under_way_while_one_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    path = write_tiny_bundle(tmp_path / "tiny.cir", "artemis")
+    batch = np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
+    take = api.Requests._take
+
+    def counted(self: api.Requests) -> Counted:
+        request = take(self)
+        return request if isinstance(request, Counted) else Counted(request)
+
+    monkeypatch.setattr(api.Requests, "_take", counted)
+    monkeypatch.setattr(Counted, "most", 0)
+    with Engine(path, "openvino-gpu") as engine:
+        found = engine.encode_prepared(batch)
+        alone = [engine.encode_prepared(picture[None])[0] for picture in batch]
+    assert np.array_equal(found, alone)
+    assert Counted.most >= min(count, 2)
+    assert Counted.under_way == 0
+
+
 class Failing:
     """A request of which the third run fails."""
 
