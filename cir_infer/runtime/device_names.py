@@ -1,6 +1,6 @@
 """Names of devices. Imports nothing, so that a command line may list them."""
 
-__all__ = ["AUTO", "DEVICES", "ON_GPU", "ON_INTEL_GPU", "ON_PROCESSOR"]
+__all__ = ["AUTO", "DEVICES", "ON_GPU", "ON_INTEL_GPU", "ON_PROCESSOR", "OPENVINO"]
 
 ON_GPU = ("cuda", "tensorrt", "ort-tensorrt")
 """What runs graphs on an NVIDIA GPU."""
@@ -10,6 +10,9 @@ ON_PROCESSOR = ("cpu", "openvino")
 
 ON_INTEL_GPU = ("openvino-gpu",)
 """What runs encoders of images on an Intel GPU, and all else on the processor."""
+
+OPENVINO = ("openvino", *ON_INTEL_GPU)
+"""What goes through OpenVINO."""
 
 AUTO = ("tensorrt", "cuda", "cpu")
 """Of which "auto" takes the first that works."""

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from cir_infer.bundle import Bundle
 from cir_infer.bundle.manifest import Manifest
 from cir_infer.errors import BundleError
+from cir_infer.runtime.device_names import OPENVINO
 from cir_infer.runtime.devices import open_backend
 from cir_infer.runtime.graph import Array, Graph
 from cir_infer.runtime.plan_policy import PlanPolicy
@@ -35,15 +36,18 @@ class InParts(NamedTuple):
 
 
 def open_explain_graph(bundle: Bundle, manifest: Manifest, device: str, threads: int | None) -> Graph:
-    """The graph where the others run, except that ONNX Runtime stands in for TensorRT.
+    """The graph where the others run; ONNX Runtime stands in for TensorRT, and in int8 for OpenVINO.
 
     Explanations are few, so no plan is built for them: on `ort-tensorrt` CUDA runs them, on `tensorrt` the
-    CPU. The weights are held once more while the graph is open.
+    CPU. OpenVINO 2026.4 gives other rows, and infinite parts, where int8 activations are read again as
+    float32 by what an explanation adds. The weights are held once more while the graph is open.
 
     Raises:
         BundleError, DeviceError: see `open_graphs`.
     """
     instead = {"ort-tensorrt": "cuda", "tensorrt": "cpu"}.get(device, device)
+    if manifest.precision == "int8" and device in OPENVINO:
+        instead = "cpu"
     policy = PlanPolicy(precision=manifest.precision, int8_form=manifest.int8_form)
     graph = open_backend(instead, threads, policy).load("explain", bundle.graph("explain"))
     check_signature("explain", graph, manifest)

@@ -34,6 +34,7 @@ from cir_export.targets import check_target
 from cir_infer import Engine
 from cir_infer.bundle import Bundle, write_bundle
 from cir_infer.errors import DatasetError, ExportError, GalleryError, UsageError
+from cir_infer.extras import is_installed
 from cir_infer.gallery import Gallery
 from cir_infer.scoring.contract import QueryTerms
 from tests.bundles import DIM, FEATURES, manifest_of, members_of, write_tiny_bundle
@@ -110,11 +111,13 @@ def test_the_committed_model_keeps_its_recall(
     # Explanations come along: the lowered rows are sums of what the float32 continuation makes of them.
     assert written.explain == bundle.manifest.explain and written.members["explain.onnx"].bytes < 5000
     assert 0 < said["rows_as_sums"] < {"float16": 1e-3, "int8": 2e-2}[lowering.precision]
-    made = engine.encode_in_parts(engine.prepare(samples.images[0])[None])
+    made = engine.encode_in_parts(prepared := engine.prepare(samples.images[0])[None])
     total = made.parts[0].sum((0, 1)) + made.constant[0]
     np.testing.assert_allclose(total / np.linalg.norm(total), made.rows[0], atol=5e-3)
-    if lowering.form == "cpu":
-        assert (tmp_path / "low.cir").stat().st_size < 0.9 * trained.stat().st_size
+    if is_installed("openvino"):
+        found = Engine(tmp_path / "low.cir", device="openvino", threads=1).encode_in_parts(prepared)
+        np.testing.assert_allclose(found.parts, made.parts, atol=1e-2 * np.abs(made.parts).max())
+    assert lowering.form != "cpu" or (tmp_path / "low.cir").stat().st_size < 0.9 * trained.stat().st_size
 
 
 def test_a_gallery_of_another_precision_is_refused(trained: Path, scenes: Path, tmp_path: Path) -> None:
