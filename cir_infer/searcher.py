@@ -349,7 +349,7 @@ class Searcher(Queries, VectorSearcher):
         snapshot = self._snapshot()
         source = self._source(snapshot, without(snapshot, snapshot.where(where), ids))
         wish = Wish(k, left_out, factors)
-        return Answering(self.engine, source, self._here.get().beside, wish, self._explains)
+        return Answering(self.engine, source, lambda: self._here.get().beside, wish, self._explains)
 
     def _source(self, snapshot: Snapshot, allow: npt.NDArray[np.uint8] | None = None) -> OneGallery:
         return OneGallery(snapshot, str(self.gallery.path), *self._scorer(snapshot), allow)

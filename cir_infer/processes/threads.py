@@ -7,6 +7,7 @@ for hours, and waits at exit for whatever is queued. These threads do neither.
 from __future__ import annotations
 
 import _thread
+import os
 import queue
 import threading
 import weakref
@@ -75,6 +76,7 @@ class Threads:
 
     def __init__(self, count: int) -> None:
         self._count, self._started, self._closed = count, 0, False
+        self._process = os.getpid()
         self._tasks: _Tasks = queue.SimpleQueue()
         self._idle: queue.SimpleQueue[None] = queue.SimpleQueue()
         weakref.finalize(self, self._tasks.put, None).atexit = False
@@ -82,10 +84,11 @@ class Threads:
     def submit(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Task[T]:
         """Have something done. Where no thread is there for it, it is done before this returns.
 
-        So it is when the interpreter ends, and other threads are held back from native code.
+        So it is when the interpreter ends, and other threads are held back from native code; and in a forked
+        child, where the threads of its parent are not.
         """
         task = Task(lambda: work(*args, **kwargs))
-        late = ending()
+        late = ending() or self._process != os.getpid()
         if not late and self._worker():
             self._tasks.put(task)
         if late or not self._started or self._closed:

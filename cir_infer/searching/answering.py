@@ -56,14 +56,14 @@ class Answering:
     Attributes:
         engine: encodes them.
         source: answers them.
-        beside: threads that encode texts while images are read.
+        beside: gives the threads of this process that encode texts while images are read.
         wish: what is wanted.
         explainer: makes what explains the hits of a query, of its reference, text and balance.
     """
 
     engine: Engine
     source: Source
-    beside: Threads
+    beside: Callable[[], Threads]
     wish: Wish
     explainer: Callable[[Any, Any, Balance], Explains]
 
@@ -173,7 +173,7 @@ class Answering:
         encode = partial(self.engine.encode_read, [query.text for query in queries if query.text is not None])
         # A thread costs a refined Hit more than it saves, and so does a run of its own for a part of compose.
         if self.engine.needs_reference and any(query.is_image for query in queries):
-            return self.beside.submit(lambda: self.engine.begin(encode())).result
+            return self.beside().submit(lambda: self.engine.begin(encode())).result
         return lambda: Begun(encode())
 
     def _references(self, queries: list[Asked]) -> list[Floats | CirError] | None:

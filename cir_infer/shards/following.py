@@ -90,6 +90,12 @@ class FollowingSearcher(Queries):
     def __exit__(self, kind: object, value: object, traceback: object) -> None:
         self.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What it follows is known to this process."""
+        raise UsageError(
+            "a searcher that follows cannot be copied or pickled; make another where it is wanted"
+        )
+
     def __len__(self) -> int:
         return len(self.current())
 

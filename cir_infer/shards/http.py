@@ -60,6 +60,7 @@ class HttpShard:
         self._timeout = checked_real("timeout", timeout, expected)
         if self._timeout <= 0:
             raise UsageError(f"timeout is {shown(timeout)}; expected {expected}")
+        self._made_of = url, key, timeout
         self._secure = parts.scheme == "https"
         self._url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         self._headers = {"Content-Type": "application/json"}
@@ -69,6 +70,10 @@ class HttpShard:
             self._headers["Authorization"] = f"Bearer {key}"
         # Connections that wait for the next call; each step changes the list by one call of C.
         self._idle: PerProcess[list[http.client.HTTPConnection]] = PerProcess(list)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, or what comes out of pickle, has connections of its own."""
+        return HttpShard, self._made_of
 
     @property
     def place(self) -> str:

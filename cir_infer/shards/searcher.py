@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
@@ -21,7 +22,7 @@ from cir_infer.errors import GalleryError, MissingShard, ShardError, UsageError,
 from cir_infer.gallery import Gallery
 from cir_infer.gallery.filters.filters import Where
 from cir_infer.hits import Hit, Hits
-from cir_infer.inputs.arguments import checked_count, checked_flag, checked_real, checked_word
+from cir_infer.inputs.arguments import checked_count, checked_flag, checked_real, checked_word, plain_path
 from cir_infer.processes.cpus import available_cpus
 from cir_infer.processes.fork import PerProcess
 from cir_infer.processes.threads import Threads
@@ -90,6 +91,8 @@ class ShardedSearcher(Queries):
     ) -> None:
         self._owned: list[Any] = []
         self._closed = False
+        given = str(Path(plain_path(shards)).absolute()) if isinstance(shards, (str, os.PathLike)) else shards
+        self._made_of = given, scorer, threads, replicas, deadline, partial
         self._users = Users(self._give_back)
         replicas = checked_count("replicas", replicas)
         if deadline is not None:
@@ -141,6 +144,10 @@ class ShardedSearcher(Queries):
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies, and what is pickled for another process, open the same shards again."""
+        return _reopened, (self._engine, self._made_of)
 
     def __len__(self) -> int:
         return sum(group.size for group in self._groups)
@@ -238,7 +245,7 @@ class ShardedSearcher(Queries):
         left_out = checked_flag("exclude_reference", leave_reference_out)
         factors = checked_balance(balance, self.engine.manifest.terms)
         wish = Wish(k, left_out, factors)
-        return Answering(self.engine, self._source(where, ids), self._beside.get(), wish, self._explains)
+        return Answering(self.engine, self._source(where, ids), self._beside.get, wish, self._explains)
 
     def _explainer(self, reference: Any, text: Any, balance: Balance) -> Explainer:
         from cir_infer.explaining.explainer import Explainer
@@ -248,7 +255,14 @@ class ShardedSearcher(Queries):
     def _source(self, where: Where | None = None, exclude: Sequence[str] = ()) -> _Shards:
         if self._closed:
             raise UsageError("this searcher is closed; make another")
-        return _Shards(self._fanout.get(), self._common.fingerprint, self._allowed, where, exclude)
+        return _Shards(self._fanout, self._common.fingerprint, self._allowed, where, exclude)
+
+
+def _reopened(engine: Engine | None, made_of: tuple[Any, ...]) -> ShardedSearcher:
+    shards, scorer, threads, replicas, deadline, partial = made_of
+    return ShardedSearcher(
+        *(engine, shards, "auto", scorer, threads), replicas=replicas, deadline=deadline, partial=partial
+    )
 
 
 class _Shards:
@@ -256,7 +270,7 @@ class _Shards:
 
     def __init__(
         self,
-        fanout: Fanout,
+        fanout: PerProcess[Fanout],
         fingerprint: str | None,
         allowed: bool,
         where: Where | None,
@@ -272,7 +286,7 @@ class _Shards:
         """See `Source`."""
         if not isinstance(item, str):
             raise GalleryError(f"no shard holds an item {shown(item)} (any more)")
-        parts = self._fanout.ask(partial(self._held, item), 0)
+        parts = self._fanout.get().ask(partial(self._held, item), 0)
         for part in parts:
             if isinstance(part, Held):
                 return part
@@ -284,13 +298,13 @@ class _Shards:
     def search(self, terms: QueryTerms, k: int, references: References = NO_REFERENCES) -> Found:
         """See `Source`."""
         work = partial(self._search, terms, k, references)
-        parts = self._fanout.ask(work, max(terms.queries, 1))
+        parts = self._fanout.get().ask(work, max(terms.queries, 1))
         missing = [part for part in parts if isinstance(part, MissingShard)]
         if missing and (not self._allowed or len(missing) == len(parts)):
             raise self._error(missing)
         found = [None if isinstance(part, MissingShard) else part for part in parts]
         seen = 0
-        for group, part in zip(self._fanout.groups, found, strict=True):
+        for group, part in zip(self._fanout.get().groups, found, strict=True):
             if part is not None:
                 group.size = part.size
                 seen += part.size
@@ -327,7 +341,7 @@ class _Shards:
             )
 
     def _error(self, missing: Sequence[MissingShard]) -> ShardError:
-        parts = self._fanout.groups
+        parts = self._fanout.get().groups
         told = "; ".join(f"shard {one.number} ({one.place}): {one.reason}" for one in missing[:3])
         more = f"; and {len(missing) - 3} more" if len(missing) > 3 else ""
         unseen, rows = sum(one.rows for one in missing), sum(group.size for group in parts)
