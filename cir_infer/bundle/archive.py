@@ -20,7 +20,7 @@ from cir_infer.bundle.manifest_reader import read_manifest
 from cir_infer.bundle.model import ALIGNMENT, Model, map_file, model_of
 from cir_infer.bundle.writing import Content, FilePart, data_begin, digest, write_archive
 from cir_infer.errors import BundleError, UsageError, lack, shown
-from cir_infer.foreign import opened_archive
+from cir_infer.foreign import no_file, opened_archive
 from cir_infer.processes.outputs import check_replaceable
 
 __all__ = ["Bundle", "write_bundle"]
@@ -207,7 +207,7 @@ class Bundle:
     def _archive(self) -> zipfile.ZipFile:
         try:
             if not self.path.is_file():
-                found = "is not a file" if self.path.exists() else "does not exist"
+                found = no_file(self.path)
                 raise BundleError(f"{self.path} {found}; expected a bundle (.cir) as cir-export writes it")
             return opened_archive(self.path, _MOST_DIRECTORY)
         except BundleError:

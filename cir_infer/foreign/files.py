@@ -7,10 +7,16 @@ import os
 import stat
 from typing import BinaryIO
 
-__all__ = ["lines_in", "opened_file", "text_of"]
+__all__ = ["lines_in", "no_file", "opened_file", "text_of"]
 
 _MOST = 1 << 29
 """Bytes of a text, 512 MiB: the largest tables of published data sets have a tenth."""
+
+
+def no_file(path: str | os.PathLike[str]) -> str:
+    """What is wrong with a name that is no regular file's: nothing has it, or something else."""
+    # No name makes this raise, as pathlib's would.
+    return "is not a file" if os.path.exists(path) else "does not exist"  # noqa: PTH110
 
 
 def opened_file(path: str | os.PathLike[str]) -> BinaryIO:

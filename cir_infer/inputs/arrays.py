@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, shown
+from cir_infer.foreign import no_file
 
 __all__ = ["array_of", "image_fault", "is_masked", "loaded_array", "mapped_array", "save_array", "unmasked"]
 
@@ -127,7 +128,7 @@ def mapped_array(path: Path) -> npt.NDArray[Any]:
     """
     # No name makes that raise; and to open a pipe would wait for somebody who writes.
     if not os.path.isfile(path):  # noqa: PTH113
-        raise GalleryError(f"{shown(path)}: there is no such file; expected a .npy array")
+        raise GalleryError(f"{shown(path)} {no_file(path)}; expected a .npy array")
     try:
         with path.open("rb") as file:
             return loaded_array(file, path)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cir_infer.errors import CheckpointError, shown
-from cir_infer.foreign import check_pickle, check_sums, checked_members, opened_archive
+from cir_infer.foreign import check_pickle, check_sums, checked_members, no_file, opened_archive
 from cir_infer.processes.outputs import check_replaceable
 
 __all__ = ["check_container", "read_container", "replacing", "write_container"]
@@ -34,8 +34,7 @@ def read_container(path: str | os.PathLike[str]) -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        found = "is not a file" if path.exists() else "does not exist"
-        raise CheckpointError(f"{path} {found}; expected a checkpoint")
+        raise CheckpointError(f"{path} {no_file(path)}; expected a checkpoint")
     try:
         # The public repositories keep their options as a Namespace, which only holds values.
         check_container(path)

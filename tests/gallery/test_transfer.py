@@ -370,3 +370,13 @@ def test_a_full_disk_is_said_wherever_an_export_meets_it(tmp_path: Path) -> None
     lines = done.stdout.splitlines()
     assert len(lines) > 5 and all("the disk is full" in line for line in lines), lines
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_to_be_imported_is_told_by_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("id")
+    for name, said in (
+        ("nowhere", "nowhere does not exist; expected"),
+        ("rows.csv", "is another kind of file"),
+    ):
+        with pytest.raises(GalleryError, match=said):
+            Gallery.import_from(tmp_path / "g", tmp_path / name)

@@ -242,10 +242,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n")
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
     for name, said in (
-        ("pipe.npy", "no such file"),
+        ("pipe.npy", "pipe.npy is not a file; expected a .npy array"),
         ("several.npz", "several arrays"),
-        ("missing.npy", "no such file"),
-        ("x" * 5000, "no such file"),
+        ("missing.npy", "missing.npy does not exist"),
+        ("x" * 5000, "does not exist"),
         # Whatever it does not know NumPy takes for a pickle, and tells how to open it all the same.
         ("picture.png", "it begins with b'\\x89PNG"),
         ("objects.npy", "Python objects"),

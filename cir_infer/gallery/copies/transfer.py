@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, UsageError, shown
-from cir_infer.foreign import read_json, text_of
+from cir_infer.foreign import no_file, read_json, text_of
 from cir_infer.gallery.copies.clip_retrieval import MANIFEST, import_parquet, read_folder, write_folder
 from cir_infer.gallery.copies.exported import (
     FORMAT,
@@ -113,8 +113,10 @@ def open_source(source: Path) -> Source:
         return read_folder(source)
     if source.is_file() and source.suffix == ".safetensors":
         return _read_safetensors(source)
+    found = "is another kind of file" if source.is_file() else no_file(source)
     raise GalleryError(
-        f"{source}: expected a .safetensors file, or a folder with img_emb/*.npy and metadata/*.parquet"
+        f"{source} {found}; expected a .safetensors file, or a folder with img_emb/*.npy and "
+        "metadata/*.parquet"
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cir_infer.errors import CheckpointError, shown
-from cir_infer.foreign import check_pickle, read_json
+from cir_infer.foreign import check_pickle, no_file, read_json
 
 __all__ = ["load_vocabulary"]
 
@@ -43,8 +43,7 @@ def load_vocabulary(path: str | os.PathLike[str]) -> dict[str, int]:
     """
     path = Path(path)
     if not path.is_file():
-        found = "is not a file" if path.exists() else "does not exist"
-        raise CheckpointError(f"vocabulary {path} {found}; expected a pickle or JSON file")
+        raise CheckpointError(f"vocabulary {path} {no_file(path)}; expected a pickle or JSON file")
     if path.stat().st_size > _MAX_BYTES:
         raise CheckpointError(f"vocabulary {path} has more than {_MAX_BYTES >> 20} MB; that is no word list")
     content = path.read_bytes()
