@@ -15,6 +15,7 @@ from cir_infer.gpu.device import Device
 from cir_infer.runtime.chains import Chains
 from cir_infer.runtime.graph import Graph
 from cir_infer.runtime.onnx import OnnxBackend
+from cir_infer.runtime.parity import LEAST_COSINE, check_parity
 from cir_infer.runtime.plan_policy import PlanPolicy, PlanUnavailableError
 from cir_infer.runtime.recurrent.encoder import RecurrentEncoder
 from cir_infer.runtime.recurrent.opening import open_encoder
@@ -27,11 +28,11 @@ from cir_infer.runtime.tensorrt.building import (
     workspace_for,
 )
 from cir_infer.runtime.tensorrt.chain import QueryChains
+from cir_infer.runtime.tensorrt.placement import choose_placement
 from cir_infer.runtime.tensorrt.plan_cache import PlanCache, cache_folder, l4t_release
 from cir_infer.runtime.tensorrt.plan_file import PlanFile, PlanKey
 from cir_infer.runtime.tensorrt.plan_graph import PlanGraph
 from cir_infer.runtime.tensorrt.profiles import Limits
-from cir_infer.runtime.tensorrt.verification import LEAST_COSINE, check_parity, choose_placement
 from cir_infer.scoring.contract import Scorer
 from cir_infer.scoring.cuda import CudaScorer
 
@@ -40,6 +41,8 @@ __all__ = ["TensorRTBackend"]
 _log = logging.getLogger(__name__)
 
 _FLAGS = (TYPING, "no TF32", "no host code")
+
+_INSTEAD = "use device='cuda', or a bundle of another precision"
 
 
 class TensorRTBackend:
@@ -178,9 +181,9 @@ class TensorRTBackend:
         candidates: dict[str, Graph] = {"cpu": cpu}
         refused: dict[str, str] = {}
         try:
-            facts["parity"] = check_parity(
-                name, graph, cpu, self._limits.batch, self._limits.tokens, self._least()
-            )
+            what = f"the plan of the {name} graph"
+            most = self._limits.batch, self._limits.tokens
+            facts["parity"] = check_parity(what, graph, cpu, *most, self._least(), _INSTEAD)
             candidates["tensorrt"] = graph
         except DeviceError as error:
             if name != "text":

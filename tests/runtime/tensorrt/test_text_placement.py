@@ -38,13 +38,13 @@ def recurrent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def slow_elsewhere(gpu: CapturingDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the clock of whoever compares the places the kernel takes no time and the others some."""
     from cir_infer.runtime.recurrent import opening
-    from cir_infer.runtime.tensorrt import verification
+    from cir_infer.runtime.tensorrt import placement
     from cir_infer.runtime.tensorrt.plan_graph import PlanGraph
 
     passed = 0.0
-    monkeypatch.setattr(verification, "time", SimpleNamespace(perf_counter=lambda: passed))
-    monkeypatch.setattr(verification, "_TIMED_RUNS", 2)
-    monkeypatch.setattr(verification, "_TIMED_LENGTHS", (2,))
+    monkeypatch.setattr(placement, "time", SimpleNamespace(perf_counter=lambda: passed))
+    monkeypatch.setattr(placement, "_TIMED_RUNS", 2)
+    monkeypatch.setattr(placement, "_TIMED_LENGTHS", (2,))
     monkeypatch.setattr(opening, "_EVERY", 6)
     for kind in (OnnxGraph, PlanGraph):
         run = kind.run
