@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
-from cir_infer.errors import DatasetError, shown
+from cir_infer.errors import DatasetError, lack, shown
 from cir_infer.indexing.items import Broken
 from cir_infer.inputs.opening import opened, size_of, why
 
@@ -86,16 +86,15 @@ def opened_archive(path: str) -> Iterator[BinaryIO]:
     """
     try:
         file = opened(path)
-    except (OSError, ValueError) as error:
-        raise _refusal(path, why(error)) from error
+    except (OSError, ValueError) as error:  # which says nothing of what is in it
+        raise DatasetError(f"{path}: cannot be read ({lack(error) or why(error)})") from error
     with file:
         yield file
 
 
-def _refusal(path: str, error: object) -> DatasetError:
-    found = error if isinstance(error, str) else shown(error)
+def _refusal(path: str, error: Exception) -> DatasetError:
     return DatasetError(
-        f"{path}: not an uncompressed tar file, or cut short ({found}); expected a plain .tar shard"
+        f"{path}: not an uncompressed tar file, or cut short ({shown(error)}); expected a plain .tar shard"
     )
 
 

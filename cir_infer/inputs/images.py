@@ -196,7 +196,10 @@ def describe_image(image: object) -> str:
 
 def _stream(image: object) -> IO[bytes]:
     if isinstance(image, (bytes, bytearray, memoryview)):
-        return io.BytesIO(image)
+        # Of a view with gaps, which is no buffer, what it shows.
+        return io.BytesIO(
+            image.tobytes() if isinstance(image, memoryview) and not image.contiguous else image
+        )
     if isinstance(image, (str, os.PathLike)):
         place = Location.parse(plain_path(image))
         local = place.whole and not place.remote

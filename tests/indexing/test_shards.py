@@ -191,3 +191,11 @@ def test_what_is_no_tar_is_refused(tmp_path: Path, data: bytes) -> None:
 
 def test_counting_agrees_with_reading(tmp_path: Path) -> None:
     assert open_source(str(shard_of(tmp_path / "s.tar", 7))).count() == 7
+
+
+def test_a_shard_that_is_away_is_not_called_damaged(tmp_path: Path) -> None:
+    path = shard(tmp_path / "s.tar", [("1.png", png(1))])
+    source = open_source(str(path))
+    path.unlink()
+    with pytest.raises(DatasetError, match=r"s\.tar: cannot be read \(No such file or directory\)$"):
+        list(source.items())
