@@ -201,6 +201,9 @@ def test_the_command_answers_in_json_for_a_public_checkpoint(
 def test_failures_are_one_line_and_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "none.pt")]) == 1
     assert capsys.readouterr().err.strip().count("\n") == 0
+    for missing in (tmp_path / "runs" / "none.pt", tmp_path / "none.pt"):
+        assert main([str(missing)]) == 1
+        assert f"{missing} does not exist; expected a checkpoint" in capsys.readouterr().err
     (tmp_path / "notes.pt").write_text(Path(__file__).read_text("utf-8"), "utf-8")
     assert main([str(tmp_path / "notes.pt")]) == 1
     assert "expected a file that torch.save wrote" in capsys.readouterr().err

@@ -172,7 +172,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"\n{format_table(header, rows, right=[2, 3])}\n  on {source}\n", flush=True)
 
     output = Path(options.output or default_output(options.model[0], options.precision))
-    check_target(output)
+    if options.output is not None or output.parent.is_dir():  # else MODEL is not there, which is told below
+        check_target(output)
     check_apart(output, [*options.model, options.vocab, options.weights])
     check_names(options)
     trained = _load(options)
