@@ -29,7 +29,7 @@ from cir_infer.runtime.backend import Backend
 from cir_infer.runtime.graph import Graph
 from cir_infer.runtime.kept.folder import is_news, not_only_ours
 from cir_infer.runtime.kept.graph_file import GraphFile, read_graph, write_graph
-from cir_infer.runtime.kept.memory import spare_memory
+from cir_infer.runtime.kept.memory import promised
 from cir_infer.runtime.kept.names import KEPT, StoredGraph, graph_cache, key_of, most_kept, path_of
 from cir_infer.runtime.kept.weights import Weight
 from cir_infer.runtime.samples import sample_feeds
@@ -231,23 +231,20 @@ def _keep(
     Raises:
         CirError, OSError, ValueError: it cannot be written, or does not.
     """
-    spare = spare_memory()
-    if spare is not None and spare < _MEMORY * size:
-        need = f"{spare >> 20:,} MiB of memory are left, and {_MEMORY * size >> 20:,} are wanted"
-        raise OSError(errno.ENOMEM, need)
-    _make_room(path.parent, 2 * size)
-    with scratch_folder(_SCRATCH, path.parent) as folder:
-        trial = folder / "trial.graph"
-        write(trial)
-        found = read_graph(trial, most_kept(size))
-        if not isinstance(found, GraphFile):
-            raise ValueError(f"what was written cannot be read: {found}")
-        feeds = sample_feeds(graph.inputs, 1, 8)
-        again = reopen(found).run(feeds)
-        for output, value in graph.run(feeds).items():
-            if not np.array_equal(value, again[output], equal_nan=True):
-                raise ValueError(f"it gives another {output}")
-        trial.replace(path)
+    with promised(_MEMORY * size):
+        _make_room(path.parent, 2 * size)
+        with scratch_folder(_SCRATCH, path.parent) as folder:
+            trial = folder / "trial.graph"
+            write(trial)
+            found = read_graph(trial, most_kept(size))
+            if not isinstance(found, GraphFile):
+                raise ValueError(f"what was written cannot be read: {found}")
+            feeds = sample_feeds(graph.inputs, 1, 8)
+            again = reopen(found).run(feeds)
+            for output, value in graph.run(feeds).items():
+                if not np.array_equal(value, again[output], equal_nan=True):
+                    raise ValueError(f"it gives another {output}")
+            trial.replace(path)
     _log.info("the optimised %s graph is kept in %s", name, path)
 
 

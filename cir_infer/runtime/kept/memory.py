@@ -2,10 +2,40 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["spare_memory"]
+__all__ = ["promised", "spare_memory"]
+
+_promises: list[tuple[int, int]] = []
+"""The process and the bytes of each promise. A list, and no lock, which a forked child might find locked."""
+
+
+@contextmanager
+def promised(size: int) -> Iterator[None]:
+    """Memory for the time of the block, beside what other threads of this process are promised.
+
+    Args:
+        size: in bytes.
+
+    Raises:
+        OSError: as much is not left.
+    """
+    own = os.getpid(), size
+    _promises.append(own)
+    try:
+        others = sum(wanted for process, wanted in list(_promises) if process == own[0]) - size
+        spare = spare_memory()
+        if spare is not None and spare < others + size:
+            left = max(0, spare - others)
+            need = f"{left >> 20:,} MiB of memory are left, and {size >> 20:,} are wanted"
+            raise OSError(errno.ENOMEM, need)
+        yield
+    finally:
+        _promises.remove(own)
 
 
 def spare_memory(meminfo: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> int | None:

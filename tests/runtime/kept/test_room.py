@@ -7,12 +7,13 @@ import resource
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cir_infer.errors import DeviceError
 from cir_infer.runtime.kept import graphs
-from cir_infer.runtime.kept.memory import spare_memory
+from cir_infer.runtime.kept.memory import promised, spare_memory
 from cir_infer.runtime.tensorrt.plan_cache import cache_folder
 from tests.runtime.kept.bundled import Bundled, kept
 
@@ -94,6 +95,39 @@ def test_memory_that_is_short_costs_time_only(
     assert Bundled().answers()
     assert "MiB of memory are left" in caplog.text
     assert not kept(folder)
+
+
+def test_what_other_threads_are_promised_is_not_spare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graphs of a bundle are kept by two threads at once."""
+    monkeypatch.setattr("cir_infer.runtime.kept.memory.spare_memory", lambda: 100 << 20)
+    said = "0 MiB of memory are left, and 1 are wanted"
+    with promised(60 << 20), promised(40 << 20), pytest.raises(OSError, match=said), promised(1 << 20):
+        pass
+    with promised(100 << 20):
+        pass
+    with pytest.raises(OSError, match="100 MiB of memory are left"), promised(101 << 20):
+        pass
+
+
+def test_two_graphs_are_not_kept_in_the_memory_of_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = Bundled(), Bundled(seed=1)
+    spare = graphs._MEMORY * len(first.model) * 3 // 2
+    monkeypatch.setattr("cir_infer.runtime.kept.memory.spare_memory", lambda: spare)
+    write = graphs.write_graph
+
+    def meanwhile(*given: Any) -> None:
+        monkeypatch.setattr(graphs, "write_graph", write)
+        assert second.answers()
+        write(*given)
+
+    monkeypatch.setattr(graphs, "write_graph", meanwhile)
+    assert first.answers()
+    assert len(kept(folder)) == 1
+    assert "of memory are left" in caplog.text
+    assert second.answers()
+    assert len(kept(folder)) == 2
 
 
 def test_spare_memory_is_the_machines_or_the_containers(tmp_path: Path) -> None:
