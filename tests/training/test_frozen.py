@@ -52,13 +52,13 @@ def test_kept_embeddings_train_the_same_model(tmp_path: Path, monkeypatch: pytes
     kept = train(config(root), tmp_path / "kept", "cpu")
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").glob("encoded-*.npy")}
     assert len(files) == 2  # the training pictures, the validation gallery
-    train(config(root, learning_rate=1e-3), tmp_path / "kept", "cpu")
+    train(config(root, learning_rate=1e-3), tmp_path / "kept", "cpu", restart=True)
     assert files == {path: path.stat().st_mtime_ns for path in files}
     cut = next(iter(files))
     whole = cut.read_bytes()
     for left in (0, 60, len(whole) - 1):  # as a full disk or a copy leaves it
         cut.write_bytes(whole[:left])
-        train(config(root), tmp_path / "kept", "cpu")
+        train(config(root), tmp_path / "kept", "cpu", restart=True)
         assert cut.read_bytes() == whole
     monkeypatch.setattr(trainer, "kept_while_frozen", lambda *_: None)
     anew = train(config(root), tmp_path / "anew", "cpu")

@@ -149,6 +149,20 @@ def test_another_configuration_does_not_continue_a_state(scenes, tmp_path, monke
     assert not state.exists()
 
 
+def test_a_finished_model_is_not_replaced_without_being_asked(scenes, tmp_path):
+    files = TrainingFiles(tmp_path)
+    train(_config(scenes, epochs=1), tmp_path, "cpu")
+    whole = files.model.read_bytes(), files.log.read_bytes()
+    for config in (_config(scenes, epochs=1), _config(scenes, "tirg", epochs=1)):
+        with pytest.raises(
+            TrainingError, match=r"model\.pt is there, of a training that has ended.*--restart"
+        ):
+            train(config, tmp_path, "cpu")
+    assert (files.model.read_bytes(), files.log.read_bytes()) == whole
+    train(_config(scenes, "tirg", epochs=1), tmp_path, "cpu", restart=True)
+    assert files.model.read_bytes() != whole[0]
+
+
 def test_what_cannot_be_trained_is_refused_with_a_remedy(scenes, tmp_path):
     good = _config(scenes)
     with pytest.raises(TrainingError, match="float16 needs a GPU"):

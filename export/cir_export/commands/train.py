@@ -19,7 +19,7 @@ def _parser() -> CirParser:
         "cir-train",
         "Train a composed-retrieval model and write model.pt and log.jsonl. An interrupted training "
         "continues when the same command is given again.",
-        example="cir-train models/artemis-scenes/config.toml --data data/scenes",
+        example="cir-train models/artemis-scenes/config.toml --data data/scenes -o scenes-run",
     )
     parser.add_argument("config", metavar="CONFIG", type=Path, help="TOML file, see docs/training.md")
     parser.add_argument(
@@ -48,7 +48,11 @@ def _parser() -> CirParser:
     parser.add_argument("-o", "--out", type=Path, help="folder to write (default: the TOML file's)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     parser.add_argument("--threads", type=int, help="processor threads (default: PyTorch's choice)")
-    parser.add_argument("--restart", action="store_true", help="forget an interrupted training")
+    parser.add_argument(
+        "--restart",
+        action="store_true",
+        help="train anew, whatever OUT holds of a training, interrupted or finished",
+    )
     return parser
 
 

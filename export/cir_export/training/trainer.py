@@ -86,7 +86,7 @@ def train(
         config: what to train on what, and how.
         folder: where to write, see `TrainingFiles`.
         device: "auto" (a GPU if there is one), or a PyTorch device.
-        restart: forget an interrupted training.
+        restart: train anew, whatever the folder holds of a training, interrupted or finished.
         report: called with every entry of the log.
         initial: files or folders to start from, see `initial.py`; a later one overrides an earlier one.
 
@@ -96,13 +96,18 @@ def train(
 
     Raises:
         TrainingError: the configuration does not fit, the loss is no longer finite, another process trains
-            in the folder, or the interrupted training was another.
+            in the folder, the interrupted training was another, or the folder holds a model already.
         UsageError: it starts from the folder's own model.
         DatasetError: the data set is missing or damaged.
     """
     config, reading = reading_of(config, initial)
     files = TrainingFiles(folder)
     check_apart(files.model, initial)  # and an interrupted training would begin with what it has written
+    if files.model.exists() and not (restart or files.state.exists()):
+        raise TrainingError(
+            f"{files.model} is there, of a training that has ended; give another folder (-o), or --restart "
+            "to train anew and replace it"
+        )
     chosen = _device(device, config.training.precision)
     processes = join_processes(chosen)
     data = load_data(config, reading)
