@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = {
     "cir_infer": ROOT / "cir_infer",
     "cir_export": ROOT / "export" / "cir_export",
-    "cir_eval": ROOT / "benchmarks" / "cir_eval",
+    "cir_eval": ROOT / "evaluation" / "cir_eval",
     "cir_bench": ROOT / "benchmarks" / "cir_bench",
     "tools": ROOT / "tools",
 }

@@ -117,7 +117,7 @@ def test_no_thread_of_the_runtime_rests_on_an_executor() -> None:
 def test_no_child_is_started_in_another_way() -> None:
     """Whatever names the interpreter, or multiprocessing, goes through `child_command`."""
     root = Path(cir_infer.__file__).parents[1]
-    folders = [root / "cir_infer", root / "export", root / "benchmarks"]
+    folders = [root / "cir_infer", root / "evaluation", root / "export", root / "benchmarks"]
     allowed = {"children.py", "cold_start.py", "decoding.py"}
     found = {
         path.name

@@ -84,7 +84,8 @@ def run(step: Step, folder: Path) -> bool:
     report = folder / "report"
     report.write_text("")
     variables = environment(build_driver(), **dict(step.settings), report=str(report))
-    paths = [variables["PYTHONPATH"], str(ROOT / "benchmarks"), str(ROOT / "export")]
+    ours = [str(ROOT / part) for part in ("evaluation", "export", "benchmarks")]
+    paths = [variables["PYTHONPATH"], *ours]
     variables["PYTHONPATH"] = os.pathsep.join(paths)
     variables["CIR_SHRINK_EVERY"] = str(step.every)
     command = [

@@ -31,7 +31,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "evaluation")]
 
 from tools.cuda import cuda_sources, gpu_model  # noqa: E402
 
@@ -99,7 +99,7 @@ def run(
     """
     print(f"== {name}: {' '.join(command)}", flush=True)
     begun = time.monotonic()
-    ours = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "export")]
+    ours = [str(ROOT), *(str(ROOT / part) for part in ("evaluation", "export", "benchmarks"))]
     paths = os.pathsep.join([*ours, os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths, "ORT_DISABLE_TELEMETRY": "1"}
     with log.open("a", encoding="utf-8", errors="replace") as file:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PICTURES = ROOT / "docs" / "images"
 HOMES = {
     "cir_infer": ROOT / "cir_infer",
-    "cir_eval": ROOT / "benchmarks" / "cir_eval",
+    "cir_eval": ROOT / "evaluation" / "cir_eval",
     "cir_export": ROOT / "export" / "cir_export",
     "cir_bench": ROOT / "benchmarks" / "cir_bench",
 }

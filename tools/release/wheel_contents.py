@@ -15,7 +15,7 @@ from pathlib import Path
 from tools.cuda import cuda_sources
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("cir_infer", "export/cir_export", "benchmarks/cir_eval", "benchmarks/cir_bench")
+PACKAGES = ("cir_infer", "evaluation/cir_eval", "export/cir_export", "benchmarks/cir_bench")
 COMPILED = ("kernels", "CMakeLists.txt", "tools/__init__.py", "tools/cuda")
 """What an install from the sources reads beside them."""
 
