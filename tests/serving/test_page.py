@@ -113,6 +113,28 @@ def test_a_picture_of_ones_own(page: Page, client: Client, tmp_path: Path) -> No
     assert page.page.locator("#copy").is_hidden()  # a link cannot hold the picture
 
 
+@pytest.mark.parametrize("touch", [True, False], ids=["touch", "mouse"])
+def test_nothing_covers_what_is_said_on_a_picture(chromium: Any, served: Running, touch: bool) -> None:
+    """Where nothing hovers "Why?" always stands there, and stood on "the picture itself"."""
+    with Page(chromium, served.client.port, width=360, has_touch=touch, is_mobile=touch) as page:
+        page.page.wait_for_selector(".card")
+        own = {"name": "own.png", "mimeType": "image/png", "buffer": png(7)}
+        page.page.set_input_files("#file", [own])
+        page.find("is red")
+        card = page.page.locator(".card:has(.itself)")
+        card.hover()
+        overlaps = """card => {
+            const shown = [...card.querySelectorAll('.ask-why, .itself, .more')]
+                .filter((one) => getComputedStyle(one).opacity !== '0' && one.getClientRects().length)
+                .map((one) => one.getBoundingClientRect());
+            const over = (a, b) =>
+                a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+            return [shown.length, shown.some((a, at) => shown.slice(at + 1).some((b) => over(a, b)))];
+        }"""
+        assert card.evaluate(overlaps) == [2, False]
+        assert page.errors == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_transparent_picture_has_no_colour_of_the_page(
     chromium: Any, served: Running, tmp_path: Path, scheme: str
