@@ -119,6 +119,7 @@ def test_committed_results_of_different_models_are_not_compared():
     results = list(read_results(of_one_commit).values())
     of = {(result["machine"]["name"], *result["bundle"]["image"]) for result in results}
     assert len(of) == len({group_key(result) for result in results}) > 1
+    assert not [key for key in map(group_key, read_results(RESULTS).values()) if "  " in key]
 
 
 def test_lost_recall_is_a_regression_of_half_a_point():
@@ -329,3 +330,8 @@ def test_a_phone_scrolls_plots_and_tables_and_not_the_page():
         assert page.evaluate("document.documentElement.scrollWidth") == 360
         assert page.locator("svg").count() > 10
         assert page.evaluate("document.querySelector('svg').getBoundingClientRect().width") == 720
+        # What a table says beyond the edge made its rows three lines high.
+        rows = page.evaluate(
+            "[...document.querySelectorAll('tr')].map(row => row.getBoundingClientRect().height)"
+        )
+        assert max(rows) < 1.5 * min(rows)

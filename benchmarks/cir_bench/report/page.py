@@ -31,7 +31,7 @@ nav a{color:inherit;text-decoration:none;border:1px solid var(--line);background
 border-radius:999px;padding:.15rem .75rem;font-size:.85rem}
 section{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:1.3rem 1.4rem;
 margin:0 0 1.3rem}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:.7rem;margin:1rem 0 .4rem}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(130px,1fr));gap:.7rem;margin:1rem 0 .4rem}
 .tile{border:1px solid var(--line);border-radius:9px;padding:.6rem .8rem}
 .tile b{display:block;font-size:1.35rem;font-weight:650;font-variant-numeric:tabular-nums}
 .tile span{color:var(--soft);font-size:.8rem}
@@ -54,6 +54,7 @@ svg .bar.reference{fill:var(--reference)}svg .bar.b{fill:var(--b)}svg .bar.c{fil
 svg .line{fill:none;stroke-width:2}svg .line.a{stroke:var(--a)}svg .line.b{stroke:var(--b)}
 svg .line.c{stroke:var(--c)}svg .dot.a{fill:var(--a)}svg .dot.b{fill:var(--b)}svg .dot.c{fill:var(--c)}
 footer{color:var(--soft);font-size:.82rem}
+@media(max-width:40rem){body{padding:1.4rem .8rem 3rem}section{padding:1.1rem 1rem}td{white-space:nowrap}}
 @media print{body{background:#fff}section{break-inside:avoid}}
 """
 

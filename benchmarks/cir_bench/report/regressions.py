@@ -88,7 +88,7 @@ def group_key(result: dict[str, Any]) -> str:
     macs = bundle.get("macs", {}).get("image")
     work = f", {macs:,} multiply-adds an image" if macs else ""
     model = f"{bundle.get('system', '')} {bundle.get('precision', '')}{image}{work}{scaled}"
-    return f"{kind} {model}{size} on {machine} {about}".replace("  ", " ")
+    return " ".join(f"{kind} {model}{size} on {machine} {about}".split())
 
 
 def figures_of(result: dict[str, Any]) -> Iterator[Figure]:
