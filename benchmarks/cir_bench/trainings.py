@@ -46,7 +46,7 @@ def add_training_arguments(parser: argparse.ArgumentParser, systems: Iterable[st
     parser.add_argument("config", type=Path, help=f"TOML file of cir-train; its {replaced} replaced")
     parser.add_argument("--data", type=Path, help="folder of the data set (default: the TOML file's)")
     parser.add_argument(
-        "-o", "--out", type=Path, required=True, help="folder for the trainings and the table"
+        "-o", "--output", type=Path, required=True, help="folder for the trainings and the table"
     )
     parser.add_argument(
         "--systems",
@@ -244,8 +244,8 @@ def write_table(args: argparse.Namespace, results: Any, table: str) -> None:
     Raises:
         UsageError: they cannot be written.
     """
-    write_text(args.out / "recall.json", json.dumps(results, indent=1) + "\n")
-    write_text(args.out / "recall.md", table)
+    write_text(args.output / "recall.json", json.dumps(results, indent=1) + "\n")
+    write_text(args.output / "recall.md", table)
     if args.json:
         print_json({"trainings": results})
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,15 @@ def test_the_command_prints_what_it_found(
     assert shown.rstrip().endswith("MB; a Hit is refined without its image")
     # Equal models make equal bundles, and so equal fingerprints.
     assert (tmp_path / "model.cir").read_bytes() == bundle.read_bytes()
+
+
+def test_what_joins_captions_is_shown_with_its_spaces(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`captions= and `, said a model of CLIP."""
+    save_model(tmp_path / "model.pt", replace(trained(), text={**word_text(), "captions": " and "}))
+    assert main([str(tmp_path / "model.pt")]) == 0
+    assert "max_tokens=512 captions=' and '\n" in capsys.readouterr().out
 
 
 def test_the_command_answers_in_json_for_a_public_checkpoint(

@@ -160,7 +160,7 @@ def test_two_tables_are_not_made_in_one_folder(tmp_path, capsys, command):
     config = tmp_path / "config.toml"
     config.write_text(CONFIG)
     with alone_in(tmp_path, TrainingError, "works"):
-        assert main([command, str(config), "--out", str(tmp_path)]) == 1
+        assert main([command, str(config), "--output", str(tmp_path)]) == 1
     assert "another process trains for its table there" in capsys.readouterr().err
 
 

@@ -210,6 +210,16 @@ def test_the_command_trains_and_prints_one_json_object(scenes, tmp_path, capsys)
     code = main([str(tmp_path / "config.toml"), "--data", str(scenes), "-o", str(tmp_path / "o"), "--json"])
     assert code == 0
     assert json.loads(capsys.readouterr().out)["event"] == "end"
+    again = [
+        str(tmp_path / "config.toml"),
+        "--data",
+        str(scenes),
+        "--output",
+        str(tmp_path / "o"),
+        "--restart",
+    ]
+    assert main(again) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"wrote {tmp_path / 'o' / 'model.pt'}"
     assert main([str(tmp_path / "config.toml")]) == 1
     assert "generate one: cir-bench scenes" in capsys.readouterr().err
     assert main([str(tmp_path / "config.toml"), "--threads", "0"]) == 2

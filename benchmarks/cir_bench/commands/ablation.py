@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     if args.data is not None:
         config = config.with_data(args.data)
     results = []
-    with alone(args.out):
+    with alone(args.output):
         for name in args.systems or rows:
             for seed in range(args.seeds):
                 one = replace(
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
                     model=model_for_system(config.model, rows[name].system),
                     training=replace(config.training, seed=config.training.seed + seed),
                 ).changed(rows[name].changes)
-                folder = args.out / f"{name}-{one.training.seed}"
+                folder = args.output / f"{name}-{one.training.seed}"
                 end = finished(folder / "log.jsonl", one) or trained(one, folder, args.device)
                 results.append({"row": name, **end})
                 if not args.json:

@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     Finished trainings are kept and an interrupted one continues, so the command may be given again.
     """
     begin(args, "cir-bench systems")
-    with nullcontext() if args.table_only else alone(args.out):
+    with nullcontext() if args.table_only else alone(args.output):
         return _run(args)
 
 
@@ -90,7 +90,7 @@ def _run(args: argparse.Namespace) -> int:
     results = {}
     for system in args.systems or SYSTEMS:
         config = _config(args, system)
-        folder = args.out / system
+        folder = args.output / system
         end = finished(folder / "log.jsonl", config)
         if end is None and not args.table_only:
             end = trained(config, folder, args.device, _initial(args, system))
@@ -99,9 +99,9 @@ def _run(args: argparse.Namespace) -> int:
             if not args.json:
                 print(f"{system}: {recall_of(end)}", flush=True)
     if not results:
-        raise TrainingError(f"{args.out} holds no finished training")
+        raise TrainingError(f"{args.output} holds no finished training")
     # Only what is in the table is timed, all in one run, so that the times can be compared.
-    for system, milliseconds in _query_times({name: args.out / name for name in results}).items():
+    for system, milliseconds in _query_times({name: args.output / name for name in results}).items():
         results[system]["query_ms"] = milliseconds
     write_table(args, results, table(results))
     return 0
@@ -124,7 +124,7 @@ def _initial(args: argparse.Namespace, system: str) -> list[Path]:
     """What a system starts from."""
     if system not in _STAGE_1:
         return []
-    first: Path = args.out / _STAGE_1[system] / "model.pt"
+    first: Path = args.output / _STAGE_1[system] / "model.pt"
     if not first.is_file():
         raise TrainingError(f"{system} starts from {_STAGE_1[system]}; train that first")
     return [first]

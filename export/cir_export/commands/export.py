@@ -356,7 +356,7 @@ def _facts(trained: Any) -> dict[str, str]:
 
 def _settings(values: dict[str, Any], name: str = "") -> str:
     said = [
-        f"{key}={value!r}" if str(value).isspace() else f"{key}={value}"
+        f"{key}={value!r}" if value == "" or str(value) != str(value).strip() else f"{key}={value}"
         for key, value in values.items()
         if key != "op"
     ]

@@ -45,7 +45,7 @@ def _parser() -> CirParser:
         help="weights to start from: a model.pt, torchvision's ResNet, GloVe's text file, or the folder of a "
         "BERT or CLIP (docs/training.md); may be repeated",
     )
-    parser.add_argument("-o", "--out", type=Path, help="folder to write (default: the TOML file's)")
+    parser.add_argument("-o", "--output", type=Path, help="folder to write (default: the TOML file's)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     parser.add_argument("--threads", type=int, help="processor threads (default: PyTorch's choice)")
     parser.add_argument(
@@ -78,11 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = config.changed(args.set)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    out = args.out or args.config.parent
+    out = args.output or args.config.parent
     report = (lambda _: None) if args.json else _say
     end = train(config, out, args.device, args.restart, report, args.initial)
-    if args.json and end:  # only the first of several processes has something to say
-        print_json(end)
+    if end:  # only the first of several processes has something to say
+        print_json(end) if args.json else print(f"wrote {out / 'model.pt'}")
     return 0
 
 
