@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cir_bench.accuracy.failures import failures_page
 from cir_bench.commands import main
 from cir_bench.report.page import report_page
 from cir_bench.report.regressions import group_key, regressions
@@ -319,6 +320,21 @@ def test_the_gpu_section_says_what_gpus_reached(tmp_path: Path):
     assert "share of the read bandwidth | at least 0.9 | 1.00 | 0.500 (missed) |" in section
     assert "From `good.json` (abc), `slow.json` (abc)." in section
     assert {result["kind"] for result in read_results(paths).values()} == {"scoring"}
+
+
+@pytest.mark.parametrize("write", [report_page, failures_page])
+def test_a_page_is_dark_where_the_reader_wants_it_dark(write):
+    """That of failures was white at night."""
+    with browser() as chromium:
+        lightness = {}
+        for scheme in ("light", "dark"):
+            page = chromium.new_context(color_scheme=scheme).new_page()
+            page.set_content(write([], "Measured"))
+            for name, of in (("ground", "backgroundColor"), ("ink", "color")):
+                rgb = page.evaluate(f"getComputedStyle(document.body).{of}.match(/[0-9]+/g).map(Number)")
+                lightness[scheme, name] = sum(rgb[:3])
+        assert lightness["light", "ground"] > 2 * lightness["light", "ink"]
+        assert lightness["dark", "ink"] > 2 * lightness["dark", "ground"]
 
 
 def test_a_phone_scrolls_plots_and_tables_and_not_the_page():

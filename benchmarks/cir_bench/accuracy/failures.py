@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cir_bench.report.page import COLOURS
 from cir_eval.evaluation import Evaluated
 from cir_infer.console.figures import decimals
 from cir_infer.errors import ImageError
@@ -20,22 +21,27 @@ __all__ = ["failures_page"]
 _SIDE = 132
 _SHOWN = 5
 
-_STYLE = """
+_STYLE = (
+    COLOURS
+    + """
 body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1180px;padding:0 1rem}
-body{color:#1c2330;background:#f6f7f9}
-h1{font-size:1.4rem;margin:0 0 .2rem}p.lead{color:#5b6675;margin:0 0 1.5rem}
-section{background:#fff;border:1px solid #e2e6ec;border-radius:10px;padding:1rem 1.1rem;margin:0 0 1rem}
+body{color:var(--ink);background:var(--ground)}
+h1{font-size:1.4rem;margin:0 0 .2rem}p.lead{color:var(--soft);margin:0 0 1.5rem}
+section{background:var(--card);border:1px solid var(--line);border-radius:10px;
+padding:1rem 1.1rem;margin:0 0 1rem}
 section h2{font-size:1rem;font-weight:600;margin:0 0 .7rem}
-section h2 small{font-weight:400;color:#5b6675;margin-left:.6rem}
+section h2 small{font-weight:400;color:var(--soft);margin-left:.6rem}
 .row{display:flex;flex-wrap:wrap;gap:.7rem;align-items:flex-start}
 figure{margin:0;width:132px}
-figure img,figure .none{width:132px;height:132px;object-fit:contain;background:#eef1f5;
-border-radius:6px;border:3px solid #eef1f5;box-sizing:border-box}
-figure.right img{border-color:#1f9d61}figure.wanted img{border-color:#2a6fdb}
-figcaption{font-size:.78rem;color:#5b6675;margin-top:.25rem;overflow-wrap:anywhere}
-.gap{width:1px;background:#e2e6ec;align-self:stretch;margin:0 .2rem}
-.none{display:flex;align-items:center;justify-content:center;font-size:.75rem;color:#8a94a3}
+figure img,figure .none{width:132px;height:132px;object-fit:contain;background:var(--line);
+border-radius:6px;border:3px solid var(--line);box-sizing:border-box}
+figure.right img{border-color:var(--a)}figure.wanted img{border-color:var(--b)}
+figcaption{font-size:.78rem;color:var(--soft);margin-top:.25rem;overflow-wrap:anywhere}
+.gap{width:1px;background:var(--line);align-self:stretch;margin:0 .2rem}
+@media(max-width:40rem){.gap{width:100%;height:1px}}
+.none{display:flex;align-items:center;justify-content:center;font-size:.75rem;color:var(--soft)}
 """
+)
 
 
 class _Failure(NamedTuple):

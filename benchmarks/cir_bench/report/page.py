@@ -11,15 +11,22 @@ from cir_bench.report import sections
 from cir_bench.report.regressions import regressions
 from cir_bench.report.text import machine_line
 
-__all__ = ["report_page"]
+__all__ = ["COLOURS", "report_page"]
 
-_STYLE = """
+COLOURS = """
+:root{color-scheme:light dark}
 :root{--ink:#1b2230;--soft:#5d6878;--line:#dfe4ea;--card:#fff;--ground:#f5f6f8;--ours:#0f8f6b;
 --other:#8593a6;--reference:#c9a227;--a:#0f8f6b;--b:#3567d6;--c:#c2571a;--warn:#8a5a00;--warnbg:#fff6df;
 --bad:#a4262c;--badbg:#fdecec}
 @media(prefers-color-scheme:dark){:root{--ink:#e7ebf1;--soft:#9aa6b6;--line:#2d3542;--card:#1a202a;
 --ground:#12161d;--ours:#35c79b;--other:#6d7b8f;--reference:#d9b548;--a:#35c79b;--b:#7ea2ff;--c:#f0945b;
 --warn:#f1cd7f;--warnbg:#33290f;--bad:#ff9a9f;--badbg:#3a191b}}
+"""
+"""Of every page that a measurement writes, by day and by night."""
+
+_STYLE = (
+    COLOURS
+    + """
 *{box-sizing:border-box}
 body{font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif;color:var(--ink);background:var(--ground);
 margin:0 auto;max-width:1120px;padding:2.2rem 1.2rem 4rem}
@@ -57,6 +64,7 @@ footer{color:var(--soft);font-size:.82rem}
 @media(max-width:40rem){body{padding:1.4rem .8rem 3rem}section{padding:1.1rem 1rem}td{white-space:nowrap}}
 @media print{body{background:#fff}section{break-inside:avoid}}
 """
+)
 
 
 def report_page(results: Sequence[Mapping[str, Any]], title: str = "cir-bench") -> str:
