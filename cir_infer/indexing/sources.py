@@ -75,7 +75,8 @@ def open_sources(
         if kind is None and is_pattern(rest):
             sources.append(_prefixed(GlobSource(rest, suffixes), own))
         elif kind is None:
-            raise UsageError(f"{shown(rest)}: no such folder or file")
+            expected = "a folder, a pattern in quotes, a manifest, a shard or an image"
+            raise UsageError(f"{shown(rest)} does not exist; expected {expected}")
         elif kind == "folder in a store":
             sources.append(_prefixed(StoreSource(rest, suffixes), own))
         elif kind == "folder":

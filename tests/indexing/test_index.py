@@ -271,7 +271,7 @@ def test_the_command_reports_and_lists_broken_images(tmp_path: Path, bundle: Pat
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["nowhere"], 2, "no such folder or file"),
+        (["nowhere"], 2, "'nowhere' does not exist; expected a folder, a pattern in quotes, a manifest"),
         ([], 2, "no source"),
         (["f", "--workers", "-1"], 2, "--workers"),
         (["f", "--reencode"], 2, "--reencode takes"),
