@@ -113,7 +113,7 @@ def _parser() -> CirParser:
     parser.add_argument(
         "--gallery", metavar="FOLDER", type=Path, help="default: BUNDLE with the ending .gallery"
     )
-    parser.add_argument("-k", type=int, default=10, metavar="N", help="how many hits (default 10)")
+    parser.add_argument("-k", "--k", type=int, default=10, metavar="N", help="how many hits (default 10)")
     parser.add_argument(
         "--where", metavar="EXPRESSION", help='filter on metadata, e.g. "category = dress and price < 50"'
     )
