@@ -109,6 +109,7 @@ def interleave(
     at_least: int = 7,
     at_most: int = 1000,
     warm_up: int = 2,
+    settle: float = 0.0,
     clock: Clock = time.perf_counter,
 ) -> dict[str, Milliseconds]:
     """Time several alternatives in turn, so that whatever disturbs the machine disturbs all alike.
@@ -122,6 +123,8 @@ def interleave(
         at_least: rounds to make however long they take.
         at_most: rounds to make however short they are.
         warm_up: rounds made first and not counted.
+        settle: seconds before each call in which nothing is done: threads of another library may spin for a
+            while after its call, and take the cores from the next one.
         clock: the clock, in seconds.
 
     Returns:
@@ -139,6 +142,8 @@ def interleave(
         while rounds < at_most and (rounds < at_least or clock() - start < seconds):
             for index in order.permutation(len(names)):
                 name = names[index]
+                if settle:
+                    time.sleep(settle)
                 before = clock()
                 calls[name]()
                 taken[name].append(clock() - before)

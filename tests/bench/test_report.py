@@ -118,7 +118,10 @@ def test_what_became_slower_is_named_and_noise_is_not():
 def test_committed_results_of_different_models_are_not_compared():
     of_one_commit = [path for path in RESULTS if path.name.startswith("compare-")]
     results = list(read_results(of_one_commit).values())
-    of = {(result["machine"]["name"], *result["bundle"]["image"]) for result in results}
+    of = {
+        (result["machine"]["name"], result["bundle"]["system"], *result["bundle"]["image"])
+        for result in results
+    }
     assert len(of) == len({group_key(result) for result in results}) > 1
     assert not [key for key in map(group_key, read_results(RESULTS).values()) if "  " in key]
 

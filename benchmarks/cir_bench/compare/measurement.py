@@ -34,6 +34,8 @@ __all__ = ["Settings", "measure_comparison"]
 
 _QUESTIONS = 8
 _TIE = 2e-5
+_SETTLE = 0.05
+"""Seconds: threads of PyTorch and of OpenVINO spin after a call, and have the cores of the next one else."""
 
 
 @dataclass(frozen=True)
@@ -106,15 +108,17 @@ def measure_comparison(
     names = ", ".join(way.name for way in ways)
     tell(f"timing {names}: queries, encoders, scoring, {settings.seconds:g} s each")
     with Sensors() as sensors:
-        whole = interleave(
-            {way.name: _in_turn(way.answer, questions) for way in ways}, seconds=settings.seconds
-        )
-        encoders = interleave(
-            {way.name: _in_turn(way.encode, questions) for way in ways}, seconds=settings.seconds
-        )
-        scorers = interleave(
-            {way.name: way.score for way in ways if way.score is not None}, seconds=settings.seconds
-        )
+        compared = {
+            what: interleave(calls, seconds=settings.seconds, settle=_SETTLE)
+            for what, calls in (
+                (
+                    "query: prepared image and text to rows",
+                    {way.name: _in_turn(way.answer, questions) for way in ways},
+                ),
+                ("image encoder", {way.name: _in_turn(way.encode, questions) for way in ways}),
+                ("scoring and top-k", {way.name: way.score for way in ways if way.score is not None}),
+            )
+        }
     readings = summarise_readings(sensors.readings)
     ours = ways[0].name
     return {
@@ -132,11 +136,7 @@ def measure_comparison(
             name: {
                 way: {**summarise(taken[way]), "times_ours": ratio(taken[way], taken[ours])} for way in taken
             }
-            for name, taken in (
-                ("query: prepared image and text to rows", whole),
-                ("image encoder", encoders),
-                ("scoring and top-k", scorers),
-            )
+            for name, taken in compared.items()
         },
         "sensors": readings,
         "doubts": trust.doubts_about_machine(readings),
