@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cir_infer.commands.query import what_there_is
+from cir_infer.commands.filtered import nothing_matches
 from cir_infer.console.common import CirParser, complain, print_json, printable, run_command
 from cir_infer.console.figures import counted
 from cir_infer.console.tables import format_table
@@ -61,7 +61,7 @@ def _info(gallery: Gallery, options: Options) -> None:
     lines = (f"{name:<{width}}  {printable(str(value))}" for name, value in known.items())
     _tell(options, known, "\n".join(lines))
     if known.get("matching") == 0:
-        complain(what_there_is(gallery))
+        complain(nothing_matches(gallery))
 
 
 def _fields(gallery: Gallery, options: Options) -> None:

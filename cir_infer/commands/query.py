@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cir_infer.commands.filtered import nothing_matches
 from cir_infer.console.common import CirParser, check_order, complain, print_json, run_command
 from cir_infer.errors import CirError, UsageError, shown
 from cir_infer.processes.outputs import check_apart, check_replaceable
@@ -18,11 +19,10 @@ from cir_infer.runtime.device_names import DEVICES
 
 if TYPE_CHECKING:
     from cir_infer.engine import Engine
-    from cir_infer.gallery.opened import OpenGallery
     from cir_infer.hits import Hits
     from cir_infer.searcher import Reference
 
-__all__ = ["main", "what_there_is"]
+__all__ = ["main"]
 
 _NEEDED = "BUNDLE, IMAGE and TEXT are needed, or --vector FILE.npy"
 
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if explain:
             print(f"\nwhy {shown(hits[0].id)}:\n{hits.explain(0, progress=True)}")
         if not hits and args.where is not None:
-            complain(what_there_is(searcher.gallery))
+            complain(nothing_matches(searcher.gallery))
     if hits.reference_id is not None and not args.exclude_reference:
         complain(f"{shown(hits.reference_id)} is the reference itself; --exclude-reference leaves it out")
     if args.sheet is not None:
@@ -200,15 +200,6 @@ def _asked(engine: Engine, args: argparse.Namespace) -> tuple[str | None, list[s
             complain(f"this model reads no image; {shown(image)} is left out")
         image = None
     return image, captions
-
-
-def what_there_is(gallery: OpenGallery) -> str:
-    """What a filter that leaves nothing could have asked for."""
-    fields = [field.name for field in gallery.fields()]
-    if not fields:
-        return "no item matches --where: the items have no metadata"
-    more = f" and {len(fields) - 10} more" if len(fields) > 10 else ""
-    return f"no item matches --where; the items have the fields {', '.join(map(shown, fields[:10]))}{more}"
 
 
 def _balance(given: Sequence[str]) -> dict[str, float] | None:

@@ -158,7 +158,8 @@ class _Panel:
         page.field(coloured(strength, colour_of(number), _LEGEND_LIGHTNESS), x, y + 18)
         page.bar(x + PANEL / 2 - 0.5, y + 15, 1, 16, INK)
         most = scales.hits[name]
-        for at, said in ((0.0, _signed(-most)), (0.5, "0"), (1.0, _signed(most))):
+        for at, value in ((0.0, -most), (0.5, 0.0), (1.0, most)):
+            said = decimals(value, 3, signed=True)
             place = x + at * (PANEL - page.width_of(said, LABEL))
             page.text(said, place, y + 31, LABEL)
         others = {"reference": scales.reference[name], "words": scales.words[name]}
@@ -230,7 +231,7 @@ def _term(
     name = scales.names[number]
     several = len(scales.names) > 1
     start = 24 if several else 0
-    value, rest = decimals(hit.terms[name], 3), f"rest {_signed(found.terms[name].rest)}"
+    value, rest = decimals(hit.terms[name], 3), f"rest {decimals(found.terms[name].rest, 3, signed=True)}"
     page.text(initials(name) if several else "", x, y - 1, LABEL)
     page.text(rest, x + width - page.width_of(rest, LABEL), y - 1, LABEL)
     page.text(value, x + width - 74 - page.width_of(value, LABEL), y - 1, Style(10, INK))
@@ -262,7 +263,3 @@ def _words(
         page.field(coloured(strength, colour_of(number), _PAPER_LIGHTNESS), x, y)
         page.text(word.text, x + 3, y + 0.5, _WORDS)
         x += length + 8
-
-
-def _signed(value: float) -> str:
-    return decimals(value, 3, signed=True)

@@ -51,7 +51,7 @@ _REMEDIES = dict.fromkeys(
 _REMEDY = "copy what it names to this machine, or mount it as a folder"
 _PLAIN = "/-_.~!$&'()*+,;=:@[]"  # of what stands for itself in an address, what names of objects have
 NO_EMPTY_PARTS = "objects of such names are not read: give them others (aws s3 mv --recursive)"
-_AHEAD = 1 << 20
+_FETCHED = 1 << 20
 """Bytes that are fetched at once where a file is read from its beginning to its end."""
 
 _LOOKED_AT = 500
@@ -179,7 +179,7 @@ def opened_remote(address: str) -> BinaryIO:
         OSError: see `remote_status`.
         CirError: pyarrow is not installed.
     """
-    return cast(BinaryIO, io.BufferedReader(_Raw(StoreFile(*_place(address))), _AHEAD))
+    return cast(BinaryIO, io.BufferedReader(_Raw(StoreFile(*_place(address))), _FETCHED))
 
 
 def read_remote(address: str, offset: int, size: int | None, most: int) -> bytes:
@@ -311,7 +311,7 @@ class _Raw(io.RawIOBase):
 
     def readall(self) -> bytes:
         # By itself Python asks for 8 kB at a time.
-        return b"".join(iter(lambda: self._next(16 * _AHEAD), b""))
+        return b"".join(iter(lambda: self._next(16 * _FETCHED), b""))
 
     def _next(self, most: int) -> bytearray:
         size = min(most, max(self._size - self._at, 0))

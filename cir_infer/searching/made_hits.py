@@ -19,7 +19,7 @@ def made_hits(
     query: int,
     places: Iterable[int],
     names: Sequence[str],
-    length: float = 1.0,
+    scale: float = 1.0,
 ) -> list[Hit]:
     """The hits of one query.
 
@@ -29,11 +29,11 @@ def made_hits(
         query: its number in that.
         places: those of the rows to be told, best first.
         names: of the terms.
-        length: what scores and terms are multiplied by.
+        scale: what scores and terms are multiplied by.
     """
     scores, terms = top.scores[query], top.terms[query]
-    if length != 1:
-        scores, terms = scores.astype(np.float64) * length, terms.astype(np.float64) * length
+    if scale != 1:
+        scores, terms = scores.astype(np.float64) * scale, terms.astype(np.float64) * scale
     scores, terms = scores.tolist(), terms.tolist()
     tokens = None if top.tokens is None else top.tokens[query].tolist()
     return [

@@ -17,7 +17,7 @@ from cir_infer.scoring.contract import QueryTerms
 from cir_infer.searching.found import Found
 from cir_infer.searching.made_hits import made_hits
 
-__all__ = ["METRICS", "Asked", "Metric", "checked_queries", "hits_of", "read_vectors", "vector_terms"]
+__all__ = ["METRICS", "Metric", "ScaledTerms", "checked_queries", "hits_of", "read_vectors", "vector_terms"]
 
 Metric = Literal["cosine", "dot"]
 METRICS: tuple[Metric, ...] = ("cosine", "dot")
@@ -67,19 +67,19 @@ def checked_queries(vectors: Any, dimension: int) -> npt.NDArray[Any]:
     return array
 
 
-class Asked(NamedTuple):
+class ScaledTerms(NamedTuple):
     """Some vectors as queries.
 
     Attributes:
         terms: the queries.
-        lengths: float64 (Q,), powers of two: what scores and terms of the answers have to be multiplied by.
+        scales: float64 (Q,), powers of two: what scores and terms of the answers have to be multiplied by.
     """
 
     terms: QueryTerms
-    lengths: npt.NDArray[np.float64]
+    scales: npt.NDArray[np.float64]
 
 
-def vector_terms(vectors: npt.NDArray[Any], metric: Metric) -> Iterator[Asked]:
+def vector_terms(vectors: npt.NDArray[Any], metric: Metric) -> Iterator[ScaledTerms]:
     """Query terms of checked vectors (Q, T, D), some queries at a time; each of the T vectors is a term.
 
     "cosine" is a term with weights of one, which divides by the length of each row; the query is divided
@@ -96,17 +96,17 @@ def vector_terms(vectors: npt.NDArray[Any], metric: Metric) -> Iterator[Asked]:
     for start in range(0, len(vectors), step):
         values = vectors[start : start + step]
         values = values.astype(np.longdouble if values.dtype == np.longdouble else np.float64)
-        lengths = np.ones(len(values))
+        scales = np.ones(len(values))
         if metric == "cosine":
             values /= np.abs(values).max(axis=2, keepdims=True)  # no square leaves float64's range
             values /= np.linalg.norm(values, axis=2, keepdims=True)
         else:
             _check_sizes(values, start)
-            lengths = np.exp2(np.maximum(np.frexp(np.abs(values).sum(axis=(1, 2)))[1], 0))
-            values /= lengths[:, None, None]
+            scales = np.exp2(np.maximum(np.frexp(np.abs(values).sum(axis=(1, 2)))[1], 0))
+            values /= scales[:, None, None]
         numerators = np.ascontiguousarray(values, np.float32)
         terms = QueryTerms(numerators, np.ones_like(numerators) if metric == "cosine" else None, names)
-        yield Asked(terms, lengths)
+        yield ScaledTerms(terms, scales)
 
 
 def _check_sizes(values: npt.NDArray[Any], start: int) -> None:
@@ -122,11 +122,11 @@ def _check_sizes(values: npt.NDArray[Any], start: int) -> None:
             )
 
 
-def hits_of(found: Found, asked: Asked) -> list[Hits]:
+def hits_of(found: Found, asked: ScaledTerms) -> list[Hits]:
     """The answers to queries of vectors."""
     answers = []
-    for query, (items, length) in enumerate(zip(found.items, asked.lengths.tolist(), strict=True)):
-        hits = made_hits(items, found.top, query, range(len(items)), asked.terms.names, length)
+    for query, (items, scale) in enumerate(zip(found.items, asked.scales.tolist(), strict=True)):
+        hits = made_hits(items, found.top, query, range(len(items)), asked.terms.names, scale)
         answers.append(Hits(hits, coverage=found.coverage, generations=found.generations))
     return answers
 
