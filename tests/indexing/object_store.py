@@ -16,11 +16,30 @@ from xml.sax.saxutils import escape
 
 import pytest
 
-__all__ = ["LONG", "Store", "Together", "served"]
+from cir_infer.inputs import remote
+from tests.indexing.support import png
+
+__all__ = ["LONG", "TELLS_ITS_CHILD", "Store", "Together", "eight_photos", "served"]
 
 LONG = 30.0
 """Seconds after which what does not come will not."""
 _WRITTEN = 1_700_000_000
+
+TELLS_ITS_CHILD = """\
+import sys
+from cir_infer.inputs import store_asking
+start = store_asking.start_child
+def told(*given, **more):
+    child = start(*given, **more)
+    print(child.pid, flush=True)
+    return child
+store_asking.start_child = told
+try:
+    {asks}
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+"""A program that asks a store, and prints the number of the process that does it."""
 
 
 class Store:
@@ -206,3 +225,13 @@ def served(patch: pytest.MonkeyPatch, bucket: str) -> Iterator[Store]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextlib.contextmanager
+def eight_photos() -> Iterator[Store]:
+    """A bucket "shop" with photos, which whoever is in it may ask."""
+    with pytest.MonkeyPatch.context() as patch, served(patch, "shop") as there:
+        for number in range(8):
+            there.put(f"photos/{number}.png", png(number))
+        remote.only(None)
+        yield there

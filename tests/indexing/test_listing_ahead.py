@@ -10,10 +10,10 @@ import pytest
 from cir_infer.indexing import stores
 from cir_infer.indexing.items import Item
 from cir_infer.indexing.sources import open_source
-from cir_infer.inputs import remote, store_asking
+from cir_infer.inputs import store_asking
 from cir_infer.inputs.locations import are_gone
 from cir_infer.inputs.store_asking import AHEAD
-from tests.indexing.object_store import Store, Together, served
+from tests.indexing.object_store import Store, Together, eight_photos
 from tests.indexing.support import png
 
 pytest.importorskip("pyarrow")
@@ -21,10 +21,7 @@ pytest.importorskip("pyarrow")
 
 @pytest.fixture
 def store() -> Iterator[Store]:
-    with pytest.MonkeyPatch.context() as patch, served(patch, "shop") as there:
-        for number in range(8):
-            there.put(f"photos/{number}.png", png(number))
-        remote.only(None)
+    with eight_photos() as there:
         yield there
 
 

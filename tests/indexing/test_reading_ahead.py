@@ -20,11 +20,11 @@ import pytest
 from cir_infer.commands.index import main as index_main
 from cir_infer.errors import CirError
 from cir_infer.gallery import Gallery
-from cir_infer.inputs import remote, store_asking
+from cir_infer.inputs import store_asking
 from cir_infer.inputs.locations import Location, read_each
 from cir_infer.inputs.remote import Ahead, opened_remote, read_remote
 from tests.bundles import write_tiny_bundle
-from tests.indexing.object_store import LONG, Store, Together, served
+from tests.indexing.object_store import LONG, TELLS_ITS_CHILD, Store, Together, eight_photos
 from tests.indexing.support import png
 
 pytest.importorskip("pyarrow")
@@ -32,10 +32,7 @@ pytest.importorskip("pyarrow")
 
 @pytest.fixture
 def store() -> Iterator[Store]:
-    with pytest.MonkeyPatch.context() as patch, served(patch, "shop") as there:
-        for number in range(8):
-            there.put(f"photos/{number}.png", png(number))
-        remote.only(None)
+    with eight_photos() as there:
         yield there
 
 
@@ -260,21 +257,11 @@ def test_errors_that_are_kept_keep_nobody_waiting(store: Store) -> None:
 
 # ---- from the outside
 
-_READS = """\
-import sys
-from cir_infer.inputs import store_asking
+_READS = TELLS_ITS_CHILD.format(
+    asks="""\
 from cir_infer.inputs.locations import Location, read_each
-start = store_asking.start_child
-def told(*given, **more):
-    child = start(*given, **more)
-    print(child.pid, flush=True)
-    return child
-store_asking.start_child = told
-try:
-    list(read_each([Location(f"s3://shop/photos/{number}.png") for number in range(8)]))
-except KeyboardInterrupt:
-    sys.exit(130)
-"""
+    list(read_each([Location(f"s3://shop/photos/{number}.png") for number in range(8)]))"""
+)
 
 
 @pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])

@@ -21,7 +21,7 @@ from cir_infer.indexing.sources import open_source
 from cir_infer.inputs import remote, store_asking
 from cir_infer.inputs.remote import listed, opened_remote, read_remote, remote_status
 from tests.bundles import write_tiny_bundle
-from tests.indexing.object_store import Store, served
+from tests.indexing.object_store import TELLS_ITS_CHILD, Store, served
 
 pytest.importorskip("pyarrow")
 
@@ -123,21 +123,7 @@ def test_threads_share_a_few_processes(store: Store, monkeypatch: pytest.MonkeyP
     assert found == [store.objects["photos/a.png"][0]] * 6 and len(started) <= 2
 
 
-_LISTS = """\
-import sys
-from cir_infer.inputs import remote, store_asking
-from cir_infer.inputs.remote import listed
-start = store_asking.start_child
-def told(*given, **more):
-    child = start(*given, **more)
-    print(child.pid, flush=True)
-    return child
-store_asking.start_child = told
-try:
-    listed("s3://shop/photos")
-except KeyboardInterrupt:
-    sys.exit(130)
-"""
+_LISTS = TELLS_ITS_CHILD.format(asks='from cir_infer.inputs.remote import listed; listed("s3://shop/photos")')
 
 
 @pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])

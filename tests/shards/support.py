@@ -5,10 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
+from cir_infer import Engine, Gallery
 from cir_infer.errors import ShardError
-from cir_infer.shards import About, Found, Held, LocalShard
+from cir_infer.shards import About, Found, Held, LocalShard, ShardedGallery
+from tests.bundles import write_tiny_bundle
+from tests.gallery.support import names
 
 
 def started_ray() -> Any:
@@ -19,6 +26,19 @@ def started_ray() -> Any:
         with suppress(ShardError):
             return connect()
     return connect()
+
+
+def write_shards(folder: Path) -> Path:
+    """A bundle b.cir, its gallery, the same in the two shards of s, and the pictures; the folder."""
+    bundle = write_tiny_bundle(folder / "b.cir")
+    files = [folder / f"{number}.png" for number in range(4)]
+    for number, file in enumerate(files):
+        pixels = np.random.default_rng(number).integers(0, 256, (9, 12, 3), np.uint8)
+        Image.fromarray(pixels).save(file)
+    with Engine(bundle) as engine, Gallery.create(folder / "b.gallery", engine) as gallery:
+        gallery.add(files, ids=names(4))
+        ShardedGallery.split(gallery, folder / "s", 2).close()
+    return folder
 
 
 class Odd:

@@ -8,33 +8,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from cir_infer import Engine, Gallery, Searcher
+from cir_infer import Searcher
 from cir_infer.errors import UsageError
 from cir_infer.processes.threads import Threads
-from cir_infer.shards import HttpShard, ShardedGallery, ShardedSearcher, follow_folder
-from tests.bundles import write_tiny_bundle
-from tests.gallery.support import names
+from cir_infer.shards import HttpShard, ShardedSearcher, follow_folder
 from tests.processes.forking import exit_code_of_fork
+from tests.shards.support import write_shards
 
 TEXT = "is red"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A bundle, its gallery, the same in shards, and the pictures."""
-    bundle = write_tiny_bundle(tmp_path / "b.cir")
-    files = [tmp_path / f"{number}.png" for number in range(4)]
-    for number, file in enumerate(files):
-        pixels = np.random.default_rng(number).integers(0, 256, (9, 12, 3), np.uint8)
-        Image.fromarray(pixels).save(file)
-    with Engine(bundle) as engine, Gallery.create(tmp_path / "b.gallery", engine) as gallery:
-        gallery.add(files, ids=names(4))
-        ShardedGallery.split(gallery, tmp_path / "s", 2).close()
-    return tmp_path
+    return write_shards(tmp_path)
 
 
 @pytest.fixture
