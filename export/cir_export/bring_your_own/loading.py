@@ -222,9 +222,9 @@ def _require_known_parts(module: nn.Module, path: str) -> None:
     known = {id(one) for one in (*module.parameters(), *module.buffers())}
     for name, part in module.named_modules():
         for attribute, value in vars(part).items():
-            for one in (
-                _held(value) if attribute != "_flat_weights" else ()
-            ):  # of PyTorch's own recurrent layers
+            if attribute == "_flat_weights":  # of PyTorch's own recurrent layers
+                continue
+            for one in _held(value):
                 weights = [*one.parameters(), *one.buffers()] if isinstance(one, nn.Module) else [one]
                 if all(id(weight) in known for weight in weights):
                     continue

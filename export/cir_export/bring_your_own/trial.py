@@ -186,11 +186,8 @@ def _one_by_one(samples: Tensor) -> list[Tensor]:
 def _joined(alone: Sequence[Tensor]) -> Tensor:
     """What came one by one, as if it had come together; nothing where one did not come as a batch of one."""
     shapes = {one.shape for one in alone}
-    return (
-        torch.cat([*alone])
-        if len(shapes) == 1 and all(one.shape[:1] == (1,) for one in alone)
-        else torch.empty(0)
-    )
+    whole = len(shapes) == 1 and all(shape[:1] == (1,) for shape in shapes)
+    return torch.cat([*alone]) if whole else torch.empty(0)
 
 
 def _check_terms(trial: Trial, terms: Terms, dimension: int) -> None:
