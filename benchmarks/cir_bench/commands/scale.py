@@ -29,11 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--rows", 200_000, "items over all shards, float16"),
         ("--dim", 512, "values a row"),
         ("--queries", 200, "that are timed"),
-        ("-k, --k", 50, "hits of each"),
     ):
         parser.add_argument(
-            *flag.split(", "), type=at_least_one, default=value, metavar="N", help=f"{what} (default {value})"
+            flag, type=at_least_one, default=value, metavar="N", help=f"{what} (default {value})"
         )
+    parser.add_argument(
+        "-k", "--k", type=at_least_one, default=50, metavar="N", help="hits of each (default 50)"
+    )
     parser.add_argument(
         "--shards", type=at_least_one, nargs="+", default=[2, 4, 8], metavar="N", help="default 2 4 8"
     )

@@ -27,13 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--dim", 512, "values a row"),
         ("--tokens", 1, "vectors an item, the largest of whose dot products is its score"),
         ("--queries", 1, "queries that are asked at once"),
-        ("-k, --k", 50, "results a query"),
         ("--rounds", 15, "how often each entry is timed, in turn with the others"),
         ("--seed", 0, "rows and queries are drawn from it"),
     ):
         kind = not_negative if flag == "--seed" else at_least_one
-        names = flag.split(", ")
-        parser.add_argument(*names, type=kind, default=value, metavar="N", help=f"{what} (default {value})")
+        parser.add_argument(flag, type=kind, default=value, metavar="N", help=f"{what} (default {value})")
+    parser.add_argument(
+        "-k", "--k", type=at_least_one, default=50, metavar="N", help="results a query (default 50)"
+    )
     parser.add_argument(
         "--threads", type=at_least_one, metavar="N", help="CPU threads (default: every usable core)"
     )

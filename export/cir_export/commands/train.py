@@ -51,7 +51,7 @@ def _parser() -> CirParser:
     parser.add_argument(
         "--restart",
         action="store_true",
-        help="train anew, whatever OUT holds of a training, interrupted or finished",
+        help="train anew, whatever the folder holds of a training, interrupted or finished",
     )
     return parser
 
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from cir_export.training.configuration import read_config
     from cir_export.training.systems import model_for_system
-    from cir_export.training.trainer import train
+    from cir_export.training.trainer import TrainingFiles, train
 
     config = read_config(args.config)
     if args.data is not None:
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = (lambda _: None) if args.json else _say
     end = train(config, out, args.device, args.restart, report, args.initial)
     if end:  # only the first of several processes has something to say
-        print_json(end) if args.json else print(f"wrote {out / 'model.pt'}")
+        print_json(end) if args.json else print(f"wrote {TrainingFiles(out).model}")
     return 0
 
 
