@@ -83,11 +83,13 @@ def vector_terms(vectors: npt.NDArray[Any], metric: Metric) -> Iterator[ScaledTe
     """Query terms of checked vectors (Q, T, D), some queries at a time; each of the T vectors is a term.
 
     "cosine" is a term with weights of one, which divides by the length of each row; the query is divided
-    by its own in float64. "dot" is a term without weights, over a query that is divided by the power of two
-    above the sum of its sizes: no product with a row is beyond float32 then, which would never be ranked.
+    by its own in float64. "dot" is a term without weights, over a query that is divided by a power of two
+    above the sum of its sizes, and not far above: no product with a row is beyond float32 then, which would
+    never be ranked, and none is nothing in it because the query is small.
 
     Raises:
-        UsageError: a value of a dot product is beyond float32, or all of a vector are below it.
+        UsageError: a value of a dot product is beyond float32, or a vector of a query of several is nothing
+            in it beside the others.
     """
     name = _TERM[checked_word("metric", metric, METRICS)]
     count = vectors.shape[1]
@@ -101,25 +103,24 @@ def vector_terms(vectors: npt.NDArray[Any], metric: Metric) -> Iterator[ScaledTe
             values /= np.abs(values).max(axis=2, keepdims=True)  # no square leaves float64's range
             values /= np.linalg.norm(values, axis=2, keepdims=True)
         else:
-            _check_sizes(values, start)
-            scales = np.exp2(np.maximum(np.frexp(np.abs(values).sum(axis=(1, 2)))[1], 0))
-            values /= scales[:, None, None]
+            held = np.abs(values).max(axis=(1, 2)) <= _FLOAT32.max
+            _check_each(held, start, "holds a value beyond float32")
+            # Of two powers the larger one: products are rounded, and so is the query.
+            powers = np.frexp(np.abs(values).sum(axis=(1, 2)))[1] + 1
+            scales, values = np.ldexp(1.0, powers), np.ldexp(values, -powers[:, None, None])
+            held = np.abs(values).max(axis=2).min(axis=1) >= _FLOAT32.smallest_normal
+            _check_each(held, start, "has values too small for float32 beside others of its query")
         numerators = np.ascontiguousarray(values, np.float32)
         terms = QueryTerms(numerators, np.ones_like(numerators) if metric == "cosine" else None, names)
         yield ScaledTerms(terms, scales)
 
 
-def _check_sizes(values: npt.NDArray[Any], start: int) -> None:
-    """Refuse vectors whose products float32 does not hold; there are queries before them."""
-    largest = np.abs(values).max(axis=2)
-    for wrong, fault in (
-        (largest.max(axis=1) > _FLOAT32.max, "holds a value beyond float32"),
-        (largest.min(axis=1) < _FLOAT32.smallest_normal, "holds no value that is not too small for float32"),
-    ):
-        if wrong.any():
-            raise UsageError(
-                f"vector {start + int(np.argmax(wrong))} {fault}; scale the vectors, or ask for the cosine"
-            )
+def _check_each(right: npt.NDArray[np.bool_], start: int, fault: str) -> None:
+    """Refuse the first of some queries that is not right; there are `start` before them."""
+    if not right.all():
+        raise UsageError(
+            f"vector {start + int(np.argmin(right))} {fault}; scale the vectors, or ask for the cosine"
+        )
 
 
 def hits_of(found: Found, asked: ScaledTerms) -> list[Hits]:

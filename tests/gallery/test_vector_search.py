@@ -145,11 +145,33 @@ def test_a_cosine_does_not_depend_on_the_length_of_the_query(tmp_path: Path, siz
     query = np.ones((1, DIM))
     with VectorSearcher(filled(tmp_path / "g")) as searcher:
         assert searcher.search_vectors(query * size)[0] == searcher.search_vectors(query)[0]
-        said = (
-            "vector 1 holds a value beyond float32" if size > 1 else "vector 1 holds .* too small for float32"
-        )
-        with pytest.raises(UsageError, match=said):
-            searcher.search_vectors(np.concatenate([query, query * size]), metric="dot")
+        both = np.concatenate([query, query * size])
+        if size < 1:
+            plain, small = searcher.search_vectors(both, metric="dot")
+            assert small.ids == plain.ids
+            np.testing.assert_allclose(small.scores, np.array(plain.scores) * size, rtol=1e-6, atol=5e-324)
+        else:
+            with pytest.raises(UsageError, match="vector 1 holds a value beyond float32"):
+                searcher.search_vectors(both, metric="dot")
+
+
+@pytest.mark.parametrize("scorer", ["cpu", "cpu-int8", "reference"])
+def test_a_dot_product_below_float32_has_its_rank(tmp_path: Path, scorer: str) -> None:
+    """All were 0, so items came in the order of the gallery and nothing said so."""
+    rows = np.zeros((4, DIM), np.float32)
+    rows[:, 0] = [1e-15, 3e-15, -3e-15, 2e-15]
+    query = np.zeros((1, DIM))
+    query[:, 0] = 1e-32
+    with filled(tmp_path / "g", 0, dtype="float32") as gallery:
+        gallery.add_vectors(ids=["a", "b", "c", "d"], vectors=rows)
+        with VectorSearcher(gallery, scorer) as searcher:
+            (hits,) = searcher.search_vectors(query, metric="dot")
+            several = np.stack([query * 1e20, query], axis=1)
+            searcher.search_vectors(several, metric="dot")
+            with pytest.raises(UsageError, match="vector 0 has values too small for float32 beside others"):
+                searcher.search_vectors(np.stack([query * 1e40, query], axis=1), metric="dot")
+    assert hits.ids == ["b", "d", "a", "c"]
+    np.testing.assert_allclose(hits.scores, [3e-47, 2e-47, 1e-47, -3e-47], rtol=1e-6)
 
 
 @pytest.mark.skipif(np.finfo(np.longdouble).maxexp < 16000, reason="a long double is a double here")
@@ -160,6 +182,9 @@ def test_a_cosine_of_long_doubles(tmp_path: Path, power: int) -> None:
         query = np.ones((1, DIM), np.longdouble)
         long = np.ldexp(query, power)
         assert np.isfinite(long).all() and searcher.search_vectors(long) == searcher.search_vectors(query)
+        if power < 0:
+            ranked = [searcher.search_vectors(asked, metric="dot")[0].ids for asked in (query, long)]
+            assert ranked[0] == ranked[1]
 
 
 @pytest.mark.parametrize("scorer", ["cpu", "cpu-int8", "reference"])
