@@ -301,7 +301,7 @@ class Searcher(Queries, VectorSearcher):
         return Searcher, (self.engine, self._place, "auto", self._backend)
 
     def __repr__(self) -> str:
-        return f"<Searcher {self.engine!r} over {self.gallery.path}{', closed' if self._closed else ''}>"
+        return f"<Searcher {self.engine!r} over {self.gallery.path}{', closed' if self._users.ended else ''}>"
 
     def warm_up(self, k: int = 10) -> None:
         """Do now what the first query would do: load kernels, take buffers, capture CUDA graphs.
@@ -335,7 +335,10 @@ class Searcher(Queries, VectorSearcher):
 
     def describe(self) -> dict[str, Any]:
         """Engine, gallery and scorer, as plain values that JSON can hold."""
-        return {**self.engine.describe(), **super().describe()}
+        return super().describe()
+
+    def _described(self) -> dict[str, Any]:
+        return {**self.engine.describe(), **super()._described()}
 
     # ---- answering
 

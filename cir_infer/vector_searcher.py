@@ -89,9 +89,8 @@ class VectorSearcher:
     def _begin(self, scorer: str) -> None:
         self._backend: str = checked_word("scorer", scorer, SCORERS)
         self._owned: list[Engine | Gallery] = []
-        self._closed = False
         self._here: PerProcess[_Here] = PerProcess(_Here)
-        self._users = Users(self._give_back)
+        self._users = Users(self._give_back, self._refusal)
 
     def _use_gallery(self, gallery: Gallery | str | os.PathLike[str]) -> None:
         if not isinstance(gallery, (Gallery, str, os.PathLike)):
@@ -110,7 +109,6 @@ class VectorSearcher:
 
         Calls that are under way are answered first, by the threads that they are in.
         """
-        self._closed = True
         self._users.end()
 
     def _give_back(self) -> None:
@@ -133,7 +131,7 @@ class VectorSearcher:
         return _reopened, (self._place, self._backend, self._threads, self._fingerprint)
 
     def __repr__(self) -> str:
-        return f"<VectorSearcher over {self.gallery.path}{', closed' if self._closed else ''}>"
+        return f"<VectorSearcher over {self.gallery.path}{', closed' if self._users.ended else ''}>"
 
     # ---- asking
 
@@ -197,7 +195,6 @@ class VectorSearcher:
         return self._users.run(self._best, terms, checked_count("k", k), where, checked_ids(exclude))
 
     def _best(self, terms: QueryTerms, k: int, where: Where | None, ids: list[str]) -> tuple[Snapshot, TopK]:
-        self._check_open()
         snapshot = self.gallery.snapshot()
         allow = without(snapshot, snapshot.where(where), ids)
         scorer = self._scorer(snapshot)[0]
@@ -207,8 +204,7 @@ class VectorSearcher:
     @property
     def scorer(self) -> Scorer:
         """What scores the gallery as it is now."""
-        self._check_open()
-        return self._scorer(self.gallery.snapshot())[0]
+        return self._users.run(lambda: self._scorer(self.gallery.snapshot())[0])
 
     def item(self, id: str) -> Hit:
         """An item of the gallery as a Hit, to refine it without a query before.
@@ -220,7 +216,6 @@ class VectorSearcher:
         return self._users.run(self._item, id)
 
     def _item(self, id: str) -> Hit:
-        self._check_open()
         snapshot = self.gallery.snapshot()
         item = snapshot.items([row_of(snapshot, str(self.gallery.path), id)])[0]
         return Hit(item.id, metadata=item.metadata, source=item.source)
@@ -230,7 +225,6 @@ class VectorSearcher:
         return self._users.run(self._described)
 
     def _described(self) -> dict[str, Any]:
-        self._check_open()
         snapshot = self.gallery.snapshot()
         return {
             "gallery": str(self.gallery.path),
@@ -243,7 +237,6 @@ class VectorSearcher:
 
     def _snapshot(self) -> Snapshot:
         """The gallery as it is now, with something in it."""
-        self._check_open()
         snapshot = self.gallery.snapshot()
         if snapshot.count == 0:
             raise GalleryError(
@@ -252,9 +245,8 @@ class VectorSearcher:
             )
         return snapshot
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise UsageError(f"this searcher over {self.gallery.path} is closed; make another")
+    def _refusal(self) -> UsageError:
+        return UsageError(f"this searcher over {self.gallery.path} is closed; make another")
 
     def _scorer(self, snapshot: Snapshot) -> tuple[Scorer, Chains | None]:
         here = self._here.get()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from cir_infer.engine import Engine
 from cir_infer.errors import CirError, GalleryError, ShardError, UsageError
@@ -16,14 +16,15 @@ from cir_infer.gallery.filters.filters import Where
 from cir_infer.hits import Hit, Hits
 from cir_infer.inputs.texts import Text
 from cir_infer.processes.turns import Claim, Token, Turn
-from cir_infer.processes.users import Users
 from cir_infer.scoring.balance import Balance
 from cir_infer.searcher import Queries
-from cir_infer.searching.answering import Answering
 from cir_infer.searching.asked import Reference
 from cir_infer.searching.vectors import Metric
 from cir_infer.shards.listing import FILE, read_listing
 from cir_infer.shards.searcher import ShardedSearcher
+
+if TYPE_CHECKING:
+    from cir_infer.explaining.explanation import Explanation
 
 __all__ = ["FollowingSearcher", "follow_folder"]
 
@@ -203,10 +204,6 @@ class FollowingSearcher(Queries):
         """That of the newest version."""
         return self.current().engine
 
-    @property
-    def _users(self) -> Users:  # type: ignore[override]
-        return self.current()._users
-
     def query(
         self,
         image: Reference,
@@ -220,6 +217,14 @@ class FollowingSearcher(Queries):
         """See `Queries.query`."""
         left_out = None if exclude is None else list(exclude)
         return self._asked(lambda one: one.query(image, text, k, where, left_out, exclude_reference, balance))
+
+    def query_batch(self, images: Any, texts: Any, *more: Any, **options: Any) -> Any:
+        """See `Queries.query_batch`; all over the version that is the newest when this is called."""
+        return self._asked(lambda one: one.query_batch(images, texts, *more, **options))
+
+    def explain(self, *asked: Any, **options: Any) -> Explanation:
+        """See `Queries.explain`."""
+        return self._asked(lambda one: one.explain(*asked, **options))
 
     def search_vectors(
         self,
@@ -240,14 +245,6 @@ class FollowingSearcher(Queries):
     def warm_up(self, k: int = 10) -> None:
         """See `ShardedSearcher.warm_up`."""
         self._asked(lambda one: one.warm_up(k))
-
-    def _answering(
-        self, k: Any, where: Any, exclude: Any, leave_reference_out: Any, balance: Any
-    ) -> Answering:
-        return self.current()._answering(k, where, exclude, leave_reference_out, balance)
-
-    def _explainer(self, reference: Any, text: Any, balance: Balance) -> Any:
-        return self.current()._explainer(reference, text, balance)
 
 
 def follow_folder(

@@ -90,10 +90,9 @@ class ShardedSearcher(Queries):
         partial: Literal["error", "allow"] = "error",
     ) -> None:
         self._owned: list[Any] = []
-        self._closed = False
         given = str(Path(plain_path(shards)).absolute()) if isinstance(shards, (str, os.PathLike)) else shards
         self._made_of = given, scorer, threads, replicas, deadline, partial
-        self._users = Users(self._give_back)
+        self._users = Users(self._give_back, _refusal)
         replicas = checked_count("replicas", replicas)
         if deadline is not None:
             deadline = checked_real("deadline", deadline, "a number of seconds above 0, or None")
@@ -125,7 +124,6 @@ class ShardedSearcher(Queries):
 
     def close(self) -> None:
         """Give back what this searcher opened itself, once calls that are under way are answered."""
-        self._closed = True
         self._users.end()
 
     def _give_back(self) -> None:
@@ -154,7 +152,7 @@ class ShardedSearcher(Queries):
 
     def __repr__(self) -> str:
         engine = "" if self._engine is None else f"{self._engine!r} "
-        return f"<ShardedSearcher {engine}over {self._said}{', closed' if self._closed else ''}>"
+        return f"<ShardedSearcher {engine}over {self._said}{', closed' if self._users.ended else ''}>"
 
     @property
     def _said(self) -> str:
@@ -232,6 +230,9 @@ class ShardedSearcher(Queries):
 
     def describe(self) -> dict[str, Any]:
         """Engine and shards, as plain values that JSON can hold."""
+        return self._users.run(self._described)
+
+    def _described(self) -> dict[str, Any]:
         about = {} if self._engine is None else self._engine.describe()
         shards = [{"places": [s.place for s in group.shards], "rows": group.size} for group in self._groups]
         return {**about, "rows": len(self), "shards": shards}
@@ -253,9 +254,11 @@ class ShardedSearcher(Queries):
         return Explainer(self.engine, self._source, self._said, reference, text, balance)
 
     def _source(self, where: Where | None = None, exclude: Sequence[str] = ()) -> _Shards:
-        if self._closed:
-            raise UsageError("this searcher is closed; make another")
         return _Shards(self._fanout, self._common.fingerprint, self._allowed, where, exclude)
+
+
+def _refusal() -> UsageError:
+    return UsageError("this searcher is closed; make another")
 
 
 def _reopened(engine: Engine | None, made_of: tuple[Any, ...]) -> ShardedSearcher:

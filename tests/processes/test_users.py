@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cir_infer import Searcher, VectorSearcher
+from cir_infer import Engine, Searcher, VectorSearcher
 from cir_infer.errors import UsageError
 from cir_infer.processes.users import Users
-from cir_infer.shards import ShardedSearcher
+from cir_infer.shards import FollowingSearcher, ShardedSearcher
 from tests.shards.support import write_shards
 
 TEXT = "is red"
@@ -106,10 +107,39 @@ def test_a_batch_that_nobody_ends_holds_nothing_for_ever(folder: Path) -> None:
     assert not searcher._owned
 
 
+@pytest.mark.parametrize("sharded", [False, True])
+def test_what_begins_after_the_end_is_refused_whoever_owns_the_engine(folder: Path, sharded: bool) -> None:
+    """A batch asked a gallery that was closed, shards were asked anew by threads that nobody ended."""
+    with Engine(folder / "b.cir") as engine:
+        searcher: Any = (
+            ShardedSearcher(engine, folder / "s") if sharded else Searcher(engine, folder / "b.gallery")
+        )
+        batch = searcher.query_batch([folder / "1.png"] * 2, [TEXT] * 2)
+        searcher.close()
+        for begin in (lambda: next(batch), searcher.warm_up, searcher.describe, lambda: searcher.item("i1")):
+            with pytest.raises(UsageError, match=r"this searcher.* is closed; make another"):
+                begin()
+
+
+def test_a_batch_keeps_the_version_that_answers_it(folder: Path) -> None:
+    """Each look at a version that had changed meanwhile kept another one open than the one that answered."""
+    with Engine(folder / "b.cir") as engine:
+        versions = itertools.count()
+        follow = FollowingSearcher(
+            lambda: next(versions), lambda: ShardedSearcher(engine, folder / "s"), every=0
+        )
+        with follow:
+            batch = follow.query_batch([folder / "1.png"] * 3, [TEXT] * 3, batch_size=1)
+            assert len(next(batch)) == 4
+            for _ in range(3):
+                follow.current()
+            assert [len(hits) for hits in batch] == [4, 4]
+
+
 def test_a_call_that_went_without_a_word_is_nobody() -> None:
     """As one that an interrupt ended before it could say so, or another thread's in a forked child."""
     given: list[int] = []
-    users = Users(lambda: given.append(1))
+    users = Users(lambda: given.append(1), lambda: UsageError("it is closed"))
 
     class Interrupt(BaseException):
         pass
@@ -122,4 +152,7 @@ def test_a_call_that_went_without_a_word_is_nobody() -> None:
     with pytest.raises(Interrupt):
         users.run(fail)
     assert given
-    assert users.run(lambda: 3) == 3 and list(users.each(iter([1, 2]))) == [1, 2]
+    with pytest.raises(UsageError, match="it is closed"):
+        users.run(lambda: 3)
+    with pytest.raises(UsageError, match="it is closed"):
+        next(users.each(iter([1, 2])))

@@ -34,7 +34,7 @@ def test_a_changed_bundle_drops_no_request(own: Path) -> None:
         own.with_name("new.cir").replace(own)
         assert found.service.reload()
         assert found.service.current._opened is not first
-        until(lambda: first._users == 0 and first.searcher._closed)
+        until(lambda: first._users == 0 and first.searcher._users.ended)
         stop.set()
         for thread in threads:
             thread.join()
