@@ -132,9 +132,8 @@ def _rewrite(model: ModelProto, chain: _Chain, width: int) -> None:
     pixels = constant("pixels", np.array([0, 0, width, 3], np.int64))
     made = [node("Reshape", 0, [chain.cast.output[0], rows])]
     for number, (step, (index, values)) in enumerate(zip(chain.steps, chain.constants, strict=True), 1):
-        name = step.input[index]
-        if values.size == 3:
-            name = constant(f"values/{number}", np.tile(values, width))
+        # One value too: as an axis of its own it adds none to the rows, whatever shape it has.
+        name = constant(f"values/{number}", np.tile(values, width) if values.size == 3 else values)
         inputs = [made[-1].output[0], name] if index else [name, made[-1].output[0]]
         made.append(node(step.op_type, number, inputs))
     made.append(node("Reshape", len(made), [made[-1].output[0], pixels]))
