@@ -45,7 +45,7 @@ from cir_infer.runtime.feeds import check_feed
 from cir_infer.runtime.graph import Array, Graph
 from cir_infer.runtime.plan_policy import PlanPolicy
 from cir_infer.runtime.plan_policy import missing_plan as chosen_policy
-from cir_infer.runtime.samples import Samples, sample_feeds
+from cir_infer.runtime.samples import SAMPLE_TOKENS, Samples, sample_feeds
 from cir_infer.runtime.signature import check_signature
 from cir_infer.scoring.contract import QueryTerms, Scorer
 
@@ -504,8 +504,10 @@ class Engine:
         """
         made: dict[str, Array] = {}
         for name, graph in self._graphs.items():
-            if name != "compose":
-                feeds = sample_feeds(graph.inputs, 1, 8)
+            if name == "text":
+                made["text"] = self.encode_read([self._reader().sample(SAMPLE_TOKENS)])
+            elif name != "compose":
+                feeds = sample_feeds(graph.inputs, 1, SAMPLE_TOKENS)
                 made.update(feeds)
                 made.update(graph.run(feeds))
         reference = made.get("reference", made["embedding"])

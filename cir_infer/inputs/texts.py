@@ -104,6 +104,12 @@ class TextReader:
             reads = [self.read_one(text, all_of_them) for text in texts]
         return self.batch(reads)
 
+    def sample(self, tokens: int) -> ReadText:
+        """What may be a text, of no meaning: so many tokens, or as many as one may have."""
+        # The first ids are special tokens and a few words; a vocabulary of attributes has few in all.
+        ids = [(number + 1) % min(self.vocabulary, 5) for number in range(min(tokens, self._spec.max_tokens))]
+        return ReadText(ids, ())
+
     def batch(self, reads: Sequence[ReadText]) -> Tokens:
         """Several texts in one array."""
         rows = [read.ids for read in reads]

@@ -60,7 +60,9 @@ def _stored(bundle: Bundle, name: str, ahead: ReadAhead | None = None) -> Stored
     size = member.bytes + (0 if weights is None else members[weights].bytes)
     found = read_graph if ahead is None else partial(ahead.take, name)
     read = partial(bundle.graph, name)
-    return StoredGraph(member.sha256, size, bundle.checked_for(name), read, found, weights is not None)
+    text = bundle.manifest.text
+    said = member.sha256, size, bundle.checked_for(name)
+    return StoredGraph(*said, read, found, weights is not None, 1 if text is None else text.max_tokens)
 
 
 def _open_in_child(bundle: Bundle, device: str, threads: int | None, policy: PlanPolicy) -> OpenedGraphs:

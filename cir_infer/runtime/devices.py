@@ -195,7 +195,7 @@ def _open_openvino(
             f"openvino cannot be imported ({shown(error)}); install it again with "
             f"{install_hint('openvino')}, or use device='cpu'"
         ) from error
-    return OpenVinoBackend(threads, policy.precision, device)
+    return OpenVinoBackend(threads, policy.precision, device, policy.tokens)
 
 
 def _open_tensorrt(threads: int | None, policy: PlanPolicy) -> Backend:

@@ -9,7 +9,10 @@ import numpy as np
 
 from cir_infer.runtime.graph import Array, Tensor
 
-__all__ = ["Feeds", "Samples", "sample_feeds"]
+__all__ = ["SAMPLE_TOKENS", "Feeds", "Samples", "sample_feeds"]
+
+SAMPLE_TOKENS = 8
+"""Of a text, where the bundle's may have as many."""
 
 Feeds = dict[str, Array]
 

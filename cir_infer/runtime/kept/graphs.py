@@ -32,7 +32,7 @@ from cir_infer.runtime.kept.graph_file import GraphFile, read_graph, write_graph
 from cir_infer.runtime.kept.memory import promised
 from cir_infer.runtime.kept.names import KEPT, StoredGraph, graph_cache, key_of, most_kept, path_of
 from cir_infer.runtime.kept.weights import Weight
-from cir_infer.runtime.samples import sample_feeds
+from cir_infer.runtime.samples import SAMPLE_TOKENS, sample_feeds
 
 __all__ = ["Form", "Keeping", "Kernels", "load_kept", "load_model"]
 
@@ -145,7 +145,7 @@ def load_kept(
     if not least <= model.size <= _MOST:
         return graph
     try:
-        _keep(name, model.size, graph, path, write, reopen)
+        _keep(name, model.size, graph, min(SAMPLE_TOKENS, stored.tokens), path, write, reopen)
     except OSError as error:
         _say_once(folder, error)
     except Exception as error:  # what is only a shortcut may fail in any way
@@ -219,6 +219,7 @@ def _keep(
     name: str,
     size: int,
     graph: Graph,
+    tokens: int,
     path: Path,
     write: Callable[[Path], None],
     reopen: Callable[[GraphFile], Graph],
@@ -239,7 +240,7 @@ def _keep(
             found = read_graph(trial, most_kept(size))
             if not isinstance(found, GraphFile):
                 raise ValueError(f"what was written cannot be read: {found}")
-            feeds = sample_feeds(graph.inputs, 1, 8)
+            feeds = sample_feeds(graph.inputs, 1, tokens)
             again = reopen(found).run(feeds)
             for output, value in graph.run(feeds).items():
                 if not np.array_equal(value, again[output], equal_nan=True):

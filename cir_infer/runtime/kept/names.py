@@ -38,6 +38,7 @@ class StoredGraph(NamedTuple):
         found: what is kept in a file, of at most so many bytes, as `read_graph` gives it; it may be read
             already.
         beside: whether weights lie beside the bundle's graphs, which runtimes may use where they are.
+        tokens: the most that a text may have.
     """
 
     digest: str
@@ -46,6 +47,7 @@ class StoredGraph(NamedTuple):
     read: Callable[[], Model]
     found: Callable[[Path, int], GraphFile | str | None] = read_graph
     beside: bool = False
+    tokens: int = 512
 
 
 def graph_cache() -> Path | None:

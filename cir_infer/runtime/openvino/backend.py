@@ -26,6 +26,7 @@ from cir_infer.runtime.onnx import OnnxBackend
 from cir_infer.runtime.openvino.api import VERSION, Compiled, OpenVinoDevice, Place, Requests, told
 from cir_infer.runtime.outputs import one_for_each
 from cir_infer.runtime.parity import LEAST_COSINE, check_parity
+from cir_infer.runtime.samples import SAMPLE_TOKENS
 from cir_infer.runtime.threads import threads_for
 from cir_infer.scoring.contract import Scorer
 
@@ -37,7 +38,7 @@ PLACES: dict[str, Place | None] = {"openvino": None, "openvino-gpu": "GPU"}
 _MARK = b"compiled by openvino "
 """How what is kept begins; an ONNX model begins with a number."""
 
-_ROWS, _TOKENS = 3, 8
+_ROWS = 3
 """That a graph is tried with."""
 
 _BYTES = next(kind for kind, dtype in NUMBERS.items() if dtype == np.dtype(np.uint8))
@@ -53,15 +54,21 @@ class OpenVinoBackend:
         threads: inside an operator; None lets OpenVINO take the physical cores.
         precision: the bundle's. In bfloat16 its graphs with weights in bfloat16 compute in it.
         device: "openvino", or "openvino-gpu", where graphs that read images alone run on an Intel GPU.
+        tokens: the most that a text may have.
 
     Raises:
         DeviceError: see `OpenVinoDevice`; or this processor does not compute in bfloat16, the precision.
     """
 
     def __init__(
-        self, threads: int | None = None, precision: str = "float32", device: str = "openvino"
+        self,
+        threads: int | None = None,
+        precision: str = "float32",
+        device: str = "openvino",
+        tokens: int = 512,
     ) -> None:
         self.device = device
+        self._tokens = min(SAMPLE_TOKENS, tokens)
         self._threads = threads
         self._small = OnnxBackend("cpu", threads)
         self._processor = OpenVinoDevice()
@@ -102,7 +109,7 @@ class OpenVinoBackend:
         """
         reference = self._small.load(name, model)
         what, least = f"OpenVINO's {name} graph", LEAST_COSINE[precision]
-        check_parity(what, graph, reference, _ROWS, _TOKENS, least, "use device='cpu'")
+        check_parity(what, graph, reference, _ROWS, self._tokens, least, "use device='cpu'")
         return graph
 
     @property

@@ -200,7 +200,7 @@ class TensorRTBackend:
             except CirError as error:
                 refused["kernel"] = str(error)
                 _log.info("the text encoder does not run in the recurrent kernel: %s", error)
-            facts["placement"] = choose_placement(candidates, refused)
+            facts["placement"] = choose_placement(candidates, refused, self._limits.tokens)
             chosen = facts["placement"]["chosen"]
             graph = candidates[chosen]
             plan = plan if chosen == "tensorrt" else b""

@@ -17,12 +17,15 @@ _TIMED_LENGTHS = (8, 20)
 _TIMED_RUNS = 30
 
 
-def choose_placement(candidates: Mapping[str, Graph], refused: Mapping[str, str]) -> dict[str, Any]:
+def choose_placement(
+    candidates: Mapping[str, Graph], refused: Mapping[str, str], most_tokens: int
+) -> dict[str, Any]:
     """Time one text on every side, by turns, and take the fastest.
 
     Args:
         candidates: by name: "cpu" (ONNX Runtime), and what was found to be right of "tensorrt" and "kernel".
         refused: the others, and why.
+        most_tokens: that a text may have.
 
     Returns:
         {"chosen": a candidate's name, "cpu_ms" and so on: medians over the lengths, "lengths", "refused"}; no
@@ -32,7 +35,8 @@ def choose_placement(candidates: Mapping[str, Graph], refused: Mapping[str, str]
         return {"chosen": next(iter(candidates)), "refused": dict(refused)}
     times: dict[str, list[float]] = {name: [] for name in candidates}
     inputs = next(iter(candidates.values())).inputs
-    for length in _TIMED_LENGTHS:
+    lengths = sorted({min(length, most_tokens) for length in _TIMED_LENGTHS})
+    for length in lengths:
         feeds = sample_feeds(inputs, 1, length)
         for run in range(_TIMED_RUNS):
             for name, graph in candidates.items():
@@ -44,6 +48,6 @@ def choose_placement(candidates: Mapping[str, Graph], refused: Mapping[str, str]
     return {
         "chosen": min(medians, key=lambda name: medians[name]),
         **{f"{name}_ms": round(median, 4) for name, median in medians.items()},
-        "lengths": list(_TIMED_LENGTHS),
+        "lengths": lengths,
         "refused": dict(refused),
     }
