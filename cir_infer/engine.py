@@ -252,7 +252,7 @@ class Engine:
             images: paths, bytes, open binary files, Pillow images or uint8 (H, W, 3) arrays; read one
                 batch ahead.
             batch_size: images in one run of the graph.
-            progress: show a bar on a terminal.
+            progress: say how far it is: a bar on a terminal, elsewhere log lines.
             errors: "raise" the error of the first image that cannot be read; "return" the errors beside
                 the rows of the others.
 

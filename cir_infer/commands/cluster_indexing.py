@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cir_infer.console.common import printable
+from cir_infer.console.progress import progress_of
 from cir_infer.errors import GalleryError, UsageError
 from cir_infer.runtime.device_names import DEVICES
 
@@ -80,11 +81,9 @@ def engine_options(options: Options, turned: bool | None) -> EngineOptions:
 
 @contextmanager
 def progress(total: Callable[[], int | None], what: str) -> Iterator[Callable[[int], None]]:
-    """A progress bar that is told how many items have been dealt with so far."""
-    from cir_infer.commands.index import progress_bar
-
+    """What is told how many items have been dealt with so far, see `progress_of`."""
     dealt = 0
-    with progress_bar(total, what) as update:
+    with progress_of(total, what, "image") as update:
 
         def told(now: int) -> None:
             nonlocal dealt

@@ -99,7 +99,7 @@ def _shortened(value: Any) -> str:
 
 
 def _duplicates(gallery: Gallery, options: Options) -> None:
-    groups = gallery.duplicates(options.threshold, progress=not options.json)
+    groups = gallery.duplicates(options.threshold, progress=True)
     known = {
         "gallery": str(gallery.path),
         "items": len(gallery),
@@ -146,9 +146,7 @@ def _upgrade(gallery: Gallery, options: Options) -> None:
 
 
 def _backup(gallery: Gallery, options: Options) -> None:
-    done = gallery.backup(
-        options.target, verify=not options.no_verify, link=not options.copy, progress=not options.json
-    )
+    done = gallery.backup(options.target, verify=not options.no_verify, link=not options.copy, progress=True)
     files = f"{counted(done.linked, 'file')} linked, {done.copied} copied ({done.bytes:,} bytes)"
     items = f"{counted(done.items, 'item')} of commit {done.generation}"
     text = f"{items} in {printable(str(done.path))}: {files}, {done.kept} kept"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
-from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from cir_infer.console.common import (
     run_command,
 )
 from cir_infer.console.figures import counted
+from cir_infer.console.progress import progress_of
 from cir_infer.errors import GalleryError, UsageError, shown
 from cir_infer.runtime.device_names import DEVICES
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cir_infer.indexing.source import Source
     from cir_infer.shards.layout import ShardedGallery
 
-__all__ = ["main", "progress_bar", "tell"]
+__all__ = ["main", "tell"]
 
 _TOLD = 20
 """So many reasons are printed where the list of them cannot be written."""
@@ -88,7 +88,7 @@ def _reencode(path: Path, engine: Engine, options: argparse.Namespace, listing: 
     with Gallery.open(path) as gallery:
         if gallery.fingerprint == engine.fingerprint and options.dtype in (None, gallery.dtype):
             raise GalleryError(f"{path}: this bundle ({engine.fingerprint}) has encoded its rows already")
-        with progress_bar(lambda: len(gallery), "re-encoding") as on_item:
+        with progress_of(lambda: len(gallery), "re-encoding", "image") as on_item:
             report = reencode(
                 gallery,
                 engine,
@@ -258,7 +258,7 @@ def _run(
     from cir_infer.indexing.run import index
 
     counts = functools.partial(_total, sources)
-    with progress_bar(counts, "indexing", enabled=not quiet) as on_item:
+    with progress_of(counts, "indexing", "image", enabled=not quiet) as on_item:
         return index(
             gallery,
             engine,
@@ -276,20 +276,6 @@ def _run(
 def _total(sources: Sequence[Source]) -> int | None:
     counts = [source.count() for source in sources]
     return None if None in counts else sum(count or 0 for count in counts)
-
-
-@contextmanager
-def progress_bar(
-    total: Callable[[], int | None], what: str, enabled: bool = True
-) -> Iterator[Callable[..., object]]:
-    """A progress bar with rate and remaining time, on a terminal only."""
-    if not enabled or not sys.stderr.isatty():
-        yield lambda *_: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=total(), desc=what, unit="image", leave=False) as bar:
-        yield bar.update
 
 
 def _watch(

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cir_infer import __version__
+from cir_infer.console import progress
 from cir_infer.console.home import at_home
 from cir_infer.console.printing import (
     OneLine,
@@ -125,11 +126,12 @@ def check_order(bundle: str | os.PathLike[str], *others: str | os.PathLike[str])
 
 
 def say_on_stderr(program: str, verbose: bool) -> None:
-    """Send the SDK's log lines to stderr: warnings, and if `verbose` what it does."""
+    """Send the SDK's log lines to stderr: warnings, how far what takes long is, if `verbose` what it does."""
     handler = logging.StreamHandler()
     handler.setFormatter(OneLine(f"{program}: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("cir_infer").setLevel(logging.INFO if verbose else logging.WARNING)
+    logging.getLogger(progress.__name__).setLevel(logging.INFO)
 
 
 def run_command(main: Main) -> Callable[..., int]:

@@ -208,7 +208,7 @@ class OpenGallery:
             verify: verify the result, reading all of it.
             link: share row files by hard links where the file system allows; False copies them, so that a
                 damaged disk sector does not hit both.
-            progress: show progress bars on stderr, where that is a terminal.
+            progress: say how far it is: bars on a terminal, elsewhere log lines.
 
         Returns:
             What was done.
@@ -231,7 +231,7 @@ class OpenGallery:
         """Read everything and check that it fits together: checksums, rows, items, filters.
 
         Args:
-            progress: show a progress bar on stderr, where that is a terminal.
+            progress: say how far it is: a bar on a terminal, elsewhere log lines.
 
         Returns:
             What was read, and every problem that was found.
@@ -277,7 +277,7 @@ class OpenGallery:
 
         Args:
             threshold: the least cosine of a pair, to five decimals; above 0, at most 1.
-            progress: show a progress bar on stderr, where that is a terminal.
+            progress: say how far it is: a bar on a terminal, elsewhere log lines.
 
         Returns:
             Groups of two or more, each item alike to at least one other of its group.

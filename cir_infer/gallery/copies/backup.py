@@ -91,7 +91,7 @@ def back_up(
         path: of the backup: nothing, an empty folder, or an earlier backup of this gallery.
         verified: verify the result.
         link: share row files where the file system allows.
-        progress: show progress bars on stderr, where that is a terminal.
+        progress: say how far it is: bars on a terminal, elsewhere log lines.
 
     Raises:
         GalleryError: something else is at the path, the gallery or the result is damaged, the backup is

@@ -45,7 +45,7 @@ def duplicates_of(snapshot: Snapshot, threshold: float, *, progress: bool = Fals
     Args:
         snapshot: the items.
         threshold: above 0, at most 1.
-        progress: show a progress bar on stderr, where that is a terminal.
+        progress: say how far it is: a bar on a terminal, elsewhere log lines.
 
     Returns:
         Groups in the order of their first items. Two items are in one group if a chain of pairs above the

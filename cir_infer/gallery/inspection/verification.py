@@ -59,7 +59,7 @@ def verify(store: Store, *, progress: bool = False) -> Verification:
 
     Args:
         store: the gallery.
-        progress: show a progress bar on stderr, where that is a terminal.
+        progress: say how far it is: a bar on a terminal, elsewhere log lines.
 
     Raises:
         GalleryError: the gallery cannot be read at all, or was exchanged meanwhile.

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cir_infer.bundle.model import MOST_INSIDE, Model, write_model
+from cir_infer.console.progress import progress_of, tell
 from cir_infer.errors import BundleError, DeviceError
 from cir_infer.processes.children import child_command, child_environment, start_child
 from cir_infer.processes.scratch import scratch_folder
@@ -46,23 +47,28 @@ def workspace_for(free: int, integrated: bool) -> int:
 
 @contextmanager
 def build_progress(what: str) -> Iterator[Report]:
-    """A bar on a terminal, a line in the log for each tenth elsewhere; both with the time that is left."""
-    begun, shown = time.monotonic(), 0.0
+    """A bar on a terminal, a line for each tenth elsewhere; both with the time that is left."""
+    begun, shown, percent = time.monotonic(), 0.0, 0
 
     def log(share: float, phase: str) -> None:
         nonlocal shown
         if share >= shown + 0.1:
             shown = share
             left = (time.monotonic() - begun) * (1 - share) / share
-            _log.info("%s: %.0f%%, about %.0f s left (%s)", what, 100 * share, left, phase)
+            tell(f"{what}: {100 * share:.0f}%, about {left:.0f} s left ({phase})")
 
     if not sys.stderr.isatty():
         yield log
         return
-    from tqdm import tqdm
 
-    with tqdm(total=100, desc=what, unit="%", leave=False) as bar:
-        yield lambda share, _: bar.update(min(100, round(100 * share)) - bar.n)
+    with progress_of(100, what, "%") as update:
+
+        def report(share: float, _: str) -> None:
+            nonlocal percent
+            before, percent = percent, min(100, round(100 * share))
+            update(percent - before)
+
+        yield report
 
 
 def build_apart(

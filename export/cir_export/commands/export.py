@@ -191,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         lowered = options.precision != "float32"
         exported = Path(scratch) / output.name if lowered else output
         try:
-            report = export_bundle(trained, exported, samples, progress=not options.json, keep_model=False)
+            report = export_bundle(trained, exported, samples, progress=True, keep_model=False)
         except ParityError as error:
             if not options.json:
                 show_checks(error.checks, samples.source)
@@ -257,7 +257,7 @@ def _convert(options: Any, bundle: str | Path, output: Path | None = None) -> No
     if options.precision != "float32":
         require(f"--precision {options.precision}", "onnx", error=ExportError)
         output = output or Path(options.output or default_output(str(bundle), options.precision))
-        report = lower(options, bundle, output, progress=not options.json)
+        report = lower(options, bundle, output)
         bundle, answer = report.path, lowered_json(report)
         if not options.json:
             print(shown_lowering(report))

@@ -171,7 +171,7 @@ def default_output(model: str, precision: str) -> Path:
     return path.with_name(f"{stem}{'' if precision == 'float32' else f'-{precision}'}.cir")
 
 
-def lower(options: Any, source: str | Path, output: str | Path, progress: bool) -> ConversionReport:
+def lower(options: Any, source: str | Path, output: str | Path) -> ConversionReport:
     """Convert a float32 bundle as the flags say.
 
     Raises:
@@ -206,7 +206,7 @@ def lower(options: Any, source: str | Path, output: str | Path, progress: bool) 
             samples_for(bundle, options.images, calibration),
             calibration,
             labelled,
-            progress,
+            progress=True,
         )
     except PrecisionError as error:
         if not options.json:

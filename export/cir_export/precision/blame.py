@@ -59,7 +59,7 @@ def layer_errors(
         bundle: the float32 bundle.
         graphs: its lowered graphs.
         samples: the first few images and texts are used.
-        progress: show a bar on a terminal.
+        progress: say how far it is.
     """
     backend, held = OnnxBackend("cpu"), Held(bundle)
     feeds = {graph.name: _feeds(bundle, graph.name, samples) for graph in graphs}

@@ -103,7 +103,7 @@ def convert_bundle(
         samples: what both bundles are compared on; none of it is calibrated with.
         calibration: images whose extremes become int8's ranges.
         labelled: a data set whose recall decides; None lets cosines and agreement decide.
-        progress: show bars on a terminal.
+        progress: say how far it is.
 
     Raises:
         DeviceError: bfloat16 where nothing computes it, and no emulation was asked for.
