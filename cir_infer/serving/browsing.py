@@ -17,7 +17,7 @@ from cir_infer.serving.problems import Problem
 from cir_infer.serving.schemas import ItemAnswer, ItemsAnswer
 from cir_infer.serving.thumbnails import image_address
 
-__all__ = ["Fields", "item_of", "items_after", "items_by_chance", "told_item"]
+__all__ = ["Fields", "item_of", "items_after", "items_by_chance", "none_of_this_id", "told_item"]
 
 _FRESH = 60.0
 
@@ -35,8 +35,13 @@ def item_of(snapshot: Snapshot, item: str) -> Item:
     """
     row = snapshot.row(item) if item and len(item) <= 4096 else None
     if row is None:
-        raise Problem("not-found", "the gallery holds no item of this id (any more)")
+        raise none_of_this_id()
     return snapshot.items([row])[0]
+
+
+def none_of_this_id() -> Problem:
+    """What is said of an id that no item has."""
+    return Problem("not-found", "the gallery holds no item of this id (any more)")
 
 
 def items_after(snapshot: Snapshot, where: Any, after: int, limit: int) -> ItemsAnswer:

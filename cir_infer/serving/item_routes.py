@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cir_infer.processes.threads import Threads
 from cir_infer.serving.background import in_thread
 from cir_infer.serving.bodies import from_base64, read_form
-from cir_infer.serving.browsing import item_of, items_after, items_by_chance, told_item
+from cir_infer.serving.browsing import item_of, items_after, items_by_chance, none_of_this_id, told_item
 from cir_infer.serving.exchanges import body_of, finished, id_of, json_answer, parameters
 from cir_infer.serving.problems import Problem
 from cir_infer.serving.schemas import ItemRequest, filter_of, number, parsed
@@ -108,7 +108,7 @@ class ItemRoutes:
         with self._service.current.use() as opened:
             held = await writer.done(Change(opened, id_of(id), remove=True))
         if not held:
-            raise Problem("not-found", "the gallery holds no item of this id (any more)")
+            raise none_of_this_id()
         return Response(None, 204)
 
     async def _wanted(

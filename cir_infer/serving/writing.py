@@ -9,18 +9,24 @@ import os
 import secrets
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cir_infer.errors import CirError, GalleryError
+from cir_infer.gallery import Gallery
 from cir_infer.gallery.arguments import checked_ids
+from cir_infer.gallery.catalogue.catalogue import OutcomeUnknownError
+from cir_infer.gallery.disk.locks import GalleryBusyError
 from cir_infer.gallery.metadata.metadata import encode
+from cir_infer.gallery.snapshot import Item
 from cir_infer.inputs.opening import why
 from cir_infer.serving.background import deliver
-from cir_infer.serving.browsing import item_of
+from cir_infer.serving.browsing import none_of_this_id
 from cir_infer.serving.opened import Opened
 from cir_infer.serving.problems import Problem
 
@@ -78,6 +84,27 @@ def _is_json(value: Any) -> bool:
     if isinstance(value, dict):
         return all(map(_is_json, value.values()))
     return all(map(_is_json, value)) if isinstance(value, list) else value == value
+
+
+class _Before(NamedTuple):
+    """An item as it is before a change: `vector` reads its row."""
+
+    item: Item
+    vector: Callable[[], Any]
+    stamp: str | None
+
+
+def _held(gallery: Gallery, batch: list[Change]) -> dict[str, _Before]:
+    """Those items of some changes that the gallery holds now, by id."""
+    snapshot = gallery.snapshot()
+    rows = {change.item: snapshot.row(change.item) for change in batch}
+    found = {item: row for item, row in rows.items() if row is not None}
+    items, keys = snapshot.items([*found.values()]), snapshot.keys([*found.values()]).tolist()
+    stamps = gallery.stamps_of(keys)
+    return {
+        item.id: _Before(item, partial(snapshot.vector, row), stamps.get(key))
+        for item, row, key in zip(items, found.values(), keys, strict=True)
+    }
 
 
 class Writer:
@@ -145,70 +172,89 @@ class Writer:
         try:
             held = self._removed(batch) if batch[0].remove else self._put(batch)
         except Exception as error:
-            if len(batch) > 1:
+            # For another writer each would wait again, one after the other.
+            if len(batch) > 1 and not isinstance(error, GalleryBusyError):
                 return False
             if not isinstance(error, (CirError, Problem)):
                 _log.exception("a change failed")
-            deliver(batch[0].loop, batch[0].future, None, error)
-            return False
+            for change in batch:
+                deliver(change.loop, change.future, None, error)
+            return True
         for change in batch:
             deliver(change.loop, change.future, change.item in held, None)
         return True
 
     def _put(self, batch: list[Change]) -> set[str]:
         opened = batch[0].opened
-        snapshot = opened.gallery.snapshot()
-        sources: list[str | None] = []
-        vectors: list[Any] = [None] * len(batch)
-        metadata: list[Any] = []
-        old: dict[str, str | None] = {}
-        written: list[Path] = []
+        vectors: dict[int, Any] = {}
+        written: dict[int, Path] = {}
         try:
-            for at, change in enumerate(batch):
-                row = snapshot.row(change.item)
-                item = None if row is None else snapshot.items([row])[0]
-                if item is not None:
-                    old[change.item] = item.source
-                if change.data is None:
-                    item = item_of(snapshot, change.item) if item is None else item
-                    vectors[at] = snapshot.vector(snapshot.row(change.item) or 0)
-                    sources.append(item.source)
-                else:
-                    written.append(self._kept(change.data))
-                    sources.append(str(written[-1]))
-                before = item.metadata if item is not None else None
-                metadata.append(before if change.metadata is None else change.metadata)
             fresh = [at for at, change in enumerate(batch) if change.data is not None]
+            for at in fresh:
+                written[at] = self._kept(batch[at].data or b"")
             if fresh:
                 prepared = np.stack([batch[at].prepared.array for at in fresh])
-                for at, row_of in zip(fresh, opened.searcher.engine.encode_prepared(prepared), strict=True):
-                    vectors[at] = row_of
-            opened.gallery.add_vectors(
-                ids=[change.item for change in batch],
-                vectors=np.stack(vectors),
-                metadata=metadata,
-                sources=sources,
-                existing="replace",
-            )
-        except BaseException:
-            for path in written:
-                with contextlib.suppress(OSError):
-                    path.unlink(missing_ok=True)
+                rows = opened.searcher.engine.encode_prepared(prepared)
+                vectors.update(zip(fresh, rows, strict=True))
+            # As the one writer, so that what is read here is still so in the commit: other workers and
+            # programs change the same items.
+            with opened.gallery.writing():
+                held = _held(opened.gallery, batch)
+                self._commit(opened.gallery, batch, held, vectors, written)
+        except BaseException as error:
+            # Where the commit is there all the same, or may be, its items have these pictures.
+            if not (isinstance(error, OutcomeUnknownError) or getattr(error, "durable", False)):
+                for path in written.values():
+                    with contextlib.suppress(OSError):
+                        path.unlink(missing_ok=True)
             raise
-        for change in batch:
-            if change.data is not None:
-                self._forget(old.get(change.item))
-        return set(old)
+        for at in fresh:
+            if batch[at].item in held:
+                self._forget(held[batch[at].item].item.source)
+        return set(held)
+
+    def _commit(
+        self,
+        gallery: Gallery,
+        batch: list[Change],
+        held: dict[str, _Before],
+        vectors: dict[int, Any],
+        written: dict[int, Path],
+    ) -> None:
+        """Add or replace items, in one commit. What a change says nothing of stays as it is."""
+        metadata: list[Any] = []
+        sources: list[str | None] = []
+        stamps: list[str | None] = []
+        for at, change in enumerate(batch):
+            before = held.get(change.item)
+            if at in written:
+                sources.append(str(written[at]))
+                stamps.append(None)
+            elif before is None:
+                raise none_of_this_id()
+            else:
+                vectors[at] = before.vector()
+                sources.append(before.item.source)
+                stamps.append(before.stamp)  # else `cir-index` would take its own metadata for newer
+            kept = None if before is None else before.item.metadata
+            metadata.append(kept if change.metadata is None else change.metadata)
+        gallery.add_vectors(
+            ids=[change.item for change in batch],
+            vectors=np.stack([vectors[at] for at in range(len(batch))]),
+            metadata=metadata,
+            sources=sources,
+            stamps=stamps,
+            existing="replace",
+        )
 
     def _removed(self, batch: list[Change]) -> set[str]:
         gallery = batch[0].opened.gallery
-        snapshot = gallery.snapshot()
-        held = [change.item for change in batch if snapshot.row(change.item) is not None]
-        sources = [item_of(snapshot, item).source for item in held]
-        if held:
-            gallery.remove(held, missing="skip")
-        for source in sources:
-            self._forget(source)
+        with gallery.writing():
+            held = _held(gallery, batch)
+            if held:
+                gallery.remove(list(held))
+        for before in held.values():
+            self._forget(before.item.source)
         return set(held)
 
     def _kept(self, data: bytes) -> Path:

@@ -5,18 +5,25 @@ from __future__ import annotations
 import base64
 import functools
 import io
+import json
 import os
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 from PIL import Image
 
 from cir_infer import Engine, Gallery, Searcher
+from cir_infer.commands.index import main as cir_index
 from cir_infer.errors import UsageError
+from cir_infer.gallery.catalogue.catalogue import OutcomeUnknownError
+from cir_infer.gallery.disk.locks import GalleryBusyError
+from cir_infer.gallery.disk.outcome import tell_durable
+from cir_infer.gallery.store import Store
 from cir_infer.serving.opened import open_searcher
 from cir_infer.serving.settings import Settings
 from tests.bundles import write_tiny_bundle
@@ -257,6 +264,108 @@ def test_changes_that_wait_share_a_commit(own: Path, monkeypatch: pytest.MonkeyP
         assert info["generation"] < before + 12
     with Searcher(Engine(own, device="cpu"), own.with_suffix(".gallery")) as searcher:
         assert searcher.query(png(203), "is red", 52).reference_id == "new-3"
+
+
+def pictures_of(bundle: Path) -> list[Path]:
+    return [file for file in Path(f"{bundle.with_suffix('.gallery')}.images").rglob("*") if file.is_file()]
+
+
+def test_what_another_worker_put_meanwhile_is_kept(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read before the other's commit and written behind it, it took back what had been answered."""
+    images = Path(f"{own.with_suffix('.gallery')}.images")
+    with running(own, writable=True) as (mine, service, _), running(own, writable=True) as (other, *_):
+        assert mine("PUT", "/v1/items/new", png(100), Content_Type="image/png").status == 201
+        engine = service.current._opened.searcher.engine
+        encode = engine.encode_prepared
+
+        def beside(prepared: Any) -> Any:
+            answers.append(other("PUT", "/v1/items/new", {"metadata": {"price": 9}}).status)
+            return encode(prepared)
+
+        answers: list[int] = []
+        monkeypatch.setattr(engine, "encode_prepared", beside)
+        assert mine("PUT", "/v1/items/new", png(101), Content_Type="image/png").status == 200
+        monkeypatch.undo()
+        assert answers == [200] and mine("GET", "/v1/items/new").json["metadata"] == {"price": 9}
+
+        add = Gallery.add_vectors
+
+        def before(self: Gallery, **what: Any) -> int:
+            monkeypatch.undo()
+            putting.start()
+            putting.join(0.5)  # it has its turn behind this one
+            return add(self, **what)
+
+        def put() -> None:
+            answers.append(other("PUT", "/v1/items/new", png(102), Content_Type="image/png").status)
+
+        putting = threading.Thread(target=put)
+        monkeypatch.setattr(Gallery, "add_vectors", before)
+        assert mine("PUT", "/v1/items/new", {"metadata": {"price": 10}}).status == 200
+        putting.join()
+        assert answers == [200, 200]
+        item = mine("GET", "/v1/items/new").json
+        assert item["metadata"] == {"price": 10} and mine("GET", item["image"]).status == 200
+        found = mine.form("/v1/search", [("text", "is red")], png(102)).json
+        assert found["reference_id"] == "new"
+    assert [file.read_bytes() for file in pictures_of(own)] == [png(102)] and images.is_dir()
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_picture_stays_where_its_commit_may_be_there(
+    own: Path, monkeypatch: pytest.MonkeyPatch, durable: bool
+) -> None:
+    add = Gallery.add_vectors
+
+    def failing(self: Gallery, **what: Any) -> int:
+        add(self, **what)
+        if not durable:
+            raise OutcomeUnknownError("the disk failed in the last step")
+        error = RuntimeError("behind the commit")
+        tell_durable(error, "it is there")
+        raise error
+
+    with running(own, writable=True) as (client, *_):
+        monkeypatch.setattr(Gallery, "add_vectors", failing)
+        assert client("PUT", "/v1/items/new", png(100), Content_Type="image/png").status == 500
+        monkeypatch.undo()
+        assert client("GET", "/v1/items/new/image").status == 200
+
+
+def test_who_waits_for_another_writer_waits_once(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Changes that could not be made together were tried one by one, each with a wait of its own."""
+    waits: list[int] = []
+    with running(own, writable=True) as (client, service, _):
+
+        def busy(_: Store) -> Any:
+            waits.append(1)
+            until = time.monotonic() + 60
+            while service.metrics.open._value.get() < 9 and len(waits) == 1 and time.monotonic() < until:
+                time.sleep(0.02)
+            time.sleep(0.2)  # they are decoded
+            raise GalleryBusyError("another process is writing")
+
+        monkeypatch.setattr(Store, "writing", busy)
+        calls = [lambda n=n: client("DELETE", f"/v1/items/sku-{n}") for n in range(9)]
+        answers: list[Any] = together(calls)
+        assert [(answer.status, answer.kind) for answer in answers] == [(503, "overloaded")] * 9
+    assert len(waits) < 9
+
+
+def test_metadata_that_was_put_outlasts_the_next_indexing(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The item had lost its stamp, so `cir-index` took the picture for a changed one and its own fields."""
+    (own.parent / "photos").mkdir()
+    (own.parent / "photos" / "a.png").write_bytes(png(300))
+    indexing = [str(own), str(own.parent / "photos"), "--device", "cpu", "--workers", "0", "--json"]
+    assert cir_index(indexing) == 0
+    with running(own, writable=True) as (client, *_):
+        assert client("PUT", "/v1/items/a.png", {"metadata": {"price": 3}}).status == 200
+        capsys.readouterr()
+        assert cir_index(indexing) == 0
+        assert json.loads(capsys.readouterr().out)["unchanged"] == 1
+        assert client("GET", "/v1/items/a.png").json["metadata"] == {"price": 3}
 
 
 def test_changes_of_others_show_at_once(own: Path) -> None:
