@@ -19,6 +19,7 @@ from cir_infer.processes.turns import Claim, Token, Turn
 from cir_infer.scoring.balance import Balance
 from cir_infer.searcher import Queries
 from cir_infer.searching.asked import Reference
+from cir_infer.searching.exclusion import checked_ids
 from cir_infer.searching.vectors import Metric
 from cir_infer.shards.listing import FILE, read_listing
 from cir_infer.shards.searcher import ShardedSearcher
@@ -215,12 +216,22 @@ class FollowingSearcher(Queries):
         balance: Balance | None = None,
     ) -> Hits:
         """See `Queries.query`."""
-        left_out = None if exclude is None else list(exclude)
+        left_out = checked_ids(exclude)  # which is read once, and may be asked twice
         return self._asked(lambda one: one.query(image, text, k, where, left_out, exclude_reference, balance))
 
-    def query_batch(self, images: Any, texts: Any, *more: Any, **options: Any) -> Any:
+    def query_batch(
+        self,
+        images: Any,
+        texts: Any,
+        k: int = 10,
+        where: Where | None = None,
+        exclude: Iterable[str] | None = None,
+        *more: Any,
+        **options: Any,
+    ) -> Any:
         """See `Queries.query_batch`; all over the version that is the newest when this is called."""
-        return self._asked(lambda one: one.query_batch(images, texts, *more, **options))
+        left_out = checked_ids(exclude)
+        return self._asked(lambda one: one.query_batch(images, texts, k, where, left_out, *more, **options))
 
     def explain(self, *asked: Any, **options: Any) -> Explanation:
         """See `Queries.explain`."""
@@ -235,7 +246,7 @@ class FollowingSearcher(Queries):
         metric: Metric = "cosine",
     ) -> list[Hits]:
         """See `ShardedSearcher.search_vectors`."""
-        left_out = None if exclude is None else list(exclude)
+        left_out = checked_ids(exclude)
         return self._asked(lambda one: one.search_vectors(vectors, k, where, left_out, metric))
 
     def item(self, id: str) -> Hit:

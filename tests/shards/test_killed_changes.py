@@ -8,6 +8,7 @@ import shutil
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,22 @@ def test_a_follower_outlives_its_folder(folder: Path, tmp_path: Path) -> None:
         (folder / FILE).write_bytes(listed)
         searcher.search_vectors(vectors(1))
         assert searcher.behind is None
+
+
+def test_a_follower_excludes_what_it_is_told(folder: Path) -> None:
+    """One id was taken for its letters, and nothing was left out; what is no list was a TypeError."""
+    with follow_folder(folder, every=0) as searcher:
+        ways: list[Callable[[Any], Any]] = [
+            lambda exclude: searcher.search_vectors(vectors(1), k=12, exclude=exclude)[0],
+            lambda exclude: searcher.query("none.png", "is red", exclude=exclude),
+            lambda exclude: searcher.query_batch([], [], exclude=exclude),
+            lambda exclude: searcher.query_batch([], [], 10, None, exclude),
+        ]
+        for ask in ways:
+            for wrong in ("i3", b"i3", 5, [3]):
+                with pytest.raises(UsageError, match="exclude"):
+                    ask(wrong)
+        assert "i3" not in [hit.id for hit in ways[0](item for item in ["i3", "nobody"])]
 
 
 def test_what_was_opened_in_vain_is_not_kept(folder: Path) -> None:
