@@ -8,25 +8,20 @@ _Pixels = npt.NDArray[np.uint8]
 _Four = tuple[int, int, int, int]
 _Box = tuple[float, float, float, float]
 
-def resize_square(
-    pixels: _Pixels,
-    border: _Four,
-    fill: int,
-    box: _Box,
-    size: int,
-    margin: int,
-    cubic: bool,
-    instruction_set: str,
-) -> _Pixels: ...
-def resize_square_of_arrow(
-    array: Any,
-    width: int,
-    height: int,
-    border: _Four,
-    fill: int,
-    box: _Box,
-    size: int,
-    margin: int,
-    cubic: bool,
-    instruction_set: str,
-) -> _Pixels: ...
+WOVEN: int
+
+class Resized:
+    def __init__(
+        self,
+        picture: tuple[int, int],
+        border: _Four,
+        fill: int,
+        box: _Box,
+        size: tuple[int, int],
+        asked: _Four,
+        cubic: bool,
+        instruction_set: str,
+    ) -> None: ...
+    def feed_pixels(self, pixels: _Pixels) -> None: ...
+    def feed_arrow(self, array: Any, rows: int) -> None: ...
+    def taken(self) -> _Pixels: ...

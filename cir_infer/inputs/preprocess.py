@@ -37,7 +37,7 @@ from cir_infer.inputs.images import (
     load_features,
 )
 from cir_infer.inputs.padding import resize_padded
-from cir_infer.inputs.resampling import Border, resize_padded_square
+from cir_infer.inputs.resampling import Border, is_rows_first, resize_part
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -185,10 +185,10 @@ def _fits(size: tuple[int, int], target: tuple[int, int], part: int) -> bool:
 
 
 def _run(steps: Sequence[Step], decoded: Decoded, name: str) -> npt.NDArray[np.uint8]:
-    """The steps in order; the last three, where they crop a padded square, in one go to the same bytes."""
+    """The steps in order; the last ones, where they resize, in one go to the same bytes."""
     picture = _Picture(*decoded)
     while steps:
-        fused = _padded_square(steps, picture, name)
+        fused = _resized_part(steps, picture, name)
         if fused is not None:
             return fused
         resized = _padded_large(steps, picture, name)
@@ -199,28 +199,28 @@ def _run(steps: Sequence[Step], decoded: Decoded, name: str) -> npt.NDArray[np.u
     return np.asarray(picture.image)
 
 
-def _padded_square(steps: Sequence[Step], picture: _Picture, name: str) -> npt.NDArray[np.uint8] | None:
-    """The last three steps in one go; None where they are others, or their order of rounding is open."""
-    if len(steps) != 3 or picture.image.mode != "RGB":
+def _resized_part(steps: Sequence[Step], picture: _Picture, name: str) -> npt.NDArray[np.uint8] | None:
+    """Padding, resizing, cropping, the last of the steps; None where they are others, or it is Pillow's."""
+    pad = steps[0] if isinstance(steps[0], (PadSquare, TargetPad)) else None
+    resize, *crops = steps[pad is not None :] or (None,)
+    crop = crops[0] if crops else None
+    if picture.image.mode != "RGB" or not isinstance(resize, Resize) or len(crops) > 1:
         return None
-    pad, resize, crop = steps
-    if not (isinstance(pad, PadSquare) and isinstance(resize, Resize) and isinstance(crop, CenterCrop)):
-        return None
-    border, padded = _padding(pad, picture)
+    border, padded = ((0, 0, 0, 0), picture) if pad is None else _padding(pad, picture)
     across, down = _grown(picture.image.size, border)
+    if pad is not None and across * down > MAX_PIXELS:
+        return None  # it takes its time for each pixel of the border, `_padded_large` does not
     size = _resized(resize, padded.size)
-    if (
-        across * down > MAX_PIXELS  # it takes its time for each pixel of the border, `_padded_large` does not
-        or padded.size[0] != padded.size[1]
-        or size[0] != size[1]
-        or crop.size > size[0]
-        or (size[0] - crop.size) % 2
-    ):
+    if not is_rows_first(picture.image.size, border, padded.box, size):
         return None
+    part = (0, 0, *size)
+    if crop is not None:
+        if not isinstance(crop, CenterCrop) or crop.size > min(size):
+            return None
+        part = (*_crop_box(crop, size)[:2], crop.size, crop.size)
     _check_resizing(padded.size, size, name)
-    margin = (size[0] - crop.size) // 2
-    image = picture.image
-    return resize_padded_square(image, border, pad.fill, padded.box, size[0], margin, resize.interpolation)
+    fill = pad.fill if isinstance(pad, PadSquare) else 0
+    return resize_part(picture.image, border, fill, padded.box, size, part, resize.interpolation)
 
 
 def _padded_large(steps: Sequence[Step], picture: _Picture, name: str) -> _Picture | None:

@@ -10,25 +10,30 @@ namespace {
 struct Sums {
     int32_t v[16];
 
-    explicit Sums(int32_t start) { std::fill_n(v, 16, start); }
+    Sums() { std::fill_n(v, 16, kHalf); }
 
-    void add(const uint8_t* from, const int32_t* weights) {
-        for (int i = 0; i < 16; ++i) v[i] += from[i] * weights[i];
-    }
     void add(const uint8_t* from, int32_t weight) {
         for (int i = 0; i < 16; ++i) v[i] += from[i] * weight;
     }
-    static uint8_t rounded(int32_t sum) { return static_cast<uint8_t>(std::clamp(sum >> kFraction, 0, 255)); }
-    void store_bytes(uint8_t* out) const {
-        for (int i = 0; i < 16; ++i) out[i] = rounded(v[i]);
+    void store(uint8_t* out) const {
+        for (int i = 0; i < 16; ++i) out[i] = static_cast<uint8_t>(std::clamp(v[i] >> kFraction, 0, 255));
     }
-    void store_pixel(uint8_t* out) const {
-        for (int i = 0; i < 4; ++i) out[i] = rounded(v[i] + v[i + 4] + v[i + 8] + v[i + 12] + kHalf);
+    void store_apart(uint8_t* const* out, size_t at) const {
+        uint8_t pixels[16];
+        store(pixels);
+        for (int row = 0; row < kWoven; ++row) std::memcpy(out[row] + at, pixels + 4 * row, 4);
     }
 };
 
-void widen(const uint8_t* rgb, size_t pixels, uint8_t* out) {
-    for (size_t i = 0; i < pixels; ++i) std::memcpy(out + 4 * i, rgb + 3 * i, 3);
+template <size_t kBytes>
+void weave_pixels(const uint8_t* const* rows, size_t pixels, uint8_t* out) {
+    for (size_t i = 0; i < pixels; ++i) {
+        for (int row = 0; row < kWoven; ++row) std::memcpy(out + 16 * i + 4 * row, rows[row] + kBytes * i, kBytes);
+    }
+}
+
+void weave(const uint8_t* const* rows, int pixel_bytes, size_t pixels, uint8_t* out) {
+    pixel_bytes == 4 ? weave_pixels<4>(rows, pixels, out) : weave_pixels<3>(rows, pixels, out);
 }
 
 }  // namespace
@@ -38,6 +43,6 @@ void widen(const uint8_t* rgb, size_t pixels, uint8_t* out) {
 
 namespace cir {
 
-const Passes kPassesBaseline = {"baseline", widen, along_row, down_columns};
+const Passes kPassesBaseline = {"baseline", weave, along_rows, down_columns};
 
 }  // namespace cir

@@ -238,7 +238,7 @@ def test_a_line_takes_no_time_for_the_border_that_makes_it_a_square(
     size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # It has a step for each pixel of the border.
-    monkeypatch.setattr(preprocessing, "resize_padded_square", None)
+    monkeypatch.setattr(preprocessing, "resize_part", None)
     spec = PixelInput(32, 32, (ToRgb(), PadSquare(), Resize(40), CenterCrop(32)))
     line = Image.fromarray(np.full((size[1], size[0], 3), 200, np.uint8))
     pixels = preprocess(line, spec)
