@@ -33,7 +33,7 @@ from cir_infer.bundle.manifest import (
     ToRgb,
 )
 from cir_infer.errors import BundleError, shown
-from cir_infer.foreign import read_json
+from cir_infer.foreign import read_json, unique_names
 
 __all__ = ["read_manifest"]
 
@@ -118,13 +118,6 @@ class _Reader:
             )
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key occurs twice")
-    return found
-
-
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
@@ -137,7 +130,7 @@ def read_manifest(text: str | bytes) -> Manifest:
             docs/architecture.md says.
     """
     try:
-        value = read_json(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        value = read_json(text, object_pairs_hook=unique_names, parse_constant=_no_constant)
     except ValueError as error:
         raise BundleError(f"the manifest is not JSON ({shown(error)}); export the model again") from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:

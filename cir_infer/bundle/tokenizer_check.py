@@ -14,7 +14,7 @@ from typing import Any
 
 from cir_infer.bundle.patterns import Cost, pattern_cost
 from cir_infer.errors import BundleError, shown
-from cir_infer.foreign import read_json
+from cir_infer.foreign import read_json, unique_names
 
 __all__ = ["MAX_CHARACTERS", "MAX_TOKENIZER_BYTES", "check_tokenizer"]
 
@@ -90,7 +90,7 @@ def check_tokenizer(data: bytes) -> None:
     if data.count(b",") + 2 * (data.count(b"[") + data.count(b"{")) > _MOST_VALUES:
         raise BundleError(f"tokenizer.json has more than {_MOST_VALUES:,} values; no vocabulary is so large")
     try:
-        content = read_json(data, object_pairs_hook=_table)
+        content = read_json(data, object_pairs_hook=unique_names)
     except ValueError as error:
         raise BundleError(f"tokenizer.json is no JSON ({shown(error)}); export the model again") from error
     try:
@@ -99,13 +99,6 @@ def check_tokenizer(data: bytes) -> None:
         raise BundleError(
             f"tokenizer.json cannot be used: {error}; export the model again with a plainer tokenizer"
         ) from error
-
-
-def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key occurs twice")
-    return found
 
 
 class _RefusedError(Exception):

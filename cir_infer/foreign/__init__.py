@@ -3,7 +3,7 @@
 from cir_infer.foreign.archives import check_sums, checked_members, opened_archive
 from cir_infer.foreign.files import lines_in, no_file, opened_file, text_of
 from cir_infer.foreign.folders import files_below
-from cir_infer.foreign.json_text import read_json
+from cir_infer.foreign.json_text import read_json, unique_names
 from cir_infer.foreign.pickles import check_pickle
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "opened_file",
     "read_json",
     "text_of",
+    "unique_names",
 ]

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 from cir_infer.errors import DatasetError, shown
+from cir_infer.foreign import read_json, unique_names
 from cir_infer.inputs.opening import opened
 
 __all__ = ["MAX_LINE", "bounded_lines", "jsonl_rows", "opened_text"]
@@ -61,12 +62,9 @@ def jsonl_rows(path: str) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-            except RecursionError:
-                yield place, "not JSON that can be read (nested too deep)"
-                continue
+                row = read_json(line, object_pairs_hook=unique_names)
             except ValueError as error:
-                yield place, f"not JSON ({shown(error)})"
+                yield place, f"not JSON that can be read ({shown(error)})"
                 continue
             if isinstance(row, dict):
                 yield place, row

@@ -7,7 +7,6 @@ anywhere in the shard.
 
 from __future__ import annotations
 
-import json
 import os
 import tarfile
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from cir_infer.errors import DatasetError, shown
+from cir_infer.foreign import read_json, unique_names
 from cir_infer.indexing.archives import archive_members, opened_archive
 from cir_infer.indexing.formats import ending_of, looks_like_image
 from cir_infer.indexing.items import Broken, Item, Survey, Territory, stamp_of
@@ -207,9 +207,9 @@ def _take(side: _Side, data: Any, metadata: dict[str, Any]) -> str | None:
         metadata["caption"] = text.strip()
         return None
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        return f"is not JSON ({shown(error)})"
+        found = read_json(text, object_pairs_hook=unique_names)
+    except ValueError as error:
+        return f"is not JSON that can be read ({shown(error)})"
     if not isinstance(found, dict):
         return f"holds {type(found).__name__}, expected a JSON object"
     metadata.update(found)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, is_dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
 from cir_infer.errors import shown
+from cir_infer.foreign import read_json, unique_names
 from cir_infer.serving.bodies import Form
 from cir_infer.serving.problems import Problem
 
@@ -46,6 +47,7 @@ _LONGEST_TEXT = 20_000
 _MOST_EXCLUDED = 10_000
 _MOST_VALUES = 200_000
 _MOST_EXPLAINED = 10
+_PLAIN = frozenset((int, float, str, bool))
 
 
 @dataclass
@@ -298,6 +300,35 @@ def check_values(body: bytes) -> None:
         raise Problem("too-large", f"the JSON has more than {_MOST_VALUES:,} values; send fewer at a time")
 
 
+def _check_names(body: bytes) -> None:
+    """Refuse JSON with an object that has a name twice: the first of two conditions would be lost.
+
+    Raises:
+        Problem: it has.
+    """
+    from pydantic_core import from_json
+
+    # Each member has a colon of its own, so without one more than there are members no two have one name.
+    if body.count(b":") > _members(from_json(body)):
+        try:
+            read_json(body, object_pairs_hook=unique_names)
+        except ValueError as error:
+            raise Problem("malformed-request", f"the body cannot be read ({shown(error, 120)})") from None
+
+
+def _members(value: Any) -> int:
+    """How many members the objects in a value have."""
+    count, rest = 0, [value]
+    while rest:
+        one = rest.pop()
+        if type(one) is dict:
+            count += len(one)
+            rest += one.values()
+        elif type(one) is list and not _PLAIN.issuperset(map(type, one)):
+            rest += one
+    return count
+
+
 @functools.cache
 def _adapter(kind: Any) -> Any:
     from pydantic import TypeAdapter
@@ -325,26 +356,29 @@ def parsed(kind: Any, body: bytes) -> Any:
     """A JSON body as one of the types above.
 
     Raises:
-        Problem: it is no JSON, or not of the type; `errors` says where. Or it holds too many values.
+        Problem: it is no JSON, or not of the type; `errors` says where. Or it holds too many values, or an
+            object that has a name twice.
     """
     check_values(body)
     try:
-        return _adapter(kind).validate_json(body)
+        found = _adapter(kind).validate_json(body)
     except ValueError as error:
         wrong: Any = error  # pydantic's ValidationError
-        found = wrong.errors(include_url=False, include_context=False, include_input=False)
-        if found and found[0]["type"] == "json_invalid":
+        faults = wrong.errors(include_url=False, include_context=False, include_input=False)
+        if faults and faults[0]["type"] == "json_invalid":
             raise Problem(
-                "malformed-request", f"the body is no JSON ({shown(found[0]['msg'], 80)})"
+                "malformed-request", f"the body is no JSON ({shown(faults[0]['msg'], 80)})"
             ) from None
         errors = [
             {"at": "/".join(map(str, entry["loc"]))[:200], "detail": entry["msg"][:200]}
-            for entry in found[:20]
+            for entry in faults[:20]
         ]
         first = errors[0]
         raise Problem(
             "invalid-argument", f"{first['at'] or 'the body'}: {first['detail']}", errors=errors
         ) from None
+    _check_names(body)
+    return found
 
 
 _FIELDS = ("text", "item", "k", "where", "exclude", "exclude_reference", "balance", "explain")

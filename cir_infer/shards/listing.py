@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cir_infer.errors import GalleryError, UsageError, shown
-from cir_infer.foreign import read_json
+from cir_infer.foreign import read_json, unique_names
 from cir_infer.gallery.arguments import checked_fingerprint, checked_path
 from cir_infer.gallery.disk import files
 from cir_infer.gallery.rows.vectors import check_shape
@@ -91,7 +91,7 @@ def read_listing(path: Path, name: str = FILE) -> Listing:
             )
         if len(read) > _MOST_BYTES:
             raise GalleryError(f"{place}: is absurdly long; restore it from a copy")
-        said = read_json(read)
+        said = read_json(read, object_pairs_hook=unique_names)
     except OSError as error:
         raise GalleryError(
             f"{shown(str(place))}: cannot be read ({error.strerror or error}); see to the disk and the rights"

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import CirError, UsageError, shown
-from cir_infer.foreign import read_json
+from cir_infer.foreign import read_json, unique_names
 from cir_infer.gallery.filters.filters import Where, sendable
 from cir_infer.gallery.snapshot import Item
 from cir_infer.scoring.contract import QueryTerms, Rows, TopK
@@ -270,7 +270,7 @@ def _array(text: Any, dtype: type[N], shape: tuple[int, ...]) -> npt.NDArray[N]:
 
 def _fields(body: bytes, names: Sequence[str], kind: type[CirError]) -> dict[str, Any]:
     try:
-        said = read_json(body)
+        said = read_json(body, object_pairs_hook=unique_names)
     except (ValueError, RecursionError) as error:
         raise kind(f"no JSON ({shown(error, 80)})") from error
     if not isinstance(said, dict) or set(said) != set(names):

@@ -84,6 +84,7 @@ def test_webdatasets_keys_group_several_images(tmp_path: Path) -> None:
     [
         ("0.json", b'{"price": ', "not JSON"),
         ("0.json", b"[1]", "expected a JSON object"),
+        ("0.json", b'{"price": 1, "price": 2}', "'price' occurs twice"),
         ("0.json", b"[" * 100_000, "not JSON"),
         ("0.txt", b"caf\xe9", "not UTF-8"),
         ("0.json", b" " * (1 << 20) + b"{}", "at most 1,048,576"),

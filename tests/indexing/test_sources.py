@@ -100,7 +100,7 @@ def test_jsonl_rows_name_images_and_metadata(tmp_path: Path) -> None:
     assert [entry.reason.partition(": ")[2][:12] for entry in broken] == [
         "names no ima",
         "expected a J",
-        "not JSON (Ex",
+        "not JSON tha",
     ]
 
 

@@ -172,6 +172,8 @@ def test_a_header_that_names_a_column_twice_is_refused(folder: Path) -> None:
     ("line", "reason"),
     [
         ("{broken", "not JSON"),
+        ('{"image": "f/0.png", "n": {"price": 1, "price": 2}}', "'price' occurs twice"),
+        ('{"image": "f/0.png", "image": "f/1.png"}', "'image' occurs twice"),
         ("[" * 100_000, "nested too deep"),
         ('{"image": "f/0.png", "x": 1' + "0" * 5000 + "}", ""),
         ('["f/0.png"]', "expected a JSON object"),

@@ -299,6 +299,32 @@ def test_what_is_no_request(client: Client, status: int, body: bytes, kind: str)
     assert answer.kind
 
 
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("search", '{"item": "sku-1", "text": "is red", "k": 5, "k": 1}'),
+        ("search", '{"item": "sku-1", "text": "is red", "where": {"price": {"<": 5}, "price": {">": 2}}}'),
+        ("search", '{"item": "sku-1", "text": "is: red", "where": {"$and": [{"price": {"<": 5, "<": 9}}]}}'),
+        ("search", '{"item": "sku-1", "text": "is red", "where": {"a": [], "a" : null, "b": "c:d"}}'),
+        ("search/batch", '{"queries": [{"item": "sku-1", "text": "is red", "text": "is blue"}]}'),
+        ("search/vectors", '{"vectors": [[1, 2, 3, 4, 5, 6, 7, 8]], "exclude": ["a"], "exclude": []}'),
+        ("explain", '{"item": "sku-1", "text": "is red", "hit": "sku-2", "hit": "sku-3"}'),
+    ],
+)
+def test_no_name_is_there_twice(client: Client, route: str, body: str) -> None:
+    """The last one counted: of two conditions the first was lost, and what it left out was answered."""
+    answer = client("POST", f"/v1/{route}", body, Content_Type="application/json")
+    assert (answer.status, answer.kind) == (400, "malformed-request") and "occurs twice" in answer.json[
+        "detail"
+    ]
+
+
+def test_colons_are_no_names(client: Client) -> None:
+    for text in ("is red: longer", ":::", '"k": 1, "k": 2 is red'):
+        where = {"$or": [{"a:b": ":"}, {"price": [1, 2.5, None, True, "x:y"]}]}
+        assert client.search(item="sku-1", text=text, where=where).status in (200, 422), text
+
+
 def test_form_fields_are_strict(client: Client) -> None:
     for fields in (
         [("text", "is red"), ("k", "1.5")],

@@ -139,6 +139,7 @@ def test_what_is_no_table_is_refused(folder: Path) -> None:
     for name, content, words in (
         ("a.txt", b"x", "is no table; expected .csv, .jsonl, .parquet"),
         ("a.jsonl", b"{", "cannot be read"),
+        ("a.jsonl", b'{"text": "red", "text": "blue"}', "'text' occurs twice"),
         ("a.csv", b"\xff\xfe", "cannot be read"),
         ("a.csv", b"from,to\n1,2\n", "expected the columns reference, target, text"),
     ):

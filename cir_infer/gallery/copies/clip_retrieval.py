@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, shown
 from cir_infer.extras import require
-from cir_infer.foreign import opened_file, text_of
+from cir_infer.foreign import opened_file, read_json, text_of, unique_names
 from cir_infer.gallery.copies.exported import About, Part, Source, about, part_rows, read_about
 from cir_infer.gallery.snapshot import Snapshot
 from cir_infer.inputs.arrays import mapped_array, save_array
@@ -151,11 +151,11 @@ def _manifest(folder: Path) -> About | None:
     if not path.exists():
         return None
     try:
-        found = json.loads(text_of(path, "utf-8", _MANIFEST_BYTES))
+        found = read_json(text_of(path, "utf-8", _MANIFEST_BYTES), object_pairs_hook=unique_names)
         files = found["files"]
         if not isinstance(files, dict):
             raise TypeError("it lists no files")
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise GalleryError(f"{path}: cannot be read ({shown(error)}); export the gallery again") from error
     stated = read_about(path, found)
     for name in sorted({*files, *_contents(folder)}):
@@ -218,8 +218,8 @@ def _part(path: Path, vectors: npt.NDArray[Any], rows: list[dict[str, Any]], fir
         entry = {key: value for key, value in row.items() if value is not None}
         if isinstance(text, str):
             try:
-                inner = json.loads(text)
-            except (ValueError, RecursionError):
+                inner = read_json(text, object_pairs_hook=unique_names)
+            except ValueError:
                 inner = text
             for key, value in (inner if isinstance(inner, dict) else {"metadata": inner}).items():
                 if key in entry and entry[key] != value:

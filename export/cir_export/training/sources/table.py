@@ -24,7 +24,7 @@ from cir_export.training.configuration import DataSettings
 from cir_export.training.sources.contract import FixedTriplets, Indexed, Measured, Source, Triplet
 from cir_infer.errors import DatasetError, shown
 from cir_infer.extras import require
-from cir_infer.foreign import opened_file, read_json
+from cir_infer.foreign import opened_file, read_json, unique_names
 
 __all__ = ["open_table"]
 
@@ -103,7 +103,7 @@ def _records(path: Path) -> Iterator[dict[str, object]]:
                 else:
                     for line in file:
                         if line.strip():
-                            record = read_json(line)
+                            record = read_json(line, object_pairs_hook=unique_names)
                             yield record if isinstance(record, dict) else {}
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path} cannot be read ({shown(error)}); expected a table in UTF-8") from error
