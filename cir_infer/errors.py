@@ -11,7 +11,7 @@ import dataclasses
 import errno
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, ClassVar, NamedTuple
 
@@ -25,12 +25,14 @@ __all__ = [
     "GalleryError",
     "ImageError",
     "MissingShard",
+    "PackageError",
     "ScoringError",
     "ShardError",
     "TextError",
     "TrainingError",
     "UsageError",
     "brief",
+    "interrupt_in",
     "lack",
     "shown",
 ]
@@ -59,13 +61,31 @@ def lack(error: BaseException | None) -> str | None:
 
     It says nothing of the file that was to be read, which is not damaged for that.
     """
-    while error is not None:
-        if isinstance(error, MemoryError):
+    for one in () if error is None else _came_of(error):
+        if isinstance(one, MemoryError):
             return _LACKING[errno.ENOMEM]
-        if isinstance(error, OSError) and error.errno in _LACKING:
-            return _LACKING[error.errno]
-        error = error.__cause__
+        if isinstance(one, OSError) and one.errno in _LACKING:
+            return _LACKING[one.errno]
+        if isinstance(one, ImportError):  # of a library that the system could not load, in its own words
+            for number, words in _LACKING.items():
+                if str(one).endswith(f": {os.strerror(number)}"):
+                    return words
     return None
+
+
+def interrupt_in(error: BaseException) -> KeyboardInterrupt | None:
+    """The interrupt that an error came of: a compiled module says ImportError of one."""
+    return next((one for one in _came_of(error) if isinstance(one, KeyboardInterrupt)), None)
+
+
+def _came_of(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it was raised from, the latest first."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        one = one.__cause__
 
 
 def shown(value: object, limit: int = 120) -> str:
@@ -181,6 +201,10 @@ class UsageError(CirError):
 
 class ImageError(CirError):
     """An image cannot be read, decoded or accepted."""
+
+
+class PackageError(CirError):
+    """A package is not installed; the message names it and the extra that brings it."""
 
 
 class TextError(CirError):

@@ -1,12 +1,14 @@
-"""What is not installed, said in one way: which package, what for, and the extra that brings it."""
+"""What is not installed or does not import, said in one way: which package, what for, what brings it."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from cir_infer.errors import CirError, UsageError
+from cir_infer.errors import CirError, DeviceError, PackageError, interrupt_in, lack, shown
 
-__all__ = ["EXTRAS", "install_hint", "is_installed", "modules_of", "require"]
+__all__ = ["EXTRAS", "importing", "install_hint", "is_installed", "modules_of", "require"]
 
 EXTRAS = {
     "aiohttp": "ray-serve",
@@ -56,7 +58,7 @@ def install_hint(*modules: str) -> str:
     return f"pip install 'cir-infer[{','.join(sorted(extras))}]'"
 
 
-def require(purpose: str, *modules: str, error: type[CirError] = UsageError) -> None:
+def require(purpose: str, *modules: str, error: type[CirError] = PackageError) -> None:
     """Refuses now what would fail later for want of a package.
 
     Args:
@@ -73,3 +75,30 @@ def require(purpose: str, *modules: str, error: type[CirError] = UsageError) -> 
         *others, last = missing
         named, verb = (f"{', '.join(others)} and {last}", "are") if others else (last, "is")
         raise error(f"{purpose} needs {named}, which {verb} not installed: {install_hint(*missing)}")
+
+
+@contextmanager
+def importing(what: str, broken: Callable[[str], CirError]) -> Iterator[None]:
+    """Tell why a package that is there cannot be imported.
+
+    Args:
+        what: the package, as a message calls it.
+        broken: makes the error of an installation that does not work, of the reason.
+
+    Raises:
+        CirError: what `broken` makes of an ImportError or AttributeError, which is what is left of a package
+            that was half removed.
+        DeviceError: memory or open files ran out.
+        KeyboardInterrupt: as it was, where a compiled module made an ImportError of it.
+    """
+    try:
+        yield
+    except Exception as error:
+        interrupt = interrupt_in(error)
+        if interrupt is not None:
+            raise type(interrupt) from None
+        if lacking := lack(error):
+            raise DeviceError(f"{what} cannot be imported: {lacking}") from error
+        if not isinstance(error, (ImportError, AttributeError)):
+            raise
+        raise broken(shown(error, 300)) from error

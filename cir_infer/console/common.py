@@ -5,9 +5,10 @@
     @run_command
     def main(arguments: Sequence[str] | None = None) -> int | None: ...
 
-Exit codes: 0, 1 for a failure (one line on stderr), 2 for wrong usage, 130 when interrupted, 141 when whoever
-read standard output has left (without a word, as SIGPIPE ends other programs), 143 when terminated (SIGTERM),
-which ends a command as Ctrl-C does. What was printed and could not be written is a failure.
+Exit codes: 0, 1 for a failure (one line on stderr), also of a package that is not installed, 2 for wrong
+usage, 130 when interrupted, 141 when whoever read standard output has left (without a word, as SIGPIPE ends
+other programs), 143 when terminated (SIGTERM), which ends a command as Ctrl-C does. What was printed and
+could not be written is a failure.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from cir_infer.console.printing import (
     standard_streams,
     tell_warnings,
 )
-from cir_infer.errors import CirError, ExportError, UsageError, brief, shown
+from cir_infer.errors import CirError, ExportError, UsageError, brief, interrupt_in, lack, shown
 
 __all__ = ["CirParser", "check_order", "complain", "print_json", "printable", "run_command", "say_on_stderr"]
 
@@ -143,33 +144,45 @@ def run_command(main: Main) -> Callable[..., int]:
 
     @functools.wraps(main)
     def entry(arguments: Sequence[str] | None = None) -> int:
-        with standard_streams(), _terminated_like_interrupted():
-            return ended(arguments)
+        with standard_streams(), _heard_signals() as heard:
+            return ended(arguments, heard)
 
-    def ended(arguments: Sequence[str] | None) -> int:
+    def ended(arguments: Sequence[str] | None, heard: Sequence[type[KeyboardInterrupt]]) -> int:
         try:
             with safe_output(), tell_warnings():
                 code = main(arguments) or 0
-        except KeyboardInterrupt as error:
-            complain("terminated" if isinstance(error, _Terminated) else "interrupted")
-            return 143 if isinstance(error, _Terminated) else 130
-        except ReaderLeft:
+        except (Exception, KeyboardInterrupt) as error:
+            return told(error, heard)
+        return code
+
+    def told(error: BaseException, heard: Sequence[type[KeyboardInterrupt]]) -> int:
+        """Say what ended it; the exit code."""
+        interrupt = interrupt_in(error)
+        # At its import NumPy makes an error of one that does not say what it came of.
+        lost = not isinstance(error, (CirError, OSError)) or isinstance(error.__cause__, ImportError)
+        if interrupt is not None or (heard and lost):
+            terminated = isinstance(interrupt, _Terminated) or (
+                interrupt is None and heard[-1] is _Terminated
+            )
+            complain("terminated" if terminated else "interrupted")
+            return 143 if terminated else 130
+        if isinstance(error, ReaderLeft):
             return 141
-        except CirError as error:
+        if isinstance(error, CirError):
             complain(str(error))
             return 2 if isinstance(error, UsageError) else 1
-        except (OSError, MemoryError) as error:
+        if isinstance(error, OSError):
             complain(_of_the_system(error) or type(error).__name__)
-            return 1
-        except Exception as error:
+        elif lacking := lack(error):
+            complain(f"{lacking} ({shown(error)})" if str(error) else lacking)
+        else:
             if logging.getLogger("cir_infer").isEnabledFor(logging.INFO):
                 traceback.print_exc()
             complain(
                 f"unexpected {type(error).__name__}: {shown(error, 500)}; this is a fault of the program, "
                 "please report it with what --verbose shows"
             )
-            return 1
-        return code
+        return 1
 
     return entry
 
@@ -178,32 +191,39 @@ class _Terminated(KeyboardInterrupt):
     """Somebody asked this process to end: a service manager, a container that is stopped, `timeout`."""
 
 
-def _terminate(*_: object) -> NoReturn:
-    raise _Terminated
-
-
 @contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """What a command has begun is put in order before it ends, unless somebody else sees to SIGTERM."""
+def _heard_signals() -> Iterator[Sequence[type[KeyboardInterrupt]]]:
+    """Which interrupts have come; SIGTERM is one, so that what was begun is put in order.
+
+    A signal that somebody else sees to is left to them.
+    """
+    heard: list[type[KeyboardInterrupt]] = []
+
+    def hear(kind: type[KeyboardInterrupt]) -> NoReturn:
+        heard.append(kind)
+        raise kind
+
+    before: dict[int, Any] = {}
     try:
-        ours = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-        if ours:
-            signal.signal(signal.SIGTERM, _terminate)
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            before[signal.SIGTERM] = signal.signal(signal.SIGTERM, lambda *_: hear(_Terminated))
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: hear(KeyboardInterrupt))
     except ValueError:  # not the main thread
-        ours = False
+        pass
     try:
-        yield
+        yield heard
     finally:
-        if ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _of_the_system(error: OSError | MemoryError) -> str:
+def _of_the_system(error: OSError) -> str:
     """An error of the operating system in words: what it is about, and its reason without its number."""
-    if not isinstance(error, OSError) or not error.strerror:
+    if not error.strerror:
         return str(error)
     about = "" if error.filename is None else f"{shown(Path(os.fsdecode(error.filename)))}: "
-    return f"{about}{error.strerror}"
+    return f"{about}{lack(error) or error.strerror}"
 
 
 def complain(message: str) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import DeviceError
-from cir_infer.extras import install_hint
+from cir_infer.extras import importing, install_hint
 from cir_infer.gpu.cooperative import CooperativeFunction, CooperativeModule
 from cir_infer.gpu.device import THREADS, Device, Stream
 from cir_infer.gpu.driver import driver_error, driver_function, missing_gpu
@@ -41,17 +41,19 @@ def open_gpu(ordinal: int = 0) -> _CudaDevice:
     reason = missing_gpu()  # PyCUDA answers a missing driver with an ImportError from its core
     if reason is not None:
         raise DeviceError(f"the GPU cannot be used: {reason}; use the CPU scorer or device='cpu'")
-    try:
+    with importing("PyCUDA", _broken_pycuda):
         import pycuda.driver as driver
-    except ImportError as error:
-        advice = install_hint("pycuda")
-        if "undefined symbol" in str(error):
-            advice = (
-                "it was built for a newer CUDA than the driver's: update the driver, or build PyCUDA with "
-                "the headers of the CUDA version that nvidia-smi shows (docs/gpu-check.md)"
-            )
-        raise DeviceError(f"the GPU needs PyCUDA, which cannot be imported ({error}); {advice}") from error
     return _CudaDevice(driver, ordinal)
+
+
+def _broken_pycuda(reason: str) -> DeviceError:
+    advice = install_hint("pycuda")
+    if "undefined symbol" in reason:
+        advice = (
+            "it was built for a newer CUDA than the driver's: update the driver, or build PyCUDA with "
+            "the headers of the CUDA version that nvidia-smi shows (docs/gpu-check.md)"
+        )
+    return DeviceError(f"the GPU needs PyCUDA, which cannot be imported ({reason}); {advice}")
 
 
 @functools.cache

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
 import re
 import stat
 from collections.abc import Callable, Mapping
 
 from cir_infer.errors import CirError
+from cir_infer.extras import is_installed
 from cir_infer.inputs.images import HEIC_REMEDY
 from cir_infer.inputs.remote import is_address, read_remote
 
@@ -66,7 +66,7 @@ def image_endings(features: bool = False) -> frozenset[str]:
 
 @functools.cache
 def _reads_heic() -> bool:
-    return importlib.util.find_spec("pillow_heif") is not None
+    return is_installed("pillow_heif")
 
 
 def ending_of(name: str) -> str:

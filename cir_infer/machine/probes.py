@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cir_infer.errors import CirError, shown
+from cir_infer.errors import CirError, lack, shown
 from cir_infer.machine.nvml import Nvml
 from cir_infer.processes.children import child_command, child_environment, start_child
 from cir_infer.runtime.device_names import ON_GPU, ON_INTEL_GPU, ON_PROCESSOR
@@ -153,7 +153,8 @@ def _library(module: str) -> Callable[[], Found]:
             library = importlib.import_module(module)
         except Exception as error:
             absent = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
-            return {"absent": True} if absent else {"failed": f"cannot be imported: {shown(error, 300)}"}
+            why = lack(error) or shown(error, 300)
+            return {"absent": True} if absent else {"failed": f"cannot be imported: {why}"}
         found: Found = {"version": str(getattr(library, "__version__", "unknown"))}
         if module == "onnxruntime":
             # Of two packages for one module, or of one that was removed, files are left without these.

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, TypeAlias, cast
 
 from cir_infer.bundle.model import Model
 from cir_infer.errors import DeviceError, UsageError, shown
-from cir_infer.extras import install_hint, require
+from cir_infer.extras import importing, install_hint, require
 from cir_infer.gpu.driver import missing_gpu
 from cir_infer.inputs.arguments import checked_number, checked_word
 from cir_infer.processes.collector import collector_paused
@@ -171,30 +171,38 @@ def _open_onnx(
         raise DeviceError(f"device {shown(device)} cannot be used: {reason}; use device='cpu'")
     if device == "ort-tensorrt":
         refuse_other_form(device, policy.int8_form)
-    try:
-        with collector_paused():
-            from cir_infer.runtime.onnx import OnnxBackend
-    except (ImportError, AttributeError) as error:
-        # AttributeError is what is left after one of onnxruntime and onnxruntime-gpu was removed.
-        raise DeviceError(
-            f"ONNX Runtime cannot be imported ({error}); uninstall onnxruntime and "
-            "onnxruntime-gpu and install one of them again"
-        ) from error
+    with importing("ONNX Runtime", _broken_onnxruntime), collector_paused():
+        from cir_infer.runtime.onnx import OnnxBackend
     return OnnxBackend(device, threads)
+
+
+def _broken_onnxruntime(reason: str) -> DeviceError:
+    return DeviceError(
+        f"ONNX Runtime cannot be imported ({reason}); uninstall onnxruntime and "
+        "onnxruntime-gpu and install one of them again"
+    )
+
+
+def _broken_openvino(reason: str) -> DeviceError:
+    return DeviceError(
+        f"openvino cannot be imported ({reason}); install it again with "
+        f"{install_hint('openvino')}, or use device='cpu'"
+    )
+
+
+def _broken_tensorrt(reason: str) -> DeviceError:
+    return DeviceError(
+        f"device 'tensorrt' cannot be used: {reason}; install TensorRT 8.6 or later for this Python "
+        "(docs/deploy.md), or use device='cuda' or device='cpu'"
+    )
 
 
 def _open_openvino(
     device: Literal["openvino", "openvino-gpu"], threads: int | None, policy: PlanPolicy
 ) -> Backend:
     require(f"device {device!r}", "openvino", error=DeviceError)
-    try:
-        with collector_paused():
-            from cir_infer.runtime.openvino.backend import OpenVinoBackend
-    except (ImportError, AttributeError) as error:
-        raise DeviceError(
-            f"openvino cannot be imported ({shown(error)}); install it again with "
-            f"{install_hint('openvino')}, or use device='cpu'"
-        ) from error
+    with importing("openvino", _broken_openvino), collector_paused():
+        from cir_infer.runtime.openvino.backend import OpenVinoBackend
     return OpenVinoBackend(threads, policy.precision, device, policy.tokens)
 
 
@@ -206,13 +214,8 @@ def _open_tensorrt(threads: int | None, policy: PlanPolicy) -> Backend:
     from cir_infer.gpu.context import open_gpu
 
     gpu = open_gpu(0)
-    try:
+    with importing("TensorRT", _broken_tensorrt):
         from cir_infer.runtime.tensorrt.backend import TensorRTBackend
-    except ImportError as error:
-        raise DeviceError(
-            f"device 'tensorrt' cannot be used: {error}; install TensorRT 8.6 or later for this Python "
-            "(docs/deploy.md), or use device='cuda' or device='cpu'"
-        ) from error
     return TensorRTBackend(policy, threads, gpu)
 
 

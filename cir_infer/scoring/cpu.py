@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import DeviceError, UsageError, shown
+from cir_infer.extras import importing
 from cir_infer.inputs.arguments import checked_number
 from cir_infer.processes.cpus import available_cpus
 from cir_infer.scoring.contract import QueryTerms, Rows, TopK
@@ -23,15 +24,17 @@ __all__ = ["BatchStatistics", "CpuScorer", "Int8Scorer", "Int8Statistics", "inst
 
 def _native() -> Any:
     """The compiled module."""
-    try:
+    with importing("the compiled scoring kernels", _not_built):
         from cir_infer.scoring import _kernels
-    except ImportError as error:
-        raise DeviceError(
-            f"the compiled scoring kernels cannot be loaded ({error}); this looks like a source checkout "
-            "that was not built: run `pip install -e .` in it (needs a C++17 compiler), or name the slow "
-            'scorer "reference" explicitly'
-        ) from error
     return _kernels
+
+
+def _not_built(reason: str) -> DeviceError:
+    return DeviceError(
+        f"the compiled scoring kernels cannot be loaded ({reason}); this looks like a source checkout "
+        "that was not built: run `pip install -e .` in it (needs a C++17 compiler), or name the slow "
+        'scorer "reference" explicitly'
+    )
 
 
 def instruction_sets() -> tuple[str, ...]:

@@ -7,10 +7,10 @@ writes, a refusal as a task of its own.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from cir_infer.extras import is_installed
 from cir_infer.serving.deadlines import Deadline, after
 
 if TYPE_CHECKING:
@@ -308,7 +308,7 @@ def make_protocol(
         name: of the parser, "httptools" or "h11"; None takes the first that is installed.
     """
     if name is None:
-        name = "httptools" if importlib.util.find_spec("httptools") else "h11"
+        name = "httptools" if is_installed("httptools") else "h11"
     if name == "h11":
         from uvicorn.protocols.http.h11_impl import H11Protocol
 

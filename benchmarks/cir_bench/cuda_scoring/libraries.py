@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Container, Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ from cir_bench.cuda_scoring.entries import EVERYTHING, Entry, skipped
 from cir_bench.cuda_scoring.place import Place
 from cir_bench.cuda_scoring.pytorch import rows_in_pytorch, why_no_pytorch
 from cir_bench.cuda_scoring.workload import Workload
+from cir_infer.extras import is_installed
 
 __all__ = ["in_libraries"]
 
@@ -34,7 +34,7 @@ def in_libraries(place: Place, work: Workload, wanted: Container[str] = EVERYTHI
 
 def _faiss(place: Place, work: Workload) -> Entry:
     """Queries and answers cross the bus, as its NumPy interface has it; that is tens of microseconds."""
-    if importlib.util.find_spec("faiss") is None:
+    if not is_installed("faiss"):
         return skipped("", work.dtype, "FAISS is not installed")
     import faiss
 
@@ -70,7 +70,7 @@ def _faiss(place: Place, work: Workload) -> Entry:
 
 def _cuvs(place: Place, work: Workload) -> Entry:
     """Each call waits for its answer, since cuVS then makes and synchronises resources of its own."""
-    if importlib.util.find_spec("cuvs") is None:
+    if not is_installed("cuvs"):
         return skipped("", work.dtype, "cuVS is not installed")
     missing = why_no_pytorch(place)
     if missing:

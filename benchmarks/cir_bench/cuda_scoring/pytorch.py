@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Container, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from cir_bench.cuda_scoring.entries import EVERYTHING, Entry, skipped
 from cir_bench.cuda_scoring.place import Place
 from cir_bench.cuda_scoring.workload import Workload
 from cir_bench.torch_scoring import literal_scores, ranked, two_product_scores
+from cir_infer.extras import is_installed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +26,7 @@ _SINGLE_TOLERANCE = 1e-4
 
 def why_no_pytorch(place: Place) -> str:
     """Why PyTorch cannot be timed there; empty where it can."""
-    if importlib.util.find_spec("torch") is None:
+    if not is_installed("torch"):
         return "PyTorch is not installed"
     import torch
 

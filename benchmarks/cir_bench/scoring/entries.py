@@ -6,7 +6,6 @@ machine can do at best, else the library.
 
 from __future__ import annotations
 
-import importlib.util
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_bench.scoring.workload import Workload, aligned_copy, artemis_terms, quantise
-from cir_infer.errors import UsageError
+from cir_infer.errors import PackageError
 from cir_infer.extras import is_installed
 from cir_infer.scoring.contract import QueryTerms, Rows, Scorer, TopK
 from cir_infer.scoring.cpu import CpuScorer, Int8Scorer
@@ -204,7 +203,7 @@ def _in_lancedb(values: npt.NDArray[np.float32]) -> tuple[Candidates, int]:
     from pathlib import Path
 
     if not (is_installed("lancedb") and is_installed("pyarrow")):
-        raise UsageError("--linearised lancedb needs lancedb and pyarrow: pip install lancedb pyarrow")
+        raise PackageError("--linearised lancedb needs lancedb and pyarrow: pip install lancedb pyarrow")
     import lancedb
     import pyarrow as pa
 
@@ -236,7 +235,7 @@ def _flat_candidates(exact: CpuScorer) -> Candidates:
 
 def rooflines(work: Workload) -> Iterator[Entry]:
     """Besides reading, which comes with each type of rows: a matrix product, for batches."""
-    if len(work.terms.numerators) > 1 and importlib.util.find_spec("torch"):
+    if len(work.terms.numerators) > 1 and is_installed("torch"):
         import torch
 
         torch.set_num_threads(work.threads)
@@ -248,16 +247,16 @@ def alternatives(work: Workload) -> Iterator[Entry]:
     """The same answer by other means, and one dot product by libraries that can do no more."""
     stored = Rows.of(work.values)
     if stored.has_tokens:
-        if importlib.util.find_spec("torch"):
+        if is_installed("torch"):
             yield _einsum(work, stored)
         return
-    if importlib.util.find_spec("torch"):
+    if is_installed("torch"):
         yield from _torch(work, stored)
     yield _numpy(work, stored)
     plain = QueryTerms(work.dots[:, None], None, ("dot",))
-    if importlib.util.find_spec("faiss"):
+    if is_installed("faiss"):
         yield _faiss(work, stored, plain)
-    if importlib.util.find_spec("usearch"):
+    if is_installed("usearch"):
         yield _usearch(work, stored, plain)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cir_infer.errors import DeviceError
+from cir_infer.extras import importing
 from cir_infer.processes.cpus import available_cpus
 from cir_infer.processes.ending import native_call
 from cir_infer.runtime.graph import Array
@@ -90,11 +91,13 @@ def instruction_sets() -> tuple[str, ...]:
 
 def _native() -> Any:
     """The compiled module."""
-    try:
+    with importing("the compiled text encoder", _not_built):
         from cir_infer.runtime.recurrent import _recurrent
-    except ImportError as error:
-        raise DeviceError(
-            f"the compiled text encoder cannot be loaded ({error}); this looks like a source checkout that "
-            "was not built: run `pip install -e .` in it (needs a C++17 compiler)"
-        ) from error
     return _recurrent
+
+
+def _not_built(reason: str) -> DeviceError:
+    return DeviceError(
+        f"the compiled text encoder cannot be loaded ({reason}); this looks like a source checkout that "
+        "was not built: run `pip install -e .` in it (needs a C++17 compiler)"
+    )

@@ -32,7 +32,7 @@ from cir_export.graphs.failure import place_of, said
 from cir_export.model_file import TrainedModel
 from cir_export.models.base import RetrievalModel
 from cir_export.tokenization import SPECIALS, build_tokenizer
-from cir_infer.errors import CheckpointError, ExportError, shown
+from cir_infer.errors import CheckpointError, ExportError, interrupt_in, shown
 
 __all__ = ["is_module_path", "load_module"]
 
@@ -170,6 +170,8 @@ def _told(what: str) -> Iterator[None]:
     try:
         yield
     except (Exception, SystemExit) as error:
+        if (interrupt := interrupt_in(error)) is not None:
+            raise interrupt from None
         raise ExportError(f"{what} raises {type(error).__name__}: {said(error)}{place_of(error)}") from error
 
 

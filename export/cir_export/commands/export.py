@@ -27,7 +27,7 @@ from cir_export.stated import LONGEST, is_stated
 from cir_export.targets import check_target
 from cir_infer.console.common import CirParser, print_json, run_command
 from cir_infer.console.tables import format_table
-from cir_infer.errors import ExportError, UsageError, shown
+from cir_infer.errors import UsageError, shown
 from cir_infer.extras import require
 from cir_infer.processes.outputs import check_apart
 
@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if is_bundle(options.model):
         _convert(options, options.model[0])
         return
-    require("cir-export", "torch", "onnx", "onnxscript", error=ExportError)
+    require("cir-export", "torch", "onnx", "onnxscript")
 
     from cir_export.export import ParityError, export_bundle
     from cir_export.model_file import TrainedModel
@@ -249,13 +249,13 @@ def _convert(options: Any, bundle: str | Path, output: Path | None = None) -> No
         print_json(said) if options.json else print(f"wrote {said['bundle']}{said['note']}")
         return
     if options.fast_jpeg:
-        require("--fast-jpeg", "onnx", error=ExportError)
+        require("--fast-jpeg", "onnx")
         answer = make_fast_jpeg(options)
         if options.json:
             print_json(answer)
         return
     if options.precision != "float32":
-        require(f"--precision {options.precision}", "onnx", error=ExportError)
+        require(f"--precision {options.precision}", "onnx")
         output = output or Path(options.output or default_output(str(bundle), options.precision))
         report = lower(options, bundle, output)
         bundle, answer = report.path, lowered_json(report)
