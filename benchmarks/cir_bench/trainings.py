@@ -7,6 +7,7 @@ import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,9 +139,11 @@ def finished(log: Path, config: TrainingConfig) -> dict[str, Any] | None:
         if "data" in start:  # in which what is left out is empty
             was, said = ({**dict.fromkeys({*was, *said}, ""), **some} for some in (was, said))
         other = other or _other(was, said, "data")
-        found = _digest_of(config.data) if "data_digest" in start else None
-        if not other and found not in (None, start["data_digest"]):
-            other = f"{config.data.path} holds other queries or images"
+        found = _looked_at(config.data) if "data_digest" in start else None
+        if not other and found is not None:
+            queries, pictures = found
+            same = queries == start["data_digest"] and start.get("pictures", pictures) == pictures
+            other = None if same else f"{config.data.path} holds other queries or images"
         measured = end["test"] is not None
         if measured:
             measured_on(end["test"])
@@ -156,12 +159,13 @@ def finished(log: Path, config: TrainingConfig) -> dict[str, Any] | None:
 
 
 @functools.cache
-def _digest_of(data: DataSettings) -> str | None:
-    """Which queries there are; None where nothing is there to be asked."""
+def _looked_at(data: DataSettings) -> tuple[str, dict[str, Any]] | None:
+    """Which queries and pictures there are; None where nothing is there to be asked."""
     from cir_export.training.sources import open_source
 
     try:
-        return open_source(data).digest
+        source = open_source(data)
+        return source.digest, asdict(source.contents())
     except CirError:
         return None
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from PIL import Image
 
 from cir_bench.commands import main
 from cir_bench.commands.ablation import ABLATIONS, table
@@ -101,6 +103,11 @@ def test_finished_trainings_are_kept(tmp_path, capsys):
         assert main(command) == 1
         said = capsys.readouterr().err
         assert "log.jsonl is of another training (" in said and f"{words})" in said
+    shutil.copytree(tmp_path / "scenes", tmp_path / "turned")
+    for path in (tmp_path / "turned").rglob("*.png"):
+        Image.open(path).transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(path)
+    config.write_text(CONFIG.replace('path = "scenes"', 'path = "turned"'))
+    assert main(command) == 1 and "turned holds other queries or images" in capsys.readouterr().err
     config.write_text(CONFIG.replace('path = "scenes"', 'path = "gone"'))
     assert main(command) == 0, "a table of what is finished asks for no data"
     capsys.readouterr()

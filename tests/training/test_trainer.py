@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from cir_bench.commands.ablation import table
 from cir_eval.datasets.scenes.generation import Plan, generate
+from cir_eval.pictures import Contents
 from cir_export.commands.train import main
 from cir_export.model_file import load_model
 from cir_export.training import step, trainer
 from cir_export.training.configuration import DataSettings, TrainingConfig, TrainingSettings
-from cir_export.training.state import load_state, save_state
+from cir_export.training.state import Begun, load_state, save_state
 from cir_export.training.trainer import TrainingFiles, train
 from cir_infer.errors import DatasetError, TrainingError
 from tests.export.test_model_file import files_of_at_most
@@ -149,6 +152,48 @@ def test_another_configuration_does_not_continue_a_state(scenes, tmp_path, monke
     assert not state.exists()
 
 
+def _turned(folder):
+    """The same pictures upside down, under the same names."""
+    for path in sorted(folder.rglob("*.png")):
+        turned = Image.open(path).transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+        turned.save(path)
+
+
+def _smaller(folder):
+    for path in sorted(folder.rglob("*.png")):
+        Image.open(path).resize((28, 28)).save(path)
+
+
+def _of_other_content(folder):
+    """Files of the sizes that they had, with other pixels; of one split alone."""
+    for path in sorted((folder / "validation").rglob("*.png")):
+        path.write_bytes(path.read_bytes()[:-1] + b"\0")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(_turned, r"now \d"), (_smaller, r"now \d"), (_of_other_content, "of other content")],
+)
+def test_other_pictures_of_the_same_names_do_not_continue_a_state(
+    scenes, tmp_path, monkeypatch, change, said
+):
+    """The table says the same of them, but what was learned is of others."""
+    data = tmp_path / "data"
+    shutil.copytree(scenes, data)
+    _stopped(_config(data), tmp_path / "out", monkeypatch)
+    change(data)
+    with pytest.raises(TrainingError, match=rf"other pictures \(\d+ in files of .* bytes, {said}.*--restart"):
+        train(_config(data), tmp_path / "out", "cpu")
+
+
+def test_a_data_set_that_was_moved_and_copied_continues_a_state(scenes, tmp_path, monkeypatch):
+    _stopped(_config(scenes), tmp_path / "out", monkeypatch)
+    shutil.copytree(scenes, tmp_path / "moved", copy_function=shutil.copyfile)  # of another time
+    train(_config(tmp_path / "moved"), tmp_path / "out", "cpu")
+    train(_config(scenes), tmp_path / "whole", "cpu")
+    assert _same(_weights(tmp_path / "out"), _weights(tmp_path / "whole"))
+
+
 def test_a_finished_model_is_not_replaced_without_being_asked(scenes, tmp_path):
     files = TrainingFiles(tmp_path)
     train(_config(scenes, epochs=1), tmp_path, "cpu")
@@ -266,7 +311,9 @@ def test_a_state_of_other_layers_is_not_continued(scenes, tmp_path, monkeypatch)
 def test_a_full_disk_leaves_the_log_and_the_state_as_they_were(scenes, tmp_path, monkeypatch):
     state = _stopped(_config(scenes), tmp_path, monkeypatch, stop_at=5)
     log = TrainingFiles(tmp_path).log
-    before, kept = log.read_bytes(), load_state(state, torch.load(state, weights_only=True)["digest"])
+    configuration, queries, initial, pictures = torch.load(state, weights_only=True)["begun"]
+    kept = load_state(state, Begun(configuration, queries, tuple(initial), Contents(*pictures)))
+    before = log.read_bytes()
     with (
         files_of_at_most(200),
         pytest.raises(TrainingError, match=r"training\.state cannot be written: File"),

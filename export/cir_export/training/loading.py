@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from cir_eval.pictures import Contents
 from cir_eval.protocols.contract import Part, Protocol
 from cir_export.preprocessing import check_inputs, feature_input, padded_crop, plain_resize, word_text
 from cir_export.tokenization import build_tokenizer, vocabulary_from_texts
@@ -73,6 +74,7 @@ class Loaded:
         image: preprocessing, as in a bundle's manifest.
         text: likewise.
         digest: see `Source`.
+        contents: which pictures they are, see `Source`.
         view: see `Source`.
         licence: see `Source`.
     """
@@ -85,6 +87,7 @@ class Loaded:
     image: dict[str, Any]
     text: dict[str, Any]
     digest: str
+    contents: Contents
     view: str
     licence: str
 
@@ -154,6 +157,7 @@ def load_data(config: TrainingConfig, reading: Reading | None = None) -> Loaded:
         image=image,
         text=text,
         digest=source.digest,
+        contents=source.contents(),
         view=source.view,
         licence=source.licence,
     )

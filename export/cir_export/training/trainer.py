@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +25,7 @@ from cir_export.training.loading import Loaded, load_data
 from cir_export.training.optimisation import build_optimizer, freeze_trunks, learning_rate
 from cir_export.training.processes import Processes, join_processes
 from cir_export.training.reading import reading_of
-from cir_export.training.state import TrainingState, load_state, save_state
+from cir_export.training.state import Begun, TrainingState, load_state, save_state
 from cir_export.training.step import step_of
 from cir_export.training.systems import with_vocabulary
 from cir_infer.console.progress import progress_bar
@@ -136,14 +135,14 @@ def _train(
     torch.manual_seed(settings.seed)
     model = _build(config, data)
     starts = [asdict(start_from(model, path, data.tokenizer)) for path in initial]
-    begun = "".join(f" {start['sha256']}" for start in starts)
-    digest = hashlib.sha256(f"{config.digest} {data.digest}{begun}".encode()).hexdigest()
+    weights = tuple(str(start["sha256"]) for start in starts)
+    begun = Begun(config.digest, data.digest, weights, data.contents)
     model.to(chosen)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(model, settings)
     # float16 gradients underflow without a scale; the other precisions need none.
     scaler = torch.amp.GradScaler(chosen.type, enabled=settings.precision == "float16")
-    state = load_state(files.state, digest) or TrainingState(digest)
+    state = load_state(files.state, begun) or TrainingState(begun)
     if state.step:
         try:
             model.load_state_dict(state.model)
@@ -291,6 +290,7 @@ def _start_entry(
         "parameters": model.parameter_count(),
         "data": {name: value for name, value in config.data_said.items() if value},
         "data_digest": data.digest,
+        "pictures": asdict(data.contents),
         "train": {
             "data": data.name,
             "queries": len(data.train.split),

@@ -9,6 +9,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, overload
 
+from cir_eval.pictures import Contents, contents_of_pictures
 from cir_eval.protocols import protocol
 from cir_eval.protocols.contract import Part, Protocol
 from cir_export.training.configuration import DataSettings
@@ -216,6 +217,12 @@ class Source:
     def digest(self) -> str:
         """Sha256 over its name, its protocol, all queries and ids, in hexadecimal."""
         return hashlib.sha256(f"{self.name} {self.protocol.name} {self._digest()}".encode()).hexdigest()
+
+    def contents(self) -> Contents:
+        """Which pictures it has, of all its splits."""
+        parts = [part for some in (self.validation, self.test) if some is not None for part in some.parts]
+        seen = [part.reference_images for part in parts if part.reference_images is not None]
+        return contents_of_pictures([self.train.images, *(part.images for part in parts), *seen])
 
     def _digest(self) -> str:
         found = hashlib.sha256(self.train.digest().encode())
