@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -77,10 +78,11 @@ def is_cluttered(stream: IO[bytes]) -> bool:
     head = stream.read(1 << 16)
     stream.seek(0)
     if head.startswith(b"\xff\xd8"):
-        return sum(head.count(bytes((0xFF, marker))) for marker in (0xE1, 0xE2, 0xED, 0xFE)) > _MOST_NOTES
+        return sum(segment[1] in (0xE1, 0xE2, 0xED, 0xFE) for segment in _segments(head)) > _MOST_NOTES
     if head.startswith(b"GIF8"):
         return head.count(b"\x21\xfe") + head.count(b"\x21\xff") > _MOST_NOTES
-    return head.startswith(_PNG) and sum(map(head.count, (b"tEXt", b"zTXt", b"iTXt"))) > _MOST_NOTES
+    notes = (b"tEXt", b"zTXt", b"iTXt")
+    return head.startswith(_PNG) and sum(kind in notes for kind, _ in _chunks(head)) > _MOST_NOTES
 
 
 def without_metadata(stream: IO[bytes]) -> bytes | None:
@@ -139,27 +141,25 @@ def _tagged(exif: bytes) -> int:
     return 1
 
 
-def _segments(data: bytes) -> list[bytes]:
-    """The segments of a JPEG with their markers, up to its first scan, whose rest is the last of them."""
-    found: list[bytes] = []
+def _segments(data: bytes) -> Iterator[bytes]:
+    """The segments of a JPEG, markers and all; the last one is all that begins with its first scan."""
     at = 2
-    while len(found) < _MOST_PIECES:
+    for _ in range(_MOST_PIECES):
         at = data.find(b"\xff", at)
-        while at >= 0 and data[at + 1] in (0xFF, 0x00):
+        while 0 <= at < len(data) - 1 and data[at + 1] in (0xFF, 0x00):
             at = data.find(b"\xff", at + 1)
-        if at < 0:
-            break
+        if not 0 <= at < len(data) - 1:
+            return
         marker = data[at + 1]
         if marker == 0xDA:
-            found.append(data[at:])
-            break
+            yield data[at:]
+            return
         if marker == 0x01 or 0xD0 <= marker <= 0xD9:
             at += 2
             continue
         size = int.from_bytes(data[at + 2 : at + 4], "big")
-        found.append(data[at : at + 2 + size])
+        yield data[at : at + 2 + size]
         at += 2 + max(size, 2)
-    return found
 
 
 def _plain_jpeg(data: bytes) -> bytes:

@@ -22,6 +22,7 @@ from cir_infer.bundle.manifest import CenterCrop, PadSquare, PixelInput, Resize,
 from cir_infer.errors import ImageError
 from cir_infer.inputs import costs
 from cir_infer.inputs.images import load_image
+from cir_infer.inputs.metadata import is_cluttered
 from cir_infer.inputs.padding import resize_padded
 from cir_infer.inputs.preprocess import preprocess
 from tests.gallery.interrupts import Bomb, Interrupt
@@ -384,6 +385,28 @@ def test_what_stands_beside_the_pixels_costs_nothing(what: str) -> None:
     found = np.asarray(load_image(odd).convert("RGB"))
     np.testing.assert_array_equal(found, expected)
     assert preprocess(odd, CLIP).shape == (32, 32, 3)
+
+
+NOTE, PNG_NOTE = segment(0xFE, b"note"), chunk(b"tEXt", b"a\0b")
+PROFILE = b"ICC_PROFILE\0\x01\x01" + b"\xff\xe1\xff\xfe" * 500
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (with_segments(*[NOTE] * 101), True),
+        (with_segments(*[NOTE] * 100), False),
+        (with_segments(segment(0xE2, PROFILE)), False),
+        (png_with(*[PNG_NOTE] * 101), True),
+        (png_with(*[PNG_NOTE] * 100), False),
+        (png_with(chunk(b"prIv", b"tEXt" * 500)), False),
+    ],
+)
+def test_notes_are_counted_where_they_stand(data: bytes, found: bool) -> None:
+    """Not in what looks like some, and cut off anywhere."""
+    assert is_cluttered(io.BytesIO(data)) is found
+    for end in range(0, len(data), 97):
+        assert is_cluttered(io.BytesIO(data[:end])) in (found, False)
 
 
 def test_odd_exif_still_turns_a_photo_upright() -> None:
