@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 
+from tests.serving.browser import browser
 from tests.serving.support import Client, Running, make_gallery, running
 
 
@@ -32,3 +34,9 @@ def client(served: Running) -> Client:
 def own(tmp_path: Path) -> Path:
     """A bundle and gallery that a test may change."""
     return make_gallery(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with browser() as found:
+        yield found

@@ -292,11 +292,13 @@ async function begin() {
     problem(error);
   }
   const step = stepOf(location.search);
-  if (!step.reference && !step.where) return browse();
+  if (!step.reference && !step.where && !step.unread) return browse();
   writeFilters(step.where);
   $("balance").value = step.balance;
   $("text").value = step.text;
   if (step.reference) await setReference(step.reference);
+  // Not asked without it: whoever sent the link meant other answers.
+  if (step.unread) return browse().then(() => problem(new Problem({ title: "The filter of this link cannot be read", detail: `${step.unread} Without it “Find” answers.` })));
   if (step.reference && (step.text || !about.needs_text)) return find();
   await browse();
 }

@@ -3,10 +3,13 @@
 import { $, el } from "./dom.js";
 
 const MOST_FIELDS = 12;
-let parts = []; // each: { read() -> [field, condition] | null, clear(), set(condition) }
+let parts = []; // each: { name, read() -> condition | null, clear(), set(condition) }
+let others = []; // [name, condition] of a link that no control can show: they are told, and hold all the same
+let told = () => {}; // called when somebody takes one of them away
 
 export function showFilters(fields, changed) {
   parts = [];
+  told = changed;
   const box = $("filter-fields");
   box.replaceChildren();
   for (const field of fields.slice(0, MOST_FIELDS)) {
@@ -16,31 +19,68 @@ export function showFilters(fields, changed) {
       box.append(part.element);
     }
   }
-  $("filters").hidden = parts.length === 0;
   $("filter-clear").onclick = () => {
-    parts.forEach((part) => part.clear());
+    writeFilters(null);
     changed();
   };
+  writeFilters(null);
 }
 
 export function readFilters() {
-  const where = {};
+  const where = Object.create(null); // or a field called __proto__ would be lost
   for (const part of parts) {
     const read = part.read();
     if (read !== null) where[part.name] = read;
   }
-  const found = Object.keys(where).length;
+  const found = Object.keys(where).length + others.length;
+  const twice = others.filter(([name]) => name in where);
+  for (const [name, condition] of others) if (!(name in where)) where[name] = condition;
+  if (twice.length) where.$and = [...(where.$and ?? []), ...twice.map(([name, condition]) => only(name, condition))];
   $("filter-count").textContent = found ? ` (${found})` : "";
   $("filter-clear").hidden = found === 0;
   return found ? where : null;
 }
 
 export function writeFilters(where) {
+  const left = new Map(Object.entries(where ?? {}));
   for (const part of parts) {
     part.clear();
-    if (where && part.name in where) part.set(where[part.name]);
+    if (!left.has(part.name)) continue;
+    part.set(left.get(part.name));
+    if (same(part.read(), left.get(part.name))) left.delete(part.name);
+    else part.clear();
   }
+  others = [...left];
+  showOthers();
   readFilters();
+}
+
+function showOthers() {
+  const chip = ([name, condition]) => {
+    const text = `${name}: ${JSON.stringify(condition)}`;
+    const take = () => {
+      others = others.filter((other) => other[0] !== name);
+      showOthers();
+      told();
+    };
+    return el("button", { type: "button", onclick: take, title: "Take it away", "aria-label": `Take away ${text}` }, el("code", {}, text), " ×");
+  };
+  $("filter-others").replaceChildren(...others.map(chip));
+  $("filter-others-box").hidden = others.length === 0;
+  $("filters").hidden = parts.length + others.length === 0;
+  if (others.length) $("filters").open = true;
+}
+
+function only(name, condition) {
+  const where = Object.create(null);
+  where[name] = condition;
+  return where;
+}
+
+// Whether a control shows all of a condition: one value is a list of it, and lists have no order.
+function same(read, condition) {
+  const plain = (value) => JSON.stringify(Array.isArray(value) ? value.map((one) => JSON.stringify(one)).sort() : value && Object.entries(value).sort());
+  return read !== null && plain(read) === plain(condition !== null && typeof condition === "object" ? condition : [condition]);
 }
 
 function control(field, changed) {

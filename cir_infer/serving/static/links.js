@@ -10,14 +10,24 @@ export function linkOf(step) {
   return text ? `?${text}` : location.pathname;
 }
 
+// A whole number beyond 2^53 would be another one here, and the search another search.
+function inexact(text) {
+  const numbers = text.replace(/"(\\.|[^"\\])*"/g, "").match(/-?\d[\d.eE+-]*/g) ?? [];
+  return numbers.some((one) => /^-?\d+$/.test(one) && !Number.isSafeInteger(Number(one)));
+}
+
 export function stepOf(search) {
   const query = new URLSearchParams(search);
   const step = { reference: null, text: query.get("text") ?? "", where: null, balance: Number(query.get("balance")) || 0 };
   if (query.has("item")) step.reference = { id: query.get("item") };
+  step.unread = query.has("where") ? "It is no filter." : null;
   try {
-    step.where = JSON.parse(query.get("where") ?? "null");
+    const text = query.get("where") ?? "null", where = JSON.parse(text);
+    if (where !== null && typeof where === "object" && !Array.isArray(where)) {
+      step.unread = inexact(text) ? "A number in it has more digits than this page can hold." : null;
+      if (step.unread === null) step.where = where;
+    }
   } catch { /* somebody changed it */ }
-  if (step.where === null || typeof step.where !== "object" || Array.isArray(step.where)) step.where = null;
   step.balance = Math.min(1, Math.max(-1, step.balance));
   return step;
 }
