@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=positive, default=10.0, metavar="S", help="each comparison (default 10)"
     )
+    parser.add_argument(
+        "--rounds", type=at_least_one, default=20, metavar="N", help="of each at least (default 20)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or tensorrt (default cpu)")
     parser.add_argument(
         "--threads", type=at_least_one, metavar="N", help="CPU threads, for all alike (default: cores)"
@@ -63,7 +66,9 @@ def run(args: argparse.Namespace) -> int:
         trained = load_trained(args.model, args.vocab)
     result = measure_comparison(
         trained,
-        Settings(args.rows, args.k, args.seconds, args.device, args.threads, not args.no_compile),
+        Settings(
+            args.rows, args.k, args.seconds, args.device, args.threads, not args.no_compile, args.rounds
+        ),
         tell,
     )
     keep_and_print(args, result, compare_text)

@@ -45,7 +45,8 @@ class Settings:
     Attributes:
         rows: gallery rows, random directions of unit length.
         k: hits a query.
-        seconds: how long to time each of the three comparisons.
+        seconds: how long to time each of the three comparisons, and
+        rounds: how many rounds at least: one of all alternatives on a large model takes seconds.
         device: as for `Engine`.
         threads: CPU threads for all alike; None takes every core.
         compiled: also torch.compile.
@@ -57,6 +58,7 @@ class Settings:
     device: str = "cpu"
     threads: int | None = None
     compiled: bool = True
+    rounds: int = 20
 
 
 def measure_comparison(
@@ -106,10 +108,11 @@ def measure_comparison(
     ways += lowered
 
     names = ", ".join(way.name for way in ways)
-    tell(f"timing {names}: queries, encoders, scoring, {settings.seconds:g} s each")
+    how_long = f"{settings.seconds:g} s and {settings.rounds} rounds each"
+    tell(f"timing {names}: queries, encoders, scoring, {how_long}")
     with Sensors() as sensors:
         compared = {
-            what: interleave(calls, seconds=settings.seconds, settle=_SETTLE)
+            what: interleave(calls, seconds=settings.seconds, at_least=settings.rounds, settle=_SETTLE)
             for what, calls in (
                 (
                     "query: prepared image and text to rows",
