@@ -15,7 +15,7 @@ from cir_infer.cluster.encoding import EngineOptions
 from cir_infer.cluster.indexing import Encoders, Job, Resources
 from cir_infer.cluster.parts import merged_report
 from cir_infer.errors import GalleryError
-from cir_infer.gallery import Gallery
+from cir_infer.gallery import Gallery, Snapshot
 from cir_infer.indexing.items import Broken, Item, Stamp
 from cir_infer.indexing.pruning import NOT_ENCODED, Origin, PruneLimit, unbelievable
 from cir_infer.indexing.report import Report
@@ -134,9 +134,10 @@ def change_bundle(
     started = time.perf_counter()
 
     def fill(old: Sequence[Gallery], new: Sequence[Gallery]) -> int:
-        plans, left = [], 0
+        plans, looks, left = [], [], 0
         for number, gallery in enumerate(old):
-            _, since, ids = gone.since(number, gallery)
+            snapshot, since, ids = gone.since(number, gallery)
+            looks.append((snapshot, since))
             if since == 0:  # a run before may have encoded what has been removed since
                 ids = _more_than(new[number], gallery)
             new[number].remove(ids, missing="skip")
@@ -146,6 +147,7 @@ def change_bundle(
         changed = report.added + report.replaced + report.moved + len(report.broken)
         broken = {one.id: one for one in (*whole.broken, *report.broken)}
         whole.count(report)
+        left += sum(_describe(shard, *look) for shard, look in zip(new, looks, strict=True))
         whole.broken = [one for item, one in broken.items() if _is_missing(item, old, new)]
         if whole.broken and not drop_broken:
             raise _BrokenError
@@ -168,6 +170,17 @@ def change_bundle(
 
 class _BrokenError(Exception):
     """Some images cannot be encoded."""
+
+
+def _describe(new: Gallery, snapshot: Snapshot, since: int) -> int:
+    """Tell what others told of items whose images are encoded already; returns of how many."""
+    live, changed = snapshot.live_rows(), 0
+    live = live[snapshot.keys(live) >= since]
+    for start in range(0, len(live), _TOGETHER):
+        items = snapshot.items(live[start : start + _TOGETHER])
+        ids, metadata = [item.id for item in items], [item.metadata for item in items]
+        changed += new.set_metadata(ids, metadata, missing="skip")
+    return changed
 
 
 def _is_missing(item: str, old: Sequence[Gallery], new: Sequence[Gallery]) -> bool:

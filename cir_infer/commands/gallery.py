@@ -158,6 +158,15 @@ def _remove(gallery: Gallery, options: Options) -> None:
     _tell(options, {"removed": count, "items": len(gallery)}, f"{count:,} removed, {len(gallery):,} left")
 
 
+def _metadata(gallery: Gallery, options: Options) -> None:
+    from cir_infer.indexing.descriptions import describe
+
+    done = describe(gallery, options.target, merge=options.merge, skip_missing=options.skip_missing)
+    text = f"{done.changed:,} of {counted(done.named, 'item')} changed"
+    more = f", {done.missing:,} not in the gallery" if done.missing else ""
+    _tell(options, {**done._asdict(), "items": len(gallery)}, text + more)
+
+
 def _export(gallery: Gallery, options: Options) -> None:
     gallery.export(options.target, overwrite=options.overwrite)
     known = {"items": len(gallery), "target": options.target}
@@ -218,6 +227,7 @@ _ACTIONS: dict[str, Callable[[Gallery, Options], None]] = {
     "upgrade": _upgrade,
     "backup": _backup,
     "remove": _remove,
+    "metadata": _metadata,
     "export": _export,
 }
 _WITHOUT_ONE: dict[str, Callable[[Options], int]] = {"import": _import, "shard": _shard}
@@ -239,6 +249,7 @@ def _parse(arguments: Sequence[str] | None) -> Options:
         "  cir-gallery compact shop.gallery\n"
         "  cir-gallery backup shop.gallery /backups/shop.gallery\n"
         "  cir-gallery remove shop.gallery sku-17 sku-18\n"
+        "  cir-gallery metadata shop.gallery prices.csv --merge\n"
         "  cir-gallery export shop.gallery rows.safetensors\n"
         "  cir-gallery shard shop.gallery shop.shards --into 4\n"
         "  cir-gallery import new.gallery clip-retrieval-folder/ --bundle artemis.cir",
@@ -278,6 +289,16 @@ def _parse(arguments: Sequence[str] | None) -> Options:
     remove = action("remove", "remove items", "shop.gallery sku-17 sku-18")
     remove.add_argument("ids", nargs="+", metavar="ID")
     remove.add_argument("--skip-missing", action="store_true", help="pass over ids that the gallery lacks")
+    metadata = action(
+        "metadata",
+        "give items other metadata, from a table with a column id; their rows stay",
+        "shop.gallery prices.csv --merge",
+    )
+    metadata.add_argument("target", type=Path, metavar="table", help="a .csv, .tsv, .jsonl or .parquet file")
+    metadata.add_argument(
+        "--merge", action="store_true", help="keep fields that the table does not name; null takes one away"
+    )
+    metadata.add_argument("--skip-missing", action="store_true", help="pass over ids that the gallery lacks")
     export = action(
         "export",
         "write all items to a .safetensors file, or to a folder as clip-retrieval has it",

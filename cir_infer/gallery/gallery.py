@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
@@ -29,13 +29,16 @@ from cir_infer.gallery.catalogue import tables
 from cir_infer.gallery.catalogue.schema import PLAIN_VERSION
 from cir_infer.gallery.changes.additions import (
     EXISTING,
+    MISSING,
     Existing,
+    Missing,
     add_items,
     already_held,
     held_ids,
     remove_items,
 )
 from cir_infer.gallery.changes.compaction import Compaction, compact
+from cir_infer.gallery.changes.describing import describe_items
 from cir_infer.gallery.disk.drafts import Made, drafted, filled, is_vacant, tell_of
 from cir_infer.gallery.disk.folder import CATALOGUE
 from cir_infer.gallery.metadata import metadata as meta
@@ -420,7 +423,46 @@ class Gallery(OpenGallery):
         if self._expected is not None:
             self._check(encoding.fingerprint, encoding.row_shape, self._expected, self._engine)
 
-    def remove(self, ids: Sequence[str], *, missing: Literal["error", "skip"] = "error") -> int:
+    def set_metadata(
+        self,
+        ids: Sequence[str],
+        metadata: Sequence[Mapping[str, Any] | None],
+        *,
+        merge: bool = False,
+        missing: Missing = "error",
+    ) -> int:
+        """Give items other metadata, in one commit; their rows, sources and stamps stay as they are.
+
+        What an item has otherwise is read in the same commit, so a change of somebody else is never undone,
+        as it is by who reads an item, and adds it again later. The item counts as added anew: it comes
+        last, and its row, written again, is dropped where it was by the next `compact`. Items that have
+        this metadata already stay where they are.
+
+        Args:
+            ids: n distinct strings.
+            metadata: n dictionaries of JSON values (or None for no metadata).
+            merge: True keeps the fields of an item that its dictionary does not name, and takes away those
+                that it names with None (fields at the top; a nested object is replaced whole).
+            missing: what to do with an id that the gallery does not hold: "error" refuses the
+                whole call, "skip" passes over it.
+
+        Returns:
+            How many items have other metadata than before.
+
+        Raises:
+            GalleryError: see `metadata.encode`; an id is not held; another writer; the disk is full or
+                fails. The gallery is as it was before.
+        """
+        checked_flag("merge", merge)
+        checked_word("missing", missing, MISSING)
+        checked = checked_ids(ids)
+        if metadata is None:
+            raise UsageError("metadata is None; expected a list of dictionaries or None, one for each id")
+        data = checked_column("metadata", metadata, len(checked), "dictionaries or None")
+        given = [meta.encode(entry, item) for item, entry in zip(checked, data, strict=True)]
+        return self._store.change(describe_items, self._store, checked, given, merge, missing)
+
+    def remove(self, ids: Sequence[str], *, missing: Missing = "error") -> int:
         """Remove items, in one commit.
 
         Args:
@@ -434,7 +476,7 @@ class Gallery(OpenGallery):
         Raises:
             GalleryError: an id is not held, another writer, the disk is full or fails.
         """
-        checked_word("missing", missing, ("error", "skip"))
+        checked_word("missing", missing, MISSING)
         return self._store.change(remove_items, self._store, checked_ids(ids, ordered=False), missing)
 
     def retire(self, retired: bool = True) -> None:

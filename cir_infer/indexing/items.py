@@ -33,6 +33,8 @@ __all__ = [
 ]
 
 _STAMP = re.compile(r"([^#@]*)(?:#([0-9a-f]{32}))?(?:@([0-9a-f]{16}))?")
+_VERSION = re.compile(r"(\d+--?\d+)(?:-([0-9a-f]{16}))?(-\d+)?")
+"""Size and time, hash of the metadata, place in a shard or table."""
 
 
 _LONGEST = 5000
@@ -166,6 +168,20 @@ class Stamp(NamedTuple):
         """The inverse of `str`; None where there is none or it is somebody else's."""
         match = _STAMP.fullmatch(text) if text is not None else None
         return Stamp(match[1], match[2], match[3]) if match else None
+
+    def same_image(self, version: str) -> bool:
+        """Whether an item's `stamp` says that its image, where it is the same file, is what it was."""
+        mine, other = _VERSION.fullmatch(self.version), _VERSION.fullmatch(version)
+        if mine is None or other is None:
+            return self.version == version
+        return mine.group(1, 3) == other.group(1, 3)
+
+    def same_metadata(self, version: str) -> bool:
+        """Whether an item's `stamp` says that its source tells of it what it told."""
+        mine, other = _VERSION.fullmatch(self.version), _VERSION.fullmatch(version)
+        if mine is None or other is None:
+            return self.version == version
+        return mine[2] == other[2]
 
     @property
     def size(self) -> int | None:

@@ -35,6 +35,8 @@ class Verdict(NamedTuple):
         row: float32 (D,), to be reused.
         digest: of its bytes, as far as it is known.
         reason: why it is skipped or broken.
+        told: the key of the item whose place it takes, where its source says of it what it said before: its
+            metadata, of which others may have told the gallery, stays.
     """
 
     action: Literal["encode", "reuse", "keep", "skip", "broken"]
@@ -42,6 +44,7 @@ class Verdict(NamedTuple):
     row: npt.NDArray[np.float32] | None = None
     digest: str | None = None
     reason: str = ""
+    told: int | None = None
 
 
 COPIES = "copies of images that are indexed under the same id"
@@ -120,8 +123,9 @@ class Judge:
         ]
 
     def _is_worth_a_look(self, item: Item, held: Held | None) -> bool:
-        stamp = None if held is None else Stamp.parse(held.stamp)
-        if not self._follows or (stamp is not None and stamp.version == item.stamp):
+        if not self._follows:
+            return False
+        if held is not None and _is_as_it_was(held, item):
             return False
         if item.location.remote:  # to look would be to fetch it, and to encode it is to fetch it once
             return False
@@ -155,42 +159,46 @@ class Judge:
         place = Location.parse(held.source)
         same_version = stamp.version == item.stamp
         same_content = digest is not None and digest == stamp.digest
+        told = held.key if stamp.same_metadata(item.stamp) else None
         if same_file(place, item.location):
             self.met[held.key] = True
             if same_version and held.source == str(item.location):
                 return Verdict("keep")
-            if same_version or same_content:
-                outcome: Outcome = "moved" if same_version else _outcome(stamp, item)
-                return self._taken_over(held, outcome, digest or stamp.digest)
-            return Verdict("encode", "replaced", digest=digest)
+            if same_content or stamp.same_image(item.stamp):
+                outcome: Outcome = "moved" if same_version else "replaced" if told is None else "unchanged"
+                return self._taken_over(held, outcome, digest or stamp.digest, told)
+            return Verdict("encode", "replaced", digest=digest, told=told)
         gone = self._gone[place.path] if place.path in self._gone else is_gone(place.path)
         same_content = same_content or (same_version and (gone or stamp.digest is None))
         if same_content and gone:
             self.met[held.key] = True
             self.moves[_renamed(held.source, str(item.location))] += 1
-            return self._taken_over(held, "moved", digest or stamp.digest)
-        if same_content and _same_metadata(stamp, item):
+            return self._taken_over(held, "moved", digest or stamp.digest, told)
+        if same_content and told is not None:
             return Verdict("skip", reason=COPIES)
         old_format = stamp.digest is None and stamp.author is None
-        if self._replace_taken or (item.author is not None and (item.author == stamp.author or old_format)):
+        if item.author is not None and (item.author == stamp.author or old_format):
+            self.met[held.key] = True
+            return Verdict("encode", "replaced", digest=digest, told=told)
+        if self._replace_taken:
             self.met[held.key] = True
             return Verdict("encode", "replaced", digest=digest)
         return Verdict("broken", reason=_taken(item, place, gone))
 
     def _without_stamp(self, item: Item, held: Held) -> Verdict:
         """An item that a program put there: a vector without an image, or an image that it named."""
-        if held.source is not None and not self._replace_taken:
-            place = Location.parse(held.source)
-            if not same_file(place, item.location):
-                return Verdict("broken", reason=_taken(item, place, is_gone(place.path)))
+        place = None if held.source is None else Location.parse(held.source)
+        same = place is None or same_file(place, item.location)
+        if place is not None and not same and not self._replace_taken:
+            return Verdict("broken", reason=_taken(item, place, is_gone(place.path)))
         self.met[held.key] = True
-        return Verdict("encode", "replaced")
+        return Verdict("encode", "replaced", told=held.key if same and not item.metadata else None)
 
-    def _taken_over(self, held: Held, outcome: Outcome, digest: str | None) -> Verdict:
+    def _taken_over(self, held: Held, outcome: Outcome, digest: str | None, told: int | None) -> Verdict:
         row = self._row(held.key) if self._follows else None
         if row is None:
-            return Verdict("encode", "replaced", digest=digest)
-        return Verdict("reuse", outcome, row, digest)
+            return Verdict("encode", "replaced", digest=digest, told=told)
+        return Verdict("reuse", outcome, row, digest, told=told)
 
     def _row(self, key: int) -> npt.NDArray[np.float32] | None:
         snapshot = self._gallery.snapshot()
@@ -217,13 +225,13 @@ def again(item: Item, earlier: Location, version: str | None) -> Verdict:
     return Verdict("broken", reason=reason)
 
 
-def _outcome(stamp: Stamp, item: Item) -> Outcome:
-    return "unchanged" if _same_metadata(stamp, item) else "replaced"
-
-
-def _same_metadata(stamp: Stamp, item: Item) -> bool:
-    """Whether two stamps differ in nothing but size and time of the file."""
-    return stamp.version.split("-")[2:] == item.stamp.split("-")[2:]
+def _is_as_it_was(held: Held, item: Item) -> bool:
+    """Whether the stamp alone says that an item's image is the one that is held."""
+    stamp = Stamp.parse(held.stamp)
+    if stamp is None or not stamp.same_image(item.stamp):
+        return False
+    same_place = held.source is not None and same_file(Location.parse(held.source), item.location)
+    return stamp.version == item.stamp or same_place
 
 
 def _renamed(before: str, now: str) -> tuple[str, str]:

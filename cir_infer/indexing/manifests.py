@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,14 @@ from cir_infer.indexing.source import Named
 from cir_infer.inputs.locations import Location, absolute
 from cir_infer.inputs.opening import why
 
-__all__ = ["IMAGE_COLUMNS", "MANIFEST_ENDINGS", "ManifestSource"]
+__all__ = [
+    "IMAGE_COLUMNS",
+    "MANIFEST_ENDINGS",
+    "ManifestSource",
+    "id_of",
+    "image_columns",
+    "read_manifest",
+]
 
 IMAGE_COLUMNS = ("image", "image_path", "path", "file", "filename")
 MANIFEST_ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq")
@@ -62,8 +69,8 @@ class ManifestSource(Named):
             DatasetError: the manifest cannot be read, or has no column that names images.
         """
         self._survey.clear()
-        with _told_as_dataset_error(self._path):
-            for place, row in self._rows():
+        with closing(read_manifest(self._path, IMAGE_COLUMNS, self._check_columns)) as rows:
+            for place, row in rows:
                 if isinstance(row, str):
                     yield Broken(
                         f"{self._path} {place}", f"{self._path} {place}", f"{self._path} {place}: {row}"
@@ -71,22 +78,12 @@ class ManifestSource(Named):
                 else:
                     yield self._item(f"{self._path} {place}", row)
 
-    def _rows(self) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
-        if self._ending in (".parquet", ".pq"):
-            return parquet_rows(self._path, self._check_columns)
-        if self._ending in (".jsonl", ".ndjson"):
-            return jsonl_rows(self._path)
-        return csv_rows(self._path, IMAGE_COLUMNS, self._check_columns)
-
     def _item(self, place: str, row: Mapping[str, Any]) -> Item | Broken:
         def broken(reason: str) -> Broken:
             name = row.get("id")
             return Broken(str(name)[:200] if name else place, place, f"{place}: {reason}")
 
-        column = next((name for name in row if isinstance(row[name], Cell)), None)
-        path = next((n for n in IMAGE_COLUMNS if isinstance(row.get(n), str) and row[n]), None)
-        if column is None:
-            column = path
+        column, path = image_columns(row)
         if column is None:
             urls = [name for name, value in row.items() if isinstance(value, str) and _URL.match(value)]
             if urls:
@@ -96,11 +93,7 @@ class ManifestSource(Named):
         if isinstance(image, str) and _URL.match(image) and not os.path.lexists(self._in_folder(image)):
             return broken(f"{shown(image)} is an address: {_NO_URLS}")
         explicit = "id" in row and column != "id"
-        name = row["id"] if explicit else image
-        if isinstance(name, Cell):  # a column of paths beside one of bytes says what they are called
-            name = name.name if name.is_named or path is None else row[path]
-        if isinstance(name, int) and not isinstance(name, bool):
-            name = str(name)
+        name = id_of(row, column, path)
         if not isinstance(name, str) or not name:
             reason = f"its id is {shown(name)}; expected text or a whole number"
             return Broken(str(name)[:200], place, f"{place}: {reason}")
@@ -135,6 +128,44 @@ class ManifestSource(Named):
         raise DatasetError(
             f"{self._path}: no column names the images; found {found or 'none'}{more}; {remedy}"
         )
+
+
+def image_columns(row: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The column of a row's image, and that of its path; the image itself may stand in another one."""
+    cell = next((name for name in row if isinstance(row[name], Cell)), None)
+    path = next((name for name in IMAGE_COLUMNS if isinstance(row.get(name), str) and row[name]), None)
+    return cell or path, path
+
+
+def id_of(row: Mapping[str, Any], column: str | None, path: str | None) -> Any:
+    """What a row calls its item: its id, else its image (see `image_columns`); no text where that is none."""
+    name = row["id"] if "id" in row and column != "id" else None if column is None else row[column]
+    if isinstance(name, Cell):  # a column of paths beside one of bytes says what they are called
+        name = name.name if name.is_named or path is None else row[path]
+    return str(name) if isinstance(name, int) and not isinstance(name, bool) else name
+
+
+def read_manifest(
+    path: str, columns: Sequence[str], check: Callable[[Collection[str]], None]
+) -> Generator[tuple[str, Mapping[str, Any] | str]]:
+    """The rows of a manifest: where each is, and its values by column or the reason why it is broken.
+
+    Args:
+        path: of the file, whose ending says what it is.
+        columns: of which a table of text has one.
+        check: is given the names of its columns, and raises if they do not serve.
+
+    Raises:
+        DatasetError: it cannot be read, and see `check`.
+    """
+    with _told_as_dataset_error(path):
+        match Path(path).suffix.lower():
+            case ".parquet" | ".pq":
+                yield from parquet_rows(path, check)
+            case ".jsonl" | ".ndjson":
+                yield from jsonl_rows(path)
+            case _:
+                yield from csv_rows(path, columns, check)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -134,6 +134,7 @@ class _Task(NamedTuple):
     item: Item
     outcome: Outcome
     digest: str | None
+    told: int | None
 
 
 class _Run:
@@ -206,7 +207,7 @@ class _Run:
 
     def _judged(self, items: list[Item]) -> Iterator[Item]:
         for item, verdict in self._judge.judge(items):
-            task = _Task(item, verdict.outcome, verdict.digest)
+            task = _Task(item, verdict.outcome, verdict.digest, verdict.told)
             if verdict.action in ("keep", "skip", "broken"):
                 self._leave(item, verdict)
             elif verdict.row is not None:
@@ -264,7 +265,7 @@ class _Run:
         self._gallery.add_vectors(
             ids=[task.item.id for task in self._done],
             vectors=np.concatenate(self._rows),
-            metadata=[task.item.metadata for task in self._done],
+            metadata=self._metadata(),
             sources=[str(task.item.location) for task in self._done],
             stamps=[str(Stamp(task.item.stamp, task.digest, task.item.author)) for task in self._done],
             existing="replace",
@@ -276,6 +277,13 @@ class _Run:
         self._committed = time.perf_counter()
         for _ in done:
             self._on_item()
+
+    def _metadata(self) -> list[Mapping[str, Any] | None]:
+        """Of what is to be committed: as its source says, or, where that is what it said before, as it is."""
+        keys = np.array([task.told for task in self._done if task.told is not None], np.int64)
+        snapshot = self._gallery.snapshot()
+        kept = iter(snapshot.metadata(snapshot.rows_of(keys)))
+        return [task.item.metadata if task.told is None else next(kept) for task in self._done]
 
     # ---- out of the gallery
 

@@ -65,6 +65,7 @@ def make_app(service: Service, on_start: Callable[[], None] | None = None) -> Gu
     add("GET", "/v1/items", items.items, "list_items", *_READS)
     add("GET", "/v1/items/{id}", items.item, "get_item", *_READS, "not-found")
     add("PUT", "/v1/items/{id}", items.put, "put_item", *_SEARCHES, "forbidden", "not-found")
+    add("PATCH", "/v1/items/{id}", items.patch, "patch_item", *_SEARCHES, "forbidden", "not-found")
     add("DELETE", "/v1/items/{id}", items.delete, "delete_item", *_READS, "forbidden", "not-found")
     add("GET", "/v1/items/{id}/image", items.image, "get_item_image", *_READS, "not-found")
     add("GET", "/v1/fields", items.fields, "list_fields", *_READS)

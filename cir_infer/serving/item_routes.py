@@ -1,4 +1,4 @@
-"""The routes of items: look at them, browse them, put and delete them."""
+"""The routes of items: look at them, browse them, put, change and delete them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from cir_infer.serving.background import in_thread
 from cir_infer.serving.bodies import from_base64, read_form
 from cir_infer.serving.browsing import item_of, items_after, items_by_chance, none_of_this_id, told_item
 from cir_infer.serving.exchanges import body_of, finished, id_of, json_answer, parameters
+from cir_infer.serving.forms import filter_of, number
 from cir_infer.serving.problems import Problem
-from cir_infer.serving.schemas import ItemRequest, filter_of, number, parsed
+from cir_infer.serving.schemas import FieldsRequest, ItemRequest, parsed
 from cir_infer.serving.service import Service
 from cir_infer.serving.thumbnails import closest_size
 from cir_infer.serving.writing import Change
@@ -98,6 +99,16 @@ class ItemRoutes:
                 change.prepared = await self._service.prepared(opened.searcher.engine, image)
             replaced = await writer.done(change)
         return json_answer({"id": change.item, "replaced": replaced}, 200 if replaced else 201)
+
+    async def patch(self, request: Any, id: str) -> Any:
+        """Change some fields of an item's metadata; null takes one away. On the disk with the answer."""
+        writer = self._writer()
+        _, body = await body_of(request, self._service, "application/json")
+        asked: FieldsRequest = parsed(FieldsRequest, body)
+        request.state.asked = id_of(id)
+        with self._service.current.use() as opened:
+            await writer.done(Change(opened, id_of(id), metadata=asked.metadata, merge=True))
+        return json_answer({"id": id_of(id)})
 
     async def delete(self, request: Any, id: str) -> Any:
         """Remove an item. One commit, on the disk with the answer."""

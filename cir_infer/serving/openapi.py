@@ -146,6 +146,10 @@ _ROUTES: dict[str, dict[str, Any]] = {
         "parameters": [_ID],
         **_body({"metadata": {"price": 39.5}}, "ItemRequest", _PUT_FORM, image=True),
     },
+    "patch_item": {
+        "parameters": [_ID],
+        **_body({"metadata": {"price": 29.5, "sale": None}}, "FieldsRequest"),
+    },
     "delete_item": {"parameters": [_ID]},
 }
 _EXAMPLES: dict[str, Any] = {
@@ -168,6 +172,7 @@ _EXAMPLES: dict[str, Any] = {
     "list_items": {"items": [_ITEM], "after": "412", "matching": 5000},
     "list_fields": _FIELDS,
     "put_item": {"id": "dresses/0412.jpg", "replaced": False},
+    "patch_item": {"id": "dresses/0412.jpg"},
 }
 _MODELS = {
     "search": "SearchAnswer",

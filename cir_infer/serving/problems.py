@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from cir_infer.errors import CirError, GalleryError, ImageError, TextError, UsageError
 from cir_infer.gallery.disk.locks import GalleryBusyError
+from cir_infer.gallery.metadata.metadata import MetadataError
 
 __all__ = ["KINDS", "MEDIA_TYPE", "Kind", "Problem", "problem_of"]
 
@@ -119,7 +120,7 @@ def problem_of(error: BaseException) -> Problem:
         return Problem("unusable-image", str(error))
     if isinstance(error, TextError):
         return Problem("unusable-text", str(error))
-    if isinstance(error, UsageError):
+    if isinstance(error, (UsageError, MetadataError)):
         return Problem("invalid-argument", str(error))
     if isinstance(error, GalleryBusyError):
         return busy("somebody else is writing to the gallery; try again")

@@ -66,7 +66,7 @@ _LINES = b"".join(b"%b: %b\r\n" % header for header in _HEADERS)
 _REFUSED = "cache-control: no-store\r\ncross-origin-resource-policy: same-origin\r\n"
 """Of an answer to no other site's page, see `_Exchange._own`."""
 _PREFLIGHT = [
-    (b"access-control-allow-methods", b"GET, POST, PUT, DELETE"),
+    (b"access-control-allow-methods", b"GET, POST, PUT, PATCH, DELETE"),
     (b"access-control-allow-headers", b"authorization, content-type"),
     (b"access-control-max-age", b"600"),
 ]

@@ -8,11 +8,10 @@ from __future__ import annotations
 import functools
 import json
 from dataclasses import dataclass, field, is_dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 from cir_infer.errors import shown
 from cir_infer.foreign import read_json, unique_names
-from cir_infer.serving.bodies import Form
 from cir_infer.serving.problems import Problem
 
 __all__ = [
@@ -20,6 +19,7 @@ __all__ = [
     "BatchRequest",
     "ExplainAnswer",
     "ExplainRequest",
+    "FieldsRequest",
     "HeatAnswer",
     "HitAnswer",
     "ItemAnswer",
@@ -37,7 +37,6 @@ __all__ = [
     "check_filter",
     "check_values",
     "parsed",
-    "search_of_form",
     "written",
 ]
 
@@ -185,6 +184,15 @@ class ItemRequest:
 
     image: str | None = None
     metadata: dict[str, Any] | None = None
+
+
+@dataclass
+class FieldsRequest:
+    """Fields of an item's metadata that change: null takes one away, others stay."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    metadata: dict[str, Any]
 
 
 @dataclass
@@ -379,71 +387,3 @@ def parsed(kind: Any, body: bytes) -> Any:
         ) from None
     _check_names(body)
     return found
-
-
-_FIELDS = ("text", "item", "k", "where", "exclude", "exclude_reference", "balance", "explain")
-R = TypeVar("R", bound=SearchRequest)
-
-
-def search_of_form(form: Form, kind: type[R]) -> R:
-    """A query that was sent as a form.
-
-    Args:
-        form: its fields.
-        kind: what to read it as.
-
-    Raises:
-        Problem: a field is unknown, there too often, or no number, flag or filter.
-    """
-    request = kind()
-    more = ("hit",) if isinstance(request, ExplainRequest) else ()
-    unknown = sorted(set(form.fields) - {*_FIELDS, *more})
-    if unknown:
-        raise Problem(
-            "invalid-argument",
-            f"the field {shown(unknown[0])} is unknown; expected image, {', '.join((*_FIELDS, *more))}",
-        )
-    texts = form.fields.get("text", [])
-    request.text = None if not texts else texts[0] if len(texts) == 1 else texts
-    request.exclude = form.fields.get("exclude", [])
-    request.item = form.one("item")
-    if isinstance(request, ExplainRequest):
-        request.hit = form.one("hit") or ""
-    request.k = number(form.one("k"), "k", request.k)
-    request.explain = number(form.one("explain"), "explain", request.explain)
-    flag = form.one("exclude_reference") or "false"
-    if flag not in ("true", "false"):
-        raise Problem("invalid-argument", f"exclude_reference is {shown(flag)}; expected true or false")
-    request.exclude_reference = flag == "true"
-    request.where = filter_of(form.one("where"))
-    factors = form.one("balance")
-    request.balance = None if factors is None else parsed(dict[str, float], factors.encode())
-    return request
-
-
-def number(text: str | None, name: str, otherwise: int) -> int:
-    """A whole number in a form or an address.
-
-    Raises:
-        Problem: it is none.
-    """
-    if text is None:
-        return otherwise
-    if not text.isascii() or not text.isdecimal() or len(text) > 9:
-        raise Problem("invalid-argument", f"{name} is {shown(text, 40)}; expected a whole number")
-    return int(text)
-
-
-def filter_of(text: str | None) -> str | dict[str, Any] | None:
-    """A filter in a form or an address: an expression, or the JSON of a dictionary.
-
-    Raises:
-        Problem: it is neither.
-    """
-    if text is None or not text.strip():
-        return None
-    check_filter(text)
-    if not text.lstrip().startswith("{"):
-        return text
-    read: dict[str, Any] = parsed(dict[str, Any], text.encode("utf-8", "replace"))
-    return read

@@ -9,6 +9,7 @@ from cir_infer.errors import CirError
 from cir_infer.hits import Hits
 from cir_infer.serving.bodies import header_of, read_form
 from cir_infer.serving.exchanges import body_of, finished, json_answer, server_timing
+from cir_infer.serving.forms import search_of_form
 from cir_infer.serving.problems import Problem, problem_of
 from cir_infer.serving.schemas import (
     BatchAnswer,
@@ -20,7 +21,6 @@ from cir_infer.serving.schemas import (
     VectorsAnswer,
     VectorsRequest,
     parsed,
-    search_of_form,
 )
 from cir_infer.serving.service import Found, Service
 from cir_infer.serving.thumbnails import image_address

@@ -11,14 +11,13 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
 from cir_infer.errors import CirError, GalleryError
-from cir_infer.gallery import Gallery
+from cir_infer.gallery import Snapshot
 from cir_infer.gallery.arguments import checked_ids
 from cir_infer.gallery.catalogue.catalogue import OutcomeUnknownError
 from cir_infer.gallery.disk.locks import GalleryBusyError
@@ -26,7 +25,7 @@ from cir_infer.gallery.metadata.metadata import encode
 from cir_infer.gallery.snapshot import Item
 from cir_infer.inputs.opening import why
 from cir_infer.serving.background import deliver
-from cir_infer.serving.browsing import none_of_this_id
+from cir_infer.serving.browsing import item_of
 from cir_infer.serving.opened import Opened
 from cir_infer.serving.problems import Problem
 
@@ -44,9 +43,10 @@ class Change:
         opened: the gallery to change and the engine that encodes.
         item: its id.
         remove: whether it is to go.
-        prepared: the image as the encoder takes it; None keeps the row that the item has.
-        data: the image as it was sent; kept for pictures and for re-encoding.
+        prepared: the image as the encoder takes it.
+        data: the image as it was sent, kept for pictures and for re-encoding; None keeps what the item has.
         metadata: what it is to have; None keeps what it has.
+        merge: whether, without an image, it keeps the fields that `metadata` does not name.
     """
 
     opened: Opened
@@ -55,12 +55,22 @@ class Change:
     prepared: Any = None
     data: bytes | None = None
     metadata: dict[str, Any] | None = None
+    merge: bool = False
     loop: asyncio.AbstractEventLoop = field(init=False)
     future: asyncio.Future[bool] = field(init=False)
 
     def __post_init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.future = self.loop.create_future()
+
+    @property
+    def kind(self) -> Literal["remove", "merge", "describe", "put"]:
+        """What happens to the item: it goes, some or all of its metadata changes, it comes or is replaced."""
+        if self.remove:
+            return "remove"
+        if self.data is not None:
+            return "put"
+        return "merge" if self.merge else "describe"
 
     def check(self) -> None:
         """What can be refused before its turn.
@@ -86,27 +96,6 @@ def _is_json(value: Any) -> bool:
     return all(map(_is_json, value)) if isinstance(value, list) else value == value
 
 
-class _Before(NamedTuple):
-    """An item as it is before a change: `vector` reads its row."""
-
-    item: Item
-    vector: Callable[[], Any]
-    stamp: str | None
-
-
-def _held(gallery: Gallery, batch: list[Change]) -> dict[str, _Before]:
-    """Those items of some changes that the gallery holds now, by id."""
-    snapshot = gallery.snapshot()
-    rows = {change.item: snapshot.row(change.item) for change in batch}
-    found = {item: row for item, row in rows.items() if row is not None}
-    items, keys = snapshot.items([*found.values()]), snapshot.keys([*found.values()]).tolist()
-    stamps = gallery.stamps_of(keys)
-    return {
-        item.id: _Before(item, partial(snapshot.vector, row), stamps.get(key))
-        for item, row, key in zip(items, found.values(), keys, strict=True)
-    }
-
-
 class Writer:
     """A thread that carries out changes.
 
@@ -116,6 +105,12 @@ class Writer:
 
     def __init__(self, images: Path) -> None:
         self._images = images
+        self._work: dict[str, Callable[[list[Change]], set[str]]] = {
+            "remove": self._removed,
+            "merge": self._described,
+            "describe": self._described,
+            "put": self._put,
+        }
         self._waiting: deque[Change] = deque()
         self._there_is = threading.Condition()
         self._closed = False
@@ -129,7 +124,8 @@ class Writer:
             Whether the gallery held the item before.
 
         Raises:
-            CirError: see `Gallery.add_vectors` and `Gallery.remove`.
+            CirError: see `Gallery.add_vectors`, `Gallery.set_metadata` and `Gallery.remove`.
+            Problem: there is no such item whose metadata could change.
         """
         change.check()
         with self._there_is:
@@ -160,7 +156,7 @@ class Writer:
             batch: list[Change] = []
             while self._waiting and len(batch) < _MOST:
                 change = self._waiting[0]
-                if batch and (change.opened, change.remove) != (batch[0].opened, batch[0].remove):
+                if batch and (change.opened, change.kind) != (batch[0].opened, batch[0].kind):
                     break
                 if any(change.item == other.item for other in batch):
                     break
@@ -170,7 +166,7 @@ class Writer:
     def _together(self, batch: list[Change]) -> bool:
         """One commit; False where it failed and none of several has been told so."""
         try:
-            held = self._removed(batch) if batch[0].remove else self._put(batch)
+            held = self._work[batch[0].kind](batch)
         except Exception as error:
             # For another writer each would wait again, one after the other.
             if len(batch) > 1 and not isinstance(error, GalleryBusyError):
@@ -184,78 +180,56 @@ class Writer:
             deliver(change.loop, change.future, change.item in held, None)
         return True
 
+    # What a change finds is read as the one writer: what was read before may be another's by then.
+
     def _put(self, batch: list[Change]) -> set[str]:
         opened = batch[0].opened
-        vectors: dict[int, Any] = {}
-        written: dict[int, Path] = {}
+        gallery = opened.gallery
+        prepared = np.stack([change.prepared.array for change in batch])
+        vectors = opened.searcher.engine.encode_prepared(prepared)
+        written: list[Path] = []
         try:
-            fresh = [at for at, change in enumerate(batch) if change.data is not None]
-            for at in fresh:
-                written[at] = self._kept(batch[at].data or b"")
-            if fresh:
-                prepared = np.stack([batch[at].prepared.array for at in fresh])
-                rows = opened.searcher.engine.encode_prepared(prepared)
-                vectors.update(zip(fresh, rows, strict=True))
-            # As the one writer, so that what is read here is still so in the commit: other workers and
-            # programs change the same items.
-            with opened.gallery.writing():
-                held = _held(opened.gallery, batch)
-                self._commit(opened.gallery, batch, held, vectors, written)
+            for change in batch:
+                written.append(self._kept(change.data or b""))
+            with gallery.writing():
+                old = _items(gallery.snapshot(), batch)
+                gallery.add_vectors(
+                    ids=[change.item for change in batch],
+                    vectors=vectors,
+                    metadata=[_metadata(change, old.get(change.item)) for change in batch],
+                    sources=[str(path) for path in written],
+                    existing="replace",
+                )
         except BaseException as error:
-            # Where the commit is there all the same, or may be, its items have these pictures.
+            # Where the change is there, or nobody knows, its items name these files.
             if not (isinstance(error, OutcomeUnknownError) or getattr(error, "durable", False)):
-                for path in written.values():
+                for path in written:
                     with contextlib.suppress(OSError):
                         path.unlink(missing_ok=True)
             raise
-        for at in fresh:
-            if batch[at].item in held:
-                self._forget(held[batch[at].item].item.source)
-        return set(held)
+        for item in old.values():
+            self._forget(item.source)
+        return set(old)
 
-    def _commit(
-        self,
-        gallery: Gallery,
-        batch: list[Change],
-        held: dict[str, _Before],
-        vectors: dict[int, Any],
-        written: dict[int, Path],
-    ) -> None:
-        """Add or replace items, in one commit. What a change says nothing of stays as it is."""
-        metadata: list[Any] = []
-        sources: list[str | None] = []
-        stamps: list[str | None] = []
-        for at, change in enumerate(batch):
-            before = held.get(change.item)
-            if at in written:
-                sources.append(str(written[at]))
-                stamps.append(None)
-            elif before is None:
-                raise none_of_this_id()
-            else:
-                vectors[at] = before.vector()
-                sources.append(before.item.source)
-                stamps.append(before.stamp)  # else `cir-index` would take its own metadata for newer
-            kept = None if before is None else before.item.metadata
-            metadata.append(kept if change.metadata is None else change.metadata)
-        gallery.add_vectors(
-            ids=[change.item for change in batch],
-            vectors=np.stack([vectors[at] for at in range(len(batch))]),
-            metadata=metadata,
-            sources=sources,
-            stamps=stamps,
-            existing="replace",
-        )
+    def _described(self, batch: list[Change]) -> set[str]:
+        gallery = batch[0].opened.gallery
+        with gallery.writing():
+            snapshot = gallery.snapshot()
+            for change in batch:
+                item_of(snapshot, change.item)
+            ids, metadata = zip(*((change.item, change.metadata) for change in batch), strict=True)
+            gallery.set_metadata(ids, metadata, merge=batch[0].merge)
+        return {change.item for change in batch}
 
     def _removed(self, batch: list[Change]) -> set[str]:
         gallery = batch[0].opened.gallery
         with gallery.writing():
-            held = _held(gallery, batch)
-            if held:
-                gallery.remove(list(held))
-        for before in held.values():
-            self._forget(before.item.source)
-        return set(held)
+            old = _items(gallery.snapshot(), batch)
+            if old:
+                gallery.remove(list(old))
+        for item in old.values():
+            self._forget(item.source)
+        return set(old)
 
     def _kept(self, data: bytes) -> Path:
         """An image's bytes in a file of their own, on the disk before the commit that names it.
@@ -299,3 +273,15 @@ class Writer:
         if path.parent.parent == self._images.absolute():
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def _items(snapshot: Snapshot, batch: list[Change]) -> dict[str, Item]:
+    """Those items of some changes that a snapshot holds."""
+    rows = {change.item: snapshot.row(change.item) for change in batch}
+    held = [row for row in rows.values() if row is not None]
+    return {item.id: item for item in snapshot.items(held)}
+
+
+def _metadata(change: Change, old: Item | None) -> dict[str, Any] | None:
+    """What an item is to have."""
+    return old.metadata if change.metadata is None and old is not None else change.metadata

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,23 @@ import pytest
 
 from cir_infer import Engine, Gallery, Searcher
 from cir_infer.bundle.manifest import CenterCrop, PixelInput, Resize, ToRgb
+from cir_infer.cluster import changing
 from cir_infer.cluster.changing import HeldSource
+from cir_infer.cluster.encoding import EngineOptions
+from cir_infer.cluster.indexing import Plan
+from cir_infer.cluster.parts import Part
 from cir_infer.commands.cluster import main
 from cir_infer.commands.index import main as index_main
+from cir_infer.indexing.decoding import Decoders
+from cir_infer.indexing.encoding import LocalEncoder
 from cir_infer.indexing.items import Broken
-from cir_infer.shards import ShardedGallery
+from cir_infer.indexing.report import Report
+from cir_infer.indexing.run import index_encoded
+from cir_infer.indexing.sources import open_source
+from cir_infer.shards import ShardedGallery, succession
 from tests.bundles import SIDE, write_tiny_bundle
 from tests.gallery.support import filled, vectors
+from tests.indexing.support import folder_of
 
 QUERY = "is red"
 
@@ -153,6 +163,72 @@ def test_images_that_are_gone(
     assert (said["encoded"], said["removed"]) == (0, 1)
     with ShardedGallery(folder, read_only=True) as gallery:
         assert len(gallery) == 5 and gallery.listing.bundle == str(better)
+
+
+class Here:
+    """Encoders of this process; between their passes others write to the old shards."""
+
+    between: Callable[[], None]
+
+    def __init__(self, options: EngineOptions, *_: object) -> None:
+        self._engine = Engine(options.bundle)
+        self.manifest = self._engine.manifest
+
+    def __enter__(self) -> Here:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._engine.close()
+
+    def run(self, places: list[str], plans: list[Plan], _: object) -> list[Report]:
+        reports = []
+        with Decoders(self.manifest, 0) as decoders:
+            for place, plan in zip(places, plans, strict=True):
+                with Gallery.open(place) as gallery:
+                    encoder = LocalEncoder(self._engine, decoders)
+                    reports.append(index_encoded(gallery, encoder, plan.parts(), batch_size=4))
+        Here.between()
+        return reports
+
+
+def test_what_is_told_of_items_meanwhile_goes_over(
+    tmp_path: Path, bundle: Path, better: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their stamps say that their images are encoded already."""
+    folder, photos, passes = tmp_path / "s", folder_of(tmp_path / "photos", 20), 0
+    with Engine(bundle) as engine:
+        made = ShardedGallery.create(
+            folder, 2, dimension=engine.dimension, fingerprint=engine.fingerprint, bundle=str(bundle)
+        )
+        sources = [open_source(str(photos))]
+        with made, Decoders(engine.manifest, 0) as decoders:
+            for number, shard in enumerate(made.shards):
+                parts = [Part(source, number, 2) for source in sources]
+                index_encoded(shard, LocalEncoder(engine, decoders), parts, batch_size=4)
+            ids = sorted(item for shard in made.shards for item in shard.ids)
+
+    def tell() -> None:
+        nonlocal passes
+        passes += 1
+        if passes > 2:
+            return
+        with ShardedGallery(folder) as gallery:
+            for item in ids[passes::3]:
+                gallery.of(item).set_metadata([item], [{"told": passes}])
+
+    Here.between = tell
+    monkeypatch.setattr(changing, "Encoders", Here)
+    monkeypatch.setattr(succession, "_FEW", 0)
+    report, old = changing.change_bundle(folder, EngineOptions(str(better), "cpu", None, None))
+    assert passes > 2 and len(old) == 2 and not report.broken
+    with ShardedGallery(folder, read_only=True) as gallery:
+        assert gallery.listing.bundle == str(better)
+        found = {}
+        for shard in gallery.shards:
+            snapshot = shard.snapshot()
+            found |= {item.id: item.metadata for item in snapshot.items(snapshot.live_rows())}
+            assert shard.verify().ok
+    assert found == {item: {"told": at % 3} if at % 3 else {} for at, item in enumerate(ids)}
 
 
 def test_an_unstamped_item_that_was_replaced(tmp_path: Path) -> None:

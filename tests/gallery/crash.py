@@ -98,7 +98,7 @@ def steps(seed: int, held: Items) -> Iterator[Step]:
     rng = random.Random(seed)
     held = dict(held)
     for number in range(1_000_000):
-        kind = rng.choice(["add", "add", "replace", "remove", "compact"])
+        kind = rng.choice(["add", "add", "replace", "describe", "remove", "compact"])
         if kind == "add" or (kind != "compact" and len(held) < 3):
             items = new_items(
                 seed * 1000 + number, [f"{seed}-{number}-{i}" for i in range(rng.randint(1, 40))]
@@ -111,12 +111,20 @@ def steps(seed: int, held: Items) -> Iterator[Step]:
             )
             held = {key: value for key, value in held.items() if key not in items} | items
             yield (lambda gallery, items=items: store(gallery, items)), held
+        elif kind == "describe":
+            told = {item: {"n": number, "told": True} for item in rng.sample(sorted(held), 2)}
+            held = held | {item: (held[item][0], data) for item, data in told.items()}
+            yield (lambda gallery, told=told: describe(gallery, told)), held
         elif kind == "remove":
             gone = rng.sample(sorted(held), min(len(held), rng.randint(1, 30)))
             held = {key: value for key, value in held.items() if key not in gone}
             yield (lambda gallery, gone=gone: gallery.remove(gone)), held
         else:
             yield (lambda gallery: gallery.compact()), held
+
+
+def describe(gallery: Gallery, told: dict[str, dict[str, Any]]) -> None:
+    gallery.set_metadata(list(told), list(told.values()))
 
 
 def contents(gallery: Gallery) -> Items:
@@ -194,11 +202,16 @@ def scenarios(base: Items) -> dict[str, Step]:
     added = new_items(11, [f"new{i}" for i in range(5)])
     replaced = new_items(12, [*list(base)[3:9], "other"])
     gone = list(base)[2:6]
+    told = {item: {"n": number, "told": True} for number, item in enumerate(list(base)[4:12])}
     return {
         "add": (lambda gallery: store(gallery, added), base | added),
         "replace": (
             lambda gallery: store(gallery, replaced),
             {key: value for key, value in base.items() if key not in replaced} | replaced,
+        ),
+        "describe": (
+            lambda gallery: describe(gallery, told),
+            base | {item: (base[item][0], data) for item, data in told.items()},
         ),
         "remove": (
             lambda gallery: gallery.remove(gone),
@@ -404,7 +417,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=["faults", "kills", "power"])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--scenarios", nargs="+", default=["add", "replace", "remove", "compact"])
+    parser.add_argument("--scenarios", nargs="+", default=["add", "replace", "describe", "remove", "compact"])
     parser.add_argument("--actions", nargs="+", default=list(ACTIONS))
     parser.add_argument("--stride", type=int, default=1)
     parser.add_argument("--old", action="store_true")

@@ -97,7 +97,7 @@ def test_any_history_can_be_followed(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     with filled(tmp_path / "g", 30, dtype=rng.choice(["float16", "int8"])) as gallery:
         for step in range(25):
-            match rng.choice(["add", "replace", "remove", "compact", "backup", "hold"]):
+            match rng.choice(["add", "replace", "describe", "remove", "compact", "backup", "hold"]):
                 case "add":
                     gallery.add_vectors(
                         ids=names(3, f"{step}-"), vectors=vectors(3, step), metadata=[{"number": step}] * 3
@@ -105,6 +105,8 @@ def test_any_history_can_be_followed(tmp_path: Path, seed: int) -> None:
                 case "replace":
                     some = rng.sample(gallery.ids, 4)
                     gallery.add_vectors(ids=some, vectors=vectors(4, step), existing="replace")
+                case "describe":
+                    gallery.set_metadata(rng.sample(gallery.ids, 3), [{"told": step}] * 3)
                 case "remove":
                     gallery.remove(rng.sample(gallery.ids, 2))
                 case "compact":

@@ -76,6 +76,65 @@ def test_removing_what_is_not_there(run: Run, path: Path) -> None:
     assert run("remove", path, "i0", "none", "--skip-missing") == (0, "1 removed, 10 left\n", "")
 
 
+def test_metadata_from_a_table(run: Run, path: Path, tmp_path: Path) -> None:
+    table = tmp_path / "prices.csv"
+    table.write_text("id;price;parity\ni1;3.5;\ni2;4;none\n")
+    assert run("metadata", path, table, "--merge") == (0, "2 of 2 items changed\n", "")
+    known = json.loads(run("metadata", path, table, "--merge", "--json")[1])
+    assert known == {"named": 2, "changed": 0, "missing": 0, "items": 11}
+    with Gallery.open(path, read_only=True) as gallery:
+        snapshot = gallery.snapshot()
+        rows = [snapshot.row(item) or 0 for item in ("i1", "i2")]
+        assert snapshot.metadata(rows) == [
+            {"number": 1, "parity": "odd", "price": 3.5},
+            {"number": 2, "parity": "none", "price": 4},
+        ]
+    # The catalogue that cir-index read serves as well: its column of images is no field, null is none.
+    table = tmp_path / "catalogue.jsonl"
+    table.write_text(
+        '{"image": "i3", "kind": "hat", "price": null}\n{"image": "x.png", "id": "i4", "a": 1}\n'
+    )
+    assert run("metadata", path, table)[1] == "2 of 2 items changed\n"
+    with Gallery.open(path, read_only=True) as gallery:
+        snapshot = gallery.snapshot()
+        rows = [snapshot.row(item) or 0 for item in ("i3", "i4")]
+        assert snapshot.metadata(rows) == [{"kind": "hat"}, {"a": 1}]
+    table.write_text('{"id": "i3", "kind": null}\n{"id": "none"}\n')
+    assert run("metadata", path, table, "--merge", "--skip-missing") == (
+        0, "1 of 2 items changed, 1 not in the gallery\n", "",
+    )  # fmt: skip
+    assert json.loads(run("info", path, "--where", "kind is not null", "--json")[1])["matching"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.jsonl", '{"id": "i1", "a": 1}\n{"id": "no\\u001bne"}', "--skip-missing"),
+        ("a.jsonl", '{"id": "i1", "a": 1}\n{"id": "i1", "a": 2}', "line 2: id 'i1' came before; name each"),
+        ("a.jsonl", '{"id": "i1", "a": 1}\n[]', "line 2: expected a JSON object"),
+        ("a.jsonl", '{"id": "i1", "a": 1}\n{"id": 1.5}', "line 2: its id is 1.5; expected text or a whole"),
+        (
+            "a.jsonl",
+            '{"id": "i1", "a": 1}\n{"id": "i2", "a": {"b": 1}, "a.b": 2}',
+            "field 'a.b' is there twice",
+        ),
+        ("a.csv", "name,price\ni1,3\n", "no column names the items; found 'name', 'price', expected id"),
+        ("a.csv", "id,price\ni1,3\ni2\n", "row 3: has 1 cells, the header 2"),
+        ("a.txt", "id,price\ni1,3\n", "is no table; expected a file that ends in .csv"),
+        ("a.parquet", "id,price\ni1,3\n", "a.parquet: "),
+    ],
+)
+def test_a_wrong_table_changes_nothing(
+    run: Run, path: Path, tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    with Gallery.open(path, read_only=True) as gallery:
+        generation = gallery.snapshot().generation
+        (tmp_path / name).write_text(text)
+        code, out, err = run("metadata", path, tmp_path / name)
+        assert (code, out) == (1, "") and message in err and "\x1b" not in err and err.count("\n") == 1
+        assert gallery.snapshot().generation == generation
+
+
 def test_an_interrupted_scan_ends_with_130(run: Run, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from cir_infer.gallery.inspection import duplicates
 
@@ -136,7 +195,19 @@ def test_import_and_export(run: Run, path: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "action",
-    ["info", "fields", "duplicates", "verify", "compact", "backup", "upgrade", "remove", "export", "import"],
+    [
+        "info",
+        "fields",
+        "duplicates",
+        "verify",
+        "compact",
+        "backup",
+        "upgrade",
+        "remove",
+        "metadata",
+        "export",
+        "import",
+    ],
 )
 def test_every_action_has_an_example(run: Run, action: str) -> None:
     code, out, _ = run(action, "--help")

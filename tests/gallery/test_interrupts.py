@@ -68,6 +68,10 @@ def remove(gallery: Gallery, number: int) -> int:
     return gallery.remove([f"old{number}"])
 
 
+def describe(gallery: Gallery, number: int) -> int:
+    return gallery.set_metadata([f"old{number}", "always"], [{"n": number}] * 2)
+
+
 def compact(gallery: Gallery, number: int) -> object:
     return gallery.compact()
 
@@ -129,7 +133,9 @@ def run(path: Path, change: Change, stride: int, only: tuple[str, ...] = ("",)) 
     return interrupts, late
 
 
-@pytest.mark.parametrize(("change", "stride"), [(add, 997), (remove, 307), (compact, 1201), (refused, 401)])
+@pytest.mark.parametrize(
+    ("change", "stride"), [(add, 997), (describe, 997), (remove, 307), (compact, 1201), (refused, 401)]
+)
 def test_interrupts_in_the_middle_of_a_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Change, stride: int
 ) -> None:
@@ -144,7 +150,7 @@ OWN = ("cir_infer/gallery", "contextlib.py", "weakref.py", "_weakrefset.py")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", [add, remove, compact, refused])
+@pytest.mark.parametrize("change", [add, describe, remove, compact, refused])
 def test_interrupts_before_every_instruction_of_a_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Change
 ) -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
@@ -73,6 +74,10 @@ class Client:
 
     def search(self, **query: Any) -> Answer:
         return self("POST", "/v1/search", query)
+
+
+def address(item: str) -> str:
+    return f"/v1/items/{quote(item, safe='')}"
 
 
 def form(fields: list[tuple[str, str]], image: bytes | None = None) -> tuple[bytes, str]:

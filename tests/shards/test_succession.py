@@ -91,7 +91,7 @@ def test_nothing_is_lost_under_writers_and_queries(tmp_path: Path) -> None:
 
 
 def test_changes_between_the_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is added, replaced and removed at any time while the new shards are filled is in them."""
+    """What is added, replaced, described and removed while the new shards are filled is in them."""
     real, between = succession.spread, [lambda: None]
 
     def spread(*args: Any, **kwargs: Any) -> int:
@@ -101,33 +101,43 @@ def test_changes_between_the_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(succession, "spread", spread)
 
+    kinds = ["add", "describe", "remove"]
+
     @settings(max_examples=15)
     @given(
-        changes=st.lists(st.tuples(st.booleans(), st.integers(0, 14)), max_size=12),
+        changes=st.lists(st.tuples(st.sampled_from(kinds), st.integers(0, 14)), max_size=12),
         into=st.integers(1, 6),
         dtype=st.sampled_from(["float32", "float16"]),
     )
-    def run(changes: list[tuple[bool, int]], into: int, dtype: str) -> None:
+    def run(changes: list[tuple[str, int]], into: int, dtype: str) -> None:
         folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
         ShardedGallery.create(folder, 2, dtype, dimension=DIM).close()
         model: dict[str, int] = {}
+        told: dict[str, dict[str, int]] = {}
         left, turns = list(changes), [0]
         with ShardedGallery(folder) as gallery:
 
             def add(which: int, seed: int) -> None:
                 item = f"i{which}"
                 gallery.of(item).add_vectors(ids=[item], vectors=vectors(1, seed), existing="replace")
-                model[item] = seed
+                model[item], told[item] = seed, {}
 
             def change() -> None:
+                nonlocal told
                 turns[0] += 1
                 if turns[0] <= 2:  # the first pass; in the last nobody else may write
-                    for adds, which in left[: len(changes) // 2 + 1]:
-                        if adds:
+                    for kind, which in left[: len(changes) // 2 + 1]:
+                        item = f"i{which}"
+                        if kind == "add":
                             add(which, 100 + len(left))
+                        elif kind == "describe":
+                            fields = {"told": len(left)}
+                            gallery.of(item).set_metadata([item], [fields], missing="skip")
+                            told |= {item: fields} if item in told else {}
                         else:
-                            gallery.of(f"i{which}").remove([f"i{which}"], missing="skip")
-                            model.pop(f"i{which}", None)
+                            gallery.of(item).remove([item], missing="skip")
+                            model.pop(item, None)
+                            told.pop(item, None)
                         left.pop(0)
 
             for which in range(8):
@@ -138,7 +148,7 @@ def test_changes_between_the_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             with pytest.raises(GalleryError, match="other shards took its place"):
                 gallery.shards[0].add_vectors(ids=["late"], vectors=vectors(1))
         found = contents(folder)
-        assert set(found) == set(model) and not left
+        assert {item: known[0] for item, known in found.items()} == told and not left
         for item, seed in model.items():
             stored = vectors(1, seed)[0].astype(dtype).astype(np.float32)
             np.testing.assert_array_equal(np.frombuffer(found[item][2], np.float32), stored)

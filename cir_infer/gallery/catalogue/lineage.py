@@ -1,4 +1,4 @@
-"""What the catalogue of a backup says of where it comes from, and how it takes over another one's state."""
+"""What the catalogue of a backup says of where it comes from, and how items and states are taken over."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.gallery.catalogue import tables
-from cir_infer.gallery.catalogue.checksums import checked_header, checked_rows, delete
+from cir_infer.gallery.catalogue.checksums import Tally, checked_header, checked_rows, delete
 from cir_infer.gallery.catalogue.schema import CHECKED, Connection, damaged, stored_version
+from cir_infer.gallery.metadata import metadata as meta
 from cir_infer.gallery.rows.segments import SegmentEntry
 
 __all__ = [
     "Lineage",
+    "StoredItem",
     "all_segments",
     "bury_only",
     "garbage_keys",
     "item_checksums",
-    "item_rows",
     "lineage",
     "note_copied",
     "skip_generation",
+    "sound_items",
     "take_encoding",
 ]
 
@@ -41,6 +43,22 @@ class Lineage(NamedTuple):
     origin: str
     copied: int
     copied_as: int
+
+
+class StoredItem(NamedTuple):
+    """An item as the catalogue has it; its metadata as JSON text, None where it has none."""
+
+    key: int
+    id: str
+    metadata: str | None
+    source: str | None
+    stamp: str | None
+
+    def record(self, metadata: meta.Encoded | None = None) -> tables.ItemRecord:
+        """The same to be stored, with other metadata if that is given."""
+        if metadata is None:
+            metadata = meta.Encoded(self.metadata, meta.attributes_of(meta.decode(self.metadata)))
+        return tables.ItemRecord(self.id, metadata, self.source, self.stamp)
 
 
 def lineage(connection: Connection) -> Lineage | None:
@@ -108,11 +126,21 @@ def item_checksums(connection: Connection) -> tuple[Keys, Keys]:
     return flat[::2], flat[1::2]
 
 
-def item_rows(connection: Connection, keys: Sequence[int]) -> list[tuple[Any, ...]]:
-    """The rows of some items as `CHECKED` has them, then their checksum (None in format 1), by key."""
-    columns = ", ".join(CHECKED["items"]) + (", checksum" if stored_version(connection) > 1 else ", NULL")
-    found: list[tuple[Any, ...]] = []
+def sound_items(connection: Connection, keys: Sequence[int]) -> list[StoredItem]:
+    """Some items, to be stored again, by key: none whose damage another checksum would hide.
+
+    Raises:
+        GalleryError: one is missing, or does not fit its checksum.
+    """
+    sealed = stored_version(connection) > 1
+    columns = ", ".join(CHECKED["items"]) + (", checksum" if sealed else ", NULL")
+    rows: list[tuple[Any, ...]] = []
     for chunk in tables.chunks(keys):
         marks = ",".join("?" * len(chunk))
-        found += connection.execute(f"SELECT {columns} FROM items WHERE key IN ({marks})", chunk)
-    return sorted(found, key=lambda row: row[0])
+        rows += connection.execute(f"SELECT {columns} FROM items WHERE key IN ({marks})", chunk)
+    rows.sort(key=lambda row: row[0])
+    tally = Tally("items")
+    problems = [problem for row in rows for problem in tally.add(row[:-1], row[-1])] if sealed else []
+    if problems or len(rows) != len(keys):
+        raise damaged(problems[0] if problems else "items are missing")
+    return [StoredItem(*row[:-1]) for row in rows]

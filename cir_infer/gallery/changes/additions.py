@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, shown
 from cir_infer.gallery.catalogue import tables
 from cir_infer.gallery.changes.compaction import merge_newest
+from cir_infer.gallery.rows.segments import SegmentEntry
 from cir_infer.gallery.rows.vectors import checked_vectors, row_tensors, to_rows
 from cir_infer.gallery.store import Store
 
-__all__ = ["EXISTING", "Existing", "add_items", "already_held", "held_ids", "remove_items"]
+__all__ = [
+    "EXISTING",
+    "MISSING",
+    "Existing",
+    "Missing",
+    "add_items",
+    "already_held",
+    "check_missing",
+    "commit_items",
+    "held_ids",
+    "next_keys",
+    "remove_items",
+]
 
 Existing = Literal["error", "replace", "skip"]
 EXISTING: tuple[Existing, ...] = ("error", "replace", "skip")
+Missing = Literal["error", "skip"]
+MISSING: tuple[Missing, ...] = ("error", "skip")
 
 
 def held_ids(store: Store, ids: Sequence[str]) -> dict[str, int]:
@@ -64,31 +82,53 @@ def add_items(
     if not items:
         return 0
     stored, scales = to_rows(rows, encoding.dtype)
-    with store.catalogue.reading() as connection:
-        first_key = tables.header(connection, "next_key")
-    last_key = first_key + len(items) - 1
-    entry = store.write_segment(row_tensors(encoding.dtype, stored, scales), first_key, last_key, len(items))
-
-    def change(connection: tables.Connection) -> None:
-        tables.insert_items(connection, list(enumerate(items, first_key)))
-        tables.set_buried(connection, held.values(), True)
-        tables.insert_segment(connection, encoding.number, entry)
-        tables.set_header(connection, "next_key", last_key + 1)
-
-    store.commit(change)
-    merge_newest(store)
+    keys = next_keys(store, len(items))
+    tensors = row_tensors(encoding.dtype, stored, scales)
+    entry = store.write_segment(tensors, int(keys[0]), int(keys[-1]), len(items))
+    commit_items(store, encoding, items, entry, held.values())
     return len(items)
 
 
-def remove_items(store: Store, ids: Sequence[str], missing: Literal["error", "skip"]) -> int:
+def next_keys(store: Store, count: int) -> npt.NDArray[np.int64]:
+    """The keys of the next so many items."""
+    with store.catalogue.reading() as connection:
+        first = tables.header(connection, "next_key")
+    return np.arange(first, first + count, dtype=np.int64)
+
+
+def commit_items(
+    store: Store,
+    encoding: tables.Encoding,
+    items: Sequence[tables.ItemRecord],
+    entry: SegmentEntry,
+    buried: Iterable[int],
+) -> None:
+    """Add items whose rows are written, in place of those of some keys."""
+
+    def change(connection: tables.Connection) -> None:
+        tables.insert_items(connection, list(enumerate(items, entry.first_key)))
+        tables.set_buried(connection, buried, True)
+        tables.insert_segment(connection, encoding.number, entry)
+        tables.set_header(connection, "next_key", entry.last_key + 1)
+
+    store.commit(change)
+    merge_newest(store)
+
+
+def remove_items(store: Store, ids: Sequence[str], missing: Missing) -> int:
     """Remove items; see `Gallery.remove`. Returns how many."""
     held = held_ids(store, ids)
+    check_missing(store, held, ids, missing)
+    if held:
+        store.commit(lambda connection: tables.set_buried(connection, held.values(), True))
+    return len(held)
+
+
+def check_missing(store: Store, held: Mapping[str, int], ids: Sequence[str], missing: Missing) -> None:
+    """Raise `GalleryError` for ids that are not held, unless these are to be passed over."""
     if missing == "error" and len(held) < len(ids):
         first = next(item for item in ids if item not in held)
         raise GalleryError(
             f"{store.path}: holds no id {shown(first)} ({len(ids) - len(held)} of {len(ids)} "
             "ids in this call); pass missing='skip' (--skip-missing) to pass over such ids"
         )
-    if held:
-        store.commit(lambda connection: tables.set_buried(connection, held.values(), True))
-    return len(held)

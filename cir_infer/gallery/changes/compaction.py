@@ -16,7 +16,7 @@ from cir_infer.gallery.rows.tensors import Tensor
 from cir_infer.gallery.rows.vectors import rows_at_once
 from cir_infer.gallery.store import Store
 
-__all__ = ["Compaction", "compact", "merge", "merge_newest", "newest_small"]
+__all__ = ["Compaction", "compact", "merge", "merge_newest", "newest_small", "write_again"]
 
 SMALL = 1 << 16
 """Segments of fewer rows are worth merging with their neighbours."""
@@ -162,7 +162,33 @@ def merge(
     which = np.repeat(np.arange(len(segments)), [len(rows) for rows in alive])
     offsets = np.concatenate(alive)
     order = np.argsort(keys, kind="stable")
-    keys, which, offsets = keys[order], which[order], offsets[order]
+    return write_again(store, encoding, segments, which[order], offsets[order], keys[order])
+
+
+def write_again(
+    store: Store,
+    encoding: tables.Encoding,
+    segments: Sequence[Segment],
+    which: npt.NDArray[np.int64],
+    offsets: npt.NDArray[np.int64],
+    keys: npt.NDArray[np.int64],
+) -> SegmentEntry:
+    """Write stored rows as a segment, bit for bit, a block at a time.
+
+    Args:
+        store: whose writer lock the caller holds.
+        encoding: of the segments.
+        segments: that the rows lie in.
+        which: int64 (n,), the segment of each row, n > 0.
+        offsets: int64 (n,), its place there.
+        keys: int64 (n,) ascending, those that they will have.
+
+    Returns:
+        The new segment, not yet in the catalogue.
+
+    Raises:
+        GalleryError: the disk is full or fails.
+    """
 
     def pieces(name: str) -> Iterator[npt.NDArray[np.generic]]:
         arrays = [getattr(segment, name) for segment in segments]

@@ -25,14 +25,13 @@ import numpy.typing as npt
 from cir_infer.console.progress import progress_bar
 from cir_infer.errors import GalleryError, lack, shown
 from cir_infer.gallery.catalogue import tables
-from cir_infer.gallery.catalogue.checksums import Tally
 from cir_infer.gallery.catalogue.lineage import (
     all_segments,
     bury_only,
     garbage_keys,
     item_checksums,
-    item_rows,
     note_copied,
+    sound_items,
     take_encoding,
 )
 from cir_infer.gallery.catalogue.lineage import lineage as lineage_of
@@ -41,7 +40,6 @@ from cir_infer.gallery.disk import drafts, files
 from cir_infer.gallery.disk.folder import resolved
 from cir_infer.gallery.disk.outcome import forget_durable, tell_durable
 from cir_infer.gallery.inspection.verification import verify
-from cir_infer.gallery.metadata import metadata as meta
 from cir_infer.gallery.rows.segments import SegmentEntry
 from cir_infer.gallery.store import Store
 
@@ -360,22 +358,7 @@ def _items(store: Store, keys: Keys) -> Iterator[list[tuple[int, tables.ItemReco
     for start in range(0, len(keys), _BATCH):
         wanted = [int(key) for key in keys[start : start + _BATCH]]
         with store.catalogue.reading() as connection:
-            rows = item_rows(connection, wanted)
-            problems = []
-            if stored_version(connection) > 1:
-                tally = Tally("items")
-                problems = [problem for row in rows for problem in tally.add(row[:-1], row[-1])]
-        if problems or len(rows) != len(wanted):
-            problem = problems[0] if problems else "items are missing"
-            raise GalleryError(f"{store.path}: is damaged ({problem}); run cir-gallery verify")
-        yield [
-            (key, tables.ItemRecord(item, _encoded(text), source, stamp))
-            for key, item, text, source, stamp, _ in rows
-        ]
-
-
-def _encoded(text: str | None) -> meta.Encoded:
-    return meta.Encoded(text, list(meta.attributes_of(meta.decode(text))))
+            yield [(item.key, item.record()) for item in sound_items(connection, wanted)]
 
 
 def _verify(target: Store, verified: bool, progress: bool, report: Backup) -> None:

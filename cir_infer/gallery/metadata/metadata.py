@@ -13,7 +13,16 @@ from cir_infer.errors import GalleryError, shown
 from cir_infer.gallery.metadata.values import Scalar, UnfitError, is_missing, plain_text, scalar, storable
 from cir_infer.inputs.arrays import array_of
 
-__all__ = ["MAX_DEPTH", "MAX_FIELD", "MAX_TEXT", "Encoded", "attributes_of", "decode", "encode"]
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_FIELD",
+    "MAX_TEXT",
+    "Encoded",
+    "MetadataError",
+    "attributes_of",
+    "decode",
+    "encode",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +40,10 @@ _JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", "
 _told: set[str] = set()  # fields of which was said that a missing value is taken as absent
 
 
+class MetadataError(GalleryError):
+    """Metadata that no gallery stores."""
+
+
 class Encoded(NamedTuple):
     """Metadata as it is stored: JSON text (None where there is none), and what of it can be filtered."""
 
@@ -45,12 +58,12 @@ def encode(metadata: Mapping[str, Any] | None, item: str) -> Encoded:
     for each field.
 
     Raises:
-        GalleryError: it is no mapping of text to such values; the message names the item and the field.
+        MetadataError: it is no mapping of text to such values; the message names the item and the field.
     """
     if metadata is None or is_missing(metadata):
         return Encoded(None, [])
     if not isinstance(metadata, Mapping):
-        raise GalleryError(
+        raise MetadataError(
             f"metadata of id {shown(item)} is {shown(metadata, 60)}, of type {type(metadata).__name__}; "
             "expected a dictionary or None"
         )
@@ -62,16 +75,16 @@ def encode(metadata: Mapping[str, Any] | None, item: str) -> Encoded:
         attributes = list(attributes_of(plain))
         text = _JSON.encode(plain)
     except UnfitError as error:
-        raise GalleryError(f"metadata of id {shown(item)} cannot be stored: {error}") from None
+        raise MetadataError(f"metadata of id {shown(item)} cannot be stored: {error}") from None
     except GalleryError:
         raise
     except Exception as error:  # a stranger's dictionary or list may raise anything while it is read
-        raise GalleryError(
+        raise MetadataError(
             f"metadata of id {shown(item)} cannot be stored: reading it failed with "
             f"{type(error).__name__}: {shown(error, 200)}"
         ) from error
     if len(text) > MAX_TEXT:
-        raise GalleryError(_too_long(item))
+        raise MetadataError(_too_long(item))
     return Encoded(text if plain else None, attributes)
 
 
@@ -220,7 +233,7 @@ class _Reader:
     def _take(self, characters: int) -> None:
         self._room -= characters
         if self._room < 0:
-            raise GalleryError(_too_long(self._item))
+            raise MetadataError(_too_long(self._item))
 
 
 def _where(name: str) -> str:
