@@ -22,7 +22,8 @@ from cir_infer.gallery.catalogue.witness import NAME as WITNESS
 from cir_infer.gallery.catalogue.witness import Witness
 from cir_infer.gallery.disk.folder import CATALOGUE, Folder
 from cir_infer.gallery.disk.locks import GalleryBusyError, Hold
-from cir_infer.gallery.sqlite.connections import Connections, Link
+from cir_infer.gallery.sqlite.connections import Connections
+from cir_infer.gallery.sqlite.links import Link
 from cir_infer.processes.announcing import forks_wait
 
 __all__ = ["Catalogue", "OutcomeUnknownError"]

@@ -23,24 +23,19 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from cir_infer.errors import GalleryError
-from cir_infer.gallery.disk.folder import CATALOGUE, READERS, Folder, Identity
+from cir_infer.gallery.disk.folder import READERS, Folder, Identity
 from cir_infer.gallery.disk.locks import held_here, keep_writers_out
 from cir_infer.gallery.sqlite import forks, log
 from cir_infer.gallery.sqlite.guard import Guard
+from cir_infer.gallery.sqlite.links import Link, connected, lacks_space, prove
 from cir_infer.processes import announcing
 from cir_infer.processes.turns import Turn
 
-__all__ = ["Connections", "Link"]
+__all__ = ["Connections"]
 
 _IDLE = 16
-
-
-class Link(sqlite3.Connection):
-    """A connection of SQLite. The type of sqlite3 itself cannot be referred to weakly."""
-
-    guard: Guard | None = None
-    frozen: bool = False
-    thread: int = 0
+_TRY_AGAIN = 1.0
+"""Seconds after which a full disk is tried again: while it is read without a log, nobody can write."""
 
 
 class _LaterError(GalleryError):
@@ -90,7 +85,7 @@ class Connections:
                     f"{folder.path}: was not closed properly and may not be written to from here; "
                     "open it once with permission to write"
                 )
-        self._may_thaw = not self.frozen
+        self._may_thaw, self._next_try = not self.frozen, 0.0
         _everyone.add(self)
 
     # ---- taking and giving back
@@ -114,6 +109,8 @@ class Connections:
         token = announcing.announced(lambda: me in _users())
         try:
             self._check()
+            if self.frozen and self._may_thaw and time.monotonic() >= self._next_try:
+                _opening.take(self._try_again)
             try:
                 link = idle.pop()
             except IndexError:
@@ -168,6 +165,8 @@ class Connections:
             idle.append(link)
         else:
             self._retire([link])
+            if link.frozen:
+                _opening.take(self._let_in)
         if self._closed:
             self.close()
 
@@ -179,12 +178,12 @@ class Connections:
                 return self._opened()
             except sqlite3.OperationalError as error:
                 # SQLite needs space for the files beside the catalogue, even to read.
-                if not (_lacks_space(error) and self._freeze()):
+                if not (lacks_space(error) and self._freeze()):
                     raise
-        link = self._connect("ro&immutable=1")
+        link = connected(self._folder, "ro&immutable=1")
         link.frozen = True
         link.execute("PRAGMA schema_version").fetchone()
-        self._prove(link)
+        prove(self._folder, link)
         self._links.add(link)
         return link
 
@@ -200,7 +199,32 @@ class Connections:
         if self._keeping_out is None:
             self._keeping_out = keep_writers_out(self._folder)
         self.frozen, self._guard = True, None
+        self._next_try = time.monotonic() + _TRY_AGAIN
         return True
+
+    def _try_again(self) -> None:
+        """Do without `frozen` where there is space again, and let writers in."""
+        if not self.frozen:  # another thread was first
+            return
+        self._next_try = time.monotonic() + _TRY_AGAIN
+        try:
+            link = self._opened()
+        except sqlite3.OperationalError as error:
+            if not lacks_space(error):
+                raise
+            self._guard = None
+            return
+        self.frozen = False
+        _close_all(self._idle)
+        self._idle.append(link)
+        self._let_in()
+
+    def _let_in(self) -> None:
+        """Keep writers out no longer, once nothing is open that would not see what they do."""
+        blind = self.frozen or any(link.frozen for link in list(self._links))
+        if self._keeping_out is not None and self.announces and not blind:
+            self._keeping_out.close()
+            self._keeping_out = None
 
     def thaw(self) -> None:
         """Try again to do without `frozen`, before something is written."""
@@ -230,7 +254,7 @@ class Connections:
         if guard is None:
             guard = _guards.setdefault(folder.catalogue, Guard(folder))
         self._guard = guard
-        link = self._connect("rw")
+        link = connected(folder, "rw")
         link.guard = guard
         guard.links.add(link)
         self._links.add(link)
@@ -239,45 +263,13 @@ class Connections:
             link.execute("PRAGMA query_only = ON")
             link.execute("PRAGMA schema_version").fetchone()  # opens the log
             guard.lock(folder)
-            self._prove(link)
+            prove(folder, link)
         except BaseException:
             link.close()
             self._forget(link)
             raise
         guard.parts = guard.parts or log.parts(folder)
         return link
-
-    def _connect(self, mode: str) -> Link:
-        try:
-            link = sqlite3.connect(
-                f"file:{self._folder.located()}/{CATALOGUE}?mode={mode}",
-                uri=True,
-                timeout=30,
-                isolation_level=None,
-                check_same_thread=False,
-                factory=Link,
-            )
-        except sqlite3.OperationalError:
-            self._folder.check()
-            raise
-        # The file may come from anywhere: nothing in it may call functions, and its pages are checked.
-        link.execute("PRAGMA trusted_schema = OFF")
-        link.execute("PRAGMA cell_size_check = ON")
-        link.execute("PRAGMA mmap_size = 0")
-        return link
-
-    def _prove(self, link: Link) -> None:
-        """SQLite opens by name: was the name that it used that of this gallery, before and after?"""
-        folder = self._folder
-        link.text_factory = os.fsdecode  # a name need not be UTF-8
-        name: str = link.execute("PRAGMA database_list").fetchone()[2]
-        link.text_factory = str
-        with suppress(OSError):
-            found = os.lstat(name), os.stat(name.rpartition("/")[0])  # noqa: PTH116
-            if [(status.st_dev, status.st_ino) for status in found] == [folder.catalogue, folder.identity]:
-                return
-        folder.check()
-        raise GalleryError(f"{folder.path}: was moved while it was being opened; open it again")
 
     # ---- the log
 
@@ -383,10 +375,6 @@ class Connections:
                 self._keeping_out = keep_writers_out(self._folder)
             except GalleryError:  # the parent has just let go, and somebody writes
                 _lost.add(self._folder.catalogue)
-
-
-def _lacks_space(error: sqlite3.OperationalError) -> bool:
-    return any(words in str(error) for words in ("full", "I/O", "unable to open"))
 
 
 def _let_go(*idle: list[Link]) -> None:
