@@ -20,6 +20,7 @@ from cir_infer.gallery.metadata import metadata as meta
 from cir_infer.gallery.rows.segments import Segment
 from cir_infer.gallery.rows.vectors import shape_text
 from cir_infer.processes.cache import BoundedCache
+from cir_infer.processes.staying import Staying
 from cir_infer.scoring.contract import Rows
 
 __all__ = ["Item", "Mask", "RowNumbers", "Snapshot"]
@@ -48,7 +49,7 @@ class Item(NamedTuple):
     source: str | None
 
 
-class Snapshot:
+class Snapshot(Staying):
     """One generation of a gallery, for reading, from any number of threads.
 
     Row numbers run through all stored rows in the order in which items were added, removed items
@@ -67,6 +68,9 @@ class Snapshot:
         count: how many rows count.
         next_key: every item key in it is smaller; see the catalogue.
     """
+
+    stays = ("a snapshot", "copy the Gallery and take another one")
+    refusal = GalleryError
 
     def __init__(
         self,
@@ -104,10 +108,6 @@ class Snapshot:
 
     def __len__(self) -> int:
         return self.count
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """A snapshot belongs to its process, for it rests on what that has open."""
-        raise GalleryError("a snapshot cannot be copied or pickled; copy the Gallery and take another one")
 
     def __repr__(self) -> str:
         shape = shape_text(self.tokens_per_item, self.dimension)

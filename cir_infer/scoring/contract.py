@@ -43,12 +43,19 @@ __all__ = [
     "MOST_ITEM_VALUES",
     "MOST_TOKENS",
     "MOST_VALUES",
+    "SCORER_STAYS",
     "QueryTerms",
     "Rows",
     "Scorer",
     "TopK",
     "most_bytes",
 ]
+
+SCORER_STAYS = (
+    "a scorer",
+    "pickle the Searcher, or make another scorer over the same rows where it is wanted",
+)
+"""Why one that holds more of its process than arrays is neither copied nor pickled, see `Staying`."""
 
 MOST_VALUES = 1 << 20
 """Of a row. The kernels count values of a row in 32 bits, and the bounds of rounding hold up to here."""

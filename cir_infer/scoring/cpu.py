@@ -16,7 +16,8 @@ from cir_infer.errors import DeviceError, UsageError, shown
 from cir_infer.extras import importing
 from cir_infer.inputs.arguments import checked_number
 from cir_infer.processes.cpus import available_cpus
-from cir_infer.scoring.contract import QueryTerms, Rows, TopK
+from cir_infer.processes.staying import Staying
+from cir_infer.scoring.contract import SCORER_STAYS, QueryTerms, Rows, TopK
 from cir_infer.scoring.validation import check_query, check_threads, within_memory
 
 __all__ = ["BatchStatistics", "CpuScorer", "Int8Scorer", "Int8Statistics", "instruction_sets", "kernels_hash"]
@@ -98,7 +99,7 @@ class BatchStatistics(NamedTuple):
     again: int
 
 
-class CpuScorer:
+class CpuScorer(Staying):
     """Exact top-k over rows as they are stored, in one pass over them for each block of queries.
 
     The pass finds, in float32, every row that rounding leaves a chance to be among the best; those are
@@ -118,6 +119,8 @@ class CpuScorer:
         DeviceError: the native module is not built, or the machine lacks the instruction set.
         UsageError: threads < 1, or other products.
     """
+
+    stays = SCORER_STAYS
 
     def __init__(
         self,
@@ -177,7 +180,7 @@ class Int8Statistics(NamedTuple):
     rescored: int
 
 
-class Int8Scorer:
+class Int8Scorer(Staying):
     """Exact top-k that reads an int8 copy of the rows and a short list of the rows themselves.
 
     The scan computes an upper bound of every row's score, with a proof in place of an estimate (see
@@ -198,6 +201,8 @@ class Int8Scorer:
         DeviceError: the native module is not built, or the machine lacks the instruction set.
         UsageError: threads < 1 or first_list < 1.
     """
+
+    stays = SCORER_STAYS
 
     def __init__(
         self,

@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from cir_infer.scoring.contract import QueryTerms, Rows, Scorer, TopK
+from cir_infer.processes.staying import Staying
+from cir_infer.scoring.contract import SCORER_STAYS, QueryTerms, Rows, Scorer, TopK
 from cir_infer.scoring.reference import best_of, exact_item_scores, without_unranked
 from cir_infer.scoring.validation import check_query, within_memory
 
@@ -30,13 +31,15 @@ _AT_ONCE = 1 << 22
 Items = npt.NDArray[np.int64]
 
 
-class GroupedScorer:
+class GroupedScorer(Staying):
     """Exact top-k over items of several vectors, by a scorer over their vectors.
 
     Args:
         rows: the items, kept.
         make: what makes the scorer of the vectors.
     """
+
+    stays = SCORER_STAYS
 
     def __init__(self, rows: Rows, make: Callable[[Rows], Scorer]) -> None:
         self._rows = rows

@@ -25,7 +25,8 @@ import numpy.typing as npt
 
 from cir_infer.errors import ScoringError, UsageError
 from cir_infer.inputs.arguments import checked_number
-from cir_infer.scoring.contract import QueryTerms, Rows, Scorer, TopK
+from cir_infer.processes.staying import Staying
+from cir_infer.scoring.contract import SCORER_STAYS, QueryTerms, Rows, Scorer, TopK
 from cir_infer.scoring.validation import check_query
 
 __all__ = [
@@ -77,7 +78,7 @@ def linear_queries(terms: QueryTerms, squares: npt.NDArray[np.float64]) -> npt.N
     return unit
 
 
-class LinearisedScorer:
+class LinearisedScorer(Staying):
     """Top-k among the candidates of an index, with exact scores.
 
     Args:
@@ -89,6 +90,8 @@ class LinearisedScorer:
     Raises:
         UsageError: factor < 1.
     """
+
+    stays = SCORER_STAYS
 
     def __init__(self, scorer: Scorer, rows: Rows, candidates: Candidates, *, factor: int = 4) -> None:
         factor = checked_number("factor", factor)

@@ -15,6 +15,7 @@ from cir_infer.gallery.disk import files
 from cir_infer.gallery.filters.filters import Where
 from cir_infer.hits import Hit, Hits
 from cir_infer.inputs.texts import Text
+from cir_infer.processes.staying import Staying
 from cir_infer.processes.turns import Claim, Token, Turn
 from cir_infer.scoring.balance import Balance
 from cir_infer.searcher import Queries
@@ -40,7 +41,7 @@ class _Open(NamedTuple):
     before: ShardedSearcher | None = None
 
 
-class FollowingSearcher(Queries):
+class FollowingSearcher(Staying, Queries):
     """Asks the newest version of some shards. Threads may share one.
 
     Every query is answered by one version from its beginning to its end. A new one is looked for every
@@ -60,6 +61,9 @@ class FollowingSearcher(Queries):
     Raises:
         CirError: see `ShardedSearcher`.
     """
+
+    # What it follows is known to this process.
+    stays = ("a searcher that follows", "make another where it is wanted")
 
     def __init__(
         self, version: Callable[[], Hashable], opened: Callable[[], ShardedSearcher], every: float = 1.0
@@ -91,12 +95,6 @@ class FollowingSearcher(Queries):
 
     def __exit__(self, kind: object, value: object, traceback: object) -> None:
         self.close()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """What it follows is known to this process."""
-        raise UsageError(
-            "a searcher that follows cannot be copied or pickled; make another where it is wanted"
-        )
 
     def __len__(self) -> int:
         return len(self.current())

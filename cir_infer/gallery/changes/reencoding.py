@@ -21,6 +21,7 @@ from cir_infer.gallery.changes.compaction import merge
 from cir_infer.gallery.rows.segments import Segment, SegmentEntry
 from cir_infer.gallery.rows.vectors import checked_vectors, row_tensors, to_rows
 from cir_infer.gallery.store import Store
+from cir_infer.processes.staying import Staying
 
 __all__ = ["Reencoding"]
 
@@ -29,7 +30,7 @@ Keys = npt.NDArray[np.int64]
 _log = logging.getLogger(__name__)
 
 
-class Reencoding:
+class Reencoding(Staying):
     """The rows of a gallery as another bundle makes them, in the making.
 
     Args:
@@ -40,6 +41,9 @@ class Reencoding:
     Raises:
         GalleryError: another writer, or the disk is full or fails.
     """
+
+    stays = ("a re-encoding", "ask the Gallery for it again: what is finished is kept")
+    refusal = GalleryError
 
     def __init__(self, store: Store, encoding: tables.Encoding) -> None:
         self._store = store

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from cir_infer.errors import DeviceError, ScoringError, shown
 from cir_infer.gpu.device import Device, Stream
 from cir_infer.processes.fork import ProcessBound, finalize_here
-from cir_infer.scoring.contract import QueryTerms, Rows, TopK
+from cir_infer.processes.staying import Staying
+from cir_infer.scoring.contract import SCORER_STAYS, QueryTerms, Rows, TopK
 from cir_infer.scoring.cuda.gallery import CudaGallery
 from cir_infer.scoring.cuda.search import CudaSearch
 from cir_infer.scoring.cuda.tuning import Tuning, tuning_for
@@ -40,7 +41,7 @@ class CudaStatistics(NamedTuple):
     rescued: int
 
 
-class CudaScorer:
+class CudaScorer(Staying):
     """Exact top-k over rows on a GPU; a `Scorer`.
 
     Rows are stored as they are given. Few queries take one launch of the exact kernel; batches first take
@@ -65,6 +66,8 @@ class CudaScorer:
         DeviceError: no driver, no GPU, PyCUDA or the compiled kernels missing, too little memory.
         ScoringError: an int8 scan of int8 rows, items of several vectors, or more than 2^32 - 2^20 rows.
     """
+
+    stays = SCORER_STAYS
 
     def __init__(
         self,
