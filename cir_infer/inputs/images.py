@@ -30,7 +30,7 @@ from cir_infer.inputs.metadata import (
     turned,
     without_metadata,
 )
-from cir_infer.inputs.open_files import contents, is_open_file
+from cir_infer.inputs.open_files import check_open, contents, is_open_file
 from cir_infer.inputs.remote import checked_address, is_url
 from cir_infer.processes.memory import keep_freed_memory
 
@@ -113,6 +113,7 @@ def decode_image(
     from PIL import Image, UnidentifiedImageError
 
     name = describe_image(image)
+    check_open(image, name)
     try:
         if isinstance(image, Image.Image):
             return _decode(_Opened(image, name), exif_orientation, plan)
@@ -189,7 +190,9 @@ def describe_image(image: object) -> str:
     if isinstance(image, np.ndarray):
         return f"the {image.dtype} array {image.shape}"
     if isinstance(image, (bytes, bytearray, memoryview)):
-        return f"the image of {len(image)} bytes"
+        with suppress(ValueError):  # of a view that was released
+            return f"the image of {len(image):,} bytes"
+        return "the memoryview"
     filename = getattr(image, "filename", None)
     return shown(Path(filename)) if filename and isinstance(filename, str) else f"the {type(image).__name__}"
 

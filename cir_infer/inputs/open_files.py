@@ -1,4 +1,4 @@
-"""An open file as an image: read whole, in the thread of whoever passed it."""
+"""What is open as an image: a file is read whole, in the thread of whoever passed it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from cir_infer.errors import ImageError, shown
 
-__all__ = ["MOST_BYTES", "contents", "is_open_file"]
+__all__ = ["MOST_BYTES", "check_open", "contents", "is_open_file"]
 
 MOST_BYTES = 1 << 29
 """The largest file that is read into memory, 512 MiB."""
@@ -16,6 +16,33 @@ MOST_BYTES = 1 << 29
 def is_open_file(value: object) -> bool:
     """Whether something is read like a file: a `BytesIO`, an open file, a response."""
     return callable(getattr(value, "read", None)) and not isinstance(value, type)
+
+
+def check_open(image: object, name: str) -> None:
+    """Refuse a Pillow image or a view of bytes that was closed; a file is asked when it is read.
+
+    Raises:
+        ImageError: it is closed, which is no damage.
+    """
+    try:
+        if isinstance(image, memoryview):
+            len(image)  # which a released one does not tell
+            return
+        held = getattr(image, "__dict__", {})
+        # Pillow 11 has other names. In the place of a closed one's pixels stands what only raises.
+        pixels = held.get("_im", held.get("im"))
+        if pixels is not None:
+            closed = pixels.size is None
+        else:  # not read yet, for which it needs its file
+            closed = "fp" in held and (held["fp"] is None or getattr(held["fp"], "closed", False) is True)
+    except ValueError:
+        closed = True
+    if closed:
+        raise _closed(name)
+
+
+def _closed(name: str) -> ImageError:
+    return ImageError(f"{name} is closed; pass it before it is closed, or its path")
 
 
 def contents(value: Any) -> Any:
@@ -36,7 +63,7 @@ def contents(value: Any) -> Any:
         data = _read(value)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         if getattr(value, "closed", False) is True:
-            raise ImageError(f"{name} is closed; pass it before it is closed, or its path") from error
+            raise _closed(name) from error
         raise ImageError(f"{name} cannot be read ({shown(error)}); open it for reading, as binary") from error
     if isinstance(data, str):
         raise ImageError(f'{name} was opened as text; open it with mode "rb"')

@@ -24,7 +24,6 @@ from cir_infer.inputs.images import image_size
 from cir_infer.inputs.locations import Location
 from cir_infer.inputs.preparing import PreparedImage
 from cir_infer.processes.cpus import available_cpus
-from cir_infer.processes.staying import Staying
 from cir_infer.processes.threads import Threads
 from cir_infer.runtime.device_names import ON_PROCESSOR
 from cir_infer.serving.background import in_thread
@@ -63,7 +62,7 @@ class Found(NamedTuple):
     explanations: Sequence[Explanation | CirError | Problem] = ()
 
 
-class Service(Staying):
+class Service:
     """What one process serves.
 
     Args:
@@ -73,8 +72,6 @@ class Service(Staying):
     Raises:
         CirError: bundle or gallery cannot be opened.
     """
-
-    stays = ("a service", "make another of its settings where it is wanted")
 
     def __init__(self, settings: Settings, parts: Parts | None = None) -> None:
         remote.only(settings.remote_images)  # all of this process, however it comes to read something

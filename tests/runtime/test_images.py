@@ -198,6 +198,54 @@ def test_reading_leaves_no_file_open(tmp_path: Path) -> None:
     assert path not in opened
 
 
+def opened(path: Path) -> Image.Image:
+    return Image.open(path)
+
+
+def of_closed_file(path: Path) -> Image.Image:
+    with path.open("rb") as file:
+        return Image.open(file)
+
+
+def left(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image
+
+
+def closed(image: Image.Image) -> Image.Image:
+    image.close()
+    return image
+
+
+def loaded(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        image.load()
+    return image
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF"])
+def test_a_closed_image_is_called_that_and_not_damaged(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"dress.{kind.lower()}"
+    Image.new("RGB", (64, 48), "red").save(path, kind)
+    for image in (closed(opened(path)), closed(loaded(path)), closed(Image.new("RGB", (4, 4)))):
+        with pytest.raises(ImageError, match="is closed; pass it before it is closed, or its path"):
+            load_image(image)
+    # Formats differ in what they read when they are opened: what is there is read.
+    for image in (of_closed_file(path), left(path)):
+        try:
+            assert load_image(image).size == (64, 48)
+        except ImageError as error:
+            assert "is closed; " in str(error)
+    assert load_image(loaded(path)).size == load_image(opened(path)).size == (64, 48)
+
+
+def test_a_released_view_is_called_closed() -> None:
+    view = memoryview(encoded(Image.new("RGB", (4, 4))))
+    view.release()
+    with pytest.raises(ImageError, match=r"^the memoryview is closed"):
+        load_image(view)
+
+
 def test_features(tmp_path: Path) -> None:
     values = np.arange(4, dtype=np.float64)
     np.save(tmp_path / "f.npy", values)
