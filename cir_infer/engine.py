@@ -460,7 +460,8 @@ class Engine:
                 raise UsageError(f"{tensor.name} is {shown(value)}; expected float32 (Q, ...)") from error
         if len({value.shape[:1] for value in feeds.values()}) != 1:
             raise UsageError(
-                f"{len(feeds['reference'])} references for {len(feeds['text'])} texts; expected one for each"
+                f"{len(feeds['reference']):,} references for {len(feeds['text']):,} texts; "
+                "expected one for each"
             )
         for tensor in graph.inputs:
             check_feed(tensor.name, feeds[tensor.name], tensor)

@@ -191,12 +191,12 @@ class Hits(Sequence[Hit]):
         if isinstance(hit, Hit):
             if hit not in self._hits:
                 raise UsageError(
-                    f"{shown(hit.id)} is none of these {len(self)} hits; explain it with Searcher.explain"
+                    f"{shown(hit.id)} is none of these {len(self):,} hits; explain it with Searcher.explain"
                 )
             return hit
         place = checked_number("hit", hit, least=-len(self), instead=", or a Hit")
         if place >= len(self):
-            raise UsageError(f"hit is {shown(place)}; there are {len(self)} hits, counted from 0")
+            raise UsageError(f"hit is {shown(place)}; there are {len(self):,} hits, counted from 0")
         return self._hits[place]
 
     def _asked(self) -> Explains:

@@ -30,7 +30,7 @@ from cir_infer.shards.ray_cluster import (
     told_as_shard_error,
 )
 
-__all__ = ["Replicas", "ServeShard", "deploy", "remove", "renew", "shards_of", "tag_of"]
+__all__ = ["Replicas", "ServeShard", "check_served", "deploy", "remove", "renew", "shards_of", "tag_of"]
 
 _AT_ONCE, _WAITING = 8, 64
 """Calls that a shard's replica computes side by side, and that wait for it before more are refused."""
@@ -122,7 +122,8 @@ def _parts(name: str) -> Callable[[Listing], list[list[ServeShard]]]:
 
 def _follow(service: Any, settings: Settings) -> None:
     """Let a service go over whenever its gallery has other shards that are deployed."""
-    known = tag_of(read_listing(settings.gallery_path))
+    with service.current.use() as opened:  # by now the folder may say something else
+        known = tag_of(opened.gallery.listing)
     while service.ready:
         time.sleep(_LOOK)
         try:
@@ -238,9 +239,7 @@ def renew(name: str, folder: str | Path, *, grace: float = 10.0, address: str | 
     listing = read_listing(place)
     with told_as_shard_error(f"serving {shown(name)}"):
         newest = _application(name, listing)
-        running = _running(serve, name)
-        if not running:
-            raise ShardError(f"no shards of {shown(name)} run; start them with `cir-cluster serve`")
+        running = _served(serve, name)
         old = [one for one in running if one != newest]
         door = serve.get_deployment_handle("door", app_name=running[0])
         shards, threads = door.started_as.remote().result(timeout_s=PATIENCE)
@@ -268,6 +267,26 @@ def remove(name: str, *, address: str | None = "auto") -> list[str]:
         for application in found:
             serve.delete(application)
     return found
+
+
+def check_served(name: str, *, address: str | None = "auto") -> None:
+    """Make sure that there is a service that can go over to other shards.
+
+    Raises:
+        CirError: there is no cluster, or none of its shards run.
+    """
+    connect(address)
+    from ray import serve
+
+    with told_as_shard_error(f"looking for {shown(name)}"):
+        _served(serve, name)
+
+
+def _served(serve: Any, name: str) -> list[str]:
+    running = _running(serve, name)
+    if not running:
+        raise ShardError(f"no shards of {shown(name)} run; start them with `cir-cluster serve`")
+    return running
 
 
 def _running(serve: Any, name: str) -> list[str]:

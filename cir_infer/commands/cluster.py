@@ -10,6 +10,7 @@ from cir_infer.commands.cluster_changing import add_change, add_rebalance, chang
 from cir_infer.commands.cluster_indexing import add_index, index
 from cir_infer.commands.cluster_serving import add_serve, serve, unserve
 from cir_infer.console.common import CirParser, print_json, printable, run_command
+from cir_infer.console.figures import counted
 from cir_infer.console.tables import format_table
 from cir_infer.errors import CirError
 from cir_infer.extras import require
@@ -82,7 +83,7 @@ def _stop(options: Options) -> int:
     if options.json:
         print_json({"name": options.name, "stopped": count})
     else:
-        print(f"{count} actors ended; their galleries stay as they are")
+        print(f"{counted(count, 'actor')} ended; the galleries stay as they are")
     return 0 if count else 1
 
 

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from cir_infer.console.common import print_json
+from cir_infer.console.figures import counted
 from cir_infer.errors import UsageError
 from cir_infer.runtime.device_names import DEVICES
 
@@ -87,5 +88,5 @@ def unserve(options: Options) -> int:
     if options.json:
         print_json({"name": options.name, "ended": ended})
     else:
-        print(f"{len(ended)} applications ended; the gallery stays as it is")
+        print(f"{counted(len(ended), 'application')} ended; the gallery stays as it is")
     return 0 if ended else 1

@@ -17,5 +17,5 @@ def nothing_matches(gallery: OpenGallery) -> str:
     fields = [field.name for field in gallery.fields()]
     if not fields:
         return "no item matches --where: the items have no metadata"
-    more = f" and {len(fields) - 10} more" if len(fields) > 10 else ""
+    more = f" and {len(fields) - 10:,} more" if len(fields) > 10 else ""
     return f"no item matches --where; the items have the fields {', '.join(map(shown, fields[:10]))}{more}"

@@ -58,10 +58,14 @@ def _info(gallery: Gallery, options: Options) -> None:
     if options.where is not None:
         known["matching"] = snapshot.matching(options.where)
     width = max(map(len, known))
-    lines = (f"{name:<{width}}  {printable(str(value))}" for name, value in known.items())
+    lines = (f"{name:<{width}}  {_of_info(value)}" for name, value in known.items())
     _tell(options, known, "\n".join(lines))
     if known.get("matching") == 0:
         complain(nothing_matches(gallery))
+
+
+def _of_info(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else printable(str(value))
 
 
 def _fields(gallery: Gallery, options: Options) -> None:
@@ -121,19 +125,19 @@ def _duplicates(gallery: Gallery, options: Options) -> None:
 
 
 def _verify(gallery: Gallery, options: Options) -> None:
-    report = gallery.verify(progress=not options.json)
+    report = gallery.verify(progress=True)
     text = (
         f"{counted(report.rows, 'row')} in {counted(report.segments, 'file')} ({report.bytes:,} bytes) read"
     )
     _tell(options, {**asdict(report), "ok": report.ok}, text + (", all sound" if report.ok else ""))
     if not report.ok:
         more = len(report.problems) - 1
-        raise GalleryError(report.problems[0] + (f" (and {more} more, see --json)" if more else ""))
+        raise GalleryError(report.problems[0] + (f" (and {more:,} more, see --json)" if more else ""))
 
 
 def _compact(gallery: Gallery, options: Options) -> None:
     done = gallery.compact()
-    files = f"{counted(done.segments_before, 'file')} became {done.segments_after}"
+    files = f"{counted(done.segments_before, 'file')} became {done.segments_after:,}"
     _tell(options, asdict(done), f"{counted(done.rows_dropped, 'row')} dropped, {files}")
 
 
@@ -147,9 +151,9 @@ def _upgrade(gallery: Gallery, options: Options) -> None:
 
 def _backup(gallery: Gallery, options: Options) -> None:
     done = gallery.backup(options.target, verify=not options.no_verify, link=not options.copy, progress=True)
-    files = f"{counted(done.linked, 'file')} linked, {done.copied} copied ({done.bytes:,} bytes)"
+    files = f"{counted(done.linked, 'file')} linked, {done.copied:,} copied ({done.bytes:,} bytes)"
     items = f"{counted(done.items, 'item')} of commit {done.generation}"
-    text = f"{items} in {printable(str(done.path))}: {files}, {done.kept} kept"
+    text = f"{items} in {printable(str(done.path))}: {files}, {done.kept:,} kept"
     _tell(options, asdict(done), text + ("; verified" if done.verified else ""))
 
 

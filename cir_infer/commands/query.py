@@ -179,7 +179,7 @@ def _check_order(args: argparse.Namespace) -> None:
         )
     if len(args.text) > 1 and not any(" " in text for text in args.text):
         complain(
-            f"{len(args.text)} captions, {', '.join(map(shown, args.text[:4]))}"
+            f"{len(args.text):,} captions, {', '.join(map(shown, args.text[:4]))}"
             f"{', ...' if len(args.text) > 4 else ''}; a text of several words stands in quotes"
         )
 

@@ -73,7 +73,7 @@ def explained_sheet(
     page = Page(width, height)
     panel.draw(page, MARGIN, MARGIN)
     left = MARGIN + PANEL + GUTTER
-    said = "Best match" if len(hits) == 1 else f"{len(hits)} best matches"
+    said = "Best match" if len(hits) == 1 else f"{len(hits):,} best matches"
     page.label(f"{said}, and what made their terms", left, MARGIN)
     reach = max((abs(value) for hit in hits for value in hit.terms.values()), default=1.0) or 1.0
     for number, (hit, one) in enumerate(zip(hits, found, strict=True)):

@@ -102,7 +102,7 @@ def contact_sheet(
         page.text(f"{initials(name)}  {name.replace('_', ' ')}{factor}", left + 22, y, SMALL)
 
     left += PANEL + GUTTER
-    page.label(("No hit", "Best match", f"{len(hits)} best matches")[min(len(hits), 2)], left, top)
+    page.label(("No hit", "Best match", f"{len(hits):,} best matches")[min(len(hits), 2)], left, top)
     reach = max((abs(value) for hit in hits for value in hit.terms.values()), default=1.0) or 1.0
     for number, hit in enumerate(hits):
         x = left + number % columns * (CARD + GAP)

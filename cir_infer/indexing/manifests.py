@@ -120,7 +120,7 @@ class ManifestSource(Named):
         if set(names) & set(IMAGE_COLUMNS):
             return
         found = ", ".join(shown(name, 40) for name in list(names)[:20])
-        more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+        more = f" and {len(names) - 20:,} more" if len(names) > 20 else ""
         addresses = [name for name in names if _URL_COLUMN.fullmatch(name)]
         remedy = f"rename the one that names the images to one of {', '.join(IMAGE_COLUMNS)}"
         if addresses:

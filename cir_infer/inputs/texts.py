@@ -155,7 +155,7 @@ class TextReader:
         ids = list(encoding.ids)  # the library makes its lists anew whenever it is asked
         if len(ids) > self._spec.max_tokens:
             raise TextError(
-                f"the text {named(captions)} has {len(ids)} tokens and the model reads at most "
+                f"the text {named(captions)} has {len(ids):,} tokens and the model reads at most "
                 f"{self._spec.max_tokens}; shorten it"
             )
         unknown: tuple[str, ...] = ()
@@ -220,7 +220,7 @@ class TextReader:
             raise TextError("the list of captions is empty; expected at least one")
         if len(captions) > 2 and self._spec.captions in ("pair", "and:clip4cir"):
             raise TextError(
-                f"a list of {len(captions)} captions ({named(list(captions[:3]))}); this model reads one or "
-                "two, so join the others yourself"
+                f"a list of {len(captions):,} captions ({named(list(captions[:3]))}); this model reads one "
+                "or two, so join the others yourself"
             )
         return [plain_text(caption) for caption in captions]

@@ -265,7 +265,7 @@ class Rows:
         if wanted.size and (wanted.ndim != 1 or wanted.dtype.kind not in "iu"):
             raise ScoringError(f"rows are {shown(rows)}; expected a list of whole numbers")
         if wanted.size and (wanted.min() < 0 or wanted.max() >= self.count):
-            raise ScoringError(f"rows {wanted.min()} to {wanted.max()} asked of {self.count} rows")
+            raise ScoringError(f"rows {wanted.min()} to {wanted.max()} asked of {self.count:,} rows")
         wanted = wanted.astype(np.int64, copy=False).reshape(-1)
         if len(self.blocks) == 1 and self.scales is None:  # most galleries, and one row of a refined Hit
             return self.blocks[0][wanted].astype(np.float32, copy=False)
@@ -288,7 +288,7 @@ class Rows:
                 scales = None if self.scales is None else (np.array(self.scales[b][row : row + 1]),)
                 return Rows((np.array(block[row : row + 1]),), scales)
             row -= len(block)
-        raise ScoringError(f"row {shown(row)} asked of {self.count} rows")
+        raise ScoringError(f"row {shown(row)} asked of {self.count:,} rows")
 
 
 class TopK(NamedTuple):

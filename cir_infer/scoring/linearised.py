@@ -119,7 +119,8 @@ class LinearisedScorer(Staying):
         found = self._candidates(linear_queries(terms, self._squares), min(self._factor * k, max(count, 1)))
         if found.size and int(found.max()) >= count:
             raise ScoringError(
-                f"the index knows row {int(found.max())} of a gallery of {count}; build it from these rows"
+                f"the index knows row {int(found.max()):,} of a gallery of {count:,}; "
+                "build it from these rows"
             )
         answers = []
         for q in range(terms.queries):

@@ -144,7 +144,9 @@ def paired(images: Any, texts: Any) -> Iterator[tuple[Reference, Text | None]]:
     except TypeError:
         return _zipped(images, texts)
     if counts[0] != counts[1]:
-        raise UsageError(f"{counts[0]} images and {counts[1]} texts; as many images as texts were expected")
+        raise UsageError(
+            f"{counts[0]:,} images and {counts[1]:,} texts; as many images as texts were expected"
+        )
     return zip(images, texts, strict=True)
 
 
@@ -158,7 +160,7 @@ def _zipped(images: Iterable[Any], texts: Iterable[Any]) -> Iterator[tuple[Any, 
             if "zip()" not in str(error):
                 raise
             raise UsageError(
-                f"as many images as texts were expected; one of them ends after {count}"
+                f"as many images as texts were expected; one of them ends after {count:,}"
             ) from error
         if not found:
             return

@@ -196,7 +196,7 @@ class ShardedGallery:
         return sum(len(shard) for shard in self.shards)
 
     def __repr__(self) -> str:
-        return f"<ShardedGallery {self.path}: {len(self.shards)} shards>"
+        return f"<ShardedGallery {self.path}: {len(self.shards):,} shards>"
 
     def of(self, item: str) -> Gallery:
         """The shard in which an id belongs: add, replace and remove it there.

@@ -136,7 +136,7 @@ def _fault(said: dict[str, Any]) -> str | None:
     if sorted(said) != sorted(expected) or said["version"] not in (1, _VERSION):
         return f"its fields are {shown(sorted(said), 200)}; expected {sorted(expected)}"
     if not 1 <= len(names) <= MOST_SHARDS:
-        return f"it names {len(names)} shards; expected 1 to {MOST_SHARDS}"
+        return f"it names {len(names):,} shards; expected 1 to {MOST_SHARDS}"
     wrong = [name for name in names if not isinstance(name, str) or not NAME.fullmatch(name)]
     if wrong:
         return f"a shard is {shown(wrong[0], 60)}; expected the name of a folder beside it"

@@ -156,7 +156,7 @@ class ShardedSearcher(Queries):
 
     @property
     def _said(self) -> str:
-        return f"{len(self.shards)} shards"
+        return f"{len(self.shards):,} shards"
 
     @property
     def engine(self) -> Engine:  # type: ignore[override]
@@ -346,10 +346,10 @@ class _Shards:
     def _error(self, missing: Sequence[MissingShard]) -> ShardError:
         parts = self._fanout.get().groups
         told = "; ".join(f"shard {one.number} ({one.place}): {one.reason}" for one in missing[:3])
-        more = f"; and {len(missing) - 3} more" if len(missing) > 3 else ""
+        more = f"; and {len(missing) - 3:,} more" if len(missing) > 3 else ""
         unseen, rows = sum(one.rows for one in missing), sum(group.size for group in parts)
         return ShardError(
-            f"{len(missing)} of {len(parts)} shards did not answer: {told}{more}. {unseen:,} of {rows:,} "
+            f"{len(missing):,} of {len(parts):,} shards did not answer: {told}{more}. {unseen:,} of {rows:,} "
             "items were not looked at; start what is missing, give it replicas or more time (deadline), or "
             'take answers without it (partial="allow")',
             missing=missing,

@@ -104,7 +104,7 @@ def read_question(body: bytes) -> Asked:
         given = _list(said["references"])
         rows = [None if one is None else _array(one, np.float32, row) for one in given]
         if len(rows) not in (0, queries):
-            raise UsageError(f"{len(rows)} references for {queries} queries")
+            raise UsageError(f"{len(rows):,} references for {queries:,} queries")
         references = References(rows, _factor(said["looser"]))
         exclude = [_text_of(item) for item in _list(said["exclude"])]
         return Asked(terms, _whole(said["k"], 1, 1 << 31), where, exclude, references)
@@ -262,7 +262,7 @@ def _array(text: Any, dtype: type[N], shape: tuple[int, ...]) -> npt.NDArray[N]:
     for size in shape:
         expected *= size
     if len(data) != expected:
-        raise UsageError(f"an array of {len(data)} bytes; expected {expected} for shape {shape}")
+        raise UsageError(f"an array of {len(data):,} bytes; expected {expected} for shape {shape}")
     if dtype is np.bool_:
         return np.frombuffer(data, np.uint8).reshape(shape).astype(dtype)
     return np.frombuffer(data, little).reshape(shape).astype(dtype)

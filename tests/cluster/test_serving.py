@@ -116,7 +116,10 @@ def test_a_service(
         until_answered(3)
         assert kill("ServeReplica:shop-shards")
         until_answered(3)
-        capsys.readouterr()
+        listed = (folder / "shards.json").read_bytes()
+        assert main(["rebalance", "s", "--into", "3", "--service", "nobody", *LOCAL]) == 1
+        assert "no shards of 'nobody' run" in capsys.readouterr().err
+        assert (folder / "shards.json").read_bytes() == listed  # it is asked before anything is changed
         switch = ["--service", "shop", "--grace", "5", "--json", *LOCAL]
         assert main(["rebalance", "s", "--into", "3", *switch]) == 0
         assert len(json.loads(capsys.readouterr().out)["ended"]) == 1

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import base64
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cir_infer.cluster.serving import _follow
 from cir_infer.errors import UsageError
 from cir_infer.gallery import Gallery
 from cir_infer.serving.opened import open_searcher
+from cir_infer.serving.service import Service
 from cir_infer.serving.settings import Settings
 from cir_infer.shards import ShardedGallery, rebalance
 from tests.serving.support import ODD_IDS, Running, png, running
@@ -89,6 +93,28 @@ def test_other_shards_are_taken_up(bundle: Path, folder: Path, tmp_path: Path) -
             assert len(opened.searcher.shards) == 5
         after = without_times(found.client.search(item="sku-4", text="is red", k=40))
         assert sorted(hit["score"] for hit in after["hits"]) == sorted(hit["score"] for hit in before["hits"])
+
+
+def test_a_service_goes_over_though_the_shards_were_changed_while_it_opened(
+    bundle: Path, folder: Path, tmp_path: Path
+) -> None:
+    """It took what the folder said then for what it had opened, and asked shards that ended soon."""
+    with ShardedGallery(folder, read_only=True) as gallery:
+        ShardedGallery.split(gallery, tmp_path / "s", 2).close()
+    settings = Settings(str(bundle), gallery=str(tmp_path / "s"), device="cpu", threads=1)
+    service = Service(settings)
+    rebalance(tmp_path / "s", 3)
+    following = threading.Thread(target=_follow, args=(service, settings))
+    following.start()
+    try:
+        until = time.monotonic() + 60
+        while service.metrics.reloads.labels("done")._value.get() == 0 and time.monotonic() < until:
+            time.sleep(0.05)
+        with service.current.use() as opened:
+            assert len(opened.searcher.shards) == 3
+    finally:
+        service.close()
+        following.join()
 
 
 def test_what_shards_do_not_do(bundle: Path, folder: Path) -> None:

@@ -45,7 +45,7 @@ def already_held(store: Store, held: Mapping[str, int], ids: Sequence[str]) -> G
     """The error for ids that are held though they must not be."""
     first = next(item for item in ids if item in held)
     return GalleryError(
-        f"{store.path}: already holds id {shown(first)} ({len(held)} of {len(ids)} ids in this call); "
+        f"{store.path}: already holds id {shown(first)} ({len(held):,} of {len(ids):,} ids in this call); "
         "pass existing='replace' or existing='skip'"
     )
 
@@ -129,6 +129,6 @@ def check_missing(store: Store, held: Mapping[str, int], ids: Sequence[str], mis
     if missing == "error" and len(held) < len(ids):
         first = next(item for item in ids if item not in held)
         raise GalleryError(
-            f"{store.path}: holds no id {shown(first)} ({len(ids) - len(held)} of {len(ids)} "
+            f"{store.path}: holds no id {shown(first)} ({len(ids) - len(held):,} of {len(ids):,} "
             "ids in this call); pass missing='skip' (--skip-missing) to pass over such ids"
         )

@@ -366,7 +366,7 @@ def _verify(target: Store, verified: bool, progress: bool, report: Backup) -> No
         return
     problems = verify(target, progress=progress).problems
     if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        more = f" (and {len(problems) - 1:,} more)" if len(problems) > 1 else ""
         raise GalleryError(
             f"{report.path}: the backup does not verify: {problems[0]}{more}; verify the gallery, and make "
             "the backup anew at another path"

@@ -194,7 +194,7 @@ def _table_parts(path: Path | None, count: int, step: int) -> Iterator[tuple[int
         with opened_file(path) as file:
             table = parquet.ParquetFile(file)
             if table.metadata.num_rows != count:
-                raise ValueError(f"{table.metadata.num_rows} rows for {count} vectors")
+                raise ValueError(f"{table.metadata.num_rows:,} rows for {count:,} vectors")
             names = table.schema_arrow.names
             if len(set(names)) != len(names):
                 raise ValueError("two columns of one name")

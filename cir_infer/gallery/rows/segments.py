@@ -135,7 +135,7 @@ def open_segment(folder: Folder, entry: SegmentEntry, shape: tuple[int, ...], dt
     mapped = map_file(entry.name, folder.rows.fd, path)
     if len(mapped) != entry.bytes:
         raise GalleryError(
-            f"{path}: found {len(mapped)} bytes, the catalogue says {entry.bytes}; the file was cut or "
+            f"{path}: found {len(mapped):,} bytes, the catalogue says {entry.bytes:,}; the file was cut or "
             "altered, restore the gallery from a copy"
         )
     expected: dict[str, tuple[str, tuple[int, ...]]] = {"rows": (dtype, (entry.rows, *shape))}

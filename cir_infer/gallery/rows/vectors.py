@@ -117,7 +117,7 @@ def checked_vectors(
     if array.shape != (len(ids), *shape):
         kind = "the dimension" if len(shape) == 1 else "items of so many vectors, and the dimension"
         raise GalleryError(
-            f"vectors have shape {shown(array.shape, 60)} for {len(ids)} ids; expected "
+            f"vectors have shape {shown(array.shape, 60)} for {len(ids):,} ids; expected "
             f"{(len(ids), *shape)}, {kind} of this gallery"
         )
     with np.errstate(over="ignore"):
@@ -125,7 +125,7 @@ def checked_vectors(
     bad = faults(array, dtype)
     if bad:
         first = min(bad)
-        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+        more = f" (and {len(bad) - 1:,} more)" if len(bad) > 1 else ""
         raise GalleryError(f"the vector of id {shown(ids[first])}{more} {bad[first]}")
     return array
 
