@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,32 @@ def test_duplicates(run: Run, path: Path) -> None:
     assert known["groups"] == [{"ids": ["i0", "bad\x1b[31m\nname"], "similarity": 1.0}]
     code, _, err = run("duplicates", path, "--threshold", "7")
     assert code == 2 and "threshold is 7.0" in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("info",),
+        ("fields",),
+        ("verify",),
+        ("backup", "BACKUP"),
+        ("export", "rows.safetensors"),
+        ("remove", "i1"),
+    ],
+)
+def test_large_numbers_are_written_alike(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ids = [f"i{number}" for number in range(1235)]
+    with Gallery.from_arrays(
+        "g", ids=ids, vectors=vectors(1235), metadata=[{"of": one} for one in ids]
+    ) as gallery:
+        gallery.remove(["i0"])
+    action, *rest = arguments
+    code, out, _ = run(action, "g", *rest)
+    assert code == 0 and re.search(r"\b1,23[345]\b", out)
+    assert not re.search(r"\b123[345]\b", out)
 
 
 def test_removing_what_is_not_there(run: Run, path: Path) -> None:

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if (args.model is None) == (args.seeded is None):
         raise UsageError("expected either MODEL or --seeded TRUNK")
     if args.k > args.rows:
-        raise UsageError(f"--k {args.k} of --rows {args.rows}; expected fewer hits than rows")
+        raise UsageError(f"--k {args.k} of --rows {args.rows:,}; expected fewer hits than rows")
     require("cir-bench compare", "torch", "onnx", "onnxscript")
     from cir_bench.compare.measurement import Settings, measure_comparison
     from cir_bench.report.text import compare_text

@@ -62,9 +62,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"path": args.out, **description})
         return 0
-    print(f"{args.out}: {description['emoji']} emoji")
+    print(f"{args.out}: {description['emoji']:,} emoji")
     for name, style in description["styles"].items():
         print(f"  {name}: {style['licence']}, {style['package']}")
     for split, count in description["splits"].items():
-        print(f"  {split}: {count} queries")
+        print(f"  {split}: {count:,} queries")
     return 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cir_infer.console.common import print_json
-from cir_infer.console.figures import decimals
+from cir_infer.console.figures import counted, decimals
 from cir_infer.console.tables import format_table
 from cir_infer.errors import UsageError
 from cir_infer.extras import require
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         "lost with 20%",
         "ms a picture",
     ]
-    print(f"{terms[term].replace('_', ' ')}, {len(cases)} queries\n")
+    print(f"{terms[term].replace('_', ' ')}, {counted(len(cases), 'query', 'queries')}\n")
     print(format_table(header, rows, right=range(1, 6)))
     print(f"\nlargest |sum of shares - term|: {gap:.1e}")
     print(f"a query on a bundle that explains, to one on a bundle without: {ratio['median']:.3f}")

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
             f"--network: the 99th percentile {network.p99:g} is below the median {network.median:g}"
         )
     if max(args.shards) > args.rows:
-        raise UsageError(f"--shards {max(args.shards)} of {args.rows} rows; expected a row for each")
+        raise UsageError(f"--shards {max(args.shards)} of {args.rows:,} rows; expected a row for each")
     with tempfile.TemporaryDirectory(dir=args.work) as scratch:
         one, several = measure(Path(scratch), args.rows, args.dim, args.shards, args.queries, args.k, tell)
     rate = args.rows * args.dim * 2 / 1e6 / float(np.median(one.total))

@@ -63,5 +63,5 @@ def run(args: argparse.Namespace) -> int:
         print_json({"path": args.out, **description})
     else:
         for name, count in description["splits"].items():
-            print(f"{args.out / name}: {count['scenes']} scenes, {count['queries']} queries")
+            print(f"{args.out / name}: {count['scenes']:,} scenes, {count['queries']:,} queries")
     return 0

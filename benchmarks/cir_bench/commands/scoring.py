@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Verify, time, print."""
     if args.k > args.rows:
-        raise UsageError(f"--k {args.k} of {args.rows} rows; expected no more than the rows")
+        raise UsageError(f"--k {args.k:,} of {args.rows:,} rows; expected no more than the rows")
     if args.sweep:
         return _sweep(args)
     if args.tokens > 1 and (args.device == "cuda" or args.linearised):
@@ -188,4 +188,4 @@ def _notes(result: dict[str, Any], report: dict[str, Any]) -> Iterator[str]:
         yield f"recall@{report['k']} {result['recall']:.3f}, lowest {result['recall_lowest']:.2f}"
         yield f"index built in {result['build_s']:.0f} s"
     if "queries_timed" in result:
-        yield f"{result['queries_timed']} queries timed, scaled"
+        yield f"{result['queries_timed']:,} queries timed, scaled"

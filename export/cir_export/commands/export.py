@@ -344,9 +344,9 @@ def _facts(trained: Any) -> dict[str, str]:
         facts["licences"] = f"weights: {weights}; training data: {data}"
     facts["rows"] = f"{model.embedding_dim} values"
     facts["parameters"] = f"{_parameters(trained) / 1e6:.2f} million"
-    facts["vocabulary"] = f"{trained.tokenizer.get_vocab_size()} tokens"
+    facts["vocabulary"] = f"{trained.tokenizer.get_vocab_size():,} tokens"
     if trained.image["kind"] == "features":
-        facts["preprocessing"] = f"pre-extracted features of {trained.image['size']} values"
+        facts["preprocessing"] = f"pre-extracted features of {trained.image['size']:,} values"
     else:
         steps = [_settings(step, step["op"]) for step in trained.image["steps"]]
         facts["preprocessing"] = f"{', '.join(steps)}; {trained.image['height']} x {trained.image['width']}"

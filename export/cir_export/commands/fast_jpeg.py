@@ -64,8 +64,8 @@ def make_fast_jpeg(options: Any) -> dict[str, Any]:
             ["agreement of the first ten", f"{fidelity.top10_agreement:.2%}", f">= {AGREEMENT:.0%}"],
         ]
         header = ["scaled against whole JPEGs", "measured", "asked"]
-        sizes = ", ".join(f"{count} at 1/{part}" for part, count in report.parts.items())
-        print(f"\n{format_table(header, rows, right=[1])}\n  on {fidelity.images} images ({sizes})\n")
+        sizes = ", ".join(f"{count:,} at 1/{part}" for part, count in report.parts.items())
+        print(f"\n{format_table(header, rows, right=[1])}\n  on {fidelity.images:,} images ({sizes})\n")
         print(f"wrote {report.path}; its gallery has to be indexed anew (cir-index), rows differ")
     return {
         "bundle": report.path,

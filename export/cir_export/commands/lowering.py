@@ -278,7 +278,7 @@ def _measurement(
         for what, value, shown, limit in figures
         if value is not None
     ]
-    notes = [f"on {fidelity.images} images, {fidelity.queries} queries: {fidelity.source}"]
+    notes = [f"on {fidelity.images:,} images, {fidelity.queries:,} queries: {fidelity.source}"]
     if not fidelity.finite:
         rows.append(["embeddings", "not finite", ""])
     if drift is not None:
@@ -288,7 +288,7 @@ def _measurement(
         asked = f">= {-limits['loss']:g}" if "loss" in limits else ""
         judged = f"{drift.metric}: {drift.before:.2f} to {drift.after:.2f}"
         rows.append([judged, change(-drift.loss), asked])
-        notes.append(f"recall on {drift.queries} queries of {drift.protocol}, {drift.split}")
+        notes.append(f"recall on {drift.queries:,} queries of {drift.protocol}, {drift.split}")
     header = [f"{precision} against float32", "measured", "asked"]
     return f"\n{format_table(header, rows, right=[1])}\n  " + "\n  ".join(notes)
 
