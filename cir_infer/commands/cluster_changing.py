@@ -119,6 +119,10 @@ def _check(options: Options) -> None:
         from cir_infer.shards.ray import RayShards
 
         RayShards.attach(options.name, address=options.address)  # before hours of work
+    if options.service is not None:
+        from cir_infer.cluster.serving import check_served
+
+        check_served(options.service, address=options.address)
 
 
 def _switched(options: Options, old: Sequence[str]) -> dict[str, object]:

@@ -15,6 +15,7 @@ from cir_infer.engine import Engine
 from cir_infer.errors import UsageError
 from cir_infer.gallery import Gallery
 from cir_infer.searcher import Searcher
+from cir_infer.serving.problems import hide_folders
 from cir_infer.serving.settings import Settings
 from cir_infer.serving.several import SeveralGalleries
 from cir_infer.shards.layout import ShardedGallery
@@ -154,6 +155,7 @@ def open_searcher(settings: Settings, parts: Parts | None = None) -> Opened:
             gallery.close()
             raise
     engine = opened.searcher.engine
+    hide_folders(Path(engine.path), settings.gallery_path, settings.images_path)
     if engine.needs_text and not settings.log_queries:
         engine.text_reader.log_no_text()
     try:

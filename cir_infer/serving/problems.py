@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from cir_infer.errors import CirError, GalleryError, ImageError, TextError, UsageError
 from cir_infer.gallery.disk.locks import GalleryBusyError
 from cir_infer.gallery.metadata.metadata import MetadataError
 
-__all__ = ["KINDS", "MEDIA_TYPE", "Kind", "Problem", "problem_of"]
+__all__ = ["KINDS", "MEDIA_TYPE", "Kind", "Problem", "hide_folders", "problem_of"]
 
 MEDIA_TYPE = "application/problem+json"
 _REQUEST = "urn:cir-infer:request:"
@@ -107,6 +108,25 @@ def _told_busy(detail: str, seconds: int) -> bytes:
     return Problem("overloaded", detail, retry_after=seconds).body()
 
 
+_folders: set[str] = set()
+
+
+def hide_folders(*places: Path) -> None:
+    """Of what lies in the folders of these, problems name no more than the last part from now on.
+
+    Whoever asks the SDK has to know which file is meant; whoever asks a service is not told where it lies.
+    """
+    parents = (one.parent for place in places for one in (place, place.absolute(), place.resolve()))
+    _folders.update(str(parent) for parent in parents if parent.name)
+
+
+def _told(error: CirError) -> str:
+    text = str(error)
+    for folder in sorted(_folders, key=len, reverse=True):
+        text = text.replace(f"{folder}/", "")
+    return text
+
+
 def problem_of(error: BaseException) -> Problem:
     """What a caller is told of an error. What is no fault of the caller's says nothing of our insides."""
     from starlette.exceptions import HTTPException
@@ -117,11 +137,11 @@ def problem_of(error: BaseException) -> Problem:
         kind = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "malformed-request")
         return Problem(kind, "see /openapi.json for what there is", dict(error.headers or {}))
     if isinstance(error, ImageError):
-        return Problem("unusable-image", str(error))
+        return Problem("unusable-image", _told(error))
     if isinstance(error, TextError):
-        return Problem("unusable-text", str(error))
+        return Problem("unusable-text", _told(error))
     if isinstance(error, (UsageError, MetadataError)):
-        return Problem("invalid-argument", str(error))
+        return Problem("invalid-argument", _told(error))
     if isinstance(error, GalleryBusyError):
         return busy("somebody else is writing to the gallery; try again")
     if isinstance(error, GalleryError) and "is empty; add images" in str(error):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from cir_infer import CirError
+from cir_infer import CirError, Engine, Gallery
 from cir_infer.errors import UsageError
 from cir_infer.serving.keys import Keys
 from cir_infer.serving.settings import Settings, is_loopback
+from tests.bundles import write_tiny_bundle
 from tests.serving.support import Client, Gated, Running, png, running, together
 
 KEY = "0123456789abcdef-one"
@@ -182,6 +185,37 @@ def test_every_answer_has_the_headers(client: Client) -> None:
         assert headers["content-security-policy"].startswith("default-src 'none'")
         assert headers["cross-origin-resource-policy"] == "same-origin"
         assert "server" not in headers
+
+
+@pytest.mark.parametrize("system", ["features", "separate", "text-only", "image-only", "tokens", "artemis"])
+def test_no_answer_names_a_folder(tmp_path: Path, system: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a bundle on features a question why was refused with the path of the bundle."""
+    folder = tmp_path / "hidden-folder"
+    folder.mkdir()
+    monkeypatch.chdir(tmp_path)
+    bundle = write_tiny_bundle(folder / "b.cir", system)
+    ids = ["none", "gone", "folder"]
+    with (
+        Engine(bundle, device="cpu", threads=1) as engine,
+        Gallery.create(folder / "b.gallery", engine) as gallery,
+    ):
+        rows = np.ones((3, engine.tokens_per_item, engine.dimension))
+        sources = [None, str(folder / "gone.png"), str(folder)]
+        gallery.add_vectors(ids=ids, vectors=rows if system == "tokens" else rows[:, 0], sources=sources)
+    image = base64.b64encode(png(1)).decode()
+    for given in (bundle, Path("hidden-folder/b.cir")):
+        with running(given, writable=True) as (client, *_):
+            answers = [client("GET", "/v1/info"), client("GET", "/v1/items")]
+            for item in ids:
+                for asked in ({"item": item}, {"image": image}, {}):
+                    query = {**asked, "text": "is red"}
+                    answers.append(client.search(**query, explain=3))
+                    answers.append(client.search(**query, where="((", k=10**6))
+                    answers.append(client("POST", "/v1/explain", {**query, "hit": item}))
+                answers.append(client("GET", f"/v1/items/{item}/image"))
+                answers.append(client("PUT", f"/v1/items/{item}", png(2), Content_Type="image/png"))
+            assert [answer for answer in answers if b"hidden-folder" in answer.body] == []
+            assert all(answer.status < 500 for answer in answers)
 
 
 # ---- sizes and times
