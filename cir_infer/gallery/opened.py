@@ -177,15 +177,27 @@ class OpenGallery:
                     f"{self.path}: its photos were {_READ[turned]}, and the bundle is opened for photos "
                     f"{_READ[not turned]}; pass exif_orientation={turned} ({flag})"
                 )
-            raise GalleryError(
-                f"{self.path}: its rows were encoded by bundle {shown(found, 80)}, this bundle is "
-                f"{expected}; use the other bundle, or change the gallery over with `cir-index --reencode`"
-            )
+            raise GalleryError(self._other_bundle(found, shape, engine))
         elif found != expected:
             raise GalleryError(
                 f"{self.path}: its rows are of the model {shown(found, 80)}, {shown(expected, 80)} was "
                 "expected; vectors of two models cannot be compared, so use that model's gallery"
             )
+
+    def _other_bundle(self, found: str, shape: tuple[int, ...], engine: Engine) -> str:
+        from cir_infer.bundle.beside import bundle_beside, described
+
+        path = Path(engine.path)
+        made = bundle_beside(found, (path.parent, self.path.absolute().parent))
+        known = "no bundle beside" if made is None else described(made.path, made.manifest)
+        own = row_shape(tokens_of(engine), engine.dimension)
+        shapes = [f", rows of {' x '.join(map(str, one))}" if own != shape else "" for one in (shape, own)]
+        other = "the bundle that made them" if made is None else made.path.name
+        return (
+            f"{self.path}: its rows were encoded by bundle {shown(found, 80)}: {known}{shapes[0]}. "
+            f"This bundle is {engine.fingerprint}: {described(path, engine.manifest)}{shapes[1]}. "
+            f"Use {other}, or change the gallery over to this one with `cir-index --reencode`"
+        )
 
     def snapshot(self) -> Snapshot:
         """The newest generation. The same object until there is a newer one.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from PIL import Image
 
 from cir_infer import Engine, Gallery, Searcher, VectorSearcher
 from cir_infer.bundle import Bundle
-from cir_infer.commands.cluster import main as cluster
 from cir_infer.commands.gallery import main
 from cir_infer.errors import CirError, GalleryError, ImageError, UsageError
 from cir_infer.hits import Hits
@@ -246,14 +244,6 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     capsys.readouterr()
     assert main(["info", str(tmp_path / "s")]) == 1
     assert "it holds the shards of one, each a gallery; ask them all with" in capsys.readouterr().err
-
-
-def test_without_ray_the_cluster_says_how_to_get_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    assert cluster(["status", "shop"]) == 2
-    assert "pip install 'cir-infer[ray]'" in capsys.readouterr().err
 
 
 def test_another_number_of_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
