@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import closing
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +22,8 @@ from cir_infer.indexing.manifests import (
 __all__ = ["Described", "describe"]
 
 _TOGETHER = 8192
-"""Items whose metadata changes in one commit."""
+_CHARACTERS = 1 << 24
+"""So many items, or so many characters of JSON, at most change in one commit."""
 
 _Part = dict[str, dict[str, Any]]
 """Fields by id."""
@@ -64,10 +64,7 @@ def describe(gallery: Gallery, path: Path, *, merge: bool = False, skip_missing:
     with gallery.writing():
         for part in _parts(path, merge):
             named += len(part)
-            ids = checked_ids(list(part))
-            for item, fields in part.items():
-                encode(fields, item)
-            lacking = part.keys() - gallery.held(ids).keys()
+            lacking = part.keys() - gallery.held(checked_ids(list(part))).keys()
             missing += len(lacking)
             if lacking and not skip_missing:
                 first = next(item for item in part if item in lacking)
@@ -82,8 +79,16 @@ def describe(gallery: Gallery, path: Path, *, merge: bool = False, skip_missing:
 
 def _parts(path: Path, nulls: bool) -> Iterator[_Part]:
     """The items that a table names, some at a time; fields without a value only where these are asked for."""
-    rows = _rows(path, nulls)
-    while part := dict(islice(rows, _TOGETHER)):
+    part: _Part = {}
+    size = 0
+    for item, fields in _rows(path, nulls):
+        text = encode(fields, item).text
+        if len(part) == _TOGETHER or size + len(text or "") > _CHARACTERS:
+            yield part
+            part, size = {}, 0
+        part[item] = fields
+        size += len(text or "")
+    if part:
         yield part
 
 

@@ -150,6 +150,11 @@ class Arguments(Target):
                     "batch_size": 2,
                 },
             ),
+            (
+                "set_metadata",
+                gallery.set_metadata,
+                {"ids": ["0-1", "0-2"], "metadata": items["metadata"], "merge": True, "missing": "skip"},
+            ),
             ("remove", gallery.remove, {"ids": ["0-1", "0-2"], "missing": "skip"}),
             ("duplicates", gallery.duplicates, {"threshold": 0.99, "progress": False}),
             ("check_engine", gallery.check_engine, {"engine": self._engine}),

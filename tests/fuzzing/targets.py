@@ -229,6 +229,8 @@ class Galleries(Target):
                 gallery.export(self.folder / "out.safetensors")
                 (self.folder / "out.safetensors").unlink()
             gallery.compact()
+            some = gallery.ids[:3]
+            gallery.set_metadata(some, [{"told": item} for item in some], merge=True)
             gallery.add_vectors(ids=["new"], vectors=np.ones((1, snapshot.dimension)))
             assert "new" in gallery.ids
 

@@ -13,6 +13,7 @@ import pytest
 
 from cir_infer.commands.gallery import main
 from cir_infer.gallery import Gallery
+from cir_infer.indexing import descriptions
 from tests.gallery.support import as_version_1, filled, vectors
 
 Run = Callable[..., tuple[int, str, str]]
@@ -131,6 +132,25 @@ def test_metadata_from_a_table(run: Run, path: Path, tmp_path: Path) -> None:
         0, "1 of 2 items changed, 1 not in the gallery\n", "",
     )  # fmt: skip
     assert json.loads(run("info", path, "--where", "kind is not null", "--json")[1])["matching"] == 0
+
+
+def test_a_long_table_is_looked_at_before_anything_changes(
+    run: Run, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, rows = tmp_path / "a.jsonl", [json.dumps({"id": f"i{n}", "a": "x" * 20}) for n in range(9)]
+    with Gallery.open(path, read_only=True) as gallery:
+        for name, most, commits in (("_TOGETHER", 4, 3), ("_CHARACTERS", 60, 5)):
+            monkeypatch.setattr(descriptions, name, most)
+            generation = gallery.snapshot().generation
+            table.write_text("\n".join([*rows, '{"id": "none"}']))
+            assert run("metadata", path, table)[0] == 1
+            assert gallery.snapshot().generation == generation
+            table.write_text("\n".join(rows).replace("x", name[1]))
+            assert run("metadata", path, table) == (0, "9 of 9 items changed\n", "")
+            snapshot = gallery.snapshot()
+            assert snapshot.generation == generation + commits
+            assert snapshot.matching({"a": name[1] * 20}) == 9
+            monkeypatch.undo()
 
 
 @pytest.mark.parametrize(
