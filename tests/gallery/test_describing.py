@@ -20,6 +20,7 @@ from cir_infer.errors import GalleryError, UsageError
 from cir_infer.gallery import Gallery
 from cir_infer.gallery.catalogue.catalogue import Catalogue
 from cir_infer.gallery.catalogue.tables import Encoding
+from cir_infer.gallery.changes import compaction
 from cir_infer.gallery.changes.reencoding import Reencoding
 from cir_infer.gallery.disk.locks import GalleryBusyError
 from tests.gallery.support import DIM, as_version_1, filled, names, rows_of, vectors
@@ -142,7 +143,9 @@ def test_another_process_sees_it_with_its_next_snapshot(tmp_path: Path) -> None:
             assert other.stdout.readline() == "0 1 [{'number': 2, 'parity': 'even'}]\n"
 
 
-def test_the_first_format_and_an_unfinished_reencoding(tmp_path: Path) -> None:
+@pytest.mark.parametrize("segments", [0, compaction.MANY])
+def test_the_first_format_and_an_unfinished_reencoding(tmp_path: Path, segments: int) -> None:
+    """What is encoded anew already stays so, however often its metadata changes meanwhile."""
     filled(tmp_path / "g", 6).close()
     as_version_1(tmp_path / "g")
     with Gallery.open(tmp_path / "g") as gallery:
@@ -150,17 +153,27 @@ def test_the_first_format_and_an_unfinished_reencoding(tmp_path: Path) -> None:
         assert gallery.format_version == 2 and gallery.snapshot().matching("number < 0") == 1
         work = Reencoding(gallery._store, Encoding(0, "e" * 64, 16, "float16"))
         keys = work.missing().tolist()
-        work.add(keys, vectors(6, 5, 16))
-        gallery.set_metadata(["i4"], [{"number": -4}])
+        work.add(keys[1:], vectors(5, 5, 16))
+        if not segments:
+            gallery.set_metadata(["i4"], [{"number": -4}])
+        else:
+            for number in range(2 * segments):
+                gallery.set_metadata(["i4", "i5"], [{"number": -4}, {"number": number}])
+        assert gallery.verify().ok
         (late,) = work.missing().tolist()
-        assert not work.finish()
+        assert gallery.sources_of([late])[0][1] == "i0" and not work.finish()
         work.add([late], vectors(1, 6, 16))
         assert work.finish()
         gallery.check_fingerprint("e" * 64)
         snapshot = gallery.snapshot()
         assert snapshot.matching("number < 0") == 2 and sorted(gallery.ids) == names(6)
-        np.testing.assert_allclose(snapshot.vector(snapshot.row("i4") or 0), vectors(1, 6, 16)[0], atol=2e-3)
-        assert gallery.verify().ok
+        # Keys are those that there were when the images were encoded: i1 had changed, and came last.
+        order = ["i2", "i3", "i4", "i5", "i1"]
+        expected = {**dict(zip(order, vectors(5, 5, 16), strict=True)), "i0": vectors(1, 6, 16)[0]}
+        for item, row in expected.items():
+            np.testing.assert_allclose(snapshot.vector(snapshot.row(item) or 0), row, atol=2e-3)
+        gallery.compact()
+        assert gallery.verify().ok and gallery.snapshot().matching("number < 0") == 2
 
 
 @pytest.mark.parametrize("column", ["source", "stamp", "metadata"])

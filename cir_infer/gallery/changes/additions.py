@@ -85,7 +85,7 @@ def add_items(
     keys = next_keys(store, len(items))
     tensors = row_tensors(encoding.dtype, stored, scales)
     entry = store.write_segment(tensors, int(keys[0]), int(keys[-1]), len(items))
-    commit_items(store, encoding, items, entry, held.values())
+    commit_items(store, items, [(encoding.number, entry)], held.values())
     return len(items)
 
 
@@ -98,18 +98,26 @@ def next_keys(store: Store, count: int) -> npt.NDArray[np.int64]:
 
 def commit_items(
     store: Store,
-    encoding: tables.Encoding,
     items: Sequence[tables.ItemRecord],
-    entry: SegmentEntry,
+    rows: Sequence[tuple[int, SegmentEntry]],
     buried: Iterable[int],
 ) -> None:
-    """Add items whose rows are written, in place of those of some keys."""
+    """Add items whose rows are written, in place of those of some keys.
+
+    Args:
+        store: whose writer lock the caller holds.
+        items: they get the next keys, in their order.
+        rows: the segments that hold them, each with the number of its encoding.
+        buried: the keys.
+    """
+    keys = next_keys(store, len(items)).tolist()
 
     def change(connection: tables.Connection) -> None:
-        tables.insert_items(connection, list(enumerate(items, entry.first_key)))
+        tables.insert_items(connection, list(zip(keys, items, strict=True)))
         tables.set_buried(connection, buried, True)
-        tables.insert_segment(connection, encoding.number, entry)
-        tables.set_header(connection, "next_key", entry.last_key + 1)
+        for encoding, entry in rows:
+            tables.insert_segment(connection, encoding, entry)
+        tables.set_header(connection, "next_key", keys[-1] + 1)
 
     store.commit(change)
     merge_newest(store)

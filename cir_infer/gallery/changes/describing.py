@@ -16,11 +16,14 @@ from cir_infer.gallery.catalogue.lineage import StoredItem, sound_items
 from cir_infer.gallery.catalogue.schema import damaged
 from cir_infer.gallery.changes.additions import Missing, check_missing, commit_items, held_ids, next_keys
 from cir_infer.gallery.changes.compaction import write_again
+from cir_infer.gallery.disk import files
 from cir_infer.gallery.metadata import metadata as meta
-from cir_infer.gallery.rows.segments import Segment
+from cir_infer.gallery.rows.segments import Segment, SegmentEntry
 from cir_infer.gallery.store import Store
 
 __all__ = ["describe_items"]
+
+Keys = npt.NDArray[np.int64]
 
 
 def describe_items(
@@ -52,11 +55,8 @@ def describe_items(
             changed[key] = before.record(entry)
     if not changed:
         return 0
-    state = store.catalogue.state()
-    segments = [store.segment(entry, state.encoding) for entry in state.segments]
-    which, offsets = _places(segments, np.array(list(changed), np.int64))
-    rows = write_again(store, state.encoding, segments, which, offsets, next_keys(store, len(changed)))
-    commit_items(store, state.encoding, list(changed.values()), rows, list(changed))
+    rows = _rows_again(store, np.array(list(changed), np.int64))
+    commit_items(store, list(changed.values()), rows, list(changed))
     return len(changed)
 
 
@@ -68,15 +68,42 @@ def _merged(before: StoredItem, given: meta.Encoded) -> meta.Encoded:
     return meta.encode({name: value for name, value in kept.items() if name not in gone}, before.id)
 
 
-def _places(
-    segments: Sequence[Segment], keys: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """In which segment each key lies, and where there."""
+def _rows_again(store: Store, old: Keys) -> list[tuple[int, SegmentEntry]]:
+    """Write the rows of some keys for as many new ones; the segments, with the numbers of their encodings.
+
+    First those that answer, then what an unfinished re-encoding has of them: else what is told of items
+    while a bundle is changed would have their images encoded once more, and such a change never end.
+    """
+    with store.catalogue.reading() as connection:
+        connection.execute("BEGIN")
+        state = tables.read_state(connection)
+        sets = [(state.encoding, state.segments)]
+        for encoding in tables.pending(connection):
+            sets.append((encoding, tables.segments_of(connection, encoding.number)))
+    new = next_keys(store, len(old))
+    written: list[tuple[int, SegmentEntry]] = []
+    try:
+        for encoding, entries in sets:
+            segments = [store.segment(entry, encoding) for entry in entries]
+            which, offsets = _places(segments, old)
+            there = np.flatnonzero(which >= 0)
+            if encoding is state.encoding and len(there) < len(old):
+                raise damaged("an item has no row")
+            if len(there):
+                rows = write_again(store, encoding, segments, which[there], offsets[there], new[there])
+                written.append((encoding.number, rows))
+    except BaseException:
+        for _, rows in written:  # nothing names them yet
+            files.remove(rows.name, store.folder.rows.fd)
+        raise
+    return written
+
+
+def _places(segments: Sequence[Segment], keys: Keys) -> tuple[Keys, Keys]:
+    """In which segment each key lies, -1 for none, and where there."""
     which, offsets = np.full(len(keys), -1, np.int64), np.zeros(len(keys), np.int64)
     for number, segment in enumerate(segments):
         places = segment.places(keys)
         here = places >= 0
         which[here], offsets[here] = number, places[here]
-    if (which < 0).any():
-        raise damaged("an item has no row")
     return which, offsets
