@@ -227,7 +227,7 @@ class Snapshot(Staying):
         total = self.row_count
         if least < 0 or most >= total:
             number = shown(least if least < 0 else most, 40)
-            raise GalleryError(f"row {number:,} asked of a snapshot with {total:,} rows")
+            raise GalleryError(f"row {number} asked of a snapshot with {total:,} rows")
 
     # ---- items to rows
 
