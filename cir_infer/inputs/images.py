@@ -287,7 +287,10 @@ def _decode(opened: _Opened, exif_orientation: bool, plan: Callable[[Size], int]
     if image.mode == "F" or image.mode.startswith("I"):
         # Pillow would clip these at 255 on the way to RGB: a white picture, and no error.
         raise ImageError(f"{name} has more than 8 bits a channel (mode {image.mode}); save it as 8-bit")
-    how = (orientation(image) if stored is None else stored) if exif_orientation else 1
+    if stream is None:
+        # Its notes may stand behind its pixels, where only Pillow reads them.
+        decoding(decoding_bytes(image, None, False, 1, name), name, lambda: _load(image))
+    how = (orientation(image, stream) if stored is None else stored) if exif_orientation else 1
     size = (image.height, image.width) if how in _ROTATED else image.size
     part = 1 if plan is None else plan(size)
     if stream is None or image.format not in ("JPEG", "MPO"):
@@ -296,12 +299,23 @@ def _decode(opened: _Opened, exif_orientation: bool, plan: Callable[[Size], int]
     def load() -> Image.Image:
         if part > 1:
             image.draft(None, (image.width // part, image.height // part))
-        image.load()
+        _load(image)
         # Pillow turns a TIFF while it decodes it.
         return image if image.format == "TIFF" else turned(image, how)
 
     loaded = decoding(decoding_bytes(image, stream, how != 1, part, name), name, load)
     return Decoded(loaded, loaded.size if part == 1 else size, part)
+
+
+def _load(image: Image.Image) -> None:
+    """Decode it, and leave it as it was where that fails: Pillow would take it for decoded from then on."""
+    pieces = list(getattr(image, "tile", ()))
+    try:
+        image.load()
+    except BaseException:
+        if pieces:
+            image.tile = pieces  # type: ignore[attr-defined]
+        raise
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:

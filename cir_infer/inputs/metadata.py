@@ -7,6 +7,7 @@ read instead.
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ _MOST_PIECES = 1_000_000
 _MOST_BYTES = 1 << 29
 _MOST_NOTES = 100
 _PNG = b"\x89PNG\r\n\x1a\n"
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _PIXEL_TAGS = {
     *(
         254,
@@ -51,14 +53,59 @@ _PIXEL_TAGS = {
 """TIFF's tags without which its pixels cannot be read."""
 
 
-def orientation(image: Image.Image) -> int:
-    """How an opened image is stored: EXIF's orientation, 2 to 8; 1 where it is upright or nothing is said."""
+def orientation(image: Image.Image, stream: IO[bytes] | None = None) -> int:
+    """How an opened image is stored: EXIF's orientation, 2 to 8; 1 where it is upright or nothing is said.
+
+    No pixel is decoded: to look behind them Pillow would decode a PNG, and whatever is wrong with it would be
+    lost here among what is wrong with its notes.
+
+    Args:
+        image: opened; decoded already where it has no file.
+        stream: its file.
+    """
     try:
-        value = image.getexif().get(_ORIENTATION)
+        noted = image
+        if stream is not None and image.format == "PNG" and "exif" not in image.info:
+            noted = _notes_behind(stream) or image
+        value = _exif(noted).get(_ORIENTATION)
     except Exception:  # of what stands beside it, anything may be wrong
         exif = image.info.get("exif")
         value = _tagged(exif.removeprefix(b"Exif\0\0")) if isinstance(exif, bytes) else 1
     return value if isinstance(value, int) and 2 <= value <= 8 else 1
+
+
+def _exif(image: Image.Image) -> Image.Exif:
+    from PIL import Image
+
+    # Not the PNG's own, which decodes it first.
+    return Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
+
+
+def _notes_behind(stream: IO[bytes]) -> Image.Image | None:
+    """All notes of a PNG, in one without pixels, where some of them stand behind its pixels."""
+    from PIL import Image
+
+    stream.seek(len(_PNG))
+    notes: list[bytes] = []
+    pixels = behind = False
+    for _ in range(_MOST_PIECES):
+        start = stream.read(8)
+        if len(start) < 8 or len(notes) > _MOST_NOTES:
+            break
+        size = int.from_bytes(start[:4], "big")
+        if start[4:] in (b"eXIf", *_TEXTS):
+            notes.append(start + stream.read(size + 4))
+            behind |= pixels
+        else:
+            pixels |= start[4:] == b"IDAT"
+            stream.seek(size + 4, 1)
+    if not behind:
+        return None
+    header = b"IHDR" + struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
+    plain = b"".join(
+        (_PNG, struct.pack(">I", 13), header, struct.pack(">I", zlib.crc32(header)), *notes, bytes(4), b"IDAT")
+    )
+    return Image.open(io.BytesIO(plain), formats=("PNG",))
 
 
 def turned(image: Image.Image, stored: int) -> Image.Image:
@@ -81,8 +128,7 @@ def is_cluttered(stream: IO[bytes]) -> bool:
         return sum(segment[1] in (0xE1, 0xE2, 0xED, 0xFE) for segment in _segments(head)) > _MOST_NOTES
     if head.startswith(b"GIF8"):
         return head.count(b"\x21\xfe") + head.count(b"\x21\xff") > _MOST_NOTES
-    notes = (b"tEXt", b"zTXt", b"iTXt")
-    return head.startswith(_PNG) and sum(kind in notes for kind, _ in _chunks(head)) > _MOST_NOTES
+    return head.startswith(_PNG) and sum(kind in _TEXTS for kind, _ in _chunks(head)) > _MOST_NOTES
 
 
 def without_metadata(stream: IO[bytes]) -> bytes | None:
