@@ -120,10 +120,15 @@ def decoding_bytes(image: Image.Image, stream: IO[bytes] | None, turned: bool, p
 
 
 class _Share:
-    """Bytes that a call waits for or has taken; over when the call is."""
+    """Bytes that a call waits for or has taken; over when the call is.
 
-    def __init__(self, size: int) -> None:
+    Attributes:
+        alone: what nobody else may work on meanwhile.
+    """
+
+    def __init__(self, size: int, alone: object | None) -> None:
         self.size = size
+        self.alone = alone
         self.over = False
 
 
@@ -138,8 +143,8 @@ class _Budget:
     def __init__(self) -> None:
         self._line: list[_Share] = []
 
-    def holding(self, size: int, work: Callable[[], T]) -> T:
-        mine = _Share(size)
+    def holding(self, size: int, work: Callable[[], T], alone: object | None) -> T:
+        mine = _Share(size, alone)
         try:
             try:
                 self._line.append(mine)
@@ -153,13 +158,17 @@ class _Budget:
             self._forget()
 
     def _fits(self, mine: _Share) -> bool:
-        """Whether what came before leaves enough; that only ever becomes less."""
+        """Whether what came before leaves enough, and what this is about; that only ever becomes less."""
         self._forget()
         before = 0
         for share in list(self._line):
             if share is mine:
                 break
-            before += 0 if share.over else share.size
+            if share.over:
+                continue
+            if mine.alone is not None and share.alone is mine.alone:
+                return False
+            before += share.size
         return not before or before + mine.size <= 2 * MAX_BYTES
 
     def _forget(self) -> None:
@@ -171,8 +180,14 @@ class _Budget:
 _budget = PerProcess(_Budget)
 
 
-def decoding(size: int, name: str, work: Callable[[], T]) -> T:
+def decoding(size: int, name: str, work: Callable[[], T], alone: object | None = None) -> T:
     """Do what takes so many bytes, once other threads leave enough of them.
+
+    Args:
+        size: so many.
+        name: of the image, for messages.
+        work: does it.
+        alone: an opened image that somebody else may decode, too, which Pillow does not stand.
 
     Raises:
         ImageError: it is more than any image may take.
@@ -182,7 +197,7 @@ def decoding(size: int, name: str, work: Callable[[], T]) -> T:
             f"{name} would take {size >> 20:,} MiB to decode; at most {MAX_BYTES >> 20} MiB are taken; scale "
             "it down first, or save it as a JPEG without scans (not progressive)"
         )
-    return _budget.get().holding(size, work)
+    return _budget.get().holding(size, work, alone)
 
 
 def _length(stream: IO[bytes]) -> int:

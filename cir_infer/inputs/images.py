@@ -288,8 +288,8 @@ def _decode(opened: _Opened, exif_orientation: bool, plan: Callable[[Size], int]
         # Pillow would clip these at 255 on the way to RGB: a white picture, and no error.
         raise ImageError(f"{name} has more than 8 bits a channel (mode {image.mode}); save it as 8-bit")
     if stream is None:
-        # Its notes may stand behind its pixels, where only Pillow reads them.
-        decoding(decoding_bytes(image, None, False, 1, name), name, lambda: _load(image))
+        # Others may pass it, too, and its notes may stand behind its pixels, where only Pillow reads them.
+        stored = decoding(decoding_bytes(image, None, False, 1, name), name, lambda: _loaded(image), image)
     how = (orientation(image, stream) if stored is None else stored) if exif_orientation else 1
     size = (image.height, image.width) if how in _ROTATED else image.size
     part = 1 if plan is None else plan(size)
@@ -305,6 +305,12 @@ def _decode(opened: _Opened, exif_orientation: bool, plan: Callable[[Size], int]
 
     loaded = decoding(decoding_bytes(image, stream, how != 1, part, name), name, load)
     return Decoded(loaded, loaded.size if part == 1 else size, part)
+
+
+def _loaded(image: Image.Image) -> int:
+    """Decode it, and say how it is stored."""
+    _load(image)
+    return orientation(image)
 
 
 def _load(image: Image.Image) -> None:

@@ -102,9 +102,8 @@ def _notes_behind(stream: IO[bytes]) -> Image.Image | None:
     if not behind:
         return None
     header = b"IHDR" + struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
-    plain = b"".join(
-        (_PNG, struct.pack(">I", 13), header, struct.pack(">I", zlib.crc32(header)), *notes, bytes(4), b"IDAT")
-    )
+    begun = (_PNG, struct.pack(">I", 13), header, struct.pack(">I", zlib.crc32(header)))
+    plain = b"".join((*begun, *notes, bytes(4), b"IDAT"))
     return Image.open(io.BytesIO(plain), formats=("PNG",))
 
 

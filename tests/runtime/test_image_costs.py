@@ -26,24 +26,9 @@ from cir_infer.inputs.metadata import is_cluttered
 from cir_infer.inputs.padding import resize_padded
 from cir_infer.inputs.preprocess import preprocess
 from tests.gallery.interrupts import Bomb, Interrupt
+from tests.runtime.pictures import chunk, encoded, picture
 
 CLIP = PixelInput(32, 32, (ToRgb(), Resize(32), CenterCrop(32)), exif_orientation=True)
-
-
-def picture(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-    return Image.fromarray(pixels).convert(mode)
-
-
-def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def chunk(kind: bytes, data: bytes, checksum: int | None = None) -> bytes:
-    crc = zlib.crc32(kind + data) if checksum is None else checksum
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
 
 
 def png_of(width: int, height: int) -> bytes:
@@ -416,100 +401,7 @@ def test_odd_exif_still_turns_a_photo_upright() -> None:
     np.testing.assert_array_equal(upright, np.rot90(np.asarray(load_image(odd)), -1))
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-@pytest.mark.parametrize("value", range(1, 9))
-def test_every_orientation_is_pillows(kind: str, value: int) -> None:
-    from PIL import ImageOps
-
-    exif = Image.Exif()
-    exif[0x0112] = value
-    data = encoded(picture(24, 18), kind, exif=exif)
-    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-    np.testing.assert_array_equal(np.asarray(load_image(data, exif_orientation=True)), np.asarray(expected))
-
-
 def test_a_damaged_picture_stays_damaged() -> None:
     for data in (with_segments()[:-400], png_with()[:-400], png_with(chunk(b"IDAT", b"no", 1))):
         with pytest.raises(ImageError, match="truncated or damaged"):
             load_image(data)
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
-def test_damage_is_told_whether_a_photo_is_turned_upright_or_not(kind: str) -> None:
-    """To look for EXIF behind its pixels Pillow decodes a PNG, and one that failed counts as decoded."""
-    whole = encoded(picture(24, 18), kind)
-    refused = 0
-    for at in range(len(whole) // 3, len(whole), 7):
-        data = whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :]
-        answers = []
-        for upright in (False, True):
-            try:
-                answers.append(load_image(data, exif_orientation=upright).tobytes())
-            except ImageError:
-                answers.append(b"refused")
-        assert answers[0] == answers[1], at
-        refused += answers[0] == b"refused"
-    assert refused or kind != "PNG", "nothing was damaged"
-
-
-@pytest.mark.parametrize("upright", [False, True])
-def test_a_picture_of_pillow_that_is_damaged_stays_so(upright: bool) -> None:
-    """Pillow takes one for decoded when it has failed to decode it, and gives what there is the next time."""
-    whole = encoded(picture(64, 64), "PNG")
-    at = len(whole) // 2
-    image = Image.open(io.BytesIO(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :]))
-    for _ in range(3):
-        with pytest.raises(ImageError, match="truncated or damaged"):
-            load_image(image, exif_orientation=upright)
-
-
-def png_with_notes_behind(*notes: bytes) -> bytes:
-    end = chunk(b"IEND", b"")
-    return encoded(picture(24, 18), "PNG").removesuffix(end) + b"".join(notes) + end
-
-
-XMP = b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="6"/>'
-
-
-def exif_of(value: int) -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = value
-    return exif.tobytes().removeprefix(b"Exif\0\0")
-
-
-@pytest.mark.parametrize("opened", [False, True])
-@pytest.mark.parametrize(
-    "notes",
-    [
-        (chunk(b"eXIf", exif_of(6)),),
-        (chunk(b"iTXt", XMP),),
-        (chunk(b"iTXt", XMP), chunk(b"eXIf", exif_of(3))),
-        (chunk(b"tEXt", b"Comment\0x"),),
-        (chunk(b"eXIf", b"no EXIF"),),
-    ],
-)
-def test_an_orientation_behind_a_pngs_pixels_is_followed(notes: tuple[bytes, ...], opened: bool) -> None:
-    from PIL import ImageOps
-
-    data = png_with_notes_behind(*notes)
-    expected = Image.open(io.BytesIO(data))
-    expected.load()
-    if b"no EXIF" not in notes[0]:
-        expected = ImageOps.exif_transpose(expected)
-    given = Image.open(io.BytesIO(data)) if opened else data
-    found = load_image(given, exif_orientation=True)
-    np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
-
-
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("opened", [False, True])
-def test_a_png_is_refused_before_it_is_decoded_to_look_for_exif(
-    opened: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    decoded: list[Any] = []
-    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", decoded.append)
-    head = struct.pack(">IIBBBBB", 11_000, 12_000, 8, 6, 0, 0, 0)
-    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(1000)))
-    with pytest.raises(ImageError, match="MiB to decode"):
-        load_image(Image.open(io.BytesIO(data)) if opened else data, exif_orientation=True)
-    assert not decoded
