@@ -15,7 +15,7 @@ from cir_bench.results import write_text
 from cir_infer.console.common import print_json
 from cir_infer.errors import CirError, TrainingError, UsageError, shown
 from cir_infer.extras import require
-from cir_infer.foreign import read_json
+from cir_infer.foreign import has_file, read_json
 from cir_infer.processes.locked_files import alone_in
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def finished(log: Path, config: TrainingConfig) -> dict[str, Any] | None:
         TrainingError: the log is damaged, of another configuration or other data, or has nothing measured on
             a test split.
     """
-    if not log.is_file():
+    if not has_file(log, TrainingError):
         return None
     try:
         lines = log.read_text(encoding="utf-8").splitlines()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["lines_in", "no_file", "opened_file", "text_of"]
+from cir_infer.errors import CirError, shown
+
+__all__ = ["has_file", "lines_in", "no_file", "opened_file", "text_of"]
 
 _MOST = 1 << 29
 """Bytes of a text, 512 MiB: the largest tables of published data sets have a tenth."""
@@ -15,8 +18,23 @@ _MOST = 1 << 29
 
 def no_file(path: str | os.PathLike[str]) -> str:
     """What is wrong with a name that is no regular file's: nothing has it, or something else."""
-    # No name makes this raise, as pathlib's would.
-    return "is not a file" if os.path.exists(path) else "does not exist"  # noqa: PTH110
+    # No name makes these raise, as pathlib's would.
+    if os.path.exists(path):  # noqa: PTH110
+        return "is not a file"
+    return "is a link to what is not there" if os.path.lexists(path) else "does not exist"
+
+
+def has_file(path: str | os.PathLike[str], error: type[CirError]) -> bool:
+    """Whether there is a regular file; what has its name and is none is refused, and not taken for nothing.
+
+    Raises:
+        CirError: of the type `error`: a folder, a pipe, a device, a link to what is not there.
+    """
+    if os.path.isfile(path):  # noqa: PTH113
+        return True
+    if os.path.lexists(path):
+        raise error(f"{shown(Path(path))} {no_file(path)}; expected one, or nothing of this name")
+    return False
 
 
 def opened_file(path: str | os.PathLike[str]) -> BinaryIO:

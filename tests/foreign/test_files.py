@@ -16,10 +16,11 @@ from cir_bench.results import read_result
 from cir_eval.datasets.files import json_object, lines
 from cir_eval.datasets.generated import lines_of
 from cir_eval.datasets.icir import read_entries
-from cir_export.training.configuration import read_config
+from cir_export.training.configuration import DataSettings, read_config
+from cir_export.training.sources import open_source
 from cir_export.training.sources.table import _records
-from cir_infer.errors import CirError
-from cir_infer.foreign import lines_in, opened_file, text_of
+from cir_infer.errors import CirError, DatasetError
+from cir_infer.foreign import has_file, lines_in, no_file, opened_file, text_of
 from cir_infer.gallery.copies.clip_retrieval import _digest, read_folder
 from cir_infer.gallery.copies.transfer import _is_export
 from cir_infer.inputs.opening import opened
@@ -94,3 +95,32 @@ def test_a_text_has_a_size_a_mark_and_ends_of_lines(tmp_path: Path) -> None:
     path.write_bytes(b"\xff")
     with pytest.raises(UnicodeDecodeError):
         text_of(path)
+
+
+def test_what_is_no_file_is_told_by_what_it_is(tmp_path: Path) -> None:
+    file, pipe, folder, link, loop = (tmp_path / name for name in ("file", "pipe", "folder", "link", "loop"))
+    file.write_text("")
+    os.mkfifo(pipe)
+    folder.mkdir()
+    link.symlink_to("nowhere")
+    loop.symlink_to(loop)
+    assert has_file(file, DatasetError) and not has_file(tmp_path / "none", DatasetError)
+    assert not has_file("a\0b", DatasetError) and no_file("a\0b") == "does not exist"
+    for path, said in (
+        (pipe, "is not a file"),
+        (folder, "is not a file"),
+        (link, "is a link to what is not there"),
+        (loop, "is a link to what is not there"),
+    ):
+        assert no_file(path) == said
+        with pytest.raises(DatasetError, match=f"{path} {said}"):
+            has_file(path, DatasetError)
+
+
+@pytest.mark.parametrize("kind", ["scenes", "emoji"])
+def test_a_pipe_where_a_data_set_is_described_is_not_a_data_set_that_is_cut_short(
+    tmp_path: Path, kind: str, nobody_waits: None
+) -> None:
+    os.mkfifo(tmp_path / f"{kind}.json")
+    with pytest.raises(DatasetError, match=rf"{kind}\.json is not a file"):
+        open_source(DataSettings(str(tmp_path), kind))

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from cir_eval.datasets.files import existing, json_list, text_field
 from cir_infer.errors import DatasetError
+from cir_infer.foreign import has_file
 
 __all__ = ["CATEGORIES", "SPLITS", "Pair", "image_paths", "read_gallery", "read_pairs"]
 
@@ -41,7 +42,7 @@ def read_pairs(root: Path, category: str, split: str) -> list[Pair]:
     """
     folder = _annotations(root) / "captions"
     path = folder / f"pair2cap.{category}.{split}.json"  # with the targets, where both are there
-    if not path.is_file():
+    if not has_file(path, DatasetError):
         path = folder / f"cap.{category}.{split}.json"
     pairs = []
     for entry in json_list(path, "a list of pairs"):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cir_infer.errors import DatasetError, shown
-from cir_infer.foreign import lines_in, read_json, text_of
+from cir_infer.foreign import has_file, lines_in, read_json, text_of
 
 __all__ = [
     "Query",
@@ -80,7 +80,7 @@ def description_of(
     Raises:
         DatasetError: there is none, it is damaged, or of another format or version.
     """
-    if not path.is_file():
+    if not has_file(path, DatasetError):
         raise DatasetError(f"{path.parent} holds no complete {what[2:]} ({path.name} is missing); {remedy}")
     try:
         found = read_json(path.read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ from cir_eval.datasets.files import json_list, text_field
 from cir_eval.protocols.contract import Part, Protocol, Query
 from cir_eval.protocols.rows import row_of, to_rows
 from cir_infer.errors import DatasetError, shown
+from cir_infer.foreign import has_file
 
 __all__ = ["PROTOCOLS"]
 
@@ -23,7 +24,7 @@ def _load(root: Path, split: str) -> list[Part]:
     entries = json_list(path, "a list of queries")
     pairs = [(_image(one, "query-image", path), _image(one, "target-image", path)) for one in entries]
     corpus = root / f"lasco_{split}_corpus.json"
-    if corpus.is_file():
+    if has_file(corpus, DatasetError):
         names = [_place(one, corpus) for one in json_list(corpus, "a list of images")]
     else:  # of the training split no list is published: its gallery are the images that its queries name
         names = [name for pair in pairs for name in pair]

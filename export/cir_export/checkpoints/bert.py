@@ -10,7 +10,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from cir_infer.errors import CheckpointError, shown
-from cir_infer.foreign import lines_in, read_json
+from cir_infer.foreign import lines_in, no_file, read_json
 
 __all__ = ["CAPTIONS", "blip_tokenizer"]
 
@@ -73,8 +73,10 @@ def blip_tokenizer(
 
 
 def _pieces(path: Path) -> dict[str, int]:
-    if not path.is_file() or path.stat().st_size > _MAX_BYTES:
-        raise CheckpointError(f"vocabulary {path} does not exist or is no word list; {_WHERE}")
+    if not path.is_file():
+        raise CheckpointError(f"vocabulary {path} {no_file(path)}; {_WHERE}")
+    if path.stat().st_size > _MAX_BYTES:
+        raise CheckpointError(f"vocabulary {path} is no word list; {_WHERE}")
     content = path.read_bytes()
     if content.lstrip()[:1] != b"{":
         try:

@@ -35,6 +35,7 @@ from cir_export.models.encoders.pair import Pair
 from cir_export.models.encoders.resnet import ResNet, resnet_name
 from cir_export.tokenization import SPECIALS
 from cir_infer.errors import CheckpointError, TrainingError, shown
+from cir_infer.foreign import has_file
 
 __all__ = ["Start", "start_from"]
 
@@ -218,9 +219,9 @@ def _bert(model: RetrievalModel, folder: Path, tokenizer: Tokenizer) -> str:
 
 def _pieces(folder: Path) -> Tokenizer:
     try:
-        if (folder / "tokenizer.json").is_file():
+        if has_file(folder / "tokenizer.json", CheckpointError):
             return Tokenizer.from_file(str(folder / "tokenizer.json"))
-        if (folder / "vocab.txt").is_file():
+        if has_file(folder / "vocab.txt", CheckpointError):
             vocabulary = models.WordPiece.read_file(str(folder / "vocab.txt"))
             return Tokenizer(models.WordPiece(vocabulary, unk_token=_UNKNOWN))
     except Exception as error:  # the library raises plain Exception

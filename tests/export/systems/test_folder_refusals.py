@@ -81,6 +81,37 @@ def test_pointers_of_git_lfs_are_named(tmp_path: Path, name: str) -> None:
     refused(folder, "git lfs pull")
 
 
+def in_place_of(path: Path, kind: str) -> None:
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else "nowhere")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "dangling"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "preprocessor_config.json",
+        "tokenizer.json",
+        "model.safetensors",
+        "open_clip_config.json",
+    ],
+)
+def test_what_has_a_files_name_and_is_none_is_not_said_to_be_missing(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    """It "has no config.json; it holds ['config.json', ...]", or what lies beside it was taken instead."""
+    folder = copied(tmp_path)
+    in_place_of(folder / name, kind)
+    said = "is a link to what is not there" if kind == "dangling" else "is not a file"
+    refused(folder, rf"/{name} {said}; expected one, or nothing of this name$")
+
+
 def test_adapters_without_their_base(tmp_path: Path) -> None:
     folder = copied(tmp_path)
     (folder / "adapter_config.json").write_text(

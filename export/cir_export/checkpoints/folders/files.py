@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cir_infer.errors import CheckpointError, shown
-from cir_infer.foreign import opened_file, read_json
+from cir_infer.foreign import has_file, opened_file, read_json
 
 __all__ = ["is_pointer", "json_of", "licence_of", "need_json", "within"]
 
@@ -28,7 +28,7 @@ def json_of(folder: Path, name: str) -> dict[str, Any] | None:
         CheckpointError: it is none, a pointer of Git LFS, or holds something else.
     """
     path = folder / name
-    if not path.is_file():
+    if not has_file(path, CheckpointError):
         return None
     if path.stat().st_size > _MAX_JSON:
         raise CheckpointError(f"{path} has more than {_MAX_JSON >> 20} MB; that is no table of settings")

@@ -15,6 +15,7 @@ from cir_export.hub import fetch, is_hub_name
 from cir_export.model_file import TrainedModel
 from cir_export.presets import preset_of
 from cir_infer.errors import CheckpointError, UsageError, shown
+from cir_infer.foreign import has_file
 
 __all__ = ["SYSTEMS", "load_folder"]
 
@@ -63,8 +64,12 @@ def load_folder(folder: str | os.PathLike[str], system: str | None = None) -> Tr
     refuse_adapters(folder)
     config = json_of(folder, "config.json")
     kind = None if config is None else _class_of(config)
-    whole = any((folder / f"{name}{end}").is_file() for name in HUGGING_FACE for end in ("", ".index.json"))
-    if (folder / CONFIG).is_file() and not (kind in _CLASSES and whole):
+    whole = any(
+        has_file(folder / f"{name}{end}", CheckpointError)
+        for name in HUGGING_FACE
+        for end in ("", ".index.json")
+    )
+    if has_file(folder / CONFIG, CheckpointError) and not (kind in _CLASSES and whole):
         trained, kind = load_open_clip(folder, SYSTEMS[system or "sum"]), "open_clip"
     elif kind in _CLASSES:
         load, systems = _CLASSES[kind]

@@ -20,7 +20,7 @@ from cir_export.clip_tokenization import WORDS
 from cir_export.tokenization import unknown_id
 from cir_infer.bundle.tokenizer_check import MAX_TOKENIZER_BYTES, check_tokenizer
 from cir_infer.errors import CheckpointError, CirError, shown
-from cir_infer.foreign import read_json
+from cir_infer.foreign import has_file, read_json
 
 __all__ = ["FolderTokenizer"]
 
@@ -51,7 +51,7 @@ class FolderTokenizer:
     def __init__(self, folder: Path, siglip: bool = False) -> None:
         path = folder / "tokenizer.json"
         self.where = str(path)
-        if not path.is_file():
+        if not has_file(path, CheckpointError):
             raise CheckpointError(
                 f"{folder} has no tokenizer.json; make it once, with transformers: "
                 "AutoTokenizer.from_pretrained(FOLDER, use_fast=True).save_pretrained(FOLDER)"

@@ -16,6 +16,7 @@ from cir_export.checkpoints.files import check_header
 from cir_export.checkpoints.folders.files import is_pointer, json_of, within
 from cir_export.container import read_container
 from cir_infer.errors import CheckpointError, shown
+from cir_infer.foreign import has_file
 
 __all__ = ["HUGGING_FACE", "OPEN_CLIP", "FolderWeights", "open_weights", "refuse_adapters"]
 
@@ -86,7 +87,7 @@ def open_weights(folder: Path, names: tuple[str, ...]) -> FolderWeights:
     """
     refuse_adapters(folder)
     for name in names:
-        if (folder / name).is_file():
+        if has_file(folder / name, CheckpointError):
             return FolderWeights(dict.fromkeys(_names(folder / name), folder / name), str(folder / name))
         index = json_of(folder, f"{name}.index.json")
         if index is not None:
@@ -116,7 +117,7 @@ def _sharded(folder: Path, name: str, index: Mapping[str, Any]) -> FolderWeights
         raise CheckpointError(f"{where} has no weight_map; expected the file of each weight")
     files = {str(weight): within(folder, file, where) for weight, file in table.items()}
     parts = sorted(set(files.values()))
-    absent = [part.name for part in parts if not part.is_file()]
+    absent = [part.name for part in parts if not has_file(part, CheckpointError)]
     if absent:
         raise CheckpointError(
             f"{where} names {len(parts)} parts and {len(absent)} of them are missing: {shown(absent)}; "

@@ -24,7 +24,7 @@ from cir_export.training.configuration import DataSettings
 from cir_export.training.sources.contract import FixedTriplets, Indexed, Measured, Source, Triplet
 from cir_infer.errors import DatasetError, shown
 from cir_infer.extras import require
-from cir_infer.foreign import opened_file, read_json, unique_names
+from cir_infer.foreign import has_file, no_file, opened_file, read_json, unique_names
 
 __all__ = ["open_table"]
 
@@ -77,12 +77,14 @@ def _tables(path: Path) -> list[tuple[Path, str]]:
     if path.is_file():
         return [(path, "train")]
     if not path.is_dir():
-        raise DatasetError(f"{path} is missing; expected a table ({', '.join(_ENDINGS)}) or a folder of them")
+        raise DatasetError(
+            f"{path} {no_file(path)}; expected a table ({', '.join(_ENDINGS)}) or a folder of them"
+        )
     found = [
         (path / f"{split}{ending}", split)
         for split in _SPLITS
         for ending in _ENDINGS
-        if (path / f"{split}{ending}").is_file()
+        if has_file(path / f"{split}{ending}", DatasetError)
     ]
     if "train" not in (split for _, split in found):
         raise DatasetError(f"{path} holds no train.csv, train.jsonl or train.parquet; expected one of them")
