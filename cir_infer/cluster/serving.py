@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from cir_infer.errors import CirError, ShardError, UsageError, shown
 from cir_infer.extras import modules_of, require
+from cir_infer.inputs.arguments import checked_seconds
 from cir_infer.processes.threads import Threads
 from cir_infer.serving.settings import Settings
 from cir_infer.shards.layout import ShardedGallery
@@ -232,6 +233,7 @@ def renew(name: str, folder: str | Path, *, grace: float = 10.0, address: str | 
     Raises:
         CirError: see `deploy`; what was served is served on.
     """
+    grace = checked_seconds("grace", grace)
     ray = connect(address)
     from ray import serve
 

@@ -113,8 +113,9 @@ def _not_changed(folder: str, report: Report, listed: Path | None) -> str:
 
 
 def _check(options: Options) -> None:
-    if not 0 <= options.grace < float("inf"):
-        raise UsageError("--grace must be at least 0")
+    from cir_infer.inputs.arguments import checked_seconds
+
+    checked_seconds("--grace", options.grace)
     if options.name is not None:
         from cir_infer.shards.ray import RayShards
 

@@ -223,8 +223,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for flag, given, least in (("workers", options.workers, 0), ("batch-size", options.batch_size, 1)):
         if given < least:
             raise UsageError(f"--{flag} is {shown(given)}; expected a whole number of at least {least}")
-    if options.watch is not None and not options.watch > 0:
-        raise UsageError(f"--watch is {shown(options.watch)}; expected seconds, more than 0")
+    if options.watch is not None:
+        from cir_infer.inputs.arguments import checked_seconds
+
+        checked_seconds("--watch", options.watch, None)
     if options.prefix is not None and not options.prefix.strip("/"):
         raise UsageError("--prefix is empty; name what stands before the ids")
     options.prune_limit = (

@@ -25,7 +25,7 @@ from cir_infer.gallery.disk.drafts import Made, tell_of
 from cir_infer.gallery.rows.vectors import row_shape, shape_text
 from cir_infer.gallery.snapshot import Snapshot
 from cir_infer.gallery.store import Store
-from cir_infer.inputs.arguments import checked_flag, checked_real
+from cir_infer.inputs.arguments import checked_flag, checked_seconds
 
 if TYPE_CHECKING:
     from cir_infer.engine import Engine
@@ -43,7 +43,6 @@ G = TypeVar("G", bound="OpenGallery")
 
 _LOOK_UP = 8192
 
-_LONGEST_WAIT = 10**9
 WAIT = 5.0
 """Seconds that a change waits for another writer."""
 
@@ -77,7 +76,7 @@ class OpenGallery:
         checked_engine(engine)
         self._expected = expected_fingerprint(engine, fingerprint)
         place, read_only = checked_path("path", path), checked_flag("read_only", read_only)
-        self._store = Store(place, read_only, _checked_wait(wait))
+        self._store = Store(place, read_only, checked_seconds("wait", wait))
         self._engine = engine
         self._closed = False
 
@@ -376,11 +375,3 @@ class OpenGallery:
         found = self._store.catalogue.sourced(root)
         live = snapshot.holds(np.array([key for _, key, _ in found], np.int64))
         return [entry for entry, here in zip(found, live, strict=True) if here]
-
-
-def _checked_wait(wait: float) -> float:
-    expected = f"seconds from 0 to {_LONGEST_WAIT:,}"
-    seconds = checked_real("wait", wait, expected)
-    if not 0 <= seconds <= _LONGEST_WAIT:
-        raise UsageError(f"wait is {shown(wait)}; expected {expected}")
-    return seconds

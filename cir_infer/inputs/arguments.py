@@ -20,6 +20,7 @@ __all__ = [
     "checked_list",
     "checked_number",
     "checked_real",
+    "checked_seconds",
     "checked_word",
     "plain_path",
     "plain_text",
@@ -29,6 +30,7 @@ W = TypeVar("W", bound=str)
 
 _MOST = (1 << 31) - 1
 _FINITE = 1e308
+_LONGEST = 10**9
 
 
 def plain_text(text: str) -> str:
@@ -97,6 +99,23 @@ def checked_real(name: str, value: Any, expected: str) -> float:
         if abs(number) <= _FINITE:
             return float(number)
     raise UsageError(f"{name} is {shown(value)}; expected {expected}")
+
+
+def checked_seconds(name: str, value: Any, least: float | None = 0, instead: str = "") -> float:
+    """A length of time that clocks and waits of every system take.
+
+    Args:
+        name: of the argument.
+        value: what was passed, in seconds.
+        least: the shortest that fits; None for any above 0.
+        instead: what may be passed instead, e.g. ", or None".
+    """
+    which = "above 0, and at most" if least is None else f"from {least:g} to"
+    expected = f"seconds {which} {_LONGEST:,}{instead}"
+    seconds = checked_real(name, value, expected)
+    if not (seconds > 0 if least is None else seconds >= least) or seconds > _LONGEST:
+        raise UsageError(f"{name} is {shown(value)}; expected {expected}")
+    return seconds
 
 
 def checked_flag(name: str, value: Any) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from cir_infer.errors import UsageError, shown
 from cir_infer.extras import require
+from cir_infer.inputs.arguments import checked_seconds
 from cir_infer.inputs.remote import checked_address
 
 __all__ = ["THUMBNAILS", "Settings", "is_loopback"]
@@ -98,10 +99,9 @@ class Settings:
             self._at_least(name, 1)
         if self.batches is not None:
             self._at_least("batches", 1)
-        for name in ("per_key", "timeout", "read_timeout"):
-            self._at_least(name, 1)
-        for name in ("max_wait", "drain"):
-            self._at_least(name, 0)
+        self._at_least("per_key", 1)
+        for name, least in (("timeout", 1), ("read_timeout", 1), ("max_wait", 0), ("drain", 0)):
+            checked_seconds(f"--{name.replace('_', '-')}", getattr(self, name), least)
         if not 0 <= self.port <= 65535:
             raise UsageError(f"--port is {shown(self.port)}; expected 0 (any that is free) to 65535")
         if not is_loopback(self.host) and self.api_key_file is None and not self.no_auth:

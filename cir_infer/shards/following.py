@@ -14,6 +14,7 @@ from cir_infer.gallery.arguments import checked_path
 from cir_infer.gallery.disk import files
 from cir_infer.gallery.filters.filters import Where
 from cir_infer.hits import Hit, Hits
+from cir_infer.inputs.arguments import checked_seconds
 from cir_infer.inputs.texts import Text
 from cir_infer.processes.staying import Staying
 from cir_infer.processes.turns import Claim, Token, Turn
@@ -68,7 +69,8 @@ class FollowingSearcher(Staying, Queries):
     def __init__(
         self, version: Callable[[], Hashable], opened: Callable[[], ShardedSearcher], every: float = 1.0
     ) -> None:
-        self._version, self._opened, self._every = version, opened, every
+        self._version, self._opened = version, opened
+        self._every = checked_seconds("every", every)
         # Not locks: an interrupt, or a fork while another thread holds one, would leave them locked.
         self._changing, self._following = Turn(), Turn()
         known = version()

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from cir_infer.errors import CirError, ShardError, UsageError, shown
 from cir_infer.gallery.filters.filters import Where
-from cir_infer.inputs.arguments import checked_real
+from cir_infer.inputs.arguments import checked_seconds
 from cir_infer.processes.fork import PerProcess
 from cir_infer.scoring.contract import QueryTerms
 from cir_infer.searching.found import NO_REFERENCES, Found, Held, References
@@ -56,10 +56,7 @@ class HttpShard:
             raise UsageError(
                 f"the address of a shard is {shown(url)}; expected one such as http://10.0.0.7:8080"
             )
-        expected = "a number of seconds above 0"
-        self._timeout = checked_real("timeout", timeout, expected)
-        if self._timeout <= 0:
-            raise UsageError(f"timeout is {shown(timeout)}; expected {expected}")
+        self._timeout = checked_seconds("timeout", timeout, None)
         self._made_of = url, key, timeout
         self._secure = parts.scheme == "https"
         self._url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

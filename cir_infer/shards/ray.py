@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from cir_infer.engine import Engine
 from cir_infer.errors import CirError, ShardError, UsageError, shown
 from cir_infer.gallery.arguments import checked_path
-from cir_infer.inputs.arguments import checked_count
+from cir_infer.inputs.arguments import checked_count, checked_seconds
 from cir_infer.shards.following import FollowingSearcher
 from cir_infer.shards.layout import ShardedGallery
 from cir_infer.shards.listing import read_listing
@@ -196,6 +196,7 @@ class RayShards:
             ShardError: no actor says how it was started, or a new one does not start: these go on.
             GalleryError: the folder's shards cannot be opened.
         """
+        grace = checked_seconds("grace", grace)
         import ray
 
         actors = self.started_as()

@@ -22,7 +22,7 @@ from cir_infer.errors import GalleryError, MissingShard, ShardError, UsageError,
 from cir_infer.gallery import Gallery
 from cir_infer.gallery.filters.filters import Where
 from cir_infer.hits import Hit, Hits
-from cir_infer.inputs.arguments import checked_count, checked_flag, checked_real, checked_word, plain_path
+from cir_infer.inputs.arguments import checked_count, checked_flag, checked_seconds, checked_word, plain_path
 from cir_infer.processes.cpus import available_cpus
 from cir_infer.processes.fork import PerProcess
 from cir_infer.processes.threads import Threads
@@ -95,9 +95,7 @@ class ShardedSearcher(Queries):
         self._users = Users(self._give_back, _refusal)
         replicas = checked_count("replicas", replicas)
         if deadline is not None:
-            deadline = checked_real("deadline", deadline, "a number of seconds above 0, or None")
-            if not 0 < deadline < float("inf"):
-                raise UsageError(f"deadline is {deadline}; expected a number of seconds above 0, or None")
+            deadline = checked_seconds("deadline", deadline, None, ", or None")
         self._allowed = checked_word("partial", partial, ("error", "allow")) == "allow"
         try:
             if not (bundle is None or isinstance(bundle, (Engine, Bundle))):

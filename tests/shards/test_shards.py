@@ -15,12 +15,15 @@ from PIL import Image
 
 from cir_infer import Engine, Gallery, Searcher, VectorSearcher
 from cir_infer.bundle import Bundle
+from cir_infer.cluster.serving import renew
 from cir_infer.commands.gallery import main
 from cir_infer.errors import CirError, GalleryError, ImageError, UsageError
 from cir_infer.hits import Hits
-from cir_infer.shards import LocalShard, ShardedGallery, ShardedSearcher, follow_folder
+from cir_infer.serving.settings import Settings
+from cir_infer.shards import HttpShard, LocalShard, ShardedGallery, ShardedSearcher, follow_folder
 from cir_infer.shards.layout import shard_of
 from cir_infer.shards.listing import FILE
+from cir_infer.shards.ray import RayShards
 from tests.bundles import write_tiny_bundle
 from tests.gallery.support import DIM, filled, names, vectors
 
@@ -298,6 +301,26 @@ def test_photos_are_turned_as_the_shards_were(tmp_path: Path) -> None:
     filled(tmp_path / "other", fingerprint="another model").close()
     with pytest.raises(GalleryError, match="another model"):
         ShardedSearcher(bundle, [tmp_path / "other"])
+
+
+@pytest.mark.parametrize("seconds", [1e10, 1e300, float("nan"), float("inf"), -1.0, "1", True, 10**400])
+def test_seconds_are_those_that_clocks_take(tmp_path: Path, seconds: Any) -> None:
+    """Ten thousand million were an OverflowError in a query; every NaN seconds nobody ever looked."""
+    with filled(tmp_path / "g", 4) as one:
+        ShardedGallery.split(one, tmp_path / "s", 2).close()
+    ways: dict[str, Any] = {
+        "deadline": lambda: ShardedSearcher(None, tmp_path / "s", deadline=seconds),
+        "timeout": lambda: HttpShard("http://127.0.0.1:9", timeout=seconds),
+        "every": lambda: follow_folder(tmp_path / "s", every=seconds),
+        "wait": lambda: ShardedGallery(tmp_path / "s", wait=seconds),
+        "grace": lambda: RayShards("shop", 1, [], []).renewed(seconds),
+        "grace ": lambda: renew("shop", tmp_path / "s", grace=seconds),
+        "--drain": lambda: Settings("b.cir", drain=seconds),
+        "--timeout": lambda: Settings("b.cir", timeout=seconds),
+    }
+    for name, way in ways.items():
+        with pytest.raises(UsageError, match=f"^{name.strip()} is .*; expected seconds "):
+            way()
 
 
 def test_arguments_of_sharded_galleries_are_looked_at(tmp_path: Path) -> None:
