@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import opcode
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -31,8 +32,8 @@ class Bomb:
     Attributes:
         count: how many instructions there have been.
         fired: whether it was reached. In a finalizer Python prints the exception and goes on.
-        last: whether the last one that was counted was the return of the outermost function. Its result
-            is made, and no code behind it could say anything any more.
+        last: whether the last one that was counted was the return of the outermost function in these files.
+            Its result is made, and no code behind it could say anything any more.
     """
 
     def __init__(
@@ -58,20 +59,26 @@ class Bomb:
 
     def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
         if self._outermost is None:
-            if frame.f_code.co_name in ("<lambda>", "_apart"):
+            if frame.f_code.co_name in ("<lambda>", "_apart") or not self._is_ours(frame.f_code):
                 return None
             self._outermost = frame
-        if not any(part in frame.f_code.co_filename for part in self._only):
+        if not self._is_ours(frame.f_code):
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         if event == "opcode":
-            self._before_one(frame, frame.f_code.co_code[frame.f_lasti])
+            self._before_one(frame, frame.f_code, frame.f_lasti)
         return self._trace
 
-    def _before_one(self, place: FrameType | CodeType, operation: int) -> None:
+    def _is_ours(self, code: CodeType) -> bool:
+        return any(part in code.co_filename for part in self._only)
+
+    def _before_one(self, place: FrameType | CodeType, code: CodeType, at: int) -> None:
         self.count += 1
         if self.count == self.at:
-            self.last = place is self._outermost and operation in _RETURNS
+            # A function without a result may return by two instructions: None, and the return.
+            operations = code.co_code[at : at + 4 : 2]
+            returns = operations[operations[0] == _CONSTANT :][:1]
+            self.last = place is self._outermost and returns in _RETURNS
             self.fired, self._outermost = True, None
             self._strike()
 
@@ -86,13 +93,13 @@ class Bomb:
                 if threading.get_ident() != thread or code.co_filename == __file__ or code in outside:
                     return
                 if self._outermost is None:
-                    if code.co_name == "<lambda>":
+                    if code.co_name == "<lambda>" or not self._is_ours(code):
                         outside.add(code)
                         return
                     self._outermost = code
-                if any(part in code.co_filename for part in self._only):
+                if self._is_ours(code):
                     try:
-                        self._before_one(code, code.co_code[offset])
+                        self._before_one(code, code, offset)
                     except BaseException:
                         monitoring.set_events(_TOOL, 0)  # as a tracer is gone that raises
                         raise
@@ -120,13 +127,8 @@ def _apart(work: Callable[[], Any]) -> Iterator[Any]:
     yield work()
 
 
-def _codes() -> set[int]:
-    import opcode
-
-    return {number for name, number in opcode.opmap.items() if name.startswith("RETURN_")}
-
-
-_RETURNS = _codes()
+_RETURNS = {bytes([number]) for name, number in opcode.opmap.items() if name.startswith("RETURN_")}
+_CONSTANT = opcode.opmap["LOAD_CONST"]
 _TOOL = 4
 """A number for `sys.monitoring` that no debugger, profiler or coverage takes."""
 
