@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import contextlib
 import functools
@@ -11,9 +12,9 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from cir_eval.datasets.emoji import drawing as emoji_drawing
 from cir_eval.datasets.emoji.building import build
 from cir_eval.datasets.scenes.generation import Plan, generate
 from cir_infer import Engine, Gallery
+from cir_infer.console.common import CirParser
 from tests.bundles import write_tiny_bundle
 from tests.datasets.emoji_packages import style_of
 from tests.test_documents import DOCUMENTS
@@ -125,13 +127,25 @@ class Command(NamedTuple):
 
 
 def commands(file: Path) -> Iterator[Command]:
-    lines = [
+    yield from shown_in(lines_of(file))
+    yield from shown_in(inline_of(file))
+
+
+def lines_of(file: Path) -> list[str]:
+    return [
         line
         for block in blocks(file)
         if block.language == "sh"
         for line in block.code.replace("\\\n", " ").split("\n")
     ]
-    lines += INLINE.findall(re.sub(r"\s+", " ", FENCED.sub("", file.read_text(encoding="utf-8"))))
+
+
+def inline_of(file: Path) -> list[str]:
+    found: list[str] = INLINE.findall(re.sub(r"\s+", " ", FENCED.sub("", file.read_text(encoding="utf-8"))))
+    return found
+
+
+def shown_in(lines: Iterable[str]) -> Iterator[Command]:
     for line in lines:
         start = re.match(r"\s*(cir-\w+)\b(?!\.)(.*)", line)
         if start is None or start[1] not in scripts():
@@ -178,6 +192,77 @@ def test_commands_exist_with_the_flags_that_are_shown(file: Path) -> None:
             known = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", help_of(command.name, *part)))
             unknown = [flag for flag in flags if flag not in known]
             assert len(parts) > 1 or not unknown, f"{command} has no {unknown}"
+
+
+def parsed(command: Command, monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace | str:
+    """What a command understands of its arguments, or what it says is wrong; it does nothing."""
+    understood: list[argparse.Namespace] = []
+    parse = CirParser.parse_args
+
+    def only_parse(self: CirParser, args: Any = None, namespace: Any = None) -> Any:
+        understood.append(parse(self, args, namespace))
+        raise SystemExit(0)
+
+    module, _, function = scripts()[command.name].partition(":")
+    told = io.StringIO()
+    with (
+        monkeypatch.context() as patched,
+        contextlib.redirect_stderr(told),
+        contextlib.redirect_stdout(told),
+        pytest.raises(SystemExit),
+    ):
+        patched.setattr(CirParser, "parse_args", only_parse)
+        getattr(importlib.import_module(module), function)(list(command.words))
+    return understood[0] if understood else told.getvalue().strip().rpartition("\n")[2]
+
+
+def whole_commands(file: Path) -> Iterator[Command]:
+    """Those that are given as they stand: on lines of their own, or of a file of this repository."""
+    for command in shown_in(lines_of(file)):
+        if "|" not in "".join(command.words[:1]):
+            yield command
+    for command in shown_in(inline_of(file)):
+        if any("/" in word and (ROOT / word).exists() for word in command.words):
+            yield command
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_commands_are_understood_as_they_stand(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for command in whole_commands(file):
+        assert isinstance(found := parsed(command, monkeypatch), argparse.Namespace), (command, found)
+
+
+def trained_here(folder: Path) -> Iterator[Command]:
+    """The commands that made what a folder of models holds, as its files say."""
+    for line in (folder / "config.toml").read_text(encoding="utf-8").splitlines():
+        yield from shown_in([line.removeprefix("# ")] if line.startswith("# cir-") else [])
+    for page in folder.glob("*.md"):
+        yield from whole_commands(page)
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(path.parent for path in ROOT.glob("models/*/config.toml")), ids=lambda path: path.name
+)
+def test_the_commands_that_made_a_model_make_it_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = list(trained_here(folder))
+    assert len(made) >= 3, "what makes the data, what trains, and what a page says"
+    for command in made:
+        options = parsed(command, monkeypatch)
+        assert isinstance(options, argparse.Namespace), (command, options)
+        if command.name == "cir-train":
+            output = options.output or options.config.parent
+            there = (ROOT / output / "model.pt").exists()
+            assert options.restart or not there, f"{command}: {output} holds a finished model"
+
+
+@pytest.mark.parametrize("name", sorted(scripts()))
+def test_the_examples_of_help_are_understood(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = [help_of(name), *(help_of(name, part) for part in has_parts(name))]
+    lines = [line for page in pages for line in page.partition("example:\n")[2].splitlines()]
+    examples = list(shown_in(lines))
+    assert len(examples) >= len(pages)
+    for command in examples:
+        assert isinstance(found := parsed(command, monkeypatch), argparse.Namespace), (command, found)
 
 
 def test_the_makes_that_are_shown_exist() -> None:
