@@ -39,7 +39,7 @@ class Opened:
     """
 
     def __init__(self, searcher: Searcher, gallery: Gallery | None = None) -> None:
-        self.searcher, self.gallery = searcher, gallery or searcher.gallery
+        self.searcher, self.gallery = searcher, searcher.gallery if gallery is None else gallery
         image = searcher.engine.manifest.image
         self.upright = not isinstance(image, PixelInput) or image.exif_orientation
         self._lock = threading.Lock()

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from cir_infer import Engine
 from cir_infer.cluster.serving import _follow
 from cir_infer.errors import UsageError
 from cir_infer.gallery import Gallery
@@ -93,6 +95,24 @@ def test_other_shards_are_taken_up(bundle: Path, folder: Path, tmp_path: Path) -
             assert len(opened.searcher.shards) == 5
         after = without_times(found.client.search(item="sku-4", text="is red", k=40))
         assert sorted(hit["score"] for hit in after["hits"]) == sorted(hit["score"] for hit in before["hits"])
+
+
+def test_shards_without_items_are_served(bundle: Path, tmp_path: Path) -> None:
+    """Nothing in them was taken for no gallery, and the service ended in an AttributeError."""
+    with Engine(bundle, device="cpu", threads=1) as engine:
+        shape = {"dimension": engine.dimension, "fingerprint": engine.fingerprint}
+        made = ShardedGallery.create(tmp_path / "s", 2, dtype="float32", **shape)  # type: ignore[arg-type]
+        made.close()
+        with running(bundle, gallery=str(tmp_path / "s")) as found:
+            image = base64.b64encode(png(3)).decode()
+            assert found.client.search(image=image, text="is red").kind == "empty-gallery"
+            assert found.client("GET", "/v1/items").json == {"items": [], "after": None, "matching": 0}
+            assert found.client("GET", "/readyz").status == 200 and found.service.reload()
+            with ShardedGallery(tmp_path / "s") as gallery:
+                shard = gallery.of("new")
+                shard.add_vectors(ids=["new"], vectors=np.ones((1, engine.dimension)))
+            (hit,) = found.client.search(image=image, text="is red").json["hits"]
+            assert hit["id"] == found.client("GET", "/v1/items/new").json["id"] == "new"
 
 
 def test_a_service_goes_over_though_the_shards_were_changed_while_it_opened(
