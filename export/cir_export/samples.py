@@ -28,7 +28,7 @@ from cir_infer.inputs.images import ImageLike
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.inputs.texts import Text
 
-__all__ = ["ReadableFiles", "Samples", "draw_images", "draw_samples", "image_files"]
+__all__ = ["ReadableFiles", "Samples", "draw_images", "draw_samples", "draw_texts", "image_files"]
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +43,32 @@ _SENTENCES = (
     "Has longer sleeves, a V-neck & no belt!",
     "the small red cube moves to the top left",
     "replace the blue sphere with 2 green ones",
+)
+_OTHER_SENTENCES = (
+    "is red",
+    "not blue",
+    "has short sleeves",
+    "is longer and less formal",
+    "the same dress in black with a belt",
+    "Is darker; has a floral pattern.",
+    "has fewer buttons and a round neckline",
+    "is shinier and has higher heels",
+    "more expensive looking, with gold details",
+    "same style but for children",
+    "with a dog instead of the cat",
+    "zoom in on the animal and show its face",
+    "the man is holding an umbrella",
+    "shows only one of them, seen from behind",
+    "has more people in it",
+    "remove the tree on the left",
+    "has no text on it",
+    "is outdoors, at night",
+    "what it looks like in winter",
+    "the lighting is warmer and there is snow on the ground",
+    "change the background to a beach at sunset",
+    "a photo of two of them on a wooden table",
+    "make it look like an oil painting",
+    "a drawing of the same thing",
 )
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
@@ -171,12 +197,27 @@ class ReadableFiles:
         return True
 
 
-def _texts(text: dict[str, Any], tokenizer: Tokenizer) -> list[Text]:
+def draw_texts(text: dict[str, Any], tokenizer: Tokenizer) -> Sequence[Text]:
+    """Texts for a model that are none of those of `draw_samples`: of the same kinds, and more sentences.
+
+    Args:
+        text: `text` of its manifest.
+        tokenizer: its tokeniser.
+
+    Raises:
+        ExportError: the tokeniser does not read every text.
+    """
+    return _texts(text, tokenizer, _OTHER_SENTENCES, 11)
+
+
+def _texts(
+    text: dict[str, Any], tokenizer: Tokenizer, sentences: Sequence[str] = _SENTENCES, seed: int = 7
+) -> list[Text]:
     """Texts of 1, 2, 3, ... words and a few long ones, in mixed order, some with an unknown word."""
     vocabulary = sorted(word for word in tokenizer.get_vocab() if word.isascii() and word.isalpha())
-    random = np.random.RandomState(7)
+    random = np.random.RandomState(seed)
     lengths = [*range(1, TEXTS - len(_SENTENCES) - 1), _LONGEST // 2, _LONGEST]
-    texts: list[Text] = [*_SENTENCES]
+    texts: list[Text] = [*sentences]
     for number, length in enumerate(lengths):
         words = [str(random.choice(vocabulary)) for _ in range(length)] if vocabulary else ["it"] * length
         if number % 7 == 3:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,12 +55,14 @@ def lowered_ways(
 def _lowered(
     engine: Engine, precision: Literal["int8", "bfloat16"], images: Sequence[Any], folder: Path
 ) -> Path:
+    from cir_export.precision.calibration import calibration_texts, texts_read
     from cir_export.precision.graphs import lower_graphs
     from cir_export.precision.writing import write_with
 
     bundle = Bundle(engine.path)
     batch = np.stack([engine.prepare(image) for image in images[:_CALIBRATED]])
-    graphs = lower_graphs(bundle, precision, "cpu", (), lambda: [batch])
+    texts = partial(texts_read, bundle, calibration_texts(bundle)) if engine.needs_text else None
+    graphs = lower_graphs(bundle, precision, "cpu", (), lambda: [batch], texts)
     models = {bundle.manifest.graphs[graph.name]: graph.model for graph in graphs}
     target = folder / f"{precision}.cir"
     write_with(bundle, target, replace(bundle.manifest, precision=precision, explain=None), models)

@@ -1,22 +1,32 @@
-"""The images that int8 is calibrated with, and those that it is then judged on: never the same."""
+"""The images and texts that int8 is calibrated with, and those that it is then judged on: never the same."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from cir_export.samples import ReadableFiles, Samples, draw_images, draw_samples, image_files
+from cir_export.samples import ReadableFiles, Samples, draw_images, draw_samples, draw_texts, image_files
 from cir_infer.bundle import Bundle
 from cir_infer.errors import UsageError
 from cir_infer.inputs.images import ImageLike
+from cir_infer.inputs.texts import Text, TextReader
+from cir_infer.inputs.unknown_words import UNSAID
+from cir_infer.runtime.graph import Array
 
-__all__ = ["Calibration", "calibration_images", "check_calibration", "samples_for"]
+__all__ = [
+    "Calibration",
+    "calibration_images",
+    "calibration_texts",
+    "check_calibration",
+    "samples_for",
+    "texts_read",
+]
 
 _CALIBRATED = 256
 _JUDGED = 128
@@ -25,24 +35,27 @@ _FEWEST = 32
 
 @dataclass(frozen=True)
 class Calibration:
-    """Images whose extremes become int8's ranges.
+    """Images and texts whose extremes become int8's ranges.
 
     Attributes:
         images: as `cir_infer.inputs.preprocess.preprocess` takes them.
         held_out: images of the same kind that int8 is judged on.
         source: where they come from.
         unreadable: files of the folder that were left out because they cannot be read.
+        texts: as `cir_infer.inputs.texts.TextReader.read` takes them; without any, texts stay float32.
     """
 
     images: Sequence[ImageLike]
     held_out: Sequence[ImageLike]
     source: str
     unreadable: int = 0
+    texts: Sequence[Text] = ()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, with_texts: bool) -> dict[str, Any]:
         """Plain values, for a manifest: the folder's name, not its place on this machine."""
         left_out = {"unreadable": self.unreadable} if self.unreadable else {}
-        return {"images": len(self.images), "source": Path(self.source).name, **left_out}
+        texts = {"texts": len(self.texts)} if with_texts else {}
+        return {"images": len(self.images), "source": Path(self.source).name, **left_out, **texts}
 
 
 def calibration_images(bundle: Bundle, folder: str | os.PathLike[str]) -> Calibration:
@@ -57,7 +70,25 @@ def calibration_images(bundle: Bundle, folder: str | os.PathLike[str]) -> Calibr
     rest = readable.evenly([file for number, file in enumerate(files) if number % 4], _CALIBRATED)
     _check_enough(folder, len(files), len(held_out) + len(rest), len(readable.reasons))
     readable.tell()
-    return Calibration(rest, held_out, str(folder), len(readable.reasons))
+    return Calibration(rest, held_out, str(folder), len(readable.reasons), calibration_texts(bundle))
+
+
+def calibration_texts(bundle: Bundle) -> Sequence[Text]:
+    """Texts for a bundle's text encoder, none of which it is judged on; none where it has no such encoder."""
+    text = json.loads(bundle.manifest.to_json())["text"]
+    if text is None:
+        return ()
+    return draw_texts(text, Tokenizer.from_str(bundle.tokenizer().decode()))
+
+
+def texts_read(bundle: Bundle, texts: Sequence[Text]) -> Iterator[Mapping[str, Array]]:
+    """What a bundle's text graph reads of each text, one by one: padding would widen ranges."""
+    spec = bundle.manifest.text
+    assert spec is not None
+    reader = TextReader(bundle.tokenizer(), spec)
+    for text in texts:
+        tokens, lengths = reader.read([text], UNSAID)
+        yield {"tokens": tokens, "lengths": lengths}
 
 
 def check_calibration(folder: str | os.PathLike[str], image: dict[str, Any]) -> None:

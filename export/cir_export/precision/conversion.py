@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from onnx import ModelProto
 
 from cir_export.memory import give_back
 from cir_export.precision.blame import layer_errors
-from cir_export.precision.calibration import Calibration
+from cir_export.precision.calibration import Calibration, texts_read
 from cir_export.precision.composing import reference_in_compose
 from cir_export.precision.fidelity import Fidelity, measure_fidelity, see
 from cir_export.precision.gate import ALLOWED_LOSS, LIMITS, PrecisionError, objections
@@ -72,6 +73,7 @@ class ConversionReport:
         in_compose: see `reference_in_compose`: bytes of it, which stayed float32.
         fidelity: against the float32 bundle.
         drift: recall before and after, where there was a labelled set.
+        text_kept: why int8's text encoder stayed float32, where it could have become int8.
     """
 
     path: Path
@@ -81,6 +83,7 @@ class ConversionReport:
     in_compose: int
     fidelity: Fidelity
     drift: RecallDrift | None
+    text_kept: tuple[str, ...] = ()
 
 
 def convert_bundle(
@@ -101,7 +104,7 @@ def convert_bundle(
         target: where to; an existing file is replaced at once or not at all.
         lowering: which precision, and what it may cost.
         samples: what both bundles are compared on; none of it is calibrated with.
-        calibration: images whose extremes become int8's ranges.
+        calibration: images and texts whose extremes become int8's ranges.
         labelled: a data set whose recall decides; None lets cosines and agreement decide.
         progress: say how far it is.
 
@@ -123,29 +126,49 @@ def convert_bundle(
         ):
             yield np.stack([preprocess(image, spec) for image in images[start : start + _BATCH]])
 
-    graphs = lower_graphs(bundle, lowering.precision, lowering.form, lowering.keep_float32, batches)
-    kept = tuple(layer for graph in graphs for layer in graph.layers if layer in graph.kept)
+    text_kept: list[str] = []
+    texts = None
+    if calibration is not None and calibration.texts and bundle.manifest.text is not None:
+        texts = partial(texts_read, bundle, calibration.texts)
+    graphs = lower_graphs(
+        bundle,
+        lowering.precision,
+        lowering.form,
+        lowering.keep_float32,
+        batches,
+        texts,
+        lambda error: text_kept.append(str(error)),
+    )
     try:
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-            judged, where = _judged(bundle, Path(scratch), lowering, graphs)
-            fidelity, drift, gap = _measure(bundle, judged, samples, labelled)
-        refused = objections(lowering.precision, fidelity, drift, lowering.allowed_loss)
-        if refused:
+            judge = partial(_judge, bundle, Path(scratch), lowering, samples=samples, labelled=labelled)
+            judged = judge(graphs)
+            alone = [graph for graph in graphs if graph.name != "text"]
+            if judged.refused and lowering.precision == "int8" and 0 < len(alone) < len(graphs):
+                # A text encoder has outliers where its images have none, and is the smaller part of a query.
+                text_kept, graphs = judged.refused, alone
+                judged = judge(graphs)
+        fidelity, drift = judged.fidelity, judged.drift
+        if judged.refused:
             layers = layer_errors(bundle, graphs, samples, progress)
-            raise PrecisionError(lowering.precision, refused, fidelity, drift, layers)
+            raise PrecisionError(lowering.precision, judged.refused, fidelity, drift, layers)
+        kept = tuple(layer for graph in graphs for layer in graph.layers if layer in graph.kept)
         report: dict[str, Any] = {
             "precision": {
                 "source": bundle.manifest.fingerprint,
                 "form": lowering.form if lowering.precision == "int8" else None,
+                "graphs": [graph.name for graph in graphs],
+                "float32_text_because": text_kept or None,
                 "float32_layers": list(kept),
-                "calibration": None if calibration is None else calibration.to_json(),
-                "judged_on": where,
+                "calibration": calibration and calibration.to_json(graphs[-1].name == "text"),
+                "judged_on": judged.on,
                 "judged_by": "recall" if drift else "cosine and top-10 agreement",
                 "limits": _limits(lowering, drift),
                 "fidelity": fidelity.to_json(),
                 "recall": None if drift is None else drift.to_json(),
             }
         }
+        gap = judged.gap
         if gap is not None:
             report["precision"]["rows_as_sums"] = gap if np.isfinite(gap) else None
             if not gap <= SUMS[lowering.precision]:
@@ -155,7 +178,33 @@ def convert_bundle(
         raise ExportError(f"{target} cannot be written: {error.strerror or error}") from error
     size = Path(source).stat().st_size
     inside = reference_in_compose(bundle)
-    return ConversionReport(path, Bundle(path).manifest, size, kept, inside, fidelity, drift)
+    manifest = Bundle(path).manifest
+    return ConversionReport(path, manifest, size, kept, inside, fidelity, drift, tuple(text_kept))
+
+
+@dataclass(frozen=True)
+class _Judgement:
+    """What was measured of lowered graphs, on what, and what speaks against them."""
+
+    on: str
+    fidelity: Fidelity
+    drift: RecallDrift | None
+    gap: float | None
+    refused: list[str]
+
+
+def _judge(
+    bundle: Bundle,
+    scratch: Path,
+    lowering: Lowering,
+    graphs: Sequence[LoweredGraph],
+    samples: Samples,
+    labelled: Labelled | None,
+) -> _Judgement:
+    judged, where = _judged(bundle, scratch, lowering, graphs)
+    fidelity, drift, gap = _measure(bundle, judged, samples, labelled)
+    refused = objections(lowering.precision, fidelity, drift, lowering.allowed_loss)
+    return _Judgement(where, fidelity, drift, gap, refused)
 
 
 def _check(bundle: Bundle, target: Path, lowering: Lowering, calibration: Calibration | None) -> None:

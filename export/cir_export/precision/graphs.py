@@ -1,15 +1,14 @@
 """Every graph of a bundle in another precision.
 
 `compose` makes query terms, whose attention weights and squares leave float16's range: it stays float32.
-Float16 and bfloat16 take the encoders of images and texts (bfloat16 no recurrent ones, where float16 leaves
-the recurrent layers); int8 only that of images, because a text encoder is a small
-part of a query's time and its recurrent state forgets nothing, errors included. For TensorRT int8 has its
-attention in float16.
+All three take the encoders of images and texts; bfloat16 and int8 no recurrent ones, whose state forgets
+nothing, errors included, and where float16 leaves the recurrent layers. For TensorRT int8 leaves texts alone,
+which were not measured there, and has its attention in float16.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -24,7 +23,7 @@ from cir_export.precision.int8 import Form, only, quantisable, to_int8
 from cir_export.precision.islands import float32_islands
 from cir_export.precision.layers import layers_of, matching, name_nodes, owners_of
 from cir_infer.bundle import Bundle
-from cir_infer.errors import UsageError
+from cir_infer.errors import ExportError, UsageError
 from cir_infer.runtime.graph import Array
 
 __all__ = ["PRECISIONS", "LoweredGraph", "PrecisionName", "lower_graphs"]
@@ -35,7 +34,7 @@ PRECISIONS: tuple[PrecisionName, ...] = ("bfloat16", "float16", "int8")
 _LOWERED = {
     "bfloat16": ("image", "reference", "text"),
     "float16": ("image", "reference", "text"),
-    "int8": ("image", "reference"),
+    "int8": ("image", "reference", "text"),
 }
 
 
@@ -70,6 +69,8 @@ def lower_graphs(
     form: Form,
     float32: Sequence[str],
     images: Callable[[], Iterable[Array]],
+    texts: Callable[[], Iterable[Mapping[str, Array]]] | None = None,
+    on_text_error: Callable[[ExportError], object] | None = None,
 ) -> list[LoweredGraph]:
     """Lowers the graphs of a float32 bundle that a precision is for.
 
@@ -79,6 +80,8 @@ def lower_graphs(
         form: what will run int8.
         float32: patterns of layers that stay float32.
         images: gives prepared batches to calibrate int8 with, anew at every call.
+        texts: gives what a text graph reads to calibrate int8 with; None leaves that graph alone.
+        on_text_error: told why int8 has no text graph, in place of the error.
 
     Raises:
         UsageError: a pattern names no layer of any graph.
@@ -90,6 +93,9 @@ def lower_graphs(
     }
     if precision == "bfloat16":
         originals = {name: model for name, model in originals.items() if not has_recurrence(model)}
+    text = originals.get("text") if precision == "int8" else None
+    if text is not None and (texts is None or form != "cpu" or has_recurrence(text)):
+        del originals["text"]
     layers = {name: _lowerable(model, precision) for name, model in originals.items()}
     # What has no layers hands its inputs on: token ids from 2,048 on are no numbers of float16.
     originals = {name: model for name, model in originals.items() if layers[name]}
@@ -106,11 +112,26 @@ def lower_graphs(
         own = (name, model, whole[name], layers[name], kept)
         if precision == "bfloat16":
             lowered.append(_bfloat16(*own))
+        elif precision == "float16":
+            lowered.append(_float16(*own, held))
         else:
-            lowered.append(
-                _float16(*own, held) if precision == "float16" else _int8(*own, form, images(), held)
-            )
+            try:
+                lowered.append(_int8(*own, form, _batches(name, images, texts), held))
+            except ExportError as error:
+                if name != "text" or on_text_error is None:
+                    raise
+                on_text_error(error)
     return lowered
+
+
+def _batches(
+    name: str,
+    images: Callable[[], Iterable[Array]],
+    texts: Callable[[], Iterable[Mapping[str, Array]]] | None,
+) -> Iterable[Mapping[str, Array]]:
+    if name == "text":
+        return texts() if texts is not None else ()
+    return ({"image": batch} for batch in images())
 
 
 def _lowerable(model: ModelProto, precision: PrecisionName) -> dict[str, str]:
@@ -185,11 +206,11 @@ def _int8(
     layers: dict[str, str],
     kept: set[str],
     form: Form,
-    images: Iterable[Array],
+    feeds: Iterable[Mapping[str, Array]],
     held: Held,
 ) -> LoweredGraph:
     own = kept.intersection(layers.values())
-    all_of_it = whole if own.issuperset(layers.values()) else to_int8(whole, layers, own, images, form, held)
+    all_of_it = whole if own.issuperset(layers.values()) else to_int8(whole, layers, own, feeds, form, held)
     half = attention_of(model, layers, own, held) if form == "tensorrt" else {}
     quantised, rest = _apart(all_of_it, model)
     lowered = quantised

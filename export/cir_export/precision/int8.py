@@ -1,4 +1,4 @@
-"""Int8 graphs: QuantizeLinear and DequantizeLinear around the layers, with ranges calibrated on images.
+"""Int8 graphs: QuantizeLinear and DequantizeLinear around the layers, with calibrated ranges.
 
 Two forms, because no form serves both: TensorRT wants signed activations around zero and weights in float32
 behind a Q/DQ pair of their own (before TensorRT 10), and runs nothing else. ONNX Runtime's CPU kernels fuse a
@@ -63,17 +63,17 @@ def to_int8(
     model: ModelProto,
     layers: dict[str, str],
     float32: Collection[str],
-    images: Iterable[Array],
+    feeds: Iterable[Mapping[str, Array]],
     form: Form,
     held: Held | None = None,
 ) -> ModelProto:
     """A copy whose layers compute in int8: weights per channel, activations per tensor.
 
     Args:
-        model: a float32 image graph in opset 17 whose nodes have names of their own.
+        model: a float32 graph of images or texts in opset 17 whose nodes have names of their own.
         layers: its quantisable layers, names by node name.
         float32: names of layers that stay float32.
-        images: prepared batches, what the graph's input takes; their extremes become the ranges.
+        feeds: batches, by the names of the graph's inputs; their extremes become the ranges.
         form: what will run it.
         held: where weights are that the graph leaves out.
 
@@ -84,7 +84,7 @@ def to_int8(
     if not products:
         raise ExportError("every layer would stay float32; there is nothing left for int8")
     nodes = [*products, *(_passing(model, layers, float32) if form == "cpu" else [])]
-    found = extremes(model, nodes, images, held)
+    found = extremes(model, nodes, feeds, held)
     _check_finite(found, model, set(nodes), layers)
     copy: ModelProto = onnx.shape_inference.infer_shapes(model)
     helper.set_model_props(copy, {"onnx.infer": "onnxruntime.quant"})  # or it would infer shapes again
@@ -129,8 +129,8 @@ def _check_finite(
     ]
     names = shortest_names(list(dict.fromkeys(owners[name] for name in touching)), list(layers.values()))
     raise ExportError(
-        f"some of the images make values NaN or infinite, which int8 has no range for; keep the layers that "
-        f"read or give them in float32 (--keep-float32 {' '.join(names)})"
+        "some of the images or texts make values NaN or infinite, which int8 has no range for; keep the "
+        f"layers that read or give them in float32 (--keep-float32 {' '.join(names)})"
     )
 
 

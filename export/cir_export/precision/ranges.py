@@ -1,4 +1,4 @@
-"""The smallest and the largest value of tensors in a graph, over images.
+"""The smallest and the largest value of tensors in a graph, over images or texts.
 
 As ONNX Runtime's calibrator has them, which loads the whole graph to do it: here weights stay mapped, only
 what leads to those tensors runs, and of each no more leaves the runtime than two numbers.
@@ -6,7 +6,7 @@ what leads to those tensors runs, and of each no more leaves the runtime than tw
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import onnx
@@ -31,29 +31,29 @@ _OURS = "cir_export/extremes"
 
 
 def extremes(
-    model: ModelProto, nodes: Collection[str], images: Iterable[Array], held: Held | None
+    model: ModelProto, nodes: Collection[str], feeds: Iterable[Mapping[str, Array]], held: Held | None
 ) -> dict[str, TensorData]:
     """The range of each float32 tensor that the named nodes read or write, by name; NaN and infinities too.
 
     Args:
-        model: a float32 image graph whose nodes have names of their own.
+        model: a float32 graph of images or texts whose nodes have names of their own.
         nodes: some of them.
-        images: prepared batches.
+        feeds: batches, by the names of the graph's inputs.
         held: where weights are that the graph leaves out.
 
     Raises:
-        ExportError: there are no images.
+        ExportError: there are no batches.
         BundleError, DeviceError: the graph does not run.
     """
     watching, names = _watching(model, nodes)
     # As it is, and not as it would be optimised: these are the values that the quantiser asks about.
     graph = OnnxBackend("cpu").load_optimised("image", _in_place(watching, held))
-    (image,) = graph.inputs
-    found = [graph.run({image.name: batch})[_OURS][0] for batch in images]
+    inputs = [tensor.name for tensor in graph.inputs]
+    found = [graph.run({name: batch[name] for name in inputs})[_OURS][0] for batch in feeds]
     del graph
     give_back()
     if not found:
-        raise ExportError("there are no images to find int8's ranges with")
+        raise ExportError("there are no images or texts to find int8's ranges with")
     seen = np.stack(found).reshape(len(found), 2, len(names))
     lowest, highest = seen[:, 0].min(axis=0), seen[:, 1].max(axis=0)
     return {

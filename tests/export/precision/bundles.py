@@ -6,12 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 from onnx import TensorProto
 from PIL import Image
 
-from cir_infer.bundle import write_bundle
+from cir_infer.bundle import Bundle, write_bundle
 from cir_infer.bundle.manifest import CenterCrop, PixelInput, Resize, ToRgb
-from tests.bundles import DIM, GraphBuilder, manifest_of, members_of
+from tests.bundles import DIM, HIDDEN, GraphBuilder, manifest_of, members_of, text_graph
 
 SIDE = 16
 CHANNELS = 12
@@ -107,6 +108,42 @@ def attentive(path: Path, scores: float = 1.0, mask: float = 0.0) -> Path:
     g.l2(linear("project", "mean", width, DIM), "embedding")
     image = g.model({"image": ("u8", ["n", SIDE, SIDE, 3])}, {"embedding": ("f32", ["n", DIM])})
     return _written(path, image)
+
+
+def wordy(path: Path, outlier: float = 1.0, peak: float = 1.0) -> Path:
+    """`convolutional` with a text encoder of two products on every word.
+
+    Args:
+        path: where to.
+        outlier: of the channel of "first" that "second" hardly reads. Changes little in float32.
+        peak: of all that "first" gives, before it is cut off.
+    """
+    random, wide = np.random.default_rng(7), 24
+    first = random.normal(size=(HIDDEN, wide)) / np.sqrt(HIDDEN)
+    second = random.normal(size=(wide, HIDDEN)) / np.sqrt(wide)
+    first[:, 0] *= outlier
+    second[0] /= outlier
+    g = GraphBuilder()
+    g.add("MatMul", ["words", g.constant("t.first.weight", first * peak)], "expanded")
+    g.constant("t.least", 0)
+    g.constant("t.most", 4 * outlier)
+    g.add("Clip", ["expanded", "t.least", "t.most"], "active")
+    g.add("MatMul", ["active", g.constant("t.second.weight", second)], "meanings")
+    more = onnx.load_from_string(
+        g.model({"words": ("f32", ["n", "t", HIDDEN])}, {"meanings": ("f32", ["n", "t", HIDDEN])})
+    )
+    text = onnx.load_from_string(text_graph())
+    at = next(number for number, node in enumerate(text.graph.node) if "words" in node.input)
+    reader = text.graph.node[at]
+    reader.input[list(reader.input).index("words")] = "meanings"
+    nodes = [*text.graph.node[:at], *more.graph.node, *text.graph.node[at:]]
+    del text.graph.node[:]
+    text.graph.node.extend(nodes)
+    text.graph.initializer.extend(more.graph.initializer)
+    source = Bundle(convolutional(path))
+    members = {**source.contents(source.manifest.members), "text.onnx": text.SerializeToString()}
+    write_bundle(path, source.manifest, members)
+    return path
 
 
 def photographs(folder: Path, count: int = 48) -> Path:

@@ -239,7 +239,7 @@ def test_broken_images_cost_themselves_alone(tmp_path: Path, caplog: pytest.LogC
     for file in files[:6]:
         file.write_bytes(b"not a picture")
     found = calibration_images(bundle, folder)
-    assert len(found.images) + len(found.held_out) == 42 and found.to_json()["unreadable"] == 6
+    assert len(found.images) + len(found.held_out) == 42 and found.to_json(False)["unreadable"] == 6
     assert not {*found.images, *found.held_out} & {*files[:6]}
     assert "6 files of" in caplog.text
     assert samples_for(bundle, folder, None).images == files[6:]

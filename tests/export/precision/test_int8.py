@@ -95,7 +95,7 @@ def test_the_graph_is_the_librarys_to_the_byte(form: int8.Form, tmp_path: Path) 
     )
     library = onnx.load(tmp_path / "int8.onnx")
     int8._strip(library)
-    ours = to_int8(model, layers, (), BATCHES, form)
+    ours = to_int8(model, layers, (), [{"image": batch} for batch in BATCHES], form)
     kinds = {tensor.name: tensor.data_type for tensor in ours.graph.initializer}
     assert (kinds.get("wide.weight_quantized") == TensorProto.INT8) is (form == "cpu")
     assert ours.SerializeToString(deterministic=True) == library.SerializeToString(deterministic=True)
@@ -157,7 +157,7 @@ def overflowing(worst: float) -> ModelProto:
 @pytest.mark.parametrize("form", int8.FORMS)
 @pytest.mark.parametrize("worst", [3e38, np.nan])
 def test_values_that_are_not_finite_are_told_with_their_layers(form: int8.Form, worst: float) -> None:
-    model, images = overflowing(worst), [batch[:, :1] * 4 for batch in BATCHES]
+    model, images = overflowing(worst), [{"image": batch[:, :1] * 4} for batch in BATCHES]
     layers = {node.name: node.input[1].split(".")[0] for node in model.graph.node if node.op_type == "Conv"}
     expected = "one" if np.isfinite(worst) else "one two"
     with pytest.raises(ExportError, match=rf"NaN or infinite.*--keep-float32 {expected}\)"):
@@ -183,5 +183,5 @@ def test_what_a_branch_alone_reads_is_there_for_the_ranges() -> None:
     shapes = {"image": ("f32", ["n", 4])}, {"embedding": ("f32", ["n", 4])}
     model = onnx.load_from_string(g.model(*shapes))
     name_nodes(model)
-    found = extremes(model, [model.graph.node[-1].name], [np.float32([[0, 1, 2, 3]])], None)
+    found = extremes(model, [model.graph.node[-1].name], [{"image": np.float32([[0, 1, 2, 3]])}], None)
     assert (found["chosen"].lowest, found["chosen"].highest) == (3, 9)

@@ -111,7 +111,7 @@ def test_int8_for_the_cpu_normalises_rows_and_gives_the_same_rows(monkeypatch: p
     model = graph(NORMALISED, 0)
 
     def lowered(form: Any) -> ModelProto:
-        return to_int8(model, layers_of(model), (), [IMAGES], form)
+        return to_int8(model, layers_of(model), (), [{"image": IMAGES}], form)
 
     changed, signed = lowered("cpu"), lowered("tensorrt")
     monkeypatch.setattr("cir_export.precision.int8.in_rows_of_pixels", lambda model: None)

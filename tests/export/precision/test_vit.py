@@ -25,7 +25,7 @@ def test_what_is_added_after_the_only_convolution_stays_float32(convolutions: in
     )
     name_nodes(model)
     batches = [random.normal(size=(2, 3, 2, 2)).astype(np.float32) for _ in range(2)]
-    lowered = to_int8(model, layers_of(model), (), batches, "cpu")
+    lowered = to_int8(model, layers_of(model), (), [{"image": batch} for batch in batches], "cpu")
     (added,) = (node for node in lowered.graph.node if node.op_type == "Add")
     producer = {name: node.op_type for node in lowered.graph.node for name in node.output}
     assert any(producer.get(name) == "DequantizeLinear" for name in added.input[1:]) is quantised

@@ -1,0 +1,130 @@
+"""Int8 text encoders: with ranges of texts of their own, and only where they pass."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from cir_export.commands.lowering import lowered_json, shown_lowering
+from cir_export.precision import Lowering, PrecisionError, calibration_images, convert_bundle, samples_for
+from cir_export.precision.calibration import calibration_texts
+from cir_infer import Engine
+from cir_infer.bundle import Bundle, write_bundle
+from cir_infer.errors import ExportError
+from cir_infer.extras import is_installed
+from tests.export.precision.bundles import convolutional, photographs, wordy
+
+TEXTS = ["is red", "the same dress in black with a belt", "unheard"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return photographs(tmp_path_factory.mktemp("photos") / "photos")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return wordy(tmp_path_factory.mktemp("source") / "wordy.cir")
+
+
+def converted(source: Path, target: Path, photos: Path, **how: Any) -> Any:
+    bundle = Bundle(source)
+    calibration = calibration_images(bundle, photos)
+    lowering = Lowering("int8", **how)
+    return convert_bundle(source, target, lowering, samples_for(bundle, photos, None), calibration)
+
+
+def operators(path: Path, graph: str) -> set[str]:
+    return {node.op_type for node in onnx.load_from_string(Bundle(path).read(f"{graph}.onnx")).graph.node}
+
+
+def test_a_text_encoder_becomes_int8_too(source: Path, photos: Path, tmp_path: Path) -> None:
+    report = converted(source, tmp_path / "low.cir", photos)
+    said = report.manifest.parity["precision"]
+    assert said["graphs"] == ["image", "text"] and said["float32_text_because"] is None
+    assert said["calibration"]["texts"] == len(calibration_texts(Bundle(source))) > 40
+    assert "QuantizeLinear" in operators(report.path, "text") & operators(report.path, "image")
+    assert 0.99 < report.fidelity.text_cosine_worst < 1
+    with Engine(source, device="cpu") as exact:
+        expected = exact.encode_texts(TEXTS)
+    for device in ("cpu", *(("openvino",) if is_installed("openvino") else ())):
+        with Engine(report.path, device=device) as engine:
+            found = engine.encode_texts(TEXTS)
+            one_by_one = np.concatenate([engine.encode_texts([text]) for text in TEXTS])
+        assert ((expected * found).sum(1) > 0.99).all()
+        np.testing.assert_allclose(one_by_one[-1], found[-1], atol=0.03)
+
+
+def test_rows_mean_the_same_with_and_without(source: Path, photos: Path, tmp_path: Path) -> None:
+    """A gallery need not be made again, whatever becomes of texts."""
+    plain = converted(convolutional(tmp_path / "plain.cir"), tmp_path / "plain-low.cir", photos)
+    assert plain.manifest.fingerprint == converted(source, tmp_path / "low.cir", photos).manifest.fingerprint
+
+
+def test_for_tensorrt_it_is_left_alone(source: Path, photos: Path, tmp_path: Path) -> None:
+    report = converted(source, tmp_path / "low.cir", photos, form="tensorrt")
+    assert report.manifest.parity["precision"]["graphs"] == ["image"]
+    assert Bundle(report.path).read("text.onnx") == Bundle(source).read("text.onnx")
+
+
+def test_layers_of_it_are_kept_by_name(source: Path, photos: Path, tmp_path: Path) -> None:
+    report = converted(source, tmp_path / "low.cir", photos, keep_float32=("t.second",))
+    assert report.kept == ("t.second",)
+    graph = onnx.load_from_string(Bundle(report.path).read("text.onnx")).graph
+    assert sum(node.op_type == "QuantizeLinear" for node in graph.node) == 1
+
+
+def test_where_it_loses_too_much_texts_stay_float32_and_it_is_said(photos: Path, tmp_path: Path) -> None:
+    source = wordy(tmp_path / "odd.cir", outlier=3e4)
+    report = converted(source, tmp_path / "low.cir", photos)
+    (why,) = report.text_kept
+    assert "is asked" in why
+    assert report.manifest.parity["precision"]["float32_text_because"] == [why]
+    assert lowered_json(report)["parity"]["precision"]["graphs"] == ["image"]
+    assert Bundle(report.path).read("text.onnx") == Bundle(source).read("text.onnx")
+    assert "QuantizeLinear" in operators(report.path, "image")
+    assert f"the text encoder stays float32; in int8, {why}" in shown_lowering(report)
+
+
+def test_where_it_has_no_ranges_texts_stay_float32_too(photos: Path, tmp_path: Path) -> None:
+    source = wordy(tmp_path / "hot.cir", peak=3e38)
+    report = converted(source, tmp_path / "low.cir", photos, keep_float32=("t.second",))
+    (why,) = report.text_kept
+    assert "NaN or infinite" in why and Bundle(report.path).read("text.onnx") == Bundle(source).read(
+        "text.onnx"
+    )
+
+
+def test_what_images_lose_is_not_blamed_on_texts(photos: Path, tmp_path: Path) -> None:
+    broken, target = convolutional(tmp_path / "broken.cir", outlier=1e5), tmp_path / "low.cir"
+    both = Bundle(wordy(tmp_path / "both.cir"))
+    members = {**both.contents(both.manifest.members), "image.onnx": Bundle(broken).read("image.onnx")}
+    write_bundle(both.path, both.manifest, members)
+    with pytest.raises(PrecisionError, match=r"--keep-float32 m\."):
+        converted(Path(both.path), target, photos)
+    assert not target.exists()
+
+
+def test_no_text_is_calibrated_and_judged_with(source: Path, photos: Path) -> None:
+    bundle = Bundle(source)
+    judged = samples_for(bundle, photos, None).texts
+    assert not {str(text) for text in judged} & {str(text) for text in calibration_texts(bundle)}
+
+
+def test_images_without_ranges_are_refused_whatever_texts_do(photos: Path, tmp_path: Path) -> None:
+    source = convolutional(tmp_path / "plain.cir")
+    bundle = Bundle(source)
+    calibration = replace(calibration_images(bundle, photos), images=())
+    with pytest.raises(ExportError, match="no images or texts"):
+        convert_bundle(
+            source,
+            tmp_path / "low.cir",
+            Lowering("int8"),
+            samples_for(bundle, photos, None),
+            calibration,
+        )
