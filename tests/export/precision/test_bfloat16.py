@@ -201,6 +201,6 @@ def test_it_is_judged_and_runs_where_it_is_computed(
         assert np.abs(rows - expected).max() > 1e-5, "it was computed in float32"
         with (
             Gallery.create(tmp_path / "full.gallery", full),
-            pytest.raises(GalleryError, match="use the other bundle"),
+            pytest.raises(GalleryError, match="Use the bundle that made them"),
         ):
             Gallery.open(tmp_path / "full.gallery", lowered)
