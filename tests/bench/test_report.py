@@ -91,16 +91,22 @@ def test_ticks_are_few_ascending_and_cover_the_values(low, span):
     assert 2 <= len(ticks) <= 9
 
 
+def plots(markup: str) -> list[ElementTree.Element]:
+    """The same plot, for a broad page and for a phone."""
+    broad, narrow = ElementTree.fromstring(markup).iter("svg")
+    return [broad, narrow]
+
+
 def test_plots_are_well_formed_and_keep_their_proportions():
-    plot = ElementTree.fromstring(bars([Bar("a & b", 10, "10", 5, 20), Bar("<c>", 5, "5")], "ms"))
-    long, short = (float(rect.get("width")) for rect in plot.iter("rect"))
-    assert long == pytest.approx(2 * short, rel=1e-2)
-    assert "a & b" in [text.text for text in plot.iter("text")]
-    line = ElementTree.fromstring(lines([Line("x", [(0, 1), (1, 10), (2, 100)])], "x", "y", logarithmic=True))
-    heights = [float(dot.get("cy")) for dot in line.iter("circle")]
-    assert heights[0] - heights[1] == pytest.approx(heights[1] - heights[2], abs=0.2), (
-        "equal steps in decades"
-    )
+    for plot in plots(bars([Bar("a & b", 10, "10", 5, 20), Bar("<c>", 5, "5")], "ms")):
+        long, short = (float(rect.get("width")) for rect in plot.iter("rect"))
+        assert long == pytest.approx(2 * short, rel=1e-2)
+        assert "a & b" in [text.text for text in plot.iter("text")]
+    for line in plots(lines([Line("x", [(0, 1), (1, 10), (2, 100)])], "x", "y", logarithmic=True)):
+        heights = [float(dot.get("cy")) for dot in line.iter("circle")]
+        assert heights[0] - heights[1] == pytest.approx(heights[1] - heights[2], abs=0.2), (
+            "equal steps in decades"
+        )
 
 
 def test_what_became_slower_is_named_and_noise_is_not():
@@ -139,15 +145,20 @@ def test_lost_recall_is_a_regression_of_half_a_point():
 
 def test_what_tells_bars_apart_is_not_cut_off():
     names = [f"Some(R) Long(R) Processor Name a1b2c3d 1000 x 750 to 224 px{end}" for end in ("", ", scaled")]
-    plot = ElementTree.fromstring(bars([Bar(name, 3, "3 ms") for name in names], "ms"))
-    labels = [text for text in plot.iter("text") if text.get("class") == "label"]
-    lines_of = {}
-    for text in labels:
-        bar = min(plot.iter("rect"), key=lambda rect: abs(float(rect.get("y")) + 12 - float(text.get("y"))))
-        lines_of.setdefault(bar.get("y"), []).append(text.text)
-    assert [" ".join(lines) for lines in lines_of.values()] == names
-    endless = ElementTree.fromstring(bars([Bar("x" * 500, 3, "3 ms")], "ms"))
-    assert sum(text.get("class") == "label" for text in endless.iter("text")) <= 2
+    for plot, middle in zip(
+        plots(bars([Bar(name, 3, "3 ms") for name in names], "ms")), (12, -14), strict=True
+    ):
+        labels = [text for text in plot.iter("text") if text.get("class") == "label"]
+        lines_of = {}
+        for text in labels:
+            bar = min(
+                plot.iter("rect"),
+                key=lambda rect: abs(float(rect.get("y")) + middle - float(text.get("y"))),
+            )
+            lines_of.setdefault(bar.get("y"), []).append(text.text)
+        assert [" ".join(lines) for lines in lines_of.values()] == names
+    for endless in plots(bars([Bar("x" * 500, 3, "3 ms")], "ms")):
+        assert sum(text.get("class") == "label" for text in endless.iter("text")) <= 3
 
 
 def test_results_of_one_title_are_told_apart():
@@ -340,15 +351,44 @@ def test_a_page_is_dark_where_the_reader_wants_it_dark(write):
         assert lightness["dark", "ink"] > 2 * lightness["dark", "ground"]
 
 
-def test_a_phone_scrolls_plots_and_tables_and_not_the_page():
+LOOKED_AT = """() => [...document.querySelectorAll('svg')].filter((plot) => plot.getClientRects().length).map(
+    (plot) => {
+        const box = plot.getBoundingClientRect(), around = plot.closest('section').getBoundingClientRect();
+        const texts = [...plot.querySelectorAll('text')], scale = box.width / plot.viewBox.baseVal.width;
+        const boxes = texts.map((text) => text.getBoundingClientRect());
+        const over = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+            && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4;
+        return {
+            beyond: box.right - around.right,
+            type: Math.min(...texts.map((text) => parseFloat(getComputedStyle(text).fontSize) * scale)),
+            cut: texts.filter((text, at) => boxes[at].left < box.left - 1 || boxes[at].right > box.right + 1)
+                .map((text) => text.textContent),
+            covered: texts.filter((text, at) => boxes.slice(at + 1).some((other) => over(boxes[at], other)))
+                .map((text) => text.textContent),
+        };
+    })"""
+
+
+@pytest.mark.parametrize("width", [320, 360, 600, 790, 830, 1200])
+def test_plots_fit_the_page_and_can_be_read(width: int):
+    """On a phone those of bars were 720 pixels wide."""
+    with browser() as chromium:
+        page = chromium.new_context(viewport={"width": width, "height": 740}).new_page()
+        page.set_content(report_page(list(read_results(RESULTS).values())))
+        looked_at = page.evaluate(LOOKED_AT)
+        assert len(looked_at) > 10
+        for plot in looked_at:
+            assert plot["beyond"] < 0 and plot["type"] >= 9, plot
+            assert plot["cut"] == [] and plot["covered"] == [], plot
+
+
+def test_a_phone_scrolls_tables_and_not_the_page():
     with browser() as chromium:
         page = chromium.new_context(viewport={"width": 360, "height": 740}).new_page()
         page.set_content(
             report_page([read_result(path) for path in RESULTS if path.name.startswith("latency")])
         )
         assert page.evaluate("document.documentElement.scrollWidth") == 360
-        assert page.locator("svg").count() > 10
-        assert page.evaluate("document.querySelector('svg').getBoundingClientRect().width") == 720
         # What a table says beyond the edge made its rows three lines high.
         rows = page.evaluate(
             "[...document.querySelectorAll('tr')].map(row => row.getBoundingClientRect().height)"

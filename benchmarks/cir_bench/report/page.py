@@ -62,6 +62,8 @@ svg .line{fill:none;stroke-width:2}svg .line.a{stroke:var(--a)}svg .line.b{strok
 svg .line.c{stroke:var(--c)}svg .dot.a{fill:var(--a)}svg .dot.b{fill:var(--b)}svg .dot.c{fill:var(--c)}
 footer{color:var(--soft);font-size:.82rem}
 @media(max-width:40rem){body{padding:1.4rem .8rem 3rem}section{padding:1.1rem 1rem}td{white-space:nowrap}}
+.narrow{display:none;max-width:25rem}.narrow svg{width:100%}
+@media screen and (max-width:50rem){.broad{display:none}.narrow{display:block}}
 @media print{body{background:#fff}section{break-inside:avoid}}
 """
 )

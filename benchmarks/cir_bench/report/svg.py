@@ -7,10 +7,12 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["Bar", "Line", "bars", "lines", "nice_ticks"]
 
-_WIDTH = 960
+_NARROW = 320
+"""Pixels of a plot on a phone."""
 
 
 @dataclass(frozen=True)
@@ -71,44 +73,82 @@ def bars(items: Sequence[Bar], unit: str, logarithmic: bool = False) -> str:
         unit: names the scale.
         logarithmic: for values that span orders of magnitude; bars then start at a power of ten.
     """
-    labels = [textwrap.wrap(item.label, 41, max_lines=2, placeholder=" …") for item in items]
-    left, right, top = 290, 100, 4
-    step = 34 if any(len(label) > 1 for label in labels) else 26
-    height = top + step * len(items) + 40
+    return _plot(
+        _bars(items, unit, logarithmic, _Form(960, 290, 100, 41, 2, beside=True)),
+        _bars(items, unit, logarithmic, _Form(_NARROW, 14, 12 + 7 * max(len(i.text) for i in items), 46, 3)),
+    )
+
+
+class _Form(NamedTuple):
+    """How bars are laid out.
+
+    Attributes:
+        width: of the plot, in pixels.
+        left: of the bars.
+        right: what is left beyond the longest one, for its text.
+        letters: of a line of a label.
+        most: lines of a label.
+        beside: labels stand at the left of the bars, and else above them.
+    """
+
+    width: int
+    left: int
+    right: int
+    letters: int
+    most: int
+    beside: bool = False
+
+
+def _bars(items: Sequence[Bar], unit: str, logarithmic: bool, form: _Form) -> str:
+    labels = [
+        textwrap.wrap(item.label, form.letters, max_lines=form.most, placeholder=" …") or [""]
+        for item in items
+    ]
+    left, right, top = form.left, form.width - form.right, 4
+    together = max(map(len, labels))
+    if form.beside:
+        steps = [34 if together > 1 else 26] * len(items)
+    else:
+        steps = [32 + 14 * len(label) for label in labels]
+    height = top + sum(steps) + 40
     longest = max(max(item.value, item.high or 0.0) for item in items) or 1.0
     if logarithmic:
         smallest = min(item.value for item in items if item.value > 0)
         start = 10.0 ** math.floor(math.log10(smallest) - 1e-9)
         ticks = _powers(start, longest)
     else:
-        ticks = nice_ticks(0.0, longest)
-    place = _scale(ticks[0], ticks[-1], left, _WIDTH - right, logarithmic)
-    parts = [_grid_vertical(ticks, place, top, height - 34), _axis_name(unit, left, _WIDTH - right, height)]
-    for number, (item, label) in enumerate(zip(items, labels, strict=True)):
-        y = top + step * number + (step - 26) // 2
-        end = place(item.value)
-        first = y + 17 - 7 * (len(label) - 1)
+        ticks = nice_ticks(0.0, longest, 5 if form.beside else 3)
+    place = _scale(ticks[0], ticks[-1], left, right, logarithmic)
+    parts = [
+        _grid_vertical(ticks, place, top, height - 34),
+        _axis_name(unit, left, right, form.width, height),
+    ]
+    y = top
+    for item, label, step in zip(items, labels, steps, strict=True):
+        # The bar is 16 high, from 5 below `at`.
+        at = y + ((step - 26) // 2 if form.beside else 14 * len(label))
+        first = at + 17 - 7 * (len(label) - 1) if form.beside else y + 13
+        where = f"x='{left - 8}' text-anchor='end'" if form.beside else f"x='{left}'"
         parts += [
-            f"<text class='label' x='{left - 8}' y='{first + 14 * at}' text-anchor='end'>"
-            f"{html.escape(line)}</text>"
-            for at, line in enumerate(label)
+            f"<text class='label' {where} y='{first + 14 * number}'>{html.escape(line)}</text>"
+            for number, line in enumerate(label)
         ]
+        end = place(item.value)
         parts.append(
-            f"<rect class='bar {item.kind}' x='{left}' y='{y + 5}' width='{max(1.0, end - left):.1f}' "
+            f"<rect class='bar {item.kind}' x='{left}' y='{at + 5}' width='{max(1.0, end - left):.1f}' "
             f"height='16' rx='2'><title>{html.escape(f'{item.label}: {item.text}')}</title></rect>"
         )
         reach = end
         if item.high is not None:
             x1, x2 = place(item.low if item.low is not None else item.value), place(item.high)
             reach = max(end, x2)
-            parts.append(f"<path class='whisker' d='M{x1:.1f} {y + 13}H{x2:.1f}M{x2:.1f} {y + 9}v8'/>")
-        parts.append(f"<text class='value' x='{reach + 6:.1f}' y='{y + 17}'>{html.escape(item.text)}</text>")
-    return _svg(_WIDTH, height, parts)
+            parts.append(f"<path class='whisker' d='M{x1:.1f} {at + 13}H{x2:.1f}M{x2:.1f} {at + 9}v8'/>")
+        parts.append(f"<text class='value' x='{reach + 6:.1f}' y='{at + 17}'>{html.escape(item.text)}</text>")
+        y += step
+    return _svg(form.width, height, parts)
 
 
-def lines(
-    series: Sequence[Line], x_name: str, y_name: str, logarithmic: bool = False, width: int = 500
-) -> str:
+def lines(series: Sequence[Line], x_name: str, y_name: str, logarithmic: bool = False) -> str:
     """Lines over a common scale, with a legend above.
 
     Args:
@@ -116,12 +156,18 @@ def lines(
         x_name: names the horizontal scale.
         y_name: names the vertical scale.
         logarithmic: the vertical scale.
-        width: in pixels.
     """
-    left, right, top, bottom, height = 60, 16, 34, 46, 280
+    return _plot(*(_lines(series, x_name, y_name, logarithmic, width) for width in (500, _NARROW)))
+
+
+def _lines(series: Sequence[Line], x_name: str, y_name: str, logarithmic: bool, width: int) -> str:
+    left, right, bottom = 60, 16, 46
+    places = _legend([line.name for line in series], left, width - right)
+    top = 34 + places[-1][1]
+    height = 280 + places[-1][1]
     xs = [x for line in series for x, _ in line.points]
     ys = [y for line in series for _, y in line.points]
-    x_ticks = nice_ticks(min(xs), max(xs), 6)
+    x_ticks = nice_ticks(min(xs), max(xs), width // 80)
     if logarithmic:
         start = 10.0 ** math.floor(math.log10(min(y for y in ys if y > 0)) - 1e-9)
         y_ticks = _powers(start, max(ys))
@@ -132,12 +178,11 @@ def lines(
     parts = [
         _grid_vertical(x_ticks, across, top, height - bottom + 4),
         _grid_horizontal(y_ticks, down, left, width - right),
-        _axis_name(x_name, left, width - right, height),
+        _axis_name(x_name, left, width - right, width, height),
         f"<text class='axis' transform='translate(14 {(top + height - bottom) / 2:.0f}) rotate(-90)' "
         f"text-anchor='middle'>{html.escape(y_name)}</text>",
     ]
-    x = float(left)
-    for line in series:
+    for line, (x, y) in zip(series, places, strict=True):
         points = [(across(px), down(py)) for px, py in line.points]
         path = "M" + "L".join(f"{px:.1f} {py:.1f}" for px, py in points)
         parts.append(f"<path class='line {line.kind}' d='{path}'/>")
@@ -148,19 +193,33 @@ def lines(
                 for (px, py), (vx, vy) in zip(points, line.points, strict=True)
             ]
         parts.append(
-            f"<rect class='bar {line.kind}' x='{x:.0f}' y='10' width='14' height='4' rx='2'/>"
-            f"<text class='label' x='{x + 20:.0f}' y='16'>{html.escape(line.name)}</text>"
+            f"<rect class='bar {line.kind}' x='{x:.0f}' y='{10 + y}' width='14' height='4' rx='2'/>"
+            f"<text class='label' x='{x + 20:.0f}' y='{16 + y}'>{html.escape(line.name)}</text>"
         )
-        x += 36 + 7.2 * len(line.name)
     return _svg(width, height, parts)
 
 
+def _legend(names: Sequence[str], left: float, right: float) -> list[tuple[float, int]]:
+    """Where each name's sign stands; a name that would reach beyond the plot begins a line of its own."""
+    found = []
+    x, y = left, 0
+    for name in names:
+        wide = 36 + 7.2 * len(name)
+        if x > left and x + wide > right + 16:
+            x, y = left, y + 18
+        found.append((x, y))
+        x += wide
+    return found
+
+
+def _plot(broad: str, narrow: str) -> str:
+    """The same twice, of which the style sheet shows what the page has room for."""
+    return f"<div><div class='broad'>{broad}</div><div class='narrow'>{narrow}</div></div>"
+
+
 def _svg(width: int, height: int, parts: Sequence[str]) -> str:
-    # On a narrow page it scrolls before its type becomes too small to be read.
-    return (
-        f"<div class='wide'><svg viewBox='0 0 {width} {height}' width='{width}' height='{height}' "
-        f"style='min-width:{3 * width // 4}px' role='img'>{''.join(parts)}</svg></div>"
-    )
+    size = f"viewBox='0 0 {width} {height}' width='{width}' height='{height}'"
+    return f"<svg {size} role='img'>{''.join(parts)}</svg>"
 
 
 class _Scale:
@@ -192,6 +251,10 @@ def _powers(start: float, high: float) -> list[float]:
 
 
 def _grid_vertical(ticks: Sequence[float], place: _Scale, top: float, bottom: float) -> str:
+    # As many as have room for their numbers.
+    wide = 12 + 7 * max(len(_plain(tick)) for tick in ticks)
+    between = abs(place(ticks[-1]) - place(ticks[0])) / max(len(ticks) - 1, 1)
+    ticks = ticks[:: max(1, math.ceil(wide / max(between, 1.0)))]
     return "".join(
         f"<path class='grid' d='M{place(tick):.1f} {top}V{bottom - 4:.1f}'/>"
         f"<text class='tick' x='{place(tick):.1f}' y='{bottom + 11:.1f}' text-anchor='middle'>"
@@ -208,11 +271,13 @@ def _grid_horizontal(ticks: Sequence[float], place: _Scale, left: float, right: 
     )
 
 
-def _axis_name(name: str, left: float, right: float, height: float) -> str:
-    return (
-        f"<text class='axis' x='{(left + right) / 2:.0f}' y='{height - 6}' text-anchor='middle'>"
-        f"{html.escape(name)}</text>"
-    )
+def _axis_name(name: str, left: float, right: float, width: float, height: float) -> str:
+    """Below the middle of the axis; one that is too long for that, below the middle of the plot."""
+    middle = (left + right) / 2
+    if middle + 3.4 * len(name) > width or middle < 3.4 * len(name):
+        middle = width / 2
+    where = f"x='{middle:.0f}' y='{height - 6}' text-anchor='middle'"
+    return f"<text class='axis' {where}>{html.escape(name)}</text>"
 
 
 def _plain(value: float) -> str:
