@@ -148,7 +148,8 @@ def test_a_long_table_is_looked_at_before_anything_changes(
             table.write_text("\n".join(rows).replace("x", name[1]))
             assert run("metadata", path, table) == (0, "9 of 9 items changed\n", "")
             snapshot = gallery.snapshot()
-            assert snapshot.generation == generation + commits
+            # A segment of which nothing is left goes with a commit of its own.
+            assert generation + commits <= snapshot.generation <= generation + 2 * commits
             assert snapshot.matching({"a": name[1] * 20}) == 9
             monkeypatch.undo()
 

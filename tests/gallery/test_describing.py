@@ -204,6 +204,30 @@ def test_many_small_changes_leave_few_files(tmp_path: Path) -> None:
         assert len(rows_of(snapshot.live, snapshot.row_count)) == 20
 
 
+@pytest.mark.parametrize("known", [None, 7])
+def test_rows_of_which_none_is_left_go_with_the_commit(tmp_path: Path, known: int | None) -> None:
+    """A catalogue whose prices change each night has no more rows, and no more files, after a week."""
+    with filled(tmp_path / "g", 50) as gallery:
+        gallery.add_vectors(ids=names(50, "j"), vectors=vectors(50, 1))
+        if known is not None:
+            gallery.remove([f"j{known}"])
+        held = gallery.snapshot()
+        before = held.items(held.live_rows())
+        for night in range(5):
+            some = [item for item in names(50, "j") if item in gallery]
+            assert gallery.set_metadata(some, [{"price": night}] * len(some)) == len(some)
+        assert held.items(held.live_rows()) == before
+        assert held.rows.take(held.live_rows()).shape == (len(before), DIM)
+        snapshot = gallery.snapshot()
+        assert (snapshot.segment_count, snapshot.row_count) == (2, 50 + len(some))
+        del held
+        gallery.set_metadata(["i0"], [{"price": -1}])  # i1 to i49 stay where they are
+        assert gallery.snapshot().segment_count == 3
+        assert gallery.snapshot().row_count == 50 + len(some) + 1
+        assert len(list((tmp_path / "g" / "rows").iterdir())) == 3
+        assert gallery.snapshot().matching("price = 4") == len(some) and gallery.verify().ok
+
+
 # ---- two writers
 
 Model = dict[str, tuple[int, tuple[tuple[str, int], ...]]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from cir_infer.errors import GalleryError
 from cir_infer.gallery.catalogue import tables
-from cir_infer.gallery.rows.segments import Segment, SegmentEntry
+from cir_infer.gallery.rows.segments import CHUNK, Segment, SegmentEntry
 from cir_infer.gallery.rows.tensors import Tensor
 from cir_infer.gallery.rows.vectors import rows_at_once
 from cir_infer.gallery.store import Store
@@ -73,16 +73,40 @@ def _compact(store: Store) -> Compaction:
 def merge_newest(store: Store) -> None:
     """Merge the newest segments if there are many small ones, so that many small commits stay cheap to read.
 
-    What fails here is logged and tried again by the next commit: the gallery is whole either way. The
-    caller holds the writer lock.
+    Segments of which nothing is left go too, whatever their size: a catalogue whose every item is replaced
+    each night has no more rows by the morning. What fails here is logged and tried again by the next commit:
+    the gallery is whole either way. The caller holds the writer lock.
     """
     try:
         state = store.catalogue.state()
+        dead = _dead(store, state)
+        if dead:
+            _replace(store, state, dead)
+            state = store.catalogue.state()
         newest = newest_small(state.segments)
         if len(newest) > 1:
             _replace(store, state, [store.segment(entry, state.encoding) for entry in newest])
     except GalleryError as error:
         _log.warning("%s: small commits are not merged for now: %s", store.path, error)
+
+
+def _dead(store: Store, state: tables.State) -> list[Segment]:
+    """The segments all of whose rows are buried; few are looked into to find them."""
+    likely = [entry for entry in state.segments if _buried_within(entry, state.buried) >= entry.rows]
+    segments = [store.segment(entry, state.encoding) for entry in likely]
+    return [segment for segment in segments if segment.buried(state.buried).all()]
+
+
+def _buried_within(entry: SegmentEntry, chunks: Mapping[int, bytes]) -> int:
+    """How many keys are buried from a segment's first to its last; not all of them need be its own."""
+    count = 0
+    for chunk, bits in chunks.items():
+        low = max(0, entry.first_key - chunk * CHUNK)
+        high = min(CHUNK, entry.last_key + 1 - chunk * CHUNK)
+        if low < high:
+            known = int.from_bytes(bits, "little") >> low
+            count += (known & ((1 << (high - low)) - 1)).bit_count()
+    return count
 
 
 def newest_small(entries: Sequence[SegmentEntry]) -> list[SegmentEntry]:
