@@ -162,15 +162,6 @@ def _remove(gallery: Gallery, options: Options) -> None:
     _tell(options, {"removed": count, "items": len(gallery)}, f"{count:,} removed, {len(gallery):,} left")
 
 
-def _metadata(gallery: Gallery, options: Options) -> None:
-    from cir_infer.indexing.descriptions import describe
-
-    done = describe(gallery, options.target, merge=options.merge, skip_missing=options.skip_missing)
-    text = f"{done.changed:,} of {counted(done.named, 'item')} changed"
-    more = f", {done.missing:,} not in the gallery" if done.missing else ""
-    _tell(options, {**done._asdict(), "items": len(gallery)}, text + more)
-
-
 def _export(gallery: Gallery, options: Options) -> None:
     gallery.export(options.target, overwrite=options.overwrite)
     known = {"items": len(gallery), "target": options.target}
@@ -190,6 +181,25 @@ def _shard(options: Options) -> int:
         counts = [len(shard) for shard in made.shards]
     known = {"shards": len(counts), "items": sum(counts), "target": options.target, "counts": counts}
     _tell(options, known, f"{counted(sum(counts), 'item')} in {counted(len(counts), 'shard')}")
+    return 0
+
+
+def _metadata(options: Options) -> int:
+    from cir_infer.gallery import Gallery
+    from cir_infer.indexing.descriptions import describe
+    from cir_infer.shards import ShardedGallery
+    from cir_infer.shards.listing import is_sharded
+
+    how = {"merge": options.merge, "skip_missing": options.skip_missing}
+    if is_sharded(options.gallery):
+        with ShardedGallery(options.gallery) as shards:
+            done, items = describe(shards.shards, shards.of, options.target, **how), len(shards)
+    else:
+        with Gallery.open(options.gallery) as gallery:
+            done, items = describe([gallery], lambda _: gallery, options.target, **how), len(gallery)
+    text = f"{done.changed:,} of {counted(done.named, 'item')} changed"
+    more = f", {done.missing:,} not in the gallery" if done.missing else ""
+    _tell(options, {**done._asdict(), "items": items}, text + more)
     return 0
 
 
@@ -231,11 +241,14 @@ _ACTIONS: dict[str, Callable[[Gallery, Options], None]] = {
     "upgrade": _upgrade,
     "backup": _backup,
     "remove": _remove,
-    "metadata": _metadata,
     "export": _export,
 }
-_WITHOUT_ONE: dict[str, Callable[[Options], int]] = {"import": _import, "shard": _shard}
-"""Actions for which the command's argument need not be a gallery."""
+_WITHOUT_ONE: dict[str, Callable[[Options], int]] = {
+    "import": _import,
+    "metadata": _metadata,
+    "shard": _shard,
+}
+"""Actions for which the command's argument need not be a single gallery."""
 _READING = ("info", "fields", "duplicates", "verify", "backup", "export")
 
 

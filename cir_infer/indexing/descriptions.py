@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,15 +43,23 @@ class Described(NamedTuple):
     missing: int
 
 
-def describe(gallery: Gallery, path: Path, *, merge: bool = False, skip_missing: bool = False) -> Described:
-    """Give items of a gallery the metadata that a table says, as its only writer meanwhile.
+def describe(
+    galleries: Sequence[Gallery],
+    of: Callable[[str], Gallery],
+    path: Path,
+    *,
+    merge: bool = False,
+    skip_missing: bool = False,
+) -> Described:
+    """Give items the metadata that a table says, as the only writer of their galleries meanwhile.
 
     A table that `cir-index` reads serves as it is: its column of images is no field, and is the id where
     there is no column `id`. All of it is read before anything is changed, and again while it is, so it is
     never in memory as a whole; some items at a time are a commit.
 
     Args:
-        gallery: which.
+        galleries: one, or the shards of one.
+        of: in which of them an id belongs.
         path: of the table.
         merge: see `Gallery.set_metadata`; else what the table does not name goes, and has no null either.
         skip_missing: pass over ids that the gallery lacks, which are an error else.
@@ -61,20 +69,34 @@ def describe(gallery: Gallery, path: Path, *, merge: bool = False, skip_missing:
         GalleryError: an id is missing, the metadata cannot be stored; another writer, or the disk is full.
     """
     named = changed = missing = 0
-    with gallery.writing():
+    with ExitStack() as held:
+        for gallery in galleries:
+            held.enter_context(gallery.writing())
         for part in _parts(path, merge):
             named += len(part)
-            lacking = part.keys() - gallery.held(checked_ids(list(part))).keys()
+            lacking = set(checked_ids(list(part)))
+            for gallery, mine in _spread(part, of):
+                lacking -= gallery.held(list(mine)).keys()
             missing += len(lacking)
             if lacking and not skip_missing:
                 first = next(item for item in part if item in lacking)
                 raise GalleryError(
-                    f"{gallery.path}: holds no id {shown(first)}, which {path} names; nothing was changed; "
+                    f"{of(first).path}: holds no id {shown(first)}, which {path} names; nothing was changed; "
                     "pass --skip-missing to pass over such ids"
                 )
         for part in _parts(path, merge):
-            changed += gallery.set_metadata(list(part), list(part.values()), merge=merge, missing="skip")
+            for gallery, mine in _spread(part, of):
+                changed += gallery.set_metadata(list(mine), list(mine.values()), merge=merge, missing="skip")
     return Described(named, changed, missing)
+
+
+def _spread(part: _Part, of: Callable[[str], Gallery]) -> list[tuple[Gallery, _Part]]:
+    """Items by the gallery in which they belong."""
+    found: dict[int, tuple[Gallery, _Part]] = {}
+    for item, fields in part.items():
+        gallery = of(item)
+        found.setdefault(id(gallery), (gallery, {}))[1][item] = fields
+    return list(found.values())
 
 
 def _parts(path: Path, nulls: bool) -> Iterator[_Part]:

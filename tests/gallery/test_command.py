@@ -14,6 +14,7 @@ import pytest
 from cir_infer.commands.gallery import main
 from cir_infer.gallery import Gallery
 from cir_infer.indexing import descriptions
+from cir_infer.shards import ShardedGallery
 from tests.gallery.support import as_version_1, filled, vectors
 
 Run = Callable[..., tuple[int, str, str]]
@@ -152,6 +153,22 @@ def test_a_long_table_is_looked_at_before_anything_changes(
             assert generation + commits <= snapshot.generation <= generation + 2 * commits
             assert snapshot.matching({"a": name[1] * 20}) == 9
             monkeypatch.undo()
+
+
+def test_metadata_of_shards(run: Run, path: Path, tmp_path: Path) -> None:
+    assert run("shard", path, tmp_path / "s", "--into", "3")[0] == 0
+    table = tmp_path / "a.jsonl"
+    table.write_text(
+        "\n".join(json.dumps({"id": f"i{n}", "price": n}) for n in range(10)) + '\n{"id": "none"}'
+    )
+    code, _, err = run("metadata", tmp_path / "s", table, "--merge")
+    assert code == 1 and "holds no id 'none'" in err
+    with ShardedGallery(tmp_path / "s", read_only=True) as shards:
+        assert [shard.snapshot().matching("price is not null") for shard in shards.shards] == [0, 0, 0]
+        known = json.loads(run("metadata", tmp_path / "s", table, "--merge", "--skip-missing", "--json")[1])
+        assert known == {"named": 11, "changed": 10, "missing": 1, "items": 11}
+        assert sum(shard.snapshot().matching("price is not null") for shard in shards.shards) == 10
+        assert [shards.of(f"i{n}").snapshot().matching(f"price = {n}") for n in range(10)] == [1] * 10
 
 
 @pytest.mark.parametrize(
