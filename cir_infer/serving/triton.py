@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cir_infer.errors import CirError, UsageError
+from cir_infer.errors import CirError, UsageError, shown
+from cir_infer.foreign import read_json, unique_names
 from cir_infer.hits import Hit, Hits
 from cir_infer.searcher import Searcher
 from cir_infer.serving.batching import Wanted
@@ -117,9 +118,9 @@ def read_queries(inputs: dict[str, Any], most: int) -> list[Asked]:
         where: Any = _text(inputs["WHERE"][number].reshape(-1)[0]) if "WHERE" in inputs else ""
         if where.lstrip().startswith("{"):
             try:
-                where = json.loads(where)
+                where = read_json(where, object_pairs_hook=unique_names)
             except ValueError as error:
-                raise UsageError("WHERE is no JSON and no expression") from error
+                raise UsageError(f"WHERE is no JSON and no expression ({shown(error)})") from error
         text = captions[0] if captions is not None and len(captions) == 1 else captions
         queries.append(Asked(reference, text, Wanted(k, where or None)))
     return queries

@@ -21,6 +21,7 @@ from cir_infer.engine import Engine
 from cir_infer.errors import GalleryError, MissingShard, ShardError, UsageError, shown
 from cir_infer.gallery import Gallery
 from cir_infer.gallery.filters.filters import Where
+from cir_infer.gallery.metadata.values import storable
 from cir_infer.hits import Hit, Hits
 from cir_infer.inputs.arguments import checked_count, checked_flag, checked_seconds, checked_word, plain_path
 from cir_infer.processes.cpus import available_cpus
@@ -285,7 +286,7 @@ class _Shards:
 
     def held(self, item: str) -> Held:
         """See `Source`."""
-        if not isinstance(item, str):
+        if not (isinstance(item, str) and storable(item)):
             raise GalleryError(f"no shard holds an item {shown(item)} (any more)")
         parts = self._fanout.get().ask(partial(self._held, item), 0)
         for part in parts:

@@ -171,6 +171,8 @@ def test_requests_become_queries(searcher: Searcher, bundle: Path) -> None:
         {**inputs, "K": np.array([[0], [1]], np.int32)},
         {**inputs, "TEXT": column(b"\xff", b"a")},
         {**inputs, "WHERE": column(b"{", b"")},
+        {**inputs, "WHERE": column(b'{"n": 1, "n": 2}', b"")},
+        {**inputs, "WHERE": column(b'{"$and": [' * 50_000, b"")},
     ):
         with pytest.raises(UsageError):
             read_queries(wrong, 200)

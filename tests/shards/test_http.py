@@ -81,8 +81,9 @@ def test_answers_are_those_of_shards_here(served: tuple[Path, list[Running]]) ->
         ]
         far.warm_up()
         assert len(far) == 40 and "http://" in str(far.describe())
-        with pytest.raises(GalleryError, match="no shard holds"):
-            far.item("nobody")
+        for nobody in ("nobody", "\ud800", ""):
+            with pytest.raises(GalleryError, match="no shard holds"):
+                far.item(nobody)
         with pytest.raises(UsageError, match=r"where|filter|price"):
             far.query(image, "is red", where="price <")
         with pytest.raises(UsageError, match="expected 1 to 3200"):
