@@ -36,6 +36,8 @@ def image_fault(array: npt.NDArray[Any]) -> str | None:
         return f"is not an image; {_WANTED}"
     if array.dtype != np.uint8:
         return _type_fault(array)
+    if is_masked(array):
+        return "is masked in part; pass array.filled(value), with the value that is to stand there"
     return None
 
 

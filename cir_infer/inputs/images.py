@@ -20,7 +20,7 @@ import numpy.typing as npt
 from cir_infer.errors import ImageError, UsageError, lack, shown
 from cir_infer.extras import install_hint
 from cir_infer.inputs.arguments import plain_path
-from cir_infer.inputs.arrays import image_fault, loaded_array
+from cir_infer.inputs.arrays import image_fault, is_masked, loaded_array
 from cir_infer.inputs.costs import MAX_BYTES, MAX_PIXELS, check_header, check_pixels, decoding, decoding_bytes
 from cir_infer.inputs.locations import Location
 from cir_infer.inputs.metadata import (
@@ -177,6 +177,8 @@ def load_features(image: ImageLike, size: int) -> npt.NDArray[np.float32]:
         raise ImageError(f"{describe_image(image)} is not an array of numbers; {what}")
     if array.shape not in ((size,), (1, size)):
         raise ImageError(f"{describe_image(image)} has shape {array.shape}; {what}")
+    if is_masked(array):
+        raise ImageError(f"{describe_image(image)} is masked in part; {what}")
     features = array.reshape(size).astype(np.float32)
     if not np.isfinite(features).all():
         raise ImageError(f"{describe_image(image)} holds NaN or infinity; {what}")

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from cir_infer.errors import ImageError
 from cir_infer.inputs.arrays import is_masked
-from cir_infer.inputs.images import load_image
+from cir_infer.inputs.images import load_features, load_image
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,16 @@ from cir_infer.inputs.images import load_image
 def test_what_is_no_image_says_what_to_do(array: np.ndarray, told: str) -> None:
     with pytest.raises(ImageError, match=told):
         load_image(array)
+
+
+def test_what_is_masked_is_no_image() -> None:
+    """What lies under a mask was never meant to be used: it was read as any pixel."""
+    pixels = np.zeros((8, 9, 3), np.uint8)
+    assert load_image(np.ma.masked_array(pixels, mask=False)).size == (9, 8)
+    with pytest.raises(ImageError, match=r"masked in part; pass array\.filled"):
+        load_image(np.ma.masked_array(pixels, mask=pixels == 0))
+    with pytest.raises(ImageError, match="masked in part"):
+        load_features(np.ma.masked_array(np.ones(4), mask=[False, False, True, False]), 4)
 
 
 def test_layouts_in_memory_do_not_matter() -> None:
