@@ -46,6 +46,7 @@ from cir_infer.gallery.opened import WAIT, Held, OpenGallery
 from cir_infer.gallery.rows.vectors import as_matrix, check_row_type, check_shape, row_shape, shape_text
 from cir_infer.gallery.store import Store
 from cir_infer.inputs.arguments import checked_flag, checked_number, checked_word, plain_path
+from cir_infer.inputs.taken import taken
 
 if TYPE_CHECKING:
     from cir_infer.engine import Engine
@@ -340,7 +341,7 @@ class Gallery(OpenGallery):
             )
         checked_word("existing", existing, EXISTING)
         checked = checked_ids(ids)
-        images = checked_column("images", images, len(checked), "images")
+        images = checked_column("images", taken(images, decode=False), len(checked), "images")
         data = checked_column("metadata", metadata, len(checked), "dictionaries or None")
         paths = (
             Path(plain_path(image)) if isinstance(image, (str, os.PathLike)) else None for image in images

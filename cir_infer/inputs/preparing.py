@@ -15,6 +15,7 @@ import numpy.typing as npt
 from cir_infer.errors import ImageError, UsageError
 from cir_infer.inputs.arguments import checked_list
 from cir_infer.inputs.open_files import contents
+from cir_infer.inputs.taken import taken
 from cir_infer.processes.cpus import available_cpus
 from cir_infer.processes.fork import PerProcess
 from cir_infer.processes.threads import Task, Threads
@@ -118,7 +119,7 @@ class Preparation:
 
 
 def checked_images(images: Any, features: bool) -> Iterable[Any]:
-    """Several images, and not one.
+    """Several images, and not one; of an iterator as `taken` has them.
 
     Args:
         images: what was passed.
@@ -132,4 +133,5 @@ def checked_images(images: Any, features: bool) -> Iterable[Any]:
         raise UsageError(
             f"images is one image ({images.dtype} {images.shape}); expected a list of images, [image] for one"
         )
-    return checked_list("images", images, "image")
+    checked: Iterable[Any] = taken(checked_list("images", images, "image"))
+    return checked

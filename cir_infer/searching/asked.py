@@ -13,6 +13,7 @@ from cir_infer.hits import Hit
 from cir_infer.inputs.arguments import checked_list
 from cir_infer.inputs.images import ImageLike
 from cir_infer.inputs.preparing import PreparedImage
+from cir_infer.inputs.taken import taken
 from cir_infer.inputs.texts import ReadText, Text
 from cir_infer.inputs.unknown_words import Together
 
@@ -142,12 +143,12 @@ def paired(images: Any, texts: Any) -> Iterator[tuple[Reference, Text | None]]:
     try:
         counts = len(images), len(texts)
     except TypeError:
-        return _zipped(images, texts)
+        return _zipped(taken(images), texts)
     if counts[0] != counts[1]:
         raise UsageError(
             f"{counts[0]:,} images and {counts[1]:,} texts; as many images as texts were expected"
         )
-    return zip(images, texts, strict=True)
+    return zip(taken(images), texts, strict=True)
 
 
 def _zipped(images: Iterable[Any], texts: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
