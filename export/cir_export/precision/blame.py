@@ -11,6 +11,7 @@ import numpy as np
 from cir_export.precision.fidelity import cosines
 from cir_export.precision.graphs import LoweredGraph
 from cir_export.precision.held import Held
+from cir_export.precision.layers import shortest_names
 from cir_export.samples import Samples
 from cir_infer.bundle import Bundle
 from cir_infer.bundle.model import Model
@@ -21,9 +22,15 @@ from cir_infer.inputs.unknown_words import UNSAID
 from cir_infer.runtime.graph import Array
 from cir_infer.runtime.onnx import OnnxBackend
 
-__all__ = ["LayerError", "layer_errors"]
+__all__ = ["NAMED", "NO_CHANGE", "LayerError", "blame", "layer_errors"]
 
 _SAMPLES = 16
+
+NAMED = 3
+"""Layers that a message names."""
+
+NO_CHANGE = 0.999995
+"""A cosine from which on five digits say 1."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,13 @@ def layer_errors(
             LayerError(graph.name, layer, float(cosines(exact[graph.name], output).min()) if finite else -1.0)
         )
     return sorted(found, key=lambda error: error.cosine_worst)
+
+
+def blame(errors: Sequence[LayerError]) -> list[str]:
+    """Which layers to keep in float32 in place of all, in words; nothing where none alone matters."""
+    worst = [error.layer for error in errors[:NAMED] if error.cosine_worst < NO_CHANGE]
+    names = shortest_names(worst, [error.layer for error in errors])
+    return [f"try to keep only what hurts most (--keep-float32 {' '.join(names)})"] if names else []
 
 
 def _feeds(bundle: Bundle, name: str, samples: Samples) -> dict[str, Array]:

@@ -14,7 +14,7 @@ import numpy as np
 from onnx import ModelProto
 
 from cir_export.memory import give_back
-from cir_export.precision.blame import layer_errors
+from cir_export.precision.blame import blame, layer_errors
 from cir_export.precision.calibration import Calibration, texts_read
 from cir_export.precision.composing import reference_in_compose
 from cir_export.precision.fidelity import Fidelity, measure_fidelity, see
@@ -146,8 +146,11 @@ def convert_bundle(
             alone = [graph for graph in graphs if graph.name != "text"]
             if judged.refused and lowering.precision == "int8" and 0 < len(alone) < len(graphs):
                 # A text encoder has outliers where its images have none, and is the smaller part of a query.
-                text_kept, graphs = judged.refused, alone
+                text_kept, whole, graphs = judged.refused, graphs, alone
                 judged = judge(graphs)
+                if not judged.refused:
+                    blamed = layer_errors(bundle, [g for g in whole if g.name == "text"], samples, progress)
+                    text_kept = [*text_kept, *blame(blamed)]
         fidelity, drift = judged.fidelity, judged.drift
         if judged.refused:
             layers = layer_errors(bundle, graphs, samples, progress)

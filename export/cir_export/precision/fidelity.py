@@ -117,11 +117,12 @@ def measure_fidelity(before: Seen, after: Seen, samples: Samples) -> Fidelity:
 
 
 def cosines(a: Array, b: Array) -> Array:
-    """Of embeddings (n, ...), pair by pair: float64 (n,)."""
+    """Of embeddings (n, ...), pair by pair: float64 (n,). A zero vector is like another one alone."""
     left, right = (part.reshape(len(part), -1).astype(np.float64) for part in (a, b))
-    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    # Two zero vectors are the same vector.
-    return np.where(norms > 0, (left * right).sum(1) / np.where(norms > 0, norms, 1.0), 1.0)
+    lengths = np.linalg.norm(left, axis=1), np.linalg.norm(right, axis=1)
+    norms = lengths[0] * lengths[1]
+    same = np.where(lengths[0] == lengths[1], 1.0, 0.0)
+    return np.where(norms > 0, (left * right).sum(1) / np.where(norms > 0, norms, 1.0), same)
 
 
 def _repeated(values: Array, count: int) -> Array:

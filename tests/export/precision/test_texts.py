@@ -13,6 +13,7 @@ import pytest
 from cir_export.commands.lowering import lowered_json, shown_lowering
 from cir_export.precision import Lowering, PrecisionError, calibration_images, convert_bundle, samples_for
 from cir_export.precision.calibration import calibration_texts
+from cir_export.precision.fidelity import cosines
 from cir_infer import Engine
 from cir_infer.bundle import Bundle, write_bundle
 from cir_infer.errors import ExportError
@@ -82,13 +83,22 @@ def test_layers_of_it_are_kept_by_name(source: Path, photos: Path, tmp_path: Pat
 def test_where_it_loses_too_much_texts_stay_float32_and_it_is_said(photos: Path, tmp_path: Path) -> None:
     source = wordy(tmp_path / "odd.cir", outlier=3e4)
     report = converted(source, tmp_path / "low.cir", photos)
-    (why,) = report.text_kept
-    assert "is asked" in why
-    assert report.manifest.parity["precision"]["float32_text_because"] == [why]
+    *why, instead = report.text_kept
+    assert "worst cosine of a text's embedding is 0.00000" in why[0] and "--keep-float32 t" in instead
+    assert report.manifest.parity["precision"]["float32_text_because"] == [*why, instead]
     assert lowered_json(report)["parity"]["precision"]["graphs"] == ["image"]
     assert Bundle(report.path).read("text.onnx") == Bundle(source).read("text.onnx")
     assert "QuantizeLinear" in operators(report.path, "image")
-    assert f"the text encoder stays float32; in int8, {why}" in shown_lowering(report)
+    assert f"the text encoder stays float32; in int8, {why[0]}" in shown_lowering(report)
+    report = converted(source, tmp_path / "low.cir", photos, keep_float32=("t.second",))
+    assert not report.text_kept and "QuantizeLinear" in operators(report.path, "text")
+
+
+@pytest.mark.parametrize(("a", "b", "cosine"), [(0, 0, 1), (0, 1, 0), (1, 0, 0), (1, 1, 1), (1, -1, -1)])
+def test_an_embedding_that_became_zero_is_like_none(a: float, b: float, cosine: float) -> None:
+    """It passed for the same: nothing was asked of a layer whose ranges left nothing."""
+    left, right = (np.full((2, 3), value, np.float64) for value in (a, b))
+    np.testing.assert_allclose(cosines(left, right), cosine)
 
 
 def test_where_it_has_no_ranges_texts_stay_float32_too(photos: Path, tmp_path: Path) -> None:
