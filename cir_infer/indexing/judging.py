@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +35,8 @@ class Verdict(NamedTuple):
         row: float32 (D,), to be reused.
         digest: of its bytes, as far as it is known.
         reason: why it is skipped or broken.
-        told: the key of the item whose place it takes, where its source says of it what it said before: its
-            metadata, of which others may have told the gallery, stays.
+        told: the metadata of the item whose place it takes, where its source says of it what it said before:
+            what others have told the gallery of it stays.
     """
 
     action: Literal["encode", "reuse", "keep", "skip", "broken"]
@@ -44,7 +44,7 @@ class Verdict(NamedTuple):
     row: npt.NDArray[np.float32] | None = None
     digest: str | None = None
     reason: str = ""
-    told: int | None = None
+    told: Mapping[str, Any] | None = None
 
 
 COPIES = "copies of images that are indexed under the same id"
@@ -139,6 +139,7 @@ class Judge:
         keys = self.contents.keys(digest)
         stamps = self._gallery.stamps_of(keys)
         row: npt.NDArray[np.float32] | None = None
+        told: Mapping[str, Any] | None = None
         outcome: Outcome = "added"
         for key, _, source in self._gallery.sources_of(keys):
             known = Stamp.parse(stamps.get(key))
@@ -147,8 +148,11 @@ class Judge:
             row = found if row is None else row
             if key < self.started_at and not self.met[key] and source and _moved(source, item):
                 self.followed[key] = str(item.location)
+                told = self._told(key, known, item) if outcome == "added" else told
                 outcome = "moved"
-        return Verdict("encode", digest=digest) if row is None else Verdict("reuse", outcome, row, digest)
+        if row is None:
+            return Verdict("encode", digest=digest)
+        return Verdict("reuse", outcome, row, digest, told=told)
 
     # ---- ids that the gallery has
 
@@ -159,27 +163,27 @@ class Judge:
         place = Location.parse(held.source)
         same_version = stamp.version == item.stamp
         same_content = digest is not None and digest == stamp.digest
-        told = held.key if stamp.same_metadata(item.stamp) else None
         if same_file(place, item.location):
             self.met[held.key] = True
             if same_version and held.source == str(item.location):
                 return Verdict("keep")
             if same_content or stamp.same_image(item.stamp):
-                outcome: Outcome = "moved" if same_version else "replaced" if told is None else "unchanged"
-                return self._taken_over(held, outcome, digest or stamp.digest, told)
-            return Verdict("encode", "replaced", digest=digest, told=told)
+                outcome: Outcome = "unchanged" if stamp.same_metadata(item.stamp) else "replaced"
+                outcome = "moved" if same_version else outcome
+                return self._taken_over(held, outcome, digest or stamp.digest, item)
+            return Verdict("encode", "replaced", digest=digest, told=self._told(held.key, stamp, item))
         gone = self._gone[place.path] if place.path in self._gone else is_gone(place.path)
         same_content = same_content or (same_version and (gone or stamp.digest is None))
         if same_content and gone:
             self.met[held.key] = True
             self.moves[_renamed(held.source, str(item.location))] += 1
-            return self._taken_over(held, "moved", digest or stamp.digest, told)
-        if same_content and told is not None:
+            return self._taken_over(held, "moved", digest or stamp.digest, item)
+        if same_content and stamp.same_metadata(item.stamp):
             return Verdict("skip", reason=COPIES)
         old_format = stamp.digest is None and stamp.author is None
         if item.author is not None and (item.author == stamp.author or old_format):
             self.met[held.key] = True
-            return Verdict("encode", "replaced", digest=digest, told=told)
+            return Verdict("encode", "replaced", digest=digest, told=self._told(held.key, stamp, item))
         if self._replace_taken:
             self.met[held.key] = True
             return Verdict("encode", "replaced", digest=digest)
@@ -192,13 +196,21 @@ class Judge:
         if place is not None and not same and not self._replace_taken:
             return Verdict("broken", reason=_taken(item, place, is_gone(place.path)))
         self.met[held.key] = True
-        return Verdict("encode", "replaced", told=held.key if same and not item.metadata else None)
+        return Verdict("encode", "replaced", told=self._told(held.key, None, item) if same else None)
 
-    def _taken_over(self, held: Held, outcome: Outcome, digest: str | None, told: int | None) -> Verdict:
+    def _taken_over(self, held: Held, outcome: Outcome, digest: str | None, item: Item) -> Verdict:
+        told = self._told(held.key, Stamp.parse(held.stamp), item)
         row = self._row(held.key) if self._follows else None
         if row is None:
             return Verdict("encode", "replaced", digest=digest, told=told)
         return Verdict("reuse", outcome, row, digest, told=told)
+
+    def _told(self, key: int, stamp: Stamp | None, item: Item) -> Mapping[str, Any] | None:
+        """What the gallery was told of an item, None where its source says something else of it by now."""
+        if item.metadata if stamp is None else not stamp.same_metadata(item.stamp):
+            return None
+        snapshot = self._gallery.snapshot()
+        return snapshot.metadata(snapshot.rows_of(np.array([key], np.int64)))[0]
 
     def _row(self, key: int) -> npt.NDArray[np.float32] | None:
         snapshot = self._gallery.snapshot()

@@ -134,7 +134,7 @@ class _Task(NamedTuple):
     item: Item
     outcome: Outcome
     digest: str | None
-    told: int | None
+    told: Mapping[str, Any] | None
 
 
 class _Run:
@@ -265,7 +265,7 @@ class _Run:
         self._gallery.add_vectors(
             ids=[task.item.id for task in self._done],
             vectors=np.concatenate(self._rows),
-            metadata=self._metadata(),
+            metadata=[task.item.metadata if task.told is None else task.told for task in self._done],
             sources=[str(task.item.location) for task in self._done],
             stamps=[str(Stamp(task.item.stamp, task.digest, task.item.author)) for task in self._done],
             existing="replace",
@@ -277,13 +277,6 @@ class _Run:
         self._committed = time.perf_counter()
         for _ in done:
             self._on_item()
-
-    def _metadata(self) -> list[Mapping[str, Any] | None]:
-        """Of what is to be committed: as its source says, or, where that is what it said before, as it is."""
-        keys = np.array([task.told for task in self._done if task.told is not None], np.int64)
-        snapshot = self._gallery.snapshot()
-        kept = iter(snapshot.metadata(snapshot.rows_of(keys)))
-        return [task.item.metadata if task.told is None else next(kept) for task in self._done]
 
     # ---- out of the gallery
 

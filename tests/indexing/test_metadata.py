@@ -56,6 +56,10 @@ def test_what_others_told_of_items_stays_until_their_source_tells_something_else
     (tmp_path / "f").symlink_to(tmp_path / "moved")
     report = index(gallery, engine, [open_source(str(tmp_path / "moved"))], workers=0)
     assert report.encoded == 0 and metadata_of(gallery) == told
+    (tmp_path / "moved" / "2.png").rename(tmp_path / "moved" / "another.png")
+    report = index(gallery, engine, [open_source(str(tmp_path / "moved"))], workers=0, prune=True)
+    told["another.png"] = told.pop("2.png")
+    assert (report.moved, report.encoded) == (1, 0) and metadata_of(gallery) == told
     # What the manifest tells anew is what counts.
     tell(price=2)
     report = index(gallery, engine, sources, workers=0)
