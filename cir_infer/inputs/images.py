@@ -63,6 +63,9 @@ Size = tuple[int, int]
 _ROTATED = (5, 6, 7, 8)
 """Values of EXIF's orientation that turn an image by a quarter."""
 
+_FROM_LEFT, _FROM_TOP = (2, 3, 6, 7), (3, 4, 7, 8)
+"""Those whose left, or upper, edge was stored as the right or the lower one."""
+
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "JPEG2000", "AVIF", "HEIF")
 
 HEIC_REMEDY = f"{install_hint('pillow_heif')} for HEIC"
@@ -79,11 +82,14 @@ class Decoded(NamedTuple):
         size: width and height of the whole picture.
         part: 1, or 2, 4, 8 where a JPEG was decoded at 1/2, 1/4, 1/8 of that; `image.size` is then
             rounded up.
+        at: where the picture's left and top edge lie in `image`: what was rounded up stands on the right and
+            below as it was stored, and wherever that has come to as it was turned.
     """
 
     image: Image.Image
     size: Size
     part: int = 1
+    at: tuple[float, float] = (0.0, 0.0)
 
 
 def load_image(image: ImageLike, exif_orientation: bool = False) -> Image.Image:
@@ -306,7 +312,10 @@ def _decode(opened: _Opened, exif_orientation: bool, plan: Callable[[Size], int]
         return image if image.format == "TIFF" else turned(image, how)
 
     loaded = decoding(decoding_bytes(image, stream, how != 1, part, name), name, load)
-    return Decoded(loaded, loaded.size if part == 1 else size, part)
+    if part == 1:
+        return Decoded(loaded, loaded.size)
+    across, down = loaded.width - size[0] / part, loaded.height - size[1] / part
+    return Decoded(loaded, size, part, (across * (how in _FROM_LEFT), down * (how in _FROM_TOP)))
 
 
 def _loaded(image: Image.Image) -> int:

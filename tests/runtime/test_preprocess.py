@@ -239,6 +239,23 @@ def test_a_turned_jpeg_is_scaled_by_its_upright_size() -> None:
     assert decoded.image.size == (64, 256)
 
 
+@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("value", range(1, 9))
+def test_a_turned_jpeg_has_the_edges_of_the_whole_picture(name: str, value: int) -> None:
+    """What was rounded up to whole blocks comes to the left and above as it is turned."""
+    down, across = np.mgrid[0:1001, 0:1001]
+    waves = 127 + 120 * np.sin(np.stack([across / 25, down / 25, (across + down) / 30], 2))
+    exif = Image.Exif()
+    exif[0x0112] = value
+    stream = io.BytesIO()
+    Image.fromarray(waves.astype(np.uint8)).save(stream, "JPEG", quality=95, subsampling=0, exif=exif)
+    steps = PIPELINES[name]
+    whole = preprocess(stream.getvalue(), PixelInput(56, 56, steps, exif_orientation=True)).astype(int)
+    fast = PixelInput(56, 56, (ScaledJpeg(), *steps), exif_orientation=True)
+    assert decode(stream.getvalue(), fast).part == 8
+    assert np.abs(whole - preprocess(stream.getvalue(), fast)).mean() < 3  # 10 to 25 pixels aside
+
+
 def test_what_is_no_jpeg_or_was_decoded_before_is_taken_whole() -> None:
     spec = PixelInput(56, 56, (ScaledJpeg(), *PIPELINES["artemis"]))
     whole = PixelInput(56, 56, PIPELINES["artemis"])
