@@ -23,7 +23,7 @@ from cir_infer.processes.threads import Threads
 from cir_infer.serving.settings import Settings
 from cir_infer.shards.layout import ShardedGallery
 from cir_infer.shards.listing import Listing, read_listing
-from cir_infer.shards.ray_actor import Actor, Actors, HandleShard
+from cir_infer.shards.ray_actor import Actor, Actors, HandleShard, check_folder
 from cir_infer.shards.ray_cluster import (
     PATIENCE,
     connect,
@@ -91,12 +91,12 @@ class ServeShard(HandleShard):
 class _Door:
     """Binds the deployments of an application of shards together, and knows how they were started."""
 
-    def __init__(self, shards: Replicas, threads: int | None, *deployments: Any) -> None:
-        self._started = shards, threads
+    def __init__(self, shards: Replicas, threads: int | None, folder: str, *deployments: Any) -> None:
+        self._started = shards, threads, folder
         self._deployments = deployments
 
-    def started_as(self) -> tuple[Replicas, int | None]:
-        """How they were started."""
+    def started_as(self) -> tuple[Replicas, int | None, str]:
+        """How they were started, and of which folder."""
         return self._started
 
 
@@ -169,7 +169,9 @@ def _shards(
         for number, place in enumerate(listing.shards)
     ]
     door = serve.deployment(_Door, name="door", ray_actor_options={"num_cpus": 0})
-    serve.run(door.bind(shards, threads, *bound), name=_application(name, listing), route_prefix=None)
+    serve.run(
+        door.bind(shards, threads, str(folder), *bound), name=_application(name, listing), route_prefix=None
+    )
 
 
 def deploy(
@@ -241,10 +243,8 @@ def renew(name: str, folder: str | Path, *, grace: float = 10.0, address: str | 
     listing = read_listing(place)
     with told_as_shard_error(f"serving {shown(name)}"):
         newest = _application(name, listing)
-        running = _served(serve, name)
+        running, shards, threads = _served(serve, name, place)
         old = [one for one in running if one != newest]
-        door = serve.get_deployment_handle("door", app_name=running[0])
-        shards, threads = door.started_as.remote().result(timeout_s=PATIENCE)
         _shards(ray, name, listing, place, shards, threads)
         time.sleep(grace)
         for application in old:
@@ -271,24 +271,28 @@ def remove(name: str, *, address: str | None = "auto") -> list[str]:
     return found
 
 
-def check_served(name: str, *, address: str | None = "auto") -> None:
-    """Make sure that there is a service that can go over to other shards.
+def check_served(name: str, folder: str | Path, *, address: str | None = "auto") -> None:
+    """Make sure that there is a service that can go over to other shards of a folder.
 
     Raises:
-        CirError: there is no cluster, or none of its shards run.
+        CirError: there is no cluster, none of its shards run, or they are another folder's.
     """
     connect(address)
     from ray import serve
 
     with told_as_shard_error(f"looking for {shown(name)}"):
-        _served(serve, name)
+        _served(serve, name, folder)
 
 
-def _served(serve: Any, name: str) -> list[str]:
+def _served(serve: Any, name: str, folder: str | Path) -> tuple[list[str], Replicas, int | None]:
+    """The applications that hold a service's shards, and how they were started."""
     running = _running(serve, name)
     if not running:
         raise ShardError(f"no shards of {shown(name)} run; start them with `cir-cluster serve`")
-    return running
+    door = serve.get_deployment_handle("door", app_name=running[0])
+    shards, threads, asked = door.started_as.remote().result(timeout_s=PATIENCE)
+    check_folder(name, asked, folder)
+    return running, shards, threads
 
 
 def _running(serve: Any, name: str) -> list[str]:

@@ -118,12 +118,15 @@ def _check(options: Options) -> None:
     checked_seconds("--grace", options.grace)
     if options.name is not None:
         from cir_infer.shards.ray import RayShards
+        from cir_infer.shards.ray_actor import check_folder
 
-        RayShards.attach(options.name, address=options.address)  # before hours of work
+        # Before hours of work. Of others' actors nobody would go over, and the old shards would be removed.
+        shards = RayShards.attach(options.name, address=options.address)
+        check_folder(options.name, shards.started_as().folder, options.folder)
     if options.service is not None:
         from cir_infer.cluster.serving import check_served
 
-        check_served(options.service, address=options.address)
+        check_served(options.service, options.folder, address=options.address)
 
 
 def _switched(options: Options, old: Sequence[str]) -> dict[str, object]:

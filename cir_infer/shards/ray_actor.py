@@ -8,9 +8,10 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from cir_infer.errors import CirError, ShardError, shown
+from cir_infer.errors import CirError, ShardError, UsageError, shown
 from cir_infer.gallery.filters.filters import Where
 from cir_infer.scoring.contract import QueryTerms
 from cir_infer.searching.found import NO_REFERENCES, Found, Held, References
@@ -18,7 +19,7 @@ from cir_infer.shards.ray_cluster import PATIENCE, cause_of, membership, told_as
 from cir_infer.shards.shard import About, LocalShard
 from cir_infer.shards.wire import read_held, told_held
 
-__all__ = ["Actor", "Actors", "HandleShard", "RayShard"]
+__all__ = ["Actor", "Actors", "HandleShard", "RayShard", "check_folder"]
 
 _LOOK = 1.0
 """Seconds after which a call that waits sees that its cluster was left."""
@@ -42,6 +43,24 @@ class Actors(NamedTuple):
     threads: int | None = 1
     processors: float = 0
     bundle: str | None = None
+
+
+def check_folder(name: str, asked: str, folder: str | Path) -> None:
+    """Make sure that what goes by a name asks the shards of a folder.
+
+    Args:
+        name: of actors, or of a service.
+        asked: the folder whose shards it asks.
+        folder: the one that is meant.
+
+    Raises:
+        UsageError: it is another.
+    """
+    if os.path.realpath(asked) != os.path.realpath(folder):
+        raise UsageError(
+            f"{shown(name)} asks the shards of {shown(asked)}, and those of {shown(str(folder))} were named; "
+            "name its folder, or what asks this one"
+        )
 
 
 class Actor:

@@ -119,7 +119,12 @@ def test_a_service(
         listed = (folder / "shards.json").read_bytes()
         assert main(["rebalance", "s", "--into", "3", "--service", "nobody", *LOCAL]) == 1
         assert "no shards of 'nobody' run" in capsys.readouterr().err
-        assert (folder / "shards.json").read_bytes() == listed  # it is asked before anything is changed
+        with ShardedGallery(folder, read_only=True) as gallery:
+            ShardedGallery.split(gallery, tmp_path / "other", 2).close()
+        assert main(["rebalance", "other", "--into", "3", "--service", "shop", *LOCAL]) == 2
+        assert "'shop' asks the shards of" in capsys.readouterr().err
+        for place in (folder, tmp_path / "other"):
+            assert (place / "shards.json").read_bytes() == listed  # it is asked before anything is changed
         switch = ["--service", "shop", "--grace", "5", "--json", *LOCAL]
         assert main(["rebalance", "s", "--into", "3", *switch]) == 0
         assert len(json.loads(capsys.readouterr().out)["ended"]) == 1

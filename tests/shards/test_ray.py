@@ -138,6 +138,12 @@ def test_the_command(one: Gallery, actors: RayShards, capsys: pytest.CaptureFixt
         assert len(searcher.search_vectors(vectors(1))[0]) == 10
     assert main(["verify", "mine"]) == main(["status", "mine"]) == 0
     assert "process" in capsys.readouterr().out
+    other = Path(folder).with_name("other")
+    ShardedGallery.split(one, other, 2).close()
+    listed = (other / "shards.json").read_bytes()
+    assert main(["rebalance", str(other), "--into", "3", "--name", "mine"]) == 2
+    assert "'mine' asks the shards of" in capsys.readouterr().err
+    assert (other / "shards.json").read_bytes() == listed  # nobody would have gone over
     assert main(["stop", "mine"]) == 0
     assert "2 actors ended" in capsys.readouterr().out
     assert main(["create", "shop", folder]) == 2
