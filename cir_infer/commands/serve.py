@@ -126,7 +126,7 @@ def _add_place(parser: CirParser) -> None:
 
 def _add_safety(parser: CirParser) -> None:
     writing = parser.add_mutually_exclusive_group()
-    writing.add_argument("--writable", action="store_true", help="let items be put and deleted")
+    writing.add_argument("--writable", action="store_true", help="let items be put, changed and deleted")
     writing.add_argument(
         "--read-only", dest="writable", action="store_false", help="refuse every change (the default)"
     )

@@ -38,7 +38,7 @@ class Settings:
         threads: see `Engine`.
         workers: processes that answer.
         shard: whether it answers a `ShardedSearcher`, to which it gives rows and sources.
-        writable: whether items may be put and deleted.
+        writable: whether items may be put, changed and deleted.
         images: folder for the images of items that are put; None is the gallery's path and ".images".
         api_key_file: file of the keys that are accepted; None asks for none.
         no_auth: no key although others than this machine can connect.

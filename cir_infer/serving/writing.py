@@ -1,4 +1,4 @@
-"""Items that are put and deleted over HTTP. What waits at the same time is encoded and committed together."""
+"""Items that are put, changed and deleted over HTTP: what waits at the same time is one commit."""
 
 from __future__ import annotations
 

@@ -38,6 +38,7 @@ class Writer:
         self.states: list[State] = [{}]
         self.begun = self.acknowledged = 0
         self._version = 0
+        self._rows: dict[tuple[str, int], int] = {}  # of versions that are told alone, the one of the row
 
     def store(self, items: list[str]) -> None:
         self._version += 1
@@ -52,6 +53,20 @@ class Writer:
             existing="replace",
         )
         self.acknowledged = self.begun
+
+    def describe(self, items: list[str]) -> None:
+        """Another version of what is said of some items, whose rows stay."""
+        self._version += 1
+        version, held = self._version, self.states[-1]
+        for item in items:
+            self._rows[item, version] = self._rows.get((item, held[item]), held[item])
+        self._begin({**held, **dict.fromkeys(items, version)})
+        self.gallery.set_metadata(items, [metadata(item, version) for item in items])
+        self.acknowledged = self.begun
+
+    def row(self, item: str, version: int) -> np.ndarray:
+        """The row that an item has in one of its versions."""
+        return vector(item, self._rows.get((item, version), version))
 
     def remove(self, items: list[str]) -> None:
         self._begin({k: v for k, v in self.states[-1].items() if k not in items})
@@ -114,14 +129,14 @@ class Readers:
         stored = snapshot.rows.take(rows)
         for item, entry, row in zip(ids, data, stored, strict=True):
             assert entry == metadata(item, entry["version"]), f"metadata of {item} is {entry}"
-            np.testing.assert_array_equal(row, vector(item, entry["version"]))
+            np.testing.assert_array_equal(row, self._writer.row(item, entry["version"]))
         return ids, [entry["version"] for entry in data]
 
     def _query(self, snapshot: Snapshot, possible: list[State], rng: random.Random) -> None:
         third = rng.randrange(3)
         where = rng.choice([None, {"third": third}, f"third = {third} and tags = all", {"version": {"<": 0}}])
         target = rng.choice(list(possible[0]) or ["i0"])
-        goal = vector(target, possible[0].get(target, 0))
+        goal = self._writer.row(target, possible[0].get(target, 0))
         terms = QueryTerms(goal[None, None], np.ones((1, 1, DIM), np.float32), ("likeness",))
         allowed = snapshot.where(where)
         top = make_scorer(snapshot.rows, "auto").topk(terms, 10, allowed)

@@ -49,6 +49,12 @@ class GalleryUnderLoad(RuleBasedStateMachine):
 
     @precondition(lambda self: self.state)
     @rule(data=st.data())
+    def describe(self, data: st.DataObject) -> None:
+        held = sorted(self.state)
+        self.writer.describe(data.draw(st.lists(st.sampled_from(held), min_size=1, unique=True)))
+
+    @precondition(lambda self: self.state)
+    @rule(data=st.data())
     def remove(self, data: st.DataObject) -> None:
         held = sorted(self.state)
         self.writer.remove(data.draw(st.lists(st.sampled_from(held), min_size=1, max_size=20, unique=True)))
@@ -122,10 +128,12 @@ def load(path: Path, threads: int, enough: Callable[[int], bool]) -> tuple[Reade
     memory = []
     changes = 0
     while not enough(changes) and not readers.errors:
-        kind = rng.choice(["store", "store", "remove", "compact"])
+        kind = rng.choice(["store", "store", "describe", "remove", "compact"])
         held = sorted(writer.states[-1])
         if kind == "store":
             writer.store(rng.sample(ITEMS, 20))
+        elif kind == "describe":
+            writer.describe(rng.sample(held, min(len(held), 20)))
         elif kind == "remove" and len(held) > 50:
             writer.remove(rng.sample(held, 15))
         else:
