@@ -379,7 +379,7 @@ def test_what_is_not_installed_is_told_before_anything_is_measured(
     arguments: list[str], capsys, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(extras, "is_installed", lambda module: False)
-    assert main(arguments) == 2
+    assert main(arguments) == 1
     told = capsys.readouterr().err
     assert f"cir-bench {arguments[0]} needs " in told
     assert "pip install 'cir-infer[" in told
