@@ -149,18 +149,23 @@ class Writer:
                     self._together([change])
 
     def _next(self) -> list[Change]:
-        """Changes that one commit can hold: of one kind, over one gallery, each of another item."""
+        """Changes that one commit can hold: of one kind, over one gallery, each of another item.
+
+        Others wait, and none of an item overtakes another of it.
+        """
         with self._there_is:
             while not self._waiting and not self._closed:
                 self._there_is.wait()
             batch: list[Change] = []
+            others: list[Change] = []
+            met: set[str] = set()
             while self._waiting and len(batch) < _MOST:
-                change = self._waiting[0]
-                if batch and (change.opened, change.kind) != (batch[0].opened, batch[0].kind):
-                    break
-                if any(change.item == other.item for other in batch):
-                    break
-                batch.append(self._waiting.popleft())
+                change = self._waiting.popleft()
+                first = batch[0] if batch else change
+                fits = (change.opened, change.kind) == (first.opened, first.kind) and change.item not in met
+                (batch if fits else others).append(change)
+                met.add(change.item)
+            self._waiting.extendleft(reversed(others))
             return batch
 
     def _together(self, batch: list[Change]) -> bool:

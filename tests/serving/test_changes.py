@@ -257,6 +257,39 @@ def pictures_of(bundle: Path) -> list[Path]:
     return [file for file in Path(f"{bundle.with_suffix('.gallery')}.images").rglob("*") if file.is_file()]
 
 
+def test_changes_of_many_kinds_wait_for_few_commits(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kind is a commit, in whatever order they come, and what comes later of an item is behind it."""
+    monkeypatch.setattr(Gallery, "open", functools.partial(Gallery.open, wait=120))
+    with running(own, writable=True) as (client, service, _):
+        before = client("GET", "/v1/info").json["gallery"]["generation"]
+        picture = {"Content_Type": "image/png"}
+        calls: list[Any] = []
+        for n in range(0, 24, 4):
+            calls += [
+                lambda n=n: client("PUT", address(f"sku-{n}"), {"metadata": {"told": n}}),
+                lambda n=n: client("PUT", address(f"sku-{n + 1}"), png(200 + n), **picture),
+                lambda n=n: client("PATCH", address(f"sku-{n + 2}"), {"metadata": {"told": n}}),
+                lambda n=n: client("DELETE", address(f"sku-{n + 3}")),
+            ]
+        with Gallery.open(own.with_suffix(".gallery")) as other, other.writing():
+            answers: list[Any] = []
+            thread = threading.Thread(target=lambda: answers.extend(together(calls)))
+            thread.start()
+            until = time.monotonic() + 60
+            while service.metrics.open._value.get() < len(calls) and time.monotonic() < until:
+                time.sleep(0.02)
+            time.sleep(0.3)  # they are decoded
+        thread.join()
+        assert [answer.status for answer in answers] == [200, 200, 200, 204] * 6
+        info = client("GET", "/v1/info").json["gallery"]
+        assert info["items"] == COUNT - 6
+        # The first waits alone for the other writer; behind it there are four kinds, of which pictures may
+        # still be on their way.
+        assert info["generation"] <= before + 10
+        where = quote("told >= 0")
+        assert client("GET", f"/v1/items?where={where}").json["matching"] == 12
+
+
 def test_what_another_worker_put_meanwhile_is_kept(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Read before the other's commit and written behind it, it took back what had been answered."""
     images = Path(f"{own.with_suffix('.gallery')}.images")
