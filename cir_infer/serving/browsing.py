@@ -44,20 +44,32 @@ def none_of_this_id() -> Problem:
     return Problem("not-found", "the gallery holds no item of this id (any more)")
 
 
-def items_after(snapshot: Snapshot, where: Any, after: int, limit: int) -> ItemsAnswer:
+def items_after(snapshot: Snapshot, mark: str, where: Any, after: str, limit: int) -> ItemsAnswer:
     """Items in the order in which they were added.
 
     Args:
         snapshot: of the gallery.
+        mark: see `Opened.mark`.
         where: a filter.
-        after: the key that the page before ended with, -1 for the first page.
+        after: of the page before, empty for the first one.
         limit: how many.
+
+    Raises:
+        Problem: `after` is of no page, or of one of another gallery: of what took its place there is no next.
     """
+    key, _, marked = after.partition("-")
+    if after and not (len(key) <= 18 and key.isascii() and key.isdecimal() and len(marked) == len(mark)):
+        raise Problem("invalid-argument", "after is not what an answer before said")
+    if after and marked != mark:
+        raise Problem(
+            "invalid-argument",
+            "after is of a gallery, or of shards, whose place others took; begin again without it",
+        )
     rows = _matching(snapshot, where)
-    at = _first_behind(snapshot, rows, after)
+    at = _first_behind(snapshot, rows, int(key) if after else -1)
     chosen = rows[at : at + limit]
     more = at + limit < len(rows)
-    last = str(int(snapshot.keys(chosen[-1:])[0])) if more and len(chosen) else None
+    last = f"{int(snapshot.keys(chosen[-1:])[0])}-{mark}" if more and len(chosen) else None
     return ItemsAnswer([told_item(item) for item in snapshot.items(chosen)], last, len(rows))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cir_infer.processes.threads import Threads
@@ -10,8 +11,9 @@ from cir_infer.serving.bodies import from_base64, read_form
 from cir_infer.serving.browsing import item_of, items_after, items_by_chance, none_of_this_id, told_item
 from cir_infer.serving.exchanges import body_of, finished, id_of, json_answer, parameters
 from cir_infer.serving.forms import filter_of, number
+from cir_infer.serving.opened import Opened
 from cir_infer.serving.problems import Problem
-from cir_infer.serving.schemas import FieldsRequest, ItemRequest, parsed
+from cir_infer.serving.schemas import FieldsRequest, ItemRequest, ItemsAnswer, parsed
 from cir_infer.serving.service import Service
 from cir_infer.serving.thumbnails import closest_size
 from cir_infer.serving.writing import Change
@@ -73,13 +75,14 @@ class ItemRoutes:
         if order not in ("added", "random"):
             raise Problem("invalid-argument", f"order is {order[:80]!r}; expected added or random")
         after = given.get("after", "")
-        if after and (len(after) > 18 or not after.isascii() or not after.isdecimal()):
-            raise Problem("invalid-argument", "after is not what an answer before said")
         request.state.asked = given.get("where", "")
         if order == "random":
             return json_answer(await self._reading(request, lambda s: items_by_chance(s, where, limit)))
-        key = int(after) if after else -1
-        return json_answer(await self._reading(request, lambda s: items_after(s, where, key, limit)))
+
+        def page(opened: Opened) -> ItemsAnswer:
+            return items_after(opened.gallery.snapshot(), opened.mark, where, after, limit)
+
+        return json_answer(await self._using(request, page))
 
     async def fields(self, request: Any) -> Any:
         """The fields of the metadata, by the names that filters use."""
@@ -147,10 +150,14 @@ class ItemRoutes:
 
     async def _reading(self, request: Request, work: Any, threads: Threads | None = None) -> Any:
         """Something done with a snapshot, off the event loop; by `beside` unless told otherwise."""
+        return await self._using(request, lambda opened: work(opened.gallery.snapshot()), threads)
 
+    async def _using(
+        self, request: Request, work: Callable[[Opened], Any], threads: Threads | None = None
+    ) -> Any:
         def run() -> Any:
             with self._service.current.use() as opened:
-                return work(opened.gallery.snapshot())
+                return work(opened)
 
         done = in_thread(self._service.beside if threads is None else threads, run)
         return await finished(request, done, self._service.settings.timeout)

@@ -169,7 +169,7 @@ _EXAMPLES: dict[str, Any] = {
     },
     "search_vectors": {"answers": [[{**_HIT, "terms": {"cosine": 0.91}}]], "timing": {"total": 4.2}},
     "get_item": _ITEM,
-    "list_items": {"items": [_ITEM], "after": "412", "matching": 5000},
+    "list_items": {"items": [_ITEM], "after": "412-9f86d081", "matching": 5000},
     "list_fields": _FIELDS,
     "put_item": {"id": "dresses/0412.jpg", "replaced": False},
     "patch_item": {"id": "dresses/0412.jpg"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -36,12 +37,14 @@ class Opened:
         searcher: the searcher.
         gallery: its gallery; that of the searcher where none is named.
         upright: whether pictures are turned as their EXIF tag says before they are encoded.
+        mark: tells it from other galleries, whose keys say nothing here.
     """
 
     def __init__(self, searcher: Searcher, gallery: Gallery | None = None) -> None:
         self.searcher, self.gallery = searcher, searcher.gallery if gallery is None else gallery
         image = searcher.engine.manifest.image
         self.upright = not isinstance(image, PixelInput) or image.exif_orientation
+        self.mark = hashlib.sha256(str(self.gallery.uuid).encode()).hexdigest()[:8]
         self._lock = threading.Lock()
         self._users, self._retired = 1, False
 

@@ -113,6 +113,11 @@ class SeveralGalleries:
         return self._gallery.fingerprint
 
     @property
+    def uuid(self) -> str:
+        """Which shards these are, in their order."""
+        return " ".join(str(shard.uuid) for shard in self._gallery.shards)
+
+    @property
     def listing(self) -> Listing:
         """What its `shards.json` said."""
         return self._gallery.listing

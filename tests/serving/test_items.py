@@ -76,7 +76,11 @@ def test_browsing_with_a_filter_and_by_chance(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["limit=0", "limit=x", "after=-1", "order=up", "other=1", "limit=1&limit=2"]
+    "query",
+    [
+        *("limit=0", "limit=x", "after=-1", "order=up", "other=1", "limit=1&limit=2", "after=5", "after=x-y"),
+        *("after=5-00000000", "after=" + "9" * 30, "after=%D9%A5-00000000"),
+    ],
 )
 def test_wrong_parameters(client: Client, query: str) -> None:
     assert client("GET", f"/v1/items?{query}").kind == "invalid-argument"

@@ -88,11 +88,15 @@ def test_other_shards_are_taken_up(bundle: Path, folder: Path, tmp_path: Path) -
         ShardedGallery.split(gallery, tmp_path / "s", 2).close()
     with running(bundle, gallery=str(tmp_path / "s")) as found:
         before = without_times(found.client.search(item="sku-4", text="is red", k=40))
+        page = found.client("GET", "/v1/items?limit=7").json
         rebalance(tmp_path / "s", 5)
         assert without_times(found.client.search(item="sku-4", text="is red", k=40)) == before
         assert found.service.reload()
         with found.service.current.use() as opened:
             assert len(opened.searcher.shards) == 5
+        # The next page of the old shards is none of the new ones: items were left out, and others came twice.
+        beyond = found.client("GET", f"/v1/items?limit=7&after={page['after']}")
+        assert beyond.kind == "invalid-argument" and "begin again" in beyond.json["detail"]
         after = without_times(found.client.search(item="sku-4", text="is red", k=40))
         assert sorted(hit["score"] for hit in after["hits"]) == sorted(hit["score"] for hit in before["hits"])
 
