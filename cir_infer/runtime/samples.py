@@ -35,7 +35,7 @@ def sample_feeds(inputs: Sequence[Tensor], rows: int, tokens: int, seed: int = 0
     """Inputs to compare and to time with.
 
     Args:
-        inputs: of the graph.
+        inputs: of the graph, whatever they are: whether they are a bundle's is looked at later.
         rows: how many; texts get lengths from 1 to `tokens`, the longest first.
         tokens: the longest text.
         seed: of the random numbers.
@@ -51,12 +51,14 @@ def sample_feeds(inputs: Sequence[Tensor], rows: int, tokens: int, seed: int = 0
         if tensor.name == "tokens":
             # Every vocabulary has its special tokens and a few words.
             feeds[tensor.name] = random.integers(1, 5, shape).astype(tensor.dtype)
-        elif tensor.dtype == np.uint8:
+        elif tensor.dtype.kind != "f" and len(shape) != 4:
+            feeds[tensor.name] = random.integers(0, 128, shape).astype(tensor.dtype)
+        elif tensor.dtype.kind != "f":
             # Coarse blotches: noise would average out in any encoder.
             coarse = random.integers(0, 256, (rows, 8, 8, *shape[3:]), dtype=np.uint8)
             tall, wide = -(-shape[1] // 8), -(-shape[2] // 8)
             image = coarse.repeat(tall, 1).repeat(wide, 2)[:, : shape[1], : shape[2]]
-            feeds[tensor.name] = np.ascontiguousarray(image)
+            feeds[tensor.name] = np.ascontiguousarray(image, tensor.dtype)
         else:
             values = random.standard_normal(shape).astype(tensor.dtype)
             flat = values.reshape(rows, -1)

@@ -331,8 +331,10 @@ def _tensors(
 ) -> tuple[Tensor, ...]:
     """Inputs or outputs under the names that the ONNX model gives them.
 
-    A port may have several names, and keeps its place.
+    A port may have several names, and keeps its place. There is none for an input that nothing reads.
     """
+    if side == "input":
+        names = tuple(name for name in names if any(name in port.names for port in ports))
     if len(ports) != len(names):
         raise BundleError(
             f"OpenVINO reads {len(ports)} {side}s in the {graph} graph; expected {len(names)}, "
