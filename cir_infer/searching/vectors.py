@@ -79,13 +79,18 @@ class ScaledTerms(NamedTuple):
     scales: npt.NDArray[np.float64]
 
 
-def vector_terms(vectors: npt.NDArray[Any], metric: Metric) -> Iterator[ScaledTerms]:
+def vector_terms(vectors: npt.NDArray[Any], metric: Metric, most: int = _AT_ONCE) -> Iterator[ScaledTerms]:
     """Query terms of checked vectors (Q, T, D), some queries at a time; each of the T vectors is a term.
 
     "cosine" is a term with weights of one, which divides by the length of each row; the query is divided
     by its own in float64. "dot" is a term without weights, over a query that is divided by a power of two
     above the sum of its sizes, and not far above: no product with a row is beyond float32 then, which would
     never be ranked, and none is nothing in it because the query is small.
+
+    Args:
+        vectors: see above.
+        metric: see above.
+        most: queries at a time.
 
     Raises:
         UsageError: a value of a dot product is beyond float32, or a vector of a query of several is nothing
@@ -94,7 +99,7 @@ def vector_terms(vectors: npt.NDArray[Any], metric: Metric) -> Iterator[ScaledTe
     name = _TERM[checked_word("metric", metric, METRICS)]
     count = vectors.shape[1]
     names = (name,) if count == 1 else tuple(f"{name}_{number}" for number in range(count))
-    step = max(1, _AT_ONCE // count)
+    step = max(1, min(_AT_ONCE // count, most))
     for start in range(0, len(vectors), step):
         values = vectors[start : start + step]
         values = values.astype(np.longdouble if values.dtype == np.longdouble else np.float64)

@@ -10,7 +10,7 @@ from cir_infer.serving.problems import Problem
 from cir_infer.serving.schemas import ShardItemRequest, check_excluded, check_filter, check_values, parsed
 from cir_infer.serving.service import Service
 from cir_infer.shards.shard import LocalShard
-from cir_infer.shards.wire import Asked, read_question, told_about, told_found, told_held
+from cir_infer.shards.wire import MOST_HITS, Asked, read_question, told_about, told_found, told_held
 
 __all__ = ["ShardRoutes"]
 
@@ -57,6 +57,11 @@ class ShardRoutes:
 
 
 def _search(shard: LocalShard, asked: Asked) -> dict[str, Any]:
+    hits = asked.terms.queries * min(asked.k, shard.size)
+    if hits > MOST_HITS:
+        raise Problem(
+            "too-large", f"{hits:,} hits were asked for; ask fewer queries at a time, or fewer hits"
+        )
     try:
         return told_found(shard.search(*asked))
     except ScoringError as error:  # terms of another width than the rows

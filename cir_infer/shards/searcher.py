@@ -40,6 +40,7 @@ from cir_infer.shards.layout import ShardedGallery
 from cir_infer.shards.merging import merged
 from cir_infer.shards.opening import Opening, compare
 from cir_infer.shards.shard import Shard
+from cir_infer.shards.wire import MOST_HITS
 
 if TYPE_CHECKING:
     from cir_infer.explaining.explainer import Explainer
@@ -192,7 +193,10 @@ class ShardedSearcher(Queries):
     ) -> list[Hits]:
         source = self._source(where, ids)
         answers: list[Hits] = []
-        for asked in vector_terms(checked_queries(vectors, self._common.dimension), metric):
+        # As many as any shard answers, be it elsewhere; half of that, since it may have grown.
+        largest = max(1, *(group.size for group in self._groups))
+        most = max(1, MOST_HITS // 2 // min(k, largest))
+        for asked in vector_terms(checked_queries(vectors, self._common.dimension), metric, most):
             answers += hits_of(source.search(asked.terms, k), asked)
         return answers
 

@@ -118,6 +118,11 @@ class LocalShard:
         """See `Shard.place`."""
         return str(self._searcher.gallery.path)
 
+    @property
+    def size(self) -> int:
+        """How many items it has."""
+        return len(self._searcher.gallery)
+
     def about(self, timeout: float | None = None) -> About:  # noqa: ARG002
         """See `Shard.about`."""
         gallery = self._searcher.gallery

@@ -23,6 +23,7 @@ from cir_infer.searching.found import Found, Held, References
 from cir_infer.shards.shard import About
 
 __all__ = [
+    "MOST_HITS",
     "Asked",
     "read_about",
     "read_found",
@@ -35,6 +36,8 @@ __all__ = [
 ]
 
 N = TypeVar("N", bound=np.generic)
+MOST_HITS = 100_000
+"""Of all queries of a question together: an answer of millions takes gigabytes where it is put together."""
 _MOST_QUERIES = 4096
 _MOST_LOOSER = 1000
 _QUESTION = (
