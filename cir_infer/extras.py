@@ -44,9 +44,15 @@ def modules_of(extra: str) -> tuple[str, ...]:
 
 
 def is_installed(module: str) -> bool:
-    """Whether a module can be found, without importing it."""
+    """Whether a module can be found, without importing it.
+
+    Raises:
+        DeviceError: folders cannot be looked into, for want of open files.
+    """
     try:
         return importlib.util.find_spec(module) is not None
+    except OSError as error:
+        raise DeviceError(f"{module} cannot be looked for: {lack(error) or shown(error)}") from error
     except (ImportError, ValueError):  # a parent that is broken, or a module without a spec
         return False
 

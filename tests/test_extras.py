@@ -108,6 +108,8 @@ def test_many_missing_packages_are_a_list(monkeypatch: pytest.MonkeyPatch) -> No
         ("torch", "export", cir_bench, ["table7"]),
         ("torch", "export", cir_bench, ["explain", "scenes", "--model", "m.pt", "--bundle", "b.cir"]),
         ("onnx", "precision", cir_bench, ["latency", "b.cir", "g"]),
+        ("usearch", "bench", cir_bench, ["scoring", "--linearised", "usearch"]),
+        ("faiss", "bench", cir_bench, ["scoring", "--linearised", "faiss"]),
         ("fastapi", "serve", cir_bench, ["serve", "b.cir", "g"]),
         ("resvg_py", "emoji", cir_bench, ["emoji", "out", "--from", "."]),
     ],
@@ -172,6 +174,15 @@ def test_what_a_machine_lacks_at_an_import_is_told_as_that(error: Exception, sai
         importing("the library", broken),
     ):
         raise error
+
+
+def test_what_cannot_be_looked_for_is_not_said_to_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(name: str) -> None:
+        raise OSError(errno.EMFILE, "Too many open files", "site-packages")
+
+    monkeypatch.setattr("importlib.util.find_spec", exhausted)
+    with pytest.raises(DeviceError, match=r"^uvicorn cannot be looked for: .*ulimit -n"):
+        require("cir-serve", "uvicorn")
 
 
 def test_a_package_that_does_not_import_is_told_as_broken_and_a_fault_stays_one() -> None:

@@ -12,6 +12,7 @@ from cir_bench.report.text import scored_rows
 from cir_infer.console.common import print_json
 from cir_infer.console.progress import tell
 from cir_infer.errors import UsageError
+from cir_infer.extras import EXTRAS, require
 from cir_infer.scoring.cpu import kernels_hash
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -73,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--k {args.k:,} of {args.rows:,} rows; expected no more than the rows")
     if args.sweep:
         return _sweep(args)
+    if args.linearised in EXTRAS:
+        require(f"--linearised {args.linearised}", args.linearised)
     if args.tokens > 1 and (args.device == "cuda" or args.linearised):
         raise UsageError("--tokens is measured on the CPU, against PyTorch alone; leave the other flag out")
     results = _on_cuda(args) if args.device == "cuda" else _on_cpu(args)

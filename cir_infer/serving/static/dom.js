@@ -24,5 +24,5 @@ export function decimals(value, places) {
 
 export const count = (number, one, many) => `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
 
-export const termName = (name) =>
-  ({ implicit_similarity: "like the picture", explicit_matching: "as the words say" })[name] ?? name.replaceAll("_", " ");
+const TERMS = new Map([["implicit_similarity", "like the picture"], ["explicit_matching", "as the words say"]]);
+export const termName = (name) => TERMS.get(name) ?? name.replaceAll("_", " ");
