@@ -34,6 +34,7 @@ __all__ = [
     "brief",
     "interrupt_in",
     "lack",
+    "lack_in",
     "shown",
 ]
 
@@ -50,10 +51,13 @@ _LONG = re.compile(rf"\S{{{_WORD + 100},}}")
 
 
 _LACKING = {
+    errno.ENFILE: "this machine has too many open files",  # whose own words begin as the next one's
     errno.EMFILE: "this process has too many open files; raise the limit (ulimit -n)",
-    errno.ENFILE: "this machine has too many open files",
     errno.ENOMEM: "there is no memory left",
 }
+
+_NO_MEMORY = re.compile(r"std::bad_alloc\b|failed to map segment from shared object(?!:)")
+"""What C++ and the loader of libraries say; for want of a right the loader says more."""
 
 
 def lack(error: BaseException | None) -> str | None:
@@ -66,11 +70,17 @@ def lack(error: BaseException | None) -> str | None:
             return _LACKING[errno.ENOMEM]
         if isinstance(one, OSError) and one.errno in _LACKING:
             return _LACKING[one.errno]
-        if isinstance(one, ImportError):  # of a library that the system could not load, in its own words
-            for number, words in _LACKING.items():
-                if str(one).endswith(f": {os.strerror(number)}"):
-                    return words
+        if isinstance(one, (ImportError, RuntimeError)) and (words := lack_in(str(one))):
+            return words
     return None
+
+
+def lack_in(text: str) -> str | None:
+    """What a compiled library lacked, in words, where the message of its error says no more than that."""
+    for number, words in _LACKING.items():
+        if f": {os.strerror(number)}" in text:
+            return words
+    return _LACKING[errno.ENOMEM] if _NO_MEMORY.search(text) else None
 
 
 def interrupt_in(error: BaseException) -> KeyboardInterrupt | None:

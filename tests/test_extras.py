@@ -166,6 +166,9 @@ def test_an_interrupted_import_is_an_interrupt(error: BaseException) -> None:
         (OSError(errno.EMFILE, "Too many open files", "x.py"), "ulimit -n"),
         (ImportError("libx.so: cannot open shared object file: Too many open files"), "ulimit -n"),
         (ImportError("libx.so: failed to map segment: Cannot allocate memory"), "no memory left"),
+        (ImportError("libx.so: failed to map segment from shared object"), "no memory left"),
+        (RuntimeError('Cannot load library "libx.so": std::bad_alloc'), "no memory left"),
+        (ImportError("libx.so: cannot open: Too many open files in system"), "machine has too many"),
     ],
 )
 def test_what_a_machine_lacks_at_an_import_is_told_as_that(error: Exception, said: str) -> None:
@@ -186,7 +189,8 @@ def test_what_cannot_be_looked_for_is_not_said_to_be_missing(monkeypatch: pytest
 
 
 def test_a_package_that_does_not_import_is_told_as_broken_and_a_fault_stays_one() -> None:
-    for error in (ImportError("libx.so: no such file"), AttributeError("no Session")):
+    forbidden = ImportError("libx.so: failed to map segment from shared object: Operation not permitted")
+    for error in (ImportError("libx.so: no such file"), AttributeError("no Session"), forbidden):
         with pytest.raises(DeviceError, match="install it again"), importing("the library", broken):
             raise error
     with pytest.raises(ZeroDivisionError), importing("the library", broken):

@@ -19,7 +19,7 @@ from cir_infer.bundle.initializers import KIND, initializers
 from cir_infer.bundle.model import Model
 from cir_infer.bundle.onnx_form import check_self_contained
 from cir_infer.bundle.wire import fields_of
-from cir_infer.errors import BundleError, DeviceError, shown
+from cir_infer.errors import BundleError, DeviceError, lack_in, shown
 from cir_infer.processes.ending import native_call
 from cir_infer.processes.fork import PerProcess
 from cir_infer.runtime.compose_parts import compose_graph
@@ -292,4 +292,4 @@ def _tensor(graph: str, info: Any) -> Tensor:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]
+    return lack_in(str(error)) or str(error).strip().split("\n", 1)[0]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 import unicodedata
@@ -390,61 +388,3 @@ def test_complaining_to_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         pass
     monkeypatch.setattr(sys, "stderr", file)
     complain("nobody hears this")
-
-
-def raised_from(error: BaseException, cause: BaseException) -> BaseException:
-    error.__cause__ = cause
-    return error
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_an_interrupt_is_one_whatever_a_library_made_of_it(
-    number: int, code: int, wrapped: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As NumPy at its import: what it raises says nothing of the interrupt."""
-
-    @run_command
-    def main(arguments: object = None) -> int:
-        lost = ImportError("a bad install of the library")
-        with contextlib.suppress(KeyboardInterrupt):
-            os.kill(os.getpid(), number)
-        if wrapped:
-            raise UsageError("the library cannot be imported") from lost
-        raise lost
-
-    before = signal.getsignal(number)
-    assert main() == code and signal.getsignal(number) is before
-    assert "bad install" not in capsys.readouterr().err
-
-
-def test_what_fails_after_an_interrupt_was_seen_to_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    @run_command
-    def main(arguments: object = None) -> int:
-        with contextlib.suppress(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-        raise CirError("the disk is full")
-
-    assert main() == 1 and "the disk is full" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "said"),
-    [
-        (raised_from(ImportError("initialization failed"), KeyboardInterrupt()), 130, "interrupted"),
-        (raised_from(UsageError("no such package"), KeyboardInterrupt()), 130, "interrupted"),
-        (MemoryError(), 1, "there is no memory left"),
-        (OSError(errno.EMFILE, "Too many open files", "x.py"), 1, "x.py: this process has too many open"),
-        (ImportError("libx.so: cannot open shared object file: Too many open files"), 1, "ulimit -n"),
-    ],
-)
-def test_what_ends_a_command_is_told_as_what_it_came_of(
-    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    @run_command
-    def main(arguments: object = None) -> int:
-        raise error
-
-    assert main() == code
-    stderr = capsys.readouterr().err
-    assert said in stderr and "unexpected" not in stderr

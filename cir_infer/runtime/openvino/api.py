@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from cir_infer.bundle.model import MOST_INSIDE, Model, write_model
-from cir_infer.errors import BundleError, DeviceError, shown
+from cir_infer.errors import BundleError, DeviceError, lack_in, shown
 from cir_infer.processes.ending import native_call
 from cir_infer.processes.fork import ProcessBound
 from cir_infer.processes.scratch import scratch_folder
@@ -179,7 +179,10 @@ class OpenVinoDevice:
         try:
             with native_call:
                 self._core = ov.Core()
-                if place in {name.partition(".")[0] for name in self._core.available_devices}:
+                # The processor is there, whatever the list says: it leaves out what could not be loaded.
+                if place == "CPU" or place in {
+                    name.partition(".")[0] for name in self._core.available_devices
+                }:
                     self.name = str(self._core.get_property(place, "FULL_DEVICE_NAME")).strip()
                     self._can = tuple(self._core.get_property(place, "OPTIMIZATION_CAPABILITIES"))
                     return
@@ -360,6 +363,8 @@ def _tensor(graph: str, side: str, port: Any, name: str, single: bool) -> Tensor
 
 def told(error: Exception) -> str:
     """The reason in an error of OpenVINO's, whose first lines name source files."""
+    if lacking := lack_in(str(error)):
+        return lacking
     lines = [line.strip() for line in str(error).splitlines()]
     told = [line for line in lines if line and not line.startswith(("Exception from ", "While "))]
     return shown(" ".join(told) or type(error).__name__, 300)
