@@ -51,7 +51,7 @@ class Held(NamedTuple):
     """An item of the gallery, to whoever may replace it.
 
     Attributes:
-        key: grows with every item added or replaced, and is never used twice.
+        key: grows with every item added, replaced or told other metadata, and is never used twice.
         stamp: which version of its source it was made of, None where nobody said.
         source: where its image came from, None where nobody said.
     """
