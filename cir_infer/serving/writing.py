@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import secrets
 import threading
 from collections import deque
@@ -33,6 +34,8 @@ __all__ = ["Change", "Writer"]
 
 _log = logging.getLogger(__name__)
 _MOST = 64
+_OWN = re.compile("([0-9a-f]{2})[0-9a-f]{22}")
+"""The name of a picture that a service keeps, after the folder that it lies in."""
 
 
 @dataclass(eq=False)
@@ -271,11 +274,15 @@ class Writer:
         return path
 
     def _forget(self, source: str | None) -> None:
-        """Remove a file of our own that no item names any more; anything else stays."""
+        """Remove a file of our own that no item names any more; anything else stays.
+
+        The folder may be that of somebody's photos, so the name tells.
+        """
         if source is None:
             return
         path = Path(source)
-        if path.parent.parent == self._images.absolute():
+        own = _OWN.fullmatch(path.name)
+        if own and path.parent == self._images.absolute() / own[1]:
             with contextlib.suppress(OSError):
                 path.unlink()
 

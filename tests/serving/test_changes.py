@@ -121,7 +121,7 @@ def test_a_change_beside_another_service_is_before_or_behind_it(
         return reading(self)
 
     def replace_item() -> None:
-        place = Path(f"{own.with_suffix('.gallery')}.images") / "ff" / f"other-{at}"
+        place = Path(f"{own.with_suffix('.gallery')}.images") / "ff" / f"ff{at:022x}"  # as a service names it
         place.parent.mkdir(exist_ok=True)
         with Gallery.open(own.with_suffix(".gallery"), wait=0) as other, other.writing():
             place.write_bytes(png(300 + at))
@@ -329,6 +329,27 @@ def test_what_another_worker_put_meanwhile_is_kept(own: Path, monkeypatch: pytes
         found = mine.form("/v1/search", [("text", "is red")], png(102)).json
         assert found["reference_id"] == "new"
     assert [file.read_bytes() for file in pictures_of(own)] == [png(102)] and images.is_dir()
+
+
+def test_photos_in_the_folder_of_pictures_stay(own: Path) -> None:
+    """Those two folders deep were taken for pictures of the service: a DELETE removed somebody's photo."""
+    photos = own.parent / "photos"
+    names = ["dresses/1.png", f"ab/{'0' * 24}", f"ab/{'ab' * 12}.png"]
+    with (
+        Engine(own, device="cpu", threads=1) as engine,
+        Gallery.open(own.with_suffix(".gallery"), engine) as gallery,
+    ):
+        for name in names:
+            (photos / name).parent.mkdir(parents=True, exist_ok=True)
+            (photos / name).write_bytes(png(400))
+        gallery.add([photos / name for name in names], ids=names)
+    with running(own, writable=True, images=str(photos)) as (client, *_):
+        assert client("PUT", address(names[0]), png(401), Content_Type="image/png").status == 200
+        for name in names:
+            assert client("DELETE", address(name)).status == 204
+    assert sorted(file.relative_to(photos).as_posix() for file in photos.rglob("*") if file.is_file()) == (
+        sorted(names)
+    )
 
 
 @pytest.mark.parametrize("durable", [False, True])
