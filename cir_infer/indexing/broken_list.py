@@ -8,11 +8,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cir_infer.errors import UsageError, shown
+from cir_infer.foreign import read_json
 from cir_infer.indexing.items import Broken
 from cir_infer.inputs.opening import why
 from cir_infer.processes.outputs import check_waits_for_nobody
 
 __all__ = ["BrokenList"]
+
+_FIELDS = {"id", "source", "reason"}
+_LONGEST = 1 << 20
 
 
 class BrokenList:
@@ -34,7 +38,7 @@ class BrokenList:
         self._named = named
         if named and (reason := self._refused()):
             raise UsageError(
-                f"--broken-list {shown(str(path))}: {reason}; name a file in a folder that is "
+                f"--broken-list {shown(str(path))}: {reason}; name another file, in a folder that is "
                 "there and may be written to"
             )
 
@@ -56,7 +60,18 @@ class BrokenList:
             return f"cannot be written ({why(error)})"
         if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
             return "cannot be written"
-        return None
+        return None if self._is_ours() else "holds something else than such a list, which would be lost"
+
+    def _is_ours(self) -> bool:
+        """Whether nothing is lost with what the file holds: nothing, or the list of a run before."""
+        try:
+            if not self.path.is_file():
+                return True
+            with self.path.open("rb") as file:
+                line = file.readline(_LONGEST)
+            return not line or set(read_json(line)) == _FIELDS
+        except (OSError, ValueError, TypeError):
+            return False
 
     def write(self, broken: Iterable[Broken]) -> str | None:
         """Replace what the file holds; returns why it could not be written, None if it was.

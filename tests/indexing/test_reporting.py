@@ -93,6 +93,7 @@ def test_a_refused_removal_is_a_failure_that_names_the_flag(
         (["f", "--watch", "0"], "--watch is 0.0; expected seconds"),
         (["f", "--broken-list", "nowhere/list"], "cannot be written"),
         (["f", "--broken-list", "f"], "cannot be written"),
+        (["f", "--broken-list", "f/0.png"], "holds something else"),
     ],
 )
 def test_wrong_usage(
