@@ -17,6 +17,7 @@ from cir_infer.errors import BundleError, DeviceError, lack_in, shown
 from cir_infer.processes.ending import native_call
 from cir_infer.processes.fork import ProcessBound
 from cir_infer.processes.scratch import scratch_folder
+from cir_infer.processes.signal_stack import signal_stack_kept
 from cir_infer.runtime.graph import Array, Tensor
 
 __all__ = ["OLDEST", "VERSION", "Compiled", "OpenVinoDevice", "Place", "Requests", "told"]
@@ -177,7 +178,7 @@ class OpenVinoDevice:
             )
         self._place = place
         try:
-            with native_call:
+            with signal_stack_kept(), native_call:
                 self._core = ov.Core()
                 # The processor is there, whatever the list says: it leaves out what could not be loaded.
                 if place == "CPU" or place in {
