@@ -268,6 +268,13 @@ class OpenGallery:
         return None if found is None else found.origin
 
     @property
+    def strayed(self) -> bool:
+        """Whether this was a backup and somebody else has changed it since: it is a gallery of its own."""
+        with self._store.catalogue.reading() as connection:
+            found = lineage(connection)
+        return found is not None and found.strayed
+
+    @property
     def format_version(self) -> int:
         """The version of the format that its files have (docs/gallery.md)."""
         with self._store.catalogue.reading() as connection:

@@ -124,12 +124,8 @@ def compare(groups: Sequence[Group], deadline: float | None) -> About:
     for found in known:
         for about in found:
             _check_alike(about, first)
-            if about.identity != found[0].identity:
-                raise GalleryError(
-                    f"{about.place} is another gallery than {found[0].place}; replicas of a shard are "
-                    "backups of one gallery (Gallery.backup), or the same one"
-                )
-    _check_once([found[0] for found in known])
+        _check_replicas(found)
+    _check_once(known)
     for group, found in zip(groups, known, strict=True):
         group.size = found[0].size
     return first
@@ -176,12 +172,33 @@ def _check_alike(about: About, first: About) -> None:
         )
 
 
-def _check_once(shards: Sequence[About]) -> None:
-    known: dict[str, About] = {}
-    for about in shards:
-        if about.identity in known:
+def _check_replicas(shard: Sequence[About]) -> None:
+    """See that each replica has to do with one before it: is its backup, or is what it is a backup of."""
+    names: set[str] = set()
+    for about in shard:
+        own = {about.identity} if about.strayed else _named(about)
+        if names and not names & own:
+            changed = ", for it was a backup and was changed since" if about.strayed else ""
             raise GalleryError(
-                f"{about.place}: is the gallery {known[about.identity].place} again, or a copy of it, so its "
-                "items would be answered twice; name each shard once, its replicas in a list of their own"
+                f"{about.place} is another gallery than {shard[0].place}{changed}; replicas of a shard are "
+                "backups of one gallery (Gallery.backup), or the same one"
             )
-        known[about.identity] = about
+        names |= own
+
+
+def _check_once(shards: Sequence[Sequence[About]]) -> None:
+    known: dict[str, About] = {}
+    for shard in shards:
+        names = {name: about for about in shard for name in _named(about)}
+        for name, about in names.items():
+            if name in known:
+                raise GalleryError(
+                    f"{about.place}: is the gallery {known[name].place} again, or a copy of it, so its items "
+                    "would be answered twice; name each shard once, its replicas in a list of their own"
+                )
+        known |= names
+
+
+def _named(about: About) -> set[str]:
+    """The galleries that hold its items: itself, and what it is a backup of."""
+    return {about.identity} if about.origin is None else {about.identity, about.origin}

@@ -20,11 +20,13 @@ class About(NamedTuple):
 
     Attributes:
         place: where it is, for people.
-        identity: of its gallery, or of that which it is a backup of: the same for all replicas of a shard.
+        identity: of its gallery.
         fingerprint: of the bundle that made its rows, None where nobody said.
         dimension: D.
         tokens_per_item: M.
         size: how many items it has.
+        origin: the identity of the gallery that it is a backup of, None where it is none.
+        strayed: whether it was changed since, and is a replica of that no more.
     """
 
     place: str
@@ -33,6 +35,8 @@ class About(NamedTuple):
     dimension: int
     tokens_per_item: int
     size: int
+    origin: str | None = None
+    strayed: bool = False
 
 
 class Shard(Protocol):
@@ -129,11 +133,13 @@ class LocalShard:
         snapshot = gallery.snapshot()
         return About(
             self.place,
-            gallery.origin or gallery.uuid or os.path.realpath(gallery.path),  # format 1 has no identity
+            gallery.uuid or os.path.realpath(gallery.path),  # format 1 has no identity
             snapshot.fingerprint,
             snapshot.dimension,
             snapshot.tokens_per_item,
             snapshot.count,
+            gallery.origin,
+            gallery.strayed,
         )
 
     def search(

@@ -48,6 +48,7 @@ _ANSWER = (
     *("shape", "scores", "rows", "terms", "tokens", "same", "items"),
     *("size", "fingerprint", "generation"),
 )
+_ABOUT = ("identity", "fingerprint", "dimension", "tokens_per_item", "size", "origin", "strayed")
 _HELD = ("item", "dtype", "shape", "row", "scales", "fingerprint")
 _DTYPES: dict[str, Any] = {"float32": np.float32, "float16": np.float16, "int8": np.int8}
 
@@ -230,7 +231,9 @@ def read_about(body: bytes, place: str) -> About:
     Raises:
         CirError: it is none.
     """
-    said = _fields(body, ["identity", "fingerprint", "dimension", "tokens_per_item", "size"], CirError)
+    said = _fields(body, _ABOUT, CirError)
+    if not isinstance(said["strayed"], bool):
+        raise CirError(f"strayed is {shown(said['strayed'])}; expected true or false")
     return About(
         place,
         _text_of(said["identity"]),
@@ -238,6 +241,8 @@ def read_about(body: bytes, place: str) -> About:
         _whole(said["dimension"], 1, 1 << 20),
         _whole(said["tokens_per_item"], 1, 1 << 16),
         _whole(said["size"], 0, 1 << 62),
+        None if said["origin"] is None else _text_of(said["origin"]),
+        said["strayed"],
     )
 
 

@@ -205,6 +205,18 @@ def test_replicas_are_of_one_gallery(tmp_path: Path, galleries: list[Gallery]) -
         assert len(searcher.search_vectors(vectors(1), k=COUNT)[0]) == COUNT
     with pytest.raises(GalleryError, match="is another gallery than"):
         ShardedSearcher(None, [[first, second]])
+    # A backup that took the place of its gallery, which is changed on, has backups of its own.
+    with Gallery.open(copy) as restored:
+        restored.remove([restored.ids[0]])
+        restored.backup(tmp_path / "later")
+        left = len(restored)
+    with ShardedSearcher(None, [[copy, tmp_path / "later"], second]) as searcher:
+        assert len(searcher.search_vectors(vectors(1), k=COUNT)[0]) == left + len(second)
+    # To the gallery that goes on without it, it is another: by turns the one answered, and the other.
+    with pytest.raises(GalleryError, match="was a backup and was changed since"):
+        ShardedSearcher(None, [[first, copy], second])
+    with pytest.raises(GalleryError, match="again, or a copy of it"):
+        ShardedSearcher(None, [first, [copy, tmp_path / "later"]])
     with pytest.raises(GalleryError, match="again, or a copy of it"):
         ShardedSearcher(None, [first, copy])
     for wrong in ({"replicas": 0}, {"deadline": 0}, {"deadline": True}, {"partial": "maybe"}):

@@ -37,12 +37,14 @@ class Lineage(NamedTuple):
     Attributes:
         origin: the identity of the gallery that it is of.
         copied: the generation of that gallery that it holds, 0 before it holds any.
-        copied_as: its own generation since then; a newer one was changed by somebody else.
+        copied_as: its own generation since then.
+        strayed: whether it is of a newer one: it was changed by somebody else.
     """
 
     origin: str
     copied: int
     copied_as: int
+    strayed: bool
 
 
 class StoredItem(NamedTuple):
@@ -70,7 +72,8 @@ def lineage(connection: Connection) -> Lineage | None:
     numbers = (found.get("copied"), found.get("copied_as"))
     if not isinstance(origin, str) or not all(isinstance(number, int) for number in numbers):
         raise damaged("what it is a backup of makes no sense")
-    return Lineage(origin, int(numbers[0] or 0), int(numbers[1] or 0))
+    copied, copied_as = (int(number or 0) for number in numbers)
+    return Lineage(origin, copied, copied_as, copied_as != found["generation"])
 
 
 def note_copied(connection: Connection, generation: int) -> None:

@@ -205,15 +205,13 @@ def _opened(store: Store, path: Path) -> Store:
         ) from error
     try:
         with target.catalogue.reading() as connection:
-            connection.execute("BEGIN")
             lineage = lineage_of(connection)
-            generation = tables.header(connection, "generation")
         if lineage is None:
             raise GalleryError(f"{path}: is a gallery, and no backup of this one; choose another path")
         if lineage.origin != _identity(store):
             hint = "; the gallery was upgraded since it was made" if lineage.origin[:7] == "format " else ""
             raise GalleryError(f"{path}: is the backup of another gallery{hint}; choose another path")
-        if lineage.copied_as != generation:
+        if lineage.strayed:
             raise GalleryError(
                 f"{path}: was changed since it was made, so it is a gallery of its own now, and is not "
                 "brought up to date; choose another path"
