@@ -253,7 +253,14 @@ def _judged(
     if all(graph.judged is graph.model for graph in graphs):
         return Engine(lowered, device="cpu"), "ONNX Runtime"
     if lowering.precision != "bfloat16":
-        Engine(lowered, device="cpu").close()  # it opens
+        with Engine(lowered, device="cpu") as engine:
+            try:
+                engine.warm_up()
+            except DeviceError as error:
+                raise ExportError(
+                    f"the {lowering.precision} graphs do not run on the processor: {error}; name the layer "
+                    "before that with --keep-float32"
+                ) from error
         give_back()
     path = _written(bundle, scratch / "judged.cir", lowering, graphs, judged=True)
     return Engine(path, device="cpu"), "ONNX Runtime, with its roundings"

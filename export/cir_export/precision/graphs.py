@@ -100,6 +100,11 @@ def lower_graphs(
     # What has no layers hands its inputs on: token ids from 2,048 on are no numbers of float16.
     originals = {name: model for name, model in originals.items() if layers[name]}
     every = [layer for found in layers.values() for layer in found.values()]
+    if not every:
+        raise UsageError(
+            f"nothing in the encoders of this bundle becomes {precision}: they have no layers with weights "
+            "that could; keep the float32 bundle"
+        )
     kept = matching(every, float32)
     if kept.issuperset(every):
         raise UsageError("--keep-float32 names every layer; leave --precision out instead")

@@ -8,7 +8,7 @@ therefore stay float32, and with them the elementwise arithmetic that leads to t
 from __future__ import annotations
 
 import numpy as np
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, NodeProto, TensorProto
 
 from cir_export.precision.held import Held, values_of
 from cir_export.precision.layers import RECURRENT, layers_of
@@ -43,6 +43,10 @@ _STATISTICS = {
 _FULL_ALONE = {"Celu", "IsInf", "Range"}
 """Operators of opset 17 that ONNX has in float32 and not in float16."""
 
+_SCATTERED = {"ScatterElements", "ScatterND"}
+"""With a reduction these are sums of many values, and ONNX Runtime's kernels for processors fail at them in
+float16, though they are said to take it."""
+
 _LEADING = {"Abs", "Clip", "Div", "Max", "Mul", "Neg", "Sub"}
 """Arithmetic that makes the argument of a statistic: x * x of a norm, GeM's clamp and cube."""
 
@@ -70,6 +74,7 @@ def float32_islands(model: ModelProto, held: Held | None = None) -> set[str]:
     nodes = list(model.graph.node)
     producer = {name: node for node in nodes for name in node.output if name}
     kept = {node.name for node in nodes if node.op_type in _STATISTICS | RECURRENT | _FULL_ALONE}
+    kept |= {node.name for node in nodes if node.op_type in _SCATTERED and _reduces(node)}
     statistics = {node.name for node in nodes if node.op_type in _STATISTICS}
     for node in reversed(nodes):
         if node.name in statistics:
@@ -91,6 +96,10 @@ def float32_islands(model: ModelProto, held: Held | None = None) -> set[str]:
     beyond = {tensor.name for tensor in constants if _beyond_float16(tensor, held)}
     kept |= {node.name for node in others if not beyond.isdisjoint(node.input)}
     return kept | statistics
+
+
+def _reduces(node: NodeProto) -> bool:
+    return any(attribute.name == "reduction" and attribute.s != b"none" for attribute in node.attribute)
 
 
 def _beyond_float16(tensor: TensorProto, held: Held | None) -> bool:

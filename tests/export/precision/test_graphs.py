@@ -10,12 +10,14 @@ import onnxruntime as ort
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from cir_export.precision import Lowering, convert_bundle, samples_for
 from cir_export.precision.float16 import rounded, to_float16
 from cir_export.precision.graphs import LoweredGraph, lower_graphs
 from cir_export.precision.islands import float32_islands
 from cir_export.precision.layers import layers_of, matching, name_nodes
+from cir_infer import Engine
 from cir_infer.bundle import Bundle, write_bundle
-from cir_infer.errors import ExportError, UsageError
+from cir_infer.errors import DeviceError, ExportError, UsageError
 from tests.bundles import HIDDEN, GraphBuilder, manifest_of, members_of
 from tests.export.precision.bundles import SIDE, convolutional
 
@@ -162,6 +164,51 @@ def test_what_has_no_float16_form_stays_float32(operator: str) -> None:
     half = to_float16(model, float32_islands(model))
     assert types_of(half)["w"] == TensorProto.FLOAT16
     np.testing.assert_allclose(run(half, {"x": values}), run(model, {"x": values}), rtol=1e-3)
+
+
+@pytest.mark.parametrize("operator", ["ScatterElements", "ScatterND"])
+def test_sums_of_what_is_scattered_run_in_a_float16_graph(operator: str) -> None:
+    """A bag of words: the float16 bundle passed its gate, which sees roundings, and failed at every text."""
+    values = np.array([[-2.0, 0.5]], np.float32)
+    model = products(values, np.eye(2))
+    where = np.zeros((1, 2) if operator == "ScatterElements" else (1, 1), np.int64)
+    model.graph.initializer.append(numpy_helper.from_array(where, "where"))
+    sums = helper.make_node(operator, ["x", "where", "x"], ["sums"], name="sums", reduction="add")
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in (sums, *model.graph.node)]
+    nodes[1].input[0] = "sums"
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    half = to_float16(model, float32_islands(model))
+    assert types_of(half)["w"] == TensorProto.FLOAT16
+    np.testing.assert_allclose(run(half, {"x": values}), run(model, {"x": values}), rtol=1e-3)
+
+
+def test_a_bundle_that_cannot_run_is_not_written(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is judged of float16 are its roundings in float32, which run whatever it does."""
+
+    def failing(engine: Engine) -> None:
+        raise DeviceError("ONNX Runtime failed in the text graph")
+
+    monkeypatch.setattr(Engine, "warm_up", failing)
+    samples = samples_for(bundle, None, None)
+    with pytest.raises(ExportError, match=r"do not run on the processor: ONNX Runtime failed.*--keep-"):
+        convert_bundle(bundle.path, tmp_path / "low.cir", Lowering("float16"), samples)
+    assert not (tmp_path / "low.cir").exists()
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16", "int8"])
+def test_encoders_without_layers_are_told_as_such(precision: str, tmp_path: Path) -> None:
+    """They were told that --keep-float32 named every layer, which nobody had said."""
+    g = GraphBuilder()
+    g.add("Cast", ["image"], "read", to=TensorProto.FLOAT)
+    g.l2(g.add("ReduceMean", ["read"], "mean", axes=[1, 3], keepdims=0), "embedding")
+    image = g.model({"image": ("u8", ["n", 8, 8, 3])}, {"embedding": ("f32", ["n", 8])})
+    manifest = manifest_of("image-only")
+    write_bundle(tmp_path / "b.cir", manifest, {**members_of("image-only"), "image.onnx": image})
+    with pytest.raises(UsageError, match=f"becomes {precision}: they have no layers"):
+        lowered(Bundle(tmp_path / "b.cir"), precision)
 
 
 def test_int8_for_the_cpu_runs_whole_in_int8(bundle: Bundle, tmp_path: Path) -> None:
