@@ -153,7 +153,7 @@ def test_without_descriptors_the_error_says_so(tmp_path: Path) -> None:
                 gallery.remove(["i1"], missing="skip")
                 assert len(gallery) == 2
         except GalleryError as error:
-            assert "open files" in str(error), error
+            assert "open files" in str(error) and "ulimit -n" in str(error), error
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 

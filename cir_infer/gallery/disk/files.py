@@ -38,6 +38,7 @@ __all__ = [
     "map_file",
     "open_as",
     "open_file",
+    "reason",
     "remove",
     "sha256_of",
     "sync_folder",
@@ -63,7 +64,12 @@ def told_as_gallery_error(action: str, path: Path) -> Iterator[None]:
                 f"{path}: the disk is full, so {action} failed; free some space and try again "
                 "(the gallery is as it was before)"
             ) from error
-        raise GalleryError(f"{path}: {action} failed: {error.strerror or error}") from error
+        raise GalleryError(f"{path}: {action} failed: {reason(error)}") from error
+
+
+def reason(error: OSError) -> str:
+    """What the system says went wrong; where this process or the machine lacked something, what to do."""
+    return lack(error) or error.strerror or str(error)
 
 
 def open_file(name: str | Path, flags: int, folder: int | None = None) -> io.FileIO:

@@ -21,7 +21,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from cir_infer.errors import GalleryError
-from cir_infer.gallery.disk.files import OpenFolder, open_file
+from cir_infer.gallery.disk.files import OpenFolder, open_file, reason
 
 __all__ = ["CATALOGUE", "LOCK", "READERS", "ROWS", "Folder", "Identity", "is_retired", "located_absolutely"]
 
@@ -66,7 +66,7 @@ class Folder:
         except (GalleryError, OSError) as error:
             self._check_self()  # what is exchanged and removed meanwhile is not damaged
             if isinstance(error, OSError):
-                raise GalleryError(f"{self.path}: cannot be read: {error.strerror}") from error
+                raise GalleryError(f"{self.path}: cannot be read: {reason(error)}") from error
             raise
 
     def _open_parts(self) -> None:
@@ -284,4 +284,4 @@ def _no_folder(path: Path, error: OSError) -> GalleryError:
             f"{path}: found {found}, expected the folder of a gallery; "
             "create one with cir-index or Gallery.create"
         )
-    return GalleryError(f"{path}: cannot be read: {error.strerror}")
+    return GalleryError(f"{path}: cannot be read: {reason(error)}")

@@ -20,8 +20,8 @@ from contextlib import AbstractContextManager, suppress
 from threading import get_ident
 from typing import Any
 
-from cir_infer.errors import GalleryError
-from cir_infer.gallery.disk.files import OpenFolder, is_regular, open_as, open_file
+from cir_infer.errors import GalleryError, lack
+from cir_infer.gallery.disk.files import OpenFolder, is_regular, open_as, open_file, reason
 from cir_infer.gallery.disk.folder import LOCK, Folder
 from cir_infer.processes.locked_files import locked_file
 from cir_infer.processes.turns import Claim, Token
@@ -206,9 +206,11 @@ class WriterLock:
                 ) from error
             self._folder.check_name()
             hint = "it is a link" if error.errno == errno.ELOOP else error.strerror
+            lacking = lack(error)
+            said = f" ({LOCK}: {hint}); check the permissions or open it with read_only=True"
             raise GalleryError(
-                f"{self._folder.path}: cannot be written to ({LOCK}: {hint}); "
-                "check the permissions or open it with read_only=True"
+                f"{self._folder.path}: cannot be written to"
+                + (said if lacking is None else f" now: {lacking}")
             ) from error
 
     def _taken(self, hold: Hold) -> bool:
@@ -220,7 +222,7 @@ class WriterLock:
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 return False
-            raise GalleryError(f"{self._folder.path}: cannot be locked: {error.strerror}") from error
+            raise GalleryError(f"{self._folder.path}: cannot be locked: {reason(error)}") from error
         status = os.fstat(hold.fileno())
         if not self._is_named(status):
             fcntl.flock(hold, fcntl.LOCK_UN)
@@ -313,7 +315,7 @@ def keep_writers_out(folder: Folder) -> io.FileIO | None:
             "beside a writer needs; wait, or change the permissions of its folders"
         ) from None
     except OSError as error:
-        raise GalleryError(f"{folder.path}: cannot be read: {error.strerror}") from error
+        raise GalleryError(f"{folder.path}: cannot be read: {reason(error)}") from error
     _name_plate(file, fcntl.LOCK_SH)
     return file
 

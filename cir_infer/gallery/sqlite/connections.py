@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from cir_infer.errors import GalleryError
+from cir_infer.gallery.disk.files import reason
 from cir_infer.gallery.disk.folder import READERS, Folder, Identity
 from cir_infer.gallery.disk.locks import held_here, keep_writers_out
 from cir_infer.gallery.sqlite import forks, log
@@ -118,10 +119,7 @@ class Connections:
             link.thread = me  # from here on `in_use` tells
             return link
         except OSError as error:
-            raise GalleryError(
-                f"{self._folder.path}: cannot be opened ({error.strerror or error}); if there are too "
-                "many open files, raise the limit (ulimit -n)"
-            ) from error
+            raise GalleryError(f"{self._folder.path}: cannot be opened: {reason(error)}") from error
         finally:
             del token
 
