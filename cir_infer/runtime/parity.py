@@ -81,6 +81,8 @@ def _compared(expected: Array, found: Array) -> tuple[float, float, float]:
     """The worst cosine of two rows, the largest difference, and that as a part of its row's largest value."""
     if expected.shape != found.shape:
         return float("nan"), float("inf"), float("inf")
+    if not expected.size:
+        return 1.0, 0.0, 0.0
     a = expected.reshape(len(expected), -1).astype(np.float64)
     b = found.reshape(len(found), -1).astype(np.float64)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)

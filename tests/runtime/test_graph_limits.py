@@ -293,6 +293,8 @@ def graphs() -> dict[str, tuple[bytes, str]]:
     )
     put("a large copy", "memory", lambda g: g.add("Expand", "x", g.constant(np.array([100_000, 1000, 8]))))
     put("many copies", "memory", lambda g: g.add("Tile", "x", g.constant(np.array([1, 100_000_000]))))
+    share = "memory for a batch"
+    put("a large share each", share, lambda g: g.add("Tile", "x", g.constant(np.array([1, 5_500_000]))))
     put("a large border", "memory", lambda g: g.add("Pad", "x", g.constant(np.array([0, 0, 0, 10**9]))))
     put(
         "a long range",
@@ -337,7 +339,7 @@ def graphs() -> dict[str, tuple[bytes, str]]:
         return last
 
     def kept(g: Hostile) -> str:
-        parts = [g.add("ConstantOfShape", g.constant(np.array([8_000_000]))) for _ in range(30)]
+        parts = [g.add("ConstantOfShape", g.constant(np.array([5_500_000]))) for _ in range(30)]
         return g.add("Sum", *parts)
 
     def long(g: Hostile) -> str:

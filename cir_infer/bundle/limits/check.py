@@ -59,8 +59,10 @@ def check_graph(
     _limit("memory", "bytes", one.memory, kept + MEMORY_PER_ITEM)
     _limit("work", "multiplications", one.work, WORK_PER_ITEM + WORK_PER_BYTE * model.stored)
     many = _follow(graph, inputs, longest, _MANY)
-    # Twice the share of one is more than any batch takes that is as long as its items together.
-    _limit("memory for a batch of 64", "bytes", many.memory, _MANY * 2 * one.memory + kept)
+    # Twice the share of one is more than any batch takes that is as long as its items together. What one may
+    # take beyond its own share is the graph's, once, and not again for each of the others.
+    share = min(2 * one.memory, MEMORY_PER_ITEM)
+    _limit("memory for a batch of 64", "bytes", many.memory, _MANY * share + kept)
     _limit("work for a batch of 64", "multiplications", many.work, _MANY * 2 * one.work + WORK_PER_ITEM)
 
 

@@ -136,3 +136,11 @@ def test_a_graph_of_odd_inputs_can_be_tried(kind: str, shape: list[Any]) -> None
     g.add("Flatten", [g.add("Cast", ["image"], "numbers", to=1)], "embedding", axis=1)
     made = g.model({"image": (kind, shape)}, {"embedding": ("f32", ["n", int(np.prod(shape[1:]))])})
     assert OpenVinoBackend(1).load("image", Model(made)).inputs[0].name == "image"
+
+
+def test_a_graph_that_makes_nothing_can_be_tried() -> None:
+    g = GraphBuilder()
+    g.constant("less", [0, -8, 0, -8], np.int64)
+    g.add("Pad", ["image", "less"], "embedding")
+    made = g.model({"image": ("f32", ["n", 16])}, {"embedding": ("f32", ["n", 0])})
+    assert OpenVinoBackend(1).load("image", Model(made)).outputs[0].shape[1:] == (0,)
