@@ -148,19 +148,22 @@ class Answering:
         # A refined Hit is left out of its own answer only, so one more is asked for.
         more = int(wish.leave_reference_out or any(query.held is not None for query in queries))
         references = References(rows, self._looser)
-        found = self.source.search(terms, min(wish.k + more, self.source.size), references)
+        source = self.source.begun()
+        found = source.search(terms, min(wish.k + more, source.size), references)
         answers = [self._hits(query, found, at) for at, query in enumerate(queries)]
         if wish.leave_reference_out:
             for at, query in enumerate(queries):
-                answers[at] = self._complete(query, terms[at], answers[at], rows[at])
+                answers[at] = self._complete(source, query, terms[at], answers[at], rows[at])
         return [*answers]
 
-    def _complete(self, query: Asked, terms: QueryTerms, hits: Hits, row: Floats | None) -> Hits:
+    def _complete(
+        self, source: Source, query: Asked, terms: QueryTerms, hits: Hits, row: Floats | None
+    ) -> Hits:
         """Asks for more where several items that show the reference itself were left out."""
         wish, asked = self.wish, self.wish.k + 1
-        while len(hits) < wish.k and asked < self.source.size:
-            asked = min(2 * asked, self.source.size)
-            found = self.source.search(terms, asked, References([row], self._looser))
+        while len(hits) < wish.k and asked < source.size:
+            asked = min(2 * asked, source.size)
+            found = source.search(terms, asked, References([row], self._looser))
             hits = self._hits(query, found, 0)
             if len(found.items[0]) < asked:
                 break

@@ -107,6 +107,10 @@ class Source(Protocol):
         """Whether it can take encoded queries and compose them itself, in one launch."""
         ...
 
+    def begun(self) -> Source:
+        """The same for queries that are composed now: whatever time there is for answers counts from here."""
+        ...
+
     def held(self, item: str) -> Held:
         """An item.
 
@@ -155,6 +159,10 @@ class OneGallery:
     def chained(self) -> bool:
         """See `Source`."""
         return self._chains is not None
+
+    def begun(self) -> OneGallery:
+        """See `Source`."""
+        return self
 
     def held(self, item: str) -> Held:
         """See `Source`."""

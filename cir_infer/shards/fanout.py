@@ -164,7 +164,11 @@ class Fanout:
         self._threads.close()
 
     def ask(
-        self, work: Callable[[Shard, float | None], T], weight: int, again: bool = True
+        self,
+        work: Callable[[Shard, float | None], T],
+        weight: int,
+        again: bool = True,
+        began: float | None = None,
     ) -> list[T | MissingShard]:
         """What each shard answers, or what is missing because it did not.
 
@@ -172,12 +176,13 @@ class Fanout:
             work: asks one replica, given the seconds that are left.
             weight: how much work it is, as a count: of queries for instance.
             again: whether replicas that could not be reached are asked again.
+            began: when the deadline began to count, on `time.monotonic`; None for now.
 
         Raises:
             UsageError: the question's fault, as one shard has found.
             BaseException: what came out of a shard and is no `CirError`.
         """
-        return _Question(self, work, weight, self._deadline, again).answers(self.groups)
+        return _Question(self, work, weight, self._deadline, again, began).answers(self.groups)
 
     def begin(self, turn: _Turn, run: Callable[[_Attempt], None]) -> bool:
         """Ask the next replica that can be asked; False where there is none."""
@@ -231,10 +236,19 @@ class Fanout:
 class _Question:
     """One question to all shards."""
 
-    def __init__(self, fanout: Fanout, work: Work, weight: int, limit: float | None, again: bool) -> None:
+    def __init__(
+        self,
+        fanout: Fanout,
+        work: Work,
+        weight: int,
+        limit: float | None,
+        again: bool,
+        began: float | None,
+    ) -> None:
         self._fanout, self._work, self._weight, self._limit = fanout, work, weight, limit
         self._may_repeat = again and limit is not None
-        self._until = float("inf") if limit is None else time.monotonic() + limit
+        began = time.monotonic() if began is None else began
+        self._until = float("inf") if limit is None else began + limit
         self._done: queue.SimpleQueue[_Attempt] = queue.SimpleQueue()
 
     def answers(self, groups: Sequence[Group]) -> list[Any]:

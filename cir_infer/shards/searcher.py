@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from copy import copy
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -284,9 +286,16 @@ class _Shards:
     ) -> None:
         self._fanout, self._fingerprint, self._allowed = fanout, fingerprint, allowed
         self._where, self._exclude = where, exclude
+        self._began: float | None = None
 
     size = sys.maxsize
     chained = False
+
+    def begun(self) -> _Shards:
+        """See `Source`: one deadline for all that is asked for these queries."""
+        fresh = copy(self)
+        fresh._began = time.monotonic()
+        return fresh
 
     def held(self, item: str) -> Held:
         """See `Source`."""
@@ -304,7 +313,7 @@ class _Shards:
     def search(self, terms: QueryTerms, k: int, references: References = NO_REFERENCES) -> Found:
         """See `Source`."""
         work = partial(self._search, terms, k, references)
-        parts = self._fanout.get().ask(work, max(terms.queries, 1))
+        parts = self._fanout.get().ask(work, max(terms.queries, 1), began=self._began)
         missing = [part for part in parts if isinstance(part, MissingShard)]
         if missing and (not self._allowed or len(missing) == len(parts)):
             raise self._error(missing)

@@ -9,20 +9,22 @@ import gc
 import os
 import pickle
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cir_infer import Gallery, VectorSearcher
+from cir_infer import Engine, Gallery, VectorSearcher
 from cir_infer.errors import GalleryError, MissingShard, ShardError, UsageError
 from cir_infer.shards import Found, LocalShard, ShardedGallery, ShardedSearcher
 from tests.gallery.support import DIM, filled, vectors
 from tests.processes.forking import exit_code_of_fork
-from tests.shards.support import Odd
+from tests.shards.support import Odd, write_shards
 from tests.shards.test_shards import told
 
 COUNT = 60
@@ -97,6 +99,25 @@ def test_a_slow_replica_is_overtaken(galleries: list[Gallery]) -> None:
             go.set()
     finally:
         go.set()
+
+
+def test_all_that_a_query_asks_has_one_deadline(tmp_path: Path) -> None:
+    """Where copies of the reference are left out, shards are asked again, each time with all of it."""
+    folder = write_shards(tmp_path)
+    left: list[float] = []
+
+    class Timed(LocalShard):
+        def search(self, *asked: Any) -> Found:
+            left.append(asked[-1])
+            time.sleep(0.05)
+            return super().search(*asked)
+
+    with Engine(folder / "b.cir") as engine, Gallery.open(folder / "b.gallery", engine) as gallery:
+        gallery.add([folder / "0.png"] * 9, ids=[f"copy{number}" for number in range(9)])
+        with ShardedSearcher(engine, [Timed(gallery)], deadline=60) as searcher:
+            hits = searcher.query(folder / "0.png", "is red", k=2, exclude_reference=True)
+    assert len(hits) == 2 and len(left) > 2
+    assert all(later <= earlier - 0.05 for earlier, later in pairwise(left))
 
 
 def test_what_hangs_is_named_and_not_asked_for_ever(galleries: list[Gallery]) -> None:
