@@ -29,6 +29,7 @@ def linked(where: Any, **more: str) -> str:
         ({"colour": ["red", "blue"]}, 0),
         ({"colour": {"prefix": "re"}, "price": {"<=": 20}}, 1),
         ({"colour": "red"}, 1),
+        ({"$not": {"colour": {"prefix": 'b": {"\\'}}}, 0),
     ],
 )
 def test_a_filter_that_no_control_shows_holds_and_is_told(
@@ -76,7 +77,9 @@ def test_a_link_without_words_lists_what_its_filter_leaves(chromium: Any, client
         assert page.page.locator(".card").count() == 3 and page.errors == []
 
 
-@pytest.mark.parametrize("where", ["{", "[1]", '{"price": 9007199254740993}'])
+@pytest.mark.parametrize(
+    "where", ["{", "[1]", '{"price": 9007199254740993}', '{"price": 3, "price": {"<": 9}}']
+)
 def test_a_filter_that_cannot_be_read_is_told_and_nothing_asked_without_it(
     chromium: Any, client: Client, where: str
 ) -> None:

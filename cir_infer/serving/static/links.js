@@ -16,6 +16,13 @@ function inexact(text) {
   return numbers.some((one) => /^-?\d+$/.test(one) && !Number.isSafeInteger(Number(one)));
 }
 
+// Of a name that an object has twice the first condition would be lost.
+function twice(text, where) {
+  const names = [...text.matchAll(/"(?:\\.|[^"\\])*"(\s*:)?/g)].filter((one) => one[1]).length;
+  const held = (value) => (value === null || typeof value !== "object" ? 0 : Object.values(value).reduce((sum, one) => sum + held(one), Array.isArray(value) ? 0 : Object.keys(value).length));
+  return names !== held(where);
+}
+
 export function stepOf(search) {
   const query = new URLSearchParams(search);
   const step = { reference: null, text: query.get("text") ?? "", where: null, balance: Number(query.get("balance")) || 0 };
@@ -24,7 +31,7 @@ export function stepOf(search) {
   try {
     const text = query.get("where") ?? "null", where = JSON.parse(text);
     if (where !== null && typeof where === "object" && !Array.isArray(where)) {
-      step.unread = inexact(text) ? "A number in it has more digits than this page can hold." : null;
+      step.unread = inexact(text) ? "A number in it has more digits than this page can hold." : twice(text, where) ? "It has one name twice." : null;
       if (step.unread === null) step.where = where;
     }
   } catch { /* somebody changed it */ }
