@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cir_infer.errors import CirError, GalleryError, ImageError, TextError, UsageError
+from cir_infer.errors import CirError, GalleryError, ImageError, ShardError, TextError, UsageError
 from cir_infer.gallery.disk.locks import GalleryBusyError
 from cir_infer.gallery.metadata.metadata import MetadataError
 
@@ -144,6 +144,8 @@ def problem_of(error: BaseException) -> Problem:
         return Problem("invalid-argument", _told(error))
     if isinstance(error, GalleryBusyError):
         return busy("somebody else is writing to the gallery; try again")
+    if isinstance(error, ShardError):
+        return busy("a part of the gallery does not answer; try again")
     if isinstance(error, GalleryError) and "is empty; add images" in str(error):
         return Problem("empty-gallery", "the gallery holds no items yet; add some with cir-index or PUT")
     if isinstance(error, CirError):

@@ -101,6 +101,21 @@ def test_other_shards_are_taken_up(bundle: Path, folder: Path, tmp_path: Path) -
         assert sorted(hit["score"] for hit in after["hits"]) == sorted(hit["score"] for hit in before["hits"])
 
 
+def test_a_shard_that_does_not_answer_may_answer_later(bundle: Path, folder: Path, tmp_path: Path) -> None:
+    """It was told as a fault of the service, 500, with which nobody asks again."""
+    with ShardedGallery(folder, read_only=True) as gallery:
+        ShardedGallery.split(gallery, tmp_path / "s", 2).close()
+    shard = tmp_path / "s" / "0001.gallery"
+    with running(bundle, gallery=str(tmp_path / "s")) as found:
+        image = base64.b64encode(png(3)).decode()
+        shard.rename(tmp_path / "away")
+        answer = found.client.search(image=image, text="is red")
+        assert (answer.status, answer.kind, answer.headers["retry-after"]) == (503, "overloaded", "1")
+        assert str(tmp_path) not in answer.body.decode()
+        (tmp_path / "away").rename(shard)
+        assert found.client.search(image=image, text="is red").status == 200
+
+
 def test_shards_without_items_are_served(bundle: Path, tmp_path: Path) -> None:
     """Nothing in them was taken for no gallery, and the service ended in an AttributeError."""
     with Engine(bundle, device="cpu", threads=1) as engine:
