@@ -128,7 +128,7 @@ def test_too_long() -> None:
     assert reader(max_tokens=12).read(["red " * 10]).lengths.tolist() == [12]
     with pytest.raises(TextError, match=r"13 tokens.*at most 12"):
         reader(max_tokens=12).read(["red " * 11])
-    with pytest.raises(TextError, match="1002 tokens"):
+    with pytest.raises(TextError, match="1,002 tokens"):
         reader(max_tokens=512).read(["red " * 1000])
     with pytest.raises(TextError, match="characters"):
         reader().read(["a" * (MAX_CHARACTERS + 1)])
