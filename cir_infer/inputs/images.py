@@ -24,6 +24,7 @@ from cir_infer.inputs.arrays import image_fault, is_masked, loaded_array
 from cir_infer.inputs.costs import MAX_BYTES, MAX_PIXELS, check_header, check_pixels, decoding, decoding_bytes
 from cir_infer.inputs.locations import Location
 from cir_infer.inputs.metadata import (
+    check_sums,
     is_cluttered,
     orientation,
     stored_orientation,
@@ -305,6 +306,10 @@ def _decode(opened: _Opened, exif_orientation: bool, plan: Callable[[Size], int]
         part = 1
 
     def load() -> Image.Image:
+        if stream is not None and image.format == "PNG":
+            place = stream.tell()
+            check_sums(stream)
+            stream.seek(place)
         if part > 1:
             image.draft(None, (image.width // part, image.height // part))
         _load(image)

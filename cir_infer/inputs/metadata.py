@@ -16,12 +16,13 @@ from typing import IO, TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["is_cluttered", "orientation", "stored_orientation", "turned", "without_metadata"]
+__all__ = ["check_sums", "is_cluttered", "orientation", "stored_orientation", "turned", "without_metadata"]
 
 _ORIENTATION = 0x0112
 _MOST_PIECES = 1_000_000
 _MOST_BYTES = 1 << 29
 _MOST_NOTES = 100
+_PART = 1 << 20
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _PIXEL_TAGS = {
@@ -128,6 +129,29 @@ def is_cluttered(stream: IO[bytes]) -> bool:
     if head.startswith(b"GIF8"):
         return head.count(b"\x21\xfe") + head.count(b"\x21\xff") > _MOST_NOTES
     return head.startswith(_PNG) and sum(kind in _TEXTS for kind, _ in _chunks(head)) > _MOST_NOTES
+
+
+def check_sums(stream: IO[bytes]) -> None:
+    """Hold the pixels of a PNG against their checksums, over which Pillow reads.
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    stream.seek(len(_PNG))
+    for _ in range(_MOST_PIECES):
+        start = stream.read(8)
+        if len(start) < 8 or start[4:] == b"IEND":
+            return
+        left = int.from_bytes(start[:4], "big")
+        if start[4:] != b"IDAT":
+            stream.seek(left + 4, 1)
+            continue
+        found = zlib.crc32(start[4:])
+        while left and (part := stream.read(min(left, _PART))):
+            found = zlib.crc32(part, found)
+            left -= len(part)
+        if left or stream.read(4) != found.to_bytes(4, "big"):
+            raise ValueError("a checksum of its pixels is another, or missing")
 
 
 def without_metadata(stream: IO[bytes]) -> bytes | None:

@@ -80,6 +80,25 @@ def test_damage_is_told_whether_a_photo_is_turned_upright_or_not(kind: str) -> N
     assert refused or kind != "PNG", "nothing was damaged"
 
 
+@pytest.mark.parametrize("pieces", [1, 7])
+def test_no_changed_byte_of_a_pngs_pixels_is_read_over(pieces: int) -> None:
+    """Pillow looks at no checksum of them, and of a smooth picture zlib often makes another one."""
+    down, across = np.mgrid[0:50, 0:60]
+    smooth = np.stack([down + across, 2 * down, 3 * across], 2).astype(np.uint8)
+    whole = encoded(Image.fromarray(smooth), "PNG")
+    begin = whole.index(b"IDAT") - 4
+    size = int.from_bytes(whole[begin : begin + 4], "big")
+    pixels = whole[begin + 8 : begin + 8 + size]
+    step = -(-size // pieces)
+    parts = b"".join(chunk(b"IDAT", pixels[at : at + step]) for at in range(0, size, step))
+    data = whole[:begin] + parts + chunk(b"IEND", b"")
+    np.testing.assert_array_equal(np.asarray(load_image(data)), smooth)
+    for at in range(begin, begin + len(parts)):
+        changed = data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :]
+        with pytest.raises(ImageError):
+            load_image(changed)
+
+
 @pytest.mark.parametrize("upright", [False, True])
 def test_a_picture_of_pillow_that_is_damaged_stays_so(upright: bool) -> None:
     """Pillow takes one for decoded when it has failed to decode it, and gives what there is the next time."""
