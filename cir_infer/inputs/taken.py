@@ -1,4 +1,4 @@
-"""Images of an iterator: asked for the next one, it may close the last, or make another picture of it."""
+"""Images and texts of an iterator: asked for the next, it may close the last, or make another of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["taken"]
 
 
 def taken(images: Any, decode: bool = True) -> Any:
-    """The same images, of which several may be held at a time.
+    """The same images, or texts, of which several may be held at a time.
 
     Those of a list stay what they are. An iterator may show each frame in the one Pillow image or array that
     it has (`ImageSequence.Iterator` does), or close a file behind it, so what it gives is copied before it is
@@ -37,6 +37,8 @@ def _as_it_is(image: Any, decode: bool) -> Any:
     with suppress(ImageError, ValueError):
         if isinstance(image, np.ndarray):
             return image.copy()
+        if isinstance(image, list):  # of captions
+            return list(image)
         if isinstance(image, bytearray):
             return bytes(image)
         if isinstance(image, memoryview):

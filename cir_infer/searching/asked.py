@@ -143,12 +143,12 @@ def paired(images: Any, texts: Any) -> Iterator[tuple[Reference, Text | None]]:
     try:
         counts = len(images), len(texts)
     except TypeError:
-        return _zipped(taken(images), texts)
+        return _zipped(taken(images), taken(texts))
     if counts[0] != counts[1]:
         raise UsageError(
             f"{counts[0]:,} images and {counts[1]:,} texts; as many images as texts were expected"
         )
-    return zip(taken(images), texts, strict=True)
+    return zip(taken(images), taken(texts), strict=True)
 
 
 def _zipped(images: Iterable[Any], texts: Iterable[Any]) -> Iterator[tuple[Any, Any]]:

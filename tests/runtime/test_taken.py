@@ -96,6 +96,20 @@ def test_queries_are_asked_with_what_was_shown(name: str, engine: Engine, galler
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+def test_captions_that_came_in_one_list_are_each_its_own(engine: Engine, gallery_path: Path) -> None:
+    searcher = Searcher(engine, gallery_path)
+    texts = ["is red", "longer blue", "more green", "a square"]
+
+    def captions() -> Iterator[list[str]]:
+        held = [""]
+        for held[0] in texts:
+            yield held
+
+    expected = [hits.scores for hits in searcher.query_batch(ARRAYS[:4], texts)]
+    found = [hits.scores for hits in searcher.query_batch(iter(ARRAYS[:4]), captions())]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["TIFF", "one_array", "one_canvas", "files_closed_behind"])
 def test_what_was_shown_is_added(name: str, engine: Engine, tmp_path: Path) -> None:
     with Gallery.create(tmp_path / "g", engine=engine, dtype="float32") as gallery:
