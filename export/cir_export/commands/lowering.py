@@ -247,7 +247,9 @@ def shown_lowering(report: ConversionReport) -> str:
     if report.kept:
         text += f"\n  in float32: {', '.join(report.kept)}"
     if report.text_kept:
-        text += f"\n  the text encoder stays float32; in int8, {'; '.join(report.text_kept)}"
+        some = "text" in manifest.parity["precision"]["graphs"]
+        what = "those of these layers that read texts" if some else "the text encoder"
+        text += f"\n  {what} could not be int8: {'; '.join(report.text_kept)}"
     share = size / report.bytes_before
     text += f"\n\nwrote {report.path}, {size / 1e6:.1f} MB ({share:.0%} of float32); {refining(manifest)}"
     if report.in_compose:

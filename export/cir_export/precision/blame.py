@@ -11,7 +11,6 @@ import numpy as np
 from cir_export.precision.fidelity import cosines
 from cir_export.precision.graphs import LoweredGraph
 from cir_export.precision.held import Held
-from cir_export.precision.layers import shortest_names
 from cir_export.samples import Samples
 from cir_infer.bundle import Bundle
 from cir_infer.bundle.model import Model
@@ -22,15 +21,9 @@ from cir_infer.inputs.unknown_words import UNSAID
 from cir_infer.runtime.graph import Array
 from cir_infer.runtime.onnx import OnnxBackend
 
-__all__ = ["NAMED", "NO_CHANGE", "LayerError", "blame", "layer_errors"]
+__all__ = ["LayerError", "costliest", "layer_errors"]
 
 _SAMPLES = 16
-
-NAMED = 3
-"""Layers that a message names."""
-
-NO_CHANGE = 0.999995
-"""A cosine from which on five digits say 1."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +75,16 @@ def layer_errors(
     return sorted(found, key=lambda error: error.cosine_worst)
 
 
-def blame(errors: Sequence[LayerError]) -> list[str]:
-    """Which layers to keep in float32 in place of all, in words; nothing where none alone matters."""
-    worst = [error.layer for error in errors[:NAMED] if error.cosine_worst < NO_CHANGE]
-    names = shortest_names(worst, [error.layer for error in errors])
-    return [f"try to keep only what hurts most (--keep-float32 {' '.join(names)})"] if names else []
+def costliest(errors: Sequence[LayerError], budget: float) -> list[str]:
+    """The layers without which what all others cost, one added to the other, stays within a budget.
+
+    Args:
+        errors: of all layers.
+        budget: of the worst cosine's distance from 1.
+    """
+    ascending = sorted(errors, key=lambda error: -error.cosine_worst)
+    costs = np.cumsum([1 - error.cosine_worst if not error.overflows else np.inf for error in ascending])
+    return [error.layer for error, cost in zip(ascending, costs, strict=True) if not cost <= budget]
 
 
 def _feeds(bundle: Bundle, name: str, samples: Samples) -> dict[str, Array]:

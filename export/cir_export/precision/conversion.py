@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from onnx import ModelProto
 
 from cir_export.memory import give_back
-from cir_export.precision.blame import blame, layer_errors
+from cir_export.precision.blame import costliest, layer_errors
 from cir_export.precision.calibration import Calibration, texts_read
 from cir_export.precision.composing import reference_in_compose
 from cir_export.precision.fidelity import Fidelity, measure_fidelity, see
@@ -73,7 +73,7 @@ class ConversionReport:
         in_compose: see `reference_in_compose`: bytes of it, which stayed float32.
         fidelity: against the float32 bundle.
         drift: recall before and after, where there was a labelled set.
-        text_kept: why int8's text encoder stayed float32, where it could have become int8.
+        text_kept: why int8's text encoder, or layers of it, stayed float32 where they could have become int8.
     """
 
     path: Path
@@ -143,14 +143,11 @@ def convert_bundle(
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
             judge = partial(_judge, bundle, Path(scratch), lowering, samples=samples, labelled=labelled)
             judged = judge(graphs)
-            alone = [graph for graph in graphs if graph.name != "text"]
-            if judged.refused and lowering.precision == "int8" and 0 < len(alone) < len(graphs):
+            int8_text = lowering.precision == "int8" and len(graphs) > 1 and graphs[-1].name == "text"
+            if judged.refused and int8_text:
                 # A text encoder has outliers where its images have none, and is the smaller part of a query.
-                text_kept, whole, graphs = judged.refused, graphs, alone
-                judged = judge(graphs)
-                if not judged.refused:
-                    blamed = layer_errors(bundle, [g for g in whole if g.name == "text"], samples, progress)
-                    text_kept = [*text_kept, *blame(blamed)]
+                text_kept = judged.refused
+                graphs, judged = _with_less_text(bundle, graphs, judge, samples, progress)
         fidelity, drift = judged.fidelity, judged.drift
         if judged.refused:
             layers = layer_errors(bundle, graphs, samples, progress)
@@ -183,6 +180,28 @@ def convert_bundle(
     inside = reference_in_compose(bundle)
     manifest = Bundle(path).manifest
     return ConversionReport(path, manifest, size, kept, inside, fidelity, drift, tuple(text_kept))
+
+
+def _with_less_text(
+    bundle: Bundle,
+    graphs: Sequence[LoweredGraph],
+    judge: Callable[[Sequence[LoweredGraph]], _Judgement],
+    samples: Samples,
+    progress: bool,
+) -> tuple[list[LoweredGraph], _Judgement]:
+    """The graphs with as much of their text encoder, the last, in float32 as it takes, and how they did."""
+    *others, text = graphs
+    without = judge(others)
+    if without.refused:
+        return others, without
+    errors = layer_errors(bundle, [text], samples, progress)
+    hurting = costliest(errors, (1 - LIMITS["int8"].cosine) / 2)
+    if text.keeping is not None and 0 < len(hurting) < len(errors):
+        some = [*others, text.keeping(hurting)]
+        judged = judge(some)
+        if not judged.refused:
+            return some, judged
+    return others, without
 
 
 @dataclass(frozen=True)

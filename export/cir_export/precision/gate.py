@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cir_export.precision.blame import NAMED, NO_CHANGE, LayerError
+from cir_export.precision.blame import LayerError
 from cir_export.precision.fidelity import Fidelity
 from cir_export.precision.graphs import PrecisionName
 from cir_export.precision.layers import shortest_names
@@ -16,6 +16,11 @@ __all__ = ["ALLOWED_LOSS", "LIMITS", "Limits", "PrecisionError", "objections"]
 
 ALLOWED_LOSS = 0.5
 """Points of R@10 that may be lost on a labelled set."""
+
+_NAMED = 3
+
+_NO_CHANGE = 0.999995
+"""A cosine from which on five digits say 1."""
 
 _NEAR_TIES = (
     "Nothing changes a cosine by 0.00001, so the embeddings lie as close together as that, and their order "
@@ -61,7 +66,7 @@ class PrecisionError(ExportError):
     ) -> None:
         self.fidelity, self.drift, self.layers = fidelity, drift, tuple(layers)
         overflowing = [error.layer for error in self.layers if error.overflows]
-        worst = self.layers[:NAMED]
+        worst = self.layers[:_NAMED]
         # All that overflow, or keeping the named ones would only meet the next. A layer may be in two
         # graphs, or at work twice in one: a name keeps it everywhere.
         names = shortest_names(
@@ -72,13 +77,13 @@ class PrecisionError(ExportError):
             if overflowing
             else [f"{error.layer} (cosine {error.cosine_worst:.5f})" for error in worst]
         )
-        blamed = bool(overflowing) or any(error.cosine_worst < NO_CHANGE for error in worst)
+        blamed = bool(overflowing) or any(error.cosine_worst < _NO_CHANGE for error in worst)
         # Cosines of 1 and another order: the embeddings themselves lie as close together as that.
         whole = (
             fidelity.cosine_worst or 0.0,
             1.0 if fidelity.text_cosine_worst is None else fidelity.text_cosine_worst,
         )
-        unblamed = _NEAR_TIES if min(whole) >= NO_CHANGE else _TOGETHER
+        unblamed = _NEAR_TIES if min(whole) >= _NO_CHANGE else _TOGETHER
         said = f"The layers that hurt most, each alone: {', '.join(hurt)}" if blamed else unblamed
         # OpenVINO decides for itself which layers of a bfloat16 graph are float32.
         remedies = (

@@ -8,8 +8,9 @@ which were not measured there, and has its attention in float16.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from onnx import ModelProto
@@ -51,6 +52,7 @@ class LoweredGraph:
         kept: those of them that stayed float32.
         alone: gives a graph in which one layer alone is lowered.
         rest: what explanations add to `model`, in float32; None where the bundle holds no such thing.
+        keeping: lowers it anew with more layers in float32; None but in int8.
     """
 
     name: str
@@ -61,6 +63,7 @@ class LoweredGraph:
     kept: frozenset[str]
     alone: Callable[[str], ModelProto] = field(repr=False)
     rest: ModelProto | None = field(default=None, repr=False)
+    keeping: Callable[[Collection[str]], LoweredGraph] | None = field(default=None, repr=False)
 
 
 def lower_graphs(
@@ -121,7 +124,7 @@ def lower_graphs(
             lowered.append(_float16(*own, held))
         else:
             try:
-                lowered.append(_int8(*own, form, _batches(name, images, texts), held))
+                lowered.append(_int8(*own, form, partial(_batches, name, images, texts), held))
             except ExportError as error:
                 if name != "text" or on_text_error is None:
                     raise
@@ -211,11 +214,11 @@ def _int8(
     layers: dict[str, str],
     kept: set[str],
     form: Form,
-    feeds: Iterable[Mapping[str, Array]],
+    feeds: Callable[[], Iterable[Mapping[str, Array]]],
     held: Held,
 ) -> LoweredGraph:
     own = kept.intersection(layers.values())
-    all_of_it = whole if own.issuperset(layers.values()) else to_int8(whole, layers, own, feeds, form, held)
+    all_of_it = whole if own.issuperset(layers.values()) else to_int8(whole, layers, own, feeds(), form, held)
     half = attention_of(model, layers, own, held) if form == "tensorrt" else {}
     quantised, rest = _apart(all_of_it, model)
     lowered = quantised
@@ -237,4 +240,5 @@ def _int8(
         frozenset(own),
         alone,
         rest,
+        lambda more: _int8(name, model, whole, layers, kept.union(more), form, feeds, held),
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 from PIL import Image
 
 from cir_infer.bundle import Bundle, write_bundle
@@ -110,19 +110,27 @@ def attentive(path: Path, scores: float = 1.0, mask: float = 0.0) -> Path:
     return _written(path, image)
 
 
-def wordy(path: Path, outlier: float = 1.0, peak: float = 1.0) -> Path:
+def wordy(path: Path, outlier: float = 1.0, peak: float = 1.0, everywhere: bool = False) -> Path:
     """`convolutional` with a text encoder of two products on every word.
 
     Args:
         path: where to.
         outlier: of the channel of "first" that "second" hardly reads. Changes little in float32.
         peak: of all that "first" gives, before it is cut off.
+        everywhere: the outlier is in a channel of the words' vectors too, which "first" hardly reads.
     """
     random, wide = np.random.default_rng(7), 24
     first = random.normal(size=(HIDDEN, wide)) / np.sqrt(HIDDEN)
     second = random.normal(size=(wide, HIDDEN)) / np.sqrt(wide)
     first[:, 0] *= outlier
     second[0] /= outlier
+    text = onnx.load_from_string(text_graph())
+    if everywhere:
+        (vectors,) = (tensor for tensor in text.graph.initializer if tensor.name == "embed")
+        values = numpy_helper.to_array(vectors).copy()
+        values[:, 0] *= outlier
+        vectors.CopyFrom(numpy_helper.from_array(values, "embed"))
+        first[0] /= outlier
     g = GraphBuilder()
     g.add("MatMul", ["words", g.constant("t.first.weight", first * peak)], "expanded")
     g.constant("t.least", 0)
@@ -132,7 +140,6 @@ def wordy(path: Path, outlier: float = 1.0, peak: float = 1.0) -> Path:
     more = onnx.load_from_string(
         g.model({"words": ("f32", ["n", "t", HIDDEN])}, {"meanings": ("f32", ["n", "t", HIDDEN])})
     )
-    text = onnx.load_from_string(text_graph())
     at = next(number for number, node in enumerate(text.graph.node) if "words" in node.input)
     reader = text.graph.node[at]
     reader.input[list(reader.input).index("words")] = "meanings"

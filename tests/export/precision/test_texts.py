@@ -12,6 +12,7 @@ import pytest
 
 from cir_export.commands.lowering import lowered_json, shown_lowering
 from cir_export.precision import Lowering, PrecisionError, calibration_images, convert_bundle, samples_for
+from cir_export.precision.blame import LayerError, costliest
 from cir_export.precision.calibration import calibration_texts
 from cir_export.precision.fidelity import cosines
 from cir_infer import Engine
@@ -80,18 +81,36 @@ def test_layers_of_it_are_kept_by_name(source: Path, photos: Path, tmp_path: Pat
     assert sum(node.op_type == "QuantizeLinear" for node in graph.node) == 1
 
 
-def test_where_it_loses_too_much_texts_stay_float32_and_it_is_said(photos: Path, tmp_path: Path) -> None:
+def test_of_a_text_encoder_what_hurts_most_stays_float32(photos: Path, tmp_path: Path) -> None:
     source = wordy(tmp_path / "odd.cir", outlier=3e4)
     report = converted(source, tmp_path / "low.cir", photos)
-    *why, instead = report.text_kept
-    assert "worst cosine of a text's embedding is 0.00000" in why[0] and "--keep-float32 t" in instead
-    assert report.manifest.parity["precision"]["float32_text_because"] == [*why, instead]
+    said = report.manifest.parity["precision"]
+    assert said["graphs"] == ["image", "text"] and said["float32_layers"] == ["t.second"]
+    assert "worst cosine of a text's embedding is 0.00000" in report.text_kept[0]
+    assert said["float32_text_because"] == [*report.text_kept]
+    assert report.fidelity.text_cosine_worst > 0.995
+    told = shown_lowering(report)
+    assert "in float32: t.second" in told
+    assert f"those of these layers that read texts could not be int8: {report.text_kept[0]}" in told
+
+
+def test_where_all_of_it_loses_too_much_texts_stay_float32(photos: Path, tmp_path: Path) -> None:
+    source = wordy(tmp_path / "odd.cir", outlier=3e4, everywhere=True)
+    report = converted(source, tmp_path / "low.cir", photos)
     assert lowered_json(report)["parity"]["precision"]["graphs"] == ["image"]
+    assert "is asked" in report.text_kept[0] and not report.kept
     assert Bundle(report.path).read("text.onnx") == Bundle(source).read("text.onnx")
     assert "QuantizeLinear" in operators(report.path, "image")
-    assert f"the text encoder stays float32; in int8, {why[0]}" in shown_lowering(report)
-    report = converted(source, tmp_path / "low.cir", photos, keep_float32=("t.second",))
-    assert not report.text_kept and "QuantizeLinear" in operators(report.path, "text")
+    assert f"the text encoder could not be int8: {report.text_kept[0]}" in shown_lowering(report)
+
+
+def test_the_costliest_layers_are_those_without_which_the_rest_is_cheap() -> None:
+    errors = [LayerError("text", name, cosine) for name, cosine in (("a", 0.5), ("b", 0.998), ("c", 0.9995))]
+    errors.append(LayerError("text", "d", -1.0))
+    assert costliest(errors, 0.003) == ["a", "d"]
+    assert costliest(errors, 0.001) == ["b", "a", "d"]
+    assert costliest(errors, 0.0001) == ["c", "b", "a", "d"]
+    assert costliest(errors[1:3], 0.003) == []
 
 
 @pytest.mark.parametrize(("a", "b", "cosine"), [(0, 0, 1), (0, 1, 0), (1, 0, 0), (1, 1, 1), (1, -1, -1)])
