@@ -6,7 +6,7 @@ What is taken here comes out again wherever ids and sources go: SQLite, JSON, pa
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Set, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, Sized
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -187,7 +187,10 @@ def checked_column(name: str, values: Iterable[Any] | None, count: int, what: st
         return [None] * count
     if isinstance(values, (Mapping, Set)):
         raise UsageError(f"{name} is a {type(values).__name__}; expected a list of {what}, one for each id")
-    listed = list(islice(_iterated(name, values), count + 1))
+    given = _iterated(name, values)
+    if not isinstance(values, Sequence):  # an iterator may fill one dictionary again and again
+        given = (dict(value) if type(value) is dict else value for value in given)
+    listed = list(islice(given, count + 1))
     if len(listed) != count:
         more = "more" if len(listed) > count else f"{len(listed):,}"
         found = f"{len(values):,}" if isinstance(values, Sized) else more

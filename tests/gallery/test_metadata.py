@@ -370,3 +370,21 @@ def test_what_is_taken_comes_out_of_every_door(
         for source in ("out.safetensors", "out"):
             with Gallery.import_from(folder / f"again-{source}", folder / source) as again:
                 assert again.snapshot().metadata(range(len(kept))) == plain
+
+
+def test_an_iterator_may_fill_one_dictionary_again_and_again(tmp_path: Path) -> None:
+    """All items had what the last one was told."""
+
+    def prices() -> Iterator[dict[str, int]]:
+        held: dict[str, int] = {}
+        for held["price"] in range(4):
+            yield held
+
+    ids = ["a", "b", "c", "d"]
+    with Gallery.create(tmp_path / "g", dimension=8) as gallery:
+        gallery.add_vectors(ids=ids, vectors=vectors(4), metadata=prices())
+        snapshot = gallery.snapshot()
+        assert [told["price"] for told in snapshot.metadata(np.arange(4))] == [0, 1, 2, 3]
+        gallery.set_metadata(ids[::-1], prices())
+        told = {item.id: item.metadata["price"] for item in gallery.snapshot().items(np.arange(4))}
+    assert told == {"d": 0, "c": 1, "b": 2, "a": 3}
