@@ -24,6 +24,7 @@ from cir_infer.inputs.arrays import image_fault, is_masked, loaded_array
 from cir_infer.inputs.costs import MAX_BYTES, MAX_PIXELS, check_header, check_pixels, decoding, decoding_bytes
 from cir_infer.inputs.locations import Location
 from cir_infer.inputs.metadata import (
+    check_end,
     check_sums,
     is_cluttered,
     orientation,
@@ -68,6 +69,9 @@ _FROM_LEFT, _FROM_TOP = (2, 3, 6, 7), (3, 4, 7, 8)
 """Those whose left, or upper, edge was stored as the right or the lower one."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "JPEG2000", "AVIF", "HEIF")
+
+_CHECKS: dict[str, Callable[[IO[bytes]], None]] = {"PNG": check_sums, "JPEG2000": check_end}
+"""What Pillow leaves unchecked of a whole file, by format."""
 
 HEIC_REMEDY = f"{install_hint('pillow_heif')} for HEIC"
 """What to do where an image is HEIC and pillow-heif is not installed."""
@@ -306,9 +310,10 @@ def _decode(opened: _Opened, exif_orientation: bool, plan: Callable[[Size], int]
         part = 1
 
     def load() -> Image.Image:
-        if stream is not None and image.format == "PNG":
+        check = _CHECKS.get(image.format or "")
+        if stream is not None and check is not None:
             place = stream.tell()
-            check_sums(stream)
+            check(stream)
             stream.seek(place)
         if part > 1:
             image.draft(None, (image.width // part, image.height // part))

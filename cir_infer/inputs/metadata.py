@@ -16,13 +16,22 @@ from typing import IO, TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["check_sums", "is_cluttered", "orientation", "stored_orientation", "turned", "without_metadata"]
+__all__ = [
+    "check_end",
+    "check_sums",
+    "is_cluttered",
+    "orientation",
+    "stored_orientation",
+    "turned",
+    "without_metadata",
+]
 
 _ORIENTATION = 0x0112
 _MOST_PIECES = 1_000_000
 _MOST_BYTES = 1 << 29
 _MOST_NOTES = 100
 _PART = 1 << 20
+_BEGIN_2000, _END_2000 = b"\xff\x4f\xff\x51", b"\xff\xd9"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _PIXEL_TAGS = {
@@ -152,6 +161,18 @@ def check_sums(stream: IO[bytes]) -> None:
             left -= len(part)
         if left or stream.read(4) != found.to_bytes(4, "big"):
             raise ValueError("a checksum of its pixels is another, or missing")
+
+
+def check_end(stream: IO[bytes]) -> None:
+    """Look for a JPEG 2000's mark of the end, which its decoder does not miss where no tile is left.
+
+    Raises:
+        ValueError: it is cut short.
+    """
+    stream.seek(0)
+    data = stream.read()
+    if data.find(_END_2000, max(data.find(_BEGIN_2000), 0)) < 0:
+        raise ValueError("it has no end")
 
 
 def without_metadata(stream: IO[bytes]) -> bytes | None:

@@ -99,6 +99,16 @@ def test_no_changed_byte_of_a_pngs_pixels_is_read_over(pieces: int) -> None:
             load_image(changed)
 
 
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_jpeg_2000_that_is_cut_anywhere_is_refused(plain: bool) -> None:
+    """Cut between its header and its first tile, its decoder made a picture of one colour."""
+    whole = encoded(picture(40, 30), "JPEG2000", no_jp2=plain)
+    assert load_image(whole).size == (40, 30)
+    for end in range(len(whole)):
+        with pytest.raises(ImageError):
+            load_image(whole[:end])
+
+
 @pytest.mark.parametrize("upright", [False, True])
 def test_a_picture_of_pillow_that_is_damaged_stays_so(upright: bool) -> None:
     """Pillow takes one for decoded when it has failed to decode it, and gives what there is the next time."""
