@@ -313,7 +313,10 @@ def _parse(arguments: Sequence[str] | None) -> Options:
     )
     metadata.add_argument("target", type=Path, metavar="table", help="a .csv, .tsv, .jsonl or .parquet file")
     metadata.add_argument(
-        "--merge", action="store_true", help="keep fields that the table does not name; null takes one away"
+        "--merge",
+        action="store_true",
+        help="keep the fields that the table does not name, which are gone without this; a null takes one "
+        "away, an empty cell of a .csv says nothing",
     )
     metadata.add_argument("--skip-missing", action="store_true", help="pass over ids that the gallery lacks")
     export = action(

@@ -20,6 +20,7 @@ import logging
 import os
 import signal
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -39,9 +40,28 @@ from cir_infer.console.printing import (
 )
 from cir_infer.errors import CirError, ExportError, UsageError, brief, interrupt_in, lack, shown
 
-__all__ = ["CirParser", "check_order", "complain", "print_json", "printable", "run_command", "say_on_stderr"]
+__all__ = [
+    "CirParser",
+    "HelpFormatter",
+    "check_order",
+    "complain",
+    "print_json",
+    "printable",
+    "run_command",
+    "say_on_stderr",
+]
 
 Main = Callable[[Sequence[str] | None], int | None]
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Paragraphs as wide as the terminal; indented lines as they stand, which people copy."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines: list[str] = []
+        for line in text.splitlines():
+            lines += [line] if not line.strip() or line[0] == " " else textwrap.wrap(line, width)
+        return "\n".join(indent + line for line in lines)
 
 
 class CirParser(argparse.ArgumentParser):
@@ -58,7 +78,7 @@ class CirParser(argparse.ArgumentParser):
             prog=prog,
             description=description,
             epilog=f"example:\n  {example.strip()}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=HelpFormatter,
             allow_abbrev=False,
         )
         self.add_argument("--json", action="store_true", help="print one JSON object on stdout")
@@ -82,7 +102,7 @@ class CirParser(argparse.ArgumentParser):
                 help=text,
                 description=text,
                 epilog=f"example:\n  {self.prog} {name} {example}",
-                formatter_class=argparse.RawDescriptionHelpFormatter,
+                formatter_class=HelpFormatter,
                 allow_abbrev=False,
             )
             # Also behind the action; SUPPRESS keeps what was said before it.

@@ -69,6 +69,7 @@ def describe(
         GalleryError: an id is missing, the metadata cannot be stored; another writer, or the disk is full.
     """
     named = changed = missing = 0
+    first: str | None = None
     with ExitStack() as held:
         for gallery in galleries:
             held.enter_context(gallery.writing())
@@ -78,12 +79,14 @@ def describe(
             for gallery, mine in _spread(part, of):
                 lacking -= gallery.held(list(mine)).keys()
             missing += len(lacking)
-            if lacking and not skip_missing:
+            if lacking and first is None:
                 first = next(item for item in part if item in lacking)
-                raise GalleryError(
-                    f"{of(first).path}: holds no id {shown(first)}, which {path} names; nothing was changed; "
-                    "pass --skip-missing to pass over such ids"
-                )
+        if first is not None and not skip_missing:
+            # All are counted: one is a slip, all are the table of another gallery.
+            raise GalleryError(
+                f"{of(first).path}: holds no id {shown(first)}, which {path} names ({missing:,} of its "
+                f"{named:,} are missing); nothing was changed; pass --skip-missing to pass over such ids"
+            )
         for part in _parts(path, merge):
             for gallery, mine in _spread(part, of):
                 changed += gallery.set_metadata(list(mine), list(mine.values()), merge=merge, missing="skip")

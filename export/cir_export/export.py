@@ -108,7 +108,7 @@ def export_bundle(
             give_back()
             bundle = Bundle(unverified)
             with Engine(bundle, device="cpu") as engine:
-                checks, rows = compare(answers, engine, samples)
+                checks, rows = compare(answers, engine, samples, progress)
             give_back()
             sums = compare_sums(trained, answers, bundle, rows, samples) if explain is not None else []
             if not all(check.passed for check in checks):

@@ -47,7 +47,10 @@ class FastJpegReport:
 
 
 def scale_jpegs(
-    source: str | os.PathLike[str], target: str | os.PathLike[str], folder: str | os.PathLike[str]
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    progress: bool = False,
 ) -> FastJpegReport:
     """Writes a bundle with scaled JPEG decoding, if it stays close to the one without.
 
@@ -57,6 +60,7 @@ def scale_jpegs(
         source: the bundle.
         target: where to; an existing file is replaced at once or not at all.
         folder: the user's images, the first 48 by name.
+        progress: say how far it is.
 
     Raises:
         UsageError: the bundle reads no images, never resizes them or has it already; or no image of the
@@ -81,9 +85,9 @@ def scale_jpegs(
             unverified = Path(scratch) / "unverified.cir"
             write_bundle(unverified, scaled, members)
             with Engine(bundle, device="cpu") as engine:
-                before = see(engine, samples)
+                before = see(engine, samples, progress)
             with Engine(unverified, device="cpu") as engine:
-                fidelity = measure_fidelity(before, see(engine, samples), samples)
+                fidelity = measure_fidelity(before, see(engine, samples, progress), samples)
         _check(fidelity)
         report = {"parts": {str(part): count for part, count in sorted(parts.items())}, **fidelity.to_json()}
         # The folder's name, not its place on this machine.

@@ -400,4 +400,4 @@ def test_a_command_alone_is_what_is_missing(capsys):
     with pytest.raises(SystemExit) as ended:
         main([])
     assert ended.value.code == 2
-    assert capsys.readouterr().err.endswith("required: command\n")
+    assert capsys.readouterr().err.endswith("required: COMMAND\n")

@@ -388,3 +388,20 @@ def test_complaining_to_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         pass
     monkeypatch.setattr(sys, "stderr", file)
     complain("nobody hears this")
+
+
+@pytest.mark.parametrize("columns", [40, 100])
+def test_help_is_as_wide_as_the_terminal(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    example = "cir-x " + "long-argument " * 9
+    parser = CirParser("cir-x", "Does what takes many words to say. " * 5, example)
+    parser.epilog = f"{parser.epilog}\n\n" + "And one more paragraph. " * 8
+    parser.actions()("do", "say it with words " * 9, "x " * 70)
+    for arguments, as_it_stands in ((["-h"], example.strip()), (["do", "-h"], "cir-x do " + "x " * 70)):
+        with pytest.raises(SystemExit):
+            parser.parse_args(arguments)
+        lines = capsys.readouterr().out.splitlines()
+        assert f"  {as_it_stands}".rstrip() in [line.rstrip() for line in lines]  # people copy it
+        assert all(len(line) <= columns for line in lines if as_it_stands not in line)

@@ -172,12 +172,9 @@ def help_of(name: str, *parts: str) -> str:
 
 
 def has_parts(name: str) -> list[str]:
-    """The commands inside a command, as its help lists them under the one argument that they are."""
-    choices = re.search(r"positional arguments:\n  \{([a-z0-9_,-]+)\}", help_of(name))
-    if choices:
-        return choices[1].split(",")
-    listed = re.search(r"positional arguments:\n  ACTION\n((?: {4}.*\n)+)", help_of(name))
-    return re.findall(r"^    ([a-z][\w-]*)", listed[1], re.MULTILINE) if listed else []
+    """The commands inside a command, as its help lists them."""
+    listed = re.search(r"(?:positional arguments:\n  ACTION|\ncommands:)\n((?: {2,4}.*\n)+)", help_of(name))
+    return re.findall(r"^ {2,4}([a-z][\w-]*)", listed[1], re.MULTILINE) if listed else []
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))

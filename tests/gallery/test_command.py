@@ -143,8 +143,9 @@ def test_a_long_table_is_looked_at_before_anything_changes(
         for name, most, commits in (("_TOGETHER", 4, 3), ("_CHARACTERS", 60, 5)):
             monkeypatch.setattr(descriptions, name, most)
             generation = gallery.snapshot().generation
-            table.write_text("\n".join([*rows, '{"id": "none"}']))
-            assert run("metadata", path, table)[0] == 1
+            table.write_text("\n".join(['{"id": "no1"}', *rows, '{"id": "no2"}']))
+            code, _, err = run("metadata", path, table)
+            assert code == 1 and "'no1'" in err and "(2 of its 11 are missing); nothing was changed" in err
             assert gallery.snapshot().generation == generation
             table.write_text("\n".join(rows).replace("x", name[1]))
             assert run("metadata", path, table) == (0, "9 of 9 items changed\n", "")
@@ -162,7 +163,7 @@ def test_metadata_of_shards(run: Run, path: Path, tmp_path: Path) -> None:
         "\n".join(json.dumps({"id": f"i{n}", "price": n}) for n in range(10)) + '\n{"id": "none"}'
     )
     code, _, err = run("metadata", tmp_path / "s", table, "--merge")
-    assert code == 1 and "holds no id 'none'" in err
+    assert code == 1 and "holds no id 'none', which " in err and "(1 of its 11 are missing)" in err
     with ShardedGallery(tmp_path / "s", read_only=True) as shards:
         assert [shard.snapshot().matching("price is not null") for shard in shards.shards] == [0, 0, 0]
         known = json.loads(run("metadata", tmp_path / "s", table, "--merge", "--skip-missing", "--json")[1])

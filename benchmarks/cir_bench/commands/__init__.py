@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 
 from cir_infer import __version__
-from cir_infer.console.common import CirParser, run_command
+from cir_infer.console.common import CirParser, HelpFormatter, run_command
 
 __all__ = ["SUBCOMMANDS", "main"]
 
@@ -68,9 +68,14 @@ def _overview() -> argparse.ArgumentParser:
         prog="cir-bench",
         description="Data sets, protocols and measurements of cir-infer.",
         epilog=f"commands:\n{listing}\n\nexample:\n  cir-bench scenes /data/scenes --gallery 5000 --seed 0",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"cir-bench {__version__}")
-    parser.add_argument("command", choices=SUBCOMMANDS, help="see below; cir-bench COMMAND --help says more")
+    parser.add_argument(
+        "command",
+        choices=SUBCOMMANDS,
+        metavar="COMMAND",
+        help="see below; cir-bench COMMAND --help says more",
+    )
     parser.add_argument("arguments", nargs="*", default=[], help="of the command")
     return parser

@@ -54,7 +54,7 @@ def make_fast_jpeg(options: Any) -> dict[str, Any]:
     source = Path(options.model[0])
     target = Path(options.output or source.with_name(f"{source.stem}-fast-jpeg.cir"))
     check_apart(target, [source])
-    report = scale_jpegs(source, target, options.images)
+    report = scale_jpegs(source, target, options.images, progress=True)
     fidelity = report.fidelity
     if not options.json:
         rows = [

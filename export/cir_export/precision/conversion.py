@@ -141,7 +141,9 @@ def convert_bundle(
     )
     try:
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-            judge = partial(_judge, bundle, Path(scratch), lowering, samples=samples, labelled=labelled)
+            judge = partial(
+                _judge, bundle, Path(scratch), lowering, samples=samples, labelled=labelled, progress=progress
+            )
             judged = judge(graphs)
             int8_text = lowering.precision == "int8" and len(graphs) > 1 and graphs[-1].name == "text"
             if judged.refused and int8_text:
@@ -222,9 +224,10 @@ def _judge(
     graphs: Sequence[LoweredGraph],
     samples: Samples,
     labelled: Labelled | None,
+    progress: bool,
 ) -> _Judgement:
     judged, where = _judged(bundle, scratch, lowering, graphs)
-    fidelity, drift, gap = _measure(bundle, judged, samples, labelled)
+    fidelity, drift, gap = _measure(bundle, judged, samples, labelled, progress)
     refused = objections(lowering.precision, fidelity, drift, lowering.allowed_loss)
     return _Judgement(where, fidelity, drift, gap, refused)
 
@@ -311,18 +314,18 @@ def _written(
 
 
 def _measure(
-    bundle: Bundle, judged: Engine, samples: Samples, labelled: Labelled | None
+    bundle: Bundle, judged: Engine, samples: Samples, labelled: Labelled | None, progress: bool
 ) -> tuple[Fidelity, RecallDrift | None, float | None]:
     """One bundle after the other: each takes its weights in memory, and more for what is made of them."""
     with judged:
-        after = see(judged, samples)
+        after = see(judged, samples, progress)
         # Recall of embeddings that are not finite means nothing.
         recalled = None if labelled is None or after.terms is None else evaluated(judged, labelled)
     give_back()
     gap = sums_gap(Bundle(judged.path), judged.device, samples) if judged.adds_up else None
     give_back()
     with Engine(bundle, device="cpu") as exact:
-        fidelity = measure_fidelity(see(exact, samples), after, samples)
+        fidelity = measure_fidelity(see(exact, samples, progress), after, samples)
         drift = None
         if labelled is not None and recalled is not None and fidelity.finite:
             drift = measure_drift(evaluated(exact, labelled), recalled, labelled)

@@ -142,20 +142,23 @@ def _in_parts(model: RetrievalModel, images: Tensor) -> InParts:
     return InParts(*(part.numpy() for part in found))
 
 
-def compare(answers: Answers, engine: Engine, samples: Samples) -> tuple[list[Check], Array]:
+def compare(
+    answers: Answers, engine: Engine, samples: Samples, progress: bool = False
+) -> tuple[list[Check], Array]:
     """Runs the same images and texts through the engine, texts one at a time and in batches of all lengths.
 
     Args:
         answers: PyTorch's.
         engine: of the bundle that was exported.
         samples: what they are of.
+        progress: say how far it is.
 
     Returns:
         The comparison; and the engine's rows of the images.
     """
     images, texts, expected = samples.images, samples.texts, answers.terms
     queries = _queries(samples)
-    found_rows = engine.encode_images(images, batch_size=_BATCH)
+    found_rows = engine.encode_images(images, _BATCH, progress)
     found_references = found_rows if engine.row_is_reference else engine.encode_references(images, _BATCH)
     found_text = engine.encode_texts(texts, batch_size=_BATCH, together=UNSAID)
     alone = engine.encode_texts(texts, batch_size=1, together=UNSAID)
