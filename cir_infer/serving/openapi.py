@@ -48,6 +48,23 @@ _PROBLEM = {
     "detail": 'the text is empty; say how the result should differ, e.g. "is red"',
     "instance": "urn:cir-infer:request:5d0f3a2b9c41",
 }
+_DETAILS = {
+    "malformed-request": "the body is no JSON ('Invalid JSON: expected value at line 1 column 1')",
+    "unauthorized": "send the header `Authorization: Bearer KEY` with a key of this service",
+    "forbidden": "this service only reads; start it with --writable",
+    "not-found": "the gallery holds no item of this id (any more)",
+    "request-timeout": "the body did not arrive within 20 seconds",
+    "empty-gallery": "the gallery holds no items yet; add some with cir-index or PUT",
+    "too-large": "the body has more than 20,971,520 bytes; send a smaller one",
+    "unsupported-media-type": "the body is text/plain; expected application/json, multipart/form-data",
+    "invalid-argument": "the parameter limit is there twice",
+    "unusable-image": "the image of 3,000 bytes is truncated or damaged; save it again or leave it out",
+    "unusable-text": _PROBLEM["detail"],
+    "too-many-requests": "64 requests of yours are being answered; wait for one of them",
+    "overloaded": "too much is being uploaded at the moment; try again",
+    "timeout": "there was no answer within 10 seconds",
+}
+"""What a problem of each kind may say."""
 _FORM: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -229,6 +246,7 @@ def _described(name: str, *problems: str) -> dict[str, Any]:
                             "type": f"urn:cir-infer:problem:{kind}",
                             "title": title,
                             "status": status,
+                            "detail": _DETAILS[kind],
                         },
                     }
                 },

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cir_infer.serving.openapi import Document
+from cir_infer.serving.problems import MEDIA_TYPE
 from tests.serving.asking import QUERY
 from tests.serving.support import Client
 
@@ -35,6 +36,26 @@ def test_the_document_describes_every_route(client: Client, kind: str) -> None:
         for method, operation in methods.items():
             assert operation["description"], (path, method)
             assert operation["responses"], (path, method)
+
+
+def test_examples_of_problems_say_what_the_service_says(client: Client) -> None:
+    document = client("GET", "/openapi.json").json
+    told: dict[str, set[str]] = {}
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            for answer in operation["responses"].values():
+                example = answer.get("content", {}).get(MEDIA_TYPE, {}).get("example")
+                if example:
+                    told.setdefault(example["detail"], set()).add(example["type"])
+    assert len(told) > 10 and all(len(kinds) == 1 for kinds in told.values())
+    as_json = {"Content_Type": "application/json"}
+    for asked in (
+        client("GET", "/v1/items/none"),
+        client("POST", "/v1/search", b"x", **as_json),
+        client("PATCH", "/v1/items/a", b'{"metadata": {}}', **as_json),
+        client("POST", "/v1/search", b"{}", Content_Type="text/plain"),
+    ):
+        assert told.get(asked.json["detail"]) == {asked.json["type"]}, asked.json
 
 
 def test_others_are_answered_while_the_document_is_made(
