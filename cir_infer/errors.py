@@ -32,6 +32,7 @@ __all__ = [
     "TrainingError",
     "UsageError",
     "brief",
+    "came_of",
     "interrupt_in",
     "lack",
     "lack_in",
@@ -65,7 +66,7 @@ def lack(error: BaseException | None) -> str | None:
 
     It says nothing of the file that was to be read, which is not damaged for that.
     """
-    for one in () if error is None else _came_of(error):
+    for one in () if error is None else came_of(error):
         if isinstance(one, MemoryError):
             return _LACKING[errno.ENOMEM]
         if isinstance(one, OSError) and one.errno in _LACKING:
@@ -85,17 +86,23 @@ def lack_in(text: str) -> str | None:
 
 def interrupt_in(error: BaseException) -> KeyboardInterrupt | None:
     """The interrupt that an error came of: a compiled module says ImportError of one."""
-    return next((one for one in _came_of(error) if isinstance(one, KeyboardInterrupt)), None)
+    return next((one for one in came_of(error) if isinstance(one, KeyboardInterrupt)), None)
 
 
-def _came_of(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it was raised from, the latest first."""
+def came_of(error: BaseException, contexts: bool = False) -> Iterator[BaseException]:
+    """An error and what it was raised from, the latest first.
+
+    Args:
+        error: the error.
+        contexts: follow also what was being handled when it was raised, unless that was left out.
+    """
     seen: set[int] = set()
     one: BaseException | None = error
     while one is not None and id(one) not in seen:
         seen.add(id(one))
         yield one
-        one = one.__cause__
+        context = one.__context__ if contexts and not one.__suppress_context__ else None
+        one = one.__cause__ or context
 
 
 def shown(value: object, limit: int = 120) -> str:

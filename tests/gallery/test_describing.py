@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +21,7 @@ from cir_infer.gallery.catalogue.tables import Encoding
 from cir_infer.gallery.changes import compaction
 from cir_infer.gallery.changes.reencoding import Reencoding
 from cir_infer.gallery.disk.locks import GalleryBusyError
-from tests.gallery.support import DIM, as_version_1, filled, names, rows_of, vectors
+from tests.gallery.support import DIM, as_version_1, filled, names, other_process, rows_of, vectors
 
 
 def held(gallery: Gallery, item: str) -> tuple[dict[str, Any], str | None, str | None, bytes, bytes]:
@@ -127,20 +125,14 @@ def test_another_process_sees_it_with_its_next_snapshot(tmp_path: Path) -> None:
         "print(old.matching('price = 3'), flush=True); sys.stdin.readline()\n"
         "print(old.matching('price = 3'), gallery.snapshot().matching('price = 3'), old.metadata([2]))\n"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "g")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as other:
-        assert other.stdin is not None and other.stdout is not None
-        assert other.stdout.readline() == "0\n"
+    with other_process(code, tmp_path / "g") as (_, told, said):
+        assert said.readline() == "0\n"
         with Gallery.open(tmp_path / "g") as gallery:
             gallery.set_metadata(["i2"], [{"price": 3}])
             gallery.compact()
-            other.stdin.write("\n")
-            other.stdin.close()
-            assert other.stdout.readline() == "0 1 [{'number': 2, 'parity': 'even'}]\n"
+            told.write("\n")
+            told.close()
+            assert said.readline() == "0 1 [{'number': 2, 'parity': 'even'}]\n"
 
 
 @pytest.mark.parametrize("segments", [0, compaction.MANY])

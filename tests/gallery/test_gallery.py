@@ -14,7 +14,7 @@ from cir_infer.engine import Engine
 from cir_infer.errors import GalleryError, ImageError, UsageError
 from cir_infer.gallery import Gallery
 from tests.bundles import write_tiny_bundle
-from tests.gallery.support import DIM, filled, names, rows_of, vectors
+from tests.gallery.support import DIM, filled, names, other_process, rows_of, vectors
 
 TOLERANCE = {"float32": 0.0, "float16": 2e-3, "int8": 2e-2}
 
@@ -299,19 +299,13 @@ def test_one_writer_at_a_time_across_processes(tmp_path: Path) -> None:
         "    gallery.add_vectors(ids=['theirs'], vectors=np.ones((1, 8)))\n"
         "    print('holding', flush=True); sys.stdin.readline()\n"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "g")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as other:
-        assert other.stdout is not None and other.stdin is not None
-        assert other.stdout.readline() == "holding\n"
+    with other_process(code, tmp_path / "g") as (other, told, said):
+        assert said.readline() == "holding\n"
         with pytest.raises(GalleryError, match=f"process {other.pid} is writing.*one writer at a time"):
             gallery.remove(["i1"])
         assert "theirs" in gallery  # reading goes on, and sees what was committed
-        other.stdin.write("\n")
-        other.stdin.flush()
+        told.write("\n")
+        told.flush()
         other.wait()
     assert gallery.remove(["i1", "theirs"]) == 2
 

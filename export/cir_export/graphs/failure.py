@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterator
 
 from torch.export import ExportedProgram
 
 from cir_export.graphs.origin import module_path
-from cir_infer.errors import ExportError
+from cir_infer.errors import ExportError, came_of
 
 __all__ = ["export_failure", "place_of", "said"]
 
@@ -77,7 +76,7 @@ def export_failure(graph: str, error: BaseException, program: ExportedProgram | 
         error: as raised; its causes are looked through.
         program: what `torch.export` gave, where it came so far; it tells the module of a node.
     """
-    chain = list(_causes(error))
+    chain = list(came_of(error, contexts=True))
     whole = "\n".join(str(cause) for cause in chain)
     remedy = next((advice for pattern, advice in _REMEDIES if re.search(pattern, whole, re.DOTALL)), None)
     line = f"PyTorch cannot export the {graph} graph: {_cause(chain)}{_place(chain, whole, program)}"
@@ -90,16 +89,6 @@ def said(error: BaseException) -> str:
     if len(words) > _MOST:
         words = f"{words[: _MOST // 2]} ... {words[-_MOST // 2 :]}"
     return words or type(error).__name__
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, what caused it, and so on."""
-    seen: set[int] = set()
-    found: BaseException | None = error
-    while found is not None and id(found) not in seen:
-        seen.add(id(found))
-        yield found
-        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
 
 
 def _cause(chain: list[BaseException]) -> str:
