@@ -43,6 +43,7 @@ from cir_infer.runtime.encoding import Encoded, OnError, encode_batches
 from cir_infer.runtime.explain_graph import InParts, open_explain_graph, run_in_parts
 from cir_infer.runtime.feeds import check_feed
 from cir_infer.runtime.graph import Array, Graph
+from cir_infer.runtime.openvino.one_row import OneOrMany
 from cir_infer.runtime.plan_policy import PlanPolicy
 from cir_infer.runtime.plan_policy import missing_plan as chosen_policy
 from cir_infer.runtime.samples import SAMPLE_TOKENS, Samples, sample_feeds
@@ -511,6 +512,8 @@ class Engine:
                 feeds = sample_feeds(graph.inputs, 1, SAMPLE_TOKENS)
                 made.update(feeds)
                 made.update(graph.run(feeds))
+                if isinstance(graph, OneOrMany):
+                    graph.open_both().run(sample_feeds(graph.inputs, 2, SAMPLE_TOKENS))
         reference = made.get("reference", made["embedding"])
         text = made.get("text")
         needed = reference if self.needs_reference else None

@@ -13,6 +13,7 @@ from cir_infer.runtime.devices import OpenedGraphs, open_graphs
 from cir_infer.runtime.kept.ahead import ReadAhead
 from cir_infer.runtime.kept.graph_file import read_graph
 from cir_infer.runtime.kept.names import StoredGraph
+from cir_infer.runtime.openvino.one_row import is_apart
 from cir_infer.runtime.plan_policy import PlanPolicy
 
 __all__ = ["open_bundle_graphs", "read_ahead"]
@@ -28,7 +29,11 @@ def read_ahead(bundle: Bundle, device: str) -> ReadAhead:
     in_place = device == "cpu" and bundle.manifest.weights is not None
     if device not in (*ON_PROCESSOR, *ON_INTEL_GPU) or in_place:
         return ReadAhead({}, device)
-    return ReadAhead({name: _stored(bundle, name) for name in bundle.manifest.graphs}, device)
+    stored = {name: _stored(bundle, name) for name in bundle.manifest.graphs}
+    for name, graph in stored.items():
+        if is_apart(device, bundle.manifest.precision, name):
+            stored[name] = graph._replace(rows=1)
+    return ReadAhead(stored, device)
 
 
 def open_bundle_graphs(

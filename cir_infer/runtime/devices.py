@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast
 
 from cir_infer.bundle.model import Model
 from cir_infer.errors import DeviceError, UsageError, shown
@@ -18,9 +18,14 @@ from cir_infer.runtime.backend import Backend
 from cir_infer.runtime.device_names import AUTO, DEVICES, ON_GPU
 from cir_infer.runtime.graph import Graph
 from cir_infer.runtime.int8_form import note_slow_form, other_runtime, refuse_other_form
-from cir_infer.runtime.kept.graphs import Keeping, Kernels, load_kept, load_model
+from cir_infer.runtime.kept.graph_file import read_graph
+from cir_infer.runtime.kept.graphs import Keeping, Kernels, is_kept, load_kept, load_model
 from cir_infer.runtime.kept.names import StoredGraph
+from cir_infer.runtime.openvino.one_row import OneOrMany, is_apart
 from cir_infer.runtime.plan_policy import PlanPolicy, PlanUnavailableError
+
+if TYPE_CHECKING:
+    from cir_infer.runtime.openvino.backend import OpenVinoBackend
 
 __all__ = ["OpenedGraphs", "open_backend", "open_graphs"]
 
@@ -77,7 +82,7 @@ def _opened(models: Models, device: str, threads: int | None, policy: PlanPolicy
     if device == "auto":
         return _first_that_works(AUTO, models, threads, policy)
     try:
-        return _load(open_backend(device, threads, policy), models, threads)
+        return _load(open_backend(device, threads, policy), models, threads, policy)
     except PlanUnavailableError as error:
         if policy.missing != "onnxruntime":
             raise
@@ -91,13 +96,13 @@ def _first_that_works(
     refusals: list[str] = []
     for device in devices[:-1]:
         try:
-            opened = _load(open_backend(device, threads, policy), models, threads)
+            opened = _load(open_backend(device, threads, policy), models, threads, policy)
         except DeviceError as error:
             refusals.append(str(error))
         else:
             _log.info("device auto: taking %s%s", device, _because(refusals))
             return opened
-    opened = _load(open_backend(devices[-1], threads, policy), models, threads)
+    opened = _load(open_backend(devices[-1], threads, policy), models, threads, policy)
     # A GPU that stays unused deserves a warning; a machine without one does not.
     level = logging.INFO if missing_gpu() else logging.WARNING
     _log.log(level, "device auto: taking the CPU%s%s", _because(refusals), other_runtime(policy.int8_form))
@@ -127,9 +132,9 @@ def _because(refusals: list[str]) -> str:
     return f" ({'; '.join(refusals)})" if refusals else ""
 
 
-def _load(backend: Backend, models: Models, threads: int | None) -> OpenedGraphs:
+def _load(backend: Backend, models: Models, threads: int | None, policy: PlanPolicy) -> OpenedGraphs:
     """The graphs, without an NVIDIA GPU the largest beside the others: most of it is native code."""
-    load = functools.partial(_loaded, backend, threads)
+    load = functools.partial(_loaded, backend, threads, policy.precision)
     largest = max(models, key=lambda name: models[name].size, default=None)
     if backend.device in ON_GPU or largest is None or models[largest].size < _WORTH_A_THREAD:
         return OpenedGraphs(backend, {name: load(name, model) for name, model in models.items()})
@@ -143,13 +148,27 @@ def _load(backend: Backend, models: Models, threads: int | None) -> OpenedGraphs
     return OpenedGraphs(backend, {name: graph if name == largest else others[name] for name in models})
 
 
-def _loaded(backend: Backend, threads: int | None, name: str, model: Model | StoredGraph) -> Graph:
+def _loaded(
+    backend: Backend, threads: int | None, precision: str, name: str, model: Model | StoredGraph
+) -> Graph:
     if backend.device in ON_GPU:
         return backend.load(name, model if isinstance(model, Model) else model.read())
     kernels = _kernels_for(name, threads)
     if isinstance(model, Model):
         return load_model(backend, name, model, kernels)
+    if is_apart(backend.device, precision, name):
+        return _apart(cast("OpenVinoBackend", backend), name, model)
     return load_kept(cast(Keeping, backend), name, model, kernels)
+
+
+def _apart(backend: OpenVinoBackend, name: str, stored: StoredGraph) -> Graph:
+    """A graph in two forms, of which the one for batches is opened now where it has to be made first."""
+    one = load_kept(backend.one_row(), name, stored._replace(rows=1))
+    batches = stored._replace(found=read_graph)
+    graph = OneOrMany(name, one, functools.partial(load_kept, backend, name, batches))
+    if not is_kept(backend, name, batches):
+        graph.open_both()
+    return graph
 
 
 def _kernels_for(name: str, threads: int | None) -> Kernels | None:

@@ -39,6 +39,7 @@ class StoredGraph(NamedTuple):
             already.
         beside: whether weights lie beside the bundle's graphs, which runtimes may use where they are.
         tokens: the most that a text may have.
+        rows: that it takes at a time, where it is opened for so many only; None for any number.
     """
 
     digest: str
@@ -48,6 +49,7 @@ class StoredGraph(NamedTuple):
     found: Callable[[Path, int], GraphFile | str | None] = read_graph
     beside: bool = False
     tokens: int = 512
+    rows: int | None = None
 
 
 def graph_cache() -> Path | None:
@@ -99,6 +101,7 @@ def _known(name: str, stored: StoredGraph, device: str) -> dict[str, Any]:
         "checked_for": stored.checked_for,
         "cir_infer": __version__,
         "processor": _processor(),
+        "rows": stored.rows,
     }
     plain: dict[str, Any] = json.loads(json.dumps(made_of))
     return plain

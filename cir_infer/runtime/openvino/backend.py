@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ class OpenVinoBackend:
     ) -> None:
         self.device = device
         self._tokens = min(SAMPLE_TOKENS, tokens)
-        self._threads = threads
+        self._threads, self._single = threads, False
         self._small = OnnxBackend("cpu", threads)
         self._processor = OpenVinoDevice()
         self._gpu = None if (place := PLACES[device]) is None else OpenVinoDevice(place)
@@ -81,6 +82,12 @@ class OpenVinoBackend:
                 f"the processor ({self._processor.name}) does not compute in bfloat16, and OpenVINO would "
                 "use float32 in its place; use the float32 bundle"
             )
+
+    def one_row(self) -> OpenVinoBackend:
+        """The same, which makes graphs for one row at a time."""
+        other = copy(self)
+        other._single = True
+        return other
 
     def load(self, name: str, model: Model) -> Graph:
         """See `Backend.load`."""
@@ -94,7 +101,7 @@ class OpenVinoBackend:
         threads = threads_for(name, model.size, self._threads)
         lowered = self._bfloat16 and said.stores_bfloat16
         stops = _stops(name, said)
-        compiled = self._processor.compile(name, model, inputs, said.outputs, threads, lowered)
+        compiled = self._processor.compile(name, model, inputs, said.outputs, threads, lowered, self._single)
         graph = OpenVinoGraph(name, compiled, stops)
         if lowered:
             return graph  # was judged here when it was made; ONNX Runtime would compute it in float32
@@ -155,7 +162,7 @@ class OpenVinoBackend:
             assert self._gpu is not None
             return OpenVinoGraph(name, self._gpu.reopen(name, exported, *names, single=True), on_gpu=True)
         threads = threads_for(name, said["size"], self._threads)
-        compiled = self._processor.reopen(name, exported, *names, threads, said["lowered"])
+        compiled = self._processor.reopen(name, exported, *names, threads, said["lowered"], self._single)
         return OpenVinoGraph(name, compiled, said["stops"])
 
     def chains(self, graphs: Mapping[str, Graph], scorer: Scorer, names: tuple[str, ...]) -> None:
