@@ -6,7 +6,7 @@ Long because every public method says what it takes, gives and raises.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any, Literal, overload
@@ -472,8 +472,14 @@ class Engine:
             outputs = graph.run(feeds)
         return QueryTerms(outputs["numerators"], outputs.get("weights"), self.manifest.terms)
 
-    def prepare_image(self, image: ImageLike) -> PreparedImage:
+    def prepare_image(
+        self, image: ImageLike | PreparedImage, opened: Callable[[], object] | None = None
+    ) -> PreparedImage:
         """Do now, in this thread, what a query would do with an image before the encoder has it.
+
+        Args:
+            image: see `encode_images`.
+            opened: see `prepare`.
 
         Returns:
             What queries and encodings of this engine take in place of the image.
@@ -481,10 +487,15 @@ class Engine:
         Raises:
             ImageError: the image cannot be read.
         """
-        return PreparedImage(self.prepare(image), self.manifest.image)
+        return PreparedImage(self.prepare(image, opened), self.manifest.image)
 
-    def prepare(self, image: ImageLike | PreparedImage) -> Array:
+    def prepare(self, image: ImageLike | PreparedImage, opened: Callable[[], object] | None = None) -> Array:
         """One image as the encoders read it, without a batch axis.
+
+        Args:
+            image: see `encode_images`.
+            opened: called, once or more, when the image is open: what follows is native code for the most
+                part, beside which other threads have Python to themselves.
 
         Returns:
             uint8 (H, W, 3), or float32 (F,) for a bundle on features.
@@ -492,7 +503,7 @@ class Engine:
         Raises:
             ImageError: the image cannot be read.
         """
-        return _prepare(contents(image), self.manifest.image)
+        return _prepare(contents(image), self.manifest.image, opened)
 
     def warm_up(self) -> Samples:
         """Run every graph once, so that later calls find kernels loaded and buffers taken.
@@ -579,10 +590,15 @@ class Engine:
         return found if errors == "return" else found.rows
 
 
-def _prepare(image: ImageLike | PreparedImage, spec: Any) -> Array:
-    if isinstance(image, PreparedImage):
-        return image.array_for(spec)
-    return preprocess(image, spec)
+def _prepare(
+    image: ImageLike | PreparedImage, spec: Any, opened: Callable[[], object] | None = None
+) -> Array:
+    if not isinstance(image, PreparedImage):
+        return preprocess(image, spec, opened)
+    array = image.array_for(spec)
+    if opened is not None:
+        opened()
+    return array
 
 
 def _reopened(path: str, manifest: str, choices: tuple[Any, ...]) -> Engine:

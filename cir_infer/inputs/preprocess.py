@@ -6,8 +6,7 @@ that a model sees the same bytes here as there. Dividing by 255 and normalising 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -68,13 +67,14 @@ class _Picture(NamedTuple):
 
 
 def preprocess(
-    image: ImageLike, spec: PixelInput | FeatureInput
+    image: ImageLike, spec: PixelInput | FeatureInput, opened: Callable[[], object] | None = None
 ) -> npt.NDArray[np.uint8] | npt.NDArray[np.float32]:
     """One image as the graph's input.
 
     Args:
         image: see `cir_infer.inputs.images.ImageLike`.
         spec: the manifest's `image`.
+        opened: called, once or more, when the image is open and before its pixels are decoded or resized.
 
     Returns:
         uint8 (height, width, 3) RGB, or float32 (size,) for pre-extracted features.
@@ -83,17 +83,30 @@ def preprocess(
         ImageError: the image cannot be read, or the steps do not bring it to the bundle's size.
     """
     if isinstance(spec, FeatureInput):
-        return load_features(image, spec.size)
-    return prepare(decode(image, spec), spec, describe_image(image))
+        features = load_features(image, spec.size)
+        if opened is not None:
+            opened()
+        return features
+    return prepare(decode(image, spec, opened), spec, describe_image(image))
 
 
-def decode(image: ImageLike, spec: PixelInput) -> Decoded:
+def decode(image: ImageLike, spec: PixelInput, opened: Callable[[], object] | None = None) -> Decoded:
     """The first half of `preprocess`: the decoded image, at a part of its size where the bundle says so.
 
     Raises:
         ImageError: the image cannot be read.
     """
-    return decode_image(image, spec.exif_orientation, partial(_plan, spec.steps, describe_image(image)))
+
+    def plan(size: tuple[int, int]) -> int:
+        part = _plan(spec.steps, describe_image(image), size)
+        if opened is not None:
+            opened()
+        return part
+
+    decoded = decode_image(image, spec.exif_orientation, plan)
+    if opened is not None and isinstance(image, np.ndarray):  # of which there was nothing to decode
+        opened()
+    return decoded
 
 
 def prepare(decoded: Decoded, spec: PixelInput, name: str = "the image") -> npt.NDArray[np.uint8]:

@@ -12,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.engine import Engine
-from cir_infer.errors import CirError, ScoringError
+from cir_infer.errors import CirError, ImageError, ScoringError
 from cir_infer.hits import Hits
+from cir_infer.inputs.preparing import PreparedImage
 from cir_infer.inputs.texts import Text
 from cir_infer.inputs.unknown_words import said_together
+from cir_infer.processes.pending import Pending
 from cir_infer.processes.threads import Threads
 from cir_infer.runtime.compose_parts import Begun
 from cir_infer.runtime.encoding import stacked
@@ -102,25 +104,27 @@ class Answering:
         if self.engine.needs_reference:
             if query.is_image:
                 try:
-                    image = self.engine.prepare(query.reference)
+                    image = self.engine.prepare(query.reference, None if text is None else text.begin)
                 except CirError as error:
                     return error
             elif query.held is not None:
                 row = query.held.vector
         wanted = min(self.wish.k + (query.held is not None), self.source.size)
-        found = self.source.search_chained(image, row, None if text is None else text().text[0], wanted)
+        found = self.source.search_chained(
+            image, row, None if text is None else text.result().text[0], wanted
+        )
         return self._hits(query, found, 0)
 
     def _scored(self, queries: list[Asked]) -> list[Hits | CirError]:
         """The answers to queries, encoded and scored together; a fault of one costs only that one."""
         pending = self._texts(queries)
-        references = self._references(queries)
+        references = self._references(queries, pending)
         answers: dict[int, Hits | CirError] = {
             at: value for at, value in enumerate(references or ()) if isinstance(value, CirError)
         }
         keep = [at for at in range(len(queries)) if at not in answers]
         if keep:
-            text = None if pending is None else pending()
+            text = None if pending is None else pending.result()
             if text is not None and len(keep) < len(queries):
                 text = text.take(keep)
             images = None
@@ -169,26 +173,39 @@ class Answering:
                 break
         return hits
 
-    def _texts(self, queries: list[Asked]) -> Callable[[], Begun] | None:
+    def _texts(self, queries: list[Asked]) -> Pending[Begun] | None:
         """Text embeddings, beside the images, with what compose makes of them; without images, once asked."""
         if not self.engine.needs_text or not queries:
             return None
         encode = partial(self.engine.encode_read, [query.text for query in queries if query.text is not None])
         # A thread costs a refined Hit more than it saves, and so does a run of its own for a part of compose.
         if self.engine.needs_reference and any(query.is_image for query in queries):
-            return self.beside().submit(lambda: self.engine.begin(encode())).result
-        return lambda: Begun(encode())
+            return Pending(lambda: self.engine.begin(encode()), self.beside)
+        return Pending(lambda: Begun(encode()))
 
-    def _references(self, queries: list[Asked]) -> list[Floats | CirError] | None:
+    def _references(
+        self, queries: list[Asked], texts: Pending[Begun] | None
+    ) -> list[Floats | CirError] | None:
         """Reference embeddings: gallery rows for Hits, the encoder for images. None where none is needed."""
         if not self.engine.needs_reference:
             return None
         images = [query.reference for query in queries if query.is_image]
+        if len(images) == 1:
+            images = [self._prepared(images[0], texts)]
+        elif texts is not None:
+            texts.begin()
         encoded: Iterator[Floats | CirError] = iter(())
         if images:
             rows, failed = self.engine.encode_references(images, len(images), errors="return")
             encoded = iter([_bare(failed[at]) if at in failed else row for at, row in enumerate(rows)])
         return [next(encoded) if query.held is None else query.held.vector for query in queries]
+
+    def _prepared(self, image: Any, texts: Pending[Begun] | None) -> PreparedImage | ImageError:
+        """An image as the encoder takes it. Texts wait until it is open: both would want Python's lock."""
+        try:
+            return self.engine.prepare_image(image, None if texts is None else texts.begin)
+        except ImageError as error:
+            return error
 
     def _own_rows(self, queries: list[Asked], images: Floats | None) -> list[Floats | None]:
         """What a gallery row of each reference looks like, None where that would cost an encoder's run."""
