@@ -21,6 +21,8 @@ __all__ = ["main"]
 
 Options = argparse.Namespace
 _MORE_IDS = 20
+_MANY_BURIED = 1000
+"""Rows of no item that are worth a word, where they are a quarter."""
 
 
 @run_command
@@ -42,10 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _info(gallery: Gallery, options: Options) -> None:
     snapshot = gallery.snapshot()
+    rows = snapshot.rows.count
+    buried = rows - snapshot.count
     known = {
         "gallery": str(gallery.path),
         "items": snapshot.count,
-        "rows": snapshot.rows.count,
+        "rows": rows,
+        "buried": buried,
         "dimension": snapshot.dimension,
         "tokens_per_item": snapshot.tokens_per_item,
         "dtype": str(snapshot.rows.dtype),
@@ -62,6 +67,11 @@ def _info(gallery: Gallery, options: Options) -> None:
     _tell(options, known, "\n".join(lines))
     if known.get("matching") == 0:
         complain(nothing_matches(gallery))
+    if buried >= max(_MANY_BURIED, rows // 4):
+        complain(
+            f"{buried:,} of {counted(rows, 'row')} are of items that were removed or replaced, and queries "
+            "read them too; cir-gallery compact drops them"
+        )
 
 
 def _of_info(value: object) -> str:

@@ -436,8 +436,8 @@ class Gallery(OpenGallery):
 
         What an item has otherwise is read in the same commit, so a change of somebody else is never undone,
         as it is by who reads an item, and adds it again later. The item counts as added anew: it comes
-        last, and its row, written again, is dropped where it was by the next `compact`. Items that have
-        this metadata already stay where they are.
+        last, and its row, written again, is buried where it was. Items that have this metadata already
+        stay where they are.
 
         Args:
             ids: n distinct strings.
@@ -494,10 +494,11 @@ class Gallery(OpenGallery):
         self._store.retire(retired)
 
     def compact(self) -> Compaction:
-        """Drop the rows of removed and replaced items, and merge small segments, while others read.
+        """Drop all rows of removed and replaced items, and merge small segments, while others read.
 
-        Snapshots that are held keep showing what they showed; the space that they need is freed by
-        the first commit or compaction after they are let go.
+        Every change does most of this by itself (docs/gallery.md, Compaction). Snapshots that are held keep
+        showing what they showed; the space that they need is freed by the first commit or compaction after
+        they are let go.
 
         Returns:
             What was done.

@@ -28,10 +28,13 @@ from cir_infer.gallery.rows.tensors import Tensor, write_tensors
 from cir_infer.gallery.snapshot import Snapshot
 from cir_infer.processes.turns import Turn
 
-__all__ = ["Store"]
+__all__ = ["ITEMS_AT_ONCE", "Store"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+ITEMS_AT_ONCE = 1 << 15
+"""So many buried items are forgotten by one commit: each costs some look-ups for its attributes."""
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +67,7 @@ class Store:
         )
         self._segments: dict[int, Segment] = {}
         self._swept = False
+        self._told: set[str] = set()
         try:
             self.catalogue = Catalogue(self.folder)
             self._identities = self.catalogue.identities
@@ -268,6 +272,11 @@ class Store:
                 raise
         return entry._replace(bytes=size, sha256=checksum)
 
+    def take_back(self, written: Sequence[SegmentEntry]) -> None:
+        """Remove segments that were written and that nothing names yet."""
+        for entry in written:
+            files.remove(entry.name, self.folder.rows.fd)
+
     def commit(self, change: tables.Change, unneeded: Sequence[SegmentEntry] = ()) -> None:
         """Make a change of the catalogue durable and visible, then sweep what is no longer needed.
 
@@ -293,37 +302,36 @@ class Store:
             # a commit that succeeds proves that this one can never come back.
             self._swept = False
             raise
-        for entry in unneeded:
-            files.remove(entry.name, self.folder.rows.fd)
+        self.take_back(unneeded)
         self.tidy()
 
-    def tidy(self) -> None:
+    def tidy(self, items: int | None = ITEMS_AT_ONCE) -> None:
         """Remove retired rows and buried items that no snapshot can show, and rows of failed commits.
 
         The caller holds the writer lock and has just committed. What cannot be removed now, on a
         full disk for instance, is left for the next time: it is no part of the gallery.
+
+        Args:
+            items: so many at most now, that no commit takes long; None for all.
         """
         try:
-            self._sweep(self._held())
+            self._sweep(self._held(), items)
         except (GalleryError, OSError) as error:
             self._swept = False
             _log.warning("%s: leftovers are kept for now: %s", self.path, error)
 
-    def _sweep(self, hold: Hold) -> None:
+    def _sweep(self, hold: Hold, items: int | None) -> None:
         with self.catalogue.reading() as connection:
-            retired = connection.execute(
-                "SELECT 1 FROM segments WHERE retired IS NOT NULL LIMIT 1"
-            ).fetchone()
-        if retired:
+            waiting = tables.is_waiting(connection)
+        if waiting:
             oldest = oldest_pin(self.folder.readers, hold.generation)
             doomed: list[SegmentEntry] = []
             self.catalogue.commit(
-                lambda connection: doomed.extend(tables.forget_retired(connection, oldest)),
+                lambda connection: doomed.extend(tables.forget_retired(connection, oldest, items)),
                 hold,
                 visible=False,
             )
-            for entry in doomed:
-                files.remove(entry.name, self.folder.rows.fd)
+            self.take_back(doomed)
         if not self._swept:
             with self.catalogue.reading() as connection:
                 known = set(tables.segment_numbers(connection))
@@ -333,6 +341,12 @@ class Store:
             leftovers.sweep(self.folder.rows, known, next_segment, identities, dimensions)
             sweep_drafts(self.path / INSIDE)
             self._swept = True
+
+    def tell_once(self, message: str, *values: object) -> None:
+        """Log a warning about this gallery, once for as long as it is open."""
+        if message not in self._told:
+            self._told.add(message)
+            _log.warning("%s: " + message, self.path, *values)
 
     def forget_snapshot(self) -> None:
         """Let go of this store's own snapshot, so that it does not hold back a sweep."""

@@ -28,7 +28,7 @@ import numpy as np
 from cir_infer.errors import CirError
 from cir_infer.gallery import Gallery
 from cir_infer.gallery.catalogue.catalogue import OutcomeUnknownError
-from cir_infer.gallery.changes import compaction
+from cir_infer.gallery.changes import upkeep
 from tests.gallery.replay import Disk, read_record
 from tests.gallery.support import as_version_1
 from tests.gallery.sweep import (
@@ -413,7 +413,7 @@ def run_power(folder: Path, changes: int, seed: int, variants: int, stride: int)
 
 
 def main() -> None:
-    compaction.MANY = 4  # so that small commits are merged here, too
+    upkeep.MANY, upkeep.LEAST = 4, 0  # so that small commits are merged here, too
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=["faults", "kills", "power"])
     parser.add_argument("folder", type=Path)

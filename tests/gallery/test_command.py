@@ -99,6 +99,21 @@ def test_large_numbers_are_written_alike(
     assert not re.search(r"\b123[345]\b", out)
 
 
+def test_many_rows_of_no_item_are_told_with_what_to_do(run: Run, tmp_path: Path) -> None:
+    ids = [f"i{number}" for number in range(4000)]
+    with Gallery.from_arrays(tmp_path / "g", ids=ids, vectors=vectors(4000)) as gallery:
+        gallery.remove(ids[:999])  # too few bytes for the change to drop them
+    code, out, err = run("info", tmp_path / "g")
+    assert (code, err) == (0, "") and re.search(r"^buried +999$", out, re.MULTILINE)
+    with Gallery.open(tmp_path / "g") as gallery:
+        gallery.remove(ids[999:1000])
+    code, out, err = run("info", tmp_path / "g", "--json")
+    assert code == 0 and json.loads(out)["buried"] == 1000
+    assert "1,000 of 4,000 rows are of items" in err and "cir-gallery compact" in err
+    run("compact", tmp_path / "g")
+    assert run("info", tmp_path / "g")[2] == ""
+
+
 def test_removing_what_is_not_there(run: Run, path: Path) -> None:
     code, _, err = run("remove", path, "i0", "no\x1bne")
     assert code == 1 and "--skip-missing" in err and "\x1b" not in err

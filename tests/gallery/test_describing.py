@@ -18,7 +18,7 @@ from cir_infer.errors import GalleryError, UsageError
 from cir_infer.gallery import Gallery
 from cir_infer.gallery.catalogue.catalogue import Catalogue
 from cir_infer.gallery.catalogue.tables import Encoding
-from cir_infer.gallery.changes import compaction
+from cir_infer.gallery.changes import upkeep
 from cir_infer.gallery.changes.reencoding import Reencoding
 from cir_infer.gallery.disk.locks import GalleryBusyError
 from tests.gallery.support import DIM, as_version_1, filled, names, other_process, rows_of, vectors
@@ -135,7 +135,7 @@ def test_another_process_sees_it_with_its_next_snapshot(tmp_path: Path) -> None:
             assert said.readline() == "0 1 [{'number': 2, 'parity': 'even'}]\n"
 
 
-@pytest.mark.parametrize("segments", [0, compaction.MANY])
+@pytest.mark.parametrize("segments", [0, upkeep.MANY])
 def test_the_first_format_and_an_unfinished_reencoding(tmp_path: Path, segments: int) -> None:
     """What is encoded anew already stays so, however often its metadata changes meanwhile."""
     filled(tmp_path / "g", 6).close()

@@ -15,7 +15,7 @@ import pytest
 
 from cir_infer.errors import GalleryError
 from cir_infer.gallery import Gallery
-from cir_infer.gallery.changes import compaction
+from cir_infer.gallery.changes import upkeep
 from cir_infer.gallery.disk import drafts, outcome
 from cir_infer.shards.layout import ShardedGallery
 from tests.gallery.interrupts import Bomb, Interrupt, descriptors, others_set_aside
@@ -139,7 +139,7 @@ def run(path: Path, change: Change, stride: int, only: tuple[str, ...] = ("",)) 
 def test_interrupts_in_the_middle_of_a_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Change, stride: int
 ) -> None:
-    monkeypatch.setattr(compaction, "MANY", 4)
+    monkeypatch.setattr(upkeep, "MANY", 4)
     interrupts, late = run(tmp_path / "g", change, stride)
     assert interrupts > 10
     assert (late > 0) == (change is not refused)
@@ -154,7 +154,7 @@ OWN = ("cir_infer/gallery", "contextlib.py", "weakref.py", "_weakrefset.py")
 def test_interrupts_before_every_instruction_of_a_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Change
 ) -> None:
-    monkeypatch.setattr(compaction, "MANY", 4)
+    monkeypatch.setattr(upkeep, "MANY", 4)
     interrupts, late = run(tmp_path / "g", change, 1, OWN)
     print(f"{change.__name__}: {interrupts} interrupts, {late} behind the commit")
     assert interrupts > 1000

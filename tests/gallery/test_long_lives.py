@@ -15,7 +15,7 @@ import pytest
 
 from cir_infer.errors import GalleryError
 from cir_infer.gallery import Gallery, store
-from cir_infer.gallery.changes import compaction
+from cir_infer.gallery.changes import upkeep
 from tests.gallery.interrupts import descriptors, others_set_aside
 from tests.gallery.support import DIM, names, vectors
 
@@ -44,7 +44,7 @@ def old(path: Path, count: int) -> Gallery:
 
 @pytest.mark.usefixtures("few_descriptors")
 def test_segments_hold_no_descriptors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compaction, "MANY", 1000)
+    monkeypatch.setattr(upkeep, "MANY", 1000)
     with Gallery.create(tmp_path / "g", dimension=DIM) as gallery:
         rows = vectors(120)
         for number in range(120):
@@ -93,7 +93,7 @@ def test_a_reencoding_of_many_commits_ends(tmp_path: Path, monkeypatch: pytest.M
         for key in order.tolist():
             work.add([key], new[key - 1 : key])
             most = max(most, len(list((tmp_path / "g" / "rows").iterdir())))
-        assert most <= compaction.MANY + 10, "they are merged on the way"
+        assert most <= upkeep.MANY + 10, "they are merged on the way"
         assert opened < 5 * count, "no commit looks at all that was there before"
         assert work.missing().tolist() == [] and work.finish()
         assert gallery.fingerprint == "new" and gallery.ids == names(count)
@@ -108,7 +108,7 @@ def test_a_reencoding_of_many_commits_ends(tmp_path: Path, monkeypatch: pytest.M
 def test_a_reencoding_goes_on_where_it_was_stopped_and_passes_over_what_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compaction, "MANY", 3)
+    monkeypatch.setattr(upkeep, "MANY", 3)
     with old(tmp_path / "g", 40) as gallery:
         gallery.remove(["i7"])
         work = gallery.reencoding(BUNDLE)

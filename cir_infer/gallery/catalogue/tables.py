@@ -43,6 +43,7 @@ __all__ = [
     "insert_encoding",
     "insert_items",
     "insert_segment",
+    "is_waiting",
     "live_keys",
     "pending",
     "read_state",
@@ -51,6 +52,7 @@ __all__ = [
     "segments_of",
     "set_buried",
     "set_header",
+    "waiting_bytes",
 ]
 
 _STORED = re.compile(r"(?:([1-9][0-9]{0,8})\*)?(float32|float16|int8)")
@@ -82,6 +84,12 @@ class Encoding(NamedTuple):
     def row_shape(self) -> tuple[int, ...]:
         """Of an item's row: (D,), or (M, D)."""
         return row_shape(self.tokens_per_item, self.dimension)
+
+    @property
+    def row_bytes(self) -> int:
+        """What an item's row takes in a file, its scales counted."""
+        scale = 4 if self.dtype == "int8" else 0
+        return self.tokens_per_item * (self.dimension * np.dtype(self.dtype).itemsize + scale)
 
 
 class State(NamedTuple):
@@ -344,12 +352,29 @@ def retire(connection: Connection, segments: Iterable[SegmentEntry], dropped: np
         insert(connection, "garbage", [(next_generation, dropped.astype("<i8").tobytes())])
 
 
-def forget_retired(connection: Connection, oldest_reader: int | None) -> list[SegmentEntry]:
+def is_waiting(connection: Connection) -> bool:
+    """Whether there are retired segments or dropped items to forget."""
+    if connection.execute("SELECT 1 FROM segments WHERE retired IS NOT NULL LIMIT 1").fetchone():
+        return True
+    garbage = connection.execute("SELECT 1 FROM garbage LIMIT 1").fetchone()
+    return garbage is not None and not pending(connection)
+
+
+def waiting_bytes(connection: Connection) -> int:
+    """How many bytes of retired segments wait for readers of older generations."""
+    sizes = connection.execute("SELECT bytes FROM segments WHERE retired IS NOT NULL").fetchall()
+    return sum(size for (size,) in sizes if isinstance(size, int))
+
+
+def forget_retired(
+    connection: Connection, oldest_reader: int | None, items: int | None
+) -> list[SegmentEntry]:
     """Forget retired segments and dropped items that no reader needs.
 
     Args:
         connection: in a write transaction.
         oldest_reader: the oldest generation that is being read, None for none.
+        items: how many items at most, None for all.
 
     Returns:
         The segments whose files can go once this is committed.
@@ -359,13 +384,27 @@ def forget_retired(connection: Connection, oldest_reader: int | None) -> list[Se
     delete(connection, "segments", "retired <= ?", (limit,))
     # The rows of an unfinished re-encoding may still name dropped items.
     if not pending(connection):
-        blobs = connection.execute("SELECT keys FROM garbage WHERE generation <= ?", (limit,)).fetchall()
-        for (blob,) in blobs:
-            if not isinstance(blob, bytes) or len(blob) % 8:
-                raise damaged("its list of dropped items makes no sense")
-            delete_items(connection, np.frombuffer(blob, "<i8").tolist())
-        delete(connection, "garbage", "generation <= ?", (limit,))
+        _forget_dropped(connection, limit, items)
     return [_entry((number, *rest)) for number, _, *rest, _ in doomed]
+
+
+def _forget_dropped(connection: Connection, limit: int, items: int | None) -> None:
+    blobs = connection.execute(
+        "SELECT rowid, generation, keys FROM garbage WHERE generation <= ? ORDER BY generation", (limit,)
+    ).fetchall()
+    for row, generation, blob in blobs:
+        if not isinstance(blob, bytes) or len(blob) % 8:
+            raise damaged("its list of dropped items makes no sense")
+        keys = np.frombuffer(blob, "<i8")
+        now = keys[:items]
+        delete_items(connection, now.tolist())
+        delete(connection, "garbage", "rowid = ?", (row,))
+        if len(now) < len(keys):
+            insert(connection, "garbage", [(generation, keys[len(now) :].tobytes())])
+        if items is not None:
+            items -= len(now)
+            if not items:
+                break
 
 
 def begin_encoding(connection: Connection, encoding: Encoding) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -10,8 +10,10 @@ import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, shown
 from cir_infer.gallery.catalogue import tables
-from cir_infer.gallery.changes.compaction import merge_newest
+from cir_infer.gallery.changes.compaction import write_parts
+from cir_infer.gallery.changes.upkeep import drop_buried, keep_up
 from cir_infer.gallery.rows.segments import SegmentEntry
+from cir_infer.gallery.rows.tensors import Tensor
 from cir_infer.gallery.rows.vectors import checked_vectors, row_tensors, to_rows
 from cir_infer.gallery.store import Store
 
@@ -82,10 +84,12 @@ def add_items(
     if not items:
         return 0
     stored, scales = to_rows(rows, encoding.dtype)
-    keys = next_keys(store, len(items))
-    tensors = row_tensors(encoding.dtype, stored, scales)
-    entry = store.write_segment(tensors, int(keys[0]), int(keys[-1]), len(items))
-    commit_items(store, items, [(encoding.number, entry)], held.values())
+
+    def tensors(part: slice) -> list[Tensor]:
+        return row_tensors(encoding.dtype, stored[part], None if scales is None else scales[part])
+
+    entries = write_parts(store, next_keys(store, len(items)), encoding.row_bytes, tensors)
+    commit_items(store, items, [(encoding.number, entry) for entry in entries], held.values())
     return len(items)
 
 
@@ -100,7 +104,7 @@ def commit_items(
     store: Store,
     items: Sequence[tables.ItemRecord],
     rows: Sequence[tuple[int, SegmentEntry]],
-    buried: Iterable[int],
+    buried: Collection[int],
 ) -> None:
     """Add items whose rows are written, in place of those of some keys.
 
@@ -120,7 +124,7 @@ def commit_items(
         tables.set_header(connection, "next_key", keys[-1] + 1)
 
     store.commit(change)
-    merge_newest(store)
+    keep_up(store, len(buried))
 
 
 def remove_items(store: Store, ids: Sequence[str], missing: Missing) -> int:
@@ -129,6 +133,7 @@ def remove_items(store: Store, ids: Sequence[str], missing: Missing) -> int:
     check_missing(store, held, ids, missing)
     if held:
         store.commit(lambda connection: tables.set_buried(connection, held.values(), True))
+        drop_buried(store, len(held))
     return len(held)
 
 

@@ -16,7 +16,6 @@ from cir_infer.gallery.catalogue.lineage import StoredItem, sound_items
 from cir_infer.gallery.catalogue.schema import damaged
 from cir_infer.gallery.changes.additions import Missing, check_missing, commit_items, held_ids, next_keys
 from cir_infer.gallery.changes.compaction import write_again
-from cir_infer.gallery.disk import files
 from cir_infer.gallery.metadata import metadata as meta
 from cir_infer.gallery.rows.segments import Segment, SegmentEntry
 from cir_infer.gallery.store import Store
@@ -91,10 +90,9 @@ def _rows_again(store: Store, old: Keys) -> list[tuple[int, SegmentEntry]]:
                 raise damaged("an item has no row")
             if len(there):
                 rows = write_again(store, encoding, segments, which[there], offsets[there], new[there])
-                written.append((encoding.number, rows))
+                written += [(encoding.number, entry) for entry in rows]
     except BaseException:
-        for _, rows in written:  # nothing names them yet
-            files.remove(rows.name, store.folder.rows.fd)
+        store.take_back([entry for _, entry in written])
         raise
     return written
 

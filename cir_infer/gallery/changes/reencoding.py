@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from cir_infer.errors import GalleryError
 from cir_infer.gallery.catalogue import tables
-from cir_infer.gallery.changes import compaction
+from cir_infer.gallery.changes import upkeep
 from cir_infer.gallery.changes.compaction import merge
 from cir_infer.gallery.rows.segments import Segment, SegmentEntry
 from cir_infer.gallery.rows.vectors import checked_vectors, row_tensors, to_rows
@@ -143,14 +143,14 @@ class Reencoding(Staying):
         return found
 
     def _merge_newest(self) -> None:
-        """Merge the newest segments if there are many small ones; see `compaction.merge_newest`.
+        """Merge the newest segments if there are many small ones; see `upkeep.merge_newest`.
 
         What fails here is logged and tried again by the next commit.
         """
         store = self._store
         try:
             state, entries = self._look()
-            newest = compaction.newest_small(sorted(entries, key=lambda entry: entry.number))
+            newest = upkeep.newest_small(sorted(entries, key=lambda entry: entry.number))
             if len(newest) < 2:
                 return
             group = self._segments(newest, self._encoding, np.array([0, state.next_key]))
@@ -158,8 +158,8 @@ class Reencoding(Staying):
 
             def change(connection: tables.Connection) -> None:
                 tables.delete_segments(connection, newest)
-                if merged is not None:
-                    tables.insert_segment(connection, self._encoding.number, merged)
+                for entry in merged:
+                    tables.insert_segment(connection, self._encoding.number, entry)
 
             # Nobody reads them yet, so their files can go at once.
             store.commit(change, newest)
@@ -188,20 +188,20 @@ class Reencoding(Staying):
         state, entries = self._look()
         new = self._segments(entries, encoding)
         dead = [segment.buried(state.buried) for segment in new]
-        merged = None
+        merged: list[SegmentEntry] = []
         if any(flags.any() for flags in dead) or _overlap(new):
             merged = merge(store, encoding, new, dead)
         kept = [s.all_keys()[~flags] for s, flags in zip(new, dead, strict=True)]
         old = [segment.all_keys() for segment in self._segments(state.segments, state.encoding)]
         empty = np.empty(0, np.int64)
         gone = np.setdiff1d(np.concatenate([empty, *old]), np.concatenate([empty, *kept]))
-        replaced = entries if merged is not None or not any(len(keys) for keys in kept) else []
+        replaced = entries if merged or not any(len(keys) for keys in kept) else []
 
         def change(connection: tables.Connection) -> None:
             tables.set_buried(connection, [int(key) for key in missing], True)
             tables.delete_segments(connection, replaced)
-            if merged is not None:
-                tables.insert_segment(connection, encoding.number, merged)
+            for entry in merged:
+                tables.insert_segment(connection, encoding.number, entry)
             tables.retire(connection, state.segments, gone)
             tables.adopt(connection, encoding.number)
 
