@@ -54,7 +54,7 @@ def shown_plans(backend: dict[str, Any]) -> str:
     for name, facts in backend["plans"].items():
         parity = facts.get("parity", {})
         notes = [f"built in {facts['seconds']:.0f} s"]
-        notes += [f"worst cosine {parity['worst_cosine']:.6f}"] if parity else []
+        notes += [f"within {parity['furthest']:.1g} of ONNX Runtime"] if parity else []
         if "placement" in facts:
             placement = facts["placement"]
             sides = ("cpu", "tensorrt", "kernel")

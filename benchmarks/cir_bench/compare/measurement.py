@@ -186,7 +186,7 @@ def _verify(
             found = way.answer(question)
             wanted = every.scores[0][: len(found)]
             error = float(np.abs(score_of[found] - wanted).max())
-            if len(set(found.tolist())) != len(found) or error > _TIE:
+            if len(set(found.tolist())) != len(found) or not error <= _TIE:
                 raise ScoringError(
                     f"{way.name} does not rank as the definition does (a score is off by {error:.1e}, "
                     f"at most {_TIE:.0e} is accepted); nothing was timed"

@@ -10,12 +10,13 @@ from typing import Any
 from cir_bench.engine_check.subject import Subject
 from cir_bench.timing import interleave, summarise
 from cir_infer.bundle import Bundle
+from cir_infer.bundle.onnx_model import read_onnx_model
+from cir_infer.runtime.parity import FURTHEST, computes_in
 from cir_infer.runtime.samples import sample_feeds
 
 __all__ = ["text_placements"]
 
 _LENGTHS = (4, 8, 20, 64)
-_LEAST_COSINE = {"float32": 0.9999, "float16": 0.999}
 
 
 def text_placements(subject: Subject, seconds: float) -> dict[str, Any]:
@@ -48,8 +49,8 @@ def text_placements(subject: Subject, seconds: float) -> dict[str, Any]:
     except NoKernelError as error:
         result["kernel"] = str(error)
     else:
-        least = _LEAST_COSINE.get(engine.manifest.precision, 0.99)
-        result["kernel"] = {**check_encoder(encoder, cpu, longest, least), **asdict(encoder.placed)}
+        furthest = FURTHEST[computes_in(read_onnx_model(model.data, model.weights))]
+        result["kernel"] = {**check_encoder(encoder, cpu, longest, furthest), **asdict(encoder.placed)}
         places["kernel"] = encoder.run
     lengths = [length for length in _LENGTHS if length <= longest]
     result["ms"] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -20,6 +21,7 @@ from cir_bench.engine_check.subject import K, Subject
 from cir_bench.timing import interleave, ratio, summarise
 from cir_infer.engine import Engine
 from cir_infer.errors import CirError
+from cir_infer.runtime.parity import FURTHEST, differences, fault_of
 from cir_infer.scoring.contract import Rows
 from cir_infer.scoring.reference import ReferenceScorer
 
@@ -31,6 +33,11 @@ class Limits(NamedTuple):
 
     cosine: float
     agreement: float
+
+    @property
+    def distance(self) -> float:
+        """Of two embeddings, as a part of the first's length: that of two of one length at that cosine."""
+        return math.sqrt(2 - 2 * self.cosine)
 
 
 LIMITS = {
@@ -45,7 +52,7 @@ _AGREEING = 10
 
 
 def parity(subject: Subject, images: int) -> dict[str, Any]:
-    """Embeddings and the first ten answers against ONNX Runtime on the CPU."""
+    """Embeddings, value by value too, and the first ten answers against ONNX Runtime on the CPU."""
     ours, cpu = subject.searcher.engine, subject.cpu
     pictures = [another(subject.images[i % len(subject.images)], i) for i in range(images)]
     found, expected = ours.encode_images(pictures), cpu.encode_images(pictures)
@@ -56,13 +63,24 @@ def parity(subject: Subject, images: int) -> dict[str, Any]:
         "mean_cosine": float(cosines.mean()),
     }
     least = LIMITS[cpu.manifest.precision]
+    faults = [_fault(found, expected, cpu)]
     passed = result["worst_cosine"] >= least.cosine
     if ours.needs_text:
         texts = subject.texts[:64]
-        result["worst_text_cosine"] = float(_cosines(ours.encode_texts(texts), cpu.encode_texts(texts)).min())
+        pair = ours.encode_texts(texts), cpu.encode_texts(texts)
+        result["worst_text_cosine"] = float(_cosines(*pair).min())
         passed &= result["worst_text_cosine"] >= least.cosine
+        faults.append(_fault(*pair, cpu))
+    result["faults"] = [fault for fault in faults if fault is not None]
+    passed &= not result["faults"]
     result["top10_agreement"] = _agreement(subject, found)
     return {"passed": bool(passed and result["top10_agreement"] >= least.agreement), **result}
+
+
+def _fault(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], engine: Engine) -> str | None:
+    """What is wrong with embeddings beside those of the CPU, as it is asked of a plan before it is used."""
+    fault = fault_of(differences(expected, found), FURTHEST[engine.manifest.precision])
+    return None if fault is None else fault[1]
 
 
 def drift(subject: Subject, exact: Subject, images: int) -> dict[str, Any]:
@@ -71,12 +89,15 @@ def drift(subject: Subject, exact: Subject, images: int) -> dict[str, Any]:
     found = subject.searcher.engine.encode_images(pictures)
     expected = exact.searcher.engine.encode_images(pictures)
     worst = float(_cosines(found, expected).min())
+    distance = float(differences(expected, found).lengths.max())
     agreement = _neighbours(found, expected)
     least = LIMITS[subject.cpu.manifest.precision]
+    near = worst >= least.cosine and distance <= least.distance
     return {
-        "passed": worst >= least.cosine and agreement >= least.agreement,
+        "passed": near and agreement >= least.agreement,
         "images": images,
         "worst_cosine": worst,
+        "worst_distance": distance,
         "top10_agreement": agreement,
     }
 
@@ -163,11 +184,13 @@ def captured(subject: Subject, seconds: float) -> dict[str, Any]:
 
     largest = 0.0
     same = True
+    furthest = FURTHEST[subject.cpu.manifest.precision]
     for i in range(len(prepared)):
         for _ in range(2):  # the first one captures
             found, expected = replay(i), stepwise(i)
             largest = max(largest, float(np.abs(found.scores - expected.scores).max()))
             same &= len(set(found.rows[0].tolist()) & set(expected.rows[0].tolist())) >= K - 1
+            same &= fault_of(differences(expected.scores, found.scores), furthest) is None
     taken = interleave({"replay": lambda: replay(0), "stepwise": lambda: stepwise(0)}, seconds=seconds)
     described = chains.describe()["chains"]
     return {

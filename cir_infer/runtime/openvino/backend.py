@@ -6,7 +6,6 @@ Encoders of images may run on an Intel GPU, one image at a time.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from copy import copy
 from functools import partial
@@ -27,7 +26,7 @@ from cir_infer.runtime.kept.weights import Weight
 from cir_infer.runtime.onnx import OnnxBackend
 from cir_infer.runtime.openvino.api import VERSION, Compiled, OpenVinoDevice, Place, Requests, told
 from cir_infer.runtime.outputs import one_for_each
-from cir_infer.runtime.parity import FURTHEST, LEAST_COSINE, check_parity
+from cir_infer.runtime.parity import check_parity, computes_in
 from cir_infer.runtime.samples import SAMPLE_TOKENS
 from cir_infer.runtime.threads import threads_for
 from cir_infer.scoring.contract import Scorer
@@ -42,6 +41,8 @@ _MARK = b"compiled by openvino "
 
 _ROWS = 3
 """That a graph is tried with."""
+
+_INSTEAD = "use device='cpu'"
 
 _BYTES = next(kind for kind, dtype in NUMBERS.items() if dtype == np.dtype(np.uint8))
 
@@ -75,7 +76,6 @@ class OpenVinoBackend:
         self._small = OnnxBackend("cpu", threads)
         self._processor = OpenVinoDevice()
         self._gpu = None if (place := PLACES[device]) is None else OpenVinoDevice(place)
-        self._precision = precision
         self._bfloat16 = precision == "bfloat16"
         if self._bfloat16 and not self._processor.computes_bfloat16:
             raise DeviceError(
@@ -97,18 +97,14 @@ class OpenVinoBackend:
         inputs = tuple(given for given in said.inputs if given not in said.constants)
         if self._gpu is not None and inputs == ("image",):
             compiled = self._gpu.compile(name, model, inputs, said.outputs, single=True)
-            return self._tried(name, model, OpenVinoGraph(name, compiled, on_gpu=True), self._precision)
+            return self._tried(name, model, OpenVinoGraph(name, compiled, on_gpu=True), said)
         threads = threads_for(name, model.size, self._threads)
         lowered = self._bfloat16 and said.stores_bfloat16
         stops = _stops(name, said)
         compiled = self._processor.compile(name, model, inputs, said.outputs, threads, lowered, self._single)
-        graph = OpenVinoGraph(name, compiled, stops)
-        if lowered:
-            return graph  # was judged here when it was made; ONNX Runtime would compute it in float32
-        quantised = any(node.op == "QuantizeLinear" for node in said.nodes)
-        return self._tried(name, model, graph, "int8" if quantised else self._precision)
+        return self._tried(name, model, OpenVinoGraph(name, compiled, stops), said)
 
-    def _tried(self, name: str, model: Model, graph: OpenVinoGraph, precision: str) -> OpenVinoGraph:
+    def _tried(self, name: str, model: Model, graph: OpenVinoGraph, said: OnnxModel) -> OpenVinoGraph:
         """The graph, once it answered as ONNX Runtime does.
 
         OpenVINO 2026.4 makes something else of some graphs, and says nothing: in int8 a product of weights
@@ -119,9 +115,8 @@ class OpenVinoBackend:
             DeviceError: it does not.
         """
         reference = self._small.load(name, model)
-        what, least = f"OpenVINO's {name} graph", LEAST_COSINE.get(precision, LEAST_COSINE["float32"])
-        furthest = math.inf if precision in ("int8", "float16") or graph.on_gpu else FURTHEST
-        check_parity(what, graph, reference, _ROWS, self._tokens, least, "use device='cpu'", furthest)
+        what = f"OpenVINO's {name} graph"
+        check_parity(what, graph, reference, computes_in(said), _ROWS, self._tokens, _INSTEAD)
         return graph
 
     @property

@@ -11,7 +11,8 @@ from cir_infer.bundle.model import Model
 from cir_infer.bundle.onnx_model import read_onnx_model
 from cir_infer.errors import DeviceError
 from cir_infer.gpu.device import Device
-from cir_infer.runtime.graph import Array, Graph
+from cir_infer.runtime.graph import Graph
+from cir_infer.runtime.parity import differences, fault_of
 from cir_infer.runtime.recurrent.encoder import RecurrentEncoder
 from cir_infer.runtime.recurrent.text_graph import match_text_graph
 
@@ -39,7 +40,7 @@ def open_encoder(model: Model, device: Device, most_tokens: int) -> RecurrentEnc
 
 
 def check_encoder(
-    encoder: RecurrentEncoder, reference: Graph, most_tokens: int, least: float
+    encoder: RecurrentEncoder, reference: Graph, most_tokens: int, furthest: float
 ) -> dict[str, Any]:
     """Compare an encoder with the same graph elsewhere: random words, every length to 32 and some beyond.
 
@@ -47,7 +48,7 @@ def check_encoder(
         encoder: what is to be trusted.
         reference: what is trusted, ONNX Runtime on the CPU.
         most_tokens: the longest text.
-        least: the least cosine that passes; the distance is held to the same, so that length counts as well.
+        furthest: what passes, see `cir_infer.runtime.parity.FURTHEST`.
 
     Returns:
         The worst cosine and the largest difference, the longest text, and which kernel it was.
@@ -64,32 +65,21 @@ def check_encoder(
         feeds = {"tokens": tokens, "lengths": part}
         expected = reference.run(feeds)["text"].astype(np.float64)
         found = encoder.run(feeds)["text"].astype(np.float64)
-        cosines, distances = _compared(expected, found)
-        worst, largest = min(worst, float(cosines.min())), max(largest, float(np.abs(expected - found).max()))
-        wrong = ~((cosines >= least) & (distances <= np.sqrt(2 - 2 * least)))  # also NaN
-        if wrong.any():
-            at = int(np.argmax(wrong))
+        compared = differences(expected, found)
+        if (fault := fault_of(compared, furthest)) is not None:
+            at, said = fault
             raise DeviceError(
                 f"the recurrent kernel gives another text embedding than ONNX Runtime on the CPU: at "
-                f"{part[at]} tokens cosine {cosines[at]:.5f}, expected at least {least}, and a relative "
-                f"distance of {distances[at]:.5f}; the text encoder runs elsewhere"
+                f"{part[at]} tokens {said}; the text encoder runs elsewhere"
             )
+        worst = min(worst, float(compared.cosines.min()))
+        largest = max(largest, float(np.abs(expected - found).max()))
     return {
         "worst_cosine": worst,
         "largest_difference": largest,
         "longest": lengths[-1],
         "version": encoder.version,
     }
-
-
-def _compared(expected: Array, found: Array) -> tuple[Array, Array]:
-    """By row: the cosine, and the distance over the length of what is expected."""
-    norms = np.linalg.norm(expected, axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        cosines = (expected * found).sum(1) / (norms * np.linalg.norm(found, axis=1))
-        distances = np.linalg.norm(expected - found, axis=1) / norms
-    both_zero = (norms == 0) & (np.abs(found).max(1) == 0)
-    return np.where(both_zero, 1.0, cosines), np.where(both_zero, 0.0, distances)
 
 
 def _lengths(most: int) -> list[int]:

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from cir_infer.bundle.model import Model
+from cir_infer.bundle.onnx_model import read_onnx_model
 from cir_infer.errors import CirError, DeviceError, UsageError, shown
 from cir_infer.gpu.device import Device
 from cir_infer.runtime.chains import Chains
 from cir_infer.runtime.graph import Graph
 from cir_infer.runtime.onnx import OnnxBackend
-from cir_infer.runtime.parity import LEAST_COSINE, check_parity
+from cir_infer.runtime.parity import FURTHEST, check_parity, computes_in
 from cir_infer.runtime.plan_policy import PlanPolicy, PlanUnavailableError
 from cir_infer.runtime.recurrent.encoder import RecurrentEncoder
 from cir_infer.runtime.recurrent.opening import open_encoder
@@ -183,7 +184,7 @@ class TensorRTBackend:
         try:
             what = f"the plan of the {name} graph"
             most = self._limits.batch, self._limits.tokens
-            facts["parity"] = check_parity(what, graph, cpu, *most, self._least(), _INSTEAD)
+            facts["parity"] = check_parity(what, graph, cpu, _precision(model), *most, _INSTEAD)
             candidates["tensorrt"] = graph
         except DeviceError as error:
             if name != "text":
@@ -213,11 +214,12 @@ class TensorRTBackend:
 
     def _open_kernel(self, model: Model, check: bool) -> tuple[RecurrentEncoder, dict[str, Any]]:
         """The text encoder as the recurrent kernel, and if asked for, how it compares with ONNX Runtime."""
-        found = check_encoder_apart(model, self._limits.tokens, self._least()) if check else {}
+        found = check_encoder_apart(model, self._limits.tokens, FURTHEST[_precision(model)]) if check else {}
         return open_encoder(model, self._gpu, self._limits.tokens), found
 
-    def _least(self) -> float:
-        return LEAST_COSINE.get(self._policy.precision, LEAST_COSINE["int8"])
+
+def _precision(model: Model) -> str:
+    return computes_in(read_onnx_model(model.data, model.weights))
 
 
 def driver_version() -> str:

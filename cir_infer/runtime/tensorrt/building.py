@@ -118,13 +118,13 @@ def try_apart(name: str, plan: bytes) -> None:
         _run(job, f"trying the plan of the {name} graph", lambda *_: None)
 
 
-def check_encoder_apart(model: Model, tokens: int, least: float) -> dict[str, Any]:
+def check_encoder_apart(model: Model, tokens: int, furthest: float) -> dict[str, Any]:
     """Let a process of its own compare the recurrent kernel with ONNX Runtime on the CPU.
 
     Args:
         model: the text graph.
         tokens: most tokens of a text.
-        least: see `check_encoder`.
+        furthest: see `check_encoder`.
 
     Returns:
         What `check_encoder` does.
@@ -136,7 +136,7 @@ def check_encoder_apart(model: Model, tokens: int, least: float) -> dict[str, An
     with scratch_folder("cir-plan-") as folder:
         path = folder / "graph.onnx"
         write_model(model, path)
-        job = {"task": "encode", "graph": str(path), "tokens": tokens, "least": least}
+        job = {"task": "encode", "graph": str(path), "tokens": tokens, "furthest": furthest}
         return _run(job, "checking the recurrent kernel", lambda *_: None, "the recurrent kernel")
 
 

@@ -71,7 +71,7 @@ def _encode(job: dict[str, Any]) -> dict[str, Any]:
     model = read_model(Path(job["graph"]))
     reference = OnnxBackend("cpu", 1).load("text", model)
     encoder = open_encoder(model, open_gpu(), job["tokens"])
-    return check_encoder(encoder, reference, job["tokens"], job["least"])
+    return check_encoder(encoder, reference, job["tokens"], job["furthest"])
 
 
 _TASKS = {"build": _build, "try": _try, "encode": _encode}

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from cir_infer.bundle.model import Model
 from cir_infer.errors import DeviceError
 from cir_infer.extras import is_installed
+from cir_infer.runtime import parity
+from cir_infer.runtime.graph import Array
 from cir_infer.runtime.onnx import OnnxBackend
+from cir_infer.runtime.parity import FURTHEST
 from tests.bundles import GraphBuilder
 from tests.runtime.kept.bundled import FEEDS, encoder
 
@@ -19,7 +25,7 @@ if not is_installed("openvino"):
     pytest.skip("openvino is not installed (pip install 'cir-infer[openvino]')", allow_module_level=True)
 
 from cir_infer.runtime.openvino import backend as backends
-from cir_infer.runtime.openvino.api import OpenVinoDevice
+from cir_infer.runtime.openvino.api import OpenVinoDevice, Requests
 from cir_infer.runtime.openvino.backend import OpenVinoBackend
 
 
@@ -61,6 +67,81 @@ def test_another_graph_is_refused(monkeypatch: pytest.MonkeyPatch, device: str, 
     assert str(told.value).endswith("use device='cpu'")
 
 
+def lower(kind: int, as_numbers: bool = False) -> bytes:
+    """`encoder` with its weights in float16 or bfloat16, each behind a cast, and what it gives in float16."""
+    model = onnx.load_from_string(encoder())
+    nodes = []
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        name, raw = f"{tensor.name}_stored", not as_numbers
+        if kind == TensorProto.FLOAT16:
+            given: Any = values.astype(np.float16).tobytes() if raw else values.ravel().tolist()
+        else:  # rounded towards zero
+            given = (values.view(np.uint32) >> 16).astype("<u2").tobytes() if raw else values.ravel().tolist()
+        stored = helper.make_tensor(name, kind, tensor.dims, given, raw)
+        nodes.append(helper.make_node("Cast", [stored.name], [tensor.name], to=TensorProto.FLOAT))
+        tensor.CopyFrom(stored)
+    nodes.extend(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return bytes(model.SerializeToString())
+
+
+_LOWER = {
+    "float32": encoder,
+    "float16": partial(lower, TensorProto.FLOAT16),
+    "bfloat16": partial(lower, TensorProto.BFLOAT16),
+    "int8": quantised,
+}
+
+
+@pytest.mark.parametrize("device", ["openvino", "openvino-gpu"])
+@pytest.mark.parametrize("precision", list(_LOWER))
+@pytest.mark.parametrize("wrong", ["one value", "length", "zeros", "NaN"])
+def test_every_precision_is_held_by_value(
+    monkeypatch: pytest.MonkeyPatch, device: str, precision: str, wrong: str
+) -> None:
+    """One value of a row, or its length, leaves a cosine that passes for a rounding."""
+    monkeypatch.setitem(backends.PLACES, "openvino-gpu", "CPU")
+    if precision == "bfloat16" and (device != "openvino" or not OpenVinoDevice().computes_bfloat16):
+        pytest.skip("no bfloat16 there")
+    model, run = Model(_LOWER[precision]()), Requests.run
+    assert OpenVinoBackend(1, precision, device).load("image", model).run(FEEDS)["embedding"].shape == (3, 48)
+
+    def wrongly(self: Requests, values: list[Array]) -> list[Array]:
+        (rows,) = run(self, values)
+        by = 1.4 * FURTHEST[precision]
+        if wrong == "one value":
+            rows[:, 5] += by * np.abs(rows).max(1)
+        else:
+            rows *= {"length": 1 + by, "zeros": 0.0, "NaN": np.nan}[wrong]
+        return [rows]
+
+    monkeypatch.setattr(Requests, "run", wrongly)
+    with pytest.raises(
+        DeviceError, match="image graph gives another 'embedding' than ONNX Runtime on the CPU"
+    ):
+        OpenVinoBackend(1, precision, device).load("image", model)
+
+
+@pytest.mark.skipif(not OpenVinoDevice().computes_bfloat16, reason="no bfloat16 here")
+def test_bfloat16_that_openvino_reads_otherwise_is_refused() -> None:
+    """OpenVINO 2026.4 takes bfloat16 that is stored as a list of numbers for something else."""
+    with pytest.raises(DeviceError, match="another 'embedding' than ONNX Runtime on the CPU: rows differ by"):
+        OpenVinoBackend(1, "bfloat16").load("image", Model(lower(TensorProto.BFLOAT16, as_numbers=True)))
+
+
+def test_a_float32_graph_of_a_lower_bundle_is_held_as_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose is float32 in every bundle, and most text encoders of those in int8."""
+    run = Requests.run
+    monkeypatch.setattr(Requests, "run", lambda self, values: [part * 1.01 for part in run(self, values)])
+    for precision in ("int8", "float16", "bfloat16"):
+        if precision == "bfloat16" and not OpenVinoDevice().computes_bfloat16:
+            continue
+        with pytest.raises(DeviceError, match=r"by 0\.01 of .*expected at most 0\.001"):
+            OpenVinoBackend(1, precision).load("image", Model(encoder()))
+
+
 def of_bytes() -> bytes:
     """Bytes whose sums go beyond 255, beside values that all rows have in common."""
     g = GraphBuilder()
@@ -84,7 +165,7 @@ def pooling(ceil: int) -> bytes:
 
 @pytest.mark.parametrize(
     ("made", "told"),
-    [(of_bytes, r"differ by 0\.00\d+ of a row's largest"), (lambda: pooling(1), "cosine 0.9")],
+    [(of_bytes, r"differ by 0\.00\d+ of a row's largest"), (lambda: pooling(1), r"cosine 0\.9")],
 )
 def test_what_openvino_computes_otherwise_in_float32_is_refused(made: Any, told: str) -> None:
     """Sums of bytes end at 255 there, where ONNX's go round; a cosine does not tell such rows apart."""
@@ -121,7 +202,7 @@ def test_nothing_of_it_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     from cir_infer.runtime.kept.names import StoredGraph
 
     monkeypatch.setenv("CIR_GRAPH_CACHE", str(tmp_path / "graphs"))
-    monkeypatch.setitem(backends.LEAST_COSINE, "int8", 1.1)
+    monkeypatch.setitem(parity.FURTHEST, "int8", -1.0)
     model = quantised()
     stored = StoredGraph("0" * 64, len(model), None, lambda: Model(model))
     with pytest.raises(DeviceError, match="gives another"):

@@ -92,10 +92,10 @@ def gpu(gpu_that_builds: CapturingDevice, monkeypatch: pytest.MonkeyPatch) -> Ca
     return gpu_that_builds
 
 
-def check_encoder_here(device: CapturingDevice, model: Model, tokens: int, least: float) -> dict[str, Any]:
+def check_encoder_here(device: CapturingDevice, model: Model, tokens: int, furthest: float) -> dict[str, Any]:
     """What the process that tries the recurrent kernel does."""
     from cir_infer.runtime.onnx import OnnxBackend
     from cir_infer.runtime.recurrent.opening import check_encoder, open_encoder
 
     reference = OnnxBackend("cpu", 1).load("text", model)
-    return check_encoder(open_encoder(model, device, tokens), reference, tokens, least)
+    return check_encoder(open_encoder(model, device, tokens), reference, tokens, furthest)

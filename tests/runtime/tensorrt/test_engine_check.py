@@ -88,6 +88,30 @@ def test_wrong_embeddings_and_wrong_answers_fail(subject: Subject, monkeypatch: 
         assert not steps.parity(subject, 6)["passed"]
         assert not steps.drift(subject, open_like(subject), 12)["passed"]
 
+    def one_value(*asked: Any) -> Any:
+        rows = encode(*asked)
+        rows[:, 3] += 0.005 * np.abs(rows).max(1)
+        return rows
+
+    def longer(*asked: Any) -> Any:
+        return encode(*asked) * 1.1
+
+    for changed in (one_value, longer):
+        with monkeypatch.context() as wrong:
+            wrong.setattr(engine, "encode_images", changed)
+            found = steps.parity(subject, 6)
+            assert not found["passed"] and found["worst_cosine"] > 0.9999 and "expected" in found["faults"][0]
+            assert steps.drift(subject, open_like(subject), 12)["passed"] is (changed is one_value)
+
+    with monkeypatch.context() as wrong:
+        compose = engine.compose
+        wrong.setattr(
+            engine,
+            "compose",
+            lambda *asked: replace(terms := compose(*asked), numerators=terms.numerators * 2),
+        )
+        assert not steps.captured(subject, 0.1)["passed"], "its scores are half of those of its steps"
+
     answers = iter(range(10**6))
     query = type(subject.searcher).query
 

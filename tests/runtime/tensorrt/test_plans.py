@@ -156,6 +156,20 @@ def test_a_plan_that_answers_otherwise_is_refused_and_not_built_again(
     assert Engine(bundle, device="tensorrt").device == "tensorrt"
 
 
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [("one value", r"differ by 0\.005 of a row's largest value"), ("wrong lengths", "by 0.01 of")],
+)
+def test_a_plan_is_held_by_its_values_and_not_by_an_angle(
+    gpu: CapturingDevice, tensorrt: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, fault: str, said: str
+) -> None:
+    monkeypatch.setenv("CIR_FAKE_TENSORRT_FAULT", fault)
+    with pytest.raises(
+        DeviceError, match=rf"than ONNX Runtime on the CPU: .*{said}.*cosine (1\.0000|0\.9999)"
+    ):
+        Engine(bundle, device="tensorrt")
+
+
 def test_a_text_encoder_that_is_wrong_in_tensorrt_stays_on_the_cpu(
     gpu: CapturingDevice,
     bundle: Path,

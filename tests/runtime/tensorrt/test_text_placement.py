@@ -152,7 +152,7 @@ def refuse(fault: str, gpu: CapturingDevice, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(
         RecurrentEncoder, "run", lambda self, feeds: {"text": encode(self, feeds)["text"][:, ::-1]}
     )
-    return "gives another text embedding than ONNX Runtime on the CPU: at 1 tokens"
+    return "gives another text embedding than ONNX Runtime on the CPU: at "
 
 
 def test_a_wrong_kernel_is_never_chosen(
@@ -183,11 +183,11 @@ def test_lengths_count_as_well_as_angles() -> None:
     from cir_infer.runtime.onnx import OnnxBackend
 
     cpu = OnnxBackend("cpu", 1).load("text", Model(recurrent_graph(words=15, unit=False)))
-    found = check_encoder(Doubled(cpu, 1.0), cpu, 100, 0.9999)  # type: ignore[arg-type]
+    found = check_encoder(Doubled(cpu, 1.0), cpu, 100, 1e-3)  # type: ignore[arg-type]
     assert found["worst_cosine"] > 1 - 1e-9 and found["longest"] == 100
     for factor in (1.05, float("nan")):
-        with pytest.raises(DeviceError, match="relative distance"):
-            check_encoder(Doubled(cpu, factor), cpu, 100, 0.9999)  # type: ignore[arg-type]
+        with pytest.raises(DeviceError, match=r"at \d+ tokens (rows differ by 0\.05|NaN)"):
+            check_encoder(Doubled(cpu, factor), cpu, 100, 1e-3)  # type: ignore[arg-type]
 
 
 def test_other_encoders_say_why_the_kernel_is_none(gpu: CapturingDevice, bundle: Path) -> None:
@@ -200,4 +200,4 @@ def test_the_process_that_tries_the_kernel_answers(tensorrt: Path) -> None:
     from cir_infer.runtime.tensorrt.building import check_encoder_apart
 
     with pytest.raises(DeviceError, match="the GPU cannot be used: no NVIDIA driver"):
-        check_encoder_apart(Model(recurrent_graph()), 16, 0.9999)
+        check_encoder_apart(Model(recurrent_graph()), 16, 1e-3)
