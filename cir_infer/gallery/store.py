@@ -66,7 +66,7 @@ class Store:
             None  # a generation, and the state of the catalogue that is it
         )
         self._segments: dict[int, Segment] = {}
-        self._swept = False
+        self._swept: frozenset[str] | None = None  # the row files when leftovers were last looked for
         self._told: set[str] = set()
         try:
             self.catalogue = Catalogue(self.folder)
@@ -300,7 +300,7 @@ class Store:
         except BaseException:
             # Rows written for it may lie about. They are swept behind the next commit, not now: only
             # a commit that succeeds proves that this one can never come back.
-            self._swept = False
+            self._swept = None
             raise
         self.take_back(unneeded)
         self.tidy()
@@ -317,7 +317,7 @@ class Store:
         try:
             self._sweep(self._held(), items)
         except (GalleryError, OSError) as error:
-            self._swept = False
+            self._swept = None
             _log.warning("%s: leftovers are kept for now: %s", self.path, error)
 
     def _sweep(self, hold: Hold, items: int | None) -> None:
@@ -332,7 +332,8 @@ class Store:
                 visible=False,
             )
             self.take_back(doomed)
-        if not self._swept:
+        # A long-lived writer finds what others left meanwhile, too.
+        if self._swept != frozenset(self.folder.rows.names()):
             with self.catalogue.reading() as connection:
                 known = set(tables.segment_numbers(connection))
                 next_segment = tables.header(connection, "next_segment")
@@ -340,7 +341,7 @@ class Store:
                 identities = tables.identities(connection)
             leftovers.sweep(self.folder.rows, known, next_segment, identities, dimensions)
             sweep_drafts(self.path / INSIDE)
-            self._swept = True
+            self._swept = frozenset(self.folder.rows.names())
 
     def tell_once(self, message: str, *values: object) -> None:
         """Log a warning about this gallery, once for as long as it is open."""

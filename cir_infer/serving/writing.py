@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
-import re
-import secrets
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,22 +17,19 @@ import numpy as np
 from cir_infer.errors import CirError, GalleryError
 from cir_infer.gallery import Snapshot
 from cir_infer.gallery.arguments import checked_ids
-from cir_infer.gallery.catalogue.catalogue import OutcomeUnknownError
 from cir_infer.gallery.disk.locks import GalleryBusyError
 from cir_infer.gallery.metadata.metadata import encode
 from cir_infer.gallery.snapshot import Item
-from cir_infer.inputs.opening import why
 from cir_infer.serving.background import deliver
 from cir_infer.serving.browsing import item_of
 from cir_infer.serving.opened import Opened
+from cir_infer.serving.pictures import Pictures, is_there
 from cir_infer.serving.problems import Problem
 
 __all__ = ["Change", "Writer"]
 
 _log = logging.getLogger(__name__)
 _MOST = 64
-_OWN = re.compile("([0-9a-f]{2})[0-9a-f]{22}")
-"""The name of a picture that a service keeps, after the folder that it lies in."""
 
 
 @dataclass(eq=False)
@@ -107,7 +101,7 @@ class Writer:
     """
 
     def __init__(self, images: Path) -> None:
-        self._images = images
+        self._pictures = Pictures(images)
         self._work: dict[str, Callable[[list[Change]], set[str]]] = {
             "remove": self._removed,
             "merge": self._described,
@@ -195,29 +189,37 @@ class Writer:
         gallery = opened.gallery
         prepared = np.stack([change.prepared.array for change in batch])
         vectors = opened.searcher.engine.encode_prepared(prepared)
-        written: list[Path] = []
-        try:
-            for change in batch:
-                written.append(self._kept(change.data or b""))
-            with gallery.writing():
-                old = _items(gallery.snapshot(), batch)
-                gallery.add_vectors(
-                    ids=[change.item for change in batch],
-                    vectors=vectors,
-                    metadata=[_metadata(change, old.get(change.item)) for change in batch],
-                    sources=[str(path) for path in written],
-                    existing="replace",
-                )
-        except BaseException as error:
-            # Where the change is there, or nobody knows, its items name these files.
-            if not (isinstance(error, OutcomeUnknownError) or getattr(error, "durable", False)):
-                for path in written:
-                    with contextlib.suppress(OSError):
-                        path.unlink(missing_ok=True)
-            raise
-        for item in old.values():
-            self._forget(item.source)
+        places = {change.item: self._pictures.place() for change in batch}
+        with self._pictures.changing(gallery) as note:
+            note.add(places.items())
+            try:
+                for change in batch:
+                    self._pictures.keep(places[change.item], change.data or b"")
+                with gallery.writing():
+                    self._pictures.sweep(gallery)
+                    old = _items(gallery.snapshot(), batch)
+                    gone = self._own(old)
+                    if gone:
+                        note.add(gone.items())
+                    gallery.add_vectors(
+                        ids=[change.item for change in batch],
+                        vectors=vectors,
+                        metadata=[_metadata(change, old.get(change.item)) for change in batch],
+                        sources=[str(places[change.item]) for change in batch],
+                        existing="replace",
+                    )
+            except BaseException as error:
+                # Where the change is there, or nobody knows, its items name these files.
+                if not is_there(error):
+                    self._pictures.forget(places.values())
+                raise
+            self._pictures.forget(gone.values())
         return set(old)
+
+    def _own(self, items: dict[str, Item]) -> dict[str, Path]:
+        """The pictures of some items, of those that have one of ours."""
+        found = {item.id: self._pictures.own(item.source) for item in items.values()}
+        return {item: path for item, path in found.items() if path is not None}
 
     def _described(self, batch: list[Change]) -> set[str]:
         gallery = batch[0].opened.gallery
@@ -232,59 +234,16 @@ class Writer:
     def _removed(self, batch: list[Change]) -> set[str]:
         gallery = batch[0].opened.gallery
         with gallery.writing():
+            self._pictures.sweep(gallery)
             old = _items(gallery.snapshot(), batch)
-            if old:
-                gallery.remove(list(old))
-        for item in old.values():
-            self._forget(item.source)
+            gone = self._own(old)
+            with self._pictures.changing(gallery) if gone else nullcontext() as note:
+                if note is not None:
+                    note.add(gone.items())
+                if old:
+                    gallery.remove(list(old))
+                self._pictures.forget(gone.values())
         return set(old)
-
-    def _kept(self, data: bytes) -> Path:
-        """An image's bytes in a file of their own, on the disk before the commit that names it.
-
-        Raises:
-            GalleryError: the disk does not take it.
-        """
-        try:
-            return self._on_disk(data)
-        except OSError as error:
-            raise GalleryError(f"{self._images}: a picture cannot be kept here ({why(error)})") from error
-
-    def _on_disk(self, data: bytes) -> Path:
-        name = secrets.token_hex(12)
-        folder = self._images / name[:2]
-        folder.mkdir(parents=True, exist_ok=True)
-        path = (folder / name).absolute()
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
-            raise
-        for place in (folder, self._images):
-            handle = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-        return path
-
-    def _forget(self, source: str | None) -> None:
-        """Remove a file of our own that no item names any more; anything else stays.
-
-        The folder may be that of somebody's photos, so the name tells.
-        """
-        if source is None:
-            return
-        path = Path(source)
-        own = _OWN.fullmatch(path.name)
-        if own and path.parent == self._images.absolute() / own[1]:
-            with contextlib.suppress(OSError):
-                path.unlink()
 
 
 def _items(snapshot: Snapshot, batch: list[Change]) -> dict[str, Item]:

@@ -55,6 +55,22 @@ def test_leftovers_of_a_crash_are_swept_by_the_next_commit(path: Path, length: i
         assert gallery.verify().ok
 
 
+def test_what_others_left_meanwhile_is_swept_by_whoever_stays_open(path: Path) -> None:
+    """A service that had committed once never looked again: a killed `cir-index` left its rows for months."""
+    with Gallery.open(path) as gallery:
+        gallery.add_vectors(ids=["z"], vectors=vectors(1))
+        leave(path, 4)
+        gallery.remove(["i4"])
+        assert segment(path, 4).exists()  # until its number is behind: it may belong to a commit under way
+        gallery.add_vectors(ids=["zz"], vectors=vectors(1))
+        assert not segment(path, 4).exists()
+        old = segment(path, 2).read_bytes()
+        gallery.compact()
+        segment(path, 2).write_bytes(old)  # as where it could not be removed
+        gallery.remove(["zz"])
+        assert not segment(path, 2).exists() and gallery.verify().ok
+
+
 def test_leftovers_from_before_an_upgrade_are_swept_too(path: Path) -> None:
     as_version_1(path)
     leave(path, 3)
