@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -33,7 +32,8 @@ class LayerError:
     Attributes:
         graph: the graph that it is in.
         layer: its name.
-        cosine_worst: the smallest cosine between the encoder's outputs; -1 where one is not finite.
+        cosine_worst: the smallest cosine between the encoder's outputs, see `cosines`; minus infinity where
+            one is not finite.
     """
 
     graph: str
@@ -43,11 +43,7 @@ class LayerError:
     @property
     def overflows(self) -> bool:
         """Whether the encoder's output is no longer finite."""
-        return self.cosine_worst < 0 or not np.isfinite(self.cosine_worst)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        return not np.isfinite(self.cosine_worst)
 
 
 def layer_errors(
@@ -69,9 +65,8 @@ def layer_errors(
     for graph, layer in progress_bar(pairs, len(pairs), "comparing", "layer", progress):
         output = _run(backend, held.runnable(graph.alone(layer)), feeds[graph.name])
         finite = bool(np.isfinite(output).all())
-        found.append(
-            LayerError(graph.name, layer, float(cosines(exact[graph.name], output).min()) if finite else -1.0)
-        )
+        worst = float(cosines(exact[graph.name], output).min()) if finite else -np.inf
+        found.append(LayerError(graph.name, layer, worst))
     return sorted(found, key=lambda error: error.cosine_worst)
 
 

@@ -31,7 +31,8 @@ class Fidelity:
         images: their number; `source` says what they are.
         queries: image i with text i, each list repeated as needed.
         source: where the images come from.
-        cosine_mean: between the embeddings of an image (as a row and, where it differs, as a reference).
+        cosine_mean: between the embeddings of an image (as a row and, where it differs, as a reference), in
+            which a change of length counts too, see `cosines`.
         cosine_worst: the smallest of them.
         text_cosine_worst: the smallest between the embeddings of a text; None where no text is read.
         score_error_mean: absolute, over all queries and images.
@@ -117,12 +118,19 @@ def measure_fidelity(before: Seen, after: Seen, samples: Samples) -> Fidelity:
 
 
 def cosines(a: Array, b: Array) -> Array:
-    """Of embeddings (n, ...), pair by pair: float64 (n,). A zero vector is like another one alone."""
+    """Of embeddings (n, ...), pair by pair, float64 (n,): what they are and what they have become.
+
+    A change of length counts too, as scores without weights depend on it: the cosine is at most that of two
+    vectors of one length that are as far apart. A zero vector is like another one alone.
+    """
     left, right = (part.reshape(len(part), -1).astype(np.float64) for part in (a, b))
     lengths = np.linalg.norm(left, axis=1), np.linalg.norm(right, axis=1)
     norms = lengths[0] * lengths[1]
     same = np.where(lengths[0] == lengths[1], 1.0, 0.0)
-    return np.where(norms > 0, (left * right).sum(1) / np.where(norms > 0, norms, 1.0), same)
+    angles = np.where(norms > 0, (left * right).sum(1) / np.where(norms > 0, norms, 1.0), same)
+    apart = np.linalg.norm(left - right, axis=1) / np.where(lengths[0] > 0, lengths[0], np.inf)
+    counted: Array = np.minimum(angles, 1 - apart**2 / 2)
+    return counted
 
 
 def _repeated(values: Array, count: int) -> Array:
