@@ -129,6 +129,11 @@ class Snapshot(Staying):
         """How many files the rows lie in; a compaction makes few of many."""
         return len(self._segments)
 
+    @property
+    def written_by(self) -> frozenset[str]:
+        """The identities of the galleries that wrote its files; backups, and backups of these, share them."""
+        return frozenset(s.gallery for s in self._segments if s.gallery is not None)
+
     # ---- rows to items
 
     def items(self, rows: RowNumbers) -> list[Item]:

@@ -189,7 +189,7 @@ def _check_replicas(shard: Sequence[About]) -> None:
 def _check_once(shards: Sequence[Sequence[About]]) -> None:
     known: dict[str, About] = {}
     for shard in shards:
-        names = {name: about for about in shard for name in _named(about)}
+        names = {name: about for about in shard for name in _named(about) | about.written_by}
         for name, about in names.items():
             if name in known:
                 raise GalleryError(

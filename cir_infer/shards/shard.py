@@ -27,6 +27,8 @@ class About(NamedTuple):
         size: how many items it has.
         origin: the identity of the gallery that it is a backup of, None where it is none.
         strayed: whether it was changed since, and is a replica of that no more.
+        written_by: the identities of the galleries that wrote its rows, its own perhaps among them: what a
+            backup of a backup comes from in the end.
     """
 
     place: str
@@ -37,6 +39,7 @@ class About(NamedTuple):
     size: int
     origin: str | None = None
     strayed: bool = False
+    written_by: frozenset[str] = frozenset()
 
 
 class Shard(Protocol):
@@ -140,6 +143,7 @@ class LocalShard:
             snapshot.count,
             gallery.origin,
             gallery.strayed,
+            snapshot.written_by,
         )
 
     def search(

@@ -48,7 +48,10 @@ _ANSWER = (
     *("shape", "scores", "rows", "terms", "tokens", "same", "items"),
     *("size", "fingerprint", "generation"),
 )
-_ABOUT = ("identity", "fingerprint", "dimension", "tokens_per_item", "size", "origin", "strayed")
+_ABOUT = (
+    *("identity", "fingerprint", "dimension", "tokens_per_item", "size"),
+    *("origin", "strayed", "written_by"),
+)
 _HELD = ("item", "dtype", "shape", "row", "scales", "fingerprint")
 _DTYPES: dict[str, Any] = {"float32": np.float32, "float16": np.float16, "int8": np.int8}
 
@@ -220,7 +223,7 @@ def read_held(body: bytes) -> Held | None:
 
 def told_about(about: About) -> dict[str, Any]:
     """What a shard is, as plain values. Where it is, whoever asks knows better."""
-    said = about._asdict()
+    said = about._asdict() | {"written_by": sorted(about.written_by)}
     del said["place"]
     return said
 
@@ -243,6 +246,7 @@ def read_about(body: bytes, place: str) -> About:
         _whole(said["size"], 0, 1 << 62),
         None if said["origin"] is None else _text_of(said["origin"]),
         said["strayed"],
+        frozenset(_text_of(name) for name in _list(said["written_by"])),
     )
 
 

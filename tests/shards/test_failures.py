@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -245,6 +246,33 @@ def test_replicas_are_of_one_gallery(tmp_path: Path, galleries: list[Gallery]) -
             ShardedSearcher(None, galleries, **wrong)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="empty list"):
         ShardedSearcher(None, [[]])
+
+
+@pytest.mark.parametrize(
+    "later", ["", "the origin is compacted", "the copy is changed", "the origin is away"]
+)
+def test_a_backup_of_a_backup_is_no_other_shard(tmp_path: Path, galleries: list[Gallery], later: str) -> None:
+    """It knows only the backup that it was made of by name; its items were answered twice."""
+    first, second = galleries
+    first.backup(tmp_path / "copy")
+    with Gallery.open(tmp_path / "copy") as copy:
+        copy.backup(tmp_path / "deep")
+    shutil.rmtree(tmp_path / "copy")
+    with Gallery.open(tmp_path / "deep") as deep:
+        deep.backup(tmp_path / "deeper")
+    known: list[Any] = [first, second]
+    if later == "the origin is compacted":
+        first.remove(first.ids[:3])
+        assert first.compact().rows_dropped == 3
+    elif later == "the copy is changed":
+        with Gallery.open(tmp_path / "deeper") as deeper:
+            deeper.add_vectors(ids=["new"], vectors=vectors(1))
+    elif later == "the origin is away":
+        known = [tmp_path / "deep", second]
+    with pytest.raises(GalleryError, match="again, or a copy of it"):
+        ShardedSearcher(None, [*known, tmp_path / "deeper"])
+    with ShardedSearcher(None, [tmp_path / "deeper", second]) as searcher:
+        assert len(searcher.search_vectors(vectors(1), k=1)[0]) == 1
 
 
 @pytest.mark.parametrize("asked", [300, pytest.param(10_000, marks=pytest.mark.slow)])

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from cir_infer.errors import GalleryError
 from cir_infer.gallery.disk.files import map_file
 from cir_infer.gallery.disk.folder import ROWS, Folder
-from cir_infer.gallery.rows.tensors import read_header, view
+from cir_infer.gallery.rows.tensors import read_about_of, read_header, view
 
 __all__ = ["CHUNK", "Segment", "SegmentEntry", "open_segment", "unpack_chunk"]
 
@@ -61,12 +61,14 @@ class Segment:
         keys: int64 (n,) ascending, or None where they are first_key, first_key + 1, ...
         rows: (n, D) in the gallery's row type.
         scales: float32 (n,) for int8 rows.
+        gallery: the identity of the gallery that wrote the file; a backup shares it. None of format 1.
     """
 
     entry: SegmentEntry
     keys: npt.NDArray[np.int64] | None
     rows: npt.NDArray[Any]
     scales: npt.NDArray[np.float32] | None
+    gallery: str | None = None
 
     def all_keys(self) -> npt.NDArray[np.int64]:
         """The keys of all rows, int64 (n,)."""
@@ -144,7 +146,7 @@ def open_segment(folder: Folder, entry: SegmentEntry, shape: tuple[int, ...], dt
     if entry.last_key - entry.first_key + 1 != entry.rows:
         expected["keys"] = ("int64", (entry.rows,))
     try:
-        found = read_header(mapped)
+        found, about = read_header(mapped), read_about_of(mapped)
         for name, (kind, shape) in expected.items():
             info = found.get(name)
             if info is None or info.dtype != kind or info.shape != shape or info.start % info.dtype.itemsize:
@@ -159,4 +161,4 @@ def open_segment(folder: Folder, entry: SegmentEntry, shape: tuple[int, ...], dt
         raise GalleryError(
             f"{path}: its keys are not those of the catalogue; restore the gallery from a copy"
         )
-    return Segment(entry, keys, arrays["rows"], arrays.get("scales"))
+    return Segment(entry, keys, arrays["rows"], arrays.get("scales"), about.get("gallery"))
