@@ -22,6 +22,7 @@ from cir_infer.bundle.wire import fields_of
 from cir_infer.errors import BundleError, DeviceError, lack_in, shown
 from cir_infer.processes.ending import native_call
 from cir_infer.processes.fork import PerProcess
+from cir_infer.runtime.byte_products import exact_products
 from cir_infer.runtime.compose_parts import compose_graph
 from cir_infer.runtime.graph import Array, Graph, Tensor
 from cir_infer.runtime.kept.weights import Weight, with_weights, without_weights
@@ -55,7 +56,6 @@ _TYPES: dict[str, np.dtype[Any]] = {
 _ERRORS_ONLY = 3
 _FILES = "session.model_external_initializers_file_folder_path"
 _WITHOUT = "optimization.disable_specified_optimizers"
-_EXACT_BYTES = "session.x64quantprecision"
 _FLOAT16 = 10
 """ONNX's number of the type."""
 
@@ -170,9 +170,9 @@ class OnnxBackend:
         # A query runs several sessions, each with threads of its own. Spinning, they take the cores from one
         # another: measured on two cores, an encoder takes twice as long. Alone it would gain 2%.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # x86-64 without VNNI adds two products of bytes in 16 bits, and what does not fit is cut off: an int8
-        # encoder that passed the gate on another processor gave other embeddings there. Changes none else.
-        options.add_session_config_entry(_EXACT_BYTES, "1")
+        exact = exact_products(model) if self.device == "cpu" else None
+        if exact is not None:
+            options.add_session_config_entry(*exact)
         threads = threads_for(name, model.size, self._threads)
         if threads is not None:
             options.intra_op_num_threads = threads

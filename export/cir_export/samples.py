@@ -6,8 +6,10 @@ every length from one word up and are mixed, so that batches hold short and long
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -28,7 +30,7 @@ from cir_infer.inputs.images import ImageLike
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.inputs.texts import Text
 
-__all__ = ["ReadableFiles", "Samples", "draw_images", "draw_samples", "draw_texts", "image_files"]
+__all__ = ["ReadableFiles", "Samples", "draw_images", "draw_samples", "draw_texts", "evenly", "image_files"]
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +40,9 @@ _LARGE = 100_000_000
 """Parameters from which on an image takes a second, and a third of the images has to do."""
 
 _LONGEST = 96
+_WORDS = 4096
+"""Of a vocabulary, from its whole length, so many at most are looked at."""
+
 _SENTENCES = (
     "is cream in color and more formal",
     "Has longer sleeves, a V-neck & no belt!",
@@ -150,6 +155,9 @@ def image_files(folder: str | os.PathLike[str], image: dict[str, Any]) -> list[P
 class ReadableFiles:
     """The files of a folder that can be prepared for a model: a broken one costs itself, and is counted.
 
+    So does a copy, or what becomes the same picture for the model: one that is seen twice tells no more, and
+    what is judged on copies of what was calibrated with passes whatever it is.
+
     Args:
         folder: where they are.
         files: to choose from.
@@ -157,6 +165,7 @@ class ReadableFiles:
 
     Attributes:
         reasons: why files were left out, one a file.
+        copies: how many were left out because one before them shows the same.
     """
 
     def __init__(
@@ -164,18 +173,25 @@ class ReadableFiles:
     ) -> None:
         self._folder, self._files, self._spec = folder, files, spec
         self.reasons: list[str] = []
+        self.copies = 0
+        self._seen: set[bytes] = set()
 
     def first(self, count: int) -> list[Path]:
-        """The first `count` that can be read, in order."""
+        """The first `count` that can be read and are no copies, in order."""
         return list(islice(filter(self._reads, self._files), count))
 
     def evenly(self, files: Sequence[Path], count: int) -> list[Path]:
-        """Those that can be read of `count` files, taken evenly."""
-        chosen = files if len(files) <= count else [files[n * len(files) // count] for n in range(count)]
-        return list(filter(self._reads, chosen))
+        """Those of `count` files, taken evenly, that can be read and are no copies of others."""
+        return list(filter(self._reads, evenly(files, count)))
 
     def tell(self) -> None:
         """Says once in the log how many were left out."""
+        if self.copies:
+            _log.warning(
+                "%d files of %s are left out: each shows the model what another shows",
+                self.copies,
+                self._folder,
+            )
         if self.reasons:
             count = len(self.reasons)
             _log.warning(
@@ -190,11 +206,19 @@ class ReadableFiles:
 
     def _reads(self, file: Path) -> bool:
         try:
-            preprocess(file, self._spec)
+            seen = hashlib.sha256(preprocess(file, self._spec).tobytes()).digest()
         except ImageError as error:
             self.reasons.append(str(error))
             return False
-        return True
+        self.copies += seen in self._seen
+        is_new = seen not in self._seen
+        self._seen.add(seen)
+        return is_new
+
+
+def evenly(files: Sequence[Path], count: int) -> Sequence[Path]:
+    """At most `count` of them, from the whole list."""
+    return files if len(files) <= count else [files[n * len(files) // count] for n in range(count)]
 
 
 def draw_texts(text: dict[str, Any], tokenizer: Tokenizer) -> Sequence[Text]:
@@ -214,12 +238,12 @@ def _texts(
     text: dict[str, Any], tokenizer: Tokenizer, sentences: Sequence[str] = _SENTENCES, seed: int = 7
 ) -> list[Text]:
     """Texts of 1, 2, 3, ... words and a few long ones, in mixed order, some with an unknown word."""
-    vocabulary = sorted(word for word in tokenizer.get_vocab() if word.isascii() and word.isalpha())
+    vocabulary = _words(tokenizer)
     random = np.random.RandomState(seed)
     lengths = [*range(1, TEXTS - len(_SENTENCES) - 1), _LONGEST // 2, _LONGEST]
     texts: list[Text] = [*sentences]
     for number, length in enumerate(lengths):
-        words = [str(random.choice(vocabulary)) for _ in range(length)] if vocabulary else ["it"] * length
+        words = [vocabulary[random.randint(len(vocabulary))] for _ in range(length)]
         if number % 7 == 3:
             words[random.randint(length)] = "zzunheardof"
         if text["captions"] == "pair" and number % 4 == 1:
@@ -228,6 +252,26 @@ def _texts(
             texts.append(" ".join(words))
     fitting = [one for one in texts if _tokens(tokenizer, one) <= text["max_tokens"]]
     return [fitting[index] for index in random.permutation(len(fitting))]
+
+
+def _words(tokenizer: Tokenizer) -> list[str]:
+    """Words, or parts of them, that a tokeniser knows, in whatever script it reads; by name.
+
+    Without those of its own script all words of a text are the unknown one, and a text encoder that int8
+    spoils for every other would pass.
+    """
+    size = tokenizer.get_vocab_size()
+    few = range(size) if size <= _WORDS else (number * size // _WORDS for number in range(_WORDS))
+    found = set()
+    for number in few:
+        try:
+            said = tokenizer.decode([number])
+        except Exception:  # the library's own; an id that stands for nothing
+            continue
+        word = said.strip().removeprefix("##").removesuffix("</w>").strip("\u2581\u0120")
+        if word and all(unicodedata.category(letter)[0] in "LM" for letter in word):
+            found.add(word)
+    return sorted(found) or ["it"]
 
 
 def _tokens(tokenizer: Tokenizer, text: Text) -> int:

@@ -11,7 +11,15 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from cir_export.samples import ReadableFiles, Samples, draw_images, draw_samples, draw_texts, image_files
+from cir_export.samples import (
+    ReadableFiles,
+    Samples,
+    draw_images,
+    draw_samples,
+    draw_texts,
+    evenly,
+    image_files,
+)
 from cir_infer.bundle import Bundle
 from cir_infer.errors import UsageError
 from cir_infer.inputs.images import ImageLike
@@ -42,6 +50,7 @@ class Calibration:
         held_out: images of the same kind that int8 is judged on.
         source: where they come from.
         unreadable: files of the folder that were left out because they cannot be read.
+        copies: files that were left out because another shows the model the same.
         texts: as `cir_infer.inputs.texts.TextReader.read` takes them; without any, texts stay float32.
     """
 
@@ -49,11 +58,13 @@ class Calibration:
     held_out: Sequence[ImageLike]
     source: str
     unreadable: int = 0
+    copies: int = 0
     texts: Sequence[Text] = ()
 
     def to_json(self, with_texts: bool) -> dict[str, Any]:
         """Plain values, for a manifest: the folder's name, not its place on this machine."""
-        left_out = {"unreadable": self.unreadable} if self.unreadable else {}
+        found = {"unreadable": self.unreadable, "copies": self.copies}
+        left_out = {what: count for what, count in found.items() if count}
         texts = {"texts": len(self.texts)} if with_texts else {}
         return {"images": len(self.images), "source": Path(self.source).name, **left_out, **texts}
 
@@ -62,15 +73,17 @@ def calibration_images(bundle: Bundle, folder: str | os.PathLike[str]) -> Calibr
     """The user's images, at most 256 to calibrate with and 128 to judge by, evenly from the whole folder.
 
     Raises:
-        UsageError: there are fewer than 32 that can be read.
+        UsageError: there are fewer than 32 that can be read and differ from each other.
     """
     files = image_files(folder, _image(bundle))
     readable = ReadableFiles(folder, files, bundle.manifest.image)
-    held_out = readable.evenly(files[::4], _JUDGED)
-    rest = readable.evenly([file for number, file in enumerate(files) if number % 4], _CALIBRATED)
-    _check_enough(folder, len(files), len(held_out) + len(rest), len(readable.reasons))
+    usable = readable.evenly(files, 4 * _JUDGED)
+    held_out = usable[::4]
+    rest = evenly([file for number, file in enumerate(usable) if number % 4], _CALIBRATED)
+    broken, copies = len(readable.reasons), readable.copies
+    _check_enough(folder, len(files), len(usable), broken, copies)
     readable.tell()
-    return Calibration(rest, held_out, str(folder), len(readable.reasons), calibration_texts(bundle))
+    return Calibration(rest, held_out, str(folder), broken, copies, calibration_texts(bundle))
 
 
 def calibration_texts(bundle: Bundle) -> Sequence[Text]:
@@ -102,15 +115,18 @@ def check_calibration(folder: str | os.PathLike[str], image: dict[str, Any]) -> 
         UsageError: there are too few.
     """
     found = len(image_files(folder, image))
-    _check_enough(folder, found, found, 0)
+    _check_enough(folder, found, found)
 
 
-def _check_enough(folder: str | os.PathLike[str], files: int, readable: int, broken: int) -> None:
-    if readable < _FEWEST:
+def _check_enough(
+    folder: str | os.PathLike[str], files: int, usable: int, broken: int = 0, copies: int = 0
+) -> None:
+    if usable < _FEWEST:
         unread = f", {broken} of which cannot be read" if broken else ""
+        copied = f", {copies} of which show the model what another shows" if copies else ""
         raise UsageError(
-            f"{folder} holds {files} images{unread}; int8 needs at least {_FEWEST} to be calibrated and "
-            "judged, better some hundreds"
+            f"{folder} holds {files} images{unread}{copied}; int8 needs at least {_FEWEST} to be calibrated "
+            "and judged, better some hundreds"
         )
 
 

@@ -221,40 +221,6 @@ def test_recall_decides_where_it_was_measured(trained: Path, scenes: Path, tmp_p
 # ---- what is asked for wrongly
 
 
-def test_images_are_never_calibrated_and_judged_with(photos: Path, tmp_path: Path) -> None:
-    bundle = Bundle(convolutional(tmp_path / "small.cir"))
-    images = calibration_images(bundle, photos)
-    assert len(images.images) == 36 and len(images.held_out) == 12
-    assert set(images.images).isdisjoint(images.held_out)
-    assert samples_for(bundle, None, images).images == images.held_out
-    few = photographs(tmp_path / "few", 31)
-    with pytest.raises(UsageError, match="holds 31 images"):
-        calibration_images(bundle, few)
-
-
-def test_broken_images_cost_themselves_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    bundle = Bundle(convolutional(tmp_path / "small.cir"))
-    folder = photographs(tmp_path / "some")
-    files = sorted(folder.iterdir())
-    for file in files[:6]:
-        file.write_bytes(b"not a picture")
-    found = calibration_images(bundle, folder)
-    assert len(found.images) + len(found.held_out) == 42 and found.to_json(False)["unreadable"] == 6
-    assert not {*found.images, *found.held_out} & {*files[:6]}
-    assert "6 files of" in caplog.text
-    assert samples_for(bundle, folder, None).images == files[6:]
-    for file in files[6:17]:
-        file.write_bytes(b"not a picture")
-    with pytest.raises(
-        UsageError, match="holds 48 images, 17 of which cannot be read; int8 needs at least 32"
-    ):
-        calibration_images(bundle, folder)
-    for file in files:
-        file.write_bytes(b"not a picture")
-    with pytest.raises(UsageError, match=r"no image of .* can be read: .*000\.png is not an image"):
-        samples_for(bundle, folder, None)
-
-
 def test_only_float32_is_converted(photos: Path, tmp_path: Path) -> None:
     source = convolutional(tmp_path / "small.cir")
     with pytest.raises(UsageError, match="--calibrate"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,20 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from cir_export.commands.lowering import lowered_json, shown_lowering
 from cir_export.precision import Lowering, PrecisionError, calibration_images, convert_bundle, samples_for
 from cir_export.precision.blame import LayerError, costliest
 from cir_export.precision.calibration import calibration_texts
+from cir_export.precision.fidelity import cosines
+from cir_export.samples import draw_texts
 from cir_infer import Engine
 from cir_infer.bundle import Bundle, write_bundle
 from cir_infer.errors import ExportError
 from cir_infer.extras import is_installed
+from tests.bundles import SPECIALS, WORDS
 from tests.export.precision.bundles import convolutional, photographs, wordy
 
 TEXTS = ["is red", "the same dress in black with a belt", "unheard"]
@@ -129,6 +135,58 @@ def test_what_images_lose_is_not_blamed_on_texts(photos: Path, tmp_path: Path) -
     with pytest.raises(PrecisionError, match=r"--keep-float32 m\."):
         converted(Path(both.path), target, photos)
     assert not target.exists()
+
+
+def test_texts_are_of_words_that_the_model_knows_in_whatever_script(photos: Path, tmp_path: Path) -> None:
+    """All were the unknown word, whose ranges are its own, and what int8 made of every other passed."""
+    words = {word: "".join(chr(0x4E00 + ord(letter)) for letter in word) for word in WORDS}
+    bundle = Bundle(wordy(tmp_path / "han.cir"))
+    tokenizer = json.loads(bundle.tokenizer())
+    tokenizer["normalizer"] = None
+    vocabulary = tokenizer["model"]["vocab"]
+    tokenizer["model"]["vocab"] = {words.get(word, word): number for word, number in vocabulary.items()}
+    text = onnx.load_from_string(bundle.read("text.onnx"))
+    (vectors,) = (tensor for tensor in text.graph.initializer if tensor.name == "embed")
+    values = numpy_helper.to_array(vectors).copy()
+    values[SPECIALS.index("<unk>")] *= 0.01
+    vectors.CopyFrom(numpy_helper.from_array(values, "embed"))
+    changed = {"tokenizer.json": json.dumps(tokenizer).encode(), "text.onnx": text.SerializeToString()}
+    write_bundle(bundle.path, bundle.manifest, {**bundle.contents(bundle.manifest.members), **changed})
+    report = converted(Path(bundle.path), tmp_path / "low.cir", photos)
+    assert "QuantizeLinear" in operators(report.path, "text")
+    said = [" ".join(pair) for pair in zip(words.values(), reversed(words.values()), strict=True)]
+    with Engine(bundle.path, device="cpu") as exact, Engine(report.path, device="cpu") as lowered:
+        assert cosines(exact.encode_texts(said), lowered.encode_texts(said)).min() > 0.995
+
+
+@pytest.mark.parametrize("kind", ["bytes", "suffix", "prefix", "pieces"])
+def test_parts_of_words_are_read_from_every_kind_of_vocabulary(kind: str) -> None:
+    texts = ["the quick brown fox", "красное платье", "更长的红色连衣裙", "लाल पोशाक लंबी"] * 5
+    if kind == "bytes":
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+        trainer: Any = trainers.BpeTrainer(
+            vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        )
+    elif kind == "suffix":
+        tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        trainer = trainers.BpeTrainer(vocab_size=300, end_of_word_suffix="</w>", show_progress=False)
+    elif kind == "prefix":
+        tokenizer = Tokenizer(models.Unigram())
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        trainer = trainers.UnigramTrainer(
+            vocab_size=120, special_tokens=["<unk>"], unk_token="<unk>", show_progress=False
+        )
+    else:
+        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=["[UNK]"], show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    drawn = draw_texts({"max_tokens": 512, "captions": " "}, tokenizer)
+    letters = set("".join(map(str, drawn)))
+    assert all(letters & set(text) - {" "} for text in texts)
+    assert not letters & set("#</▁ĠÃ�")
 
 
 def test_no_text_is_calibrated_and_judged_with(source: Path, photos: Path) -> None:

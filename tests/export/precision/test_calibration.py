@@ -1,0 +1,70 @@
+"""What int8 is calibrated with, and what it is judged on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from cir_export.precision import calibration_images, samples_for
+from cir_infer.bundle import Bundle
+from cir_infer.errors import UsageError
+from tests.export.precision.bundles import convolutional, photographs
+
+
+def test_images_are_never_calibrated_and_judged_with(tmp_path: Path) -> None:
+    photos = photographs(tmp_path / "photos")
+    bundle = Bundle(convolutional(tmp_path / "small.cir"))
+    images = calibration_images(bundle, photos)
+    assert len(images.images) == 36 and len(images.held_out) == 12
+    assert set(images.images).isdisjoint(images.held_out)
+    assert samples_for(bundle, None, images).images == images.held_out
+    few = photographs(tmp_path / "few", 31)
+    with pytest.raises(UsageError, match="holds 31 images"):
+        calibration_images(bundle, few)
+
+
+def test_broken_images_cost_themselves_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bundle = Bundle(convolutional(tmp_path / "small.cir"))
+    folder = photographs(tmp_path / "some")
+    files = sorted(folder.iterdir())
+    for file in files[:6]:
+        file.write_bytes(b"not a picture")
+    found = calibration_images(bundle, folder)
+    assert len(found.images) + len(found.held_out) == 42 and found.to_json(False)["unreadable"] == 6
+    assert not {*found.images, *found.held_out} & {*files[:6]}
+    assert "6 files of" in caplog.text
+    assert samples_for(bundle, folder, None).images == files[6:]
+    for file in files[6:17]:
+        file.write_bytes(b"not a picture")
+    with pytest.raises(
+        UsageError, match="holds 48 images, 17 of which cannot be read; int8 needs at least 32"
+    ):
+        calibration_images(bundle, folder)
+    for file in files:
+        file.write_bytes(b"not a picture")
+    with pytest.raises(UsageError, match=r"no image of .* can be read: .*000\.png is not an image"):
+        samples_for(bundle, folder, None)
+
+
+def test_one_picture_is_not_calibrated_with_and_judged_on(tmp_path: Path, caplog: Any) -> None:
+    """Forty copies of one passed whatever became of any other."""
+    photos = photographs(tmp_path / "photos", 36)
+    for number, file in enumerate(sorted(photos.iterdir())):
+        Image.open(file).save(photos / f"{file.stem}-{number}.bmp")  # beside it, with the same pixels
+    bundle = Bundle(convolutional(tmp_path / "small.cir"))
+    found = calibration_images(bundle, photos)
+    assert found.to_json(False) == {"images": 27, "source": "photos", "copies": 36}
+    assert len(found.held_out) == 9 and "36 files" in caplog.text
+    stems = [{Path(str(file)).stem[:3] for file in files} for files in (found.images, found.held_out)]
+    assert len(stems[0]) == 27 and len(stems[1]) == 9 and stems[0].isdisjoint(stems[1])
+    for file in sorted(photos.iterdir())[10:]:
+        file.unlink()
+    for number in range(40):
+        Image.new("RGB", (20, 20)).save(photos / f"black-{number}.png")
+    with pytest.raises(
+        UsageError, match="holds 50 images, 44 of which show the model what another shows; int8"
+    ):
+        calibration_images(bundle, photos)
