@@ -190,6 +190,12 @@ def _stops(name: str, graph: OnnxModel) -> str | None:
             f"the {name} graph has recurrent layers that stop at computed lengths "
             f"({shown(sorted(asked), 60)}), which OpenVINO does not do; use device='cpu'"
         )
+    read = {given for node in graph.nodes for given in node.inputs}
+    if not any(given.name in read and len(given.shape or ()) > 1 for given in graph.declared):
+        raise DeviceError(
+            f"the {name} graph has recurrent layers that stop at {shown(asked.pop(), 60)} and reads no "
+            "tokens to be cut there; OpenVINO would read on, so use device='cpu'"
+        )
     return asked.pop()
 
 

@@ -34,14 +34,15 @@ def choose_placement(
     if len(candidates) == 1:
         return {"chosen": next(iter(candidates)), "refused": dict(refused)}
     times: dict[str, list[float]] = {name: [] for name in candidates}
-    inputs = next(iter(candidates.values())).inputs
+    inputs = {tensor.name: tensor for graph in candidates.values() for tensor in graph.inputs}
     lengths = sorted({min(length, most_tokens) for length in _TIMED_LENGTHS})
     for length in lengths:
-        feeds = sample_feeds(inputs, 1, length)
+        feeds = sample_feeds([*inputs.values()], 1, length)
         for run in range(_TIMED_RUNS):
             for name, graph in candidates.items():
+                own = {tensor.name: feeds[tensor.name] for tensor in graph.inputs}
                 begun = time.perf_counter()
-                graph.run(feeds)
+                graph.run(own)
                 if run >= _TIMED_RUNS // 5:  # the first fifth warms up
                     times[name].append(1e3 * (time.perf_counter() - begun))
     medians = {name: float(np.median(values)) for name, values in times.items()}

@@ -16,7 +16,7 @@ from cir_infer.bundle.model import Model
 from cir_infer.errors import DeviceError
 from cir_infer.runtime.onnx import OnnxGraph
 from cir_infer.runtime.recurrent.encoder import RecurrentEncoder
-from tests.bundles import manifest_of, members_of
+from tests.bundles import GraphBuilder, manifest_of, members_of
 from tests.runtime.recurrent.graphs import recurrent_graph
 from tests.runtime.tensorrt.conftest import check_encoder_here
 from tests.runtime.tensorrt.gpu import CapturingDevice
@@ -188,6 +188,24 @@ def test_lengths_count_as_well_as_angles() -> None:
     for factor in (1.05, float("nan")):
         with pytest.raises(DeviceError, match=r"at \d+ tokens (rows differ by 0\.05|NaN)"):
             check_encoder(Doubled(cpu, factor), cpu, 100, 1e-3)  # type: ignore[arg-type]
+
+
+def test_a_place_that_leaves_an_input_out_is_timed_without_it() -> None:
+    """As libraries do with what nothing reads."""
+    from cir_infer.runtime.onnx import OnnxBackend
+    from cir_infer.runtime.tensorrt.placement import choose_placement
+
+    made = []
+    for declared in (("tokens", "lengths"), ("lengths",)):
+        g = GraphBuilder()
+        g.constant("axes", [1], np.int64)
+        g.add("Unsqueeze", [g.add("Cast", ["lengths"], "numbers", to=1), "axes"], "text")
+        kinds = {"tokens": ("i32", ["n", "t"]), "lengths": ("i32", ["n"])}
+        model = Model(g.model({name: kinds[name] for name in declared}, {"text": ("f32", ["n", 1])}))
+        made.append(OnnxBackend("cpu", 1).load("text", model))
+    for names in (("cpu", "tensorrt"), ("tensorrt", "cpu")):
+        found = choose_placement(dict(zip(names, made, strict=True)), {}, 8)
+        assert {"cpu_ms", "tensorrt_ms"} <= set(found)
 
 
 def test_other_encoders_say_why_the_kernel_is_none(gpu: CapturingDevice, bundle: Path) -> None:
