@@ -12,17 +12,19 @@ import numpy.typing as npt
 from cir_infer.bundle.manifest import PixelInput
 from cir_infer.console.progress import progress_bar
 from cir_infer.engine import Engine
-from cir_infer.errors import ImageError
+from cir_infer.errors import ImageError, shown
 from cir_infer.explaining.explanation import Method
 from cir_infer.explaining.pictures import Picture, covered, grid_of, picture_of
 from cir_infer.explaining.shares import without_each
 from cir_infer.explaining.words import LeftOut, leave_words_out
 from cir_infer.hits import Hit
+from cir_infer.inputs.images import describe_image
 from cir_infer.inputs.texts import ReadText, Text
 from cir_infer.scoring.balance import Balance, balanced
 from cir_infer.scoring.contract import QueryTerms
-from cir_infer.searching.asked import ask
+from cir_infer.searching.asked import Asked, ask
 from cir_infer.searching.found import Source
+from cir_infer.searching.recognition import LOOSER, same_rows
 
 __all__ = ["BATCH", "Cells", "QuerySide", "query_side"]
 
@@ -96,7 +98,8 @@ def query_side(
         cells = None
     else:
         picture = _reference_picture(asked.reference, spec)
-        cells = _cells(engine, picture, composer, progress)
+        cells, row = _cells(engine, picture, composer, progress)
+        _check_picture(engine, asked, row)
         own = None if asked.held is None else asked.held.vector[None]
         terms = cells.terms[0] if own is None else composer.terms(own)
     words: tuple[LeftOut, ...] = ()
@@ -118,6 +121,20 @@ def _reference_picture(reference: Any, spec: PixelInput) -> Picture:
             "itself as the reference to have it explained"
         )
     return picture_of(reference.source, spec)
+
+
+def _check_picture(engine: Engine, asked: Asked, row: Floats) -> None:
+    """Refuse the picture of a refined hit where another is at its place by now, or on this machine."""
+    held = asked.held
+    if held is None:
+        return
+    looser = LOOSER[engine.manifest.precision]
+    if not same_rows(held.rows, np.zeros(1, np.int64), row, looser)[0]:
+        raise ImageError(
+            f"{describe_image(asked.reference.source)} is not the image that was indexed as "
+            f"{shown(asked.own)}: its row is another; ask with the image itself as the reference to have it "
+            "explained"
+        )
 
 
 class _Composer:
@@ -146,16 +163,18 @@ class _Composer:
         return balanced(self._engine.compose(references, text), self._balance)
 
 
-def _cells(engine: Engine, picture: Picture, composer: _Composer, progress: bool) -> Cells:
+def _cells(engine: Engine, picture: Picture, composer: _Composer, progress: bool) -> tuple[Cells, Floats]:
+    """What the cells of a reference are worth, and its row."""
     explain = engine.manifest.explain
     if explain is not None and engine.row_is_reference:
         made = engine.encode_in_parts(picture.array[None])
         references = without_each(made.parts[0], made.constant[0], explain.unit_rows)
-        return Cells(composer.terms(references), (explain.height, explain.width), picture, "left out")
+        cells = Cells(composer.terms(references), (explain.height, explain.width), picture, "left out")
+        return cells, made.rows[0]
     whole = picture.array[None]
     painted = np.concatenate([whole, covered(picture.array)])
     references = encoded(engine.encode_prepared_references, painted, "reference", progress)
-    return Cells(composer.terms(references), grid_of(picture.array), picture, "occlusion")
+    return Cells(composer.terms(references), grid_of(picture.array), picture, "occlusion"), references[0]
 
 
 def encoded(

@@ -225,10 +225,18 @@ class Answering:
         """The answer to one query: without a refined Hit, with what is to be said about the reference."""
         wish, items, own = self.wish, found.items[at], query.own
         name = FileName(query.reference)
+
+        def is_same(place: int) -> bool:
+            if found.same[at, place]:
+                return True
+            # A path of another machine may be that of another picture here.
+            here = found.elsewhere is None or not found.elsewhere[at, place]
+            return here and name.is_of(items[place].source)
+
         others = [place for place, item in enumerate(items) if item.id != own]
         if not wish.leave_reference_out:  # one more may have been asked for, for another query's sake
             others = others[: wish.k]
-        same = [place for place in others if found.same[at, place] or name.is_of(items[place].source)]
+        same = [place for place in others if is_same(place)]
         left_out = set(same) if wish.leave_reference_out else ()
         chosen = [place for place in others if place not in left_out][: wish.k]
         hits = made_hits(items, found.top, at, chosen, self.engine.manifest.terms)

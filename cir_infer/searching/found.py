@@ -60,6 +60,8 @@ class Found(NamedTuple):
         generations: the commit that answered; of several galleries each its own, None where
             one did not answer.
         coverage: the part of all items that were looked at; 1.0 is all.
+        elsewhere: bool (Q, k), the rows of which nobody knows that they are on this machine: what their items
+            say of files is of another. None where all are here.
     """
 
     top: TopK
@@ -69,6 +71,7 @@ class Found(NamedTuple):
     fingerprint: str | None
     generations: tuple[int | None, ...]
     coverage: float = 1.0
+    elsewhere: npt.NDArray[np.bool_] | None = None
 
 
 class Held(NamedTuple):

@@ -53,12 +53,17 @@ def merged(parts: Sequence[Found | None], k: int, coverage: float) -> Found:
         there[0].fingerprint,
         tuple(None if part is None else part.generations[0] for part in parts),
         coverage,
+        _taken([_elsewhere(part) for part in there], order),
     )
 
 
 def _taken(arrays: Sequence[Any], order: Any) -> Any:
     together = np.concatenate(arrays, axis=1)
     return np.take_along_axis(together, order if together.ndim == 2 else order[..., None], 1)
+
+
+def _elsewhere(part: Found) -> Any:
+    return np.zeros(part.top.rows.shape, np.bool_) if part.elsewhere is None else part.elsewhere
 
 
 def _tokens(top: TopK) -> Any:

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
+import numpy as np
+
 from cir_infer.bundle import Bundle
 from cir_infer.bundle.orientation import orientation_of_rows
 from cir_infer.engine import Engine
@@ -41,7 +43,7 @@ from cir_infer.shards.fanout import Counts, Fanout
 from cir_infer.shards.layout import ShardedGallery
 from cir_infer.shards.merging import merged
 from cir_infer.shards.opening import Opening, compare
-from cir_infer.shards.shard import Shard
+from cir_infer.shards.shard import LocalShard, Shard
 from cir_infer.shards.wire import MOST_HITS
 
 if TYPE_CHECKING:
@@ -339,7 +341,9 @@ class _Shards:
     ) -> Found:
         found = shard.search(terms, k, self._where, self._exclude, references, left)
         self._check(shard, found.fingerprint)
-        return found
+        if isinstance(shard, LocalShard):
+            return found
+        return found._replace(elsewhere=np.ones(found.top.rows.shape, np.bool_))
 
     def _held(self, item: str, shard: Shard, left: float | None) -> Held | None:
         held = shard.held(item, left)
