@@ -23,7 +23,7 @@ from cir_infer.processes.turns import Turn
 from cir_infer.scoring.balance import Balance
 from cir_infer.scoring.contract import Rows
 from cir_infer.searching.asked import held_of
-from cir_infer.searching.found import Source
+from cir_infer.searching.found import Held, Source
 from cir_infer.searching.recognition import LOOSER, same_rows
 
 __all__ = ["Explainer", "Wanted"]
@@ -88,7 +88,9 @@ class Explainer:
         query = self._query_side(spec, source, progress)
         found: list[Explanation | CirError] = []
         for start in range(0, len(wanted), BATCH):
-            targets = [self._target(source, spec, one) for one in wanted[start : start + BATCH]]
+            part = wanted[start : start + BATCH]
+            held = held_of(source, [asked for asked, _ in part])
+            targets = [self._target(one, spec, of) for one, of in zip(part, held, strict=True)]
             found += self._explained(query, targets, as_found, progress)
         return found
 
@@ -101,9 +103,11 @@ class Explainer:
             self._query = query_side(self._engine, spec, source, self._question, self._balance, progress)
         return self._query
 
-    def _target(self, source: Source, spec: PixelInput, wanted: Wanted) -> _Target | CirError:
+    def _target(self, wanted: Wanted, spec: PixelInput, held: Held | CirError) -> _Target | CirError:
+        if isinstance(held, CirError):
+            return held
         try:
-            return _target(source, self._gallery, spec, wanted)
+            return _target(held, self._gallery, spec, wanted)
         except CirError as error:
             return error
 
@@ -206,12 +210,10 @@ class _Maps:
     method: Method
 
 
-def _target(source: Source, gallery: str, spec: PixelInput, wanted: Wanted) -> _Target:
-    asked = wanted[0]
+def _target(held: Held, gallery: str, spec: PixelInput, wanted: Wanted) -> _Target:
+    asked, image = wanted
     hit = asked if isinstance(asked, Hit) else None
-    held = source.held(asked) if isinstance(asked, str) else held_of(source, asked)
     item = held.told()
-    image = wanted[1]
     if image is None:
         image = item.source
     if image is None:

@@ -89,7 +89,7 @@ def query_side(
     Raises:
         CirError: the query cannot be answered, see `Searcher.query`, or its reference has no picture.
     """
-    asked = ask(engine, source, 0, question)
+    (asked,) = ask(engine, source, [question])
     if asked.error is not None:
         raise asked.error
     composer = _Composer(engine, balance, asked.text)

@@ -16,7 +16,6 @@ from cir_infer.errors import CirError, ImageError, ScoringError
 from cir_infer.hits import Hits
 from cir_infer.inputs.preparing import PreparedImage
 from cir_infer.inputs.texts import Text
-from cir_infer.inputs.unknown_words import said_together
 from cir_infer.processes.pending import Pending
 from cir_infer.processes.threads import Threads
 from cir_infer.runtime.compose_parts import Begun
@@ -73,11 +72,7 @@ class Answering:
         """The answer to each pair, or why there is none; `size` of them are computed together."""
         number = 0
         while batch := list(islice(pairs, size)):
-            with said_together() as together:
-                asked = [
-                    ask(self.engine, self.source, number + at, pair, together)
-                    for at, pair in enumerate(batch)
-                ]
+            asked = ask(self.engine, self.source, batch, number)
             number += len(asked)
             good = [query for query in asked if query.error is None]
             if self._in_one_launch and len(good) == len(batch) == 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -15,7 +15,7 @@ from cir_infer.inputs.images import ImageLike
 from cir_infer.inputs.preparing import PreparedImage
 from cir_infer.inputs.taken import taken
 from cir_infer.inputs.texts import ReadText, Text
-from cir_infer.inputs.unknown_words import Together
+from cir_infer.inputs.unknown_words import Together, said_together
 
 if TYPE_CHECKING:
     from cir_infer.searching.found import Held, Source
@@ -58,43 +58,54 @@ class Asked:
         return self.reference is not None and not isinstance(self.reference, Hit)
 
 
-def ask(
-    engine: Engine, source: Source, number: int, pair: tuple[Any, Any], together: Together | None = None
-) -> Asked:
-    """Look at one query; what is wrong with it is its `error`.
+def ask(engine: Engine, source: Source, pairs: Sequence[tuple[Any, Any]], number: int = 0) -> list[Asked]:
+    """Look at queries that are asked together; what is wrong with one is its `error`.
 
     Args:
-        engine: that will encode it.
+        engine: that will encode them.
         source: that will answer.
-        number: its place.
-        pair: reference and text.
-        together: of queries that are read together, see `TextReader.read_one`.
+        pairs: reference and text of each.
+        number: the place of the first.
     """
-    asked = Asked(number, pair[0], said=pair[1])
-    try:
-        check_reference(engine, pair[0])
-        asked.held = held_of(source, pair[0]) if isinstance(pair[0], Hit) else None
-        asked.text = read_text(engine, pair[1], together)
-    except CirError as error:
-        asked.error = error
-    return asked
+    held = iter(held_of(source, [reference for reference, _ in pairs if isinstance(reference, Hit)]))
+    found = []
+    with said_together() as together:
+        for at, (reference, text) in enumerate(pairs, number):
+            asked = Asked(at, reference, said=text)
+            own = next(held) if isinstance(reference, Hit) else None
+            try:
+                check_reference(engine, reference)
+                if isinstance(own, CirError):
+                    raise own
+                asked.held = own
+                asked.text = read_text(engine, text, together)
+            except CirError as error:
+                asked.error = error
+            found.append(asked)
+    return found
 
 
-def held_of(source: Source, hit: Hit) -> Held:
-    """The item that a Hit is.
+def held_of(source: Source, wanted: Sequence[Hit | str]) -> list[Held | CirError]:
+    """The items that Hits are, or that have some ids; of each that is not there why.
 
-    Raises:
-        GalleryError: there is no such item, or what has its id now is a picture from elsewhere.
+    Of a Hit it is an error, too, if what has its id now is a picture from elsewhere.
     """
-    held = source.held(hit.id)
-    if hit.source is not None:
-        now = held.told().source
-        if now != hit.source:
-            raise GalleryError(
-                f"the hit {shown(hit.id)} came from {shown(hit.source)}, and what the gallery holds under "
-                f"this id from {shown(now)}; it is of another gallery, or was replaced: ask again"
-            )
-    return held
+    if not wanted:
+        return []
+    held = source.held([one.id if isinstance(one, Hit) else one for one in wanted])
+    return [_unchanged(one, found) for one, found in zip(wanted, held, strict=True)]
+
+
+def _unchanged(wanted: Hit | str, held: Held | CirError) -> Held | CirError:
+    if isinstance(held, CirError) or isinstance(wanted, str) or wanted.source is None:
+        return held
+    now = held.told().source
+    if now == wanted.source:
+        return held
+    return GalleryError(
+        f"the hit {shown(wanted.id)} came from {shown(wanted.source)}, and what the gallery holds under "
+        f"this id from {shown(now)}; it is of another gallery, or was replaced: ask again"
+    )
 
 
 def check_reference(engine: Engine, reference: Any) -> None:

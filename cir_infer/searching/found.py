@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cir_infer.errors import GalleryError, shown
+from cir_infer.errors import CirError, GalleryError, shown
 from cir_infer.gallery import Snapshot
 from cir_infer.gallery.snapshot import Item
 from cir_infer.processes.ending import native_call
@@ -114,12 +114,8 @@ class Source(Protocol):
         """The same for queries that are composed now: whatever time there is for answers counts from here."""
         ...
 
-    def held(self, item: str) -> Held:
-        """An item.
-
-        Raises:
-            GalleryError: there is no such item.
-        """
+    def held(self, items: Sequence[str]) -> list[Held | CirError]:
+        """Items, asked for together; of each that is not there, or cannot be asked for now, why."""
         ...
 
     def search(self, terms: QueryTerms, k: int, references: References = NO_REFERENCES) -> Found:
@@ -167,9 +163,15 @@ class OneGallery:
         """See `Source`."""
         return self
 
-    def held(self, item: str) -> Held:
+    def held(self, items: Sequence[str]) -> list[Held | CirError]:
         """See `Source`."""
-        return held_in(self._snapshot, row_of(self._snapshot, self._path, item))
+        return [self._held(item) for item in items]
+
+    def _held(self, item: str) -> Held | CirError:
+        try:
+            return held_in(self._snapshot, row_of(self._snapshot, self._path, item))
+        except GalleryError as error:
+            return error
 
     def search(self, terms: QueryTerms, k: int, references: References = NO_REFERENCES) -> Found:
         """See `Source`."""

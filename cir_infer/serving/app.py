@@ -78,7 +78,7 @@ def make_app(service: Service, on_start: Callable[[], None] | None = None) -> Gu
         shard = ShardRoutes(service)
         add("GET", "/v1/shard", shard.about)
         add("POST", "/v1/shard/search", shard.search)
-        add("POST", "/v1/shard/item", shard.item)
+        add("POST", "/v1/shard/items", shard.items)
     if settings.page:
         add("GET", "/", page.index)
         add("GET", "/favicon.ico", page.icon)

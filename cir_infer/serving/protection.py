@@ -38,7 +38,7 @@ _OPEN = ("/", "/healthz", "/readyz", "/openapi.json", "/favicon.ico")
 """Paths that need no key, with /assets/: they tell nothing of the gallery."""
 _QUERIES = (
     *("/v1/search", "/v1/search/batch", "/v1/search/vectors", "/v1/explain"),
-    *("/v1/shard/search", "/v1/shard/item"),
+    *("/v1/shard/search", "/v1/shard/items"),
 )
 _CHANGES = ("POST", "PUT", "PATCH", "DELETE")
 _METHODS = (*_CHANGES, "GET")

@@ -28,7 +28,7 @@ __all__ = [
     "ProblemAnswer",
     "SearchAnswer",
     "SearchRequest",
-    "ShardItemRequest",
+    "ShardItemsRequest",
     "VectorsAnswer",
     "VectorsRequest",
     "WhyAnswer",
@@ -196,12 +196,12 @@ class FieldsRequest:
 
 
 @dataclass
-class ShardItemRequest:
-    """The id of an item that a shard may hold."""
+class ShardItemsRequest:
+    """The ids of items that a shard may hold."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
-    id: str
+    ids: list[str]
 
 
 @dataclass

@@ -7,10 +7,18 @@ from typing import Any
 from cir_infer.errors import ScoringError, UsageError, shown
 from cir_infer.serving.exchanges import body_of, finished, json_answer
 from cir_infer.serving.problems import Problem
-from cir_infer.serving.schemas import ShardItemRequest, check_excluded, check_filter, check_values, parsed
+from cir_infer.serving.schemas import ShardItemsRequest, check_excluded, check_filter, check_values, parsed
 from cir_infer.serving.service import Service
 from cir_infer.shards.shard import LocalShard
-from cir_infer.shards.wire import MOST_HITS, Asked, read_question, told_about, told_found, told_held
+from cir_infer.shards.wire import (
+    MOST_HELD,
+    MOST_HITS,
+    Asked,
+    read_question,
+    told_about,
+    told_found,
+    told_held,
+)
 
 __all__ = ["ShardRoutes"]
 
@@ -45,11 +53,13 @@ class ShardRoutes:
         check_filter(asked.where)
         return json_answer(await self._given(request, lambda shard: _search(shard, asked)))
 
-    async def item(self, request: Any) -> Any:
-        """An item with its row, or null where the shard does not hold it."""
+    async def items(self, request: Any) -> Any:
+        """Items with their rows, null for each that the shard does not hold."""
         _, body = await body_of(request, self._service, "application/json")
-        wanted: ShardItemRequest = parsed(ShardItemRequest, body)
-        return json_answer(await self._given(request, lambda shard: told_held(shard.held(wanted.id))))
+        wanted: ShardItemsRequest = parsed(ShardItemsRequest, body)
+        if len(wanted.ids) > MOST_HELD:
+            raise Problem("invalid-argument", f"{len(wanted.ids):,} ids; expected {MOST_HELD} at most")
+        return json_answer(await self._given(request, lambda shard: told_held(shard.held(wanted.ids))))
 
     async def _given(self, request: Any, work: Any) -> Any:
         seconds = self._service.settings.timeout

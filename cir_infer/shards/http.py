@@ -96,11 +96,11 @@ class HttpShard:
         body = self._call("POST", "/v1/shard/search", question, timeout)
         return self._understood(lambda: read_found(body, terms.queries, len(terms.names), k))
 
-    def held(self, item: str, timeout: float | None = None) -> Held | None:
+    def held(self, items: Sequence[str], timeout: float | None = None) -> list[Held | None]:
         """See `Shard.held`."""
-        question = json.dumps({"id": item}).encode()
-        body = self._call("POST", "/v1/shard/item", question, timeout)
-        return self._understood(lambda: read_held(body))
+        question = json.dumps({"ids": list(items)}).encode()
+        body = self._call("POST", "/v1/shard/items", question, timeout)
+        return self._understood(lambda: read_held(body, len(items)))
 
     def close(self) -> None:
         """See `Shard.close`."""

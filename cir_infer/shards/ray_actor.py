@@ -84,9 +84,9 @@ class Actor:
         """See `Shard.search`."""
         return self._shard.search(*asked)
 
-    def held(self, item: str) -> str:
+    def held(self, items: Sequence[str]) -> str:
         """See `Shard.held`; as JSON, because what it holds cannot be pickled."""
-        return json.dumps(told_held(self._shard.held(item)))
+        return json.dumps(told_held(self._shard.held(items)))
 
     def verify(self) -> list[str]:
         """What is wrong with the gallery's files."""
@@ -148,9 +148,9 @@ class HandleShard(ABC):
         found: Found = self._call("search", timeout, terms, k, where, exclude, references)
         return found
 
-    def held(self, item: str, timeout: float | None = None) -> Held | None:
+    def held(self, items: Sequence[str], timeout: float | None = None) -> list[Held | None]:
         """See `Shard.held`."""
-        return read_held(self._call("held", timeout, item).encode())
+        return read_held(self._call("held", timeout, list(items)).encode(), len(items))
 
     def close(self) -> None:
         """Nothing: what it asks goes on for others."""

@@ -22,7 +22,7 @@ import numpy as np
 from cir_infer.bundle import Bundle
 from cir_infer.bundle.orientation import orientation_of_rows
 from cir_infer.engine import Engine
-from cir_infer.errors import GalleryError, MissingShard, ShardError, UsageError, shown
+from cir_infer.errors import CirError, GalleryError, MissingShard, ShardError, UsageError, shown
 from cir_infer.gallery import Gallery
 from cir_infer.gallery.filters.filters import Where
 from cir_infer.gallery.metadata.values import storable
@@ -43,13 +43,16 @@ from cir_infer.shards.fanout import Counts, Fanout
 from cir_infer.shards.layout import ShardedGallery
 from cir_infer.shards.merging import merged
 from cir_infer.shards.opening import Opening, compare
-from cir_infer.shards.shard import LocalShard, Shard
-from cir_infer.shards.wire import MOST_HITS
+from cir_infer.shards.shard import About, LocalShard, Shard
+from cir_infer.shards.wire import MOST_HELD, MOST_HITS
 
 if TYPE_CHECKING:
     from cir_infer.explaining.explainer import Explainer
 
 __all__ = ["ShardedSearcher"]
+
+_HELD_BYTES = 32 << 20
+"""Rows of items that are asked for together."""
 
 T = TypeVar("T")
 Place: TypeAlias = "str | os.PathLike[str]"
@@ -214,7 +217,10 @@ class ShardedSearcher(Queries):
         return self._users.run(self._item, id)
 
     def _item(self, id: str) -> Hit:
-        item = self._source().held(id).told()
+        (held,) = self._source().held([id])
+        if isinstance(held, CirError):
+            raise held
+        item = held.told()
         return Hit(item.id, metadata=item.metadata, source=item.source)
 
     def warm_up(self, k: int = 10) -> None:
@@ -261,7 +267,7 @@ class ShardedSearcher(Queries):
         return Explainer(self.engine, self._source, self._said, reference, text, balance)
 
     def _source(self, where: Where | None = None, exclude: Sequence[str] = ()) -> _Shards:
-        return _Shards(self._fanout, self._common.fingerprint, self._allowed, where, exclude)
+        return _Shards(self._fanout, self._common, self._allowed, where, exclude)
 
 
 def _refusal() -> UsageError:
@@ -275,18 +281,25 @@ def _reopened(engine: Engine | None, made_of: tuple[Any, ...]) -> ShardedSearche
     )
 
 
+def _unheld(item: object) -> GalleryError:
+    return GalleryError(f"no shard holds an item {shown(item)} (any more)")
+
+
 class _Shards:
     """The shards, asked with one filter: a `Source`."""
 
     def __init__(
         self,
         fanout: PerProcess[Fanout],
-        fingerprint: str | None,
+        common: About,
         allowed: bool,
         where: Where | None,
         exclude: Sequence[str],
     ) -> None:
-        self._fanout, self._fingerprint, self._allowed = fanout, fingerprint, allowed
+        self._fanout, self._fingerprint, self._allowed = fanout, common.fingerprint, allowed
+        self._together = max(
+            1, min(MOST_HELD, _HELD_BYTES // (4 * common.dimension * common.tokens_per_item))
+        )
         self._where, self._exclude = where, exclude
         self._began: float | None = None
 
@@ -299,18 +312,27 @@ class _Shards:
         fresh._began = time.monotonic()
         return fresh
 
-    def held(self, item: str) -> Held:
+    def held(self, items: Sequence[str]) -> list[Held | CirError]:
         """See `Source`."""
-        if not (isinstance(item, str) and storable(item)):
-            raise GalleryError(f"no shard holds an item {shown(item)} (any more)")
-        parts = self._fanout.get().ask(partial(self._held, item), 0)
-        for part in parts:
-            if isinstance(part, Held):
-                return part
+        wanted = list(dict.fromkeys(item for item in items if isinstance(item, str) and storable(item)))
+        known: dict[str, Held | CirError] = {}
+        for start in range(0, len(wanted), self._together):
+            part = wanted[start : start + self._together]
+            known.update(zip(part, self._asked(part), strict=True))
+        return [(known.get(item) if isinstance(item, str) else None) or _unheld(item) for item in items]
+
+    def _asked(self, items: list[str]) -> list[Held | CirError]:
+        try:
+            parts = self._fanout.get().ask(partial(self._held, items), 0)
+        except CirError as error:
+            return [error] * len(items)
         missing = [part for part in parts if isinstance(part, MissingShard)]
-        if missing:
-            raise self._error(missing)
-        raise GalleryError(f"no shard holds an item {shown(item)} (any more)")
+        there = [part for part in parts if not isinstance(part, MissingShard)]
+        found: list[Held | CirError] = []
+        for at, item in enumerate(items):
+            held = next((part[at] for part in there if part[at] is not None), None)
+            found.append(held or (self._error(missing) if missing else _unheld(item)))
+        return found
 
     def search(self, terms: QueryTerms, k: int, references: References = NO_REFERENCES) -> Found:
         """See `Source`."""
@@ -345,11 +367,12 @@ class _Shards:
             return found
         return found._replace(elsewhere=np.ones(found.top.rows.shape, np.bool_))
 
-    def _held(self, item: str, shard: Shard, left: float | None) -> Held | None:
-        held = shard.held(item, left)
-        if held is not None:
-            self._check(shard, held.fingerprint)
-        return held
+    def _held(self, items: list[str], shard: Shard, left: float | None) -> list[Held | None]:
+        found = shard.held(items, left)
+        for held in found:
+            if held is not None:
+                self._check(shard, held.fingerprint)
+        return found
 
     def _check(self, shard: Shard, fingerprint: str | None) -> None:
         """Refuse what a shard says of rows of another bundle than the query's."""

@@ -87,8 +87,8 @@ class Shard(Protocol):
         """
         ...
 
-    def held(self, item: str, timeout: float | None = None) -> Held | None:
-        """An item, None where the shard does not hold it.
+    def held(self, items: Sequence[str], timeout: float | None = None) -> list[Held | None]:
+        """Items, None for each that the shard does not hold.
 
         Raises:
             CirError: it cannot say.
@@ -159,11 +159,11 @@ class LocalShard:
         snapshot, top = self._searcher.search_terms(terms, k, where, exclude)
         return found_in(snapshot, top, references)
 
-    def held(self, item: str, timeout: float | None = None) -> Held | None:  # noqa: ARG002
+    def held(self, items: Sequence[str], timeout: float | None = None) -> list[Held | None]:  # noqa: ARG002
         """See `Shard.held`."""
         snapshot = self._searcher.gallery.snapshot()
-        row = snapshot.row(item)
-        return None if row is None else held_in(snapshot, row)
+        rows = [snapshot.row(item) for item in items]
+        return [None if row is None else held_in(snapshot, row) for row in rows]
 
     def close(self) -> None:
         """See `Shard.close`."""

@@ -23,6 +23,7 @@ from cir_infer.searching.found import Found, Held, References
 from cir_infer.shards.shard import About
 
 __all__ = [
+    "MOST_HELD",
     "MOST_HITS",
     "Asked",
     "read_about",
@@ -36,6 +37,8 @@ __all__ = [
 ]
 
 N = TypeVar("N", bound=np.generic)
+MOST_HELD = 256
+"""Items of a question together."""
 MOST_HITS = 100_000
 """Of all queries of a question together: an answer of millions takes gigabytes where it is put together."""
 _MOST_QUERIES = 4096
@@ -188,10 +191,12 @@ def _check_top(top: TopK, items: list[int]) -> None:
         raise CirError("an answer whose scores are not those of rows, best first")
 
 
-def told_held(held: Held | None) -> dict[str, Any]:
-    """An item as plain values."""
-    if held is None:
-        return dict.fromkeys(_HELD)
+def told_held(items: Sequence[Held | None]) -> dict[str, Any]:
+    """Items as plain values."""
+    return {"items": [None if held is None else _told_item(held) for held in items]}
+
+
+def _told_item(held: Held) -> dict[str, Any]:
     item, rows = held.told(), held.rows
     return {
         "item": [item.id, item.metadata, item.source],
@@ -203,15 +208,21 @@ def told_held(held: Held | None) -> dict[str, Any]:
     }
 
 
-def read_held(body: bytes) -> Held | None:
+def read_held(body: bytes, count: int) -> list[Held | None]:
     """The inverse.
+
+    Args:
+        body: the answer.
+        count: how many items were asked for.
 
     Raises:
         CirError: it is none.
     """
-    said = _fields(body, _HELD, CirError)
-    if said["item"] is None:
-        return None
+    items = _list(_fields(body, ("items",), CirError)["items"], count)
+    return [None if said is None else _held(_checked(said, _HELD, CirError)) for said in items]
+
+
+def _held(said: dict[str, Any]) -> Held:
     item, shape = _item(said["item"]), tuple(_whole(v, 1, 1 << 20) for v in _list(said["shape"]))
     if _text_of(said["dtype"]) not in _DTYPES or len(shape) not in (2, 3) or shape[0] != 1:
         raise CirError(f"a row of {shown(said['dtype'])} {shown(shape)}")
@@ -285,6 +296,10 @@ def _fields(body: bytes, names: Sequence[str], kind: type[CirError]) -> dict[str
         said = read_json(body, object_pairs_hook=unique_names)
     except (ValueError, RecursionError) as error:
         raise kind(f"no JSON ({shown(error, 80)})") from error
+    return _checked(said, names, kind)
+
+
+def _checked(said: Any, names: Sequence[str], kind: type[CirError]) -> dict[str, Any]:
     if not isinstance(said, dict) or set(said) != set(names):
         raise kind(f"{shown(said, 200)}; expected the fields {', '.join(names)}")
     return said

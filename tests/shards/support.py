@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class Odd:
         self._shard, self._before = shard, before
         self._lock = threading.Lock()
         self.calls = 0
+        self.asked_for: list[list[str]] = []
         self.place = f"{shard.place} (odd)"
 
     def about(self, timeout: float | None = None) -> About:
@@ -59,8 +60,9 @@ class Odd:
         self._before(number)
         return self._shard.search(*asked)
 
-    def held(self, item: str, timeout: float | None = None) -> Held | None:
-        return self._shard.held(item, timeout)
+    def held(self, items: Sequence[str], timeout: float | None = None) -> list[Held | None]:
+        self.asked_for.append(list(items))
+        return self._shard.held(items, timeout)
 
     def close(self) -> None:
         self._shard.close()

@@ -145,7 +145,7 @@ def test_a_service_that_is_no_shard_or_asks_for_a_key(
     with running(bundle) as service:
         with pytest.raises(UsageError, match="cir-serve --shard"):
             HttpShard(url(service)).about()
-        for path in ("/v1/shard", "/v1/shard/search", "/v1/shard/item"):
+        for path in ("/v1/shard", "/v1/shard/search", "/v1/shard/items"):
             assert service.client("POST", path, {}).status in (404, 405)
     (tmp_path / "keys").write_text("k" * 32)
     with running(bundle, api_key_file=str(tmp_path / "keys"), shard=True) as service:
@@ -168,8 +168,9 @@ def test_what_a_shard_does_not_take(served: tuple[Path, list[Running]]) -> None:
         assert answer.status == 422 and len(answer.body) < 1000, change
     assert client("POST", "/v1/shard/search", "[" * 300_000, Content_Type="application/json").status == 413
     assert client("POST", "/v1/shard/search", "no", Content_Type="application/json").status == 422
-    assert client("POST", "/v1/shard/item", {"id": 7}).status == 422
-    assert client("POST", "/v1/shard/item", {"id": "nobody"}).json["item"] is None
+    for ids in (7, "sku-1", [7], ["x"] * 257):
+        assert client("POST", "/v1/shard/items", {"ids": ids}).status == 422
+    assert client("POST", "/v1/shard/items", {"ids": ["nobody"] * 256}).json == {"items": [None] * 256}
     assert client("POST", "/v1/shard/search", good).status == 200
     wide = QueryTerms(np.ones((1, 1, 9), np.float32), None, ("a",))
     answer = client("POST", "/v1/shard/search", json.loads(told_question(wide, 3, None, [], References())))
@@ -186,8 +187,8 @@ def test_every_bit_arrives(tmp_path: Path, dtype: str, tokens: int) -> None:
         terms = QueryTerms(
             rng.standard_normal((2, 2, DIM)).astype(np.float32), np.ones((2, 2, DIM), np.float32), ("a", "b")
         )
-        held = shard.held("i3")
-        assert isinstance(held, Held)
+        held, nothing = shard.held(["i3", "nobody"])
+        assert isinstance(held, Held) and nothing is None
         references = References([None, held.vector], 20.0)
         asked = read_question(told_question(terms, 7, {"number": 3}, ["x"], references))
         assert np.array_equal(asked.terms.numerators, terms.numerators) and asked[1:4] == (
@@ -202,8 +203,8 @@ def test_every_bit_arrives(tmp_path: Path, dtype: str, tokens: int) -> None:
         assert found[1] == again[1] and found[3:] == again[3:]
         for one, other in zip([*found.top, found.same], [*again.top, again.same], strict=True):
             assert (one is other is None) or (one.tobytes() == other.tobytes() and one.dtype == other.dtype)
-        back = read_held(json.dumps(told_held(held)).encode())
-        assert back is not None and np.array_equal(back.vector, held.vector)
+        back, nothing = read_held(json.dumps(told_held([held, None])).encode(), 2)
+        assert nothing is None and back is not None and np.array_equal(back.vector, held.vector)
         assert back.rows.dtype == np.dtype(dtype) and back.told() == held.told()
 
 
@@ -235,13 +236,13 @@ def test_any_value_in_any_field_is_refused_or_read(tmp_path: Path, reader: str) 
         terms = QueryTerms(vectors(2)[:, None], None, ("dot",))
         said: Any = {
             "found": lambda: told_found(shard.search(terms, 3, None, [])),
-            "held": lambda: told_held(shard.held(names(1)[0])),
+            "held": lambda: told_held(shard.held(names(1)))["items"][0],
             "about": lambda: told_about(shard.about()),
             "question": lambda: json.loads(told_question(terms, 3, None, [], References())),
         }[reader]()
     read: Any = {
         "found": lambda body: read_found(body, 2, 1, 3),
-        "held": read_held,
+        "held": lambda body: read_held(b'{"items": [%b]}' % body, 1),
         "about": lambda body: read_about(body, "there"),
         "question": read_question,
     }[reader]
@@ -352,8 +353,9 @@ def test_no_hit_of_another_bundle_is_refined(tmp_path: Path) -> None:
                 source = searcher._source()
                 kept = copy.snapshot().vector(1)
                 for _ in range(4):
-                    assert np.array_equal(source.held("i1").vector, kept)
-            back = read_held(json.dumps(told_held(LocalShard(gallery).held("i1"))).encode())
+                    (held,) = source.held(["i1"])
+                    assert isinstance(held, Held) and np.array_equal(held.vector, kept)
+            (back,) = read_held(json.dumps(told_held(LocalShard(gallery).held(["i1"]))).encode(), 1)
             assert back is not None and back.fingerprint == "other"
 
 

@@ -160,7 +160,7 @@ def test_what_is_no_shard(tmp_path: Path) -> None:
         searcher.query(None, "is red")
     with pytest.raises(UsageError, match="closed"):
         searcher.search_vectors(vectors(1))
-    assert LocalShard(tmp_path / "g").held("nobody") is None
+    assert LocalShard(tmp_path / "g").held(["nobody"]) == [None]
     with pytest.raises(GalleryError, match="shards have rows of one bundle"):
         ShardedSearcher(None, [tmp_path / "g", filled(tmp_path / "h", fingerprint="other")])
     for wrong in (None, [], [7], 7):
