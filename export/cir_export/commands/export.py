@@ -15,6 +15,7 @@ from cir_export.commands.lowering import (
     check_lowering,
     check_names,
     default_output,
+    list_layers,
     lower,
     lowered_json,
     refining,
@@ -139,6 +140,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         require_gpu()
     if options.triton is not None or options.gallery is not None:
         _write_triton(options)
+        return
+    if options.layers:
+        require("--layers", "onnx")
+        list_layers(options, options.model[0])
         return
     if is_bundle(options.model):
         _convert(options, options.model[0])

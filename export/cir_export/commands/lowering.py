@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cir_export.hub import is_hub_name
+from cir_export.plans import is_bundle
+from cir_infer.console.common import print_json
 from cir_infer.console.figures import change
 from cir_infer.console.tables import format_table
 from cir_infer.errors import UsageError, shown
@@ -26,6 +28,7 @@ __all__ = [
     "check_lowering",
     "check_names",
     "default_output",
+    "list_layers",
     "lower",
     "lowered_json",
     "refining",
@@ -72,6 +75,11 @@ def add_lowering_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="layers that stay float32: names, beginnings of names up to a dot, or patterns with * and ?",
     )
+    group.add_argument(
+        "--layers",
+        action="store_true",
+        help="list the layers that --keep-float32 takes of MODEL, a bundle, in that precision; write nothing",
+    )
 
 
 def check_lowering(options: Any) -> None:
@@ -109,7 +117,15 @@ def check_lowering(options: Any) -> None:
             "--labelled needs --protocol NAME; cir-bench accuracy --protocols lists them",
         ),
         (
-            int8 and not options.calibrate,
+            options.layers and options.precision not in ("float16", "int8"),
+            "--layers belongs to --precision float16 or int8, which --keep-float32 takes layers of",
+        ),
+        (
+            options.layers and not is_bundle(options.model),
+            "--layers takes a float32 bundle; export MODEL without --precision before that",
+        ),
+        (
+            int8 and not options.calibrate and not options.layers,
             "int8 needs images like those of your gallery to find its ranges; give a folder with --calibrate",
         ),
     ):
@@ -213,6 +229,29 @@ def lower(options: Any, source: str | Path, output: str | Path) -> ConversionRep
             print(_measurement(options.precision, error.fidelity, error.drift, {}))
             print(_layers(error.layers), flush=True)
         raise
+
+
+def list_layers(options: Any, source: str) -> None:
+    """Print the layers of a float32 bundle that `--keep-float32` takes, in the order in which they compute.
+
+    Raises:
+        UsageError: it has none, or is not float32.
+        BundleError: it is missing or damaged.
+    """
+    from cir_export.precision import lowerable_layers
+    from cir_infer.bundle import Bundle
+
+    bundle = Bundle(source)
+    if bundle.manifest.precision != "float32":
+        raise UsageError(
+            f"{source} is {bundle.manifest.precision} already; name the float32 bundle that it was made of"
+        )
+    layers = lowerable_layers(bundle, options.precision, options.int8_for or "cpu")
+    if options.json:
+        print_json({"layers": [layer._asdict() for layer in layers]})
+        return
+    rows = [[layer.name, layer.graph, f"{layer.nbytes / 1e6:.2f}"] for layer in layers]
+    print(format_table(["layer", "graph", "MB in float32"], rows, right=[2]))
 
 
 def lowered_json(report: ConversionReport) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from cir_export.precision.calibration import (
 )
 from cir_export.precision.conversion import ConversionReport, Lowering, convert_bundle
 from cir_export.precision.gate import PrecisionError
-from cir_export.precision.graphs import PRECISIONS
+from cir_export.precision.graphs import PRECISIONS, lowerable_layers
 from cir_export.precision.int8 import FORMS
 from cir_export.precision.recall import Labelled
 
@@ -23,5 +23,6 @@ __all__ = [
     "calibration_images",
     "check_calibration",
     "convert_bundle",
+    "lowerable_layers",
     "samples_for",
 ]

@@ -8,10 +8,11 @@ which were not measured there, and has its attention in float16.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from onnx import ModelProto
 
@@ -27,7 +28,7 @@ from cir_infer.bundle import Bundle
 from cir_infer.errors import ExportError, UsageError
 from cir_infer.runtime.graph import Array
 
-__all__ = ["PRECISIONS", "LoweredGraph", "PrecisionName", "lower_graphs"]
+__all__ = ["PRECISIONS", "Layer", "LoweredGraph", "PrecisionName", "lower_graphs", "lowerable_layers"]
 
 PrecisionName = Literal["bfloat16", "float16", "int8"]
 PRECISIONS: tuple[PrecisionName, ...] = ("bfloat16", "float16", "int8")
@@ -91,23 +92,8 @@ def lower_graphs(
         ExportError: a converter fails.
     """
     held = Held(bundle)
-    originals = {
-        name: _named(held.graph(name)) for name in _LOWERED[precision] if name in bundle.manifest.graphs
-    }
-    if precision == "bfloat16":
-        originals = {name: model for name, model in originals.items() if not has_recurrence(model)}
-    text = originals.get("text") if precision == "int8" else None
-    if text is not None and (texts is None or form != "cpu" or has_recurrence(text)):
-        del originals["text"]
-    layers = {name: _lowerable(model, precision) for name, model in originals.items()}
-    # What has no layers hands its inputs on: token ids from 2,048 on are no numbers of float16.
-    originals = {name: model for name, model in originals.items() if layers[name]}
+    originals, layers = _graphs_with_layers(bundle, held, precision, form, texts is not None)
     every = [layer for found in layers.values() for layer in found.values()]
-    if not every:
-        raise UsageError(
-            f"nothing in the encoders of this bundle becomes {precision}: they have no layers with weights "
-            "that could; keep the float32 bundle"
-        )
     kept = matching(every, float32)
     if kept.issuperset(every):
         raise UsageError("--keep-float32 names every layer; leave --precision out instead")
@@ -132,6 +118,73 @@ def lower_graphs(
     return lowered
 
 
+class Layer(NamedTuple):
+    """A layer that a precision is for.
+
+    Attributes:
+        name: as `Lowering.keep_float32` takes it.
+        graph: the graph that it is in.
+        nbytes: of its weights in float32, those included that it shares.
+    """
+
+    name: str
+    graph: str
+    nbytes: int
+
+
+def lowerable_layers(bundle: Bundle, precision: PrecisionName, form: Form = "cpu") -> list[Layer]:
+    """The layers of a float32 bundle that a precision lowers where it is not told to keep them, in order.
+
+    Args:
+        bundle: in float32.
+        precision: the new one.
+        form: what will run int8.
+
+    Raises:
+        UsageError: it has none.
+    """
+    held = Held(bundle)
+    originals, layers = _graphs_with_layers(bundle, held, precision, form, texts=True)
+    found = []
+    for graph, model in originals.items():
+        islands = float32_islands(model, held) if precision == "float16" else set()
+        sizes = {tensor.name: 4 * math.prod(tensor.dims) for tensor in model.graph.initializer}
+        inputs = {node.name: node.input for node in model.graph.node}
+        found += [
+            Layer(layer, graph, sum(sizes.get(name, 0) for name in inputs[node]))
+            for node, layer in layers[graph].items()
+            if node not in islands
+        ]
+    return found
+
+
+def _graphs_with_layers(
+    bundle: Bundle, held: Held, precision: PrecisionName, form: Form, texts: bool
+) -> tuple[dict[str, ModelProto], dict[str, dict[str, str]]]:
+    """The graphs that a precision is for, and the layers of each by node name.
+
+    Raises:
+        UsageError: no graph has any.
+    """
+    originals = {
+        name: _named(held.graph(name)) for name in _LOWERED[precision] if name in bundle.manifest.graphs
+    }
+    if precision == "bfloat16":
+        originals = {name: model for name, model in originals.items() if not has_recurrence(model)}
+    text = originals.get("text") if precision == "int8" else None
+    if text is not None and (not texts or form != "cpu" or has_recurrence(text)):
+        del originals["text"]
+    layers = {name: _lowerable(name, model, precision) for name, model in originals.items()}
+    # What has no layers hands its inputs on: token ids from 2,048 on are no numbers of float16.
+    originals = {name: model for name, model in originals.items() if layers[name]}
+    if not originals:
+        raise UsageError(
+            f"nothing in the encoders of this bundle becomes {precision}: they have no layers with weights "
+            "that could; keep the float32 bundle"
+        )
+    return originals, {name: layers[name] for name in originals}
+
+
 def _batches(
     name: str,
     images: Callable[[], Iterable[Array]],
@@ -142,9 +195,9 @@ def _batches(
     return ({"image": batch} for batch in images())
 
 
-def _lowerable(model: ModelProto, precision: PrecisionName) -> dict[str, str]:
-    """Layer names by node name."""
-    layers = layers_of(model)
+def _lowerable(name: str, model: ModelProto, precision: PrecisionName) -> dict[str, str]:
+    """Layer names by node name; before a name that is the node's own stands the graph's."""
+    layers = {node: f"{name}.{layer}" if layer == node else layer for node, layer in layers_of(model).items()}
     if precision == "int8":
         return quantisable(model, layers)
     if precision == "bfloat16":

@@ -30,24 +30,36 @@ def layers_of(model: ModelProto) -> dict[str, str]:
     """Layer names by node name, in the graph's order.
 
     A layer is named after its weight, "image_encoder.trunk.layer1.0.conv1", or after its bias where the
-    exporter has transposed the weight and so renamed it.
+    exporter has transposed the weight and so renamed it; but not after a bias that another layer has too, as
+    the exporter stores equal ones once: then after its node.
     """
     weights = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
     readers: dict[str, list[NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    layers: dict[str, str] = {}
+    owned: dict[str, list[str]] = {}  # by node, its weight and what else is its own
+    weight_of: dict[str, str] = {}  # by node that reads some of it
     for node in model.graph.node:
         own = [name for name in node.input if name in weights]
         if node.op_type not in _LAYERS or not own:
             continue
         after = readers.get(node.output[0], [])
+        weight_of[node.name] = own[0]
         if len(after) == 1 and after[0].op_type == "Add":
             own += [name for name in after[0].input if name in weights]
-        named = [name for name in own if "." in name]
-        layer = _plain(named[0]) if named else node.name
-        layers[node.name] = f"{layer} ({node.name})" if layer in layers.values() else layer
+            weight_of[after[0].name] = own[0]
+        owned[node.name] = own
+    layers: dict[str, str] = {}
+    for node_name, own in owned.items():
+        named = [
+            name
+            for name in own
+            if "." in name
+            and (name == own[0] or all(weight_of.get(reader.name) == own[0] for reader in readers[name]))
+        ]
+        layer = _plain(named[0]) if named else node_name
+        layers[node_name] = f"{layer} ({node_name})" if layer in layers.values() else layer
     return layers
 
 
@@ -75,7 +87,9 @@ def matching(layers: Iterable[str], patterns: Sequence[str]) -> set[str]:
     for pattern in patterns:
         hit = {name for name in known if _fits(name, pattern)}
         if not hit:
-            raise UsageError(f"no layer is named {shown(pattern)}; the layers are {_listed(known)}")
+            raise UsageError(
+                f"no layer is named {shown(pattern)}; the layers are {_listed(known)} (all: --layers)"
+            )
         found |= hit
     return found
 
