@@ -28,6 +28,7 @@ __all__ = [
     "PackageError",
     "ScoringError",
     "ShardError",
+    "StaleHitError",
     "TextError",
     "TrainingError",
     "UsageError",
@@ -234,6 +235,10 @@ class BundleError(CirError):
 
 class GalleryError(CirError):
     """A gallery is missing, damaged, locked, empty, or was encoded by another bundle."""
+
+
+class StaleHitError(GalleryError):
+    """A hit is of an item, or a reference, that was replaced since it was found; ask again."""
 
 
 class MissingShard(NamedTuple):

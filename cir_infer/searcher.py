@@ -198,6 +198,7 @@ class Queries:
         balance: Balance | None = None,
         image: ImageLike | None = None,
         progress: bool = False,
+        as_found: bool = False,
     ) -> Explanation:
         """Why an item has its score in the answer to a query: which parts of both images and which words.
 
@@ -211,9 +212,12 @@ class Queries:
             balance: see `query`.
             image: the item's picture, where the gallery's `source` cannot be read.
             progress: show a bar where pictures are painted over.
+            as_found: the Hit was found by this very query; it and the reference must be what they were then.
 
         Raises:
             GalleryError: there is no such item (any more), or a Hit is of another gallery.
+            StaleHitError: a Hit's item was replaced by a picture from elsewhere; with `as_found` also where
+                its terms are others by now.
             ImageError: a picture cannot be read, or is no longer the one that was indexed.
             UsageError: the bundle reads features and no pictures; and as `query`.
             CirError: see `query`.
@@ -221,7 +225,8 @@ class Queries:
         if not isinstance(hit, (Hit, str)):
             raise UsageError(f"hit is {shown(hit)}; expected a Hit or the id of an item")
         factors = checked_balance(balance, self.engine.manifest.terms)
-        (found,) = self._explains(reference, text, factors).explain([(hit, image)], False, progress)
+        found_so = checked_flag("as_found", as_found)
+        (found,) = self._explains(reference, text, factors).explain([(hit, image)], found_so, progress)
         if isinstance(found, CirError):
             raise found
         return found

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from cir_infer.bundle.manifest import PixelInput
 from cir_infer.engine import Engine
-from cir_infer.errors import CirError, GalleryError, ImageError, UsageError, shown
+from cir_infer.errors import CirError, ImageError, StaleHitError, UsageError, shown
 from cir_infer.explaining.explanation import Explanation, Heat, Method, Word
 from cir_infer.explaining.pictures import Picture, covered, grid_of, picture_of
 from cir_infer.explaining.query_side import BATCH, Cells, QuerySide, encoded, query_side
@@ -232,7 +232,7 @@ def _check_terms(hit: Hit, values: Mapping[str, float]) -> None:
     for name, value in values.items():
         was = hit.terms.get(name, value)
         if abs(was - value) > _SAME * max(1.0, abs(value)):
-            raise GalleryError(
+            raise StaleHitError(
                 f"{shown(hit.id)} was found with {name} {was:.4f} and has {value:.4f} now: the gallery's "
                 "item or the reference is another than it was; ask again"
             )

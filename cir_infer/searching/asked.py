@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cir_infer.engine import Engine
-from cir_infer.errors import CirError, GalleryError, UsageError, shown
+from cir_infer.errors import CirError, StaleHitError, UsageError, shown
 from cir_infer.hits import Hit
 from cir_infer.inputs.arguments import checked_list
 from cir_infer.inputs.images import ImageLike
@@ -102,7 +102,7 @@ def _unchanged(wanted: Hit | str, held: Held | CirError) -> Held | CirError:
     now = held.told().source
     if now == wanted.source:
         return held
-    return GalleryError(
+    return StaleHitError(
         f"the hit {shown(wanted.id)} came from {shown(wanted.source)}, and what the gallery holds under "
         f"this id from {shown(now)}; it is of another gallery, or was replaced: ask again"
     )

@@ -58,9 +58,9 @@ def make_app(service: Service, on_start: Callable[[], None] | None = None) -> Gu
         if name:
             document.add(method, path, name, endpoint.__doc__, *problems)
 
-    add("POST", "/v1/search", searches.search, "search", *_SEARCHES, "not-found")
+    add("POST", "/v1/search", searches.search, "search", *_SEARCHES, "not-found", "changed")
     add("POST", "/v1/search/batch", searches.batch, "search_batch", *_SEARCHES)
-    add("POST", "/v1/explain", searches.explain, "explain", *_SEARCHES, "not-found")
+    add("POST", "/v1/explain", searches.explain, "explain", *_SEARCHES, "not-found", "changed")
     add("POST", "/v1/search/vectors", searches.vectors, "search_vectors", *_SEARCHES)
     add("GET", "/v1/items", items.items, "list_items", *_READS)
     add("GET", "/v1/items/{id}", items.item, "get_item", *_READS, "not-found")

@@ -54,6 +54,7 @@ _DETAILS = {
     "forbidden": "this service only reads; start it with --writable",
     "not-found": "the gallery holds no item of this id (any more)",
     "request-timeout": "the body did not arrive within 20 seconds",
+    "changed": "the item, or the reference, was replaced since it was found; ask again",
     "empty-gallery": "the gallery holds no items yet; add some with cir-index or PUT",
     "too-large": "the body has more than 20,971,520 bytes; send a smaller one",
     "unsupported-media-type": "the body is text/plain; expected application/json, multipart/form-data",

@@ -7,7 +7,15 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cir_infer.errors import CirError, GalleryError, ImageError, ShardError, TextError, UsageError
+from cir_infer.errors import (
+    CirError,
+    GalleryError,
+    ImageError,
+    ShardError,
+    StaleHitError,
+    TextError,
+    UsageError,
+)
 from cir_infer.gallery.disk.locks import GalleryBusyError
 from cir_infer.gallery.metadata.metadata import MetadataError
 
@@ -37,6 +45,7 @@ KINDS = {
     "method-not-allowed": Kind(405, "There is no such method here"),
     "request-timeout": Kind(408, "The request took too long to arrive"),
     "empty-gallery": Kind(409, "The gallery is empty"),
+    "changed": Kind(409, "What was answered has changed"),
     "too-large": Kind(413, "The request is too large"),
     "unsupported-media-type": Kind(415, "The content has another type than expected"),
     "misdirected": Kind(421, "The service is not known by this name"),
@@ -144,6 +153,8 @@ def problem_of(error: BaseException) -> Problem:
         return Problem("invalid-argument", _told(error))
     if isinstance(error, GalleryBusyError):
         return busy("somebody else is writing to the gallery; try again")
+    if isinstance(error, StaleHitError):
+        return Problem("changed", "the item, or the reference, was replaced since it was found; ask again")
     if isinstance(error, ShardError):
         return busy("a part of the gallery does not answer; try again")
     if isinstance(error, GalleryError) and "is empty; add images" in str(error):

@@ -187,17 +187,18 @@ class Service:
             self._end(1)
 
     def _explained(
-        self, opened: Opened, hit: str, request: SearchRequest, image: bytes | None
+        self, opened: Opened, hit: Hit | str, request: SearchRequest, image: bytes | None
     ) -> Explanation:
+        """Why an item has its score; of a Hit of this request's answer, as it was then."""
         searcher, snapshot = opened.searcher, opened.gallery.snapshot()
-        item_of(snapshot, hit)
+        item_of(snapshot, hit.id if (answered := isinstance(hit, Hit)) else hit)
         reference: Any = image
         try:
             if request.item is not None:
                 item_of(snapshot, request.item)
                 refines = self._refines_rows(searcher.engine)
                 reference = (searcher.item if refines else partial(self._picture_of, opened))(request.item)
-            return searcher.explain(hit, reference, request.text, request.balance)
+            return searcher.explain(hit, reference, request.text, request.balance, as_found=answered)
         except ImageError as error:
             _log.info("no explanation: %s", error)
             raise Problem(
@@ -339,7 +340,7 @@ class Service:
         told: list[Explanation | CirError | Problem] = []
         for hit in found.hits[: request.explain]:  # each by itself: who goes away ends it in between
             try:
-                work = (opened, hit.id, request, image)
+                work = (opened, hit, request, image)
                 told.append(await in_thread(self._explaining, self._explained, *work))
             except (CirError, Problem) as error:
                 told.append(error)

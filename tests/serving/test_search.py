@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cir_infer import Gallery, Hits, Searcher
+from cir_infer import Engine, Gallery, Hits, Searcher
 from cir_infer.serving.browsing import item_of
 from cir_infer.serving.schemas import ExplainAnswer, SearchAnswer, parsed
+from cir_infer.serving.service import Service
 from tests.serving.support import ODD_IDS, Client, make_gallery, png, running, together
 
 
@@ -150,6 +151,51 @@ def test_why_where_references_have_an_encoder_of_their_own(tmp_path: Path) -> No
         picture.unlink()
         gone = client("POST", "/v1/explain", {**query, "hit": hit["id"]})
         assert (gone.status, gone.kind) == (422, "unusable-image")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("by a picture from elsewhere", ["changed", None]),
+        ("where it lies", ["changed", None]),
+        ("removed", ["not-found", None]),
+        ("described", [None, None]),
+        ("the reference", ["changed", "changed"]),
+    ],
+)
+def test_what_is_explained_is_what_was_answered(
+    own: Path, monkeypatch: pytest.MonkeyPatch, change: str, told: list[str | None]
+) -> None:
+    """An item that was replaced between the answer and the explanation was explained as the new one."""
+    place, explained = own.with_suffix(".gallery"), Service._explained
+
+    def beside(self: Service, opened: Any, hit: Any, *rest: Any) -> Any:
+        monkeypatch.undo()
+        with Engine(own, device="cpu", threads=1) as engine, Gallery.open(place, engine) as other:
+            item = "sku-1" if change == "the reference" else hits[0]["id"]
+            source = Path(other.held([item])[item].source or "")
+            if change == "by a picture from elsewhere":
+                source = own.parent / "elsewhere.png"
+            if change == "removed":
+                other.remove([item])
+            elif change == "described":
+                other.set_metadata([item], [{"other": 1}])
+            else:
+                source.write_bytes(png(900))
+                other.add([source], ids=[item], existing="replace")
+        return explained(self, opened, hit, *rest)
+
+    with running(own) as (client, *_):
+        query = {"item": "sku-1", "text": "is red", "k": 2}
+        hits = client.search(**query).json["hits"]
+        monkeypatch.setattr(Service, "_explained", beside)
+        answer = client.search(**query, explain=2)
+        assert answer.status == 200 and answer.json["hits"] == hits
+        reasons = answer.json["explanations"]
+        assert [why.get("type", "").rpartition(":")[2] or None for why in reasons] == told
+        for why, hit in zip(reasons, hits, strict=True):
+            if "type" not in why:
+                assert why["id"] == hit["id"] and why["score"] == pytest.approx(hit["score"], abs=1e-5)
 
 
 def test_a_reason_that_cannot_be_told_says_so(own: Path) -> None:
