@@ -19,7 +19,7 @@ from cir_infer.runtime.device_names import AUTO, DEVICES, ON_GPU
 from cir_infer.runtime.graph import Graph
 from cir_infer.runtime.int8_form import note_slow_form, other_runtime, refuse_other_form
 from cir_infer.runtime.kept.graph_file import read_graph
-from cir_infer.runtime.kept.graphs import Keeping, Kernels, is_kept, load_kept, load_model
+from cir_infer.runtime.kept.graphs import Keeping, Kernels, load_kept, load_model
 from cir_infer.runtime.kept.names import StoredGraph
 from cir_infer.runtime.openvino.one_row import OneOrMany, is_apart
 from cir_infer.runtime.plan_policy import PlanPolicy, PlanUnavailableError
@@ -162,13 +162,9 @@ def _loaded(
 
 
 def _apart(backend: OpenVinoBackend, name: str, stored: StoredGraph) -> Graph:
-    """A graph in two forms, of which the one for batches is opened now where it has to be made first."""
     one = load_kept(backend.one_row(), name, stored._replace(rows=1))
-    batches = stored._replace(found=read_graph)
-    graph = OneOrMany(name, one, functools.partial(load_kept, backend, name, batches))
-    if not is_kept(backend, name, batches):
-        graph.open_both()
-    return graph
+    batches = stored._replace(found=read_graph)  # which nobody has begun to read
+    return OneOrMany(name, one, functools.partial(load_kept, backend, name, batches))
 
 
 def _kernels_for(name: str, threads: int | None) -> Kernels | None:

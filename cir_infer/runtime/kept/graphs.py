@@ -34,7 +34,7 @@ from cir_infer.runtime.kept.names import KEPT, StoredGraph, graph_cache, key_of,
 from cir_infer.runtime.kept.weights import Weight
 from cir_infer.runtime.samples import SAMPLE_TOKENS, sample_feeds
 
-__all__ = ["Form", "Keeping", "Kernels", "is_kept", "load_kept", "load_model"]
+__all__ = ["Form", "Keeping", "Kernels", "load_kept", "load_model"]
 
 _log = logging.getLogger(__name__)
 
@@ -151,19 +151,6 @@ def load_kept(
     except Exception as error:  # what is only a shortcut may fail in any way
         _log.warning("the optimised %s graph is not kept, opening it stays slow: %s", name, shown(error))
     return graph
-
-
-def is_kept(backend: Keeping, name: str, stored: StoredGraph) -> bool:
-    """Whether there is something from which `load_kept` may open a graph; it is not looked at."""
-    folder = _folder()
-    if folder is None:
-        return False
-    try:
-        return path_of(
-            folder, name, stored, key_of(name, stored, backend.device, backend.made_by())
-        ).is_file()
-    except OSError:
-        return False
 
 
 def load_model(backend: Backend, name: str, model: Model, kernels: Kernels | None) -> Graph:
