@@ -17,6 +17,7 @@ import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 from urllib.parse import quote, unquote
 
@@ -52,7 +53,12 @@ _REMEDY = "copy what it names to this machine, or mount it as a folder"
 _PLAIN = "/-_.~!$&'()*+,;=:@[]"  # of what stands for itself in an address, what names of objects have
 NO_EMPTY_PARTS = "objects of such names are not read: give them others (aws s3 mv --recursive)"
 _FETCHED = 1 << 20
-"""Bytes that are fetched at once where a file is read from its beginning to its end."""
+"""Bytes that are fetched at once of a file that is open."""
+_BLOCKS_AHEAD = 8
+"""So many times as many are on their way at most, or stand ready, for who reads it from its beginning on."""
+_PASSED_OVER = 4
+"""Who goes on by so many blocks at most will want the next: to read them takes less time than to ask."""
+_BUFFER = 1 << 16
 
 _LOOKED_AT = 500
 
@@ -179,7 +185,7 @@ def opened_remote(address: str) -> BinaryIO:
         OSError: see `remote_status`.
         CirError: pyarrow is not installed.
     """
-    return cast(BinaryIO, io.BufferedReader(_Raw(StoreFile(*_place(address))), _FETCHED))
+    return cast(BinaryIO, io.BufferedReader(_Raw(StoreFile(*_place(address))), _BUFFER))
 
 
 def read_remote(address: str, offset: int, size: int | None, most: int) -> bytes:
@@ -284,10 +290,17 @@ def _bytes(address: str, most: int, answer: Answer) -> bytes:
 
 
 class _Raw(io.RawIOBase):
-    """An object as Python's buffers want it."""
+    """An object as Python's buffers want it, in blocks.
+
+    Who goes on through it, passing over little, has the next blocks asked for beside each other: twice as
+    many with each, up to _BLOCKS_AHEAD. Who jumps gets one.
+    """
 
     def __init__(self, file: StoreFile) -> None:
         self._file, self._at, self._size = file, 0, file.size
+        self._known: dict[int, bytearray] = {}
+        self._asked: deque[int] = deque()
+        self._last, self._wanted = -_PASSED_OVER - 1, 1
 
     def readable(self) -> bool:
         return True
@@ -305,19 +318,48 @@ class _Raw(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        data = self._next(len(buffer))
+        data = self._rest(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
     def readall(self) -> bytes:
         # By itself Python asks for 8 kB at a time.
-        return b"".join(iter(lambda: self._next(16 * _FETCHED), b""))
+        return b"".join(iter(lambda: self._rest(_FETCHED), b""))
 
-    def _next(self, most: int) -> bytearray:
-        size = min(most, max(self._size - self._at, 0))
-        data = self._file.read_at(size, self._at) if size else bytearray()
+    def _rest(self, most: int) -> bytes:
+        """What is behind this place in its block, up to so many bytes; none at the end."""
+        if self._at >= self._size:
+            return b""
+        number, start = divmod(self._at, _FETCHED)
+        data = bytes(memoryview(self._block(number))[start : start + most])
         self._at += len(data)
         return data
+
+    def _block(self, number: int) -> bytearray:
+        if number not in self._known:
+            onward = 0 < number - self._last <= _PASSED_OVER
+            self._wanted = min(2 * self._wanted, _BLOCKS_AHEAD) if onward else 1
+            while self._asked and self._asked[0] != number:  # what is passed over may be wrong
+                with suppress(OSError):
+                    self._receive()
+            if not self._asked:
+                self._ask(number)
+            ahead = self._asked[-1] + 1
+            for later in range(ahead, min(number + self._wanted, -(-self._size // _FETCHED))):
+                self._ask(later)
+            data = self._receive()
+            self._known = {one: self._known[one] for one in list(self._known)[-1:]} | {number: data}
+            self._last = number
+        return self._known[number]
+
+    def _ask(self, number: int) -> None:
+        start = number * _FETCHED
+        self._file.ask(min(_FETCHED, self._size - start), start)
+        self._asked.append(number)
+
+    def _receive(self) -> bytearray:
+        self._asked.popleft()
+        return self._file.receive()
 
     def close(self) -> None:
         if not self.closed:

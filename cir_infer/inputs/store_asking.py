@@ -96,16 +96,24 @@ class StoreFile:
             _left(self._child)
             raise
 
-    def read_at(self, size: int, offset: int) -> bytearray:
-        """Bytes; fewer at its end.
+    def ask(self, size: int, offset: int) -> None:
+        """Ask for bytes before those asked for earlier are received.
+
+        Raises:
+            OSError: the process is gone.
+        """
+        self._child.send("part", size=size, offset=offset)
+
+    def receive(self) -> bytearray:
+        """The bytes that were asked for first of those that were not received; fewer at its end.
 
         Raises:
             OSError: they cannot be read.
         """
-        return self._child.ask("part", size=size, offset=offset)[1]
+        return self._child.receive()[1]
 
     def close(self) -> None:
-        """Leave the process to others."""
+        """Leave the process to others, or end it where something was asked for in vain."""
         _left(self._child)
 
 

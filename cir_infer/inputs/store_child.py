@@ -150,13 +150,14 @@ def _memory() -> int:
 
 
 class _Stores:
-    """The stores that were asked, and the object that is open."""
+    """The stores that were asked, and the object that is open, as often as it is read at once."""
 
     def __init__(self, turns: _Turns) -> None:
         self._turns = turns
         self._known: dict[str, tuple[Any, str]] = {}
         self._knowing = threading.Lock()
-        self._open: Any = None
+        self._open: tuple[Any, str] | None = None
+        self._files: list[Any] = []
 
     def work(self, asked: _Asked) -> None:
         """Answer a question."""
@@ -175,8 +176,8 @@ class _Stores:
         kind = question["ask"]
         if kind == "part":
             self._turns.wait_for(asked, question["size"])
-            return {}, _bytes(self._open, question["size"], question["offset"])
-        self._open = None
+            return {}, self._part(question["size"], question["offset"])
+        self._open, self._files = None, []
         system, path = self._place(question["store"], question["path"])
         if kind == "status":
             return {"entry": _entry(system.get_file_info(path))}, b""
@@ -187,13 +188,26 @@ class _Stores:
         file = system.open_input_file(path)
         size = int(file.size())
         if kind == "open":
-            self._open = file
+            self._open, self._files = (system, path), [file]
             return {"size": size}, b""
         wanted = size if question["size"] is None else question["size"]
         if wanted > question["most"]:
             return {"size": wanted}, b""
         self._turns.wait_for(asked, wanted)
         return {}, _bytes(file, wanted, question["offset"])
+
+    def _part(self, size: int, offset: int) -> bytearray:
+        """Bytes of what is open. A file has one place, so parts that are read at once have a file each."""
+        assert self._open is not None
+        system, path = self._open
+        files = self._files
+        try:
+            file = files.pop()
+        except IndexError:
+            file = system.open_input_file(path)
+        data = _bytes(file, size, offset)
+        files.append(file)
+        return data
 
     def _place(self, store: str, path: str) -> tuple[Any, str]:
         with self._knowing:

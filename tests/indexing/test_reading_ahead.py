@@ -15,12 +15,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cir_infer.commands.index import main as index_main
 from cir_infer.errors import CirError
 from cir_infer.gallery import Gallery
-from cir_infer.inputs import store_asking
+from cir_infer.inputs import remote, store_asking
 from cir_infer.inputs.locations import Location, read_each
 from cir_infer.inputs.remote import Ahead, opened_remote, read_remote
 from tests.bundles import write_tiny_bundle
@@ -113,6 +114,74 @@ def test_an_object_that_becomes_shorter(store: Store, read: Callable[[str], byte
         store.before = before
         with pytest.raises(OSError, match="fewer than 50,000 bytes; was the object written meanwhile"):
             read("s3://shop/photos/2.png")
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(remote, "_FETCHED", 1000)
+    monkeypatch.setattr(remote, "_BUFFER", 100)
+    return 1000
+
+
+def test_an_object_that_is_read_on_is_fetched_in_parts_beside_each_other(
+    store: Store, small_blocks: int
+) -> None:
+    """Of a shard in a store each part was waited for before the next was asked for."""
+    data = os.urandom(40 * small_blocks + 7)
+    store.put("shard.tar", data)
+    lock, here, most = threading.Condition(), 0, 0
+
+    def before(method: str, key: str) -> None:
+        nonlocal here, most
+        if method == "GET":
+            with lock:
+                here += 1
+                most = max(most, here)
+                lock.notify_all()
+                lock.wait_for(lambda: most >= 8, 0.2)
+                here -= 1
+
+    store.before = before
+    with opened_remote("s3://shop/shard.tar") as file:
+        assert file.read() == data
+    assert most == remote._BLOCKS_AHEAD == 8
+    assert len(store_asking._idle.get()) == 1
+
+
+def test_who_jumps_about_in_an_object_gets_what_is_there(store: Store, small_blocks: int) -> None:
+    data = os.urandom(60 * small_blocks + 123)
+    store.put("shard.tar", data)
+    rng = np.random.default_rng(0)
+    with opened_remote("s3://shop/shard.tar") as file:
+        at = 0
+        for _ in range(300):
+            kind = rng.integers(4)
+            at = file.tell() if kind < 2 else int(rng.integers(len(data) + 50))
+            at = min(at + int(rng.integers(2500)), len(data)) if kind == 1 else at
+            size = int(rng.integers(3 * small_blocks))
+            assert file.seek(at) == at
+            assert file.read(size) == data[at : at + size]
+        assert file.seek(0, os.SEEK_END) == len(data) and file.read(1) == b""
+    store.requests.clear()
+    with opened_remote("s3://shop/shard.tar") as file:
+        for number in (0, 30, 10, 50):
+            file.seek(number * small_blocks)
+            assert file.read(5) == data[number * small_blocks :][:5]
+    assert sum(method == "GET" for method, _ in store.requests) == 4, "a jump fetches no more than it reads"
+
+
+def test_a_part_that_cannot_be_read_is_told_when_it_is_come_to(store: Store, small_blocks: int) -> None:
+    data = os.urandom(20 * small_blocks)
+    store.put("shard.tar", data)
+    with opened_remote("s3://shop/shard.tar") as file:
+        assert file.read(3 * small_blocks) == data[: 3 * small_blocks]
+        store.before = lambda method, key: 403 if method == "GET" else None
+        with pytest.raises(OSError):
+            file.read()
+        store.before = lambda method, key: None
+        file.seek(11 * small_blocks)
+        assert file.read(5) == data[11 * small_blocks :][:5]
+    assert read_remote("s3://shop/photos/1.png", 0, None, 1 << 20) == png(1)
 
 
 def test_any_last_byte(store: Store) -> None:
