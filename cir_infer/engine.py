@@ -18,7 +18,7 @@ from cir_infer.bundle import Bundle
 from cir_infer.bundle.facts import bundle_facts
 from cir_infer.bundle.manifest import FeatureInput, Manifest, PixelInput
 from cir_infer.bundle.orientation import oriented
-from cir_infer.console.progress import progress_bar
+from cir_infer.console.progress import progress_bar, progress_of
 from cir_infer.errors import BundleError, TextError, UsageError, shown
 from cir_infer.inputs.arguments import (
     checked_count,
@@ -314,16 +314,29 @@ class Engine:
 
     @overload
     def encode_references(
-        self, images: Iterable[ImageLike], batch_size: int = 32, errors: Literal["raise"] = "raise"
+        self,
+        images: Iterable[ImageLike],
+        batch_size: int = 32,
+        progress: bool = False,
+        errors: Literal["raise"] = "raise",
     ) -> Floats: ...
 
     @overload
     def encode_references(
-        self, images: Iterable[ImageLike], batch_size: int = 32, *, errors: Literal["return"]
+        self,
+        images: Iterable[ImageLike],
+        batch_size: int = 32,
+        progress: bool = False,
+        *,
+        errors: Literal["return"],
     ) -> Encoded: ...
 
     def encode_references(
-        self, images: Iterable[ImageLike], batch_size: int = 32, errors: OnError = "raise"
+        self,
+        images: Iterable[ImageLike],
+        batch_size: int = 32,
+        progress: bool = False,
+        errors: OnError = "raise",
     ) -> Floats | Encoded:
         """Reference embeddings, as the query side sees images; see `encode_images`.
 
@@ -337,7 +350,7 @@ class Engine:
             DeviceError: the device failed.
         """
         name, output = ("image", "embedding") if self.row_is_reference else ("reference", "reference")
-        return self._encode(name, output, images, batch_size, False, errors)
+        return self._encode(name, output, images, batch_size, progress, errors)
 
     def encode_texts(
         self,
@@ -345,6 +358,7 @@ class Engine:
         batch_size: int = 32,
         pad_to_batch: bool = False,
         together: Together | None = None,
+        progress: bool = False,
     ) -> Floats:
         """Text embeddings.
 
@@ -356,6 +370,7 @@ class Engine:
                 it; only for reproducing published numbers, together with their batch size, and only
                 where `reads_padding`.
             together: of texts whose unknown words are told together, see `TextReader.read_one`.
+            progress: see `encode_images`.
 
         Returns:
             float32 (N, ...), as the system's text graph gives them.
@@ -371,11 +386,14 @@ class Engine:
         self._reader()
         if pad_to_batch:
             self.require_padding()
+        total = len(texts) if isinstance(texts, Sequence) else None
+        bar = checked_flag("progress", progress)
         numbered = enumerate(checked_list("texts", texts, "text"))
         outputs: list[Floats] = []
-        with said_together(together) as news:
+        with said_together(together) as news, progress_of(total, "encoding", "text", bar) as encoded:
             while reads := [self._numbered_text(at, text, news) for at, text in islice(numbered, size)]:
                 outputs.append(self.encode_read(reads, pad_to_batch))
+                encoded(len(reads))
         return np.concatenate(outputs or [self.encode_read([])])
 
     @property

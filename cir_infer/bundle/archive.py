@@ -18,7 +18,8 @@ from pathlib import Path
 from cir_infer.bundle.manifest import MANIFEST_NAME, TOKENIZER_NAME, FeatureInput, Manifest
 from cir_infer.bundle.manifest_reader import read_manifest
 from cir_infer.bundle.model import ALIGNMENT, Model, map_file, model_of
-from cir_infer.bundle.writing import Content, FilePart, data_begin, digest, write_archive
+from cir_infer.bundle.writing import Content, FilePart, chunks_of, data_begin, digest, write_archive
+from cir_infer.console.progress import progress_bar, progress_of
 from cir_infer.errors import BundleError, UsageError, lack, shown
 from cir_infer.foreign import no_file, opened_archive
 from cir_infer.processes.outputs import check_replaceable
@@ -276,7 +277,10 @@ class Bundle:
 
 
 def write_bundle(
-    path: str | os.PathLike[str], manifest: Manifest, members: Mapping[str, Content]
+    path: str | os.PathLike[str],
+    manifest: Manifest,
+    members: Mapping[str, Content],
+    progress: bool = False,
 ) -> Manifest:
     """Write a bundle atomically: the file appears whole or not at all.
 
@@ -285,6 +289,7 @@ def write_bundle(
         manifest: everything but `members`, which is computed here.
         members: content by name: the graphs and, for a system that reads text, tokenizer.json. A `FilePart`
             is copied without being read into memory.
+        progress: say how far it is: a bar on a terminal, elsewhere log lines.
 
     Returns:
         The manifest as written, with sizes and digests.
@@ -295,7 +300,8 @@ def write_bundle(
         OSError: the file cannot be written.
     """
     ordered = dict(sorted(members.items()))
-    sealed = replace(manifest, members={name: digest(content) for name, content in ordered.items()})
+    sizes = progress_bar(ordered.items(), len(ordered), "checking", "member", progress)
+    sealed = replace(manifest, members={name: digest(content) for name, content in sizes})
     text = sealed.to_json()
     sealed = read_manifest(text)
     target = Path(path)
@@ -303,7 +309,9 @@ def write_bundle(
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         with temporary.open("xb") as file:
-            write_archive(file, {MANIFEST_NAME: text.encode(), **ordered})
+            whole = {MANIFEST_NAME: text.encode(), **ordered}
+            with progress_of(chunks_of(whole), "writing", "part", progress) as written:
+                write_archive(file, whole, written)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)

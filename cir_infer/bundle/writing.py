@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -14,7 +14,7 @@ from cir_infer.bundle.manifest import Member
 from cir_infer.bundle.model import ALIGNMENT
 from cir_infer.errors import BundleError
 
-__all__ = ["Content", "FilePart", "data_begin", "digest", "write_archive"]
+__all__ = ["Content", "FilePart", "chunks_of", "data_begin", "digest", "write_archive"]
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """One date for all members, so that equal content gives an equal file."""
@@ -95,14 +95,30 @@ def digest(content: Content) -> Member:
     return found
 
 
-def write_archive(file: IO[bytes], members: Mapping[str, Content]) -> None:
-    """Write a zip archive of stored members; parts of files begin at a multiple of `ALIGNMENT`."""
+def chunks_of(members: Mapping[str, Content]) -> int:
+    """How often `write_archive` calls `written`."""
+    return sum(
+        1 if isinstance(content, bytes) else -(-content.length // _CHUNK) for content in members.values()
+    )
+
+
+def write_archive(
+    file: IO[bytes], members: Mapping[str, Content], written: Callable[[], object] = lambda: None
+) -> None:
+    """Write a zip archive of stored members; parts of files begin at a multiple of `ALIGNMENT`.
+
+    Args:
+        file: where to.
+        members: content by name.
+        written: called for each member, and for each 4 MiB of a part of a file.
+    """
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, content in members.items():
             info = zipfile.ZipInfo(name, _EPOCH)
             info.external_attr = 0o644 << 16
             if isinstance(content, bytes):
                 archive.writestr(info, content)
+                written()
                 continue
             info.file_size = content.length
             fixed = file.tell() + _HEADER + len(name.encode()) + _ZIP64 + 4
@@ -111,6 +127,7 @@ def write_archive(file: IO[bytes], members: Mapping[str, Content]) -> None:
             with archive.open(info, "w", force_zip64=True) as member:
                 for chunk in content.chunks():
                     member.write(chunk)
+                    written()
 
 
 def data_begin(path: Path, info: zipfile.ZipInfo) -> int:

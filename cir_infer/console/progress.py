@@ -103,6 +103,7 @@ def progress_of(
             _log.info("%s", tqdm.format_meter(done, total, passed, 0, prefix=description, unit=unit))
             _pace.said()
 
+    update(0)  # what begins in a long silence is said: its first unit may take minutes
     yield update
 
 

@@ -101,7 +101,7 @@ def export_bundle(
             # Verified as a device will read it, by the runtime, before anything has the final name.
             unverified = Path(scratch) / "unverified.cir"
             explain = _write_unverified(trained, unverified, samples, progress, large)
-            answers = answers_of(trained, samples, in_parts=explain is not None)
+            answers = answers_of(trained, samples, explain is not None, progress)
             if not keep_model and _size(trained) >= large:
                 trained.model.to("meta")
                 forget_graphs()
@@ -110,7 +110,7 @@ def export_bundle(
             with Engine(bundle, device="cpu") as engine:
                 checks, rows = compare(answers, engine, samples, progress)
             give_back()
-            sums = compare_sums(trained, answers, bundle, rows, samples) if explain is not None else []
+            sums = [] if explain is None else compare_sums(trained, answers, bundle, rows, samples, progress)
             if not all(check.passed for check in checks):
                 raise ParityError(checks)
             members = bundle.contents()
@@ -122,7 +122,7 @@ def export_bundle(
                 members.pop(f"{EXPLAIN}.onnx", None)
                 explain, parity["unexplained"] = None, why_unexplained(trained, sums)
             parity["checks"] = [check.to_json() for check in checks]
-            manifest = write_bundle(path, _manifest(trained, members, parity, explain), members)
+            manifest = write_bundle(path, _manifest(trained, members, parity, explain), members, progress)
     except (BundleError, DeviceError) as error:
         raise ExportError(f"the model does not make a valid bundle: {error}") from error
     except OSError as error:
@@ -141,7 +141,7 @@ def _write_unverified(
     if weights is not None and not weights.empty:
         members[WEIGHTS_NAME] = FilePart.of(weights.path)
     explain = explain_of(trained, samples) if EXPLAIN in graphs else None
-    write_bundle(path, _manifest(trained, members, {}, explain), members)
+    write_bundle(path, _manifest(trained, members, {}, explain), members, progress)
     if weights is not None:
         weights.path.unlink()
     return explain

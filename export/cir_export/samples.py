@@ -24,6 +24,7 @@ from cir_eval.datasets.scenes.rendering import VIEWS, render
 from cir_eval.datasets.scenes.scene import CELLS, COLOURS, SHAPES, SIZES, Object, Scene
 from cir_export.preprocessing import check_inputs
 from cir_infer.bundle.manifest import FeatureInput, PixelInput
+from cir_infer.console.progress import progress_bar
 from cir_infer.errors import ExportError, ImageError, UsageError, shown
 from cir_infer.foreign import files_below
 from cir_infer.inputs.images import ImageLike
@@ -180,9 +181,10 @@ class ReadableFiles:
         """The first `count` that can be read and are no copies, in order."""
         return list(islice(filter(self._reads, self._files), count))
 
-    def evenly(self, files: Sequence[Path], count: int) -> list[Path]:
+    def evenly(self, files: Sequence[Path], count: int, progress: bool = False) -> list[Path]:
         """Those of `count` files, taken evenly, that can be read and are no copies of others."""
-        return list(filter(self._reads, evenly(files, count)))
+        taken = evenly(files, count)
+        return list(filter(self._reads, progress_bar(taken, len(taken), "reading", "image", progress)))
 
     def tell(self) -> None:
         """Says once in the log how many were left out."""

@@ -158,3 +158,15 @@ def test_a_program_of_somebody_elses_is_not_written_into(
     tell("opening")
     assert len(list(progress_bar(clock.passing(90, 1.0), 90, "turning"))) == 90
     assert stderr.getvalue() == ""
+
+
+def test_what_begins_in_a_silence_is_said(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    """Its first unit may take minutes."""
+
+    def work() -> None:
+        list(progress_bar(clock.passing(1, 1.0), 1, "short", "turn"))
+        clock.now += 60.0
+        with progress_of(3, "long", "turn"):
+            clock.now += 600.0
+
+    assert lines_of(monkeypatch, work) == ["cir-x: long: 0% 0/3 [00:00<?, ?turn/s]"]

@@ -209,7 +209,9 @@ def lower(options: Any, source: str | Path, output: str | Path) -> ConversionRep
     labelled = None
     if options.labelled is not None:
         labelled = Labelled.open(options.labelled, protocol(options.protocol), options.split)
-    calibration = None if options.calibrate is None else calibration_images(bundle, options.calibrate)
+    calibration = (
+        None if options.calibrate is None else calibration_images(bundle, options.calibrate, progress=True)
+    )
     loss = {} if options.allow_loss is None else {"allowed_loss": options.allow_loss}
     lowering = Lowering(
         options.precision, options.int8_for or "cpu", options.keep_float32, **loss, emulate=options.emulate

@@ -69,15 +69,20 @@ class Calibration:
         return {"images": len(self.images), "source": Path(self.source).name, **left_out, **texts}
 
 
-def calibration_images(bundle: Bundle, folder: str | os.PathLike[str]) -> Calibration:
+def calibration_images(bundle: Bundle, folder: str | os.PathLike[str], progress: bool = False) -> Calibration:
     """The user's images, at most 256 to calibrate with and 128 to judge by, evenly from the whole folder.
+
+    Args:
+        bundle: of the model that reads them.
+        folder: of images.
+        progress: say how far it is.
 
     Raises:
         UsageError: there are fewer than 32 that can be read and differ from each other.
     """
     files = image_files(folder, _image(bundle))
     readable = ReadableFiles(folder, files, bundle.manifest.image)
-    usable = readable.evenly(files, 4 * _JUDGED)
+    usable = readable.evenly(files, 4 * _JUDGED, progress)
     held_out = usable[::4]
     rest = evenly([file for number, file in enumerate(usable) if number % 4], _CALIBRATED)
     broken, copies = len(readable.reasons), readable.copies

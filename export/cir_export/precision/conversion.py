@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from cir_infer.console.progress import progress_bar
 from cir_infer.engine import Engine
 from cir_infer.errors import DeviceError, ExportError, UsageError
 from cir_infer.inputs.preprocess import preprocess
+from cir_infer.inputs.texts import Text
 from cir_infer.processes.outputs import check_apart
 from cir_infer.runtime.graph import Array
 
@@ -129,7 +130,7 @@ def convert_bundle(
     text_kept: list[str] = []
     texts = None
     if calibration is not None and calibration.texts and bundle.manifest.text is not None:
-        texts = partial(texts_read, bundle, calibration.texts)
+        texts = partial(_read, bundle, calibration.texts, progress)
     graphs = lower_graphs(
         bundle,
         lowering.precision,
@@ -138,6 +139,7 @@ def convert_bundle(
         batches,
         texts,
         lambda error: text_kept.append(str(error)),
+        progress,
     )
     try:
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
@@ -175,7 +177,7 @@ def convert_bundle(
             report["precision"]["rows_as_sums"] = gap if np.isfinite(gap) else None
             if not gap <= SUMS[lowering.precision]:
                 report["unexplained"] = f"{lowering.precision} rows and their sums differ by {gap:.1e}"
-        path = _written(bundle, target, lowering, graphs, report)
+        path = _written(bundle, target, lowering, graphs, report, progress=progress)
     except OSError as error:
         raise ExportError(f"{target} cannot be written: {error.strerror or error}") from error
     size = Path(source).stat().st_size
@@ -206,6 +208,10 @@ def _with_less_text(
     return others, without
 
 
+def _read(bundle: Bundle, texts: Sequence[Text], progress: bool) -> Iterator[Mapping[str, Array]]:
+    return progress_bar(texts_read(bundle, texts), len(texts), "calibrating", "text", progress)
+
+
 @dataclass(frozen=True)
 class _Judgement:
     """What was measured of lowered graphs, on what, and what speaks against them."""
@@ -226,7 +232,7 @@ def _judge(
     labelled: Labelled | None,
     progress: bool,
 ) -> _Judgement:
-    judged, where = _judged(bundle, scratch, lowering, graphs)
+    judged, where = _judged(bundle, scratch, lowering, graphs, progress)
     fidelity, drift, gap = _measure(bundle, judged, samples, labelled, progress)
     refused = objections(lowering.precision, fidelity, drift, lowering.allowed_loss)
     return _Judgement(where, fidelity, drift, gap, refused)
@@ -254,14 +260,14 @@ def _check(bundle: Bundle, target: Path, lowering: Lowering, calibration: Calibr
 
 
 def _judged(
-    bundle: Bundle, scratch: Path, lowering: Lowering, graphs: Sequence[LoweredGraph]
+    bundle: Bundle, scratch: Path, lowering: Lowering, graphs: Sequence[LoweredGraph], progress: bool
 ) -> tuple[Engine, str]:
     """What is measured, and on what, in words.
 
     Raises:
         DeviceError: nothing here computes in this precision.
     """
-    lowered = _written(bundle, scratch / "lowered.cir", lowering, graphs)
+    lowered = _written(bundle, scratch / "lowered.cir", lowering, graphs, progress=progress)
     if lowering.precision == "bfloat16" and not lowering.emulate:
         try:
             engine = Engine(lowered, device="openvino")
@@ -284,7 +290,7 @@ def _judged(
                     "before that with --keep-float32"
                 ) from error
         give_back()
-    path = _written(bundle, scratch / "judged.cir", lowering, graphs, judged=True)
+    path = _written(bundle, scratch / "judged.cir", lowering, graphs, judged=True, progress=progress)
     return Engine(path, device="cpu"), "ONNX Runtime, with its roundings"
 
 
@@ -295,6 +301,7 @@ def _written(
     graphs: Sequence[LoweredGraph],
     report: dict[str, Any] | None = None,
     judged: bool = False,
+    progress: bool = False,
 ) -> Path:
     manifest = bundle.manifest
     explain = manifest.explain
@@ -309,7 +316,7 @@ def _written(
         models[manifest.graphs[graph.name]] = graph.judged if judged else graph.model
         if explain is not None and graph.rest is not None:
             models[explain.file] = graph.rest
-    write_with(bundle, path, lowered, models)
+    write_with(bundle, path, lowered, models, progress=progress)
     return path
 
 
@@ -322,7 +329,7 @@ def _measure(
         # Recall of embeddings that are not finite means nothing.
         recalled = None if labelled is None or after.terms is None else evaluated(judged, labelled)
     give_back()
-    gap = sums_gap(Bundle(judged.path), judged.device, samples) if judged.adds_up else None
+    gap = sums_gap(Bundle(judged.path), judged.device, samples, progress) if judged.adds_up else None
     give_back()
     with Engine(bundle, device="cpu") as exact:
         fidelity = measure_fidelity(see(exact, samples, progress), after, samples)

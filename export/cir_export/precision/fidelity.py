@@ -79,8 +79,8 @@ def see(engine: Engine, samples: Samples, progress: bool = False) -> Seen:
     """Runs the samples through an engine, and says how far it is where that is asked for."""
     images, texts = samples.images, samples.texts
     rows = engine.encode_images(images, _BATCH, progress)
-    references = rows if engine.row_is_reference else engine.encode_references(images, _BATCH)
-    read = engine.encode_texts(texts, 1, together=UNSAID) if engine.needs_text else None
+    references = rows if engine.row_is_reference else engine.encode_references(images, _BATCH, progress)
+    read = engine.encode_texts(texts, 1, together=UNSAID, progress=progress) if engine.needs_text else None
     if not all(np.isfinite(part).all() for part in (rows, references, read) if part is not None):
         return Seen(rows, references, read, None)
     queries = max(len(images), len(texts))

@@ -25,6 +25,7 @@ from cir_export.precision.int8 import Form, only, quantisable, to_int8
 from cir_export.precision.islands import float32_islands
 from cir_export.precision.layers import layers_of, matching, name_nodes, owners_of
 from cir_infer.bundle import Bundle
+from cir_infer.console.progress import progress_bar
 from cir_infer.errors import ExportError, UsageError
 from cir_infer.runtime.graph import Array
 
@@ -75,6 +76,7 @@ def lower_graphs(
     images: Callable[[], Iterable[Array]],
     texts: Callable[[], Iterable[Mapping[str, Array]]] | None = None,
     on_text_error: Callable[[ExportError], object] | None = None,
+    progress: bool = False,
 ) -> list[LoweredGraph]:
     """Lowers the graphs of a float32 bundle that a precision is for.
 
@@ -86,6 +88,7 @@ def lower_graphs(
         images: gives prepared batches to calibrate int8 with, anew at every call.
         texts: gives what a text graph reads to calibrate int8 with; None leaves that graph alone.
         on_text_error: told why int8 has no text graph, in place of the error.
+        progress: say how far it is.
 
     Raises:
         UsageError: a pattern names no layer of any graph.
@@ -102,7 +105,9 @@ def lower_graphs(
     if bundle.manifest.explain is not None:
         whole["image"] = _named(held.graph("explain"))
     lowered = []
-    for name, model in originals.items():
+    for name, model in progress_bar(
+        originals.items(), len(originals), f"lowering to {precision}", "graph", progress
+    ):
         own = (name, model, whole[name], layers[name], kept)
         if precision == "bfloat16":
             lowered.append(_bfloat16(*own))

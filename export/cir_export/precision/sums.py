@@ -10,6 +10,7 @@ import numpy as np
 
 from cir_export.samples import Samples
 from cir_infer.bundle import Bundle
+from cir_infer.console.progress import progress_bar
 from cir_infer.errors import BundleError, DeviceError
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.runtime.explain_graph import open_explain_graph, run_in_parts
@@ -23,7 +24,7 @@ _BATCH = 4
 """Images at a time: a ViT holds what each position brings in every layer."""
 
 
-def sums_gap(bundle: Bundle, device: str, samples: Samples) -> float:
+def sums_gap(bundle: Bundle, device: str, samples: Samples, progress: bool = False) -> float:
     """The largest difference of a row and its sum over all images; infinity where it does not run.
 
     The graph for it holds the image graph's weights once more: have no engine open beside it.
@@ -35,7 +36,8 @@ def sums_gap(bundle: Bundle, device: str, samples: Samples) -> float:
     images = [preprocess(image, manifest.image) for image in samples.images]
     try:
         graph = open_explain_graph(bundle, manifest, device, None)
-        for start in range(0, len(images), _BATCH):
+        starts = range(0, len(images), _BATCH)
+        for start in progress_bar(starts, len(images), "adding up", "image", progress, _BATCH):
             batch = np.stack(images[start : start + _BATCH])
             rows, parts, constant = run_in_parts(graph, batch, manifest)
             total = parts.astype(np.float64).sum((1, 2)) + constant

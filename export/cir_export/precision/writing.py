@@ -15,6 +15,7 @@ from cir_export.weights import SEVERAL, WeightsFile
 from cir_infer.bundle import Bundle, write_bundle
 from cir_infer.bundle.manifest import WEIGHTS_NAME, Manifest
 from cir_infer.bundle.writing import FilePart
+from cir_infer.console.progress import progress_bar
 from cir_infer.errors import BundleError, ExportError
 
 __all__ = ["write_with"]
@@ -26,6 +27,7 @@ def write_with(
     manifest: Manifest,
     models: Mapping[str, ModelProto],
     large: int | None = None,
+    progress: bool = False,
 ) -> None:
     """Write a bundle that has other graphs than another one, and all else from it.
 
@@ -36,6 +38,7 @@ def write_with(
         models: graphs by member; weights that they leave out are the other bundle's (`Held`).
         large: bytes of all weights from which they lie beside the graphs. Without it from `SEVERAL` on, and
             where the other bundle's do, so that what two graphs share stays there once.
+        progress: say how far it is.
 
     Raises:
         ExportError: the graphs do not make a valid bundle, or one would hold more than 2 GB itself.
@@ -59,12 +62,13 @@ def write_with(
             if large is None:
                 large = SEVERAL if source.weights is None else 0
             weights = WeightsFile(Path(scratch) / WEIGHTS_NAME) if size >= large else None
-            for name, proto in protos.items():  # one after the other: what stays inside is in memory
+            # One after the other: what stays inside is in memory.
+            for name, proto in progress_bar(protos.items(), len(protos), "making weights", "graph", progress):
                 members[name] = _serialised(proto, weights, held)
             if weights is not None and not weights.empty:
                 members[WEIGHTS_NAME] = FilePart.of(weights.path)
             beside: Literal["weights.bin"] | None = "weights.bin" if WEIGHTS_NAME in members else None
-            write_bundle(path, replace(manifest, weights=beside), members)
+            write_bundle(path, replace(manifest, weights=beside), members, progress)
     except BundleError as error:
         raise ExportError(f"the lowered graphs do not make a valid bundle: {error}") from error
 

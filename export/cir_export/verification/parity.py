@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from cir_export.model_file import TrainedModel
 from cir_export.models import RetrievalModel
 from cir_export.preprocessing import check_inputs, text_input
 from cir_export.samples import Samples
+from cir_infer.console.progress import progress_bar
 from cir_infer.engine import Engine
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.inputs.texts import TextReader
@@ -87,7 +88,7 @@ class Answers:
     parts: tuple[InParts, ...]
 
 
-def answers_of(trained: TrainedModel, samples: Samples, in_parts: bool) -> Answers:
+def answers_of(trained: TrainedModel, samples: Samples, in_parts: bool, progress: bool = False) -> Answers:
     """Runs the samples through PyTorch.
 
     Pixels and tokens are those of the runtime's preprocessing and tokeniser.
@@ -96,28 +97,36 @@ def answers_of(trained: TrainedModel, samples: Samples, in_parts: bool) -> Answe
         trained: the model.
         samples: images and texts.
         in_parts: rows as sums over positions, too.
+        progress: say how far it is.
     """
     model, texts = trained.model, samples.texts
     spec = check_inputs(trained.image, trained.text)
     pixels = [torch.from_numpy(np.array(preprocess(image, spec))) for image in samples.images]
     reader = TextReader(trained.tokenizer.to_str().encode(), text_input(trained.text))
     ids, lengths = reader.read(texts, UNSAID)
+
+    def batches(items: Sized, unit: str, size: int = _BATCH) -> Iterator[slice]:
+        starts = range(0, len(items), size)
+        for start in progress_bar(starts, len(items), "asking PyTorch", unit, progress, size):
+            yield slice(start, start + size)
+
+    def batched(encode: Callable[[Tensor], Tensor]) -> Array:
+        return torch.cat([encode(torch.stack(pixels[part])) for part in batches(pixels, "image")]).numpy()
+
     with torch.inference_mode():
-        rows = _batched(model.encode_gallery, pixels)
-        references = rows if model.reference_is_gallery_row else _batched(model.encode_reference, pixels)
-        text = torch.cat(
-            [
-                model.encode_text(
-                    torch.from_numpy(ids[start : start + _BATCH]),
-                    torch.from_numpy(lengths[start : start + _BATCH]),
-                )
-                for start in range(0, len(ids), _BATCH)
-            ]
-        ).numpy()
+        rows = batched(model.encode_gallery)
+        references = rows if model.reference_is_gallery_row else batched(model.encode_reference)
+        read = [
+            model.encode_text(torch.from_numpy(ids[part]), torch.from_numpy(lengths[part]))
+            for part in batches(ids, "text")
+        ]
+        text = torch.cat(read).numpy()
         queries = _queries(samples)
         terms = model.compose(torch.from_numpy(references[queries]), torch.from_numpy(text))
-        starts = range(0, len(pixels), IN_PARTS) if in_parts else ()
-        parts = tuple(_in_parts(model, torch.stack(pixels[start : start + IN_PARTS])) for start in starts)
+        parts = tuple(
+            _in_parts(model, torch.stack(pixels[part]))
+            for part in (batches(pixels, "image", IN_PARTS) if in_parts else ())
+        )
     return Answers(
         rows,
         None if model.in_one_piece else references,
@@ -159,9 +168,12 @@ def compare(
     images, texts, expected = samples.images, samples.texts, answers.terms
     queries = _queries(samples)
     found_rows = engine.encode_images(images, _BATCH, progress)
-    found_references = found_rows if engine.row_is_reference else engine.encode_references(images, _BATCH)
-    found_text = engine.encode_texts(texts, batch_size=_BATCH, together=UNSAID)
-    alone = engine.encode_texts(texts, batch_size=1, together=UNSAID)
+    found_references = (
+        found_rows if engine.row_is_reference else engine.encode_references(images, _BATCH, progress)
+    )
+    found_text, alone = (
+        engine.encode_texts(texts, size, together=UNSAID, progress=progress) for size in (_BATCH, 1)
+    )
     found, found_alone = (
         engine.compose(
             found_references[queries] if engine.needs_reference else None,
@@ -185,11 +197,6 @@ def compare(
     checks += _compare_terms(expected, found)
     checks += _compare_scores(expected, found, answers.rows, found_rows)
     return checks, found_rows
-
-
-def _batched(encode: Callable[[Tensor], Tensor], items: Sequence[Tensor]) -> Array:
-    starts = range(0, len(items), _BATCH)
-    return torch.cat([encode(torch.stack(list(items[start : start + _BATCH]))) for start in starts]).numpy()
 
 
 def _compare_terms(expected: QueryTerms, found: QueryTerms) -> list[Check]:

@@ -14,6 +14,7 @@ from cir_export.samples import Samples
 from cir_export.verification.parity import IN_PARTS, TOLERANCE, Answers, Check, relative
 from cir_infer.bundle import Bundle
 from cir_infer.bundle.manifest import Explain
+from cir_infer.console.progress import progress_bar
 from cir_infer.errors import BundleError, DeviceError
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.runtime.explain_graph import open_explain_graph, run_in_parts
@@ -37,7 +38,12 @@ def explain_of(trained: TrainedModel, samples: Samples) -> Explain:
 
 
 def compare_sums(
-    trained: TrainedModel, answers: Answers, bundle: Bundle, rows: Array, samples: Samples
+    trained: TrainedModel,
+    answers: Answers,
+    bundle: Bundle,
+    rows: Array,
+    samples: Samples,
+    progress: bool = False,
 ) -> list[Check]:
     """Rows of the image graph against the sums, and the sums' parts against PyTorch's.
 
@@ -51,6 +57,7 @@ def compare_sums(
         bundle: with its explaining graph.
         rows: the engine's, of the same samples.
         samples: the same.
+        progress: say how far it is.
     """
     manifest = bundle.manifest
     assert manifest.explain is not None
@@ -59,7 +66,10 @@ def compare_sums(
     sums, again, parts = [], [], []
     try:
         graph = open_explain_graph(bundle, manifest, "cpu", None)
-        for batch, made_before, expected in zip(_batches(pixels), _batches(rows), answers.parts, strict=True):
+        every = zip(_batches(pixels), _batches(rows), answers.parts, strict=True)
+        for batch, made_before, expected in progress_bar(
+            every, len(pixels), "adding up", "image", progress, IN_PARTS
+        ):
             found = run_in_parts(graph, batch, manifest)
             total = found.parts.astype(float).sum((1, 2)) + found.constant
             if manifest.explain.unit_rows:
