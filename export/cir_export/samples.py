@@ -41,6 +41,9 @@ _LARGE = 100_000_000
 """Parameters from which on an image takes a second, and a third of the images has to do."""
 
 _LONGEST = 96
+_JUDGED_SHORT, _CALIBRATED_SHORT = 32, 256
+"""Texts of one word beside those, and half as many of two."""
+
 _WORDS = 4096
 """Of a vocabulary, from its whole length, so many at most are looked at."""
 
@@ -223,8 +226,11 @@ def evenly(files: Sequence[Path], count: int) -> Sequence[Path]:
     return files if len(files) <= count else [files[n * len(files) // count] for n in range(count)]
 
 
-def draw_texts(text: dict[str, Any], tokenizer: Tokenizer) -> Sequence[Text]:
-    """Texts for a model that are none of those of `draw_samples`: of the same kinds, and more sentences.
+def draw_texts(text: dict[str, Any], tokenizer: Tokenizer) -> tuple[list[Text], list[Text]]:
+    """Texts to judge a text encoder of fewer bits by, and others to find its ranges with.
+
+    Both are as those of `draw_samples`, and many of one and two words: what a word adds is not averaged away
+    there, so that ranges of sentences alone hold one query of a word in seven.
 
     Args:
         text: `text` of its manifest.
@@ -233,7 +239,22 @@ def draw_texts(text: dict[str, Any], tokenizer: Tokenizer) -> Sequence[Text]:
     Raises:
         ExportError: the tokeniser does not read every text.
     """
-    return _texts(text, tokenizer, _OTHER_SENTENCES, 11)
+    words = _words(tokenizer)
+    random = np.random.RandomState(13)
+    words = [words[index] for index in random.permutation(len(words))]
+    half = (len(words) + 1) // 2  # with one word or two the vocabulary may be at its end
+    judged = _texts(text, tokenizer) + _short(words[:half], _JUDGED_SHORT, random)
+    others = _texts(text, tokenizer, _OTHER_SENTENCES, 11) + _short(words[half:], _CALIBRATED_SHORT, random)
+    known = {str(one) for one in judged}
+    return _mixed(judged, text, tokenizer, random), [
+        one for one in _mixed(others, text, tokenizer, random) if str(one) not in known
+    ]
+
+
+def _short(words: Sequence[str], count: int, random: np.random.RandomState) -> list[Text]:
+    """So many of one word each, as far as there are words, and half as many of two."""
+    twos = [words[random.randint(len(words))] for _ in range(count)] if words else []
+    return [*words[:count], *(" ".join(pair) for pair in zip(twos[::2], twos[1::2], strict=False))]
 
 
 def _texts(
@@ -252,6 +273,13 @@ def _texts(
             texts.append([" ".join(words[: length // 2 + 1]), " ".join(words[length // 2 + 1 :] or ["or"])])
         else:
             texts.append(" ".join(words))
+    return _mixed(texts, text, tokenizer, random)
+
+
+def _mixed(
+    texts: Sequence[Text], text: dict[str, Any], tokenizer: Tokenizer, random: np.random.RandomState
+) -> list[Text]:
+    """Those that a model can take, in mixed order."""
     fitting = [one for one in texts if _tokens(tokenizer, one) <= text["max_tokens"]]
     return [fitting[index] for index in random.permutation(len(fitting))]
 

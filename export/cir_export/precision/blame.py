@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from cir_infer.console.progress import progress_bar
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.inputs.texts import TextReader
 from cir_infer.inputs.unknown_words import UNSAID
-from cir_infer.runtime.graph import Array
+from cir_infer.runtime.graph import Array, Graph
 from cir_infer.runtime.onnx import OnnxBackend
 
 __all__ = ["LayerError", "costliest", "layer_errors"]
@@ -54,11 +55,11 @@ def layer_errors(
     Args:
         bundle: the float32 bundle.
         graphs: its lowered graphs.
-        samples: the first few images and texts are used.
+        samples: the few images and texts are used that lose most in all of a lowered graph.
         progress: say how far it is.
     """
     backend, held = OnnxBackend("cpu"), Held(bundle)
-    feeds = {graph.name: _feeds(bundle, graph.name, samples) for graph in graphs}
+    feeds = {graph.name: _losing_most(backend, bundle, held, graph, samples) for graph in graphs}
     exact = {graph.name: _run(backend, held.runnable(graph.original), feeds[graph.name]) for graph in graphs}
     pairs = [(graph, layer) for graph in graphs for layer in graph.layers if layer not in graph.kept]
     found = []
@@ -82,16 +83,34 @@ def costliest(errors: Sequence[LayerError], budget: float) -> list[str]:
     return [error.layer for error, cost in zip(ascending, costs, strict=True) if not cost <= budget]
 
 
-def _feeds(bundle: Bundle, name: str, samples: Samples) -> dict[str, Array]:
+def _losing_most(
+    backend: OnnxBackend, bundle: Bundle, held: Held, graph: LoweredGraph, samples: Samples
+) -> dict[str, Array]:
+    """What a graph reads of those samples that lose most in it: the first few may lose nothing."""
+    many: Sequence[Any] = samples.texts if graph.name == "text" else samples.images
+    graphs = [backend.load("lowered", held.runnable(model)) for model in (graph.original, graph.judged)]
+    kept = []
+    for one in many:
+        feeds = _feeds(bundle, graph.name, [one])
+        exact, output = (_output(loaded, feeds) for loaded in graphs)
+        kept.append(float(cosines(exact, output)[0]) if np.isfinite(output).all() else -np.inf)
+    worst = sorted(np.argsort(kept, kind="stable")[:_SAMPLES].tolist())
+    return _feeds(bundle, graph.name, [many[number] for number in worst])
+
+
+def _feeds(bundle: Bundle, name: str, samples: Sequence[Any]) -> dict[str, Array]:
     manifest = bundle.manifest
     if name == "text":
         assert manifest.text is not None
-        ids, lengths = TextReader(bundle.tokenizer(), manifest.text).read(samples.texts[:_SAMPLES], UNSAID)
+        ids, lengths = TextReader(bundle.tokenizer(), manifest.text).read(samples, UNSAID)
         return {"tokens": ids, "lengths": lengths}
-    return {"image": np.stack([preprocess(image, manifest.image) for image in samples.images[:_SAMPLES]])}
+    return {"image": np.stack([preprocess(image, manifest.image) for image in samples])}
 
 
 def _run(backend: OnnxBackend, model: Model, feeds: dict[str, Array]) -> Array:
-    graph = backend.load("lowered", model)
+    return _output(backend.load("lowered", model), feeds)
+
+
+def _output(graph: Graph, feeds: dict[str, Array]) -> Array:
     outputs = graph.run({tensor.name: feeds[tensor.name] for tensor in graph.inputs})
     return next(iter(outputs.values()))

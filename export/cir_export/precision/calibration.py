@@ -15,7 +15,6 @@ from cir_export.samples import (
     ReadableFiles,
     Samples,
     draw_images,
-    draw_samples,
     draw_texts,
     evenly,
     image_files,
@@ -93,10 +92,13 @@ def calibration_images(bundle: Bundle, folder: str | os.PathLike[str], progress:
 
 def calibration_texts(bundle: Bundle) -> Sequence[Text]:
     """Texts for a bundle's text encoder, none of which it is judged on; none where it has no such encoder."""
+    return _drawn(bundle)[1]
+
+
+def _drawn(bundle: Bundle) -> tuple[Sequence[Text], Sequence[Text]]:
+    """Texts to judge by, and to calibrate with."""
     text = json.loads(bundle.manifest.to_json())["text"]
-    if text is None:
-        return ()
-    return draw_texts(text, Tokenizer.from_str(bundle.tokenizer().decode()))
+    return ((), ()) if text is None else draw_texts(text, Tokenizer.from_str(bundle.tokenizer().decode()))
 
 
 def texts_read(bundle: Bundle, texts: Sequence[Text]) -> Iterator[Mapping[str, Array]]:
@@ -142,20 +144,14 @@ def samples_for(
 
     The images are the user's own (`folder`), else those held out of the calibration, else generated.
     """
-    manifest = json.loads(bundle.manifest.to_json())
-    image, text = manifest["image"], manifest["text"]
-    if text is None:
-        images, source = draw_images(image, folder)
-        drawn = Samples(images, (), source)
-    else:
-        tokenizer = Tokenizer.from_str(bundle.tokenizer().decode())
-        drawn = draw_samples(image, text, tokenizer, folder)
+    images, source = draw_images(_image(bundle), folder)
+    texts = _drawn(bundle)[0]
     if folder is not None:  # its name; its place on this machine is nobody's business
-        return Samples(drawn.images, drawn.texts, Path(folder).name)
+        return Samples(images, texts, Path(folder).name)
     if calibration is not None:
         source = f"{len(calibration.held_out)} images of {Path(calibration.source).name} held out"
-        return Samples(calibration.held_out, drawn.texts, source)
-    return drawn
+        return Samples(calibration.held_out, texts, source)
+    return Samples(images, texts, source)
 
 
 def _image(bundle: Bundle) -> dict[str, Any]:

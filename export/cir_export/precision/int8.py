@@ -106,6 +106,7 @@ def to_int8(
             quantised: ModelProto = quantiser.quantize_model()
             quantiser.model.topological_sort()
         _restore(quantised, stood_for)
+        _let_others_read(quantised, model, set(nodes))
         _strip(quantised)
         if form == "cpu":
             in_rows_of_pixels(quantised)
@@ -251,6 +252,25 @@ def _restore(model: ModelProto, stood_for: Mapping[str, TensorProto]) -> None:
         quantised.CopyFrom(tensor)
         quantised.name = own_name
         becomes(quantised, int8_form(scale, tensor.dims, axis))
+
+
+def _let_others_read(quantised: ModelProto, original: ModelProto, nodes: Collection[str]) -> None:
+    """Lets what is not quantised read values as they are, in place, where quantised nodes only read them.
+
+    The quantiser gives all readers of such a value what is left of it: what a transformer hands on beside its
+    products, from block to block, was rounded in each. What a convolution gives is read rounded by all, for
+    ONNX Runtime makes it in int8.
+    """
+    free = {value.name for value in original.graph.input}
+    for node in original.graph.node:
+        if node.name not in nodes or node.op_type in ("Gemm", "MatMul"):
+            free.update(node.output)
+    before = {node.name: node for node in original.graph.node}
+    for node in quantised.graph.node:
+        if node.name in before and node.name not in nodes:
+            for index, name in enumerate(before[node.name].input):
+                if name in free:
+                    node.input[index] = name
 
 
 def _strip(model: ModelProto) -> None:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from cir_export.precision import calibration_images, samples_for
+from cir_export.precision.blame import layer_errors
+from cir_export.precision.graphs import lower_graphs
+from cir_export.samples import Samples
 from cir_infer.bundle import Bundle
 from cir_infer.errors import UsageError
+from cir_infer.inputs.preprocess import preprocess
 from tests.export.precision.bundles import convolutional, photographs
 
 
@@ -68,3 +73,17 @@ def test_one_picture_is_not_calibrated_with_and_judged_on(tmp_path: Path, caplog
         UsageError, match="holds 50 images, 44 of which show the model what another shows; int8"
     ):
         calibration_images(bundle, photos)
+
+
+def test_layers_are_judged_by_what_loses_most(tmp_path: Path) -> None:
+    """The first few samples may lose nothing, and then no layer was to blame."""
+    bundle = Bundle(convolutional(tmp_path / "small.cir"))
+    dark = [np.random.default_rng(n).integers(120, 135, (20, 20, 3), dtype=np.uint8) for n in range(40)]
+    bright = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    prepared = [preprocess(picture, bundle.manifest.image)[None] for picture in dark]
+    graphs = lower_graphs(bundle, "int8", "cpu", (), lambda: prepared)
+    worst = [
+        layer_errors(bundle, graphs, Samples(pictures, (), "drawn"))[0].cosine_worst
+        for pictures in (dark, [*dark, bright])
+    ]
+    assert worst[0] > 0.99 > worst[1]

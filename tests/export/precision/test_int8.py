@@ -25,7 +25,9 @@ from cir_export.precision.held import becomes, int8_form
 from cir_export.precision.int8 import to_int8
 from cir_export.precision.layers import name_nodes
 from cir_export.precision.ranges import extremes
+from cir_infer.bundle.model import Model
 from cir_infer.errors import ExportError
+from cir_infer.runtime.onnx import OnnxBackend
 from tests.bundles import GraphBuilder
 
 
@@ -185,3 +187,27 @@ def test_what_a_branch_alone_reads_is_there_for_the_ranges() -> None:
     name_nodes(model)
     found = extremes(model, [model.graph.node[-1].name], [{"image": np.float32([[0, 1, 2, 3]])}], None)
     assert (found["chosen"].lowest, found["chosen"].highest) == (3, 9)
+
+
+def runs(model: ModelProto, image: np.ndarray) -> np.ndarray:
+    graph = OnnxBackend("cpu").load("image", Model(model.SerializeToString(), {}))
+    return graph.run({"image": image})["embedding"]
+
+
+def test_what_a_product_reads_is_rounded_for_it_alone() -> None:
+    """A transformer that normalises behind its blocks hands on what its products read, in each of them."""
+    g = GraphBuilder()
+    g.add("Tanh", ["image"], "normed")
+    g.add("MatMul", ["normed", g.constant("w", np.zeros((8, 8)))], "nothing")
+    g.add("Add", ["normed", "nothing"], "handed_on")
+    g.add("MatMul", ["handed_on", "w"], "nothing_again")
+    g.add("Sub", ["handed_on", "nothing_again"], "embedding")
+    shapes = {"image": ("f32", ["n", 8])}, {"embedding": ("f32", ["n", 8])}
+    model = onnx.load_from_string(g.model(*shapes))
+    name_nodes(model)
+    image = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
+    layers = {node.name: node.name for node in model.graph.node if node.op_type == "MatMul"}
+    for kept in ((), (next(iter(layers)),)):  # a weight that both read is int8 for the other
+        lowered = to_int8(model, layers, kept, [{"image": image}], "cpu")
+        assert sum(node.op_type == "QuantizeLinear" for node in lowered.graph.node) == 2 - len(kept)
+        np.testing.assert_array_equal(runs(lowered, image), runs(model, image))

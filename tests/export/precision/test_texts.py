@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import ModelProto, TensorProto, numpy_helper
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from cir_export.commands.lowering import lowered_json, shown_lowering
@@ -23,7 +24,7 @@ from cir_infer import Engine
 from cir_infer.bundle import Bundle, write_bundle
 from cir_infer.errors import ExportError
 from cir_infer.extras import is_installed
-from tests.bundles import SPECIALS, WORDS
+from tests.bundles import HIDDEN, SPECIALS, WORDS, GraphBuilder
 from tests.export.precision.bundles import convolutional, photographs, wordy
 
 TEXTS = ["is red", "the same dress in black with a belt", "unheard"]
@@ -137,26 +138,65 @@ def test_what_images_lose_is_not_blamed_on_texts(photos: Path, tmp_path: Path) -
     assert not target.exists()
 
 
-def test_texts_are_of_words_that_the_model_knows_in_whatever_script(photos: Path, tmp_path: Path) -> None:
-    """All were the unknown word, whose ranges are its own, and what int8 made of every other passed."""
-    words = {word: "".join(chr(0x4E00 + ord(letter)) for letter in word) for word in WORDS}
-    bundle = Bundle(wordy(tmp_path / "han.cir"))
+def knowing(path: Path, words: list[str], vectors: np.ndarray, text: ModelProto, alone: bool = False) -> None:
+    """Gives a bundle another vocabulary and text graph, whose `embed` become the vectors of its words.
+
+    Nothing stands around words `alone`.
+    """
+    bundle = Bundle(path)
     tokenizer = json.loads(bundle.tokenizer())
     tokenizer["normalizer"] = None
-    vocabulary = tokenizer["model"]["vocab"]
-    tokenizer["model"]["vocab"] = {words.get(word, word): number for word, number in vocabulary.items()}
-    text = onnx.load_from_string(bundle.read("text.onnx"))
-    (vectors,) = (tensor for tensor in text.graph.initializer if tensor.name == "embed")
-    values = numpy_helper.to_array(vectors).copy()
-    values[SPECIALS.index("<unk>")] *= 0.01
-    vectors.CopyFrom(numpy_helper.from_array(values, "embed"))
+    if alone:
+        tokenizer["post_processor"] = None
+    tokenizer["model"]["vocab"] = {word: number for number, word in enumerate([*SPECIALS, *words])}
+    (held,) = (tensor for tensor in text.graph.initializer if tensor.name == "embed")
+    held.CopyFrom(numpy_helper.from_array(vectors.astype(np.float32), "embed"))
     changed = {"tokenizer.json": json.dumps(tokenizer).encode(), "text.onnx": text.SerializeToString()}
-    write_bundle(bundle.path, bundle.manifest, {**bundle.contents(bundle.manifest.members), **changed})
-    report = converted(Path(bundle.path), tmp_path / "low.cir", photos)
+    write_bundle(path, bundle.manifest, {**bundle.contents(bundle.manifest.members), **changed})
+
+
+def test_texts_are_of_words_that_the_model_knows_in_whatever_script(photos: Path, tmp_path: Path) -> None:
+    """All were the unknown word, whose ranges are its own, and what int8 made of every other passed."""
+    words = ["".join(chr(0x4E00 + ord(letter)) for letter in word) for word in WORDS]
+    path = wordy(tmp_path / "han.cir")
+    vectors = np.random.default_rng(1).normal(size=(len(SPECIALS) + len(words), HIDDEN))
+    vectors[SPECIALS.index("<unk>")] *= 0.01
+    knowing(path, words, vectors, onnx.load_from_string(Bundle(path).read("text.onnx")))
+    report = converted(path, tmp_path / "low.cir", photos)
     assert "QuantizeLinear" in operators(report.path, "text")
-    said = [" ".join(pair) for pair in zip(words.values(), reversed(words.values()), strict=True)]
-    with Engine(bundle.path, device="cpu") as exact, Engine(report.path, device="cpu") as lowered:
+    said = [" ".join(pair) for pair in zip(words, reversed(words), strict=True)]
+    with Engine(path, device="cpu") as exact, Engine(report.path, device="cpu") as lowered:
         assert cosines(exact.encode_texts(said), lowered.encode_texts(said)).min() > 0.995
+
+
+def test_queries_of_one_word_are_calibrated_and_judged_with(photos: Path, tmp_path: Path) -> None:
+    """In longer ones what each word adds is averaged away: of ranges of sentences one word in seven left."""
+    g, random = GraphBuilder(), np.random.default_rng(3)
+    g.constant("tenfold", 10)
+    g.add("Cast", ["lengths"], "count", to=TensorProto.FLOAT)
+    g.constant("second_axis", [1], np.int64)
+    g.add("Unsqueeze", ["count", "second_axis"], "counts")
+    g.add("Div", ["sum", "counts"], "mean")
+    g.add("Mul", ["mean", "tenfold"], "scaled")
+    g.add("MatMul", ["scaled", g.constant("t.one.weight", random.normal(size=(HIDDEN, HIDDEN)))], "mixed")
+    g.l2("mixed", "text")
+    inputs = {"sum": ("f32", ["n", HIDDEN]), "lengths": ("i32", ["n"])}
+    more = onnx.load_from_string(g.model(inputs, {"text": ("f32", ["n", HIDDEN])})).graph
+    path = convolutional(tmp_path / "means.cir")
+    text = onnx.load_from_string(Bundle(path).read("text.onnx"))
+    end = next(n for n, node in enumerate(text.graph.node) if "sum" in node.input)
+    del text.graph.node[end:]
+    text.graph.node.extend(more.node)
+    known = {tensor.name for tensor in text.graph.initializer}
+    text.graph.initializer.extend(tensor for tensor in more.initializer if tensor.name not in known)
+    words = ["".join(letters) for letters in product("abcde", "fghij", "klmno", "pqrst")]
+    vectors = random.normal(size=(len(SPECIALS) + len(words), HIDDEN))
+    knowing(path, words, vectors, text, alone=True)
+    report = converted(path, tmp_path / "low.cir", photos)
+    assert "QuantizeLinear" in operators(report.path, "text")
+    with Engine(path, device="cpu") as exact, Engine(report.path, device="cpu") as lowered:
+        found = cosines(exact.encode_texts(words), lowered.encode_texts(words))
+    assert np.quantile(found, 0.02) > 0.995
 
 
 @pytest.mark.parametrize("kind", ["bytes", "suffix", "prefix", "pieces"])
@@ -183,7 +223,7 @@ def test_parts_of_words_are_read_from_every_kind_of_vocabulary(kind: str) -> Non
         tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
         trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=["[UNK]"], show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
-    drawn = draw_texts({"max_tokens": 512, "captions": " "}, tokenizer)
+    _, drawn = draw_texts({"max_tokens": 512, "captions": " "}, tokenizer)
     letters = set("".join(map(str, drawn)))
     assert all(letters & set(text) - {" "} for text in texts)
     assert not letters & set("#</▁ĠÃ�")
