@@ -13,7 +13,7 @@ from cir_infer.serving.exchanges import json_answer
 from cir_infer.serving.item_routes import ItemRoutes
 from cir_infer.serving.keys import Keys
 from cir_infer.serving.openapi import Document
-from cir_infer.serving.problems import Problem
+from cir_infer.serving.problems import Problem, raises
 from cir_infer.serving.protection import Guard
 from cir_infer.serving.routing import Routes
 from cir_infer.serving.search_routes import SearchRoutes
@@ -21,12 +21,6 @@ from cir_infer.serving.service import Service
 from cir_infer.serving.shard_routes import ShardRoutes
 
 __all__ = ["make_app"]
-
-_READS = ("unauthorized", "invalid-argument", "too-many-requests", "overloaded", "timeout")
-_SEARCHES = (
-    *("malformed-request", "unauthorized", "request-timeout", "too-large", "unsupported-media-type"),
-    *("invalid-argument", "unusable-image", "unusable-text", "empty-gallery", *_READS),
-)
 
 
 def make_app(service: Service, on_start: Callable[[], None] | None = None) -> Guard:
@@ -53,26 +47,26 @@ def make_app(service: Service, on_start: Callable[[], None] | None = None) -> Gu
     routes, document = Routes(service.budget, lifespan), Document()
     searches, items, status = SearchRoutes(service), ItemRoutes(service), _Status(service, document)
 
-    def add(method: str, path: str, endpoint: Any, name: str = "", *problems: str) -> None:
+    def add(method: str, path: str, endpoint: Any, name: str = "") -> None:
         routes.add(method, path, endpoint)
         if name:
-            document.add(method, path, name, endpoint.__doc__, *problems)
+            document.add(method, path, name, endpoint)
 
-    add("POST", "/v1/search", searches.search, "search", *_SEARCHES, "not-found", "changed")
-    add("POST", "/v1/search/batch", searches.batch, "search_batch", *_SEARCHES)
-    add("POST", "/v1/explain", searches.explain, "explain", *_SEARCHES, "not-found", "changed")
-    add("POST", "/v1/search/vectors", searches.vectors, "search_vectors", *_SEARCHES)
-    add("GET", "/v1/items", items.items, "list_items", *_READS)
-    add("GET", "/v1/items/{id}", items.item, "get_item", *_READS, "not-found")
-    add("PUT", "/v1/items/{id}", items.put, "put_item", *_SEARCHES, "forbidden", "not-found")
-    add("PATCH", "/v1/items/{id}", items.patch, "patch_item", *_SEARCHES, "forbidden", "not-found")
-    add("DELETE", "/v1/items/{id}", items.delete, "delete_item", *_READS, "forbidden", "not-found")
-    add("GET", "/v1/items/{id}/image", items.image, "get_item_image", *_READS, "not-found")
-    add("GET", "/v1/fields", items.fields, "list_fields", *_READS)
-    add("GET", "/v1/info", status.info, "info", *_READS)
+    add("POST", "/v1/search", searches.search, "search")
+    add("POST", "/v1/search/batch", searches.batch, "search_batch")
+    add("POST", "/v1/explain", searches.explain, "explain")
+    add("POST", "/v1/search/vectors", searches.vectors, "search_vectors")
+    add("GET", "/v1/items", items.items, "list_items")
+    add("GET", "/v1/items/{id}", items.item, "get_item")
+    add("PUT", "/v1/items/{id}", items.put, "put_item")
+    add("PATCH", "/v1/items/{id}", items.patch, "patch_item")
+    add("DELETE", "/v1/items/{id}", items.delete, "delete_item")
+    add("GET", "/v1/items/{id}/image", items.image, "get_item_image")
+    add("GET", "/v1/fields", items.fields, "list_fields")
+    add("GET", "/v1/info", status.info, "info")
     add("GET", "/healthz", status.alive, "alive")
-    add("GET", "/readyz", status.ready, "ready", "overloaded")
-    add("GET", "/metrics", status.metrics, "metrics", "unauthorized")
+    add("GET", "/readyz", status.ready, "ready")
+    add("GET", "/metrics", status.metrics, "metrics")
     add("GET", "/openapi.json", status.openapi)
     if settings.shard:
         shard = ShardRoutes(service)
@@ -101,6 +95,7 @@ class _Status:
         """Whether the process answers."""
         return json_answer({"status": "alive"})
 
+    @raises("overloaded")
     async def ready(self, _: Any) -> Any:
         """Whether the model is warm and the gallery open."""
         if not self._service.ready:

@@ -18,9 +18,23 @@ from cir_infer.serving.service import Service
 if TYPE_CHECKING:
     from fastapi import Request
 
-__all__ = ["Response", "body_of", "finished", "id_of", "json_answer", "parameters", "server_timing"]
+__all__ = [
+    "IN_TIME",
+    "WITH_BODY",
+    "Response",
+    "body_of",
+    "finished",
+    "id_of",
+    "json_answer",
+    "parameters",
+    "server_timing",
+]
 
 T = TypeVar("T")
+IN_TIME = ("timeout",)
+"""Problems of what is waited for by `finished`."""
+WITH_BODY = ("unsupported-media-type", "request-timeout", "too-large")
+"""Problems of `body_of`."""
 
 
 async def body_of(request: Request, service: Service, *kinds: str) -> tuple[str, bytes]:

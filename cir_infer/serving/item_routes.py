@@ -9,11 +9,11 @@ from cir_infer.processes.threads import Threads
 from cir_infer.serving.background import in_thread
 from cir_infer.serving.bodies import from_base64, read_form
 from cir_infer.serving.browsing import item_of, items_after, items_by_chance, none_of_this_id, told_item
-from cir_infer.serving.exchanges import body_of, finished, id_of, json_answer, parameters
+from cir_infer.serving.exchanges import IN_TIME, WITH_BODY, body_of, finished, id_of, json_answer, parameters
 from cir_infer.serving.forms import filter_of, number
 from cir_infer.serving.opened import Opened
-from cir_infer.serving.problems import Problem
-from cir_infer.serving.schemas import FieldsRequest, ItemRequest, ItemsAnswer, parsed
+from cir_infer.serving.problems import Problem, raises
+from cir_infer.serving.schemas import PARSED, FieldsRequest, ItemRequest, ItemsAnswer, parsed
 from cir_infer.serving.service import Service
 from cir_infer.serving.thumbnails import closest_size
 from cir_infer.serving.writing import Change
@@ -34,12 +34,14 @@ class ItemRoutes:
     def __init__(self, service: Service) -> None:
         self._service = service
 
+    @raises("not-found", *IN_TIME)
     async def item(self, request: Any, id: str) -> Any:
         """An item by its id, which is one segment of the address (a slash in it is %2F)."""
         item = id_of(id)
         request.state.asked = item
         return json_answer(await self._reading(request, lambda s: told_item(item_of(s, item))))
 
+    @raises("invalid-argument", "not-found", *IN_TIME)
     async def image(self, request: Any, id: str) -> Any:
         """The picture of an item, scaled down to `size` pixels (128, 256, 512, 1024 or 2048)."""
         from fastapi.responses import Response
@@ -63,6 +65,7 @@ class ItemRoutes:
             return Response(None, 304, headers)
         return Response(jpeg, 200, headers, media_type="image/jpeg")
 
+    @raises("invalid-argument", *IN_TIME)
     async def items(self, request: Any) -> Any:
         """Items in the order in which they were added, or by chance with `order=random`."""
         given = parameters(request, "where", "after", "limit", "order")
@@ -84,10 +87,12 @@ class ItemRoutes:
 
         return json_answer(await self._using(request, page))
 
+    @raises(*IN_TIME)
     async def fields(self, request: Any) -> Any:
         """The fields of the metadata, by the names that filters use."""
         return json_answer({"fields": await self._reading(request, self._service.fields.of)})
 
+    @raises(*WITH_BODY, *PARSED, "forbidden", "not-found", "unusable-image", "overloaded")
     async def put(self, request: Any, id: str) -> Any:
         """Add an item or replace it: an image, metadata, or both. One commit, on the disk with the answer."""
         writer = self._writer()
@@ -103,6 +108,7 @@ class ItemRoutes:
             replaced = await writer.done(change)
         return json_answer({"id": change.item, "replaced": replaced}, 200 if replaced else 201)
 
+    @raises(*WITH_BODY, *PARSED, "forbidden", "not-found", "overloaded")
     async def patch(self, request: Any, id: str) -> Any:
         """Change some fields of an item's metadata; null takes one away. On the disk with the answer."""
         writer = self._writer()
@@ -113,6 +119,7 @@ class ItemRoutes:
             await writer.done(Change(opened, id_of(id), metadata=asked.metadata, merge=True))
         return json_answer({"id": id_of(id)})
 
+    @raises("invalid-argument", "forbidden", "not-found", "overloaded")
     async def delete(self, request: Any, id: str) -> Any:
         """Remove an item. One commit, on the disk with the answer."""
         from fastapi.responses import Response

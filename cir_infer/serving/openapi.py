@@ -6,7 +6,9 @@ from typing import Any
 
 from cir_infer import __version__
 from cir_infer.serving import schemas
+from cir_infer.serving.connections import LARGEST_HEAD
 from cir_infer.serving.problems import KINDS, MEDIA_TYPE
+from cir_infer.serving.protection import refusals
 
 __all__ = ["Document"]
 
@@ -53,6 +55,8 @@ _DETAILS = {
     "unauthorized": "send the header `Authorization: Bearer KEY` with a key of this service",
     "forbidden": "this service only reads; start it with --writable",
     "not-found": "the gallery holds no item of this id (any more)",
+    "misdirected": "this service is not known as 'elsewhere'; if it should be, start it with --allow-host",
+    "head-too-large": f"the head has more than {LARGEST_HEAD:,} bytes",
     "request-timeout": "the body did not arrive within 20 seconds",
     "changed": "the item, or the reference, was replaced since it was found; ask again",
     "empty-gallery": "the gallery holds no items yet; add some with cir-index or PUT",
@@ -281,16 +285,16 @@ class Document:
         self._app = FastAPI(title="cir-serve", version=__version__, description=_DESCRIPTION)
         self._made: dict[str, Any] | None = None
 
-    def add(self, method: str, path: str, name: str, description: str | None, *problems: str) -> None:
+    def add(self, method: str, path: str, name: str, function: Any) -> None:
         """Tell it of a route.
 
         Args:
             method: of the route.
             path: its pattern.
             name: the operation's.
-            description: of it.
-            problems: keys of `KINDS` that it answers with.
+            function: that answers; its text describes it, and what it says to raise is told.
         """
+        problems = dict.fromkeys([*refusals(method, path), *getattr(function, "problems", ())])
         self._app.add_api_route(
             path,
             _nothing,
@@ -299,7 +303,7 @@ class Document:
             name=name,
             response_model=None,
             openapi_extra=_described(name, *problems),
-            description=description,
+            description=function.__doc__,
         )
 
     def made(self) -> dict[str, Any]:

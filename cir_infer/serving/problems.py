@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from cir_infer.errors import (
     CirError,
@@ -19,7 +20,9 @@ from cir_infer.errors import (
 from cir_infer.gallery.disk.locks import GalleryBusyError
 from cir_infer.gallery.metadata.metadata import MetadataError
 
-__all__ = ["KINDS", "MEDIA_TYPE", "Kind", "Problem", "hide_folders", "problem_of"]
+__all__ = ["KINDS", "MEDIA_TYPE", "Kind", "Problem", "hide_folders", "problem_of", "raises"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 MEDIA_TYPE = "application/problem+json"
 _REQUEST = "urn:cir-infer:request:"
@@ -60,6 +63,21 @@ KINDS = {
     "timeout": Kind(504, "The answer took too long"),
 }
 """Every problem that the service answers with, by the last part of its `type`."""
+
+
+def raises(*kinds: str) -> Callable[[F], F]:
+    """Say of a route's function which problems it answers with: the OpenAPI document is made of that.
+
+    Args:
+        kinds: keys of `KINDS`, beside those that any request may meet (`protection.refusals`), faults of
+            ours, and clients that went away.
+    """
+
+    def said(function: F) -> F:
+        function.__dict__["problems"] = kinds
+        return function
+
+    return said
 
 
 class Problem(Exception):  # noqa: N818 - RFC 9457's word

@@ -22,7 +22,7 @@ from cir_infer.serving.metrics import Metrics
 from cir_infer.serving.problems import MEDIA_TYPE, Problem, busy, problem_of
 from cir_infer.serving.settings import Settings
 
-__all__ = ["Guard"]
+__all__ = ["Guard", "refusals"]
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -70,6 +70,18 @@ _PREFLIGHT = [
     (b"access-control-allow-headers", b"authorization, content-type"),
     (b"access-control-max-age", b"600"),
 ]
+
+
+def refusals(method: str, path: str) -> tuple[str, ...]:
+    """The problems that a request may meet before it comes to a route, by the last part of their type."""
+    found = ["malformed-request", "misdirected", "head-too-large"]
+    if not _is_open(path):
+        found.append("unauthorized")
+    if path not in _WATCHED:
+        found += ["too-many-requests", "overloaded"]
+    if method in _CHANGES:
+        found.append("forbidden")
+    return tuple(found)
 
 
 class Guard:

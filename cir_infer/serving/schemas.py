@@ -15,6 +15,7 @@ from cir_infer.foreign import read_json, unique_names
 from cir_infer.serving.problems import Problem
 
 __all__ = [
+    "PARSED",
     "BatchAnswer",
     "BatchRequest",
     "ExplainAnswer",
@@ -40,6 +41,8 @@ __all__ = [
     "written",
 ]
 
+PARSED = ("malformed-request", "invalid-argument", "too-large")
+"""Problems of `parsed`."""
 _STRICT: dict[str, Any] = {"extra": "forbid", "strict": True}
 _LONGEST_FILTER = 65_536
 _LONGEST_TEXT = 20_000

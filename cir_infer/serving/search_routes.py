@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cir_infer.errors import CirError
 from cir_infer.hits import Hits
 from cir_infer.serving.bodies import header_of, read_form
-from cir_infer.serving.exchanges import body_of, finished, json_answer, server_timing
+from cir_infer.serving.exchanges import IN_TIME, WITH_BODY, body_of, finished, json_answer, server_timing
 from cir_infer.serving.forms import search_of_form
-from cir_infer.serving.problems import Problem, problem_of
+from cir_infer.serving.problems import Problem, problem_of, raises
 from cir_infer.serving.schemas import (
+    PARSED,
     BatchAnswer,
     BatchRequest,
     ExplainRequest,
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["SearchRoutes"]
 
 R = TypeVar("R", bound=SearchRequest)
+_QUERY = (*WITH_BODY, *PARSED, *IN_TIME)
+_ANSWERED = ("unusable-image", "unusable-text", "not-found")
+"""Problems of one query; in a batch they stand in the place of its answer."""
 _GRACE = 1.0
 """Seconds beyond the deadline of queries, after which also what is being computed is given up."""
 
@@ -45,6 +49,7 @@ class SearchRoutes:
     def __init__(self, service: Service) -> None:
         self._service = service
 
+    @raises(*_QUERY, *_ANSWERED, "empty-gallery")
     async def search(self, request: Any) -> Any:
         """One query: an image or an item, and a text."""
         begun = time.perf_counter()
@@ -56,6 +61,7 @@ class SearchRoutes:
         timing, headers = server_timing({"read": read - begun, **found.stages}, begun)
         return json_answer(_answer(found, timing, request), headers=headers)
 
+    @raises(*_QUERY, *_ANSWERED, "changed")
     async def explain(self, request: Any) -> Any:
         """Why an item has its score: maps over its image and the reference's, and what each word is worth."""
         begun = time.perf_counter()
@@ -68,6 +74,7 @@ class SearchRoutes:
         timing, headers = server_timing(stages, begun)
         return json_answer({**why.as_dict(), "timing": timing}, headers=headers)
 
+    @raises(*_QUERY)
     async def batch(self, request: Any) -> Any:
         """Several queries, computed together."""
         begun = time.perf_counter()
@@ -85,6 +92,7 @@ class SearchRoutes:
         timing, headers = server_timing({}, begun)
         return json_answer(BatchAnswer(answers, timing), headers=headers)
 
+    @raises(*_QUERY, "empty-gallery")
     async def vectors(self, request: Any) -> Any:
         """Vectors that were made elsewhere: the items whose rows are nearest, exactly."""
         begun = time.perf_counter()
