@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 from cir_infer.errors import UsageError, shown
 from cir_infer.foreign import read_json, text_of
 from cir_infer.inputs.opening import why
-from cir_infer.processes.outputs import check_apart, check_replaceable
+from cir_infer.processes.outputs import check_apart, check_replaceable, replacing
 
 __all__ = [
     "KINDS",
@@ -154,16 +153,8 @@ def write_text(path: Path, text: str) -> None:
         UsageError: its folder does not exist or cannot be written.
     """
     try:
-        check_replaceable(path)
-        handle, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            Path(draft).chmod(0o644)
-            Path(draft).replace(path)
-        except BaseException:
-            Path(draft).unlink(missing_ok=True)
-            raise
+        with replacing(path) as file:
+            file.write(text.encode())
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import zipfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -22,7 +21,7 @@ from cir_infer.bundle.writing import Content, FilePart, chunks_of, data_begin, d
 from cir_infer.console.progress import progress_bar, progress_of
 from cir_infer.errors import BundleError, UsageError, lack, shown
 from cir_infer.foreign import no_file, opened_archive
-from cir_infer.processes.outputs import check_replaceable
+from cir_infer.processes.outputs import replacing
 
 __all__ = ["Bundle", "write_bundle"]
 
@@ -304,18 +303,10 @@ def write_bundle(
     sealed = replace(manifest, members={name: digest(content) for name, content in sizes})
     text = sealed.to_json()
     sealed = read_manifest(text)
-    target = Path(path)
-    check_replaceable(target)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("xb") as file:
-            whole = {MANIFEST_NAME: text.encode(), **ordered}
-            with progress_of(chunks_of(whole), "writing", "part", progress) as written:
-                write_archive(file, whole, written)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    whole = {MANIFEST_NAME: text.encode(), **ordered}
+    with (
+        replacing(Path(path)) as file,
+        progress_of(chunks_of(whole), "writing", "part", progress) as written,
+    ):
+        write_archive(file, whole, written)
     return sealed

@@ -5,16 +5,14 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import secrets
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cir_infer.commands.filtered import nothing_matches
 from cir_infer.console.common import CirParser, check_order, complain, print_json, run_command
 from cir_infer.errors import CirError, UsageError, shown
-from cir_infer.processes.outputs import check_apart, check_replaceable
+from cir_infer.processes.outputs import check_apart, check_replaceable, replacing
 from cir_infer.runtime.device_names import DEVICES
 
 if TYPE_CHECKING:
@@ -293,11 +291,8 @@ def _save_sheet(path: Path, reference: Any, text: Any, hits: Hits, explain: bool
     drawn = io.BytesIO()
     contact_sheet(reference, text, hits, explain=explain).save(drawn, "PNG", dpi=(144, 144))
     target = Path(os.path.realpath(path))  # a circle of links is told when it is written to
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
-        draft.write_bytes(drawn.getvalue())
-        draft.replace(target)
+        with replacing(target) as file:
+            file.write(drawn.getvalue())
     except OSError as error:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
         raise CirError(f"the contact sheet {path} cannot be written: {error.strerror or error}") from error

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import io
 import os
+import re
+import secrets
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from cir_infer.errors import UsageError, shown
+from cir_infer.processes.locked_files import locked_file
 
-__all__ = ["check_apart", "check_replaceable", "check_waits_for_nobody"]
+__all__ = ["check_apart", "check_replaceable", "check_waits_for_nobody", "replacing"]
 
+_ENDING = ".cir-part"
 _FOLDER = "it is a folder"
 
 
@@ -44,6 +52,72 @@ def check_replaceable(path: Path) -> None:
     if not stat.S_ISREG(mode):
         found = _FOLDER if stat.S_ISDIR(mode) else "it is a device or a pipe, no file"
         raise OSError(errno.EEXIST, found, os.fspath(path))
+
+
+@contextmanager
+def replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of one of this name at the end of the block, or never.
+
+    Until then it has another name (`.model.cir.0123abcd.cir-part`) and is locked. What programs that were
+    killed have left of files of this name, and nobody holds, is removed.
+
+    Args:
+        path: a link is replaced itself.
+        mode: of the file, as far as the process's mask lets it.
+
+    Raises:
+        OSError: it cannot be written, or something else than a file has the name.
+    """
+    check_replaceable(path)
+    _sweep(path)
+    draft, lock = _begun(path, mode)
+    with closing(lock):
+        try:
+            with draft.open("r+b") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _begun(path: Path, mode: int) -> tuple[Path, io.FileIO]:
+    """A new file, and what holds its lock, which no forked child goes on holding."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    while True:
+        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_ENDING}")
+        lock = locked_file(io.FileIO, draft, "r+", True, lambda name, _: os.open(name, flags, mode))
+        with suppress(OSError):  # where no file can be locked nobody removes it either
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(lock.fileno()).st_nlink:
+            return draft, lock
+        lock.close()  # another process took it for an old one
+
+
+def _sweep(path: Path) -> None:
+    """Remove what nobody writes any more."""
+    own = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}{re.escape(_ENDING)}")
+    with suppress(OSError):
+        for entry in os.scandir(path.parent):
+            if own.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                _remove_unheld(entry.path)
+
+
+def _remove_unheld(place: str) -> None:
+    with suppress(OSError), closing(locked_file(io.FileIO, place, "r+", True, _opened)) as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(place)  # noqa: PTH108
+
+
+def _opened(name: str, _: int) -> int:
+    return os.open(name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
 
 
 def check_apart(path: Path, read: Iterable[str | os.PathLike[str] | None]) -> None:

@@ -6,21 +6,19 @@ import argparse
 import io
 import os
 import re
-import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cir_infer.errors import CheckpointError, shown
 from cir_infer.foreign import check_pickle, check_sums, checked_members, no_file, opened_archive
-from cir_infer.processes.outputs import check_replaceable
+from cir_infer.processes.outputs import replacing
 
-__all__ = ["check_container", "read_container", "replacing", "write_container"]
+__all__ = ["check_container", "read_container", "write_container"]
 
 _MOST_PICKLED = 64 << 20
 """Bytes of a pickle in an archive: names, shapes and plain values, never the tensors."""
@@ -61,27 +59,6 @@ def write_container(path: Path, content: Any) -> None:
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes the place of one of this name at the end of the block, or never.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    check_replaceable(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def check_container(path: Path) -> None:

@@ -55,7 +55,7 @@ def test_killed_at_random_moments(layer: Path, tmp_path: Path) -> None:
     assert report["kills"] == 12
 
 
-@pytest.mark.parametrize("scenario", ["replace", "describe", "compact"])
+@pytest.mark.parametrize("scenario", ["replace", "describe", "remove", "compact"])
 def test_failing_at_operations_of_a_commit(layer: Path, tmp_path: Path, scenario: str) -> None:
     actions = ["kill", "torn write", "EIO once", "ENOSPC from then on"]
     report = crash(

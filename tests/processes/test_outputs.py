@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +14,10 @@ from typing import Any
 import pytest
 
 from cir_bench.results import ensure_writable, write_text
-from cir_export.container import replacing
 from cir_export.targets import check_target
 from cir_infer.bundle import write_bundle
 from cir_infer.errors import CirError
-from cir_infer.processes.outputs import check_replaceable
+from cir_infer.processes.outputs import check_replaceable, replacing
 from tests.bundles import manifest_of, members_of
 
 
@@ -50,3 +52,64 @@ def test_a_device_or_a_pipe_stays_what_it_is(write: Callable[[Path], Any], tmp_p
     (tmp_path / "old").write_bytes(b"old")
     for name in ("old", "new"):
         write(tmp_path / name)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from cir_infer.processes.outputs import replacing
+
+with replacing(Path(sys.argv[1])) as file:
+    file.write(b"half")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_program_left_goes_with_the_next_file_of_that_name(tmp_path: Path) -> None:
+    """A bundle of gigabytes stayed half written beside the one that was made later, for ever."""
+    target = tmp_path / "model.cir"
+    target.write_bytes(b"old")
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", KILLED, str(target)])
+        assert done.returncode == -signal.SIGKILL and target.read_bytes() == b"old"
+    (left,) = (entry for entry in tmp_path.iterdir() if entry != target)  # the second removed the first's
+    assert left.read_bytes() == b"half"
+    for other in ("model.cir2", "another.cir"):
+        written(tmp_path / other)
+    assert left.exists(), "those of other names are others'"
+    written(target)
+    assert target.read_bytes() == b"new" and not left.exists()
+
+
+def test_what_is_being_written_stays_and_so_does_what_is_called_otherwise(tmp_path: Path) -> None:
+    target = tmp_path / "model.cir"
+    precious = [
+        tmp_path / name
+        for name in (
+            ".model.cir.0123abcd",
+            ".model.cir.0123ABCD.cir-part",
+            ".model.cir.0123abcde.cir-part",
+            "model.cir.0123abcd.cir-part",
+            ".modelxcir.0123abcd.cir-part",
+        )
+    ]
+    for file in precious:
+        file.write_bytes(b"precious")
+    (tmp_path / ".model.cir.00000000.cir-part").symlink_to(precious[0])
+    (tmp_path / ".model.cir.11111111.cir-part").mkdir()
+    with replacing(target) as slower:
+        slower.write(b"slower")
+        written(target)  # by somebody else meanwhile
+        assert target.read_bytes() == b"new"
+    assert target.read_bytes() == b"slower"
+    with pytest.raises(ZeroDivisionError), replacing(target):
+        raise ZeroDivisionError
+    assert target.read_bytes() == b"slower"
+    names = {entry.name for entry in tmp_path.iterdir()}
+    assert names == {
+        "model.cir",
+        *(file.name for file in precious),
+        *(f".model.cir.{digit * 8}.cir-part" for digit in "01"),
+    }
+    assert all(file.read_bytes() == b"precious" for file in precious)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from pathlib import Path
 
 from cir_infer.errors import shown
+from cir_infer.processes.outputs import replacing
 
 __all__ = ["is_news", "kept_folder", "not_only_ours", "whose", "write_sealed"]
 
@@ -90,19 +90,6 @@ def write_sealed(path: Path, *parts: bytes | memoryview) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path, 0o600) as file:
+        for part in parts:
+            file.write(part)

@@ -24,7 +24,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cir_export.container import replacing
 from cir_export.models import RetrievalModel
 from cir_export.models.encoders.image import PixelEncoder
 from cir_export.models.encoders.pair import Pair
@@ -33,6 +32,7 @@ from cir_export.training.configuration import TrainingSettings
 from cir_export.training.images import Images
 from cir_infer.console.progress import progress_bar
 from cir_infer.errors import TrainingError
+from cir_infer.processes.outputs import replacing
 
 __all__ = ["Kept", "kept_while_frozen"]
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from cir_export.checkpoints.domains import domain_of
-from cir_export.container import replacing
 from cir_export.model_file import TrainedModel, load_model, save_model
 from cir_export.models import RetrievalModel, build_model
 from cir_export.tokenization import known_words
@@ -31,7 +30,7 @@ from cir_export.training.systems import with_vocabulary
 from cir_infer.console.progress import progress_bar
 from cir_infer.errors import CirError, TrainingError, UsageError, shown
 from cir_infer.processes.locked_files import alone_in
-from cir_infer.processes.outputs import check_apart
+from cir_infer.processes.outputs import check_apart, replacing
 
 __all__ = ["TrainingFiles", "train"]
 
