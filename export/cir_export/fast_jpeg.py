@@ -83,7 +83,7 @@ def scale_jpegs(
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
             unverified = Path(scratch) / "unverified.cir"
-            write_bundle(unverified, scaled, members)
+            write_bundle(unverified, scaled, members, progress)
             with Engine(bundle, device="cpu") as engine:
                 before = see(engine, samples, progress)
             with Engine(unverified, device="cpu") as engine:
@@ -92,7 +92,8 @@ def scale_jpegs(
         report = {"parts": {str(part): count for part, count in sorted(parts.items())}, **fidelity.to_json()}
         # The folder's name, not its place on this machine.
         report["source"] = Path(samples.source).name
-        manifest = write_bundle(path, replace(scaled, parity={**scaled.parity, "fast_jpeg": report}), members)
+        final = replace(scaled, parity={**scaled.parity, "fast_jpeg": report})
+        manifest = write_bundle(path, final, members, progress)
     except OSError as error:
         raise ExportError(f"{path} cannot be written: {error.strerror or error}") from error
     return FastJpegReport(path, manifest, dict(sorted(parts.items())), fidelity)

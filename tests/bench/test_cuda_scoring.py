@@ -95,7 +95,7 @@ def test_an_entry_that_fails_is_left_out_by_name(place: Place, monkeypatch: pyte
     assert sum("median_ms" in r for r in results) >= 7
 
 
-@pytest.mark.parametrize("spoil", ["row", "score", "double", "outside", "order"])
+@pytest.mark.parametrize("spoil", ["row", "score", "NaN", "double", "outside", "order"])
 def test_the_check_of_an_answer_finds_what_is_wrong(spoil: str) -> None:
     work = Workload.of(SMALL, "float32")
     answer = ReferenceScorer(work.rows).topk(work.terms, 10)
@@ -107,6 +107,8 @@ def test_the_check_of_an_answer_finds_what_is_wrong(spoil: str) -> None:
         rows[0, 9], scores[0, 9] = everything.rows[0, 11], everything.scores[0, 11]
     elif spoil == "score":
         scores[0, 3] += 1e-3
+    elif spoil == "NaN":
+        scores[0, 3] = np.nan
     elif spoil == "double":
         rows[0, 1] = rows[0, 0]
     elif spoil == "outside":

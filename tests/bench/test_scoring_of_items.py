@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from cir_bench.commands import main
@@ -21,7 +22,9 @@ def test_every_entry_is_verified_and_a_wrong_answer_is_noticed(dtypes: tuple[str
         answer = entry.call(2)
         if entry.verify is not None:
             assert entry.verify(answer), entry.name
-    rows = named["cir/cpu"].call(2).rows
+    answer = named["cir/cpu"].call(2)
+    assert not named["cir/cpu"].verify(answer._replace(scores=np.full_like(answer.scores, np.nan)))
+    rows = answer.rows
     assert not work.is_best((rows + 1) % 70, None, Rows.of(work.values))
     assert work.flops == 2 * 2 * 24 * 210
 

@@ -171,7 +171,9 @@ class Workload:
             floor = np.partition(exact[q], -len(chosen))[-len(chosen)]
             if exact[q][chosen].min() < floor - slack:
                 return False
-            if scores is not None and np.abs(scores[q] - exact[q][chosen]).max() > slack:
+            if scores is None:
+                continue
+            if not np.abs(scores[q] - exact[q][chosen]).max() <= slack:  # also NaN
                 return False
         return True
 

@@ -57,7 +57,7 @@ def restate(options: Any) -> dict[str, Any]:
     if options.domain is not None:
         manifest = replace(manifest, provenance={**manifest.provenance, "domain": options.domain})
     try:
-        written = write_bundle(target, manifest, bundle.contents())
+        written = write_bundle(target, manifest, bundle.contents(), progress=True)
     except OSError as error:
         raise ExportError(f"{target} cannot be written: {error.strerror or error}") from error
     same = written.fingerprint == bundle.manifest.fingerprint
