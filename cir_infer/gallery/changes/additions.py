@@ -11,7 +11,7 @@ import numpy.typing as npt
 from cir_infer.errors import GalleryError, shown
 from cir_infer.gallery.catalogue import tables
 from cir_infer.gallery.changes.compaction import write_parts
-from cir_infer.gallery.changes.upkeep import drop_buried, keep_up
+from cir_infer.gallery.changes.upkeep import keep_up
 from cir_infer.gallery.rows.segments import SegmentEntry
 from cir_infer.gallery.rows.tensors import Tensor
 from cir_infer.gallery.rows.vectors import checked_vectors, row_tensors, to_rows
@@ -133,7 +133,7 @@ def remove_items(store: Store, ids: Sequence[str], missing: Missing) -> int:
     check_missing(store, held, ids, missing)
     if held:
         store.commit(lambda connection: tables.set_buried(connection, held.values(), True))
-        drop_buried(store, len(held))
+        keep_up(store, len(held), added=False)
     return len(held)
 
 

@@ -143,7 +143,7 @@ class Reencoding(Staying):
         return found
 
     def _merge_newest(self) -> None:
-        """Merge the newest segments if there are many small ones; see `upkeep.merge_newest`.
+        """Merge the newest segments if there are many small ones; see `upkeep.keep_up`.
 
         What fails here is logged and tried again by the next commit.
         """

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from cir_infer.errors import GalleryError
 from cir_infer.gallery.catalogue import tables
@@ -16,7 +17,7 @@ from cir_infer.gallery.changes.compaction import LARGEST, SMALL, replace
 from cir_infer.gallery.rows.segments import CHUNK, Segment, SegmentEntry
 from cir_infer.gallery.store import ITEMS_AT_ONCE, Store
 
-__all__ = ["drop_buried", "keep_up", "merge_newest", "newest_small"]
+__all__ = ["keep_up", "newest_small"]
 
 MANY = 64
 """So many small segments are merged on the way."""
@@ -28,70 +29,37 @@ LEAST = 1 << 20
 _log = logging.getLogger(__name__)
 
 
-def keep_up(store: Store, buried: int) -> None:
-    """What a commit that adds rows does for those before: see `merge_newest` and `drop_buried`."""
-    merge_newest(store)
-    drop_buried(store, buried)
+def keep_up(store: Store, buried: int, added: bool = True) -> None:
+    """Drop the rows that removed and replaced items have left, and merge the newest of many small segments.
 
-
-def merge_newest(store: Store) -> None:
-    """Merge the newest segments if there are many small ones, so that many small commits stay cheap to read.
-
-    Segments of which nothing is left go too, whatever their size: a catalogue whose every item is replaced
-    each night has no more rows by the morning. What fails here is logged and tried again by the next commit:
-    the gallery is whole either way. The caller holds the writer lock.
-    """
-    store.forget_snapshot()  # of before the commit: it would keep what goes here
-    try:
-        state = store.catalogue.state()
-        dead = _dead(store, state)
-        if dead:
-            replace(store, state, dead)
-            state = store.catalogue.state()
-        newest = newest_small(state.segments)
-        if len(newest) > 1:
-            replace(store, state, [store.segment(entry, state.encoding) for entry in newest])
-    except GalleryError as error:
-        _log.warning("%s: small commits are not merged for now: %s", store.path, error)
-
-
-def drop_buried(store: Store, buried: int) -> None:
-    """Write segments again of which much is buried, without it.
-
-    What fails here is logged and tried again by the next commit.
+    Segments of which nothing is left go with the next rows that come, whatever their size: a catalogue whose
+    every item is replaced each night has no more rows by the morning. Those of which much is buried are
+    written again without it. What fails here is logged and tried again by the next commit: the gallery is
+    whole either way.
 
     Args:
         store: whose writer lock the caller holds.
         buried: how many items the commit before has buried.
+        added: whether it has added rows.
     """
-    store.forget_snapshot()
+    store.forget_snapshot()  # of before the commit: it would keep what goes here
     try:
-        state = store.catalogue.state()
-        for group in list(_sparse(store, state, buried)):
-            replace(store, state, group)
+        state, known = _look(store)
+        if added:
+            dead = [rows.segment for rows in known if rows.segment is not None and not rows.kept]
+            if dead:
+                replace(store, state, dead)
+                state, known = _look(store)
+            newest = newest_small(state.segments)
+            if len(newest) > 1:
+                replace(store, state, [store.segment(entry, state.encoding) for entry in newest])
+                state, known = _look(store)
+        for group in list(_sparse(store, known, state.encoding.row_bytes * buried)):
+            replace(store, state, [store.segment(rows.entry, state.encoding) for rows in group])
         if buried > ITEMS_AT_ONCE:
             store.tidy(2 * buried)
     except GalleryError as error:
-        _log.warning("%s: buried rows are left for now: %s", store.path, error)
-
-
-def _dead(store: Store, state: tables.State) -> list[Segment]:
-    """The segments all of whose rows are buried; few are looked into to find them."""
-    likely = [entry for entry in state.segments if _buried_within(entry, state.buried) >= entry.rows]
-    segments = [store.segment(entry, state.encoding) for entry in likely]
-    return [segment for segment in segments if segment.buried(state.buried).all()]
-
-
-def _buried_within(entry: SegmentEntry, chunks: Mapping[int, bytes]) -> int:
-    """How many keys are buried from a segment's first to its last; not all of them need be its own."""
-    count = 0
-    for chunk, bits in chunks.items():
-        low = max(0, entry.first_key - chunk * CHUNK)
-        high = min(CHUNK, entry.last_key + 1 - chunk * CHUNK)
-        if low < high:
-            known = int.from_bytes(bits, "little") >> low
-            count += (known & ((1 << (high - low)) - 1)).bit_count()
-    return count
+        _log.warning("%s: buried rows and small commits are left for now: %s", store.path, error)
 
 
 def newest_small(entries: Sequence[SegmentEntry]) -> list[SegmentEntry]:
@@ -112,39 +80,76 @@ def newest_small(entries: Sequence[SegmentEntry]) -> list[SegmentEntry]:
     return newest
 
 
+@dataclass
 class _Rows:
-    """A segment as far as the choice of what is written again needs it."""
+    """A segment as far as the choice of what is written again needs it.
 
-    def __init__(self, entry: SegmentEntry, buried: int, row_bytes: int) -> None:
-        self.entry = entry
-        self.sparse = buried * SPARSE >= entry.rows and buried * row_bytes >= LEAST
-        self.gone = buried * row_bytes
-        self.kept = (entry.rows - buried) * row_bytes
+    Attributes:
+        entry: of the catalogue.
+        segment: opened, where much of it is buried, or may be.
+        gone: bytes of its rows that are buried.
+        kept: bytes of the others.
+        sparse: whether it is worth being written again.
+    """
+
+    entry: SegmentEntry
+    segment: Segment | None
+    gone: int
+    kept: int
+    sparse: bool
 
 
-def _sparse(store: Store, state: tables.State, buried: int) -> Iterator[list[Segment]]:
+def _look(store: Store) -> tuple[tables.State, list[_Rows]]:
+    """The gallery as it is, and its segments; few are looked into to know what is buried in them."""
+    state = store.catalogue.state()
+    known = []
+    for entry in state.segments:
+        segment, buried = None, min(entry.rows, _buried_within(entry, state.buried))
+        if buried * SPARSE >= entry.rows:  # of keys in gaps of its own, too, whose items wait for readers
+            segment = store.segment(entry, state.encoding)
+            buried = int(segment.buried(state.buried).sum())
+        size, gone = state.encoding.row_bytes, buried * state.encoding.row_bytes
+        sparse = buried * SPARSE >= entry.rows and gone >= LEAST
+        known.append(_Rows(entry, segment, gone, entry.rows * size - gone, sparse))
+    return state, known
+
+
+def _buried_within(entry: SegmentEntry, chunks: Mapping[int, bytes]) -> int:
+    """How many keys are buried from a segment's first to its last; not all of them need be its own."""
+    count = 0
+    for chunk in range(entry.first_key // CHUNK, entry.last_key // CHUNK + 1):
+        bits = chunks.get(chunk)
+        if bits is not None:
+            low = max(0, entry.first_key - chunk * CHUNK)
+            high = min(CHUNK, entry.last_key + 1 - chunk * CHUNK)
+            known = int.from_bytes(bits, "little") >> low
+            count += (known & ((1 << (high - low)) - 1)).bit_count()
+    return count
+
+
+def _sparse(store: Store, known: Sequence[_Rows], changed: int) -> Iterator[Sequence[_Rows]]:
     """Groups of neighbours to write again, those first that free most.
 
     A group is a sparse segment with its sparse neighbours, and with others as long as these cost no more
     than is freed: so what is left of old segments becomes few again. Fewer than SPARSE rows are written for
     each that goes.
+
+    Args:
+        store: for what waits in it, and to tell.
+        known: its segments.
+        changed: bytes of the rows that the commit before has buried.
     """
-    row_bytes = state.encoding.row_bytes
-    known = []
-    for entry in state.segments:
-        rows = _Rows(entry, min(entry.rows, _buried_within(entry, state.buried)), row_bytes)
-        if rows.sparse:  # of keys in gaps of its own, too, whose items wait for readers
-            segment = store.segment(entry, state.encoding)
-            rows = _Rows(entry, int(segment.buried(state.buried).sum()), row_bytes)
-        known.append(rows)
-    budget = max(LARGEST, SPARSE * buried * row_bytes)
+    if not any(rows.sparse for rows in known):
+        return
+    budget = max(LARGEST, SPARSE * changed)
     room = sum(rows.kept for rows in known) - _waiting(store)
     taken: set[int] = set()
     for number in sorted(range(len(known)), key=lambda number: -known[number].gone):
         if number in taken or not known[number].sparse:
             continue
-        group = _neighbours(known, number, taken)
-        size = sum(known[place].kept for place in group)
+        places = _neighbours(known, number, taken)
+        group = [known[place] for place in places]
+        size = sum(rows.kept for rows in group)
         if size > room:
             store.tell_once(
                 "its rows are not written again while readers of older generations keep as many from going"
@@ -160,8 +165,8 @@ def _sparse(store: Store, state: tables.State, buried: int) -> Iterator[list[Seg
                 )
             continue
         budget, room = budget - size, room - size
-        taken.update(group)
-        yield [store.segment(known[place].entry, state.encoding) for place in group]
+        taken.update(places)
+        yield group
 
 
 def _neighbours(known: Sequence[_Rows], seed: int, taken: set[int]) -> range:
