@@ -120,7 +120,7 @@ class HeatAnswer:
 
 @dataclass
 class WordAnswer:
-    """What a word of the text is worth, in each term."""
+    """What a word of the text is worth, in each term; `start` and `end` count the caption's code points."""
 
     text: str
     start: int

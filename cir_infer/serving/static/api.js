@@ -7,7 +7,6 @@ export class Problem extends Error {
     super(document.detail ?? "The service did not answer.");
     this.title = document.title ?? "That did not work";
     this.status = document.status ?? 0;
-    this.retryAfter = document.retry_after;
   }
 }
 

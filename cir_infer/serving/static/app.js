@@ -3,28 +3,29 @@
 import { getJson, hasKey, pictureAddress, Problem, search, useKey } from "./api.js";
 import { $, count, el, termName } from "./dom.js";
 import { readFilters, showFilters, writeFilters } from "./filters.js";
-import { linkOf, stepOf } from "./links.js";
-import { addHits, addItems, clearGrid } from "./results.js";
+import { keep, kept, stepOf } from "./links.js";
+import { addHits, addItems, clearGrid, useOf } from "./results.js";
 import { addWhy, clearWhy } from "./why.js";
 
 const PAGE = 24;
 const AHEAD = 600; // pixels below the window that are filled already
 let about = null; // what /v1/info says
 let reference = null; // { id, image } of the gallery, or { file, url } of one's own
-let steps = []; // the searches, each with its answer
-let at = -1; // the one that is shown
-let browsing = null; // { after, where } while items are listed
-let asking = null; // what stops the request that is under way
+let steps = []; // the searches that led to what is shown, each with its answer
+let shown = null; // the step that is shown: one of these, or one without an answer, for which items are listed
+let asking = null; // what stops the search that is under way
 let filling = false;
 
 // ---- what is told
 
-function problem(error) {
+function problem(error, again) {
   if (error.name === "AbortError") return;
   if (error instanceof Problem && error.status === 401) return askForKey(hasKey() ? "This key is not known." : "");
   if (!(error instanceof Problem)) console.error(error);
   const title = error.title ?? "The page failed";
-  $("problem").replaceChildren(el("strong", {}, title), error.message);
+  const close = el("button", { type: "button", class: "plain", onclick: fine }, "Close");
+  const retry = again && el("button", { type: "button", onclick: () => (fine(), again()) }, "Try again");
+  $("problem").replaceChildren(el("div", {}, el("strong", {}, title), error.message), el("div", { class: "answers" }, retry, close));
   $("problem").hidden = false;
   $("grid").classList.remove("old");
 }
@@ -52,6 +53,7 @@ async function setReference(next) {
     if (next.id !== undefined && next.image === undefined) next.image = (await getJson(`v1/items/${segment(next.id)}`)).image;
     next.url ??= next.image ? await pictureAddress(next.image, 512) : next.file ? await opaque(next.file) : "";
     if (reference === next && next.url) image.src = next.url;
+    if (steps.some((step) => step.reference === next)) showTrail();
   } catch (error) {
     problem(error);
   }
@@ -94,6 +96,7 @@ function withoutAlpha(picture) {
 const segment = (id) => encodeURIComponent(id);
 
 function useFile(file) {
+  if (about?.needs_image === false) return;
   fine();
   if (!file.type.startsWith("image/")) return problem(new Problem({ title: "That is no picture", detail: `${file.name || "It"} is ${file.type || "of no known type"}.` }));
   if (about && file.size > about.limits.upload_bytes)
@@ -107,6 +110,7 @@ function useFile(file) {
 function pick(item) {
   fine();
   setReference({ id: item.id, image: item.image });
+  if (!about.needs_text) return find();
   $("text").value = "";
   say(`${item.id} is the picture now. Say what should be different.`);
   scrollTo({ top: 0, behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
@@ -130,60 +134,72 @@ function queryOf(step, k) {
   return query;
 }
 
-async function answerOf(step, k) {
-  asking?.abort();
-  asking = new AbortController();
-  return search(queryOf(step, Math.min(k, about.limits.k)), step.reference?.file, asking.signal);
-}
+const answerOf = (step, k, signal) => search(queryOf(step, Math.min(k, about.limits.k)), step.reference?.file, signal);
 
 async function find() {
-  if (about === null) return;
+  if (about === null) return begin();
   fine();
   if (reference === null && about.needs_image) return problem(new Problem({ title: "A picture is missing", detail: "Choose one, drop or paste one, or start from one of those below." }));
   const text = $("text").value.trim();
   if (text === "" && about.needs_text) {
-    say("Say what should be different.");
     $("text").focus();
-    return problem(new Problem({ title: "The words are missing", detail: "Say what should be different about the picture, for example “is red”." }));
-  }
-  const step = { reference, text, where: readFilters(), balance: Number($("balance").value) };
-  $("grid").classList.add("old");
-  $("go").disabled = true;
-  try {
-    step.answer = await answerOf(step, PAGE);
-  } catch (error) {
-    return problem(error);
-  } finally {
-    $("go").disabled = false;
+    const what = about.needs_image ? "Say what should be different about the picture, for example “is red”." : "Say what you are looking for.";
+    return problem(new Problem({ title: "The words are missing", detail: what }));
   }
   // Words, filters and balance that are changed for the same picture take the place of the search before.
-  const same = at >= 0 && steps[at].reference === step.reference && steps[at].text === step.text;
-  steps = [...steps.slice(0, same ? at : at + 1), step];
-  at = steps.length - 1;
-  history[same ? "replaceState" : "pushState"]({ at }, "", linkOf(step));
+  const same = Boolean(shown?.answer) && shown.reference === reference && shown.text === text;
+  const step = { reference, text, where: readFilters(), balance: Number($("balance").value) };
+  await ask(step, steps.slice(0, steps.indexOf(shown) + (same ? 0 : 1)), same);
+}
+
+// Asks and shows the answer, behind the searches before it; false where there is none, null where another took its turn. What is in the form stays:
+// somebody may be typing.
+async function ask(step, before, instead) {
+  asking?.abort();
+  const mine = (asking = new AbortController());
+  $("grid").classList.add("old");
+  try {
+    step.answer = await answerOf(step, PAGE, mine.signal);
+  } catch (error) {
+    problem(error);
+    return error.name === "AbortError" ? null : false;
+  } finally {
+    if (asking === mine) asking = null;
+  }
+  step.way = steps = [...before, step];
+  keep(step, instead);
   show(step);
+  return true;
+}
+
+// What is in place of what was shown before, whatever that was.
+function clear(step, title) {
+  shown = step;
+  clearWhy();
+  clearGrid();
+  $("results-title").replaceChildren(...title);
+  $("timing").textContent = $("end").textContent = "";
+  $("copy").hidden = !step.answer || step.reference?.file !== undefined;
+  $("unknown").hidden = true;
+  document.title = step.answer && step.text ? `${step.text} · cir` : "Composed image retrieval";
+  showTrail();
 }
 
 function show(step) {
-  browsing = null;
-  clearWhy();
-  clearGrid();
   const { answer } = step;
-  addHits(answer.hits, 0, answer.reference_id, pick, (card, hit) => whyOf(card, hit, step));
+  clear(step, !answer.hits.length ? ["Nothing fits"] : step.text ? ["“", el("bdi", {}, step.text), "”"] : ["Found"]);
+  addHits(answer.hits, 0, answer.reference_id, (card, hit) => whyOf(card, hit, step));
   performance.mark("drawn");
   performance.measure("answer to drawing", "answered", "drawn");
-  $("results-title").textContent = answer.hits.length ? (step.text ? `“${step.text}”` : "Found") : "Nothing fits";
   showTiming(answer.timing);
   $("end").textContent = answer.hits.length ? "" : "No item passes the filters.";
-  $("unknown").hidden = answer.unknown_words.length === 0;
-  $("unknown").textContent = answer.unknown_words.length ? `The model does not know: ${answer.unknown_words.join(", ")}. Unknown words count as one and the same.` : "";
-  $("copy").hidden = step.reference?.id === undefined;
-  $("text").value = step.text;
-  $("balance").value = step.balance;
-  writeFilters(step.where);
-  document.title = step.text ? `${step.text} · cir` : "Composed image retrieval";
-  showTrail();
+  if (answer.unknown_words.length) {
+    const words = answer.unknown_words.flatMap((word) => [", ", el("bdi", {}, word)]).slice(1);
+    $("unknown").replaceChildren("The model does not know: ", ...words, ". Unknown words count as one and the same.");
+    $("unknown").hidden = false;
+  }
   say(answer.hits.length ? `${count(answer.hits.length, "picture", "pictures")} found.` : "Nothing was found.");
+  more();
 }
 
 const whyOf = (card, hit, step) => about.explains && hit.image && addWhy(card, hit, step, () => queryOf(step, 1), problem);
@@ -194,80 +210,99 @@ function showTiming(timing) {
 }
 
 function showTrail() {
+  const focused = $("trail").contains(document.activeElement);
   $("trail-box").hidden = steps.length === 0;
   $("trail").replaceChildren(
-    ...steps.map((step, number) => {
+    ...steps.map((step) => {
       const picture = step.reference?.url ? el("img", { src: step.reference.url, alt: "" }) : el("span", { class: "none" });
-      const button = el("button", { type: "button", onclick: () => goTo(number), "aria-current": number === at ? "step" : null }, picture, el("span", {}, step.text || "this picture"));
+      const words = el("span", { dir: "auto" }, step.text || "this picture");
+      const button = el("button", { type: "button", onclick: () => goTo(step, true), "aria-current": step === shown ? "step" : null }, picture, words);
       return el("li", {}, button);
     }),
   );
-  $("trail").children[at]?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  const current = $("trail").children[steps.indexOf(shown)];
+  current?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  if (focused) current?.firstChild.focus();
 }
 
-async function goTo(number, push = true) {
+// A step as it was, or as a link says; one that was not answered is asked again.
+async function goTo(step, push = false) {
   asking?.abort();
   fine();
-  at = number;
-  const step = steps[at];
-  await setReference(step.reference);
-  if (push) history.pushState({ at }, "", linkOf(step));
-  show(step);
+  $("text").value = step.text;
+  $("balance").value = step.balance;
+  writeFilters(step.where);
+  if (!step.unread) step.where = readFilters();
+  keep(step, !push);
+  setReference(step.reference);
+  if (step.answer) {
+    if (!steps.includes(step)) steps = step.way;
+    return show(step);
+  }
+  const whole = (step.reference || !about.needs_image) && (step.text || !about.needs_text);
+  // Not asked without its filter: whoever sent the link meant other answers.
+  if (whole && !step.unread && (await ask(step, [], true)) !== false) return;
+  list(step);
+  if (step.unread) problem(new Problem({ title: "The filter of this link cannot be read", detail: `${step.unread} Without it “Find” answers.` }));
 }
 
-// ---- browsing
+// ---- going on
 
-async function browse() {
-  at = -1;
-  browsing = { after: null, where: readFilters(), done: false };
-  clearGrid();
-  $("results-title").textContent = "Start from one of these";
-  $("timing").textContent = "";
-  $("copy").hidden = true;
-  showTrail();
-  await more();
+function list(step) {
+  step.items = { after: null, where: readFilters(), done: false };
+  clear(step, [about.needs_image ? "Start from one of these" : "Some of what there is"]);
+  return more();
 }
 
 async function more() {
-  if (filling || about === null) return;
+  const end = $("end").getBoundingClientRect().top;
+  if (filling || asking !== null || shown === null || ($("grid").children.length && end > innerHeight + AHEAD)) return;
   filling = true;
-  const had = $("grid").children.length;
+  const step = shown;
+  let added = false;
   try {
-    if (browsing !== null) await moreItems(browsing);
-    else if (at >= 0) await moreHits(steps[at]);
+    added = await (step.answer ? moreHits(step) : moreItems(step, step.items));
   } catch (error) {
-    problem(error);
+    if (error.status === 401) problem(error);
+    // Below, where whoever scrolls is.
+    else if (step === shown) {
+      const again = () => (($("end").textContent = ""), more());
+      $("end").replaceChildren(`${error.title ?? "The page failed"}: ${error.message} `, el("button", { type: "button", onclick: again }, "Try again"));
+      say(error.message);
+    }
   } finally {
     filling = false;
   }
   // The observer tells only of changes, and the end may still be near.
-  if ($("grid").children.length > had && $("end").getBoundingClientRect().top < innerHeight + AHEAD) more();
+  if (added || step !== shown) more();
 }
 
-async function moreItems(list) {
-  if (list.done) return;
+async function moreItems(step, items) {
+  if (items.done) return false;
   const query = new URLSearchParams({ limit: PAGE });
-  if (list.where) query.set("where", JSON.stringify(list.where));
-  if (list.after) query.set("after", list.after);
+  if (items.where) query.set("where", JSON.stringify(items.where));
+  if (items.after) query.set("after", items.after);
   const found = await getJson(`v1/items?${query}`);
-  if (list !== browsing) return;
-  list.after = found.after;
-  list.done = found.after === null;
-  addItems(found.items, pick);
+  if (step !== shown || items !== step.items) return true;
+  items.after = found.after;
+  items.done = found.after === null;
+  addItems(found.items);
   $("timing").textContent = count(found.matching, "item", "items");
-  $("end").textContent = list.done && found.matching === 0 ? "No item passes the filters." : "";
+  $("end").textContent = items.done && found.matching === 0 ? "No item passes the filters." : "";
+  return true;
 }
 
 async function moreHits(step) {
   const have = step.answer.hits.length;
   const wanted = Math.min(3 * have, about.limits.k);
-  if (wanted <= have || have < PAGE || step.whole) return;
+  if (wanted <= have || have < PAGE || step.full) return false;
   const answer = await answerOf(step, wanted);
-  if (step !== steps[at]) return;
-  step.whole = answer.hits.length < wanted || wanted === about.limits.k;
+  if (step !== shown) return true;
+  step.full = answer.hits.length < wanted || wanted === about.limits.k;
   step.answer = answer;
-  addHits(answer.hits, have, answer.reference_id, pick, (card, hit) => whyOf(card, hit, step));
+  addHits(answer.hits, have, answer.reference_id, (card, hit) => whyOf(card, hit, step));
   say(`${count(answer.hits.length, "picture", "pictures")} shown.`);
+  return true;
 }
 
 // ---- beginning
@@ -276,7 +311,7 @@ async function begin() {
   try {
     about = await getJson("v1/info");
   } catch (error) {
-    return problem(error);
+    return problem(error, begin);
   }
   $("about").textContent = `${count(about.gallery.items, "picture", "pictures")}${about.domain ? `, ${about.domain}` : ""}`;
   $("key").hidden = !hasKey();
@@ -285,40 +320,36 @@ async function begin() {
     $("balance-second").textContent = termName(about.terms[1]);
     $("balance-box").hidden = false;
   }
+  useOf({ pick: about.needs_image ? pick : null, more: about.needs_text ? "More like this, but …" : "More like this" });
   $("text").closest(".ask").hidden = !about.needs_text;
+  $("reference").hidden = !about.needs_image;
+  if (!about.needs_text) $("text-label").textContent = "What should be like it?";
+  if (!about.needs_image) {
+    $("text-label").textContent = "What are you looking for?";
+    $("text").placeholder = "";
+  }
   try {
     showFilters((await getJson("v1/fields")).fields, changed);
   } catch (error) {
     problem(error);
   }
-  const step = stepOf(location.search);
-  if (!step.reference && !step.where && !step.unread) return browse();
-  writeFilters(step.where);
-  $("balance").value = step.balance;
-  $("text").value = step.text;
-  if (step.reference) await setReference(step.reference);
-  // Not asked without it: whoever sent the link meant other answers.
-  if (step.unread) return browse().then(() => problem(new Problem({ title: "The filter of this link cannot be read", detail: `${step.unread} Without it “Find” answers.` })));
-  if (step.reference && (step.text || !about.needs_text)) return find();
-  await browse();
+  await goTo(stepOf(location.search));
 }
 
 // Filters and balance hold for what is shown, at once.
 function changed() {
-  if (browsing !== null) browse();
-  else if (at >= 0) {
-    $("text").value = steps[at].text;
-    reference = steps[at].reference;
-    setReference(reference);
-    find();
-  }
+  const where = readFilters(), balance = Number($("balance").value);
+  if (shown?.answer) return ask({ reference: shown.reference, text: shown.text, where, balance }, steps.slice(0, steps.indexOf(shown)), true);
+  const step = { reference: shown.reference, text: shown.text, where, balance };
+  keep(step, true);
+  list(step);
 }
 
 $("composer").addEventListener("submit", (event) => {
   event.preventDefault();
   find();
 });
-$("balance").addEventListener("change", changed);
+$("balance").addEventListener("change", () => shown?.answer && changed());
 for (const id of ["file", "camera"])
   $(id).addEventListener("change", (event) => {
     if (event.target.files.length) useFile(event.target.files[0]);
@@ -355,19 +386,18 @@ $("copy").addEventListener("click", async () => {
 $("home").addEventListener("click", (event) => {
   if (event.metaKey || event.ctrlKey || event.shiftKey) return;
   event.preventDefault();
+  if (about === null) return begin();
   steps = [];
-  setReference(null);
-  $("text").value = "";
-  $("balance").value = 0;
-  writeFilters(null);
-  history.pushState(null, "", location.pathname);
-  fine();
-  browse();
+  goTo({ reference: null, text: "", where: null, balance: 0 }, true);
 });
-addEventListener("popstate", (event) => {
-  const number = event.state?.at;
-  if (number !== undefined && steps[number]) goTo(number, false);
-  else if (about !== null) begin();
+$("skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  $("results").focus();
+});
+addEventListener("popstate", ({ state }) => {
+  if (shown === null) return;
+  if (state === null) keep(shown, true); // somebody's fragment: what is shown stays
+  else goTo(kept(state));
 });
 addEventListener("paste", (event) => {
   const file = [...(event.clipboardData?.files ?? [])].find((entry) => entry.type.startsWith("image/"));
@@ -377,7 +407,7 @@ addEventListener("paste", (event) => {
 });
 let inside = 0;
 const carriesFiles = (event) => event.dataTransfer?.types.includes("Files");
-addEventListener("dragenter", (event) => carriesFiles(event) && ((inside += 1), ($("drop").hidden = false)));
+addEventListener("dragenter", (event) => carriesFiles(event) && ((inside += 1), ($("drop").hidden = about?.needs_image === false)));
 addEventListener("dragleave", (event) => carriesFiles(event) && ((inside -= 1), ($("drop").hidden = inside <= 0)));
 addEventListener("dragover", (event) => carriesFiles(event) && event.preventDefault());
 addEventListener("drop", (event) => {
@@ -388,7 +418,10 @@ addEventListener("drop", (event) => {
   if (event.dataTransfer.files.length) useFile(event.dataTransfer.files[0]);
 });
 addEventListener("keydown", (event) => {
-  if (event.key === "Escape") clearWhy();
+  if (event.key === "Escape") {
+    clearWhy();
+    fine();
+  }
   if (event.key === "/" && !/^(input|select|textarea)$/i.test(document.activeElement?.tagName ?? "")) {
     event.preventDefault();
     $("text").focus();

@@ -1,6 +1,6 @@
 // Filters, made of the fields that the gallery has; their value is a `where` for the service.
 
-import { $, el } from "./dom.js";
+import { $, count, el } from "./dom.js";
 
 const MOST_FIELDS = 12;
 let parts = []; // each: { name, read() -> condition | null, clear(), set(condition) }
@@ -19,8 +19,12 @@ export function showFilters(fields, changed) {
       box.append(part.element);
     }
   }
+  const rest = fields.length - MOST_FIELDS;
+  $("filter-rest").textContent = `${count(rest, "more field has", "more fields have")} no filter here; a link or the API can name ${rest === 1 ? "it" : "them"}.`;
+  $("filter-rest").hidden = rest <= 0;
   $("filter-clear").onclick = () => {
     writeFilters(null);
+    $("filters").firstElementChild.focus(); // the button goes
     changed();
   };
   writeFilters(null);
@@ -61,6 +65,7 @@ function showOthers() {
     const take = () => {
       others = others.filter((other) => other[0] !== name);
       showOthers();
+      $("filters").firstElementChild.focus();
       told();
     };
     return el("button", { type: "button", onclick: take, title: "Take it away", "aria-label": `Take away ${text}` }, el("code", {}, text), " ×");
@@ -89,14 +94,14 @@ function control(field, changed) {
   if (field.types.boolean) return choices(field, [["yes", true], ["no", false]], changed);
   if (!field.types.text) return null;
   if (field.distinct !== null && field.distinct <= field.examples.length)
-    return choices(field, field.examples.map((value) => [String(value), value]).sort(), changed);
+    return choices(field, field.examples.map((value) => [String(value).trim() === "" ? `“${value}”` : String(value), value]).sort(), changed);
   return text(field, changed);
 }
 
 function choices(field, values, changed) {
   const boxes = values.map(([label, value]) => {
     const input = el("input", { type: "checkbox", onchange: changed });
-    return { input, value, element: el("label", { class: "chip" }, input, el("span", {}, label)) };
+    return { input, value, element: el("label", { class: "chip" }, input, el("span", { dir: "auto" }, label)) };
   });
   return {
     name: field.name,
@@ -134,7 +139,7 @@ function range(field, changed) {
 function text(field, changed) {
   const id = `filter-${parts.length}`;
   const list = el("datalist", { id: `${id}-list` }, ...field.examples.map((value) => el("option", { value: String(value) })));
-  const input = el("input", { type: "text", id, list: `${id}-list`, placeholder: "begins with", onchange: changed });
+  const input = el("input", { type: "text", dir: "auto", id, list: `${id}-list`, placeholder: "begins with", onchange: changed });
   return {
     name: field.name,
     element: el("div", {}, el("label", { class: "name", for: id }, field.name), input, list),

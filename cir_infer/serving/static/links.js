@@ -23,6 +23,19 @@ function twice(text, where) {
   return names !== held(where);
 }
 
+// Every entry of the browser's history names its search: a place among the searches is another's after the next one, and
+// after a reload. One that was not asked here, as before a reload, is what its address says.
+
+const known = new Map();
+
+export function keep(step, instead) {
+  step.key ??= `${performance.timeOrigin} ${known.size}`;
+  known.set(step.key, step);
+  history[instead ? "replaceState" : "pushState"]({ key: step.key }, "", step.unread ? undefined : linkOf(step));
+}
+
+export const kept = (state) => known.get(state.key) ?? stepOf(location.search);
+
 export function stepOf(search) {
   const query = new URLSearchParams(search);
   const step = { reference: null, text: query.get("text") ?? "", where: null, balance: Number(query.get("balance")) || 0 };

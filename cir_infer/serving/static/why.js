@@ -109,21 +109,23 @@ function hatch(context) {
 function tell(why, step) {
   const names = Object.keys(why.terms);
   const parts = names.map((name) => `${termName(name)} ${decimals(why.terms[name].value, 3)}`).join(", ");
-  const words = el("p", {});
+  const words = el("p", { dir: "auto" });
   const largest = Math.max(1e-12, ...why.words.map((word) => Math.abs(total(word))));
+  const characters = Array.from(step.text); // the service counts these, and a string those of UTF-16
+  const written = (start, end) => characters.slice(start, end).join("");
   let at = 0;
   for (const word of why.words.filter((entry) => entry.caption === 0)) {
-    words.append(step.text.slice(at, word.start));
-    const mark = el("mark", { title: names.map((name) => `${termName(name)} ${decimals(word.worth[name], 3)}`).join(", ") }, step.text.slice(word.start, word.end));
+    words.append(written(at, word.start));
+    const mark = el("mark", { title: names.map((name) => `${termName(name)} ${decimals(word.worth[name], 3)}`).join(", ") }, written(word.start, word.end));
     mark.style.setProperty("--worth", Math.abs(total(word) / largest).toFixed(2));
     mark.classList.toggle("against", total(word) < 0);
     words.append(mark);
     at = word.end;
   }
-  words.append(step.text.slice(at));
+  words.append(written(at));
   const exact = Object.values(why.terms)[0]?.method === "shares" ? "The cells, and a rest that none of them has, add up to each term" : "Shaded is what the score loses where a part is covered";
   const unmoved = why.unmoved.map((name) => ` No part of the reference moves “${termName(name)}”.`).join("");
-  $("why").replaceChildren(el("p", {}, el("strong", {}, why.id), ` has ${decimals(why.score, 3)}: ${parts}.`), words, el("p", { class: "quiet" }, `${exact}; hatched is what speaks against this picture.${unmoved}`));
+  $("why").replaceChildren(el("p", {}, el("strong", {}, el("bdi", {}, why.id)), ` has ${decimals(why.score, 3)}: ${parts}.`), words, el("p", { class: "quiet" }, `${exact}; hatched is what speaks against this picture.${unmoved}`));
   $("why").hidden = false;
 }
 
