@@ -206,8 +206,12 @@ class OnnxBackend:
 
     def _wanted(self) -> list[str | tuple[str, dict[str, Any]]]:
         """The provider with its options; CUDA takes what TensorRT's does not know."""
-        if self.device != "ort-tensorrt":
+        if self.device == "cpu":
             return [self._provider]
+        # Float32 means float32: from Ampere on products would be rounded to 10 bits.
+        cuda = _PROVIDERS["cuda"], {"use_tf32": "0"}
+        if self.device == "cuda":
+            return [cuda]
         from cir_infer.runtime.tensorrt.plan_cache import PlanCache, cache_folder
 
         # Types are the graph's, as in our own plans; ONNX Runtime names engines by graph, GPU and version.
@@ -218,7 +222,7 @@ class OnnxBackend:
             "trt_timing_cache_enable": True,
             "trt_timing_cache_path": folder,
         }
-        return [(self._provider, options), _PROVIDERS["cuda"]]
+        return [(self._provider, options), cuda]
 
     def describe(self) -> dict[str, Any]:
         """See `Backend.describe`."""

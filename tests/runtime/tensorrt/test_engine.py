@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cir_infer import Engine, Gallery, Searcher
-from cir_infer.errors import DeviceError, ScoringError, UsageError
+from cir_infer.errors import BundleError, DeviceError, ScoringError, UsageError
 from tests.bundles import write_explained_bundle, write_tiny_bundle
 from tests.runtime.tensorrt.conftest import VERSIONS
 from tests.runtime.tensorrt.gpu import CapturingDevice
@@ -268,6 +268,31 @@ def test_a_session_is_judged_by_the_providers_that_it_has(
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
     with pytest.raises(DeviceError, match=r"could not start \w+ExecutionProvider for the \w+ graph"):
         Engine(bundle, device=device)
+
+
+@pytest.mark.parametrize("device", ["cuda", "ort-tensorrt"])
+def test_the_cuda_provider_computes_float32_in_float32(
+    device: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As plans do: by itself it takes TF32 from Ampere on, and rows were others than the processor's."""
+    import onnxruntime
+
+    from cir_infer.runtime import devices
+
+    listed = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    asked: list[Any] = []
+    monkeypatch.setenv("CIR_PLAN_CACHE", str(tmp_path / "plans"))
+    monkeypatch.setattr(devices, "missing_gpu", lambda: None)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
+
+    def session(*_: Any, providers: Any) -> Any:
+        asked.extend(providers)
+        raise RuntimeError("no GPU here")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    with pytest.raises(BundleError, match="no GPU here"):
+        Engine(bundle, device=device)
+    assert ("CUDAExecutionProvider", {"use_tf32": "0"}) in asked
 
 
 def test_words_that_are_no_policy_are_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
