@@ -56,8 +56,8 @@ _FETCHED = 1 << 20
 """Bytes that are fetched at once of a file that is open."""
 _BLOCKS_AHEAD = 8
 """So many times as many are on their way at most, or stand ready, for who reads it from its beginning on."""
-_PASSED_OVER = 4
-"""Who goes on by so many blocks at most will want the next: to read them takes less time than to ask."""
+_PASSED_OVER = 2
+"""Who goes on by so many blocks at most will want the next. More would fetch many times what is looked at."""
 _BUFFER = 1 << 16
 
 _LOOKED_AT = 500
