@@ -21,7 +21,7 @@ from cir_export.precision.attention import attention_of, in_float16
 from cir_export.precision.bfloat16 import PRODUCTS, has_recurrence, rounded_products, to_bfloat16
 from cir_export.precision.float16 import rounded, to_float16
 from cir_export.precision.held import Held
-from cir_export.precision.int8 import Form, only, quantisable, to_int8
+from cir_export.precision.int8 import Form, only, passing, quantisable, to_int8
 from cir_export.precision.islands import float32_islands
 from cir_export.precision.layers import layers_of, matching, name_nodes, owners_of
 from cir_infer.bundle import Bundle
@@ -282,10 +282,13 @@ def _int8(
     lowered = quantised
     if half:
         lowered, rest = _apart(in_float16(all_of_it, half, held), model)
-    nodes = {layer: node for node, layer in layers.items()}
+    nodes = {layer: {node} for node, layer in layers.items()}
+    owners = owners_of(model, layers)
+    for node in passing(model, layers, own) if form == "cpu" else ():
+        nodes[owners[node]].add(node)
 
     def alone(layer: str) -> ModelProto:
-        found = only(quantised, model, {nodes[layer]})
+        found = only(quantised, model, nodes[layer])
         follows = {node for node, owner in half.items() if owner == layer}
         return rounded(in_float16(found, follows, held)) if follows else found
 

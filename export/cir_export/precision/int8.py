@@ -31,7 +31,7 @@ from cir_export.precision.ranges import extremes
 from cir_infer.errors import CirError, ExportError
 from cir_infer.runtime.graph import Array
 
-__all__ = ["FORMS", "Form", "only", "quantisable", "to_int8"]
+__all__ = ["FORMS", "Form", "only", "passing", "quantisable", "to_int8"]
 
 Form = Literal["cpu", "tensorrt"]
 FORMS: tuple[Form, ...] = ("cpu", "tensorrt")
@@ -54,9 +54,24 @@ _OPTIONS: dict[Form, dict[str, Any]] = {
 
 
 def quantisable(model: ModelProto, layers: dict[str, str]) -> dict[str, str]:
-    """Those of the layers (names by node name) that int8 can hold: products with constant weights."""
+    """Those of the layers (names by node name) that int8 can hold: products with constant weights.
+
+    But for those of several matrices, where ONNX Runtime fails at a scale for each column, and those with
+    factors, which the quantiser forgets.
+    """
     nodes = {node.name: node for node in model.graph.node}
-    return {name: layer for name, layer in layers.items() if nodes[name].op_type in _PRODUCTS}
+    several = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) > 2}
+    return {
+        name: layer
+        for name, layer in layers.items()
+        if nodes[name].op_type == "Conv"
+        or (nodes[name].op_type == "MatMul" and several.isdisjoint(nodes[name].input))
+        or (nodes[name].op_type == "Gemm" and not _has_factors(nodes[name]))
+    }
+
+
+def _has_factors(gemm: NodeProto) -> bool:
+    return any(attribute.name in ("alpha", "beta") and attribute.f != 1 for attribute in gemm.attribute)
 
 
 def to_int8(
@@ -83,7 +98,7 @@ def to_int8(
     products = [name for name, layer in layers.items() if layer not in float32]
     if not products:
         raise ExportError("every layer would stay float32; there is nothing left for int8")
-    nodes = [*products, *(_passing(model, layers, float32) if form == "cpu" else [])]
+    nodes = [*products, *(passing(model, layers, float32) if form == "cpu" else [])]
     found = extremes(model, nodes, feeds, held)
     _check_finite(found, model, set(nodes), layers)
     copy: ModelProto = onnx.shape_inference.infer_shapes(model)
@@ -136,17 +151,25 @@ def _check_finite(
 
 
 def only(quantised: ModelProto, original: ModelProto, nodes: Collection[str]) -> ModelProto:
-    """The float32 graph in which the named nodes alone read what the int8 graph lets them read."""
+    """The float32 graph in which the named nodes alone read what the int8 graph lets them read.
+
+    And what they give is read as it is read there; a ReLU that the range takes the place of is still there.
+    """
     copy = ModelProto()
     copy.CopyFrom(original)
     int8 = {node.name: node for node in quantised.graph.node}
     producer = {name: node for node in quantised.graph.node for name in node.output}
     constants = {tensor.name: tensor for tensor in quantised.graph.initializer}
+    given = {name for node in copy.graph.node if node.name in nodes for name in node.output}
     needed: set[str] = set()
     ordered: list[NodeProto] = []
     for node in copy.graph.node:
-        inputs = list(int8[node.name].input) if node.name in nodes else []
-        for index, name in enumerate(inputs):
+        read = [
+            (index, name)
+            for index, name in enumerate(int8[node.name].input if node.name in int8 else ())
+            if node.name in nodes or node.input[index] in given
+        ]
+        for index, name in read:
             pair = (
                 [producer[name]] if name in producer and producer[name].op_type == "DequantizeLinear" else []
             )
@@ -170,7 +193,7 @@ def only(quantised: ModelProto, original: ModelProto, nodes: Collection[str]) ->
     return copy
 
 
-def _passing(model: ModelProto, layers: dict[str, str], float32: Collection[str]) -> list[str]:
+def passing(model: ModelProto, layers: dict[str, str], float32: Collection[str]) -> list[str]:
     """What stands between quantised convolutions.
 
     A ViT has one, with nothing after it to stay in int8 for: what is added there are the class token and

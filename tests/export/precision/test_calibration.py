@@ -7,16 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 from PIL import Image
 
 from cir_export.precision import calibration_images, samples_for
 from cir_export.precision.blame import layer_errors
 from cir_export.precision.graphs import lower_graphs
 from cir_export.samples import Samples
-from cir_infer.bundle import Bundle
+from cir_infer.bundle import Bundle, write_bundle
 from cir_infer.errors import UsageError
 from cir_infer.inputs.preprocess import preprocess
-from tests.export.precision.bundles import convolutional, photographs
+from tests.bundles import DIM, GraphBuilder
+from tests.export.precision.bundles import SIDE, convolutional, photographs
 
 
 def test_images_are_never_calibrated_and_judged_with(tmp_path: Path) -> None:
@@ -87,3 +89,29 @@ def test_layers_are_judged_by_what_loses_most(tmp_path: Path) -> None:
         for pictures in (dark, [*dark, bright])
     ]
     assert worst[0] > 0.99 > worst[1]
+
+
+def test_a_layer_is_blamed_for_what_its_output_loses(tmp_path: Path) -> None:
+    """A channel that nobody reads widens the range of what a convolution gives alone."""
+    g, random = GraphBuilder(), np.random.default_rng(0)
+    g.add("Cast", ["image"], "read", to=TensorProto.FLOAT)
+    g.add("Transpose", ["read"], "planes", perm=[0, 3, 1, 2])
+    weights = random.normal(size=(5, 3, 1, 1))
+    weights[0] *= 1e5
+    g.add("Conv", ["planes", g.constant("m.wide.weight", weights)], "map")
+    g.add("GlobalAveragePool", ["map"], "pooled")
+    g.add("Gather", ["pooled", g.constant("others", [1, 2, 3, 4], np.int64)], "some", axis=1)
+    g.add("Flatten", ["some"], "flat", axis=1)
+    g.add("MatMul", ["flat", g.constant("m.out.weight", random.normal(size=(4, DIM)))], "linear")
+    g.l2("linear", "embedding")
+    graph = g.model({"image": ("u8", ["n", SIDE, SIDE, 3])}, {"embedding": ("f32", ["n", DIM])})
+    path = convolutional(tmp_path / "wide.cir")
+    bundle = Bundle(path)
+    write_bundle(path, bundle.manifest, {**bundle.contents(bundle.manifest.members), "image.onnx": graph})
+    bundle = Bundle(path)
+    pictures = [random.integers(0, 256, (20, 20, 3), dtype=np.uint8) for _ in range(20)]
+    prepared = [preprocess(picture, bundle.manifest.image)[None] for picture in pictures]
+    graphs = lower_graphs(bundle, "int8", "cpu", (), lambda: prepared)
+    worst, other = layer_errors(bundle, graphs, Samples(pictures, (), "drawn"))
+    assert worst.layer == "m.wide" and worst.cosine_worst < 0.9
+    assert other.layer == "m.out" and other.cosine_worst > 0.99
