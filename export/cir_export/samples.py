@@ -12,6 +12,7 @@ import os
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -138,9 +139,7 @@ def draw_images(
         return found, str(folder)
     if image["kind"] == "features":
         return [_features(image["size"], number) for number in range(IMAGES)], "generated features"
-    scenes = [_scene(number) for number in range(IMAGES // 2)]
-    photographs = [_photograph(number) for number in range(IMAGES - len(scenes))]
-    return [*scenes, *photographs], "rendered scenes and generated photographs"
+    return list(_pictures()), "rendered scenes and generated photographs"
 
 
 def image_files(folder: str | os.PathLike[str], image: dict[str, Any]) -> list[Path]:
@@ -319,6 +318,16 @@ def _features(size: int, number: int) -> npt.NDArray[np.float32]:
     """Like a pooled rectified map: not negative, most values small, some zero."""
     draw = np.random.RandomState(number).standard_normal(size)
     return np.maximum(draw - 0.3, 0).astype(np.float32)
+
+
+@cache
+def _pictures() -> tuple[npt.NDArray[np.uint8], ...]:
+    """Drawn once a process: that takes a second, and a table of systems exports one after the other."""
+    scenes = [_scene(number) for number in range(IMAGES // 2)]
+    photographs = [_photograph(number) for number in range(IMAGES - len(scenes))]
+    for picture in (*scenes, *photographs):
+        picture.setflags(write=False)
+    return (*scenes, *photographs)
 
 
 def _scene(number: int) -> npt.NDArray[np.uint8]:
