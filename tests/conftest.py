@@ -21,6 +21,8 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from tests.export.once import Once
 
+# What tests leave is not looked for after every 700 objects: that took a tenth of an export's time.
+gc.set_threshold(50_000)
 os.environ["CIR_GRAPH_CACHE"] = "off"
 # For PyTorch and NumPy, here and in what tests begin; read when those are loaded. There is a worker for every
 # processor, and threads that wait for each other burn it: 28 tiny trainings took 193 seconds of them, not 7.
@@ -89,23 +91,26 @@ def exported_once(tmp_path_factory: pytest.TempPathFactory) -> Once:
     return Once((workers.parent if "PYTEST_XDIST_WORKER" in os.environ else workers) / "exported")
 
 
-_modules = 0
+_settled: tuple[str, int] = ("", 0)
 
 
-def _settle() -> None:
-    """PyTorch and thousands of tests stay: the collector need not look through them again and again."""
-    global _modules
-    if len(sys.modules) >= _modules + 100:
-        _modules = len(sys.modules)
+def _settle(file: str) -> None:
+    """PyTorch and thousands of tests stay: the collector need not look through them again and again.
+
+    Nor what a file leaves, in caches of PyTorch above all: a look took a third of a second in the end.
+    """
+    global _settled
+    was, modules = _settled
+    if file != was or len(sys.modules) >= modules + 100:
+        _settled = file, len(sys.modules)
         gc.collect()
         gc.freeze()
 
 
 def pytest_collection_finish() -> None:
-    _settle()
-    # What tests leave is not looked for after every 700 objects: that took a tenth of an export's time.
-    gc.set_threshold(50_000)
+    _settle("none")
 
 
-def pytest_runtest_logfinish() -> None:
-    _settle()  # parts of PyTorch are loaded by the first export
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> None:
+    _settle(item.location[0])  # and parts of PyTorch are loaded by the first export

@@ -7,7 +7,6 @@ import opcode
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -133,15 +132,13 @@ _TOOL = 4
 """A number for `sys.monitoring` that no debugger, profiler or coverage takes."""
 
 
-@contextmanager
-def others_set_aside() -> Iterator[None]:
-    """Within it the collector does not walk what other tests left here, up to a second each time."""
+def set_others_aside() -> None:
+    """From now on the collector does not walk what other tests left here, up to a second each time.
+
+    It stays aside: a thaw would bring back all that tests/conftest.py has put there, for every later test.
+    """
     gc.collect()
     gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def descriptors() -> set[str]:

@@ -6,7 +6,7 @@ import fcntl
 import os
 import pickle
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,18 +18,17 @@ from cir_infer.gallery import Gallery
 from cir_infer.gallery.changes import upkeep
 from cir_infer.gallery.disk import drafts, outcome
 from cir_infer.shards.layout import ShardedGallery
-from tests.gallery.interrupts import Bomb, Interrupt, descriptors, others_set_aside
+from tests.gallery.interrupts import Bomb, Interrupt, descriptors, set_others_aside
 from tests.gallery.support import DIM, filled, names, vectors
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
 @pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     # An exception in a finalizer is printed and forgotten; the descriptor must be closed all the same.
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
-    with others_set_aside():  # the collector runs after each interrupt
-        yield
+    set_others_aside()  # the collector runs after each interrupt
 
 
 def is_locked(path: Path) -> bool:

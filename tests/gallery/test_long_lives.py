@@ -16,16 +16,15 @@ import pytest
 from cir_infer.errors import GalleryError
 from cir_infer.gallery import Gallery, store
 from cir_infer.gallery.changes import upkeep
-from tests.gallery.interrupts import descriptors, others_set_aside
+from tests.gallery.interrupts import descriptors, set_others_aside
 from tests.gallery.support import DIM, names, vectors
 
 BUNDLE: Any = SimpleNamespace(fingerprint="new", dimension=DIM)
 
 
 @pytest.fixture(autouse=True)
-def quick_collector() -> Iterator[None]:
-    with others_set_aside():
-        yield
+def quick_collector() -> None:
+    set_others_aside()
 
 
 @pytest.fixture
