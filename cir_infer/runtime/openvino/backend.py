@@ -42,8 +42,6 @@ _MARK = b"compiled by openvino "
 _ROWS = 3
 """That a graph is tried with."""
 
-_INSTEAD = "use device='cpu'"
-
 _BYTES = next(kind for kind, dtype in NUMBERS.items() if dtype == np.dtype(np.uint8))
 
 
@@ -77,6 +75,7 @@ class OpenVinoBackend:
         self._processor = OpenVinoDevice()
         self._gpu = None if (place := PLACES[device]) is None else OpenVinoDevice(place)
         self._bfloat16 = precision == "bfloat16"
+        self._instead = "use the float32 bundle" if self._bfloat16 else "use device='cpu'"
         if self._bfloat16 and not self._processor.computes_bfloat16:
             raise DeviceError(
                 f"the processor ({self._processor.name}) does not compute in bfloat16, and OpenVINO would "
@@ -100,7 +99,7 @@ class OpenVinoBackend:
             return self._tried(name, model, OpenVinoGraph(name, compiled, on_gpu=True), said)
         threads = threads_for(name, model.size, self._threads)
         lowered = self._bfloat16 and said.stores_bfloat16
-        stops = _stops(name, said)
+        stops = _stops(name, said, self._instead)
         compiled = self._processor.compile(name, model, inputs, said.outputs, threads, lowered, self._single)
         return self._tried(name, model, OpenVinoGraph(name, compiled, stops), said)
 
@@ -116,7 +115,7 @@ class OpenVinoBackend:
         """
         reference = self._small.load(name, model)
         what = f"OpenVINO's {name} graph"
-        check_parity(what, graph, reference, computes_in(said), _ROWS, self._tokens, _INSTEAD)
+        check_parity(what, graph, reference, computes_in(said), _ROWS, self._tokens, self._instead)
         return graph
 
     @property
@@ -174,7 +173,7 @@ class OpenVinoBackend:
         }
 
 
-def _stops(name: str, graph: OnnxModel) -> str | None:
+def _stops(name: str, graph: OnnxModel, instead: str) -> str | None:
     """The input with the lengths at which recurrent layers stop; None where there is none.
 
     OpenVINO 2026.4 lets them read on to the longest of a batch, and says nothing.
@@ -188,13 +187,13 @@ def _stops(name: str, graph: OnnxModel) -> str | None:
     if len(asked) > 1 or not asked <= set(graph.inputs) - set(graph.constants):
         raise DeviceError(
             f"the {name} graph has recurrent layers that stop at computed lengths "
-            f"({shown(sorted(asked), 60)}), which OpenVINO does not do; use device='cpu'"
+            f"({shown(sorted(asked), 60)}), which OpenVINO does not do; {instead}"
         )
     read = {given for node in graph.nodes for given in node.inputs}
     if not any(given.name in read and len(given.shape or ()) > 1 for given in graph.declared):
         raise DeviceError(
             f"the {name} graph has recurrent layers that stop at {shown(asked.pop(), 60)} and reads no "
-            "tokens to be cut there; OpenVINO would read on, so use device='cpu'"
+            f"tokens to be cut there; OpenVINO would read on, so {instead}"
         )
     return asked.pop()
 

@@ -273,7 +273,7 @@ def _judged(
             engine = Engine(lowered, device="openvino")
         except DeviceError as error:
             raise DeviceError(
-                f"bfloat16 cannot be judged here: {error}; convert on a machine that computes it, or "
+                f"bfloat16 cannot be judged here: {error}; convert on a machine that computes it rightly, or "
                 "judge an emulation of its roundings with --emulate"
             ) from error
         about = engine.describe()["backend"]
