@@ -1,8 +1,7 @@
-"""What strangers' files may cost, known before they are read: pickles, zip archives, JSON, texts, folders."""
+"""What strangers' files may cost, known before they are read: pickles, zip archives, JSON, texts."""
 
 from cir_infer.foreign.archives import check_sums, checked_members, opened_archive
 from cir_infer.foreign.files import has_file, lines_in, no_file, opened_file, text_of
-from cir_infer.foreign.folders import files_below
 from cir_infer.foreign.json_text import read_json, unique_names
 from cir_infer.foreign.pickles import check_pickle
 
@@ -10,7 +9,6 @@ __all__ = [
     "check_pickle",
     "check_sums",
     "checked_members",
-    "files_below",
     "has_file",
     "lines_in",
     "no_file",

@@ -5,14 +5,26 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
-from cir_infer.indexing.formats import ending_of, file_looks_like_image
+from cir_infer.errors import UsageError
+from cir_infer.indexing.formats import describe_left_out, ending_of, file_looks_like_image, image_endings
 from cir_infer.indexing.items import Broken, Survey
 from cir_infer.inputs.locations import link_away
 from cir_infer.inputs.opening import why
 
-__all__ = ["AWAY", "HIDDEN", "LINKED_FOLDERS", "NOT_REGULAR", "Found", "examine", "listing", "walk"]
+__all__ = [
+    "AWAY",
+    "HIDDEN",
+    "LINKED_FOLDERS",
+    "NOT_REGULAR",
+    "Found",
+    "examine",
+    "images_below",
+    "listing",
+    "walk",
+]
 
 HIDDEN = "hidden"
 LINKED_FOLDERS = "links to folders"
@@ -47,6 +59,25 @@ def walk(folder: str, endings: frozenset[str], survey: Survey) -> Iterator[Found
             waiting += listing(entry.path, survey)[::-1]
         elif (found := examine(entry, endings, survey)) is not None:
             yield found
+
+
+def images_below(folder: str | os.PathLike[str], features: bool = False) -> list[Path]:
+    """The files of a folder that `cir-index` would index, by name, for what is judged or measured with them.
+
+    Args:
+        folder: its path. What cannot be seen below it is left out.
+        features: see `image_endings`.
+
+    Raises:
+        UsageError: there are none; it says what is there.
+    """
+    survey = Survey()
+    entries = walk(os.fspath(folder), image_endings(features), survey)
+    found = sorted(Path(entry.path) for entry in entries if isinstance(entry, Found))
+    if not found:
+        beside = f"; left out: {describe_left_out(survey.left_out)}" if survey.left_out else ""
+        raise UsageError(f"{folder} holds no {'.npy file' if features else 'image'}{beside}")
+    return found
 
 
 def listing(folder: str, survey: Survey) -> list[os.DirEntry[str] | Broken]:

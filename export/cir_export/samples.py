@@ -27,7 +27,7 @@ from cir_export.preprocessing import check_inputs
 from cir_infer.bundle.manifest import FeatureInput, PixelInput
 from cir_infer.console.progress import progress_bar
 from cir_infer.errors import ExportError, ImageError, UsageError, shown
-from cir_infer.foreign import files_below
+from cir_infer.indexing.walking import images_below
 from cir_infer.inputs.images import ImageLike
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.inputs.texts import Text
@@ -80,7 +80,6 @@ _OTHER_SENTENCES = (
     "make it look like an oil painting",
     "a drawing of the same thing",
 )
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
 
 @dataclass(frozen=True)
@@ -148,11 +147,7 @@ def image_files(folder: str | os.PathLike[str], image: dict[str, Any]) -> list[P
     Raises:
         UsageError: there are none.
     """
-    suffixes = {".npy"} if image["kind"] == "features" else _SUFFIXES
-    found = files_below(folder, suffixes)
-    if not found:
-        raise UsageError(f"{folder} holds no file of type {', '.join(sorted(suffixes))}")
-    return found
+    return images_below(folder, image["kind"] == "features")
 
 
 class ReadableFiles:

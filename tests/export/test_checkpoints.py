@@ -102,8 +102,9 @@ def test_a_foreign_class_is_named(tmp_path: Path) -> None:
 
 def test_an_unknown_layout_shows_its_keys(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "net": {"w": torch.zeros(2)}}, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match="epoch, net"):
+    with pytest.raises(CheckpointError, match="epoch, net") as refused:
         load(tmp_path / "other.pth")
+    assert f"`cir-export package.module:Name --weights {tmp_path / 'other.pth'}`" in str(refused.value)
 
 
 # ---- ARTEMIS' content

@@ -14,9 +14,10 @@ from tokenizers import Tokenizer
 from cir_infer.bundle import Bundle
 from cir_infer.bundle.manifest import FeatureInput
 from cir_infer.errors import ImageError, UsageError
-from cir_infer.foreign import files_below, lines_in, text_of
+from cir_infer.foreign import lines_in, text_of
 from cir_infer.gallery import Snapshot
-from cir_infer.inputs.images import ImageLike
+from cir_infer.indexing.walking import images_below
+from cir_infer.inputs.images import ImageLike, image_size
 from cir_infer.inputs.locations import Location
 from cir_infer.inputs.opening import why
 from cir_infer.inputs.texts import Text
@@ -24,7 +25,6 @@ from cir_infer.inputs.texts import Text
 __all__ = ["Workload", "draw_workload", "photograph"]
 
 _QUERIES = 64
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 _PHOTOGRAPH = (1000, 750)
 
 
@@ -107,12 +107,12 @@ def photograph(width: int, height: int, seed: int) -> bytes:
 def _images(
     bundle: Bundle, snapshot: Snapshot, folder: Path | None, random: np.random.Generator
 ) -> tuple[Sequence[ImageLike], str]:
-    if folder is not None:
-        found: list[ImageLike] = [*files_below(folder, _SUFFIXES)]
-        if not found:
-            raise UsageError(f"{folder} holds no image ({', '.join(sorted(_SUFFIXES))})")
-        return found[:_QUERIES], f"images of a folder, {_measured(found[:_QUERIES])}"
     spec = bundle.manifest.image
+    if folder is not None:
+        found = images_below(folder, isinstance(spec, FeatureInput))[:_QUERIES]
+        return found, "features of a folder" if isinstance(
+            spec, FeatureInput
+        ) else f"images of a folder, {_measured(found)}"
     if isinstance(spec, FeatureInput):
         features = np.abs(random.standard_normal((_QUERIES, spec.size))).astype(np.float32)
         return list(features), "generated features"
@@ -132,17 +132,17 @@ def _is_there(source: str) -> bool:
 
 def _measured(images: Sequence[ImageLike]) -> str:
     """Pixels and bytes of files, at their medians."""
-    from PIL import Image
-
     sizes = []
     for image in images:
         place = Location.parse(str(image))
         try:
             data = place.read()
-            with Image.open(io.BytesIO(data)) as opened:
-                sizes.append((*opened.size, len(data)))
-        except (ImageError, OSError, Image.DecompressionBombError) as error:
+            pixels = image_size(data)
+        except (ImageError, OSError) as error:
             raise UsageError(f"{place} cannot be read as an image ({why(error)}); leave it out") from error
+        if pixels is None:
+            raise UsageError(f"{place} cannot be read as an image; leave it out")
+        sizes.append((*pixels, len(data)))
     width, height, size = np.median(sizes, axis=0)
     return f"{width:.0f} x {height:.0f}, {size / 1e3:.0f} kB"
 

@@ -130,7 +130,9 @@ def _refuse_unknown(content: object, where: str) -> None:
     raise CheckpointError(
         f"{where} is a checkpoint of an unknown layout ({_shown(content)}); expected a model file of "
         "cir-train, a checkpoint of naver/artemis, google/tirg, CLIP4Cir, Bi-BLIP4CIR, Pic2Word, SEARLE, "
-        "LinCIR, MagicLens, BLIP-2, CoVR-2 or SPRC, or a folder of transformers or open_clip"
+        "LinCIR, MagicLens, BLIP-2, CoVR-2 or SPRC, or a folder of transformers or open_clip; weights of a "
+        f"module of your own go with it, `cir-export package.module:Name --weights {where}` "
+        "(docs/systems.md, Bring your own)"
     )
 
 

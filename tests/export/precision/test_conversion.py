@@ -358,7 +358,7 @@ def test_the_folder_that_one_is_in_is_written_beside(tmp_path: Path, monkeypatch
     ("flags", "code", "message"),
     [
         (["--images", "absent"], 2, "--images absent is no folder"),
-        (["--images", "empty"], 2, "empty holds no file of type"),
+        (["--images", "empty"], 2, "empty holds no image"),
         (["--precision", "int8", "--calibrate", "absent"], 2, "--calibrate absent is no folder"),
         (["--precision", "int8", "--calibrate", "few"], 2, "few holds 3 images; int8 needs at least 32"),
         (["--precision", "float16", "--labelled", "empty", "--protocol", "none"], 2, "no protocol 'none'"),
