@@ -311,3 +311,40 @@ def test_a_wrong_variable_is_named(wrong: dict[str, str], capsys: pytest.Capture
         take_environment(parser(), "T", wrong)
     assert raised.value.code == 2
     assert f"${next(iter(wrong))}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("T_PROT", "did you mean $T_PORT?"),
+        ("T_NO_PAGES", "did you mean $T_NO_PAGE?"),
+        ("T_x" + "y" * 100_000, "--help lists them"),
+        ("T_", "--help lists them"),
+    ],
+)
+def test_a_variable_that_no_flag_has_is_refused(
+    name: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was passed over: a service that was to be written to, or to hear another port, did not."""
+    with pytest.raises(SystemExit) as raised:
+        take_environment(parser(), "T", {name: "1", "T_PORT": "9"})
+    assert raised.value.code == 2
+    said = capsys.readouterr().err
+    assert told in said and len(said) < 1000
+
+
+def test_what_kubernetes_says_of_a_service_is_not_taken_for_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    of_it = {
+        "T_SERVICE_HOST": "10.0.0.1",
+        "T_SERVICE_PORT": "80",
+        "T_SERVICE_PORT_HTTP": "80",
+        "T_PORT_80_TCP": "tcp://10.0.0.1:80",
+        "T_PORT_80_TCP_ADDR": "10.0.0.1",
+        "TOTAL": "1",
+    }
+    made = parser()
+    take_environment(made, "T", of_it)
+    assert vars(made.parse_args(["a.cir"])) == vars(parser().parse_args(["a.cir"]))
+    with pytest.raises(SystemExit):
+        take_environment(parser(), "T", of_it | {"T_PORT": "tcp://10.0.0.1:80"})
+    assert "Kubernetes says it of a Service of this name" in capsys.readouterr().err
