@@ -160,11 +160,13 @@ def check_images(options: Any, image: dict[str, Any]) -> None:
     Raises:
         UsageError: a folder holds too few.
     """
-    from cir_export.precision import check_calibration
+    from cir_export.precision import check_calibration, check_samples
     from cir_export.samples import image_files
 
     if options.images is not None:
-        image_files(options.images, image)
+        found = len(image_files(options.images, image))
+        if options.precision != "float32" and options.labelled is None:
+            check_samples(found, options.images)
     if options.calibrate is not None:
         check_calibration(options.calibrate, image)
 

@@ -4,6 +4,7 @@ from cir_export.precision.calibration import (
     Calibration,
     calibration_images,
     check_calibration,
+    check_samples,
     samples_for,
 )
 from cir_export.precision.conversion import ConversionReport, Lowering, convert_bundle
@@ -22,6 +23,7 @@ __all__ = [
     "PrecisionError",
     "calibration_images",
     "check_calibration",
+    "check_samples",
     "convert_bundle",
     "lowerable_layers",
     "samples_for",

@@ -31,6 +31,7 @@ __all__ = [
     "calibration_images",
     "calibration_texts",
     "check_calibration",
+    "check_samples",
     "samples_for",
     "texts_read",
 ]
@@ -38,6 +39,7 @@ __all__ = [
 _CALIBRATED = 256
 _JUDGED = 128
 _FEWEST = 32
+_FEWEST_JUDGED = 8
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,20 @@ def check_calibration(folder: str | os.PathLike[str], image: dict[str, Any]) -> 
     """
     found = len(image_files(folder, image))
     _check_enough(folder, found, found)
+
+
+def check_samples(images: int, source: str) -> None:
+    """Whether so many different images could refuse a precision: the order of a few says nothing.
+
+    Raises:
+        UsageError: they could not.
+    """
+    if images < _FEWEST_JUDGED:
+        raise UsageError(
+            f"there are {images} different images in {source}; a precision is judged on at least "
+            f"{_FEWEST_JUDGED}; give a folder of more with --images, or judge by recall (--labelled DATA "
+            "--protocol NAME)"
+        )
 
 
 def _check_enough(

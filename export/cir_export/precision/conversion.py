@@ -15,7 +15,7 @@ from onnx import ModelProto
 
 from cir_export.memory import give_back
 from cir_export.precision.blame import costliest, layer_errors
-from cir_export.precision.calibration import Calibration, texts_read
+from cir_export.precision.calibration import Calibration, check_samples, texts_read
 from cir_export.precision.composing import reference_in_compose
 from cir_export.precision.fidelity import Fidelity, measure_fidelity, see
 from cir_export.precision.gate import ALLOWED_LOSS, LIMITS, PrecisionError, objections
@@ -35,7 +35,9 @@ from cir_infer.errors import DeviceError, ExportError, UsageError
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.inputs.texts import Text
 from cir_infer.processes.outputs import check_apart
+from cir_infer.runtime.devices import open_backend
 from cir_infer.runtime.graph import Array
+from cir_infer.runtime.plan_policy import PlanPolicy
 
 __all__ = ["ConversionReport", "Lowering", "convert_bundle"]
 
@@ -111,12 +113,15 @@ def convert_bundle(
 
     Raises:
         DeviceError: bfloat16 where nothing computes it, and no emulation was asked for.
-        UsageError: int8 without calibration, a layer that does not exist, or a bundle that is not float32.
+        UsageError: int8 without calibration, a layer that does not exist, a bundle that is not float32, or
+            too few images to judge by.
         PrecisionError: it loses too much; nothing is written, and the error names the layers.
         ExportError: a converter fails, or the file cannot be written.
     """
     bundle, target = Bundle(source), Path(target)
     _check(bundle, target, lowering, calibration)
+    if labelled is None:
+        check_samples(len(samples.images), samples.source)
     spec = bundle.manifest.image
 
     def batches() -> Iterable[Array]:
@@ -266,32 +271,51 @@ def _judged(
 
     Raises:
         DeviceError: nothing here computes in this precision.
+        ExportError: the graphs do not run.
     """
-    lowered = _written(bundle, scratch / "lowered.cir", lowering, graphs, progress=progress)
-    if lowering.precision == "bfloat16" and not lowering.emulate:
+    on_openvino = lowering.precision == "bfloat16" and not lowering.emulate
+    if on_openvino:
         try:
-            engine = Engine(lowered, device="openvino")
+            open_backend("openvino", None, PlanPolicy(precision="bfloat16"))
         except DeviceError as error:
             raise DeviceError(
                 f"bfloat16 cannot be judged here: {error}; convert on a machine that computes it rightly, or "
                 "judge an emulation of its roundings with --emulate"
             ) from error
-        about = engine.describe()["backend"]
-        return engine, f"{about['library']} on {about['processor']}"
-    if all(graph.judged is graph.model for graph in graphs):
-        return Engine(lowered, device="cpu"), "ONNX Runtime"
-    if lowering.precision != "bfloat16":
-        with Engine(lowered, device="cpu") as engine:
-            try:
-                engine.warm_up()
-            except DeviceError as error:
-                raise ExportError(
-                    f"the {lowering.precision} graphs do not run on the processor: {error}; name the layer "
-                    "before that with --keep-float32"
-                ) from error
+    lowered = _written(bundle, scratch / "lowered.cir", lowering, graphs, progress=progress)
+    as_it_is = all(graph.judged is graph.model for graph in graphs)
+    if on_openvino or as_it_is or lowering.precision != "bfloat16":
+        engine = _runs(lowered, "openvino" if on_openvino else "cpu", lowering.precision)
+        if on_openvino:
+            about = engine.describe()["backend"]
+            return engine, f"{about['library']} on {about['processor']}"
+        if as_it_is:
+            return engine, "ONNX Runtime"
+        engine.close()
         give_back()
     path = _written(bundle, scratch / "judged.cir", lowering, graphs, judged=True, progress=progress)
     return Engine(path, device="cpu"), "ONNX Runtime, with its roundings"
+
+
+def _runs(lowered: Path, device: str, precision: PrecisionName) -> Engine:
+    """A bundle that answers.
+
+    Raises:
+        ExportError: it does not.
+    """
+    engine = None
+    try:
+        engine = Engine(lowered, device=device)
+        engine.warm_up()
+    except DeviceError as error:
+        if engine is not None:
+            engine.close()
+        said = str(error).partition("; use device")[0]
+        kept = "" if precision == "bfloat16" else " name the layer before that with --keep-float32, or"
+        raise ExportError(
+            f"the {precision} graphs do not run on the processor: {said};{kept} take another precision"
+        ) from error
+    return engine
 
 
 def _written(

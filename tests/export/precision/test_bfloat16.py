@@ -19,15 +19,15 @@ from cir_export.precision.bfloat16 import rounded_products, to_bfloat16
 from cir_export.precision.held import nearest
 from cir_export.precision.layers import name_nodes
 from cir_infer import Engine, Gallery
-from cir_infer.bundle import Bundle
+from cir_infer.bundle import Bundle, write_bundle
 from cir_infer.bundle.limits import check_graph
 from cir_infer.bundle.model import Model
 from cir_infer.bundle.onnx_model import read_onnx_model
-from cir_infer.errors import BundleError, DeviceError, GalleryError, UsageError
+from cir_infer.errors import BundleError, DeviceError, ExportError, GalleryError, UsageError
 from cir_infer.extras import is_installed
 from cir_infer.runtime import devices
-from tests.bundles import GraphBuilder
-from tests.export.precision.bundles import convolutional, photographs
+from tests.bundles import DIM, GraphBuilder
+from tests.export.precision.bundles import SIDE, convolutional, photographs
 
 
 def computes_bfloat16() -> bool:
@@ -152,6 +152,31 @@ def test_onnx_runtime_refuses_it_where_it_would_compute_in_float32(emulated: Pat
     for device in ("cpu", "cuda", "tensorrt", "ort-tensorrt"):
         with pytest.raises(DeviceError, match="only device='openvino' computes a bfloat16 bundle"):
             Engine(emulated, device=device)
+
+
+@computed
+def test_a_graph_that_it_spoils_is_not_a_processor_that_lacks_it(photos: Path, tmp_path: Path) -> None:
+    """It was sent to another machine, where the same roundings wait."""
+    g, random = GraphBuilder(), np.random.default_rng(0)
+    common, own = random.normal(size=(2, 3, DIM))
+    g.add("Cast", ["image"], "read", to=TensorProto.FLOAT)
+    g.add("ReduceMean", ["read"], "pooled", axes=[1, 2], keepdims=0)
+    g.add("MatMul", ["pooled", g.constant("m.both.weight", 1000 * common + own)], "both")
+    g.add("MatMul", ["pooled", g.constant("m.common.weight", 1000 * common)], "common")
+    g.add("Sub", ["both", "common"], "difference")
+    g.l2("difference", "embedding")
+    graph = g.model({"image": ("u8", ["n", SIDE, SIDE, 3])}, {"embedding": ("f32", ["n", DIM])})
+    path = convolutional(tmp_path / "exact.cir")
+    bundle = Bundle(path)
+    members = {**bundle.contents(bundle.manifest.members), "image.onnx": graph}
+    write_bundle(path, bundle.manifest, members)
+    samples = samples_for(Bundle(path), photos, None)
+    with pytest.raises(
+        ExportError, match="do not run on the processor: OpenVINO's image graph gives"
+    ) as told:
+        convert_bundle(path, tmp_path / "new.cir", Lowering("bfloat16"), samples)
+    assert "another machine" not in str(told.value) and "use device" not in str(told.value)
+    assert [file.name for file in tmp_path.iterdir()] == ["exact.cir"]
 
 
 def test_without_openvino_the_gate_says_what_to_do(

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto
 from PIL import Image
 
+from cir_export.commands.export import main
 from cir_export.precision import calibration_images, samples_for
 from cir_export.precision.blame import layer_errors
 from cir_export.precision.graphs import lower_graphs
@@ -75,6 +76,19 @@ def test_one_picture_is_not_calibrated_with_and_judged_on(tmp_path: Path, caplog
         UsageError, match="holds 50 images, 44 of which show the model what another shows; int8"
     ):
         calibration_images(bundle, photos)
+
+
+def test_a_few_pictures_judge_nothing_but_recall(tmp_path: Path, capsys: Any) -> None:
+    """Of one the first half is itself, whatever a precision made of it."""
+    path = convolutional(tmp_path / "small.cir")
+    photos, few = photographs(tmp_path / "photos"), photographs(tmp_path / "few", 7)
+    for number in range(9):
+        Image.open(few / "000.png").save(few / f"again-{number}.png")
+    asked = [str(path), "--precision", "int8", "--calibrate", str(photos), "--images", str(few)]
+    assert main(asked) == 2
+    said = capsys.readouterr().err
+    assert "there are 7 different images in few; a precision is judged on at least 8" in said
+    assert not (tmp_path / "small-int8.cir").exists()
 
 
 def test_layers_are_judged_by_what_loses_most(tmp_path: Path) -> None:
