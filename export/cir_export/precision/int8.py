@@ -121,7 +121,8 @@ def to_int8(
             quantised: ModelProto = quantiser.quantize_model()
             quantiser.model.topological_sort()
         _restore(quantised, stood_for)
-        _let_others_read(quantised, model, set(nodes))
+        if form == "cpu":
+            _let_others_read(quantised, model, set(nodes))
         _strip(quantised)
         if form == "cpu":
             in_rows_of_pixels(quantised)
