@@ -120,3 +120,32 @@ def test_fields_of_any_name_are_filters(chromium: Any, own: Path) -> None:
                 assert page.page.locator(".chip input:checked").count() == shown
                 assert page.page.locator("#filter-others button").count() == 1 - shown
         assert page.errors == []
+
+
+@pytest.mark.parametrize("wrong", ["1e", "9007199254740993"])
+def test_a_number_that_cannot_be_read_is_shown_where_it_stands(
+    chromium: Any, client: Client, wrong: str
+) -> None:
+    """It held "Find" up behind closed filters, without a word; one of too many digits was another number."""
+    with Page(chromium, client.port) as page:
+        page.page.wait_for_selector(".card")
+        page.pick("sku-4")
+        page.page.fill("#text", "is red")
+        page.page.click("summary")
+        box = page.page.get_by_label("price, at least")
+        box.focus()
+        page.page.keyboard.type(wrong)
+        page.page.keyboard.press("Tab")
+        assert not box.evaluate("box => box.validity.valid")
+        page.page.click("summary")
+        page.page.wait_for_function("() => !document.querySelector('#filters').open")
+        page.page.locator("#text").press("Enter")
+        page.page.wait_for_function("() => document.querySelector('#filters').open")
+        assert "where" not in page.page.url and page.page.locator(".bars").count() == 0
+        box.focus()
+        page.page.keyboard.press("Control+A")
+        page.page.keyboard.type("30")
+        page.page.keyboard.press("Tab")
+        page.find("is red")
+        assert json.loads(parse_qs(urlsplit(page.page.url).query)["where"][0]) == {"price": {">=": 30}}
+        assert page.errors == []

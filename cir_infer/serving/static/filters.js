@@ -116,19 +116,33 @@ function choices(field, values, changed) {
 }
 
 function range(field, changed) {
-  const input = (label, limit) =>
-    el("input", { type: "number", step: "any", placeholder: String(limit), "aria-label": `${field.name}, ${label}`, onchange: changed });
+  const input = (label, limit) => {
+    const check = () => {
+      const rounded = /^-?\d+$/.test(made.value) && !Number.isSafeInteger(Number(made.value));
+      made.setCustomValidity(rounded ? "It has more digits than this page can hold." : "");
+      if (made.reportValidity()) changed();
+    };
+    // What is wrong holds "Find" up, and could not be seen.
+    const show = () => ($("filters").open = true);
+    const made = el("input", { type: "number", step: "any", placeholder: String(limit), "aria-label": `${field.name}, ${label}`, onchange: check, oninvalid: show });
+    return made;
+  };
   const least = input("at least", field.least), most = input("at most", field.greatest);
   return {
     name: field.name,
     element: el("fieldset", {}, el("legend", {}, field.name), el("div", { class: "range" }, least, "to", most)),
     read() {
       const where = {};
-      if (least.value !== "") where[">="] = Number(least.value);
-      if (most.value !== "") where["<="] = Number(most.value);
+      if (least.value !== "" && least.validity.valid) where[">="] = Number(least.value);
+      if (most.value !== "" && most.validity.valid) where["<="] = Number(most.value);
       return Object.keys(where).length ? where : null;
     },
-    clear() { least.value = most.value = ""; },
+    clear() {
+      for (const one of [least, most]) {
+        one.value = "";
+        one.setCustomValidity("");
+      }
+    },
     set(condition) {
       least.value = condition?.[">="] ?? "";
       most.value = condition?.["<="] ?? "";
