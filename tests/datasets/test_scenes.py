@@ -141,6 +141,15 @@ def test_pixels_are_the_same_on_every_machine(view, expected):
     assert hashlib.sha256(picture.tobytes()).hexdigest()[:16] == expected
 
 
+def test_no_object_changes_by_how_it_is_computed():
+    digest = hashlib.sha256()
+    for shape in SHAPES:
+        for size in SIZES:
+            scene = Scene((None,) * 4 + (Object(shape, "cyan", size),) + (None,) * 4)
+            digest.update(render(scene, "shaded", 72).tobytes())
+    assert digest.hexdigest()[:16] == "f1e1c52fd3bd1398"
+
+
 @pytest.mark.parametrize("view", VIEWS)
 def test_every_attribute_is_visible(view):
     base = Object("cube", "red", "large")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ __all__ = ["VIEWS", "render"]
 
 VIEWS = ("flat", "shaded")
 Pixels = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+Points = tuple[Array, Array, Array]
 
 _PALETTE = {
     "red": (214, 48, 49),
@@ -164,12 +167,7 @@ def _shading(shape: str, size_name: str, size: int) -> tuple[Array, Array, Array
     u, v, unit = _plane(size_name, size)
     u, v = u / unit, v / unit + _lift(shape)
     solid = SOLID[shape]
-    # (1, 0, 0) and (0, _DOWN, _AWAY) span the picture plane through the foot; start 4 in front of it.
-    x, y, z = u, v * _DOWN - 4.0 * _AWAY, v * _AWAY + 4.0 * _DOWN
-    for _ in range(64):
-        d = solid(x, y, z) * 0.9
-        y, z = y + d * _AWAY, z - d * _DOWN
-    hit = np.where((solid(x, y, z) < 0.01) & (z > -0.02), 1.0, 0.0)
+    hit, (x, y, z) = _march(solid, u, v)
     e = 1e-3
     nx = solid(x + e, y, z) - solid(x - e, y, z)
     ny = solid(x, y + e, z) - solid(x, y - e, z)
@@ -186,7 +184,24 @@ def _shading(shape: str, size_name: str, size: int) -> tuple[Array, Array, Array
     gloss = np.maximum((nx * hx + ny * hy + nz * hz) / half, 0.0)
     for _ in range(5):
         gloss = gloss * gloss
-    return hit, (ambient + 0.85 * facing * visible) * hit, 0.32 * gloss * visible * hit
+    light, shine = np.zeros(hit.shape), np.zeros(hit.shape)
+    light[hit], shine[hit] = ambient + 0.85 * facing * visible, 0.32 * gloss * visible
+    return hit.astype(np.float64), light, shine
+
+
+def _march(solid: Callable[[Array, Array, Array], Array], u: Array, v: Array) -> tuple[Mask, Points]:
+    """Which samples of the picture plane show the object, and where in space those meet it."""
+    # (1, 0, 0) and (0, _DOWN, _AWAY) span the picture plane through the foot; start 4 in front of it.
+    x, y, z = u.ravel(), (v * _DOWN - 4.0 * _AWAY).ravel(), (v * _AWAY + 4.0 * _DOWN).ravel()
+    going = np.arange(x.size)
+    for _ in range(64):
+        before = y[going], z[going]
+        d = solid(x[going], *before) * 0.9
+        y[going], z[going] = after = before[0] + d * _AWAY, before[1] - d * _DOWN
+        # What has arrived stays, and what is below the floor has passed: outside, it only goes down.
+        going = going[(after[1] > -1.0) & ((after[0] != before[0]) | (after[1] != before[1]))]
+    hit = (solid(x, y, z) < 0.01) & (z > -0.02)
+    return hit.reshape(u.shape), (x[hit], y[hit], z[hit])
 
 
 def _visibility(shape: str, x: Array, y: Array, z: Array, softness: float) -> Array:
