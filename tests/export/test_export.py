@@ -157,7 +157,7 @@ def test_texts_never_exceed_what_the_model_reads() -> None:
 
 def test_a_folder_of_images_is_used_and_an_empty_one_refused(tmp_path: Path) -> None:
     model = trained()
-    with pytest.raises(UsageError, match="holds no file"):
+    with pytest.raises(UsageError, match="holds no image"):
         draw_samples(model.image, model.text, model.tokenizer, tmp_path)
     for number in range(3):
         Image.fromarray(np.full((30, 40, 3), 60 * number, np.uint8)).save(tmp_path / f"{number}.png")
@@ -224,7 +224,7 @@ def test_failures_are_one_line_and_an_exit_code(tmp_path: Path, capsys: pytest.C
     (tmp_path / "empty").mkdir()
     save_model(tmp_path / "model.pt", trained())
     assert main([str(tmp_path / "model.pt"), "--images", str(tmp_path / "empty")]) == 2
-    assert "holds no file" in capsys.readouterr().err
+    assert "holds no image" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stopped:
         main(["--help"])
     assert stopped.value.code == 0 and "example" in capsys.readouterr().out
