@@ -62,6 +62,9 @@ def test_a_picture_of_ones_own(page: Page, client: Client, tmp_path: Path) -> No
     assert page.ids()[:24] == [hit["id"] for hit in expected["hits"]]
     assert page.page.locator(".itself").count() == 1
     assert page.page.locator("#copy").is_hidden()  # a link cannot hold the picture
+    page.page.reload()
+    page.page.wait_for_selector(".card")
+    assert page.page.input_value("#text") == "is blue"  # it holds the words
 
 
 @pytest.mark.parametrize("touch", [True, False], ids=["touch", "mouse"])

@@ -187,3 +187,17 @@ def test_the_keyboard_stays_where_it_was(chromium: Any, client: Client) -> None:
         page.page.wait_for_function("() => !location.search.includes('blue')")
         assert page.page.evaluate("document.activeElement.tagName") == "SUMMARY"
         assert page.errors == []
+
+
+@pytest.mark.parametrize("most", [10, 30])
+def test_where_no_more_are_given_the_page_says_so(chromium: Any, bundle: Path, most: int) -> None:
+    with running(bundle, max_k=most) as found, Page(chromium, found.client.port) as page:
+        page.page.wait_for_selector(".card")
+        page.pick("sku-4")
+        page.find("is red")
+        page.page.evaluate("scrollTo(0, document.body.scrollHeight)")
+        page.shows("#end", f"These are the best {most}, as many as one search gives.")
+        assert page.page.locator(".card").count() == most
+        page.page.click("#home")
+        page.shows("#results-title", "Start from one of these")
+        assert page.page.inner_text("#end").strip() == ""

@@ -192,7 +192,7 @@ function show(step) {
   performance.mark("drawn");
   performance.measure("answer to drawing", "answered", "drawn");
   showTiming(answer.timing);
-  $("end").textContent = answer.hits.length ? "" : "No item passes the filters.";
+  showEnd(answer.hits.length);
   if (answer.unknown_words.length) {
     const words = answer.unknown_words.flatMap((word) => [", ", el("bdi", {}, word)]).slice(1);
     $("unknown").replaceChildren("The model does not know: ", ...words, ". Unknown words count as one and the same.");
@@ -203,6 +203,10 @@ function show(step) {
 }
 
 const whyOf = (card, hit, step) => about.explains && hit.image && addWhy(card, hit, step, () => queryOf(step, 1), problem);
+
+function showEnd(found) {
+  $("end").textContent = found === 0 ? "No item passes the filters." : found === about.limits.k ? `These are the best ${found}, as many as one search gives.` : "";
+}
 
 function showTiming(timing) {
   const parts = ["decode", "wait", "search"].filter((name) => timing[name] >= 0.1).map((name) => `${name} ${timing[name].toFixed(1)}`);
@@ -279,7 +283,7 @@ async function more() {
 
 async function moreItems(step, items) {
   if (items.done) return false;
-  const query = new URLSearchParams({ limit: PAGE });
+  const query = new URLSearchParams({ limit: Math.min(PAGE, about.limits.k) });
   if (items.where) query.set("where", JSON.stringify(items.where));
   if (items.after) query.set("after", items.after);
   const found = await getJson(`v1/items?${query}`);
@@ -300,6 +304,7 @@ async function moreHits(step) {
   if (step !== shown) return true;
   step.full = answer.hits.length < wanted || wanted === about.limits.k;
   step.answer = answer;
+  showEnd(answer.hits.length);
   addHits(answer.hits, have, answer.reference_id, (card, hit) => whyOf(card, hit, step));
   say(`${count(answer.hits.length, "picture", "pictures")} shown.`);
   return true;
