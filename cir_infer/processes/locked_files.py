@@ -18,7 +18,7 @@ from typing import ParamSpec, Protocol, TypeVar
 from cir_infer.errors import CirError
 from cir_infer.processes.announcing import announced
 
-__all__ = ["alone_in", "locked_file"]
+__all__ = ["OpenFolder", "alone_in", "is_claimed", "locked_file"]
 
 
 class _Closable(Protocol):
@@ -51,6 +51,25 @@ def locked_file(opened: Callable[P, F], *args: P.args, **kwargs: P.kwargs) -> F:
         del token
 
 
+def is_claimed(fd: int, path: Path) -> bool:
+    """Lock what was made just now, and say whether it can be used: others remove what nobody holds.
+
+    Args:
+        fd: of it, new.
+        path: where it was made.
+
+    Returns:
+        False where somebody took it for an old one in between, and removes it or has done so.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # where nothing can be locked nobody removes it either
+    return _is_at(fd, path)
+
+
 @contextmanager
 def alone_in(folder: Path, error: type[CirError], what: str) -> Iterator[None]:
     """Be the only one to write into a folder for a long time: a training, the making of a data set.
@@ -68,7 +87,7 @@ def alone_in(folder: Path, error: type[CirError], what: str) -> Iterator[None]:
             meanwhile.
     """
     try:
-        held = locked_file(_OpenFolder, folder)
+        held = locked_file(OpenFolder, folder)
     except OSError as problem:
         raise error(f"{folder} cannot be opened: {problem.strerror}") from problem
     with closing(held):
@@ -92,7 +111,7 @@ def _is_at(fd: int, path: Path) -> bool:
         return False
 
 
-class _OpenFolder:
+class OpenFolder:
     """A folder's descriptor, closed at the latest when this dies."""
 
     def __init__(self, path: Path) -> None:
@@ -103,9 +122,11 @@ class _OpenFolder:
 
     @property
     def fd(self) -> int:
+        """The descriptor; -1 once it is closed."""
         return self._held[0] if self._held else -1
 
     def close(self) -> None:
+        """Close it, and so let its lock go."""
         _close_all(self._held)
 
 

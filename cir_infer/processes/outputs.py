@@ -8,6 +8,7 @@ import io
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -15,11 +16,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cir_infer.errors import UsageError, shown
-from cir_infer.processes.locked_files import locked_file
+from cir_infer.processes.locked_files import OpenFolder, is_claimed, locked_file
 
-__all__ = ["check_apart", "check_replaceable", "check_waits_for_nobody", "replacing"]
+__all__ = ["check_apart", "check_replaceable", "check_waits_for_nobody", "replacing", "scratch_beside"]
 
 _ENDING = ".cir-part"
+_SCRATCH = ".cir-scratch"
 _FOLDER = "it is a folder"
 
 
@@ -88,32 +90,84 @@ def replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
         os.close(folder)
 
 
+@contextmanager
+def scratch_beside(path: Path) -> Iterator[Path]:
+    """A folder for what a file of this name is made of, for the time of the block, of this user alone.
+
+    It lies beside the file (`.model.cir.0123abcd.cir-scratch`) and is locked. What killed programs have left
+    is removed as by `replacing`, and as there this one is by the next file of that name.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    _sweep(path)
+    process = os.getpid()
+    folder, lock = _begun_folder(path)
+    with closing(lock):
+        try:
+            yield folder
+        finally:
+            if process == os.getpid():  # else a forked child came to its end here
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _named(path: Path, ending: str) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{ending}")
+
+
 def _begun(path: Path, mode: int) -> tuple[Path, io.FileIO]:
     """A new file, and what holds its lock, which no forked child goes on holding."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     while True:
-        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_ENDING}")
+        draft = _named(path, _ENDING)
         lock = locked_file(io.FileIO, draft, "r+", True, lambda name, _: os.open(name, flags, mode))
-        with suppress(OSError):  # where no file can be locked nobody removes it either
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(lock.fileno()).st_nlink:
+        if is_claimed(lock.fileno(), draft):
             return draft, lock
-        lock.close()  # another process took it for an old one
+        lock.close()
+
+
+def _begun_folder(path: Path) -> tuple[Path, OpenFolder]:
+    """The same with a folder."""
+    while True:
+        folder = _named(path, _SCRATCH)
+        folder.mkdir(0o700)
+        try:
+            lock = locked_file(OpenFolder, folder)
+        except FileNotFoundError:
+            continue  # another process took it for an old one
+        if is_claimed(lock.fd, folder):
+            return folder, lock
+        lock.close()
 
 
 def _sweep(path: Path) -> None:
     """Remove what nobody writes any more."""
-    own = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}{re.escape(_ENDING)}")
+    endings = "|".join(map(re.escape, (_ENDING, _SCRATCH)))
+    own = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}({endings})")
     with suppress(OSError):
         for entry in os.scandir(path.parent):
-            if own.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+            found = own.fullmatch(entry.name)
+            if found is None:
+                continue
+            if found[1] == _ENDING and entry.is_file(follow_symlinks=False):
                 _remove_unheld(entry.path)
+            elif found[1] == _SCRATCH and entry.is_dir(follow_symlinks=False):
+                _remove_unheld_folder(Path(entry.path))
 
 
 def _remove_unheld(place: str) -> None:
     with suppress(OSError), closing(locked_file(io.FileIO, place, "r+", True, _opened)) as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.unlink(place)  # noqa: PTH108
+
+
+def _remove_unheld_folder(place: Path) -> None:
+    with suppress(OSError), closing(locked_file(OpenFolder, place)) as folder:
+        fcntl.flock(folder.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _opened(name: str, _: int) -> int:

@@ -24,7 +24,7 @@ from cir_infer.gallery import Gallery
 from cir_infer.gallery.catalogue.catalogue import OutcomeUnknownError
 from cir_infer.gallery.disk.files import open_file
 from cir_infer.inputs.opening import why
-from cir_infer.processes.locked_files import locked_file
+from cir_infer.processes.locked_files import is_claimed, locked_file
 
 __all__ = ["Note", "Pictures", "is_there"]
 
@@ -95,11 +95,9 @@ class Pictures:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 path = self._folder / f".changing.{secrets.token_hex(12)}"
                 file = locked_file(open_file, path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-                with suppress(OSError):  # where no file can be locked nobody removes it either
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.fstat(file.fileno()).st_nlink:
+                if is_claimed(file.fileno(), path):
                     return path, file
-                file.close()  # somebody took it for an old one
+                file.close()
         except OSError as error:
             raise self._refused(error) from error
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from cir_infer.bundle.manifest_reader import read_manifest
 from cir_infer.bundle.writing import Content, FilePart
 from cir_infer.engine import Engine
 from cir_infer.errors import BundleError, DeviceError, ExportError
+from cir_infer.processes.outputs import scratch_beside
 
 __all__ = ["ExportReport", "ParityError", "export_bundle"]
 
@@ -97,9 +97,9 @@ def export_bundle(
     check_target(path)
     _check_inputs(trained)  # now, not after minutes of work
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+        with scratch_beside(path) as scratch:
             # Verified as a device will read it, by the runtime, before anything has the final name.
-            unverified = Path(scratch) / "unverified.cir"
+            unverified = scratch / "unverified.cir"
             explain = _write_unverified(trained, unverified, samples, progress, large)
             answers = answers_of(trained, samples, explain is not None, progress)
             if not keep_model and _size(trained) >= large:

@@ -8,7 +8,6 @@ and resized then. Gallery and queries must be prepared alike, so it is the bundl
 from __future__ import annotations
 
 import os
-import tempfile
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from cir_infer.bundle.manifest_reader import read_manifest
 from cir_infer.engine import Engine
 from cir_infer.errors import BundleError, ExportError, UsageError
 from cir_infer.inputs.preprocess import decode
+from cir_infer.processes.outputs import scratch_beside
 
 __all__ = ["AGREEMENT", "COSINE", "FastJpegReport", "scale_jpegs"]
 
@@ -81,8 +81,8 @@ def scale_jpegs(
         )
     members = bundle.contents()
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
-            unverified = Path(scratch) / "unverified.cir"
+        with scratch_beside(path) as scratch:
+            unverified = scratch / "unverified.cir"
             write_bundle(unverified, scaled, members, progress)
             with Engine(bundle, device="cpu") as engine:
                 before = see(engine, samples, progress)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -17,10 +18,14 @@ from cir_infer.gallery.disk import drafts
 from cir_infer.gallery.disk.folder import LOCK
 from cir_infer.processes import announcing
 from cir_infer.processes.locked_files import alone_in, locked_file
+from cir_infer.processes.outputs import replacing, scratch_beside
 from cir_infer.runtime.tensorrt.plan_cache import PlanCache
 from cir_infer.runtime.tensorrt.plan_file import PlanKey
+from cir_infer.serving.pictures import Pictures
 from tests.gallery.support import filled
 from tests.processes.forking import Child
+
+Begun: TypeAlias = Callable[[Path], AbstractContextManager[object]]
 
 
 @pytest.fixture
@@ -95,6 +100,68 @@ def test_what_is_locked_at_a_fork_is_free_when_the_parent_lets_it_go(
         children.append(Child())
         assert not is_free(path)
     assert is_free(path)
+
+
+@contextmanager
+def replacing_one(path: Path) -> Iterator[object]:
+    with replacing(path / "model.cir") as file:
+        yield file
+
+
+@contextmanager
+def drafting(path: Path) -> Iterator[object]:
+    with drafts.drafted(path / "shop", []) as draft:
+        yield draft.write_bytes(b"")
+
+
+@contextmanager
+def changing(path: Path) -> Iterator[object]:
+    with filled(path / "g") as gallery, Pictures(path / "new").changing(gallery) as note:
+        yield note
+
+
+@contextmanager
+def in_scratch(path: Path) -> Iterator[object]:
+    with scratch_beside(path / "model.cir") as folder:
+        yield folder
+
+
+@pytest.mark.parametrize(
+    ("begun", "names"),
+    [
+        (replacing_one, ".*.cir-part"),
+        (in_scratch, ".*.cir-scratch"),
+        (drafting, ".*.lock"),
+        (changing, "new/.changing.*"),
+    ],
+)
+@pytest.mark.parametrize("when", ["before", "behind"])
+def test_what_is_made_while_others_look_for_what_was_left_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: Begun, names: str, when: str
+) -> None:
+    """Between being made and being locked it looks like what a killed process has left."""
+    lock, taken = fcntl.flock, dict[Path, int]()
+
+    def remove(path: Path) -> None:
+        (Path.rmdir if path.is_dir() else Path.unlink)(path)
+
+    def late(fd: Any, operation: int) -> None:
+        new = list(tmp_path.glob(names))
+        if new and not taken:
+            taken[new[0]] = os.open(new[0], os.O_RDONLY)
+            lock(taken[new[0]], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if when == "before":
+                remove(new[0])
+        lock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with begun(tmp_path):
+        ((path, fd),) = taken.items()
+        if when == "behind":
+            remove(path)
+        os.close(fd)
+        (other,) = tmp_path.glob(names)
+        assert other != path and not is_free(other)
 
 
 def test_one_is_alone_in_a_folder(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from cir_bench.results import ensure_writable, write_text
 from cir_export.targets import check_target
 from cir_infer.bundle import write_bundle
 from cir_infer.errors import CirError
-from cir_infer.processes.outputs import check_replaceable, replacing
+from cir_infer.processes.outputs import check_replaceable, replacing, scratch_beside
 from tests.bundles import manifest_of, members_of
 
 
@@ -80,6 +81,64 @@ def test_what_a_killed_program_left_goes_with_the_next_file_of_that_name(tmp_pat
     assert left.exists(), "those of other names are others'"
     written(target)
     assert target.read_bytes() == b"new" and not left.exists()
+
+
+SCRATCH = """
+import os, signal, sys
+from pathlib import Path
+from cir_infer.processes.outputs import scratch_beside
+
+with scratch_beside(Path(sys.argv[1])) as folder:
+    (folder / "unverified.cir").write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def scratched(path: Path) -> None:
+    with scratch_beside(path) as folder:
+        (folder / "weights.bin").write_bytes(b"")
+
+
+@pytest.mark.parametrize("next_one", [written, scratched])
+def test_what_a_killed_program_left_of_what_a_file_was_made_of_goes_with_the_next(
+    tmp_path: Path, next_one: Callable[[Path], None]
+) -> None:
+    """The bundle that an export verifies, and its weights, are as large as what it writes in the end."""
+    target = tmp_path / "model.cir"
+    done = subprocess.run([sys.executable, "-c", SCRATCH, str(target)])
+    assert done.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert [file.name for file in left.iterdir()] == ["unverified.cir"]
+    for other in ("model.cir2", "another.cir"):
+        next_one(tmp_path / other)
+    assert left.exists(), "those of other names are others'"
+    next_one(target)
+    assert not left.exists()
+
+
+def test_a_folder_that_is_in_use_or_of_another_kind_stays(tmp_path: Path) -> None:
+    target, photos = tmp_path / "model.cir", tmp_path / "photos"
+    photos.mkdir()
+    (photos / "photo.png").write_bytes(b"precious")
+    (tmp_path / ".model.cir.00000000.cir-scratch").symlink_to(photos)
+    (tmp_path / ".model.cir.11111111.cir-scratch").write_bytes(b"precious")
+    before = set(tmp_path.iterdir())
+    with ExitStack() as block:
+        folder = block.enter_context(scratch_beside(target))
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        (folder / "weights.bin").write_bytes(b"needed")
+        written(target)
+        scratched(target)
+        assert (folder / "weights.bin").read_bytes() == b"needed"
+        if (child := os.fork()) == 0:  # one that comes to the block's end does not take the folder along
+            block.close()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert folder.exists()
+    with pytest.raises(ZeroDivisionError), scratch_beside(target):
+        raise ZeroDivisionError
+    assert set(tmp_path.iterdir()) == before | {target}
+    assert (photos / "photo.png").exists()
 
 
 def test_what_is_being_written_stays_and_so_does_what_is_called_otherwise(tmp_path: Path) -> None:

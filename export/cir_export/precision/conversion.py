@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,7 +33,7 @@ from cir_infer.engine import Engine
 from cir_infer.errors import DeviceError, ExportError, UsageError
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.inputs.texts import Text
-from cir_infer.processes.outputs import check_apart
+from cir_infer.processes.outputs import check_apart, scratch_beside
 from cir_infer.runtime.devices import open_backend
 from cir_infer.runtime.graph import Array
 from cir_infer.runtime.plan_policy import PlanPolicy
@@ -147,9 +146,9 @@ def convert_bundle(
         progress,
     )
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
+        with scratch_beside(target) as scratch:
             judge = partial(
-                _judge, bundle, Path(scratch), lowering, samples=samples, labelled=labelled, progress=progress
+                _judge, bundle, scratch, lowering, samples=samples, labelled=labelled, progress=progress
             )
             judged = judge(graphs)
             int8_text = lowering.precision == "int8" and len(graphs) > 1 and graphs[-1].name == "text"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from cir_infer.bundle.manifest import WEIGHTS_NAME, Manifest
 from cir_infer.bundle.writing import FilePart
 from cir_infer.console.progress import progress_bar
 from cir_infer.errors import BundleError, ExportError
+from cir_infer.processes.outputs import scratch_beside
 
 __all__ = ["write_with"]
 
@@ -57,11 +57,11 @@ def write_with(
         if source.explain is not None and explain is None:
             left_out.add(source.explain.file)
         members = bundle.contents(name for name in source.members if name not in left_out)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+        with scratch_beside(path) as scratch:
             size = sum(size_of(t) for model in protos.values() for t in model.graph.initializer)
             if large is None:
                 large = SEVERAL if source.weights is None else 0
-            weights = WeightsFile(Path(scratch) / WEIGHTS_NAME) if size >= large else None
+            weights = WeightsFile(scratch / WEIGHTS_NAME) if size >= large else None
             # One after the other: what stays inside is in memory.
             for name, proto in progress_bar(protos.items(), len(protos), "making weights", "graph", progress):
                 members[name] = _serialised(proto, weights, held)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from cir_export.triton.configuration import graph_configuration, search_configuration
 from cir_infer.bundle import Bundle
 from cir_infer.bundle.model import write_model
 from cir_infer.errors import ExportError, UsageError, shown
+from cir_infer.processes.outputs import scratch_beside
 from cir_infer.runtime.bundle_graphs import open_bundle_graphs
 from cir_infer.runtime.plan_policy import PlanPolicy
 
@@ -66,8 +66,7 @@ def write_repository(bundle: str | Path, folder: str | Path, gallery: str | Path
             raise ExportError(f"{place / one} is there already; remove it, or choose another folder")
     try:
         place.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=place, prefix=".cir-export-") as scratch:
-            draft = Path(scratch)
+        with scratch_beside(place / name) as draft:
             for kind in wanted:
                 version = draft / f"{name}_{kind}" / "1"
                 version.mkdir(parents=True)

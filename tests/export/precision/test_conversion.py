@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -260,6 +261,28 @@ def test_an_interrupted_calibration_leaves_nothing(photos: Path, tmp_path: Path)
             source, tmp_path / "low.cir", Lowering("int8"), samples_for(bundle, None, stopped), stopped
         )
     assert [path.name for path in tmp_path.iterdir()] == ["small.cir"]
+
+
+KILLED = """
+import os, signal, sys
+from cir_export.precision import conversion
+from cir_export.precision.conversion import Lowering
+from tests.export.precision.test_conversion import convert
+from pathlib import Path
+
+conversion.see = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+convert(Path(sys.argv[1]), Path(sys.argv[2]), Lowering("float16"))
+"""
+
+
+def test_a_conversion_that_is_killed_leaves_nothing_once_it_is_made_again(tmp_path: Path) -> None:
+    """What it judges is as large as what it writes in the end, and lies beside that."""
+    source, target = convolutional(tmp_path / "small.cir"), tmp_path / "low.cir"
+    done = subprocess.run([sys.executable, "-c", KILLED, str(source), str(target)], capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
+    assert len(list(tmp_path.rglob("*.cir"))) > 1
+    convert(source, target, Lowering("float16"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["low.cir", "small.cir"]
 
 
 @pytest.mark.parametrize("precision", ["float16", "int8"])
