@@ -405,6 +405,17 @@ def test_hostile_graphs_are_refused(what: str) -> None:
     assert len(str(caught.value)) < 600
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("op", ["Cast", "Mul", "Div", "Sqrt"])
+def test_what_no_number_holds_is_told_by_no_library(op: str) -> None:
+    """Whoever opened such a bundle, as CLIP's in float16 for its mask, had a warning of NumPy."""
+    g = Hostile()
+    inputs = {"Cast": [-3e38], "Mul": [3e38, 3e38], "Div": [1.0, 0.0], "Sqrt": [-1.0]}[op]
+    to = {"to": TensorProto.FLOAT16} if op == "Cast" else {}
+    made = g.add(op, *(g.constant(np.array([value], F)) for value in inputs), **to)
+    check_graph(Model(g.model(g.add("Mul", "x", g.add("Cast", made, to=TensorProto.FLOAT)))), {})
+
+
 def test_axes_that_nobody_knows_are_refused() -> None:
     info = helper.make_tensor_value_info
     graph = helper.make_graph(

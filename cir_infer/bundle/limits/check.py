@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from cir_infer.bundle.limits.crashes import check_survivable
 from cir_infer.bundle.limits.operators import OPERATORS
 from cir_infer.bundle.limits.values import ITEM_BYTES, Shape, Step, TooLargeError, UnclearError, Value
@@ -135,7 +137,9 @@ def _step(node: Node, values: Mapping[str, Value], opset: int) -> Step:
 def _made(step: Step) -> list[Value]:
     try:
         check_survivable(step)
-        return OPERATORS[step.node.op](step)
+        # What a graph has no number for is infinite or NaN there, too: float16's mask of a text encoder.
+        with np.errstate(all="ignore"):
+            return OPERATORS[step.node.op](step)
     except TooLargeError as error:
         raise _wrong(step.node, f"it makes {error}, larger than any that a bundle needs") from error
     except UnclearError as error:
