@@ -39,10 +39,14 @@ class Note:
     Args:
         file: new, open and locked.
         gallery: the identity of the gallery that changes.
+
+    Attributes:
+        needed: whether it names files that nobody needs and that could not be removed.
     """
 
     def __init__(self, file: io.FileIO, gallery: str | None) -> None:
         self._file = file
+        self.needed = False
         self._lines: list[Any] = [{"gallery": gallery}]
 
     def add(self, pictures: Iterable[tuple[str, Path]]) -> None:
@@ -61,6 +65,11 @@ class Note:
         except OSError as error:
             raise GalleryError(f"the pictures of a change cannot be noted ({why(error)})") from error
 
+    def forget(self, pictures: Iterable[Path]) -> None:
+        """Remove noted files that no item names. What cannot be removed now is left for a later change."""
+        for path in pictures:
+            self.needed |= not _remove(path)
+
 
 class Pictures:
     """The folder of the pictures that a service keeps.
@@ -74,20 +83,22 @@ class Pictures:
 
     @contextmanager
     def changing(self, gallery: Gallery) -> Iterator[Note]:
-        """A note for the time of a change; it stays where the change may be there and the block has failed.
+        """A note for the time of a change; it stays where somebody has to look at its files again.
 
         Raises:
             GalleryError: it cannot be written.
         """
         path, file = self._begin()
         with closing(file):
+            note = Note(file, gallery.uuid)
             try:
-                yield Note(file, gallery.uuid)
+                yield note
             except BaseException as error:
-                if not is_there(error):
-                    _remove(path)
+                note.needed |= is_there(error)
                 raise
-            _remove(path)
+            finally:
+                if not note.needed:
+                    _remove(path)
 
     def _begin(self) -> tuple[Path, io.FileIO]:
         try:
@@ -143,11 +154,6 @@ class Pictures:
         own = _OWN.fullmatch(path.name)
         return path if own and path.parent == self._folder / own[1] else None
 
-    def forget(self, paths: Iterable[Path]) -> None:
-        """Remove files that no item names."""
-        for path in paths:
-            _remove(path)
-
     def sweep(self, gallery: Gallery) -> None:
         """Remove what killed changes of a gallery have left. The caller is its one writer.
 
@@ -172,11 +178,13 @@ class Pictures:
                 return  # of another gallery, which may be back one day
             noted = [line for line in lines if _is_noted(line)]
             held = gallery.held(list({item for item, _ in noted}))
+            left = False
             for item, name in noted:
                 known = held.get(item)
                 if known is None or Path(known.source or "").name != name:
-                    _remove(self._folder / name[:2] / name)
-            _remove(path)
+                    left |= not _remove(self._folder / name[:2] / name)
+            if not left:
+                _remove(path)
 
 
 def is_there(error: BaseException) -> bool:
@@ -202,6 +210,12 @@ def _is_noted(line: Any) -> bool:
     )
 
 
-def _remove(path: Path) -> None:
-    with suppress(OSError):
-        path.unlink(missing_ok=True)
+def _remove(path: Path) -> bool:
+    """Whether it is gone."""
+    try:
+        path.unlink()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError:
+        return False
+    return True

@@ -211,9 +211,9 @@ class Writer:
             except BaseException as error:
                 # Where the change is there, or nobody knows, its items name these files.
                 if not is_there(error):
-                    self._pictures.forget(places.values())
+                    note.forget(places.values())
                 raise
-            self._pictures.forget(gone.values())
+            note.forget(gone.values())
         return set(old)
 
     def _own(self, items: dict[str, Item]) -> dict[str, Path]:
@@ -224,6 +224,7 @@ class Writer:
     def _described(self, batch: list[Change]) -> set[str]:
         gallery = batch[0].opened.gallery
         with gallery.writing():
+            self._pictures.sweep(gallery)
             snapshot = gallery.snapshot()
             for change in batch:
                 item_of(snapshot, change.item)
@@ -242,7 +243,8 @@ class Writer:
                     note.add(gone.items())
                 if old:
                     gallery.remove(list(old))
-                self._pictures.forget(gone.values())
+                if note is not None:
+                    note.forget(gone.values())
         return set(old)
 
 

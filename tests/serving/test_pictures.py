@@ -89,6 +89,28 @@ def test_a_service_that_is_killed_in_a_change_leaves_no_picture_for_long(
         assert {file.read_bytes() for file in files(images_of(own))} == kept
 
 
+@pytest.mark.parametrize("change", ["replaced", "deleted"])
+def test_a_picture_that_cannot_be_removed_goes_when_it_can(own: Path, change: str) -> None:
+    """The note of it went all the same, so that nobody ever looked for it again."""
+    with running(own, writable=True) as (client, *_):
+        assert client("PUT", address("it"), png(100), Content_Type="image/png").status == 201
+        assert client("PUT", address("other"), png(101), Content_Type="image/png").status == 201
+        (picture,) = (file for file in files(images_of(own)) if file.read_bytes() == png(100))
+        aside = picture.rename(own.parent / "aside")
+        picture.mkdir()  # which no program removes as it does a file
+        if change == "deleted":
+            assert client("DELETE", address("it")).status == 204
+        else:
+            assert client("PUT", address("it"), png(102), Content_Type="image/png").status == 200
+        for _ in range(2):
+            assert client("PATCH", address("other"), {"metadata": {"colour": "red"}}).status == 200
+            assert picture.exists()
+        picture.rmdir()
+        aside.rename(picture)
+        assert client("PATCH", address("other"), {"metadata": {"colour": "blue"}}).status == 200
+        assert files(images_of(own)) == named(own)
+
+
 @pytest.fixture
 def gallery(own: Path) -> Any:
     with Gallery.open(own.with_suffix(".gallery")) as found:
