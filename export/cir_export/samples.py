@@ -273,8 +273,18 @@ def _texts(
 def _mixed(
     texts: Sequence[Text], text: dict[str, Any], tokenizer: Tokenizer, random: np.random.RandomState
 ) -> list[Text]:
-    """Those that a model can take, in mixed order."""
-    fitting = [one for one in texts if _tokens(tokenizer, one) <= text["max_tokens"]]
+    """Those that a model can take, in mixed order.
+
+    Raises:
+        ExportError: there are none.
+    """
+    lengths = [_tokens(tokenizer, one) for one in texts]
+    fitting = [one for one, length in zip(texts, lengths, strict=True) if length <= text["max_tokens"]]
+    if texts and not fitting:
+        raise ExportError(
+            f"a text has {text['max_tokens']} tokens at most (max_tokens), and a word with what stands around "
+            f"it has {min(lengths)}; expected a model that reads at least so many"
+        )
     return [fitting[index] for index in random.permutation(len(fitting))]
 
 
@@ -300,8 +310,9 @@ def _words(tokenizer: Tokenizer) -> list[str]:
 
 def _tokens(tokenizer: Tokenizer, text: Text) -> int:
     plain = text if isinstance(text, str) else " ".join(text)
+    between = 0 if isinstance(text, str) else 1
     try:
-        return len(tokenizer.encode(plain).ids) + 1
+        return len(tokenizer.encode(plain).ids) + between
     except Exception as error:  # the library raises plain Exception
         raise ExportError(
             f"the tokenizer does not read {shown(plain, 60)} ({shown(error)}); expected one that reads "

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from cir_export.preprocessing import feature_input, word_text
 from cir_export.samples import draw_samples
@@ -82,3 +82,18 @@ def test_a_tokenizer_whose_unknown_token_it_does_not_know_is_refused(model: Any)
         ExportError, match=r"the tokenizer does not read '.*Missing \[UNK\] token.*expected one"
     ):
         draw_samples(feature_input(4), word_text(), tokenizer)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_a_model_of_short_texts_is_verified_with_short_ones(most: int) -> None:
+    """Of one token there was nothing to verify with, and the export ended in a ValueError of PyTorch."""
+    alone = Tokenizer(models.WordLevel({"red": 0, "blue": 1, "[UNK]": 2}, unk_token="[UNK]"))
+    alone.pre_tokenizer = pre_tokenizers.Whitespace()
+    image = {"kind": "features", "size": 4}
+    texts = draw_samples(image, {"max_tokens": most, "captions": " "}, alone).texts
+    assert texts and max(len(alone.encode(str(text)).ids) for text in texts) == most
+    alone.post_processor = processors.TemplateProcessing(
+        single="red red $A blue blue", special_tokens=[("red", 0), ("blue", 1)]
+    )
+    with pytest.raises(ExportError, match=rf"a text has {most} tokens at most .* it has 5; expected"):
+        draw_samples(image, {"max_tokens": most, "captions": " "}, alone)
