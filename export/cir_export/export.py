@@ -135,7 +135,7 @@ def _write_unverified(
 ) -> Explain | None:
     """Exports into a bundle that nobody has verified yet; what explanations need, where they can be."""
     weights = WeightsFile(path.with_name(WEIGHTS_NAME)) if _size(trained) >= large else None
-    graphs = export_graphs(trained.model, trained.image, progress, weights)
+    graphs = export_graphs(trained.model, trained.image, progress, weights, int(trained.text["max_tokens"]))
     members: dict[str, Content] = {f"{name}.onnx": content for name, content in graphs.items()}
     members[TOKENIZER_NAME] = trained.tokenizer.to_str().encode()
     if weights is not None and not weights.empty:

@@ -282,8 +282,8 @@ def _mixed(
     fitting = [one for one, length in zip(texts, lengths, strict=True) if length <= text["max_tokens"]]
     if texts and not fitting:
         raise ExportError(
-            f"a text has {text['max_tokens']} tokens at most (max_tokens), and a word with what stands around "
-            f"it has {min(lengths)}; expected a model that reads at least so many"
+            f"a text has {text['max_tokens']} tokens at most (max_tokens), and a word with what is around it "
+            f"has {min(lengths)}; expected a model that reads at least so many"
         )
     return [fitting[index] for index in random.permutation(len(fitting))]
 

@@ -34,15 +34,16 @@ class Once:
         image: dict[str, Any],
         progress: bool = False,
         weights: WeightsFile | None = None,
+        tokens: int | None = None,
     ) -> dict[str, bytes]:
         """As `export_graphs`; asked anew where weights lie beside the graphs."""
         if weights is not None:
-            return export_graphs(model, image, progress, weights)
+            return export_graphs(model, image, progress, weights, tokens)
         path = self._folder / f"{_key(model, image)}.npz"
         with path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # another worker may be exporting it
             if not path.exists():
-                made = export_graphs(model, image, progress)
+                made = export_graphs(model, image, progress, tokens=tokens)
                 half = path.with_suffix(".half.npz")
                 np.savez(half, **{name: np.frombuffer(made[name], np.uint8) for name in made})
                 half.replace(path)

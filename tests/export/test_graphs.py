@@ -197,6 +197,32 @@ def test_a_reference_graph_and_absent_inputs() -> None:
     np.testing.assert_allclose(run(graphs["compose"], {"reference": reference})[0], expected[0], rtol=1e-5)
 
 
+def test_a_table_of_places_is_for_as_many_tokens_as_a_text_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As transformers' text encoders have one: none of them could be exported."""
+    torch.manual_seed(0)
+    model, places = build_model(config()).eval(), torch.randn(1, 12, 24)
+    words = torch.randn(30, 24)
+
+    def encode_text(tokens: Tensor, lengths: Tensor) -> Tensor:
+        return (words[tokens.long()] + places[:, : tokens.shape[1]]).sum(1)
+
+    monkeypatch.setattr(model, "encode_text", encode_text)
+    graphs = export._graphs
+    monkeypatch.setattr(export, "_graphs", lambda *given: [g for g in graphs(*given) if g.name == "text"])
+    with pytest.raises(ExportError, match="Constraints violated"):
+        export_graphs(model, plain_resize(24))
+    with pytest.raises(ExportError, match=r"<= 12; .* set max_tokens to no more"):
+        export_graphs(model, plain_resize(24), tokens=13)
+    text = export_graphs(model, plain_resize(24), tokens=12)["text"]
+    for length in (1, 2, 12):
+        tokens = torch.randint(0, 30, (2, length), dtype=torch.int32)
+        lengths = torch.full((2,), length, dtype=torch.int32)
+        feeds = {"tokens": tokens, "lengths": lengths}
+        used = {given.name for given in onnx.load_from_string(text).graph.input}
+        found = run(text, {name: value for name, value in feeds.items() if name in used})[0]
+        np.testing.assert_allclose(found, encode_text(tokens, lengths), rtol=1e-4, atol=1e-5)
+
+
 def test_a_model_that_freezes_the_batch_is_refused() -> None:
     class Frozen(nn.Module):
         def forward(self, image: Tensor) -> Tensor:

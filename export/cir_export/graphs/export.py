@@ -40,6 +40,8 @@ _QUERY = "query"
 _IN_PARTS = ("embedding", "parts", "constant")
 
 _SAMPLES = 3
+_LENGTH = "t"
+"""The axis of a text's tokens."""
 _OWN = "cir_export_"
 _CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 _INPUT_TYPES = {
@@ -121,6 +123,7 @@ def export_graphs(
     image: dict[str, Any],
     progress: bool = False,
     weights: WeightsFile | None = None,
+    tokens: int | None = None,
 ) -> dict[str, bytes]:
     """Exports every graph of a model.
 
@@ -129,6 +132,7 @@ def export_graphs(
         image: what its image graph takes, `image` of a bundle's manifest.
         progress: show a bar on a terminal.
         weights: where large weights go; None leaves all of them in the graphs.
+        tokens: the most that a text has; None where that is not known.
 
     Returns:
         ONNX models by graph name; `EXPLAIN` continues the image graph, where a row is a sum over positions.
@@ -147,7 +151,15 @@ def export_graphs(
         if graph.name in there:
             continue
         before, values = made, dict[str, Values]()
-        made = {graph.name: _export(graph, values, None if weights is None else weights.large)}
+        large = None if weights is None else weights.large
+        try:
+            made = {graph.name: _export(graph, values, large)}
+        except ExportError as error:
+            if tokens is None or f"Constraints violated ({_LENGTH})" not in str(error):
+                raise
+            # A table of places takes no more than it has, which PyTorch wants to be told.
+            values.clear()
+            made = {graph.name: _export(graph, values, large, tokens)}
         if graph.outputs == _IN_PARTS:
             made["image"], made[EXPLAIN] = taken_apart(made["image"], _IN_PARTS[1:])
         if graph.name == "image":
@@ -199,7 +211,7 @@ def _graphs(model: RetrievalModel, image: dict[str, Any]) -> list[Graph]:
     ]
     if model.in_one_piece:
         inputs = {"image": images, "tokens": tokens, "lengths": lengths}
-        axes = {"image": batch, "tokens": {0: "n", 1: "t"}, "lengths": batch}
+        axes = {"image": batch, "tokens": {0: "n", 1: _LENGTH}, "lengths": batch}
         graphs.append(Graph(_QUERY, _Query(model), inputs, axes, terms))
     if not model.reference_is_gallery_row:
         graphs.append(
@@ -210,7 +222,7 @@ def _graphs(model: RetrievalModel, image: dict[str, Any]) -> list[Graph]:
             "text",
             _Text(model),
             {"tokens": tokens, "lengths": lengths},
-            {"tokens": {0: "n", 1: "t"}, "lengths": batch},
+            {"tokens": {0: "n", 1: _LENGTH}, "lengths": batch},
             ("text",),
         )
     )
@@ -226,10 +238,12 @@ def _graphs(model: RetrievalModel, image: dict[str, Any]) -> list[Graph]:
     return graphs
 
 
-def _export(graph: Graph, aside: dict[str, Values], large: int | None) -> ModelProto:
-    """The graph; weights of so many bytes are put aside and not into it."""
+def _export(
+    graph: Graph, aside: dict[str, Values], large: int | None, tokens: int | None = None
+) -> ModelProto:
+    """The graph, for texts of at most so many tokens; weights of so many bytes are put aside, not into it."""
     names = sorted({name for axes in graph.axes.values() for name in axes.values()})
-    dims = {name: torch.export.Dim(name, min=1) for name in names}
+    dims = {name: torch.export.Dim(name, min=1, max=tokens if name == _LENGTH else None) for name in names}
     shapes: tuple[Any, ...] = tuple(
         {axis: dims[name] for axis, name in graph.axes[key].items()} for key in graph.inputs
     )

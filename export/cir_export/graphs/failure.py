@@ -36,6 +36,10 @@ _REMEDIES = (
         "the code calls itself, or modules call each other, too deep; use a loop",
     ),
     (
+        r"Constraints violated \(t\).*<= \d+",
+        "the code reads texts of so many tokens at most, as a table of places has; set max_tokens to no more",
+    ),
+    (
         r"specialized it to be a constant|Constraints violated|_mark_dynamic|not all values of",
         "the code fixes the number of images or the length of texts; take sizes from tensor.shape, not from "
         "len(tensor), int(...) or a loop over rows",
