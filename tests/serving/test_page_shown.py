@@ -201,3 +201,13 @@ def test_where_no_more_are_given_the_page_says_so(chromium: Any, bundle: Path, m
         page.page.click("#home")
         page.shows("#results-title", "Start from one of these")
         assert page.page.inner_text("#end").strip() == ""
+
+
+def test_a_text_that_is_too_long_is_refused_and_not_cut(chromium: Any, client: Client) -> None:
+    """The field took 5,000 characters of what was pasted, and said nothing."""
+    with Page(chromium, client.port) as page:
+        page.page.wait_for_selector(".card")
+        page.pick("sku-4")
+        page.page.keyboard.insert_text("x" * 4_999 + "yz")
+        page.page.keyboard.press("Enter")
+        page.shows("#problem", "more than 5000 characters")
