@@ -83,11 +83,22 @@ def replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
         except BaseException:
             draft.unlink(missing_ok=True)
             raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Have a new name outlast a loss of power, where the folder can be opened and its file system does it."""
     try:
-        os.fsync(folder)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:  # one that others may put files into, and not look at
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
     finally:
-        os.close(folder)
+        os.close(handle)
 
 
 @contextmanager

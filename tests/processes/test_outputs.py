@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -53,6 +55,48 @@ def test_a_device_or_a_pipe_stays_what_it_is(write: Callable[[Path], Any], tmp_p
     (tmp_path / "old").write_bytes(b"old")
     for name in ("old", "new"):
         write(tmp_path / name)
+
+
+UNSEEN = """
+import os, sys
+from pathlib import Path
+from cir_infer.processes.outputs import replacing
+
+if os.getuid() == 0:
+    os.setuid(65534)
+with replacing(Path(sys.argv[1])) as file:
+    file.write(b"new")
+"""
+
+
+def test_a_folder_that_may_not_be_looked_at_takes_files() -> None:
+    """They were in their places, and said to have failed."""
+    with tempfile.TemporaryDirectory() as place:  # others may enter it
+        Path(place).chmod(0o755)
+        folder = Path(place, "drop")
+        folder.mkdir()
+        folder.chmod(0o333)
+        done = subprocess.run(
+            [sys.executable, "-c", UNSEEN, folder / "new.json"], capture_output=True, text=True
+        )
+        folder.chmod(0o755)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert [(file.name, file.read_bytes()) for file in folder.iterdir()] == [("new.json", b"new")]
+
+
+def test_a_file_system_that_syncs_no_folders_takes_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+
+    def refused(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(fd)
+
+    monkeypatch.setattr(os, "fsync", refused)
+    written(tmp_path / "new")
+    assert (tmp_path / "new").read_bytes() == b"new"
 
 
 KILLED = """
