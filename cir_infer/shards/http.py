@@ -20,7 +20,7 @@ from cir_infer.processes.fork import PerProcess
 from cir_infer.scoring.contract import QueryTerms
 from cir_infer.searching.found import NO_REFERENCES, Found, Held, References
 from cir_infer.shards.shard import About
-from cir_infer.shards.wire import read_about, read_found, read_held, told_question
+from cir_infer.shards.wire import held_in_parts, read_about, read_found, read_held, told_question
 
 __all__ = ["HttpShard"]
 
@@ -98,8 +98,10 @@ class HttpShard:
 
     def held(self, items: Sequence[str], timeout: float | None = None) -> list[Held | None]:
         """See `Shard.held`."""
-        question = json.dumps({"ids": list(items)}).encode()
-        body = self._call("POST", "/v1/shard/items", question, timeout)
+        return held_in_parts(items, self._first_held, timeout)
+
+    def _first_held(self, items: list[str], timeout: float | None) -> list[Held | None]:
+        body = self._call("POST", "/v1/shard/items", json.dumps({"ids": items}).encode(), timeout)
         return self._understood(lambda: read_held(body, len(items)))
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from cir_infer.scoring.contract import QueryTerms
 from cir_infer.searching.found import NO_REFERENCES, Found, Held, References
 from cir_infer.shards.ray_cluster import PATIENCE, cause_of, membership, told_as_shard_error
 from cir_infer.shards.shard import About, LocalShard
-from cir_infer.shards.wire import read_held, told_held
+from cir_infer.shards.wire import held_in_parts, read_held, told_held
 
 __all__ = ["Actor", "Actors", "HandleShard", "RayShard", "check_folder"]
 
@@ -150,7 +150,10 @@ class HandleShard(ABC):
 
     def held(self, items: Sequence[str], timeout: float | None = None) -> list[Held | None]:
         """See `Shard.held`."""
-        return read_held(self._call("held", timeout, list(items)).encode(), len(items))
+        return held_in_parts(items, self._first_held, timeout)
+
+    def _first_held(self, items: list[str], timeout: float | None) -> list[Held | None]:
+        return read_held(self._call("held", timeout, items).encode(), len(items))
 
     def close(self) -> None:
         """Nothing: what it asks goes on for others."""

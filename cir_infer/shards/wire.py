@@ -8,7 +8,8 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -26,6 +27,7 @@ __all__ = [
     "MOST_HELD",
     "MOST_HITS",
     "Asked",
+    "held_in_parts",
     "read_about",
     "read_found",
     "read_held",
@@ -39,6 +41,8 @@ __all__ = [
 N = TypeVar("N", bound=np.generic)
 MOST_HELD = 256
 """Items of a question together."""
+_MOST_TOLD = 16 << 20
+"""Characters of an answer about items behind which no other begins: each may have a million of metadata."""
 MOST_HITS = 100_000
 """Of all queries of a question together: an answer of millions takes gigabytes where it is put together."""
 _MOST_QUERIES = 4096
@@ -192,8 +196,33 @@ def _check_top(top: TopK, items: list[int]) -> None:
 
 
 def told_held(items: Sequence[Held | None]) -> dict[str, Any]:
-    """Items as plain values."""
-    return {"items": [None if held is None else _told_item(held) for held in items]}
+    """The first items as plain values: all, unless that were a very long answer."""
+    told: list[dict[str, Any] | None] = []
+    size = 0
+    for held in items:
+        if size > _MOST_TOLD:
+            break
+        told.append(None if held is None else _told_item(held))
+        size += len(json.dumps(told[-1]))
+    return {"items": told}
+
+
+def held_in_parts(
+    items: Sequence[str], ask: Callable[[list[str], float | None], list[Held | None]], timeout: float | None
+) -> list[Held | None]:
+    """Items, where an answer may be about the first of those asked for alone.
+
+    Args:
+        items: their ids.
+        ask: gives what an answer says about the first of some, of one at least, in so many seconds.
+        timeout: for all of it.
+    """
+    began = time.monotonic()
+    found: list[Held | None] = []
+    while len(found) < len(items):
+        left = None if timeout is None else began + timeout - time.monotonic()
+        found += ask(list(items[len(found) :]), left)
+    return found
 
 
 def _told_item(held: Held) -> dict[str, Any]:
@@ -215,10 +244,15 @@ def read_held(body: bytes, count: int) -> list[Held | None]:
         body: the answer.
         count: how many items were asked for.
 
+    Returns:
+        The first of them, one at least.
+
     Raises:
         CirError: it is none.
     """
-    items = _list(_fields(body, ("items",), CirError)["items"], count)
+    items = _list(_fields(body, ("items",), CirError)["items"])
+    if not 1 <= len(items) <= count:
+        raise CirError(f"{len(items):,} items; expected 1 to {count:,}")
     return [None if said is None else _held(_checked(said, _HELD, CirError)) for said in items]
 
 

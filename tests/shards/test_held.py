@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ import pytest
 from cir_infer import Engine, Searcher
 from cir_infer.errors import CirError, GalleryError, ShardError
 from cir_infer.hits import Hit
-from cir_infer.shards import LocalShard, ShardedSearcher
+from cir_infer.shards import HttpShard, LocalShard, ShardedSearcher, wire
 from cir_infer.shards import searcher as sharded
+from cir_infer.shards.wire import read_held, told_held
+from tests.serving.support import make_gallery, running
 from tests.shards.support import Odd, write_shards
 
 
@@ -95,3 +98,24 @@ def test_many_are_asked_in_parts(folder: Path, engine: Engine, monkeypatch: pyte
         found = list(searcher.query_batch([Hit(f"i{n}") for n in range(4)], ["is red"] * 4, k=1))
         assert len(found) == 4
         assert [[len(asked) for asked in shard.asked_for] for shard in shards] == [[3, 1]] * 2
+
+
+def test_items_of_much_metadata_come_in_several_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """256 of them were one answer of hundreds of MB, which was refused where it was read."""
+    bundle = make_gallery(tmp_path)
+    ids = [f"sku-{number}" for number in range(50)]  # some of which are not there
+    near = LocalShard(bundle.with_suffix(".gallery"))
+    with closing(near), running(bundle, shard=True) as service:
+        far = HttpShard(f"http://127.0.0.1:{service.client.port}")
+        monkeypatch.setattr(wire, "_MOST_TOLD", 1000)
+        assert 1 < len(told_held(near.held(ids))["items"]) < 10
+        for held, again in zip(near.held(ids), far.held(ids, 30.0), strict=True):
+            assert (held is None) == (again is None)
+            if held is not None and again is not None:
+                assert held.told() == again.told() and held.vector.tobytes() == again.vector.tobytes()
+        assert far.held([]) == []
+    for body in (b'{"items": []}', b'{"items": [null, null]}'):
+        with pytest.raises(CirError, match="expected 1 to 1"):
+            read_held(body, 1)
