@@ -59,7 +59,7 @@ def layer_errors(
         progress: say how far it is.
     """
     backend, held = OnnxBackend("cpu"), Held(bundle)
-    feeds = {graph.name: _losing_most(backend, bundle, held, graph, samples) for graph in graphs}
+    feeds = {graph.name: _losing_most(backend, bundle, held, graph, samples, progress) for graph in graphs}
     exact = {graph.name: _run(backend, held.runnable(graph.original), feeds[graph.name]) for graph in graphs}
     pairs = [(graph, layer) for graph in graphs for layer in graph.layers if layer not in graph.kept]
     found = []
@@ -84,13 +84,19 @@ def costliest(errors: Sequence[LayerError], budget: float) -> list[str]:
 
 
 def _losing_most(
-    backend: OnnxBackend, bundle: Bundle, held: Held, graph: LoweredGraph, samples: Samples
+    backend: OnnxBackend,
+    bundle: Bundle,
+    held: Held,
+    graph: LoweredGraph,
+    samples: Samples,
+    progress: bool,
 ) -> dict[str, Array]:
     """What a graph reads of those samples that lose most in it: the first few may lose nothing."""
     many: Sequence[Any] = samples.texts if graph.name == "text" else samples.images
     graphs = [backend.load("lowered", held.runnable(model)) for model in (graph.original, graph.judged)]
     kept = []
-    for one in many:
+    unit = "text" if graph.name == "text" else "image"
+    for one in progress_bar(many, len(many), "comparing", unit, progress):
         feeds = _feeds(bundle, graph.name, [one])
         exact, output = (_output(loaded, feeds) for loaded in graphs)
         kept.append(float(cosines(exact, output)[0]) if np.isfinite(output).all() else -np.inf)
