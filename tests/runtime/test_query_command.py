@@ -292,21 +292,19 @@ def test_a_sheet_that_cannot_be_written_costs_neither_the_answer_nor_the_last_sh
 ) -> None:
     sheet = tmp_path / "sheet.png"
     sheet.write_bytes(b"of before")
-    real = Path.write_bytes
 
-    def full(path: Path, data: bytes) -> int:
-        real(path, data[:100])
+    def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    def read_only(path: Path, **_: object) -> None:
+    def read_only(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "unlink", read_only)
-        patched.setattr(Path, "write_bytes", lambda path, _: read_only(path))
+        patched.setattr(Path, "replace", read_only)
         assert main([*query, "-k", "3", "--sheet", str(sheet)]) == 1
     assert "sheet.png cannot be written: Read-only file system" in capsys.readouterr().err
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     assert main([*query, "-k", "3", "--sheet", str(sheet)]) == 1
     captured = capsys.readouterr()
     assert "sheet.png cannot be written: No space left on device" in captured.err
