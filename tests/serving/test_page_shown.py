@@ -133,6 +133,8 @@ def test_a_service_that_comes_back_is_asked_again(chromium: Any, client: Client)
         page.page.fill("#text", "is red")
         page.page.click("#go")
         page.shows("#problem", "The service cannot be reached")
+        page.page.click("#random")
+        page.shows("#problem", "The service cannot be reached")
         gone["v1/info"] = False
         page.page.locator("#problem button", has_text="Try again").click()
         page.page.wait_for_selector(".card")

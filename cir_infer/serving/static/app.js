@@ -361,6 +361,7 @@ for (const id of ["file", "camera"])
     event.target.value = "";
   });
 $("random").addEventListener("click", async () => {
+  if (about === null) return begin();
   fine();
   try {
     const where = readFilters();
