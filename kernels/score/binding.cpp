@@ -11,6 +11,7 @@
 #include <optional>
 #include <stdexcept>
 
+#include "../python/main_thread.h"
 #include "../python/unlocked.h"
 #include "score.h"
 
@@ -119,15 +120,10 @@ size_t product(std::initializer_list<size_t> sizes) {
     return out;
 }
 
-bool in_main_thread() {
-    const nb::module_ threading = nb::module_::import_("threading");
-    return threading.attr("get_ident")().equal(threading.attr("main_thread")().attr("ident"));
-}
-
 // work(interrupted) without the interpreter's lock; KeyboardInterrupt if the user asked for it meanwhile.
 template <class F>
 void interruptibly(const F& work) {
-    const bool main = in_main_thread();
+    const bool main = cir::in_main_thread();
     try {
         cir::unlocked([&](cir::Unlocked& lock) {
             work(main ? std::function<bool()>([&lock] { return lock.interrupted(); }) : std::function<bool()>());
@@ -193,6 +189,7 @@ auto bounded(const cir::Gallery& gallery, const Floats& numerators, const std::o
 NB_MODULE(_kernels, m) {
     // Daemon threads that the end of the interpreter meets hold what they work on for ever.
     nb::set_leak_warnings(false);
+    cir::note_main_thread(nb::cast<unsigned long>(nb::module_::import_("threading").attr("main_thread")().attr("ident")));
     m.attr("source_hash") = CIR_SOURCE_HASH;
 
     nb::class_<GalleryView>(m, "Gallery")

@@ -189,6 +189,70 @@ time.sleep(0.05)
         assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("backend", ["cpu", "cpu-int8"])
+def test_which_thread_is_the_main_one_is_told_without_python(backend: str) -> None:
+    """A thread that lost its turn in there when the interpreter ended was unwound through a scan's frames."""
+    done = run(
+        """
+main_thread, asked_for = threading.main_thread, threading.Event()
+def late():
+    if threading.current_thread() is not main_thread():
+        asked_for.set()
+        ending.acquire()
+    return main_thread()
+class Out:
+    closed, flushed = False, 0
+    def write(self, text):
+        pass
+    def flush(self):
+        self.flushed += 1
+        if self.flushed == 2:  # when no other thread may run any more
+            ending.release()
+            time.sleep(0.3)
+ending = threading.Lock()
+ending.acquire()
+scorer, asked = make_scorer(rows(20_000, 64), sys.argv[1], threads=2), terms(2, 64)
+threading.main_thread = late
+done = threading.Thread(target=scorer.topk, args=(asked, 10), daemon=True)
+done.start()
+while done.is_alive() and not asked_for.is_set():
+    time.sleep(0.001)
+sys.stdout = Out()
+""",
+        backend,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_child_that_another_thread_forked_answers_signals() -> None:
+    """It is the main thread there."""
+    done = run(
+        """
+scorer, asked = make_scorer(rows(100_000, 128), "cpu", threads=2), terms(6000, 128)
+def child():
+    signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        scorer.topk(asked, 10)
+    except KeyboardInterrupt:
+        os._exit(7)
+    os._exit(1)
+def interrupt(number, frame):
+    raise KeyboardInterrupt
+def fork():
+    pid = os.fork()
+    if not pid:
+        child()
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+thread = threading.Thread(target=fork)
+thread.start()
+thread.join()
+"""
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("7\n", "", 0)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs signal.setitimer")
 @pytest.mark.parametrize("backend", ["cpu", "cpu-int8"])
 def test_signals_are_answered_during_a_long_call(backend: str) -> None:
