@@ -18,7 +18,7 @@ from cir_infer.runtime.kept.graph_file import GraphFile, read_graph
 
 __all__ = ["KEPT", "StoredGraph", "beginning", "graph_cache", "key_of", "most_kept", "path_of"]
 
-_FORMAT = 8
+_FORMAT = 9
 """Of what is kept, and of what the checks of a bundle's graph refuse: one more when either changes."""
 
 _OFF = ("off", "0", "no")
