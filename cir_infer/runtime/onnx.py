@@ -88,6 +88,14 @@ class OnnxBackend:
         """See `Backend.load`."""
         return self._loaded(name, model, lambda part: self._opened(name, part, self._given(name, part)))
 
+    def session(self, name: str, model: Model) -> ort.InferenceSession:
+        """What runs a graph, as `load` makes it, for whoever binds memory to it; the model is to outlive it.
+
+        Raises:
+            BundleError, DeviceError: see `Backend.load`.
+        """
+        return self._session(name, model, self._given(name, model))
+
     def _loaded(self, name: str, model: Model, load: Callable[[Model], Graph]) -> Graph:
         begins = name == "compose" and self.device == "cpu"
         return compose_graph(model, load) if begins else load(model)
@@ -185,6 +193,9 @@ class OnnxBackend:
         options: ort.SessionOptions,
         held: Mapping[str, ort.OrtValue] | None = None,
     ) -> OnnxGraph:
+        return OnnxGraph(name, self._session(name, model, options), (model.weights, held))
+
+    def _session(self, name: str, model: Model, options: ort.SessionOptions) -> ort.InferenceSession:
         try:
             with native_call:
                 session = ort.InferenceSession(model.data, options, providers=self._wanted())
@@ -199,7 +210,7 @@ class OnnxBackend:
                 f"{session.get_providers()}; check the driver, CUDA and cuDNN against what onnxruntime-gpu "
                 f"{ort.__version__} needs, or use device='cpu'"
             )
-        return OnnxGraph(name, session, (model.weights, held))
+        return session
 
     def chains(self, graphs: Mapping[str, Graph], scorer: Scorer, names: tuple[str, ...]) -> None:
         """See `Backend.chains`: sessions give their results back to the host."""

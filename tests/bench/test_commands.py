@@ -7,6 +7,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -19,7 +20,9 @@ from cir_bench.latency.transfers import BoundEncoder, time_transfers, why_no_tra
 from cir_bench.latency.workload import draw_workload
 from cir_infer import Engine, Gallery, extras
 from cir_infer.bundle import Bundle, write_bundle
+from cir_infer.errors import BundleError
 from cir_infer.extras import is_installed
+from cir_infer.runtime import onnx
 from tests.bench import layouts
 from tests.bundles import DIM, manifest_of, members_of, write_tiny_bundle
 
@@ -85,6 +88,32 @@ def test_latency_says_that_a_cpu_has_no_transfers_and_times_them_where_there_are
     assert list(taken) == ["host-to-device", "image on device", "device-to-host"]
     assert set(taken) < set(STAGES)
     assert all((times > 0).all() for times in taken.values())
+
+
+@pytest.mark.parametrize(("device", "options"), [("cpu", {"x64": "1"}), ("cuda", {"use_tf32": "0"})])
+def test_what_is_timed_is_told_what_queries_are(
+    shop, device: Literal["cpu", "cuda"], options: dict[str, str], monkeypatch: pytest.MonkeyPatch
+):
+    """On a GPU float32 was timed as TF32, and elsewhere bytes whose sums are cut off."""
+    graph = Bundle(shop[0]).graph("image")
+    told: list[dict[str, str]] = []
+
+    def session(_: bytes, settings: Any, providers: list[Any]) -> Any:
+        if device == "cpu":
+            told.append({"x64": settings.get_session_config_entry("session.x64quantprecision")})
+        else:
+            told.append({} if isinstance(providers[0], str) else providers[0][1])
+        raise RuntimeError("no session here")
+
+    monkeypatch.setattr(onnx.ort, "InferenceSession", session)
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnx.ort, "get_available_providers", lambda: providers)
+    monkeypatch.setattr(onnx, "exact_products", lambda _: ("session.x64quantprecision", "1"))
+    with pytest.raises(BundleError, match="no session here"):
+        onnx.OnnxBackend(device).load("image", graph)
+    with pytest.raises((BundleError, RuntimeError), match="no session here"):
+        BoundEncoder(graph, device, np.zeros((1, 8, 8, 3), np.uint8))
+    assert told == [options, options]
 
 
 def test_latency_under_load_from_cold_and_against_the_machine(latency: dict):

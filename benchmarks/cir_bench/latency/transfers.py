@@ -6,7 +6,7 @@ device bound to it, the three can be timed apart. The query path itself makes on
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -17,7 +17,8 @@ from cir_infer.runtime.graph import Array
 
 __all__ = ["BoundEncoder", "time_transfers", "why_no_transfers"]
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_BINDS = ("cpu", "cuda")
+"""Devices whose memory a session may be bound to."""
 
 
 def why_no_transfers(device: str) -> str | None:
@@ -29,30 +30,30 @@ def why_no_transfers(device: str) -> str | None:
             "host-to-device and device-to-host do not exist: the graphs run on the CPU and read the prepared "
             "image where it lies"
         )
-    if device not in _PROVIDERS:
+    if device not in _BINDS:
         return f"host-to-device and device-to-host are inside the stage image: {device} moves data itself"
     return None
 
 
 class BoundEncoder:
-    """An image graph with its input and output in the memory of a device.
+    """An image graph, as queries run it, with its input and output in the memory of a device.
 
     Args:
         model: the graph.
         device: "cuda", or "cpu", where copies are plain copies (for tests).
         batch: a prepared batch, for its shape and type.
+
+    Raises:
+        BundleError, DeviceError: the query path has no such session either.
     """
 
     def __init__(self, model: Model, device: str, batch: Array) -> None:
         import onnxruntime as ort
 
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
+        from cir_infer.runtime.onnx import OnnxBackend
+
         self._weights = model.weights  # whose memory the session reads
-        values = [ort.OrtValue.ortvalue_from_numpy(value) for value in model.weights.values()]
-        if values:
-            options.add_external_initializers(list(model.weights), values)
-        self._session = ort.InferenceSession(model.data, options, providers=[_PROVIDERS[device]])
+        self._session = OnnxBackend(cast(Literal["cpu", "cuda"], device)).session("image", model)
         self._binding = self._session.io_binding()
         self._input = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(batch), device, 0)
         self._binding.bind_ortvalue_input(self._session.get_inputs()[0].name, self._input)
