@@ -56,6 +56,8 @@ _TYPES: dict[str, np.dtype[Any]] = {
 _ERRORS_ONLY = 3
 _FILES = "session.model_external_initializers_file_folder_path"
 _WITHOUT = "optimization.disable_specified_optimizers"
+_WITHOUT_TF32 = "without-tf32"
+"""The folder of engines that were built where NVIDIA's variable forbids it."""
 _FLOAT16 = 10
 """ONNX's number of the type."""
 
@@ -225,8 +227,10 @@ class OnnxBackend:
             return [cuda]
         from cir_infer.runtime.tensorrt.plan_cache import PlanCache, cache_folder
 
-        # Types are the graph's, as in our own plans; ONNX Runtime names engines by graph, GPU and version.
-        folder = str(PlanCache(cache_folder()).folder)
+        # Types are the graph's, as in our own plans; ONNX Runtime names engines by graph, GPU and version. It
+        # cannot be told to build them without TF32, and the variable that tells it is not in their names.
+        engines = cache_folder() / _WITHOUT_TF32 if _forbids_tf32() else cache_folder()
+        folder = str(PlanCache(engines).folder)
         options = {
             "trt_engine_cache_enable": True,
             "trt_engine_cache_path": folder,
@@ -242,6 +246,10 @@ class OnnxBackend:
             "provider": self._provider,
             "threads": self._threads,
         }
+
+
+def _forbids_tf32() -> bool:
+    return os.environ.get("NVIDIA_TF32_OVERRIDE", "").strip() == "0"
 
 
 def _holds_float16(model: Model) -> bool:

@@ -295,6 +295,37 @@ def test_the_cuda_provider_computes_float32_in_float32(
     assert ("CUDAExecutionProvider", {"use_tf32": "0"}) in asked
 
 
+def test_engines_with_tf32_are_not_taken_where_the_variable_forbids_it(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime names them by graph and GPU: one that was kept before the variable was set was taken."""
+    import onnxruntime
+
+    from cir_infer.runtime import devices
+
+    folders: list[tuple[str, str]] = []
+    monkeypatch.setenv("CIR_PLAN_CACHE", str(tmp_path / "plans"))
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    monkeypatch.setattr(devices, "missing_gpu", lambda: None)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["TensorrtExecutionProvider"])
+
+    def session(*_: Any, providers: Any) -> Any:
+        options = providers[0][1]
+        folders.append((options["trt_engine_cache_path"], options["trt_timing_cache_path"]))
+        raise RuntimeError("no GPU here")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    for value in (None, "1", "0", "0"):
+        if value is not None:
+            monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", value)
+        with pytest.raises(BundleError, match="no GPU here"):
+            Engine(bundle, device="ort-tensorrt")
+    with_it, still, without, again = folders
+    assert with_it == still and without == again
+    assert not set(with_it) & set(without)
+    assert all(Path(folder).is_dir() for pair in folders for folder in pair)
+
+
 def test_words_that_are_no_policy_are_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"'sometimes'.*build, onnxruntime, refuse"):
         Engine(bundle, device="cpu", missing_plan="sometimes")
