@@ -178,7 +178,7 @@ def test_what_cannot_be_encoded_there(
     ShardedGallery.create(folder, 2, dimension=4, fingerprint="other").close()
     for wrong, code, words in (
         ([str(bundle), str(photos), "--gallery", str(folder)], 1, "use the bundle that encoded them"),
-        ([str(bundle), str(tmp_path / "none"), "--gallery", str(folder)], 2, "no such folder"),
+        ([str(bundle), str(tmp_path / "none"), "--gallery", str(folder)], 2, "does not exist"),
         ([str(bundle), str(photos), "--gallery", str(folder), "--prune-limit", "3"], 2, "add it"),
         ([str(bundle), str(photos), "--gallery", str(tmp_path / "t"), "--gpus", "64"], 2, "GPUs"),
     ):
