@@ -69,6 +69,7 @@ def test_latency_compares_devices_by_turns_and_their_answers(latency: dict):
     assert devices["cpu"]["query"]["of_first"]["median"] == 1
     for found in devices.values():
         assert found["answers"]["cosine_worst"] > 0.99999 and found["answers"]["same_first_k"] == 1
+        assert 0 <= found["answers"]["furthest"] < 1e-3
         for part in ("query", "image", "text"):
             of_first = found[part]["of_first"]
             assert 0 < of_first["p10"] <= of_first["median"] <= of_first["p90"]

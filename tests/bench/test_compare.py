@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,23 @@ def test_a_lower_precision_is_timed_where_it_passes_the_gate_and_named_where_not
     kept, left_out = passing(way(0.0, "float32"), rivals, [None])
     assert [rival.name for rival in kept] == ["bfloat16 0.01", "int8 0.08"]
     assert "0.999 is asked" in left_out["bfloat16 0.08"] and "0.995 is asked" in left_out["int8 0.2"]
+
+
+def test_a_lower_precision_of_another_length_or_without_numbers_is_not_timed():
+    """As the gate counts it; a NaN in any embedding but the first passed."""
+
+    def way(name: str, rows: list[list[float]]) -> Alternative:
+        given = cycle(rows)
+        return Alternative(name, lambda _: np.arange(1), lambda _: np.array(next(given)), None, "int8")
+
+    rivals = [
+        way("near", [[1, 0], [1, 0.01]]),
+        way("longer", [[1, 0], [1.3, 0]]),
+        way("none", [[1, 0], [np.nan, 0]]),
+    ]
+    kept, left_out = passing(way("ours", [[1, 0], [1, 0]]), rivals, [None] * 2)
+    assert [rival.name for rival in kept] == ["near"]
+    assert set(left_out) == {"longer", "none"}
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch.compile's own imports

@@ -12,6 +12,7 @@ from cir_bench.latency.workload import Workload
 from cir_bench.timing import interleave, ratio, summarise
 from cir_infer.engine import Engine
 from cir_infer.runtime.graph import Array
+from cir_infer.runtime.parity import differences
 from cir_infer.searcher import Searcher
 
 __all__ = ["compare_devices"]
@@ -102,7 +103,9 @@ def _compared(
 ) -> dict[str, Any]:
     same = float(np.mean([a == b for a, b in zip(first[1], other[1], strict=True)]))
     if first[0] is None or other[0] is None:
-        return {"cosine_worst": None, "same_first_k": same, "queries": len(first[1])}
-    a, b = (rows.reshape(len(rows), -1).astype(np.float64) for rows in (first[0], other[0]))
-    cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-    return {"cosine_worst": float(cosines.min()), "same_first_k": same, "queries": len(first[1])}
+        near: dict[str, Any] = {"cosine_worst": None, "furthest": None}
+    else:
+        found = differences(first[0], other[0])  # a cosine alone sees no length
+        furthest = float(np.maximum(found.lengths, found.values).max())
+        near = {"cosine_worst": float(found.cosines.min()), "furthest": furthest}
+    return {**near, "same_first_k": same, "queries": len(first[1])}

@@ -115,8 +115,10 @@ def _devices(devices: Mapping[str, Any]) -> str:
             of = found[part]["of_first"]
             spread = f"{significant(of['median'])}x ({significant(of['p10'])} to {significant(of['p90'])})"
             rows.append([device, part, significant(found[part]["p50_ms"]), spread])
-        cosine = "" if answers["cosine_worst"] is None else f"; worst cosine {answers['cosine_worst']:.6f}"
-        rows[-1].append(f"{answers['same_first_k']:.0%} of {answers['queries']} queries alike{cosine}")
+        near = "" if answers["cosine_worst"] is None else f"; worst cosine {answers['cosine_worst']:.6f}"
+        if answers.get("furthest") is not None:  # reports of before know none
+            near += f", {answers['furthest']:.2g} of an embedding apart"
+        rows[-1].append(f"{answers['same_first_k']:.0%} of {answers['queries']} queries alike{near}")
     table = [[*row, *[""] * (5 - len(row))] for row in rows]
     return format_table(["device", "part", "p50 ms", f"{first} takes", "answers"], table, right=[2])
 
