@@ -26,6 +26,7 @@ from cir_infer.gallery.filters import filters
 from cir_infer.gallery.rows.segments import Segment, SegmentEntry, open_segment
 from cir_infer.gallery.rows.tensors import Tensor, write_tensors
 from cir_infer.gallery.snapshot import Snapshot
+from cir_infer.processes.folders import sync_folder
 from cir_infer.processes.turns import Turn
 
 __all__ = ["ITEMS_AT_ONCE", "Store"]
@@ -99,7 +100,7 @@ class Store:
             (draft / READERS / EVERYTHING).touch()
             Catalogue.create(draft / CATALOGUE, encoding, origin)
             for folder in (draft / READERS, draft / ROWS, draft):
-                files.sync_folder(folder)
+                sync_folder(folder)
 
     @property
     def identity(self) -> str | None:
@@ -266,7 +267,7 @@ class Store:
         with files.told_as_gallery_error("writing rows", self.path / ROWS / entry.name):
             try:
                 size, checksum = write_tensors(entry.name, tensors, about, folder.fd)
-                files.sync_folder(folder)
+                sync_folder(folder)
             except BaseException:
                 files.remove(entry.name, folder.fd)
                 raise

@@ -17,8 +17,9 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from cir_infer.errors import CirError
 from cir_infer.processes.announcing import announced
+from cir_infer.processes.folders import OpenFolder
 
-__all__ = ["OpenFolder", "alone_in", "is_claimed", "locked_file"]
+__all__ = ["alone_in", "is_claimed", "locked_file"]
 
 
 class _Closable(Protocol):
@@ -109,30 +110,6 @@ def _is_at(fd: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(fd), path.stat())
     except OSError:
         return False
-
-
-class OpenFolder:
-    """A folder's descriptor, closed at the latest when this dies."""
-
-    def __init__(self, path: Path) -> None:
-        self._held: list[int] = []
-        weakref.finalize(self, _close_all, self._held).atexit = False
-        # No instruction comes between the system's answer and the list, so no interrupt does.
-        self._held.extend(map(os.open, (path,), (os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC,)))
-
-    @property
-    def fd(self) -> int:
-        """The descriptor; -1 once it is closed."""
-        return self._held[0] if self._held else -1
-
-    def close(self) -> None:
-        """Close it, and so let its lock go."""
-        _close_all(self._held)
-
-
-def _close_all(held: list[int]) -> None:
-    while held:
-        os.close(held.pop())
 
 
 def _after_fork_in_child() -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cir_infer.errors import UsageError, shown
-from cir_infer.processes.locked_files import OpenFolder, is_claimed, locked_file
+from cir_infer.processes.folders import OpenFolder, sync_folder
+from cir_infer.processes.locked_files import is_claimed, locked_file
 
 __all__ = ["check_apart", "check_replaceable", "check_waits_for_nobody", "replacing", "scratch_beside"]
 
@@ -89,16 +90,12 @@ def replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
 def _sync(folder: Path) -> None:
     """Have a new name outlast a loss of power, where the folder can be opened and its file system does it."""
     try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except PermissionError:  # one that others may put files into, and not look at
-        return
-    try:
-        os.fsync(handle)
+        sync_folder(folder)
+    except PermissionError:
+        pass  # one that others may put files into, and not look at
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
             raise
-    finally:
-        os.close(handle)
 
 
 @contextmanager
@@ -164,15 +161,15 @@ def _sweep(path: Path) -> None:
             if found is None:
                 continue
             if found[1] == _ENDING and entry.is_file(follow_symlinks=False):
-                _remove_unheld(entry.path)
+                _remove_unheld(Path(entry.path))
             elif found[1] == _SCRATCH and entry.is_dir(follow_symlinks=False):
                 _remove_unheld_folder(Path(entry.path))
 
 
-def _remove_unheld(place: str) -> None:
+def _remove_unheld(place: Path) -> None:
     with suppress(OSError), closing(locked_file(io.FileIO, place, "r+", True, _opened)) as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(place)  # noqa: PTH108
+        place.unlink()
 
 
 def _remove_unheld_folder(place: Path) -> None:

@@ -24,6 +24,7 @@ from cir_infer.gallery import Gallery
 from cir_infer.gallery.catalogue.catalogue import OutcomeUnknownError
 from cir_infer.gallery.disk.files import open_file
 from cir_infer.inputs.opening import why
+from cir_infer.processes.folders import sync_folder
 from cir_infer.processes.locked_files import is_claimed, locked_file
 
 __all__ = ["Note", "Pictures", "is_there"]
@@ -138,11 +139,7 @@ class Pictures:
                 file.flush()
                 os.fsync(file.fileno())
             for folder in (path.parent, self._folder):
-                handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-                try:
-                    os.fsync(handle)
-                finally:
-                    os.close(handle)
+                sync_folder(folder)
         except OSError as error:
             raise self._refused(error) from error
 

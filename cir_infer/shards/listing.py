@@ -15,6 +15,7 @@ from cir_infer.foreign import read_json, unique_names
 from cir_infer.gallery.arguments import checked_fingerprint, checked_path
 from cir_infer.gallery.disk import files
 from cir_infer.gallery.rows.vectors import check_shape
+from cir_infer.processes.folders import sync_folder
 
 __all__ = ["FILE", "MOST_SHARDS", "NAME", "Listing", "is_sharded", "read_listing"]
 
@@ -68,7 +69,7 @@ class Listing(NamedTuple):
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(place)
-            files.sync_folder(folder)
+            sync_folder(folder)
 
 
 def is_sharded(folder: Path) -> bool:

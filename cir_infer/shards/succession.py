@@ -32,6 +32,7 @@ from cir_infer.gallery.disk import drafts, files
 from cir_infer.gallery.disk.folder import is_retired
 from cir_infer.gallery.snapshot import Snapshot
 from cir_infer.inputs.arguments import checked_list
+from cir_infer.processes.folders import sync_folder
 from cir_infer.processes.locked_files import locked_file
 from cir_infer.shards.layout import ShardedGallery, checked_shards, made, names_of, shard_of, spread
 from cir_infer.shards.listing import FILE, NAME, Listing, read_listing
@@ -233,7 +234,7 @@ def _switch(folder: Path, old: Sequence[Gallery]) -> None:
                     shard.retire(False)
         raise
     try:
-        files.sync_folder(folder)
+        sync_folder(folder)
     except OSError as error:
         raise GalleryError(
             f"{folder}: the new shards answer, and whether that outlasts a power cut is not known "

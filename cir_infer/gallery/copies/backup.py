@@ -42,6 +42,7 @@ from cir_infer.gallery.disk.outcome import forget_durable, tell_durable
 from cir_infer.gallery.inspection.verification import verify
 from cir_infer.gallery.rows.segments import SegmentEntry
 from cir_infer.gallery.store import Store
+from cir_infer.processes.folders import sync_folder
 
 __all__ = ["Backup", "back_up"]
 
@@ -142,7 +143,7 @@ def _made_anew(
         made.append(identity)
         with files.told_as_gallery_error("giving the backup its name", path):
             draft.rename(path)
-            files.sync_folder(path.parent)
+            sync_folder(path.parent)
             drafts.sweep(draft)  # of the gallery that it began as, if the run that made it was killed
     except GalleryError:
         if not _is_there(path):
@@ -247,7 +248,7 @@ def _bring_up(store: Store, target: Store, link: bool, progress: bool, report: B
     with files.told_as_gallery_error("copying rows", target.path):
         for entry in progress_bar(state.segments, len(state.segments), "copying", "file", progress):
             _fetch(store, target, entry, held.get(entry.number), link, report)
-        files.sync_folder(target.folder.rows)
+        sync_folder(target.folder.rows)
     if lineage.copied < state.generation:
         target.commit(partial(_replace, store, state, keys, keys[dead]))
     del pinned

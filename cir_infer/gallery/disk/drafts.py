@@ -26,6 +26,7 @@ from cir_infer.errors import GalleryError
 from cir_infer.gallery.disk import files
 from cir_infer.gallery.disk.folder import located_absolutely
 from cir_infer.gallery.disk.outcome import forget_durable, tell_durable
+from cir_infer.processes.folders import OpenFolder, sync_folder
 from cir_infer.processes.locked_files import locked_file
 
 __all__ = ["INSIDE", "Made", "drafted", "filled", "identity_of", "is_vacant", "sweep", "tell_of"]
@@ -70,7 +71,7 @@ def drafted(path: Path, made: Made, *, replacing: bool = False) -> Iterator[Path
                 made.append((path, identity_of(draft)))
                 _publish(draft, path, replacing)
                 _discard(draft)
-            files.sync_folder(path.parent)
+            sync_folder(path.parent)
     except BaseException as error:
         if _is_there(made):
             tell_durable(error, f"{path} is whole and in its place")
@@ -141,7 +142,7 @@ def filled(path: Path, made: Made, last: str) -> Iterator[Path]:
                 files.remove(draft / _NOTE)
                 draft.rmdir()
                 files.remove(_lock_of(draft))
-            files.sync_folder(path)
+            sync_folder(path)
     except BaseException as error:
         if _is_there(made):
             tell_durable(error, f"{path} is whole and in its place")
@@ -163,7 +164,7 @@ def _check_process(process: int, path: Path) -> None:
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """One at a time moves into a folder, or takes back."""
-    with closing(locked_file(files.OpenFolder, path)) as folder:
+    with closing(locked_file(OpenFolder, path)) as folder:
         fcntl.flock(folder.fd, fcntl.LOCK_EX)
         yield
 
@@ -189,7 +190,7 @@ def _move_in(draft: Path, path: Path, last: str) -> None:
     _note(draft, [*names, last])
     for name in names:
         (draft / name).rename(path / name)
-    files.sync_folder(path)
+    sync_folder(path)
     (draft / last).rename(path / last)
 
 
@@ -199,7 +200,7 @@ def _note(draft: Path, names: list[str]) -> None:
     with files.NewFile(draft / _NOTE) as note:
         note.write(json.dumps(parts).encode())
         note.sync()
-    files.sync_folder(draft)
+    sync_folder(draft)
 
 
 def _inner(part: Path) -> list[str]:
@@ -286,7 +287,7 @@ def _publish(draft: Path, path: Path, replacing: bool) -> None:
             draft.rename(path)
         else:
             draft.unlink()
-    files.sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _discard(draft: Path) -> None:

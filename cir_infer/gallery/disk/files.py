@@ -29,10 +29,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cir_infer.errors import GalleryError, lack
+from cir_infer.processes.folders import sync_folder
 
 __all__ = [
     "NewFile",
-    "OpenFolder",
     "exchange",
     "is_regular",
     "map_file",
@@ -41,7 +41,6 @@ __all__ = [
     "reason",
     "remove",
     "sha256_of",
-    "sync_folder",
     "sync_tree",
     "told_as_gallery_error",
 ]
@@ -103,44 +102,6 @@ def is_regular(name: str, folder: int, absent: bool = False) -> bool:
         return False
 
 
-def _close_all(held: list[int]) -> None:
-    with suppress(IndexError):
-        any(map(os.close, map(list.pop, repeat(held, len(held)))))
-
-
-class OpenFolder:
-    """An open folder: what is named in it stays what was opened, whatever happens to its own name.
-
-    Args:
-        name: of the folder.
-        parent: another open folder that holds it; then a link is not followed.
-
-    Raises:
-        OSError: it is missing, no folder, or a link where none is followed.
-    """
-
-    def __init__(self, name: str | Path, parent: int | None = None) -> None:
-        self._held: list[int] = []
-        weakref.finalize(self, _close_all, self._held).atexit = False
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if parent is None else os.O_NOFOLLOW)
-        self._held.extend(map(partial(os.open, dir_fd=parent), (name,), (flags,)))
-        status = os.fstat(self.fd)
-        self.identity = (status.st_dev, status.st_ino)
-
-    @property
-    def fd(self) -> int:
-        """Its descriptor; -1, which is none, once it is closed."""
-        return self._held[0] if self._held else -1
-
-    def names(self) -> list[str]:
-        """The names of what lies in it."""
-        return os.listdir(self.fd)  # noqa: PTH208
-
-    def close(self) -> None:
-        """Close it; further calls do nothing."""
-        _close_all(self._held)
-
-
 class NewFile:
     """A file being written once, front to back, with the sha256 of what went in.
 
@@ -184,16 +145,6 @@ def sha256_of(file: io.FileIO) -> str:
     while block := file.read(_CHUNK):
         digest.update(block)
     return digest.hexdigest()
-
-
-def sync_folder(path: Path | OpenFolder) -> None:
-    """Make the names in a folder durable."""
-    folder = path if isinstance(path, OpenFolder) else OpenFolder(path)
-    try:
-        os.fsync(folder.fd)
-    finally:
-        if folder is not path:
-            folder.close()
 
 
 def sync_tree(folder: Path) -> None:

@@ -21,7 +21,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from cir_infer.errors import GalleryError
-from cir_infer.gallery.disk.files import OpenFolder, open_file, reason
+from cir_infer.gallery.disk.files import open_file, reason
+from cir_infer.processes.folders import OpenFolder
 
 __all__ = ["CATALOGUE", "LOCK", "READERS", "ROWS", "Folder", "Identity", "is_retired", "located_absolutely"]
 

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from contextlib import suppress
 
 from cir_infer.gallery.disk import files
-from cir_infer.gallery.disk.files import OpenFolder
+from cir_infer.processes.folders import OpenFolder
 
 __all__ = ["about", "sweep"]
 

@@ -21,8 +21,9 @@ from threading import get_ident
 from typing import Any
 
 from cir_infer.errors import GalleryError, lack
-from cir_infer.gallery.disk.files import OpenFolder, is_regular, open_as, open_file, reason
+from cir_infer.gallery.disk.files import is_regular, open_as, open_file, reason
 from cir_infer.gallery.disk.folder import LOCK, Folder
+from cir_infer.processes.folders import OpenFolder
 from cir_infer.processes.locked_files import locked_file
 from cir_infer.processes.turns import Claim, Token
 
