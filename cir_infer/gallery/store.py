@@ -273,9 +273,9 @@ class Store:
                 raise
         return entry._replace(bytes=size, sha256=checksum)
 
-    def take_back(self, written: Sequence[SegmentEntry]) -> None:
-        """Remove segments that were written and that nothing names yet."""
-        for entry in written:
+    def remove_files(self, unnamed: Sequence[SegmentEntry]) -> None:
+        """Remove the files of segments that nothing names yet, or any more."""
+        for entry in unnamed:
             files.remove(entry.name, self.folder.rows.fd)
 
     def commit(self, change: tables.Change, unneeded: Sequence[SegmentEntry] = ()) -> None:
@@ -303,7 +303,7 @@ class Store:
             # a commit that succeeds proves that this one can never come back.
             self._swept = None
             raise
-        self.take_back(unneeded)
+        self.remove_files(unneeded)
         self.tidy()
 
     def tidy(self, items: int | None = ITEMS_AT_ONCE) -> None:
@@ -332,7 +332,7 @@ class Store:
                 hold,
                 visible=False,
             )
-            self.take_back(doomed)
+            self.remove_files(doomed)
         # A long-lived writer finds what others left meanwhile, too.
         if self._swept != frozenset(self.folder.rows.names()):
             with self.catalogue.reading() as connection:

@@ -207,6 +207,6 @@ def write_parts(
             own = keys[part]
             written.append(store.write_segment(tensors(part), int(own[0]), int(own[-1]), len(own)))
     except BaseException:
-        store.take_back(written)
+        store.remove_files(written)
         raise
     return written

@@ -92,7 +92,7 @@ def _rows_again(store: Store, old: Keys) -> list[tuple[int, SegmentEntry]]:
                 rows = write_again(store, encoding, segments, which[there], offsets[there], new[there])
                 written += [(encoding.number, entry) for entry in rows]
     except BaseException:
-        store.take_back([entry for _, entry in written])
+        store.remove_files([entry for _, entry in written])
         raise
     return written
 
