@@ -7,7 +7,6 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -238,13 +237,13 @@ class Writer:
             self._pictures.sweep(gallery)
             old = _items(gallery.snapshot(), batch)
             gone = self._own(old)
-            with self._pictures.changing(gallery) if gone else nullcontext() as note:
-                if note is not None:
+            if gone:
+                with self._pictures.changing(gallery) as note:
                     note.add(gone.items())
-                if old:
                     gallery.remove(list(old))
-                if note is not None:
                     note.forget(gone.values())
+            elif old:
+                gallery.remove(list(old))
         return set(old)
 
 
