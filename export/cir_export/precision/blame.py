@@ -13,7 +13,6 @@ from cir_export.precision.graphs import LoweredGraph
 from cir_export.precision.held import Held
 from cir_export.samples import Samples
 from cir_infer.bundle import Bundle
-from cir_infer.bundle.model import Model
 from cir_infer.console.progress import progress_bar
 from cir_infer.inputs.preprocess import preprocess
 from cir_infer.inputs.texts import TextReader
@@ -59,14 +58,14 @@ def layer_errors(
         progress: say how far it is.
     """
     backend, held = OnnxBackend("cpu"), Held(bundle)
-    feeds = {graph.name: _losing_most(backend, bundle, held, graph, samples, progress) for graph in graphs}
-    exact = {graph.name: _run(backend, held.runnable(graph.original), feeds[graph.name]) for graph in graphs}
+    judged = {graph.name: _losing_most(backend, bundle, held, graph, samples, progress) for graph in graphs}
     pairs = [(graph, layer) for graph in graphs for layer in graph.layers if layer not in graph.kept]
     found = []
     for graph, layer in progress_bar(pairs, len(pairs), "comparing", "layer", progress):
-        output = _run(backend, held.runnable(graph.alone(layer)), feeds[graph.name])
+        feeds, exact = judged[graph.name]
+        output = _output(backend.load("lowered", held.runnable(graph.alone(layer))), feeds)
         finite = bool(np.isfinite(output).all())
-        worst = float(cosines(exact[graph.name], output).min()) if finite else -np.inf
+        worst = float(cosines(exact, output).min()) if finite else -np.inf
         found.append(LayerError(graph.name, layer, worst))
     return sorted(found, key=lambda error: error.cosine_worst)
 
@@ -90,18 +89,24 @@ def _losing_most(
     graph: LoweredGraph,
     samples: Samples,
     progress: bool,
-) -> dict[str, Array]:
-    """What a graph reads of those samples that lose most in it: the first few may lose nothing."""
+) -> tuple[dict[str, Array], Array]:
+    """What a graph reads of those samples that lose most in it, as the first few may lose nothing.
+
+    Behind that, what it gives in float32.
+    """
     many: Sequence[Any] = samples.texts if graph.name == "text" else samples.images
-    graphs = [backend.load("lowered", held.runnable(model)) for model in (graph.original, graph.judged)]
+    original, lowered = (
+        backend.load("lowered", held.runnable(model)) for model in (graph.original, graph.judged)
+    )
     kept = []
     unit = "text" if graph.name == "text" else "image"
     for one in progress_bar(many, len(many), "comparing", unit, progress):
         feeds = _feeds(bundle, graph.name, [one])
-        exact, output = (_output(loaded, feeds) for loaded in graphs)
+        exact, output = _output(original, feeds), _output(lowered, feeds)
         kept.append(float(cosines(exact, output)[0]) if np.isfinite(output).all() else -np.inf)
     worst = sorted(np.argsort(kept, kind="stable")[:_SAMPLES].tolist())
-    return _feeds(bundle, graph.name, [many[number] for number in worst])
+    feeds = _feeds(bundle, graph.name, [many[number] for number in worst])
+    return feeds, _output(original, feeds)
 
 
 def _feeds(bundle: Bundle, name: str, samples: Sequence[Any]) -> dict[str, Array]:
@@ -111,10 +116,6 @@ def _feeds(bundle: Bundle, name: str, samples: Sequence[Any]) -> dict[str, Array
         ids, lengths = TextReader(bundle.tokenizer(), manifest.text).read(samples, UNSAID)
         return {"tokens": ids, "lengths": lengths}
     return {"image": np.stack([preprocess(image, manifest.image) for image in samples])}
-
-
-def _run(backend: OnnxBackend, model: Model, feeds: dict[str, Array]) -> Array:
-    return _output(backend.load("lowered", model), feeds)
 
 
 def _output(graph: Graph, feeds: dict[str, Array]) -> Array:
