@@ -209,10 +209,11 @@ class ReadableFiles:
         except ImageError as error:
             self.reasons.append(str(error))
             return False
-        self.copies += seen in self._seen
-        is_new = seen not in self._seen
+        if seen in self._seen:
+            self.copies += 1
+            return False
         self._seen.add(seen)
-        return is_new
+        return True
 
 
 def evenly(files: Sequence[Path], count: int) -> Sequence[Path]:
@@ -298,10 +299,7 @@ def _words(tokenizer: Tokenizer) -> list[str]:
     few = range(size) if size <= _WORDS else (number * size // _WORDS for number in range(_WORDS))
     found = set()
     for number in few:
-        try:
-            said = tokenizer.decode([number])
-        except Exception:  # the library's own; an id that stands for nothing
-            continue
+        said = tokenizer.decode([number])  # nothing, of an id that stands for nothing
         word = said.strip().removeprefix("##").removesuffix("</w>").strip("\u2581\u0120")
         if word and all(unicodedata.category(letter)[0] in "LM" for letter in word):
             found.add(word)
