@@ -108,11 +108,11 @@ def _images(
     bundle: Bundle, snapshot: Snapshot, folder: Path | None, random: np.random.Generator
 ) -> tuple[Sequence[ImageLike], str]:
     spec = bundle.manifest.image
+    if folder is not None and isinstance(spec, FeatureInput):
+        return images_below(folder, features=True)[:_QUERIES], "features of a folder"
     if folder is not None:
-        found = images_below(folder, isinstance(spec, FeatureInput))[:_QUERIES]
-        return found, "features of a folder" if isinstance(
-            spec, FeatureInput
-        ) else f"images of a folder, {_measured(found)}"
+        found = images_below(folder)[:_QUERIES]
+        return found, f"images of a folder, {_measured(found)}"
     if isinstance(spec, FeatureInput):
         features = np.abs(random.standard_normal((_QUERIES, spec.size))).astype(np.float32)
         return list(features), "generated features"
