@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 
-from tests.serving.browser import browser
+from tests.serving.browser import Page, browser
 from tests.serving.support import Client, Running, make_gallery, running
 
 
@@ -40,3 +40,12 @@ def own(tmp_path: Path) -> Path:
 def chromium() -> Iterator[Any]:
     with browser() as found:
         yield found
+
+
+@pytest.fixture
+def page(chromium: Any, served: Running) -> Iterator[Page]:
+    with Page(chromium, served.client.port) as opened:
+        opened.page.wait_for_selector(".card")
+        yield opened
+        assert opened.errors == []
+        assert all(url.startswith((opened.home, "blob:")) for url in opened.asked)  # nothing from elsewhere

@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -19,15 +18,6 @@ from tests.serving.browser import Page
 from tests.serving.support import COUNT, Client, Gated, Running, png, running
 
 KEY = "0123456789abcdef-page"
-
-
-@pytest.fixture
-def page(chromium: Any, served: Running) -> Iterator[Page]:
-    with Page(chromium, served.client.port) as opened:
-        opened.page.wait_for_selector(".card")
-        yield opened
-        assert opened.errors == []
-        assert all(url.startswith((opened.home, "blob:")) for url in opened.asked)  # nothing from elsewhere
 
 
 def test_start_refine_and_go_back(page: Page, client: Client) -> None:

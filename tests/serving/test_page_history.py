@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,6 @@ import pytest
 
 from tests.serving.browser import Page
 from tests.serving.support import COUNT, Client, Gated, Running, make_gallery, png, running
-
-
-@pytest.fixture
-def page(chromium: Any, served: Running) -> Iterator[Page]:
-    with Page(chromium, served.client.port) as opened:
-        opened.page.wait_for_selector(".card")
-        yield opened
-        assert opened.errors == []
 
 
 def ids(client: Client, item: str, text: str) -> list[str]:
