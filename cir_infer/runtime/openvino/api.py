@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from cir_infer.bundle.model import MOST_INSIDE, Model, write_model
-from cir_infer.errors import BundleError, DeviceError, lack_in, shown
+from cir_infer.errors import BundleError, DeviceError, lack, lack_in, shown
 from cir_infer.processes.ending import native_call
 from cir_infer.processes.fork import ProcessBound
 from cir_infer.processes.scratch import scratch_folder
@@ -368,4 +370,8 @@ def told(error: Exception) -> str:
         return lacking
     lines = [line.strip() for line in str(error).splitlines()]
     told = [line for line in lines if line and not line.startswith(("Exception from ", "While "))]
+    if any(line.endswith("can't alloc") for line in lines):  # of a node, where its memory is taken
+        return str(lack(MemoryError()))
+    if told[-1:] == [os.strerror(errno.EAGAIN)]:
+        return "no thread can be started now: there is no memory for it, or the limit (ulimit -u) is reached"
     return shown(" ".join(told) or type(error).__name__, 300)

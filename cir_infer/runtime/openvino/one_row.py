@@ -45,7 +45,7 @@ class OneOrMany:
         """Open the form for any number now, and give it.
 
         Raises:
-            DeviceError: it cannot be opened (any more).
+            DeviceError: it cannot be opened (now).
         """
         if self._many is None:
             self._turn.take(self._opened)
@@ -58,7 +58,7 @@ class OneOrMany:
                 self._many = self._open()
             except BundleError as error:  # as where the bundle was replaced
                 raise DeviceError(
-                    f"the {self._name} graph cannot be opened for batches any more: {error}"
+                    f"the {self._name} graph cannot be opened for batches now: {error}"
                 ) from error
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
