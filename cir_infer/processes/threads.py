@@ -22,6 +22,9 @@ T = TypeVar("T")
 P = ParamSpec("P")
 _Tasks: TypeAlias = "queue.SimpleQueue[Task[Any] | None]"
 
+_PATIENCE = 1.0
+"""Seconds after which whoever waits for work that nobody has begun does it."""
+
 
 class Task(Generic[T]):
     """Work that was handed to `Threads`."""
@@ -31,13 +34,19 @@ class Task(Generic[T]):
         self._value: T
         self._error: BaseException | None = None
         self._claim = threading.Lock()
+        self._is_done = False
         self._done = threading.Lock()
         self._done.acquire()
 
     def result(self) -> T:
-        """Wait for the work and return its result, or raise what it raised."""
-        with self._done:
-            pass
+        """Wait for the work, or do it where nobody does; return its result, or raise what it raised."""
+        if not self._is_done and self._done.acquire(timeout=_PATIENCE):
+            self._done.release()
+        if not self._is_done:
+            self.run()  # the thread for it may be gone: one ends where there is no memory for its first frame
+        if not self._is_done:
+            with self._done:
+                pass
         if self._error is not None:
             try:
                 raise self._error
@@ -62,6 +71,7 @@ class Task(Generic[T]):
             self._value = work()
         except BaseException as error:
             self._error = error
+        self._is_done = True
         self._done.release()
 
 

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from cir_infer.processes import threads
 from cir_infer.processes.threads import Threads
 
 
@@ -61,6 +62,18 @@ def test_cancelled_work_is_not_begun() -> None:
     assert not first.cancel()
     threads.submit(done.append, 2).result()
     assert done == [2]
+
+
+def test_work_whose_thread_ended_before_it_is_done_by_whoever_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So one ends where no memory is left for its first frame: its work was waited for for ever."""
+    monkeypatch.setattr(threads, "_serve", lambda *_: None)
+    monkeypatch.setattr(threads, "_PATIENCE", 0.01, raising=False)
+    task = Threads(1).submit(lambda: "done")
+    results: list[str] = []
+    waiting = threading.Thread(target=lambda: results.extend([task.result(), task.result()]), daemon=True)
+    waiting.start()
+    waiting.join(10)
+    assert results == ["done", "done"]
 
 
 def test_closed_threads_end_after_their_work() -> None:
