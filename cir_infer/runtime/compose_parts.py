@@ -185,7 +185,7 @@ def parts_of(model: Model, whole: Graph, load: Callable[[Model], Graph], worth: 
         found = parts.finish(feeds, parts.begin(feeds["text"]))
         same = all(np.array_equal(value, found[name]) for name, value in whole.run(feeds).items())
         return parts if same else None
-    except (BundleError, DeviceError) as error:  # as where a node holds a graph
+    except (BundleError, DeviceError, MemoryError) as error:  # as where a node holds a graph
         _log.debug("the compose graph runs as a whole only: %s", shown(error))
         return None
 

@@ -198,6 +198,16 @@ def test_parts_that_compute_something_else_are_not_used(monkeypatch: pytest.Monk
     assert parted(artemis_graph()) is None
 
 
+def test_without_memory_for_the_parts_a_query_is_composed_as_a_whole() -> None:
+    """They are a shortcut: the query for which they were made ended in MemoryError."""
+    model = artemis_graph()
+
+    def load(_: Model) -> Graph:
+        raise MemoryError
+
+    assert parts_of(Model(model), whole(model), load, worth=1) is None
+
+
 def test_few_weights_are_not_told_apart() -> None:
     apart = text_apart(Model(artemis_graph()), 1)
     assert apart is not None
