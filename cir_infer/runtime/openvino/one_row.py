@@ -31,7 +31,7 @@ class OneOrMany:
 
     Args:
         name: of the graph.
-        one: the form for one row at a time.
+        one: the form for one row at a time, and for none.
         many: opens the form for any number, when a batch first asks for it.
     """
 
@@ -64,4 +64,4 @@ class OneOrMany:
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """See `Graph.run`."""
         rows = len(next(iter(feeds.values()), ()))
-        return (self._one if rows == 1 else self.open_both()).run(feeds)
+        return (self._one if rows <= 1 else self.open_both()).run(feeds)

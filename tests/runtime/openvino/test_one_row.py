@@ -87,6 +87,7 @@ def test_the_form_for_batches_waits_until_one_comes(folder: Path, opened: Counte
     reads = bundled.reads
     graph = graph_of(bundled)
     rows(graph, BATCH[:1])
+    rows(graph, BATCH[:0])
     assert opened == {"reopen one": 1}
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: rows(graph, BATCH), range(8)))
